@@ -127,10 +127,17 @@ MUTATIONS = (
     ),
     Mutation(
         "keys-normalised-among-their-queries",  # BatchNorm gives the answer away
-        "methods/moco.py",
+        "methods/shuffle.py",
         "np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)",
         "np.arange(count)",
         ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "keys-stay-in-their-groups",
+        "methods/shuffle.py",
+        "(np.arange(block)[:, None] - sample) % block",
+        "(np.arange(block)[:, None] - 0 * sample) % block",
+        ("methods/test_key_shuffle.py",),
     ),
     Mutation(
         "momentum-update-skipped",
@@ -170,8 +177,8 @@ MUTATIONS = (
     Mutation(
         "shuffled-maps-shuffled-again",  # the right images where a permutation is its own inverse
         "methods/pcrl.py",
-        "back = np.argsort(order)",
-        "back = order",
+        "(exchange.back(x) for",
+        "(exchange(x) for",
         ("methods/test_pcrl.py",),
     ),
     Mutation(

@@ -260,7 +260,7 @@ def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> Non
     assert (found["data.batch"].value, found["data.batch"].default) == ("64", "256")
     assert (found["model.encoder"].value, found["model.encoder"].default) == ("resnet18", "resnet50")
     assert found["seed"].default is None
-    assert not {"datasets", "order_version", "views_version"} & found.keys()
+    assert not {"datasets", "order_version", "views_version", "shuffle_version"} & found.keys()
     assert {"run", "data", "model", "method"} <= groups.keys()
 
 

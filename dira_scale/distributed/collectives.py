@@ -13,6 +13,10 @@ from torch import Tensor
 
 IntArray = npt.NDArray[np.int64]
 
+# Into and from one tensor, not a list of W. torch 2.13 has renamed them.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def world() -> int:
     """Number of processes."""
@@ -76,33 +80,74 @@ def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
     return total / dist.get_world_size(group)
 
 
-@torch.no_grad()
-def exchange(x: Tensor, order: IntArray) -> Tensor:
-    """This process's part of ``gather(x)[order]``, without gradient; each row is sent only to where it is needed.
-
-    So a process receives as much as it sends, however many processes there are; ``gather`` would bring it everything.
-
-    Args:
-        x: [b, ...] of every process.
-        order: the same permutation [W·b] on all of them.
-    """
-    if world() == 1:
-        return x[on_device(order, x.device)]
-    mine = slice(rank() * len(x), (rank() + 1) * len(x))
-    targets, sources = np.argsort(order)[mine], order[mine]  # where this process's rows go, and which it receives
-    sends, receives = (np.bincount(rows // len(x), minlength=world()).tolist() for rows in (targets, sources))
-    # Sent rows are sorted by target row, received ones by sender.
-    sent = x[on_device(np.argsort(targets), x.device)].contiguous()
-    received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, receives, sends)
-    out = torch.empty_like(received)
-    out[on_device(np.argsort(sources // len(x), kind="stable"), x.device)] = received
-    return out
-
-
 def on_device(order: IntArray, device: torch.device) -> Tensor:
     """Row numbers as an index on ``device``, without the host synchronisation of ``torch.tensor(order)``."""
     return torch.from_numpy(order).to(device, non_blocking=True)
+
+
+class Gathering:
+    """A :func:`gather` that has been started, without gradient: what follows computes meanwhile.
+
+    Every process starts its gatherings in the same order.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._own, self._work = x.detach().contiguous(), None
+        if world() > 1:
+            self._all = x.new_empty(world() * len(x), *x.shape[1:])
+            self._work = _all_gather(self._all, self._own, async_op=True)
+
+    def wait(self) -> Tensor:
+        """[W·b, ...] in rank order. On a GPU its stream waits, not the host."""
+        if self._work is None:
+            return self._own
+        self._work.wait()
+        return self._all
+
+
+class Exchange:
+    """Rows of all processes' tensors in another order: the call is this process's part of ``gather(x)[order]``.
+
+    Each row is sent only to where it is needed, so a process receives as much as it sends, however many processes there
+    are; rows that stay on their process, on all processes, are not sent at all. Without gradient.
+
+    Args:
+        order: the same permutation [W·b] on all processes.
+        device: of what is exchanged.
+    """
+
+    def __init__(self, order: IntArray, device: torch.device) -> None:
+        rows = len(order) // world()
+        own = slice(rank() * rows, (rank() + 1) * rows)
+        self.local = bool(np.array_equal(order // rows, np.arange(len(order)) // rows))
+        # Where this process's rows go, and which it receives. Sent rows are sorted by their target, received ones by
+        # their sender.
+        targets, sources = np.argsort(order)[own], order[own]
+        leaving = sources - own.start if self.local else np.argsort(targets)
+        arriving = np.argsort(sources // rows, kind="stable")
+        self._sends, self._receives = (np.bincount(x // rows, minlength=world()).tolist() for x in (targets, sources))
+        indices = (leaving, np.argsort(leaving), arriving, np.argsort(arriving))
+        self._leaving, self._left, self._arriving, self._arrived = (on_device(index, device) for index in indices)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Row i of the result, counted over all processes, is row ``order[i]`` of ``x`` [b, ...]."""
+        if self.local:
+            return x[self._leaving]
+        return _all_to_all(x[self._leaving], self._receives, self._sends)[self._arrived]
+
+    @torch.no_grad()
+    def back(self, x: Tensor) -> Tensor:
+        """The inverse: rows of the new order return to where they came from."""
+        if self.local:
+            return x[self._left]
+        return _all_to_all(x[self._arriving], self._sends, self._receives)[self._left]
+
+
+def _all_to_all(x: Tensor, receives: list[int], sends: list[int]) -> Tensor:
+    received = torch.empty_like(x, memory_format=torch.contiguous_format)
+    dist.all_to_all_single(received, x.contiguous(), receives, sends)
+    return received
 
 
 class _Sum(torch.autograd.Function):
@@ -121,14 +166,13 @@ class _Sum(torch.autograd.Function):
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
-        ctx.group, ctx.length = group, x.shape[0]
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(parts, x.contiguous(), group=group)
-        return torch.cat(parts)
+        ctx.group, ctx.shape = group, x.shape
+        gathered = x.new_empty(dist.get_world_size(group) * len(x), *x.shape[1:])
+        _all_gather(gathered, x.contiguous(), group=group)
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        total = grads[0].contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        start = dist.get_rank(ctx.group) * ctx.length
-        return total[start : start + ctx.length], None
+        summed = grads[0].new_empty(ctx.shape)
+        _reduce_scatter(summed, grads[0].contiguous(), group=ctx.group)
+        return summed, None

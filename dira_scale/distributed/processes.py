@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from dira_scale.distributed.collectives import set_timeout, world
 from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.deepspeed import plugin
+from dira_scale.distributed.open_files import allow_open_files
 from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import set_launch_variables
@@ -36,7 +37,7 @@ def start(parallel: Parallel, precision: str) -> World:
     """Join the process group if there is a launcher; choose device, threads and, if it is ``auto``, precision.
 
     Raises:
-        UserError: the processes do not reach each other.
+        UserError: the processes do not reach each other, or may not have as many sockets as that takes.
     """
     set_launch_variables(os.environ)
     threads = parallel.threads or default_threads()
@@ -57,6 +58,7 @@ def start(parallel: Parallel, precision: str) -> World:
         os.environ.update({name: str(value) for name, value in alone.items()})
     timeout = timedelta(seconds=parallel.timeout)
     set_timeout(timeout)
+    allow_open_files()
     store = meet(parallel.timeout)
     if store is not None:  # Accelerate would use an elastic launcher's store, with entries of earlier starts in it
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -11,6 +11,7 @@ class Timings:
     dead_after: float = 60.0  # a lease whose beat has not moved for so long, by the observer's clock, is abandoned
     pulse: float = 1.0  # between two signs of life of processes that write or read a checkpoint
     hang_after: float = 1800.0  # a disk or store that takes longer for one process's share of a checkpoint hangs
+    after_loss: float = 30.0  # without a step, once another process is gone
     linger: float = 15.0  # until all have written their stacks: a launcher ends all soon after the first has ended
     exit_report: float = 60.0  # to record why a run ended
 

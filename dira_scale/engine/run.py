@@ -97,7 +97,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     """Claim the run folder, train, and record how it ended. Every way a run ends passes through here."""
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
-    content |= task.data.identity() | {"precision_used": world.precision}
+    content |= task.data.identity() | task.identity() | {"precision_used": world.precision}
     run = raise_on_all(lambda: RunFolder(folder, content, task.describe(content)) if world.main else None)
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")

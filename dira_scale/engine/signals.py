@@ -35,6 +35,7 @@ class Signals:
         self._when = 0.0  # the first signal arrived
         self._unsaid = self._again = self._ended = False
         self._group: Any = None
+        self._question: Any = None  # under way: has any rank received a signal?
         self._before: dict[signal.Signals, Any] = {}
         self._lock = threading.RLock()  # a handler may interrupt another
         self._thread: threading.Thread | None = None
@@ -55,7 +56,7 @@ class Signals:
 
     def listen(self) -> None:
         """Handle signals from now on. Collective."""
-        # Its own CPU group: the query in each step must not wait for the device.
+        # Its own CPU group: the question in each step waits neither for the device nor for a checkpoint's messages.
         self._group = new_group(backend="gloo") if world() > 1 else None
         self._arrivals, self._pipe = socket.socketpair()
         self._pipe.setblocking(False)
@@ -64,14 +65,48 @@ class Signals:
         self._thread.start()
         self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
 
-    def agreed(self) -> str:
-        """Name of the signal that any rank received, the same answer on every rank; empty if none."""
-        number = self.received
-        if self._group is not None:
-            flag = torch.tensor([number])
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
-            number = int(flag)
-        return signal.Signals(number).name if number else ""
+    def agreed(self, wait: bool = False) -> str:
+        """Name of the signal that any rank had received at the previous call; empty if none. Collective.
+
+        Every rank gets the same answer at the same call. No rank waits for those that are still in their step: the
+        question of each call is answered while the next step is computed.
+
+        Args:
+            wait: for this call's answer, so that nothing is under way afterwards. A single process never lags.
+
+        Raises:
+            RuntimeError: another process is gone or no longer answers.
+        """
+        if self._group is None:
+            return _name(self.received)
+        number = self._answer()
+        if not number:  # the same on all ranks
+            self._ask()
+            number = self._answer() if wait else 0
+        return _name(number)
+
+    def lost(self) -> bool:
+        """Whether the question under way has failed because another process is gone. From any thread."""
+        question = self._question
+        if question is None or not question.is_completed():
+            return False
+        try:
+            question.wait()
+        except RuntimeError:
+            return True
+        return False
+
+    def _ask(self) -> None:
+        self._flag = torch.tensor([self.received])
+        self._question = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
+
+    def _answer(self) -> int:
+        """Of the question under way, the largest of the signals' numbers; 0 without a question."""
+        if self._question is None:
+            return 0
+        self._question.wait()  # gloo's error, if a process has died
+        self._question = None
+        return int(self._flag)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._read()
@@ -91,9 +126,9 @@ class Signals:
             self._read()
             if self._unsaid:
                 self._unsaid = False
+                more = "" if self._group is None else " and at most one more"
                 again = "; again ends without one" if self.received == signal.SIGINT else ""
-                name = signal.Signals(self.received).name
-                logger.info("%s: finishing this step, then a checkpoint%s", name, again)
+                logger.info("%s: finishing this step%s, then a checkpoint%s", _name(self.received), more, again)
 
     def _read(self) -> None:
         """Note the signals that have arrived, in whichever thread comes first."""
@@ -111,3 +146,8 @@ class Signals:
     def _wake(self) -> None:
         with suppress(BlockingIOError):
             self._pipe.send(b"\0")
+
+
+def _name(number: int) -> str:
+    """``SIGTERM`` for 15; empty for 0."""
+    return signal.Signals(number).name if number else ""

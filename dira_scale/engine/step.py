@@ -1,7 +1,7 @@
 """One optimizer step: forward and backward passes of the micro-batches, the module's step, the side modules' steps."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,7 @@ class Step:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
         task, model, last = self.task, self.model, self.accumulate - 1
         carried: list[Any] = []
+        deferred: list[Callable[[], Mapping[str, Tensor]]] = []
         monitors: dict[str, Tensor] = {}
         for i, stored in enumerate(batch.split(self.accumulate)):
             alive()
@@ -66,12 +67,15 @@ class Step:
                     model.backward(losses.total * factor * (self.scale.value / self.accumulate))
             self.means.add(values | dict(losses.monitors))
             carried.append(losses.carried)
+            deferred += losses.deferred
             del losses, values  # free before the next forward pass
         self._step_module(step, monitors)
         for side in task.side_modules:
             self._step_side_module(step, side, carried)
         commit_statistics(model.module)
         task.after_step(model.module)
+        for measure in deferred:
+            self.means.add(dict(measure()))
 
     def _step_module(self, step: int, monitors: dict[str, Tensor]) -> None:
         """The module's step; if fp16 skips it, ``monitors`` are dropped."""

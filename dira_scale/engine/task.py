@@ -86,6 +86,7 @@ class Losses:
     total: Tensor  # what is differentiated
     terms: Mapping[str, Tensor]  # its parts by name, unweighted
     monitors: Mapping[str, Tensor] = field(default_factory=dict)  # detached
+    deferred: Sequence[Callable[[], Mapping[str, Tensor]]] = ()  # more monitors, called after the step
     carried: Any = None  # input of the side modules' losses after the step; detached
 
     def values(self) -> dict[str, Tensor]:
@@ -256,6 +257,10 @@ class Task(StepTask, Protocol):
 
     def describe(self, config: dict[str, Any]) -> Description:
         """What readers must know of the run, whose recorded configuration is ``config``. Called on the main process."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What identifies the run beside its configuration and data, such as versions of algorithms."""
         ...
 
     def summary(self, module: nn.Module) -> list[str]:

@@ -66,7 +66,7 @@ class Trainer:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
         bar = Bar(self.total_steps(), self.state.step, self.run is not None)
         signals.listen()
-        with Watchdog(self.folder, self.lease, self.config.watchdog), bar:
+        with Watchdog(self.folder, self.lease, self.config.watchdog, signals.lost), bar:
             self.bar = self.log.bar = bar
             ended = ""
             while not ended and self.state.stage < len(self.task.stages):
@@ -137,7 +137,7 @@ class Trainer:
         return ""
 
     def _after_step(self, stage: StageRun, last: int, limit: int, signals: Signals) -> str:
-        """Do what is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
+        """Do what is due: validation, a row, a checkpoint. Returns the signal on which the run ends, if any."""
         step = self.state.step
         improved = self._due_validation(stage, last) and self.validate(stage)
         ends = step == limit or stage.ended_early(self.state)
@@ -146,7 +146,7 @@ class Trainer:
             rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
             self.log.add_training_row(rate, stage.loader.seconds(), warnings)
         self.bar.update(step, stage.plan.name)
-        signal = signals.agreed()
+        signal = signals.agreed(wait=ends)
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
             self.save(stage)
         return signal

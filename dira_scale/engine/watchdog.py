@@ -2,7 +2,8 @@
 
 In every process a thread counts the seconds without a sign of life. After ``watchdog`` of them it writes all stacks to
 ``stacks/rank-N.txt`` in the run folder and ends the process. This precedes the process group's own timeout, which would
-leave no stacks.
+leave no stacks. It waits less once another process is lost: the training thread may be in a collective on a GPU, or
+waiting for the GPU to take more work behind one, and so never hear of it.
 """
 
 import faulthandler
@@ -10,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,10 +37,11 @@ class Watchdog:
     Args:
         folder: the run's.
         number: of its lease, the same on all processes.
+        lost: whether another process is known to be gone.
     """
 
-    def __init__(self, folder: Path, number: int, seconds: float) -> None:
-        self.folder, self.number, self.seconds = folder, number, seconds
+    def __init__(self, folder: Path, number: int, seconds: float, lost: Callable[[], bool] = lambda: False) -> None:
+        self.folder, self.number, self.seconds, self.lost = folder, number, seconds, lost
         self._stacks = folder / "stacks" / f"rank-{rank()}.txt"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -57,9 +60,11 @@ class Watchdog:
         while not self._stop.wait(every):
             seen, still = _signs, still + every if seen == _signs else 0.0
             if still >= self.seconds:
-                self._end_process()
+                self._end_process(f"no step for {self.seconds:g} s (watchdog={self.seconds:g})")
+            if still >= TIMINGS.after_loss and self.lost():
+                self._end_process(f"no step for {TIMINGS.after_loss:g} s, and another process is gone")
 
-    def _end_process(self) -> None:
+    def _end_process(self, reason: str) -> None:
         # The file system itself may hang: then the stacks go to the screen, and the process still ends.
         faulthandler.dump_traceback_later(TIMINGS.exit_report, exit=True)
         try:
@@ -71,10 +76,9 @@ class Watchdog:
             written = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
             silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in written]
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
-            text = f"no step for {self.seconds:g} s (watchdog={self.seconds:g}). Where every process stood: "
-            self._report(f"{text}{self._stacks.parent}{lacking}")
+            self._report(f"{reason}. Where every process stood: {self._stacks.parent}{lacking}")
         except OSError as error:
-            print(f"pretrain: no step for {self.seconds:g} s, and {error}; this process stood:", file=sys.stderr)
+            print(f"pretrain: {reason}; {error}; this process stood:", file=sys.stderr)
             faulthandler.dump_traceback(all_threads=True)
         finally:
             os._exit(FAILED)  # the training thread never returns

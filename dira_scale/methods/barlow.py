@@ -10,7 +10,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, reduce_sum, world
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import at_least_float32, check_pair, matches
+from dira_scale.methods.pairs import at_least_float32, check_pair, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -71,8 +71,9 @@ class BarlowTwins(Method):
             z1, z2 = (standardised(at_least_float32(z), self.training) for z in (z1, z2))
             correlation = cross_correlation(z1, z2, self.training)
             losses = {"di": self.scale * redundancy(correlation, self.off_diagonal)}
-        monitors = matches(z1, z2, self.training)
-        return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+        terms = Terms(losses, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+        note_matches(terms, z1, z2, self.training)
+        return terms
 
 
 def redundancy(correlation: Tensor, off_diagonal: float) -> Tensor:

@@ -39,10 +39,11 @@ def build(
 
     Collective: every process calls it, with the same random state. ``batch``: the global one.
 
-    Raises ``UserError`` naming the key, as :func:`construct` and :func:`check_batch` do.
+    Raises ``UserError`` naming the key, as :func:`construct` and :func:`check_batch` do, and if the batch does not
+    divide into BatchNorm groups.
     """
-    method = construct(method_cfg, model_cfg, views, accumulate, tensors)
-    check_batch(method, batch, architecture(model_cfg).bn_groups, accumulate)
+    method = construct(method_cfg, model_cfg, views, tensors)
+    check_batch(method, batch, architecture(model_cfg).groups(batch), accumulate)
     return method
 
 
@@ -50,18 +51,17 @@ def construct(
     method_cfg: Any,
     model_cfg: Any,
     views: ViewSpec,
-    accumulate: int = 1,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Method:
-    """The method, whatever the batch.
+    """The method, whatever the batch: its BatchNorm has one group until :func:`check_batch`.
 
     A method's constructor gets the arguments that it names: ``encoder``, ``network`` (the encoder with a decoder and a
     head), ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments
-    come from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global batch. If ``model.weights``
-    is a run folder, ``tensors`` are those of its checkpoint; momentum networks start as copies of the loaded weights.
+    come from its node. If ``model.weights`` is a run folder, ``tensors`` are those of its checkpoint; momentum networks
+    start as copies of the loaded weights.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
-    missing argument, BatchNorm groups that do not divide over the processes.
+    missing argument.
     """
     model = architecture(model_cfg)
     _check_dimensions(model, views)
@@ -78,13 +78,16 @@ def construct(
     method = _construct(node, "method", offered)
     if start and rank() == 0:
         print(start)
-    norm.convert(method, model.bn_groups, accumulate)
+    norm.convert(method)
     return method
 
 
 def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> None:
-    """Raise ``UserError`` if ``method`` cannot train this global batch, or it does not divide into BatchNorm groups."""
-    check_groups(batch, groups)
+    """Prepare ``method`` for this global batch in so many BatchNorm groups. Collective.
+
+    Raises ``UserError`` if it cannot train it, or the groups do not divide over the processes.
+    """
+    norm.regroup(method, groups, accumulate)
     method.check(batch, accumulate)
 
 
@@ -169,13 +172,3 @@ def _target(node: dict[str, Any], key: str) -> Any:
 def _plain(node: Any) -> dict[str, Any]:
     """A node as a plain dict, interpolations resolved."""
     return OmegaConf.to_container(OmegaConf.create(node), resolve=True)  # type: ignore[return-value]
-
-
-def check_groups(batch: int, groups: int) -> None:
-    """Raise ``UserError`` if a global ``batch`` does not divide into ``groups`` BatchNorm groups."""
-    if groups >= 1 and (batch % groups or batch // groups < 2):
-        possible = [n for n in range(1, batch // 2 + 1) if batch % n == 0]
-        raise UserError(
-            f"model.bn_groups: data.batch={batch} does not divide into {groups} BatchNorm groups of at least 2 "
-            f"samples; possible: {', '.join(map(str, possible)) or 'none'}"
-        )

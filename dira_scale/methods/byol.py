@@ -11,7 +11,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, matches, negative_cosine
+from dira_scale.methods.pairs import check_pair, negative_cosine, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import ema_update
 from dira_scale.models.network import Encoder
@@ -70,8 +70,9 @@ class BYOL(Method):
             target1, target2 = (self.target_projector(self.target_encoder(view)[-1]) for view in distorted)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         losses = {"di": 4 + 2 * (negative_cosine(p1, target2) + negative_cosine(p2, target1))}
-        monitors = matches(z1, z2, self.training)
-        return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+        terms = Terms(losses, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+        note_matches(terms, z1, z2, self.training)
+        return terms
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -78,6 +78,12 @@ class DiRA(Method):
         self.decoder.requires_grad_(self._restores)
         self.head.requires_grad_(self._restores)
 
+    def identity(self, groups: int) -> dict[str, int]:
+        return self.base.identity(groups)
+
+    def remarks(self, batch: int, groups: int) -> list[str]:
+        return self.base.remarks(batch, groups)
+
     @property
     def _discriminates(self) -> bool:
         return "di" in self.active

@@ -1,6 +1,6 @@
 """The interface between a method and the training loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -24,6 +24,8 @@ class Terms:
         None  # uint8 [b, 3]: how the target is turned, if it is (``data.geometry.orientation``)
     )
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
+    # More of them, that wait for the other processes: called after the step, so that arithmetic hides the message.
+    deferred: list[Callable[[], dict[str, Tensor]]] = field(default_factory=list)
     # Feature pyramids (finest first) of the views with gradient, in the views' order: for a method that wraps this one.
     # In training the loop keeps only the encoder's output of them, in ``features``.
     pyramids: tuple[list[Tensor], ...] = ()
@@ -60,6 +62,18 @@ class Method(nn.Module):
 
     def check(self, batch: int, accumulate: int) -> None:
         """Raise ``UserError`` if the method cannot train this global batch in ``accumulate`` micro-batches."""
+
+    def identity(self, groups: int) -> dict[str, int]:
+        """What identifies a run of this method beside its configuration, such as versions of its algorithm.
+
+        Args:
+            groups: the largest number of BatchNorm groups of a stage.
+        """
+        return {}
+
+    def remarks(self, batch: int, groups: int) -> list[str]:
+        """Lines for `plan` and a run's start on what this (micro-)batch in so many BatchNorm groups means for it."""
+        return []
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         """Train these loss terms from now on; parameters that none of them uses lose ``requires_grad``.

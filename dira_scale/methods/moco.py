@@ -3,17 +3,17 @@
 import copy
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import IntArray, exchange, gather, on_device, rank, world
+from dira_scale.distributed.collectives import Exchange, Gathering, rank, world
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, top1
+from dira_scale.methods.shuffle import VERSION, KeyShuffle, leak_line
 from dira_scale.models import norm
 from dira_scale.models.heads import MLP, Projector
 from dira_scale.models.momentum import ema_update
@@ -39,6 +39,8 @@ class MoCo(Method):
         temperature: of the softmax over similarities, above 0.
         momentum: of the key encoder, 0 to 1.
         batch_norm: whether the projector's hidden layer has BatchNorm.
+        shuffle: of the images before the key encoder, if there are several BatchNorm groups: within ``blocks`` of 8
+            groups, or over the whole ``batch`` (``dira_scale.methods.shuffle``).
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -59,6 +61,7 @@ class MoCo(Method):
         temperature: float = 0.2,
         momentum: float = 0.999,
         batch_norm: bool = False,
+        shuffle: str = "blocks",
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("MoCo", views)
@@ -70,7 +73,7 @@ class MoCo(Method):
         ):
             if not valid:
                 raise UserError(f"MoCo's {name}: {value} is out of range")
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle, "MoCo's shuffle")
         self.encoder = encoder
         self.projector = Projector(encoder.channels[-1], dim, batch_norm)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
@@ -79,8 +82,8 @@ class MoCo(Method):
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
         # Age of each key in steps, for the monitor; the initial random keys are older than any.
         self.register_buffer("queue_age", torch.full((queue,), NEVER, dtype=torch.int32))
-        # Keys of this step's micro-batches, each [W, b, n, dim] with n keys of an image.
-        self._waiting: list[Tensor] = []
+        # Keys of this step's micro-batches, each [W·b, n, dim] with n keys of an image.
+        self._waiting: list[Gathering] = []
 
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) % batch:
@@ -100,21 +103,26 @@ class MoCo(Method):
                 f"group, whose statistics leak a query's key; use model.bn_groups={2 * accumulate} or more"
             )
 
+    def identity(self, groups: int) -> dict[str, int]:
+        blocks = self.shuffle.kind == "blocks" and groups > 1 and norm.first_layer(self)
+        return {"shuffle_version": VERSION} if blocks else {}
+
+    def remarks(self, batch: int, groups: int) -> list[str]:
+        return [leak_line(self.shuffle.kind, batch, groups)] if norm.first_layer(self) else []
+
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
+        self.shuffle.enter_stage()
         self.projector.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramid = self.encoder(distorted[0])
         queries = F.normalize(self.projector(pyramid[-1]).to(self.queue.dtype), dim=1)
-        keys, first = self._keys(distorted[1], batch.step)
-        if self.training:
-            self._waiting.append(keys.view(world(), len(queries), 1, -1))
-        positives = keys[first : first + len(queries)]
-        losses = {"di": info_nce(queries, positives, self.queue, self.temperature)}
-        pair = queries.detach(), positives
-        monitors = top1(queries.detach(), keys, first) | {"queue_fresh": self._fresh()}
-        return Terms(losses, monitors=monitors, pyramids=(pyramid,), embeddings=pair)
+        keys = self._keys(distorted[1], batch.step)
+        losses = {"di": info_nce(queries, keys, self.queue, self.temperature)}
+        terms = Terms(losses, pyramids=(pyramid,), embeddings=(queries.detach(), keys))
+        self.enqueue(terms, queries.detach(), keys[:, None])
+        return terms
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -124,7 +132,8 @@ class MoCo(Method):
         key = [*self.key_encoder.parameters(), *self.key_projector.parameters()]
         ema_update(key, query, 1.0 - self.momentum)
         # A rank's part of the global batch is its micro-batches one after another.
-        keys = torch.cat(self._waiting, dim=1).flatten(0, 1).transpose(0, 1).flatten(0, 1)
+        parts = [waiting.wait().unflatten(0, (world(), -1)) for waiting in self._waiting]
+        keys = torch.cat(parts, dim=1).flatten(0, 1).transpose(0, 1).flatten(0, 1)
         self._waiting.clear()
         slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
@@ -132,27 +141,36 @@ class MoCo(Method):
         self.queue_age.index_fill_(0, slots, 0)  # assigning 0 would copy it from the host and synchronise
         self.queue_pointer.copy_((self.queue_pointer + len(keys)) % len(self.queue))
 
-    def _fresh(self) -> Tensor:
-        return (self.queue_age < min(1 / max(1 - self.momentum, 1e-9), NEVER)).float().mean()
+    def enqueue(self, terms: Terms, queries: Tensor, keys: Tensor, positive: int = 0) -> None:
+        """Send ``keys`` [b, n, dim] to all processes' queues, in training, and add the monitors to ``terms``.
+
+        Args:
+            positive: which of the n is that of the query.
+        """
+        terms.monitors["queue_fresh"] = (self.queue_age < min(1 / max(1 - self.momentum, 1e-9), NEVER)).float().mean()
+        if not self.training:
+            terms.monitors |= top1(queries, keys[:, positive], 0)
+            return
+        everyones, start = Gathering(keys), rank() * len(queries)
+        self._waiting.append(everyones)
+        terms.deferred.append(lambda: top1(queries, everyones.wait()[:, positive], start))
 
     @torch.no_grad()
-    def _keys(self, images: Tensor, step: int) -> tuple[Tensor, int]:
-        """The keys of all processes' ``images`` [b, 1, *size], [W·b, dim] in rank order; index of this rank's first.
+    def _keys(self, images: Tensor, step: int) -> Tensor:
+        """The keys [b, dim] of ``images`` [b, 1, *size].
 
-        In evaluation only this process's keys: each process evaluates its own batches.
         With several BatchNorm groups, a query and its key must not be normalised among the same images, because the
-        statistics would leak the answer: all processes' images are shuffled first, and the keys put back in order.
+        statistics would leak the answer: images are shuffled first, and their keys sent back.
         """
-        if not self.training:
-            return self._embed(images), 0
-        first = rank() * len(images)
-        if norm.groups(self) == 1:
-            return gather(self._embed(images)), first
-        shuffle = permutation(world() * len(images), step, len(self._waiting))
-        shuffled = gather(self._embed(exchange(images, shuffle)))
-        keys = torch.empty_like(shuffled)
-        keys[on_device(shuffle, keys.device)] = shuffled
-        return keys, first
+        exchange = self.exchange(images, step)
+        return exchange.back(self._embed(exchange(images))) if exchange else self._embed(images)
+
+    def exchange(self, images: Tensor, step: int) -> Exchange | None:
+        """How ``images`` are shuffled before the key encoder; None if they are not, as in evaluation."""
+        if not self.training or norm.groups(self) == 1:
+            return None
+        groups = norm.groups_at_once(self)
+        return self.shuffle.exchange(len(images), groups, images.device, step, len(self._waiting))
 
     def _embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.key_projector(self.key_encoder(images)[-1]).to(self.queue.dtype), dim=1)
@@ -168,8 +186,3 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature
         target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits, target)
-
-
-def permutation(count: int, step: int, micro_batch: int) -> IntArray:
-    """The same on every process, different for every micro-batch; on the host, which plans the exchange."""
-    return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)

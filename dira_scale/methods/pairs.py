@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import gather, rank
+from dira_scale.distributed.collectives import Gathering, rank
 from dira_scale.errors import UserError
+from dira_scale.methods.method import Terms
 
 
 def check_pair(method: str, views: ViewSpec) -> None:
@@ -28,13 +29,18 @@ def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def matches(first: Tensor, second: Tensor, training: bool) -> dict[str, Tensor]:
-    """``top1``: how often an image's first view, of [b, dim] embeddings, is nearest (by cosine) to its own second view
-    in the whole batch, in training of all processes; ``chance``: the expected value of guessing."""
+def note_matches(terms: Terms, first: Tensor, second: Tensor, training: bool) -> None:
+    """Add to the monitors ``top1``: how often an image's first view, of [b, dim] embeddings, is nearest (by cosine) to
+    its own second view in the whole batch, in training of all processes; ``chance``: the expected value of guessing."""
     first, second = (F.normalize(at_least_float32(x), dim=1) for x in (first, second))
-    return top1(first, gather(second), rank() * len(first)) if training else top1(first, second, 0)
+    if not training:
+        terms.monitors |= top1(first, second, 0)
+        return
+    everyones, start = Gathering(second), rank() * len(first)
+    terms.deferred.append(lambda: top1(first, everyones.wait(), start))
 
 
+@torch.no_grad()
 def top1(queries: Tensor, keys: Tensor, start: int) -> dict[str, Tensor]:
     """How often query i is nearest to key ``start + i`` among ``keys``, all of unit length."""
     expected = torch.arange(start, start + len(queries), device=queries.device)

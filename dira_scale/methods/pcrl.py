@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import exchange, gather, rank, world
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Terms
-from dira_scale.methods.moco import MoCo, info_nce, permutation
-from dira_scale.methods.pairs import top1
+from dira_scale.methods.moco import MoCo, info_nce
 from dira_scale.methods.transform_attention import ATTENTIONS
-from dira_scale.models import norm
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Network
 
@@ -53,6 +50,7 @@ class PCRL(MoCo):
         weights: of the terms.
         target_scale: of what the decoder predicts and is compared with, for images in [0, 1]. A larger one makes the
             decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images.
+        shuffle: as MoCo's.
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -79,8 +77,9 @@ class PCRL(MoCo):
         attention: str = "channel",
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         target_scale: float = 1.0,
+        shuffle: str = "blocks",
     ) -> None:
-        super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm)
+        super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm, shuffle)
         _check(views, type(self).orientations, alpha, attention, weights, target_scale)
         self.weights, self.alpha, self.target_scale = dict(weights), alpha, target_scale
         self.active = tuple(self.weights)
@@ -114,8 +113,8 @@ class PCRL(MoCo):
         with torch.no_grad():
             new = torch.stack([queries.detach(), keys, self.unit(self.projector(hybrid[-1]))], dim=1)
         losses = {"di": info_nce(queries, keys, self.queue, self.temperature)} if "di" in self.active else {}
-        monitors = self.enqueue(new, queries.detach(), key=1)
-        terms = Terms(losses, monitors=monitors, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
+        terms = Terms(losses, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
+        self.enqueue(terms, queries.detach(), new, positive=1)
         if "re" not in self.active:
             return terms
 
@@ -131,7 +130,7 @@ class PCRL(MoCo):
         }
         errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
         losses["re"] = self.target_scale**2 * torch.stack(list(errors.values())).sum()
-        monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
+        terms.monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
         (terms.restored, terms.target), terms.orientation = restored["ordinary"], first[0]
         return terms
 
@@ -157,32 +156,19 @@ class PCRL(MoCo):
             return 0.5
         return float(np.random.Generator(np.random.Philox([step, draw, self.seed])).beta(self.alpha, self.alpha))
 
-    def enqueue(self, keys: Tensor, queries: Tensor, key: int) -> dict[str, Tensor]:
-        """Keep ``keys`` [b, n, dim] for the queue, of all processes in training, and return MoCo's monitors.
-
-        Args:
-            key: which of the n is the query's key.
-        """
-        first = 0
-        if self.training:
-            first, keys = rank() * len(keys), gather(keys)
-            self._waiting.append(keys.unflatten(0, (world(), -1)))
-        return top1(queries, keys[:, key], first) | {"queue_fresh": self._fresh()}
-
     @torch.no_grad()
     def momentum_features(self, images: Tensor, step: int) -> tuple[list[Tensor], Tensor]:
         """The momentum encoder's pyramid and embeddings [b, dim] (not of unit length) of this process's ``images``.
 
-        With several BatchNorm groups the images are shuffled over all processes and the maps sent back, because
-        statistics shared by query and key would leak which key is the query's (as in MoCo).
+        With several BatchNorm groups the images are shuffled and the maps sent back, because statistics shared by query
+        and key would leak which key is the query's (as in MoCo).
         """
-        if not self.training or norm.groups(self) == 1:
-            pyramid = self.key_encoder(images)
-            return pyramid, self.key_projector(pyramid[-1])
-        order = permutation(world() * len(images), step, len(self._waiting))
-        pyramid = self.key_encoder(exchange(images, order))
-        back = np.argsort(order)
-        *maps, keys = (exchange(x, back) for x in (*pyramid[1:], self.key_projector(pyramid[-1])))
+        exchange = self.exchange(images, step)
+        pyramid = self.key_encoder(exchange(images) if exchange else images)
+        keys = self.key_projector(pyramid[-1])
+        if exchange is None:
+            return pyramid, keys
+        *maps, keys = (exchange.back(x) for x in (*pyramid[1:], keys))
         return [images.expand_as(pyramid[0]), *maps], keys
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import exchange, gather, reduce_mean, world
+from dira_scale.distributed.collectives import Exchange, reduce_mean, world
 from dira_scale.methods.method import Terms
-from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PCRL, blend, blended
+from dira_scale.methods.shuffle import permutation
 from dira_scale.models.network import Network
 
 RELEASED_WEIGHTS = MappingProxyType({"di": 1.0, "re": 1.0})
@@ -57,10 +57,12 @@ class PCRLReleased(PCRL):
         attention: str = "channel",
         weights: Mapping[str, float] = RELEASED_WEIGHTS,
         target_scale: float = NORMALISED,
+        shuffle: str = "batch",
     ) -> None:
         super().__init__(
-            network, views, dim, queue, temperature, momentum, batch_norm, alpha, attention, weights, target_scale
-        )
+            network, views, dim, queue, temperature, momentum, batch_norm, alpha, attention, weights, target_scale,
+            shuffle,
+        )  # fmt: skip
         # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
         self.register_buffer("normaliser", torch.zeros(()))
 
@@ -77,9 +79,10 @@ class PCRLReleased(PCRL):
         mixed_queries = self.unit(self.projector(mixed[-1]))
         pairs = (queries, keys), (mixed_queries, self.unit(new_keys)), (mixed_queries, self.unit(mixed_keys))
 
-        losses = {"di": self._contrast(pairs)} if "di" in self.active else {}
-        monitors = self.enqueue(torch.stack([k for _, k in pairs], dim=1), queries.detach(), key=0)
-        terms = Terms(losses, monitors=monitors, pyramids=(ordinary, mixed), embeddings=(queries.detach(), keys))
+        terms = Terms({}, pyramids=(ordinary, mixed), embeddings=(queries.detach(), keys))
+        self.enqueue(terms, queries.detach(), torch.stack([k for _, k in pairs], dim=1))
+        if "di" in self.active:
+            terms.losses["di"] = self._contrast(pairs)
         if "re" not in self.active:
             return terms
 
@@ -97,8 +100,8 @@ class PCRLReleased(PCRL):
             ),
         }
         errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
-        losses["re"] = self.target_scale**2 * torch.stack(list(errors.values())).mean()
-        monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
+        terms.losses["re"] = self.target_scale**2 * torch.stack(list(errors.values())).mean()
+        terms.monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
         terms.restored, terms.target = restored["mixed"]
         return terms
 
@@ -112,7 +115,8 @@ class PCRLReleased(PCRL):
             return images, keys
         share = self._folded(step, 1)
         order = permutation(world() * len(images), step, MIXUP + len(self._waiting))
-        return blend(images, exchange(images, order), share), blend(keys, exchange(keys, order), share)
+        other = Exchange(order, images.device)
+        return blend(images, other(images), share), blend(keys, other(keys), share)
 
     def _contrast(self, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
         """The mean of the NCE of all ``pairs`` of queries and keys [b, dim]; keys enter the queue one after another."""
@@ -123,7 +127,7 @@ class PCRLReleased(PCRL):
                 normaliser = self._normaliser(scores)
             losses.append(nce(scores / normaliser))
             if self.training:
-                new = gather(keys)
+                new = self._waiting[-1].wait()[:, number]
                 slots = self.queue_pointer + number * len(new) + torch.arange(len(new), device=new.device)
                 queue = queue.index_copy(0, slots % len(queue), new)
         return torch.stack(losses).mean()

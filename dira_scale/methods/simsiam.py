@@ -8,7 +8,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, matches, negative_cosine
+from dira_scale.methods.pairs import check_pair, negative_cosine, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -49,5 +49,6 @@ class SimSiam(Method):
         z1, z2 = (self.projector(pyramid[-1]) for pyramid in pyramids)
         p1, p2 = self.predictor(z1), self.predictor(z2)
         losses = {"di": (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2}
-        monitors = matches(z1, z2, self.training)
-        return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+        terms = Terms(losses, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+        note_matches(terms, z1, z2, self.training)
+        return terms

@@ -25,10 +25,37 @@ class Architecture(Schema):
 
     _target_: str = MISSING
     weights: str | None = place(None)
-    bn_groups: int = at_least(1)
+    bn_groups: int | None = at_least(1)
+    bn_group_size: int | None = at_least(2, None)
 
     dimensions: ClassVar[int]
     channels: ClassVar[int] = 1  # that its first layer takes; an image of one channel is repeated
+
+    def __post_init__(self) -> None:
+        """Raises UserError unless BatchNorm's groups are given by their number or by their size."""
+        super().__post_init__()
+        if self.bn_groups and self.bn_group_size:
+            raise UserError(
+                f"bn_group_size={self.bn_group_size} beside bn_groups={self.bn_groups}: BatchNorm's groups have a "
+                "number or a size; add model.bn_groups=null for the size"
+            )
+        if not (self.bn_groups or self.bn_group_size):
+            raise UserError("bn_groups=null: give the number of BatchNorm's groups, or their size as bn_group_size")
+
+    def groups(self, batch: int) -> int:
+        """BatchNorm groups of a global ``batch``. Raises UserError if it does not divide into them."""
+        size, sizes = self.bn_group_size, [n for n in range(2, batch + 1) if batch % n == 0]
+        if size:
+            if size in sizes:
+                return batch // size
+            key, groups, possible = "bn_group_size", f"BatchNorm groups of {size} samples", sizes
+        else:
+            numbers = [batch // n for n in reversed(sizes)]
+            if self.bn_groups in numbers:
+                return self.bn_groups
+            key, groups, possible = "bn_groups", f"{self.bn_groups} BatchNorm groups of at least 2 samples", numbers
+        listed = ", ".join(map(str, possible)) or "none"
+        raise UserError(f"model.{key}: data.batch={batch} does not divide into {groups}; possible: {listed}")
 
     @property
     def name(self) -> str:

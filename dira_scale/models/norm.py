@@ -35,10 +35,12 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     num_batches_tracked: Tensor
     pending: Tensor  # sums since the last commit: C means, C unbiased variances, COUNT times the number of passes
 
-    def __init__(self, like: Any, groups: int, local: int, ranks: int, process_group: Any) -> None:
+    groups = local = ranks = 1
+    process_group: Any = None
+
+    def __init__(self, like: Any) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, device="meta")
         assert like.momentum is not None and like.track_running_stats, "an exponential running mean is assumed"
-        self.groups, self.local, self.ranks, self.process_group = groups, local, ranks, process_group
         self.weight, self.bias, self.training = like.weight, like.bias, like.training
         self.running_mean, self.running_var = like.running_mean, like.running_var
         self.num_batches_tracked = like.num_batches_tracked
@@ -95,22 +97,34 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return f"{super().extra_repr()}, groups={self.groups}"
 
 
-def convert(module: nn.Module, groups: int, accumulate: int = 1) -> nn.Module:
+def convert(module: nn.Module, groups: int = 1, accumulate: int = 1) -> nn.Module:
     """Replace every BatchNorm in ``module`` by one over ``groups`` groups of the global batch; returns the module.
 
-    Keeps parameters and buffers. Collective: every process calls it, with the same arguments.
+    Keeps parameters and buffers. Collective and raises as :func:`regroup`.
+    """
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module = GroupedBatchNorm(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(parent, name, GroupedBatchNorm(child))
+    regroup(module, groups, accumulate)
+    return module
+
+
+def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
+    """Divide the batches that come into ``groups`` groups, in a module that :func:`convert` has returned.
+
+    Collective: every process calls it, with the same arguments.
 
     Raises ``UserError`` if groups, processes and micro-batches (``accumulate`` per step) do not divide.
     """
-    if groups < 1:
-        raise UserError(f"model.bn_groups: {groups} must be at least 1 (1 = statistics over the whole global batch)")
     ranks = world()
-    local, span, process_group = 1, 1, None
+    local, span = 1, 1
     if groups % (ranks * accumulate) == 0:
         local = groups // (ranks * accumulate)
     elif accumulate == 1 and ranks % groups == 0:
         span = ranks // groups
-        process_group = _process_group(span)
     else:
         several = f"a multiple of {ranks * accumulate}"
         also = f", or one of {[n for n in range(1, ranks) if ranks % n == 0]}" if accumulate == 1 and ranks > 1 else ""
@@ -118,18 +132,31 @@ def convert(module: nn.Module, groups: int, accumulate: int = 1) -> nn.Module:
             f"model.bn_groups: {groups} BatchNorm groups do not divide over {ranks} processes with accumulate="
             f"{accumulate}: groups must be {several}{also}; change model.bn_groups, the processes or accumulate"
         )
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return GroupedBatchNorm(module, groups, local, span, process_group)
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(parent, name, GroupedBatchNorm(child, groups, local, span, process_group))
-    return module
+    before = first_layer(module)
+    if before is None:
+        return
+    # Creating a process group takes time and sockets, so one of the same span is kept.
+    process_group = before.process_group if before.ranks == span else _process_group(span)
+    for layer in module.modules():
+        if isinstance(layer, GroupedBatchNorm):
+            layer.groups, layer.local, layer.ranks, layer.process_group = groups, local, span, process_group
 
 
 def groups(module: nn.Module) -> int:
     """BatchNorm groups of the global batch in a converted module; 1 if it has no BatchNorm."""
-    return next((layer.groups for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), 1)
+    layer = first_layer(module)
+    return layer.groups if layer else 1
+
+
+def groups_at_once(module: nn.Module) -> int:
+    """Those of a micro-batch of all processes."""
+    layer = first_layer(module)
+    return layer.local * world() // layer.ranks if layer else 1
+
+
+def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
+    """A converted module's first BatchNorm; None if it has none. All have the same groups."""
+    return next((layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), None)
 
 
 @contextmanager
@@ -170,8 +197,8 @@ def commit_statistics(module: nn.Module) -> None:
 
 
 def _process_group(span: int) -> Any:
-    """This process's group of ``span`` consecutive ranks; None, the default group, if that is all of them."""
-    if span == world():
+    """This process's group of ``span`` consecutive ranks; None, if that is this process or all of them."""
+    if span in (1, world()):
         return None
     # Creating a group is collective: every process creates all of them.
     process_groups = [new_group(range(first, first + span)) for first in range(0, world(), span)]

@@ -1,6 +1,6 @@
 """Rows of the plan: each strategy with and without activation checkpointing, on the machine described by ``plan.*``."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
+from dira_scale.methods.method import Method
 from dira_scale.planning import strategies
 from dira_scale.planning.config import Machine
 from dira_scale.planning.links import Links
@@ -16,6 +17,7 @@ from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import StepTimes, Workload
 from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.task import remarks
 from dira_scale.training.schedule import stage_plans
 
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
@@ -53,6 +55,7 @@ class Rehearsals:
     ranks: int
     stages: Mapping[str, Rehearsal]
     doubled: Rehearsal
+    remarks: Sequence[str] = ()  # of the method
 
     @cached_property
     def heaviest(self) -> str:
@@ -82,7 +85,9 @@ def rehearse_all(
         stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
         heaviest = Rehearsals(ranks, stages, next(iter(stages.values()))).heaviest
         plan = next(plan for plan in fake.stages if plan.name == heaviest)
-        return Rehearsals(ranks, stages, rehearsed(plan, 2 * stages[heaviest].images))
+        method = fake.task.module
+        assert isinstance(method, Method)
+        return Rehearsals(ranks, stages, rehearsed(plan, 2 * stages[heaviest].images), remarks(config, method))
 
 
 def estimate(

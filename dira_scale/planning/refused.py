@@ -12,7 +12,7 @@ from dira_scale import methods
 from dira_scale.engine import optim
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.task import try_stages
-from dira_scale.training.schedule import batches_of, check_division, stage_plans
+from dira_scale.training.schedule import check_division, stage_plans
 
 
 def check(cfg: DictConfig, ranks: int) -> None:
@@ -25,23 +25,20 @@ def check(cfg: DictConfig, ranks: int) -> None:
     config: Any = OmegaConf.to_object(cfg)
     check_division(config, ranks)
     stage_plans(config, lambda _: 1)
-    accumulate, batch = config.parallel.accumulate, next(iter(batches_of(config).values()))
     plain: Any = OmegaConf.to_container(cfg)
     model = plain["model"] | {"weights": None}
     network = {"method": plain["method"], "model": model, "views": plain["views"], "data": {"size": config.data.size}}
     with suppress(RuntimeError), torch.device("meta"):  # of a user's own network that needs memory
-        method = _network(json.dumps(network), accumulate)
-        methods.check_batch(method, batch, config.model.bn_groups, accumulate)
-        try_stages(config, method)
+        try_stages(config, _network(json.dumps(network)))
         judge = list(_adversary(config.adversary.loss, config.model.dimensions).parameters())
         optim.build(config.optim.discriminator, judge, "optim.discriminator")
 
 
 @lru_cache(maxsize=64)
-def _network(text: str, accumulate: int) -> methods.Method:
+def _network(text: str) -> methods.Method:
     """The method that a configuration's part says, as JSON. Its tensors have no memory."""
     cfg = OmegaConf.create(json.loads(text))
-    return methods.construct(cfg.method, cfg.model, methods.views_of(cfg), accumulate)
+    return methods.construct(cfg.method, cfg.model, methods.views_of(cfg))
 
 
 @lru_cache

@@ -39,6 +39,7 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[E
         notes.append(
             f"The peak includes an estimate of {loader / GB:.2f} GB for decoding on the GPU (data.loader=dali)."
         )
+    notes += [f"{remark[0].upper()}{remark[1:]}." for remark in plain.remarks]
     if ranks > 1:
         notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
     console.print("\n" + "\n".join(notes), style="dim", highlight=False)
@@ -53,6 +54,7 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
         figures["blocks"] = [block._asdict() for block in step.blocks]
         stages[name] = figures | {"activations": step.activations}
     about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}
+    about["remarks"] = list(plain.remarks)
     return about | {"stages": stages, "rows": [asdict(row) for row in rows]}
 
 

@@ -42,6 +42,5 @@ class Pretrain(StagedTraining):
     validate: PretrainValidate = field(default_factory=PretrainValidate)
     health: HealthConfig = field(default_factory=HealthConfig)
 
-    @property
-    def bn_groups(self) -> int:
-        return self.model.bn_groups
+    def bn_groups(self, batch: int) -> int:
+        return self.model.groups(batch)

@@ -73,7 +73,8 @@ class Objective:
             losses["ad"] = self.adversary.generator_loss(outputs.restored)
             carried = outputs.target, outputs.restored.detach()
         weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
-        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs=outputs)
+        total = torch.stack(weighted).sum()
+        return PretrainLosses(total, losses, outputs.monitors, outputs.deferred, carried, outputs=outputs)
 
     def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """Run the method on a batch on the device."""

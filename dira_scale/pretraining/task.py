@@ -23,6 +23,7 @@ from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
+from dira_scale.models import norm
 from dira_scale.models.network import moved
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.description import UNIT, describe, tensors_of
@@ -77,6 +78,7 @@ class Pretraining:
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
         assert isinstance(module, Method)
+        norm.regroup(module, self.config.bn_groups(stage.batch), self.config.parallel.accumulate)
         module.enter_stage(stage.terms)
         return Forward(module)
 
@@ -149,13 +151,19 @@ class PretrainTask(Pretraining):
         data = replace(described.data, datasets=tuple(each.known(opened.info) for each, opened in datasets))
         return replace(described, data=data, tensors=self.tensors)
 
+    def identity(self) -> dict[str, Any]:
+        assert isinstance(self.module, Method)
+        return self.module.identity(max(map(self.config.bn_groups, batches_of(self.config).values())))
+
     def summary(self, module: nn.Module) -> list[str]:
+        assert isinstance(module, Method)
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
         several = len({plan.batch for plan in self.stages}) > 1
         stages = ", ".join(f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * several for plan in self.stages)
         return [
             *self.data.summary(self.stages[0]),
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
+            *remarks(self.config, module),
             *few_steps(self.config, self.stages),
         ]
 
@@ -207,12 +215,21 @@ def try_stages(config: Pretrain, method: Method) -> None:
     for name, batch in batches_of(config).items():
         try:
             method.enter_stage(config.stages[name].terms)
-            methods.check_batch(method, batch, config.model.bn_groups, accumulate)
+            methods.check_batch(method, batch, config.bn_groups(batch), accumulate)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
         optimizer = optim.stage_optimizer(config.optim, method, batch)
         if config.parallel.strategy.startswith("zero"):
             parallel.refuse_layerwise(optimizer)
+
+
+def remarks(config: Pretrain, method: Method) -> list[str]:
+    """The method's lines on the (micro-)batches of all stages."""
+    accumulate, lines = config.parallel.accumulate, dict[str, None]()
+    for batch in batches_of(config).values():
+        groups = max(1, config.bn_groups(batch) // accumulate)
+        lines |= dict.fromkeys(method.remarks(batch // accumulate, groups))
+    return [*lines]
 
 
 def _weights_fact(config: Pretrain) -> dict[str, str]:

@@ -85,7 +85,7 @@ def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list
     by_key = dict(_flatten(defaults)) | {"data.shards": "not set"}
     groups: dict[str, list[Setting]] = {}
     for key, value in _flatten(config):
-        if key in ("datasets", "selection", "order_version", "views_version"):  # the run's identity beyond its settings
+        if key in ("datasets", "selection") or key.endswith("_version"):  # the run's identity beyond its settings
             continue
         default = _text(by_key[key]) if key in by_key else "not set"
         group, _, rest = key.partition(".")

@@ -24,17 +24,23 @@ EXECUTION = execution("pretrain")
 # (`data.missing=skip` changes what is trained on.)
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
          "model._target_": "dira_scale.models.architecture.TimmUNet",
-         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None}  # fmt: skip
+         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "model.bn_group_size": None,
+         "shuffle_version": 1}  # fmt: skip
+# How keys are shuffled does not matter to a run that shuffles none; others record their `shuffle_version`.
+RECORDED = {(key, kind) for key in ("method.shuffle", "method.base.shuffle") for kind in ("blocks", "batch")}
 
-HASHES = {
+SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
     "selection": "data.fraction and data.negatives choose other rows: other patients or labels in data.shards",
+    "shuffle_version": "keys are shuffled over the whole batch (method.shuffle=batch; of DiRA: method.base.shuffle="
+    "batch) or in blocks of BatchNorm groups (blocks)",
 }
 
 
 def identity(config: dict[str, Any], execution: Sequence[str] = EXECUTION) -> dict[str, Any]:
     """The flattened keys of a configuration that determine a run's result; the run's name is their hash."""
-    flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
+    left_out = [*LATER.items(), *RECORDED]
+    flat = {key: value for key, value in _flatten(config).items() if (key, value) not in left_out}
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
 
 
@@ -46,15 +52,15 @@ def run_name(config: dict[str, Any], execution: Sequence[str] = EXECUTION) -> st
 def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence[str] = EXECUTION) -> list[str]:
     """``key: old value -> new value`` for each key by which the identities of two configurations differ.
 
-    ``datasets`` and ``selection`` hold hashes, which say nothing to a reader: a sentence instead.
+    A sentence instead for those whose values say nothing to a reader.
     """
     old, new = identity(before, execution), identity(now, execution)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if any(key == "datasets" or key.startswith("data.") for key in keys):
         keys = [key for key in keys if key != "selection"]  # follows from these
     return [
-        f"{key}: {HASHES[key]}"
-        if key in HASHES
+        f"{key}: {SENTENCES[key]}"
+        if key in SENTENCES
         else f"{key}: {old.get(key, LATER.get(key))} -> {new.get(key, LATER.get(key))}"
         for key in keys
     ]

@@ -48,7 +48,6 @@ class StagedTraining(Training):
         if not any(stage.epochs for stage in self.stages.values()):
             raise UserError("stages: all of them have 0 epochs, so nothing would be trained")
 
-    @property
-    def bn_groups(self) -> int:
-        """BatchNorm groups among which every batch is divided; 0: none."""
+    def bn_groups(self, batch: int) -> int:
+        """BatchNorm groups among which a global ``batch`` is divided; 0: none. Raises UserError if it cannot be."""
         return 0

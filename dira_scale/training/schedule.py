@@ -57,8 +57,8 @@ def few_steps(config: StagedTraining, plans: Sequence[StagePlan]) -> list[str]:
 
 def check_division(config: StagedTraining, ranks: int) -> None:
     """Raise ``UserError`` if batch, lanes or BatchNorm groups of a stage do not divide among ``ranks`` processes."""
-    for batch in sorted(set(batches_of(config).values())):
-        if problems := _problems(config, batch, ranks):
+    for batch, groups in sorted(_groups(config).items()):
+        if problems := _problems(config, batch, groups, ranks):
             counts = ", ".join(map(str, process_counts(config)))
             advice = (
                 f"numbers of processes that fit: {counts}"
@@ -70,12 +70,23 @@ def check_division(config: StagedTraining, ranks: int) -> None:
 
 def process_counts(config: StagedTraining) -> list[int]:
     """The numbers of processes among which every stage can be divided."""
-    batches = set(batches_of(config).values())
-    return [n for n in range(1, min(batches) + 1) if not any(_problems(config, batch, n) for batch in batches)]
+    groups = _groups(config)
+    return [n for n in range(1, min(groups) + 1) if not any(_problems(config, *each, n) for each in groups.items())]
 
 
-def _problems(config: StagedTraining, batch: int, ranks: int) -> list[str]:
-    accumulate, groups, lanes = config.parallel.accumulate, config.bn_groups, config.data.lanes or batch
+def _groups(config: StagedTraining) -> dict[int, int]:
+    """The number of BatchNorm groups by global batch."""
+    groups = {}
+    for name, batch in batches_of(config).items():
+        try:
+            groups[batch] = config.bn_groups(batch)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+    return groups
+
+
+def _problems(config: StagedTraining, batch: int, groups: int, ranks: int) -> list[str]:
+    accumulate, lanes = config.parallel.accumulate, config.data.lanes or batch
     parts = ranks * accumulate
     over = f"{ranks} ranks x parallel.accumulate={accumulate}"
     problems = []
@@ -84,5 +95,5 @@ def _problems(config: StagedTraining, batch: int, ranks: int) -> list[str]:
     if lanes % ranks:
         problems.append(f"data.lanes={lanes} is not divisible by {ranks} ranks")
     if groups > 0 and groups % parts and not (accumulate == 1 and ranks % groups == 0):
-        problems.append(f"model.bn_groups={groups} BatchNorm groups cannot be divided among {over}")
+        problems.append(f"the {groups} BatchNorm groups of data.batch={batch} cannot be divided among {over}")
     return problems

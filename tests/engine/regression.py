@@ -145,6 +145,9 @@ class Regression:
     def summary(self, module: nn.Module) -> list[str]:
         return [f"a line through {FEATURES} dimensions"]
 
+    def identity(self) -> dict[str, Any]:
+        return {}
+
     def process_counts(self) -> list[int]:
         return [1, 2, 4, 8, 16]
 

@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from harness import job
@@ -79,3 +81,79 @@ def test_when_a_signal_arrives_counts_and_the_first_is_announced_at_once(seconds
         assert process.wait(120) == 0
         announced = "SIGINT: finishing this step, then a checkpoint; again ends without one"
         assert process.printed().splitlines() == [announced, "the call ends", then]
+
+
+# Three processes: torch's own group carries what the test itself says, Signals has another.
+THREE = """
+import logging, os, signal, sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+from dira_scale.distributed.rendezvous import is_connection_lost
+from dira_scale.engine.signals import Signals
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+life, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+dist.init_process_group("gloo", f"file://{folder}/meet", timeout=timedelta(seconds=120), rank=rank, world_size=3)
+with Signals() as signals:
+    signals.listen()
+    for step in range(1, 7):
+        if life == "late" and rank == 2 and step < 6:
+            while not all((folder / f"{other} has ended step {step}").exists() for other in (0, 1)):
+                time.sleep(0.001)
+        if (life, rank, step) in (("one", 1, 3), ("last", 1, 6)):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        if life == "all" and step == 3:
+            os.kill(os.getpid(), (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)[rank])
+        if (life, rank, step) == ("dies", 1, 3):
+            os._exit(9)
+        assert step > 2 or not signals.lost()
+        while (life, step) == ("dies", 4) and not signals.lost():
+            time.sleep(0.001)
+        try:
+            if name := signals.agreed(wait=step == 6):
+                break
+        except RuntimeError as error:
+            name = f"lost: {is_connection_lost(error)}"
+            break
+        (folder / f"{rank} has ended step {step}").touch()
+    print(f"rank {rank}: {name or 'no signal'} at step {step}", flush=True)
+    if life != "dies":
+        dist.barrier()
+    os._exit(0)  # as a run does
+"""
+
+
+def lines_of_three(life: str, folder: Path, codes: tuple[int, ...] = (0, 0, 0)) -> list[str]:
+    """What three processes print in this life, and their exit codes are ``codes``."""
+    with ExitStack() as ending:
+        commands = [[sys.executable, "-c", THREE, life, str(rank), str(folder)] for rank in range(3)]
+        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
+        assert tuple(process.wait(60) for process in processes) == codes, [p.printed() for p in processes]
+        return [line for process in processes for line in process.printed().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("life", "name", "step"),
+    [("none", "no signal", 6), ("one", "SIGUSR2", 4), ("all", "SIGTERM", 4), ("last", "SIGUSR2", 6)],
+)
+def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
+    tmp_path: Path, life: str, name: str, step: int
+) -> None:
+    """Of a signal to one, and of several signals; one that arrives at the last step is acted on there."""
+    lines = lines_of_three(life, tmp_path)
+    assert [line for line in lines if line.startswith("rank")] == [f"rank {r}: {name} at step {step}" for r in range(3)]
+    said = [line for line in lines if not line.startswith("rank")]
+    assert len(said) == {"none": 0, "all": 3}.get(life, 1)
+    assert all("finishing this step and at most one more, then a checkpoint" in line for line in said)
+
+
+def test_no_process_waits_for_one_that_is_still_in_its_step(tmp_path: Path) -> None:
+    """In each step but the last, which waits, one asks only when it sees that the others have asked and gone on."""
+    lines = lines_of_three("late", tmp_path)
+    assert lines == [f"rank {r}: no signal at step 6" for r in range(3)]
+
+
+def test_a_process_that_dies_is_noticed_within_a_step(tmp_path: Path) -> None:
+    for line in lines_of_three("dies", tmp_path, codes=(0, 9, 0)):
+        assert line.partition(": ")[2] in ("lost: True at step 3", "lost: True at step 4"), line

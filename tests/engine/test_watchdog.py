@@ -16,14 +16,15 @@ from dira_scale.runs.lease import Lease
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.engine.watchdog import Watchdog, alive
 
-TIMINGS.linger = 0.5
+TIMINGS.linger, TIMINGS.after_loss = 0.5, 1
 
 def stand_still():
     time.sleep(60)
 
 folder, taken_over = Path(sys.argv[1]), sys.argv[2] == "ghost"
 lease = Lease(folder)
-with Watchdog(folder, lease.number, seconds=2):
+lost = sys.argv[2] == "lost"
+with Watchdog(folder, lease.number, 40 if lost else 2, lambda: lost):
     for _ in range(20):
         time.sleep(0.15)  # longer in all than the watchdog waits
         alive()
@@ -39,7 +40,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tupl
     """What each process of this file is given as its folder, and the process."""
     with ExitStack() as ending:
         actual = {}
-        for name, script in (("run", RUN), ("ghost", RUN), ("store", SAVE)):
+        for name, script in (("run", RUN), ("ghost", RUN), ("lost", RUN), ("store", SAVE)):
             folder = tmp_path_factory.mktemp(name)
             actual[name] = folder, ending.enter_context(job([sys.executable, "-c", script, str(folder), name]))
         yield actual
@@ -56,6 +57,16 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
     assert line in (tmp_path / "log.txt").read_text()
     stacks = (tmp_path / "stacks" / "rank-0.txt").read_text()
     assert "in stand_still" in stacks and "lease.py" in stacks  # every thread's
+
+
+def test_it_waits_less_once_another_process_is_gone(started) -> None:
+    tmp_path, process = started["lost"]
+    assert process.wait(120) == 1, process.printed()
+    first, *told = process.printed().splitlines()
+    assert first == "still here"
+    [line] = [line for line in told if "no step" in line]
+    assert line.startswith("pretrain: no step for 1 s, and another process is gone. Where every process stood: ")
+    assert "in stand_still" in (tmp_path / "stacks" / "rank-0.txt").read_text()
 
 
 def test_a_ghost_that_stands_still_ends_and_writes_nothing(started) -> None:

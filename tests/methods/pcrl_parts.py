@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PCRL
 from dira_scale.methods.pcrl_released import MIXUP, PCRLReleased
+from dira_scale.methods.shuffle import permutation, transposition
 from dira_scale.models import norm
 
 SIZE = 16
@@ -333,5 +333,8 @@ def _shuffled(model, images, step):
     """The momentum encoder's maps, BatchNorm groups being those of the shuffled images."""
     if not model.training or norm.groups(model) == 1:
         return model.key_encoder(images)
-    order = torch.from_numpy(permutation(len(images), step, len(model._waiting)))
+    order = permutation(len(images), step, len(model._waiting))
+    if model.shuffle.kind == "blocks":
+        order = transposition(len(images), norm.groups(model))
+    order = torch.from_numpy(order)
     return [level[torch.argsort(order)] for level in model.key_encoder(images[order])]

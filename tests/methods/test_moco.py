@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from methods.tiny import forward, method, views
 
 from dira_scale.errors import UserError
-from dira_scale.methods import moco
 from dira_scale.methods.moco import MoCo, info_nce
+from dira_scale.methods.shuffle import SHUFFLES, permutation, transposition
 
 
 def unit(*shape):
@@ -68,8 +68,9 @@ def test_forward_is_the_formula_on_its_own_embeddings():
     k = F.normalize(model.key_projector(model.key_encoder(images[1])[-1]), dim=1)
     torch.testing.assert_close(terms.losses["di"], info_nce(q, k, model.queue, 0.2))
     hits = [max(range(8), key=lambda j: q[i].dot(k[j]).item()) == i for i in range(8)]
-    assert terms.monitors["top1"].item() == pytest.approx(sum(hits) / 8)
-    assert terms.monitors["chance"].item() == 1 / 8
+    [measure] = terms.deferred
+    assert measure()["top1"].item() == pytest.approx(sum(hits) / 8)
+    assert measure()["chance"].item() == 1 / 8
     assert torch.equal(terms.pyramids[0][-1], model.encoder(images[0])[-1])
 
 
@@ -163,16 +164,17 @@ def test_keys_of_an_evaluation_do_not_enter_the_queue():
     assert model.queue_pointer == 8
 
 
-def test_keys_are_shuffled_by_the_step_and_put_back(monkeypatch):
-    model, seen = method(MoCo, groups=2), []
+@pytest.mark.parametrize("kind", SHUFFLES)
+def test_images_are_shuffled_and_keys_put_back(kind, monkeypatch):
+    """Over the whole batch in every step in another way."""
+    model, seen = method(MoCo, groups=2, shuffle=kind), []
     # An embedding that is the image's own number.
     monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
     numbers = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 1, 2, 2)
     for step in (0, 0, 1):
-        keys, first = model._keys(numbers, step)
-        assert keys.flatten().tolist() == list(range(16)) and first == 0
+        assert model._keys(numbers, step).flatten().tolist() == list(range(16))
     assert all(sorted(order) == list(range(16)) and order != list(range(16)) for order in seen)
-    assert seen[0] == seen[1] != seen[2]
+    assert seen[0] == seen[1] and (seen[1] == seen[2]) == (kind == "blocks")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -183,11 +185,12 @@ def test_keys_stay_in_order_where_nothing_is_to_hide(training, monkeypatch):
     assert seen == [list(range(16))]
 
 
-def test_shuffled_keys_are_those_of_permuted_groups():
+@pytest.mark.parametrize("kind", SHUFFLES)
+def test_shuffled_keys_are_those_of_permuted_groups(kind):
     """Two BatchNorm groups of four: each key must be what its own group of the shuffled batch gives."""
-    model, (_, images) = method(MoCo, groups=2), views()
-    keys, _ = model._keys(images, step=7)
-    order = torch.tensor(moco.permutation(8, 7, 0))
+    model, (_, images) = method(MoCo, groups=2, shuffle=kind), views()
+    keys = model._keys(images, step=7)
+    order = torch.tensor({"blocks": transposition(8, 2), "batch": permutation(8, 7, 0)}[kind])
     for group in order.chunk(2):
         features = model.key_encoder.stem(images[group])
         mean, var = features.mean((0, 2, 3), keepdim=True), features.var((0, 2, 3), correction=0, keepdim=True)

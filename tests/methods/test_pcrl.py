@@ -34,9 +34,10 @@ from scipy import stats
 from dira_scale.data.geometry.orientation import indicator
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.methods import construct, moco
+from dira_scale.methods import construct
 from dira_scale.methods.pcrl import PCRL
 from dira_scale.methods.pcrl_released import PCRLReleased, exponentials, nce
+from dira_scale.methods.shuffle import SHUFFLES, KeyShuffle, permutation, transposition
 from dira_scale.methods.transform_attention import ChannelAttention, OuterAttention
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
@@ -62,7 +63,7 @@ def test_losses_are_the_formulas_on_given_feature_maps(form, attention):
     model.encoder, model.key_encoder = Given(maps[0], maps[2]), Given(maps[1], maps[3])
     terms = model(*whole)
     assert_formulas(model, terms, expected)
-    np.testing.assert_allclose(model._waiting[0][0], expected.keys, rtol=1e-9)
+    np.testing.assert_allclose(model._waiting[0].wait(), expected.keys, rtol=1e-9)
 
 
 @FORMS
@@ -150,8 +151,8 @@ def test_the_share_is_a_matter_of_step_and_seed_alone(monkeypatch):
     drawn = [first.share(step, 0) for step in range(20)]
     torch.manual_seed(99)  # as the loop does before every micro-batch
     np.random.seed(99)
-    monkeypatch.setattr("dira_scale.methods.pcrl.rank", lambda: 1)
-    monkeypatch.setattr("dira_scale.methods.pcrl.world", lambda: 2)
+    monkeypatch.setattr("dira_scale.methods.moco.rank", lambda: 1)
+    monkeypatch.setattr("dira_scale.methods.moco.world", lambda: 2)
     assert [second.share(step, 0) for step in range(20)] == drawn
     assert not set(drawn) & {other.share(step, 0) for step in range(20)}
 
@@ -226,12 +227,13 @@ def test_the_momentum_encoder_starts_as_a_copy_and_follows_only_after_the_step(f
         torch.testing.assert_close(now[name], 0.9 * old + 0.1 * now[name.removeprefix("key_")], rtol=1e-12, atol=1e-14)
 
 
-def test_momentum_maps_of_several_groups_are_shuffled_and_put_back():
+@pytest.mark.parametrize("kind", SHUFFLES)
+def test_momentum_maps_of_several_groups_are_shuffled_and_put_back(kind):
     """Each map must be what its own group of the shuffled batch gives, in the images' order, at every level."""
-    model, (_, distorted, _) = method(groups=2), batch(count=8)
+    model, (_, distorted, _) = method(groups=2, shuffle=kind), batch(count=8)
     images = distorted[1]
     maps, keys = model.momentum_features(images, step=7)
-    order = torch.tensor(moco.permutation(8, 7, 0))
+    order = torch.tensor({"blocks": transposition(8, 2), "batch": permutation(8, 7, 0)}[kind])
     assert order.tolist() != list(range(8))
     encoder = model.key_encoder
     assert torch.equal(maps[0], images)
@@ -260,7 +262,7 @@ def test_maps_have_the_same_shapes_in_both_encoders_whether_shuffled_or_not():
 @pytest.mark.parametrize("training", [True, False])
 def test_images_stay_in_order_where_nothing_is_to_hide(training, monkeypatch):
     model = method(groups=1 if training else 2).train(training)
-    monkeypatch.setattr("dira_scale.methods.pcrl.exchange", lambda *_: pytest.fail("images were exchanged"))
+    monkeypatch.setattr(KeyShuffle, "exchange", lambda *_: pytest.fail("images were exchanged"))
     model.momentum_features(batch()[1][1], 0)
 
 

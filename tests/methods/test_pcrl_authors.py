@@ -35,9 +35,9 @@ from torch import nn
 from dira_scale.data.distort import Distort
 from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, draw
-from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PAPER_WEIGHTS
 from dira_scale.methods.pcrl_released import MIXUP, NORMALISED, PCRLReleased
+from dira_scale.methods.shuffle import permutation
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
 

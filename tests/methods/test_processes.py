@@ -16,7 +16,7 @@ import torch.distributed as dist
 from harness import together
 from torch import nn
 
-from dira_scale.distributed.collectives import exchange, gather, rank, world
+from dira_scale.distributed.collectives import Exchange, gather, rank, world
 from dira_scale.models import norm
 
 WAIT = 240  # seconds
@@ -53,24 +53,31 @@ def batch_norms():
 
 
 def exchanges():
-    """By case: whether what was exchanged is what gathering everything gives, bit for bit."""
+    """By case: whether what was exchanged is what gathering everything gives, and comes back, bit for bit."""
+    from dira_scale.methods.shuffle import transposition
+
     seen = {}
-    for rows, shape in ((1, (3,)), (4, (1, 5, 5)), (6, (2, 4, 4))):
+    for rows, shape in ((1, (3,)), (4, (1, 5, 5)), (6, (2, 4, 4)), (24, (2,))):
         generator = torch.Generator().manual_seed(rows)
         x = own_part(torch.randn(world() * rows, *shape, generator=generator))
         x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
         for name, order in (
-            ("any", torch.randperm(world() * rows, generator=generator)),
-            ("reversed", torch.arange(world() * rows).flip(0)),
-            ("as it is", torch.arange(world() * rows)),
+            ("any", torch.randperm(world() * rows, generator=generator).numpy()),
+            ("reversed", torch.arange(world() * rows).flip(0).numpy()),
+            ("as it is", torch.arange(world() * rows).numpy()),
+            *((f"{n} groups", transposition(world() * rows, n * world())) for n in (1, 2, 3, 12) if not rows % n),
         ):
-            seen[f"{name}, {rows}"] = torch.equal(exchange(x, order.numpy()), own_part(gather(x)[order]))
+            exchange = Exchange(order, x.device)
+            there = exchange(x)
+            same = torch.equal(there, own_part(gather(x)[order])) and torch.equal(exchange.back(there), x)
+            seen[f"{name}, {rows}"] = same, exchange.local
     return seen
 
 
 # Base, its settings, BatchNorm groups, and DiRA's own settings. Of 1 group all processes share statistics, of 2 some.
 METHODS = {
     "moco, 4 groups": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
+    "moco, whole batch": ("moco.MoCo", {"dim": 8, "queue": 48, "batch_norm": True, "shuffle": "batch"}, 4, {}),
     "simsiam": ("simsiam.SimSiam", {"dim": 8, "bottleneck": 4}, 1, {"restore": "both"}),
     "barlow": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
     "byol": ("byol.BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
@@ -176,6 +183,8 @@ def two_steps(method, adversary=None):
         optimizer.step()
         method.after_step()
         norm.commit_statistics(method)
+        for measure in terms.deferred:
+            terms.monitors |= measure()
         seen |= {f"{step}/{name}": mean(value.detach()) for name, value in (terms.losses | terms.monitors).items()}
     seen |= {f"state/{name}": value for name, value in method.state_dict().items()}
     method.eval()
@@ -245,7 +254,10 @@ def test_batch_norm_groups_over_processes_equal_one_process(ranks, tmp_path):
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_rows_that_are_exchanged_are_those_that_are_gathered(ranks, tmp_path):
     for seen in launch("exchanges", ranks, tmp_path):
-        assert len(seen) == 9 and all(seen.values()), seen
+        assert len(seen) == 22 and all(same for same, _ in seen.values()), seen
+        # Of 12 groups on each process, some blocks are on two of them.
+        assert seen["12 groups, 24"][1] == (ranks == 1)
+        assert seen["as it is, 24"][1]
 
 
 def test_pcrls_step_does_not_depend_on_micro_batches(tmp_path):

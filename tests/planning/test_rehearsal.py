@@ -78,10 +78,12 @@ def test_operations_are_those_of_torchs_counter() -> None:
 
 
 def test_collectives_of_moco_by_hand() -> None:
-    """A rank's images change places, all keys come back, statistics and a term are averaged."""
+    """A rank's images change places, their keys come back and go to all, statistics and a term are averaged."""
     step = rehearsed("data.size=32", ranks=2)
     images, keys = 4 * 32 * 32 * 4, 8 * 128 * 4
-    assert [c for c in step.collectives if c.kind == "all_to_all"] == [Collective("all_to_all", images, 2)]
+    assert [c for c in step.collectives if c.kind == "all_to_all"] == [
+        Collective("all_to_all", images, 2), Collective("all_to_all", keys // 2, 2),
+    ]  # fmt: skip
     assert Collective("gather", keys, 2) in step.collectives
     # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)

@@ -23,7 +23,14 @@ FIGURES: dict[str, tuple[Any, ...]] = {
     "byol": (0.2, 256, 1.5e-6, {"weight_decay": 0}, "cosine", 10, 0, [], 1000, 1, True),
 }
 HEADS: dict[str, dict[str, Any]] = {
-    "moco": {"queue": 65536, "dim": 128, "temperature": 0.2, "momentum": 0.999, "batch_norm": False},
+    "moco": {
+        "queue": 65536,
+        "dim": 128,
+        "temperature": 0.2,
+        "momentum": 0.999,
+        "batch_norm": False,
+        "shuffle": "blocks",
+    },
     "simsiam": {"dim": 2048, "bottleneck": 512},
     "barlow": {"dim": 8192, "off_diagonal": 0.0051, "scale": 1.0},
     "byol": {"hidden": 4096, "dim": 256, "momentum": 0.996},
@@ -103,6 +110,7 @@ def test_preset_released_is_the_codes_two_commands() -> None:
         "stages.dir.patience": (30, None),
         "stages.dira.patience": (30, None),
         "stages.dira.batch": (None, 16),
+        "method.base.shuffle": ("blocks", "batch"),
     }
 
 
@@ -113,7 +121,7 @@ def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
     assert (config.model.bn_groups, config.model.zero_init_residual) == (4, False)
     assert {k: v for k, v in config.method.items() if k not in ("_target_", "weights")} == {
         "queue": 16384, "dim": 128, "temperature": 0.2, "momentum": 0.99, "batch_norm": False, "alpha": 1.0,
-        "attention": "channel", "target_scale": 1.0,
+        "attention": "channel", "target_scale": 1.0, "shuffle": "blocks",
     }  # fmt: skip
     assert config.method["weights"] == {"di": 0.5, "re": pytest.approx(NORMALISED / 2, rel=1e-3)}
     sgd = {"_target_": "torch.optim.SGD", "lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -152,6 +160,7 @@ def test_preset_released_of_pcrl_is_the_codes() -> None:
         "views.orientations": (2, 1),
         "method._target_": ("dira_scale.methods.pcrl.PCRL", "dira_scale.methods.pcrl_released.PCRLReleased"),
         "method.momentum": (0.99, 0.999),
+        "method.shuffle": ("blocks", "batch"),
         "method.weights.di": (0.5, 1.0),
         "method.weights.re": (pytest.approx(NORMALISED / 2, rel=1e-3), 1.0),
         "method.target_scale": (1.0, pytest.approx(NORMALISED**0.5, rel=1e-3)),

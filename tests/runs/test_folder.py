@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -100,6 +101,23 @@ def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
     RunFolder(tmp_path, CONFIG | {"views_version": 1}).release()
     with pytest.raises(UserError, match="views_version: 1 -> 2"):
         RunFolder(tmp_path, CONFIG | {"views_version": 2})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_run_from_before_keys_were_shuffled_in_blocks_is_refused_by_name_or_keeps_its_shuffle(
+    nested: bool, tmp_path: Path
+) -> None:
+    def config(**settings: str) -> dict[str, Any]:
+        node: dict[str, Any] = {"queue": 64, **settings}
+        return CONFIG | {"method": {"base": node} if nested else node}
+
+    before, blocks = config(), config(shuffle="blocks") | {"shuffle_version": 2}
+    assert run_name(before) == run_name(config(shuffle="batch")) == run_name(config(shuffle="blocks"))
+    RunFolder(tmp_path, before).release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
+    RunFolder(tmp_path, config(shuffle="batch")).release()
+    with pytest.raises(UserError, match=r"shuffle_version: keys are .* whole batch \(method\.shuffle=batch; of DiRA: "):
+        RunFolder(tmp_path, blocks)
 
 
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import finish, pretrain, said
+from harness import EACH, finish, pretrain, said
 
 pytestmark = pytest.mark.system
 
@@ -57,3 +57,16 @@ def test_accelerates_file_and_our_configuration(
     launch = [*ACCELERATE, "--config_file", str(file), *pretrain(tmp_path / "run", shards)[1:]]
     (line,) = said(finish(launch, code=1, fresh=True))
     assert message in line
+
+
+def test_a_low_soft_limit_of_open_files_is_raised_and_a_low_hard_one_said(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = pretrain(run, shards, *EACH, "steps=1", ranks=2)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, {}))"
+    printed = finish(command, code=2, before=limit.format(20) + "; from dira_scale import errors; errors.PAUSE = 0")
+    lines = said(printed)  # without a launcher that would have ended the second
+    assert len(lines) == 2, printed
+    assert all("allows a process 20 open files, and connecting 2 processes takes at least" in line for line in lines)
+    assert not run.exists()
+    printed = finish(command, before=limit.format(100))
+    assert printed.count("allows a process 100 open files") == 1

@@ -22,7 +22,8 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank, reduce_mean, world
 from dira_scale.distributed.processes import start
 from dira_scale.engine import optim, parallel
-from dira_scale.methods.moco import MoCo, permutation
+from dira_scale.methods.moco import MoCo
+from dira_scale.methods.shuffle import permutation, transposition
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics
 from dira_scale.pretraining.objective import Forward
@@ -79,7 +80,7 @@ def fresh() -> MoCo:
     return MoCo(build_encoder("test_resnet", size=SIZE), ViewSpec(size=SIZE), **MOCO).train()
 
 
-def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> dict[str, Tensor]:
+def formula(ranks: int, accumulate: int, groups: int, shuffle: str) -> dict[str, Tensor]:
     """The same by plain torch: every BatchNorm group goes through the network by itself."""
     moco, losses = fresh(), []
     optimizer = torch.optim.SGD(
@@ -96,7 +97,12 @@ def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> 
         optimizer.zero_grad()
         for micro in range(accumulate):
             rows = torch.cat([part.chunk(accumulate)[micro] for part in torch.arange(BATCH).chunk(ranks)])
-            order = torch.from_numpy(permutation(len(rows), step, micro)) if shuffled else torch.arange(len(rows))
+            moved = {
+                "": torch.arange(len(rows)).numpy(),
+                "batch": permutation(len(rows), step, micro),
+                "blocks": transposition(len(rows), groups // accumulate),
+            }
+            order = torch.from_numpy(moved[shuffle])
             with torch.no_grad():
                 latest[rows[order]] = embed(moco.key_encoder, moco.key_projector, second[rows[order]])
             queries, keys = embed(moco.encoder, moco.projector, first[rows]), latest[rows]
@@ -115,29 +121,31 @@ def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> 
 
 
 @pytest.mark.parametrize(
-    ("strategy", "accumulate", "groups"),
+    ("strategy", "accumulate", "groups", "shuffle"),
     [
-        ("fsdp2", 2, 8),
+        ("fsdp2", 2, 8, "blocks"),
         *(
             pytest.param(*case, marks=pytest.mark.torture)
             for case in (
-                ("ddp", 1, 4), ("ddp", 2, 4), ("fsdp2", 1, 4), ("zero1", 2, 4), ("zero2", 2, 8), ("zero3", 1, 4),
-                ("zero3", 2, 4), ("zero3", 2, 8),
+                ("ddp", 1, 4, "blocks"), ("ddp", 1, 16, "blocks"), ("ddp", 2, 4, "batch"), ("fsdp2", 1, 4, "batch"),
+                ("zero1", 2, 4, "blocks"), ("zero2", 2, 8, "batch"), ("zero3", 1, 4, "blocks"),
+                ("zero3", 2, 4, "batch"), ("zero3", 2, 8, "blocks"),
             )
         ),
     ],
 )  # fmt: skip
 def test_two_processes_compute_the_formula(
-    strategy: str, accumulate: int, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    strategy: str, accumulate: int, groups: int, shuffle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Losses, queue, networks and momentum networks after two steps. The shuffle shows in what is compared."""
     require_strategy(strategy)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
     keys = [f"parallel={strategy}", f"parallel.accumulate={accumulate}", f"model.bn_groups={groups}"]
+    keys.append(f"method.shuffle={shuffle}")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # of the harness
     finish([*launch, str(tmp_path / "found.pt"), *keys])
-    trained, expected = torch.load(tmp_path / "found.pt"), formula(2, accumulate, groups)
-    unshuffled, start = formula(2, accumulate, groups, shuffled=False), fresh().state_dict()
+    trained, expected = torch.load(tmp_path / "found.pt"), formula(2, accumulate, groups, shuffle)
+    unshuffled, start = formula(2, accumulate, groups, ""), fresh().state_dict()
     torch.testing.assert_close(trained["losses"], expected["losses"], rtol=1e-5, atol=0)
     assert (unshuffled["losses"] - expected["losses"]).abs().min() > 1e-4 * expected["losses"].max()
     for name in expected.keys() - {"losses"}:

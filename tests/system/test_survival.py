@@ -160,6 +160,21 @@ def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the
     assert checkpoint.latest(run).name == f"{status(run)['step']:09d}"
 
 
+@pytest.mark.system
+def test_of_two_processes_both_take_one_more_step_after_a_signal_to_one_and_resume_to_the_same_weights(
+    unbroken_pair: Path, shards: Path, tmp_path: Path
+) -> None:
+    run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *EACH, "checkpoint.every=1000", ranks=2)
+    # Only the main process writes the status: in the third step of six, see above.
+    signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.SIGTERM)
+    with Job(signalled, run, **environment) as job:
+        assert job.end() == 75, job.printed
+    assert "SIGTERM: finishing this step and at most one more, then a checkpoint" in job.printed
+    assert "SIGTERM: checkpoint written at step 4" in job.printed and status(run)["step"] == 4
+    finish(command)
+    assert_equal_runs(run, unbroken_pair)
+
+
 # From the end of the first step on the watchdog waits a fifth as long: before, slow machines take their time to start.
 SOON = """
 from dira_scale.distributed.timings import TIMINGS
@@ -209,6 +224,41 @@ def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_pa
     assert "waiting_for_godot" in stacks[1] and "waiting_for_godot" not in stacks[0]
     assert all("Current thread" in text and text.count("Thread 0x") >= 1 for text in stacks.values())
     assert "no step for 8 s" in (run / "log.txt").read_text()
+
+
+# Rank 1 dies once it has computed its second step; rank 0 hangs in the third one, as it would on a GPU.
+LOST = """
+import os, time
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine.signals import Signals
+from dira_scale.engine.step import Step
+
+TIMINGS.after_loss = TIMINGS.linger = 2
+agreed, take, asked = Signals.agreed, Step.__call__, []
+
+def dies(self, wait=False):
+    asked.append(wait)
+    if os.environ["RANK"] == "1" and len(asked) == 2:
+        os._exit(9)
+    return agreed(self, wait)
+
+def hangs(self, step, batch):
+    if step == 2:
+        time.sleep(3600)
+    take(self, step, batch)
+
+Signals.agreed, Step.__call__ = dies, hangs
+"""
+
+
+@pytest.mark.system
+def test_a_process_that_hangs_once_another_is_gone_ends_soon_and_names_it(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = pretrain(run, shards, *EACH, "epoch_factor=50", "log_every=99", "checkpoint.every=99", ranks=2)
+    with Job(command, run, before=LOST) as job:
+        job.wait_until(lambda: not job.process.alive())
+    told = "no step for 2 s, and another process is gone. Where every process stood: "
+    assert told in job.printed and "nothing yet from rank 1" in job.printed, job.printed
 
 
 @pytest.mark.system

@@ -109,7 +109,7 @@ def test_what_does_not_divide_is_one_message_with_what_would() -> None:
         check_division(made, 5)
     assert str(caught.value) == (
         "data.batch=24 is not divisible by 5 ranks x parallel.accumulate=1; data.lanes=8 is not divisible by 5 ranks; "
-        "model.bn_groups=4 BatchNorm groups cannot be divided among 5 ranks x parallel.accumulate=1; "
+        "the 4 BatchNorm groups of data.batch=24 cannot be divided among 5 ranks x parallel.accumulate=1; "
         "numbers of processes that fit: 1, 2, 4, 8"
     )
     with pytest.raises(UserError, match=r"data.batch=25 .*no number of processes fits, change one of these keys"):

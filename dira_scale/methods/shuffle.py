@@ -1,0 +1,106 @@
+"""Shuffling BatchNorm (He et al., CVPR 2020, sec. 3.3): no query is normalised among the same images as its key.
+
+Their statistics would leak the answer. MoCo permutes the whole batch, of which every process then needs rows of every
+other. It is enough that few companions of a query are companions of its key, too, so images move within ``blocks`` of
+:data:`BLOCK` BatchNorm groups, by their positions in the batch alone: a block is in one process, or on one node.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from dira_scale.distributed.collectives import Exchange, IntArray, world
+from dira_scale.errors import UserError, nearest
+
+BLOCK = 8  # groups
+VERSION = 2  # of ``blocks``, in the identity of runs that use them; 1: the whole batch is permuted
+SHUFFLES = ("blocks", "batch")
+MUCH = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
+
+
+class KeyShuffle:
+    """Where the images of a batch go before the momentum encoder.
+
+    Args:
+        kind: ``blocks``, or ``batch``: as in MoCo's code, the whole batch is permuted, each time in another way.
+        key: of the setting, for messages.
+
+    Raises ``UserError`` for another ``kind``.
+    """
+
+    def __init__(self, kind: str, key: str) -> None:
+        if kind not in SHUFFLES:
+            raise UserError(f"{key}={kind}: expected {' or '.join(SHUFFLES)}{nearest(kind, SHUFFLES)}")
+        self.kind = kind
+        self._blocks: tuple[tuple[int, int, torch.device], Exchange] | None = None  # the same in every step
+
+    def enter_stage(self) -> None:
+        """Another stage may have another batch."""
+        self._blocks = None
+
+    def exchange(self, images: int, groups: int, device: torch.device, step: int, micro_batch: int) -> Exchange:
+        """Of a micro-batch with ``images`` on each process, in ``groups`` on all of them."""
+        count = images * world()
+        if self.kind == "batch":
+            return Exchange(permutation(count, step, micro_batch), device)
+        asked = images, groups, device
+        if self._blocks is None or self._blocks[0] != asked:
+            self._blocks = asked, Exchange(transposition(count, groups), device)
+        return self._blocks[1]
+
+
+def transposition(count: int, groups: int) -> IntArray:
+    """Sample s of group j goes to sample s of group (j + s) mod 8, counted in its block of 8 groups.
+
+    The last block may have fewer: those that are left. Row i of the result comes from row ``transposition[i]``.
+    """
+    size = count // groups
+    sample = np.arange(size)
+    rows = []
+    for first, block in blocks(groups):
+        group = (np.arange(block)[:, None] - sample) % block
+        rows.append(((first + group) * size + sample).ravel())
+    return np.concatenate(rows)
+
+
+def permutation(count: int, step: int, micro_batch: int) -> IntArray:
+    """The same on every process, different for every micro-batch; on the host, which plans the exchange."""
+    return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)
+
+
+def blocks(groups: int) -> Iterator[tuple[int, int]]:
+    """First group and number of groups of each block."""
+    for first in range(0, groups, BLOCK):
+        yield first, min(BLOCK, groups - first)
+
+
+def leak(kind: str, count: int, groups: int) -> float:
+    """Share of a query's companions in its BatchNorm group that are its key's companions, too; 0 to 1.
+
+    In blocks those stay together whose s differs by a multiple of the block's groups: with g images in each of m groups
+    (g / m - 1) / (g - 1) if m divides g. For ``batch`` the expected value, (g - 1) / (B - 1).
+    """
+    size = count // groups
+    if groups == 1:
+        return 1.0
+    if kind == "batch":
+        return (size - 1) / (count - 1)
+    together = 0  # ordered pairs of companions
+    for _, block in blocks(groups):
+        met = np.bincount(np.arange(size) % block)
+        together += block * int((met * (met - 1)).sum())
+    return together / (groups * size * (size - 1))
+
+
+def leak_line(kind: str, count: int, groups: int) -> str:
+    """What :func:`leak` is, for people; with a warning if it is above :data:`MUCH`."""
+    share, size = leak(kind, count, groups), count // groups
+    line = f"key shuffle: a query and its key share {share:.1%} of the {size - 1} other images of a BatchNorm group"
+    if share <= MUCH:
+        return line
+    line = f"{line}: above {MUCH:.0%}, their statistics may tell which key is the query's"
+    for more in (n for n in range(2, count // 2 + 1) if count % n == 0):
+        if (less := leak(kind, count, more)) <= MUCH:
+            return f"{line}; with {more} groups of {count // more} it is {less:.1%}"
+    return line

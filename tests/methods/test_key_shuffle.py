@@ -1,0 +1,79 @@
+"""The shuffle of keys in blocks: against its definition written out, and the leak against counting pairs."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from methods.tiny import dira, method
+
+from dira_scale.errors import UserError
+from dira_scale.methods.moco import MoCo
+from dira_scale.methods.shuffle import leak, leak_line, permutation, transposition
+from dira_scale.models import norm
+
+SIZES = st.integers(1, 40), st.integers(2, 40)  # groups, images of a group
+
+
+@given(*SIZES)
+def test_sample_s_of_group_j_goes_to_group_j_plus_s_of_its_block(groups: int, size: int) -> None:
+    shuffled = transposition(groups * size, groups).tolist()
+    assert sorted(shuffled) == list(range(groups * size))
+    for j in range(groups):
+        first = j - j % 8
+        block = min(8, groups - first)
+        for s in range(size):
+            target = first + (j - first + s) % block
+            assert shuffled[target * size + s] == j * size + s
+
+
+@given(*SIZES)
+def test_the_leak_is_the_share_of_companions_that_are_met_again(groups: int, size: int) -> None:
+    order = transposition(groups * size, groups)
+    group = np.arange(groups * size) // size
+    where = np.empty_like(group)
+    where[order] = group  # of each image, its group among the shuffled
+    same = (group[:, None] == group) & (where[:, None] == where)
+    expected = (same.sum() - len(group)) / (len(group) * (size - 1))
+    assert leak("blocks", groups * size, groups) == pytest.approx(expected)
+
+
+def test_the_leak_of_a_permuted_batch_is_its_mean() -> None:
+    group, shares = np.arange(64) // 16, []
+    for step in range(300):
+        where = np.empty_like(group)
+        where[permutation(64, step, 0)] = group
+        same = (group[:, None] == group) & (where[:, None] == where)
+        shares.append((same.sum() - 64) / (64 * 15))
+    assert leak("batch", 64, 4) == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 300**0.5)
+    assert leak("batch", 64, 1) == leak("blocks", 64, 1) == 1
+
+
+def test_the_leak_of_many_gpus_is_less_than_the_papers() -> None:
+    """Groups of 32 and of 64 images, whatever the batch; the paper's four groups of 64."""
+    for batch in (512, 65536):
+        assert leak("blocks", batch, batch // 32) == pytest.approx(3 / 31) == pytest.approx(0.097, abs=1e-3)
+        assert leak("blocks", batch, batch // 64) == pytest.approx(1 / 9)
+    assert leak("batch", 256, 4) == pytest.approx(63 / 255) == pytest.approx(0.25, abs=0.004)
+
+
+def test_the_line_warns_above_a_third_and_says_what_is_better() -> None:
+    assert leak_line("blocks", 256, 4) == (
+        "key shuffle: a query and its key share 23.8% of the 63 other images of a BatchNorm group"
+    )
+    assert leak_line("blocks", 32, 2) == (
+        "key shuffle: a query and its key share 46.7% of the 15 other images of a BatchNorm group: above 30%, their "
+        "statistics may tell which key is the query's; with 4 groups of 8 it is 14.3%"
+    )
+
+
+def test_only_runs_that_shuffle_in_blocks_have_another_identity() -> None:
+    blocks, batch, plain = (method(MoCo, groups=n, shuffle=k) for n, k in ((2, "blocks"), (2, "batch"), (1, "blocks")))
+    assert blocks.identity(2) == {"shuffle_version": 2}
+    assert blocks.identity(1) == batch.identity(2) == plain.identity(2) == {}  # the last has no BatchNorm
+    moco, simsiam = (norm.convert(dira(base)) for base in ("moco", "simsiam"))
+    assert moco.identity(2) == blocks.identity(2) and simsiam.identity(2) == {}
+
+
+def test_another_shuffle_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"^MoCo's shuffle=block: expected blocks or batch; did you mean 'blocks'\?$"):
+        method(MoCo, shuffle="block")
