@@ -118,6 +118,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.data.ffcv_library import FfcvLibrary
     from dira_scale.data.loaders.build import choose
     from dira_scale.distributed.launcher import _refuse_missing
+    from dira_scale.metrics.libraries import require_libraries
     from dira_scale.models.formats import _onnx
     from dira_scale.places.excel import open_table
     from dira_scale.places.store import locate
@@ -134,6 +135,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         ],
         "ffcv": [lambda: need_extra("ffcv"), FfcvLibrary, lambda: require("ffcv", "ffcv")],
         "deepspeed": zero, "transformers": zero, "onnx": onnx, "onnxscript": onnx, "mkdocs": docs, "mkdocstrings": docs,
+        "torchmetrics": [require_libraries], "monai": [require_libraries],
         "upath": [lambda: locate("s3://bucket/shards", "data.shards")],
         "openpyxl": [lambda: need_extra("excel"), lambda: open_table(ROOT / "x.xlsx").__enter__()],
         "s3fs": [lambda: locate("s3://bucket/shards", "data.shards")],

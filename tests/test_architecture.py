@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "config": BESIDE,
     "places": BESIDE | {"config"},
     "machine": BESIDE | {"config", "places"},
-    "metrics": BESIDE,
+    "metrics": BESIDE | {"config", "places"},
     "phantom": FOUNDATION,
     "imaging": FOUNDATION,
     "pixels": FOUNDATION,

@@ -1,1 +1,1 @@
-"""Metrics on arrays: pure functions."""
+"""Metrics on arrays: pure functions; ``cases`` writes and reads the rows from which they are computed."""

@@ -1,0 +1,91 @@
+"""Whether two settings differ by more than chance: Student's t-test as in the papers, Welch's; Holm's correction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from scipy.stats import ttest_ind
+
+from dira_scale.metrics.statistics.spread import Result, values_by_run
+
+Over = Literal["runs", "seeds"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``first`` against ``second`` in one metric; ``difference`` = mean of first - mean of second.
+
+    ``student``, ``welch``: two-sided p of the independent two-sample t-test with equal and with unequal variances.
+    ``student_holm``, ``welch_holm``: the same, corrected for all ``comparisons`` that were made together. NaN where a
+    side has fewer than two values. ``over``: what these are, ``n_first`` and ``n_second`` their numbers.
+    """
+
+    first: str
+    second: str
+    metric: str
+    over: Over
+    n_first: int
+    n_second: int
+    difference: float
+    student: float
+    welch: float
+    student_holm: float = float("nan")
+    welch_holm: float = float("nan")
+    comparisons: int = 0
+
+
+def compare(results: Sequence[Result], pairs: Sequence[tuple[str, str]], over: Over = "runs") -> list[Comparison]:
+    """Each pair of settings in each metric that both have; Holm's correction is over all of them.
+
+    Args:
+        over: ``runs``: the values are pretraining runs, each the mean over its seeds: a difference holds for another
+            pretraining, too. ``seeds``: fine-tuning seeds of one pretraining run, as in the papers: a difference holds
+            for these weights only.
+
+    Raises:
+        ValueError: ``seeds`` with results of several pretraining runs, which are not independent; a run and seed twice.
+    """
+    metrics = dict.fromkeys(result.metric for result in results)
+    made = []
+    for first, second in pairs:
+        for metric in metrics:
+            a, b = (_values(results, setting, metric, over) for setting in (first, second))
+            if len(a) and len(b):
+                student, welch = _p(a, b, equal_variances=True), _p(a, b, equal_variances=False)
+                difference = float(a.mean() - b.mean())
+                made.append(Comparison(first, second, metric, over, len(a), len(b), difference, student, welch))
+    count = sum(not np.isnan(comparison.student) for comparison in made)
+    by_student, by_welch = (holm([getattr(comparison, test) for comparison in made]) for test in ("student", "welch"))
+    return [
+        replace(comparison, student_holm=float(by_student[i]), welch_holm=float(by_welch[i]), comparisons=count)
+        for i, comparison in enumerate(made)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction (Scandinavian Journal of Statistics 1979): adjusted p; NaN is no test and stays."""
+    p = np.asarray(p_values, float)
+    adjusted, known = np.full(len(p), np.nan), np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
+    return adjusted
+
+
+def _values(results: Sequence[Result], setting: str, metric: str, over: Over) -> np.ndarray:
+    runs = values_by_run([r for r in results if (r.setting, r.metric) == (setting, metric)])
+    if over == "runs":
+        return np.array([values.mean() for values in runs.values()])
+    if len(runs) > 1:
+        raise ValueError(
+            f"{setting}, {metric}: seeds of {len(runs)} pretraining runs; compare over runs, or within one"
+        )
+    return next(iter(runs.values()), np.array([]))
+
+
+def _p(first: np.ndarray, second: np.ndarray, equal_variances: bool) -> float:
+    if min(len(first), len(second)) < 2:
+        return float("nan")
+    with np.errstate(all="ignore"):  # no spread at all: NaN
+        return float(ttest_ind(first, second, equal_var=equal_variances).pvalue)

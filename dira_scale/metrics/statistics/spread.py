@@ -1,0 +1,123 @@
+"""Results of several runs as a table that keeps three kinds of uncertainty apart.
+
+Another pretraining run gives other weights, another seed of fine-tuning other figures of the same weights, and other
+test patients other figures of the same network. None of the three says anything about the other two.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.metrics.statistics.bootstrap import Interval
+
+
+@dataclass(frozen=True)
+class Result:
+    """A figure of one fine-tuned network. ``setting``: what is compared, such as a method; ``run``: the pretraining
+    run that it began with (of random weights, the draw of these); ``seed``: of fine-tuning; ``patients``: of the test
+    split, their number."""
+
+    setting: str
+    run: str
+    seed: int
+    metric: str
+    value: float
+    patients: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """All results of a setting and metric.
+
+    ``mean``: over runs, of each run's mean over seeds. ``n``: the pretraining runs. ``run_sd``: the standard deviation
+    of the runs' means. ``seed_sd``: that of seeds within a run, pooled over runs; ``results``: their number.
+    ``left_out``: results without a value. ``interval``: of the mean over test patients. ``ddof``: of both standard
+    deviations, which are None of a single run, and where no run has two seeds.
+    """
+
+    setting: str
+    metric: str
+    mean: float
+    run_sd: float | None
+    n: int
+    seed_sd: float | None
+    results: int
+    left_out: int
+    interval: Interval | None
+    patients: int
+    ddof: int
+
+
+def spreads(
+    results: Sequence[Result], intervals: Mapping[tuple[str, str], Interval] | None = None, ddof: int = 1
+) -> list[Spread]:
+    """One for each setting and metric, in the order of ``results``.
+
+    Args:
+        intervals: over test patients, by (setting, metric): a bootstrap of the ``average`` over the setting's networks.
+        ddof: 1 for the sample's standard deviation; 0 as numpy's default, which the papers' code prints.
+
+    Raises:
+        ValueError: a run and seed twice, or results of a setting and metric from other numbers of patients.
+    """
+    groups = dict.fromkeys((result.setting, result.metric) for result in results)
+    return [
+        _spread([r for r in results if (r.setting, r.metric) == group], (intervals or {}).get(group), ddof)
+        for group in groups
+    ]
+
+
+def values_by_run(results: Sequence[Result]) -> dict[str, np.ndarray]:
+    """The values of each run's seeds, those that are NaN left out. Raises ValueError for a run and seed twice."""
+    if len({(result.run, result.seed) for result in results}) < len(results):
+        raise ValueError(f"{results[0].setting}, {results[0].metric}: a run and seed is there twice")
+    runs: dict[str, list[float]] = {}
+    for result in results:
+        if not np.isnan(result.value):
+            runs.setdefault(result.run, []).append(result.value)
+    return {run: np.array(values) for run, values in runs.items()}
+
+
+def spread_table(spreads: Sequence[Spread]) -> list[list[str]]:
+    """Cells, the header first: a row for each spread, a column for each kind of uncertainty."""
+    ddof = ", ".join(sorted({str(spread.ddof) for spread in spreads}))
+    levels = ", ".join(sorted({f"{100 * s.interval.level:g} %" for s in spreads if s.interval is not None}))
+    head = ["setting", "metric", "mean", "n (runs)", f"sd over runs (ddof {ddof})", f"sd over seeds (ddof {ddof})"]
+    head += [f"interval over patients ({levels})" if levels else "interval over patients"]
+    return [head, *(_cells(spread) for spread in spreads)]
+
+
+def _spread(results: Sequence[Result], interval: Interval | None, ddof: int) -> Spread:
+    patients = {result.patients for result in results}
+    setting, metric = results[0].setting, results[0].metric
+    if len(patients) > 1:
+        counts = ", ".join(map(str, sorted(patients)))
+        raise ValueError(f"{setting}, {metric}: test splits of {counts} patients are not one test split")
+    runs = values_by_run(results)
+    means = np.array([values.mean() for values in runs.values()])
+    free = sum(len(values) - ddof for values in runs.values() if len(values) > 1)
+    squares = sum(float(((values - values.mean()) ** 2).sum()) for values in runs.values() if len(values) > 1)
+    count = sum(map(len, runs.values()))
+    return Spread(
+        setting=setting,
+        metric=metric,
+        mean=float(means.mean()) if len(means) else float("nan"),
+        run_sd=float(means.std(ddof=ddof)) if len(means) > 1 else None,
+        n=len(means),
+        seed_sd=float(np.sqrt(squares / free)) if free else None,
+        results=count,
+        left_out=len(results) - count,
+        interval=interval,
+        patients=patients.pop(),
+        ddof=ddof,
+    )
+
+
+def _cells(spread: Spread) -> list[str]:
+    def number(value: float | None) -> str:
+        return "-" if value is None or np.isnan(value) else f"{value:.4f}"
+
+    over = "-" if spread.interval is None else f"{number(spread.interval.low)} to {number(spread.interval.high)}"
+    sds = number(spread.run_sd), f"{number(spread.seed_sd)} ({spread.results} results)"
+    return [spread.setting, spread.metric, number(spread.mean), str(spread.n), *sds, f"{over} ({spread.patients})"]

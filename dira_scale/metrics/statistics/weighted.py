@@ -1,0 +1,79 @@
+"""Metrics of weighted rows, for many sets of weights at once: what a bootstrap computes thousands of times.
+
+Each function returns a statistic: row weights [b, N] to its values [b], NaN where the weighted rows have none. With all
+weights 1 it is the metric itself.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def weighted_mean(values: np.ndarray) -> Statistic:
+    """The mean of ``values`` [N], such as each case's Dice; NaN does not count."""
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0)
+    return lambda weights: _ratio(weights @ filled, weights @ known.astype(float))
+
+
+def weighted_auroc(targets: np.ndarray, scores: np.ndarray) -> Statistic:
+    """The area under the ROC curve; ``targets``: [N], 0, 1 or NaN (does not count); ``scores``: [N]."""
+    order, first, positive = _ranked(targets, scores)
+
+    def area(weights: np.ndarray) -> np.ndarray:
+        positives, negatives = _by_score(weights[:, order], first, positive)
+        below = np.cumsum(negatives, 1) - negatives / 2  # a tie is half right
+        return _ratio((positives * below).sum(1), positives.sum(1) * negatives.sum(1))
+
+    return area
+
+
+def weighted_average_precision(targets: np.ndarray, scores: np.ndarray) -> Statistic:
+    """The average precision: the mean over positives of the precision at their score; arguments as above."""
+    order, first, positive = _ranked(targets, -np.asarray(scores, float))
+
+    def precision(weights: np.ndarray) -> np.ndarray:
+        positives, negatives = _by_score(weights[:, order], first, positive)
+        hits, alarms = np.cumsum(positives, 1), np.cumsum(negatives, 1)
+        at_score = np.where(positives > 0, positives * hits / np.maximum(hits + alarms, 1e-300), 0.0)
+        return np.where(alarms[:, -1] > 0, _ratio(at_score.sum(1), hits[:, -1]), np.nan)
+
+    return precision
+
+
+def average(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean over several statistics of the same rows, such as labels, or runs; where one is NaN, of the others."""
+
+    def over_all(weights: np.ndarray) -> np.ndarray:
+        values = np.stack([statistic(weights) for statistic in statistics])
+        return _ratio(np.nansum(values, 0), (~np.isnan(values)).sum(0))
+
+    return over_all
+
+
+def difference(first: Statistic, second: Statistic) -> Statistic:
+    """``first`` - ``second``, of the same rows: the comparison of two networks on the same patients."""
+    return lambda weights: first(weights) - second(weights)
+
+
+def _ranked(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The known rows from the lowest score on, where each distinct score begins among them, and which are positive."""
+    targets, scores = np.asarray(targets, float), np.asarray(scores, float)
+    known = np.flatnonzero(~np.isnan(targets))
+    order = known[np.argsort(scores[known], kind="stable")]
+    first = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    return order, first, targets[order] == 1
+
+
+def _by_score(weights: np.ndarray, first: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weight of positives and of negatives at each distinct score, both [b, scores]."""
+    if not len(first):
+        return np.zeros((len(weights), 1)), np.zeros((len(weights), 1))
+    positives = np.add.reduceat(weights * positive, first, axis=1, dtype=float)
+    return positives, np.add.reduceat(weights * ~positive, first, axis=1, dtype=float)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)

@@ -1,0 +1,20 @@
+"""The extra that computes metrics is asked for in one line, before anything takes seconds."""
+
+import importlib.util
+
+import pytest
+
+from dira_scale.errors import UserError
+from dira_scale.metrics import libraries
+
+
+def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    libraries.require_libraries()  # the tests' environment has both
+    there = importlib.util.find_spec
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "monai" else there(name))
+    with pytest.raises(UserError) as refused:
+        libraries.require_libraries()
+    assert str(refused.value) == (
+        "metrics need the extra `evaluation` (monai not installed): python3 setup/install.py evaluation in a checkout, "
+        "or pip install 'dira_scale[evaluation]'"
+    )
