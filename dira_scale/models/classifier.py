@@ -16,9 +16,7 @@ class ClassificationHead(nn.Module):
         norm_first: whether it normalises each position before the average (Swin), else the average (ConvNeXt).
     """
 
-    def __init__(
-        self, channels: int, classes: int, norm: nn.LayerNorm | None = None, norm_first: bool = False
-    ) -> None:
+    def __init__(self, channels: int, classes: int, norm: nn.LayerNorm | None = None, norm_first: bool = False) -> None:
         super().__init__()
         self.norm, self.norm_first = norm or nn.Identity(), norm_first
         self.fc = nn.Linear(channels, classes)

@@ -1,5 +1,7 @@
 """Classifiers and segmentation of several classes: equal to timm's and smp's networks with the same weights."""
 
+from typing import Any
+
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -14,10 +16,10 @@ from dira_scale.models.timm_head import timm_head_names
 
 CLASSES = 3
 CHANNELS = [32, 16, 16, 8, 8]
-STUB = {"_target_": TARGET, "width": 4, "weights": None, "bn_groups": 1}
+STUB: dict[str, Any] = {"_target_": TARGET, "width": 4, "weights": None, "bn_groups": 1}
 
 
-def model(encoder: str) -> dict[str, object]:
+def model(encoder: str) -> dict[str, Any]:
     unet = {"_target_": "dira_scale.models.architecture.TimmUNet", "encoder": encoder, "decoder_channels": CHANNELS}
     return unet | {"weights": None, "bn_groups": 1, "zero_init_residual": False}
 
