@@ -107,6 +107,17 @@ def test_a_run_goes_on_to_the_end_that_it_had(folder: Path, tmp_path: Path, name
     assert name in (run / "report.html").read_text()
 
 
+def test_a_run_whose_keys_were_shuffled_over_the_batch_is_refused_without_saying_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = unpacked("interrupted", tmp_path)
+    before = rows(run)
+    words = [word for word in command_of("interrupted", folder, run) if "shuffle" not in word]
+    assert go_on("interrupted", *words, "parallel.strategy=ddp") == 2
+    assert "shuffle_version: keys are shuffled over the whole batch (method.shuffle=batch" in capsys.readouterr().err
+    assert rows(run) == before
+
+
 def test_a_run_of_earlier_views_is_refused_but_exported(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

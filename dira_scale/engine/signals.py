@@ -16,6 +16,7 @@ import torch.distributed as dist
 from dira_scale.distributed.collectives import new_group, world
 
 REPEAT_SECONDS = 2.0  # one Ctrl-C may arrive twice: from the terminal, and from the launcher, which forwards it
+RANKS_A_STEP = 256  # of a ring of two hops a rank, some 20 ms: so many ranks' message is out before a step has ended
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Signals:
         self._unsaid = self._again = self._ended = False
         self._group: Any = None
         self._question: Any = None  # under way: has any rank received a signal?
+        self._calls = 0
         self._before: dict[signal.Signals, Any] = {}
         self._lock = threading.RLock()  # a handler may interrupt another
         self._thread: threading.Thread | None = None
@@ -69,7 +71,8 @@ class Signals:
         """Name of the signal that any rank had received at the previous call; empty if none. Collective.
 
         Every rank gets the same answer at the same call. No rank waits for those that are still in their step: the
-        question of each call is answered while the next step is computed.
+        question of each call is answered while the next step is computed. Very many ranks ask, and have their answer,
+        only every :func:`interval` calls.
 
         Args:
             wait: for this call's answer, so that nothing is under way afterwards. A single process never lags.
@@ -79,6 +82,9 @@ class Signals:
         """
         if self._group is None:
             return _name(self.received)
+        self._calls += 1
+        if not wait and self._calls % interval(world()):
+            return ""
         number = self._answer()
         if not number:  # the same on all ranks
             self._ask()
@@ -126,7 +132,8 @@ class Signals:
             self._read()
             if self._unsaid:
                 self._unsaid = False
-                more = "" if self._group is None else " and at most one more"
+                steps = 2 * interval(world()) - 1
+                more = "" if self._group is None else f" and at most {'one' if steps == 1 else steps} more"
                 again = "; again ends without one" if self.received == signal.SIGINT else ""
                 logger.info("%s: finishing this step%s, then a checkpoint%s", _name(self.received), more, again)
 
@@ -151,3 +158,8 @@ class Signals:
 def _name(number: int) -> str:
     """``SIGTERM`` for 15; empty for 0."""
     return signal.Signals(number).name if number else ""
+
+
+def interval(ranks: int) -> int:
+    """Steps between two questions whether a signal has arrived."""
+    return 1 + ranks // RANKS_A_STEP

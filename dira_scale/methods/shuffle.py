@@ -96,7 +96,8 @@ def leak(kind: str, count: int, groups: int) -> float:
 def leak_line(kind: str, count: int, groups: int) -> str:
     """What :func:`leak` is, for people; with a warning if it is above :data:`MUCH`."""
     share, size = leak(kind, count, groups), count // groups
-    line = f"key shuffle: a query and its key share {share:.1%} of the {size - 1} other images of a BatchNorm group"
+    line = f"key shuffle: of {count} images in {groups} BatchNorm group{'s' * (groups > 1)}, a query and its key share "
+    line += f"{share:.1%} of their {size - 1} companions"
     if share <= MUCH:
         return line
     line = f"{line}: above {MUCH:.0%}, their statistics may tell which key is the query's"

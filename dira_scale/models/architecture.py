@@ -46,17 +46,20 @@ class Architecture(Schema):
     def groups(self, batch: int) -> int:
         """BatchNorm groups of a global ``batch``. Raises UserError if it does not divide into them."""
         size, sizes = self.bn_group_size, [n for n in range(2, batch + 1) if batch % n == 0]
-        if size:
-            if size in sizes:
-                return batch // size
-            key, groups, possible = "bn_group_size", f"BatchNorm groups of {size} samples", sizes
-        else:
+        if size is None:
             numbers = [batch // n for n in reversed(sizes)]
-            if self.bn_groups in numbers:
-                return self.bn_groups
-            key, groups, possible = "bn_groups", f"{self.bn_groups} BatchNorm groups of at least 2 samples", numbers
-        listed = ", ".join(map(str, possible)) or "none"
-        raise UserError(f"model.{key}: data.batch={batch} does not divide into {groups}; possible: {listed}")
+            if self.bn_groups not in numbers:
+                raise UserError(
+                    f"model.bn_groups: data.batch={batch} does not divide into {self.bn_groups} BatchNorm groups of at "
+                    f"least 2 samples; possible: {', '.join(map(str, numbers)) or 'none'}"
+                )
+            return self.bn_groups
+        if size not in sizes:
+            raise UserError(
+                f"model.bn_group_size: data.batch={batch} does not divide into BatchNorm groups of {size} samples; "
+                f"possible: {', '.join(map(str, sizes)) or 'none'}"
+            )
+        return batch // size
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import ndtr
 
+from dira_scale.engine.signals import interval
 from dira_scale.planning.ledger import Collective
 from dira_scale.planning.links import Links
 from dira_scale.planning.strategies import Traffic
@@ -23,7 +24,8 @@ class StepTimes:
         behind: collectives that the backward pass can hide: gradients, and parameters gathered again.
         buckets: number of equal messages that those are split into.
         host: of a rank's host, to launch what the device computes; it works ahead of the device.
-        control: of the processes' message whether a signal arrived; it is sent in a step and awaited in the next.
+        control: of the processes' message whether a signal arrived; it is sent in a step and awaited in the next, or
+            its share of the steps in between.
         loader: to load a batch.
         jitter: standard deviation of a rank's arithmetic and host work, as a share of it.
     """
@@ -103,7 +105,7 @@ class Workload:
             ahead=total(traffic.ahead, gather),
             behind=total(traffic.behind, gather) + total(traffic.reduced, reduce),
             buckets=traffic.messages,
-            control=2 * (ranks - 1) * self.control,  # a ring, however small the message
+            control=2 * (ranks - 1) * self.control / interval(ranks),  # a ring, however small the message
         )
 
     def seconds(self, ranks: int) -> float:

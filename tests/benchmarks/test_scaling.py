@@ -93,7 +93,7 @@ def test_the_prediction_in_the_documentation_is_what_is_simulated() -> None:
     text = (Path(__file__).parents[2] / "docs" / "evidence" / "plan.md").read_text().partition("<!-- prediction -->")[2]
     rows = re.findall(r"^\| ([\d,]+) \|(.*)\|$", text.partition("\n\n")[0], re.MULTILINE)
     jitter = PUBLISHED[0].jitter()
-    columns = ["machine=a100"], ["machine=h200"], ["machine=h200", "plan.control=0"]
+    columns = ["machine=a100"], ["machine=a100", "plan.links=8"], ["machine=h200"]
     jobs = [gpus("dira_moco", keys, 64, jitter)[0] for keys in columns]
     assert [int(ranks.replace(",", "")) for ranks, _ in rows] == [8, 128, 512, 1024]
     for ranks, cells in rows:

@@ -90,18 +90,21 @@ from datetime import timedelta
 from pathlib import Path
 import torch.distributed as dist
 from dira_scale.distributed.rendezvous import is_connection_lost
+from dira_scale.engine import signals as module
 from dira_scale.engine.signals import Signals
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 life, rank, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 dist.init_process_group("gloo", f"file://{folder}/meet", timeout=timedelta(seconds=120), rank=rank, world_size=3)
+if life == "rarely":
+    module.RANKS_A_STEP = 2  # three ranks ask every second step
 with Signals() as signals:
     signals.listen()
     for step in range(1, 7):
         if life == "late" and rank == 2 and step < 6:
             while not all((folder / f"{other} has ended step {step}").exists() for other in (0, 1)):
                 time.sleep(0.001)
-        if (life, rank, step) in (("one", 1, 3), ("last", 1, 6)):
+        if (life, rank, step) in (("one", 1, 3), ("last", 1, 6), ("rarely", 1, 1)):
             os.kill(os.getpid(), signal.SIGUSR2)
         if life == "all" and step == 3:
             os.kill(os.getpid(), (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)[rank])
@@ -135,7 +138,13 @@ def lines_of_three(life: str, folder: Path, codes: tuple[int, ...] = (0, 0, 0)) 
 
 @pytest.mark.parametrize(
     ("life", "name", "step"),
-    [("none", "no signal", 6), ("one", "SIGUSR2", 4), ("all", "SIGTERM", 4), ("last", "SIGUSR2", 6)],
+    [
+        ("none", "no signal", 6),
+        ("one", "SIGUSR2", 4),
+        ("all", "SIGTERM", 4),
+        ("last", "SIGUSR2", 6),
+        ("rarely", "SIGUSR2", 4),
+    ],
 )
 def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
     tmp_path: Path, life: str, name: str, step: int
@@ -145,7 +154,8 @@ def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
     assert [line for line in lines if line.startswith("rank")] == [f"rank {r}: {name} at step {step}" for r in range(3)]
     said = [line for line in lines if not line.startswith("rank")]
     assert len(said) == {"none": 0, "all": 3}.get(life, 1)
-    assert all("finishing this step and at most one more, then a checkpoint" in line for line in said)
+    more = 3 if life == "rarely" else "one"
+    assert all(f"finishing this step and at most {more} more, then a checkpoint" in line for line in said)
 
 
 def test_no_process_waits_for_one_that_is_still_in_its_step(tmp_path: Path) -> None:

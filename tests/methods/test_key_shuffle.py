@@ -58,11 +58,11 @@ def test_the_leak_of_many_gpus_is_less_than_the_papers() -> None:
 
 def test_the_line_warns_above_a_third_and_says_what_is_better() -> None:
     assert leak_line("blocks", 256, 4) == (
-        "key shuffle: a query and its key share 23.8% of the 63 other images of a BatchNorm group"
+        "key shuffle: of 256 images in 4 BatchNorm groups, a query and its key share 23.8% of their 63 companions"
     )
     assert leak_line("blocks", 32, 2) == (
-        "key shuffle: a query and its key share 46.7% of the 15 other images of a BatchNorm group: above 30%, their "
-        "statistics may tell which key is the query's; with 4 groups of 8 it is 14.3%"
+        "key shuffle: of 32 images in 2 BatchNorm groups, a query and its key share 46.7% of their 15 companions: "
+        "above 30%, their statistics may tell which key is the query's; with 4 groups of 8 it is 14.3%"
     )
 
 

@@ -80,6 +80,7 @@ def test_messages_awaited_later_do_not_block() -> None:
     assert step.asynchronous == pytest.approx(3 * (100 / 4 / 100 + 0.08))
     assert step.blocking == pytest.approx(3 / 4 * 56 / 100 + 0.08)
     assert step.control == pytest.approx(2 * 3 * 0.1)
+    assert work.step(1024).control == pytest.approx(2 * 1023 * 0.1 / 5)  # asked every fifth step
     assert step.seconds(4) == pytest.approx(3.5)
 
 
