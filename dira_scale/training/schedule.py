@@ -76,8 +76,8 @@ def process_counts(config: StagedTraining) -> list[int]:
 
 
 def _groups(config: StagedTraining) -> dict[int, int]:
-    """The number of BatchNorm groups by global batch; 0 if there are none, or the batch does not divide into them on any
-    number of processes, which is told when the stage is built."""
+    """The number of BatchNorm groups by global batch; 0 if there are none, or if the batch does not divide into them:
+    that is told when the stage is built."""
     groups = dict.fromkeys(batches_of(config).values(), 0)
     for batch in groups:
         with suppress(UserError):
