@@ -114,7 +114,10 @@ def test_a_run_whose_keys_were_shuffled_over_the_batch_is_refused_without_saying
     before = rows(run)
     words = [word for word in command_of("interrupted", folder, run) if "shuffle" not in word]
     assert go_on("interrupted", *words, "parallel.strategy=ddp") == 2
-    assert "shuffle_version: keys are shuffled over the whole batch (method.shuffle=batch" in capsys.readouterr().err
+    assert (
+        "shuffle_version: 1 -> 2, keys are shuffled over the whole batch (1: method.shuffle=batch"
+        in capsys.readouterr().err
+    )
     assert rows(run) == before
 
 

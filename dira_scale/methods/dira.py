@@ -1,7 +1,7 @@
 """DiRA: discriminative, restorative and adversarial learning in one network (Haghighi et al., CVPR 2022, sec. 3)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -78,11 +78,11 @@ class DiRA(Method):
         self.decoder.requires_grad_(self._restores)
         self.head.requires_grad_(self._restores)
 
-    def identity(self, groups: int) -> dict[str, int]:
-        return self.base.identity(groups)
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+        return super().identity(groups, terms) if "di" in terms else {}  # otherwise the base idles
 
-    def remarks(self, batch: int, groups: int) -> list[str]:
-        return self.base.remarks(batch, groups)
+    def remarks(self, batch: int, groups: int, terms: Collection[str]) -> list[str]:
+        return super().remarks(batch, groups, terms) if "di" in terms else []
 
     @property
     def _discriminates(self) -> bool:

@@ -1,6 +1,6 @@
 """The interface between a method and the training loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -63,17 +63,22 @@ class Method(nn.Module):
     def check(self, batch: int, accumulate: int) -> None:
         """Raise ``UserError`` if the method cannot train this global batch in ``accumulate`` micro-batches."""
 
-    def identity(self, groups: int) -> dict[str, int]:
-        """What identifies a run of this method beside its configuration, such as versions of its algorithm.
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+        """What identifies a run of this method beside its configuration, such as versions of its algorithm; those of
+        the method that it wraps in ``base``.
 
         Args:
             groups: the largest number of BatchNorm groups of a stage.
+            terms: that any stage trains.
         """
-        return {}
+        base = getattr(self, "base", None)
+        return base.identity(groups, terms) if isinstance(base, Method) else {}
 
-    def remarks(self, batch: int, groups: int) -> list[str]:
-        """Lines for `plan` and a run's start on what this (micro-)batch in so many BatchNorm groups means for it."""
-        return []
+    def remarks(self, batch: int, groups: int, terms: Collection[str]) -> list[str]:
+        """Lines for `plan` and a run's start on what it means for a stage of these ``terms`` that its (micro-)batch has
+        so many BatchNorm groups."""
+        base = getattr(self, "base", None)
+        return base.remarks(batch, groups, terms) if isinstance(base, Method) else []
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         """Train these loss terms from now on; parameters that none of them uses lose ``requires_grad``.

@@ -1,7 +1,7 @@
 """Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5)."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -99,15 +99,16 @@ class MoCo(Method):
         groups = norm.groups(self)
         if groups > 1 and groups // accumulate < 2:
             raise UserError(
-                f"parallel.accumulate={accumulate} with model.bn_groups={groups}: a micro-batch would be one BatchNorm "
-                f"group, whose statistics leak a query's key; use model.bn_groups={2 * accumulate} or more"
+                f"parallel.accumulate={accumulate} with {groups} BatchNorm groups: a micro-batch would be one of them, "
+                f"whose statistics leak a query's key; use model.bn_groups={2 * accumulate} or more, or a smaller "
+                "model.bn_group_size"
             )
 
-    def identity(self, groups: int) -> dict[str, int]:
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
         blocks = self.shuffle.kind == "blocks" and groups > 1 and norm.first_layer(self)
         return {"shuffle_version": VERSION} if blocks else {}
 
-    def remarks(self, batch: int, groups: int) -> list[str]:
+    def remarks(self, batch: int, groups: int, terms: Collection[str]) -> list[str]:
         return [leak_line(self.shuffle.kind, batch, groups)] if norm.first_layer(self) else []
 
     def enter_stage(self, terms: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ BLOCK = 8  # groups
 VERSION = 2  # of ``blocks``, in the identity of runs that use them; 1: the whole batch is permuted
 SHUFFLES = ("blocks", "batch")
 MUCH = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
+LEAST = 8  # images of a group that is worth advising
 
 
 class KeyShuffle:
@@ -82,26 +83,30 @@ def leak(kind: str, count: int, groups: int) -> float:
     (g / m - 1) / (g - 1) if m divides g. For ``batch`` the expected value, (g - 1) / (B - 1).
     """
     size = count // groups
-    if groups == 1:
-        return 1.0
-    if kind == "batch":
+    if kind == "batch" and groups > 1:
         return (size - 1) / (count - 1)
-    together = 0  # ordered pairs of companions
-    for _, block in blocks(groups):
-        met = np.bincount(np.arange(size) % block)
-        together += block * int((met * (met - 1)).sum())
-    return together / (groups * size * (size - 1))
+    return sum(block * block_leak(size, block) for _, block in blocks(groups)) / groups
+
+
+def block_leak(size: int, block: int) -> float:
+    """Of one block of so many groups; a single group keeps all companions."""
+    met = np.bincount(np.arange(size) % block)  # images of a group that go to the same one
+    return float((met * (met - 1)).sum() / (size * (size - 1)))
 
 
 def leak_line(kind: str, count: int, groups: int) -> str:
-    """What :func:`leak` is, for people; with a warning if it is above :data:`MUCH`."""
+    """What :func:`leak` is, for people; with a warning if it is above :data:`MUCH`, or that of the last block is."""
     share, size = leak(kind, count, groups), count // groups
     line = f"key shuffle: of {count} images in {groups} BatchNorm group{'s' * (groups > 1)}, a query and its key share "
     line += f"{share:.1%} of their {size - 1} companions"
+    *_, (_, last) = blocks(groups)
+    if kind == "blocks" and last < min(groups, BLOCK):
+        share = max(share, block_leak(size, last))
+        line += f", {block_leak(size, last):.1%} in the last block, of {last} group{'s' * (last > 1)}"
     if share <= MUCH:
         return line
-    line = f"{line}: above {MUCH:.0%}, their statistics may tell which key is the query's"
-    for more in (n for n in range(2, count // 2 + 1) if count % n == 0):
-        if (less := leak(kind, count, more)) <= MUCH:
-            return f"{line}; with {more} groups of {count // more} it is {less:.1%}"
+    line += f": above {MUCH:.0%}, their statistics may tell which key is the query's"
+    for smaller in range(size - 1, LEAST - 1, -1):
+        if count % smaller == 0 and (less := leak(kind, count, count // smaller)) <= MUCH:
+            return f"{line}; with groups of {smaller} it is {less:.1%}"
     return line

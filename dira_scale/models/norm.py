@@ -130,7 +130,8 @@ def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
         also = f", or one of {[n for n in range(1, ranks) if ranks % n == 0]}" if accumulate == 1 and ranks > 1 else ""
         raise UserError(
             f"model.bn_groups: {groups} BatchNorm groups do not divide over {ranks} processes with accumulate="
-            f"{accumulate}: groups must be {several}{also}; change model.bn_groups, the processes or accumulate"
+            f"{accumulate}: groups must be {several}{also}; change model.bn_groups (or "
+            "bn_group_size), the processes or accumulate"
         )
     before = first_layer(module)
     if before is None:

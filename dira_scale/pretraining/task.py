@@ -153,7 +153,8 @@ class PretrainTask(Pretraining):
 
     def identity(self) -> dict[str, Any]:
         assert isinstance(self.module, Method)
-        return self.module.identity(max(map(self.config.bn_groups, batches_of(self.config).values())))
+        terms = {term for stage in self.stages for term in stage.terms}
+        return self.module.identity(max(self.config.bn_groups(stage.batch) for stage in self.stages), terms)
 
     def summary(self, module: nn.Module) -> list[str]:
         assert isinstance(module, Method)
@@ -226,9 +227,9 @@ def try_stages(config: Pretrain, method: Method) -> None:
 def remarks(config: Pretrain, method: Method) -> list[str]:
     """The method's lines on the (micro-)batches of all stages."""
     accumulate, lines = config.parallel.accumulate, dict[str, None]()
-    for batch in batches_of(config).values():
+    for name, batch in batches_of(config).items():
         groups = max(1, config.bn_groups(batch) // accumulate)
-        lines |= dict.fromkeys(method.remarks(batch // accumulate, groups))
+        lines |= dict.fromkeys(method.remarks(batch // accumulate, groups, config.stages[name].terms))
     return [*lines]
 
 

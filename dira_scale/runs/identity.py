@@ -25,15 +25,15 @@ LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "met
          "model._target_": "dira_scale.models.architecture.TimmUNet",
          "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "data.fraction_from": "start",
          "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1}  # fmt: skip
-# How keys are shuffled does not matter to a run that shuffles none; others record their `shuffle_version`.
-RECORDED = {(key, kind) for key in ("method.shuffle", "method.base.shuffle") for kind in ("blocks", "batch")}
+# Of our methods; how they shuffle keys does not matter to a run that shuffles none, others record `shuffle_version`.
+SHUFFLING = tuple(f"dira_scale.methods.{name}" for name in ("moco.MoCo", "pcrl.PCRL", "pcrl_released.PCRLReleased"))
 
 SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
     "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
     "data.shards",
-    "shuffle_version": "keys are shuffled over the whole batch (method.shuffle=batch; of DiRA: method.base.shuffle="
-    "batch) or in blocks of BatchNorm groups (blocks)",
+    "shuffle_version": "keys are shuffled over the whole batch (1: method.shuffle=batch; of DiRA: method.base.shuffle="
+    "batch) or in blocks of BatchNorm groups (2: blocks)",
 }
 
 
@@ -42,8 +42,10 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
 
     ``execution``: the keys without effect on it, of :func:`execution` or the run's description.
     """
-    left_out = [*LATER.items(), *RECORDED]
-    flat = {key: value for key, value in _flatten(config).items() if (key, value) not in left_out}
+    flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
+    for node in ("method", "method.base"):
+        if flat.get(f"{node}._target_") in SHUFFLING:
+            flat.pop(f"{node}.shuffle", None)
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
 
 
@@ -55,18 +57,17 @@ def run_name(config: dict[str, Any], execution: Sequence[str]) -> str:
 def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence[str]) -> list[str]:
     """``key: old value -> new value`` for each key by which the identities of two configurations differ.
 
-    A sentence instead for those whose values say nothing to a reader.
+    A sentence with those whose values say nothing to a reader; hashes are left out.
     """
     old, new = identity(before, execution), identity(now, execution)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if any(key == "datasets" or key.startswith("data.") for key in keys):
         keys = [key for key in keys if key != "selection"]  # follows from these
-    return [
-        f"{key}: {SENTENCES[key]}"
-        if key in SENTENCES
-        else f"{key}: {old.get(key, LATER.get(key))} -> {new.get(key, LATER.get(key))}"
-        for key in keys
-    ]
+    values = {key: f"{old.get(key, LATER.get(key))} -> {new.get(key, LATER.get(key))}" for key in keys}
+    values |= {key: SENTENCES[key] for key in keys if key in ("datasets", "selection")}
+    if "shuffle_version" in keys:
+        values["shuffle_version"] += f", {SENTENCES['shuffle_version']}"
+    return [f"{key}: {values[key]}" for key in keys]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

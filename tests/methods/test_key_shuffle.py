@@ -7,9 +7,19 @@ from hypothesis import strategies as st
 from methods.tiny import dira, method
 
 from dira_scale.errors import UserError
+from dira_scale.methods.method import Method
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.shuffle import leak, leak_line, permutation, transposition
 from dira_scale.models import norm
+
+
+class Wrapper(Method):
+    """Of a user's own, from before methods said so."""
+
+    def __init__(self, base: Method) -> None:
+        super().__init__(base.views, {"di": 1.0})
+        self.base = base
+
 
 SIZES = st.integers(1, 40), st.integers(2, 40)  # groups, images of a group
 
@@ -62,16 +72,23 @@ def test_the_line_warns_above_a_third_and_says_what_is_better() -> None:
     )
     assert leak_line("blocks", 32, 2) == (
         "key shuffle: of 32 images in 2 BatchNorm groups, a query and its key share 46.7% of their 15 companions: "
-        "above 30%, their statistics may tell which key is the query's; with 4 groups of 8 it is 14.3%"
+        "above 30%, their statistics may tell which key is the query's; with groups of 8 it is 14.3%"
+    )
+    last = leak_line("blocks", 9 * 32, 9)  # a last block of one group is not shuffled
+    assert "19.7% of their 31 companions, 100.0% in the last block, of 1 group: above 30%" in last
+    assert leak_line("blocks", 12 * 64, 12).endswith(
+        "15.3% of their 63 companions, 23.8% in the last block, of 4 groups"
     )
 
 
 def test_only_runs_that_shuffle_in_blocks_have_another_identity() -> None:
     blocks, batch, plain = (method(MoCo, groups=n, shuffle=k) for n, k in ((2, "blocks"), (2, "batch"), (1, "blocks")))
-    assert blocks.identity(2) == {"shuffle_version": 2}
-    assert blocks.identity(1) == batch.identity(2) == plain.identity(2) == {}  # the last has no BatchNorm
+    assert blocks.identity(2, {"di"}) == {"shuffle_version": 2}
+    assert blocks.identity(1, {"di"}) == batch.identity(2, {"di"}) == plain.identity(2, {"di"}) == {}  # no BatchNorm
     moco, simsiam = (norm.convert(dira(base)) for base in ("moco", "simsiam"))
-    assert moco.identity(2) == blocks.identity(2) and simsiam.identity(2) == {}
+    assert moco.identity(2, {"di", "re"}) == blocks.identity(2, {"di"}) and simsiam.identity(2, {"di"}) == {}
+    assert moco.identity(2, {"re", "ad"}) == {} == dict.fromkeys(moco.remarks(32, 2, {"re"}))  # its base idles
+    assert Wrapper(moco).identity(2, {"di"}) == moco.identity(2, {"di"})
 
 
 def test_another_shuffle_is_refused_by_name() -> None:

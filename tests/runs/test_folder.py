@@ -124,7 +124,7 @@ def test_a_run_from_before_keys_were_shuffled_in_blocks_is_refused_by_name_or_ke
     nested: bool, tmp_path: Path
 ) -> None:
     def config(**settings: str) -> dict[str, Any]:
-        node: dict[str, Any] = {"queue": 64, **settings}
+        node: dict[str, Any] = {"_target_": "dira_scale.methods.moco.MoCo", "queue": 64, **settings}
         return CONFIG | {"method": {"base": node} if nested else node}
 
     before, blocks = config(), config(shuffle="blocks") | {"shuffle_version": 2}
@@ -133,10 +133,16 @@ def test_a_run_from_before_keys_were_shuffled_in_blocks_is_refused_by_name_or_ke
         == run_name(config(shuffle="batch"), EXECUTION)
         == run_name(config(shuffle="blocks"), EXECUTION)
     )
+    own = {"_target_": "mine.Contrast", "shuffle": "batch"}  # what another method means by it
+    assert run_name(CONFIG | {"method": own}, EXECUTION) != run_name(
+        CONFIG | {"method": own | {"shuffle": "blocks"}}, EXECUTION
+    )
     RunFolder(tmp_path, before).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     RunFolder(tmp_path, config(shuffle="batch")).release()
-    with pytest.raises(UserError, match=r"shuffle_version: keys are .* whole batch \(method\.shuffle=batch; of DiRA: "):
+    with pytest.raises(
+        UserError, match=r"shuffle_version: 1 -> 2, keys are .* whole batch \(1: method\.shuffle=batch; of DiRA"
+    ):
         RunFolder(tmp_path, blocks)
 
 
