@@ -43,9 +43,9 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
     ``execution``: the keys without effect on it, of :func:`execution` or the run's description.
     """
     flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
-    for node in ("method", "method.base"):
-        if flat.get(f"{node}._target_") in SHUFFLING:
-            flat.pop(f"{node}.shuffle", None)
+    for key in ("method.shuffle", "method.base.shuffle"):
+        if flat.get(key.replace("shuffle", "_target_")) in SHUFFLING:
+            flat.pop(key, None)
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
 
 
