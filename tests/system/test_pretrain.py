@@ -146,7 +146,7 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
         (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
         (["data.batch=64"], "64"),
         (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),
-        (["parallel.accumulate=2"], "a micro-batch would be one BatchNorm group"),
+        (["parallel.accumulate=2"], "with 2 BatchNorm groups: a micro-batch would be one of them"),
         (["views.flip=1.5"], r"views: probabilities must be in \[0, 1\]"),
         (["data.size=4"], "views: need at least one view of at least 8 pixels"),
         (["data.val_split=vall"], "data.val_split=vall.*did you mean 'val'"),
