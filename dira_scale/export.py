@@ -24,7 +24,8 @@ def export(cfg: DictConfig) -> None:
     reader = RunReader(run)
     (tensors, state, stage), described = reader.load(cfg.stage), reader.description
     encoder, decoder = trained_encoder(described, tensors), described.trains_decoder(stage)
-    trained = Trained(described, encoder, trained_network(described, encoder, tensors) if decoder else None)
+    head = described.trains_head(stage)
+    trained = Trained(described, encoder, trained_network(described, encoder, tensors) if head else None)
     chosen = default_formats(trained) if cfg.formats is None else cfg.formats
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}

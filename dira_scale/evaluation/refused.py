@@ -36,7 +36,7 @@ def check_export(cfg: DictConfig, runs: Descriptions) -> None:
         decoder = run.trains_decoder(None if cfg.stage == LATEST else cfg.stage)
         encoder = _encoder(json.dumps(run.network.architecture), run.input.sides)
         for format in [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats or []:
-            formats.check(format, encoder, decoder)
+            formats.check(format, encoder, decoder, run.network.head == "pooled")
 
 
 @lru_cache

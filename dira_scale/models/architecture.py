@@ -13,6 +13,7 @@ from dira_scale.config.schema import TARGET, Schema, at_least, chosen_class, pla
 from dira_scale.errors import UserError
 
 if TYPE_CHECKING:
+    from dira_scale.models.classifier import Classifier
     from dira_scale.models.network import Encoder, Network
 
 
@@ -69,9 +70,16 @@ class Architecture(Schema):
         """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ``UserError`` naming the key."""
         raise NotImplementedError
 
-    def build_network(self, encoder: "Encoder") -> "Network":
-        """``encoder`` with a decoder and head of random weights. Raises ``UserError`` naming the key."""
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
+        """``encoder`` with a decoder and a head of ``classes`` channels, of random weights. Raises ``UserError`` naming
+        the key."""
         raise NotImplementedError
+
+    def build_classifier(self, encoder: "Encoder", classes: int) -> "Classifier":
+        """``encoder`` with a head of ``classes`` outputs for the whole image, of random weights."""
+        from dira_scale.models.classifier import Classifier
+
+        return Classifier(encoder, classes)
 
 
 @dataclass
@@ -95,12 +103,20 @@ class TimmUNet(Architecture):
         assert isinstance(size, int), "planes have one"
         return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
 
-    def build_network(self, encoder: "Encoder") -> "Network":
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         from dira_scale.models.pyramid import TimmEncoder
         from dira_scale.models.unet import UNet
 
         assert isinstance(encoder, TimmEncoder)
-        return UNet(encoder, self.decoder_channels)
+        return UNet(encoder, self.decoder_channels, classes)
+
+    def build_classifier(self, encoder: "Encoder", classes: int) -> "Classifier":
+        from dira_scale.models.classifier import Classifier
+        from dira_scale.models.pyramid import TimmEncoder
+        from dira_scale.models.timm_head import timm_head
+
+        assert isinstance(encoder, TimmEncoder)
+        return Classifier(encoder, classes, timm_head(encoder, classes))
 
 
 EARLIER = "dira_scale.models.architecture.TimmUNet"  # the architecture of runs from before there were others

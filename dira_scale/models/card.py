@@ -43,18 +43,21 @@ class Card:
 
     def text(self) -> str:
         """The card in Markdown."""
-        sections = (self._front(), self._what(), self._data(), self._training(), self._loading(), self._limits())
+        outputs = [self._outputs()] if self.run.output.names else []
+        sections = [self._front(), self._what(), self._data(), self._training(), self._loading(), *outputs]
+        sections.append(self._limits())
         return "\n\n".join(sections) + "\n"
 
     def _front(self) -> str:
         known = [data.known for data in self.datasets]
         modalities = sorted({dataset.modality.lower() for dataset in known if dataset.modality})
+        kind = [] if self.run.output.names else ["self-supervised"]
         licences = sorted({dataset.licence or "unknown" for dataset in known})
         if self._start:
-            licences.append(f"that of {self._start}")
+            licences.append(self.run.network.licence or f"that of {self._start}")
         lines = [
             f"library_name: {'pytorch' if [*self.exports] == ['plain'] else 'timm'}",
-            f"tags: {json.dumps(['medical-imaging', 'self-supervised', *modalities])}",
+            f"tags: {json.dumps(['medical-imaging', *kind, *modalities])}",
             "license: other",  # Hugging Face's value for a custom licence, named below
             f"license_name: {json.dumps(' and '.join(licences))}",
         ]
@@ -67,7 +70,9 @@ class Card:
 
     def _what(self) -> str:
         network = f"a `{self.run.network.name}` encoder"
-        if self.decoder:
+        if self.run.network.head == "pooled":
+            network = f"a `{self.run.network.name}` classifier"
+        elif self.decoder:
             network += f", and the same encoder with a {'' if [*self.exports] == ['plain'] else 'U-Net '}decoder,"
         chosen = "the newest checkpoint, whatever its validation loss"
         if self.loss is not None:
@@ -92,9 +97,10 @@ class Card:
         listed = [data for data in self.datasets if data.known.lists]
         text += "".join(f"\n\n{data.name}: splits as in {data.known.lists}." for data in listed)
         if self._start:
+            terms = f" ({licence})" if (licence := self.run.network.licence) else ""
             text += (
-                f"\n\nThe encoder started from `{self._start}`, not at random. Its terms apply too; the data and "
-                "labels that it learnt from are not listed here."
+                f"\n\nThe encoder started from `{self._start}`, not at random. Its terms{terms} apply too; the data "
+                "and labels that it learnt from are not listed here."
             )
         return text
 
@@ -124,21 +130,32 @@ class Card:
             lines += ["", f"{TITLES[name]}: {files}", "", "```python", exported.code, "```"]
         return "\n".join(lines)
 
+    def _outputs(self) -> str:
+        names, activation = self.run.output.names, self.run.output.activation
+        what = "at each pixel" if self.run.network.head == "dense" else "for the whole image"
+        last = f", by a {activation}" if activation else ""
+        rows = [f"| {number} | {name} |" for number, name in enumerate(names)]
+        title = f"## Outputs\n\nA channel for each class, {what}{last}:\n"
+        return "\n".join([title, "| channel | class |", "|---|---|", *rows])
+
     def _limits(self) -> str:
         origin = f" and from what `{self._start}` had learnt" if self._start else " alone"
+        pretrained = (
+            "- The loss of pretraining says nothing about any task's accuracy, and losses of different stages cannot "
+            "be compared."
+        )
         lines = [
             "## Limits",
             "",
             "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
-            "- The loss of pretraining says nothing about any task's accuracy, and losses of different stages cannot "
-            "be compared.",
+            *([] if self.run.output.names else [pretrained]),
             f"- Learnt from the images above{origin}: not for other modalities, projections, scanners or ages.",
         ]
         if initial := [name for exported in self.exports.values() for name in exported.initial]:
             names = ", ".join(f"`{name}`" for name in initial)
             lines.append(f"- Not trained (timm's initial values), as they come after the feature pyramid: {names}.")
-        if self.decoder and self.run.output.remark:
+        if (self.decoder or self.run.output.names) and self.run.output.remark:
             lines.append(f"- {self.run.output.remark}")
-        if not self.decoder:
+        if not self.decoder and not self.run.output.names:
             lines.append("- No decoder: no stage up to this one trained it.")
         return "\n".join(lines)

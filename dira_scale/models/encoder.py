@@ -1,6 +1,7 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
 import copy
+from functools import lru_cache
 
 import timm
 import torch
@@ -66,8 +67,13 @@ def build_encoder(
 
 def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
+    return list(_timm_entries(encoder.name, **encoder.arguments))
+
+
+@lru_cache
+def _timm_entries(name: str, **arguments: int) -> tuple[str, ...]:
     with torch.device("meta"):
-        return list(timm.create_model(encoder.name, num_classes=0, **encoder.arguments).state_dict())
+        return tuple(timm.create_model(name, num_classes=0, **arguments).state_dict())
 
 
 def timm_names(encoder: TimmEncoder) -> dict[str, str]:

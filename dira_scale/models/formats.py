@@ -1,5 +1,6 @@
 """Trained networks as files for other libraries, each with the code that loads it there."""
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +14,11 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
+from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.timm_head import timm_head_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
 from dira_scale.places.atomic import as_user_error, write_atomic
@@ -34,7 +37,7 @@ _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 @dataclass(frozen=True)
 class Trained:
-    """What to export of ``run``: an encoder, and the whole network if a decoder was trained."""
+    """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained."""
 
     run: Description
     encoder: Encoder
@@ -59,13 +62,35 @@ class Trained:
         return "".join(f", {key}={value}" for key, value in self.require_timm("timm").arguments.items())
 
     @property
+    def classifier(self) -> Classifier | None:
+        return self.network if isinstance(self.network, Classifier) else None
+
+    @property
+    def classes(self) -> int:
+        """Channels of the head."""
+        return self.run.output.channels
+
+    @property
+    def number_of_classes(self) -> str:
+        """An argument of smp's and our own U-Net, as source text; empty for one channel, their default."""
+        return f", classes={self.classes}" if self.classes > 1 else ""
+
+    @property
+    def result(self) -> str:
+        """What the network returns after ``last``, as source text."""
+        if not self.run.output.names:
+            return "restored"
+        return "probabilities" if self.last else "outputs"
+
+    @property
     def last(self) -> str:
-        """What follows the network in the restoration of an image, as source text."""
+        """What follows the network in the restoration of an image or the probabilities, as source text."""
         return {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)"}[self.run.output.activation]
 
     def require_timm(self, format: str) -> TimmEncoder:
         """The encoder; ``UserError`` if ``format`` has none such."""
-        check(format, self.encoder, self.network is not None)
+        classifier = self.classifier is not None
+        check(format, self.encoder, self.network is not None and not classifier, classifier)
         assert isinstance(self.encoder, TimmEncoder)
         return self.encoder
 
@@ -98,6 +123,7 @@ def to_timm(network: Trained) -> Exported:
         model = timm.create_model(network.name, num_classes=0, **encoder.arguments)
     initial = [entry for entry in model.state_dict() if entry not in state]
     model.load_state_dict(state, strict=False)
+    files = {"encoder.safetensors": _bytes(model.state_dict())}
     if isinstance(encoder, PlainEncoder):
         tokens = "encoder.forward_features(image)"
         if isinstance(encoder.model.norm, nn.Identity):
@@ -114,55 +140,71 @@ def to_timm(network: Trained) -> Exported:
         encoder.load_state_dict(load_file("encoder.safetensors"))
         features = {features}
     """
-    return Exported({"encoder.safetensors": _bytes(model.state_dict())}, dedent(code).strip(), initial)
+    code = dedent(code).strip()
+    if network.classifier:
+        names, head = timm_head_names(encoder), network.classifier.head.state_dict()
+        assert names is not None, "checked"
+        state |= {timm_name: head[name] for name, timm_name in names.items()}
+        initial = [entry for entry in initial if entry not in state]  # the norm before the linear layer
+        files["classifier.safetensors"] = _bytes(state, network.run)
+        code += f"""
+
+classifier = timm.create_model("{network.name}", num_classes={network.classes}{network.arguments}).eval()
+classifier.load_state_dict(load_file("classifier.safetensors"))
+{network.result} = classifier(image){network.last}"""
+    return Exported(files, code, initial)
 
 
 def to_smp(network: Trained) -> Exported:
     """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without a sigmoid."""
     unet = network.require_unet("smp")
     state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
+    more = network.number_of_classes + network.arguments
     code = f"""
         import segmentation_models_pytorch as smp
         from safetensors.torch import load_file
 
         channels = {network.decoder_channels}
-        unet = smp.Unet("tu-{network.name}", encoder_weights=None, decoder_channels=channels{network.arguments}).eval()
+        unet = smp.Unet("tu-{network.name}", encoder_weights=None, decoder_channels=channels{more}).eval()
         unet.load_state_dict(load_file("unet.safetensors"))
-        restored = unet(image){network.last}
+        {network.result} = unet(image){network.last}
     """
-    return Exported({"unet.safetensors": _bytes(state)}, dedent(code).strip())
+    return Exported({"unet.safetensors": _bytes(state, network.run)}, dedent(code).strip())
 
 
 def to_dira_scale(network: Trained) -> Exported:
     """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has a U-Net for."""
-    unet = network.require_unet("dira_scale")
+    unet, more = network.require_unet("dira_scale"), network.number_of_classes
     code = f"""
         from dira_scale.models.encoder import build_encoder
         from dira_scale.models.unet import UNet
         from safetensors.torch import load_file
 
         channels = {network.decoder_channels}
-        unet = UNet(build_encoder("{network.name}", size={network.size}), decoder_channels=channels).eval()
+        unet = UNet(build_encoder("{network.name}", size={network.size}), decoder_channels=channels{more}).eval()
         unet.load_state_dict(load_file("dira_scale_unet.safetensors"))
-        restored = unet(image){network.last}
+        {network.result} = unet(image){network.last}
     """
-    return Exported({"dira_scale_unet.safetensors": _bytes(unet.state_dict())}, dedent(code).strip())
+    return Exported({"dira_scale_unet.safetensors": _bytes(unet.state_dict(), network.run)}, dedent(code).strip())
 
 
 def to_torchvision(network: Trained) -> Exported:
     """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
     encoder = network.require_timm("torchvision")
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
+    made, result = "().eval()\n        resnet.fc = torch.nn.Identity()", "pooled = resnet(image)"
+    if network.classifier:
+        state |= network.classifier.head.state_dict()  # fc.weight and fc.bias
+        made, result = f"(num_classes={network.classes}).eval()", f"{network.result} = resnet(image){network.last}"
     code = f"""
         import torchvision
         from safetensors.torch import load_file
 
-        resnet = torchvision.models.{network.name}().eval()
-        resnet.fc = torch.nn.Identity()
+        resnet = torchvision.models.{network.name}{made}
         resnet.load_state_dict(load_file("torchvision.safetensors"))
-        pooled = resnet(image)
+        {result}
     """
-    return Exported({"torchvision.safetensors": _bytes(state)}, dedent(code).strip())
+    return Exported({"torchvision.safetensors": _bytes(state, network.run)}, dedent(code).strip())
 
 
 def to_monai(network: Trained) -> Exported:
@@ -188,7 +230,7 @@ def to_monai(network: Trained) -> Exported:
 
         flexible = FlexibleUNet(
             in_channels=3,
-            out_channels=1,
+            out_channels={network.classes},
             backbone="{network.name}",
             decoder_channels={network.decoder_channels},
             norm="batch",
@@ -196,14 +238,14 @@ def to_monai(network: Trained) -> Exported:
             is_pad=False,
         ).eval()
         flexible.load_state_dict(load_file("monai_unet.safetensors"))
-        restored_by_monai = flexible(image){network.last}
+        {network.result}_by_monai = flexible(image){network.last}
     """
-    return Exported({"monai_unet.safetensors": _bytes(state)}, dedent(code).strip())
+    return Exported({"monai_unet.safetensors": _bytes(state, network.run)}, dedent(code).strip())
 
 
 def to_onnx(network: Trained) -> Exported:
     """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; with a decoder also ``unet.onnx``, to logits, or to
-    the restored image if no sigmoid follows.
+    the restored image if no sigmoid follows; of a classifier ``classifier.onnx``, to logits.
 
     The batch size is dynamic, S is the run's view size.
     """
@@ -215,14 +257,16 @@ def to_onnx(network: Trained) -> Exported:
         (last_map,) = onnxruntime.InferenceSession("encoder.onnx").run(None, grey)
     """
     if network.network is not None:
-        output = "logits" if network.last else "restored"
-        files["unet.onnx"] = _onnx(network.require_unet("onnx"), network.size, output)
-        code += f"""({output},) = onnxruntime.InferenceSession("unet.onnx").run(None, grey)\n"""
+        output = "logits" if network.last or network.run.output.names else "restored"
+        file = "classifier.onnx" if network.classifier else "unet.onnx"
+        files[file] = _onnx(network.classifier or network.require_unet("onnx"), network.size, output)
+        code += f"""({output},) = onnxruntime.InferenceSession("{file}").run(None, grey)\n"""
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 
 
 def to_plain(network: Trained) -> Exported:
-    """``plain_encoder.safetensors`` and, with a decoder, ``plain_network.safetensors``: states of any architecture."""
+    """``plain_encoder.safetensors`` and, with a decoder or classifier, ``plain_network.safetensors``: states of any
+    architecture."""
     files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict())}
     code = f"""
         from dira_scale.models.architecture import architecture
@@ -235,9 +279,12 @@ def to_plain(network: Trained) -> Exported:
     """
     code = dedent(code).strip()
     if network.network is not None:
-        files["plain_network.safetensors"] = _bytes(network.network.state_dict())
+        files["plain_network.safetensors"] = _bytes(network.network.state_dict(), network.run)
+        build = f"build_network(encoder{network.number_of_classes})"
+        if network.classifier:
+            build = f"build_classifier(encoder, classes={network.classes})"
         code += f"""
-network = model.build_network(encoder).eval()
+network = model.{build}.eval()
 network.load_state_dict(load_file("plain_network.safetensors"))
 output = network(image){network.last}"""
     return Exported(files, code)
@@ -256,11 +303,12 @@ FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
 FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
     | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx", "plain_encoder.safetensors", "plain_network.safetensors"}
+    | {"classifier.safetensors", "classifier.onnx"}
 )  # all that the formats write
 
 
-def check(format: str, encoder: Encoder, decoder: bool) -> None:
-    """Raise ``UserError`` if ``format`` has no such network. ``decoder``: whether one was trained."""
+def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False) -> None:
+    """Raise ``UserError`` if ``format`` has no such network. ``decoder``, ``classifier``: whether one was trained."""
     if format == "plain":
         return
     if not isinstance(encoder, TimmEncoder):
@@ -269,6 +317,10 @@ def check(format: str, encoder: Encoder, decoder: bool) -> None:
         raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
     if format == "smp" and isinstance(encoder, PlainEncoder):
         raise UserError(f"formats: smp has no U-Net over {encoder.name}; use dira_scale, with its light pyramid")
+    if format == "timm" and classifier and timm_head_names(encoder) is None:
+        raise UserError(
+            f"formats: timm has another classification head over {encoder.name} than was trained; use plain"
+        )
     for library, known in (("torchvision", TORCHVISION), ("monai", MONAI)):
         if format == library and encoder.name not in known:
             what = "torchvision has no network" if format == "torchvision" else "MONAI's FlexibleUNet has no encoder"
@@ -276,9 +328,12 @@ def check(format: str, encoder: Encoder, decoder: bool) -> None:
 
 
 def default_formats(network: Trained) -> list[str]:
-    """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net; plain for other networks."""
-    if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | None):
+    """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net; plain for other networks, and
+    for classifiers with another head than timm's."""
+    if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | Classifier | None):
         return ["plain"]
+    if network.classifier:
+        return ["timm"] if timm_head_names(network.encoder) else ["plain"]
     unet = "dira_scale" if isinstance(network.encoder, PlainEncoder) else "smp"
     return ["timm", unet] if network.network is not None else ["timm"]
 
@@ -331,6 +386,8 @@ def _smp_name(name: str) -> str:
     return name.replace("head.", "segmentation_head.0.", 1) if name.startswith("head.") else name
 
 
-def _bytes(state: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file of contiguous CPU copies."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"})
+def _bytes(state: Mapping[str, Tensor], run: Description | None = None) -> bytes:
+    """A safetensors file of contiguous CPU copies. The classes of a ``run`` with a head are in its metadata."""
+    names = run.output.names if run else ()
+    metadata = {"format": "pt"} | ({"classes": json.dumps(names, ensure_ascii=False)} if names else {})
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata)

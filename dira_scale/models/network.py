@@ -52,9 +52,10 @@ class Encoder(nn.Module):
 
 
 class Network(nn.Module):
-    """[b, 1 or C, *size] -> logits [b, 1, *size].
+    """[b, 1 or C, *size] -> logits [b, classes, *size]; of a classifier [b, classes].
 
-    ``decoder`` takes the encoder's pyramid and returns a map of the image's size, ``head`` makes one channel of it.
+    ``decoder`` takes the encoder's pyramid and returns a map of the image's size, ``head`` makes a channel per class of
+    it: one restores an image, or segments one structure.
     """
 
     encoder: Encoder

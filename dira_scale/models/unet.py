@@ -1,4 +1,4 @@
-"""The 2D U-Net of DiRA: a timm encoder, segmentation_models_pytorch's decoder and a one-channel head."""
+"""The 2D U-Net of DiRA: a timm encoder, segmentation_models_pytorch's decoder and a head."""
 
 from collections.abc import Sequence
 
@@ -12,21 +12,23 @@ from dira_scale.models.pyramid import DEPTH, TimmEncoder
 
 
 class UNet(Network):
-    """[b, 1 or 3, H, W] -> logits [b, 1, H, W].
+    """[b, 1 or 3, H, W] -> logits [b, classes, H, W]. DiRA restores one channel; a segmentation has one for each class.
 
     Every decoder block doubles the resolution (nearest), concatenates the skip and applies Conv3x3-BN-ReLU twice;
     the head is a Conv3x3 (DiRA, sec. 3, and the released code). Layers and initialisation equal
-    ``segmentation_models_pytorch.Unet("tu-NAME", classes=1, decoder_channels=decoder_channels)``.
+    ``segmentation_models_pytorch.Unet("tu-NAME", classes=classes, decoder_channels=decoder_channels)``.
 
     Raises ``UserError`` when ``decoder_channels`` is not one count per halving of the encoder.
     """
 
-    def __init__(self, encoder: TimmEncoder, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16)) -> None:
+    def __init__(
+        self, encoder: TimmEncoder, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16), classes: int = 1
+    ) -> None:
         super().__init__()
         if len(decoder_channels) != DEPTH:
             raise UserError(f"model.decoder_channels: {list(decoder_channels)} must be {DEPTH} counts, coarsest first")
         self.encoder = encoder
         self.decoder = UnetDecoder(encoder_channels=encoder.channels, decoder_channels=decoder_channels, n_blocks=DEPTH)
-        self.head = nn.Conv2d(decoder_channels[-1], 1, kernel_size=3, padding=1)
+        self.head = nn.Conv2d(decoder_channels[-1], classes, kernel_size=3, padding=1)
         initialize_decoder(self.decoder)
         initialize_head(self.head)

@@ -32,9 +32,11 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
 def trained_network(run: Description, encoder: Encoder, tensors: Tensors) -> Network:
     """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there.
 
-    The head's output is an image on the scale of the input's, also where it was trained on another.
+    A head that restores an image does so on the scale of the input's, also where it was trained on another.
     """
-    network = architecture(run.network.architecture).build_network(encoder)
+    model, channels = architecture(run.network.architecture), run.output.channels
+    pooled = run.network.head == "pooled"
+    network = model.build_classifier(encoder, channels) if pooled else model.build_network(encoder, channels)
     _fill(network.decoder, run.tensors.decoder, tensors)
     _fill(network.head, run.tensors.head, tensors)
     for parameter in network.head.parameters():

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from dira_scale.data.manifest import DatasetInfo
 
 FILE = "description.json"
-FORMAT = 1
+FORMAT = 2
+# Keys of format 2, with what every run of format 1 had.
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "network": {"licence": None, "head": "dense"}, "output": {"names": []},
+}  # fmt: skip
 EARLIER = "pretrain"  # the verb of every run without the file
 REPAIR = "restore the file, or move it away and call the command that has trained the run again, which writes it"
 
@@ -37,6 +41,8 @@ class Network:
         dimensions: of an image: 2 or 3.
         channels: that its first layer takes; an image of one channel is repeated.
         start: the weights that it started from, a path; None: random ones.
+        licence: of these weights, which apply to this run's, too; None: unknown, or random ones.
+        head: ``dense``: an output at each pixel; ``pooled``: one for the whole image.
     """
 
     architecture: Mapping[str, Any]
@@ -44,6 +50,8 @@ class Network:
     dimensions: int
     channels: int
     start: str | None = None
+    licence: str | None = None
+    head: Literal["dense", "pooled"] = "dense"
 
 
 @dataclass(frozen=True)
@@ -174,11 +182,18 @@ class Output:
         activation: that follows it; None: nothing does.
         scale: what it is to be divided by.
         remark: a sentence for cards.
+        names: of the classes, one for each of the head's channels; empty: it has one channel, an image.
     """
 
     activation: Literal["sigmoid", "softmax"] | None = None
     scale: float = 1.0
     remark: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """Of the head."""
+        return len(self.names) or 1
 
 
 @dataclass(frozen=True)
@@ -226,6 +241,10 @@ class Description:
     def stage(self, name: str) -> Stage | None:
         return next((stage for stage in self.stages if stage.name == name), None)
 
+    def trains_head(self, last: str | None = None) -> bool:
+        """Whether there is one after the stages up to the ``last``: a classifier has it from the start."""
+        return self.network.head == "pooled" or self.trains_decoder(last)
+
     def trains_decoder(self, last: str | None = None) -> bool:
         """Whether one of the stages up to the ``last`` does; of all by default."""
         names = [stage.name for stage in self.stages]
@@ -251,13 +270,21 @@ def read_description(run: Path) -> Description:
             ) from error
     try:
         content = json.loads(path.read_text())
-        if isinstance(content, dict) and content.get("format") not in (None, FORMAT):
-            raise UserError(f"format {content['format']}; this version reads {FORMAT}: update dira_scale")
+        if isinstance(content, dict) and content.get("format") not in (None, 1, FORMAT):
+            raise UserError(f"format {content['format']}; this version reads 1 to {FORMAT}: update dira_scale")
+        if isinstance(content, dict) and content.get("format") == 1:
+            content = _of_this_format(content)
         result = _parsed(Description, content, "")
     except (ValueError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
     assert isinstance(result, Description)
     return result
+
+
+def _of_this_format(content: dict[str, Any]) -> dict[str, Any]:
+    """That of a description of format 1."""
+    parts = {key: {**later, **content[key]} for key, later in LATER.items() if isinstance(content.get(key), dict)}
+    return content | parts | {"format": FORMAT}
 
 
 def derived(verb: str, config: Mapping[str, Any]) -> Description:

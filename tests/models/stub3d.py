@@ -50,9 +50,9 @@ class TinyDecoder(nn.Module):
 
 
 class TinyNetwork(Network):
-    def __init__(self, encoder: TinyEncoder, width: int) -> None:
+    def __init__(self, encoder: TinyEncoder, width: int, classes: int) -> None:
         super().__init__()
-        self.encoder, self.decoder, self.head = encoder, TinyDecoder(width), nn.Conv3d(width, 1, 1)
+        self.encoder, self.decoder, self.head = encoder, TinyDecoder(width), nn.Conv3d(width, classes, 1)
 
 
 @dataclass
@@ -64,6 +64,6 @@ class Tiny3D(Architecture):
     def build_encoder(self, size: int | tuple[int, ...]) -> TinyEncoder:
         return TinyEncoder(self.width)
 
-    def build_network(self, encoder: Encoder) -> TinyNetwork:
+    def build_network(self, encoder: Encoder, classes: int = 1) -> TinyNetwork:
         assert isinstance(encoder, TinyEncoder)
-        return TinyNetwork(encoder, self.width)
+        return TinyNetwork(encoder, self.width, classes)

@@ -58,6 +58,23 @@ def test_a_description_is_read_as_it_was_written(tmp_path: Path, words: list[str
     assert asdict(read_description(written(described, tmp_path / "run"))) == asdict(described)
 
 
+def test_a_description_of_the_first_format_is_read_and_as_strictly(tmp_path: Path) -> None:
+    described = derived("pretrain", composed("model.weights=start.pth"))
+    run = written(described, tmp_path / "run")
+    content = json.loads((run / FILE).read_text()) | {"format": 1}
+    for part, keys in {"network": ("licence", "head"), "output": ("names",)}.items():
+        content[part] = {key: value for key, value in content[part].items() if key not in keys}
+    (run / FILE).write_text(json.dumps(content))
+    assert read_description(run) == described
+    del content["network"]["start"]
+    (run / FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"network\.start is missing; restore"):
+        read_description(run)
+    (run / FILE).write_text(json.dumps(content | {"format": 2}))
+    with pytest.raises(UserError, match=r"network\.head is missing; restore"):
+        read_description(run)
+
+
 def test_pretraining_says_what_its_readers_ask() -> None:
     described = derived("pretrain", composed("experiment=small", "epoch_factor=0.5", "stages.dira.epochs=0"))
     config = composed("experiment=small")
@@ -128,7 +145,7 @@ def test_a_run_from_before_has_one_too(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 99; this version reads 1: update dira_scale"),
+        ({"format": 99}, "format 99; this version reads 1 to 2: update dira_scale"),
         ({"unit": 3}, "unit is 3, not str; restore the file, or move it away"),
         ({"surprise": 1}, "surprise is unknown; restore"),
         ({"network": {"name": "x"}}, "network.architecture is missing; restore"),
