@@ -38,8 +38,9 @@ from dira_scale.phantom.ct import dataset as scans
 from dira_scale.phantom.cxr import dataset as radiographs
 from dira_scale.runs import checkpoint
 from dira_scale.runs.environment import PACKAGES, environment
-from dira_scale.runs.identity import run_name
+from dira_scale.runs.identity import execution, run_name
 
+EXECUTION = execution("pretrain")
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600  # bound on one command
 
@@ -124,7 +125,7 @@ def names() -> Pins:
         config = compose("pretrain", ["data.shards=somewhere", *words])
         if not preset or "base" in config.method:
             content: Any = OmegaConf.to_container(config)
-            yield " ".join(["name", *words]), run_name(content | data | {"order_version": ORDER_VERSION})
+            yield " ".join(["name", *words]), run_name(content | data | {"order_version": ORDER_VERSION}, EXECUTION)
 
 
 def orders() -> Pins:

@@ -573,7 +573,7 @@ def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_said(trained
     assert "no stage has a best checkpoint yet, so the newest is taken" in said.err and f"step {newest}:" in said.out
     (trained.run / "checkpoints" / "LATEST").unlink()
     assert main([f"run={trained.run}"]) == 2
-    assert "this run has no checkpoint yet: run pretrain again" in capsys.readouterr().err
+    assert "this run has no checkpoint yet: run its command again" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(trained, capsys, monkeypatch):

@@ -30,6 +30,13 @@ def start(verb: str) -> None:
     logger.setLevel(logging.INFO)
 
 
+def verb() -> str | None:
+    """Whose messages are shown; None before :func:`start`."""
+    handlers = logging.getLogger(PACKAGE).handlers
+    formatters = (handler.formatter for handler in handlers if isinstance(handler, _StderrHandler))
+    return next((formatter.verb for formatter in formatters if isinstance(formatter, LineFormatter)), None)
+
+
 class LineFormatter(logging.Formatter):
     """``verb: warning: message``, with unprintable characters escaped: names may hold terminal control sequences.
 

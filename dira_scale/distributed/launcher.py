@@ -10,6 +10,7 @@ import psutil
 import torch
 import yaml
 
+from dira_scale.config import logs
 from dira_scale.distributed.config import Parallel
 from dira_scale.errors import UserError
 from dira_scale.machine.inventory import install_command
@@ -66,7 +67,8 @@ def _refuse_single_process(environ: Mapping[str, str]) -> None:
     if requested > 1 and int(environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(
             f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
-            f"torchrun --nproc_per_node {requested} -m dira_scale.pretrain …, or --multi_gpu instead of --cpu"
+            f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.verb() or 'COMMAND'} …, or --multi_gpu "
+            "instead of --cpu"
         )
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import MutableMapping
 
+from dira_scale.config import logs
 from dira_scale.errors import UserError
 
 PORTS = range(10_000, 30_000)  # below Linux's ports for outgoing connections
@@ -26,7 +27,7 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
     if "SLURM_STEP_NUM_TASKS" not in environ and int(environ.get("SLURM_NTASKS", "1")) > 1:
         raise UserError(
             f"this SLURM job has {environ['SLURM_NTASKS']} tasks, and its script starts one process: write "
-            "srun python -m dira_scale.pretrain …, or set --ntasks=1"
+            f"srun python -m dira_scale.{logs.verb() or 'COMMAND'} …, or set --ntasks=1"
         )
     if tasks == 1:
         return

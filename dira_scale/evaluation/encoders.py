@@ -10,13 +10,12 @@ import torch
 
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
-from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder
-from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.start import start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import Description
 from dira_scale.runs.identity import identity
-from dira_scale.runs.reader import LATEST, RunReader, start_tensors
+from dira_scale.runs.reader import LATEST, RunReader
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
 
@@ -85,10 +84,9 @@ def make_names_unique(groups: Sequence[Group]) -> None:
 def weights_group(path: str, model: Architecture, size: int) -> Group:
     """The encoder of ``model`` with the weights of a file in any layout that pretraining accepts."""
     encoder = model.build_encoder(size)
-    if not isinstance(encoder, TimmEncoder):
-        raise UserError(f"init={path}: only encoders of timm are read from a file, not {encoder.name}; use null")
-    start = StartWeights(Path(path), encoder, start_tensors(Path(path)))
-    return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": start.loaded}])
+    start = start_weights(path, encoder)
+    assert start is not None, "not random"
+    return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": [*start.loaded]}])
 
 
 def random_group(model: Architecture, size: int, count: int, seed: int) -> Group:

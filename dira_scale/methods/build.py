@@ -22,9 +22,7 @@ from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.layouts import StartWeights
-from dira_scale.models.network import Encoder, Network
-from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.unet import UNet
+from dira_scale.models.network import Network
 
 
 def build(
@@ -66,11 +64,13 @@ def construct(
     model = architecture(model_cfg)
     check_dimensions(model, views)
     encoder = model.build_encoder(views.size)
-    start, node = _start(model, encoder, tensors), _plain(method_cfg)
+    start, node = None, _plain(method_cfg)
+    if model.weights is not None:
+        start = StartWeights(Path(model.weights), encoder, tensors)
 
     def network() -> Network:
         network = model.build_network(encoder)
-        if start and isinstance(network, UNet):
+        if start:
             start.fill(network, node.get("target_scale", 1.0))
         return network
 
@@ -118,14 +118,6 @@ def check_dimensions(model: Architecture, views: ViewSpec) -> None:
     side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
     one, three = f"images: give one side, as data.size={side}", f"volumes: give three, as data.size={[side] * 3}"
     raise UserError(f"data.size={given}: {model.name} takes {one if model.dimensions == 2 else three}")
-
-
-def _start(model: Architecture, encoder: Encoder, tensors: Mapping[str, Tensor] | None) -> StartWeights | None:
-    if model.weights is None:
-        return None
-    if not isinstance(encoder, TimmEncoder):
-        raise UserError(f"model.weights={model.weights}: only encoders of timm start from a file; use null")
-    return StartWeights(Path(model.weights), encoder, tensors)
 
 
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:

@@ -66,8 +66,11 @@ class Architecture(Schema):
         """What tables call the network."""
         return type(self).__name__
 
-    def build_encoder(self, size: int | tuple[int, ...]) -> "Encoder":
-        """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ``UserError`` naming the key."""
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
+        """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ``UserError`` naming the key.
+
+        ``channels``: of its first layer; None: the architecture's own.
+        """
         raise NotImplementedError
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
@@ -97,11 +100,13 @@ class TimmUNet(Architecture):
     def name(self) -> str:
         return self.encoder
 
-    def build_encoder(self, size: int | tuple[int, ...]) -> "Encoder":
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
         from dira_scale.models.encoder import build_encoder
 
         assert isinstance(size, int), "planes have one"
-        return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
+        return build_encoder(
+            self.encoder, channels or self.channels, size, zero_init_residual=self.zero_init_residual is True
+        )
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         from dira_scale.models.pyramid import TimmEncoder

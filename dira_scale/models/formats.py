@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
+from dira_scale.models.architecture import architecture
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names
 from dira_scale.models.network import Encoder, Network
@@ -267,13 +268,15 @@ def to_onnx(network: Trained) -> Exported:
 def to_plain(network: Trained) -> Exported:
     """``plain_encoder.safetensors`` and, with a decoder or classifier, ``plain_network.safetensors``: states of any
     architecture."""
+    own = architecture(network.run.network.architecture).channels
+    channels = "" if network.run.network.channels == own else f", channels={network.run.network.channels}"
     files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict())}
     code = f"""
         from dira_scale.models.architecture import architecture
         from safetensors.torch import load_file
 
         model = architecture({dict(network.run.network.architecture) | {"weights": None}})
-        encoder = model.build_encoder({network.run.input.sides}).eval()
+        encoder = model.build_encoder({network.run.input.sides}{channels}).eval()
         encoder.load_state_dict(load_file("plain_encoder.safetensors"))
         pyramid = encoder(image)
     """
@@ -313,6 +316,8 @@ def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False
         return
     if not isinstance(encoder, TimmEncoder):
         raise UserError(f"formats: {format} has no encoder such as {encoder.name}, which is not timm's; use plain")
+    if (channels := encoder.channels[0]) != 3:
+        raise UserError(f"formats: {format} is written of networks of three channels, not {channels}; use plain")
     if format in ("smp", "dira_scale", "monai") and not decoder:
         raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
     if format == "smp" and isinstance(encoder, PlainEncoder):
@@ -331,6 +336,8 @@ def default_formats(network: Trained) -> list[str]:
     """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net; plain for other networks, and
     for classifiers with another head than timm's."""
     if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | Classifier | None):
+        return ["plain"]
+    if network.encoder.channels[0] != 3:
         return ["plain"]
     if network.classifier:
         return ["timm"] if timm_head_names(network.encoder) else ["plain"]

@@ -11,10 +11,11 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.models.encoder import TimmEncoder, timm_entries, timm_names
+from dira_scale.models.encoder import timm_entries, timm_names
+from dira_scale.models.network import Encoder, Network
+from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, translate
-from dira_scale.models.unet import UNet
 
 # Momentum copies are skipped if the file has the trained network too.
 _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher)([._]|$)")
@@ -23,85 +24,100 @@ _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_
 
 
 class StartWeights:
-    """Weights of a file, or of a run folder, for an encoder and optionally its U-Net.
+    """Weights of a file, or of a run folder, for an encoder and optionally its network.
 
     The file must hold all names of the encoder after one common prefix, whatever it is
-    (``state_dict.module.encoder_q.backbone.encoder.``): our own names, timm's, or names that ``TRANSLATIONS`` maps to
-    timm's. Other entries (classifier, projector, queue) are ignored, except within the encoder's stages: an unknown
-    entry there means another network (resnet34's file holds all names of resnet18).
+    (``state_dict.module.encoder_q.backbone.encoder.``): our own names; of a timm backbone also timm's, or names that
+    ``TRANSLATIONS`` maps to timm's. Other entries (classifier, projector, queue) are ignored, except within the
+    encoder's stages: an unknown entry there means another network (resnet34's file holds all names of resnet18).
 
-    Adapts a one-channel stem (its weights, divided evenly among the channels, give the same features for a grey image)
-    and resamples position embeddings for another image size and relative position biases for another window.
+    Adapts the stem of a file for one or three channels (:func:`stem_for`), and resamples position embeddings for
+    another image size and relative position biases for another window.
     """
 
-    def __init__(self, path: Path, encoder: TimmEncoder, tensors: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        encoder: Encoder,
+        tensors: Mapping[str, Tensor] | None = None,
+        key: str = "model.weights",
+    ) -> None:
         """Read ``path`` and fill ``encoder``. For a run folder, ``tensors`` are those of its checkpoint.
 
-        Raises ``UserError`` naming the file if it is missing, not plain tensors, or of another network.
+        Raises ``UserError`` naming ``key`` and the file if it is missing, not plain tensors, or of another network.
         """
-        self.path = path
-        self._stored = dict(read_tensors(path) if tensors is None else tensors)
+        self.origin = f"{key}: {path}"
+        self._stored = dict(read_tensors(path, key) if tensors is None else tensors)
         self.loaded: list[str] = []
         layout, prefix, names = self._find(encoder)
         state = encoder.state_dict()
-        state |= {name: _adapted(self.path, key, self._stored[key], name, encoder) for name, key in names.items()}
+        state |= {name: _adapted(self.origin, key, self._stored[key], name, encoder) for name, key in names.items()}
         encoder.load_state_dict(state)
         self._used = set(names.values())
         behind = f" behind '{prefix}'" if prefix else ""
         self.loaded.append(f"encoder ({layout} names{behind})")
 
-    def fill(self, unet: UNet, scale: float = 1.0) -> None:
-        """Load decoder and one-channel head too, if the file has them; ``UserError`` for a decoder of other sizes.
+    def fill(self, network: Network, scale: float = 1.0, head: bool = True) -> None:
+        """Load the decoder, too, and the ``head`` unless it has other channels; ``UserError`` for a decoder of other
+        sizes.
 
         ``scale``: of what the head is to predict (``method.target_scale``); that of the file is 1.
 
         A decoder with more entries than ours (smp's with attention) is a different one, and ignored.
         """
-        names = list(unet.decoder.state_dict())
+        names = list(network.decoder.state_dict())
+        if not names:  # a classifier's
+            return
         prefixes = [p for p in _prefixes(names, self._stored) if not _unknown_entries(p, [p], names, self._stored)]
         if not prefixes:
             return
         if len(prefixes) > 1:
             places = " and ".join(f"'{prefix}'" for prefix in prefixes)
-            raise UserError(f"model.weights: {self.path}: holds this decoder at {places}; keep one of them")
-        self._load("decoder", unet.decoder, {name: prefixes[0] + name for name in names if not _is_count(name)})
-        parent = prefixes[0].removesuffix("decoder.")
-        for head in (f"{parent}segmentation_head.0.", f"{parent}head."):
-            weight = self._stored.get(f"{head}weight")
-            if weight is not None and weight.shape == unet.head.weight.shape:
-                self._load("head", unet.head, {name: head + name for name in ("weight", "bias")})
-                for parameter in unet.head.parameters():
+            raise UserError(f"{self.origin}: holds this decoder at {places}; keep one of them")
+        self._load("decoder", network.decoder, {name: prefixes[0] + name for name in names if not _is_count(name)})
+        if head:
+            self._fill_head(network.head, prefixes[0].removesuffix("decoder."), scale)
+
+    def _fill_head(self, head: nn.Module, parent: str, scale: float) -> None:
+        state = head.state_dict()
+        for prefix in (f"{parent}segmentation_head.0.", f"{parent}head."):
+            stored = {name: self._stored.get(prefix + name) for name in state}
+            if all(tensor is not None and tensor.shape == state[name].shape for name, tensor in stored.items()):
+                self._load("head", head, {name: prefix + name for name in state})
+                for parameter in head.parameters():
                     parameter.data *= scale
 
     def __str__(self) -> str:
         unused = [name for name in self._stored if name not in self._used and not _is_count(name)]
         listed = f": {', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}" if unused else ""
         loaded = ", ".join(self.loaded)
-        return f"model.weights: {self.path}: {loaded} loaded; {len(unused)} other entries not used{listed}"
+        return f"{self.origin}: {loaded} loaded; {len(unused)} other entries not used{listed}"
 
-    def _find(self, encoder: TimmEncoder) -> tuple[str, str, dict[str, str]]:
+    def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str]]:
         """The layout, the prefix, and the file's entry for each of the encoder's entries."""
-        by_timm_name = timm_names(encoder)
-        same, entries = {name: name for name in encoder.state_dict()}, timm_entries(encoder)
+        same = {name: name for name in encoder.state_dict()}
         attempts: list[tuple[str, dict[str, str], Iterable[str], dict[str, str]]] = [
             ("our own or smp's tu-", same, same, {name: name for name in self._stored})
         ]
-        for layout, rules in TRANSLATIONS.items():
-            attempts.append((layout, by_timm_name, entries, {translate(name, rules): name for name in self._stored}))
+        if isinstance(encoder, TimmEncoder):
+            by_timm_name, entries = timm_names(encoder), timm_entries(encoder)
+            for layout, rules in TRANSLATIONS.items():
+                stored = {translate(name, rules): name for name in self._stored}
+                attempts.append((layout, by_timm_name, entries, stored))
         nearest_miss: tuple[int, str] = (-1, "")
         for layout, wanted, known, stored in attempts:
             names = {name: key for name, key in wanted.items() if not _is_count(key)}
             prefixes = _prefixes(names.values(), stored)
             if len(prefixes) > 1:
                 places = " and ".join(f"'{prefix}'" for prefix in prefixes)
-                raise UserError(f"model.weights: {self.path}: holds this encoder at {places}; keep one of them")
+                raise UserError(f"{self.origin}: holds this encoder at {places}; keep one of them")
             if prefixes:
                 self._refuse_unknown(prefixes[0], names.values(), known, stored, encoder.name)
                 return layout, prefixes[0], {name: stored[prefixes[0] + key] for name, key in names.items()}
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
         missing = nearest_miss[1]
         raise UserError(
-            f"model.weights: {self.path}: is not of {encoder.name} in any known layout (docs/how-to/weights.md), "
+            f"{self.origin}: is not of {encoder.name} in any known layout (docs/how-to/weights.md), "
             f"'{missing}' is missing{nearest(missing, self._stored)}"
         )
 
@@ -114,7 +130,7 @@ class StartWeights:
         if unknown := [stored[name] for name in _unknown_entries(prefix, places, known, stored)]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise UserError(
-                f"model.weights: {self.path}: is of another network than {encoder}, which has no entry "
+                f"{self.origin}: is of another network than {encoder}, which has no entry "
                 f"'{unknown[0]}'{more}; set model.encoder to the file's"
             )
 
@@ -123,7 +139,7 @@ class StartWeights:
         for name, key in names.items():
             if (shape := self._stored[key].shape) != state[name].shape:
                 raise UserError(
-                    f"model.weights: {self.path}: '{key}' has shape {tuple(shape)}, the {part} needs "
+                    f"{self.origin}: '{key}' has shape {tuple(shape)}, the {part} needs "
                     f"{tuple(state[name].shape)}; set model.encoder and model.decoder_channels to the file's"
                 )
             state[name] = self._stored[key]
@@ -164,14 +180,28 @@ def _is_count(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _adapted(path: Path, key: str, tensor: Tensor, name: str, encoder: TimmEncoder) -> Tensor:
+def stem_for(channels: int, weight: Tensor) -> Tensor:
+    """The first convolution [out, 1 or 3, *size] as one [out, channels, *size], as ``timm.models.adapt_input_conv``.
+
+    Three channels become one by their sum. Otherwise they are repeated in turn and divided by the number of turns, so
+    that a grey image repeated over all channels has the same features; of three channels as four about the same.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    turns = [channel % weight.shape[1] for channel in range(channels)]
+    return weight[:, turns] * (weight.shape[1] / channels)
+
+
+def _adapted(origin: str, key: str, tensor: Tensor, name: str, encoder: Encoder) -> Tensor:
     """The file's ``tensor`` at ``key``, in the shape of the encoder's entry ``name``."""
     entry = encoder.state_dict()[name]
     tensor, expected = tensor.to(entry.dtype), entry.shape
     if tensor.shape == expected:
         return tensor
-    if len(expected) == 4 and expected[1] == encoder.channels[0] and tensor.shape == (expected[0], 1, *expected[2:]):
-        return tensor.expand(expected) / expected[1]
+    if name == _stem(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:
+        return stem_for(expected[1], tensor)
+    if not isinstance(encoder, TimmEncoder):
+        raise _other_shape(origin, key, tensor, encoder, expected)
     if name.endswith("pos_embed") and tensor.dim() == len(expected) == 3 and tensor.shape[2] == expected[2]:
         prefix = 0 if encoder.model.no_embed_class else encoder.model.num_prefix_tokens
         side = math.isqrt(expected[1] - prefix)
@@ -181,6 +211,14 @@ def _adapted(path: Path, key: str, tensor: Tensor, name: str, encoder: TimmEncod
         return resize_rel_pos_bias_table(tensor, new_window_size=window, new_bias_shape=expected)
     if tensor.squeeze().shape == torch.Size([n for n in expected if n != 1]):  # torchvision's layer scale [C, 1, 1]
         return tensor.reshape(expected)
-    raise UserError(
-        f"model.weights: {path}: '{key}' has shape {tuple(tensor.shape)}, {encoder.name} needs {tuple(expected)}"
-    )
+    raise _other_shape(origin, key, tensor, encoder, expected)
+
+
+def _stem(encoder: Encoder) -> str | None:
+    """The first convolution's weight."""
+    entries = encoder.state_dict().items()
+    return next((name for name, entry in entries if entry.dim() == 2 + encoder.dimensions), None)
+
+
+def _other_shape(origin: str, key: str, tensor: Tensor, encoder: Encoder, expected: torch.Size) -> UserError:
+    return UserError(f"{origin}: '{key}' has shape {tuple(tensor.shape)}, {encoder.name} needs {tuple(expected)}")

@@ -27,14 +27,14 @@ _KEEP_TENSORS = (
 )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str = "model.weights") -> dict[str, Tensor]:
     """All tensors of a ``.safetensors`` or PyTorch file by their keys, nested ones joined with dots.
 
-    Raises ``UserError`` naming the file if it is missing or not plain tensors.
+    Raises ``UserError`` naming ``key`` and the file if it is missing or not plain tensors.
     """
-    key = f"model.weights: {path}"
+    origin = f"{key}: {path}"
     if not path.is_file():
-        raise UserError(f"{key}: no such file; name a local .safetensors or .pth file, or a run's folder")
+        raise UserError(f"{origin}: no such file; name a local .safetensors or .pth file, or a run's folder")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -45,12 +45,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             command = ["python", "-c", _KEEP_TENSORS, str(path), f"{path.stem}-tensors.pth"]
             raise UserError(
-                f"{key}: holds {match[1]} beside its tensors; unpickling Python objects can run code and is refused. "
-                f"If you trust the file, extract its tensors: {shlex.join(command)}"
+                f"{origin}: holds {match[1]} beside its tensors; unpickling Python objects can run code and is "
+                f"refused. If you trust the file, extract its tensors: {shlex.join(command)}"
             ) from error
         detail = isinstance(error, SafetensorError | OSError | RuntimeError) and str(error)
         reason = detail.splitlines()[0] if detail else "not a PyTorch file, or damaged"
-        raise UserError(f"{key}: cannot be read as plain tensors ({reason}); save a state_dict") from error
+        raise UserError(f"{origin}: cannot be read as plain tensors ({reason}); save a state_dict") from error
 
 
 def _flatten(stored: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

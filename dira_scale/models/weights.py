@@ -20,7 +20,9 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
     """
     if run.tensors.encoder is None:
         raise UserError(f"run: {run.title} has no encoder")
-    encoder = architecture(run.network.architecture).build_encoder(run.input.sides)
+    model, channels = architecture(run.network.architecture), run.network.channels
+    other = {} if channels == model.channels else {"channels": channels}
+    encoder = model.build_encoder(run.input.sides, **other)
     prefix, first = run.tensors.encoder, next(iter(encoder.state_dict()))
     if f"{prefix}.{first}" not in tensors:  # a run from before descriptions, whose method has made its base itself
         inside = re.compile(rf"({re.escape(run.tensors.module)}\.(?:base\.)*encoder)\.{re.escape(first)}")

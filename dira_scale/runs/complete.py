@@ -7,6 +7,7 @@ import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.places.store import is_local, locate
+from dira_scale.verbs import VERBS
 
 INDEX = "index.json"
 
@@ -15,7 +16,8 @@ def config_file(folder: Path) -> Path:
     """The configuration of the run in ``folder``. Raises UserError if there is no run."""
     path = folder / "config.yaml"
     if not path.is_file():
-        raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that pretrain wrote")
+        verbs = " or ".join(verb.name for verb in VERBS.values() if verb.trains)
+        raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that {verbs} wrote")
     return path
 
 

@@ -23,7 +23,7 @@ from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint, description
 from dira_scale.runs.environment import environment
 from dira_scale.runs.exit_codes import TRY
-from dira_scale.runs.identity import EXECUTION, differences, run_name
+from dira_scale.runs.identity import differences, execution, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: dict[str, Any], described: description.Description | None = None) -> None:
         self.folder = folder
-        self._execution = described.execution if described else EXECUTION
+        self._execution = described.execution if described else execution(description.EARLIER)
         elsewhere = config.get("checkpoint", {}).get("folder")
         self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
         with checkpoint.as_user_error(self.checkpoints):

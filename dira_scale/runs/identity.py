@@ -18,7 +18,6 @@ def execution(verb: str) -> tuple[str, ...]:
     return (*VERBS[verb].execution, *FREE)
 
 
-EXECUTION = execution("pretrain")
 # Keys added to the identity later, with the value that all earlier runs had. At that value they are left out: names
 # stay the same, and an older config.yaml without the key has the same identity.
 # (`data.missing=skip` changes what is trained on.)
@@ -38,19 +37,22 @@ SENTENCES = {
 }
 
 
-def identity(config: dict[str, Any], execution: Sequence[str] = EXECUTION) -> dict[str, Any]:
-    """The flattened keys of a configuration that determine a run's result; the run's name is their hash."""
+def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]:
+    """The flattened keys of a configuration that determine a run's result; the run's name is their hash.
+
+    ``execution``: the keys without effect on it, of :func:`execution` or the run's description.
+    """
     left_out = [*LATER.items(), *RECORDED]
     flat = {key: value for key, value in _flatten(config).items() if (key, value) not in left_out}
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
 
 
-def run_name(config: dict[str, Any], execution: Sequence[str] = EXECUTION) -> str:
+def run_name(config: dict[str, Any], execution: Sequence[str]) -> str:
     """Twelve hexadecimal digits: a hash of the run's identity."""
     return hashlib.sha256(json.dumps(identity(config, execution), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence[str] = EXECUTION) -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence[str]) -> list[str]:
     """``key: old value -> new value`` for each key by which the identities of two configurations differ.
 
     A sentence instead for those whose values say nothing to a reader.

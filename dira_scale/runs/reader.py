@@ -119,8 +119,8 @@ class RunReader:
             tensors, state = checkpoint.load(self._checkpoint(stage))
         except checkpoint.DamagedError as error:
             raise UserError(
-                f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run pretrain again, "
-                "which continues from the newest intact one"
+                f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run "
+                f"{self.description.verb} again, which continues from the newest intact one"
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 

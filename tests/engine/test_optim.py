@@ -2,15 +2,36 @@
 
 import math
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
 from dira_scale.engine import optim
 from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
+
+
+@pytest.mark.parametrize("file", sorted((folder("configs") / "optim").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_optimizer_of_the_group_is_for_any_task(file: Path) -> None:
+    """Nothing of pretraining's adversary is in it."""
+    config: Any = OmegaConf.merge(OmegaConf.structured(Optim), OmegaConf.load(file))
+    assert OmegaConf.to_object(config).optimizer["lr"] > 0
+
+
+def test_an_optimizer_of_the_users_own_brings_its_discriminator(tmp_path: Path) -> None:
+    (tmp_path / "optim").mkdir()
+    ours = (folder("configs") / "optim" / "adamw.yaml").read_text()
+    (tmp_path / "optim" / "mine.yaml").write_text(f"{ours}discriminator: {{_target_: torch.optim.SGD, lr: 0.5}}\n")
+    words = ["--config-dir", str(tmp_path), "data.shards=any"]
+    mine, adamw = (compose("pretrain", [*words, f"optim={name}"]).optim for name in ("mine", "adamw"))
+    assert (mine.discriminator["_target_"], mine.discriminator.lr) == ("torch.optim.SGD", 0.5)
+    assert (adamw.discriminator["_target_"], adamw.discriminator.lr) == ("torch.optim.Adam", 2e-4)
 
 
 @pytest.mark.parametrize("step", [0, 1, 293, 294, 100_000])

@@ -13,7 +13,9 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.distributed import precision
 from dira_scale.distributed.precision import choose
-from dira_scale.runs.identity import run_name
+from dira_scale.runs.identity import execution, run_name
+
+EXECUTION = execution("pretrain")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +74,7 @@ def test_identity_and_name_hold_it_as_written(tmp_path: Path, monkeypatch: pytes
         machine(monkeypatch, bf16)
         run = tmp_path / str(bf16)
         assert train(str(run), "ddp", 2, precision="auto") == 0
-        names.add(run_name(config(run)))
+        names.add(run_name(config(run), EXECUTION))
     assert len(names) == 1
 
 
@@ -80,12 +82,12 @@ def test_a_run_that_began_with_a_precision_of_its_own_keeps_it(tmp_path: Path, m
     """As did every run before ``auto`` was the default: the same command, typed again, resumes it."""
     machine(monkeypatch, True)
     assert train(str(tmp_path), "ddp", 7, precision="fp32") == 0
-    name = run_name(config(tmp_path))
+    name = run_name(config(tmp_path), EXECUTION)
     old = {key: value for key, value in config(tmp_path).items() if key != "precision_used"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
     assert train(str(tmp_path), "ddp", 9, precision="auto") == 0
     assert (config(tmp_path)["precision"], config(tmp_path)["precision_used"]) == ("fp32", "fp32")
-    assert run_name(config(tmp_path)) == name
+    assert run_name(config(tmp_path), EXECUTION) == name
 
 
 def test_another_precision_than_the_runs_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

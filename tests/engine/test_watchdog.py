@@ -12,11 +12,13 @@ from harness import job
 RUN = """
 import sys, threading, time
 from pathlib import Path
+from dira_scale.config import logs
 from dira_scale.runs.lease import Lease
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.engine.watchdog import Watchdog, alive
 
 TIMINGS.linger, TIMINGS.after_loss = 0.5, 1
+logs.start("finetune")
 
 def stand_still():
     time.sleep(60)
@@ -52,7 +54,7 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
     first, *told = process.printed().splitlines()
     assert first == "still here"
     [line] = [line for line in told if "no step" in line]
-    assert line.startswith("pretrain: no step for 2 s (watchdog=2). Where every process stood: ")
+    assert line.startswith("finetune: no step for 2 s (watchdog=2). Where every process stood: ")
     assert line.endswith("stacks. The same command resumes from the newest checkpoint")
     assert line in (tmp_path / "log.txt").read_text()
     stacks = (tmp_path / "stacks" / "rank-0.txt").read_text()
@@ -65,7 +67,7 @@ def test_it_waits_less_once_another_process_is_gone(started) -> None:
     first, *told = process.printed().splitlines()
     assert first == "still here"
     [line] = [line for line in told if "no step" in line]
-    assert line.startswith("pretrain: no step for 1 s, and another process is gone. Where every process stood: ")
+    assert line.startswith("finetune: no step for 1 s, and another process is gone. Where every process stood: ")
     assert "in stand_still" in (tmp_path / "stacks" / "rank-0.txt").read_text()
 
 

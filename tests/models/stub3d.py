@@ -18,14 +18,14 @@ class TinyEncoder(Encoder):
     dimensions: ClassVar[int] = 3
     name = "tiny3d"
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, channels: int = 1) -> None:
         super().__init__()
-        self._in_channels = 1
+        self._in_channels = channels
         self.levels = nn.ModuleList(
             nn.Sequential(nn.Conv3d(before, after, 3, stride=2, padding=1), nn.BatchNorm3d(after), nn.ReLU())
-            for before, after in ((1, width), (width, 2 * width))
+            for before, after in ((channels, width), (width, 2 * width))
         )
-        self._channels = [1, width, 2 * width]
+        self._channels = [channels, width, 2 * width]
 
     @property
     def channels(self) -> list[int]:
@@ -61,8 +61,8 @@ class Tiny3D(Architecture):
 
     dimensions: ClassVar[int] = 3
 
-    def build_encoder(self, size: int | tuple[int, ...]) -> TinyEncoder:
-        return TinyEncoder(self.width)
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> TinyEncoder:
+        return TinyEncoder(self.width, channels or self.channels)
 
     def build_network(self, encoder: Encoder, classes: int = 1) -> TinyNetwork:
         assert isinstance(encoder, TinyEncoder)

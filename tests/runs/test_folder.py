@@ -18,9 +18,10 @@ from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import folder, lease
 from dira_scale.runs.folder import RunFolder
-from dira_scale.runs.identity import differences, identity, run_name
+from dira_scale.runs.identity import differences, execution, identity, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
+EXECUTION = execution("pretrain")
 CONFIG = {
     "run": "a",
     "seed": 0,
@@ -55,7 +56,7 @@ def changed(key: str, value: object) -> dict:
 def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
     RunFolder(tmp_path, CONFIG).release()
     RunFolder(tmp_path, changed(key, value)).release()
-    assert run_name(changed(key, value)) == run_name(CONFIG)
+    assert run_name(changed(key, value), EXECUTION) == run_name(CONFIG, EXECUTION)
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
@@ -68,13 +69,15 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
     with pytest.raises(UserError, match=key):
         RunFolder(tmp_path, changed(key, value))
     assert (tmp_path / "config.yaml").read_bytes() == before
-    assert run_name(changed(key, value)) != run_name(CONFIG)
+    assert run_name(changed(key, value), EXECUTION) != run_name(CONFIG, EXECUTION)
 
 
 def test_other_data_is_named_without_hashes() -> None:
-    result = differences({"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]})
+    result = differences(
+        {"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]}, EXECUTION
+    )
     assert result == ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
-    (result,) = differences({"selection": "ab"}, {"selection": "cd"})
+    (result,) = differences({"selection": "ab"}, {"selection": "cd"}, EXECUTION)
     assert result == (
         "selection: data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
         "data.shards"
@@ -84,21 +87,31 @@ def test_other_data_is_named_without_hashes() -> None:
 def test_the_name_of_a_run_on_all_rows_is_that_of_before_they_could_be_chosen() -> None:
     everything = {"fraction": 1.0, "fraction_seed": 0, "negatives": None, "fraction_from": "start", "exclude": None}
     now = CONFIG | {"data": CONFIG["data"] | everything}
-    assert identity(now) == identity(CONFIG) and run_name(now) == run_name(CONFIG) == "4c6c9ca2d006"
+    assert (
+        identity(now, EXECUTION) == identity(CONFIG, EXECUTION)
+        and run_name(now, EXECUTION) == run_name(CONFIG, EXECUTION) == "4c6c9ca2d006"
+    )
     some = CONFIG | {"data": CONFIG["data"] | everything | {"fraction": 0.5, "negatives": 2}}
-    assert differences(CONFIG, some | {"selection": "ab"}) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
-    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"fraction_from": "end"}}) != run_name(CONFIG)
-    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"exclude": "some.txt"}}) != run_name(CONFIG)
+    assert differences(CONFIG, some | {"selection": "ab"}, EXECUTION) == [
+        "data.fraction: 1.0 -> 0.5",
+        "data.negatives: None -> 2",
+    ]
+    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"fraction_from": "end"}}, EXECUTION) != run_name(
+        CONFIG, EXECUTION
+    )
+    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"exclude": "some.txt"}}, EXECUTION) != run_name(
+        CONFIG, EXECUTION
+    )
 
 
 def test_identity_leaves_out_execution_only() -> None:
-    assert identity(CONFIG) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
+    assert identity(CONFIG, EXECUTION) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
 
 
 def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
     """Runs from before it count as having the value that they had."""
-    assert run_name(CONFIG | {"views_version": 1}) == run_name(CONFIG)
-    assert run_name(CONFIG | {"views_version": 2}) != run_name(CONFIG)
+    assert run_name(CONFIG | {"views_version": 1}, EXECUTION) == run_name(CONFIG, EXECUTION)
+    assert run_name(CONFIG | {"views_version": 2}, EXECUTION) != run_name(CONFIG, EXECUTION)
     RunFolder(tmp_path, CONFIG).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     RunFolder(tmp_path, CONFIG | {"views_version": 1}).release()
@@ -115,7 +128,11 @@ def test_a_run_from_before_keys_were_shuffled_in_blocks_is_refused_by_name_or_ke
         return CONFIG | {"method": {"base": node} if nested else node}
 
     before, blocks = config(), config(shuffle="blocks") | {"shuffle_version": 2}
-    assert run_name(before) == run_name(config(shuffle="batch")) == run_name(config(shuffle="blocks"))
+    assert (
+        run_name(before, EXECUTION)
+        == run_name(config(shuffle="batch"), EXECUTION)
+        == run_name(config(shuffle="blocks"), EXECUTION)
+    )
     RunFolder(tmp_path, before).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     RunFolder(tmp_path, config(shuffle="batch")).release()

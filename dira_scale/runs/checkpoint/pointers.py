@@ -94,7 +94,7 @@ def _named(run: Path, pointer: str) -> Path:
     with as_user_error(folder):
         pointers = _pointers(folder)
     if pointer not in pointers:
-        have = ", ".join(sorted(pointers)) or "no checkpoint yet: run pretrain again, which continues"
+        have = ", ".join(sorted(pointers)) or "no checkpoint yet: run its command again, which continues"
         raise UserError(f"{folder / pointer} does not exist; this run has {have}")
     return folder / pointers[pointer]
 

@@ -1,0 +1,85 @@
+"""The weights that a network starts from, by one key: random, a run, an export, or a file of any known layout."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dira_scale.errors import UserError
+from dira_scale.models.layouts import StartWeights
+from dira_scale.models.network import Encoder, Network
+from dira_scale.runs.description import read_description
+from dira_scale.runs.reader import start_tensors
+
+RANDOM = "random"
+CARD = "README.md"
+# Of an exported folder, the first that is there: those with a decoder before those without.
+EXPORTED = (
+    "unet.safetensors", "dira_scale_unet.safetensors", "plain_network.safetensors", "encoder.safetensors",
+    "plain_encoder.safetensors", "torchvision.safetensors",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was loaded.
+
+    Attributes:
+        path: of the run's folder, or of the file.
+        loaded: a phrase for each part: the encoder with its layout, the decoder, the head.
+        summary: a line for the log.
+        licence: of the weights; None if nothing beside them says it.
+    """
+
+    path: Path
+    loaded: tuple[str, ...]
+    summary: str
+    licence: str | None
+
+
+def start_weights(
+    init: str, encoder: Encoder, network: Network | None = None, key: str = "init", head: bool = False
+) -> Start | None:
+    """Fill ``encoder`` from ``init``, and the decoder of ``network``, which is over it, if ``init`` has one.
+
+    Args:
+        init: ``random``: nothing is loaded; a run's folder (its best weights); a folder or file that `export` wrote; a
+            local file in any layout of :mod:`dira_scale.models.layouts`.
+        head: whether to load a head of equal size, too. What a new task predicts is not what the old one did.
+
+    Raises:
+        UserError: names ``key`` and the file: there is none, it is damaged, or of another network (which tensor).
+    """
+    if init == RANDOM:
+        return None
+    path = _file(Path(init), key)
+    weights = StartWeights(path, encoder, start_tensors(path), key)
+    if network is not None:
+        weights.fill(network, head=head)
+    return Start(path, tuple(weights.loaded), str(weights), licence_of(path))
+
+
+def licence_of(path: Path) -> str | None:
+    """Of the weights at ``path``: as the card beside an exported file says, or of a run's data and its own start.
+
+    None if neither is there, as of a published file.
+    """
+    if path.is_dir():
+        run = read_description(path)
+        known = {dataset.licence or "unknown" for dataset in run.data.datasets}
+        start = [run.network.licence or f"that of {Path(run.network.start).name}"] if run.network.start else []
+        return " and ".join([*sorted(known), *start])
+    card = path.parent / CARD
+    front = card.read_text(errors="replace") if card.is_file() else ""
+    match = re.search(r"^license_name: (\".*\")$", front, re.MULTILINE)
+    return str(json.loads(match[1])) if match else None
+
+
+def _file(path: Path, key: str) -> Path:
+    """``path``, or of an exported folder its file."""
+    if not path.is_dir() or (path / "config.yaml").exists():
+        return path
+    file = next((path / name for name in EXPORTED if (path / name).is_file()), None)
+    if file is None:
+        raise UserError(f"{key}={path}: neither a run's folder nor one that export wrote; name one, or a file")
+    return file
