@@ -98,7 +98,8 @@ class Classification:
         targets, scores, names, patients = label_arrays(cases)
         if self.labels.exclusive:
             return multiclass(class_numbers(torch.from_numpy(targets)).numpy(), scores, names, patients)
-        return classification(targets, scores, names, patients, thresholds and [thresholds[name] for name in names])
+        chosen = None if thresholds is None else [thresholds[name] for name in names]
+        return classification(targets, scores, names, patients, chosen)
 
 
 class LabelScore:

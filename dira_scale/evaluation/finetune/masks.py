@@ -12,14 +12,14 @@ from dira_scale.errors import UserError
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
 
-LOOKED_AT = 32  # masks of each dataset, spread over the split that is trained on
+LOOKED_AT = 256  # masks of each dataset, spread over the split that is trained on
 
 
 def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
     """Look at some masks of each dataset.
 
-    Raises UserError, naming the dataset: several values beside 0 although no classes are named, or values that are no
-    class's.
+    Raises UserError, naming the dataset: several values beside 0 although no classes are named, values that are no
+    class's, or a class that none has.
     """
     if classes is not None and (
         len({*classes.values()}) < len(classes) or not all(0 < v < 256 for v in classes.values())
@@ -38,6 +38,11 @@ def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
             )
         if classes is not None and (other := sorted(values - {*classes.values()})):
             raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: name its class")
+        absent = [name for name, value in (classes or {"mask": 1}).items() if value not in values]
+        if absent and not (classes is None and values) and count < LOOKED_AT:  # all were looked at
+            raise UserError(
+                f"task.classes: {looked}, have no pixel of '{absent[0]}': leave it out, or use another split"
+            )
 
 
 def _values(dataset: ShardedDataset, split: str) -> tuple[set[int], int]:

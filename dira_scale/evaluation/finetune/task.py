@@ -25,6 +25,7 @@ from dira_scale.evaluation.finetune.supervision import Supervision, single
 from dira_scale.methods import views_of
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models import norm
+from dira_scale.models.start import RANDOM, Start
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.training.schedule import batches_of, few_steps, process_counts, stage_plans
@@ -95,7 +96,11 @@ class Finetuning:
 
 
 class FinetuneTask(Finetuning):
-    """A network, built and checked, on its data (see :class:`dira_scale.engine.task.Task`)."""
+    """A network, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+
+    Args:
+        start: what was loaded into the network.
+    """
 
     def __init__(
         self,
@@ -105,8 +110,10 @@ class FinetuneTask(Finetuning):
         supervision: Supervision,
         stages: Sequence[StagePlan],
         data: "Inputs",
+        start: Start | None = None,
     ) -> None:
         super().__init__(config, world, network, supervision, data.views)
+        self.start = start
         self.stages, self.data, self.unit, self.tensors = stages, data, UNIT, TENSORS[supervision.pooled]
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
@@ -140,15 +147,16 @@ class FinetuneTask(Finetuning):
         data, stages, supervision = raise_on_all(opened)
         preflight.check_alike(cfg, data.facts() | weights_fact(config.init))
         torch.manual_seed(config.seed)
-        network = raise_on_all(lambda: build_network(config, supervision, data.views))
+        network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
         try_stages(config, network)
-        return cls(config, world, network, supervision, stages, data)
+        return cls(config, world, network, supervision, stages, data, start)
 
     def describe(self, config: dict[str, Any]) -> Description:
         described = describe(config)
         datasets = zip(described.data.datasets, self.data.datasets, strict=True)
         data = replace(described.data, datasets=tuple(each.known(opened.info) for each, opened in datasets))
-        return replace(described, data=data)
+        licence = self.start.licence if self.start else None
+        return replace(described, data=data, network=replace(described.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
         return {"outputs": list(self.supervision.outputs)}
@@ -158,8 +166,9 @@ class FinetuneTask(Finetuning):
         stages = ", ".join(f"{plan.name} {plan.steps}" for plan in self.stages)
         return [
             *self.data.summary(self.stages[0]),
-            f"network: {parameters:.1f} M parameters from init={self.config.init}; outputs: "
-            f"{', '.join(self.supervision.outputs)}; steps by stage: {stages}",
+            self.start.summary if self.start else f"init={RANDOM}: nothing is loaded",
+            f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
+            f"{stages}",
             *few_steps(self.config, self.stages),
         ]
 
