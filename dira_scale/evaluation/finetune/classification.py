@@ -13,8 +13,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.labels import Labels, class_numbers
 from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.task import Best
-from dira_scale.evaluation.finetune.config import CE
-from dira_scale.evaluation.finetune.supervision import Shared, SplitCases, probable
+from dira_scale.evaluation.finetune.supervision import CE, Shared, SplitCases, probable
 from dira_scale.metrics.cases import LabelCase, label_arrays, label_cases
 from dira_scale.metrics.classification import classification
 from dira_scale.metrics.figure import MEAN, Figure

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from dira_scale.evaluation.finetune.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
-PRETRAINED, RANDOM = "pretrained", "random"
+PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
 CENTRE, TEN_CROPS = "centre", "ten_crops"
-CE, DICE = "ce", "dice"
 
 
 @dataclass
@@ -44,7 +43,7 @@ class TaskConfig(Schema):
 class LabelTask(TaskConfig):
     """Labels of whole images."""
 
-    loss: list[str] = one_of(CE)
+    loss: list[str] = one_of("ce")
     labels: list[str] | None = None
     uncertain: Any = MISSING
     unknown: str = one_of(*COUNTS_AS)
@@ -75,7 +74,7 @@ class LabelTask(TaskConfig):
 class MaskTask(TaskConfig):
     """Masks of images."""
 
-    loss: list[str] = one_of(DICE, CE)
+    loss: list[str] = one_of("dice", "ce")
     classes: dict[str, int] | None = None
     decoder: str = one_of(PRETRAINED, RANDOM)
 

@@ -6,8 +6,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dira_scale.config.schema import chosen_class
-from dira_scale.evaluation.finetune.config import CE, DICE, RANDOM, TaskConfig
+from dira_scale.evaluation.finetune.config import TaskConfig
+from dira_scale.evaluation.finetune.supervision import CE, DICE
 from dira_scale.models.architecture import architecture
+from dira_scale.models.start import RANDOM
 from dira_scale.runs.description import Data, Dataset, Description, Input, Metric, Network, Stage, Tensors, Term
 from dira_scale.runs.identity import execution
 

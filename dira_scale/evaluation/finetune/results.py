@@ -12,16 +12,20 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import yaml
 from torch import nn
 
 from dira_scale.distributed.control import broadcast_from_main, gather_objects, raise_on_all
+from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
-from dira_scale.evaluation.finetune.supervision import SplitCases
+from dira_scale.evaluation.finetune.config import Finetune
+from dira_scale.evaluation.finetune.description import TENSORS
+from dira_scale.evaluation.finetune.held_out import test_batches
+from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
 from dira_scale.metrics.cases import merged, write_cases
 from dira_scale.metrics.figure import Figure
 from dira_scale.models.network import moved
@@ -29,36 +33,34 @@ from dira_scale.places.atomic import write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import RunFolder
 from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.inputs import Inputs
 from dira_scale.training.validation import evaluating
-
-if TYPE_CHECKING:
-    from dira_scale.evaluation.finetune.task import FinetuneTask
 
 FILE, CASES = "results.json", "cases"
 
 
-def write_results(task: "FinetuneTask", stage: StagePlan, run: RunFolder | None) -> None:
+def write_results(
+    config: Finetune, world: World, supervision: Supervision, data: Inputs, stage: StagePlan, run: RunFolder | None
+) -> None:
     """Evaluate, unless that is done. ``run``: on the main process only. Collective."""
-    from dira_scale.evaluation.finetune.task import test_batches
-
-    config, world = task.config, task.world
     if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
         return
-    folder, data, validate = Path(config.run), task.data, config.validate
-    network, step = raise_on_all(lambda: best_network(task, stage, folder))
+    folder, validate = Path(config.run), config.validate
+    network, step = raise_on_all(lambda: best_network(config, supervision, stage.name))
+    network = moved(network, world.device, config.parallel.channels_last)
     splits: dict[str, HeldOutBatches] = {}
     if (held_out := data.held_out(validate.batch, validate.batches, world.rank, world.ranks)) is not None:
         splits["val"] = held_out
-    splits["test"] = test_batches(config, data, task.supervision, world.rank, world.ranks)
+    splits["test"] = test_batches(config, data, world.rank, world.ranks)
     names = {"val": data.data.val_split, "test": config.data.test_split}
     thresholds: Mapping[str, float] | None = None
     figures: dict[str, list[Figure]] = {}
     for name, batches in splits.items():
         about = SplitCases.of(data.datasets, str(names[name]))
-        cases = merged(gather_objects(evaluate(task, network, batches, about)))
+        cases = merged(gather_objects(evaluate(world, supervision, network, batches, about)))
         if name == "val":
-            thresholds = task.supervision.thresholds(cases)
-        figures[name] = task.supervision.figures(cases, thresholds)
+            thresholds = supervision.thresholds(cases)
+        figures[name] = supervision.figures(cases, thresholds)
         if run is not None:
             run.lease.check()
             (folder / CASES).mkdir(exist_ok=True)
@@ -69,27 +71,31 @@ def write_results(task: "FinetuneTask", stage: StagePlan, run: RunFolder | None)
         write_json(folder / FILE, about_run | {"thresholds": _json(thresholds), "figures": rows}, run.lease.check)
 
 
-def best_network(task: "FinetuneTask", stage: StagePlan, folder: Path) -> tuple[nn.Module, int]:
-    """The complete network with the weights of the best checkpoint, or of the newest where nothing was validated."""
-    path = checkpoint.best(folder, stage.name) if task.validation else checkpoint.latest(folder)
-    tensors, _ = checkpoint.load(path)
-    model, prefix = task.config.model, f"{task.tensors.module}."
-    network = task.supervision.network(model, model.build_encoder(task.data.views.size))
+def best_network(config: Finetune, supervision: Supervision, stage: str) -> tuple[nn.Module, int]:
+    """The complete network with the weights of the stage's best checkpoint, and its step; where nothing was validated,
+    of the newest one."""
+    folder = Path(config.run)
+    path = checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
+    tensors, prefix = checkpoint.load(path)[0], f"{TENSORS[supervision.pooled].module}."
+    size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
+    network = supervision.network(config.model, config.model.build_encoder(size))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-    return moved(network, task.world.device, task.config.parallel.channels_last), int(path.name)
+    return network, int(path.name)
 
 
 @torch.no_grad()
-def evaluate(task: "FinetuneTask", network: nn.Module, held_out: HeldOutBatches, about: SplitCases) -> list[Any]:
+def evaluate(
+    world: World, supervision: Supervision, network: nn.Module, held_out: HeldOutBatches, about: SplitCases
+) -> list[Any]:
     """This rank's cases; of several crops of an image the mean of their probabilities."""
-    supervision, cases = task.supervision, list[Any]()
+    cases: list[Any] = []
     with evaluating(network):
         for stored, count in held_out.batches():
             alive()
             if not count:
                 continue
-            batch = stored.to(task.world.device)
-            with task.world.autocast():
+            batch = stored.to(world.device)
+            with world.autocast():
                 views = [supervision.probabilities(network(view)) for view in batch.views]
             probabilities, targets = torch.stack(views).mean(0), supervision.targets(batch)
             cases += supervision.cases(about, batch.index[:count], probabilities[:count], targets[:count])

@@ -12,8 +12,7 @@ from torch import Tensor
 from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.engine.task import Best
 from dira_scale.evaluation.finetune.classification import gathered
-from dira_scale.evaluation.finetune.config import CE, DICE
-from dira_scale.evaluation.finetune.supervision import Shared, SplitCases, probable
+from dira_scale.evaluation.finetune.supervision import CE, DICE, Shared, SplitCases, probable
 from dira_scale.metrics.cases import MaskCase
 from dira_scale.metrics.figure import Figure
 from dira_scale.metrics.segmentation import mask_cases, segmentation

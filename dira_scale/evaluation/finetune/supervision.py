@@ -17,6 +17,7 @@ from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import Metric, Output
 from dira_scale.training.validation import Score
 
+CE, DICE = "ce", "dice"  # loss terms
 # Sums over the processes, for a loss that is a mean over what is known in the global batch; in evaluation, where each
 # process has batches of its own, what it gets.
 Shared = Callable[[Tensor], Tensor]

@@ -1,0 +1,32 @@
+"""How images that are not trained on are seen."""
+
+from dira_scale.data.geometry.fixed import centre, ten_crops
+from dira_scale.data.views import ViewSpec, fixed_views
+from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.config import CENTRE, Finetune
+from dira_scale.evaluation.finetune.supervision import Supervision
+from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.inputs import Inputs
+
+
+def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> ViewSpec:
+    """Crops of a share of each image, or, where training's have a size in voxels, of the view's size."""
+    extent = None if views.crop.least is None else views.sides
+    chosen = centre if crops == CENTRE else ten_crops
+    return fixed_views(views.size, chosen(views.dimensions, config.evaluate.share, extent))
+
+
+def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
+    """Raise UserError for several views in training, and for several crops of masks."""
+    if views.count != 1:
+        raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
+    if config.evaluate.crops != CENTRE and not supervision.pooled:
+        raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+
+
+def test_batches(config: Finetune, data: Inputs, rank: int = 0, ranks: int = 1) -> HeldOutBatches:
+    """This rank's share of the test split. Raises UserError if there is none."""
+    views, split = held_out_views(config, data.views, config.evaluate.crops), config.data.test_split
+    assert split is not None
+    batch = max(1, config.validate.batch // views.count)
+    return data.evaluation("data.test_split", split, views, batch, None, rank, ranks)
