@@ -18,8 +18,8 @@ from dira_scale.runs.reader import RunReader
 from dira_scale.verbs import VERBS
 
 __all__ = ["LabelledImages", "UserError", "export", "finetune", "pretrain", "probe", "shard"]
-
-Settings, Where = Mapping[str, Any] | None, str | Path
+Settings = Mapping[str, Any] | None
+Where = str | Path
 
 
 def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:

@@ -1,5 +1,8 @@
 """How images that are not trained on are seen."""
 
+import numpy as np
+import torch
+
 from dira_scale.data.geometry.fixed import centre, ten_crops
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
@@ -22,6 +25,25 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
     if config.evaluate.crops != CENTRE and not supervision.pooled:
         raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+
+
+def check_scored(config: Finetune, data: Inputs) -> None:
+    """Raise UserError if checkpoints are compared by the AUROC, and no label has both classes in the validation."""
+    split, labels = config.data.val_split, data.labels
+    if split is None or labels is None or labels.exclusive or config.validate.best is not None:
+        return
+    values = np.concatenate(
+        [dataset.flags(dataset.rows(split))[:, columns]
+         for dataset, columns in zip(data.datasets, map(list, labels.columns), strict=True)]
+    )  # fmt: skip
+    if config.validate.batches is not None:
+        values = values[: config.validate.batch * config.validate.batches]
+    targets = labels.targets(torch.from_numpy(values))
+    if not ((targets == 0).any(0) & (targets == 1).any(0)).any():
+        raise UserError(
+            f"data.val_split={split}: no label has a positive and a negative among its {len(values)} samples, so there "
+            "is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
+        )
 
 
 def test_batches(config: Finetune, data: Inputs, rank: int = 0, ranks: int = 1) -> HeldOutBatches:

@@ -14,7 +14,7 @@ from dira_scale.engine import preflight
 from dira_scale.engine.task import Best, StagePlan, StagePosition
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
-from dira_scale.evaluation.finetune.held_out import check_crops, held_out_views, test_batches
+from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, test_batches
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
 from dira_scale.evaluation.finetune.results import write_results
 from dira_scale.evaluation.finetune.step import Finetuning, try_stages
@@ -72,6 +72,7 @@ class FinetuneTask(Finetuning):
             data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out_views(config, views))
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
+            check_scored(config, data)
             if config.data.test_split is not None:
                 test_batches(config, data)
             return data, stage_plans(config, data.steps_per_epoch), supervision

@@ -37,15 +37,20 @@ def results(run: Path) -> Any:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("task", [["task=labels"], ["task=masks", CLASSES]], ids=["labels", "masks"])
+@pytest.mark.parametrize(
+    "task",
+    [["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=2"], ["task=masks", CLASSES]],
+    ids=["labels", "masks"],
+)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(task: list[str], discs: Path, tmp_path: Path) -> None:
-    """Also in the figures of its best checkpoint on the test split, and in its cases."""
+    """Also in the figures of its best checkpoint on the test split, and in its cases; and where it ends early."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert finetune(whole, discs, *task) == 0
     assert finetune(parts, discs, *task, "steps=4") == 0
     assert status(parts)["step"] == 4 and not (parts / "results.json").exists()
     assert finetune(parts, discs, *task) == 0
     assert_equal_runs(parts, whole)
+    assert "task=masks" in task or status(whole)["step"] < 3 * 8  # that of labels ends early
     for file in ("results.json", "cases/val.parquet", "cases/test.parquet"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (whole / "results.json").stat().st_mtime_ns
@@ -140,6 +145,15 @@ def test_what_cannot_be_learned_is_one_error_before_training(
     assert finetune(tmp_path / "run", discs, *words) == 2
     assert said.format(discs) in caplog.text
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_validation_without_an_auroc_is_refused_unless_the_loss_decides(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
+    images, splits = [np.full((40, 40), i, np.uint8) for i in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    shards = make_dataset(images, labels=[[float(i % 2 and i != 5)] for i in range(8)], splits=splits).root
+    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2") == 2
+    assert "data.val_split=val: no label has a positive and a negative among its 2 samples" in caplog.text
+    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "validate.best=loss") == 0
+    assert "auroc" not in rows(tmp_path / "run", "val")[0]
 
 
 def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
