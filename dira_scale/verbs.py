@@ -66,7 +66,7 @@ _ROWS = (
          trains=True,
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
                     "data.helper", "data.cache", "data.cache_size", "watchdog", "enough_steps"),
-         check="dira_scale.evaluation.finetune.refused:check",
+         check="dira_scale.evaluation.finetune.refused:check", plan="dira_scale.planning.finetuning:planned",
          describe="dira_scale.evaluation.finetune.description:describe",
          described=("stages", "model", "data.size", "task"),
          results="dira_scale.evaluation.finetune.results:finetuning",

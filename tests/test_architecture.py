@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "evaluation": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "methods", "engine", "training"},
     "planning": FOUNDATION
-    | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "training", "pretraining"},
+    | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "training", "pretraining"}
+    | {"evaluation"},
     "reporting": FOUNDATION | {"runs"},
     "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},

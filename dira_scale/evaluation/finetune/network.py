@@ -7,10 +7,11 @@ from torch import nn
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine.preflight import DIGITS
-from dira_scale.evaluation.finetune.config import PRETRAINED, Finetune, MaskTask
+from dira_scale.evaluation.finetune.config import PRETRAINED, Finetune, MaskTask, TaskConfig
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.methods.build import check_dimensions
 from dira_scale.models import norm
+from dira_scale.models.architecture import Architecture
 from dira_scale.models.start import Start, start_weights
 
 
@@ -25,6 +26,17 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
     decoder = isinstance(config.task, MaskTask) and config.task.decoder == PRETRAINED
     start = start_weights(config.init, encoder, network if decoder else None)
     return norm.convert(network), start
+
+
+def random_network(model: Architecture, supervision: Supervision, size: int | tuple[int, ...]) -> nn.Module:
+    """Without weights of ``init``."""
+    return norm.convert(supervision.network(model, model.build_encoder(size)))
+
+
+def without_data(task: TaskConfig) -> Supervision:
+    """Where the data is not looked at, and says how many labels there are: with one, if the task does not name them."""
+    supervision = task.described(())
+    return supervision if supervision.outputs else task.described(("label",))
 
 
 def weights_fact(init: str) -> dict[str, str]:

@@ -11,10 +11,10 @@ from torch import nn
 
 from dira_scale.evaluation.finetune.description import task_of
 from dira_scale.evaluation.finetune.held_out import check_crops
+from dira_scale.evaluation.finetune.network import random_network, without_data
 from dira_scale.evaluation.finetune.step import try_stages
 from dira_scale.methods.build import check_dimensions, views_of
 from dira_scale.metrics.libraries import require_libraries
-from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
 from dira_scale.training.schedule import check_division, stage_plans
 
@@ -30,7 +30,7 @@ def check(cfg: DictConfig, ranks: int) -> None:
     stage_plans(config, lambda _: 1)
     views = views_of(cfg)
     check_dimensions(config.model, views)
-    check_crops(config, views, config.task.described(("label",)))
+    check_crops(config, views, without_data(config.task))
     plain: Any = OmegaConf.to_container(cfg)
     with suppress(RuntimeError), torch.device("meta"):  # of a user's own network that needs memory
         try_stages(config, _network(json.dumps([plain["model"], plain["task"], config.data.size])))
@@ -40,6 +40,5 @@ def check(cfg: DictConfig, ranks: int) -> None:
 def _network(text: str) -> nn.Module:
     """Of the nodes ``model`` and ``task``, and a size, as JSON. Its tensors have no memory."""
     model, task, size = json.loads(text)
-    built = architecture(model)
-    encoder = built.build_encoder(size if isinstance(size, int) else tuple(size))
-    return norm.convert(task_of(task).described(("label",)).network(built, encoder))
+    sides = size if isinstance(size, int) else tuple(size)
+    return random_network(architecture(model), without_data(task_of(task)), sides)
