@@ -32,7 +32,7 @@ from dira_scale.models.momentum import ema_update
 
 SIDE, FRAME = 32, 8  # pixels
 NEGATIVES, TEMPERATURE, RATE = 3, 0.1, 3e-3  # other batches
-SIZES = ((32, 2), (32, 4), (128, 4))  # batch and BatchNorm groups: two, those of `small`, and four as the paper has
+SIZES = ((32, 2), (128, 4))  # batch and BatchNorm groups: of `small`, and four as the paper has
 SHUFFLES = ("none", "blocks", "batch", "unrelated")
 COMPANIONS = {"none": 1.0, "unrelated": 0.0}  # shared, where nothing is shuffled
 

@@ -114,10 +114,13 @@ class Card:
         if channels > 1:
             repeated = f", repeated to {'three' if channels == 3 else channels} channels"
             repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"
+        normalised, mean = "*without* normalisation by mean and deviation", self.run.input.mean
+        if mean:
+            normalised = f"then normalised by channel: mean {mean}, deviation {self.run.input.deviation}"
         lines = [
             "## Loading",
             "",
-            f"Input: grey in [0, 1]{repeated}, *without* normalisation by mean and deviation.",
+            f"Input: grey in [0, 1]{repeated}, {normalised}.",
             "",
             "```python",
             "import torch",

@@ -105,4 +105,8 @@ def test_the_card_names_the_classes_and_the_licence_of_the_start() -> None:
     text = Card("lungs", run.run, [], "train", 3, 0.5, False, exports).text()
     assert "A channel for each class, for the whole image, by a softmax:" in text and "| 1 | lung |" in text
     assert 'license_name: "CC-BY-NC-4.0"' in text and "Its terms (CC-BY-NC-4.0) apply too" in text
+    assert "*without* normalisation" in text
+    normalised = replace(run.run, input=replace(run.run.input, mean=(0.5, 0.4, 0.3), deviation=(0.2, 0.2, 0.1)))
+    line = "then normalised by channel: mean (0.5, 0.4, 0.3), deviation (0.2, 0.2, 0.1)."
+    assert line in Card("lungs", normalised, [], "train", 3, 0.5, False, exports).text()
     assert "self-supervised" not in text and "pretraining" not in text and "No decoder" not in text

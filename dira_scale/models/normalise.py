@@ -1,0 +1,24 @@
+"""How images of [0, 1] become a network's input, where a protocol normalises them by mean and deviation."""
+
+import torch
+from torch import Tensor
+
+from dira_scale.runs.description import Input
+
+# Of ImageNet, by channel: of red, green and blue.
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
+
+
+def normalised(images: Tensor, input: Input) -> Tensor:
+    """[b, 1 or C, *size] -> (x - mean) / deviation by channel, [b, C, *size]; unchanged where ``input`` has neither.
+
+    A grey image is repeated: its channels have different means. Keeps the images' memory format, type and device.
+    """
+    if not input.mean:
+        return images
+    shape = (-1, *[1] * (images.dim() - 2))
+    mean, deviation = (
+        torch.tensor(values, dtype=images.dtype, device=images.device).view(shape)
+        for values in (input.mean, input.deviation)
+    )
+    return (images - mean) / deviation
