@@ -26,21 +26,37 @@ from dira_scale.runs.description import Metric, Output
 AUROC, ACCURACY = "auroc", "accuracy"
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, exclusive: bool, shared: Shared) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    exclusive: bool,
+    shared: Shared,
+    weights: Sequence[float] | None = None,
+    focal: float = 0.0,
+) -> Tensor:
     """The mean over what is known.
 
     Args:
         logits: [b, L].
         targets: [b, L] of 0, 1 and NaN. ``exclusive``: of a row one is 1, and the mean is over rows; else over labels.
+        weights: [L], of classes, whose mean is weighted, or of the positives of labels.
+        focal: the exponent of 1 - p, p being the probability of what is true (Lin et al., ICCV 2017).
     """
+    logits, scale = logits.float(), None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
     if exclusive:
         numbers = class_numbers(targets)
-        losses, known = F.cross_entropy(logits.float(), numbers, reduction="none"), numbers >= 0
+        losses, known = F.cross_entropy(logits, numbers, reduction="none"), (numbers >= 0).float()
+        weighted = known if scale is None else known * scale[numbers.clamp(min=0)]
+        count = weighted
     else:
-        known = ~targets.isnan()
-        losses = F.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(), reduction="none") * known
-    total, count = shared(torch.stack([losses.sum(), known.sum()]))
-    return total / count.clamp(min=1)
+        known, truth = (~targets.isnan()).float(), targets.nan_to_num().float()
+        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        weighted = known if scale is None else known * (1 + truth * (scale - 1))
+        count = known
+    if focal:
+        losses = losses * (1 - torch.exp(-losses)) ** focal
+    total, counted = shared(torch.stack([(losses * weighted).sum(), count.sum()]))
+    return total / counted.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,8 @@ class Classification:
     """See :class:`dira_scale.evaluation.finetune.supervision.Supervision`. Targets: float32 [b, L] of 0, 1 and NaN."""
 
     labels: Labels
+    weights: tuple[float, ...] | None = None
+    focal: float = 0.0
     pooled = True
 
     @property
@@ -75,7 +93,7 @@ class Classification:
         return self.labels.targets(batch.labels)
 
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        return {CE: cross_entropy(logits, targets, self.labels.exclusive, shared)}
+        return {CE: cross_entropy(logits, targets, self.labels.exclusive, shared, self.weights, self.focal)}
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return probable(logits, self.output.activation)

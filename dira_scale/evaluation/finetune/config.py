@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, one_of, place
+from dira_scale.config.schema import Schema, above, at_least, one_of, place
 from dira_scale.data.config import Data
 from dira_scale.data.labels import COUNTS_AS
 from dira_scale.models.architecture import Architecture
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
 
 PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
+IMAGENET = "imagenet"
+BALANCED = "balanced"
 CENTRE, TEN_CROPS = "centre", "ten_crops"
 
 
@@ -48,6 +50,8 @@ class LabelTask(TaskConfig):
     uncertain: Any = MISSING
     unknown: str = one_of(*COUNTS_AS)
     exclusive: bool = MISSING
+    weights: str = one_of("none", BALANCED)
+    focal: float = at_least(0)
 
     def asked(self) -> dict[str, Any]:
         from dira_scale.data.labels import LabelChoice
@@ -57,9 +61,12 @@ class LabelTask(TaskConfig):
 
     def supervision(self, data: "Inputs") -> "Supervision":
         from dira_scale.evaluation.finetune.classification import Classification
+        from dira_scale.evaluation.finetune.rows import balance, learned
 
         assert data.labels is not None
-        return Classification(data.labels)
+        balanced = self.weights == BALANCED
+        weights = balance(learned(data), self.exclusive) if balanced else None
+        return Classification(data.labels, weights, self.focal)
 
     def described(self, outputs: tuple[str, ...]) -> "Supervision":
         from dira_scale.data.labels import Labels
@@ -118,6 +125,7 @@ class Finetune(StagedTraining):
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
+    normalise: str = one_of("none", IMAGENET)
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)
 

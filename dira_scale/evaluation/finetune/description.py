@@ -6,9 +6,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dira_scale.config.schema import chosen_class
-from dira_scale.evaluation.finetune.config import TaskConfig
+from dira_scale.evaluation.finetune.config import IMAGENET, TaskConfig
 from dira_scale.evaluation.finetune.supervision import CE, DICE
 from dira_scale.models.architecture import architecture
+from dira_scale.models.normalise import IMAGENET as NORMALISATION
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.description import Data, Dataset, Description, Input, Metric, Network, Stage, Tensors, Term
 from dira_scale.runs.identity import execution
@@ -39,7 +40,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         title="Fine-tuning run",
         trained=f"fine-tuned on {'labels' if task.pooled else 'masks'}",
         network=network,
-        input=Input(model.dimensions * (size,) if isinstance(size, int) else tuple(size)),
+        input=input_of(model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"]),
         data=Data(_datasets(config), data["split"], data["val_split"], limit),
         stages=stages,
         terms=TERMS,
@@ -52,6 +53,13 @@ def describe(config: Mapping[str, Any]) -> Description:
         training=_training(config),
         enough_steps=config["enough_steps"],
     )
+
+
+def input_of(size: tuple[int, ...], normalise: str) -> Input:
+    """Of views of ``size``."""
+    if normalise != IMAGENET:
+        return Input(size)
+    return Input(size, mean=NORMALISATION["mean"], deviation=NORMALISATION["deviation"])
 
 
 TENSORS = {

@@ -1,12 +1,10 @@
 """How images that are not trained on are seen."""
 
-import numpy as np
-import torch
-
 from dira_scale.data.geometry.fixed import centre, ten_crops
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetune.config import CENTRE, Finetune
+from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune
+from dira_scale.evaluation.finetune.rows import targets_of
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
@@ -25,6 +23,11 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
     if config.evaluate.crops != CENTRE and not supervision.pooled:
         raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    if config.normalise == IMAGENET and config.model.channels != 3:
+        raise UserError(
+            f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
+            f"{config.model.channels}; use none"
+        )
 
 
 def check_scored(config: Finetune, data: Inputs) -> None:
@@ -32,17 +35,13 @@ def check_scored(config: Finetune, data: Inputs) -> None:
     split, labels = config.data.val_split, data.labels
     if split is None or labels is None or labels.exclusive or config.validate.best is not None:
         return
-    values = np.concatenate(
-        [dataset.flags(dataset.rows(split))[:, columns]
-         for dataset, columns in zip(data.datasets, map(list, labels.columns), strict=True)]
-    )  # fmt: skip
+    targets = targets_of(data, split)
     if config.validate.batches is not None:
-        values = values[: config.validate.batch * config.validate.batches]
-    targets = labels.targets(torch.from_numpy(values))
+        targets = targets[: config.validate.batch * config.validate.batches]
     if not ((targets == 0).any(0) & (targets == 1).any(0)).any():
         raise UserError(
-            f"data.val_split={split}: no label has a positive and a negative among its {len(values)} samples, so there "
-            "is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
+            f"data.val_split={split}: no label has a positive and a negative among its {len(targets)} samples, so "
+            "there is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
         )
 
 

@@ -23,14 +23,16 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.finetune.config import Finetune
-from dira_scale.evaluation.finetune.description import TENSORS
+from dira_scale.evaluation.finetune.description import TENSORS, input_of
 from dira_scale.evaluation.finetune.held_out import test_batches
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
 from dira_scale.metrics.cases import merged, write_cases
 from dira_scale.metrics.figure import Figure
 from dira_scale.models.network import moved
+from dira_scale.models.normalise import normalised
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import checkpoint
+from dira_scale.runs.description import Input
 from dira_scale.runs.folder import RunFolder
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
@@ -48,7 +50,7 @@ def write_results(
     folder, validate = Path(config.run), config.validate
     network, step = raise_on_all(lambda: best_network(config, supervision, stage.name))
     network = moved(network, world.device, config.parallel.channels_last)
-    splits: dict[str, HeldOutBatches] = {}
+    input, splits = input_of(data.views.sides, config.normalise), dict[str, HeldOutBatches]()
     if (held_out := data.held_out(validate.batch, validate.batches, world.rank, world.ranks)) is not None:
         splits["val"] = held_out
     splits["test"] = test_batches(config, data, world.rank, world.ranks)
@@ -57,7 +59,7 @@ def write_results(
     figures: dict[str, list[Figure]] = {}
     for name, batches in splits.items():
         about = SplitCases.of(data.datasets, str(names[name]))
-        cases = merged(gather_objects(evaluate(world, supervision, network, batches, about)))
+        cases = merged(gather_objects(evaluate(world, supervision, network, batches, about, input)))
         if name == "val":
             thresholds = supervision.thresholds(cases)
         figures[name] = supervision.figures(cases, thresholds)
@@ -85,7 +87,12 @@ def best_network(config: Finetune, supervision: Supervision, stage: str) -> tupl
 
 @torch.no_grad()
 def evaluate(
-    world: World, supervision: Supervision, network: nn.Module, held_out: HeldOutBatches, about: SplitCases
+    world: World,
+    supervision: Supervision,
+    network: nn.Module,
+    held_out: HeldOutBatches,
+    about: SplitCases,
+    input: Input,
 ) -> list[Any]:
     """This rank's cases; of several crops of an image the mean of their probabilities."""
     cases: list[Any] = []
@@ -96,7 +103,7 @@ def evaluate(
                 continue
             batch = stored.to(world.device)
             with world.autocast():
-                views = [supervision.probabilities(network(view)) for view in batch.views]
+                views = [supervision.probabilities(network(normalised(view, input))) for view in batch.views]
             probabilities, targets = torch.stack(views).mean(0), supervision.targets(batch)
             cases += supervision.cases(about, batch.index[:count], probabilities[:count], targets[:count])
     return cases

@@ -15,8 +15,10 @@ from dira_scale.engine import optim, parallel
 from dira_scale.engine.task import Losses, SideModule, StagePlan
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.config import Finetune
+from dira_scale.evaluation.finetune.description import input_of
 from dira_scale.evaluation.finetune.supervision import Supervision, single
 from dira_scale.models import norm
+from dira_scale.models.normalise import normalised
 from dira_scale.training.schedule import batches_of
 
 
@@ -50,7 +52,7 @@ class Finetuning:
     ) -> None:
         self.config, self.world, self.module, self.optim = config, world, network, config.optim
         self.supervision, self.side_modules = supervision, list[SideModule]()
-        self.distort = distort(views)
+        self.input, self.distort = input_of(views.sides, config.normalise), distort(views)
         self.distort.to(world.device)
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
@@ -61,7 +63,7 @@ class Finetuning:
         """In training of the distorted view, over all processes; in evaluation of the first view as it is."""
         image, targets = self.seen(micro) if model.training else (micro.views[0], self.supervision.targets(micro))
         with self.world.autocast():
-            logits = model(image)
+            logits = model(normalised(image, self.input))
         terms = self.supervision.terms(logits, targets, reduce_sum if model.training else single)
         terms = {name: terms[name] for name in stage.terms}
         total = torch.stack([*terms.values()]).sum()

@@ -19,6 +19,7 @@ from dira_scale.metrics.thresholds import choose_thresholds
 from dira_scale.runs.reader import RunReader
 
 pytestmark = pytest.mark.usefixtures("libraries")
+PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"
 CLASSES = "task.classes={upper: 1, lower: 2}"
 
 
@@ -60,9 +61,10 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(task: list[str], discs:
 
 @pytest.mark.system
 def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, tmp_path: Path) -> None:
-    """Thresholds are chosen on the validation split; a case is named by its key in the manifest."""
+    """As a protocol has it: normalised, ten crops in the test. Thresholds are chosen on the validation split; a case is
+    named by its key in the manifest."""
     run = tmp_path / "run"
-    assert finetune(run, discs, "task=labels", "stages.finetune.epochs=6", "optim.optimizer.lr=3e-3") == 0
+    assert finetune(run, discs, "task=labels", "stages.finetune.epochs=6", "optim.optimizer.lr=3e-3", *PROTOCOL) == 0
     content, dataset = results(run), ShardedDataset.open(discs)
     val, test = (read_cases(run / "cases" / f"{split}.parquet") for split in ("val", "test"))
     assert {case.key for case in test} == {dataset.cell("key", row) for row in dataset.rows("test").tolist()}
@@ -81,16 +83,20 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
     best = max(validated, key=lambda row: row["auroc"])
     assert content["step"] == best["step"]
     figures = {(row["metric"], row["name"]): row["value"] for row in content["figures"]["val"]}
+    assert content["crops"] == "ten_crops"
     assert figures["AUROC", "mean"] == pytest.approx(best["auroc"], abs=1e-6)
     assert written["AUROC", "bright"] > 0.9  # it has learned
 
     described = RunReader(run).description
     assert (described.verb, described.network.head, described.output.names) == ("finetune", "pooled", NAMES)
+    assert described.input.mean == (0.485, 0.456, 0.406)
     assert described.best == "auroc" and described.output.activation == "sigmoid"
 
 
 @pytest.mark.system
-def test_masks_are_learned_also_from_another_runs_weights(discs: Path, tmp_path: Path) -> None:
+def test_masks_are_learned_also_from_another_runs_weights(
+    discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["task=masks", CLASSES, "optim.optimizer.lr=3e-3"]
     assert finetune(first, discs, *words, "stages.finetune.epochs=8") == 0
@@ -101,6 +107,8 @@ def test_masks_are_learned_also_from_another_runs_weights(discs: Path, tmp_path:
     assert written["Dice", "mean"] == figures["Dice", "mean"] and {"upper", "lower"} == {case.label for case in cases}
     assert rows(second, "train")[0]["loss"] < rows(first, "train")[0]["loss"]  # it knows something already
     described = RunReader(second).description
+    assert finetune(tmp_path / "third", discs, *words, f"init={first}", "model.encoder=resnet18") == 2
+    assert f"init={first} is of another network: add model.encoder=test_resnet" in caplog.text
     assert described.output.names == ("background", "upper", "lower") and described.network.start == str(first)
 
 

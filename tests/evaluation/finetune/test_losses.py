@@ -7,6 +7,7 @@ import torch
 
 from dira_scale.data.batch import IGNORE
 from dira_scale.evaluation.finetune.classification import cross_entropy
+from dira_scale.evaluation.finetune.rows import balance
 from dira_scale.evaluation.finetune.segmentation import SMOOTH, dice_and_cross_entropy
 from dira_scale.evaluation.finetune.supervision import single
 
@@ -35,6 +36,25 @@ def test_cross_entropy_of_classes_is_the_mean_over_known_rows() -> None:
     logits, targets = [[0.5, -2.0, 1.0], [3.0, 0.1, 0.0], [1.0, 1.0, 2.0]], [[0, 1, 0], [NAN, NAN, NAN], [0, 0, 1]]
     expected = -(math.log(softmax(logits[0])[1]) + math.log(softmax(logits[2])[2])) / 2
     assert float(cross_entropy(torch.tensor(logits), torch.tensor(targets), True, single)) == pytest.approx(expected)
+
+
+def test_weights_and_the_focal_exponent_are_those_of_the_formulas() -> None:
+    """Of labels the mean is over what is known, of classes it is weighted, as torch's own."""
+    logits, targets = torch.tensor([[0.5, -2.0], [3.0, 0.1]]), torch.tensor([[1.0, 0.0], [NAN, 1.0]])
+    chances = [(sigmoid(0.5), 3), (1 - sigmoid(-2.0), 1), (sigmoid(0.1), 5)]
+    expected = sum(-w * (1 - p) ** 2 * math.log(p) for p, w in chances) / 3
+    assert float(cross_entropy(logits, targets, False, single, (3, 5), 2.0)) == pytest.approx(expected)
+
+    one_hot = torch.tensor([[0.0, 1], [1, 0]])
+    expected = float(torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([3.0, 5])))
+    assert float(cross_entropy(logits, one_hot, True, single, (3, 5))) == pytest.approx(expected)
+
+
+def test_balanced_weights() -> None:
+    targets = torch.tensor([[1, 0], [0, 0], [0, 1], [NAN, 0]])
+    assert balance(targets, False) == (2, 3)
+    classes = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert balance(classes, True) == pytest.approx((4 / 6, 4 / 3, 4 / 3))
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
