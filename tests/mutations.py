@@ -156,8 +156,8 @@ MUTATIONS = (
     Mutation(
         "validation-fills-the-queue",
         "methods/moco.py",
-        "if self.training:\n            self._waiting.append(",
-        "if True:\n            self._waiting.append(",
+        "if not self.training:\n            terms.monitors",
+        "if False:\n            terms.monitors",
         ("methods/test_moco.py",),
     ),
     Mutation(

@@ -1,6 +1,7 @@
 """Batch and length of every stage, from the configuration and the size of the data. Pure arithmetic."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from dira_scale.data.epochs import longer, steps_of
 from dira_scale.engine.task import StagePlan
@@ -75,13 +76,12 @@ def process_counts(config: StagedTraining) -> list[int]:
 
 
 def _groups(config: StagedTraining) -> dict[int, int]:
-    """The number of BatchNorm groups by global batch."""
-    groups = {}
-    for name, batch in batches_of(config).items():
-        try:
+    """The number of BatchNorm groups by global batch; 0 if there are none, or if the batch does not divide into them:
+    that is told when the stage is built."""
+    groups = dict.fromkeys(batches_of(config).values(), 0)
+    for batch in groups:
+        with suppress(UserError):
             groups[batch] = config.bn_groups(batch)
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from error
     return groups
 
 
