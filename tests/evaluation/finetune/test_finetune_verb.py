@@ -10,6 +10,7 @@ from data.volumes import WORDS, make, random_volumes
 from evaluation.finetune.conftest import NAMES, TINY
 from harness import assert_equal_runs, rows, status
 
+from dira_scale.api import export
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.finetune import main
 from dira_scale.metrics.cases import label_arrays, read_cases
@@ -87,6 +88,9 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
     assert figures["AUROC", "mean"] == pytest.approx(best["auroc"], abs=1e-6)
     assert written["AUROC", "bright"] > 0.9  # it has learned
 
+    exported = export(run)
+    assert (exported / "classifier.safetensors").is_file()
+    assert f"the highest validation auroc of its stage, {best['auroc']:.6g}" in (exported / "README.md").read_text()
     described = RunReader(run).description
     assert (described.verb, described.network.head, described.output.names) == ("finetune", "pooled", NAMES)
     assert described.input.mean == (0.485, 0.456, 0.406)
