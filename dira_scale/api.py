@@ -17,41 +17,44 @@ from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 from dira_scale.verbs import VERBS
 
-__all__ = ["LabelledImages", "UserError", "export", "pretrain", "probe", "shard"]
-
+__all__ = ["LabelledImages", "UserError", "export", "finetune", "pretrain", "probe", "shard"]
 Settings = Mapping[str, Any] | None
+Where = str | Path
 
 
-def shard(out: str | Path, recipe: str, settings: Settings = None) -> ShardedDataset:
+def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
     """Convert images into the sharded dataset ``out``; the same call resumes after an interruption."""
-    _, folder = _carried_out("shard", out, {"recipe": recipe}, settings)
-    return ShardedDataset.open(folder)
+    return ShardedDataset.open(_carried_out("shard", out, {"recipe": recipe}, settings))
 
 
-def pretrain(run: str | Path, shards: str | Path, experiment: str = "small", settings: Settings = None) -> RunReader:
+def pretrain(run: Where, shards: Where, experiment: str = "small", settings: Settings = None) -> RunReader:
     """Train, or resume, the run in folder ``run``. Raises ``RuntimeError`` with the reason if training fails."""
-    with Errors() as errors:
-        code, folder = _carried_out("pretrain", run, {"experiment": experiment, "data.shards": shards}, settings)
-    if code in (BAD_INPUT, FAILED):
-        raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"run={run}: see its log.txt")
-    return RunReader(folder)
+    return RunReader(_carried_out("pretrain", run, {"experiment": experiment, "data.shards": shards}, settings))
 
 
-def probe(run: str | Path, shards: str | Path, settings: Settings = None) -> dict[str, Any]:
+def finetune(run: Where, shards: Where, task: str, init: Where = "random", settings: Settings = None) -> RunReader:
+    """The same on labels or masks, from the weights ``init``; figures of the test split are in ``results.json``."""
+    return RunReader(_carried_out("finetune", run, {"task": task, "init": init, "data.shards": shards}, settings))
+
+
+def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
     """Frozen features of ``run`` against labels: the content of ``probe.json``."""
-    _, folder = _carried_out("probe", f"{run}/probe", {"run": run, "data.shards": shards}, settings)
+    folder = _carried_out("probe", f"{run}/probe", {"run": run, "data.shards": shards}, settings)
     return dict(json.loads((folder / "probe.json").read_text()))
 
 
-def export(run: str | Path, settings: Settings = None) -> Path:
+def export(run: Where, settings: Settings = None) -> Path:
     """Write the weights of ``run`` for other libraries; the folder that holds them."""
-    return _carried_out("export", f"{run}/export", {"run": run}, settings)[1]
+    return _carried_out("export", f"{run}/export", {"run": run}, settings)
 
 
-def _carried_out(verb: str, output: str | Path, keys: Mapping[str, Any], settings: Settings) -> tuple[int | None, Path]:
-    """Call the function that a verb's module has by its name; what it returns, and where it has written."""
+def _carried_out(verb: str, output: Where, keys: Mapping[str, Any], settings: Settings) -> Path:
+    """Call the function that a verb's module has by its name; where it has written."""
     refuse_in_worker(verb)
-    key = VERBS[verb].output
-    values = {**keys, key: output, **(settings or {})}
+    values = {**keys, (key := VERBS[verb].output): output, **(settings or {})}
     cfg = compose(verb, [f"{name}={typed(value)}" for name, value in values.items()])
-    return getattr(import_module(f"dira_scale.{verb}"), verb)(cfg), Path(cfg[key])
+    with Errors() as errors:
+        code = getattr(import_module(f"dira_scale.{verb}"), verb)(cfg)
+    if code in (BAD_INPUT, FAILED):
+        raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"{key}={cfg[key]}: see log.txt")
+    return Path(cfg[key])

@@ -28,6 +28,8 @@ SMALLER = {
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "patients64-size512": "patients16-size128",
+    "data.size=64 model.encoder=resnet18 ": "data.size=32 model.encoder=test_resnet "
+    "model.decoder_channels=[32,16,16,8,8] ",
     "epoch_factor=8.3 ": "",
     "epoch_factor=46 ": "",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",

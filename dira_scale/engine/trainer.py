@@ -107,9 +107,10 @@ class Trainer:
             self.bar.print_line(
                 f"stage {plan.name} ends: no {better} validation {metric} for {self.state.stale} epochs"
             )
+        self._finish_writing()  # a task may read the stage's best checkpoint
         with self.log.clock.part("validate"):
             self.task.finish(plan, self.run, stage.model.unsharded)
-        self._finish_writing()
+        self.world.wait()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):
             self.strategy.end(stage.model)

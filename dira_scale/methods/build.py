@@ -62,7 +62,7 @@ def construct(
     missing argument.
     """
     model = architecture(model_cfg)
-    _check_dimensions(model, views)
+    check_dimensions(model, views)
     encoder = model.build_encoder(views.size)
     start, node = None, _plain(method_cfg)
     if model.weights is not None:
@@ -111,7 +111,8 @@ def method_class(method_cfg: Any) -> type[Method]:
     return target if inspect.isclass(target) and issubclass(target, Method) else Method
 
 
-def _check_dimensions(model: Architecture, views: ViewSpec) -> None:
+def check_dimensions(model: Architecture, views: ViewSpec) -> None:
+    """Raise UserError unless the network is one of images, or volumes, as the views are."""
     if model.dimensions == views.dimensions:
         return
     side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)

@@ -27,7 +27,7 @@ class Card:
 
     Attributes:
         run: what its task says of it.
-        loss: the lowest validation loss of the stage; None if these are not its best weights.
+        loss: the stage's best validation loss, or other figure that decides; None if these are not its best weights.
         decoder: whether a decoder was trained.
         exports: by format, the files beside the card.
     """
@@ -76,7 +76,9 @@ class Card:
             network += f", and the same encoder with a {'' if [*self.exports] == ['plain'] else 'U-Net '}decoder,"
         chosen = "the newest checkpoint, whatever its validation loss"
         if self.loss is not None:
-            chosen = f"the lowest validation loss of its stage, {self.loss:.6g}"
+            metric = self.run.metrics.get(self.run.best)
+            extreme = "highest" if metric and metric.direction == "max" else "lowest"
+            chosen = f"the {extreme} validation {self.run.best} of its stage, {self.loss:.6g}"
         start = f", starting from `{self._start}`" if self._start else ""
         return (
             f"# {self.name}\n\nWeights of {network} {self.run.trained} by dira_scale {__version__}{start}. "

@@ -8,9 +8,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.methods import views_of
-from dira_scale.planning.config import Plan
-from dira_scale.planning.estimate import Estimate, estimate, rehearse_all
+from dira_scale.planning.config import Machine, Plan
+from dira_scale.planning.estimate import Estimate, Rehearsals, estimate, rehearse_all
 from dira_scale.planning.shards import planned_inputs
+from dira_scale.training.config import StagedTraining
 from dira_scale.training.schedule import check_division, stage_plans
 
 
@@ -43,6 +44,13 @@ def configured(cfg: DictConfig) -> Configured:
     plain = rehearse_all(config, cfg, ranks, False, lambda: None)
     again = config.parallel.checkpoint_activations
     rehearsed = rehearse_all(config, cfg, ranks, True, lambda: None) if again else plain
+    return of_run(config, machine, rehearsed, plain, loading)
+
+
+def of_run(
+    config: StagedTraining, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, loading: float
+) -> Configured:
+    """The row of a run's own strategy. ``plain``: without activation checkpointing; ``loading``: as of ``estimate``."""
     row = estimate(config, machine, rehearsed, plain, config.parallel.strategy, loading)
     total = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, machine.images // batch)))
     steps = min(total, config.steps or total)

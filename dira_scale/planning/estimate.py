@@ -12,12 +12,13 @@ from dira_scale.methods.method import Method
 from dira_scale.planning import strategies
 from dira_scale.planning.config import Machine
 from dira_scale.planning.links import GB, Links
-from dira_scale.planning.network import fake_pretraining, one_rank_of
+from dira_scale.planning.network import FakeTask, fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import StepTimes, Workload
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.task import remarks
+from dira_scale.training.config import StagedTraining
 from dira_scale.training.schedule import stage_plans
 
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
@@ -70,7 +71,21 @@ class Rehearsals:
 def rehearse_all(
     config: Pretrain, cfg: DictConfig, ranks: int, checkpointing: bool, done: Callable[[], None]
 ) -> Rehearsals:
-    """Rehearse a step of every stage as rank 0 of ``ranks``, and one more; call ``done`` after each."""
+    """Rehearse a step of every stage of pretraining as :func:`rehearse_stages` does."""
+    return rehearse_stages(lambda: fake_pretraining(config, cfg), config, ranks, checkpointing, done)
+
+
+def rehearse_stages(
+    make: Callable[[], FakeTask],
+    config: StagedTraining,
+    ranks: int,
+    checkpointing: bool = False,
+    done: Callable[[], None] = lambda: None,
+) -> Rehearsals:
+    """Rehearse a step of every stage as rank 0 of ``ranks``, and one more; call ``done`` after each.
+
+    ``make``: called as that rank.
+    """
 
     def rehearsed(plan: StagePlan, images: int) -> Rehearsal:
         rehearsal = rehearse(fake, plan, images, config.parallel.accumulate)
@@ -78,19 +93,19 @@ def rehearse_all(
         return rehearsal
 
     with one_rank_of(ranks):
-        fake = fake_pretraining(config, cfg)
+        fake = make()
         if checkpointing:
             checkpoint_activations(fake.task.module)
         stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
         heaviest = Rehearsals(ranks, stages, next(iter(stages.values()))).heaviest
         plan = next(plan for plan in fake.stages if plan.name == heaviest)
         method = fake.task.module
-        assert isinstance(method, Method)
-        return Rehearsals(ranks, stages, rehearsed(plan, 2 * stages[heaviest].images), remarks(config, method))
+        said = remarks(config, method) if isinstance(config, Pretrain) and isinstance(method, Method) else ()
+        return Rehearsals(ranks, stages, rehearsed(plan, 2 * stages[heaviest].images), said)
 
 
 def estimate(
-    config: Pretrain, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str, loading: float
+    config: StagedTraining, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str, loading: float
 ) -> Estimate:
     """The row of ``strategy``. ``plain``: rehearsed without activation checkpointing, as measured speeds are.
 

@@ -89,18 +89,24 @@ def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
         method = methods.build(cfg.method, model, views, batch, config.parallel.accumulate)
         adversary = Adversary(config.adversary.loss, config.model.dimensions)
 
-    def without_memory(tensor: Tensor) -> Tensor:
-        layout = CHANNELS_LAST.get(tensor.ndim) if config.parallel.channels_last else None
-        with mode:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout or torch.contiguous_format)
-
     for module in (method, adversary):
-        module._apply(without_memory)
+        without_memory(module, mode, config.parallel.channels_last)
     method.train()
     with mode:
         task = Pretraining(config, world, method, adversary, distort.build_batched)  # as on a GPU
     stages, buffers = stage_plans(config, lambda batch: 1), list(task.objective.distort.buffers())
     return FakeTask(task, stages, ViewShapes(views), mode, world, buffers)
+
+
+def without_memory(module: nn.Module, mode: FakeTensorMode, channels_last: bool) -> None:
+    """Fake the tensors of ``module``, which are on the meta device, in place."""
+
+    def faked(tensor: Tensor) -> Tensor:
+        layout = CHANNELS_LAST.get(tensor.ndim) if channels_last else None
+        with mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout or torch.contiguous_format)
+
+    module._apply(faked)
 
 
 def fake_world(precision: str) -> World:

@@ -12,7 +12,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
 from dira_scale.data.views import ViewSpec
 from dira_scale.pixels.codecs import DECODED_ON_GPU
-from dira_scale.pretraining.config import Pretrain
+from dira_scale.training.config import StagedTraining
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import batches_of
 
@@ -20,7 +20,7 @@ from dira_scale.training.schedule import batches_of
 IN_USE = 4
 
 
-def planned_inputs(config: Pretrain, views: ViewSpec, ranks: int) -> tuple[int, float]:
+def planned_inputs(config: StagedTraining, views: ViewSpec, ranks: int) -> tuple[int, float]:
     """Training images of an epoch, and bytes of GPU memory that the loader needs per image of a rank's batch.
 
     The machine that plans needs no DALI and no cache: ``data.loader=auto`` counts as it does on a GPU machine after its

@@ -130,9 +130,9 @@ class RunReader:
         return bool(checkpoint.stages_with_best(self.folder))
 
     def remark_on(self, stage: str, step: int) -> str:
-        """A sentence if ``stage``'s best checkpoint, of ``step``, is from before half of the way so far."""
+        """A sentence if ``stage``'s best checkpoint, of ``step``, is by its loss and from before half of the way."""
         newest = int(checkpoint.latest(self.folder).name)
-        if step >= newest / 2:
+        if step >= newest / 2 or self.description.best != "loss":
             return ""
         return (
             f"step {step} has the lowest validation loss of stage {stage}, which can rise while a contrastive method "

@@ -1,0 +1,133 @@
+"""The schema of ``configs/finetune.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING
+
+from dira_scale.config.schema import Schema, above, at_least, one_of, place
+from dira_scale.data.config import Data
+from dira_scale.data.labels import COUNTS_AS
+from dira_scale.models.architecture import Architecture
+from dira_scale.training.config import StagedTraining, Validate
+
+if TYPE_CHECKING:
+    from dira_scale.evaluation.finetune.supervision import Supervision
+    from dira_scale.training.inputs import Inputs
+
+PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
+IMAGENET = "imagenet"
+BALANCED = "balanced"
+CENTRE, TEN_CROPS = "centre", "ten_crops"
+
+
+@dataclass
+class TaskConfig(Schema):
+    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one."""
+
+    _target_: str = MISSING
+    loss: list[str] = MISSING
+
+    def asked(self) -> dict[str, Any]:
+        """Arguments of ``Inputs.of``: what batches must have beside images."""
+        raise NotImplementedError
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        """What is learned from ``data``. Raises UserError for data that lack it."""
+        raise NotImplementedError
+
+    def described(self, outputs: "tuple[str, ...]") -> "Supervision":
+        """The same without data. ``outputs``: the names of the network's outputs; empty: as far as they are known."""
+        raise NotImplementedError
+
+
+@dataclass
+class LabelTask(TaskConfig):
+    """Labels of whole images."""
+
+    loss: list[str] = one_of("ce")
+    labels: list[str] | None = None
+    uncertain: Any = MISSING
+    unknown: str = one_of(*COUNTS_AS)
+    exclusive: bool = MISSING
+    weights: str = one_of("none", BALANCED)
+    focal: float = at_least(0)
+
+    def asked(self) -> dict[str, Any]:
+        from dira_scale.data.labels import LabelChoice
+
+        names = None if self.labels is None else tuple(self.labels)
+        return {"labels": LabelChoice(names, self.uncertain, self.unknown, self.exclusive, "task.labels")}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        from dira_scale.evaluation.finetune.classification import Classification
+        from dira_scale.evaluation.finetune.rows import balance, learned
+
+        assert data.labels is not None
+        balanced = self.weights == BALANCED
+        weights = balance(learned(data), self.exclusive) if balanced else None
+        return Classification(data.labels, weights, self.focal)
+
+    def described(self, outputs: tuple[str, ...]) -> "Supervision":
+        from dira_scale.data.labels import Labels
+        from dira_scale.evaluation.finetune.classification import Classification
+
+        names = outputs or tuple(self.labels or ())
+        nan = float("nan")
+        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
+
+
+@dataclass
+class MaskTask(TaskConfig):
+    """Masks of images."""
+
+    loss: list[str] = one_of("dice", "ce")
+    classes: dict[str, int] | None = None
+    decoder: str = one_of(PRETRAINED, RANDOM)
+
+    def asked(self) -> dict[str, Any]:
+        return {"masks": True}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        from dira_scale.evaluation.finetune.masks import check_masks
+
+        check_masks(data, self.classes)
+        return self.described(())
+
+    def described(self, outputs: tuple[str, ...]) -> "Supervision":
+        from dira_scale.evaluation.finetune.segmentation import Segmentation
+
+        return Segmentation(self.classes)
+
+
+@dataclass
+class FinetuneData(Data):
+    test_split: str | None = None
+
+
+@dataclass
+class Evaluate(Schema):
+    """How held-out images are seen."""
+
+    crops: str = one_of(CENTRE, TEN_CROPS)
+    share: float = above(0, at_most=1)
+
+
+@dataclass
+class FinetuneValidate(Validate):
+    best: str | None = one_of("loss", default=None)
+
+
+@dataclass
+class Finetune(StagedTraining):
+    init: str = place()
+    task: TaskConfig = field(default_factory=TaskConfig)
+    data: FinetuneData = field(default_factory=FinetuneData)
+    model: Architecture = field(default_factory=Architecture)
+    views: dict[str, Any] = MISSING
+    normalise: str = one_of("none", IMAGENET)
+    validate: FinetuneValidate = field(default_factory=FinetuneValidate)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def bn_groups(self, batch: int) -> int:
+        return self.model.groups(batch)

@@ -1,0 +1,53 @@
+"""How images that are not trained on are seen."""
+
+from dira_scale.data.geometry.fixed import centre, ten_crops
+from dira_scale.data.views import ViewSpec, fixed_views
+from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune
+from dira_scale.evaluation.finetune.rows import targets_of
+from dira_scale.evaluation.finetune.supervision import Supervision
+from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.inputs import Inputs
+
+
+def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> ViewSpec:
+    """Crops of a share of each image, or, where training's have a size in voxels, of the view's size."""
+    extent = None if views.crop.least is None else views.sides
+    chosen = centre if crops == CENTRE else ten_crops
+    return fixed_views(views.size, chosen(views.dimensions, config.evaluate.share, extent))
+
+
+def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
+    """Raise UserError for several views in training, and for several crops of masks."""
+    if views.count != 1:
+        raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
+    if config.evaluate.crops != CENTRE and not supervision.pooled:
+        raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    if config.normalise == IMAGENET and config.model.channels != 3:
+        raise UserError(
+            f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
+            f"{config.model.channels}; use none"
+        )
+
+
+def check_scored(config: Finetune, data: Inputs) -> None:
+    """Raise UserError if checkpoints are compared by the AUROC, and no label has both classes in the validation."""
+    split, labels = config.data.val_split, data.labels
+    if split is None or labels is None or labels.exclusive or config.validate.best is not None:
+        return
+    targets = targets_of(data, split)
+    if config.validate.batches is not None:
+        targets = targets[: config.validate.batch * config.validate.batches]
+    if not ((targets == 0).any(0) & (targets == 1).any(0)).any():
+        raise UserError(
+            f"data.val_split={split}: no label has a positive and a negative among its {len(targets)} samples, so "
+            "there is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
+        )
+
+
+def test_batches(config: Finetune, data: Inputs, rank: int = 0, ranks: int = 1) -> HeldOutBatches:
+    """This rank's share of the test split. Raises UserError if there is none."""
+    views, split = held_out_views(config, data.views, config.evaluate.crops), config.data.test_split
+    assert split is not None
+    batch = max(1, config.validate.batch // views.count)
+    return data.evaluation("data.test_split", split, views, batch, None, rank, ranks)

@@ -1,0 +1,120 @@
+"""Fine-tuning as a task of the engine: a network on labels or masks, then its best checkpoint on the test split."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.world import World
+from dira_scale.engine import preflight
+from dira_scale.engine.task import Best, StagePlan, StagePosition
+from dira_scale.evaluation.finetune.config import Finetune
+from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
+from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, test_batches
+from dira_scale.evaluation.finetune.network import build_network, weights_fact
+from dira_scale.evaluation.finetune.results import write_results
+from dira_scale.evaluation.finetune.step import Finetuning, try_stages
+from dira_scale.evaluation.finetune.supervision import Supervision
+from dira_scale.methods import views_of
+from dira_scale.metrics.libraries import require_libraries
+from dira_scale.models.start import RANDOM, Start
+from dira_scale.runs.description import Description
+from dira_scale.runs.folder import RunFolder
+from dira_scale.training.inputs import Inputs
+from dira_scale.training.schedule import few_steps, process_counts, stage_plans
+from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
+
+
+class FinetuneTask(Finetuning):
+    """A network, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+
+    Args:
+        start: what was loaded into the network.
+    """
+
+    def __init__(
+        self,
+        config: Finetune,
+        world: World,
+        network: nn.Module,
+        supervision: Supervision,
+        stages: Sequence[StagePlan],
+        data: Inputs,
+        start: Start | None = None,
+    ) -> None:
+        super().__init__(config, world, network, supervision, data.views)
+        self.start = start
+        self.stages, self.data, self.unit, self.tensors = stages, data, UNIT, TENSORS[supervision.pooled]
+        validate = config.validate
+        held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
+        self.validation: HeldOutValidation | None = None
+        if held_out is not None:
+            best = LOWEST_LOSS if validate.best == LOWEST_LOSS.metric else supervision.best
+            self.validation = HeldOutValidation(
+                validate.every, held_out, self.losses, world.device, [supervision.score], Best(*best)
+            )
+
+    @classmethod
+    def build(cls, config: Finetune, cfg: DictConfig, world: World) -> "FinetuneTask":
+        """Open the data, build the network, check the stage. Collective.
+
+        Raises:
+            UserError: on all processes; names the wrong key, dataset or process.
+        """
+
+        def opened() -> tuple[Inputs, list[StagePlan], Supervision]:
+            require_libraries()
+            views = views_of(cfg)
+            data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out_views(config, views))
+            supervision = config.task.supervision(data)
+            check_crops(config, views, supervision)
+            check_scored(config, data)
+            if config.data.test_split is not None:
+                test_batches(config, data)
+            return data, stage_plans(config, data.steps_per_epoch), supervision
+
+        data, stages, supervision = raise_on_all(opened)
+        preflight.check_alike(cfg, data.facts() | weights_fact(config.init))
+        torch.manual_seed(config.seed)
+        network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
+        try_stages(config, network)
+        return cls(config, world, network, supervision, stages, data, start)
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        described = describe(config)
+        datasets = zip(described.data.datasets, self.data.datasets, strict=True)
+        data = replace(described.data, datasets=tuple(each.known(opened.info) for each, opened in datasets))
+        licence = self.start.licence if self.start else None
+        return replace(described, data=data, network=replace(described.network, licence=licence))
+
+    def identity(self) -> dict[str, Any]:
+        return {"outputs": list(self.supervision.outputs)}
+
+    def summary(self, module: nn.Module) -> list[str]:
+        parameters = sum(p.numel() for p in module.parameters()) / 1e6
+        stages = ", ".join(f"{plan.name} {plan.steps}" for plan in self.stages)
+        return [
+            *self.data.summary(self.stages[0]),
+            self.start.summary if self.start else f"init={RANDOM}: nothing is loaded",
+            f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
+            f"{stages}",
+            *few_steps(self.config, self.stages),
+        ]
+
+    def process_counts(self) -> list[int]:
+        return process_counts(self.config)
+
+    def set_progress(self, module: nn.Module, share: float) -> None:
+        pass
+
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
+        """Evaluate the stage's best checkpoint on the test split, once. Collective."""
+        if self.config.data.test_split is not None:
+            write_results(self.config, self.world, self.supervision, self.data, stage, run)
+
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        return []

@@ -1,0 +1,37 @@
+"""What a sweep asks of a `finetune` before it starts: refusals without data, and a rehearsal of its step."""
+
+import pytest
+from evaluation.finetune.conftest import TINY
+
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.refused import check
+from dira_scale.planning.finetuning import planned
+
+WORDS = [*TINY, "data.shards=none"]
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks", "said"),
+    [
+        (["data.batch=9"], 2, "data.batch=9 is not divisible by 2 ranks"),
+        (["model.encoder=resnet81"], 1, "model.encoder"),
+        (["optim.optimizer.lr=fast"], 1, "optim.optimizer"),
+        (["task=masks", "evaluate.crops=ten_crops"], 1, "masks are judged on one crop"),
+        (["task=masks", "model.decoder_channels=[8]"], 1, "model.decoder_channels"),
+    ],
+)
+def test_a_configuration_is_refused_without_data(words: list[str], ranks: int, said: str) -> None:
+    pytest.importorskip("monai")
+    with pytest.raises(UserError, match=said):
+        check(compose("finetune", [*WORDS, *words]), ranks)
+    check(compose("finetune", WORDS), 1)
+
+
+@pytest.mark.parametrize("task", ["labels", "masks"])
+def test_a_step_is_rehearsed(task: str) -> None:
+    """A decoder costs memory and arithmetic; all parameters are trained, each with a gradient and two states."""
+    words = [word for word in WORDS if not word.startswith("data.shards")]
+    row = planned([*words, f"task={task}"], {"gpus": 2, "nodes": 1, "images": 800})
+    assert row.steps == 2 * 100 and row.images == 800 and row.row.fits and row.row.hours > 0
+    assert row.row.memory.optimizer == pytest.approx(2 * row.row.memory.gradients, rel=0.01)

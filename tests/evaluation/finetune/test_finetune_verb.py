@@ -1,0 +1,177 @@
+"""``python -m dira_scale.finetune`` from shards to figures on the test split, and what it refuses before it trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data.volumes import WORDS, make, random_volumes
+from evaluation.finetune.conftest import NAMES, TINY
+from harness import assert_equal_runs, rows, status
+
+from dira_scale.api import export
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.finetune import main
+from dira_scale.metrics.cases import label_arrays, read_cases
+from dira_scale.metrics.classification import classification
+from dira_scale.metrics.segmentation import segmentation
+from dira_scale.metrics.thresholds import choose_thresholds
+from dira_scale.runs.reader import RunReader
+
+pytestmark = pytest.mark.usefixtures("libraries")
+PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"
+CLASSES = "task.classes={upper: 1, lower: 2}"
+
+
+@pytest.fixture
+def libraries() -> None:
+    for name in ("torchmetrics", "monai"):
+        pytest.importorskip(name)
+
+
+def finetune(run: Path, shards: Path, *words: str) -> int:
+    return main([*TINY, f"data.shards={shards}", f"run={run}", *words])
+
+
+def results(run: Path) -> Any:
+    return json.loads((run / "results.json").read_text())
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    "task",
+    [["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=2"], ["task=masks", CLASSES]],
+    ids=["labels", "masks"],
+)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(task: list[str], discs: Path, tmp_path: Path) -> None:
+    """Also in the figures of its best checkpoint on the test split, and in its cases; and where it ends early."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert finetune(whole, discs, *task) == 0
+    assert finetune(parts, discs, *task, "steps=4") == 0
+    assert status(parts)["step"] == 4 and not (parts / "results.json").exists()
+    assert finetune(parts, discs, *task) == 0
+    assert_equal_runs(parts, whole)
+    assert "task=masks" in task or status(whole)["step"] < 3 * 8  # that of labels ends early
+    for file in ("results.json", "cases/val.parquet", "cases/test.parquet"):
+        assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
+    before = (whole / "results.json").stat().st_mtime_ns
+    assert finetune(whole, discs, *task) == 0
+    assert (whole / "results.json").stat().st_mtime_ns == before  # not evaluated again
+
+
+@pytest.mark.system
+def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, tmp_path: Path) -> None:
+    """As a protocol has it: normalised, ten crops in the test. Thresholds are chosen on the validation split; a case is
+    named by its key in the manifest."""
+    run = tmp_path / "run"
+    assert finetune(run, discs, "task=labels", "stages.finetune.epochs=6", "optim.optimizer.lr=3e-3", *PROTOCOL) == 0
+    content, dataset = results(run), ShardedDataset.open(discs)
+    val, test = (read_cases(run / "cases" / f"{split}.parquet") for split in ("val", "test"))
+    assert {case.key for case in test} == {dataset.cell("key", row) for row in dataset.rows("test").tolist()}
+    targets, scores, names, patients = label_arrays(test)
+    assert names == [*NAMES]
+    np.testing.assert_array_equal(targets[np.argsort([case.key for case in test[::2]])].shape, (12, 2))
+    truth = {dataset.cell("key", row): dataset.labels(np.array([row]))[0] for row in dataset.rows("test").tolist()}
+    np.testing.assert_array_equal(targets, np.stack([truth[case.key] for case in test[::2]]))
+
+    thresholds = choose_thresholds(*label_arrays(val)[:2])
+    expected = classification(targets, scores, names, patients, thresholds)
+    written = {(row["metric"], row["name"]): row["value"] for row in content["figures"]["test"]}
+    for figure in expected:
+        assert written[figure.metric, figure.name] == (None if np.isnan(figure.value) else figure.value)
+    validated = rows(run, "val")
+    best = max(validated, key=lambda row: row["auroc"])
+    assert content["step"] == best["step"]
+    figures = {(row["metric"], row["name"]): row["value"] for row in content["figures"]["val"]}
+    assert content["crops"] == "ten_crops"
+    assert figures["AUROC", "mean"] == pytest.approx(best["auroc"], abs=1e-6)
+    assert written["AUROC", "bright"] > 0.9  # it has learned
+
+    exported = export(run)
+    assert (exported / "classifier.safetensors").is_file()
+    assert f"the highest validation auroc of its stage, {best['auroc']:.6g}" in (exported / "README.md").read_text()
+    described = RunReader(run).description
+    assert (described.verb, described.network.head, described.output.names) == ("finetune", "pooled", NAMES)
+    assert described.input.mean == (0.485, 0.456, 0.406)
+    assert described.best == "auroc" and described.output.activation == "sigmoid"
+
+
+@pytest.mark.system
+def test_masks_are_learned_also_from_another_runs_weights(
+    discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["task=masks", CLASSES, "optim.optimizer.lr=3e-3"]
+    assert finetune(first, discs, *words, "stages.finetune.epochs=8") == 0
+    assert finetune(second, discs, *words, f"init={first}") == 0
+    cases = read_cases(second / "cases" / "test.parquet")
+    figures = {(f.metric, f.name): f.value for f in segmentation(cases)}
+    written = {(row["metric"], row["name"]): row["value"] for row in results(second)["figures"]["test"]}
+    assert written["Dice", "mean"] == figures["Dice", "mean"] and {"upper", "lower"} == {case.label for case in cases}
+    assert rows(second, "train")[0]["loss"] < rows(first, "train")[0]["loss"]  # it knows something already
+    described = RunReader(second).description
+    assert finetune(tmp_path / "third", discs, *words, f"init={first}", "model.encoder=resnet18") == 2
+    assert f"init={first} is of another network: add model.encoder=test_resnet" in caplog.text
+    assert described.output.names == ("background", "upper", "lower") and described.network.start == str(first)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("task", "metric"), [("labels", "AUROC"), ("masks", "Dice")])
+def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Path) -> None:
+    """The same code: nothing in it has two dimensions."""
+    shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"
+    words = [word for word in WORDS if not word.startswith(("method", "views", "~model.decoder"))]
+    tiny = [word for word in TINY if not word.startswith(("model", "data.size", "data.batch"))]
+    words += [f"task={task}", "views=tune_volumes", "data.size=[16,16,12]", "data.batch=4", "data.test_split=val"]
+    assert main([*tiny, *words, "~model.decoder_channels", f"data.shards={shards.root}", f"run={run}"]) == 0
+    written = {(row["metric"], row["name"]): row for row in results(run)["figures"]["test"]}
+    assert written[metric, "mean"]["value"] is not None
+    assert RunReader(run).description.network.dimensions == 3
+    if task == "masks":  # every second volume has one
+        assert written[metric, "mask"]["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
+        (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
+        (["task=masks"], "masks of {}, split 'train' (24 were looked at), have the values 1, 2 beside 0, and a binary"),
+        (["task=masks", "task.classes={disc: 1}"], "also have the value 2: name its class"),
+        (["task=masks", "task.classes={a: 1, b: 2, c: 3}"], "have no pixel of 'c': leave it out"),
+        (["task=masks", "task.classes={a: 1, b: 1}"], "give each class a value of its own from 1 to 255"),
+        (["task=masks", CLASSES, "evaluate.crops=ten_crops"], "masks are judged on one crop; use centre"),
+        (
+            ["task=labels", "data.test_split=tset"],
+            "data.test_split=tset: {} has train, val, test; did you mean 'test'?",
+        ),
+        (["task=labels", "init=nowhere"], "init: nowhere: no such file"),
+        (["task=labels", "views.count=2"], "views.count=2: fine-tuning has one view of each image"),
+        (["task=labels", "views=tune_volumes", "data.size=[16,16,16]"], "holds images (dims 2); "),
+    ],
+)
+def test_what_cannot_be_learned_is_one_error_before_training(
+    words: list[str], said: str, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert finetune(tmp_path / "run", discs, *words) == 2
+    assert said.format(discs) in caplog.text
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_validation_without_an_auroc_is_refused_unless_the_loss_decides(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
+    images, splits = [np.full((40, 40), i, np.uint8) for i in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    shards = make_dataset(images, labels=[[float(i % 2 and i != 5)] for i in range(8)], splits=splits).root
+    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2") == 2
+    assert "data.val_split=val: no label has a positive and a negative among its 2 samples" in caplog.text
+    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "validate.best=loss") == 0
+    assert "auroc" not in rows(tmp_path / "run", "val")[0]
+
+
+def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
+    images = [np.full((40, 40), i, np.uint8) for i in range(6)]
+    splits = ["train"] * 2 + ["val"] * 2 + ["test"] * 2
+    shards = make_dataset(images, label_names=(), splits=splits).root
+    for task, said in (("labels", f"{shards} has no labels: "), ("masks", "no sample in split 'train' has a mask")):
+        assert finetune(tmp_path / "run", shards, f"task={task}", "data.batch=2") == 2
+        assert said in caplog.text
