@@ -17,7 +17,7 @@ from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 from dira_scale.verbs import VERBS
 
-__all__ = ["LabelledImages", "UserError", "export", "finetune", "pretrain", "probe", "shard"]
+__all__ = ["LabelledImages", "UserError", "export", "finetune", "predict", "pretrain", "probe", "shard"]
 Settings = Mapping[str, Any] | None
 Where = str | Path
 
@@ -41,6 +41,20 @@ def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any
     """Frozen features of ``run`` against labels: the content of ``probe.json``."""
     folder = _carried_out("probe", f"{run}/probe", {"run": run, "data.shards": shards}, settings)
     return dict(json.loads((folder / "probe.json").read_text()))
+
+
+def predict(
+    run: Where,
+    out: Where,
+    shards: Where | None = None,
+    split: str = "test",
+    images: Where | None = None,
+    settings: Settings = None,
+) -> Path:
+    """A fine-tuned ``run`` on a split of ``shards``, or on a folder of ``images``: the folder ``out`` of tables or
+    masks."""
+    data = {"data.shards": shards, "data.split": split} if images is None else {"images": images}
+    return _carried_out("predict", out, {"run": run, **data}, settings)
 
 
 def export(run: Where, settings: Settings = None) -> Path:

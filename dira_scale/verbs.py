@@ -74,6 +74,8 @@ _ROWS = (
     Verb("probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
          reads_run=True, execution=("data.workers",), check="dira_scale.evaluation.refused:check_probe",
          results="dira_scale.cluster.results:probing", headline="auc/.*/mean$"),
+    Verb("predict", "labels or masks of new images, by a fine-tuned run", output="out", gpu=True, reads_run=True,
+         execution=("batch", "workers")),
     Verb("sweep", "start many runs of these, here or on SLURM", output="folder"),
     Verb("export", "write weights that plain timm and smp load", output="out", in_sweeps=True, reads_run=True,
          check="dira_scale.evaluation.refused:check_export"),
