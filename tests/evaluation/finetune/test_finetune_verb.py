@@ -25,6 +25,8 @@ from dira_scale.runs.reader import RunReader
 pytestmark = pytest.mark.usefixtures("libraries")
 PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"
 CALIBRATED = "evaluate.temperature=true"
+PLATEAU = "optim.schedule=plateau", "optim.patience=0", "validate.best=loss"
+SCORED = "task.scored=[bright]"
 CLASSES = "task.classes={upper: 1, lower: 2}"
 
 
@@ -45,18 +47,28 @@ def results(run: Path) -> Any:
 @pytest.mark.system
 @pytest.mark.parametrize(
     "task",
-    [["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=2"], ["task=masks", CLASSES]],
+    [
+        ["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=3", *PLATEAU, SCORED],
+        ["task=masks", CLASSES],
+    ],
     ids=["labels", "masks"],
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(task: list[str], discs: Path, tmp_path: Path) -> None:
     """Also in the figures of its best checkpoint on the test split, and in its cases; and where it ends early."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert finetune(whole, discs, *task) == 0
-    assert finetune(parts, discs, *task, "steps=4") == 0
-    assert status(parts)["step"] == 4 and not (parts / "results.json").exists()
+    stop = 10 if "task=labels" in task else 4
+    assert finetune(parts, discs, *task, f"steps={stop}") == 0
+    assert status(parts)["step"] == stop and not (parts / "results.json").exists()
     assert finetune(parts, discs, *task) == 0
     assert_equal_runs(parts, whole)
-    assert "task=masks" in task or status(whole)["step"] < 3 * 8  # that of labels ends early
+    if "task=labels" in task:  # that of labels ends early, and its rate falls when its loss does not
+        assert status(whole)["step"] < 3 * 8
+        assert {row["step"]: row["lr"] for row in rows(whole)} == {row["step"]: row["lr"] for row in rows(parts)}
+        assert len({row["lr"] for row in rows(whole)}) > 1
+        assert all(row["auroc"] == row["auroc/bright"] for row in rows(whole, "val"))
+        figures = {(row["metric"], row["name"]): row["value"] for row in results(whole)["figures"]["test"]}
+        assert figures["AUROC", "mean"] == figures["AUROC", "bright"] and ("AUROC", "coin") in figures
     for file in ("results.json", "cases/val.parquet", "cases/test.parquet"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (whole / "results.json").stat().st_mtime_ns
@@ -173,6 +185,8 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
     ("words", "said"),
     [
         (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
+        (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
+        (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
         (["task=masks"], "masks of {}, split 'train' (24 were looked at), have the values 1, 2 beside 0, and a binary"),
         (["task=masks", "task.classes={disc: 1}"], "also have the value 2: name its class"),
@@ -196,10 +210,15 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
     ],
 )
 def test_what_cannot_be_learned_is_one_error_before_training(
-    words: list[str], said: str, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    words: list[str],
+    said: str,
+    discs: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert finetune(tmp_path / "run", discs, *words) == 2
-    assert said.format(discs) in caplog.text
+    assert said.format(discs) in caplog.text + capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
