@@ -33,10 +33,11 @@ from dira_scale.models.network import moved
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.results import FILE, in_words, overall, read_results
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
 
-FILE, CASES = "results.json", "cases"
+CASES = "cases"
 
 
 def write_results(
@@ -85,6 +86,13 @@ def write_results(
         cases = {name: calibrated(of, fitted, exclusive) for name, of in cases.items()}
         content |= {"temperatures": fitted, "calibrated": _judged(supervision, cases)}
     write_json(folder / FILE, content, run.lease.check)
+
+
+def summary(folder: Path, best: str) -> str:
+    """The test split's figures over all labels or classes, in a line."""
+    content = read_results(folder)
+    words = ", ".join(map(in_words, overall(content["figures"]["test"], best)))
+    return f"test split '{content['splits']['test']}', checkpoint of step {content['step']}: {words} ({FILE})"
 
 
 def _judged(supervision: Supervision, cases: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
