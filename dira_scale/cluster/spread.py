@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # imports torch
     from dira_scale.evaluation.finetune.comparison import Compared
 
 WIDTH = 160  # columns where the output is not a terminal
-Cells = list[list[str]]
 
 
 def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, "Compared"], list[str]]:
@@ -53,22 +52,13 @@ def write_spread(path: Path, compared: Mapping[str, "Compared"]) -> None:
     write_atomic(path / "spread.csv", text.getvalue())
 
 
-def tables(compared: "Compared") -> list[tuple[str, Cells]]:
-    """Titles and cells, header first."""
-    from dira_scale.metrics.statistics.significance import comparison_table
-    from dira_scale.metrics.statistics.spread import spread_table
-
-    made = [("spread", spread_table(compared.spreads))]
-    return made + ([("differences", comparison_table(compared.comparisons))] if compared.comparisons else [])
-
-
 def print_tables(compared: Mapping[str, "Compared"]) -> None:
     """To the terminal."""
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     for phase, of in compared.items():
         from dira_scale.evaluation.probe_table import rich_table  # lazy, as what compares is
 
-        for title, cells in tables(of):
+        for title, cells in of.tables():
             console.print(rich_table(f"{phase}: {title}", cells))
         for note in of.notes:
             console.print(note, markup=False, highlight=False)

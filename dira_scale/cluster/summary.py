@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from dira_scale.cluster.spread import tables
 from dira_scale.verbs import VERBS
 
 if TYPE_CHECKING:  # imports torch
@@ -37,7 +36,7 @@ def markdown(
 
 
 def _compared(of: "Compared") -> list[str]:
-    made = [_lines(cells) for _, cells in tables(of)]
+    made = [_lines(cells) for _, cells in of.tables()]
     return [line for table in made for line in [*table, ""]] + [line for note in of.notes for line in (note, "")]
 
 

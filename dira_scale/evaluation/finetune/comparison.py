@@ -23,8 +23,8 @@ from dira_scale.metrics.figure import MEAN
 from dira_scale.metrics.multiclass import ALL
 from dira_scale.metrics.segmentation import BOTH_EMPTY
 from dira_scale.metrics.statistics.bootstrap import Interval, bootstrap
-from dira_scale.metrics.statistics.significance import Comparison, Over, compare
-from dira_scale.metrics.statistics.spread import Result, Spread, spreads
+from dira_scale.metrics.statistics.significance import Comparison, Over, compare, comparison_table
+from dira_scale.metrics.statistics.spread import Result, Spread, spread_table, spreads
 from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_auroc, weighted_mean
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.complete import config_file
@@ -48,6 +48,11 @@ class Compared:
     spreads: list[Spread]
     comparisons: list[Comparison]
     notes: tuple[str, ...] = NOTES
+
+    def tables(self) -> list[tuple[str, list[list[str]]]]:
+        """Titles and cells, header first."""
+        made = [("spread", spread_table(self.spreads))]
+        return made + ([("differences", comparison_table(self.comparisons))] if self.comparisons else [])
 
 
 @dataclass(frozen=True)
