@@ -2,7 +2,8 @@
 
 ::
 
-    results.json            the figures, the thresholds chosen on the validation split, the checkpoint's step
+    results.json            the figures, the thresholds chosen on the validation split, the checkpoint's step, whether
+                            patients that are evaluated on were trained on
     cases/val.parquet       the rows of each case (``metrics.cases``)
     cases/test.parquet
 """
@@ -26,6 +27,7 @@ from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, input_of
 from dira_scale.evaluation.finetune.held_out import test_batches
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
+from dira_scale.evaluation.leak import Leak
 from dira_scale.metrics.cases import merged, write_cases
 from dira_scale.metrics.figure import Figure
 from dira_scale.models.network import moved
@@ -42,9 +44,15 @@ FILE, CASES = "results.json", "cases"
 
 
 def write_results(
-    config: Finetune, world: World, supervision: Supervision, data: Inputs, stage: StagePlan, run: RunFolder | None
+    config: Finetune,
+    world: World,
+    supervision: Supervision,
+    data: Inputs,
+    stage: StagePlan,
+    run: RunFolder | None,
+    leak: Leak | None,
 ) -> None:
-    """Evaluate, unless that is done. ``run``: on the main process only. Collective."""
+    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective."""
     if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
         return
     folder, validate = Path(config.run), config.validate
@@ -70,6 +78,7 @@ def write_results(
     if run is not None:
         rows = {name: [_json(asdict(figure)) for figure in of] for name, of in figures.items()}
         about_run = {"step": step, "splits": {name: names[name] for name in splits}, "crops": config.evaluate.crops}
+        about_run |= {"leak": asdict(leak)} if leak else {}
         write_json(folder / FILE, about_run | {"thresholds": _json(thresholds), "figures": rows}, run.lease.check)
 
 
