@@ -9,6 +9,8 @@ from dira_scale.config.schema import Schema, above, at_least, one_of, place, wit
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
 from dira_scale.runs.config import CheckpointConfig
 
+NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
+
 
 @dataclass
 class Training(Schema):
@@ -22,6 +24,7 @@ class Training(Schema):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watchdog: float = at_least(1)
     log_every: int = at_least(1)
+    tracker: str = one_of(*TRACKERS, default=TENSORBOARD)
 
 
 @dataclass
