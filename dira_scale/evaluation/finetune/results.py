@@ -2,7 +2,8 @@
 
 ::
 
-    results.json            the figures, the thresholds and temperatures of the validation split, the checkpoint's step
+    results.json            the figures, the thresholds and temperatures of the validation split, the checkpoint's step,
+                            whether patients that are evaluated on were trained on
     cases/val.parquet       the rows of each case (``metrics.cases``)
     cases/test.parquet
 """
@@ -28,6 +29,7 @@ from dira_scale.evaluation.finetune.description import TENSORS, input_of
 from dira_scale.evaluation.finetune.held_out import test_batches
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
+from dira_scale.evaluation.leak import Leak
 from dira_scale.metrics.cases import merged, write_cases
 from dira_scale.models.network import moved
 from dira_scale.places.atomic import write_json
@@ -41,9 +43,15 @@ CASES = "cases"
 
 
 def write_results(
-    config: Finetune, world: World, supervision: Supervision, data: Inputs, stage: StagePlan, run: RunFolder | None
+    config: Finetune,
+    world: World,
+    supervision: Supervision,
+    data: Inputs,
+    stage: StagePlan,
+    run: RunFolder | None,
+    leak: Leak | None,
 ) -> None:
-    """Evaluate, unless that is done. ``run``: on the main process only. Collective."""
+    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective."""
     if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
         return
     folder, validate = Path(config.run), config.validate
@@ -79,6 +87,8 @@ def write_results(
         content["crops"] = config.evaluate.crops
     else:
         content |= {"window": window, "without_mask": without_mask}
+    if leak is not None:
+        content["leak"] = asdict(leak)
     if config.evaluate.temperature:
         assert isinstance(supervision, Classification), "checked"
         exclusive = supervision.labels.exclusive
