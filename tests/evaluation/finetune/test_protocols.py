@@ -1,0 +1,1 @@
+PAIRS = [(p, t) for p, ts in {"btl_v1":["chestxray14","chexpert","shenzhen_tuberculosis","siim_acr","montgomery"],"btl_v2":["chestxray14","chexpert","shenzhen_tuberculosis","siim_acr","montgomery","jsrt"],"pcrl":["chestxray14"]}.items() for t in ts]
