@@ -109,7 +109,9 @@ class Trainer:
             )
         self._finish_writing()  # a task may read the stage's best checkpoint
         with self.log.clock.part("validate"):
-            self.task.finish(plan, self.run, stage.model.unsharded)
+            lines = self.task.finish(plan, self.run, stage.model.unsharded)
+        for line in lines:
+            self.bar.print_line(line)
         self.world.wait()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):

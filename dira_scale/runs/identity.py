@@ -51,6 +51,11 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
 
 
+def seedless(config: dict[str, Any], execution: Sequence[str]) -> str:
+    """What the configurations of runs have in common that differ in their seeds alone."""
+    return repr(sorted(identity(config, (*execution, "seed")).items(), key=lambda item: item[0]))
+
+
 def run_name(config: dict[str, Any], execution: Sequence[str]) -> str:
     """Twelve hexadecimal digits: a hash of the run's identity."""
     return hashlib.sha256(json.dumps(identity(config, execution), sort_keys=True).encode()).hexdigest()[:12]

@@ -16,7 +16,7 @@ from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
 from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, test_batches
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
-from dira_scale.evaluation.finetune.results import write_results
+from dira_scale.evaluation.finetune.results import summary, write_results
 from dira_scale.evaluation.finetune.step import Finetuning, try_stages
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.methods import views_of
@@ -111,10 +111,12 @@ class FinetuneTask(Finetuning):
     def set_progress(self, module: nn.Module, share: float) -> None:
         pass
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         """Evaluate the stage's best checkpoint on the test split, once. Collective."""
-        if self.config.data.test_split is not None:
-            write_results(self.config, self.world, self.supervision, self.data, stage, run)
+        if self.config.data.test_split is None:
+            return []
+        write_results(self.config, self.world, self.supervision, self.data, stage, run)
+        return [] if run is None else [summary(run.folder, self.supervision.best.metric)]
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return []
