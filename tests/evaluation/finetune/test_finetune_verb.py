@@ -11,6 +11,7 @@ from evaluation.finetune.conftest import NAMES, TINY
 from harness import assert_equal_runs, rows, status
 
 from dira_scale.api import export
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.finetune import main
 from dira_scale.metrics.cases import label_arrays, read_cases
@@ -116,7 +117,9 @@ def test_masks_are_learned_also_from_another_runs_weights(
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["task=masks", CLASSES, "optim.optimizer.lr=3e-3"]
     assert finetune(first, discs, *words, "stages.finetune.epochs=8") == 0
-    assert finetune(second, discs, *words, f"init={first}") == 0
+    adopted = [word for word in TINY if not word.startswith("model.")]
+    assert main([*adopted, f"data.shards={discs}", f"run={second}", *words, f"init={first}"]) == 0
+    assert RunReader(second).config["model"] == RunReader(first).config["model"]  # as if typed
     cases = read_cases(second / "cases" / "test.parquet")
     figures = {(f.metric, f.name): f.value for f in segmentation(cases)}
     written = {(row["metric"], row["name"]): row["value"] for row in results(second)["figures"]["test"]}
@@ -140,6 +143,9 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     written = {(row["metric"], row["name"]): row for row in results(run)["figures"]["test"]}
     assert written[metric, "mean"]["value"] is not None
     assert RunReader(run).description.network.dimensions == 3
+    words = ["data.shards=any", f"init={run}", "views=tune_volumes", "data.size=[16,16,12]", "model.bn_groups=2"]
+    adopted = compose("finetune", words)
+    assert adopted.model == RunReader(run).config["model"]  # from that of images, whose keys are gone
     if task == "masks":  # every second volume has one
         assert written[metric, "mask"]["n"] == 3
 
