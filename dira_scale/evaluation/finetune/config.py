@@ -146,6 +146,7 @@ class Finetune(StagedTraining):
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
+    channels: int | None = at_least(1, None)
     normalise: str = one_of("none", IMAGENET)
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)

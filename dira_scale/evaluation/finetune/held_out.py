@@ -23,10 +23,10 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
     if config.evaluate.crops != CENTRE and not supervision.pooled:
         raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
-    if config.normalise == IMAGENET and config.model.channels != 3:
+    if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
         raise UserError(
             f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
-            f"{config.model.channels}; use none"
+            f"{channels}; use none"
         )
 
 

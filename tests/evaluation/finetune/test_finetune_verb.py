@@ -193,6 +193,20 @@ def test_a_validation_without_an_auroc_is_refused_unless_the_loss_decides(make_d
     assert "auroc" not in rows(tmp_path / "run", "val")[0]
 
 
+@pytest.mark.system
+def test_images_of_four_channels_need_a_first_layer_of_four(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
+    generator = np.random.default_rng(0)
+    images, splits = [generator.integers(0, 255, (40, 40, 4), np.uint8) for _ in range(6)], ["train"] * 4 + ["val"] * 2
+    masks = [(image[..., 3] > 128).astype(np.uint8) for image in images]
+    shards, first = make_dataset(images, splits=splits, masks=masks).root, tmp_path / "three"
+    words = ["task=masks", "data.batch=2", "data.test_split=null", "stages.finetune.epochs=1"]
+    assert finetune(first, shards, *words) == 2
+    assert f"channels=3: {shards} has images of 4 channels, and test_resnet takes 3, or grey" in caplog.text
+    assert finetune(tmp_path / "four", shards, *words, "channels=4") == 0
+    described = RunReader(tmp_path / "four").description.network
+    assert described.channels == 4
+
+
 def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
     images = [np.full((40, 40), i, np.uint8) for i in range(6)]
     splits = ["train"] * 2 + ["val"] * 2 + ["test"] * 2
