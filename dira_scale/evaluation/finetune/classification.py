@@ -108,7 +108,14 @@ class Classification:
     def score(self) -> "LabelScore":
         return LabelScore(self)
 
-    def cases(self, about: SplitCases, index: Tensor, probabilities: Tensor, targets: Tensor) -> list[LabelCase]:
+    def cases(
+        self,
+        about: SplitCases,
+        index: Tensor,
+        probabilities: Tensor,
+        targets: Tensor,
+        spacing: Sequence[float] | None = None,
+    ) -> list[LabelCase]:
         rows, values = index.cpu().numpy(), (certain(targets).cpu().numpy(), probabilities.double().cpu().numpy())
         return label_cases(about.keys[rows], about.patients[rows], about.split, self.outputs, *values)
 

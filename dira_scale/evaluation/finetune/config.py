@@ -12,6 +12,7 @@ from dira_scale.config.schema import TARGET, Schema, above, at_least, one_of, pl
 from dira_scale.data.config import Data
 from dira_scale.data.labels import COUNTS_AS
 from dira_scale.errors import UserError, nearest
+from dira_scale.evaluation.config import SLIDING, WHOLE
 from dira_scale.models.architecture import Architecture
 from dira_scale.runs.description import FILE, read_description
 from dira_scale.training.config import StagedTraining, Validate
@@ -132,6 +133,12 @@ class Evaluate(Schema):
 
     crops: str = one_of(CENTRE, TEN_CROPS)
     share: float = above(0, at_most=1)
+    window: str | None = one_of(WHOLE, SLIDING, default=None)
+    temperature: bool = MISSING
+
+    def window_of(self, dimensions: int) -> str:
+        """Of masks of images (2) or volumes (3): as the usual views of training show them."""
+        return self.window or (WHOLE if dimensions == 2 else SLIDING)
 
 
 @dataclass

@@ -18,11 +18,20 @@ def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> Vi
 
 
 def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
-    """Raise UserError for several views in training, and for several crops of masks."""
+    """Raise UserError for several views in training, for an evaluation that labels or masks do not have."""
     if views.count != 1:
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
-    if config.evaluate.crops != CENTRE and not supervision.pooled:
-        raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    evaluate = config.evaluate
+    if evaluate.crops != CENTRE and not supervision.pooled:
+        raise UserError(f"evaluate.crops={evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    if evaluate.share < 1 and not supervision.pooled:
+        raise UserError(f"evaluate.share={evaluate.share}: masks are judged on the whole image; use 1")
+    if evaluate.temperature and not supervision.pooled:
+        raise UserError("evaluate.temperature=true: temperature scaling is of labels; use false")
+    if evaluate.temperature and config.data.val_split is None:
+        raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
+    if evaluate.window is not None and supervision.pooled:
+        raise UserError(f"evaluate.window={evaluate.window}: windows are of masks; use null")
     if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
         raise UserError(
             f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
