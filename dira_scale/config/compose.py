@@ -59,6 +59,7 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
     try:
         places = _places(verb, schema, arguments)
         composed = _hydra(verb, quote(arguments.words, places), arguments.config_dirs)
+        schema.adopt(composed, {key_of(word) for word in arguments.words})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         if arguments.help or arguments.show:

@@ -32,7 +32,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         for name, stage in config["stages"].items() if stage["epochs"] > 0
     )  # fmt: skip
     network = Network(
-        dict(config["model"]), model.name, model.dimensions, model.channels, start,
+        dict(config["model"]), model.name, model.dimensions, config.get("channels") or model.channels, start,
         head="pooled" if task.pooled else "dense",
     )  # fmt: skip
     return Description(

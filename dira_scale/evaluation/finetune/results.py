@@ -121,7 +121,7 @@ def best_network(config: Finetune, supervision: Supervision, stage: str) -> tupl
     path = checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
     tensors, prefix = checkpoint.load(path)[0], f"{TENSORS[supervision.pooled].module}."
     size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
-    network = supervision.network(config.model, config.model.build_encoder(size))
+    network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
     return network, int(path.name)
 

@@ -74,6 +74,7 @@ class FinetuneTask(Finetuning):
             require_libraries()
             views = views_of(cfg)
             data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out_views(config, views))
+            data.require_channels(config.model.name, config.channels or config.model.channels)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
             check_scored(config, data)
