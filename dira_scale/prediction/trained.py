@@ -43,7 +43,7 @@ class Trained:
         """Of a run or an export. Raises UserError if it is neither, or not fine-tuned."""
         about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
         model, size = architecture(about["model"]), tuple(about["size"])
-        encoder = model.build_encoder(size if len(size) == 3 else size[0])
+        encoder = model.build_encoder(size if len(size) == 3 else size[0], about["channels"])
         result = cls(_supervision(about).network(model, encoder), about)
         result.network.load_state_dict(state)
         result.network.eval()
@@ -115,6 +115,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "stage": stage,
         "step": step,
         "model": {**described.network.architecture} | {"weights": None},
+        "channels": config.get("channels"),
         "task": config["task"],
         "outputs": list(described.output.names),
         "size": list(described.input.size),
