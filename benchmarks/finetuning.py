@@ -1,4 +1,4 @@
-"""`finetune` without shards, and its step in plain PyTorch: the network, losses and optimizer that it has, nothing else.
+"""`finetune` without shards, and its step in plain PyTorch: its network, losses and optimizer, nothing else.
 
 The reference takes network, settings and images of the task that it is compared with: no NaN guard, BatchNorm groups,
 accumulation, metrics rows or processes.
