@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, at_least, place, places
 
+WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 
 

@@ -119,6 +119,15 @@ class Inputs:
         cores = default_threads()
         return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **asked)
 
+    def require_channels(self, network: str, channels: int) -> None:
+        """Raise UserError unless a ``network`` whose first layer takes so many ``channels`` takes these images."""
+        stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
+        if other := sorted(stored - {1, channels}):
+            raise UserError(
+                f"channels={channels}: {self.datasets[0].root} has images of {other[0]} channels, and {network} takes "
+                f"{channels}, or grey ones: use channels={other[0]}"
+            )
+
     def loader(self, stage: StagePlan) -> Loader:
         return self.train(stage.batch)
 

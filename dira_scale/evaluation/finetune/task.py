@@ -17,7 +17,7 @@ from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
 from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, test_batches
 from dira_scale.evaluation.finetune.leak import leak_of
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
-from dira_scale.evaluation.finetune.results import write_results
+from dira_scale.evaluation.finetune.results import summary, write_results
 from dira_scale.evaluation.finetune.step import Finetuning, try_stages
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.evaluation.leak import Leak
@@ -74,6 +74,7 @@ class FinetuneTask(Finetuning):
             require_libraries()
             views = views_of(cfg)
             data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out_views(config, views))
+            data.require_channels(config.model.name, config.channels or config.model.channels)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
             check_scored(config, data)
@@ -117,10 +118,12 @@ class FinetuneTask(Finetuning):
     def set_progress(self, module: nn.Module, share: float) -> None:
         pass
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         """Evaluate the stage's best checkpoint on the test split, once. Collective."""
-        if self.config.data.test_split is not None:
-            write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak)
+        if self.config.data.test_split is None:
+            return []
+        write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak)
+        return [] if run is None else [summary(run.folder, self.supervision.best.metric)]
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return []
