@@ -7,7 +7,7 @@ a typing mistake is named within a second.
 
 import sys
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
 from dira_scale.errors import nearest
@@ -17,7 +17,6 @@ FINETUNE = "finetune"  # the one subcommand
 
 def pretrain(cfg: DictConfig) -> None:
     """Plan a run of `pretrain`."""
-    OmegaConf.to_object(cfg)  # a wrong value is told before torch is imported
     from dira_scale.planning.commands import plan_pretrain
 
     plan_pretrain(cfg)
@@ -25,7 +24,6 @@ def pretrain(cfg: DictConfig) -> None:
 
 def finetune(cfg: DictConfig) -> None:
     """Plan a run of `finetune`."""
-    OmegaConf.to_object(cfg)
     from dira_scale.planning.commands import plan_finetune
 
     plan_finetune(cfg)
