@@ -17,7 +17,7 @@ from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 from dira_scale.verbs import VERBS
 
-__all__ = ["LabelledImages", "UserError", "export", "finetune", "pretrain", "probe", "shard"]
+__all__ = ["LabelledImages", "UserError", "embed", "export", "finetune", "pretrain", "probe", "shard"]
 Settings = Mapping[str, Any] | None
 Where = str | Path
 
@@ -41,6 +41,11 @@ def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any
     """Frozen features of ``run`` against labels: the content of ``probe.json``."""
     folder = _carried_out("probe", f"{run}/probe", {"run": run, "data.shards": shards}, settings)
     return dict(json.loads((folder / "probe.json").read_text()))
+
+
+def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
+    """Features of every image of ``shards``, of the weights that ``settings`` name by ``run`` or ``init``; ``out``."""
+    return _carried_out("embed", out, {"data.shards": shards}, settings)
 
 
 def export(run: Where, settings: Settings = None) -> Path:

@@ -131,7 +131,7 @@ class Stored:
             about = folder.about
             member = {"embeddings": str(folder.root), "weights": about.weights.hash}
             shown = name if names.count(name) == 1 else str(folder.root)
-            row = Features(shown, about.weights.kind, about.layer, about.width, [member])
+            row = Features(shown, about.weights.kind, str(about.level), about.width, [member])
             result.append((row, [{part: folder.values[rows[part]] for part in PARTS}]))
         return result
 

@@ -21,21 +21,23 @@ COUNTS = {"train": 60, "val": 24, "test": 24}
 ENCODER = "test_resnet"
 
 
-def write(root: Path, names: list[str] = NAMES, patient: Callable[[int], int] = lambda i: i // 2) -> Path:
-    """Noise of 32 x 40 pixels, 16 bits, two images a patient: brighter where ``bright`` is 1."""
+def write(
+    root: Path, names: list[str] = NAMES, patient: Callable[[int], int] = lambda i: i // 2, width: int = 40
+) -> Path:
+    """Noise of 32 x ``width`` pixels, 16 bits, two images a patient: brighter where ``bright`` is 1."""
     root.mkdir()
     rng = np.random.default_rng(0)
     rows, shard = [], b""
     for number, split in enumerate([split for split, count in COUNTS.items() for _ in range(count)]):
         bright, coin = int(rng.integers(2)), float(rng.integers(2))
-        image = rng.integers(0, 3000, (32, 40)) + 600 * bright
+        image = rng.integers(0, 3000, (32, width)) + 600 * bright
         payload = codecs.encode(image.astype(np.uint16), "png")
         labels = [float(bright), np.nan if number % 5 == 0 else coin, 0.0][: len(names)]
         rows.append(
             dict.fromkeys(SCHEMA.names)
             | {"key": str(number), "split": split, "patient": f"p{patient(number)}", "study": "s", "codec": "png"}
             | {"shard": "all.tar", "offset": len(shard), "size": len(payload), "channels": 1, "depth": 1, "bits": 16}
-            | {"height": 32, "width": 40, "low": 0.0, "high": 4095.0, "labels": labels}
+            | {"height": 32, "width": width, "low": 0.0, "high": 4095.0, "labels": labels}
             | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
         )
         shard += payload

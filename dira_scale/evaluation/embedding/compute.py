@@ -184,7 +184,7 @@ def _about(cfg: DictConfig, world: World, dataset: ShardedDataset, source: Sourc
     data = folder.Source(info.name, dataset.hash, info.modality, info.licence, info.label_names, info.classes)
     return About(
         name=source.name, weights=source.weights, dataset=data, split=cfg.data.split, size=[*input.size],
-        mean=[*input.mean], deviation=[*input.deviation], layer=str(cfg.layer), level=source.level,
+        mean=[*input.mean], deviation=[*input.deviation], level=source.level,
         width=source.encoder.channels[source.level], dtype=cfg.dtype, precision=world.precision, rows=rows,
         part_rows=folder.part_rows(rows),
     )  # fmt: skip

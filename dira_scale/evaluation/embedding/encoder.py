@@ -41,14 +41,14 @@ def open_source(cfg: DictConfig) -> Source:
         encoder = trained_encoder(run.description, tensors)
         name = run.folder.resolve().name
         step, licence = state["step"], licence_of(run.folder)
-        weights = Weights("run", encoder.name, weights_hash(encoder), stage, step, licence=licence)
+        weights = Weights("run", encoder.name, stage, step, None, weights_hash(encoder), licence)
     else:
         encoder = _started(cfg, input)
         name = Path(cfg.init).name
         random = cfg.init == RANDOM
         kind, seed = ("random", cfg.seed) if random else ("init", None)
         licence = None if random else licence_of(Path(cfg.init))
-        weights = Weights(kind, encoder.name, weights_hash(encoder), seed=seed, licence=licence)
+        weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
     normalise_input(encoder, input)
     (level,) = levels(cfg.layer, encoder).values()
     return Source(name, encoder.eval(), weights, input, level)

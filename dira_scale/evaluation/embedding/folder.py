@@ -1,7 +1,7 @@
-"""A folder of embeddings: ``embedding.json``, and Parquet parts of a fixed number of rows in the manifest's order.
+"""A folder of embeddings: ``_embedding.json``, and Parquet parts of a fixed number of rows in the manifest's order.
 
     FOLDER/
-      embedding.json       About: of which weights and dataset, how they were pooled
+      _embedding.json      About: of which weights and dataset, how they were pooled
       part-000000.parquet  one row group: key, patient, split, labels, embedding; About is in the schema's metadata
 
 A part appears complete, and which rows it has depends on the dataset alone: any process may write it.
@@ -22,7 +22,7 @@ from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
 
-FILE, FORMAT = "embedding.json", 1
+FILE, FORMAT = "_embedding.json", 1  # readers of a folder of Parquet files pass over names with an underscore
 KIND = b"dira_scale.embedding"  # in the schema's metadata
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 SMALLEST, LARGEST, PARTS = 64, 4096, 256  # rows of a part; parts of a dataset, between these
@@ -34,17 +34,17 @@ class Weights:
 
     Attributes:
         kind: run | init | random.
-        hash: SHA-256 of names, types, shapes and values of all the encoder's tensors.
         stage, step: of a run's checkpoint. ``seed``: of random ones.
+        hash: SHA-256 of names, types, shapes and values of all the encoder's tensors.
         licence: None: unknown.
     """
 
     kind: str
     encoder: str
+    stage: str | None
+    step: int | None
+    seed: int | None
     hash: str
-    stage: str | None = None
-    step: int | None = None
-    seed: int | None = None
     licence: str | None = None
 
 
@@ -72,7 +72,7 @@ class About:
         name: of the run's folder or the weights' file; says nothing about the rows.
         size: pixels or voxels to which each axis of a whole image is resized.
         mean, deviation: by channel, which normalised the images; empty: they stayed in [0, 1].
-        layer, level: of the encoder's pyramid, as asked for and counted; ``pooling``: what was done over space.
+        level: of the encoder's pyramid; ``pooling``: what was done over space.
         width: of an embedding. ``dtype``: as stored. ``precision``: as computed.
         rows: of the folder. ``part_rows``: of each part but the last.
     """
@@ -84,7 +84,6 @@ class About:
     size: list[int]
     mean: list[float]
     deviation: list[float]
-    layer: str
     level: int
     width: int
     dtype: str
