@@ -191,7 +191,7 @@ def test_mistakes_are_one_line(words: list[str], message: str, run: Path, shards
 
 
 def test_the_probe_of_embeddings_is_that_of_the_run_without_its_images(
-    unbroken: Path, run: Path, shards: Path, tmp_path: Path, capsys
+    unbroken: Path, run: Path, shards: Path, tmp_path: Path
 ) -> None:
     quick = ["c=[1.0]", "fractions=[1.0]"]
     direct, stored = tmp_path / "direct", tmp_path / "stored"
@@ -206,12 +206,20 @@ def test_the_probe_of_embeddings_is_that_of_the_run_without_its_images(
         figures.append([row for row in rows if row["encoder"] in ("demo", "random")])
     assert {row["encoder"] for row in figures[1]} == {"demo", "random"}
     assert figures[1] == figures[0]
-    assert probe([*words, "run=/nowhere"]) == 2
-    assert probe([*words, f"data.shards={shards}"]) == 2
-    assert "beside embeddings=…: these have features already" in capsys.readouterr().err
+
+
+def test_embeddings_stand_alone_and_are_of_the_same_images(
+    unbroken: Path, run: Path, shards: Path, tmp_path: Path, capsys
+) -> None:
+    assert probe([f"embeddings={unbroken}", f"data.shards={shards}"]) == 2
+    assert f"data.shards={shards} beside embeddings=…: these have features already" in capsys.readouterr().err
     assert main([f"run={run}", f"data.shards={shards}", "data.split=val", f"out={tmp_path / 'val'}", *ONE]) == 0
     assert probe([f"embeddings=[{unbroken},{tmp_path / 'val'}]"]) == 2
     assert "are of different images (Toy, all; Toy, val)" in capsys.readouterr().err
+    assert probe([f"embeddings={shards}"]) == 2
+    assert "has no _embedding.json: name a folder that embed wrote" in capsys.readouterr().err
+    assert probe([]) == 2
+    assert "data.shards must be given: data.shards=…, or embeddings=…" in capsys.readouterr().err
 
 
 @pytest.mark.system

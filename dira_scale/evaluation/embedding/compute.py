@@ -48,9 +48,7 @@ class Outcome:
 
 def compute(cfg: DictConfig) -> int:
     """Compute what ``cfg.out`` lacks; the exit code. Collective."""
-    parallel = Parallel("ddp", 1, cfg.threads, False, False, False, False, cfg.timeout)
-    check_launch(parallel, cfg.precision, None)
-    world = processes.start(parallel, cfg.precision)
+    world = connect(cfg)
     try:
         job = raise_on_all(lambda: Job.open(cfg, world))
         check_equal({"weights": job.about.weights.hash, "data.shards": job.dataset.hash})
@@ -63,6 +61,13 @@ def compute(cfg: DictConfig) -> int:
         return BAD_INPUT
     world.end()
     return code
+
+
+def connect(cfg: DictConfig) -> World:
+    """Join the processes that a launcher has started. Raises UserError for one that contradicts the configuration."""
+    parallel = Parallel("ddp", 1, cfg.threads, False, False, False, False, cfg.timeout)
+    check_launch(parallel, cfg.precision, None)
+    return processes.start(parallel, cfg.precision)
 
 
 class Job:
