@@ -12,7 +12,7 @@ from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import parallel
-from dira_scale.engine.config import Training
+from dira_scale.engine.config import PLATEAU, Training
 from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
@@ -161,8 +161,7 @@ class Trainer:
         """Move the state on to the stage after ``plan``."""
         state = self.state
         steps = state.step - state.stage_start
-        state.epochs += steps / plan.per_epoch
-        state.stage, state.stage_start, state.stale = state.stage + 1, state.step, 0
+        state.advance(steps, plan.per_epoch)
         for following in self.task.stages[state.stage : state.stage + 1]:
             state.order_start = following.order_start(plan, state.order_start + steps)
 
@@ -183,6 +182,8 @@ class Trainer:
             row = validation.means(stage.plan, stage.model.module)
         self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
         self.log.add(row | {"split": "val"})
+        if self.task.optim.schedule == PLATEAU:
+            self.state.reduce_on_plateau(row["loss"], validation.every, self.task.optim)
         metric, direction = validation.best
         return self.state.improve(stage.plan.name, row[metric], validation.every, direction)
 

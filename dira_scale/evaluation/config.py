@@ -10,6 +10,7 @@ from dira_scale.config.schema import Schema, above, at_least, one_of, place, pla
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
 
+WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 
 PROBES = ("linear", "knn", "sgd")

@@ -1,7 +1,7 @@
 """The views of a sample: what a method asks for, and what each of them gets."""
 
 from dira_scale.data.geometry.crop import Geometry
-from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_partner
+from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_labels, draw_partner
 from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
 from dira_scale.data.views.spec import (
     REFERENCE_SIZE,
@@ -32,6 +32,7 @@ __all__ = [
     "Shuffle",
     "ViewSpec",
     "draw",
+    "draw_labels",
     "draw_partner",
     "fixed_views",
 ]

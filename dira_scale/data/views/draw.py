@@ -13,7 +13,7 @@ from dira_scale.data.views import patches
 from dira_scale.data.views.spec import REFERENCE_SIZE, ViewSpec
 
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
-_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER = range(6)  # streams of random numbers
+_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS = range(7)  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ def draw_partner(
     """For each of the samples ``index`` [b] one of ``others`` [b] > 0 possibilities: int64 [b], from 0."""
     u = random.uniform(seed, epoch, index, occurrence, view, 1, _PARTNER)[:, 0]
     return random.integers(u, 0, others - 1)
+
+
+def draw_labels(seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, labels: int) -> np.ndarray:
+    """For each of the samples ``index`` [b] and each label a number in [0, 1): float64 [b, labels]."""
+    return random.uniform(seed, epoch, index, occurrence, 0, labels, _LABELS)
 
 
 def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:

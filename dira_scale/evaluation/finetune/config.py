@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, above, at_least, one_of, place
 from dira_scale.data.config import Data
 from dira_scale.data.labels import COUNTS_AS
+from dira_scale.errors import UserError, nearest
+from dira_scale.evaluation.config import SLIDING, WHOLE
 from dira_scale.models.architecture import Architecture
 from dira_scale.training.config import StagedTraining, Validate
 
@@ -47,11 +50,19 @@ class LabelTask(TaskConfig):
 
     loss: list[str] = one_of("ce")
     labels: list[str] | None = None
+    scored: list[str] | None = None
     uncertain: Any = MISSING
     unknown: str = one_of(*COUNTS_AS)
     exclusive: bool = MISSING
     weights: str = one_of("none", BALANCED)
     focal: float = at_least(0)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for scored labels where one figure of all classes decides, and for none."""
+        super().__post_init__()
+        if self.scored is not None and (self.exclusive or not self.scored):
+            why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
+            raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")
 
     def asked(self) -> dict[str, Any]:
         from dira_scale.data.labels import LabelChoice
@@ -66,7 +77,15 @@ class LabelTask(TaskConfig):
         assert data.labels is not None
         balanced = self.weights == BALANCED
         weights = balance(learned(data), self.exclusive) if balanced else None
-        return Classification(data.labels, weights, self.focal)
+        for name in self.scored or ():
+            if name not in (names := data.labels.names):
+                raise UserError(
+                    f"task.scored: no label '{name}' is learned, but {', '.join(names)}{nearest(name, names)}"
+                )
+        return Classification(data.labels, weights, self.focal, self._scored())
+
+    def _scored(self) -> tuple[str, ...] | None:
+        return None if self.scored is None else tuple(self.scored)
 
     def described(self, outputs: tuple[str, ...]) -> "Supervision":
         from dira_scale.data.labels import Labels
@@ -74,7 +93,7 @@ class LabelTask(TaskConfig):
 
         names = outputs or tuple(self.labels or ())
         nan = float("nan")
-        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
+        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
 
 
 @dataclass
@@ -111,6 +130,12 @@ class Evaluate(Schema):
 
     crops: str = one_of(CENTRE, TEN_CROPS)
     share: float = above(0, at_most=1)
+    window: str | None = one_of(WHOLE, SLIDING, default=None)
+    temperature: bool = MISSING
+
+    def window_of(self, dimensions: int) -> str:
+        """Of masks of images (2) or volumes (3): as the usual views of training show them."""
+        return self.window or (WHOLE if dimensions == 2 else SLIDING)
 
 
 @dataclass

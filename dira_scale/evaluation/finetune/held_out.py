@@ -3,7 +3,7 @@
 from dira_scale.data.geometry.fixed import centre, ten_crops
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune
+from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune, LabelTask
 from dira_scale.evaluation.finetune.rows import targets_of
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.training.held_out import HeldOutBatches
@@ -18,11 +18,20 @@ def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> Vi
 
 
 def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
-    """Raise UserError for several views in training, and for several crops of masks."""
+    """Raise UserError for several views in training, for an evaluation that labels or masks do not have."""
     if views.count != 1:
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
-    if config.evaluate.crops != CENTRE and not supervision.pooled:
-        raise UserError(f"evaluate.crops={config.evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    evaluate = config.evaluate
+    if evaluate.crops != CENTRE and not supervision.pooled:
+        raise UserError(f"evaluate.crops={evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    if evaluate.share < 1 and not supervision.pooled:
+        raise UserError(f"evaluate.share={evaluate.share}: masks are judged on the whole image; use 1")
+    if evaluate.temperature and not supervision.pooled:
+        raise UserError("evaluate.temperature=true: temperature scaling is of labels; use false")
+    if evaluate.temperature and config.data.val_split is None:
+        raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
+    if evaluate.window is not None and supervision.pooled:
+        raise UserError(f"evaluate.window={evaluate.window}: windows are of masks; use null")
     if config.normalise == IMAGENET and config.model.channels != 3:
         raise UserError(
             f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
@@ -38,9 +47,12 @@ def check_scored(config: Finetune, data: Inputs) -> None:
     targets = targets_of(data, split)
     if config.validate.batches is not None:
         targets = targets[: config.validate.batch * config.validate.batches]
+    scored = config.task.scored if isinstance(config.task, LabelTask) else None
+    targets = targets[:, [name in (scored or labels.names) for name in labels.names]]
     if not ((targets == 0).any(0) & (targets == 1).any(0)).any():
+        which = f"none of {', '.join(scored)}" if scored else "no label"
         raise UserError(
-            f"data.val_split={split}: no label has a positive and a negative among its {len(targets)} samples, so "
+            f"data.val_split={split}: {which} has a positive and a negative among its {len(targets)} samples, so "
             "there is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
         )
 

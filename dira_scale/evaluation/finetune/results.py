@@ -2,41 +2,39 @@
 
 ::
 
-    results.json            the figures, the thresholds chosen on the validation split, the checkpoint's step
+    results.json            the figures, the thresholds and temperatures of the validation split, the checkpoint's step
     cases/val.parquet       the rows of each case (``metrics.cases``)
     cases/test.parquet
 """
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 
 from dira_scale.distributed.control import broadcast_from_main, gather_objects, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
-from dira_scale.engine.watchdog import alive
+from dira_scale.evaluation.finetune.calibration import calibrated, temperatures
+from dira_scale.evaluation.finetune.cases import evaluate, evaluate_masks
+from dira_scale.evaluation.finetune.classification import Classification
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, input_of
 from dira_scale.evaluation.finetune.held_out import test_batches
+from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
 from dira_scale.metrics.cases import merged, write_cases
-from dira_scale.metrics.figure import Figure
 from dira_scale.models.network import moved
-from dira_scale.models.normalise import normalised
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import checkpoint
-from dira_scale.runs.description import Input
 from dira_scale.runs.folder import RunFolder
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.validation import evaluating
 
 FILE, CASES = "results.json", "cases"
 
@@ -55,22 +53,47 @@ def write_results(
         splits["val"] = held_out
     splits["test"] = test_batches(config, data, world.rank, world.ranks)
     names = {"val": data.data.val_split, "test": config.data.test_split}
-    thresholds: Mapping[str, float] | None = None
-    figures: dict[str, list[Figure]] = {}
+    window = config.evaluate.window_of(data.views.dimensions)
+    cases, without_mask = dict[str, list[Any]](), dict[str, int]()
     for name, batches in splits.items():
         about = SplitCases.of(data.datasets, str(names[name]))
-        cases = merged(gather_objects(evaluate(world, supervision, network, batches, about, input)))
-        if name == "val":
-            thresholds = supervision.thresholds(cases)
-        figures[name] = supervision.figures(cases, thresholds)
+        asked = world, supervision, network, batches, about, input
+        if isinstance(supervision, Segmentation):
+            part = evaluate_masks(world, supervision, *asked[2:], data, window)
+        else:
+            part = evaluate(*asked)
+        cases[name] = merged(gather_objects(part))
+        if not supervision.pooled:
+            order = batches.order
+            seen = min(order.batches * order.batch, order.size)
+            without_mask[name] = seen - len({case.key for case in cases[name]})
         if run is not None:
             run.lease.check()
             (folder / CASES).mkdir(exist_ok=True)
-            write_cases(folder / CASES / f"{name}.parquet", cases)
-    if run is not None:
-        rows = {name: [_json(asdict(figure)) for figure in of] for name, of in figures.items()}
-        about_run = {"step": step, "splits": {name: names[name] for name in splits}, "crops": config.evaluate.crops}
-        write_json(folder / FILE, about_run | {"thresholds": _json(thresholds), "figures": rows}, run.lease.check)
+            write_cases(folder / CASES / f"{name}.parquet", cases[name])
+    if run is None:
+        return
+    content = {"step": step, "splits": {name: names[name] for name in splits}} | _judged(supervision, cases)
+    if supervision.pooled:
+        content["crops"] = config.evaluate.crops
+    else:
+        content |= {"window": window, "without_mask": without_mask}
+    if config.evaluate.temperature:
+        assert isinstance(supervision, Classification), "checked"
+        exclusive = supervision.labels.exclusive
+        fitted = temperatures(cases["val"], exclusive)
+        cases = {name: calibrated(of, fitted, exclusive) for name, of in cases.items()}
+        content |= {"temperatures": fitted, "calibrated": _judged(supervision, cases)}
+    write_json(folder / FILE, content, run.lease.check)
+
+
+def _judged(supervision: Supervision, cases: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """The thresholds chosen on the validation split's cases, and the figures of each split."""
+    thresholds = supervision.thresholds(cases["val"]) if "val" in cases else None
+    figures = {
+        split: [_json(asdict(figure)) for figure in supervision.figures(of, thresholds)] for split, of in cases.items()
+    }
+    return {"thresholds": _json(thresholds), "figures": figures}
 
 
 def best_network(config: Finetune, supervision: Supervision, stage: str) -> tuple[nn.Module, int]:
@@ -83,30 +106,6 @@ def best_network(config: Finetune, supervision: Supervision, stage: str) -> tupl
     network = supervision.network(config.model, config.model.build_encoder(size))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
     return network, int(path.name)
-
-
-@torch.no_grad()
-def evaluate(
-    world: World,
-    supervision: Supervision,
-    network: nn.Module,
-    held_out: HeldOutBatches,
-    about: SplitCases,
-    input: Input,
-) -> list[Any]:
-    """This rank's cases; of several crops of an image the mean of their probabilities."""
-    cases: list[Any] = []
-    with evaluating(network):
-        for stored, count in held_out.batches():
-            alive()
-            if not count:
-                continue
-            batch = stored.to(world.device)
-            with world.autocast():
-                views = [supervision.probabilities(network(normalised(view, input))) for view in batch.views]
-            probabilities, targets = torch.stack(views).mean(0), supervision.targets(batch)
-            cases += supervision.cases(about, batch.index[:count], probabilities[:count], targets[:count])
-    return cases
 
 
 def finetuning(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:

@@ -89,7 +89,10 @@ class Segmentation:
 
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         assert batch.mask is not None
-        stored = batch.mask[:, 0] if turned is None else turned(batch.mask[:, 0])
+        return self.numbers(batch.mask[:, 0] if turned is None else turned(batch.mask[:, 0]))
+
+    def numbers(self, stored: Tensor) -> Tensor:
+        """Of the values of masks [b, *size], ``IGNORE`` where nobody knows."""
         if self.classes is None:
             return torch.where(stored == IGNORE, IGNORE, (stored > 0).long())
         numbers = torch.where(stored == 0, 0, IGNORE)
@@ -105,18 +108,26 @@ class Segmentation:
 
     def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What is predicted and what is true, bool [b, classes, *size], both False where nobody knows."""
-        if self.classes is None:
-            predicted, numbers = (probabilities[:, 0] > THRESHOLD).long(), [1]
-        else:
-            predicted, numbers = probabilities.argmax(1), [*range(1, len(self.outputs))]
+        predicted, numbers = self.answers(probabilities), [*range(1, len(self.names) + 1)]
         known = targets != IGNORE
         pairs = [((predicted == number) & known, targets == number) for number in numbers]
         return torch.stack([a for a, _ in pairs], 1), torch.stack([b for _, b in pairs], 1)
 
+    def answers(self, probabilities: Tensor) -> Tensor:
+        """[b, K, *size] -> the number of the predicted class, int64 [b, *size], 0 the background."""
+        return (probabilities[:, 0] > THRESHOLD).long() if self.classes is None else probabilities.argmax(1)
+
     def score(self) -> "DiceScore":
         return DiceScore(self)
 
-    def cases(self, about: SplitCases, index: Tensor, probabilities: Tensor, targets: Tensor) -> list[MaskCase]:
+    def cases(
+        self,
+        about: SplitCases,
+        index: Tensor,
+        probabilities: Tensor,
+        targets: Tensor,
+        spacing: Sequence[float] | None = None,
+    ) -> list[MaskCase]:
         """Without images of which no pixel is known: they have no mask."""
         cases: list[MaskCase] = []
         predicted, true = (masks.cpu() for masks in self.masks(probabilities, targets))
@@ -124,7 +135,7 @@ class Segmentation:
         for i, row in enumerate(index.tolist()):
             if known[i]:
                 described = about.keys[row], about.patients[row], about.split
-                cases += mask_cases(*described, predicted[i], true[i], self.names)
+                cases += mask_cases(*described, predicted[i], true[i], self.names, spacing)
         return cases
 
     def thresholds(self, cases: Sequence[MaskCase]) -> dict[str, float] | None:

@@ -88,8 +88,15 @@ class Supervision(Protocol):
         """For one validation."""
         ...
 
-    def cases(self, about: SplitCases, index: Tensor, probabilities: Tensor, targets: Tensor) -> list[Any]:
-        """Rows of ``metrics.cases`` of the samples ``index``."""
+    def cases(
+        self,
+        about: SplitCases,
+        index: Tensor,
+        probabilities: Tensor,
+        targets: Tensor,
+        spacing: Sequence[float] | None = None,
+    ) -> list[Any]:
+        """Rows of ``metrics.cases`` of the samples ``index``. ``spacing``: of the pixels of masks in mm, if known."""
         ...
 
     def thresholds(self, cases: Sequence[Any]) -> dict[str, float] | None:

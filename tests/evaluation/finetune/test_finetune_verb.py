@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from data.volumes import WORDS, make, random_volumes
 from evaluation.finetune.conftest import NAMES, TINY
 from harness import assert_equal_runs, rows, status
@@ -13,14 +14,19 @@ from harness import assert_equal_runs, rows, status
 from dira_scale.api import export
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.finetune import main
-from dira_scale.metrics.cases import label_arrays, read_cases
+from dira_scale.metrics.cases import MaskCase, label_arrays, read_cases
 from dira_scale.metrics.classification import classification
 from dira_scale.metrics.segmentation import segmentation
+from dira_scale.metrics.temperature import label_temperatures
 from dira_scale.metrics.thresholds import choose_thresholds
+from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.reader import RunReader
 
 pytestmark = pytest.mark.usefixtures("libraries")
 PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"
+CALIBRATED = "evaluate.temperature=true"
+PLATEAU = "optim.schedule=plateau", "optim.patience=0", "validate.best=loss"
+SCORED = "task.scored=[bright]"
 CLASSES = "task.classes={upper: 1, lower: 2}"
 
 
@@ -41,18 +47,28 @@ def results(run: Path) -> Any:
 @pytest.mark.system
 @pytest.mark.parametrize(
     "task",
-    [["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=2"], ["task=masks", CLASSES]],
+    [
+        ["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=3", *PLATEAU, SCORED],
+        ["task=masks", CLASSES],
+    ],
     ids=["labels", "masks"],
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(task: list[str], discs: Path, tmp_path: Path) -> None:
     """Also in the figures of its best checkpoint on the test split, and in its cases; and where it ends early."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert finetune(whole, discs, *task) == 0
-    assert finetune(parts, discs, *task, "steps=4") == 0
-    assert status(parts)["step"] == 4 and not (parts / "results.json").exists()
+    stop = 10 if "task=labels" in task else 4
+    assert finetune(parts, discs, *task, f"steps={stop}") == 0
+    assert status(parts)["step"] == stop and not (parts / "results.json").exists()
     assert finetune(parts, discs, *task) == 0
     assert_equal_runs(parts, whole)
-    assert "task=masks" in task or status(whole)["step"] < 3 * 8  # that of labels ends early
+    if "task=labels" in task:  # that of labels ends early, and its rate falls when its loss does not
+        assert status(whole)["step"] < 3 * 8
+        assert {row["step"]: row["lr"] for row in rows(whole)} == {row["step"]: row["lr"] for row in rows(parts)}
+        assert len({row["lr"] for row in rows(whole)}) > 1
+        assert all(row["auroc"] == row["auroc/bright"] for row in rows(whole, "val"))
+        figures = {(row["metric"], row["name"]): row["value"] for row in results(whole)["figures"]["test"]}
+        assert figures["AUROC", "mean"] == figures["AUROC", "bright"] and ("AUROC", "coin") in figures
     for file in ("results.json", "cases/val.parquet", "cases/test.parquet"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (whole / "results.json").stat().st_mtime_ns
@@ -65,7 +81,8 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
     """As a protocol has it: normalised, ten crops in the test. Thresholds are chosen on the validation split; a case is
     named by its key in the manifest."""
     run = tmp_path / "run"
-    assert finetune(run, discs, "task=labels", "stages.finetune.epochs=6", "optim.optimizer.lr=3e-3", *PROTOCOL) == 0
+    words = ["task=labels", "stages.finetune.epochs=6", "optim.optimizer.lr=3e-3", *PROTOCOL, CALIBRATED]
+    assert finetune(run, discs, *words) == 0
     content, dataset = results(run), ShardedDataset.open(discs)
     val, test = (read_cases(run / "cases" / f"{split}.parquet") for split in ("val", "test"))
     assert {case.key for case in test} == {dataset.cell("key", row) for row in dataset.rows("test").tolist()}
@@ -87,6 +104,14 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
     assert content["crops"] == "ten_crops"
     assert figures["AUROC", "mean"] == pytest.approx(best["auroc"], abs=1e-6)
     assert written["AUROC", "bright"] > 0.9  # it has learned
+
+    of_val, of_test = (np.log(p) - np.log1p(-p) for p in (label_arrays(val)[1], scores))
+    fitted = label_temperatures(label_arrays(val)[0], of_val)
+    assert [*content["temperatures"].values()] == pytest.approx(fitted.tolist(), rel=1e-4)
+    probabilities = 1 / (1 + np.exp(-of_test / fitted))
+    after = {(row["metric"], row["name"]): row for row in content["calibrated"]["figures"]["test"]}
+    for figure in classification(targets, probabilities, names, patients):  # thresholds are chosen again
+        assert after[figure.metric, figure.name]["value"] == pytest.approx(figure.value, abs=1e-3), figure
 
     exported = export(run)
     assert (exported / "classifier.safetensors").is_file()
@@ -128,20 +153,53 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     written = {(row["metric"], row["name"]): row for row in results(run)["figures"]["test"]}
     assert written[metric, "mean"]["value"] is not None
     assert RunReader(run).description.network.dimensions == 3
-    if task == "masks":  # every second volume has one
-        assert written[metric, "mask"]["n"] == 3
+    if task == "masks":  # every second volume has one; in the whole volume, in mm
+        assert written[metric, "mask"]["n"] == 3 and results(run)["without_mask"] == {"val": 3, "test": 3}
+        assert ("HD95 (mm)", "mask") in written and results(run)["window"] == "sliding"
+        assert_case_is_monais(run, shards)
+
+
+def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
+    """The Dice and distance in mm of one volume, from MONAI's windows and metrics called plainly."""
+    from monai.inferers import sliding_window_inference
+    from monai.metrics import compute_dice, compute_hausdorff_distance
+
+    reader = RunReader(run)
+    tensors, described = reader.load(None)[0], reader.description
+    network = trained_network(described, trained_encoder(described, tensors), tensors)
+    row = next(row for row in shards.rows("val").tolist() if shards.has_mask(row))
+    image = torch.from_numpy(np.clip((np.float32(shards.voxels(row)) + 1024) / 4024, 0, 1))[None, None]
+    with torch.no_grad():
+        scores = sliding_window_inference(image, (16, 16, 12), 4, lambda x: network(x).sigmoid(), 0.5, "gaussian")
+    true = torch.from_numpy(np.float32(shards.voxels(row) > 0))[None, None]
+    pair = (scores > 0.5).float(), true
+    case = next(case for case in read_cases(run / "cases" / "test.parquet") if case.key == shards.cell("key", row))
+    assert isinstance(case, MaskCase) and case.unit == "mm" and case.predicted == int(pair[0].sum())
+    assert case.dice == pytest.approx(float(compute_dice(*pair, ignore_empty=False)))
+    if case.predicted:
+        hd95 = float(compute_hausdorff_distance(*pair, True, percentile=95, spacing=[2.0, 1.0, 1.0]))
+        assert case.hd95 == pytest.approx(hd95)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
+        (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
+        (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
         (["task=masks"], "masks of {}, split 'train' (24 were looked at), have the values 1, 2 beside 0, and a binary"),
         (["task=masks", "task.classes={disc: 1}"], "also have the value 2: name its class"),
         (["task=masks", "task.classes={a: 1, b: 2, c: 3}"], "have no pixel of 'c': leave it out"),
         (["task=masks", "task.classes={a: 1, b: 1}"], "give each class a value of its own from 1 to 255"),
         (["task=masks", CLASSES, "evaluate.crops=ten_crops"], "masks are judged on one crop; use centre"),
+        (["task=masks", CLASSES, "evaluate.share=0.8"], "masks are judged on the whole image; use 1"),
+        (["task=masks", CLASSES, "evaluate.temperature=true"], "temperature scaling is of labels; use false"),
+        (["task=labels", "evaluate.window=sliding"], "evaluate.window=sliding: windows are of masks; use null"),
+        (
+            ["task=labels", "evaluate.temperature=true", "data.val_split=null"],
+            "it is fitted on the validation split, and data.val_split=null",
+        ),
         (
             ["task=labels", "data.test_split=tset"],
             "data.test_split=tset: {} has train, val, test; did you mean 'test'?",
@@ -152,10 +210,15 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     ],
 )
 def test_what_cannot_be_learned_is_one_error_before_training(
-    words: list[str], said: str, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    words: list[str],
+    said: str,
+    discs: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert finetune(tmp_path / "run", discs, *words) == 2
-    assert said.format(discs) in caplog.text
+    assert said.format(discs) in caplog.text + capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -1,0 +1,107 @@
+"""Images and volumes as shards have them, and their probabilities: seen as one view, or through overlapping windows."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dira_scale.data.geometry.fixed import FixedCrop, centre
+from dira_scale.data.samples import Samples
+from dira_scale.evaluation.config import SLIDING
+from dira_scale.pixels.codecs import decode
+from dira_scale.pixels.crops import fill
+from dira_scale.pixels.headers import Payload
+
+OVERLAP = 0.5  # of neighbouring windows, whose edges count less (MONAI's mode "gaussian")
+LINEAR = {2: "bilinear", 3: "trilinear"}  # by dimensions
+Network = Callable[[Tensor], Tensor]  # [b, C, *size] in [0, 1] -> probabilities [b, K, *size] or [b, K]
+Item = TypeVar("Item")
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image or a volume. ``shape`` and ``codec`` are of its payload; ``low`` and ``high`` become 0 and 1."""
+
+    payload: Payload
+    codec: str
+    shape: tuple[int, ...]
+    dimensions: int
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, samples: Samples, sample: int) -> "Stored":
+        """Raises UserError as :meth:`Samples.payload`."""
+        low, high = (float(samples.column(name, np.array([sample]))[0]) for name in ("low", "high"))
+        about = samples.codec(sample), samples.shape(sample), samples.dimensions
+        return cls(samples.payload(sample), *about, low, high)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return self.shape[:2] if self.dimensions == 2 else self.shape[-3:]
+
+    @property
+    def channels(self) -> int:
+        if len(self.shape) == self.dimensions:
+            return 1
+        return self.shape[-1] if self.dimensions == 2 else self.shape[0]
+
+    def view(self, crop: FixedCrop, size: tuple[int, ...]) -> Tensor:
+        """float32 [C, *size] in [0, 1], cropped and resized as loaders do it. Raises DecodeError."""
+        view = np.empty((self.channels, *size), np.int32)
+        fill(self.payload, self.codec, [crop.of(np.array([self.sides])).crop(0)], [view], self.shape)
+        return self._scaled(view)
+
+    def image(self) -> Tensor:
+        """float32 [C, *sides] in [0, 1]. Raises DecodeError."""
+        pixels = decode(self.payload, self.codec, self.shape)
+        if self.dimensions == 2 and pixels.ndim == 3:
+            pixels = np.moveaxis(pixels, -1, 0)
+        return self._scaled(pixels.reshape(self.channels, *self.sides))
+
+    def _scaled(self, pixels: np.ndarray) -> Tensor:
+        low, high = np.float32(self.low), np.float32(self.high)
+        return torch.from_numpy(np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1))
+
+
+def dense(
+    network: Network, stored: Stored, size: tuple[int, ...], window: str, device: torch.device, batch: int = 4
+) -> Tensor:
+    """Probabilities float32 [K, *sides] of every pixel as it is stored, on the CPU.
+
+    ``whole``: of the whole image resized to ``size``, resized linearly to the image's sides. ``sliding``: of windows of
+    ``size`` over the image as it is stored, ``batch`` at a time, which overlap by half.
+    """
+    if window == SLIDING:
+        from monai.inferers import SlidingWindowInferer  # lazy: takes seconds, and comes with an extra
+
+        inferer = SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device="cpu")
+        return inferer(stored.image()[None], network)[0]
+    (crop,) = centre(stored.dimensions)
+    return resized(network(stored.view(crop, size)[None].to(device))[0].cpu(), stored.sides)
+
+
+def resized(probabilities: Tensor, sides: Sequence[int]) -> Tensor:
+    """[K, *size] -> [K, *sides], linearly, edge to edge."""
+    if tuple(probabilities.shape[1:]) == tuple(sides):
+        return probabilities
+    return F.interpolate(probabilities[None], tuple(sides), mode=LINEAR[len(sides)], align_corners=False)[0]
+
+
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], workers: int) -> Iterator[Read]:
+    """``read`` of each item, in their order, by threads that are at most ``workers`` items ahead."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque[Future[Read]]()
+        for item in items:
+            waiting.append(pool.submit(read, item))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

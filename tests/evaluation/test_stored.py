@@ -1,0 +1,79 @@
+"""Images as shards have them, seen as one view or through windows, against SciPy, torch and MONAI called plainly."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data.volumes import plain_view
+from torch import Tensor
+
+from dira_scale.evaluation.config import SLIDING, WHOLE
+from dira_scale.evaluation.stored import Stored, dense, read_ahead
+from dira_scale.pixels.codecs import encode
+
+CPU = torch.device("cpu")
+
+
+def volume(*shape: int) -> tuple[np.ndarray, Stored]:
+    voxels = np.random.default_rng(0).integers(-1000, 1000, shape, np.int16)
+    return voxels, Stored(encode(voxels, "npy"), "npy", shape, 3, -1000.0, 1000.0)
+
+
+def network(x: Tensor) -> Tensor:
+    """Of the image and its window: a sum of neighbours, and what depends on the window's middle."""
+    smooth = torch.nn.functional.avg_pool3d(x, 3, 1, 1)
+    return torch.cat([smooth, x * smooth.mean((2, 3, 4), keepdim=True)], 1)
+
+
+def test_windows_are_monais() -> None:
+    pytest.importorskip("monai")
+    from monai.inferers import sliding_window_inference
+
+    voxels, stored = volume(11, 9, 20)
+    image = torch.from_numpy((voxels.astype(np.float32) + 1000) / 2000)
+    expected = sliding_window_inference(image[None, None], (8, 8, 8), 4, network, 0.5, "gaussian")
+    torch.testing.assert_close(dense(network, stored, (8, 8, 8), SLIDING, CPU), expected[0])
+
+
+def test_the_whole_is_resized_and_its_probabilities_are_resized_back() -> None:
+    voxels, stored = volume(11, 9, 20)
+    seen: list[Tensor] = []
+
+    def noted(x: Tensor) -> Tensor:
+        seen.append(x)
+        return network(x)
+
+    result = dense(noted, stored, (8, 8, 10), WHOLE, CPU)
+    view = plain_view(voxels, (0, 0, 0, 11, 9, 20), (False,) * 3, (8, 8, 10))
+    np.testing.assert_allclose(seen[0][0, 0].numpy(), (view + 1000) / 2000, atol=0.6 / 2000)  # rounded once
+    at = [(np.arange(n) + 0.5) * side / n - 0.5 for n, side in zip((11, 9, 20), (8, 8, 10), strict=True)]
+    for channel, of in zip(network(seen[0])[0].numpy(), result.numpy(), strict=True):
+        for axis, where in enumerate(at):
+            left = np.clip(np.floor(where), 0, channel.shape[axis] - 2).astype(int)
+            share = np.clip(where - left, 0, 1).reshape([-1 if i == axis else 1 for i in range(3)])
+            channel = np.take(channel, left, axis) * (1 - share) + np.take(channel, left + 1, axis) * share
+        np.testing.assert_allclose(of, channel, atol=1e-6)
+
+
+def test_an_image_of_several_channels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    stored = Stored(encode(pixels, "npy"), "npy", pixels.shape, 2, 0.0, 255.0)
+    np.testing.assert_allclose(stored.image().numpy(), np.moveaxis(pixels, -1, 0) / np.float32(255), rtol=1e-6)
+    assert stored.sides == (7, 9) and stored.channels == 3
+
+
+def test_reading_ahead_keeps_the_order_and_a_bound() -> None:
+    begun: list[int] = []
+
+    def read(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.001 * (item % 3))
+        return item * item
+
+    results: list[Any] = []
+    for result in read_ahead(read, range(20), 3):
+        results.append(result)
+        assert max(begun) <= len(results) + 3
+    assert results == [n * n for n in range(20)]
