@@ -114,6 +114,15 @@ def test_volumes_are_embedded_by_the_toy_network(tmp_path: Path) -> None:
     np.testing.assert_allclose(embeddings.values, maps[-1].mean((2, 3, 4)), atol=1e-3)
 
 
+def test_a_run_and_its_export_have_the_same_rows(unbroken: Path, run: Path, shards: Path, tmp_path: Path) -> None:
+    exported = api.export(run, {"out": str(tmp_path / "export"), "formats": "timm"})
+    keys = {"init": str(exported), "model.encoder": ENCODER, "data.size": 32, "threads": 1}
+    out = api.embed(tmp_path / "out", shards, keys)
+    np.testing.assert_array_equal(Embeddings.open(out).values, Embeddings.open(unbroken).values)
+    hashes = [json.loads((each / "_embedding.json").read_text())["weights"]["hash"] for each in (out, unbroken)]
+    assert hashes[0] == hashes[1]
+
+
 def test_parts_depend_on_the_dataset_alone() -> None:
     assert [part_rows(rows) for rows in (1, 108, 30_000, 10_000_000)] == [64, 64, 118, 4096]
 

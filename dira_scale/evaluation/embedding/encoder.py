@@ -15,7 +15,7 @@ from dira_scale.evaluation.encoders import levels
 from dira_scale.models.architecture import EARLIER, Architecture, architecture
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
-from dira_scale.models.start import RANDOM, licence_of, start_weights
+from dira_scale.models.start import Start, licence_of, start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import Description, Input
 from dira_scale.runs.reader import RunReader
@@ -43,11 +43,9 @@ def open_source(cfg: DictConfig) -> Source:
         step, licence = state["step"], licence_of(run.folder)
         weights = Weights("run", encoder.name, stage, step, None, weights_hash(encoder), licence)
     else:
-        encoder = _started(cfg, input)
-        name = Path(cfg.init).name
-        random = cfg.init == RANDOM
-        kind, seed = ("random", cfg.seed) if random else ("init", None)
-        licence = None if random else licence_of(Path(cfg.init))
+        encoder, start = _started(cfg, input)
+        name, licence = Path(cfg.init).name, start and start.licence
+        kind, seed = ("init", None) if start else ("random", cfg.seed)
         weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
     normalise_input(encoder, input)
     (level,) = levels(cfg.layer, encoder).values()
@@ -77,12 +75,11 @@ def architecture_of(cfg: DictConfig) -> Architecture:
     return architecture(timm | {"bn_groups": 1, "zero_init_residual": False})
 
 
-def _started(cfg: DictConfig, input: Input) -> Encoder:
+def _started(cfg: DictConfig, input: Input) -> tuple[Encoder, Start | None]:
     with torch.random.fork_rng(devices=[]):  # also of what no file has: a plain transformer's finer levels
         torch.manual_seed(cfg.seed)
         encoder = architecture_of(cfg).build_encoder(input.sides)
-    start_weights(cfg.init, encoder)
-    return encoder
+    return encoder, start_weights(cfg.init, encoder)
 
 
 def _meta_encoder(run: Description) -> Encoder:
