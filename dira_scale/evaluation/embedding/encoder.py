@@ -44,7 +44,7 @@ def open_source(cfg: DictConfig) -> Source:
         weights = Weights("run", encoder.name, stage, step, None, weights_hash(encoder), licence)
     else:
         encoder, start = _started(cfg, input)
-        name, licence = Path(cfg.init).name, start and start.licence
+        name, licence = Path(cfg.init).name, start.licence if start else None
         kind, seed = ("init", None) if start else ("random", cfg.seed)
         weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
     normalise_input(encoder, input)
