@@ -1,6 +1,6 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation import probes
 from dira_scale.evaluation.config import PROBES, USUAL
+from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
 from dira_scale.evaluation.probe_table import Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask
-from dira_scale.evaluation.sources import Computed, Labelled, Source, Stored
+from dira_scale.evaluation.sources import Computed, Labelled, Stored
 
 RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
 NOT_RANDOM = (
@@ -41,9 +42,10 @@ def compare(cfg: DictConfig) -> Comparison:
     """
     fractions = sorted(set(cfg.fractions), reverse=True)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    source: Source = Stored(config) if config["embeddings"] is not None else Computed(cfg, config)
-    dataset = source.dataset
+    source = Stored(config) if config["embeddings"] is not None else Computed(cfg, config)
+    dataset: Labelled = source.dataset
     rows = _rows(dataset, cfg.data)
+    leak = _leak(source, cfg, config["run"])
     task, left_out = _task(dataset, rows, cfg.labels)
     draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
     compared = source.features(rows)
@@ -66,8 +68,9 @@ def compare(cfg: DictConfig) -> Comparison:
         "images": {part: len(rows[part]) for part in PARTS},
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
+        "leak": asdict(leak),
     }  # fmt: skip
-    notes = _notes(source.encoder, about, results, cfg)
+    notes = [*_notes(source.encoder, about, results, cfg), *leak.lines]
     return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
 
 
@@ -90,6 +93,18 @@ def _rows(dataset: Labelled, data: DictConfig) -> Parts:
                 f"share {len(shared)} patients: splits must not share patients, or the reported scores are biased"
             )
     return rows
+
+
+def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | None) -> Leak:
+    """Raises UserError for patients of the validation or test part that a compared encoder was trained on."""
+    if isinstance(source, Stored):
+        trained = [folder.root for folder in source.folders if folder.about.weights.kind != "random"]
+        why = "embeddings do not say on which patients their weights were trained; probe run=… does"
+        return Leak(UNKNOWN if trained else NO_LEAK, [f"patients: {UNKNOWN}: {root}: {why}" for root in trained])
+    judged = [Part.of(source.dataset, cfg.data[key]) for key in ("val_split", "test_split")]
+    named = [(path, "run") for path in ([run] if isinstance(run, str) else run or [])] + [(cfg.init, "init")]
+    sources = [each for path, key in named for each in sources_of(path, key, [source.dataset])]
+    return check_leak(judged, cfg.data.test_split, sources)
 
 
 def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:

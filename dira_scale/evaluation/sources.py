@@ -59,24 +59,12 @@ class Labelled(Protocol):
     def flags(self, rows: np.ndarray) -> np.ndarray: ...
 
 
-class Source(Protocol):
-    """Where features are from.
+class Computed:
+    """Of the encoders of ``run`` and ``init``, of random ones, and of raw pixels.
 
     Attributes:
-        size: of the images, pixels or voxels of each axis where these differ.
-        encoder: its name, for the notes.
+        encoder: what notes call them. ``size``: of the images.
     """
-
-    size: Any
-    encoder: str
-
-    @property
-    def dataset(self) -> Labelled: ...
-    def features(self, rows: Parts) -> Rows: ...
-
-
-class Computed:
-    """Of the encoders of ``run`` and ``init``, of random ones, and of raw pixels."""
 
     def __init__(self, cfg: DictConfig, config: dict[str, Any]) -> None:
         """Raises UserError for runs that cannot share a table, or a dataset of volumes."""
@@ -102,7 +90,7 @@ class Computed:
 
 
 class Stored:
-    """Of the folders ``embeddings``, of one dataset, without a look at its images."""
+    """Of the folders ``embeddings``, of one dataset, without a look at its images. Attributes as above."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Raises UserError for keys that encoders need, or folders of different datasets."""

@@ -8,8 +8,8 @@ from typing import Any
 from dira_scale.verbs import VERBS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# `precision_used` is recorded by the run.
-FREE = ("steps", "data.shards", "precision_used")
+# `precision_used` and `leak` are recorded by the run.
+FREE = ("steps", "data.shards", "precision_used", "leak")
 
 
 def execution(verb: str) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "met
          "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "data.fraction_from": "start",
          "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1,
          "optim.factor": 0.5, "optim.patience": 5, "optim.step_epochs": 50,
-         "task.scored": None}  # fmt: skip
+         "task.scored": None, "channels": None}  # fmt: skip
 # Of our methods; how they shuffle keys does not matter to a run that shuffles none, others record `shuffle_version`.
 SHUFFLING = tuple(f"dira_scale.methods.{name}" for name in ("moco.MoCo", "pcrl.PCRL", "pcrl_released.PCRLReleased"))
 
@@ -49,6 +49,11 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
         if flat.get(key.replace("shuffle", "_target_")) in SHUFFLING:
             flat.pop(key, None)
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
+
+
+def seedless(config: dict[str, Any], execution: Sequence[str]) -> str:
+    """What the configurations of runs have in common that differ in their seeds alone."""
+    return repr(sorted(identity(config, (*execution, "seed")).items(), key=lambda item: item[0]))
 
 
 def run_name(config: dict[str, Any], execution: Sequence[str]) -> str:

@@ -11,7 +11,10 @@ from dira_scale.data.views.spec import (
     InverseCutout,
     Jitter,
     Shuffle,
+    SizedCrop,
+    Tone,
     ViewSpec,
+    Warp,
     fixed_views,
 )
 
@@ -30,7 +33,10 @@ __all__ = [
     "InverseCutout",
     "Jitter",
     "Shuffle",
+    "SizedCrop",
+    "Tone",
     "ViewSpec",
+    "Warp",
     "draw",
     "draw_labels",
     "draw_partner",

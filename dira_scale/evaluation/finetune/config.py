@@ -1,17 +1,20 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, open_dict
 
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, above, at_least, one_of, place
+from dira_scale.config.schema import TARGET, Schema, above, at_least, one_of, place
 from dira_scale.data.config import Data
 from dira_scale.data.labels import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import SLIDING, WHOLE
 from dira_scale.models.architecture import Architecture
+from dira_scale.runs.description import FILE, read_description
 from dira_scale.training.config import StagedTraining, Validate
 
 if TYPE_CHECKING:
@@ -144,15 +147,51 @@ class FinetuneValidate(Validate):
 
 
 @dataclass
+class Protocol(Schema):
+    """Of a preset: whose settings these are, and what is done otherwise on purpose."""
+
+    preset: str | None = None
+    source: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    task: str | None = None
+    differs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a preset without settings for the task that was chosen."""
+        super().__post_init__()
+        if self.preset is not None and self.task is None:
+            raise UserError(
+                f"preset={self.preset} has no settings for this task, but for {', '.join(self.tasks)}: choose one of "
+                f"these as task=…, or leave the preset out"
+            )
+
+
+@dataclass
 class Finetune(StagedTraining):
     init: str = place()
     task: TaskConfig = field(default_factory=TaskConfig)
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
+    channels: int | None = at_least(1, None)
     normalise: str = one_of("none", IMAGENET)
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    protocol: Protocol = field(default_factory=Protocol)
+
+    @classmethod
+    def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
+        """The network of a run ``init`` is that run's, but for what was typed. Raises UserError for a damaged run."""
+        folder = Path(str(config.init))
+        if "model" in typed or not (folder / FILE).is_file():
+            return
+        theirs = read_description(folder).network.architecture
+        of_training = {each.name for each in fields(Architecture)} - {TARGET}
+        kept = of_training | {key.removeprefix("model.") for key in typed}
+        with open_dict(config):
+            if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
+                config.model = {key: value for key, value in config.model.items() if key in kept}
+            config.model.update({key: value for key, value in theirs.items() if key not in kept})
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)

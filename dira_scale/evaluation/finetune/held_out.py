@@ -32,10 +32,10 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
     if evaluate.window is not None and supervision.pooled:
         raise UserError(f"evaluate.window={evaluate.window}: windows are of masks; use null")
-    if config.normalise == IMAGENET and config.model.channels != 3:
+    if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
         raise UserError(
             f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
-            f"{config.model.channels}; use none"
+            f"{channels}; use none"
         )
 
 
