@@ -12,6 +12,7 @@ BENCHMARKS = {
     "step": "the training loop, against a bare PyTorch loop",
     "busy": "training on a CPU beside another program, against training alone",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
+    "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
     "shard": "memory and speed of sharding, against bare decoding and encoding",
     "scaling": "several processes on this machine, and a simulation of many GPUs",
     "randomness": "how far from a full shuffle an order of blocks is",

@@ -19,7 +19,8 @@ def probe(cfg: DictConfig) -> None:
     """Print the table; write ``probe.json`` and ``probe.md`` to ``out``."""
     for run in [cfg.run] if isinstance(cfg.run, str) else cfg.run or []:
         config_file(Path(run))
-    check_present(cfg.data.shards)
+    if cfg.data.shards is not None:
+        check_present(cfg.data.shards)
     from dira_scale.evaluation.comparison import compare
     from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
     from dira_scale.runs.environment import environment
@@ -33,7 +34,8 @@ def probe(cfg: DictConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
     console = Console()
-    for title, cells in titled[: 1 + len(titled) // 2]:  # per-label tables of the linear probe only; probe.md has all
+    probes = len({figure.probe for figure in result.figures})
+    for title, cells in titled[: 1 + (len(titled) - 1) // probes]:  # per label, the first probe only; probe.md has all
         console.print(rich_table(title, cells))
     for note in result.notes:
         console.print(note, markup=False, highlight=False)

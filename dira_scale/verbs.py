@@ -18,9 +18,10 @@ class Verb:
         flags: takes ``--flag VALUE``, not ``KEY=VALUE``.
         in_sweeps: may be the command of a sweep's phase.
         gpu: computes on a GPU where there is one.
-        trains: makes steps, and resumes at one; alone may have several processes.
+        trains: makes steps, and resumes at one; in a sweep, alone may have several processes.
         reads_run: its key ``run`` names what another command has trained.
-        parts: keeps the finished parts of its output when it is stopped, and makes one of N parts by ``slice=n/N``.
+        parts: keeps the finished parts of its output when it is stopped.
+        slices: makes one of N parts of its output by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.
         check: the function that refuses, before there is data, what the command would. It gets the configuration; then
             the number of processes if the command trains, then the descriptions by name of the runs it reads.
@@ -43,6 +44,7 @@ class Verb:
     trains: bool = False
     reads_run: bool = False
     parts: bool = False
+    slices: bool = False
     execution: tuple[str, ...] = ()
     check: str = ""
     plan: str = ""
@@ -55,7 +57,7 @@ class Verb:
 
 _ROWS = (
     Verb("shard", "convert medical images into shards", output="out", in_sweeps=True, parts=True,
-         execution=("workers",), check="dira_scale.ingest.commands:check"),
+         slices=True, execution=("workers",), check="dira_scale.ingest.commands:check"),
     Verb("plan", "estimate memory, traffic, hours and cost of a run before it starts", output="plan.json"),
     Verb("pretrain", "self-supervised pretraining", output="run", in_sweeps=True, gpu=True, trains=True,
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
@@ -80,6 +82,10 @@ _ROWS = (
          results="dira_scale.cluster.results:probing", headline="auc/.*/mean$"),
     Verb("predict", "labels or masks of new images, by a fine-tuned run", output="out", gpu=True, reads_run=True,
          execution=("batch", "workers")),
+    Verb("embed", "compute features of a dataset once, as Parquet", output="out", in_sweeps=True, gpu=True,
+         reads_run=True, parts=True, execution=("data.workers", "threads", "timeout"),
+         check="dira_scale.evaluation.refused:check_embed",
+         results="dira_scale.evaluation.embedding.folder:about_rows"),
     Verb("sweep", "start many runs of these, here or on SLURM", output="folder"),
     Verb("export", "write weights that plain timm and smp load", output="out", in_sweeps=True, reads_run=True,
          check="dira_scale.evaluation.refused:check_export"),

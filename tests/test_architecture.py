@@ -125,7 +125,7 @@ def test_only_the_factory_imports_a_loader() -> None:
 
 # Of pretraining's configuration, its loss terms and its tensors: words of its own, which readers get by description.
 PRETRAINING = {"di", "re", "ad", "method", "stages", "adversary", "epoch_factor", "target_scale", "optim.generator"}
-READERS = ("engine", "runs", "models", "reporting", "evaluation", "cluster", "export", "report", "probe")
+READERS = ("engine", "runs", "models", "reporting", "evaluation", "cluster", "export", "report", "probe", "embed")
 
 
 def test_readers_of_runs_know_nothing_of_pretrainings_configuration() -> None:

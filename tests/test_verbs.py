@@ -52,7 +52,7 @@ def test_a_row_names_what_there_is(verb: Verb) -> None:
         return
     keys = [*([verb.output] if verb.output else []), *(["run"] if verb.reads_run else []), *verb.execution]
     config = defaults(verb.name, ["experiment=small"] if verb.name == "pretrain" else [])
-    for key in [*keys, *(["slice"] if verb.parts else [])]:
+    for key in [*keys, *(["slice"] if verb.slices else [])]:
         parent, _, name = key.rpartition(".")
         assert name in [*OmegaConf.select(config, parent)], key
 

@@ -99,8 +99,8 @@ class Phase(Schema):
         for key, values in (self.grid or {}).items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"grid.{key}={typed(values)}: expected a list of values; one value for all goes to set")
-        if self.slices and not VERBS[self.command].parts:
-            able = " and ".join(verb.name for verb in VERBS.values() if verb.parts and verb.in_sweeps)
+        if self.slices and not VERBS[self.command].slices:
+            able = " and ".join(verb.name for verb in VERBS.values() if verb.slices and verb.in_sweeps)
             raise UserError(f"slices={self.slices}: only command: {able} has slices, not {self.command}")
 
 

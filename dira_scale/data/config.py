@@ -7,6 +7,8 @@ from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, at_least, one_of, place, places, whole
 
+COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}  # unknown and uncertain labels
+
 
 @dataclass
 class Data(Schema):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.data import random
+from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 
 if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
@@ -20,7 +21,6 @@ if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
 
 UNCERTAIN = -1
 UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
-COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}
 LSR_ONES = "lsr_ones"  # uncertain labels only: a number from SMOOTHED at each draw (Pham et al., arXiv:1911.06475, 2.4)
 SMOOTHED = (0.55, 0.85)
 

@@ -1,37 +1,26 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation import probes
-from dira_scale.evaluation.config import PIXELS
-from dira_scale.evaluation.encoders import (
-    Group,
-    levels,
-    make_names_unique,
-    random_group,
-    read_runs,
-    trained_groups,
-    weights_group,
-)
-from dira_scale.evaluation.features import Images, features
-from dira_scale.evaluation.leak import Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_table import Features, Figure, figures
+from dira_scale.evaluation.config import PROBES, USUAL
+from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
+from dira_scale.evaluation.probe_table import Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask
-from dira_scale.models.architecture import EARLIER, Architecture, TimmUNet, architecture
-from dira_scale.runs.description import Description
+from dira_scale.evaluation.sources import Computed, Labelled, Stored
 
+RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
+NOT_RANDOM = (
+    "Embeddings of random weights (embed init=random) reach theirs without training: show them beside the others."
+)
 FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
-SIZE = 224  # of images, without a run that has a view size
 
 
 @dataclass(frozen=True)
@@ -51,92 +40,41 @@ def compare(cfg: DictConfig) -> Comparison:
     Raises UserError for missing labels or splits, runs that cannot share a table, an encoder that does not match its
     weights, or a level that it does not have.
     """
-    fractions, device = (
-        sorted(set(cfg.fractions), reverse=True),
-        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-    )
+    fractions = sorted(set(cfg.fractions), reverse=True)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    runs = read_runs(config["run"])
-    model, size = compared_network(cfg, [run.description for run in runs])
-    dataset = ShardedDataset.open(cfg.data.shards)
-    dataset.require_images("probing")
+    source = Stored(config) if config["embeddings"] is not None else Computed(cfg, config)
+    dataset: Labelled = source.dataset
     rows = _rows(dataset, cfg.data)
-    leak = _leak(dataset, cfg, config["run"])
+    leak = _leak(source, cfg, config["run"])
     task, left_out = _task(dataset, rows, cfg.labels)
-    images = {part: Images(dataset, rows[part], size, cfg.data.workers) for part in PARTS}
     draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
+    compared = source.features(rows)
 
-    groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, model, size)] if cfg.init else [])
-    groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))
-    make_names_unique(groups)
-    layers = levels(config["layer"], groups[0].encoders[0])
-    encoders = [encoder for group in groups for encoder in group.encoders]
-    extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch, device) for part in PARTS}
-
-    compared = _features(groups, list(layers), extracted)
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
+    asked = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
     steps = [(i, parts) for i, (_, members) in enumerate(compared) for parts in members]
     scores: list[list[Any]] = [[] for _ in compared]
     for i, parts in track(steps, "probes", transient=True):
-        scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k))
+        scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k, asked))
     results = [
         f
         for (of, _), values in zip(compared, scores, strict=True)
         for f in figures(of, values, task.names, labelled, task.classes)
     ]
     about = {
-        "name": dataset.info.name, "hash": dataset.hash, "size": size, "labels": list(task.names), "left_out": left_out,
+        "name": dataset.info.name, "hash": dataset.hash, "size": source.size, "labels": list(task.names),
+        "left_out": left_out,
         "classes": list(task.classes),
         "images": {part: len(rows[part]) for part in PARTS},
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
         "leak": asdict(leak),
     }  # fmt: skip
-    notes = [*_notes(model.name, about, results, cfg), *leak.lines]
+    notes = [*_notes(source.encoder, about, results, cfg), *leak.lines]
     return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
 
 
-def _features(
-    groups: list[Group], names: list[str], extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]]
-) -> list[tuple[Features, list[Parts]]]:
-    """Each row of the table with the features of its members; raw pixels come last."""
-    rows, number = [], 0
-    for group in groups:
-        numbers = range(number, number := number + len(group.encoders))
-        for level, name in enumerate(names):
-            members = [{part: extracted[part][1][n][level] for part in PARTS} for n in numbers]
-            width = members[0]["train"].shape[1]
-            rows.append((Features(group.name, group.kind, name, width, group.members), members))
-    pixels = {part: extracted[part][0] for part in PARTS}
-    side: list[dict[str, Any]] = [{"side": PIXELS}]
-    return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], side), [pixels])]
-
-
-def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int]:
-    """The architecture whose encoders are compared, and their view size. ``runs``: of one encoder and size.
-
-    Raises UserError if another encoder is asked for, or none, or one of volumes, or the size is too small.
-    """
-    name, trained = cfg.model.encoder, runs[0].network if runs else None
-    if trained is None and name is None:
-        raise UserError("model.encoder must be given without a run: model.encoder=resnet18")
-    if trained and name not in (None, trained.name):
-        raise UserError(
-            f"model.encoder={name}: the run has {trained.name}; leave it out, or probe {name} without a run"
-        )
-    if trained and trained.dimensions != 2:
-        raise UserError(f"run: {trained.name} has {trained.dimensions} dimensions; only networks of images are probed")
-    timm = {"_target_": EARLIER, "encoder": name, "decoder_channels": [1], "weights": None, "bn_groups": 1}
-    model = architecture(trained.architecture if trained else timm | {"zero_init_residual": False})
-    if type(model) is TimmUNet:  # random ones are initialised as torchvision's, whatever the run was
-        model = replace(model, zero_init_residual=False)
-    size = cfg.data.size or (runs[0].input.size[0] if runs else SIZE)
-    if size < 2 * PIXELS:
-        raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")
-    return model, size
-
-
-def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
+def _rows(dataset: Labelled, data: DictConfig) -> Parts:
     """Row numbers of each part. Raises UserError for a split that is missing, empty or shares patients with another."""
     keys = dict(zip(PARTS, ("split", "val_split", "test_split"), strict=True))
     rows: Parts = {}
@@ -157,15 +95,19 @@ def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
     return rows
 
 
-def _leak(dataset: ShardedDataset, cfg: DictConfig, run: str | list[str] | None) -> Leak:
+def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | None) -> Leak:
     """Raises UserError for patients of the validation or test part that a compared encoder was trained on."""
-    judged = [Part.of(dataset, cfg.data[key]) for key in ("val_split", "test_split")]
+    if isinstance(source, Stored):
+        trained = [folder.root for folder in source.folders if folder.about.weights.kind != "random"]
+        why = "embeddings do not say on which patients their weights were trained; probe run=… does"
+        return Leak(UNKNOWN if trained else NO_LEAK, [f"patients: {UNKNOWN}: {root}: {why}" for root in trained])
+    judged = [Part.of(source.dataset, cfg.data[key]) for key in ("val_split", "test_split")]
     named = [(path, "run") for path in ([run] if isinstance(run, str) else run or [])] + [(cfg.init, "init")]
-    sources = [source for path, key in named for source in sources_of(path, key, [dataset])]
+    sources = [each for path, key in named for each in sources_of(path, key, [source.dataset])]
     return check_leak(judged, cfg.data.test_split, sources)
 
 
-def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
+def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
     """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
     names, flags = dataset.info.label_names, dataset.info.flags
     if not names:
@@ -203,7 +145,7 @@ def _notes(name: str, about: dict[str, Any], results: list[Figure], cfg: DictCon
         f"{about['name']}: {images}; {name} at {about['size']} pixels.",
         "Figures are areas under the ROC curve in %, on the test part: 50 is chance.",
         "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
-        "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit.",
+        NOT_RANDOM if cfg.embeddings is not None else RANDOM,
     ]
     if (count := about["images"]["test"]) < FEW:
         notes.append(

@@ -1,19 +1,26 @@
-"""The schema of ``configs/probe.yaml``, apart from the comparison: reading it needs no torch."""
+"""The schemas of ``configs/probe.yaml``, and of ``configs/embed.yaml``. Reading them needs no torch."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, place, places
+from dira_scale.config.keys import typed
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+from dira_scale.distributed.config import AUTO, PRECISIONS
+from dira_scale.errors import UserError
 
 WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 
+PROBES = ("linear", "knn", "sgd")
+USUAL = PROBES[:2]  # of encoders; of embeddings, all
+SIZE = 224  # of images, without a run that has a view size
+
 
 @dataclass
 class ProbeData(Schema):
-    shards: str = place()
+    shards: str | None = place(None)
     split: str = MISSING
     val_split: str = MISSING
     test_split: str = MISSING
@@ -30,6 +37,7 @@ class ProbeModel(Schema):
 class Probe(Schema):
     run: Any = places(None)
     init: str | None = place(None)
+    embeddings: Any = places(None)
     out: str | None = place(None)
     seed: int = at_least(0)
     stage: str | None = None
@@ -38,8 +46,47 @@ class Probe(Schema):
     fractions: list[float] = above(0, at_most=1)
     draws: int = at_least(1)
     random_encoders: int = at_least(1)
+    probes: list[str] | None = one_of(*PROBES, default=None)
     c: list[float] = above(0)
     k: int = at_least(1)
     batch: int = at_least(1)
     data: ProbeData = field(default_factory=ProbeData)
     model: ProbeModel = field(default_factory=ProbeModel)
+
+    def __post_init__(self) -> None:
+        """Raises UserError without a dataset."""
+        super().__post_init__()
+        if self.embeddings is None and self.data.shards is None:
+            raise UserError("data.shards must be given: data.shards=…, or embeddings=…; --help describes them")
+
+
+@dataclass
+class EmbedData(Schema):
+    shards: str = place()
+    split: str = MISSING
+    size: int | None = at_least(1, None)
+    workers: int = at_least(1)
+
+
+@dataclass
+class Embed(Schema):
+    run: str | None = place(None)
+    init: str | None = place(None)
+    out: str = place()
+    stage: str | None = None
+    layer: Any = MISSING
+    normalise: str | None = one_of("none", "imagenet", default=None)
+    dtype: str = one_of("float32", "float16")
+    precision: str = one_of(AUTO, *PRECISIONS)
+    batch: int = at_least(1)
+    seed: int = at_least(0)
+    threads: int | None = at_least(1, None)
+    timeout: int = at_least(1)
+    data: EmbedData = field(default_factory=EmbedData)
+    model: ProbeModel = field(default_factory=ProbeModel)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for several layers."""
+        super().__post_init__()
+        if isinstance(self.layer, list):
+            raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")

@@ -11,6 +11,7 @@ import torch
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.network import Encoder
+from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import Description
@@ -64,6 +65,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
         for run in members:
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.description, tensors))
+            normalise_input(encoder, run.description.input)
             if size != (side := run.description.input.size[0]) and encoder.fixed_size:
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {side} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}

@@ -1,7 +1,8 @@
 """Frozen features: whole images through encoders in evaluation mode, each level of the pyramid averaged over space."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -23,26 +24,59 @@ from dira_scale.pixels.crops import fill
 POOLS = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}  # by the number of a tensor's dimensions
 
 
+AHEAD = 2  # batches that are decoded while another is computed
+
+
+class UnreadableImagesError(UserError):
+    """``messages``: one for each image."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        self.messages = tuple(messages)
+        several = f"{len(messages)} images cannot be read, the first: " if len(messages) > 1 else ""
+        super().__init__(several + messages[0])
+
+
 class Images:
     """The images of ``rows`` of a dataset, uncropped, each axis resized to ``size``, as float32 in [0, 1].
 
-    As in the authors' downstream protocol: changes the aspect ratio rather than cropping borders. Nothing is random.
+    ``size``: of all axes, or of each. As in the authors' downstream protocol: changes the aspect ratio rather than
+    cropping borders. Nothing is random.
     """
 
-    def __init__(self, dataset: ShardedDataset, rows: np.ndarray, size: int, workers: int) -> None:
-        self.dataset, self.rows, self.size, self.workers = dataset, rows, size, workers
+    def __init__(self, dataset: ShardedDataset, rows: np.ndarray, size: int | Sequence[int], workers: int) -> None:
+        self.dataset, self.rows, self.workers = dataset, rows, workers
+        self.size = dataset.info.dims * [size] if isinstance(size, int) else [*size]
 
     def batches(self, batch: int) -> Iterator[Tensor]:
-        """[b, C, size, size] (volumes: one more axis), in the order of ``rows``; the last batch may be short."""
+        """[b, C, *size], in the order of ``rows``; the last batch may be short. Decoded ahead.
+
+        Raises UnreadableImagesError after the last image, so that it counts them.
+        """
+        messages: list[str] = []
+        for images, unreadable in self.loaded(np.split(self.rows, range(batch, len(self.rows), batch))):
+            messages += unreadable
+            if not messages:
+                yield images
+        if messages:
+            raise UnreadableImagesError(messages)
+
+    def loaded(self, groups: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, list[str]]]:
+        """For each group of row numbers its images [n, C, *size] without the unreadable ones, and a message for each
+        of these."""
+        ahead: deque[list[Future[np.ndarray]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
-            for first in range(0, len(self.rows), batch):
-                yield torch.from_numpy(np.stack(list(pool.map(self._image, self.rows[first : first + batch]))))
+            for rows in groups:
+                ahead.append([pool.submit(self._image, row) for row in rows])
+                if len(ahead) > AHEAD:
+                    yield _joined(ahead.popleft())
+            while ahead:
+                yield _joined(ahead.popleft())
 
     def _image(self, row: int) -> np.ndarray:
         column, payload = self.dataset.column, self.dataset.read(row)
         sides = [float(column(name)[row]) for name in SIDES[self.dataset.info.dims]]
         whole = Crop((*len(sides) * [0.0], *sides), len(sides) * (False,))
-        image = np.empty((int(column("channels")[row]), *len(sides) * [self.size]), np.int32)
+        image = np.empty((int(column("channels")[row]), *self.size), np.int32)
         try:
             if xxhash.xxh3_64_hexdigest(payload) != column("xxh3")[row]:
                 raise DecodeError("checksum differs from the manifest's")
@@ -56,7 +90,23 @@ class Images:
         return np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
 
 
+def _joined(images: Sequence[Future[np.ndarray]]) -> tuple[Tensor, list[str]]:
+    errors = [image.exception() for image in images]
+    for error in errors:
+        if error is not None and not isinstance(error, UserError):
+            raise error
+    readable = [image.result() for image, error in zip(images, errors, strict=True) if error is None]
+    stacked = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0)
+    return stacked, [str(error) for error in errors if error is not None]
+
+
 @torch.inference_mode()
+def pooled(encoder: Encoder, images: Tensor, layers: Sequence[int], device: torch.device) -> list[Tensor]:
+    """The spatial mean of each level in ``layers``, float32 [b, channels] on ``device``; ``images`` [b, C, *size]."""
+    pyramid = encoder(images.to(device, memory_format=CHANNELS_LAST[images.dim()]))
+    return [global_average(pyramid[layer].float()) for layer in layers]
+
+
 def features(
     encoders: Sequence[Encoder], images: Images, layers: Sequence[int], batch: int, device: torch.device
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
@@ -70,10 +120,8 @@ def features(
         moved(encoder.eval(), device, channels_last=True)
     for views in images.batches(batch):
         pixels.append(POOLS[views.dim()](views, PIXELS).flatten(1))
-        views = views.to(device, memory_format=CHANNELS_LAST[views.dim()])
         for encoder, levels in zip(encoders, outputs, strict=True):
-            pyramid = encoder(views)
-            for layer, parts in zip(layers, levels, strict=True):
-                parts.append(global_average(pyramid[layer].float()).cpu())
+            for values, parts in zip(pooled(encoder, views, layers, device), levels, strict=True):
+                parts.append(values.cpu())
     joined = [[torch.cat(parts).numpy() for parts in levels] for levels in outputs]
     return torch.cat(pixels).numpy(), joined

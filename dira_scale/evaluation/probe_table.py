@@ -29,8 +29,8 @@ class Figure:
     """Area under the ROC curve in percent. ``sd`` (ddof 1) is over encoders if there are several, else over draws.
 
     ``values`` [encoders][draws]; ``images``: mean number of labelled images; ``unfinished``: number of fits in which
-    L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part; ``accuracy``: of a label of
-    classes, in percent, over encoders and draws.
+    L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part, as is the
+    learning ``rate``; ``accuracy``: of a label of classes, in percent, over encoders and draws.
     """
 
     encoder: str
@@ -50,6 +50,7 @@ class Figure:
     c: list[list[float]] | None = None
     unfinished: int = 0
     accuracy: float | None = None
+    rate: list[list[float]] | None = None
 
     def text(self) -> str:
         """``71.3 ± 1.2``, in percent."""
@@ -90,14 +91,15 @@ def figures(
             results.append(replace(_figure(row, label, over_classes), accuracy=right))
         for i, label in enumerate(labels):
             figure = _figure(row, label, auc[..., i])
-            if probe == "linear":
-                chosen = [[score.c[i] for score in draws if score.c is not None] for draws in members]
-                c = [
-                    [float(value) for value in draws if not np.isnan(value)] for draws in chosen
-                ]  # the draws of `values`
-                figure = replace(figure, c=c)
-            results.append(figure)
+            c, rate = ([[getattr(score, name) for score in draws] for draws in members] for name in ("c", "rate"))
+            results.append(replace(figure, c=_chosen(c, i), rate=_chosen(rate, i)))
     return results
+
+
+def _chosen(values: Sequence[Sequence[np.ndarray | None]], label: int) -> list[list[float]] | None:
+    """[encoders][draws] of a label, for the draws that have a figure; None of a probe that chooses nothing."""
+    known = [[v[label] for v in draws if v is not None and not np.isnan(v[label])] for draws in values]
+    return None if values[0][0] is None else [[float(value) for value in draws] for draws in known]
 
 
 def _mean(auc: np.ndarray) -> np.ndarray:

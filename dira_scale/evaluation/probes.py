@@ -1,17 +1,20 @@
-"""Probes of frozen features: a linear classifier and nearest neighbours, at several shares of the labels.
+"""Probes of frozen features: linear classifiers and nearest neighbours, at several shares of the labels.
 
 Every encoder gets the same :class:`ProbeTask`: the same images, the same draws of labelled patients.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from dira_scale.evaluation.config import USUAL
+from dira_scale.evaluation.heads import RATES, train_heads, with_ones
 from dira_scale.metrics.neighbours import knn_scores
 
 PARTS = ("train", "val", "test")
@@ -33,13 +36,14 @@ class ProbeTask:
 @dataclass(frozen=True)
 class Score:
     """For one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels have
-    only one class; the chosen C [L] (linear); the number of fits that did not converge; for each of ``task.classes``
-    the share of its test images, of those classes, whose class has the highest score."""
+    only one class; the chosen C [L] (linear) or learning rate [L] (sgd); the number of fits that did not converge; for
+    each of ``task.classes`` the share of its test images, of those classes, whose class has the highest score."""
 
     auc: np.ndarray
     c: np.ndarray | None = None
     unfinished: int = 0
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    rate: np.ndarray | None = None
 
 
 def standardise(features: Parts) -> Parts:
@@ -89,18 +93,45 @@ def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Sc
     return Score(auc, accuracy=_accuracy(scores, task))
 
 
+def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
+    """Linear classifiers at 13 learning rates in one training, on the drawn training images.
+
+    As for C, a label's rate is the one with the largest area under the ROC curve on the whole validation part, the
+    smaller one on ties.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    of = {part: torch.from_numpy(values.astype(np.float32)).to(device) for part, values in features.items()}
+    labels = task.labels["train"][drawn]
+    weights = train_heads(of["train"][torch.from_numpy(drawn).to(device)], torch.from_numpy(labels).to(device).float())
+    scores = {part: (with_ones(of[part]) @ weights).cpu().numpy() for part in ("val", "test")}
+    auc, chosen = np.full(len(task.names), np.nan), np.full(len(task.names), np.nan)
+    on_test = np.full(task.labels["test"].shape, np.nan)
+    for label, truth in enumerate(labels.T):
+        if len(np.unique(truth[~np.isnan(truth)])) < 2:
+            continue
+        best = int(np.argmax([_auc(values[:, label], task.labels["val"][:, label]) for values in scores["val"]]))
+        on_test[:, label], chosen[label] = scores["test"][best, :, label], RATES[best]
+        auc[label] = _auc(on_test[:, label], task.labels["test"][:, label])
+    return Score(auc, accuracy=_accuracy(on_test, task), rate=chosen)
+
+
 def probe(
-    features: Parts, task: ProbeTask, draws: dict[float, list[np.ndarray]], grid: Sequence[float], k: int
+    features: Parts,
+    task: ProbeTask,
+    draws: dict[float, list[np.ndarray]],
+    grid: Sequence[float],
+    k: int,
+    names: Sequence[str] = USUAL,
 ) -> dict[tuple[str, float], list[Score]]:
-    """Scores of one encoder's features by probe (``linear``, ``knn``) and fraction, one per draw."""
+    """Scores of one encoder's features by probe (of ``names``) and fraction, one per draw."""
     ready = standardise(features)
+    by_name: dict[str, Callable[[np.ndarray], Score]] = {
+        "linear": lambda drawn: linear_probe(ready, task, drawn, grid),
+        "knn": lambda drawn: knn_probe(ready, task, drawn, k),
+        "sgd": lambda drawn: sgd_probe(ready, task, drawn),
+    }
     return {
-        (name, fraction): [run(ready, task, drawn) for drawn in sets]
-        for fraction, sets in draws.items()
-        for name, run in (
-            ("linear", lambda f, t, d: linear_probe(f, t, d, grid)),
-            ("knn", lambda f, t, d: knn_probe(f, t, d, k)),
-        )
+        (name, fraction): [by_name[name](drawn) for drawn in sets] for fraction, sets in draws.items() for name in names
     }
 
 

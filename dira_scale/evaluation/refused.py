@@ -1,4 +1,4 @@
-"""What `probe` and `export` refuse of a run before it has trained: found from its description, without weights."""
+"""What `probe`, `embed` and `export` refuse of a run that has not trained yet, by its description."""
 
 import json
 from collections.abc import Mapping
@@ -7,8 +7,9 @@ from functools import lru_cache
 import torch
 from omegaconf import DictConfig
 
-from dira_scale.evaluation.comparison import compared_network
+from dira_scale.evaluation.embedding.encoder import architecture_of, asked_input
 from dira_scale.evaluation.encoders import levels
+from dira_scale.evaluation.sources import compared_network
 from dira_scale.models import formats
 from dira_scale.models.architecture import architecture
 from dira_scale.models.network import Encoder
@@ -23,10 +24,22 @@ def check_probe(cfg: DictConfig, runs: Descriptions) -> None:
 
     Raises UserError as `probe` would.
     """
+    if cfg.embeddings is not None:
+        return  # are read when they are there
     for name, run in runs.items():
         check_stage(cfg.stage, run, name)
     model, size = compared_network(cfg, [*runs.values()])
     levels(cfg.layer, _encoder(json.dumps(vars(model)), size))
+
+
+def check_embed(cfg: DictConfig, runs: Descriptions) -> None:
+    """Look at stage, size, encoder and level. Raises UserError as `embed` would."""
+    for name, run in runs.items():
+        check_stage(cfg.stage, run, name)
+    read = next(iter(runs.values()), None)
+    input = asked_input(cfg, read)
+    model, sides = (read.network.architecture, read.input.sides) if read else (vars(architecture_of(cfg)), input.sides)
+    levels(cfg.layer, _encoder(json.dumps(dict(model)), sides))
 
 
 def check_export(cfg: DictConfig, runs: Descriptions) -> None:

@@ -1,7 +1,7 @@
 """How images of [0, 1] become a network's input, where a protocol normalises them by mean and deviation."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dira_scale.runs.description import Input
 
@@ -22,3 +22,9 @@ def normalised(images: Tensor, input: Input) -> Tensor:
         for values in (input.mean, input.deviation)
     )
     return (images - mean) / deviation
+
+
+def normalise_input(module: nn.Module, input: Input) -> None:
+    """From now on ``module`` takes images of [0, 1], which are normalised before its first layer."""
+    if input.mean:
+        module.register_forward_pre_hook(lambda _, images: (normalised(images[0], input),))

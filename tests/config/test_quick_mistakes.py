@@ -47,6 +47,7 @@ QUICK = [  # and what is said
     ("probe data.shards=nowhere model.encoder=resnet18", "no sharded dataset at nowhere"),
     ("export run=nowhere", "run=nowhere is not a run folder"),
     ("export run=nowhere formats=tim", "formats=tim"),
+    ("finetune task=masks data.shards=nowhere data.batch=ten", "data.batch=ten: expected int"),
     ("plan experiment=small data.batch=ten", "data.batch=ten: expected int"),
 ]
 

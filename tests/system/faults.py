@@ -114,8 +114,8 @@ def killed_at(
     ``EVENT`` is one of Python's audit events, of which each operation on files raises one before it is carried out. A
     checkpoint's files have step, lease and rank in their names, so that a moment is one process's in one of its lives.
     """
-    where = command.index("dira_scale.pretrain")
-    inside = [*command[: where - 1], str(Path(__file__).with_name("moments.py")), *command[where + 1 :]]
+    where = len(command) - 1 - command[::-1].index("-m")  # behind a launcher's own
+    inside = [*command[:where], str(Path(__file__).with_name("moments.py")), *command[where + 1 :]]
     return inside, {MOMENTS: " ".join([str(int(by)), *moments])}
 
 

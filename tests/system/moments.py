@@ -1,4 +1,4 @@
-"""``python moments.py KEY=VALUE …``: pretrain, and strike this process at the moments that the environment names."""
+"""``python moments.py MODULE KEY=VALUE …``: run it, and strike this process at moments that the environment names."""
 
 import os
 import runpy
@@ -29,4 +29,4 @@ if __name__ == "__main__":
     if MOMENTS in os.environ:
         _strike_at_the_moments()
     sys.path[0] = str(Path.cwd())  # as with -m
-    runpy.run_module("dira_scale.pretrain", run_name="__main__", alter_sys=True)
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

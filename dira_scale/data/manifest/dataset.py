@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
 from dira_scale.data.manifest.index_files import index_of
-from dira_scale.data.manifest.info import DatasetInfo
+from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError
 from dira_scale.pixels.arena import Allocate
@@ -154,15 +154,7 @@ class ShardedDataset:
 
     def flags(self, rows: np.ndarray) -> np.ndarray:
         """Labels as yes and no, float32 [n, F] in the order of ``info.flags``; NaN = unknown, -1 = uncertain."""
-        labels = self.labels(rows)
-        if not self.info.classes:
-            return labels
-        columns = []
-        for flag in self.info.flags:
-            column = labels[:, flag.number]
-            known = np.where(np.isnan(column), np.nan, column == flag.value)
-            columns.append(column if flag.value is None else known.astype(np.float32))
-        return np.stack(columns, axis=1)
+        return as_flags(self.labels(rows), self.info.flags)
 
     def shape(self, row: int) -> tuple[int, ...]:
         """[H, W] or [H, W, C] of an image, [Z, Y, X] or [C, Z, Y, X] of a volume: what its payload must hold."""

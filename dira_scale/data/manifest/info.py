@@ -2,9 +2,12 @@
 
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
@@ -18,6 +21,29 @@ class Flag(NamedTuple):
     name: str
     number: int  # of the label in ``label_names``
     value: int | None  # of a label of classes: the class that is yes, all others are no
+
+
+def flags_of(label_names: Sequence[str], classes: Mapping[str, Sequence[str]]) -> list[Flag]:
+    """The labels as yes and no, those of ``classes`` with a flag for each class."""
+    flags = []
+    for number, name in enumerate(label_names):
+        if names := classes.get(name):
+            flags += [Flag(f"{name}: {label}", number, value) for value, label in enumerate(names)]
+        else:
+            flags.append(Flag(name, number, None))
+    return flags
+
+
+def as_flags(labels: np.ndarray, flags: Sequence[Flag]) -> np.ndarray:
+    """float32 [n, L] -> [n, F]: each label, or whether its value is the flag's; NaN = unknown."""
+    if all(flag.value is None for flag in flags):
+        return labels
+    columns = []
+    for flag in flags:
+        column = labels[:, flag.number]
+        known = np.where(np.isnan(column), np.nan, column == flag.value)
+        columns.append(column if flag.value is None else known.astype(np.float32))
+    return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -52,13 +78,7 @@ class DatasetInfo:
     @property
     def flags(self) -> list["Flag"]:
         """The labels as yes and no, those of classes with a flag for each class."""
-        flags = []
-        for number, name in enumerate(self.label_names):
-            if classes := self.classes.get(name):
-                flags += [Flag(f"{name}: {label}", number, value) for value, label in enumerate(classes)]
-            else:
-                flags.append(Flag(name, number, None))
-        return flags
+        return flags_of(self.label_names, self.classes)
 
     def incomparable(self, other: "DatasetInfo") -> str | None:
         """Why a patient of both has different keys in them, or may have; None if it has the same key in both."""

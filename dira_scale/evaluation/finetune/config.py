@@ -9,8 +9,7 @@ from omegaconf import MISSING, DictConfig, open_dict
 
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import TARGET, Schema, above, at_least, one_of, place
-from dira_scale.data.config import Data
-from dira_scale.data.labels import COUNTS_AS
+from dira_scale.data.config import COUNTS_AS, Data
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import SLIDING, WHOLE
 from dira_scale.models.architecture import Architecture

@@ -1,4 +1,4 @@
-"""A command called as a function: the same keys, errors as exceptions."""
+"""Calls a command as a function."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -17,7 +17,7 @@ from dira_scale.verbs import VERBS
 def carried_out(verb: str, output: str | Path, keys: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Path:
     """Call the function that a verb's module has by its name; where it has written.
 
-    Raises UserError for a mistake, RuntimeError if it fails.
+    Raises UserError for bad input, RuntimeError for all else that the verb says.
     """
     refuse_in_worker(verb)
     values = {**keys, (key := VERBS[verb].output): output, **(settings or {})}

@@ -1,0 +1,1 @@
+"""Features of a dataset, computed once and kept in a folder."""
