@@ -150,6 +150,12 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
     return built
 
 
+def architecture_metadata(node: Mapping[str, Any]) -> dict[str, str]:
+    """Of a file with weights of the network of a ``model`` node."""
+    network = {key: value for key, value in node.items() if key not in OF_TRAINING}
+    return {ARCHITECTURE: json.dumps(network, ensure_ascii=False)}
+
+
 def exported_architecture(path: Path) -> dict[str, Any]:
     """The ``model`` node of an exported file, or of a folder of them; empty where nothing says it."""
     file = min(path.glob("*.safetensors"), default=path)

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import ARCHITECTURE, OF_TRAINING, architecture
+from dira_scale.models.architecture import architecture, architecture_metadata
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names
 from dira_scale.models.network import Encoder, Network
@@ -272,7 +272,7 @@ def to_plain(network: Trained) -> Exported:
     channels = "" if network.run.network.channels == own else f", channels={network.run.network.channels}"
     files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict(), network.run)}
     code = f"""
-        from dira_scale.models.architecture import ARCHITECTURE, OF_TRAINING, architecture
+        from dira_scale.models.architecture import architecture
         from safetensors.torch import load_file
 
         model = architecture({dict(network.run.network.architecture) | {"weights": None}})
@@ -395,8 +395,6 @@ def _smp_name(name: str) -> str:
 
 def _bytes(state: Mapping[str, Tensor], run: Description) -> bytes:
     """A safetensors file of contiguous CPU copies. Its metadata has the ``run``'s architecture and its classes."""
-    network = {key: value for key, value in run.network.architecture.items() if key not in OF_TRAINING}
-    metadata = {"format": "pt", ARCHITECTURE: json.dumps(network, ensure_ascii=False)}
-    if run.output.names:
-        metadata["classes"] = json.dumps(run.output.names, ensure_ascii=False)
+    classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
+    metadata = {"format": "pt"} | architecture_metadata(run.network.architecture) | classes
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata)
