@@ -63,7 +63,7 @@ def serve(keys: Sequence[str]) -> None:
     """Train on synthetic images, in turns that standard input asks for."""
     with tempfile.TemporaryDirectory() as folder:
         rare = f"health.every={synthetic.NEVER}", f"log_every={synthetic.NEVER}", f"run={folder}"
-        composed, config = synthetic.configuration(*CASE.overrides(), *rare, *keys)
+        composed, config = synthetic.configuration(*CASE.overrides("pretrain"), *rare, *keys)
         world = start(config.parallel, config.precision)
         method, adversary = synthetic.networks(composed, config)
         turns = ServedTurns(ViewSpec(size=CASE.size))

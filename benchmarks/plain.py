@@ -60,8 +60,8 @@ class Plain:
         self.followed: list[Tensor] = [*net.encoder.parameters(), *net.projector.parameters()]
         self.following: list[Tensor] = [*net.key_encoder.parameters(), *net.key_projector.parameters()]
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-        self.optimizer = _optimizer(config.optim.optimizer, trained)
-        self.discriminator_optimizer = _optimizer(config.optim.discriminator, list(self.discriminator.parameters()))
+        self.optimizer = optimizer(config.optim.optimizer, trained)
+        self.discriminator_optimizer = optimizer(config.optim.discriminator, list(self.discriminator.parameters()))
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """One step on images that are float32 in [0, 1] on the device; its losses."""
@@ -163,8 +163,8 @@ class ReleasedPlain(Plain):
             key.copy_(key * self.momentum + query * (1 - self.momentum))
 
 
-def _optimizer(config: dict[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def optimizer(config: dict[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     settings = {name: value for name, value in config.items() if name != "_target_"}
     kind: Any = getattr(torch.optim, config["_target_"].rpartition(".")[2])
-    optimizer: torch.optim.Optimizer = kind(parameters, **settings)
-    return optimizer
+    made: torch.optim.Optimizer = kind(parameters, **settings)
+    return made

@@ -29,6 +29,8 @@ class Verb:
         describe: the function that describes a run that the command trains, from its configuration alone.
         described: keys and sections that decide what of this description a command that reads the run may refuse.
         results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
+        compare: the function that compares a phase's finished runs, given what varies and the folder of each: spreads,
+            differences and notes. Empty: a sweep's page has means over seeds.
         headline: regular expression of the figures by which a sweep's runs are compared; empty: none.
     """
 
@@ -47,6 +49,7 @@ class Verb:
     describe: str = ""
     described: tuple[str, ...] = ()
     results: str = "dira_scale.cluster.results:from_json"
+    compare: str = ""
     headline: str = ""
 
 
@@ -57,7 +60,7 @@ _ROWS = (
     Verb("pretrain", "self-supervised pretraining", output="run", in_sweeps=True, gpu=True, trains=True,
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
                     "data.helper", "data.cache", "data.cache_size", "validate.pictures", "validate.restored", "health",
-                    "watchdog", "enough_steps"),
+                    "watchdog", "tracker", "enough_steps"),
          check="dira_scale.planning.refused:check", plan="dira_scale.planning.configured:planned",
          describe="dira_scale.pretraining.description:describe",
          described=("stages", "model", "data.size"), results="dira_scale.cluster.results:training",
@@ -65,11 +68,12 @@ _ROWS = (
     Verb("finetune", "train on labels or masks, from pretrained weights", output="run", in_sweeps=True, gpu=True,
          trains=True,
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
-                    "data.helper", "data.cache", "data.cache_size", "watchdog", "enough_steps"),
+                    "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "enough_steps"),
          check="dira_scale.evaluation.finetune.refused:check", plan="dira_scale.planning.finetuning:planned",
          describe="dira_scale.evaluation.finetune.description:describe",
          described=("stages", "model", "data.size", "task"),
          results="dira_scale.evaluation.finetune.results:finetuning",
+         compare="dira_scale.evaluation.finetune.comparison:compared",
          headline="test/(AUROC|accuracy|Dice)/(mean|all classes)$"),
     Verb("probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
          reads_run=True, execution=("data.workers",), check="dira_scale.evaluation.refused:check_probe",

@@ -118,6 +118,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.data.ffcv_library import FfcvLibrary
     from dira_scale.data.loaders.build import choose
     from dira_scale.distributed.launcher import _refuse_missing
+    from dira_scale.engine.tracker import require_tracker
     from dira_scale.metrics.libraries import require_libraries
     from dira_scale.models.formats import _onnx
     from dira_scale.places.excel import open_table
@@ -135,6 +136,8 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         ],
         "ffcv": [lambda: need_extra("ffcv"), FfcvLibrary, lambda: require("ffcv", "ffcv")],
         "deepspeed": zero, "transformers": zero, "onnx": onnx, "onnxscript": onnx, "mkdocs": docs, "mkdocstrings": docs,
+        "wandb": [lambda: need_extra("trackers"), lambda: require_tracker("wandb")],
+        "mlflow": [lambda: need_extra("trackers"), lambda: require_tracker("mlflow")],
         "torchmetrics": [require_libraries], "monai": [require_libraries],
         "upath": [lambda: locate("s3://bucket/shards", "data.shards")],
         "openpyxl": [lambda: need_extra("excel"), lambda: open_table(ROOT / "x.xlsx").__enter__()],

@@ -166,6 +166,17 @@ def test_a_package_that_cannot_be_imported_is_broken(tmp_path: Path, monkeypatch
     assert "libGL.so.1" in component.detail
 
 
+def test_the_extra_of_metrics_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def package(name: str, gives: str, distribution: str, extra: str) -> Component:
+        return Component(name, "missing" if distribution == lacking else "there", "", gives, f"install {extra}")
+
+    monkeypatch.setattr(software, "_package", package)
+    for lacking, state in (("none", "there"), ("monai", "missing"), ("torchmetrics", "missing")):
+        component = software._evaluation()
+        assert (component.name, component.state) == ("evaluation", state)
+        assert state == "there" or (component.detail, component.install) == (f"without {lacking}", "install evaluation")
+
+
 def test_a_gpu_that_torch_cannot_use_is_a_broken_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software.torch.cuda, "is_available", lambda: False)
     assert software._torch(LAPTOP).state == "there"
@@ -194,7 +205,7 @@ def test_what_the_default_set_installs_is_found() -> None:
     states = {component["name"]: component["state"] for component in json.loads(done.stdout)["software"]}
     needed = ("torch", "torchvision", "DICOM decoders", "imagecodecs", "simplejpeg", "tensorboard")
     assert {name: states[name] for name in needed} == dict.fromkeys(needed, "there")
-    assert {"DeepSpeed", "DALI", "FFCV", "SLURM"} < states.keys()
+    assert {"DeepSpeed", "evaluation", "DALI", "FFCV", "SLURM"} < states.keys()
 
 
 def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:

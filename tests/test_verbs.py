@@ -45,6 +45,8 @@ def test_a_row_names_what_there_is(verb: Verb) -> None:
         arguments = 1 + verb.trains + verb.reads_run
         assert len(inspect.signature(resolve_name(verb.check)).parameters) == arguments
     assert list(inspect.signature(resolve_name(verb.results)).parameters) == ["output"]
+    if verb.compare:
+        assert list(inspect.signature(resolve_name(verb.compare)).parameters) == ["runs"]
     assert bool(verb.output) or verb.flags or not verb.in_sweeps  # a sweep sets it
     if verb.flags:
         return

@@ -19,6 +19,7 @@ from dira_scale.verbs import VERBS
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
+NO_PLACES = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
 
 def command(
@@ -38,12 +39,12 @@ def command(
 
 
 def _absolute(value: Any) -> Any:
-    """A place, a list of places or a mapping by place, from this folder; URLs, ``~`` and null as they are."""
+    """A place, a list of places or a mapping by place, from this folder; URLs, ``~``, null and random as they are."""
     if isinstance(value, dict):
         return {_absolute(key): item for key, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item) for item in value]
-    if not isinstance(value, str) or value in ("", "null") or value.startswith("~") or "://" in value:
+    if not isinstance(value, str) or value in NO_PLACES or value.startswith("~") or "://" in value:
         return value
     return str(Path(value).absolute())
 

@@ -4,7 +4,9 @@
 
     results.parquet    a row for each figure: phase, run, verb, what varies (PHASE.KEY), metric, value, command, config
     results.csv        the same without config
-    results.md         mean and standard deviation over seeds
+    results.md         mean and standard deviation over seeds; of `finetune` the tables of spread.json
+    spread.json        of `finetune`: by phase the spread over pretraining runs, seeds and patients, and tests
+    spread.csv         the same without the tests
 """
 
 import csv
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from dira_scale.cluster.records import Run, SweepFolder, is_done
+from dira_scale.cluster.spread import compare_phases, print_tables, write_spread
 from dira_scale.cluster.summary import markdown
 from dira_scale.places.atomic import write_atomic
 from dira_scale.verbs import VERBS
@@ -32,8 +35,8 @@ HOW = ("time/", "loader/")
 Figures = Iterator[tuple[str, float]]
 
 
-def write_results(path: Path) -> list[str]:
-    """Write the results of those of the sweep's runs that are done.
+def write_results(path: Path, show: bool = False) -> list[str]:
+    """Write the results of those of the sweep's runs that are done; ``show``: and print the tables that compare them.
 
     Returns a line that says how many these are, one about runs of earlier settings, which are left out, and one for
     each whose files cannot be read.
@@ -45,10 +48,11 @@ def write_results(path: Path) -> list[str]:
     runs = [folder.runs[run_id] for run_id in folder.current]
     done = [run for run in runs if is_done(folder.tries(run.id))]
     varied = list(dict.fromkeys(key for run in runs for key in run.varied))
-    rows, unread = [], []
+    rows, unread, read = [], [], []
     for run in done:
         try:
             rows += list(_rows(run, folder.output(run), varied))
+            read.append(run)
         except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
             unread.append(f"{run.id} cannot be read: {error!r}")
     columns = [*UNIQUE, *varied, "metric", "value", "command", "config"]
@@ -64,7 +68,13 @@ def write_results(path: Path) -> list[str]:
     earlier = len(folder.runs) - len(runs)
     left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []
     about = [f"{len(rows)} figures of {len(done) - len(unread)} of {len(runs)} runs.", *left_out, *unread]
-    write_atomic(path / "results.md", markdown(path.name, about, rows, varied))
+    compared, problems = compare_phases(folder, read)
+    about += problems
+    if compared:
+        write_spread(path, compared)
+    write_atomic(path / "results.md", markdown(path.name, about, rows, varied, compared))
+    if show:
+        print_tables(compared)
     return [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]]
 
 

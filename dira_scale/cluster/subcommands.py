@@ -50,10 +50,10 @@ def retry(cfg: DictConfig) -> int:
 
 
 def results(cfg: DictConfig) -> int:
-    """Write results.parquet, results.csv and results.md: all final figures of the runs that are done."""
+    """Write all final figures of the runs that are done, as .parquet, .csv and .md; of `finetune`, show their table."""
     from dira_scale.cluster.results import write_results
 
-    print("\n".join(write_results(Path(cfg.folder))))
+    print("\n".join(write_results(Path(cfg.folder), show=True)))
     return DONE
 
 

@@ -3,27 +3,41 @@
 import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dira_scale.verbs import VERBS
+
+if TYPE_CHECKING:  # imports torch
+    from dira_scale.evaluation.finetune.comparison import Compared
 
 Row = Mapping[str, Any]
 
 
-def markdown(name: str, about: Sequence[str], rows: Sequence[Row], varied: Sequence[str]) -> str:
+def markdown(
+    name: str, about: Sequence[str], rows: Sequence[Row], varied: Sequence[str], compared: Mapping[str, "Compared"]
+) -> str:
     """A table for each phase.
 
     Args:
         about: lines above the tables.
         rows: figures of runs: ``phase, run, verb, metric, value`` and the keys that vary.
         varied: those keys; one whose last part is ``seed`` tells repetitions apart.
+        compared: by phase, instead of means over seeds.
     """
     lines = [f"# {name}", "", *about, "± is the standard deviation (n - 1) over seeds.", ""]
     for phase in dict.fromkeys(row["phase"] for row in rows):
+        if phase in compared:
+            lines += [f"## {phase}", "", *_compared(compared[phase])]
+            continue
         selected = [row for row in rows if row["phase"] == phase and is_headline(row)]
         if selected:
             lines += [f"## {phase}", "", *_table(selected, varied), ""]
     return "\n".join(lines)
+
+
+def _compared(of: "Compared") -> list[str]:
+    made = [_lines(cells) for _, cells in of.tables()]
+    return [line for table in made for line in [*table, ""]] + [line for note in of.notes for line in (note, "")]
 
 
 def is_headline(row: Row) -> bool:
@@ -38,8 +52,12 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
     for row in rows:
         groups.setdefault((*(str(row[key]) for key in keys), row["metric"]), []).append(row["value"])
     head = [*keys, "metric", "mean", "n"]
-    lines = [[*group, _text(values), str(len(values))] for group, values in groups.items()]
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
+    return _lines([head, *([*group, _text(values), str(len(values))] for group, values in groups.items())])
+
+
+def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
+    """A table, the header first."""
+    return [f"| {' | '.join(line)} |" for line in (cells[0], ["---"] * len(cells[0]), *cells[1:])]
 
 
 def _text(values: Sequence[float]) -> str:

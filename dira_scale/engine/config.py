@@ -10,6 +10,7 @@ from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
 from dira_scale.runs.config import CheckpointConfig
 
 PLATEAU = "plateau"  # a schedule
+NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Training(Schema):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watchdog: float = at_least(1)
     log_every: int = at_least(1)
+    tracker: str = one_of(*TRACKERS, default=TENSORBOARD)
 
 
 @dataclass

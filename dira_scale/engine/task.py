@@ -280,8 +280,8 @@ class Task(StepTask, Protocol):
         """Called before every step: ``share`` of the stage is done, 0 to 1."""
         ...
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
-        """Called at the end of a stage, for pictures and the like.
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> Sequence[str]:
+        """Called at the end of a stage, for pictures and the like. Returns lines that the main process prints.
 
         ``unsharded()`` returns the complete module; all ranks must call it, or none. ``run`` is None except on the
         main process.

@@ -54,7 +54,7 @@ class Trainer:
         if run is not None:  # where it stands, also if nothing is left to do
             run.steps = self.total_steps()
             run.status("running", self.state.step, task.stages[min(self.state.stage, len(task.stages) - 1)].name)
-        self.log = MetricsLog(task, self.folder, self.state, run)
+        self.log = MetricsLog(task, self.state, run, config.tracker)
         self.nan_stop = NaNStop(world, task.data, self.checkpointer, self.folder, run)
         self.scale = LossScale(world.precision == "fp16")
         if self.scale.enabled and self.state.loss_scale is not None:
@@ -109,7 +109,9 @@ class Trainer:
             )
         self._finish_writing()  # a task may read the stage's best checkpoint
         with self.log.clock.part("validate"):
-            self.task.finish(plan, self.run, stage.model.unsharded)
+            lines = self.task.finish(plan, self.run, stage.model.unsharded)
+        for line in lines:
+            self.bar.print_line(line)
         self.world.wait()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):

@@ -14,7 +14,7 @@ from dira_scale.models.network import Encoder
 from dira_scale.models.start import start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import Description
-from dira_scale.runs.identity import identity
+from dira_scale.runs.identity import seedless
 from dira_scale.runs.reader import LATEST, RunReader
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
@@ -57,11 +57,10 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
     """
     by_configuration: dict[str, list[RunReader]] = {}
     for run in runs:
-        without = identity(run.config, (*run.description.execution, "seed"))
-        by_configuration.setdefault(repr(sorted(without.items(), key=lambda item: item[0])), []).append(run)
+        by_configuration.setdefault(seedless(run.config, run.description.execution), []).append(run)
     groups = []
     for members in by_configuration.values():
-        group = Group(_common_name([run.folder.resolve().name for run in members]), "run")
+        group = Group(common_name([run.folder.resolve().name for run in members]), "run")
         for run in members:
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.description, tensors))
@@ -126,6 +125,6 @@ def _rename(groups: Sequence[Group], longer: Sequence[str]) -> None:
             group.name = name
 
 
-def _common_name(names: list[str]) -> str:
+def common_name(names: list[str]) -> str:
     """A run's folder name; for several runs, without the seed: moco-0 and moco-1 are ``moco``."""
     return names[0] if len(names) == 1 else re.sub(r"[-_.]*(seed|s)?[-_.=]*\d*$", "", names[0]) or names[0]

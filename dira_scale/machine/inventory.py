@@ -48,6 +48,7 @@ def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Compone
             "deepspeed",
             "deepspeed",
         ),
+        _evaluation,
         _dali,
         _ffcv,
         _slurm,
@@ -101,6 +102,16 @@ def _dicom(decoders: Mapping[str, bool]) -> Component:
         detail = f"cannot read {', '.join(lacking)}"
         return Component("DICOM decoders", "missing", detail, gives, install_command())
     return Component("DICOM decoders", "there", f"all {len(decoders)} transfer syntaxes of pydicom", gives, "")
+
+
+def _evaluation() -> Component:
+    """One line for the extra: what is missing of it, else the versions."""
+    gives = "finetune: its metrics of labels and masks"
+    parts = [_package(name, gives, name, "evaluation") for name in ("torchmetrics", "monai")]
+    lacking = next((part for part in parts if part.state != "there"), None)
+    if lacking is not None:
+        return replace(lacking, name="evaluation", detail=lacking.detail or f"without {lacking.name}")
+    return Component("evaluation", "there", ", ".join(f"{part.name} {part.detail}" for part in parts), gives, "")
 
 
 def dali_extra() -> str:

@@ -1,9 +1,10 @@
-"""The schema of ``configs/plan.yaml``: a pretraining run and the machine to plan it for."""
+"""The schemas of ``configs/plan.yaml`` and ``plan_finetune.yaml``: a run and the machine to plan it for."""
 
 from dataclasses import dataclass, field
 
 from dira_scale.config.schema import Schema, above, at_least, place
 from dira_scale.distributed.config import AUTO
+from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.pretraining.config import Pretrain
 
 
@@ -32,5 +33,18 @@ class Plan(Pretrain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.precision == AUTO:  # the planned GPUs compute bfloat16, whatever the machine that plans
-            self.precision = "bf16"
+        self.precision = _on_gpus(self.precision)
+
+
+@dataclass
+class PlanFinetune(Finetune):
+    plan: Machine = field(default_factory=Machine)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.precision = _on_gpus(self.precision)
+
+
+def _on_gpus(precision: str) -> str:
+    """The planned GPUs compute bfloat16, whatever the machine that plans."""
+    return "bf16" if precision == AUTO else precision

@@ -1,6 +1,7 @@
-"""The plan of a `finetune` that a sweep starts: its own step, rehearsed without memory."""
+"""The plan of a `finetune`: its own step, rehearsed without memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,19 +10,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dira_scale.config.compose import compose
 from dira_scale.data import distort
-from dira_scale.distributed.config import AUTO
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.network import random_network, without_data
 from dira_scale.evaluation.finetune.step import Finetuning
 from dira_scale.methods import views_of
-from dira_scale.planning.configured import Configured, of_run
-from dira_scale.planning.estimate import rehearse_stages
+from dira_scale.planning.configured import Configured, configured_run
+from dira_scale.planning.estimate import Rehearsals, rehearse_stages
 from dira_scale.planning.network import FakeTask, fake_world, without_memory
-from dira_scale.planning.shards import planned_inputs
-from dira_scale.training.schedule import check_division, stage_plans
+from dira_scale.training.schedule import stage_plans
 from dira_scale.training.shapes import ViewShapes
-
-UNKNOWN = "data.shards=unknown"  # of data that another run of the sweep makes first
 
 
 def planned(words: Sequence[str], machine: Mapping[str, object]) -> Configured:
@@ -29,20 +26,16 @@ def planned(words: Sequence[str], machine: Mapping[str, object]) -> Configured:
 
     Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
     """
-    exists = any(word.startswith("data.shards=") for word in words)
-    cfg = compose("finetune", [*words, *([] if exists else [UNKNOWN])])
+    cfg = compose("plan_finetune", [*words, *(f"plan.{key}={value}" for key, value in machine.items())])
     config: Any = OmegaConf.to_object(cfg)
-    if config.precision == AUTO:  # the planned GPUs compute bfloat16, whatever the machine that plans
-        config.precision = "bf16"
-    plan: Any = OmegaConf.to_object(compose("plan", [f"plan.{key}={value}" for key, value in machine.items()]))
-    ranks, loading = plan.plan.nodes * plan.plan.gpus, 0.0
-    check_division(config, ranks)
-    if exists:
-        plan.plan.images, loading = planned_inputs(config, views_of(cfg), ranks)
-    plain = rehearse_stages(lambda: fake_finetuning(config, cfg), config, ranks)
-    again = config.parallel.checkpoint_activations
-    rehearsed = rehearse_stages(lambda: fake_finetuning(config, cfg), config, ranks, True) if again else plain
-    return of_run(config, plan.plan, rehearsed, plain, loading)
+    return configured_run(config, cfg, partial(rehearse_finetuning, config, cfg))
+
+
+def rehearse_finetuning(
+    config: Finetune, cfg: DictConfig, ranks: int, checkpointing: bool, done: Callable[[], None]
+) -> Rehearsals:
+    """Rehearse a step of every stage as :func:`rehearse_stages` does."""
+    return rehearse_stages(lambda: fake_finetuning(config, cfg), config, ranks, checkpointing, done)
 
 
 def fake_finetuning(config: Finetune, cfg: DictConfig) -> FakeTask:

@@ -7,16 +7,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.planning.config import Machine
 from dira_scale.planning.estimate import Estimate, Rehearsals, flops_per_second
 from dira_scale.planning.links import GB
 from dira_scale.planning.strategies import FLOAT
 from dira_scale.pretraining.config import Pretrain
 
+Training = Pretrain | Finetune
 WIDTH = 108  # columns of the table where the output is not a terminal
 
 
-def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
+def show(config: Training, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
     """Print networks and stages, then the table of strategies, then notes on the figures."""
     ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
     console.print(f"\n[bold]{config.model.name}[/], views of {config.data.size} pixels, {config.precision}\n")
@@ -61,7 +63,7 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
     return about | {"stages": stages, "rows": [asdict(row) for row in rows]}
 
 
-def _stages(config: Pretrain, plain: Rehearsals) -> Table:
+def _stages(config: Training, plain: Rehearsals) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("stage", "terms", "trained", "momentum", "GFLOP/image", "activations/image"):
         table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
@@ -77,7 +79,7 @@ def _stages(config: Pretrain, plain: Rehearsals) -> Table:
     return table
 
 
-def _strategies(config: Pretrain, rows: Sequence[Estimate]) -> Table:
+def _strategies(config: Training, rows: Sequence[Estimate]) -> Table:
     table = Table(header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, box=None)
     head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step,images/s,hours,price"
     for name in head.split(","):
@@ -91,7 +93,7 @@ def _strategies(config: Pretrain, rows: Sequence[Estimate]) -> Table:
     return table
 
 
-def _cells(config: Pretrain, row: Estimate) -> list[str]:
+def _cells(config: Training, row: Estimate) -> list[str]:
     memory, parallel = row.memory, config.parallel
     configured = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
     parts = (

@@ -8,8 +8,8 @@ from typing import Any
 from dira_scale.verbs import VERBS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# `precision_used` is recorded by the run.
-FREE = ("steps", "data.shards", "precision_used")
+# `precision_used` and `leak` are recorded by the run.
+FREE = ("steps", "data.shards", "precision_used", "leak")
 
 
 def execution(verb: str) -> tuple[str, ...]:
@@ -49,6 +49,11 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
         if flat.get(key.replace("shuffle", "_target_")) in SHUFFLING:
             flat.pop(key, None)
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
+
+
+def seedless(config: dict[str, Any], execution: Sequence[str]) -> str:
+    """What the configurations of runs have in common that differ in their seeds alone."""
+    return repr(sorted(identity(config, (*execution, "seed")).items(), key=lambda item: item[0]))
 
 
 def run_name(config: dict[str, Any], execution: Sequence[str]) -> str:

@@ -39,6 +39,13 @@ def test_both_loops_compute_the_same(tmp_path: Path) -> None:
     json.dumps(row)
 
 
+@pytest.mark.parametrize("task", ["labels", "masks"])
+def test_both_loops_of_finetune_compute_the_same(task: str) -> None:
+    keys = ["precision=fp32", "parallel.threads=1", "model.decoder_channels=[32,16,16,8,8]", f"task={task}"]
+    row = step.measure(step.StepCase("test_resnet", 32, 4), rounds=1, steps=1, extra=keys, verb="finetune")
+    assert row["images_per_second"] > 0 and row["ratio"] == pytest.approx(row["bare_seconds"] / row["seconds"])
+
+
 @pytest.mark.filterwarnings("ignore:'benchmarks.step' found in sys.modules")  # these tests import it too
 def test_an_unknown_case_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert bench(["step", "--cases", "resnet18-46"]) == 2

@@ -182,6 +182,8 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
         (typed,) = runs({"probe": {"data.shards": text}}, probe=phase())
         assert value(written, "data.shards") == value(typed, "data.shards") == expected
         assert (value(written, "stage") or "").strip("'") == text
+    (random,) = runs(tuned=phase("finetune", set={"data.shards": "d", "init": "random"}))
+    assert value(random, "init") == "random"  # no folder's name
     several = phase("pretrain", set={"data.shards": {"a": 1, "/b": 2}, "checkpoint.folder": None})
     (item,) = runs(train=several)
     (typed,) = runs({"train": {"data.shards": "{a:1,/b:2}"}}, train=several)

@@ -147,6 +147,26 @@ class FinetuneValidate(Validate):
 
 
 @dataclass
+class Protocol(Schema):
+    """Of a preset: whose settings these are, and what is done otherwise on purpose."""
+
+    preset: str | None = None
+    source: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    task: str | None = None
+    differs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a preset without settings for the task that was chosen."""
+        super().__post_init__()
+        if self.preset is not None and self.task is None:
+            raise UserError(
+                f"preset={self.preset} has no settings for this task, but for {', '.join(self.tasks)}: choose one of "
+                f"these as task=…, or leave the preset out"
+            )
+
+
+@dataclass
 class Finetune(StagedTraining):
     init: str = place()
     task: TaskConfig = field(default_factory=TaskConfig)
@@ -157,6 +177,7 @@ class Finetune(StagedTraining):
     normalise: str = one_of("none", IMAGENET)
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    protocol: Protocol = field(default_factory=Protocol)
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:

@@ -88,11 +88,20 @@ def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
     )
 
 
+def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whose settings a run began with."""
+    if not node.get("preset"):
+        return ()
+    differs = "; ".join(node["differs"].values())
+    return (f"preset `{node['preset']}` for `{node['task']}`: {node['source']}; on purpose otherwise: {differs}",)
+
+
 def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
     shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
     share = f", {data['fraction']:g} of its patients" if data["fraction"] < 1 else ""
     return (
+        *_protocol(config.get("protocol", {})),
         f"initial weights: `{config['init']}`",
         f"stages of the run: {shown}; split `{data['split']}`{share}",
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "

@@ -63,6 +63,20 @@ def compare(results: Sequence[Result], pairs: Sequence[tuple[str, str]], over: O
     ]
 
 
+def comparison_table(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """Cells, the header first: a row for each comparison, p of both tests with Holm's in brackets."""
+    head = ["first - second", "metric", "n", "over", "difference", "p Student (Holm)", "p Welch (Holm)"]
+    rows = [
+        [
+            f"{each.first} - {each.second}", each.metric, f"{each.n_first}, {each.n_second}", each.over,
+            f"{each.difference:+.4f}", f"{each.student:.2g} ({each.student_holm:.2g})",
+            f"{each.welch:.2g} ({each.welch_holm:.2g})",
+        ]
+        for each in comparisons
+    ]  # fmt: skip
+    return [head, *rows]
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's step-down correction (Scandinavian Journal of Statistics 1979): adjusted p; NaN is no test and stays."""
     p = np.asarray(p_values, float)

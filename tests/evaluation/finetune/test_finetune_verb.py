@@ -196,6 +196,8 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
         (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
         (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
+        (["task=chexpert"], "task.labels: {} has no label 'No Finding', but bright, coin"),
+        (["task=jsrt"], "have no pixel of 'clavicles': leave it out"),
         (["task=masks"], "masks of {}, split 'train' (24 were looked at), have the values 1, 2 beside 0, and a binary"),
         (["task=masks", "task.classes={disc: 1}"], "also have the value 2: name its class"),
         (["task=masks", "task.classes={a: 1, b: 2, c: 3}"], "have no pixel of 'c': leave it out"),

@@ -1,0 +1,191 @@
+"""Finished runs of `finetune` in one table: another pretraining, another seed and other test patients are kept apart.
+
+A *setting* is what a sweep varies, without seeds. Initial weights that differ in their pretraining's seed alone are one
+setting, and each of these runs counts. Random weights are drawn by the seed: there each seed is an initialisation.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dira_scale.errors import UserError
+from dira_scale.evaluation.encoders import common_name
+from dira_scale.evaluation.finetune.results import CASES, FILE
+from dira_scale.metrics.cases import LabelCase, MaskCase, label_arrays, read_cases
+from dira_scale.metrics.figure import MEAN
+from dira_scale.metrics.multiclass import ALL
+from dira_scale.metrics.segmentation import BOTH_EMPTY
+from dira_scale.metrics.statistics.bootstrap import Interval, bootstrap
+from dira_scale.metrics.statistics.significance import Comparison, Over, compare, comparison_table
+from dira_scale.metrics.statistics.spread import Result, Spread, spread_table, spreads
+from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_auroc, weighted_mean
+from dira_scale.models.start import RANDOM
+from dira_scale.runs.complete import config_file
+from dira_scale.runs.description import Description, read_description
+from dira_scale.runs.identity import seedless
+
+Metric = tuple[str, str]  # metric and name of a figure
+NOTES = (
+    "n counts pretraining runs; of init=random, where every seed draws weights of its own, initialisations. Seeds of "
+    "fine-tuning from one pretraining run are one run.",
+    "Intervals over patients are of the mean over the setting's networks; they hold for these networks only.",
+    "Tests over seeds compare fine-tuning seeds, as the papers do: they hold for these weights, not for the method. "
+    "Holm's correction is over all tests of a kind below one heading.",
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All settings, the tests between those that train on the same data, and how to read both."""
+
+    spreads: list[Spread]
+    comparisons: list[Comparison]
+    notes: tuple[str, ...] = NOTES
+
+    def tables(self) -> list[tuple[str, list[list[str]]]]:
+        """Titles and cells, header first."""
+        made = [("spread", spread_table(self.spreads))]
+        return made + ([("differences", comparison_table(self.comparisons))] if self.comparisons else [])
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished run. ``keys``: what varies, without seeds; ``start``: its initial weights, None of random ones."""
+
+    keys: tuple[tuple[str, Any], ...]
+    start: str | None
+    seed: int
+    output: Path
+    description: Description
+
+    @property
+    def setting(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.keys) or "all runs"
+
+    @property
+    def pretraining(self) -> str:
+        return self.start or f"{RANDOM}, seed {self.seed}"
+
+
+def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
+    """The table of a sweep's ``runs``: of each what varies and its folder. Keys of runs that it needs: ``PHASE.KEY``.
+
+    Raises:
+        UserError, OSError, KeyError: a file of a run is missing or damaged.
+        ValueError: a setting's runs are of several test splits; a seed is there twice.
+    """
+    finished = _grouped([_read(varied, output) for varied, output in runs])
+    settings = {run.setting: [each for each in finished if each.setting == run.setting] for run in finished}
+    results: list[Result] = []
+    intervals: dict[tuple[str, str], Interval] = {}
+    for setting, members in settings.items():
+        statistics, patients = _statistics(setting, members)
+        for metric, of_networks in statistics.items():
+            title = " ".join(metric)
+            results += [_result(run, metric, title) for run in members]
+            intervals[setting, title] = bootstrap(average(of_networks), patients)
+    return Compared(spreads(results, intervals), _comparisons(results, settings))
+
+
+def _read(varied: Mapping[str, Any], output: Path) -> _Finished:
+    description = read_description(output)
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
+    return _Finished(keys, description.network.start, config["seed"], output, description)
+
+
+def _grouped(runs: list[_Finished]) -> list[_Finished]:
+    """With one name for weights in ``init`` that differ in their pretraining's seed alone."""
+    members: dict[str, list[str]] = {}
+    for run in runs:
+        if run.start and run.start not in (of := members.setdefault(_pretraining(run.start), [])):
+            of.append(run.start)
+
+    def named(run: _Finished) -> _Finished:
+        starts = members[_pretraining(run.start)] if run.start else []
+        if len(starts) < 2:
+            return run
+        name = f"{common_name([Path(start).name for start in starts])} ({len(starts)} runs)"
+        return replace(run, keys=tuple((key, name if key == "init" else value) for key, value in run.keys))
+
+    return [named(run) for run in runs]
+
+
+@lru_cache
+def _pretraining(start: str) -> str:
+    """What pretraining runs share that differ in their seeds alone; of other weights their path."""
+    try:
+        config = yaml.safe_load(config_file(Path(start)).read_text())
+        return seedless(config, read_description(Path(start)).execution)
+    except (UserError, OSError):
+        return start
+
+
+def _result(run: _Finished, metric: Metric, title: str) -> Result:
+    figures = json.loads((run.output / FILE).read_text())["figures"]["test"]
+    figure = next(each for each in figures if (each["metric"], each["name"]) == metric)
+    value = float("nan") if figure["value"] is None else figure["value"]
+    return Result(run.setting, run.pretraining, run.seed, title, value, figure["patients"])
+
+
+def _statistics(setting: str, runs: Sequence[_Finished]) -> tuple[dict[Metric, list[Statistic]], list[str]]:
+    """Of each metric a statistic for each run, all of the same rows, and the patients of the rows."""
+    statistics: dict[Metric, list[Statistic]] = {}
+    keys, patients = list[str](), list[str]()
+    for run in runs:
+        cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
+        each = len({case.label for case in cases})  # rows of a case
+        if keys not in ([], keys := [case.key for case in cases[::each]]):
+            raise ValueError(f"{setting}: its runs were evaluated on different test cases")
+        patients = [case.patient for case in cases[::each]]
+        of_run = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run.description)
+        for metric, statistic in of_run.items():
+            statistics.setdefault(metric, []).append(statistic)
+    return statistics, patients
+
+
+def of_labels(cases: Sequence[LabelCase], description: Description) -> dict[Metric, Statistic]:
+    """The mean AUROC over labels; of one label of several classes the accuracy, too. Of rows: cases."""
+    targets, scores, names, _ = label_arrays(cases)
+    each = [weighted_auroc(targets[:, i], scores[:, i]) for i in range(len(names))]
+    statistics: dict[Metric, Statistic] = {("AUROC", MEAN): average(each)}
+    if description.output.activation == "softmax":
+        right = (scores.argmax(1) == np.nan_to_num(targets).argmax(1)).astype(float)
+        right[np.isnan(targets).any(1)] = np.nan
+        statistics["accuracy", ALL] = weighted_mean(right)
+    return statistics
+
+
+def of_masks(cases: Sequence[MaskCase]) -> dict[Metric, Statistic]:
+    """The mean Dice over classes, of masks that are both empty 1. Of rows: cases."""
+    names = [*dict.fromkeys(case.label for case in cases)]
+    dice = np.array([BOTH_EMPTY["Dice"] if case.empty == "both" else case.dice for case in cases])
+    return {("Dice", MEAN): average([weighted_mean(of_class) for of_class in dice.reshape(-1, len(names)).T])}
+
+
+def _comparisons(results: Sequence[Result], settings: Mapping[str, Sequence[_Finished]]) -> list[Comparison]:
+    """Of all pairs of settings that are trained on the same data: over pretraining runs where both have several, else,
+    where each has one or its weights are random, over seeds."""
+    counts = {setting: len({run.pretraining for run in runs}) for setting, runs in settings.items()}
+    random = {setting for setting, runs in settings.items() if all(run.start is None for run in runs)}
+    pairs: dict[Over, list[tuple[str, str]]] = {"runs": [], "seeds": []}
+    for second, first in combinations(settings, 2):
+        if _data(settings[first]) != _data(settings[second]):
+            continue
+        if counts[first] > 1 and counts[second] > 1:
+            pairs["runs"].append((first, second))
+        elif all(counts[setting] == 1 or setting in random for setting in (first, second)):
+            pairs["seeds"].append((first, second))
+    drawn = [replace(result, run=RANDOM) if result.setting in random else result for result in results]
+    return compare(results, pairs["runs"], "runs") + compare(drawn, pairs["seeds"], "seeds")
+
+
+def _data(runs: Sequence[_Finished]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in runs[0].keys if key.startswith("data.")]

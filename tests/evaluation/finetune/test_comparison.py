@@ -1,0 +1,188 @@
+"""The table of a sweep's fine-tuning runs, of made-up results, by plain sums of numpy."""
+
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from cluster.made_up_sweep import begin
+from evaluation.finetune.conftest import TINY
+from omegaconf import OmegaConf
+from scipy import stats
+
+from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.results import write_results
+from dira_scale.config.compose import compose
+from dira_scale.evaluation.finetune.comparison import NOTES, compared
+from dira_scale.metrics.cases import LabelCase, MaskCase, write_cases
+from dira_scale.metrics.figure import Figure
+from dira_scale.runs.description import FILE, Output, derived
+
+PATIENTS = 12
+Cases = list[LabelCase] | list[MaskCase]
+
+
+class Runs:
+    """Folders of finished runs below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        config: Any = OmegaConf.to_container(compose("finetune", [*TINY, "data.shards=d", "task.labels=[a,b]"]))
+        self.config, self.description = config, derived("finetune", config)
+
+    def run(self, name: str, init: str = "random", seed: int = 0, batch: int = 8, activation: str = "sigmoid") -> Path:
+        """As it has been trained, without results."""
+        (folder := self.root / name / "cases").mkdir(parents=True)
+        config = self.config | {"init": init, "seed": seed, "data": self.config["data"] | {"batch": batch}}
+        (folder.parent / "config.yaml").write_text(yaml.safe_dump(config))
+        network = replace(self.description.network, start=None if init == "random" else init)
+        description = replace(self.description, network=network, output=Output(activation, names=("a", "b")))
+        (folder.parent / FILE).write_text(description.to_json())
+        return folder.parent
+
+
+def judged(folder: Path, cases: Cases, figures: dict[tuple[str, str], float]) -> Path:
+    write_cases(folder / "cases" / "test.parquet", cases)
+    rows = [asdict(Figure(metric, name, value, 1, 0, PATIENTS)) for (metric, name), value in figures.items()]
+    (folder / "results.json").write_text(json.dumps({"figures": {"test": rows}}))
+    return folder
+
+
+def auroc(targets: np.ndarray, scores: np.ndarray) -> float:
+    """The share of pairs of a positive and a negative that are in order."""
+    return float((scores[targets == 1][:, None] > scores[targets == 0]).mean())
+
+
+def labelled(folder: Path, draw: int) -> tuple[Path, float]:
+    """A run's cases of two labels, and its mean AUROC. Two images a patient; one label of the first is unknown."""
+    truth = np.random.default_rng(0).integers(0, 2, (2 * PATIENTS, 2)).astype(float)
+    truth[0, 1] = np.nan
+    scores = np.clip(np.random.default_rng(draw).random(truth.shape) * 0.7 + 0.3 * np.nan_to_num(truth), 0, 1)
+    cases = [
+        LabelCase(f"k{i:02d}", f"p{i // 2}", "test", "ab"[j], truth[i, j], scores[i, j])
+        for i in range(len(truth)) for j in range(2)
+    ]  # fmt: skip
+    value = float(np.mean([auroc(truth[:, j], scores[:, j]) for j in range(2)]))
+    return judged(folder, cases, {("AUROC", "mean"): value}), value
+
+
+def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -> None:
+    made, values, runs = Runs(tmp_path), dict[tuple[str, int], float](), []
+    for number in range(2):  # pretraining that differs in its seed alone, and another one
+        made.run(f"dira{number}", seed=number)
+    made.run("other", batch=16)
+    for init in ("random", "dira0", "dira1", "other"):
+        start = init if init == "random" else str(tmp_path / init)
+        for seed in range(3):
+            folder, values[init, seed] = labelled(made.run(f"{init}-{seed}", start, seed), len(values))
+            runs.append(({"init": start, "seed": seed, "pretrain.seed": 0}, folder))
+    result = compared(runs)
+    random, dira, other = result.spreads
+    of = {init: [values[init, seed] for seed in range(3)] for init in ("random", "dira0", "dira1", "other")}
+    names = ["init=random", "init=dira (2 runs)", f"init={tmp_path}/other"]
+    assert [spread.setting for spread in result.spreads] == names
+    assert {(spread.metric, spread.ddof, spread.patients, spread.left_out) for spread in result.spreads} == {
+        ("AUROC mean", 1, PATIENTS, 0)
+    }
+    assert (random.n, dira.n, other.n) == (3, 2, 1)  # each random seed is an initialisation
+    assert random.run_sd == pytest.approx(np.std(of["random"], ddof=1)) and random.seed_sd is None
+    assert dira.run_sd == pytest.approx(np.std([np.mean(of["dira0"]), np.mean(of["dira1"])], ddof=1))
+    within = sum(np.var(of[init], ddof=1) for init in ("dira0", "dira1")) / 2
+    assert dira.seed_sd == pytest.approx(np.sqrt(within)) and dira.results == 6
+    assert (other.run_sd, other.seed_sd) == (None, pytest.approx(np.std(of["other"], ddof=1)))
+    for spread, inits in zip(result.spreads, (["random"], ["dira0", "dira1"], ["other"]), strict=True):
+        mean = np.mean([of[init] for init in inits])
+        assert spread.mean == pytest.approx(mean)
+        assert spread.interval is not None and spread.interval.value == pytest.approx(mean)  # of the cases
+        assert spread.interval.low < mean < spread.interval.high and spread.interval.patients == PATIENTS
+
+    over_runs, over_seeds = result.comparisons
+    assert [(c.first, c.second, c.over, c.n_first, c.n_second, c.comparisons) for c in result.comparisons] == [
+        (names[1], names[0], "runs", 2, 3, 1), (names[2], names[0], "seeds", 3, 3, 1)
+    ]  # fmt: skip
+    means = [np.mean(of["dira0"]), np.mean(of["dira1"])]
+    assert over_runs.student == pytest.approx(stats.ttest_ind(means, of["random"]).pvalue)
+    assert over_seeds.welch == pytest.approx(stats.ttest_ind(of["other"], of["random"], equal_var=False).pvalue)
+
+
+def test_settings_on_other_data_are_not_compared(tmp_path: Path) -> None:
+    made, runs = Runs(tmp_path), []
+    for fraction in (0.1, 1.0):
+        for init in ("random", "x.safetensors"):
+            for seed in range(2):
+                folder, _ = labelled(made.run(f"{fraction}-{init}-{seed}", init, seed), seed)
+                runs.append(({"data.fraction": fraction, "init": init, "seed": seed}, folder))
+    pairs = [(each.first, each.second) for each in compared(runs).comparisons]
+    assert pairs == [
+        (f"data.fraction={fraction} init=x.safetensors", f"data.fraction={fraction} init=random")
+        for fraction in (0.1, 1.0)
+    ]
+
+
+def test_masks_that_are_both_empty_are_right(tmp_path: Path) -> None:
+    made, rest = Runs(tmp_path), (0.0, 0.0, 0.0, 2.0, "pixels", 1, 1, 1)
+    dice = {"left": [0.5, 0.7, 0.9], "right": [0.8, 1.0, 0.6]}  # of the second case, right is nowhere
+    cases = [
+        MaskCase(f"k{i}", f"p{i}", "test", name, "both" if value == 1 else "", np.nan if value == 1 else value, *rest)
+        for i in range(3) for name, value in ((name, of[i]) for name, of in dice.items())
+    ]  # fmt: skip
+    folder = judged(made.run("one"), cases, {("Dice", "mean"): 0.75})
+    (spread,) = compared([({}, folder)]).spreads
+    assert spread.interval is not None and spread.interval.value == pytest.approx(0.75)
+    assert (spread.setting, spread.metric, spread.mean, spread.n) == ("all runs", "Dice mean", 0.75, 1)
+
+
+def test_of_classes_there_is_the_accuracy_too(tmp_path: Path) -> None:
+    scores, truth = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [0, 1, 1, None]
+    cases = [
+        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], np.nan if truth[i] is None else float(truth[i] == j), scores[i][j])
+        for i in range(4) for j in range(2)
+    ]  # fmt: skip
+    folder = Runs(tmp_path).run("one", activation="softmax")
+    judged(folder, cases, {("AUROC", "mean"): 1.0, ("accuracy", "all classes"): 2 / 3})
+    area, accuracy = compared([({}, folder)]).spreads
+    assert area.interval is not None and area.interval.value == 1.0
+    assert accuracy.interval is not None and accuracy.interval.value == pytest.approx(2 / 3)
+
+
+def test_runs_of_other_test_cases_are_not_one_setting(tmp_path: Path) -> None:
+    made = Runs(tmp_path)
+    first, _ = labelled(made.run("0"), 0)
+    cases = [LabelCase("x", "p", "test", name, 1.0, 0.5) for name in "ab"]
+    second = judged(made.run("1", seed=1), cases, {("AUROC", "mean"): 0.5})
+    with pytest.raises(ValueError, match="init=random: its runs were evaluated on different test cases"):
+        compared([({"init": "random"}, first), ({"init": "random"}, second)])
+
+
+def test_a_sweep_writes_and_shows_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, made = SweepFolder(tmp_path), Runs(tmp_path / "tune")
+    for init in ("random", "w.safetensors"):
+        for seed in range(2):
+            run = Run("tune", f"{init}-{seed}", "finetune", [], f"tune/{init}-{seed}/output", [])
+            run.varied.update({"tune.init": init, "tune.seed": seed})
+            folder.add(run)
+            begin(folder, run.id, "1", exit_code=0)
+            labelled(made.run(f"{init}-{seed}/output", init, seed), 2 * seed + len(init))
+    (said,) = write_results(tmp_path, show=True)
+    assert said.endswith("4 figures of 4 of 4 runs.")
+    shown, page = capsys.readouterr().out, (tmp_path / "results.md").read_text()
+    content = json.loads((tmp_path / "spread.json").read_text())["tune"]
+    with (tmp_path / "spread.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    random, start = content["spreads"]
+    assert [row["setting"] for row in rows] == ["init=random", "init=w.safetensors"]
+    assert [float(row["mean"]) for row in rows] == [random["mean"], start["mean"]]
+    assert float(rows[0]["low"]) == random["interval"]["low"] and rows[0]["seed_sd"] == ""
+    (difference,) = content["comparisons"]
+    assert difference["difference"] == pytest.approx(start["mean"] - random["mean"])
+    for text in (shown, page):
+        assert f"{random['mean']:.4f}" in text and f"{difference['difference']:+.4f}" in text
+    assert "| setting | metric | mean | n (runs) | sd over runs (ddof 1) | sd over seeds (ddof 1) |" in page
+    assert all(note in page for note in NOTES)
+    (tmp_path / "tune" / "random-0" / "output" / "cases" / "test.parquet").write_bytes(b"x")
+    _, problem = write_results(tmp_path)
+    assert problem.startswith("tune: its runs cannot be compared: ") and "test.parquet" in problem
