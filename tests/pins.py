@@ -118,7 +118,7 @@ def machine() -> Pins:
 def names() -> Pins:
     """Of every recipe, and of DiRA's under every preset, on two datasets that are none."""
     data = {"datasets": [{"hash": "0" * 64, "weight": 1.0}, {"hash": "1" * 64, "weight": 0.5}]}
-    groups = [(folder("configs") / group).glob("*.yaml") for group in ("experiment", "preset")]
+    groups = [(folder("configs") / group).glob("*.yaml") for group in ("experiment", "pretrain/preset")]
     experiments, presets = (sorted(file.stem for file in group) for group in groups)
     for experiment, preset in product(experiments, ("", *presets)):
         words = [f"experiment={experiment}", *([f"preset={preset}"] if preset else [])]

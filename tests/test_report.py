@@ -555,3 +555,35 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
     html = (run / "report.html").read_text()
     assert unread in html and "s3:" not in html and "Traceback" not in caplog.text
     assert "checkpoint.folder=s3://bucket/runs/mine cannot be used" in caplog.text
+
+
+RESULTS = {
+    "step": 120,
+    "splits": {"val": "val", "test": "held-out"},
+    "figures": {
+        split: [
+            {"metric": metric, "name": name, "value": value, "patients": 33, "positives": count, "convention": said}
+            for metric, said, values in (
+                ("Dice", "both_empty=one", (0.9, 0.8, 0.85)),
+                ("Dice in cases with the class", "both_empty=one", (0.9, 0.8, 0.85)),
+                ("HD95 (mm)", "both_empty=one", (2.0, "infinity", None)),
+            )
+            for name, count, value in zip(("left", "right", "mean"), (5, 5, None), values, strict=True)
+        ]
+        for split in ("val", "test")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) -> None:
+    (run / "results.json").write_text(json.dumps(RESULTS))
+    content = replace(read_run(run), description=replace(read_run(run).description, best="dice"))
+    cards = [headline.figure for headline in headlines(content, 0)]
+    test, _ = summary.result_tables(content)
+
+    assert cards[1] == "Dice 0.850"
+    assert (test.split, test.metrics) == ("held-out", ["Dice", "HD95 (mm)"])
+    assert test.rows == [("left", ["0.900", "2.000"]), ("right", ["0.800", "infinity"]), ("mean", ["0.850", "–"])]
+    assert test.remarks == ["Dice: both_empty=one", "HD95 (mm): both_empty=one"]
+    assert "split held-out" in render(content, {})

@@ -34,7 +34,7 @@ MODULES = {
     "scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2", "pillow": "PIL",
     "pyyaml": "yaml", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
     "nvidia-dali-cuda120": "nvidia.dali",
-    "pytest-xdist": "xdist", "mkdocs-material": "material",
+    "mlflow-skinny": "mlflow", "pytest-xdist": "xdist", "mkdocs-material": "material",
 }  # fmt: skip
 
 

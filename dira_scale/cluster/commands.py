@@ -46,7 +46,8 @@ def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
         else:
             kept.append(word)
     if not arguments.help and "sweep" not in map(key_of, arguments.words):
-        files = {file.stem for root in roots(arguments.config_dirs) for file in (root / "sweep").glob("*.yaml")}
+        folders = roots("sweep", arguments.config_dirs)
+        files = {file.stem for root in folders for file in (root / "sweep").glob("*.yaml")}
         raise UserError(f"sweep=NAME must be given. There are: {', '.join(sorted(files))}; --config-dir adds yours")
     return kept, literal
 

@@ -59,6 +59,7 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
     try:
         places = _places(verb, schema, arguments)
         composed = _hydra(verb, quote(arguments.words, places), arguments.config_dirs)
+        schema.adopt(composed, {key_of(word) for word in arguments.words})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         if arguments.help or arguments.show:
@@ -176,7 +177,7 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
 
 
 def _hydra(verb: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
-    paths = ",".join(f"file://{path}" for path in roots(list(config_dirs))[1:])
+    paths = ",".join(f"file://{path}" for path in roots(verb, list(config_dirs))[1:])
 
     def compose(words: Sequence[str]) -> DictConfig:
         with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):

@@ -15,9 +15,11 @@ def folder(name: str) -> Path:
     return checkout / name if (checkout / "pyproject.toml").is_file() else package / "_data" / name
 
 
-def roots(config_dirs: list[Path]) -> list[Path]:
-    """All folders of configuration groups: the project's, then those of ``--config-dir``."""
-    return [folder("configs"), folder("shards"), folder("slurm"), *config_dirs]
+def roots(verb: str, config_dirs: list[Path]) -> list[Path]:
+    """All folders of a verb's configuration groups: the project's, with those of this verb alone, then those of
+    ``--config-dir``."""
+    its_own = folder("configs") / verb
+    return [folder("configs"), *[its_own] * its_own.is_dir(), folder("shards"), folder("slurm"), *config_dirs]
 
 
 @dataclass(frozen=True)

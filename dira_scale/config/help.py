@@ -29,9 +29,9 @@ def describe(
         choices: the option chosen in each group.
         config_dirs: folders given by ``--config-dir``.
     """
-    meanings = comments(verb, choices, roots(config_dirs))
+    meanings = comments(verb, choices, roots(verb, config_dirs))
     lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
-    groups = dict(_groups(choices, roots(config_dirs)))
+    groups = dict(_groups(choices, roots(verb, config_dirs)))
     text = [
         f"example: python -m dira_scale.{verb.replace('_', ' ')} {root.example}".rstrip(),
         "(KEY=VALUE in Hydra's grammar; paths are taken as typed; --cfg prints the configuration and stops; "

@@ -11,7 +11,7 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.keys import typed
 from dira_scale.errors import UserError, nearest
@@ -117,6 +117,10 @@ class Schema:
                 or_null = ", or null" if each.default is None else ""
                 hint = nearest(str(wrong[0]), rule.options) if wrong else ""
                 raise UserError(f"{each.name}={typed(value)}: must be {rule.text}{or_null}{hint}")
+
+    @classmethod
+    def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
+        """Set keys of a root schema's composed ``config`` that follow from others and were not ``typed``."""
 
 
 def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:

@@ -4,7 +4,7 @@ Shards keep what the tables say: 0, 1, NaN where nothing is said (unknown), and 
 several classes is a column for each class, of which one is 1 (``DatasetInfo.flags``), as is one that was sharded so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dira_scale.data import random
 from dira_scale.errors import UserError, nearest
 
 if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
@@ -20,6 +21,8 @@ if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
 UNCERTAIN = -1
 UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
 COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}
+LSR_ONES = "lsr_ones"  # uncertain labels only: a number from SMOOTHED at each draw (Pham et al., arXiv:1911.06475, 2.4)
+SMOOTHED = (0.55, 0.85)
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class LabelChoice:
 
     Attributes:
         names: of labels that every dataset has; None: all of them.
-        uncertain: as what -1 counts, ``ones``, ``zeros`` or ``ignore`` (as unknown); of all labels, or by name, others
-            ``ignore``.
+        uncertain: as what -1 counts, ``ones``, ``zeros``, ``ignore`` (as unknown) or ``lsr_ones`` (drawn anew from
+            ``SMOOTHED`` in each epoch); of all labels, or by name, others ``ignore``.
         unknown: the same of samples whose label nobody knows: CheXpert's protocols take blank cells as ``zeros``.
         exclusive: every sample has one of the labels, or of one label's classes (multi-class).
         key: of the configuration that names the labels.
@@ -58,8 +61,12 @@ class LabelChoice:
                 "classes (recipe.class_columns)"
             )
         policies, flags = self._uncertain(names), datasets[0].info.flags
-        uncertain = tuple(policies[datasets[0].info.label_names[flags[column].number]] for column in columns[0])
-        return Labels(first, columns, uncertain, self._policy("unknown", self.unknown), self.exclusive)
+        words = [policies[datasets[0].info.label_names[flags[column].number]] for column in columns[0]]
+        if self.exclusive and LSR_ONES in words:
+            raise UserError(f"uncertain={LSR_ONES}: one of several classes is known or is not: use ignore")
+        uncertain = tuple(COUNTS_AS.get(word, float("nan")) for word in words)
+        unknown = COUNTS_AS[_checked("unknown", self.unknown, COUNTS_AS)]
+        return Labels(first, columns, uncertain, unknown, self.exclusive, tuple(word == LSR_ONES for word in words))
 
     def _columns(self, dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
         """Of the labels ``names`` among the dataset's labels as yes and no."""
@@ -73,20 +80,22 @@ class LabelChoice:
         flags = list(enumerate(dataset.info.flags))
         return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
 
-    def _uncertain(self, names: Sequence[str]) -> dict[str, float]:
+    def _uncertain(self, names: Sequence[str]) -> dict[str, str]:
         """For each label, as what -1 counts."""
+        policies = (*COUNTS_AS, LSR_ONES)
         if isinstance(self.uncertain, str):
-            return dict.fromkeys(names, self._policy("uncertain", self.uncertain))
+            return dict.fromkeys(names, _checked("uncertain", self.uncertain, policies))
         for name in self.uncertain:
             if name not in names:
                 raise UserError(f"uncertain.{name}: the labels are {', '.join(names)}{nearest(name, names)}")
-        return {name: self._policy(f"uncertain.{name}", self.uncertain.get(name, "ignore")) for name in names}
+        given = {name: self.uncertain.get(name, "ignore") for name in names}
+        return {name: _checked(f"uncertain.{name}", word, policies) for name, word in given.items()}
 
-    @staticmethod
-    def _policy(key: str, word: str) -> float:
-        if word not in COUNTS_AS:
-            raise UserError(f"{key}={word}: expected {', '.join(COUNTS_AS)}{nearest(word, COUNTS_AS)}")
-        return COUNTS_AS[word]
+
+def _checked(key: str, word: str, policies: Iterable[str]) -> str:
+    if word not in (known := [*policies]):
+        raise UserError(f"{key}={word}: expected {', '.join(known)}{nearest(word, known)}")
+    return word
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ class Labels:
         uncertain: for each, as what -1 counts: 1, 0, or NaN.
         unknown: as what NaN counts.
         exclusive: every sample has one of them.
+        smoothed: for each, whether loaders draw a number from ``SMOOTHED`` for -1 (:meth:`smooth`); (): of none.
     """
 
     names: tuple[str, ...]
@@ -106,9 +116,17 @@ class Labels:
     uncertain: tuple[float, ...]
     unknown: float
     exclusive: bool
+    smoothed: tuple[bool, ...] = ()
+
+    def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """``labels`` float32 [b, L] as stored, with a number from ``SMOOTHED`` for uncertain ones that are
+        ``smoothed``, by ``u`` [b, L], uniform in [0, 1)."""
+        drawn = (labels == UNCERTAIN) & np.array(self.smoothed)
+        return np.where(drawn, random.between(u, *SMOOTHED), labels).astype(np.float32)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """``labels`` float32 [b, L] as stored -> the same of 0, 1 and NaN, which no loss or metric counts."""
+        """``labels`` float32 [b, L] as stored -> the same of 0, 1 and NaN, which no loss or metric counts, and of what
+        :meth:`smooth` has drawn."""
         uncertain = torch.tensor(self.uncertain, dtype=labels.dtype, device=labels.device)
         # Unknown ones first: those that are uncertain and ignored stay so.
         known = torch.where(labels.isnan(), self.unknown, labels)
@@ -152,6 +170,11 @@ class Labels:
 def _names(dataset: "ShardedDataset", columns: Sequence[int]) -> tuple[str, ...]:
     flags = dataset.info.flags
     return tuple(flags[column].name for column in columns)
+
+
+def certain(targets: Tensor) -> Tensor:
+    """``targets`` with NaN for what is neither 0 nor 1: smoothed labels, which losses count and metrics do not."""
+    return torch.where((targets == 0) | (targets == 1), targets, float("nan"))
 
 
 def class_numbers(targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.order import EvalOrder, Order, Positions
 from dira_scale.data.patients import Patients
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_partner
+from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_labels, draw_partner
 
 TOGETHER = 256  # samples whose views are drawn at once: for 16, NumPy's calls take as long as for these
 
@@ -24,6 +24,7 @@ class Request:
     Attributes:
         step, epoch: of the order; ``epoch`` is that of the views.
         index: int64 [b], the samples.
+        occurrence: int64 [b], how often each came earlier in the epoch.
         images: per view int64 [b]: the sample whose image it shows.
         geometries: per view the crop boxes and flips, in pixels of the stored images.
         distortions: per view its parameters, for the training device.
@@ -32,6 +33,7 @@ class Request:
     step: int
     epoch: int
     index: np.ndarray
+    occurrence: np.ndarray
     images: tuple[np.ndarray, ...]
     geometries: tuple[Geometry, ...]
     distortions: tuple[Distortion, ...]
@@ -93,7 +95,8 @@ class Requests:
         for (step, part), of_views in zip(steps, epochs, strict=True):
             span = slice(first, first := first + len(part.index))
             geometries, distortions = zip(*((box[span], distortion[span]) for box, distortion in drawn), strict=True)
-            yield Request(step, of_views, index[span], tuple(shown[span] for shown in images), geometries, distortions)
+            shown_here = tuple(shown[span] for shown in images)
+            yield Request(step, of_views, index[span], occurrence[span], shown_here, geometries, distortions)
 
     def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
         """Whose image ``view`` of each sample shows: its own, or another one of its patient."""
@@ -125,7 +128,10 @@ class Requests:
             torch.from_numpy(np.stack([self.samples.column(name, images) for images in request.images], 1))
             for name in ("low", "high")
         )
-        labels = self.samples.labels(request.index)
+        labels, chosen = self.samples.labels(request.index), self.samples.chosen
+        if labels is not None and chosen is not None and any(chosen.smoothed):
+            drawn = draw_labels(self.seed, request.epoch, request.index, request.occurrence, labels.shape[1])
+            labels = chosen.smooth(labels, drawn)
         return Batch(
             views,
             request.distortions,

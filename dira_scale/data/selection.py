@@ -79,7 +79,8 @@ def stratified(
     positive if a sample is. A label that has a positive keeps one, however rare it is.
 
     With ``from_end`` the patients that a fraction from the start leaves: a from the start and b from the end share none
-    if a + b <= 1. Of a very rare label they may have no positive, as the start has those first.
+    if a + b <= 1, unless there are so few patients that one of the shares rounds to nobody, as either has one at least.
+    Of a very rare label they may have no positive, as the start has those first.
 
     Raises UserError, which names a label, if the fraction from the start is too small to keep a positive.
     """
@@ -90,7 +91,7 @@ def stratified(
     np.logical_or.at(of_patient, member, positive)
     if from_end:
         before = round(round(1 - fraction, 9) * len(order))  # 1 - 0.9 is not quite 0.1, which rounds another way
-        return ~np.isin(member, _balanced(of_patient, min(before, len(order) - 1)))
+        return ~np.isin(member, _balanced(of_patient, min(max(1, before), len(order) - 1)))
     count = max(1, round(fraction * len(order)))
     balanced = _balanced(of_patient, count)
     if lost := np.flatnonzero(of_patient.any(0) & ~of_patient[balanced].any(0)).tolist():

@@ -14,6 +14,7 @@ class Timings:
     after_loss: float = 30.0  # without a step, once another process is gone
     linger: float = 15.0  # until all have written their stacks: a launcher ends all soon after the first has ended
     exit_report: float = 60.0  # to record why a run ended
+    tracker: float = 30.0  # between two tries to send rows to a tracker, and for the last ones when a run ends
 
 
 TIMINGS = Timings()  # read at each wait, so that tests can shorten it

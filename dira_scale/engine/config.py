@@ -9,6 +9,9 @@ from dira_scale.config.schema import Schema, above, at_least, one_of, place, wit
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
 from dira_scale.runs.config import CheckpointConfig
 
+PLATEAU = "plateau"  # a schedule
+NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
+
 
 @dataclass
 class Training(Schema):
@@ -22,6 +25,7 @@ class Training(Schema):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watchdog: float = at_least(1)
     log_every: int = at_least(1)
+    tracker: str = one_of(*TRACKERS, default=TENSORBOARD)
 
 
 @dataclass
@@ -30,7 +34,10 @@ class Optim(Schema):
     one_dimensional: dict[str, Any] = MISSING
     fixed_rate: list[str] = MISSING
     reference_batch: int | None = at_least(1, None)
-    schedule: str = one_of("cosine_epoch", "cosine", "constant")
+    schedule: str = one_of("cosine_epoch", "cosine", "constant", "step", PLATEAU)
     warmup_epochs: float = at_least(0)
     end: float = within(0, 1)
+    factor: float = above(0, at_most=1)
+    patience: int = at_least(0)
+    step_epochs: float = above(0)
     clip: float | None = above(0, None)

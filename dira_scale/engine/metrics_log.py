@@ -1,18 +1,16 @@
-"""The metrics of a run: rows of metrics.jsonl, TensorBoard, the figures beside the progress bar, and warnings."""
+"""The metrics of a run: rows of metrics.jsonl and of a tracker, the figures beside the progress bar, and warnings."""
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dira_scale.engine.config import NONE
 from dira_scale.engine.means import Clock, Means
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.state import RunState
 from dira_scale.engine.task import StagePlan, StagePosition, Task
+from dira_scale.engine.tracker import Tracker
 from dira_scale.runs.folder import RunFolder
-
-if TYPE_CHECKING:  # imported with the first row: a step is benchmarked where it is not installed
-    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +21,15 @@ class MetricsLog:
     Args:
         state: where the run stands; read only.
         run: on the main process only.
+        tracker: the name of one, or ``none``.
     """
 
     bar: Bar
 
-    def __init__(self, task: Task, folder: Path, state: RunState, run: RunFolder | None) -> None:
+    def __init__(self, task: Task, state: RunState, run: RunFolder | None, tracker: str) -> None:
         self.task, self.state, self.run = task, state, run
         self.means, self.clock = Means(), Clock()
-        self.tracker = TensorBoard(folder / "tensorboard", state.step) if run else None
+        self.tracker = Tracker(tracker, run, state.step) if run and tracker != NONE else None
         self._last = state.step  # step of the last row
         self._loading: Mapping[str, float] = {}  # the loader's seconds up to that row
 
@@ -67,15 +66,13 @@ class MetricsLog:
         epoch = self.state.epochs + self._done / self.stage.per_epoch
         self.run.metrics({"step": self.state.step, "epoch": round(epoch, 4), "stage": self.stage.name} | row)
         self.run.status("running", self.state.step, self.stage.name)
-        assert self.tracker is not None
-        with self.run.optional_write("tensorboard"):
-            self.tracker.add(self.state.step, row)
+        if self.tracker is not None:
+            self.tracker.wake()
 
     def close(self) -> None:
-        """Flush TensorBoard's file; nothing is written after this."""
-        if self.run is not None and self.tracker is not None:
-            with self.run.optional_write("tensorboard"):
-                self.tracker.close()
+        """Send the tracker what is left; nothing is written after this."""
+        if self.tracker is not None:
+            self.tracker.close()
 
     def warn(self, text: str) -> None:
         """On the screen and in the log."""
@@ -85,30 +82,3 @@ class MetricsLog:
     def _done(self) -> int:
         """Steps of the stage so far."""
         return self.state.step - self.state.stage_start
-
-
-class TensorBoard:
-    """Writes a metrics row's numbers as scalars ``split/key``; drops what a killed run wrote after ``step``."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        self._folder, self._purge = str(folder), step + 1
-        self._writer: SummaryWriter | None = None
-
-    def add(self, step: int, row: dict[str, Any]) -> None:
-        """Write every number of ``row``. After an ``OSError``, such as a full disk, the next call starts a new file."""
-        try:
-            if self._writer is None:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(self._folder, purge_step=self._purge)
-            for key, value in row.items():
-                if isinstance(value, int | float):
-                    self._writer.add_scalar(f"{row['split']}/{key}", value, step)
-        except OSError:
-            self._writer, self._purge = None, step
-            raise
-
-    def close(self) -> None:
-        """Flush to the disk."""
-        if self._writer is not None:
-            self._writer.close()

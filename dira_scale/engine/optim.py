@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from dira_scale.config.arguments import check_values
 from dira_scale.config.schema import imported
-from dira_scale.engine.config import Optim
+from dira_scale.engine.config import PLATEAU, Optim
 from dira_scale.errors import UserError, nearest
 
 
@@ -86,18 +86,30 @@ def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequen
 
 
 def learning_rate(
-    schedule: str, base: float, step: int, steps: int, steps_per_epoch: int, warmup: int = 0, end: float = 0.0
+    schedule: str,
+    base: float,
+    step: int,
+    steps: int,
+    steps_per_epoch: int,
+    warmup: int = 0,
+    end: float = 0.0,
+    factor: float = 1.0,
+    period: int = 1,
 ) -> float:
     """Rate of step ``step`` of a stage's ``steps``: linear from 0 over the first ``warmup``, then the schedule.
 
     ``cosine``: lr = base · (q + end · (1 - q)) with q = ½(1 + cos(π·t/T)), t counting steps after the warm-up (Barlow
-    Twins' released code); ``cosine_epoch``: the same, t counting whole epochs (MoCo's); ``constant``.
+    Twins' released code); ``cosine_epoch``: the same, t counting whole epochs (MoCo's); ``step``: times ``factor``
+    after every ``period`` steps (torch's StepLR); ``constant``, and ``plateau``, whose factor is the run's state
+    (:class:`dira_scale.engine.state.RunState`).
     """
     if step < warmup:
         return base * step / warmup
-    if schedule == "constant":
+    if schedule in ("constant", PLATEAU):
         return base
     step, steps = step - warmup, steps - warmup
+    if schedule == "step":
+        return base * factor ** (step // period)
     if schedule == "cosine_epoch":
         step, steps = step // steps_per_epoch, math.ceil(steps / steps_per_epoch)
     q = 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -27,6 +27,7 @@ from dira_scale.engine import preflight
 from dira_scale.engine.config import Training
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.task import Task
+from dira_scale.engine.tracker import require_tracker
 from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, local_rank
 from dira_scale.runs import checkpoint
@@ -50,6 +51,7 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
     try:
         with Signals() as signals:
             try:
+                raise_on_all(lambda: require_tracker(config.tracker) if world.main else None)
                 world = _keep_precision(config, cfg, world)
                 return _train(config, cfg, make(world), world, signals)
             except AgreedError as error:

@@ -37,7 +37,7 @@ class StageRun:
         task.set_progress(self.model.module, done / self.plan.steps)
         for group in self.model.optimizer.param_groups:
             if not group["fixed_rate"]:
-                group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done)
+                group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done) * state.rate_factor
 
     def ended_early(self, state: RunState) -> bool:
         """Whether the held-out figure has not improved for the stage's ``patience`` epochs."""

@@ -8,11 +8,13 @@ from typing import Literal, TypeVar
 from torch import Tensor, nn
 
 from dira_scale.engine import optim
+from dira_scale.engine.config import Optim
 from dira_scale.engine.parallel.model import MODULE, OPTIMIZER
 from dira_scale.engine.task import SideModule, Task
 from dira_scale.runs.description import Tensors
 
 T = TypeVar("T")
+THRESHOLD = 1e-4  # by which share a loss must be lower not to be on a plateau (torch's default)
 
 
 @dataclass
@@ -27,6 +29,9 @@ class RunState:
     best: dict[str, float] = field(default_factory=dict)  # best held-out figure (``Best.metric``) by stage
     best_step: dict[str, int] = field(default_factory=dict)  # the step of that checkpoint
     stale: int = 0  # epochs since the stage's best held-out figure
+    lowest_loss: float | None = None  # the stage's, held out, as ``optim.schedule=plateau`` compares them
+    bad_epochs: int = 0  # since then, or since the rate fell
+    rate_factor: float = 1.0  # of all scheduled rates, that plateau has reached
     loss_scale: float | None = None  # of fp16
     loss_scale_sound: int = 0  # steps since it last changed
 
@@ -39,6 +44,24 @@ class RunState:
         if improved:
             self.best[stage], self.best_step[stage] = value, self.step
         return improved
+
+    def reduce_on_plateau(self, loss: float, epochs: int, config: Optim) -> None:
+        """Note the held-out ``loss`` of this step, ``epochs`` after the one before, for ``optim.schedule=plateau``.
+
+        As torch's ReduceLROnPlateau, with its relative threshold.
+        """
+        if self.lowest_loss is None or loss < self.lowest_loss * (1 - THRESHOLD):
+            self.lowest_loss, self.bad_epochs = loss, 0
+        else:
+            self.bad_epochs += epochs
+        if self.bad_epochs > config.patience:
+            self.rate_factor, self.bad_epochs = max(self.rate_factor * config.factor, config.end), 0
+
+    def advance(self, steps: int, per_epoch: int) -> None:
+        """Go on to the next stage after ``steps`` of this one, whose schedule and best figures are its own."""
+        self.epochs += steps / per_epoch
+        self.stage, self.stage_start, self.stale = self.stage + 1, self.step, 0
+        self.lowest_loss, self.bad_epochs, self.rate_factor = None, 0, 1.0
 
 
 def side_module_tensors(side_modules: Sequence[SideModule]) -> dict[str, Tensor]:

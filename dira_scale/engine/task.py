@@ -53,6 +53,7 @@ class StagePlan:
         per_epoch: steps per epoch at this batch.
         terms: of the loss, for the task.
         warmup: steps over which the rate rises.
+        period: steps after which ``optim.schedule=step`` lowers it.
         patience: epochs without a lower validation loss after which the stage ends; None: never.
     """
 
@@ -62,11 +63,15 @@ class StagePlan:
     per_epoch: int
     terms: tuple[str, ...] = ()
     warmup: int = 0
+    period: int = 1
     patience: int | None = None
 
     def rate(self, config: optim.Optim, initial: float, step: int) -> float:
         """Rate at step ``step`` of the stage, in a group whose initial rate is ``initial``."""
-        return optim.learning_rate(config.schedule, initial, step, self.steps, self.per_epoch, self.warmup, config.end)
+        return optim.learning_rate(
+            config.schedule, initial, step, self.steps, self.per_epoch, self.warmup, config.end, config.factor,
+            self.period,
+        )  # fmt: skip
 
     def order_start(self, before: "StagePlan", consumed: int) -> int:
         """Where this stage's order begins, after stage ``before`` has consumed its order up to step ``consumed``.
@@ -275,8 +280,8 @@ class Task(StepTask, Protocol):
         """Called before every step: ``share`` of the stage is done, 0 to 1."""
         ...
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
-        """Called at the end of a stage, for pictures and the like.
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> Sequence[str]:
+        """Called at the end of a stage, for pictures and the like. Returns lines that the main process prints.
 
         ``unsharded()`` returns the complete module; all ranks must call it, or none. ``run`` is None except on the
         main process.

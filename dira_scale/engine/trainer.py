@@ -12,7 +12,7 @@ from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import parallel
-from dira_scale.engine.config import Training
+from dira_scale.engine.config import PLATEAU, Training
 from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
@@ -54,7 +54,7 @@ class Trainer:
         if run is not None:  # where it stands, also if nothing is left to do
             run.steps = self.total_steps()
             run.status("running", self.state.step, task.stages[min(self.state.stage, len(task.stages) - 1)].name)
-        self.log = MetricsLog(task, self.folder, self.state, run)
+        self.log = MetricsLog(task, self.state, run, config.tracker)
         self.nan_stop = NaNStop(world, task.data, self.checkpointer, self.folder, run)
         self.scale = LossScale(world.precision == "fp16")
         if self.scale.enabled and self.state.loss_scale is not None:
@@ -109,7 +109,9 @@ class Trainer:
             )
         self._finish_writing()  # a task may read the stage's best checkpoint
         with self.log.clock.part("validate"):
-            self.task.finish(plan, self.run, stage.model.unsharded)
+            lines = self.task.finish(plan, self.run, stage.model.unsharded)
+        for line in lines:
+            self.bar.print_line(line)
         self.world.wait()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):
@@ -161,8 +163,7 @@ class Trainer:
         """Move the state on to the stage after ``plan``."""
         state = self.state
         steps = state.step - state.stage_start
-        state.epochs += steps / plan.per_epoch
-        state.stage, state.stage_start, state.stale = state.stage + 1, state.step, 0
+        state.advance(steps, plan.per_epoch)
         for following in self.task.stages[state.stage : state.stage + 1]:
             state.order_start = following.order_start(plan, state.order_start + steps)
 
@@ -183,6 +184,8 @@ class Trainer:
             row = validation.means(stage.plan, stage.model.module)
         self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
         self.log.add(row | {"split": "val"})
+        if self.task.optim.schedule == PLATEAU:
+            self.state.reduce_on_plateau(row["loss"], validation.every, self.task.optim)
         metric, direction = validation.best
         return self.state.improve(stage.plan.name, row[metric], validation.every, direction)
 

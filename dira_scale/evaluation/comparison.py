@@ -1,7 +1,7 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from dira_scale.evaluation.encoders import (
     weights_group,
 )
 from dira_scale.evaluation.features import Images, features
+from dira_scale.evaluation.leak import Leak, Part, check_leak, sources_of
 from dira_scale.evaluation.probe_table import Features, Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask
 from dira_scale.models.architecture import EARLIER, Architecture, TimmUNet, architecture
@@ -60,6 +61,7 @@ def compare(cfg: DictConfig) -> Comparison:
     dataset = ShardedDataset.open(cfg.data.shards)
     dataset.require_images("probing")
     rows = _rows(dataset, cfg.data)
+    leak = _leak(dataset, cfg, config["run"])
     task, left_out = _task(dataset, rows, cfg.labels)
     images = {part: Images(dataset, rows[part], size, cfg.data.workers) for part in PARTS}
     draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
@@ -88,8 +90,9 @@ def compare(cfg: DictConfig) -> Comparison:
         "images": {part: len(rows[part]) for part in PARTS},
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
+        "leak": asdict(leak),
     }  # fmt: skip
-    notes = _notes(model.name, about, results, cfg)
+    notes = [*_notes(model.name, about, results, cfg), *leak.lines]
     return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
 
 
@@ -152,6 +155,14 @@ def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
                 f"share {len(shared)} patients: splits must not share patients, or the reported scores are biased"
             )
     return rows
+
+
+def _leak(dataset: ShardedDataset, cfg: DictConfig, run: str | list[str] | None) -> Leak:
+    """Raises UserError for patients of the validation or test part that a compared encoder was trained on."""
+    judged = [Part.of(dataset, cfg.data[key]) for key in ("val_split", "test_split")]
+    named = [(path, "run") for path in ([run] if isinstance(run, str) else run or [])] + [(cfg.init, "init")]
+    sources = [source for path, key in named for source in sources_of(path, key, [dataset])]
+    return check_leak(judged, cfg.data.test_split, sources)
 
 
 def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:

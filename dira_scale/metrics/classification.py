@@ -24,6 +24,7 @@ def classification(
     patients: Sequence[str] | np.ndarray,
     thresholds: Sequence[float] | np.ndarray | None = None,
     specificity: float = SPECIFICITY,
+    scored: Sequence[str] | None = None,
 ) -> list[Figure]:
     """The figures of each label, then of each metric the mean over the labels that have one.
 
@@ -37,6 +38,7 @@ def classification(
             score from the threshold on is a positive answer; NaN: the label has none. Without them there are no
             figures of answers.
         specificity: of the ROC curve's point whose sensitivity is given.
+        scored: the names over which means are; None: all.
 
     Raises:
         ValueError: shapes that do not match, targets other than 0, 1 and NaN, scores outside [0, 1].
@@ -50,9 +52,11 @@ def classification(
         counts = len(truth), int((~known).sum()), len(np.unique(patients[known])), int(truth.sum())
         for metric, (value, convention) in _values(truth, score, threshold, specificity).items():
             figures.append(Figure(metric, name, value, *counts, convention))
-    known_patients = len(np.unique(patients[~np.isnan(targets).all(1)]))
-    metrics = dict.fromkeys(figure.metric for figure in figures)
-    return figures + [mean([f for f in figures if f.metric == metric], known_patients) for metric in metrics]
+    counted = [name in (scored or names) for name in names]
+    known_patients = len(np.unique(patients[~np.isnan(targets[:, counted]).all(1)]))
+    of_mean = [figure for figure in figures if figure.name in (scored or names)]
+    metrics = dict.fromkeys(figure.metric for figure in of_mean)
+    return figures + [mean([f for f in of_mean if f.metric == metric], known_patients) for metric in metrics]
 
 
 def checked(

@@ -43,7 +43,7 @@ def fake_finetuning(config: Finetune, cfg: DictConfig) -> FakeTask:
     mode, world, views = FakeTensorMode(), fake_world(config.precision), views_of(cfg)
     supervision = without_data(config.task)
     with torch.device("meta"):
-        network = random_network(config.model, supervision, views.size)
+        network = random_network(config.model, supervision, views.size, config.channels)
     without_memory(network, mode, config.parallel.channels_last)
     network.train()
     with mode:

@@ -175,10 +175,13 @@ class PretrainTask(Pretraining):
         assert isinstance(module, Method)
         module.progress = share
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
+        if restores(stage.terms):
+            self._draw(stage, run, unsharded)
+        return []
+
+    def _draw(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
         """Write pictures and restoration table at the end of the stage, once, on the main process."""
-        if not restores(stage.terms):
-            return
         method, validate = unsharded(), self.config.validate
         if run is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
             return

@@ -10,6 +10,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.checkpoint import StoredCheckpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import Row, RunReader, TrainingData
+from dira_scale.runs.results import read_results
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training
@@ -23,6 +24,7 @@ class RunContent:
 
     Attributes:
         config: to show; what it means is in ``description``.
+        results: as ``results.json`` has them; empty if the run is not evaluated.
         missing: what the folder lacks, one sentence each.
     """
 
@@ -32,6 +34,7 @@ class RunContent:
     status: dict[str, Any]
     environment: dict[str, Any]
     rows: list[Row]
+    results: dict[str, Any]
     restoration: list[Row]
     pictures: dict[str, Path]
     checkpoints: list[StoredCheckpoint]
@@ -82,19 +85,21 @@ def read_run(folder: Path) -> RunContent:
     status, environment, rows, pictures = reader.status(), reader.environment(), reader.rows(), reader.pictures()
     checkpoints, unreadable = _checkpoints(reader)
     datasets = list(reader.datasets())
+    results, named = read_results(folder), reader.description.output.names  # images have no names, classes do
     absent = {
         "status.json: unknown whether the run ended": not status,
         "environment.json: unknown machine": not environment,
         "no row in metrics.jsonl yet: no curves": not rows,
         "no held-out rows: data.val_split is null, or no epoch has ended": not any(r["split"] == "val" for r in rows),
-        "no restored pictures: a stage with restoration writes them when it ends": not pictures,
+        "no restored pictures: a stage with restoration writes them when it ends": not (pictures or named),
+        "no results: the best checkpoint is evaluated when the training has ended": bool(named) and not results,
         "checkpoints: checkpoint.folder could not be read when this page was written": unreadable,
     }
     missing = [text for text, is_absent in absent.items() if is_absent]
     missing += [f"data {data.name}: {data.problem}" for data in datasets if data.problem]
     return RunContent(
-        folder.resolve(), reader.config, reader.description, status, environment, rows, reader.restoration(), pictures,
-        checkpoints, datasets, missing,
+        folder.resolve(), reader.config, reader.description, status, environment, rows, results, reader.restoration(),
+        pictures, checkpoints, datasets, missing,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from dira_scale.reporting.content import RunContent
 from dira_scale.reporting.summary import BASELINES, RESTORERS, duration, rate, throughput
 from dira_scale.reporting.verdict import Grade, Headline, Verdict
+from dira_scale.runs.results import in_words, overall
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
@@ -17,9 +18,10 @@ NOISE = 100  # health.md: with fewer held-out images the neighbours' AUC is nois
 
 
 def headlines(run: RunContent, warnings: int) -> list[Headline]:
-    """State, restoration, discrimination, embeddings, neighbours and speed, where the run has them."""
+    """State, test result, restoration, discrimination, embeddings, neighbours and speed, where the run has them."""
     candidates = (
-        _state(run, warnings), _restoration(run), _discrimination(run), _embeddings(run), _neighbours(run), _speed(run),
+        _state(run, warnings), _result(run), _restoration(run), _discrimination(run), _embeddings(run),
+        _neighbours(run), _speed(run),
     )  # fmt: skip
     return [headline for headline in candidates if headline is not None]
 
@@ -46,6 +48,22 @@ def _state(run: RunContent, warnings: int) -> Headline:
         f"{step} steps{epochs}",
         f"{duration(spent)} of computing{again}{': ' * bool(reason)}{reason}",
         verdict,
+    )
+
+
+def _result(run: RunContent) -> Headline | None:
+    """Of the best checkpoint. No threshold: what is good depends on the labels, and on what random weights reach."""
+    splits = run.results.get("figures", {})
+    figures = overall(splits.get("test", []), run.description.best)
+    if not figures:
+        return None
+    first, *others = figures
+    validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
+    validation = f"; on the validation split {in_words(validated)}" if validated else ""
+    return Headline(
+        in_words(first),
+        f"on the test split ({first['patients']} patients)",
+        f"checkpoint of step {run.results['step']}; {', '.join(map(in_words, others))}{validation}",
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from dira_scale.verbs import VERBS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# `precision_used` is recorded by the run.
-FREE = ("steps", "data.shards", "precision_used")
+# `precision_used` and `leak` are recorded by the run.
+FREE = ("steps", "data.shards", "precision_used", "leak")
 
 
 def execution(verb: str) -> tuple[str, ...]:
@@ -24,7 +24,9 @@ def execution(verb: str) -> tuple[str, ...]:
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
          "model._target_": "dira_scale.models.architecture.TimmUNet",
          "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "data.fraction_from": "start",
-         "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1}  # fmt: skip
+         "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1,
+         "optim.factor": 0.5, "optim.patience": 5, "optim.step_epochs": 50,
+         "task.scored": None, "channels": None}  # fmt: skip
 # Of our methods; how they shuffle keys does not matter to a run that shuffles none, others record `shuffle_version`.
 SHUFFLING = tuple(f"dira_scale.methods.{name}" for name in ("moco.MoCo", "pcrl.PCRL", "pcrl_released.PCRLReleased"))
 

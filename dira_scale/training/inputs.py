@@ -1,5 +1,6 @@
 """From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,7 +17,7 @@ from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
-from dira_scale.data.selection import select
+from dira_scale.data.selection import Selection, select
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
 from dira_scale.distributed.processes import default_threads
 from dira_scale.distributed.world import World
@@ -74,11 +75,7 @@ class Inputs:
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
-        excluded = excluded_patients(data.exclude, self.datasets)
-        selection = select(
-            self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
-            from_end=data.fraction_from == "end", excluded=excluded,
-        )  # fmt: skip
+        selection = selected(data, self.datasets, weights)
         self.labels = labels.of(self.datasets) if labels else None
         if self.labels:
             learned = selection.samples if selection else np.arange(sum(sizes))
@@ -121,6 +118,15 @@ class Inputs:
         batches = tuple(set(batches_of(config).values()))
         cores = default_threads()
         return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **asked)
+
+    def require_channels(self, network: str, channels: int) -> None:
+        """Raise UserError unless a ``network`` whose first layer takes so many ``channels`` takes these images."""
+        stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
+        if other := sorted(stored - {1, channels}):
+            raise UserError(
+                f"channels={channels}: {self.datasets[0].root} has images of {other[0]} channels, and {network} takes "
+                f"{channels}, or grey ones: use channels={other[0]}"
+            )
 
     def loader(self, stage: StagePlan) -> Loader:
         return self.train(stage.batch)
@@ -201,6 +207,14 @@ class Inputs:
             device=self.device,
         )  # fmt: skip
         return choice.build(spec)
+
+
+def selected(data: Any, datasets: Sequence[ShardedDataset], weights: Sequence[float]) -> Selection | None:
+    """The rows that are trained on as ``data``, a :class:`Data` or one with its keys, has it. None: the whole split."""
+    return select(
+        datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
+        from_end=data.fraction_from == "end", excluded=excluded_patients(data.exclude, datasets),
+    )  # fmt: skip
 
 
 def default_workers(device: torch.device, cores: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from dira_scale.data.epochs import longer, steps_of
+from dira_scale.engine.config import PLATEAU
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.training.config import StagedTraining
@@ -18,8 +19,13 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
     """A plan for every stage that is trained; ``steps_per_epoch`` gives the steps per epoch at a batch size.
 
     Raises:
-        UserError: the warm-up is as long as a stage, or longer.
+        UserError: the warm-up is as long as a stage, or longer; a schedule on a held-out loss where there is none.
     """
+    if config.optim.schedule == PLATEAU and config.data.val_split is None:
+        raise UserError(
+            f"optim.schedule={PLATEAU}: the rate falls with the validation loss, and data.val_split=null has none: "
+            "name a split, or use another schedule"
+        )
     plans: list[StagePlan] = []
     for name, batch in batches_of(config).items():
         stage, warmup = config.stages[name], config.optim.warmup_epochs
@@ -30,6 +36,9 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
             )
         per_epoch = steps_per_epoch(batch)
         steps = steps_of(stage.epochs * config.epoch_factor, per_epoch)
+        period = 1
+        if config.optim.schedule == "step":
+            period = max(1, round(config.optim.step_epochs * config.epoch_factor * per_epoch))
         plans.append(
             StagePlan(
                 name=name,
@@ -38,6 +47,7 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
                 per_epoch=per_epoch,
                 terms=tuple(stage.terms),
                 warmup=min(steps - 1, round(warmup * config.epoch_factor * per_epoch)),
+                period=period,
                 patience=stage.patience,
             )
         )

@@ -232,7 +232,7 @@ def test_parameters_that_do_nothing_are_the_identity():
         torch.ones(b), torch.ones(b), torch.zeros(b, dtype=torch.bool), torch.zeros(b),
         torch.full((b,), views.NONE, dtype=torch.uint8), torch.zeros(b, 10, 4, dtype=torch.int16),
         torch.zeros(b, dtype=torch.uint8), torch.zeros(b, 10, 6, dtype=torch.int16),
-        torch.zeros(b), torch.zeros(b, 0, 3, dtype=torch.uint8),
+        torch.zeros(b), torch.zeros(b, 0, 3, dtype=torch.uint8), torch.zeros(b, 0), torch.zeros(b, 0),
     )  # fmt: skip
     assert torch.equal(Distort(SPEC)(x, params), x)
 

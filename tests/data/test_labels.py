@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from dira_scale.data.labels import UNKNOWN_CLASS, LabelChoice, class_numbers
+from dira_scale.data.labels import UNKNOWN_CLASS, LabelChoice, certain, class_numbers
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import EvalOrder
+from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 
@@ -55,6 +55,37 @@ def test_uncertain_and_unknown_labels_count_as_asked(
 ) -> None:
     labels = LabelChoice(**policy).of([labelled(ROWS)])
     same(labels.targets(torch.tensor(ROWS)), expected)
+
+
+def test_smoothed_labels_are_drawn_for_seed_epoch_and_sample(labelled: Labelled) -> None:
+    """However batches, processes and a resumed run cut the epoch; others stay as stored."""
+    dataset = labelled([[-1, -1, 1], [-1, 0, -1], [1, -1, NAN]] * 40)
+    choice = LabelChoice(uncertain={"Edema": "lsr_ones", "Fracture": "lsr_ones"})
+    labels = choice.of([dataset])
+    spec = LoaderSpec([dataset], "train", Order((120,), seed=1, batch=40), ViewSpec(size=8), seed=3, labels=labels)
+
+    def drawn(spec: LoaderSpec, start: int, stop: int) -> dict[tuple[int, int], torch.Tensor]:
+        """By epoch and sample."""
+        return {
+            (batch.epoch, int(sample)): row
+            for batch in CpuLoader(spec).iterate(start, stop)
+            for sample, row in zip(batch.index, batch.labels, strict=True)
+        }
+
+    whole = drawn(spec, 0, 6)
+    parts = {
+        key: row for rank in (0, 1) for start in (0, 3) for key, row in
+        drawn(replace(spec, order=replace(spec.order, batch=20), rank=rank, world=2), 2 * start, 2 * start + 6).items()
+    }  # fmt: skip
+    assert whole.keys() == parts.keys() and len(whole) == 240
+    assert all(torch.equal(row.nan_to_num(9), parts[key].nan_to_num(9)) for key, row in whole.items())
+    smooth = torch.stack([row[0] for (_, sample), row in whole.items() if sample % 3 < 2])
+    assert 0.55 <= smooth.min() < 0.56 and 0.84 < smooth.max() < 0.85 and len(smooth.unique()) == len(smooth)
+    same(labels.targets(whole[0, 2][None]), [[1, NAN, NAN]])  # of Mass, which is not smoothed, -1 is unknown
+    same(certain(labels.targets(whole[0, 0][None])), [[NAN, NAN, 1]])
+    held_out = replace(spec, order=EvalOrder(120, 40), fixed_epoch=0)
+    assert all(torch.equal(row.nan_to_num(9), drawn(held_out, 0, 3)[key].nan_to_num(9))
+               for key, row in drawn(held_out, 0, 3).items())  # fmt: skip
 
 
 def test_columns_are_chosen_by_name_in_each_dataset_of_a_mixture(labelled: Labelled) -> None:
@@ -105,7 +136,9 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ([none], {}, r"none has no labels: shard it again with recipe.labels=… and another out"),
         ([severe, grave], {}, r"severe has grade: none, grade: severe, .*grave has grade: none, grade: grave: sh"),
         ([first], {"names": ("Mass",), "exclusive": True}, "Mass alone is not one of several classes: name two"),
-        ([first], {"uncertain": "one"}, "uncertain=one: expected ones, zeros, ignore; did you mean 'ones'"),
+        ([first], {"uncertain": "lsr_ones", "exclusive": True}, "uncertain=lsr_ones: one of several classes is known"),
+        ([first], {"unknown": "lsr_ones"}, "unknown=lsr_ones: expected ones, zeros, ignore"),
+        ([first], {"uncertain": "one"}, "uncertain=one: expected ones, zeros, ignore, lsr_ones; did you mean 'ones'"),
         ([first], {"uncertain": {"Edma": "ones"}}, "uncertain.Edma: the labels are .*; did you mean 'Edema'"),
         ([first], {"uncertain": {"Edema": "one"}}, "uncertain.Edema=one: expected ones"),
         ([first], {"unknown": "none"}, "unknown=none: expected ones, zeros, ignore"),

@@ -170,10 +170,11 @@ class Regression:
     def set_progress(self, module: nn.Module, share: float) -> None:
         self.shares.append(share)
 
-    def finish(self, stage: StagePlan, run: Any, unsharded: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: Any, unsharded: Callable[[], nn.Module]) -> list[str]:
         whole = unsharded()
         if run is not None:
             (run.folder / f"{stage.name}.txt").write_text(str(whole.weight.tolist()))
+        return [f"stage {stage.name} is written"]
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return [f"all is well in {position.stage}"] if (position.stage, position.done) == ("all", 10) else []

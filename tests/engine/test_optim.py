@@ -1,10 +1,14 @@
 """Schedules and LARS against their formula; parameter groups; optimizer state survives a round trip by name."""
 
+import json
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -14,6 +18,7 @@ from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.engine import optim
 from dira_scale.engine.config import Optim
+from dira_scale.engine.state import RunState
 from dira_scale.errors import UserError
 
 
@@ -123,6 +128,41 @@ def test_warm_up_and_cosine_are_barlow_twins_formula(step: int) -> None:
         expected = base * q + base * 0.001 * (1 - q)
     peak = 0.2 * batch / 256
     assert optim.learning_rate("cosine", peak, step, total, loader, warm, 0.001) == pytest.approx(0.2 * expected)
+
+
+def by_torch(schedule: Callable[[torch.optim.Optimizer], Any], losses: list[float] | None, epochs: int) -> list[float]:
+    """The rate of each epoch under torch's scheduler, the first one's being 0.2."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+    scheduler, rates = schedule(optimizer), []
+    for epoch in range(epochs):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step(*([] if losses is None else [losses[epoch]]))
+    return rates
+
+
+def test_steps_down_are_torchs() -> None:
+    expected = by_torch(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.3), None, 12)
+    actual = [optim.learning_rate("step", 0.2, step, 84, 7, factor=0.3, period=21) for step in range(84)]
+    assert actual == pytest.approx(np.repeat(expected, 7))
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.1])
+def test_reduction_on_plateaus_is_torchs_also_from_a_checkpoint(lowest: float) -> None:
+    """Of losses that fall slowly, some by less than the threshold, and do not fall; resumed in every epoch."""
+    losses = (1 - 0.01 * np.sqrt(np.arange(60)) + np.random.default_rng(0).normal(0, 0.008, 60)).tolist()
+    losses[30:33] = [min(losses[:30]) * share for share in (0.99995, 0.9999, 0.99985)]
+    config = settings(schedule="plateau", factor=0.5, patience=3, end=lowest)
+    state, actual = RunState(), []
+    for loss in losses:
+        actual.append(optim.learning_rate("plateau", 0.2, 99, 100, 7) * state.rate_factor)
+        state.reduce_on_plateau(loss, 1, config)
+        state = RunState(**json.loads(json.dumps(asdict(state))))
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+    expected = by_torch(lambda o: plateau(o, factor=0.5, patience=3, min_lr=lowest * 0.2), losses, 60)
+    assert actual == pytest.approx(expected) and len({*expected}) > 3
+    state.advance(7, 7)
+    assert state == RunState(stage=1, epochs=1.0)  # the next stage has a rate of its own
 
 
 def test_only_trained_parameters_are_optimized() -> None:

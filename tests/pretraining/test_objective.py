@@ -31,7 +31,8 @@ def batch() -> Any:
     cut = {"branch": torch.full((COUNT,), CUTOUT, dtype=torch.uint8), "n_boxes": torch.ones(COUNT, dtype=torch.uint8)}
     swaps = torch.zeros(COUNT, 10, 6, dtype=torch.int16)
     turned = {"rotation": 0 * ones, "orientations": torch.zeros(COUNT, 0, 3, dtype=torch.uint8)}
-    distortion = Distortion(**off, **cut, boxes=boxes, swaps=swaps, **turned)
+    without = {"tone": torch.zeros(COUNT, 0), "warp": torch.zeros(COUNT, 0)}
+    distortion = Distortion(**off, **cut, boxes=boxes, swaps=swaps, **turned, **without)
     return SimpleNamespace(views=(torch.full((COUNT, 1, 32, 32), 0.5),) * 2, distortions=(distortion,) * 2)
 
 

@@ -11,7 +11,7 @@ from dira_scale.config.files import folder
 from dira_scale.pretraining.task import build_method
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
-PRESETS = sorted(f.stem for f in (folder("configs") / "preset").glob("*.yaml"))
+PRESETS = sorted(f.stem for f in (folder("configs") / "pretrain" / "preset").glob("*.yaml"))
 
 # The papers' and their released code's figures, written down independently of configs/:
 # base: (rate, its reference batch, weight decay, other for biases and norms, schedule, warm-up, end, fixed, di epochs,

@@ -53,6 +53,13 @@ def test_a_large_factor_is_written_as_a_plain_number() -> None:
     assert "12 are planned" in line and "epoch_factor=220 plans" in line  # 2600 / 12 = 216.7
 
 
+def test_falls_of_the_rate_are_counted_in_epochs_of_the_stage() -> None:
+    words = "optim.schedule=step", "optim.step_epochs=50"
+    assert {plan.period for plan in plans(*words, "epoch_factor=0.1").values()} == {5 * (IMAGES // 256)}
+    with pytest.raises(UserError, match=r"optim\.schedule=plateau: .* data\.val_split=null has none: name a split"):
+        plans("optim.schedule=plateau", "data.val_split=null")
+
+
 def test_lengths_of_the_papers_schedule() -> None:
     """294 steps of 256 images an epoch; in the released preset 4,707 of 16 in the last stage."""
     actual = plans("experiment=dira_moco")

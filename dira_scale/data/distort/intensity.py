@@ -1,4 +1,4 @@
-"""Brightness and contrast of whole batches, in any number of dimensions."""
+"""Brightness, contrast and gamma of whole batches, in any number of dimensions."""
 
 import torch
 from torch import Tensor
@@ -20,3 +20,9 @@ def jitter(x: Tensor, params: Distortion) -> Tensor:
         factor = torch.where(is_contrast, contrast, brightness)
         x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
     return x
+
+
+def tone(x: Tensor, params: Distortion) -> Tensor:
+    """``x`` [b, C, *size] in [0, 1]: times a factor, plus a number, clipped, to a power."""
+    factor, added, power = (per_sample(value, x) for value in params.tone.unbind(1))
+    return (x * factor + added).clamp(0, 1) ** power

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
-from dira_scale.data.distort.intensity import jitter
+from dira_scale.data.distort.intensity import jitter, tone
+from dira_scale.data.distort.warp import Warping
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
 
 
 class Distort(nn.Module):
-    """Rotation, brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch shuffling.
+    """Rotation, warp, tone, brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch
+    shuffling.
 
     Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
     (torchvision's formulas for grey images, on which hue and saturation have no effect). The blur is a Gaussian with
@@ -39,7 +41,8 @@ class Distort(nn.Module):
         super().__init__()
         size = views.sides[0]
         reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
-        self.rotates = views.rotation > 0
+        self.rotates, self.tones = views.rotation > 0, views.tone.p > 0
+        self.warp = Warping(views) if views.warp.p > 0 else None
         self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
 
     @torch.no_grad()
@@ -47,18 +50,22 @@ class Distort(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             x = self.turned(x, params)
+            x = tone(x.float(), params) if self.tones else x
             distort = self.one_by_one if x.device.type == "cpu" else self.at_once
             x = distort(x.float(), params, corrupt)
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def turned(self, x: Tensor, params: Distortion) -> Tensor:
-        """``x`` where the distorted view has it: rotated, if views are."""
-        return rotate(x, params.rotation) if self.rotates else x
+        """``x`` where the distorted view has it: rotated and warped, if views are."""
+        x = rotate(x, params.rotation) if self.rotates else x
+        return self.warp(x, params.warp) if self.warp else x
 
     def turned_mask(self, mask: Tensor, params: Distortion) -> Tensor:
         """A view's ``mask`` [b, S, S] where the distorted view has it; ``IGNORE`` where the rotation brings in what is
-        beyond the image. Patches that are cut out or swapped are no geometry: a mask keeps what lies below them."""
-        return rotate_mask(mask, params.rotation) if self.rotates else mask
+        beyond the image; a warp mirrors what is within. Patches that are cut out or swapped are no geometry: a mask
+        keeps what lies below them."""
+        mask = rotate_mask(mask, params.rotation) if self.rotates else mask
+        return self.warp.mask(mask, params.warp) if self.warp else mask
 
     def one_by_one(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
         """A loop over samples, for CPUs: each stays in the cache, and costs only what its parameters ask for."""

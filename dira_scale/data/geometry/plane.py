@@ -1,4 +1,4 @@
-"""Crops of images: torchvision's RandomResizedCrop."""
+"""Crops of images: torchvision's RandomResizedCrop, and those of an image's own aspect."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -49,3 +49,24 @@ class PlaneCrop:
         w = np.minimum(widths, np.rint(heights * self.ratio[1]).astype(np.int64))
         h = np.minimum(heights, np.rint(widths / self.ratio[0]).astype(np.int64))
         return np.stack(((heights - h) // 2, (widths - w) // 2, h, w), 1).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class SizedPlaneCrop:
+    """With probability ``p`` a box whose height and width are the same ``share`` of the image's, anywhere; else the
+    whole image; mirrored left and right with probability ``flip``."""
+
+    share: tuple[float, float]
+    p: float
+    flip: float
+
+    numbers: ClassVar[int] = 5
+    axes: ClassVar[tuple[int, ...]] = (-1,)
+    least: ClassVar[None] = None
+
+    def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
+        """As ``crop.CropRule``."""
+        share = np.where(u[:, 0] < self.p, random.between(u[:, 1], *self.share), 1.0)
+        extents = np.rint(share[:, None] * sides).astype(np.int64).clip(1)
+        left_right = u[:, 4] < self.flip
+        return Geometry(placed(u[:, 2:4], sides, extents), np.stack((np.zeros_like(left_right), left_right), 1))

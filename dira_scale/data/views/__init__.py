@@ -1,7 +1,7 @@
 """The views of a sample: what a method asks for, and what each of them gets."""
 
 from dira_scale.data.geometry.crop import Geometry
-from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_partner
+from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_labels, draw_partner
 from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
 from dira_scale.data.views.spec import (
     REFERENCE_SIZE,
@@ -11,7 +11,10 @@ from dira_scale.data.views.spec import (
     InverseCutout,
     Jitter,
     Shuffle,
+    SizedCrop,
+    Tone,
     ViewSpec,
+    Warp,
     fixed_views,
 )
 
@@ -30,8 +33,12 @@ __all__ = [
     "InverseCutout",
     "Jitter",
     "Shuffle",
+    "SizedCrop",
+    "Tone",
     "ViewSpec",
+    "Warp",
     "draw",
+    "draw_labels",
     "draw_partner",
     "fixed_views",
 ]

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.geometry.crop import Geometry
-from dira_scale.data.views import patches
+from dira_scale.data.views import patches, warp
 from dira_scale.data.views.spec import REFERENCE_SIZE, ViewSpec
 
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
-_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER = range(6)  # streams of random numbers
+_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE = range(
+    10
+)  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Distortion:
         swaps: int16 [b, 10, 3 n], (h, w, y1, x1, y2, x2); 0 where nothing is swapped.
         rotation: float32 [b], degrees, anticlockwise.
         orientations: uint8 [b, k, 3], k of the restoration target, for ``orientation.reorient``: a method applies them.
+        tone: float32 [b, 3], a factor, what is added after it, and the power that follows; [b, 0] of views without.
+        warp: float32 [b, 24], the columns of ``warp.Warps``; [b, 0] of views without.
     """
 
     brightness: Tensor
@@ -41,6 +45,8 @@ class Distortion:
     swaps: Tensor
     rotation: Tensor
     orientations: Tensor
+    tone: Tensor
+    warp: Tensor
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
@@ -82,7 +88,14 @@ def draw(
         drawn = uniform(3 * spec.orientations, _ORIENTATIONS).reshape(len(index), spec.orientations, 3)
         orientations = torch.from_numpy(np.floor(drawn * (2, 2, 4)).astype(np.uint8))
     branch, boxes, number, swaps = map(torch.from_numpy, patches.draw(spec, damage))
-    return geometry, Distortion(*_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations)
+    tone = warped = torch.zeros(len(index), 0)
+    if spec.tone.p:
+        tone = _tone(spec, uniform(4, _TONE))
+    if spec.warp.p:
+        warped = torch.from_numpy(warp.draw(spec, uniform(warp.NUMBERS, _WARP), uniform(2, _NOISE)))
+    return geometry, Distortion(
+        *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped
+    )
 
 
 def draw_partner(
@@ -93,12 +106,26 @@ def draw_partner(
     return random.integers(u, 0, others - 1)
 
 
+def draw_labels(seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, labels: int) -> np.ndarray:
+    """For each of the samples ``index`` [b] and each label a number in [0, 1): float64 [b, labels]."""
+    return random.uniform(seed, epoch, index, occurrence, 0, labels, _LABELS)
+
+
 def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     jitter, blur = u[:, 0] < spec.jitter.p, u[:, 1] < spec.blur.p
     brightness = np.where(jitter, random.between(u[:, 2], 1 - spec.jitter.brightness, 1 + spec.jitter.brightness), 1.0)
     contrast = np.where(jitter, random.between(u[:, 3], 1 - spec.jitter.contrast, 1 + spec.jitter.contrast), 1.0)
     sigma = np.where(blur, random.between(u[:, 4], *spec.blur.sigma) * spec.sides[-1] / REFERENCE_SIZE, 0.0)
     return _float32(brightness), _float32(contrast), torch.from_numpy(u[:, 5] < 0.5), _float32(sigma)
+
+
+def _tone(spec: ViewSpec, u: np.ndarray) -> Tensor:
+    tone = spec.tone
+    contrasted, powered = u[:, 0] < tone.p / 2, (u[:, 0] >= tone.p / 2) & (u[:, 0] < tone.p)
+    factor = np.where(contrasted, random.between(u[:, 1], 1 - tone.contrast, 1 + tone.contrast), 1.0)
+    added = np.where(contrasted, random.between(u[:, 2], -tone.brightness, tone.brightness), 0.0)
+    power = np.where(powered, random.between(u[:, 3], *tone.gamma), 1.0)
+    return _float32(np.stack((factor, added, power), 1))
 
 
 def _float32(x: np.ndarray) -> Tensor:

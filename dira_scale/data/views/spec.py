@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from dira_scale.data.geometry.crop import CropRule
 from dira_scale.data.geometry.fixed import FixedCrop
-from dira_scale.data.geometry.plane import PlaneCrop
+from dira_scale.data.geometry.plane import PlaneCrop, SizedPlaneCrop
 from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.errors import UserError, nearest
 
@@ -66,6 +66,39 @@ class Shuffle:
 
 
 @dataclass(frozen=True)
+class SizedCrop:
+    """With probability ``p`` a crop whose height and width are the same share of the image's, ``side`` of 224; else the
+    whole image (albumentations' RandomSizedCrop of an image that was resized, whatever its aspect)."""
+
+    side: tuple[int, int] = (156, 224)
+    p: float = 0.25
+
+
+@dataclass(frozen=True)
+class Tone:
+    """With probability ``p`` either brightness added from [-x, x] after a factor of contrast from [1 - x, 1 + x], or a
+    power from ``gamma`` (albumentations' RandomBrightnessContrast and RandomGamma)."""
+
+    brightness: float = 0.2
+    contrast: float = 0.2
+    gamma: tuple[float, float] = (0.8, 1.2)
+    p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Warp:
+    """With probability ``p`` one of an elastic field (``alpha``, ``sigma``, ``affine``), a distorted ``grid`` and a
+    lens (``optical``): albumentations' ElasticTransform, GridDistortion, OpticalDistortion."""
+
+    alpha: float = 120.0
+    sigma: float = 6.0
+    affine: float = 3.6
+    grid: float = 0.3
+    optical: float = 2.0
+    p: float = 0.0
+
+
+@dataclass(frozen=True)
 class ViewSpec:
     """The views that a method needs, of images or of volumes.
 
@@ -74,10 +107,11 @@ class ViewSpec:
         size: of images: height and width of a view; of volumes: its depth, height and width.
         scale: of images: the crop's area as a fraction of the image's.
         ratio: of images: the crop's width over its height.
+        sized: of images: crops of the image's own aspect, in the place of ``scale`` and ``ratio``.
         crops: of volumes: the sizes in voxels, one of which each crop has; none: the view's size.
         flip: probability of mirroring: images left and right, volumes along each axis.
         target_flip: whether the restoration target is mirrored and rotated: ``with_input``, or never (``released``).
-        blur, cutout, inverse_cutout, shuffle: of images.
+        blur, cutout, inverse_cutout, shuffle, tone, warp: of images. A mask is warped with its image.
         border: distance of patches from the view's edges; negative: they may reach beyond by as much.
         rotation: of images: largest angle, in degrees, by which a view is rotated either way.
         orientations: of images: how many random orientations of the restoration target are drawn for each view.
@@ -106,10 +140,14 @@ class ViewSpec:
     pair: str = "image"
     crops: tuple[tuple[int, ...], ...] = ()
     fixed: tuple[FixedCrop, ...] = ()
+    sized: SizedCrop | None = None
+    tone: Tone = field(default_factory=Tone)
+    warp: Warp = field(default_factory=Warp)
 
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
-        if not all(0 <= p <= 1 for p in (self.flip, self.jitter.p, self.blur.p, *branches, sum(branches))):
+        others = (self.jitter.p, self.blur.p, self.tone.p, self.warp.p, self.sized.p if self.sized else 0)
+        if not all(0 <= p <= 1 for p in (self.flip, *others, *branches, sum(branches))):
             raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {self}")
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {self}")
@@ -144,6 +182,12 @@ class ViewSpec:
             )
         if not 0 <= self.rotation <= 180 or self.orientations < 0:
             raise UserError(f"need 0 <= rotation <= 180 degrees and at least 0 orientations: {self}")
+        if self.sized and not 0 < self.sized.side[0] <= self.sized.side[1] <= REFERENCE_SIZE:
+            raise UserError(f"need 0 < sized.side[0] <= sized.side[1] <= {REFERENCE_SIZE}: {self.sized}")
+        if not (0 < self.tone.gamma[0] <= self.tone.gamma[1] and 0 <= self.tone.contrast <= 1):
+            raise UserError(f"need 0 < tone.gamma[0] <= tone.gamma[1] and 0 <= tone.contrast <= 1: {self.tone}")
+        if not (self.warp.sigma > 0 and 0 <= self.warp.grid < 1):
+            raise UserError(f"need warp.sigma > 0 and 0 <= warp.grid < 1: {self.warp}")
         if self.crops:
             raise UserError(f"crops={self.crops} are of volumes: views of images have scale and ratio")
         largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
@@ -156,12 +200,15 @@ class ViewSpec:
         if len(size) != 3 or not all(len(crop) == 3 and min(crop) > 0 for crop in self.crops):
             raise UserError(f"views of volumes need size=[depth, height, width], and crops of such sizes: got size="
                             f"{list(size)} and crops={[list(crop) for crop in self.crops]}")  # fmt: skip
-        parts = {f"{name}.p": getattr(self, name).p for name in ("blur", "cutout", "inverse_cutout", "shuffle")}
+        names = ("blur", "cutout", "inverse_cutout", "shuffle", "tone", "warp")
+        parts = {f"{name}.p": getattr(self, name).p for name in names}
         parts |= {"rotation": self.rotation, "orientations": self.orientations}
         if given := [f"{name}={value:g}" for name, value in parts.items() if value]:
             raise UserError(f"views of volumes do not have {', '.join(given)}: set each to 0")
         if (tuple(self.scale), tuple(self.ratio)) != (ViewSpec.scale, ViewSpec.ratio):
             raise UserError("views of volumes do not have scale and ratio, but crops: leave both at their defaults")
+        if self.sized:
+            raise UserError("views of volumes do not have sized, but crops: use sized=null")
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -175,6 +222,9 @@ class ViewSpec:
     @property
     def crop(self) -> CropRule:
         """How crops and flips are drawn, unless they are ``fixed``."""
+        if self.sized:
+            low, high = (side / REFERENCE_SIZE for side in self.sized.side)
+            return SizedPlaneCrop((low, high), self.sized.p, self.flip)
         if isinstance(self.size, int):
             return PlaneCrop(self.scale, self.ratio, self.flip)
         return VolumeCrop(self.crops or (self.size,), self.flip)
@@ -189,7 +239,11 @@ class ViewSpec:
 
     def pixels(self, length: int) -> int:
         """A ``length`` in a 224-pixel view, in whole pixels of this one."""
-        return round(length * self.sides[-1] / REFERENCE_SIZE)
+        return round(self.scaled(length))
+
+    def scaled(self, length: float) -> float:
+        """A ``length`` in a 224-pixel view, in pixels of this one."""
+        return length * self.sides[-1] / REFERENCE_SIZE
 
 
 def fixed_views(size: int | tuple[int, ...], crops: tuple[FixedCrop, ...]) -> ViewSpec:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.labels import Labels, class_numbers
+from dira_scale.data.labels import Labels, certain, class_numbers
 from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.task import Best
 from dira_scale.evaluation.finetune.supervision import CE, Shared, SplitCases, probable
@@ -61,11 +61,17 @@ def cross_entropy(
 
 @dataclass(frozen=True)
 class Classification:
-    """See :class:`dira_scale.evaluation.finetune.supervision.Supervision`. Targets: float32 [b, L] of 0, 1 and NaN."""
+    """See :class:`dira_scale.evaluation.finetune.supervision.Supervision`. Targets: float32 [b, L] of 0, 1 and NaN;
+    smoothed ones between, which losses count and scores do not.
+
+    Attributes:
+        scored: the labels over which means are; None: all.
+    """
 
     labels: Labels
     weights: tuple[float, ...] | None = None
     focal: float = 0.0
+    scored: tuple[str, ...] | None = None
     pooled = True
 
     @property
@@ -82,7 +88,8 @@ class Classification:
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
-        mean = {AUROC: Metric("AUROC, mean over the labels that have both classes", "max")}
+        over = f"{', '.join(self.scored)}, where" if self.scored else "the labels that have"
+        mean = {AUROC: Metric(f"AUROC, mean over {over} both classes", "max")}
         return mean | ({ACCURACY: Metric("Accuracy", "max")} if self.labels.exclusive else {})
 
     def network(self, model: Architecture, encoder: Encoder) -> Network:
@@ -109,7 +116,7 @@ class Classification:
         targets: Tensor,
         spacing: Sequence[float] | None = None,
     ) -> list[LabelCase]:
-        rows, values = index.cpu().numpy(), (targets.cpu().numpy(), probabilities.double().cpu().numpy())
+        rows, values = index.cpu().numpy(), (certain(targets).cpu().numpy(), probabilities.double().cpu().numpy())
         return label_cases(about.keys[rows], about.patients[rows], about.split, self.outputs, *values)
 
     def thresholds(self, cases: Sequence[LabelCase]) -> dict[str, float] | None:
@@ -123,7 +130,7 @@ class Classification:
         if self.labels.exclusive:
             return multiclass(class_numbers(torch.from_numpy(targets)).numpy(), scores, names, patients)
         chosen = None if thresholds is None else [thresholds[name] for name in names]
-        return classification(targets, scores, names, patients, chosen)
+        return classification(targets, scores, names, patients, chosen, scored=self.scored)
 
 
 class LabelScore:
@@ -133,14 +140,18 @@ class LabelScore:
         self.task, self.rows = task, list[tuple[np.ndarray, ...]]()
 
     def add(self, batch: Batch, losses: Any, count: int) -> None:
-        row = batch.index, losses.targets, self.task.probabilities(losses.logits)
+        row = batch.index, certain(losses.targets), self.task.probabilities(losses.logits)
         self.rows.append(tuple(values[:count].cpu().numpy() for values in row))
 
     def values(self) -> dict[str, float]:
         index, targets, scores = gathered(self.rows)
         names, exclusive = self.task.outputs, self.task.labels.exclusive
         truth = class_numbers(torch.from_numpy(targets)).numpy() if exclusive else targets
-        figures = (multiclass if exclusive else classification)(truth, scores, names, index)
+        figures = (
+            multiclass(truth, scores, names, index)
+            if exclusive
+            else classification(truth, scores, names, index, scored=self.task.scored)
+        )
         values = {
             AUROC if figure.name == MEAN else f"{AUROC}/{figure.name}": figure.value
             for figure in figures if figure.metric == "AUROC"

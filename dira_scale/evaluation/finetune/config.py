@@ -1,15 +1,20 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, open_dict
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, place
+from dira_scale.config.keys import typed
+from dira_scale.config.schema import TARGET, Schema, above, at_least, one_of, place
 from dira_scale.data.config import Data
 from dira_scale.data.labels import COUNTS_AS
+from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import SLIDING, WHOLE
 from dira_scale.models.architecture import Architecture
+from dira_scale.runs.description import FILE, read_description
 from dira_scale.training.config import StagedTraining, Validate
 
 if TYPE_CHECKING:
@@ -48,11 +53,19 @@ class LabelTask(TaskConfig):
 
     loss: list[str] = one_of("ce")
     labels: list[str] | None = None
+    scored: list[str] | None = None
     uncertain: Any = MISSING
     unknown: str = one_of(*COUNTS_AS)
     exclusive: bool = MISSING
     weights: str = one_of("none", BALANCED)
     focal: float = at_least(0)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for scored labels where one figure of all classes decides, and for none."""
+        super().__post_init__()
+        if self.scored is not None and (self.exclusive or not self.scored):
+            why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
+            raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")
 
     def asked(self) -> dict[str, Any]:
         from dira_scale.data.labels import LabelChoice
@@ -67,7 +80,15 @@ class LabelTask(TaskConfig):
         assert data.labels is not None
         balanced = self.weights == BALANCED
         weights = balance(learned(data), self.exclusive) if balanced else None
-        return Classification(data.labels, weights, self.focal)
+        for name in self.scored or ():
+            if name not in (names := data.labels.names):
+                raise UserError(
+                    f"task.scored: no label '{name}' is learned, but {', '.join(names)}{nearest(name, names)}"
+                )
+        return Classification(data.labels, weights, self.focal, self._scored())
+
+    def _scored(self) -> tuple[str, ...] | None:
+        return None if self.scored is None else tuple(self.scored)
 
     def described(self, outputs: tuple[str, ...]) -> "Supervision":
         from dira_scale.data.labels import Labels
@@ -75,7 +96,7 @@ class LabelTask(TaskConfig):
 
         names = outputs or tuple(self.labels or ())
         nan = float("nan")
-        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
+        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
 
 
 @dataclass
@@ -126,15 +147,51 @@ class FinetuneValidate(Validate):
 
 
 @dataclass
+class Protocol(Schema):
+    """Of a preset: whose settings these are, and what is done otherwise on purpose."""
+
+    preset: str | None = None
+    source: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    task: str | None = None
+    differs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a preset without settings for the task that was chosen."""
+        super().__post_init__()
+        if self.preset is not None and self.task is None:
+            raise UserError(
+                f"preset={self.preset} has no settings for this task, but for {', '.join(self.tasks)}: choose one of "
+                f"these as task=…, or leave the preset out"
+            )
+
+
+@dataclass
 class Finetune(StagedTraining):
     init: str = place()
     task: TaskConfig = field(default_factory=TaskConfig)
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
+    channels: int | None = at_least(1, None)
     normalise: str = one_of("none", IMAGENET)
     validate: FinetuneValidate = field(default_factory=FinetuneValidate)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    protocol: Protocol = field(default_factory=Protocol)
+
+    @classmethod
+    def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
+        """The network of a run ``init`` is that run's, but for what was typed. Raises UserError for a damaged run."""
+        folder = Path(str(config.init))
+        if "model" in typed or not (folder / FILE).is_file():
+            return
+        theirs = read_description(folder).network.architecture
+        of_training = {each.name for each in fields(Architecture)} - {TARGET}
+        kept = of_training | {key.removeprefix("model.") for key in typed}
+        with open_dict(config):
+            if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
+                config.model = {key: value for key, value in config.model.items() if key in kept}
+            config.model.update({key: value for key, value in theirs.items() if key not in kept})
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)

@@ -32,7 +32,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         for name, stage in config["stages"].items() if stage["epochs"] > 0
     )  # fmt: skip
     network = Network(
-        dict(config["model"]), model.name, model.dimensions, model.channels, start,
+        dict(config["model"]), model.name, model.dimensions, config.get("channels") or model.channels, start,
         head="pooled" if task.pooled else "dense",
     )  # fmt: skip
     return Description(
@@ -88,11 +88,20 @@ def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
     )
 
 
+def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whose settings a run began with."""
+    if not node.get("preset"):
+        return ()
+    differs = "; ".join(node["differs"].values())
+    return (f"preset `{node['preset']}` for `{node['task']}`: {node['source']}; on purpose otherwise: {differs}",)
+
+
 def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
     shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
     share = f", {data['fraction']:g} of its patients" if data["fraction"] < 1 else ""
     return (
+        *_protocol(config.get("protocol", {})),
         f"initial weights: `{config['init']}`",
         f"stages of the run: {shown}; split `{data['split']}`{share}",
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "

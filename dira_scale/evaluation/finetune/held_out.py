@@ -3,7 +3,7 @@
 from dira_scale.data.geometry.fixed import centre, ten_crops
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune
+from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune, LabelTask
 from dira_scale.evaluation.finetune.rows import targets_of
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.training.held_out import HeldOutBatches
@@ -32,10 +32,10 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
     if evaluate.window is not None and supervision.pooled:
         raise UserError(f"evaluate.window={evaluate.window}: windows are of masks; use null")
-    if config.normalise == IMAGENET and config.model.channels != 3:
+    if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
         raise UserError(
             f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
-            f"{config.model.channels}; use none"
+            f"{channels}; use none"
         )
 
 
@@ -47,9 +47,12 @@ def check_scored(config: Finetune, data: Inputs) -> None:
     targets = targets_of(data, split)
     if config.validate.batches is not None:
         targets = targets[: config.validate.batch * config.validate.batches]
+    scored = config.task.scored if isinstance(config.task, LabelTask) else None
+    targets = targets[:, [name in (scored or labels.names) for name in labels.names]]
     if not ((targets == 0).any(0) & (targets == 1).any(0)).any():
+        which = f"none of {', '.join(scored)}" if scored else "no label"
         raise UserError(
-            f"data.val_split={split}: no label has a positive and a negative among its {len(targets)} samples, so "
+            f"data.val_split={split}: {which} has a positive and a negative among its {len(targets)} samples, so "
             "there is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
         )
 

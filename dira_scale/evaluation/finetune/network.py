@@ -27,7 +27,7 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
     Raises UserError naming key and file.
     """
     check_dimensions(config.model, views)
-    encoder = config.model.build_encoder(views.size)
+    encoder = config.model.build_encoder(views.size, config.channels)
     network = supervision.network(config.model, encoder)
     decoder = isinstance(config.task, MaskTask) and config.task.decoder == PRETRAINED
     try:
@@ -51,9 +51,11 @@ def _differing(config: Finetune) -> list[str]:
     ]  # fmt: skip
 
 
-def random_network(model: Architecture, supervision: Supervision, size: int | tuple[int, ...]) -> nn.Module:
+def random_network(
+    model: Architecture, supervision: Supervision, size: int | tuple[int, ...], channels: int | None
+) -> nn.Module:
     """Without weights of ``init``."""
-    return norm.convert(supervision.network(model, model.build_encoder(size)))
+    return norm.convert(supervision.network(model, model.build_encoder(size, channels)))
 
 
 def without_data(task: TaskConfig) -> Supervision:

@@ -33,12 +33,12 @@ def check(cfg: DictConfig, ranks: int) -> None:
     check_crops(config, views, without_data(config.task))
     plain: Any = OmegaConf.to_container(cfg)
     with suppress(RuntimeError), torch.device("meta"):  # of a user's own network that needs memory
-        try_stages(config, _network(json.dumps([plain["model"], plain["task"], config.data.size])))
+        try_stages(config, _network(json.dumps([plain["model"], plain["task"], config.data.size, config.channels])))
 
 
 @lru_cache(maxsize=64)
 def _network(text: str) -> nn.Module:
-    """Of the nodes ``model`` and ``task``, and a size, as JSON. Its tensors have no memory."""
-    model, task, size = json.loads(text)
+    """Of the nodes ``model`` and ``task``, a size and ``channels``, as JSON. Its tensors have no memory."""
+    model, task, size, channels = json.loads(text)
     sides = size if isinstance(size, int) else tuple(size)
-    return random_network(architecture(model), without_data(task_of(task)), sides)
+    return random_network(architecture(model), without_data(task_of(task)), sides, channels)

@@ -2,7 +2,8 @@
 
 ::
 
-    results.json            the figures, the thresholds and temperatures of the validation split, the checkpoint's step
+    results.json            the figures, the thresholds and temperatures of the validation split, the checkpoint's step,
+                            whether patients that are evaluated on were trained on
     cases/val.parquet       the rows of each case (``metrics.cases``)
     cases/test.parquet
 """
@@ -28,21 +29,29 @@ from dira_scale.evaluation.finetune.description import TENSORS, input_of
 from dira_scale.evaluation.finetune.held_out import test_batches
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
+from dira_scale.evaluation.leak import Leak
 from dira_scale.metrics.cases import merged, write_cases
 from dira_scale.models.network import moved
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.results import FILE, in_words, overall, read_results
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
 
-FILE, CASES = "results.json", "cases"
+CASES = "cases"
 
 
 def write_results(
-    config: Finetune, world: World, supervision: Supervision, data: Inputs, stage: StagePlan, run: RunFolder | None
+    config: Finetune,
+    world: World,
+    supervision: Supervision,
+    data: Inputs,
+    stage: StagePlan,
+    run: RunFolder | None,
+    leak: Leak | None,
 ) -> None:
-    """Evaluate, unless that is done. ``run``: on the main process only. Collective."""
+    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective."""
     if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
         return
     folder, validate = Path(config.run), config.validate
@@ -78,6 +87,8 @@ def write_results(
         content["crops"] = config.evaluate.crops
     else:
         content |= {"window": window, "without_mask": without_mask}
+    if leak is not None:
+        content["leak"] = asdict(leak)
     if config.evaluate.temperature:
         assert isinstance(supervision, Classification), "checked"
         exclusive = supervision.labels.exclusive
@@ -85,6 +96,13 @@ def write_results(
         cases = {name: calibrated(of, fitted, exclusive) for name, of in cases.items()}
         content |= {"temperatures": fitted, "calibrated": _judged(supervision, cases)}
     write_json(folder / FILE, content, run.lease.check)
+
+
+def summary(folder: Path, best: str) -> str:
+    """The test split's figures over all labels or classes, in a line."""
+    content = read_results(folder)
+    words = ", ".join(map(in_words, overall(content["figures"]["test"], best)))
+    return f"test split '{content['splits']['test']}', checkpoint of step {content['step']}: {words} ({FILE})"
 
 
 def _judged(supervision: Supervision, cases: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -103,7 +121,7 @@ def best_network(config: Finetune, supervision: Supervision, stage: str) -> tupl
     path = checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
     tensors, prefix = checkpoint.load(path)[0], f"{TENSORS[supervision.pooled].module}."
     size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
-    network = supervision.network(config.model, config.model.build_encoder(size))
+    network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
     return network, int(path.name)
 

@@ -1,7 +1,7 @@
 """Fine-tuning as a task of the engine: a network on labels or masks, then its best checkpoint on the test split."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,12 @@ from dira_scale.engine.task import Best, StagePlan, StagePosition
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
 from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, test_batches
+from dira_scale.evaluation.finetune.leak import leak_of
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
-from dira_scale.evaluation.finetune.results import write_results
+from dira_scale.evaluation.finetune.results import summary, write_results
 from dira_scale.evaluation.finetune.step import Finetuning, try_stages
 from dira_scale.evaluation.finetune.supervision import Supervision
+from dira_scale.evaluation.leak import Leak
 from dira_scale.methods import views_of
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models.start import RANDOM, Start
@@ -34,6 +36,7 @@ class FinetuneTask(Finetuning):
 
     Args:
         start: what was loaded into the network.
+        leak: whether patients that are evaluated on were trained on; on the main process.
     """
 
     def __init__(
@@ -45,9 +48,10 @@ class FinetuneTask(Finetuning):
         stages: Sequence[StagePlan],
         data: Inputs,
         start: Start | None = None,
+        leak: Leak | None = None,
     ) -> None:
         super().__init__(config, world, network, supervision, data.views)
-        self.start = start
+        self.start, self.leak = start, leak
         self.stages, self.data, self.unit, self.tensors = stages, data, UNIT, TENSORS[supervision.pooled]
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
@@ -70,6 +74,7 @@ class FinetuneTask(Finetuning):
             require_libraries()
             views = views_of(cfg)
             data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out_views(config, views))
+            data.require_channels(config.model.name, config.channels or config.model.channels)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
             check_scored(config, data)
@@ -79,10 +84,11 @@ class FinetuneTask(Finetuning):
 
         data, stages, supervision = raise_on_all(opened)
         preflight.check_alike(cfg, data.facts() | weights_fact(config.init))
+        leak = raise_on_all(lambda: leak_of(config, data) if world.main else None)
         torch.manual_seed(config.seed)
         network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
         try_stages(config, network)
-        return cls(config, world, network, supervision, stages, data, start)
+        return cls(config, world, network, supervision, stages, data, start, leak)
 
     def describe(self, config: dict[str, Any]) -> Description:
         described = describe(config)
@@ -92,7 +98,7 @@ class FinetuneTask(Finetuning):
         return replace(described, data=data, network=replace(described.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
-        return {"outputs": list(self.supervision.outputs)}
+        return {"outputs": list(self.supervision.outputs)} | ({"leak": asdict(self.leak)} if self.leak else {})
 
     def summary(self, module: nn.Module) -> list[str]:
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
@@ -100,6 +106,7 @@ class FinetuneTask(Finetuning):
         return [
             *self.data.summary(self.stages[0]),
             self.start.summary if self.start else f"init={RANDOM}: nothing is loaded",
+            *(self.leak.lines if self.leak else []),
             f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
             f"{stages}",
             *few_steps(self.config, self.stages),
@@ -111,10 +118,12 @@ class FinetuneTask(Finetuning):
     def set_progress(self, module: nn.Module, share: float) -> None:
         pass
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         """Evaluate the stage's best checkpoint on the test split, once. Collective."""
-        if self.config.data.test_split is not None:
-            write_results(self.config, self.world, self.supervision, self.data, stage, run)
+        if self.config.data.test_split is None:
+            return []
+        write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak)
+        return [] if run is None else [summary(run.folder, self.supervision.best.metric)]
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return []

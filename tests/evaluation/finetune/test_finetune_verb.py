@@ -12,6 +12,7 @@ from evaluation.finetune.conftest import NAMES, TINY
 from harness import assert_equal_runs, rows, status
 
 from dira_scale.api import export
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.finetune import main
 from dira_scale.metrics.cases import MaskCase, label_arrays, read_cases
@@ -25,6 +26,8 @@ from dira_scale.runs.reader import RunReader
 pytestmark = pytest.mark.usefixtures("libraries")
 PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"
 CALIBRATED = "evaluate.temperature=true"
+PLATEAU = "optim.schedule=plateau", "optim.patience=0", "validate.best=loss"
+SCORED = "task.scored=[bright]"
 CLASSES = "task.classes={upper: 1, lower: 2}"
 
 
@@ -45,18 +48,28 @@ def results(run: Path) -> Any:
 @pytest.mark.system
 @pytest.mark.parametrize(
     "task",
-    [["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=2"], ["task=masks", CLASSES]],
+    [
+        ["task=labels", "stages.finetune.epochs=8", "stages.finetune.patience=3", *PLATEAU, SCORED],
+        ["task=masks", CLASSES],
+    ],
     ids=["labels", "masks"],
 )
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(task: list[str], discs: Path, tmp_path: Path) -> None:
     """Also in the figures of its best checkpoint on the test split, and in its cases; and where it ends early."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert finetune(whole, discs, *task) == 0
-    assert finetune(parts, discs, *task, "steps=4") == 0
-    assert status(parts)["step"] == 4 and not (parts / "results.json").exists()
+    stop = 10 if "task=labels" in task else 4
+    assert finetune(parts, discs, *task, f"steps={stop}") == 0
+    assert status(parts)["step"] == stop and not (parts / "results.json").exists()
     assert finetune(parts, discs, *task) == 0
     assert_equal_runs(parts, whole)
-    assert "task=masks" in task or status(whole)["step"] < 3 * 8  # that of labels ends early
+    if "task=labels" in task:  # that of labels ends early, and its rate falls when its loss does not
+        assert status(whole)["step"] < 3 * 8
+        assert {row["step"]: row["lr"] for row in rows(whole)} == {row["step"]: row["lr"] for row in rows(parts)}
+        assert len({row["lr"] for row in rows(whole)}) > 1
+        assert all(row["auroc"] == row["auroc/bright"] for row in rows(whole, "val"))
+        figures = {(row["metric"], row["name"]): row["value"] for row in results(whole)["figures"]["test"]}
+        assert figures["AUROC", "mean"] == figures["AUROC", "bright"] and ("AUROC", "coin") in figures
     for file in ("results.json", "cases/val.parquet", "cases/test.parquet"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (whole / "results.json").stat().st_mtime_ns
@@ -117,7 +130,9 @@ def test_masks_are_learned_also_from_another_runs_weights(
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["task=masks", CLASSES, "optim.optimizer.lr=3e-3"]
     assert finetune(first, discs, *words, "stages.finetune.epochs=8") == 0
-    assert finetune(second, discs, *words, f"init={first}") == 0
+    adopted = [word for word in TINY if not word.startswith("model.")]
+    assert main([*adopted, f"data.shards={discs}", f"run={second}", *words, f"init={first}"]) == 0
+    assert RunReader(second).config["model"] == RunReader(first).config["model"]  # as if typed
     cases = read_cases(second / "cases" / "test.parquet")
     figures = {(f.metric, f.name): f.value for f in segmentation(cases)}
     written = {(row["metric"], row["name"]): row["value"] for row in results(second)["figures"]["test"]}
@@ -141,6 +156,9 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     written = {(row["metric"], row["name"]): row for row in results(run)["figures"]["test"]}
     assert written[metric, "mean"]["value"] is not None
     assert RunReader(run).description.network.dimensions == 3
+    words = ["data.shards=any", f"init={run}", "views=tune_volumes", "data.size=[16,16,12]", "model.bn_groups=2"]
+    adopted = compose("finetune", words)
+    assert adopted.model == RunReader(run).config["model"]  # from that of images, whose keys are gone
     if task == "masks":  # every second volume has one; in the whole volume, in mm
         assert written[metric, "mask"]["n"] == 3 and results(run)["without_mask"] == {"val": 3, "test": 3}
         assert ("HD95 (mm)", "mask") in written and results(run)["window"] == "sliding"
@@ -173,7 +191,11 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
     ("words", "said"),
     [
         (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
+        (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
+        (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
+        (["task=chexpert"], "task.labels: {} has no label 'No Finding', but bright, coin"),
+        (["task=jsrt"], "have no pixel of 'clavicles': leave it out"),
         (["task=masks"], "masks of {}, split 'train' (24 were looked at), have the values 1, 2 beside 0, and a binary"),
         (["task=masks", "task.classes={disc: 1}"], "also have the value 2: name its class"),
         (["task=masks", "task.classes={a: 1, b: 2, c: 3}"], "have no pixel of 'c': leave it out"),
@@ -196,10 +218,15 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
     ],
 )
 def test_what_cannot_be_learned_is_one_error_before_training(
-    words: list[str], said: str, discs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    words: list[str],
+    said: str,
+    discs: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert finetune(tmp_path / "run", discs, *words) == 2
-    assert said.format(discs) in caplog.text
+    assert said.format(discs) in caplog.text + capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -210,6 +237,20 @@ def test_a_validation_without_an_auroc_is_refused_unless_the_loss_decides(make_d
     assert "data.val_split=val: no label has a positive and a negative among its 2 samples" in caplog.text
     assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "validate.best=loss") == 0
     assert "auroc" not in rows(tmp_path / "run", "val")[0]
+
+
+@pytest.mark.system
+def test_images_of_four_channels_need_a_first_layer_of_four(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]
+    generator = np.random.default_rng(0)
+    images, splits = [generator.integers(0, 255, (40, 40, 4), np.uint8) for _ in range(6)], ["train"] * 4 + ["val"] * 2
+    masks = [(image[..., 3] > 128).astype(np.uint8) for image in images]
+    shards, first = make_dataset(images, splits=splits, masks=masks).root, tmp_path / "three"
+    words = ["task=masks", "data.batch=2", "data.test_split=null", "stages.finetune.epochs=1"]
+    assert finetune(first, shards, *words) == 2
+    assert f"channels=3: {shards} has images of 4 channels, and test_resnet takes 3, or grey" in caplog.text
+    assert finetune(tmp_path / "four", shards, *words, "channels=4") == 0
+    described = RunReader(tmp_path / "four").description.network
+    assert described.channels == 4
 
 
 def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, caplog) -> None:  # type: ignore[no-untyped-def]

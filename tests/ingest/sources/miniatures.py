@@ -13,6 +13,15 @@ import numpy as np
 from PIL import Image
 
 Stored = dict[str, tuple[np.ndarray, np.ndarray | None]]
+# First lines of tables.
+CHESTXRAY14 = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+)
+CHEXPERT = (
+    "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
+    "Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
+)
 
 
 def picture(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
@@ -38,14 +47,10 @@ def write_text(path: Path, *lines: str, end: str = "\n", encoding: str = "utf-8"
 
 def chestxray14(root: Path) -> Stored:
     """Six images of four patients in two of the twelve folders; the header splits two cells in two by its commas."""
-    header = (
-        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
-        "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-    )
     tail = "2682,2749,0.143,0.143"
     write_text(
         root / "Data_Entry_2017_v2020.csv",
-        header,
+        CHESTXRAY14,
         f"00000001_000.png,Cardiomegaly,0,1,57,M,PA,{tail}",
         f"00000001_001.png,Cardiomegaly|Emphysema,1,1,58,M,PA,{tail}",
         f"00000002_000.png,No Finding,0,2,414,F,AP,{tail}",
@@ -72,14 +77,9 @@ def chestxray14(root: Path) -> Stored:
 
 def chexpert(root: Path, form: str = "CheXpert-v1.0-small") -> Stored:
     """Five films: uncertain and empty labels, a lateral one, an unknown sex, an age of 0, odd views."""
-    labels = (
-        "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
-        "Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
-    )
-    header = f"Path,Sex,Age,Frontal/Lateral,AP/PA,{labels}"
     write_text(
         root / "train.csv",
-        header,
+        CHEXPERT,
         f"{form}/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,,,,,,,,,0.0,,,,1.0",
         f"{form}/train/patient00002/study2/view1_frontal.jpg,Male,0,Frontal,LL,,,-1.0,1.0,,-1.0,-1.0,,-1.0,,-1.0,,1.0,",
         f"{form}/train/patient00002/study1/view2_lateral.jpg,Unknown,91,Lateral,,,,,,,,,,,,,,,",
@@ -87,7 +87,7 @@ def chexpert(root: Path, form: str = "CheXpert-v1.0-small") -> Stored:
     )
     write_text(
         root / "valid.csv",
-        header,
+        CHEXPERT,
         f"{form}/valid/patient64541/study1/view1_frontal.jpg,Male,73,Frontal,AP,0.0,1.0,1.0,1.0" + ",0.0" * 10,
     )
     names = (
@@ -125,14 +125,14 @@ def siim_acr(root: Path, ingest: SimpleNamespace) -> Stored:
         )  # fmt: skip
         levels = (pixels.astype(float) - pixels.min()) / np.ptp(pixels)
         made[uid] = np.rint(255 * levels), np.any([np.zeros(shape, bool), *regions], axis=0) * np.uint8(255)
-        rows += [f"{uid}, {_runs(region)}" for region in regions] or [f"{uid}, -1"]
+        rows += [f"{uid}, {runs(region)}" for region in regions] or [f"{uid}, -1"]
     ingest.dicom(root / "dicom-images-test" / "1.2.276.4" / "1" / "1.2.276.4.dcm", pixels)
     rows = [rows[1], *rows[:1], *rows[2:], "1.2.276.5, -1"]  # lines of one image apart; one file is not there
     write_text(root / "train-rle.csv", "ImageId, EncodedPixels", *rows)
     return made
 
 
-def _runs(region: np.ndarray) -> str:
+def runs(region: np.ndarray) -> str:
     """Gaps and lengths, counted one pixel after the other, down each column."""
     gap = length = 0
     told: list[int] = []

@@ -1,0 +1,197 @@
+"""Sends the rows of ``metrics.jsonl`` to a tracker, through Accelerate's, from a thread of the main process.
+
+Accelerate hands a tracker's errors on to who logs, who waits as long as the tracker waits for its server. So training
+never calls it: the thread reads the file, tries again what has failed, and remembers in ``tracker.json`` what was sent.
+"""
+
+import json
+import logging
+import os
+import re
+import threading
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import yaml
+from omegaconf import OmegaConf
+
+from dira_scale.config.keys import leaves, typed
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine.config import MLFLOW, NONE, TENSORBOARD, WANDB
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_json
+from dira_scale.runs.exit_codes import TRY
+from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.lease import LeaseLostError
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
+PROJECT = "dira_scale"
+FILE = "tracker.json"
+NO_CURVE = ("step", "lease")  # numbers of a row
+logger = logging.getLogger(__name__)
+
+
+def require_tracker(name: str) -> None:
+    """Raise UserError, one line, if its package is missing; the package is not imported."""
+    from accelerate import utils
+
+    installed = {
+        NONE: lambda: True, TENSORBOARD: utils.is_tensorboard_available, WANDB: utils.is_wandb_available,
+        MLFLOW: utils.is_mlflow_available,
+    }  # fmt: skip
+    if not installed[name]():
+        raise UserError(
+            f"tracker={name} needs the extra `trackers` ({name} is not installed): python3 setup/install.py trackers "
+            f"in a checkout, or pip install 'dira_scale[trackers]'; or tracker={NONE}"
+        )
+
+
+class Tracker:
+    """The thread, which begins at once.
+
+    Args:
+        name: of the tracker, not ``none``.
+        step: from which the run goes on.
+    """
+
+    def __init__(self, name: str, run: RunFolder, step: int) -> None:
+        self.name, self.run, self._step = name, run, step
+        self._id = {WANDB: uuid.uuid4().hex[:12]}.get(name)  # of the run in the tracker; MLflow says it when it begins
+        self._sent = dict[str, int]()  # the last step of each split
+        self._configured, self._offset = False, 0
+        self._recall()
+        self._tracker: GeneralTracker | None = None
+        self._rows, self._closed, self._failure = threading.Event(), threading.Event(), ""
+        self._thread: threading.Thread | None = threading.Thread(target=self._work, name="tracker", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There are new rows."""
+        self._rows.set()
+
+    def close(self) -> None:
+        """Send what is left, for a bounded time."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        self._closed.set()
+        self._rows.set()
+        thread.join(TIMINGS.tracker)
+        if thread.is_alive():
+            self._failure = "no answer"
+            for child in psutil.Process().children():  # the process would wait for it without end
+                if child.name().startswith("wandb-core"):
+                    child.kill()
+        if self._failure:
+            logger.warning("tracker=%s lacks rows (%s); the same command sends them", self.name, self._failure)
+
+    def _recall(self) -> None:
+        """Go on with what an earlier call has sent, unless the run begins anew: then it may be another one."""
+        path = self.run.folder / FILE
+        content = json.loads(path.read_text()) if path.is_file() else {}
+        if self._step and content.get("tracker") == self.name:
+            self._id, self._sent, self._configured = content["id"], content["sent"], True
+        if self._step and self.name == TENSORBOARD and (self.run.folder / TENSORBOARD).is_dir():
+            # What a killed run has written of later steps is purged. Runs from before there was the file: all is there.
+            known = self._sent or dict.fromkeys(("train", "val"), self._step)
+            self._sent = {split: min(step, self._step) for split, step in known.items()}
+
+    def _work(self) -> None:
+        while True:
+            self._rows.clear()
+            closing = self._closed.is_set()  # no row follows
+            try:
+                self._send()
+                if closing and self._tracker is not None:
+                    self._tracker.finish()
+                self._failure = ""
+            except LeaseLostError:
+                return
+            except Exception as error:  # whatever a tracker's library raises
+                self._fail(f"{type(error).__name__}: {error}".partition("\n")[0])
+            if closing:
+                return
+            if self._failure:
+                self._closed.wait(TIMINGS.tracker)
+            else:
+                self._rows.wait()
+
+    def _fail(self, text: str) -> None:
+        if not self._failure and not self._closed.is_set():
+            logger.warning("tracker=%s: %s; training continues, and the rows are sent again later", self.name, text)
+        self._failure = text
+        if self.name == TENSORBOARD:  # its writer does not recover from a full disk
+            self._tracker = None
+
+    def _send(self) -> None:
+        """All rows that are not sent yet."""
+        path, before = self.run.folder / "metrics.jsonl", dict(self._sent)
+        if not path.is_file():
+            return
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):  # it is being written
+                        break
+                    self._send_row(json.loads(line))
+                    self._offset += len(line)
+        finally:
+            if self._sent != before:
+                content = {"tracker": self.name, "id": self._id, "sent": self._sent}
+                write_json(self.run.folder / FILE, content, self.run.lease.check)
+
+    def _send_row(self, row: Mapping[str, Any]) -> None:
+        split, step = row["split"], row["step"]
+        if step <= self._sent.get(split, -1):
+            return
+        if self._tracker is None:
+            tracker = self._made()
+            tracker.start()
+            self._tracker = tracker
+        if self.name == MLFLOW:
+            self._id = self._tracker.tracker.info.run_id
+        if not self._configured:
+            self._configure(self._tracker)
+            self._configured = True
+        numbers = {key: value for key, value in row.items() if type(value) in (int, float) and key not in NO_CURVE}
+        self._tracker.log({self._key(f"{split}/{key}"): value for key, value in numbers.items()}, step=step)
+        self._sent[split] = step
+
+    def _made(self) -> "GeneralTracker":
+        """Runs of a sweep, whose folders are SWEEP/PHASE/RUN/output, are a group."""
+        from accelerate.tracking import MLflowTracker, TensorBoardTracker, WandBTracker
+
+        folder, started = self.run.folder.resolve(), os.environ.get(TRY)
+        group, name = (folder.parents[2].name, started.rpartition("/")[0]) if started else (None, folder.name)
+        if self.name == TENSORBOARD:
+            purge = max(self._sent.values(), default=self._step) + 1
+            return TensorBoardTracker(TENSORBOARD, self.run.folder, purge_step=purge)
+        if self.name == MLFLOW:
+            tags = {"sweep": group} if group else None
+            return MLflowTracker(group or PROJECT, run_id=self._id, run_name=name, tags=tags)
+        return WandBTracker(
+            os.environ.get("WANDB_PROJECT", PROJECT), id=self._id, name=name, group=group, resume="allow",
+            dir=str(folder), settings={"console": "off"},
+        )  # fmt: skip
+
+    def _configure(self, tracker: "GeneralTracker") -> None:
+        """The configuration as hyperparameters."""
+        config = OmegaConf.create(dict(yaml.safe_load((self.run.folder / "config.yaml").read_text())))
+        kinds = bool, int, float, str
+        values = {self._key(key): value if type(value) in kinds else typed(value) for key, value in leaves(config)}
+        if self.name == TENSORBOARD:  # Accelerate would write them as a run of their own
+            from torch.utils.tensorboard.summary import hparams
+
+            for summary in hparams(values, {}):
+                tracker.tracker.file_writer.add_summary(summary)
+        else:
+            tracker.store_init_configuration(values)
+
+    def _key(self, name: str) -> str:
+        """``name`` in characters that the tracker takes: labels may have any."""
+        return re.sub(r"[^\w./: -]", "_", name, flags=re.ASCII) if self.name == MLFLOW else name

@@ -1,0 +1,201 @@
+"""No patient that figures are computed on was trained on: in the run itself, or in a run that its weights are from.
+
+Patients are compared by their keys in the manifests, and only those whose images were trained on: the rows that
+``data.fraction``, ``data.exclude`` and ``data.negatives`` leave.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from dira_scale.data.manifest import DatasetError, ShardedDataset
+from dira_scale.data.selection import Selection
+from dira_scale.errors import UserError
+from dira_scale.models.start import RANDOM
+from dira_scale.places.store import as_os_error, locate
+from dira_scale.runs.description import Dataset
+from dira_scale.runs.identity import LATER
+from dira_scale.runs.reader import RunReader
+from dira_scale.training.inputs import Inputs, selected
+
+NO_LEAK, UNKNOWN = "no leak", "not checkable"
+FILE = "a file does not say on which patients its weights were trained (of an export, name the run's folder instead)"
+LATER_DATA = {key.removeprefix("data."): value for key, value in LATER.items() if key.startswith("data.")}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Patients of a split, by their keys."""
+
+    dataset: ShardedDataset
+    split: str
+    patients: frozenset[str]
+
+    @classmethod
+    def of(cls, dataset: ShardedDataset, split: str, samples: np.ndarray | None = None) -> "Part":
+        """``samples``: those of the split that count; None: all."""
+        rows = dataset.rows(split)
+        return cls(dataset, split, frozenset(dataset.column("patient")[rows if samples is None else rows[samples]]))
+
+    def incomparable(self, other: "Part") -> str | None:
+        """Why a patient of both may have different keys; None if keys can be compared."""
+        mine, theirs = self.dataset, other.dataset
+        return None if mine.hash == theirs.hash else mine.info.incomparable(theirs.info)
+
+    def __str__(self) -> str:
+        return f"split {self.split} of {self.dataset.info.name}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What weights are from.
+
+    Attributes:
+        name: in messages, as the user has named it.
+        learned, validated: the splits whose gradients trained, and those by which checkpoints were chosen.
+        exclude: the value of ``data.exclude`` with which it was trained.
+        unknown: why it, or a part of it, cannot be checked.
+        remedy: what to do with the value of ``data.exclude`` that leaves the patients out.
+    """
+
+    name: str
+    learned: Sequence[Part] = ()
+    validated: Sequence[Part] = ()
+    exclude: Any = None
+    unknown: Sequence[str] = ()
+    remedy: str = "train it again with"
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What is recorded. ``verdict``: ``no leak`` or ``not checkable``; ``lines``: for the log, one for each finding."""
+
+    verdict: str
+    lines: list[str]
+
+
+def check_leak(judged: Sequence[Part], test: str | None, sources: Sequence[Source]) -> Leak:
+    """Compare the patients of the splits ``judged``, of which ``test`` is the one that is reported on.
+
+    Raises UserError for patients that were trained on: how many, where, and how to leave them out.
+    """
+    if not judged or not sources:
+        return Leak(NO_LEAK, [])
+    unknown, remarks = [f"{source.name}: {why}" for source in sources for why in source.unknown], list[str]()
+    for source in sources:
+        if shared := _shared(source.learned, judged):
+            raise UserError(_refusal(source, shared))
+        reasons = {
+            f"{source.name}: {part} and {each.dataset.info.name}: {why}"
+            for part in source.learned for each in judged if (why := part.incomparable(each))
+        }  # fmt: skip
+        unknown += sorted(reasons)
+        for part, each, count in _shared(source.validated, [each for each in judged if each.split == test]):
+            remarks.append(
+                f"{source.name} chose its checkpoint on {count} of the {len(each.patients)} patients of {each}, which "
+                f"are in {part}; its gradients have not seen them"
+            )
+    about = f"no patient of {' or '.join(map(str, judged))} was trained on by {' or '.join(s.name for s in sources)}"
+    lines = [f"{UNKNOWN}: {why}" for why in unknown] or [f"{NO_LEAK}: {about}"]
+    return Leak(UNKNOWN if unknown else NO_LEAK, [f"patients: {line}" for line in [*lines, *remarks]])
+
+
+def own_source(data: Inputs) -> Source:
+    """What this run will have learned from."""
+    validated = [Part.of(each, data.data.val_split) for each in data.datasets] if data.data.val_split else []
+    learned = _parts(data.datasets, data.data.split, data.order.selection)
+    return Source("this run", learned, validated, data.data.exclude, remedy="add")
+
+
+def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> Iterator[Source]:
+    """Of the weights ``start``: the run of which they are, and those that it was started from, as far as recorded.
+
+    Args:
+        key: that has named them.
+        known: datasets that are open.
+    """
+    name, seen = f"{key}={start}", set[Path]()
+    while start not in (None, RANDOM):
+        folder = Path(str(start))
+        if not (folder / "config.yaml").is_file():
+            yield Source(name, unknown=[FILE if folder.exists() else "it is no longer there"])
+            return
+        if folder.resolve() in seen:
+            return
+        seen.add(folder.resolve())
+        run = RunReader(folder)
+        yield _run_source(name, run, known)
+        start = run.description.network.start
+        name = f"{start}, from which {folder} was started,"
+
+
+def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> Source:
+    described, settings = run.description.data, SimpleNamespace(**LATER_DATA | run.config["data"])
+    pairs = [(each, _opened(each, known)) for each in described.datasets]
+    unknown = [
+        f"its dataset {each.name or Path(each.path).name} is no longer where it was"
+        for each, dataset in pairs
+        if not dataset
+    ]
+    present = [(dataset, each.weight) for each, dataset in pairs if dataset]
+    datasets, weights = [dataset for dataset, _ in present], [weight for _, weight in present]
+    try:
+        selection = selected(settings, datasets, weights) if datasets else None
+    except UserError as error:  # such as a file of data.exclude that is gone
+        return Source(name, unknown=[*unknown, str(error)])
+    if not unknown and (selection.identity if selection else None) != run.config.get("selection"):
+        return Source(name, unknown=["data.exclude names other patients today than when it was trained"])
+    split = described.held_out_split
+    validated = [Part.of(dataset, split) for dataset in datasets] if split else []
+    return Source(name, _parts(datasets, described.split, selection), validated, settings.exclude, unknown)
+
+
+def _opened(dataset: Dataset, known: Sequence[ShardedDataset]) -> ShardedDataset | None:
+    """None if that content is no longer there."""
+    if match := next((each for each in known if each.hash == dataset.hash), None):
+        return match
+    try:
+        with as_os_error(locate(dataset.path, "data.shards")):
+            present = ShardedDataset.open(dataset.path, check_shards=False)
+    except (DatasetError, UserError, OSError):
+        return None
+    return present if present.hash == dataset.hash else None
+
+
+def _parts(datasets: Sequence[ShardedDataset], split: str, selection: Selection | None) -> list[Part]:
+    """Those of ``split`` that are trained on."""
+    parts, first = [], 0
+    for dataset in datasets:
+        size, samples = len(dataset.rows(split)), None
+        if selection:
+            samples = selection.samples[(selection.samples >= first) & (selection.samples < first + size)] - first
+        parts.append(Part.of(dataset, split, samples))
+        first += size
+    return parts
+
+
+def _shared(parts: Sequence[Part], judged: Sequence[Part]) -> list[tuple[Part, Part, int]]:
+    """How many patients of each of ``judged`` are in a part, too, where any are and can be told."""
+    pairs = [(part, each) for part in parts for each in judged if not part.incomparable(each)]
+    return [(part, each, count) for part, each in pairs if (count := len(part.patients & each.patients))]
+
+
+def _refusal(source: Source, shared: Sequence[tuple[Part, Part, int]]) -> str:
+    listed = "; ".join(
+        f"{count} of the {len(each.patients)} patients of {each} are in {part}, which {source.name} trains on"
+        for part, each, count in shared
+    )
+    if any((each.dataset.hash, each.split) == (part.dataset.hash, part.split) for part, each, _ in shared):
+        return f"{listed}: figures would be too good; train and evaluate on different splits"
+    exclude = {}
+    if isinstance(source.exclude, dict):
+        exclude = {path: [given] if isinstance(given, str) else [*given] for path, given in source.exclude.items()}
+    for _, each, _ in shared:
+        splits = exclude.setdefault(str(each.dataset.root), [])
+        splits += [each.split] * (each.split not in splits)
+    typed = ", ".join(f"{root}: [{', '.join(splits)}]" for root, splits in exclude.items())
+    return f"{listed}: figures would be too good; {source.remedy} data.exclude='{{{typed}}}'"
