@@ -11,7 +11,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.call import carried_out
 from dira_scale.runs.reader import RunReader
 
-__all__ = ["LabelledImages", "UserError", "embed", "export", "finetune", "pretrain", "probe", "shard"]
+__all__ = ["LabelledImages", "UserError", "embed", "export", "finetune", "predict", "pretrain", "probe", "shard"]
 Settings = Mapping[str, Any] | None
 Where = str | Path
 
@@ -40,6 +40,11 @@ def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any
 def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
     """Features of every image of ``shards``, of the weights that ``settings`` name by ``run`` or ``init``; ``out``."""
     return carried_out("embed", out, {"data.shards": shards}, settings)
+
+
+def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
+    """A fine-tuned ``run`` on the test split of ``shards``, or on the folder ``images`` of ``settings``; ``out``."""
+    return carried_out("predict", out, {"run": run, "data.shards": shards}, settings)
 
 
 def export(run: Where, settings: Settings = None) -> Path:

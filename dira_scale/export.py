@@ -4,6 +4,7 @@ Reads only the checkpoint: needs no GPU and no process group. torch is imported 
 mistake is named within a second.
 """
 
+import json
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -18,6 +19,8 @@ def export(cfg: DictConfig) -> None:
     from dira_scale.models.card import Card
     from dira_scale.models.formats import FORMATS, Trained, default_formats, replace_export
     from dira_scale.models.weights import trained_encoder, trained_network
+    from dira_scale.prediction.trained import FILE as ABOUT
+    from dira_scale.prediction.trained import VERB, about_run
     from dira_scale.runs.reader import LATEST, RunReader
 
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
@@ -29,6 +32,8 @@ def export(cfg: DictConfig) -> None:
     chosen = default_formats(trained) if cfg.formats is None else cfg.formats
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
+    if described.verb == VERB and "plain" in exports:  # all that `predict` needs to know
+        files[ABOUT] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
     loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
     datasets = [*reader.datasets()]
     for data in datasets:

@@ -34,6 +34,8 @@ MAY_IMPORT = {
     "planning": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "training", "pretraining"}
     | {"evaluation"},
+    "prediction": FOUNDATION
+    | {"pixels", "data", "distributed", "models", "runs", "metrics", "imaging", "ingest", "evaluation"},
     "reporting": FOUNDATION | {"runs"},
     "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},

@@ -306,7 +306,7 @@ FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
 FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
     | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx", "plain_encoder.safetensors", "plain_network.safetensors"}
-    | {"classifier.safetensors", "classifier.onnx"}
+    | {"classifier.safetensors", "classifier.onnx", "predict.json"}
 )  # all that the formats write
 
 

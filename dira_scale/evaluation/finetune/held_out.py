@@ -1,6 +1,6 @@
 """How images that are not trained on are seen."""
 
-from dira_scale.data.geometry.fixed import centre, ten_crops
+from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.config import CENTRE, IMAGENET, Finetune, LabelTask
@@ -12,9 +12,13 @@ from dira_scale.training.inputs import Inputs
 
 def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> ViewSpec:
     """Crops of a share of each image, or, where training's have a size in voxels, of the view's size."""
-    extent = None if views.crop.least is None else views.sides
+    return fixed_views(views.size, held_out_crops(views.sides, crops, config.evaluate.share))
+
+
+def held_out_crops(size: tuple[int, ...], crops: str, share: float) -> tuple[FixedCrop, ...]:
+    """Those of views of ``size``: of images shares of their sides, of volumes voxels, as many as the view has."""
     chosen = centre if crops == CENTRE else ten_crops
-    return fixed_views(views.size, chosen(views.dimensions, config.evaluate.share, extent))
+    return chosen(len(size), share, size if len(size) == 3 else None)
 
 
 def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:

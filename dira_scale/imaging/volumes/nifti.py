@@ -28,8 +28,8 @@ def is_nifti(start: bytes) -> bool:
     return any(int.from_bytes(start[:4], order) in KINDS for order in ORDERS)
 
 
-def open_nifti(file: BinaryIO) -> RawVolume:
-    """Raises RejectedError. Channels are the fourth axis (or the fifth, NIfTI's place for vectors)."""
+def read_header(file: BinaryIO) -> tuple[BinaryIO, "Nifti1Header"]:
+    """The decompressed stream, behind its header. Raises RejectedError."""
     import nibabel
 
     start = file.read(2)
@@ -47,10 +47,17 @@ def open_nifti(file: BinaryIO) -> RawVolume:
             raise RejectedError("NIfTI in two files (.hdr and .img): save it as one .nii")
         if magic[:3] not in (b"n+1", b"n+2"):
             raise RejectedError("not a NIfTI file")
+    return file, header
+
+
+def open_nifti(file: BinaryIO) -> RawVolume:
+    """Raises RejectedError. Channels are the fourth axis (or the fifth, NIfTI's place for vectors)."""
+    file, header = read_header(file)
+    with rejects("damaged or missing NIfTI header ({})"):
         dtype, sides = header.get_data_dtype(), [int(side) for side in header.get_data_shape()]
         slope, offset = header.get_slope_inter()
         scaling = (1.0, 0.0) if slope is None else (float(slope), float(offset))
-        skipped = int(header["vox_offset"]) - kind.sizeof_hdr
+        skipped = int(header["vox_offset"]) - header.sizeof_hdr
         affine = _affine(header)
     while len(sides) > 3 and sides[-1] == 1:
         sides.pop()

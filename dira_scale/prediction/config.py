@@ -1,0 +1,40 @@
+"""The schema of ``configs/predict.yaml``: reading it needs no torch."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from dira_scale.config.schema import Schema, at_least, one_of, place
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import SLIDING, WHOLE
+
+KEYS, SOURCE = "keys", "source"  # how images are named
+
+
+@dataclass
+class PredictData(Schema):
+    shards: str | None = place(None)
+    split: str = MISSING
+
+
+@dataclass
+class Predict(Schema):
+    run: str = place()
+    out: str = place()
+    data: PredictData = field(default_factory=PredictData)
+    images: str | None = place(None)
+    like: str | None = place(None)
+    names: str = one_of(KEYS, SOURCE)
+    key_file: str | None = place(None)
+    window: str | None = one_of(WHOLE, SLIDING, default=None)
+    batch: int = at_least(1)
+    workers: int = at_least(1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.data.shards is None) == (self.images is None):
+            raise UserError("images: give either a folder (images=FOLDER) or a dataset (data.shards=OUT), not both")
+        if self.images is None and self.names == SOURCE:
+            raise UserError("names=source: a dataset does not have its files' names; use keys")
+        if self.images is None and self.like is not None:
+            raise UserError("like: says how a folder's images are read, and data.shards has read them; leave it out")

@@ -1,0 +1,58 @@
+"""What is done of a prediction, a line each, so that a killed call goes on: rows of images that were predicted or
+refused. Its first line says of what."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dira_scale.errors import UserError
+
+FILE = ".unfinished.jsonl"
+
+
+class Journal:
+    """Attributes:
+    done: rows by key.
+    """
+
+    def __init__(self, file: Any, done: dict[str, dict[str, Any]]) -> None:
+        self.done, self._file = done, file
+
+    def add(self, key: str, row: Mapping[str, Any]) -> None:
+        """On the disk when this returns, as far as a killed process is concerned."""
+        self.done[key] = dict(row)
+        self._file.write(json.dumps({"key": key, **row}) + "\n")
+        self._file.flush()
+
+
+@contextmanager
+def journal(out: Path, about: Mapping[str, Any]) -> Iterator[Journal]:
+    """Of the prediction ``about`` in ``out``, which is this process's alone.
+
+    Raises UserError if another process has it, or another prediction was begun there.
+    """
+    with (out / FILE).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is predicting into out={out}: wait for it, or choose another") from error
+        file.seek(0)
+        lines = file.read().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        if len(whole) < len(lines):  # killed while it was written
+            file.truncate(sum(len(line.encode()) for line in whole))
+        rows = [json.loads(line) for line in whole]
+        if rows:
+            check_same(out, rows[0], about)
+        else:
+            file.write(json.dumps(about) + "\n")
+        yield Journal(file, {row.pop("key"): row for row in rows[1:]})
+
+
+def check_same(out: Path, begun: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Raise UserError, with what differs, if ``out`` has another prediction."""
+    if differing := [name for name in about if begun.get(name) != json.loads(json.dumps(about[name]))]:
+        raise UserError(f"out={out} has predictions of another {', '.join(differing)}: use another out, or delete it")

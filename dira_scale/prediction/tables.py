@@ -1,0 +1,55 @@
+"""The tables of a prediction: probabilities, images that could not be used, and those by name beside the folder."""
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dira_scale.evaluation.finetune.calibration import scaled
+from dira_scale.places.atomic import write_atomic
+
+PROBABILITIES, QUARANTINE = "predictions.csv", "quarantine.csv"
+
+
+def write_probabilities(
+    out: Path,
+    keys: Sequence[str],
+    probabilities: np.ndarray,
+    names: Sequence[str],
+    temperatures: Mapping[str, float] | None,
+    exclusive: bool,
+) -> None:
+    """A row for each key and a column for each of L names; with ``temperatures`` a calibrated one, too.
+
+    ``probabilities``: [N, L].
+    """
+    columns, values = list(names), probabilities
+    if temperatures is not None:
+        after = scaled(probabilities, [temperatures[name] for name in names], exclusive)
+        columns, values = [*columns, *(f"{name} calibrated" for name in names)], np.concatenate((values, after), 1)
+    rows = ([key, *map(repr, row)] for key, row in zip(keys, values.tolist(), strict=True))
+    _write(out / PROBABILITIES, ["key", *columns], rows)
+
+
+def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> None:
+    """``refused``: stage and reason by key."""
+    _write(out / QUARANTINE, ["key", "stage", "reason"], ([k, r["stage"], r["reason"]] for k, r in refused.items()))
+
+
+def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, str]]]) -> Path:
+    """The same by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
+    path = out.resolve().with_name(f"{out.name}.rejected.csv")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    with path.open("w", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([["file", "stage", "reason"], *([n, r["stage"], r["reason"]] for n, r in refused)])
+    return path
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"))

@@ -1,0 +1,160 @@
+"""A fine-tuned network with all that predicting needs to know of it, from its run or from its export."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dira_scale.data.geometry.fixed import FixedCrop
+from dira_scale.distributed.precision import autocast, choose, set_fp32
+from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.classification import Classification
+from dira_scale.evaluation.finetune.config import Evaluate
+from dira_scale.evaluation.finetune.description import VERB, input_of, task_of
+from dira_scale.evaluation.finetune.held_out import held_out_crops
+from dira_scale.evaluation.finetune.results import FILE as RESULTS
+from dira_scale.evaluation.finetune.segmentation import Segmentation
+from dira_scale.models.architecture import architecture
+from dira_scale.models.network import Network
+from dira_scale.models.normalise import normalised
+from dira_scale.runs.reader import RunReader
+
+FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Attributes:
+    network: in evaluation mode, on the CPU.
+    about: what :func:`about_run` says.
+    """
+
+    network: Network
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Trained":
+        """Of a run or an export. Raises UserError if it is neither, or not fine-tuned."""
+        about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
+        model, size = architecture(about["model"]), tuple(about["size"])
+        encoder = model.build_encoder(size if len(size) == 3 else size[0], about["channels"])
+        result = cls(_supervision(about).network(model, encoder), about)
+        result.network.load_state_dict(state)
+        result.network.eval()
+        return result
+
+    @property
+    def supervision(self) -> Classification | Segmentation:
+        return _supervision(self.about)
+
+    @property
+    def channels(self) -> int:
+        """Of an image, beside 1."""
+        return int(self.network.encoder.channels[0])
+
+    @property
+    def hash(self) -> str:
+        """Of the weights."""
+        digest = xxhash.xxh3_64()
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of what was trained on."""
+        return tuple(self.about["size"])
+
+    @property
+    def window(self) -> str:
+        """By which the masks of the run were evaluated."""
+        return _evaluate(self.about).window_of(len(self.size))
+
+    @property
+    def crops(self) -> tuple[FixedCrop, ...]:
+        """Those of a test image whose probabilities of labels are averaged."""
+        evaluate = _evaluate(self.about)
+        return held_out_crops(self.size, evaluate.crops, evaluate.share)
+
+    def predictor(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """The network on ``device``, of images [b, C, *size] in [0, 1], to probabilities there, as it was evaluated."""
+        network, supervision = self.network.to(device), self.supervision
+        precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
+        set_fp32(precision)
+
+        @torch.no_grad()
+        def probabilities(images: Tensor) -> Tensor:
+            with autocast(device, precision):
+                return supervision.probabilities(network(normalised(images.to(device), input)))
+
+        return probabilities
+
+
+def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
+    """What an export says in ``predict.json`` of a fine-tuned run and its checkpoint: without paths, ready for JSON.
+
+    ``conversion``: the recipe of its first dataset; None if that is gone. Thresholds and temperatures are there if they
+    were chosen for this checkpoint. Raises UserError for another run.
+    """
+    described, config = reader.description, reader.config
+    if described.verb != VERB:
+        raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
+    datasets = [data.info for data in reader.datasets()]
+    results = reader.folder / RESULTS
+    judged = json.loads(results.read_text()) if results.is_file() else {}
+    judged = judged if judged.get("step") == step else {}
+    return {
+        "network": reader.folder.resolve().name,
+        "stage": stage,
+        "step": step,
+        "model": {**described.network.architecture} | {"weights": None},
+        "channels": config.get("channels"),
+        "task": config["task"],
+        "outputs": list(described.output.names),
+        "size": list(described.input.size),
+        "normalise": config["normalise"],
+        "evaluate": config["evaluate"],
+        "precision": config.get("precision_used", config["precision"]),
+        "conversion": datasets[0].recipe if datasets and datasets[0] else None,
+        "thresholds": judged.get("thresholds"),
+        "temperatures": judged.get("temperatures"),
+        "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
+    }
+
+
+def _evaluate(about: Mapping[str, Any]) -> Evaluate:
+    return Evaluate(**{"window": None, "temperature": False} | about["evaluate"])
+
+
+def _supervision(about: Mapping[str, Any]) -> Classification | Segmentation:
+    result = task_of(about["task"]).described(tuple(about["outputs"]))
+    assert isinstance(result, Classification | Segmentation)
+    return result
+
+
+def _is_export(folder: Path) -> bool:
+    return (folder / "README.md").is_file() and not (folder / "config.yaml").is_file()
+
+
+def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not ((folder / FILE).is_file() and (folder / WEIGHTS).is_file()):
+        raise UserError(
+            f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
+        )
+    return json.loads((folder / FILE).read_text()), load_file(folder / WEIGHTS)
+
+
+def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    reader = RunReader(folder)
+    tensors, state, stage = reader.load(None)
+    prefix = f"{reader.description.tensors.module}."
+    return about_run(reader, stage, state["step"]), {
+        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+    }
