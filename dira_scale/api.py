@@ -37,14 +37,14 @@ def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any
     return dict(json.loads((folder / "probe.json").read_text()))
 
 
-def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
-    """A fine-tuned ``run`` on the test split of ``shards``, or on the folder ``images`` of ``settings``; ``out``."""
-    return carried_out("predict", out, {"run": run, "data.shards": shards}, settings)
-
-
 def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
     """Features of every image of ``shards``, of the weights that ``settings`` name by ``run`` or ``init``; ``out``."""
     return carried_out("embed", out, {"data.shards": shards}, settings)
+
+
+def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
+    """A fine-tuned ``run`` on the test split of ``shards``, or on the folder ``images`` of ``settings``; ``out``."""
+    return carried_out("predict", out, {"run": run, "data.shards": shards}, settings)
 
 
 def export(run: Where, settings: Settings = None) -> Path:

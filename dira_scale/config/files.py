@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+PLANNED = {"plan": "pretrain", "plan_finetune": "finetune"}  # whose keys, and so whose groups, they have
+
 
 def folder(name: str) -> Path:
     """The folder ``configs``, ``shards`` …: beside the package in a checkout, inside it in a wheel."""
@@ -18,7 +20,7 @@ def folder(name: str) -> Path:
 def roots(verb: str, config_dirs: list[Path]) -> list[Path]:
     """All folders of a verb's configuration groups: the project's, with those of this verb alone, then those of
     ``--config-dir``."""
-    its_own = folder("configs") / verb
+    its_own = folder("configs") / PLANNED.get(verb, verb)
     return [folder("configs"), *[its_own] * its_own.is_dir(), folder("shards"), folder("slurm"), *config_dirs]
 
 

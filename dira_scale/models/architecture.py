@@ -3,11 +3,14 @@
 ``model._target_`` names an architecture, ours or yours, which builds the network.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from safetensors import SafetensorError, safe_open
 
 from dira_scale.config.schema import TARGET, Schema, at_least, chosen_class, place
 from dira_scale.errors import UserError
@@ -124,6 +127,8 @@ class TimmUNet(Architecture):
         return Classifier(encoder, classes, timm_head(encoder, classes))
 
 
+OF_TRAINING = ("weights", "bn_groups", "bn_group_size")  # keys of every architecture that are not of the network
+ARCHITECTURE = "architecture"  # in the metadata of exported files: the node ``model`` as JSON, without those
 EARLIER = "dira_scale.models.architecture.TimmUNet"  # the architecture of runs from before there were others
 
 
@@ -143,3 +148,21 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
         raise UserError(f"model.{error}") from error
     assert isinstance(built, Architecture)
     return built
+
+
+def architecture_metadata(node: Mapping[str, Any]) -> dict[str, str]:
+    """Of a file with weights of the network of a ``model`` node."""
+    network = {key: value for key, value in node.items() if key not in OF_TRAINING}
+    return {ARCHITECTURE: json.dumps(network, ensure_ascii=False)}
+
+
+def exported_architecture(path: Path) -> dict[str, Any]:
+    """The ``model`` node of an exported file, or of a folder of them; empty where nothing says it."""
+    file = min(path.glob("*.safetensors"), default=path)
+    if not file.is_file() or file.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(file, "np") as stored:
+            return dict(json.loads((stored.metadata() or {}).get(ARCHITECTURE, "{}")))
+    except SafetensorError:  # told when its weights are read
+        return {}

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import architecture
+from dira_scale.models.architecture import architecture, architecture_metadata
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names
 from dira_scale.models.network import Encoder, Network
@@ -124,7 +124,7 @@ def to_timm(network: Trained) -> Exported:
         model = timm.create_model(network.name, num_classes=0, **encoder.arguments)
     initial = [entry for entry in model.state_dict() if entry not in state]
     model.load_state_dict(state, strict=False)
-    files = {"encoder.safetensors": _bytes(model.state_dict())}
+    files = {"encoder.safetensors": _bytes(model.state_dict(), network.run)}
     if isinstance(encoder, PlainEncoder):
         tokens = "encoder.forward_features(image)"
         if isinstance(encoder.model.norm, nn.Identity):
@@ -270,7 +270,7 @@ def to_plain(network: Trained) -> Exported:
     architecture."""
     own = architecture(network.run.network.architecture).channels
     channels = "" if network.run.network.channels == own else f", channels={network.run.network.channels}"
-    files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict())}
+    files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict(), network.run)}
     code = f"""
         from dira_scale.models.architecture import architecture
         from safetensors.torch import load_file
@@ -393,8 +393,8 @@ def _smp_name(name: str) -> str:
     return name.replace("head.", "segmentation_head.0.", 1) if name.startswith("head.") else name
 
 
-def _bytes(state: Mapping[str, Tensor], run: Description | None = None) -> bytes:
-    """A safetensors file of contiguous CPU copies. The classes of a ``run`` with a head are in its metadata."""
-    names = run.output.names if run else ()
-    metadata = {"format": "pt"} | ({"classes": json.dumps(names, ensure_ascii=False)} if names else {})
+def _bytes(state: Mapping[str, Tensor], run: Description) -> bytes:
+    """A safetensors file of contiguous CPU copies. Its metadata has the ``run``'s architecture and its classes."""
+    classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
+    metadata = {"format": "pt"} | architecture_metadata(run.network.architecture) | classes
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata)

@@ -1,4 +1,4 @@
-"""Calls a command as a function."""
+"""A command called as a function: the same keys, errors as exceptions."""
 
 from collections.abc import Mapping
 from importlib import import_module

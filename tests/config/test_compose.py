@@ -151,3 +151,15 @@ def test_what_an_own_file_lacks_is_said(
         Path(file).write_text("data:\n  batch: 16\n")
     with pytest.raises(UserError, match=re.escape(said)):
         compose("pretrain", [*words, SHARDS])
+
+
+@pytest.mark.parametrize(
+    ("verb", "of", "words"),
+    [
+        ("plan", "pretrain", ["experiment=dira_moco", "preset=released"]),
+        ("plan_finetune", "finetune", ["task=chestxray14", "preset=btl_v1"]),
+    ],
+)
+def test_a_preset_is_planned_as_it_is_trained(verb: str, of: str, words: list[str]) -> None:
+    planned, trained = compose(verb, words), compose(of, [*words, "data.shards=d"])
+    assert (planned.optim, planned.stages, planned.data.size) == (trained.optim, trained.stages, trained.data.size)

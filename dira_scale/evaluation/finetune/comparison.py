@@ -82,6 +82,8 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
         ValueError: a setting's runs are of several test splits; a seed is there twice.
     """
     finished = _grouped([_read(varied, output) for varied, output in runs])
+    # A sweep repeats runs of random weights for each pretraining run that it goes through.
+    finished = [*{run.output if run.start else (run.setting, run.seed): run for run in finished}.values()]
     settings = {run.setting: [each for each in finished if each.setting == run.setting] for run in finished}
     results: list[Result] = []
     intervals: dict[tuple[str, str], Interval] = {}

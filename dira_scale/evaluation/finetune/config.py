@@ -1,7 +1,7 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from dira_scale.config.schema import TARGET, Schema, above, at_least, one_of, pl
 from dira_scale.data.config import COUNTS_AS, Data
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import SLIDING, WHOLE
-from dira_scale.models.architecture import Architecture
+from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
 from dira_scale.runs.description import FILE, read_description
 from dira_scale.training.config import StagedTraining, Validate
 
@@ -180,13 +180,16 @@ class Finetune(StagedTraining):
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
-        """The network of a run ``init`` is that run's, but for what was typed. Raises UserError for a damaged run."""
-        folder = Path(str(config.init))
-        if "model" in typed or not (folder / FILE).is_file():
+        """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed.
+
+        Raises UserError for a damaged run.
+        """
+        path = Path(str(config.init))
+        is_run = (path / FILE).is_file()
+        theirs = read_description(path).network.architecture if is_run else exported_architecture(path)
+        if "model" in typed or not theirs:
             return
-        theirs = read_description(folder).network.architecture
-        of_training = {each.name for each in fields(Architecture)} - {TARGET}
-        kept = of_training | {key.removeprefix("model.") for key in typed}
+        kept = {*OF_TRAINING, *(key.removeprefix("model.") for key in typed)}
         with open_dict(config):
             if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
                 config.model = {key: value for key, value in config.model.items() if key in kept}

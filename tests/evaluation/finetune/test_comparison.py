@@ -80,7 +80,8 @@ def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -
         for seed in range(3):
             folder, values[init, seed] = labelled(made.run(f"{init}-{seed}", start, seed), len(values))
             runs.append(({"init": start, "seed": seed, "pretrain.seed": 0}, folder))
-    result = compared(runs)
+    again, _ = labelled(made.run("random-again", seed=0), 0)  # as for the next pretraining run of a sweep
+    result = compared([*runs, ({"init": "random", "seed": 0, "pretrain.seed": 1}, again)])
     random, dira, other = result.spreads
     of = {init: [values[init, seed] for seed in range(3)] for init in ("random", "dira0", "dira1", "other")}
     names = ["init=random", "init=dira (2 runs)", f"init={tmp_path}/other"]

@@ -115,7 +115,9 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
         assert after[figure.metric, figure.name]["value"] == pytest.approx(figure.value, abs=1e-3), figure
 
     exported = export(run)
-    assert (exported / "classifier.safetensors").is_file()
+    for init in (exported, exported / "classifier.safetensors"):  # as of the run itself
+        adopted = compose("finetune", ["data.shards=any", f"init={init}", "model.decoder_channels=[8,8,8,8,8]"]).model
+        assert (adopted.encoder, adopted.decoder_channels, adopted.bn_groups) == ("test_resnet", [8] * 5, 1)
     assert f"the highest validation auroc of its stage, {best['auroc']:.6g}" in (exported / "README.md").read_text()
     described = RunReader(run).description
     assert (described.verb, described.network.head, described.output.names) == ("finetune", "pooled", NAMES)
