@@ -56,8 +56,8 @@ MUTATIONS = (
     Mutation(
         "view-without-the-epoch",
         "data/views/draw.py",
-        "return random.uniform(seed, epoch, index,",
-        "return random.uniform(seed, 0, index,",
+        "return random.uniform(seed, epoch, index, occurrence, view, n",
+        "return random.uniform(seed, 0, index, occurrence, view, n",
         ("data/test_views.py",),
     ),
     Mutation(

@@ -10,7 +10,6 @@ from textwrap import dedent
 
 import timm
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
@@ -19,6 +18,7 @@ from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.stored import to_safetensors
 from dira_scale.models.timm_head import timm_head_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
@@ -394,7 +394,6 @@ def _smp_name(name: str) -> str:
 
 
 def _bytes(state: Mapping[str, Tensor], run: Description) -> bytes:
-    """A safetensors file of contiguous CPU copies. Its metadata has the ``run``'s architecture and its classes."""
+    """A safetensors file. Its metadata has the ``run``'s architecture and its classes."""
     classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
-    metadata = {"format": "pt"} | architecture_metadata(run.network.architecture) | classes
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata)
+    return to_safetensors(state, {"format": "pt"} | architecture_metadata(run.network.architecture) | classes)

@@ -1,6 +1,7 @@
-"""Reads weight files from any source as plain tensors, without unpickling objects."""
+"""Reads weight files from any source as plain tensors, without unpickling objects; writes safetensors."""
 
 import argparse
+import json
 import pickle
 import re
 import shlex
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dira_scale.errors import UserError
@@ -61,3 +62,13 @@ def _flatten(stored: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         for key, value in stored.items():
             if isinstance(key, str):
                 yield from _flatten(value, f"{prefix}.{key}" if prefix else key)
+
+
+def to_safetensors(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file of contiguous CPU copies; the same bytes each time, as ``save`` shuffles metadata."""
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, dict(metadata))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start]) | {"__metadata__": dict(metadata)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[start:]
