@@ -14,7 +14,7 @@ from dira_scale.engine import preflight
 from dira_scale.engine.task import Best, StagePlan, StagePosition
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
-from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, test_batches
+from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
 from dira_scale.evaluation.finetune.leak import leak_of
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
 from dira_scale.evaluation.finetune.results import summary, write_results
@@ -79,7 +79,7 @@ class FinetuneTask(Finetuning):
             check_crops(config, views, supervision)
             check_scored(config, data)
             if config.data.test_split is not None:
-                test_batches(config, data)
+                judged_batches(config, data, "test_split")
             return data, stage_plans(config, data.steps_per_epoch), supervision
 
         data, stages, supervision = raise_on_all(opened)
