@@ -1,7 +1,8 @@
 """Finished runs of `finetune` in one table: another pretraining, another seed and other test patients are kept apart.
 
 A *setting* is what a sweep varies, without seeds. Initial weights that differ in their pretraining's seed alone are one
-setting, and each of these runs counts. Random weights are drawn by the seed: there each seed is an initialisation.
+setting, and each of these runs counts. Random weights are drawn by the seed: there each seed is an initialisation, and
+a pretraining that the sweep varies has no part in them.
 """
 
 import json
@@ -29,13 +30,16 @@ from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.identity import seedless
+from dira_scale.runs.identity import identity, seedless
 
 Metric = tuple[str, str]  # metric and name of a figure
+# Of a run's identity: what is learned, from which rows. `task.decoder` says where weights are from, as `init` does.
+DATA, WEIGHTS = ("datasets", "selection", "data", "task"), ("task.decoder",)
 NOTES = (
     "n counts pretraining runs; of init=random, where every seed draws weights of its own, initialisations. Seeds of "
     "fine-tuning from one pretraining run are one run.",
-    "Intervals over patients are of the mean over the setting's networks; they hold for these networks only.",
+    "Intervals over patients are of this mean, over runs of each run's mean over seeds; they hold for these networks "
+    "only.",
     "Tests over seeds compare fine-tuning seeds, as the papers do: they hold for these weights, not for the method. "
     "Holm's correction is over all tests of a kind below one heading.",
 )
@@ -43,7 +47,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Compared:
-    """All settings, the tests between those that train on the same data, and how to read both."""
+    """All settings, the tests between those of the same data and task, and how to read both."""
 
     spreads: list[Spread]
     comparisons: list[Comparison]
@@ -61,9 +65,13 @@ class _Finished:
 
     keys: tuple[tuple[str, Any], ...]
     start: str | None
-    seed: int
+    config: Mapping[str, Any]
     output: Path
     description: Description
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
 
     @property
     def setting(self) -> str:
@@ -73,6 +81,12 @@ class _Finished:
     def pretraining(self) -> str:
         return self.start or f"{RANDOM}, seed {self.seed}"
 
+    @property
+    def data(self) -> str:
+        """What runs have in common that are trained and tested on the same data, for the same task."""
+        values = identity(dict(self.config), (*self.description.execution, *WEIGHTS))
+        return repr(sorted((key, value) for key, value in values.items() if key.partition(".")[0] in DATA))
+
 
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
     """The table of a sweep's ``runs``: of each what varies and its folder. Keys of runs that it needs: ``PHASE.KEY``.
@@ -81,26 +95,48 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
         UserError, OSError, KeyError: a file of a run is missing or damaged.
         ValueError: a setting's runs are of several test splits; a seed is there twice.
     """
-    finished = _grouped([_read(varied, output) for varied, output in runs])
+    finished = _grouped(_without_pretraining([_read(varied, output) for varied, output in runs]))
     # A sweep repeats runs of random weights for each pretraining run that it goes through.
     finished = [*{run.output if run.start else (run.setting, run.seed): run for run in finished}.values()]
     settings = {run.setting: [each for each in finished if each.setting == run.setting] for run in finished}
     results: list[Result] = []
     intervals: dict[tuple[str, str], Interval] = {}
+    data: dict[str, set[tuple[str, ...]]] = {}  # one of each setting, but for a sweep over seeds of datasets
     for setting, members in settings.items():
-        statistics, patients = _statistics(setting, members)
-        for metric, of_networks in statistics.items():
+        statistics, keys, patients = _statistics(setting, members)
+        data[setting] = {(run.data, *keys) for run in members}
+        for metric, by_pretraining in statistics.items():
             title = " ".join(metric)
             results += [_result(run, metric, title) for run in members]
-            intervals[setting, title] = bootstrap(average(of_networks), patients)
-    return Compared(spreads(results, intervals), _comparisons(results, settings))
+            mean = average([average(of_seeds) for of_seeds in by_pretraining.values()])  # as that of ``spreads``
+            intervals[setting, title] = bootstrap(mean, patients)
+    return Compared(spreads(results, intervals), _comparisons(results, settings, data))
 
 
 def _read(varied: Mapping[str, Any], output: Path) -> _Finished:
     description = read_description(output)
     config = yaml.safe_load((output / "config.yaml").read_text())
     keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
-    return _Finished(keys, description.network.start, config["seed"], output, description)
+    return _Finished(keys, description.network.start, config, output, description)
+
+
+def _without_pretraining(runs: list[_Finished]) -> list[_Finished]:
+    """Runs of random weights without the keys of other phases in which they differ, but their configurations do not:
+    those phases made weights that these runs do not load."""
+    equal: dict[str, list[_Finished]] = {}
+    for run in runs:
+        if run.start is None:
+            equal.setdefault(seedless(dict(run.config), run.description.execution), []).append(run)
+
+    def has_part(run: _Finished, others: Sequence[_Finished], item: tuple[str, Any]) -> bool:
+        phase, dot, _ = item[0].partition(".")
+        return not dot or phase in run.config or all(item in other.keys for other in others)
+
+    kept = {
+        run.output: replace(run, keys=tuple(item for item in run.keys if has_part(run, others, item)))
+        for others in equal.values() for run in others
+    }  # fmt: skip
+    return [kept.get(run.output, run) for run in runs]
 
 
 def _grouped(runs: list[_Finished]) -> list[_Finished]:
@@ -137,9 +173,11 @@ def _result(run: _Finished, metric: Metric, title: str) -> Result:
     return Result(run.setting, run.pretraining, run.seed, title, value, figure["patients"])
 
 
-def _statistics(setting: str, runs: Sequence[_Finished]) -> tuple[dict[Metric, list[Statistic]], list[str]]:
-    """Of each metric a statistic for each run, all of the same rows, and the patients of the rows."""
-    statistics: dict[Metric, list[Statistic]] = {}
+def _statistics(
+    setting: str, runs: Sequence[_Finished]
+) -> tuple[dict[Metric, dict[str, list[Statistic]]], list[str], list[str]]:
+    """Of each metric and pretraining run a statistic for each seed, all of the same rows; the rows' keys, patients."""
+    statistics: dict[Metric, dict[str, list[Statistic]]] = {}
     keys, patients = list[str](), list[str]()
     for run in runs:
         cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
@@ -147,18 +185,19 @@ def _statistics(setting: str, runs: Sequence[_Finished]) -> tuple[dict[Metric, l
         if keys not in ([], keys := [case.key for case in cases[::each]]):
             raise ValueError(f"{setting}: its runs were evaluated on different test cases")
         patients = [case.patient for case in cases[::each]]
-        of_run = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run.description)
+        of_run = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run)
         for metric, statistic in of_run.items():
-            statistics.setdefault(metric, []).append(statistic)
-    return statistics, patients
+            statistics.setdefault(metric, {}).setdefault(run.pretraining, []).append(statistic)
+    return statistics, keys, patients
 
 
-def of_labels(cases: Sequence[LabelCase], description: Description) -> dict[Metric, Statistic]:
-    """The mean AUROC over labels; of one label of several classes the accuracy, too. Of rows: cases."""
+def of_labels(cases: Sequence[LabelCase], run: _Finished) -> dict[Metric, Statistic]:
+    """The mean AUROC over the scored labels; of one label of several classes the accuracy, too. Of rows: cases."""
     targets, scores, names, _ = label_arrays(cases)
-    each = [weighted_auroc(targets[:, i], scores[:, i]) for i in range(len(names))]
+    scored = run.config["task"].get("scored") or names  # older runs lack the key
+    each = [weighted_auroc(targets[:, i], scores[:, i]) for i, name in enumerate(names) if name in scored]
     statistics: dict[Metric, Statistic] = {("AUROC", MEAN): average(each)}
-    if description.output.activation == "softmax":
+    if run.description.output.activation == "softmax":
         right = (scores.argmax(1) == np.nan_to_num(targets).argmax(1)).astype(float)
         right[np.isnan(targets).any(1)] = np.nan
         statistics["accuracy", ALL] = weighted_mean(right)
@@ -172,14 +211,16 @@ def of_masks(cases: Sequence[MaskCase]) -> dict[Metric, Statistic]:
     return {("Dice", MEAN): average([weighted_mean(of_class) for of_class in dice.reshape(-1, len(names)).T])}
 
 
-def _comparisons(results: Sequence[Result], settings: Mapping[str, Sequence[_Finished]]) -> list[Comparison]:
-    """Of all pairs of settings that are trained on the same data: over pretraining runs where both have several, else,
-    where each has one or its weights are random, over seeds."""
+def _comparisons(
+    results: Sequence[Result], settings: Mapping[str, Sequence[_Finished]], data: Mapping[str, set[tuple[str, ...]]]
+) -> list[Comparison]:
+    """Of all pairs of settings that have the same ``data``: over pretraining runs where both have several, else, where
+    each has one or its weights are random, over seeds."""
     counts = {setting: len({run.pretraining for run in runs}) for setting, runs in settings.items()}
     random = {setting for setting, runs in settings.items() if all(run.start is None for run in runs)}
     pairs: dict[Over, list[tuple[str, str]]] = {"runs": [], "seeds": []}
     for second, first in combinations(settings, 2):
-        if _data(settings[first]) != _data(settings[second]):
+        if len(data[first] | data[second]) > 1:
             continue
         if counts[first] > 1 and counts[second] > 1:
             pairs["runs"].append((first, second))
@@ -187,7 +228,3 @@ def _comparisons(results: Sequence[Result], settings: Mapping[str, Sequence[_Fin
             pairs["seeds"].append((first, second))
     drawn = [replace(result, run=RANDOM) if result.setting in random else result for result in results]
     return compare(results, pairs["runs"], "runs") + compare(drawn, pairs["seeds"], "seeds")
-
-
-def _data(runs: Sequence[_Finished]) -> list[tuple[str, Any]]:
-    return [(key, value) for key, value in runs[0].keys if key.startswith("data.")]

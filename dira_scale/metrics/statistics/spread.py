@@ -55,7 +55,7 @@ def spreads(
     """One for each setting and metric, in the order of ``results``.
 
     Args:
-        intervals: over test patients, by (setting, metric): a bootstrap of the ``average`` over the setting's networks.
+        intervals: over test patients, by (setting, metric): a bootstrap of ``mean``, so of each run's ``average``.
         ddof: 1 for the sample's standard deviation; 0 as numpy's default, which the papers' code prints.
 
     Raises:

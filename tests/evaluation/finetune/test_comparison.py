@@ -34,10 +34,11 @@ class Runs:
         config: Any = OmegaConf.to_container(compose("finetune", [*TINY, "data.shards=d", "task.labels=[a,b]"]))
         self.config, self.description = config, derived("finetune", config)
 
-    def run(self, name: str, init: str = "random", seed: int = 0, batch: int = 8, activation: str = "sigmoid") -> Path:
-        """As it has been trained, without results."""
+    def run(self, name: str, init: str = "random", seed: int = 0, activation: str = "sigmoid", **recorded: Any) -> Path:
+        """As it has been trained, without results. ``recorded``: of its configuration; ``data``, ``task``: in part."""
         (folder := self.root / name / "cases").mkdir(parents=True)
-        config = self.config | {"init": init, "seed": seed, "data": self.config["data"] | {"batch": batch}}
+        config = self.config | {"datasets": [{"hash": "0", "weight": 1.0}], "init": init, "seed": seed} | recorded
+        config |= {key: self.config[key] | recorded.get(key, {}) for key in ("data", "task")}
         (folder.parent / "config.yaml").write_text(yaml.safe_dump(config))
         network = replace(self.description.network, start=None if init == "random" else init)
         description = replace(self.description, network=network, output=Output(activation, names=("a", "b")))
@@ -57,13 +58,15 @@ def auroc(targets: np.ndarray, scores: np.ndarray) -> float:
     return float((scores[targets == 1][:, None] > scores[targets == 0]).mean())
 
 
-def labelled(folder: Path, draw: int) -> tuple[Path, float]:
-    """A run's cases of two labels, and its mean AUROC. Two images a patient; one label of the first is unknown."""
+def labelled(folder: Path, draw: int, first: str = "k") -> tuple[Path, float]:
+    """A run's cases of two labels, and its mean AUROC. Two images a patient; one label of the first is unknown.
+
+    ``first``: the letter of all keys."""
     truth = np.random.default_rng(0).integers(0, 2, (2 * PATIENTS, 2)).astype(float)
     truth[0, 1] = np.nan
     scores = np.clip(np.random.default_rng(draw).random(truth.shape) * 0.7 + 0.3 * np.nan_to_num(truth), 0, 1)
     cases = [
-        LabelCase(f"k{i:02d}", f"p{i // 2}", "test", "ab"[j], truth[i, j], scores[i, j])
+        LabelCase(f"{first}{i:02d}", f"p{i // 2}", "test", "ab"[j], truth[i, j], scores[i, j])
         for i in range(len(truth)) for j in range(2)
     ]  # fmt: skip
     value = float(np.mean([auroc(truth[:, j], scores[:, j]) for j in range(2)]))
@@ -74,7 +77,7 @@ def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -
     made, values, runs = Runs(tmp_path), dict[tuple[str, int], float](), []
     for number in range(2):  # pretraining that differs in its seed alone, and another one
         made.run(f"dira{number}", seed=number)
-    made.run("other", batch=16)
+    made.run("other", data={"batch": 16})
     for init in ("random", "dira0", "dira1", "other"):
         start = init if init == "random" else str(tmp_path / init)
         for seed in range(3):
@@ -110,18 +113,83 @@ def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -
     assert over_seeds.welch == pytest.approx(stats.ttest_ind(of["other"], of["random"], equal_var=False).pvalue)
 
 
-def test_settings_on_other_data_are_not_compared(tmp_path: Path) -> None:
+OTHER: dict[str, tuple[str, Any, dict[str, Any]]] = {  # a key, and what a run with the second value records
+    "rows": ("data.fraction", 0.1, {"data": {"fraction": 0.1}, "selection": "1"}),
+    "images": ("shards.recipe.size", 64, {"datasets": [{"hash": "1", "weight": 1.0}]}),
+    "task": ("task.uncertain", "ones", {"task": {"uncertain": "ones"}}),
+    "test cases": ("shards.recipe.splits", "other", {}),
+}
+
+
+@pytest.mark.parametrize("other", OTHER)
+def test_settings_on_other_data_are_not_compared(tmp_path: Path, other: str) -> None:
     made, runs = Runs(tmp_path), []
-    for fraction in (0.1, 1.0):
+    key, value, recorded = OTHER[other]
+    for of_key, content, first in (("-", {}, "k"), (value, recorded, "t" if other == "test cases" else "k")):
         for init in ("random", "x.safetensors"):
             for seed in range(2):
-                folder, _ = labelled(made.run(f"{fraction}-{init}-{seed}", init, seed), seed)
-                runs.append(({"data.fraction": fraction, "init": init, "seed": seed}, folder))
+                folder, _ = labelled(made.run(f"{of_key}-{init}-{seed}", init, seed, **content), seed, first)
+                runs.append(({key: of_key, "init": init, "seed": seed}, folder))
+    if other == "test cases":  # of random weights, equal configurations are one setting
+        runs = [run for run in runs if run[0]["init"] != "random"]
     pairs = [(each.first, each.second) for each in compared(runs).comparisons]
     assert pairs == [
-        (f"data.fraction={fraction} init=x.safetensors", f"data.fraction={fraction} init=random")
-        for fraction in (0.1, 1.0)
+        (f"{key}={of_key} init=x.safetensors", f"{key}={of_key} init=random")
+        for of_key in ("-", value) if other != "test cases"
+    ]  # fmt: skip
+
+
+def test_an_encoder_is_compared_with_encoder_and_decoder(tmp_path: Path) -> None:
+    made, runs = Runs(tmp_path), []
+    for decoder in ("random", "pretrained"):
+        for seed in range(2):
+            folder, _ = labelled(made.run(f"{decoder}-{seed}", "x", seed, task={"decoder": decoder}), seed)
+            runs.append(({"init": "x", "task.decoder": decoder, "seed": seed}, folder))
+    (pair,) = compared(runs).comparisons
+    assert (pair.first, pair.second) == ("init=x task.decoder=pretrained", "init=x task.decoder=random")
+
+
+def test_random_weights_are_one_setting_whatever_is_pretrained(tmp_path: Path) -> None:
+    """Of each size of images, which another phase made."""
+    made, runs = Runs(tmp_path), []
+    for method in "ab":
+        for size in (32, 64):
+            for init in ("random", f"{method}.safetensors"):
+                for seed in range(2):
+                    run = made.run(f"{method}{size}{init}{seed}", init, seed, datasets=[{"hash": str(size)}])
+                    varied = {"shards.recipe.size": size, "pretrain.method": method, "init": init, "seed": seed}
+                    runs.append((varied, labelled(run, seed)[0]))
+    result = compared(runs)
+    random = [spread for spread in result.spreads if "random" in spread.setting]
+    assert [spread.setting for spread in random] == [f"shards.recipe.size={size} init=random" for size in (32, 64)]
+    assert [spread.n for spread in random] == [2, 2]
+    assert len(result.comparisons) == 6  # of each size: a and b against random, and against each other
+
+
+def test_intervals_are_of_the_tables_mean(tmp_path: Path) -> None:
+    """Over pretraining runs of unequal seeds."""
+    made, runs, values = Runs(tmp_path), [], dict[str, list[float]]()
+    for number, seeds in enumerate((3, 1)):
+        made.run(f"dira{number}", seed=number)
+        for seed in range(seeds):
+            folder, value = labelled(
+                made.run(f"{number}-{seed}", str(tmp_path / f"dira{number}"), seed), 3 * number + seed
+            )
+            values.setdefault(folder.name[0], []).append(value)
+            runs.append(({"init": str(tmp_path / f"dira{number}"), "seed": seed}, folder))
+    (spread,) = compared(runs).spreads
+    mean = np.mean([np.mean(of_run) for of_run in values.values()])
+    assert spread.interval is not None and (spread.mean, spread.interval.value) == pytest.approx((mean, mean))
+
+
+def test_the_mean_is_over_scored_labels(tmp_path: Path) -> None:
+    targets, scores = [[0, 0], [0, 1], [1, 0], [1, 1]], [[0.6, 0.1], [0.7, 0.2], [0.3, 0.3], [0.4, 0.4]]
+    cases = [
+        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], targets[i][j], scores[i][j]) for i in range(4) for j in range(2)
     ]
+    folder = judged(Runs(tmp_path).run("one", task={"scored": ["b"]}), cases, {("AUROC", "mean"): 0.75})
+    (spread,) = compared([({}, folder)]).spreads
+    assert spread.interval is not None and spread.interval.value == 0.75  # of a: 0
 
 
 def test_masks_that_are_both_empty_are_right(tmp_path: Path) -> None:
