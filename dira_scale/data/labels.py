@@ -35,7 +35,7 @@ class LabelChoice:
             ``SMOOTHED`` in each epoch); of all labels, or by name, others ``ignore``.
         unknown: the same of samples whose label nobody knows: CheXpert's protocols take blank cells as ``zeros``.
         exclusive: every sample has one of the labels, or of one label's classes (multi-class).
-        key: of the configuration that names the labels.
+        key: of the configuration that names the labels; ``uncertain`` and ``unknown`` are beside it.
     """
 
     names: tuple[str, ...] | None = None
@@ -63,9 +63,11 @@ class LabelChoice:
         policies, flags = self._uncertain(names), datasets[0].info.flags
         words = [policies[datasets[0].info.label_names[flags[column].number]] for column in columns[0]]
         if self.exclusive and LSR_ONES in words:
-            raise UserError(f"uncertain={LSR_ONES}: one of several classes is known or is not: use ignore")
+            raise UserError(
+                f"{self._beside('uncertain')}={LSR_ONES}: one of several classes is known or is not: use ignore"
+            )
         uncertain = tuple(COUNTS_AS.get(word, float("nan")) for word in words)
-        unknown = COUNTS_AS[_checked("unknown", self.unknown, COUNTS_AS)]
+        unknown = COUNTS_AS[_checked(self._beside("unknown"), self.unknown, COUNTS_AS)]
         return Labels(first, columns, uncertain, unknown, self.exclusive, tuple(word == LSR_ONES for word in words))
 
     def _columns(self, dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
@@ -82,14 +84,18 @@ class LabelChoice:
 
     def _uncertain(self, names: Sequence[str]) -> dict[str, str]:
         """For each label, as what -1 counts."""
-        policies = (*COUNTS_AS, LSR_ONES)
+        policies, key = (*COUNTS_AS, LSR_ONES), self._beside("uncertain")
         if isinstance(self.uncertain, str):
-            return dict.fromkeys(names, _checked("uncertain", self.uncertain, policies))
+            return dict.fromkeys(names, _checked(key, self.uncertain, policies))
         for name in self.uncertain:
             if name not in names:
-                raise UserError(f"uncertain.{name}: the labels are {', '.join(names)}{nearest(name, names)}")
+                raise UserError(f"{key}.{name}: the labels are {', '.join(names)}{nearest(name, names)}")
         given = {name: self.uncertain.get(name, "ignore") for name in names}
-        return {name: _checked(f"uncertain.{name}", word, policies) for name, word in given.items()}
+        return {name: _checked(f"{key}.{name}", word, policies) for name, word in given.items()}
+
+    def _beside(self, name: str) -> str:
+        """The key ``name`` of the node that has ``key``."""
+        return self.key.removesuffix("labels") + name
 
 
 def _checked(key: str, word: str, policies: Iterable[str]) -> str:
@@ -147,6 +153,7 @@ class Labels:
              for dataset, columns in zip(datasets, map(list, self.columns), strict=True)]
         )  # fmt: skip
         values = values if learned is None else values[learned]
+        advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
         where = f"{', '.join(str(d.root) for d in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
         targets = self.targets(torch.from_numpy(values)).numpy()
         for name, given, target in zip(self.names, values.T, targets.T, strict=True):
@@ -156,11 +163,10 @@ class Labels:
                                 "recipe.class_columns")  # fmt: skip
             if np.isnan(target).all():
                 why = " or uncertain, which is ignored" * bool((given == UNCERTAIN).any())
-                raise UserError(f"{where}: label '{name}' is unknown{why} in all {len(given)} samples: leave it out")
+                raise UserError(f"{where}: label '{name}' is unknown{why} in all {len(given)} samples: {advice}")
             needed = {"positive": 1} if self.exclusive else {"positive": 1, "negative": 0}
             missing = [word for word, value in needed.items() if not (target == value).any()]
             if missing and (self.exclusive or learned is not None):
-                advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
                 raise UserError(f"{where}: label '{name}' has no {missing[0]} among {len(given)} samples: {advice}")
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
             raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "

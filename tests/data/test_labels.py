@@ -141,7 +141,7 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ([first], {"uncertain": "one"}, "uncertain=one: expected ones, zeros, ignore, lsr_ones; did you mean 'ones'"),
         ([first], {"uncertain": {"Edma": "ones"}}, "uncertain.Edma: the labels are .*; did you mean 'Edema'"),
         ([first], {"uncertain": {"Edema": "one"}}, "uncertain.Edema=one: expected ones"),
-        ([first], {"unknown": "none"}, "unknown=none: expected ones, zeros, ignore"),
+        ([first], {"unknown": "none", "key": "task.labels"}, "task.unknown=none: expected ones, zeros, ignore"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             LabelChoice(**choice).of(datasets)

@@ -60,8 +60,10 @@ class LabelTask(TaskConfig):
     focal: float = at_least(0)
 
     def __post_init__(self) -> None:
-        """Raises UserError for scored labels where one figure of all classes decides, and for none."""
+        """Raises UserError for scored labels where one figure of all classes decides, and for no labels."""
         super().__post_init__()
+        if self.labels is not None and not self.labels:
+            raise UserError("labels=[]: name at least one label, or labels=null, which is all")
         if self.scored is not None and (self.exclusive or not self.scored):
             why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
             raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")

@@ -45,20 +45,35 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
 
 def check_scored(config: Finetune, data: Inputs) -> None:
     """Raise UserError if checkpoints are compared by the AUROC, and no label has both classes in the validation."""
-    split, labels = config.data.val_split, data.labels
-    if split is None or labels is None or labels.exclusive or config.validate.best is not None:
+    split, validate = config.data.val_split, config.validate
+    if split is None or validate.best is not None:
         return
-    targets = targets_of(data, split)
-    if config.validate.batches is not None:
-        targets = targets[: config.validate.batch * config.validate.batches]
-    scored = config.task.scored if isinstance(config.task, LabelTask) else None
-    targets = targets[:, [name in (scored or labels.names) for name in labels.names]]
-    if not ((targets == 0).any(0) & (targets == 1).any(0)).any():
-        which = f"none of {', '.join(scored)}" if scored else "no label"
+    samples = None if validate.batches is None else validate.batch * validate.batches
+    if why := _without_auroc(config, data, split, samples):
         raise UserError(
-            f"data.val_split={split}: {which} has a positive and a negative among its {len(targets)} samples, so "
-            "there is no AUROC to compare checkpoints by: use a larger split, or validate.best=loss"
+            f"data.val_split={split}: {why}, so there is no AUROC to compare checkpoints by: use a larger split, or "
+            "validate.best=loss"
         )
+
+
+def warn_of_test(config: Finetune, data: Inputs) -> list[str]:
+    """A line if no label has both classes in the test split."""
+    split = config.data.test_split
+    why = "" if split is None else _without_auroc(config, data, split)
+    return [f"data.test_split={split}: {why}, so there will be no figure over all labels"] if why else []
+
+
+def _without_auroc(config: Finetune, data: Inputs, split: str, samples: int | None = None) -> str:
+    """Why no label that is scored has an AUROC on a split, or on the first ``samples`` of it; empty if one has."""
+    labels = data.labels
+    if labels is None or labels.exclusive:
+        return ""
+    scored = config.task.scored if isinstance(config.task, LabelTask) else None
+    targets = targets_of(data, split)[:samples, [name in (scored or labels.names) for name in labels.names]]
+    if ((targets == 0).any(0) & (targets == 1).any(0)).any():
+        return ""
+    which = f"none of {', '.join(scored)}" if scored else "no label"
+    return f"{which} has a positive and a negative among its {len(targets)} samples"
 
 
 def judged_batches(config: Finetune, data: Inputs, key: str, rank: int = 0, ranks: int = 1) -> HeldOutBatches:

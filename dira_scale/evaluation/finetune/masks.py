@@ -1,25 +1,27 @@
 """Whether the masks of a dataset can be learned: asked of some of them before training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
+from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.config import FinetuneData
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
 
-LOOKED_AT = 256  # masks of each dataset, spread over the split that is trained on
+LOOKED_AT = 256  # masks of each dataset in a split, spread over it
 
 
 def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
-    """Look at some masks of each dataset.
+    """Look at some masks of each dataset: of those that are trained on, and of the validation and test splits.
 
-    Raises UserError, naming the dataset: several values beside 0 although no classes are named, values that are no
-    class's, or a class that none has.
+    Raises UserError, naming datasets and split: several values beside 0 although no classes are named, values that are
+    no class's, a class that none has, or no mask among what is trained on.
     """
     if classes is not None and (
         len({*classes.values()}) < len(classes) or not all(0 < v < 256 for v in classes.values())
@@ -27,28 +29,60 @@ def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
         raise UserError(
             f"task.classes={dict(classes)}: give each class a value of its own from 1 to 255; 0 is background"
         )
-    for dataset in data.datasets:
-        values, count = _values(dataset, data.data.split)
-        looked = f"masks of {dataset.root}, split '{data.data.split}' ({count} were looked at)"
-        if classes is None and len(values) > 1:
-            listed = ", ".join(map(str, sorted(values)[:8])) + ", …" * (len(values) > 8)
+    _check_split(data.datasets, data.data.split, classes, data.order.selection)
+    held_out = {data.data.val_split, data.data.test_split if isinstance(data.data, FinetuneData) else None} - {None}
+    for split in sorted(map(str, held_out)):
+        if all(split in dataset.splits for dataset in data.datasets):  # others are refused with their key
+            _check_split(data.datasets, split, classes)
+
+
+def _check_split(
+    datasets: Sequence[ShardedDataset],
+    split: str,
+    classes: Mapping[str, int] | None,
+    selection: Selection | None = None,
+) -> None:
+    where = f"split '{split}'" + (f" at {selection.keys}" if selection else "")
+    values, counts, first = set[int](), list[int](), 0
+    for dataset in datasets:
+        numbers = np.arange(len(dataset.rows(split)))
+        chosen = numbers[np.isin(first + numbers, selection.samples)] if selection else numbers
+        first += len(numbers)
+        here, count = _values(dataset, split, chosen)
+        looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
+        if classes is None and len(here) > 1:
+            listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)
             raise UserError(
                 f"task.classes=null: {looked}, have the values {listed} beside 0, and a binary mask has one: name the "
                 "classes, task.classes={NAME: VALUE, …}"
             )
-        if classes is not None and (other := sorted(values - {*classes.values()})):
+        if classes is not None and (other := sorted(here - {*classes.values()})):
             raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: name its class")
-        absent = [name for name, value in (classes or {"mask": 1}).items() if value not in values]
-        if absent and not (classes is None and values) and count < LOOKED_AT:  # all were looked at
-            raise UserError(
-                f"task.classes: {looked}, have no pixel of '{absent[0]}': leave it out, or use another split"
-            )
+        values |= here
+        counts.append(count)
+    roots = ", ".join(str(dataset.root) for dataset in datasets)
+    larger = "use a larger data.fraction" if selection and "data.fraction" in selection.keys else ""
+    if not sum(counts):
+        if selection is None:
+            return  # loaders refuse a split without masks
+        raise UserError(f"{roots}, {where}: none of {len(selection.samples)} images has a mask: "
+                        f"{larger or 'keep some that have one'}")  # fmt: skip
+    if max(counts) >= LOOKED_AT:
+        return  # not all were looked at
+    looked = f"masks of {roots}, {where} ({sum(counts)} were looked at)"
+    if classes is None and not values:
+        raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
+    if absent := [name for name, value in (classes or {}).items() if value not in values]:
+        advice = f"{larger}, or leave it out" if larger else "leave it out, or use another split"
+        raise UserError(f"task.classes: {looked}, have no pixel of '{absent[0]}': {advice}")
 
 
-def _values(dataset: ShardedDataset, split: str) -> tuple[set[int], int]:
-    """The values above 0 of some masks of a split, and of how many."""
-    masked = np.flatnonzero(dataset.has_mask(dataset.rows(split)))
-    chosen = masked[np.unique(np.linspace(0, len(masked) - 1, LOOKED_AT).astype(int))] if len(masked) else masked
+def _values(dataset: ShardedDataset, split: str, chosen: np.ndarray) -> tuple[set[int], int]:
+    """The values above 0 of some masks of the ``chosen`` samples of a split, and of how many."""
+    masked = chosen[dataset.has_mask(dataset.rows(split)[chosen])]
+    if not len(masked):
+        return set(), 0
     samples = Samples([dataset], split)
-    values = [np.unique(mask) for sample in chosen.tolist() if (mask := samples.mask(sample)) is not None]
+    some = masked[np.unique(np.linspace(0, len(masked) - 1, LOOKED_AT).astype(int))]
+    values = [np.unique(mask) for sample in some.tolist() if (mask := samples.mask(sample)) is not None]
     return {int(value) for part in values for value in part} - {0}, len(values)

@@ -101,7 +101,7 @@ def write_results(
 def summary(folder: Path, best: str) -> str:
     """The test split's figures over all labels or classes, in a line."""
     content = read_results(folder)
-    words = ", ".join(map(in_words, overall(content["figures"]["test"], best)))
+    words = ", ".join(map(in_words, overall(content["figures"]["test"], best))) or "no figure over all labels"
     return f"test split '{content['splits']['test']}', checkpoint of step {content['step']}: {words} ({FILE})"
 
 

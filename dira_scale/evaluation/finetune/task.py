@@ -14,7 +14,13 @@ from dira_scale.engine import preflight
 from dira_scale.engine.task import Best, StagePlan, StagePosition
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
-from dira_scale.evaluation.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
+from dira_scale.evaluation.finetune.held_out import (
+    check_crops,
+    check_scored,
+    held_out_views,
+    judged_batches,
+    warn_of_test,
+)
 from dira_scale.evaluation.finetune.leak import leak_of
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
 from dira_scale.evaluation.finetune.results import summary, write_results
@@ -109,6 +115,7 @@ class FinetuneTask(Finetuning):
             *(self.leak.lines if self.leak else []),
             f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
             f"{stages}",
+            *warn_of_test(self.config, self.data),
             *few_steps(self.config, self.stages),
         ]
 

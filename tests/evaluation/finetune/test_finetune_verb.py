@@ -1,6 +1,8 @@
 """``python -m dira_scale.finetune`` from shards to figures on the test split, and what it refuses before it trains."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,16 @@ import torch
 from data.volumes import WORDS, make, random_volumes
 from evaluation.finetune.conftest import NAMES, TINY
 from harness import assert_equal_runs, rows, status
+from omegaconf import OmegaConf
 
 from dira_scale.api import export
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.selection import select
+from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.masks import check_masks
 from dira_scale.finetune import main
+from dira_scale.methods import views_of
 from dira_scale.metrics.cases import MaskCase, label_arrays, read_cases
 from dira_scale.metrics.classification import classification
 from dira_scale.metrics.segmentation import segmentation
@@ -22,6 +29,7 @@ from dira_scale.metrics.temperature import label_temperatures
 from dira_scale.metrics.thresholds import choose_thresholds
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.reader import RunReader
+from dira_scale.training.inputs import Inputs
 
 pytestmark = pytest.mark.usefixtures("libraries")
 PROTOCOL = "normalise=imagenet", "evaluate.share=0.875", "evaluate.crops=ten_crops", "task.weights=balanced"
@@ -196,6 +204,9 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
         (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
         (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
         (["task=labels", "task.scored=[coin]", "task.exclusive=true"], "task.scored=[coin]: the accuracy of all"),
+        (["task=labels", "task.labels=[]"], "task.labels=[]: name at least one label, or labels=null"),
+        (["task=labels", "task.uncertain=one"], "task.uncertain=one: expected ones, zeros, ignore, lsr_ones; did you"),
+        (["task=labels", "task.uncertain={coyn: ones}"], "task.uncertain.coyn: the labels are bright, coin; did you"),
         (["task=labels", "task.exclusive=true"], "11 of 24 samples have none or several of the labels bright, coin"),
         (["task=chexpert"], "task.labels: {} has no label 'No Finding', but bright, coin"),
         (["task=jsrt"], "have no pixel of 'clavicles': leave it out"),
@@ -263,3 +274,62 @@ def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, ca
     for task, said in (("labels", f"{shards} has no labels: "), ("masks", "no sample in split 'train' has a mask")):
         assert finetune(tmp_path / "run", shards, f"task={task}", "data.batch=2") == 2
         assert said in caplog.text
+
+
+def test_masks_are_asked_for_in_what_is_trained_on_and_in_each_split(make_dataset) -> None:  # type: ignore[no-untyped-def]
+    """Of 16 images two have a mask, or four; of several datasets one has a class."""
+    images, splits = [np.full((40, 40), i, np.uint8) for i in range(24)], ["train"] * 16 + ["val"] * 4 + ["test"] * 4
+    empty = np.zeros((40, 40), np.uint8)
+    low, both = np.tri(40, dtype=np.uint8), 1 + np.tri(40, dtype=np.uint8)
+
+    def dataset(name: str, trained: list[np.ndarray], val: np.ndarray, test: np.ndarray) -> Path:
+        masks = [*trained, *[None] * (16 - len(trained)), *[val] * 4, *[test] * 4]
+        return Path(make_dataset(images, name=name, label_names=(), splits=splits, masks=masks).root)
+
+    config = compose("finetune", [*TINY, "data.shards=any", "data.batch=2"])
+    keys: Any = OmegaConf.to_object(config.data)
+
+    def check(shards: list[Path], classes: dict[str, int] | None, **chosen: float) -> None:
+        data = replace(keys, shards=[*map(str, shards)], **chosen)
+        check_masks(Inputs(data, views_of(config), 0, 0, 1, masks=True), classes)
+
+    few, binary = dataset("few", [low, both], both, both), dataset("binary", [low] * 2, low, low)
+    val, test = dataset("in_val", [both] * 4, low, both), dataset("in_test", [both] * 4, both, low)
+    blank, blank_test = dataset("blank", [empty] * 4, low, low), dataset("blank_test", [low] * 4, low, empty)
+    classes, half = {"low": 1, "high": 2}, {"fraction": 0.5, "fraction_seed": seed_of(few, 0, 1)}
+    asked = "(4 were looked at),"
+    cases: list[tuple[Path, dict[str, int] | None, dict[str, float], str]] = [
+        (binary, None, {"fraction": 0.1}, f"{binary}, split 'train' at data.fraction=0.1: none of 2 images has a "
+         "mask: use a larger data.fraction"),
+        (few, classes, half, f"masks of {few}, split 'train' at data.fraction=0.5 (1 were looked at), have no pixel of "
+         "'high': use a larger data.fraction, or leave it out"),
+        (val, classes, {}, f"masks of {val}, split 'val' {asked} have no pixel of 'high': leave it out, or use"),
+        (test, classes, {}, f"masks of {test}, split 'test' {asked} have no pixel of 'high': leave it out, or use"),
+        (blank, None, {}, f"masks of {blank}, split 'train' {asked} are all empty: use another split, or shard again"),
+        (blank_test, None, {}, f"masks of {blank_test}, split 'test' {asked} are all empty: use another split"),
+    ]  # fmt: skip
+    for shards, of, chosen, said in cases:
+        with pytest.raises(UserError, match=re.escape(said)):
+            check([shards], of, **chosen)
+    check([few, binary], classes)
+
+
+def seed_of(shards: Path, kept: int, lost: int) -> int:
+    """A seed with which half of the patients are of the training rows ``kept``, and not ``lost``."""
+    dataset = ShardedDataset.open(shards)
+    for seed in range(100):
+        selection = select([dataset], "train", [1.0], 0.5, seed, None)
+        if selection is not None and kept in selection.samples and lost not in selection.samples:
+            return seed
+    raise AssertionError
+
+
+def test_a_test_split_without_a_figure_over_all_labels_is_told_before_and_after(  # type: ignore[no-untyped-def]
+    make_dataset, tmp_path, caplog, capsys
+) -> None:
+    images, splits = [np.full((40, 40), i, np.uint8) for i in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
+    shards = make_dataset(images, labels=[[float(i % 2 and i != 7)] for i in range(8)], splits=splits).root
+    assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "stages.finetune.epochs=1") == 0
+    told = caplog.text + capsys.readouterr().out
+    assert "data.test_split=test: no label has a positive and a negative among its 2 samples" in told
+    assert ": no figure over all labels (results.json)" in told
