@@ -34,7 +34,7 @@ SMALLER = {
     "epoch_factor=46 ": "",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
     "dira_scale.sweep sweep=finetune_small": "dira_scale.sweep sweep=finetune_small shards.recipe.patients=24 "
-    "shards.recipe.size=48 pretrain.epoch_factor=0.05 pretrain.data.batch=8 tune.seed=0 tune.data.fraction=1.0 "
+    "pretrain.epoch_factor=0.05 pretrain.data.batch=8 tune.seed=0 tune.data.fraction=1.0 "
     "tune.stages.finetune.epochs=1",
     "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
     "data.shards=out/shards/mine run=",

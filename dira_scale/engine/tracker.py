@@ -50,6 +50,11 @@ def require_tracker(name: str) -> None:
         )
 
 
+def _shown(value: bool | int | float | str) -> bool | int | float | str:
+    """Of paths the last part: a tracker's server may be elsewhere, and a path may name a person."""
+    return re.sub(r"(?<![\w.])~?/?(?:[^\s/:,\[{]+/)+(?=[^\s/])", "", value) if isinstance(value, str) else value
+
+
 class Tracker:
     """The thread, which begins at once.
 
@@ -183,7 +188,8 @@ class Tracker:
         """The configuration as hyperparameters."""
         config = OmegaConf.create(dict(yaml.safe_load((self.run.folder / "config.yaml").read_text())))
         kinds = bool, int, float, str
-        values = {self._key(key): value if type(value) in kinds else typed(value) for key, value in leaves(config)}
+        plain = ((key, value if type(value) in kinds else typed(value)) for key, value in leaves(config))
+        values = {self._key(key): _shown(value) for key, value in plain}
         if self.name == TENSORBOARD:  # Accelerate would write them as a run of their own
             from torch.utils.tensorboard.summary import hparams
 

@@ -109,7 +109,10 @@ def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
     for label, truth in enumerate(labels.T):
         if len(np.unique(truth[~np.isnan(truth)])) < 2:
             continue
-        best = int(np.argmax([_auc(values[:, label], task.labels["val"][:, label]) for values in scores["val"]]))
+        held_out = task.labels["val"][:, label]
+        if len(np.unique(held_out[~np.isnan(held_out)])) < 2:  # nothing to choose a rate by
+            continue
+        best = int(np.argmax([_auc(values[:, label], held_out) for values in scores["val"]]))
         on_test[:, label], chosen[label] = scores["test"][best, :, label], RATES[best]
         auc[label] = _auc(on_test[:, label], task.labels["test"][:, label])
     return Score(auc, accuracy=_accuracy(on_test, task), rate=chosen)

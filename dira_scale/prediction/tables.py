@@ -44,6 +44,7 @@ def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, st
     """The same by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
     path = out.resolve().with_name(f"{out.name}.rejected.csv")
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+    path.chmod(0o600)  # of one that was there
     with path.open("w", errors="surrogateescape", newline="") as file:
         csv.writer(file).writerows([["file", "stage", "reason"], *([n, r["stage"], r["reason"]] for n, r in refused)])
     return path

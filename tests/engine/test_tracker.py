@@ -16,7 +16,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.exit_codes import TRY
 from dira_scale.runs.folder import RunFolder
 
-CONFIG = {"seed": 3, "data": {"batch": 8, "shards": ["a", "b"]}, "steps": None}
+CONFIG = {"seed": 3, "data": {"batch": 8, "shards": ["/data/of/a", "b"]}, "steps": None}
 ROWS = [
     {"step": 2, "split": "val", "loss": 3.0, "stage": "di"},
     {"step": 2, "split": "train", "loss": 4.0, "loss/di": 4.0, "stage": "di", "warnings": ["none"]},

@@ -76,6 +76,13 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
     assert predict([f"data.shards={discs}", f"run={run}", "data.split=val", f"out={out}"]) == 2
     assert "has predictions of another data" in capsys.readouterr().err
 
+    # The validation cases, which thresholds are chosen on, are of the same ten crops.
+    assert predict([*asked, "data.split=val", f"out={tmp_path / 'val'}"]) == 0
+    rows = {row["key"]: row for row in table(tmp_path / "val" / "predictions.csv")}
+    for case in read_cases(run / "cases" / "val.parquet"):
+        assert isinstance(case, LabelCase)
+        assert float(rows[case.key][case.label]) == pytest.approx(case.probability, abs=1e-6)
+
     exported = export(run, {"formats": ["plain"]})
     again = tmp_path / "again"
     assert predict([f"data.shards={discs}", f"run={exported}", f"out={again}", "batch=5"]) == 0

@@ -159,10 +159,15 @@ def claim(folder: Path, about: About) -> About:
 
 
 def write_part(folder: Path, about: About, part: int, rows: pa.Table, labels: np.ndarray, values: np.ndarray) -> None:
-    """``rows``: key, patient, split [n]; ``labels`` [n, L]; ``values`` [n, width]. Raises OSError."""
+    """``rows``: key, patient, split [n]; ``labels`` [n, L]; ``values`` [n, width].
+
+    Raises OSError, and UserError for what the type of number cannot hold."""
     offsets = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
     lists = pa.ListArray.from_arrays(offsets, labels.ravel())
-    stored = pa.array(np.ascontiguousarray(values.astype(about.dtype)).ravel())
+    kept = np.ascontiguousarray(values, about.dtype)
+    if np.isinf(kept).any() and not np.isinf(values).any():
+        raise UserError(f"dtype={about.dtype}: a feature of {np.abs(values).max():.4g} exceeds its range; use float32")
+    stored = pa.array(kept.ravel())
     embedding = pa.FixedSizeListArray.from_arrays(stored, about.width)
     columns = [rows[name].combine_chunks() for name in ("key", "patient", "split")]
     content = io.BytesIO()

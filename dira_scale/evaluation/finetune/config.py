@@ -180,6 +180,20 @@ class Finetune(StagedTraining):
     evaluate: Evaluate = field(default_factory=Evaluate)
     protocol: Protocol = field(default_factory=Protocol)
 
+    def __post_init__(self) -> None:
+        """Raises UserError for what pretraining has, and fine-tuning has not."""
+        super().__post_init__()
+        trained = [name for name, stage in self.stages.items() if stage.epochs]
+        if len(trained) > 1:
+            raise UserError(f"stages: fine-tuning has one stage, not {', '.join(trained)}")
+        if (accumulate := self.parallel.accumulate) > 1:
+            raise UserError(
+                f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
+                "use 1, and a smaller data.batch, or more processes"
+            )
+        if (weights := getattr(self.model, "weights", None)) is not None:
+            raise UserError(f"model.weights={weights} is pretrain's key: use init={weights}")
+
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
         """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed.

@@ -76,9 +76,11 @@ def _without_auroc(config: Finetune, data: Inputs, split: str, samples: int | No
     return f"{which} has a positive and a negative among its {len(targets)} samples"
 
 
-def test_batches(config: Finetune, data: Inputs, rank: int = 0, ranks: int = 1) -> HeldOutBatches:
-    """This rank's share of the test split. Raises UserError if there is none."""
-    views, split = held_out_views(config, data.views, config.evaluate.crops), config.data.test_split
-    assert split is not None
+def judged_batches(config: Finetune, data: Inputs, key: str, rank: int = 0, ranks: int = 1) -> HeldOutBatches:
+    """This rank's share of a whole split, ``key`` being ``val_split`` or ``test_split``, by the crops of the test.
+
+    Raises UserError if there is none.
+    """
+    views = held_out_views(config, data.views, config.evaluate.crops)
     batch = max(1, config.validate.batch // views.count)
-    return data.evaluation("data.test_split", split, views, batch, None, rank, ranks)
+    return data.evaluation(f"data.{key}", getattr(config.data, key), views, batch, None, rank, ranks)

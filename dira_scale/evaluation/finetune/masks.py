@@ -9,7 +9,6 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetune.config import FinetuneData
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
@@ -30,7 +29,7 @@ def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
             f"task.classes={dict(classes)}: give each class a value of its own from 1 to 255; 0 is background"
         )
     _check_split(data.datasets, data.data.split, classes, data.order.selection)
-    held_out = {data.data.val_split, data.data.test_split if isinstance(data.data, FinetuneData) else None} - {None}
+    held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
     for split in sorted(map(str, held_out)):
         if all(split in dataset.splits for dataset in data.datasets):  # others are refused with their key
             _check_split(data.datasets, split, classes)

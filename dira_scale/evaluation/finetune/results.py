@@ -26,7 +26,7 @@ from dira_scale.evaluation.finetune.cases import evaluate, evaluate_masks
 from dira_scale.evaluation.finetune.classification import Classification
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, input_of
-from dira_scale.evaluation.finetune.held_out import test_batches
+from dira_scale.evaluation.finetune.held_out import judged_batches
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
 from dira_scale.evaluation.leak import Leak
@@ -36,7 +36,6 @@ from dira_scale.places.atomic import write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.results import FILE, in_words, overall, read_results
-from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
 
 CASES = "cases"
@@ -54,13 +53,14 @@ def write_results(
     """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective."""
     if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
         return
-    folder, validate = Path(config.run), config.validate
+    folder = Path(config.run)
     network, step = raise_on_all(lambda: best_network(config, supervision, stage.name))
     network = moved(network, world.device, config.parallel.channels_last)
-    input, splits = input_of(data.views.sides, config.normalise), dict[str, HeldOutBatches]()
-    if (held_out := data.held_out(validate.batch, validate.batches, world.rank, world.ranks)) is not None:
-        splits["val"] = held_out
-    splits["test"] = test_batches(config, data, world.rank, world.ranks)
+    input = input_of(data.views.sides, config.normalise)
+    keys = ("val_split", "test_split") if config.data.val_split is not None else ("test_split",)
+    splits = {
+        key.removesuffix("_split"): judged_batches(config, data, key, world.rank, world.ranks) for key in keys
+    }  # fmt: skip
     names = {"val": data.data.val_split, "test": config.data.test_split}
     window = config.evaluate.window_of(data.views.dimensions)
     cases, without_mask = dict[str, list[Any]](), dict[str, int]()

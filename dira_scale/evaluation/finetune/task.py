@@ -18,7 +18,7 @@ from dira_scale.evaluation.finetune.held_out import (
     check_crops,
     check_scored,
     held_out_views,
-    test_batches,
+    judged_batches,
     warn_of_test,
 )
 from dira_scale.evaluation.finetune.leak import leak_of
@@ -85,7 +85,7 @@ class FinetuneTask(Finetuning):
             check_crops(config, views, supervision)
             check_scored(config, data)
             if config.data.test_split is not None:
-                test_batches(config, data)
+                judged_batches(config, data, "test_split")
             return data, stage_plans(config, data.steps_per_epoch), supervision
 
         data, stages, supervision = raise_on_all(opened)

@@ -111,7 +111,8 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
     assert content["step"] == best["step"]
     figures = {(row["metric"], row["name"]): row["value"] for row in content["figures"]["val"]}
     assert content["crops"] == "ten_crops"
-    assert figures["AUROC", "mean"] == pytest.approx(best["auroc"], abs=1e-6)
+    for figure in classification(*label_arrays(val), thresholds):  # of ten crops, too, so not those of the validation
+        assert figures[figure.metric, figure.name] == (None if np.isnan(figure.value) else figure.value)
     assert written["AUROC", "bright"] > 0.9  # it has learned
 
     of_val, of_test = (np.log(p) - np.log1p(-p) for p in (label_arrays(val)[1], scores))
