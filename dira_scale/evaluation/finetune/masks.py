@@ -9,7 +9,6 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetune.config import FinetuneData
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
@@ -30,10 +29,10 @@ def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
             f"task.classes={dict(classes)}: give each class a value of its own from 1 to 255; 0 is background"
         )
     _check_split(data.datasets, data.data.split, classes, data.order.selection)
-    held_out = {data.data.val_split, data.data.test_split if isinstance(data.data, FinetuneData) else None} - {None}
+    held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
     for split in sorted(map(str, held_out)):
         if all(split in dataset.splits for dataset in data.datasets):  # others are refused with their key
-            _check_split(data.datasets, split, classes)
+            _check_split(data.datasets, split, classes, trained=False)
 
 
 def _check_split(
@@ -41,6 +40,7 @@ def _check_split(
     split: str,
     classes: Mapping[str, int] | None,
     selection: Selection | None = None,
+    trained: bool = True,
 ) -> None:
     where = f"split '{split}'" + (f" at {selection.keys}" if selection else "")
     values, counts, first = set[int](), list[int](), 0
@@ -70,7 +70,7 @@ def _check_split(
     if max(counts) >= LOOKED_AT:
         return  # not all were looked at
     looked = f"masks of {roots}, {where} ({sum(counts)} were looked at)"
-    if classes is None and not values:
+    if classes is None and not values and trained:  # where nobody has it, an answer is judged, too
         raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
     if absent := [name for name, value in (classes or {}).items() if value not in values]:
         advice = f"{larger}, or leave it out" if larger else "leave it out, or use another split"
