@@ -10,6 +10,7 @@ from models.volumes import chosen, network, parameters
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
+from dira_scale.models import norm
 
 SIZE = (8, 16, 24)
 PLAIN_NORMS = {
@@ -65,11 +66,11 @@ def test_both_published_layouts_have_their_numbers_of_parameters(up: str, count:
 
 
 @pytest.mark.parametrize("up", ["transposed", "nearest"])
-@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+@pytest.mark.parametrize("kind", ["batch", "instance", "group"])
 @pytest.mark.parametrize("training", [True, False])
-def test_it_computes_what_its_definition_does(norm: str, up: str, training: bool) -> None:
-    ours = network("unet3d", SIZE, classes=3, channels=2, width=0.25, norm=norm, up=up).train(training)
-    plain = Plain(8, norm, up, channels=2, classes=3).train(training)
+def test_it_computes_what_its_definition_does(kind: str, up: str, training: bool) -> None:
+    ours = network("unet3d", SIZE, classes=3, channels=2, width=0.25, norm=kind, up=up).train(training)
+    plain = Plain(8, kind, up, channels=2, classes=3).train(training)
     plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
     volumes = torch.rand(2, 2, *SIZE)
     torch.testing.assert_close(ours(volumes), plain(volumes))
@@ -80,8 +81,8 @@ def test_it_computes_what_its_definition_does(norm: str, up: str, training: bool
     [
         ({}, (20, 32, 32), "data.size=[20, 32, 32]: unet3d halves each side down to 1/8: give multiples of 8, such as "
          "data.size=[16, 32, 32] or [24, 32, 32]"),
-        ({"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, and "
-         "model.norm=instance makes it 0 whatever the volume; use data.size=[16, 8, 8] or larger"),
+        ({"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, which "
+         "model.norm=instance cannot normalise; use data.size=[8, 16, 16] or larger"),
         ({}, 64, "data.size=64: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
     ],
 )  # fmt: skip
@@ -96,3 +97,10 @@ def test_a_width_gives_whole_channels() -> None:
         chosen("unet3d", width=0.3)
     with pytest.raises(UserError, match=r"^model.width=0.125: 32 .* multiple of 8, the groups of norm=group;"):
         chosen("unet3d", width=0.125, norm="group")
+
+
+def test_its_batchnorm_is_in_groups_of_the_global_batch() -> None:
+    ours, plain = (network("unet3d", SIZE, width=0.125).train() for _ in range(2))
+    norm.convert(ours, groups=2)
+    volumes = torch.rand(4, 1, *SIZE)
+    torch.testing.assert_close(ours(volumes), torch.cat([plain(half) for half in volumes.chunk(2)]))
