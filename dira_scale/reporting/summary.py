@@ -15,7 +15,7 @@ from dira_scale.runs.reader import Row
 RESTORERS = {
     "distorted": "the distorted input itself",
     "blur": "a 5 × 5 blur of it",
-    "telea": "Telea's inpainting of its zeroed or hidden pixels",
+    "telea": "Telea's inpainting of its zeroed pixels",
     "nearest": "the nearest visible voxel in hidden ones",
     "gaussian": "a Gaussian mean of visible voxels in hidden ones",
     "restored": "this model",
