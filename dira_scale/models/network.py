@@ -12,6 +12,8 @@ from dira_scale.data.batch import CHANNELS_LAST
 CONVOLUTIONS: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 INSTANCE_NORMS: Mapping[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
+FINEST = 2  # resolutions, from the finest, whose blocks activation checkpointing recomputes in volumes: where memory is
+
 
 def moved(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """``module`` on ``device``, its weights contiguous, or those of convolutions channels last."""

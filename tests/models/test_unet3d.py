@@ -80,8 +80,8 @@ def test_it_computes_what_its_definition_does(norm: str, up: str, training: bool
     [
         ({}, (20, 32, 32), "data.size=[20, 32, 32]: unet3d halves each side down to 1/8: give multiples of 8, such as "
          "data.size=[16, 32, 32] or [24, 32, 32]"),
-        ({"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, and "
-         "model.norm=instance makes it 0 whatever the volume; use data.size=[16, 8, 8] or larger"),
+        ({"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, which "
+         "model.norm=instance cannot normalise; use data.size=[8, 16, 16] or larger"),
         ({}, 64, "data.size=64: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
     ],
 )  # fmt: skip
