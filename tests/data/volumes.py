@@ -110,7 +110,7 @@ def plain_view(
     view = np.pad(voxels, far, constant_values=outside)[around].astype(np.float64)
     turned = (size[0], size[2], size[1]) if transposed else size
     matrices = [weights(extent, side) for extent, side in zip(box[3:], turned, strict=True)]
-    view = np.einsum("zyx,az,by,cx->abc", view, *matrices)
+    view = np.einsum("zyx,az,by,cx->abc", view, *matrices, optimize=True)
     for axis in range(3):
         view = np.flip(view, axis) if flip[axis] else view
     return view.transpose(0, 2, 1) if transposed else view

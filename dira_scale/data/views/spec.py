@@ -273,6 +273,11 @@ class ViewSpec:
             raise UserError(f"turns and transpose need one spacing in the plane, got spacing={list(self.spacing)}")
 
     @property
+    def stored(self) -> dict[str, Any]:
+        """How stored images are seen, of whatever views."""
+        return {"spacing": self.spacing, "range": self.range, "pad": self.pad}
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """Of a view, an entry for each axis."""
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
