@@ -28,8 +28,9 @@ class Samples:
     Nothing is copied per sample: columns stay the datasets' own, and are looked up batch by batch.
 
     Attributes:
-        datasets, split: the arguments.
+        datasets, split, views: the arguments.
         chosen: which labels; None: all, where the datasets have the same.
+        views: whose ``range`` and ``pad`` hold; None: those of ``ViewSpec`` by default.
         sizes: rows of the split, for each dataset.
         rows: of the split, int64, for each dataset.
         dimensions: of every sample: 2 for images, 3 for volumes.
@@ -42,8 +43,14 @@ class Samples:
     Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
 
-    def __init__(self, datasets: Sequence[ShardedDataset], split: str, chosen: Labels | None = None) -> None:
-        self.datasets, self.split, self.chosen = list(datasets), split, chosen
+    def __init__(
+        self,
+        datasets: Sequence[ShardedDataset],
+        split: str,
+        chosen: Labels | None = None,
+        views: ViewSpec | None = None,
+    ) -> None:
+        self.datasets, self.split, self.chosen, self.views = list(datasets), split, chosen, views
         self.dimensions = self._only_dimensions()
         self.rows = [dataset.rows(split) for dataset in datasets]
         self.sizes = tuple(map(len, self.rows))
@@ -83,6 +90,22 @@ class Samples:
     def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """For each axis the extent [b] of samples ``index`` [b], in pixels: height, width; depth, height, width."""
         return tuple(self.column(name, index) for name in SIDES[self.dimensions])
+
+    def spacing(self, index: np.ndarray) -> np.ndarray:
+        """Of samples ``index`` [b] the millimetres between pixels along each axis, as ``sides``: float64 [b, n]; NaN =
+        unknown."""
+        dataset, row = self.locate(index)
+        values = np.empty((len(index), self.dimensions))
+        for d in np.unique(dataset):
+            values[dataset == d] = self.datasets[d].spacing[row[dataset == d]]
+        return values
+
+    def range(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The stored values that become 0 and 1, float32 [b] each, of samples ``index`` [b]."""
+        if self.views is None or self.views.range is None:
+            return self.column("low", index), self.column("high", index)
+        low, high = (np.full(len(index), end, np.float32) for end in self.views.range)
+        return low, high
 
     def words(self, name: str, index: np.ndarray) -> list[str]:
         """The manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
@@ -137,7 +160,7 @@ class Samples:
         codec, shape = self.codec(sample), self.shape(sample)
         read = perf_counter() - began
         try:
-            return read, *fill(payload, codec, crops, views, shape)
+            return read, *fill(payload, codec, crops, views, shape, self._outside(sample))
         except DecodeError as error:
             raise self.damaged(sample, error) from error
 
@@ -168,6 +191,13 @@ class Samples:
         except (OSError, DecodeError) as error:
             raise self.damaged(sample, f"its mask: {error}") from error
 
+    def _outside(self, sample: int) -> int | None:
+        """The stored value of what lies beyond a volume, which becomes 0; None: nothing may."""
+        if self.views is None or not self.views.pad:
+            return None
+        (low,), _ = self.range(np.array([sample]))
+        return int(np.clip(np.floor(low), -32768, 32767))
+
     def require_masks(self) -> None:
         """Raise UserError unless each dataset has a mask in the split."""
         for dataset, rows in zip(self.datasets, self.rows, strict=True):
@@ -177,20 +207,10 @@ class Samples:
                     "(recipe.columns.mask, docs/how-to/sharding.md) and another out"
                 )
 
-    def require_views(self, views: ViewSpec) -> None:
-        """Raise UserError if the views have other dimensions, or a sample, which it names, is smaller than a crop."""
-        for dataset in self.datasets:
-            dataset.require(views.dimensions, "this loader")
-        if (least := views.least) is None:
-            return
-        sides = np.stack(self.sides(np.arange(len(self))), 1)
-        if (small := np.flatnonzero((sides < least).any(1))).size:
-            number, row = self._place(int(small[0]))
-            dataset, (crop, size) = self.datasets[number], (" x ".join(map(str, x)) for x in (least, sides[small[0]]))
-            raise UserError(
-                f"{dataset.root}: sample {dataset.cell('key', row)} has {size} voxels, fewer than a crop of {crop}, as "
-                f"have {small.size} of {len(sides)} in split '{self.split}': use a smaller data.size or +views.crops"
-            )
+    def name(self, sample: int | np.integer) -> str:
+        """Of its dataset and its key, for messages."""
+        number, row = self._place(int(sample))
+        return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 
     def damaged(self, sample: int, cause: Exception | str) -> UserError:
         """The error that says where a sample lies that cannot be read."""
@@ -198,7 +218,7 @@ class Samples:
         dataset = self.datasets[number]
         where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('offset', row)}"
         return UserError(
-            f"{dataset.root}: sample {dataset.cell('key', row)} ({where}) cannot be read: {cause}; "
+            f"{self.name(sample)} ({where}) cannot be read: {cause}; "
             "copy the shard again from its origin, or shard again"
         )
 

@@ -15,6 +15,7 @@ from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.config.schema import imported
+from dira_scale.data.config import as_stored
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
@@ -96,7 +97,7 @@ def views_of(cfg: DictConfig) -> ViewSpec:
     with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
         check_node(_plain(cfg.views), "views")
     try:
-        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
+        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, **as_stored(cfg.data), _convert_="all")
     except InstantiationException as error:
         raise UserError(f"views: {error.__cause__ or error}") from error
     return views

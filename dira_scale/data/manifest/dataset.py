@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
 from dira_scale.data.manifest.index_files import index_of
@@ -142,6 +143,13 @@ class ShardedDataset:
         if name in self._words:
             return self._words[name][self.index.records[name][row]]
         return self.manifest.cell(name, int(row))
+
+    @cached_property
+    def spacing(self) -> np.ndarray:
+        """Millimetres between pixels along each axis, in their array's order: float64 [rows, n]; NaN = unknown."""
+        values = self.manifest.table(["spacing"])["spacing"]
+        sides = [pc.list_element(values, axis).to_numpy() for axis in range(self.info.dims)]
+        return np.stack(sides, 1).astype(np.float64)
 
     @property
     def checksums(self) -> np.ndarray:
