@@ -42,3 +42,7 @@ QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reaso
 
 class DatasetError(UserError):
     """A sharded dataset is absent, of another version, incomplete or damaged."""
+
+
+class DimensionsError(DatasetError):
+    """A sharded dataset has volumes where images are read, or images where volumes are."""

@@ -1,7 +1,8 @@
 """Which crop, flip and distortion each view of a sample gets: pure arithmetic on (seed, epoch, sample, view)."""
 
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from dira_scale.data.views.spec import REFERENCE_SIZE, ViewSpec
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 # Streams of random numbers.
 _GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE, _PAIRS = range(11)
+_CORRUPTIONS = 16  # that of the first; those after it have the next ones
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Distortion:
             them.
         tone: float32 [b, 3], a factor, what is added after it, and the power that follows; [b, 0] of views without.
         warp: float32 [b, 24], the columns of ``warp.Warps``; [b, 0] of views without.
+        corruptions: of each of the spec's, by name, its parameters, whose first axis is b.
     """
 
     brightness: Tensor
@@ -48,13 +51,29 @@ class Distortion:
     orientations: Tensor
     tone: Tensor
     warp: Tensor
+    corruptions: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return self._each(lambda values: values.to(device, non_blocking=True))
 
     def __getitem__(self, samples: slice) -> Self:
         # In memory of its own: another process gets these samples, not all that they were sliced from.
-        return type(self)(*(getattr(self, f.name)[samples].clone() for f in fields(self)))
+        return self._each(lambda values: values[samples].clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters by name, those of a corruption by ``corruptions.NAME.PARAMETER``."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "corruptions"}
+        nested = {
+            f"corruptions.{name}.{key}": values
+            for name, params in self.corruptions.items()
+            for key, values in params.items()
+        }
+        return plain | nested
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        corruptions = {name: {key: change(v) for key, v in params.items()} for name, params in self.corruptions.items()}
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "corruptions"}
+        return type(self)(**{name: change(values) for name, values in plain.items()}, corruptions=corruptions)
 
 
 def draw(
@@ -94,8 +113,12 @@ def draw(
         tone = _tone(spec, uniform(4, _TONE))
     if spec.warp.p:
         warped = torch.from_numpy(warp.draw(spec, uniform(warp.NUMBERS, _WARP), uniform(2, _NOISE)))
+    corruptions = {}
+    for stream, (name, corruption) in enumerate(spec.corruptions.items(), _CORRUPTIONS):
+        params = corruption.draw(uniform(corruption.numbers(spec.sides), stream), spec.sides)
+        corruptions[name] = {key: torch.from_numpy(values) for key, values in params.items()}
     return geometry, Distortion(
-        *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped
+        *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped, corruptions
     )
 
 

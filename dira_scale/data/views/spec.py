@@ -6,6 +6,7 @@ view and scale with the view. PCRL also rotates views, and asks for orientations
 volumes have crops of given sizes, flips along each axis, brightness and contrast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.geometry.pair import PairCrop
 from dira_scale.data.geometry.plane import PlaneCrop, SizedPlaneCrop
 from dira_scale.data.geometry.volume import VolumeCrop
+from dira_scale.data.views.corruption import Corruption, check
 from dira_scale.errors import UserError, nearest
 
 REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
@@ -129,6 +131,7 @@ class ViewSpec:
             image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
             "MedAug", MLHC 2021, section 3).
         fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
+        corruptions: by name, of views that are to be restored: applied in this order, after all others.
         spacing: of volumes: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted;
             None: stored voxels, whatever their size.
         range: the stored values that become 0 and 1; None: each image's own, ``low`` and ``high`` of its manifest.
@@ -158,6 +161,7 @@ class ViewSpec:
     sized: SizedCrop | None = None
     tone: Tone = field(default_factory=Tone)
     warp: Warp = field(default_factory=Warp)
+    corruptions: Mapping[str, Corruption] = field(default_factory=dict)
     iou: float | None = None
     same_size: bool = False
     crop_border: tuple[int, ...] = ()
@@ -190,6 +194,7 @@ class ViewSpec:
             self._check_plane()
         else:
             self._check_volume(self.size)
+        check(self.corruptions, self.sides)
 
     def _check_fixed(self) -> None:
         if self.fixed and len(self.fixed) != self.count:
