@@ -2,6 +2,7 @@
 
 import os
 import resource
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, K
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
-from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError
+from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError, DimensionsError
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.codecs import decode, open_bricks
 from dira_scale.places.store import as_os_error, is_local, locate
@@ -87,16 +88,16 @@ class ShardedDataset:
         return list(self.info.counts)
 
     def require(self, dimensions: int, reader: str) -> None:
-        """Raise DatasetError unless this holds images (2) or volumes (3), as ``reader`` ("probing" …) needs."""
+        """Raise DimensionsError unless this holds images (2) or volumes (3), as ``reader`` ("probing" …) needs."""
         if self.info.dims == dimensions:
             return
         if dimensions == 2:
-            raise DatasetError(
+            raise DimensionsError(
                 f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Shard "
                 "the volumes again with recipe.slices=axial and another out, which stores their slices "
                 "(docs/how-to/volumes.md)"
             )
-        raise DatasetError(
+        raise DimensionsError(
             f"data.shards={self.root} holds images (dims {self.info.dims}); {reader} reads volumes only, as data.size "
             "has three sides: name a dataset of volumes, or one side"
         )
@@ -183,6 +184,10 @@ class ShardedDataset:
         if self._file(row).read_into(payload, int(record["offset"])) != len(payload):
             raise self._cut_short(row)
         return payload
+
+    def reader(self, row: int) -> Callable[[memoryview, int], int]:
+        """Fills a buffer from an offset in the shard of ``row``; returns how many bytes it got."""
+        return self._file(row).read_into
 
     def read_mask(self, row: int) -> bytes | None:
         """The encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""

@@ -1,14 +1,19 @@
 """Spacing, padding, turns and pairs of volumes' views through the loader: against the arrays, voxel by voxel."""
 
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from data.volumes import make, plain_view, random_volumes, spec
+from data.volumes import WORDS, make, plain_view, random_volumes, spec
+from omegaconf import OmegaConf
 
+from dira_scale import methods
+from dira_scale.config.compose import compose
 from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.data.geometry.fixed import centre
 from dira_scale.data.geometry.volume import VolumeCrop
@@ -18,6 +23,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
+from dira_scale.pretraining.description import describe
+from dira_scale.pretraining.task import PretrainTask
 
 COUNT, BATCH = 9, 3
 ORDER = Order((COUNT,), seed=5, batch=BATCH)
@@ -26,9 +33,9 @@ SPACING = [(2.0, 0.7, 0.7), (1.0, 1.0, 1.0), (3.0, 0.8, 0.8)] * 3
 CROPS = ((6, 12, 9), (9, 9, 9))
 
 
-def load(dataset: ShardedDataset, views: ViewSpec, steps: int = 6, **more: Any) -> list[Batch]:
+def load(dataset: ShardedDataset, views: ViewSpec, steps: int = 6, name: str = "cpu", **more: Any) -> list[Batch]:
     arguments = {"datasets": [dataset], "split": "train", "order": ORDER, "views": views, "seed": 3} | more
-    return list(choose("cpu").build(LoaderSpec(masks=True, **arguments)).iterate(0, steps))
+    return list(choose(name).build(LoaderSpec(**{"masks": True} | arguments)).iterate(0, steps))
 
 
 def plain_mask(voxels: np.ndarray, box: list[float], flip: list[bool], size: list[int], transposed: bool) -> np.ndarray:
@@ -153,3 +160,66 @@ def test_what_a_volume_lacks_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         load(whole, spec(16, 12, 12, spacing=1.0), order=Order((3,), seed=5, batch=3))
     assert str(raised.value) == f"{tmp_path}/{message}"
+
+
+def test_the_same_for_all_loaders_threads_and_ranks(tmp_path: Path) -> None:
+    dataset = make(tmp_path / "toy", VOLUMES, spacing=SPACING, codec="b2nd")
+    views = spec(
+        8, 12, 12, crops=CROPS, iou=0.25, spacing=1.5, pad=True, turns=0.5, transpose=0.5, crop_border=(1, 1, 1)
+    )
+    expected = load(dataset, views)
+    assert any(flip.any() for batch in expected for flip in batch.flips)
+    for others in (load(dataset, views, workers=3), load(dataset, views, name="stream")):
+        for batch, same in zip(others, expected, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(batch.views, same.views, strict=True))
+            assert torch.equal(batch.mask, same.mask)  # type: ignore[arg-type]
+    for rank in range(3):
+        for batch, same in zip(load(dataset, views, rank=rank, world=3), expected, strict=True):
+            assert all(torch.equal(a, b[rank : rank + 1]) for a, b in zip(batch.views, same.views, strict=True))
+
+
+@pytest.mark.parametrize("loader", ["cpu", "stream"])
+def test_a_range_is_of_images_too(make_dataset: Any, radiograph: Any, loader: str) -> None:
+    dataset = make_dataset([radiograph(40, 40, seed) for seed in range(3)])
+    views = ViewSpec(size=16, range=(50, 150))
+    (batch,) = load(dataset, views, steps=1, order=Order((3,), seed=1, batch=3), name=loader, masks=False)
+    assert (batch.low == 50).all() and (batch.high == 150).all()
+    np.testing.assert_allclose(
+        batch.to("cpu").views[0].numpy(), np.clip((batch.views[0].numpy() - 50.0) / 100, 0, 1), rtol=1e-6
+    )
+    with pytest.raises(UserError, match=r"images do not have views\.iou, data\.spacing, data\.pad, only those of"):
+        ViewSpec(size=16, iou=0.2, spacing=1.0, pad=True)
+
+
+def test_the_keys_of_data_reach_views_and_description() -> None:
+    words = [*WORDS, "data.shards=any", "data.size=[8,16,16]"]
+    cfg = compose("pretrain", [*words, "data.spacing=[2,1,1]", "data.range=[-1000,400]", "data.pad=true"])
+    assert methods.views_of(cfg).stored == {"spacing": [2, 1, 1], "range": [-1000, 400], "pad": True}
+    assert methods.views_of(compose("pretrain", words)).stored == {"spacing": None, "range": None, "pad": False}
+    assert describe(OmegaConf.to_container(cfg)).input.window == (-1000, 400)  # type: ignore[arg-type]
+    for word, said in (
+        ("data.spacing=[1,2]", "data.spacing=[1, 2]: give stored, or 0.05 to 50 millimetres: a number, or [z,y,x]"),
+        ("data.spacing=isotropic", "data.spacing=isotropic: give stored, or 0.05 to"),
+        ("data.spacing=0", "data.spacing=0: give stored"),
+        ("data.range=[400,-1000]", "data.range=[400, -1000]: give stored values [low,high], such as"),
+        ("data.range=lung", "data.range=lung: give stored values"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            compose("pretrain", [*words, word])
+
+
+def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a pretraining, before there is a run; with the experiments of the method that fit."""
+    monkeypatch.setattr(
+        methods, "experiments_on", lambda dimensions, method: f"; on volumes: experiment=dira{dimensions}d"
+    )
+    volumes = make(tmp_path / "toy", random_volumes(8, channels=2)).root
+    alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
+    run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
+    for words, said in (
+        ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1, or grey ones: shard one of"),
+        (["experiment=small"], r"toy holds volumes .* reads 2D images only.*; on volumes: experiment=dira3d$"),
+    ):
+        cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
+        with pytest.raises(UserError, match=said):
+            PretrainTask.build(OmegaConf.to_object(cfg), cfg, alone)  # type: ignore[arg-type]
