@@ -2,7 +2,10 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +17,14 @@ from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.pixels.arena import Allocate, Arena
-from dira_scale.pixels.boxes import Crop
+from dira_scale.pixels.boxes import Crop, Part
+from dira_scale.pixels.bricks import BrickError, Bricks
 from dira_scale.pixels.codecs import MASK_CODECS, DecodeError, decode
-from dira_scale.pixels.crops import fill
+from dira_scale.pixels.crops import fill, fill_from_bricks
 from dira_scale.pixels.headers import Payload
 
+T = TypeVar("T")
+ReadInto = Callable[[memoryview, int], int]
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
@@ -39,6 +45,8 @@ class Samples:
         stored: the bytes of an image, by its dataset's number and its row there, in memory that the third argument
             makes; a cache may stand before the dataset.
         stored_mask: the bytes of its mask, None without one; likewise.
+        opened: the shard of a volume in bricks, likewise: fills a buffer from an offset, returns how many bytes it got.
+        renewed: has that shard fetched again, after a brick was damaged; false where it cannot be.
 
     Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
@@ -64,6 +72,8 @@ class Samples:
         self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
         self.stored: Callable[[int, int, Allocate], memoryview] = self._stored
         self.stored_mask: Callable[[int, int], Payload | None] = self._stored_mask
+        self.opened: Callable[[int, int], AbstractContextManager[ReadInto]] = self._opened
+        self.renewed: Callable[[int, int], bool] = lambda dataset, row: False
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -154,6 +164,9 @@ class Samples:
 
         Raises UserError, as :meth:`damaged`, where a payload is not what the manifest says.
         """
+        if self._in_bricks(sample):
+            cut = partial(fill_from_bricks, crops=crops, views=views, outside=self._outside(sample))
+            return self._of_bricks(sample, False, cut)
         began = perf_counter()
         _PAYLOAD.reset()
         payload = self.payload(sample, _PAYLOAD.empty)
@@ -179,17 +192,66 @@ class Samples:
         return payload
 
     def mask(self, sample: int) -> np.ndarray | None:
-        """The values of the mask, uint8 [*sides]; None without one.
+        """The values of the mask, uint8 [*sides]; None without one. Raises UserError, as :meth:`mask_parts`."""
+        whole = tuple(slice(0, side) for side in self.mask_sides(sample))
+        parts = self.mask_parts(sample, [whole])
+        return None if parts is None else parts[0]
+
+    def mask_parts(self, sample: int, parts: Sequence[Part]) -> list[np.ndarray] | None:
+        """Parts of the mask in whole pixels, the values uint8 of each; None without a mask.
 
         Raises UserError, as :meth:`damaged`, where it is broken or of another size than the image.
         """
         number, row = self._place(sample)
-        sides = tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
+        if not self.datasets[number].has_mask(row):
+            return None
+        if self.datasets[number].info.in_bricks:
+            return self._of_bricks(sample, True, lambda bricks: [part[0] for part in bricks.cut(parts)])
         try:
             payload = self.stored_mask(number, row)
-            return None if payload is None else decode(payload, MASK_CODECS[self.dimensions], sides)
+            assert payload is not None
+            values = decode(payload, MASK_CODECS[self.dimensions], self.mask_sides(sample))
         except (OSError, DecodeError) as error:
             raise self.damaged(sample, f"its mask: {error}") from error
+        return [values[part] for part in parts]
+
+    def mask_sides(self, sample: int) -> tuple[int, ...]:
+        """Of one image, in pixels: those of its mask."""
+        number, row = self._place(sample)
+        return tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
+
+    def _in_bricks(self, sample: int) -> bool:
+        number, _ = self._place(sample)
+        return self.datasets[number].info.in_bricks and self.codec(sample) == "b2nd"
+
+    def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
+        """What ``cut`` makes of the bricks of a volume, or its mask. Raises UserError, as :meth:`damaged`."""
+        number, row = self._place(sample)
+        record = self.datasets[number].index.records[row]
+        first, size = (int(record[f"mask_{name}" if mask else name]) for name in ("offset", "size"))
+        shape = self.mask_sides(sample) if mask else self.shape(sample)
+
+        def attempt() -> T:
+            _PAYLOAD.reset()
+            with self.opened(number, row) as read_into:
+
+                def fetch(start: int, count: int) -> memoryview:
+                    buffer = _PAYLOAD.empty((count,), np.uint8).data
+                    if start + count > size or read_into(buffer, first + start) != count:
+                        raise BrickError("the shard, or its row in the manifest, ends inside it")
+                    return buffer
+
+                return cut(Bricks(shape, np.dtype(np.uint8 if mask else np.int16), size, fetch))
+
+        try:
+            try:
+                return attempt()
+            except BrickError:
+                if not self.renewed(number, row):
+                    raise
+                return attempt()
+        except (OSError, BrickError, DecodeError) as error:
+            raise self.damaged(sample, f"its mask: {error}" if mask else error) from error
 
     def _outside(self, sample: int) -> int | None:
         """The stored value of what lies beyond a volume, which becomes 0; None: nothing may."""
@@ -224,6 +286,9 @@ class Samples:
 
     def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
         return self.datasets[dataset].read_into(row, new)
+
+    def _opened(self, dataset: int, row: int) -> AbstractContextManager[ReadInto]:
+        return nullcontext(self.datasets[dataset].reader(row))
 
     def _stored_mask(self, dataset: int, row: int) -> Payload | None:
         return self.datasets[dataset].read_mask(row)

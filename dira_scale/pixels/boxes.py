@@ -8,6 +8,8 @@ import numpy as np
 
 Box = tuple[float, ...]  # where it starts on each axis, then how far it extends: (y, x, h, w), (z, y, x, d, h, w)
 
+Part = tuple[slice, ...]  # whole pixels, a slice for each axis
+
 
 class Crop(NamedTuple):
     """A box in stored pixels, for each axis whether what is cut out is mirrored along it, and whether the last two axes

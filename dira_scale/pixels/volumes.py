@@ -1,12 +1,12 @@
 """Crops of volumes: decoded, cut out and resized on the CPU, by the filter of ``planes``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.boxes import Box, around, inside, mirrored
+from dira_scale.pixels.boxes import Box, Part, around, inside, mirrored
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.headers import Payload
 from dira_scale.pixels.planes import triangles
@@ -30,15 +30,24 @@ def decode_crops(
     """
     voxels = decode(payload, codec, shape, new)
     voxels = voxels if voxels.ndim == 4 else voxels[None]
-    sides = voxels.shape[1:]
+    return cut(lambda parts: [voxels[:, *part] for part in parts], boxes, voxels.shape[1:], outside)
+
+
+def cut(
+    take: Callable[[Sequence[Part]], Sequence[np.ndarray]],
+    boxes: Sequence[Box],
+    sides: tuple[int, ...],
+    outside: int | None = None,
+) -> list[tuple[np.ndarray, Box]]:
+    """The same of a volume of ``sides``, by what takes parts of whole voxels out of it."""
     try:
         parts = [around(box if outside is None else inside(box, sides), sides) for box in boxes]
     except ValueError as error:
         raise DecodeError(str(error)) from error
-    cut = [(voxels[:, *part], within) for part, within in parts]
+    pieces = zip(take([part for part, _ in parts]), (within for _, within in parts), boxes, strict=True)
     if outside is None:
-        return cut
-    return [padded(pixels, within, box, sides, outside) for (pixels, within), box in zip(cut, boxes, strict=True)]
+        return [(voxels, within) for voxels, within, _ in pieces]
+    return [padded(voxels, within, box, sides, outside) for voxels, within, box in pieces]
 
 
 def padded(voxels: np.ndarray, within: Box, box: Box, sides: Sequence[int], outside: int) -> tuple[np.ndarray, Box]:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,10 @@ class ShardedDataset:
         if self._file(row).read_into(payload, int(record["offset"])) != len(payload):
             raise self._cut_short(row)
         return payload
+
+    def reader(self, row: int) -> Callable[[memoryview, int], int]:
+        """Fills a buffer from an offset in the shard of ``row``; returns how many bytes it got."""
+        return self._file(row).read_into
 
     def read_mask(self, row: int) -> bytes | None:
         """The encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""
