@@ -86,7 +86,7 @@ class ResEncEncoder(Encoder):
 
     def __init__(self, features: Sequence[int], blocks: Sequence[int], in_channels: int = 1) -> None:
         super().__init__()
-        self._in_channels, self.features = in_channels, list(features)
+        self._in_channels, self.features, self.blocks = in_channels, list(features), list(blocks)
         self.stem = Convolutions(in_channels, features[0], recompute=True)
         inputs = [features[0], *features]
         self.stages = nn.Sequential(
