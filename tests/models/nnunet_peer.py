@@ -4,6 +4,7 @@ PYTHON nnunet_peer.py FOLDER     FOLDER has checkpoint_final.pth, adaptation_pla
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def like_nnssl() -> bool:
 if __name__ == "__main__":
     raw_dataset()
     plan_resenc_l()
+    os.environ.update(nnUNet_n_proc_DA="0")  # the planner takes no 0, training then loads in this process
     told = {"like_nnssl": like_nnssl(), "pretrained": trained(str(FOLDER / "checkpoint_final.pth"))}
     told |= {"scratch": trained(None)}
     told |= {"loaded": len(torch.load(FOLDER / "checkpoint_final.pth", weights_only=True)["network_weights"])}

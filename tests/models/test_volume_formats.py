@@ -169,7 +169,7 @@ def test_nnunet_itself_trains_the_full_unet_and_its_scratch_twin(tmp_path: Path)
         torch.save({"x": volumes, "last": pyramid[-1], "y": network.network.decoder(pyramid)}, tmp_path / "expected.pt")
     peer = Path(__file__).with_name("nnunet_peer.py")
     places = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    environment = os.environ | places | {"OMP_NUM_THREADS": "1", "nnUNet_compile": "f", "nnUNet_n_proc_DA": "0"}
+    environment = os.environ | places | {"OMP_NUM_THREADS": "1", "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"}
     environment["PYTHONPATH"] = ""
     result = subprocess.run(
         [str(python), str(peer), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=3600
