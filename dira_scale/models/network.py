@@ -9,6 +9,7 @@ from torch.torch_version import TorchVersion
 
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.errors import UserError
+from dira_scale.models.translations import Rules
 
 # Layers by an image's dimensions.
 CONVOLUTIONS: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -48,10 +49,13 @@ class Encoder(nn.Module):
         channels: the pyramid's channel counts, the image's first; 0 at a level without features.
         channels_last: whether the first layer gets an image that is channels last in memory. An expanded one has no
             layout of its own, so a convolution takes its weights': those of a sharded module are always contiguous.
+        layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
+            of decoder and head, become those of ours (``models.translations``).
     """
 
     name: str
     dimensions: ClassVar[int]
+    layouts: ClassVar[Mapping[str, Rules]] = {"our own or smp's tu-": ()}
     channels_last = False
     _in_channels: int
 

@@ -21,10 +21,15 @@ UNET3D = {
     "_target_": "dira_scale.models.volume.architecture.UNet3D", "width": 0.0625, "norm": "batch", "up": "transposed",
     "weights": None, "bn_groups": 2,
 }  # fmt: skip
+RESENC = {
+    "_target_": "dira_scale.models.volume.architecture.ResEnc", "features": [4, 8, 8], "blocks": [1, 1, 2],
+    "weights": None, "bn_groups": 2,
+}  # fmt: skip
 NETWORKS: dict[str, tuple[dict[str, Any], Any, int]] = {
     "resnet": (UNET, 64, 32),
     **{norm: (UNET3D | {"norm": norm}, (8, 16, 16), 8) for norm in ("batch", "instance")},
     "group": (UNET3D | {"norm": "group", "width": 0.25}, (8, 8, 16), 8),
+    "resenc": (RESENC, (8, 16, 16), 8),
 }
 
 

@@ -1,5 +1,6 @@
 """The 3D U-Net of Models Genesis and TransVW against its definition in plain torch, written from the papers."""
 
+from collections import OrderedDict
 from itertools import pairwise
 from typing import Any
 
@@ -21,36 +22,39 @@ PLAIN_NORMS = {
 
 
 class Plain(nn.Module):
-    """Layers in the order of the state dict: four levels down, three up, a head."""
+    """With the names that exported files have: what somebody needs who has torch alone."""
 
     def __init__(self, base: int, norm: str, up: str, channels: int, classes: int) -> None:
         super().__init__()
-        self.up = up
-        sides = [channels, 2 * base, 4 * base, 8 * base, 16 * base]
-        self.down = nn.ModuleList(self._two(i, o // 2, o, norm) for i, o in pairwise(sides))
-        ups: list[nn.Module] = []
-        for coarse, skip in ((sides[4], sides[3]), (sides[3], sides[2]), (sides[2], sides[1])):
-            ups += [nn.ConvTranspose3d(coarse, coarse, 2, 2)] if up == "transposed" else [nn.Identity()]
-            ups.append(self._two(coarse + skip, skip, skip, norm))
-        self.ups = nn.ModuleList(ups)
-        self.last = nn.Conv3d(sides[1], classes, 1)
+        widths = [channels, 2 * base, 4 * base, 8 * base, 16 * base]
+        self.encoder, self.decoder = nn.Module(), nn.Module()
+        self.encoder.levels = nn.ModuleList(self._two(i, o // 2, o, norm) for i, o in pairwise(widths))
+        self.decoder.levels = nn.ModuleList()
+        for coarse, skip in pairwise(widths[:0:-1]):
+            step = nn.Module()
+            step.up = nn.ConvTranspose3d(coarse, coarse, 2, 2) if up == "transposed" else nn.Upsample(scale_factor=2.0)
+            step.convs = self._two(coarse + skip, skip, skip, norm)
+            self.decoder.levels.append(step)
+        self.head = nn.Conv3d(widths[1], classes, 1)
 
     @staticmethod
-    def _two(first: int, second: int, third: int, norm: str) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for inputs, outputs in ((first, second), (second, third)):
-            layers += [nn.Conv3d(inputs, outputs, 3, padding=1), PLAIN_NORMS[norm](outputs), nn.ReLU()]
-        return nn.Sequential(*layers)
+    def _two(*widths: int | str) -> nn.Sequential:
+        *channels, norm = widths
+        return nn.Sequential(
+            *(
+                nn.Sequential(OrderedDict(conv=nn.Conv3d(i, o, 3, padding=1), norm=PLAIN_NORMS[norm](o), act=nn.ReLU()))
+                for i, o in pairwise(channels)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        skips = []
-        for level, layers in enumerate(self.down):
-            x = layers(F.max_pool3d(x, 2) if level else x)
+        skips: list[Tensor] = []
+        for level in self.encoder.levels:
+            x = level(F.max_pool3d(x, 2) if skips else x)
             skips.append(x)
-        for i, skip in enumerate(reversed(skips[:-1])):
-            x = self.ups[2 * i](x) if self.up == "transposed" else F.interpolate(x, scale_factor=2.0)
-            x = self.ups[2 * i + 1](torch.cat([x, skip], 1))
-        result: Tensor = self.last(x)
+        for step, skip in zip(self.decoder.levels, skips[-2::-1], strict=True):
+            x = step.convs(torch.cat([step.up(x), skip], 1))
+        result: Tensor = self.head(x)
         return result
 
 
@@ -71,7 +75,7 @@ def test_both_published_layouts_have_their_numbers_of_parameters(up: str, count:
 def test_it_computes_what_its_definition_does(kind: str, up: str, training: bool) -> None:
     ours = network("unet3d", SIZE, classes=3, channels=2, width=0.25, norm=kind, up=up).train(training)
     plain = Plain(8, kind, up, channels=2, classes=3).train(training)
-    plain.load_state_dict(dict(zip(plain.state_dict(), ours.state_dict().values(), strict=True)))
+    plain.load_state_dict(ours.state_dict())
     volumes = torch.rand(2, 2, *SIZE)
     torch.testing.assert_close(ours(volumes), plain(volumes))
 

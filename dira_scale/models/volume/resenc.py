@@ -4,13 +4,15 @@ Names are those of ``ResidualEncoderUNet`` in dynamic_network_architectures; the
 ``seg_layers``, which it never transfers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.translations import RESENC, Rules
 
 SLOPE = 0.01  # of LeakyReLU, and what weights are drawn for
 
@@ -80,10 +82,11 @@ class ResEncEncoder(Encoder):
 
     dimensions = 3
     name = "resenc"
+    layouts: ClassVar[Mapping[str, Rules]] = {"our own or nnU-Net's": RESENC}
 
     def __init__(self, features: Sequence[int], blocks: Sequence[int], in_channels: int = 1) -> None:
         super().__init__()
-        self._in_channels, self.features = in_channels, list(features)
+        self._in_channels, self.features, self.blocks = in_channels, list(features), list(blocks)
         self.stem = Convolutions(in_channels, features[0], recompute=True)
         inputs = [features[0], *features]
         self.stages = nn.Sequential(

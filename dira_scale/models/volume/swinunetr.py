@@ -1,13 +1,15 @@
 """MONAI's Swin UNETR (Hatamizadeh et al., BrainLes 2021) as an encoder, a decoder and a head, with MONAI's names."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.translations import SWINUNETR, Rules
 
 WIDTHS = (1, 1, 2, 4, 8, 16)  # of the maps, finest first, in feature sizes
 
@@ -23,6 +25,7 @@ class SwinEncoder(Encoder):
 
     dimensions = 3
     name = "swinunetr"
+    layouts: ClassVar[Mapping[str, Rules]] = {"our own or MONAI's": SWINUNETR}
 
     def __init__(self, feature_size: int = 48, in_channels: int = 1) -> None:
         super().__init__()

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.translations import UNET3D, Rules
 from dira_scale.models.volume import GROUPS
 
 LEVELS = 4
@@ -41,6 +43,7 @@ class UNet3DEncoder(Encoder):
 
     dimensions = 3
     name = "unet3d"
+    layouts: ClassVar[Mapping[str, Rules]] = {"our own": (), "Models Genesis'": UNET3D}
 
     def __init__(self, base: int = 32, norm: str = "batch", in_channels: int = 1) -> None:
         super().__init__()
