@@ -23,7 +23,7 @@ _recomputing = False
 
 
 class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Drop-in for ``nn.BatchNorm1d/2d`` (same parameters, buffers and evaluation), built by ``convert``.
+    """Drop-in for ``nn.BatchNorm1d/2d/3d`` (same parameters, buffers and evaluation), built by ``convert``.
 
     ``groups``: groups of the global batch. ``local``: number of groups in one micro-batch of this process; if 1, the
     group may span the ``ranks`` processes of ``process_group``. Input [b, C, ...] with b % local == 0.

@@ -24,6 +24,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
+from dira_scale.models.discriminator import check_size
 from dira_scale.models.network import moved
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.description import UNIT, describe, tensors_of
@@ -229,6 +230,8 @@ def try_stages(config: Pretrain, method: Method) -> None:
         try:
             method.enter_stage(config.stages[name].terms)
             methods.check_batch(method, batch, config.bn_groups(batch), accumulate)
+            if "ad" in config.stages[name].terms:
+                check_size(method.views.sides)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
         optimizer = optim.stage_optimizer(config.optim, method, batch)

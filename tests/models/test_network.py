@@ -13,6 +13,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.architecture import TimmUNet, architecture
+from dira_scale.models.network import check_torch, moved
 from dira_scale.runs.identity import execution, run_name
 
 SIZE, COUNT = 16, 4
@@ -58,6 +59,17 @@ def test_views_and_network_have_the_same_dimensions() -> None:
         UserError, match=r"^data.size=\[16, 16, 16\]: resnet50 takes images: give one side, as data.size=16"
     ):
         methods.build(cfg.method, cfg.model, VIEWS, batch=COUNT)
+
+
+def test_volumes_on_a_gpu_ask_for_a_torch_that_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    planes, volumes, gpu = torch.nn.Conv2d(1, 1, 1), torch.nn.Conv3d(1, 1, 1), torch.device("cuda")
+    monkeypatch.setattr("torch.__version__", "2.9.1+cu128")
+    check_torch(planes, gpu)
+    check_torch(volumes, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"^torch 2.9.1\+cu128: .*; install torch 2.10 or newer$"):
+        moved(volumes, gpu, channels_last=True)
+    monkeypatch.setattr("torch.__version__", "2.10.0")
+    check_torch(volumes, gpu)
 
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
