@@ -102,14 +102,18 @@ def convert(module: nn.Module, groups: int = 1, accumulate: int = 1) -> nn.Modul
 
     Keeps parameters and buffers. Collective and raises as :func:`regroup`.
     """
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if _plain(module):
         module = GroupedBatchNorm(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            if _plain(child):
                 setattr(parent, name, GroupedBatchNorm(child))
     regroup(module, groups, accumulate)
     return module
+
+
+def _plain(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, GroupedBatchNorm)
 
 
 def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
