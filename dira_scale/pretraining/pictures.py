@@ -157,4 +157,4 @@ def middle_planes(volume: np.ndarray, spacing: Sequence[float]) -> list[np.ndarr
 
 def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
     picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
-    return np.asarray(picture.resize((int(width), int(height)), Image.Resampling.BICUBIC))
+    return np.asarray(picture.resize((int(width), int(height)), Image.Resampling.BILINEAR))
