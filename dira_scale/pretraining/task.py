@@ -40,6 +40,8 @@ from dira_scale.training.validation import HeldOutValidation
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
 
+ADVICE = "shard one of the channels, or, of a series in time, one of its images"  # for images of several
+
 
 @dataclass(frozen=True)
 class DiscriminatorTraining:
@@ -141,7 +143,7 @@ class PretrainTask(Pretraining):
             except DimensionsError as error:
                 other = methods.experiments_on(5 - views.dimensions, config.method)
                 raise UserError(f"{error}{other}") from error
-            data.require_channels(config.model.name, config.model.channels, "shard one of the channels")
+            data.require_channels(config.model.name, config.model.channels, ADVICE)
             weights = config.model.weights
             stages = stage_plans(config, data.steps_per_epoch)
             return data, stages, start_tensors(Path(weights)) if weights else None

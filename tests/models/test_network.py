@@ -74,9 +74,10 @@ def test_volumes_on_a_gpu_ask_for_a_torch_that_computes_them(monkeypatch: pytest
 
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_pcrls_attention_weights_the_channels_of_maps_of_any_dimension(kind: str) -> None:
-    indicator, maps = torch.ones(2, 6), torch.rand(2, 8, 3, 3)
+    maps = torch.rand(2, 8, 3, 3)
     for dimensions, features in ((2, maps), (3, maps[..., None])):
         torch.manual_seed(0)
+        indicator = torch.ones(2, {2: 6, 3: 7}[dimensions])
         assert ATTENTIONS[kind](8, dimensions)(features, indicator).shape == features.shape
 
 
