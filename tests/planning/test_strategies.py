@@ -48,7 +48,7 @@ def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
     """A step of a single image takes fewer operations: no line goes through it and another number's."""
 
     def rehearse(fake: Any, plan: Any, images: int, accumulate: int) -> Rehearsal:
-        live = [LiveBytes(0, 100 * images)] * (2 if images == 1 else 3)
+        live = [LiveBytes(0, 1000 * images)] * (2 if images == 1 else 3)
         return replace(STEP, images=images, live_in_passes=live)
 
     monkeypatch.setattr(estimate, "rehearse", rehearse)
@@ -56,7 +56,7 @@ def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
     config: Any = SimpleNamespace(parallel=SimpleNamespace(accumulate=1))
     every = estimate.rehearse_stages(lambda: fake, config, ranks)
     assert (every.stages["re"].images, every.few.images, every.many.images) == (8 // ranks, few, many)
-    assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 200
+    assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 2000
 
 
 @pytest.mark.parametrize(
