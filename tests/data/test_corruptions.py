@@ -26,7 +26,6 @@ from dira_scale.data.distort.corruptions import (
     draws,
     local_shuffle,
 )
-from dira_scale.data.distort.warp import top_bits
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
 from dira_scale.methods import views_of
@@ -93,15 +92,16 @@ def pictures(size: tuple[int, ...], count: int = 4) -> torch.Tensor:
     return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(0))
 
 
-@np.errstate(over="ignore")
 def numbers(key: int, count: int) -> np.ndarray:
-    """Those of a key, in [0, 1), by unsigned arithmetic that wraps."""
-    x = np.uint64(key) * np.uint64(0xD1342543DE82EF95) + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(
-        0x9E3779B97F4A7C15
-    )
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) >> np.uint64(40)) * 2.0**-24
+    """Those of a key, in [0, 1), by Python's whole numbers."""
+    return np.array([plain_hash(key, number) >> 8 for number in range(count)]) * 2.0**-24
+
+
+def plain_hash(key: int, number: int) -> int:
+    x = (number * 0x9E3779B1 + key) % 2**32
+    x = ((x ^ x >> 16) * 0x7FEB352D ^ (key >> 32) * 0x85EBCA6B) % 2**32
+    x = (x ^ x >> 15) * 0x846CA68B % 2**32
+    return x ^ x >> 16
 
 
 def plain_bezier(x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
@@ -139,9 +139,9 @@ def plain_shuffle(corruption: LocalShuffle, x: np.ndarray, p: dict[str, Any]) ->
     most, result = math.prod(max(1, n // 10) for n in x.shape), x.copy()
     for k, (side, start) in enumerate(zip(sides.tolist(), starts.tolist(), strict=True)):
         at = tuple(slice(s, s + e) for s, e in zip(start, side, strict=True))
-        number = torch.arange(math.prod(side)) + 2 * x.ndim * corruption.blocks + k * most
-        order = top_bits(p["key"], number, 27).argsort()
-        result[at] = x[at].ravel()[order.numpy()].reshape(side)
+        first = 2 * x.ndim * corruption.blocks + k * most
+        order = np.argsort([plain_hash(int(p["key"]), first + i) >> 5 for i in range(math.prod(side))])
+        result[at] = x[at].ravel()[order].reshape(side)
     return result
 
 

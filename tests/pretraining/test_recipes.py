@@ -169,9 +169,15 @@ def test_preset_released_of_pcrl_is_the_codes() -> None:
 
 
 # Of the authors' code: optimizer, schedule, the batch, the size of a crop, epochs; the method's settings and the mask.
+# An epoch of Models Genesis has 32 cubes of a scan, of TransVW 59, ours one crop.
+SGD, CUBE, NO_MASK = "torch.optim.SGD", [32, 64, 64], (None, None)
 RESTORERS: dict[str, tuple[Any, ...]] = {
+    "models_genesis": (
+        {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 32 * 40, 0.5, 0, None), 6, CUBE,
+        {"models_genesis": (["re"], 32 * 400, 32 * 50)}, {}, NO_MASK,
+    ),
     "mae3d": (
-        {"_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True},
+        {"_target_": SGD, "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True},
         ("cosine", 50, 0.5, 0, 12), 8, [160] * 3, {"mae": (["re"], 17.5, None)},
         {"masking": "dense", "norm_target": False}, (16, 0.75),
     ),
@@ -195,6 +201,16 @@ def test_restorers_have_their_authors_figures(experiment: str) -> None:
     assert {name: (stage.terms, stage.epochs, stage.patience) for name, stage in trained.items()} == stages
     assert {key: value for key, value in config.method.items() if key != "_target_"} == settings
     assert (corruption.get("block"), corruption.get("share")) == mask
+
+
+def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
+    config = composed("experiment=dira_moco3d")
+    assert (config.data.size, config.data.batch, config.method["base"]["queue"]) == (CUBE, 32, 16384)
+    assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 0.001}
+    assert config.optim.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
+    assert [stage.epochs for stage in config.stages.values()] == [59 * 50, 59 * 50, 59 * 100]
+    sizes = {(32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32), (56, 112, 112)}
+    assert ({*map(tuple, config.views["crops"])}, config.views["iou"], config.views["same_size"]) == (sizes, 0.2, True)
 
 
 def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:

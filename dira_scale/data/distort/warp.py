@@ -81,15 +81,12 @@ def uniform(key: Tensor, count: int) -> Tensor:
 
     The same on every device: whole numbers only, whose products wrap.
     """
-    return top_bits(key[:, None], torch.arange(count, device=key.device), 24).float() * 2.0**-24
-
-
-def top_bits(key: Tensor, number: Tensor, bits: int) -> Tensor:
-    """So many random bits for each ``number`` from 0 of a ``key``: int64, in the shape that both broadcast to."""
-    x = key * _signed(0xD1342543DE82EF95) + (number + 1) * _signed(0x9E3779B97F4A7C15)
+    x = key[:, None] * _signed(0xD1342543DE82EF95) + torch.arange(1, count + 1, device=key.device) * _signed(
+        0x9E3779B97F4A7C15
+    )
     x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
-    return _shifted(x ^ _shifted(x, 31), 64 - bits)
+    return _shifted(x ^ _shifted(x, 31), 40).float() * 2.0**-24
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import per_sample
-from dira_scale.data.distort.warp import uniform
 from dira_scale.errors import UserError
 
 Params = Mapping[str, Tensor]
@@ -21,9 +20,41 @@ def key(u: np.ndarray) -> np.ndarray:
     return (high << 24) + low
 
 
+def hashed(keys: Tensor, number: Tensor) -> Tensor:
+    """32 random bits for each int32 ``number`` of a key: int32, in the shape that both broadcast to.
+
+    Two rounds of multiplication and shifts (Wellons' lowbias32), the halves of the key before each. Half as wide as
+    ``warp.uniform``, so that a CPU does eight at once.
+    """
+    x = number * _signed(0x9E3779B1) + _signed32(keys)
+    x = (x ^ _shifted(x, 16)) * _signed(0x7FEB352D) ^ _signed32(keys >> 32) * _signed(0x85EBCA6B)
+    x = (x ^ _shifted(x, 15)) * _signed(0x846CA68B)
+    return x ^ _shifted(x, 16)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """To the right, as of unsigned numbers."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 32) if x >> 31 else x
+
+
+def _signed32(x: Tensor) -> Tensor:
+    """The lower half of an int64."""
+    return (((x & 0xFFFFFFFF) ^ 2**31) - 2**31).to(torch.int32)
+
+
+def unit(bits: Tensor) -> Tensor:
+    """``hashed`` bits as numbers in [0, 1): float32, multiples of 2^-24."""
+    return _shifted(bits, 8).float() * 2.0**-24
+
+
 def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:
     """For each of ``keys`` [b] voxels in [0, 1): float32 [b, channels, *size]."""
-    return uniform(keys, channels * int(np.prod(size))).view(len(keys), channels, *size)
+    number = torch.arange(channels * int(np.prod(size)), dtype=torch.int32, device=keys.device)
+    return unit(hashed(keys[:, None], number)).view(len(keys), channels, *size)
 
 
 def one_by_one(x: Tensor) -> bool:

@@ -73,5 +73,6 @@ class GaussianNoise:
 
 
 def _noisy(x: Tensor, params: Params) -> Tensor:
-    noise = torch.special.ndtri(field(params["key"], x.shape[2:], x.shape[1]) + 2.0**-25)  # never 0, never 1
+    u = field(params["key"], x.shape[2:], x.shape[1]).double() + 2.0**-25  # never 0, never 1
+    noise = torch.special.ndtri(u).float()
     return (x + per_sample(params["sigma"], x) * noise).clamp(0, 1)

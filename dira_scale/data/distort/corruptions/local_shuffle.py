@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.data.distort.corruptions.draws import KEY, Params, key, of_some, share
-from dira_scale.data.distort.warp import top_bits
+from dira_scale.data.distort.corruptions.draws import KEY, Params, hashed, key, of_some, share, unit
 from dira_scale.errors import UserError
 
 _RANDOM, _SLOT = 27, 16  # bits of a voxel in the order of its block: random, and its number there
@@ -61,7 +60,8 @@ def _largest(n: int) -> int:
 def _blocks(key: Tensor, blocks: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Their sides and starts, int64 [blocks, n] each."""
     n, device = len(size), key.device
-    u = top_bits(key, torch.arange(2 * n * blocks, device=device), 24).view(blocks, 2, n).double() * 2.0**-24
+    number = torch.arange(2 * n * blocks, dtype=torch.int32, device=device)
+    u = unit(hashed(key, number)).view(blocks, 2, n)
     sides = 1 + (u[:, 0] * torch.tensor([_largest(side) for side in size], device=device)).long()
     return sides, (u[:, 1] * (torch.tensor(size, device=device) - sides + 1)).long()
 
@@ -88,24 +88,26 @@ def _first(starts: Tensor, size: tuple[int, ...]) -> Tensor:
 def _sources(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
     """For each voxel the number of the one that it shows: int64 [voxels]. Only the voxels of blocks are looked at."""
     sides, starts = _blocks(key, blocks, size)
-    offsets, voxels = _offsets(size).numpy(), math.prod(size)
+    offsets, most = _offsets(size).numpy(), math.prod(map(_largest, size))
     kind = _first(sides - 1, tuple(_largest(side) for side in size)).numpy()
     counts, first = sides.prod(1).numpy(), _first(starts, size).numpy()
-    block = np.repeat(np.arange(blocks), counts)
-    slot = np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)
-    written = first[block] + offsets[kind[block], slot]
-    order = _order(int(key), blocks, size, block, slot)
-    order |= slot | block << (_RANDOM + _SLOT)
+    # Of each voxel of each block: its number there, its block's first voxel, and the row of the block in `offsets`.
+    block = np.repeat(np.arange(blocks, dtype=np.int32), counts)
+    slot = np.arange(len(block), dtype=np.int32) - (np.cumsum(counts) - counts).astype(np.int32)[block]
+    begin, row = first[block], (kind * most)[block]
+    number = torch.from_numpy(2 * len(size) * blocks + block * np.int32(most) + slot)
+    order = _random(hashed(key, number)).numpy()
+    order |= block.astype(np.int64) << (_RANDOM + _SLOT)
+    order |= slot
     order.sort()
-    source = np.arange(voxels)
-    source[written] = first[block] + offsets[kind[block], order & (2**_SLOT - 1)]  # the last of several writes counts
+    order &= 2**_SLOT - 1
+    source, flat = np.arange(math.prod(size)), offsets.ravel()
+    source[begin + flat[row + slot]] = begin + flat[row + order]  # the last of several writes counts
     return torch.from_numpy(source)
 
 
-def _order(key: int, blocks: int, size: tuple[int, ...], block: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """A random number for each voxel of each block, in the bits above its slot: int64."""
-    number = torch.from_numpy(2 * len(size) * blocks + block * math.prod(map(_largest, size)) + slot)
-    return top_bits(torch.tensor(key), number, _RANDOM).numpy() << _SLOT
+def _random(bits: Tensor) -> Tensor:
+    return ((bits.long() >> (32 - _RANDOM)) & (2**_RANDOM - 1)) << _SLOT
 
 
 def _sources_at_once(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
@@ -116,7 +118,7 @@ def _sources_at_once(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
     kind = _first(sides - 1, tuple(_largest(side) for side in size))
     there = slot < sides.prod(1, keepdim=True)
     number = torch.arange(blocks, device=key.device)[:, None] * most + slot
-    order = (top_bits(key, 2 * len(size) * blocks + number, _RANDOM) << _SLOT) + slot
+    order = _random(hashed(key, (2 * len(size) * blocks + number).int())) + slot
     order = torch.where(there, order, 2**62).sort(1).values & (2**_SLOT - 1)
     first, of_block = _first(starts, size)[:, None], offsets[kind]
     written = torch.where(there, first + of_block, voxels)
