@@ -46,6 +46,8 @@ class LocalShuffle:
         return of_some(x, params["on"], params, self._shuffled)
 
     def _shuffled(self, x: Tensor, params: Params) -> Tensor:
+        if type(x) is not Tensor:  # without values, as planning has: of the same size
+            return x.clone()
         size = tuple(x.shape[2:])
         find = _sources if x.device.type == "cpu" else _sources_at_once
         source = torch.stack([find(key, self.blocks, size) for key in params["key"].unbind()])
