@@ -1,0 +1,62 @@
+"""One case: who takes part, and their turns."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks.loader.turns import Pace
+from benchmarks.loader3d import monai_datasets, ours
+from benchmarks.loader3d.inputs import VolumeInputs
+from benchmarks.loader3d.peers import Peers
+from benchmarks.loader3d.results import Result
+from benchmarks.loader3d.turns import check, turn
+from dira_scale.errors import UserError
+
+Turn = Callable[[float, bool], Pace]  # of so many seconds, from the disk or not
+
+
+def measure(inputs: VolumeInputs, case: str, environment: Path | None, rounds: int, seconds: float) -> list[Result]:
+    """All contenders in turns, from the page cache; then those that read files, from the disk.
+
+    environment: of nnU-Net and torchio, which are left out without it.
+    """
+    volumes = inputs.volumes()
+    here = [*ours.contenders(inputs), *monai_datasets.contenders(inputs)]
+    for contender in here:
+        check(contender, inputs.crops, volumes)
+    turns: dict[str, Turn] = {contender.name: partial(turn, contender) for contender in here}
+    sizes = {contender.name: sum(file.stat().st_size for file in contender.files) for contender in here}
+    left_out: dict[str, str] = {}
+    packages = {"monai": version("monai")}
+    with ExitStack() as stack:
+        try:
+            peers = stack.enter_context(closing(Peers(environment, inputs.folder, inputs.crops)))
+        except UserError as error:
+            left_out["nnU-Net and torchio"] = str(error)
+        else:
+            turns |= {name: partial(peers.turn, name) for name in peers.sizes}
+            sizes, packages = sizes | peers.sizes, packages | peers.packages
+        results = []
+        for cold in (False, True):
+            taking = {name: turn for name, turn in turns.items() if sizes[name] or not cold}
+            paces, kept = take_turns(taking, rounds, seconds, cold)
+            results.append(Result(case, cold, paces, sizes, left_out | kept, packages))
+    return results
+
+
+def take_turns(
+    turns: dict[str, Turn], rounds: int, seconds: float, cold: bool
+) -> tuple[dict[str, list[Pace]], dict[str, str]]:
+    """By name, one for each round, every other round backwards; and why some have none."""
+    paces: dict[str, list[Pace]] = {name: [] for name in turns}
+    left_out: dict[str, str] = {}
+    for number in range(rounds):
+        for name in list(turns)[:: 1 if number % 2 == 0 else -1]:
+            try:
+                if name not in left_out:
+                    paces[name].append(turns[name](seconds, cold))
+            except OSError as error:
+                left_out[name] = str(error)
+    return {name: done for name, done in paces.items() if name not in left_out}, left_out
