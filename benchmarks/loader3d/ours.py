@@ -1,4 +1,4 @@
-"""Our loader and the read path below it; and the limits: reading, decoding and copying alone."""
+"""Our loader, and the read path below it."""
 
 from collections.abc import Generator
 from functools import partial
@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from benchmarks.loader3d.inputs import VolumeInputs
+from benchmarks.loader3d.results import LOADER
 from benchmarks.loader3d.turns import Contender, CropList
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.samples import Samples
 from dira_scale.pixels.boxes import Crop
 
-LOADER, READER = "ours: cpu", "ours: Samples.read"
+READER = "ours: Samples.read"
 
 
 def contenders(inputs: VolumeInputs) -> list[Contender]:

@@ -8,10 +8,9 @@ from rich.console import Console
 from benchmarks.loader.goals import Goal
 from benchmarks.loader.tables import images, tell
 from benchmarks.loader.turns import Pace, Spread, ratio
-from benchmarks.loader3d.monai_datasets import PERSISTENT
-from benchmarks.loader3d.ours import LOADER
 
-NNUNET, LIMIT = "nnU-Net's reader", "limit: all three"
+LOADER, NNUNET, PERSISTENT = "ours: cpu", "nnU-Net's reader", "MONAI PersistentDataset"
+READING, DECODING, COPYING, LIMIT = "limit: reading", "limit: decoding", "limit: copying", "limit: all three"
 NEEDED = {"64x64x32": 1.5, "96x96x96": 1.2}  # times nnU-Net's reader
 
 
@@ -67,7 +66,7 @@ def tell_result(console: Console, result: Result) -> None:
         rows.append((
             name, images(Spread.of(rate)), "" if ours else str(ratio(result.rate(LOADER), rate)),
             images(Spread.of(core)), "" if ours else str(ratio(result.a_core(LOADER), core)),
-            f"{result.sizes[name] / 1e6:,.0f}" if result.sizes.get(name) else "in memory",
+            f"{result.sizes[name] / 1e6:,.0f}" if result.sizes.get(name) else "",
         ))  # fmt: skip
     head = ["contender", "crops/s", "ours / it", "crops/s a core", "ours / it", "MB stored"]
     tell(console, result.title, head, rows)
