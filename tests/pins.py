@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -150,10 +149,10 @@ def drawn_views() -> Pins:
     for size, target, seed, epoch, view in product((224, 64), views.TARGET_FLIPS, (0, 7), (0, 5), (0, 1)):
         spec = views.ViewSpec(size=size, target_flip=target)
         for drawn in views.draw(spec, seed, epoch, samples, samples % 3, view, heights, widths):
-            for field in fields(drawn):
-                name = f"view {size} {target} seed {seed} epoch {epoch} view {view} {field.name}"
-                value = getattr(drawn, field.name)
-                yield name, described(value[:, 1] if field.name == "flip" else value)  # left and right
+            arrays = vars(drawn) if isinstance(drawn, views.Geometry) else drawn.tensors()
+            for column, value in arrays.items():
+                name = f"view {size} {target} seed {seed} epoch {epoch} view {view} {column}"
+                yield name, described(value[:, 1] if column == "flip" else value)  # left and right
 
 
 def datasets() -> Pins:

@@ -45,6 +45,8 @@ def write_spread(path: Path, compared: Mapping[str, "Compared"]) -> None:
         | {key: (row["interval"] or {}).get(key) for key in ("low", "high", "level")}
         for phase, of in compared.items() for row in map(asdict, of.spreads)
     ]  # fmt: skip
+    if not rows:
+        return
     text = io.StringIO()
     writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
     writer.writeheader()

@@ -37,11 +37,13 @@ def check_values(target: Callable[..., Any], given: Mapping[str, Any], key: str)
 
 
 def check_node(node: Mapping[str, Any], key: str) -> None:
-    """As :func:`check_values` for the constructed ``node`` and those inside it, whose ``_target_`` exist."""
+    """As :func:`check_values` for the constructed ``node`` and those inside it, also in mappings; their ``_target_``
+    must exist."""
     for name, inner in node.items():
-        if isinstance(inner, Mapping) and "_target_" in inner:
+        if isinstance(inner, Mapping):
             check_node(inner, f"{key}.{name}")
-    check_values(get_object(node["_target_"]), node, key)
+    if "_target_" in node:
+        check_values(get_object(node["_target_"]), node, key)
 
 
 def _parts(hint: Any) -> list[Any]:

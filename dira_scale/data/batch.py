@@ -27,7 +27,7 @@ class Batch:
         mask: int16 [b, V, *size], the images' masks (0 to 255) cropped and flipped with the views, ``IGNORE`` where
             there is none; None unless asked for. Views are rotated on the device, and masks then, too
             (``turned_mask`` of ``distort``).
-        flips: per view bool [b, n]: along which axes samples are mirrored.
+        flips: per view bool [b, n]: along which axes samples are mirrored, before the last two may change places.
         images: int64 [b, V], whose image each view shows (``views.pair``); None: each sample's own.
     """
 

@@ -35,7 +35,14 @@ def philox(counter: Iterable[int | np.ndarray], key: Iterable[int | np.ndarray])
 
 
 def uniform(
-    seed: int, epoch: int | np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int, n: int, stream: int
+    seed: int,
+    epoch: int | np.ndarray,
+    index: np.ndarray,
+    occurrence: np.ndarray,
+    view: int,
+    n: int,
+    stream: int,
+    first: int = 0,
 ) -> np.ndarray:
     """``n`` numbers in [0, 1) for each sample: float64 [b, n], multiples of 2^-32.
 
@@ -45,13 +52,14 @@ def uniform(
         view, stream: 8 bits each; a stream per purpose that needs independent numbers.
         index: int64 [b], the samples; 48 bits.
         occurrence: int64 [b], which repetition of the sample within the epoch; 16 bits.
+        first: how many numbers of the stream to leave out, a multiple of 4.
     """
-    assert 0 <= view < 2**8 and 0 <= stream < 2**8 and 0 < n <= 2**18
+    assert 0 <= view < 2**8 and 0 <= stream < 2**8 and n > 0 and first + n <= 2**18 and first % 4 == 0
     index, occurrence = np.asarray(index, np.int64), np.asarray(occurrence, np.int64)
     epoch = np.broadcast_to(np.asarray(epoch, np.int64), index.shape)
     assert ((epoch >= 0) & (epoch < 2**32)).all()
     assert ((index >= 0) & (index < 2**48) & (occurrence >= 0) & (occurrence < 2**16)).all()
-    draw = np.arange(-(-n // 4))
+    draw = first // 4 + np.arange(-(-n // 4))
     counter = (
         draw + (view << 16) + (stream << 24),
         epoch[:, None],
@@ -67,7 +75,7 @@ def between(u: np.ndarray, low: float, high: float) -> np.ndarray:
     return low + (high - low) * u
 
 
-def integers(u: np.ndarray, low: int, high: int | np.ndarray) -> np.ndarray:
+def integers(u: np.ndarray, low: int | np.ndarray, high: int | np.ndarray) -> np.ndarray:
     """Integers from ``low`` to ``high``, inclusive, by ``u``, uniform in [0, 1)."""
     return low + (u * (high - low + 1)).astype(np.int64)
 

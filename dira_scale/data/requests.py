@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.fit import require_fit
 from dira_scale.data.order import EvalOrder, Order, Positions
 from dira_scale.data.patients import Patients
 from dira_scale.data.samples import Samples
@@ -63,7 +64,7 @@ class Requests:
     ) -> None:
         size = order.size if isinstance(order, EvalOrder) else order.split_size
         assert len(samples) == size, "order of other data"
-        samples.require_views(views)
+        require_fit(samples, views)
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
         self.together = max(1, TOGETHER * world // order.batch)
@@ -88,9 +89,12 @@ class Requests:
         epoch = np.repeat(epochs, [len(part.index) for part in parts])
         images = [self._shown(epoch, index, occurrence, view) for view in range(self.views.count)]
         drawn = [
-            draw(self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(shown))
+            draw(
+                self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(shown),
+                spacing=None if self.views.spacing is None else self.samples.spacing(shown),
+            )
             for view, shown in enumerate(images)
-        ]
+        ]  # fmt: skip
         first = 0
         for (step, part), of_views in zip(steps, epochs, strict=True):
             span = slice(first, first := first + len(part.index))
@@ -124,10 +128,8 @@ class Requests:
 
         ``mask``: int16 [b, V, *size], if masks were asked for.
         """
-        low, high = (
-            torch.from_numpy(np.stack([self.samples.column(name, images) for images in request.images], 1))
-            for name in ("low", "high")
-        )
+        ends = zip(*map(self.samples.range, request.images), strict=True)
+        low, high = (torch.from_numpy(np.stack(of_views, 1)) for of_views in ends)
         labels, chosen = self.samples.labels(request.index), self.samples.chosen
         if labels is not None and chosen is not None and any(chosen.smoothed):
             drawn = draw_labels(self.seed, request.epoch, request.index, request.occurrence, labels.shape[1])

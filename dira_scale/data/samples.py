@@ -2,7 +2,10 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +17,14 @@ from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.pixels.arena import Allocate, Arena
-from dira_scale.pixels.boxes import Crop
+from dira_scale.pixels.boxes import Crop, Part
+from dira_scale.pixels.bricks import BrickError, Bricks
 from dira_scale.pixels.codecs import MASK_CODECS, DecodeError, decode
-from dira_scale.pixels.crops import fill
+from dira_scale.pixels.crops import fill, fill_from_bricks
 from dira_scale.pixels.headers import Payload
 
+T = TypeVar("T")
+ReadInto = Callable[[memoryview, int], int]
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
@@ -28,8 +34,9 @@ class Samples:
     Nothing is copied per sample: columns stay the datasets' own, and are looked up batch by batch.
 
     Attributes:
-        datasets, split: the arguments.
+        datasets, split, views: the arguments.
         chosen: which labels; None: all, where the datasets have the same.
+        views: whose ``range`` and ``pad`` hold; None: those of ``ViewSpec`` by default.
         sizes: rows of the split, for each dataset.
         rows: of the split, int64, for each dataset.
         dimensions: of every sample: 2 for images, 3 for volumes.
@@ -38,12 +45,20 @@ class Samples:
         stored: the bytes of an image, by its dataset's number and its row there, in memory that the third argument
             makes; a cache may stand before the dataset.
         stored_mask: the bytes of its mask, None without one; likewise.
+        opened: the shard of a volume in bricks, likewise: fills a buffer from an offset, returns how many bytes it got.
+        renewed: has that shard fetched again, after a brick was damaged; false where it cannot be.
 
     Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
 
-    def __init__(self, datasets: Sequence[ShardedDataset], split: str, chosen: Labels | None = None) -> None:
-        self.datasets, self.split, self.chosen = list(datasets), split, chosen
+    def __init__(
+        self,
+        datasets: Sequence[ShardedDataset],
+        split: str,
+        chosen: Labels | None = None,
+        views: ViewSpec | None = None,
+    ) -> None:
+        self.datasets, self.split, self.chosen, self.views = list(datasets), split, chosen, views
         self.dimensions = self._only_dimensions()
         self.rows = [dataset.rows(split) for dataset in datasets]
         self.sizes = tuple(map(len, self.rows))
@@ -57,6 +72,8 @@ class Samples:
         self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
         self.stored: Callable[[int, int, Allocate], memoryview] = self._stored
         self.stored_mask: Callable[[int, int], Payload | None] = self._stored_mask
+        self.opened: Callable[[int, int], AbstractContextManager[ReadInto]] = self._opened
+        self.renewed: Callable[[int, int], bool] = lambda dataset, row: False
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -83,6 +100,22 @@ class Samples:
     def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """For each axis the extent [b] of samples ``index`` [b], in pixels: height, width; depth, height, width."""
         return tuple(self.column(name, index) for name in SIDES[self.dimensions])
+
+    def spacing(self, index: np.ndarray) -> np.ndarray:
+        """Of samples ``index`` [b] the millimetres between pixels along each axis, as ``sides``: float64 [b, n]; NaN =
+        unknown."""
+        dataset, row = self.locate(index)
+        values = np.empty((len(index), self.dimensions))
+        for d in np.unique(dataset):
+            values[dataset == d] = self.datasets[d].spacing[row[dataset == d]]
+        return values
+
+    def range(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The stored values that become 0 and 1, float32 [b] each, of samples ``index`` [b]."""
+        if self.views is None or self.views.range is None:
+            return self.column("low", index), self.column("high", index)
+        low, high = (np.full(len(index), end, np.float32) for end in self.views.range)
+        return low, high
 
     def words(self, name: str, index: np.ndarray) -> list[str]:
         """The manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
@@ -131,13 +164,16 @@ class Samples:
 
         Raises UserError, as :meth:`damaged`, where a payload is not what the manifest says.
         """
+        if self._in_bricks(sample):
+            cut = partial(fill_from_bricks, crops=crops, views=views, outside=self._outside(sample))
+            return self._of_bricks(sample, False, cut)
         began = perf_counter()
         _PAYLOAD.reset()
         payload = self.payload(sample, _PAYLOAD.empty)
         codec, shape = self.codec(sample), self.shape(sample)
         read = perf_counter() - began
         try:
-            return read, *fill(payload, codec, crops, views, shape)
+            return read, *fill(payload, codec, crops, views, shape, self._outside(sample))
         except DecodeError as error:
             raise self.damaged(sample, error) from error
 
@@ -156,17 +192,73 @@ class Samples:
         return payload
 
     def mask(self, sample: int) -> np.ndarray | None:
-        """The values of the mask, uint8 [*sides]; None without one.
+        """The values of the mask, uint8 [*sides]; None without one. Raises UserError, as :meth:`mask_parts`."""
+        whole = tuple(slice(0, side) for side in self.mask_sides(sample))
+        parts = self.mask_parts(sample, [whole])
+        return None if parts is None else parts[0]
+
+    def mask_parts(self, sample: int, parts: Sequence[Part]) -> list[np.ndarray] | None:
+        """Parts of the mask in whole pixels, the values uint8 of each; None without a mask.
 
         Raises UserError, as :meth:`damaged`, where it is broken or of another size than the image.
         """
         number, row = self._place(sample)
-        sides = tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
+        if not self.datasets[number].has_mask(row):
+            return None
+        if self.datasets[number].info.in_bricks:
+            return self._of_bricks(sample, True, lambda bricks: [part[0] for part in bricks.cut(parts)])
         try:
             payload = self.stored_mask(number, row)
-            return None if payload is None else decode(payload, MASK_CODECS[self.dimensions], sides)
+            assert payload is not None
+            values = decode(payload, MASK_CODECS[self.dimensions], self.mask_sides(sample))
         except (OSError, DecodeError) as error:
             raise self.damaged(sample, f"its mask: {error}") from error
+        return [values[part] for part in parts]
+
+    def mask_sides(self, sample: int) -> tuple[int, ...]:
+        """Of one image, in pixels: those of its mask."""
+        number, row = self._place(sample)
+        return tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
+
+    def _in_bricks(self, sample: int) -> bool:
+        number, _ = self._place(sample)
+        return self.datasets[number].info.in_bricks and self.codec(sample) == "b2nd"
+
+    def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
+        """What ``cut`` makes of the bricks of a volume, or its mask. Raises UserError, as :meth:`damaged`."""
+        number, row = self._place(sample)
+        record = self.datasets[number].index.records[row]
+        first, size = (int(record[f"mask_{name}" if mask else name]) for name in ("offset", "size"))
+        shape = self.mask_sides(sample) if mask else self.shape(sample)
+
+        def attempt() -> T:
+            _PAYLOAD.reset()
+            with self.opened(number, row) as read_into:
+
+                def fetch(start: int, count: int) -> memoryview:
+                    buffer = _PAYLOAD.empty((count,), np.uint8).data
+                    if start + count > size or read_into(buffer, first + start) != count:
+                        raise BrickError("the shard, or its row in the manifest, ends inside it")
+                    return buffer
+
+                return cut(Bricks(shape, np.dtype(np.uint8 if mask else np.int16), size, fetch))
+
+        try:
+            try:
+                return attempt()
+            except BrickError:
+                if not self.renewed(number, row):
+                    raise
+                return attempt()
+        except (OSError, BrickError, DecodeError) as error:
+            raise self.damaged(sample, f"its mask: {error}" if mask else error) from error
+
+    def _outside(self, sample: int) -> int | None:
+        """The stored value of what lies beyond a volume, which becomes 0; None: nothing may."""
+        if self.views is None or not self.views.pad:
+            return None
+        (low,), _ = self.range(np.array([sample]))
+        return int(np.clip(np.floor(low), -32768, 32767))
 
     def require_masks(self) -> None:
         """Raise UserError unless each dataset has a mask in the split."""
@@ -177,20 +269,10 @@ class Samples:
                     "(recipe.columns.mask, docs/how-to/sharding.md) and another out"
                 )
 
-    def require_views(self, views: ViewSpec) -> None:
-        """Raise UserError if the views have other dimensions, or a sample, which it names, is smaller than a crop."""
-        for dataset in self.datasets:
-            dataset.require(views.dimensions, "this loader")
-        if (least := views.least) is None:
-            return
-        sides = np.stack(self.sides(np.arange(len(self))), 1)
-        if (small := np.flatnonzero((sides < least).any(1))).size:
-            number, row = self._place(int(small[0]))
-            dataset, (crop, size) = self.datasets[number], (" x ".join(map(str, x)) for x in (least, sides[small[0]]))
-            raise UserError(
-                f"{dataset.root}: sample {dataset.cell('key', row)} has {size} voxels, fewer than a crop of {crop}, as "
-                f"have {small.size} of {len(sides)} in split '{self.split}': use a smaller data.size or +views.crops"
-            )
+    def name(self, sample: int | np.integer) -> str:
+        """Of its dataset and its key, for messages."""
+        number, row = self._place(int(sample))
+        return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 
     def damaged(self, sample: int, cause: Exception | str) -> UserError:
         """The error that says where a sample lies that cannot be read."""
@@ -198,12 +280,15 @@ class Samples:
         dataset = self.datasets[number]
         where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('offset', row)}"
         return UserError(
-            f"{dataset.root}: sample {dataset.cell('key', row)} ({where}) cannot be read: {cause}; "
+            f"{self.name(sample)} ({where}) cannot be read: {cause}; "
             "copy the shard again from its origin, or shard again"
         )
 
     def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
         return self.datasets[dataset].read_into(row, new)
+
+    def _opened(self, dataset: int, row: int) -> AbstractContextManager[ReadInto]:
+        return nullcontext(self.datasets[dataset].reader(row))
 
     def _stored_mask(self, dataset: int, row: int) -> Payload | None:
         return self.datasets[dataset].read_mask(row)

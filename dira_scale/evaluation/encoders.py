@@ -42,6 +42,7 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
         ("model._target_", lambda run: run.network.architecture.get("_target_")),
         ("model.encoder", lambda run: run.network.name),
         ("data.size", lambda run: run.input.size[0]),
+        ("data.range", lambda run: run.input.window),
     )
     for key, of in differing:
         values = {of(reader.description): reader.folder for reader in runs}

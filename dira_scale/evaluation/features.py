@@ -40,11 +40,18 @@ class Images:
     """The images of ``rows`` of a dataset, uncropped, each axis resized to ``size``, as float32 in [0, 1].
 
     ``size``: of all axes, or of each. As in the authors' downstream protocol: changes the aspect ratio rather than
-    cropping borders. Nothing is random.
+    cropping borders. Nothing is random. ``window``: the stored values that become 0 and 1; None: each image's own.
     """
 
-    def __init__(self, dataset: ShardedDataset, rows: np.ndarray, size: int | Sequence[int], workers: int) -> None:
-        self.dataset, self.rows, self.workers = dataset, rows, workers
+    def __init__(
+        self,
+        dataset: ShardedDataset,
+        rows: np.ndarray,
+        size: int | Sequence[int],
+        workers: int,
+        window: Sequence[float] | None = None,
+    ) -> None:
+        self.dataset, self.rows, self.workers, self.window = dataset, rows, workers, window
         self.size = dataset.info.dims * [size] if isinstance(size, int) else [*size]
 
     def batches(self, batch: int) -> Iterator[Tensor]:
@@ -86,7 +93,7 @@ class Images:
                 f"{self.dataset.root}: sample {column('key')[row]} in shard {column('shard')[row]} cannot be read: "
                 f"{error}; copy the shard again from its origin, or shard again"
             ) from error
-        low, high = np.float32(column("low")[row]), np.float32(column("high")[row])
+        low, high = map(np.float32, self.window or (column("low")[row], column("high")[row]))
         return np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
 
 

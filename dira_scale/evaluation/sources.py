@@ -77,7 +77,8 @@ class Computed:
     def features(self, rows: Parts) -> Rows:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
         cfg, model, size = self.cfg, self.model, self.size
-        images = {part: Images(self.dataset, rows[part], size, cfg.data.workers) for part in PARTS}
+        window = self.runs[0].description.input.window if self.runs else None
+        images = {part: Images(self.dataset, rows[part], size, cfg.data.workers, window) for part in PARTS}
         groups = trained_groups(self.runs, cfg.stage, size)
         groups += [weights_group(cfg.init, model, size)] if cfg.init else []
         groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))

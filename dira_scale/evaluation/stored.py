@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dira_scale.data.geometry.fixed import FixedCrop, centre
 from dira_scale.data.samples import Samples
+from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING
 from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.crops import fill
@@ -27,7 +28,13 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Stored:
-    """An image or a volume. ``shape`` and ``codec`` are of its payload; ``low`` and ``high`` become 0 and 1."""
+    """An image or a volume. ``shape`` and ``codec`` are of its payload; ``low`` and ``high`` become 0 and 1.
+
+    Attributes:
+        spacing: of its pixels, in mm; None: unknown.
+        step: for each axis, how many of its pixels a network's pixel covers; None: 1.
+        pad: whether crops may reach beyond it, where it is 0.
+    """
 
     payload: Payload
     codec: str
@@ -35,13 +42,32 @@ class Stored:
     dimensions: int
     low: float
     high: float
+    spacing: Sequence[float] | None = None
+    step: Sequence[float] | None = None
+    pad: bool = False
 
     @classmethod
     def of(cls, samples: Samples, sample: int) -> "Stored":
         """Raises UserError as :meth:`Samples.payload`."""
         low, high = (float(samples.column(name, np.array([sample]))[0]) for name in ("low", "high"))
         about = samples.codec(sample), samples.shape(sample), samples.dimensions
-        return cls(samples.payload(sample), *about, low, high)
+        spacing = samples.spacing(np.array([sample]))[0].tolist() if samples.dimensions == 3 else None
+        return cls(samples.payload(sample), *about, low, high, spacing)
+
+    def seen(
+        self,
+        spacing: float | Sequence[float] | None = None,
+        range: Sequence[float] | None = None,
+        pad: bool = False,
+    ) -> "Stored":
+        """As views see it that have these (``ViewSpec``). Raises UserError if its spacing is asked for and unknown."""
+        low, high = range or (self.low, self.high)
+        step = None
+        if spacing is not None:
+            if self.spacing is None or not min(self.spacing) > 0:
+                raise UserError(f"data.spacing={spacing}: a volume's spacing is unknown: give volumes that have it")
+            step = (np.array(spacing) / self.spacing).tolist()
+        return replace(self, low=float(low), high=float(high), step=step, pad=pad)
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -56,11 +82,16 @@ class Stored:
     def view(self, crop: FixedCrop, size: tuple[int, ...]) -> Tensor:
         """float32 [C, *size] in [0, 1], cropped and resized as loaders do it. Raises DecodeError."""
         view = np.empty((self.channels, *size), np.int32)
-        fill(self.payload, self.codec, [crop.of(np.array([self.sides])).crop(0)], [view], self.shape)
+        geometry = crop.of(np.array([self.sides]), None if self.step is None else np.array([self.step]))
+        outside = int(np.floor(self.low)) if self.pad else None
+        fill(self.payload, self.codec, [geometry.crop(0)], [view], self.shape, outside)
         return self._scaled(view)
 
     def image(self) -> Tensor:
-        """float32 [C, *sides] in [0, 1]. Raises DecodeError."""
+        """float32 [C, *sides] in [0, 1]; with ``step`` of as many network's pixels. Raises DecodeError."""
+        if self.step is not None:
+            sides = np.rint(np.array(self.sides) / self.step).astype(int).clip(1)
+            return self.view(centre(self.dimensions)[0], tuple(sides.tolist()))
         pixels = decode(self.payload, self.codec, self.shape)
         if self.dimensions == 2 and pixels.ndim == 3:
             pixels = np.moveaxis(pixels, -1, 0)
@@ -77,13 +108,13 @@ def dense(
     """Probabilities float32 [K, *sides] of every pixel as it is stored, on the CPU.
 
     ``whole``: of the whole image resized to ``size``, resized linearly to the image's sides. ``sliding``: of windows of
-    ``size`` over the image as it is stored, ``batch`` at a time, which overlap by half.
+    ``size`` over the image as it is stored, or in the network's spacing, ``batch`` at a time, which overlap by half.
     """
     if window == SLIDING:
         from monai.inferers import SlidingWindowInferer  # lazy: takes seconds, and comes with an extra
 
         inferer = SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device="cpu")
-        return inferer(stored.image()[None], network)[0]
+        return resized(inferer(stored.image()[None], network)[0], stored.sides)
     (crop,) = centre(stored.dimensions)
     return resized(network(stored.view(crop, size)[None].to(device))[0].cpu(), stored.sides)
 

@@ -1,7 +1,7 @@
 """From configuration to a method: ``_target_`` names its class, ours or yours."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.config.schema import imported
+from dira_scale.data.config import as_stored
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
@@ -96,7 +97,7 @@ def views_of(cfg: DictConfig) -> ViewSpec:
     with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
         check_node(_plain(cfg.views), "views")
     try:
-        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
+        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, **as_stored(cfg.data), _convert_="all")
     except InstantiationException as error:
         raise UserError(f"views: {error.__cause__ or error}") from error
     return views
@@ -148,12 +149,31 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
 
 def _experiments(key: str, target: str) -> str:
     """Advice naming our experiments that train this very method; empty if there are none."""
-    matching = []
-    for path in sorted((folder("configs") / "experiment").glob("*.yaml")):
-        config = compose("pretrain", [f"experiment={path.stem}", "data.shards=any"])
-        if OmegaConf.select(config, f"{key}._target_") == target:
-            matching.append(f"experiment={path.stem}")
+    matching = [name for name, cfg in _composed() if OmegaConf.select(cfg, f"{key}._target_") == target]
     return f"use {' or '.join(matching)}, or " if matching else ""
+
+
+def experiments_on(dimensions: int, method_cfg: Any) -> str:
+    """Advice naming our experiments on images (2) or volumes (3) of this method; if it has none there, all of them."""
+    targets = {}
+    for name, cfg in _composed():
+        if (2 if isinstance(cfg.data.size, int) else 3) == dimensions:
+            targets[name] = _targets(_plain(cfg.method))
+    matching = [name for name, classes in targets.items() if classes == _targets(_plain(method_cfg))]
+    kind = "images" if dimensions == 2 else "volumes"
+    return f"; on {kind}: {' or '.join(matching or targets)}" if targets else ""
+
+
+def _composed() -> Iterator[tuple[str, DictConfig]]:
+    """Our experiments, as they are typed."""
+    for path in sorted((folder("configs") / "experiment").glob("*.yaml")):
+        yield f"experiment={path.stem}", compose("pretrain", [f"experiment={path.stem}", "data.shards=any"])
+
+
+def _targets(node: Mapping[str, Any]) -> list[str]:
+    """The classes of a method, and of the one that it is around."""
+    base = node.get("base")
+    return [node.get("_target_", ""), *(_targets(base) if isinstance(base, Mapping) else [])]
 
 
 def _target(node: dict[str, Any], key: str) -> Any:

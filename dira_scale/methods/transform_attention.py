@@ -20,12 +20,12 @@ HIDDEN = 256  # width between indicator and channels (released code; not in the 
 class ChannelAttention(nn.Module):
     """F · sigmoid(FC(ReLU(FC(vec T)))) per channel: the released code's, "more stable" by its README.
 
-    Shapes: features [b, C, *size], indicator float32 [b, 6] -> [b, C, *size].
+    Shapes: features [b, C, *size], indicator float32 [b, ``INDICATOR``] -> [b, C, *size].
     """
 
     def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
-        self.embedding = _embedding(channels)
+        self.embedding = _embedding(channels, dimensions)
 
     def forward(self, features: Tensor, indicator: Tensor) -> Tensor:
         weights: Tensor = self.embedding(indicator.to(features.dtype)).sigmoid()
@@ -41,7 +41,7 @@ class OuterAttention(nn.Module):
 
     def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
-        self.embedding = _embedding(channels)
+        self.embedding = _embedding(channels, dimensions)
         self.mix = nn.Linear(channels * channels, channels, bias=False)
         self.convolution = CONVOLUTIONS[dimensions](channels, channels, kernel_size=3, padding=1)
 
@@ -64,5 +64,5 @@ def _weighted(features: Tensor, weights: Tensor) -> Tensor:
     return features * weights.to(features.dtype).view(*weights.shape, *(features.dim() - 2) * [1])
 
 
-def _embedding(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(INDICATOR, HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, channels))
+def _embedding(channels: int, dimensions: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(INDICATOR[dimensions], HIDDEN), nn.ReLU(inplace=True), nn.Linear(HIDDEN, channels))

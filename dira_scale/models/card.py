@@ -112,7 +112,8 @@ class Card:
 
     def _loading(self) -> str:
         shape, channels = ", ".join(map(str, (1, *self.run.input.size))), self.run.network.channels
-        repeated, repeat = "", ""
+        window, repeated, repeat = self.run.input.window, "", ""
+        ends = f" (stored values, clipped to {window[0]:g} to {window[1]:g})" if window else ""
         if channels > 1:
             repeated = f", repeated to {'three' if channels == 3 else channels} channels"
             repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"
@@ -122,7 +123,7 @@ class Card:
         lines = [
             "## Loading",
             "",
-            f"Input: grey in [0, 1]{repeated}, {normalised}.",
+            f"Input: grey in [0, 1]{ends}{repeated}, {normalised}.",
             "",
             "```python",
             "import torch",

@@ -8,12 +8,16 @@ import numpy as np
 
 Box = tuple[float, ...]  # where it starts on each axis, then how far it extends: (y, x, h, w), (z, y, x, d, h, w)
 
+Part = tuple[slice, ...]  # whole pixels, a slice for each axis
+
 
 class Crop(NamedTuple):
-    """A box in stored pixels, and for each axis whether what is cut out is mirrored along it."""
+    """A box in stored pixels, for each axis whether what is cut out is mirrored along it, and whether the last two axes
+    then change places."""
 
     box: Box
     flip: tuple[bool, ...]
+    transposed: bool = False
 
 
 def around(box: Box, sides: Sequence[int]) -> tuple[tuple[slice, ...], Box]:
@@ -29,6 +33,13 @@ def around(box: Box, sides: Sequence[int]) -> tuple[tuple[slice, ...], Box]:
         raise ValueError(f"crop {box} is not within the image of {' x '.join(map(str, sides))} pixels")
     within = (start - whole for start, whole in zip(starts, first, strict=True))
     return tuple(map(slice, first, last)), (*within, *extents)
+
+
+def inside(box: Box, sides: Sequence[int]) -> Box:
+    """The part of a box that an image of these ``sides`` covers."""
+    starts = [max(0, start) for start in box[: len(sides)]]
+    ends = [min(side, start + extent) for side, start, extent in zip(sides, box, box[len(sides) :], strict=False)]
+    return (*starts, *(end - start for start, end in zip(starts, ends, strict=True)))
 
 
 def mirrored(pixels: np.ndarray, flip: Sequence[bool]) -> np.ndarray:

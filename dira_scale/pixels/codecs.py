@@ -7,7 +7,7 @@ png     PNG, row filter Sub      8, 16       lossless; 3 ms (8 bits), 6 ms (16 b
 jpg     JPEG, baseline           8           lossy; 2.5 ms, of which entropy decoding is 2
 jp2     HTJ2K codestream         8, 16       lossless JPEG 2000 Part 15; 4 ms, 6 ms; OpenJPEG and Pillow read it
 npy     NumPy array file         8, 16       lossless; no decoding, a crop is a slice
-b2nd    blosc2 bricks, zstd      8, 16       volumes; lossless; a crop reads its bricks only
+b2nd    blosc2 bricks, LZ4HC     8, 16       volumes; lossless; a crop reads its bricks only
 ======  =======================  ==========  =====================================================================
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import simplejpeg
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.pixels import headers, png
+from dira_scale.pixels import bricks, headers, png
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.headers import Payload
 
@@ -61,7 +61,7 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
         case "jp2":
             return bytes(imagecodecs.htj2k_encode(pixels))
         case "b2nd":
-            return _encode_bricks(pixels)
+            return bricks.encode(pixels)
         case _:
             file = io.BytesIO()
             np.save(file, pixels, allow_pickle=False)
@@ -110,27 +110,10 @@ def _decode_npy(payload: Payload, new: Allocate) -> np.ndarray:
     return np.frombuffer(payload, dtype, math.prod(shape), offset).reshape(shape)
 
 
-BRICK, BLOCK = 64, 32  # voxels per side: of a separately compressed chunk, and of the smallest part that a crop reads
-
-
-def _encode_bricks(voxels: np.ndarray) -> bytes:
-    """A contiguous frame; the same library gives the same bytes on any machine."""
-    import blosc2
-
-    inner = voxels.ndim - 3
-    array = blosc2.asarray(
-        voxels,
-        chunks=(1,) * inner + tuple(min(BRICK, side) for side in voxels.shape[inner:]),
-        blocks=(1,) * inner + tuple(min(BLOCK, side) for side in voxels.shape[inner:]),
-        cparams=blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=3, nthreads=1),
-    )
-    return bytes(array.to_cframe())
-
-
 def _decode_bricks(payload: Payload, new: Allocate) -> np.ndarray:
     import blosc2
 
-    return blosc2.ndarray_from_cframe(payload)[...]
+    return blosc2.ndarray_from_cframe(headers.frame(payload))[...]
 
 
 def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":

@@ -61,7 +61,17 @@ def b2nd(payload: Payload) -> tuple[int, ...]:
     """Shape."""
     import blosc2  # images do not need it
 
-    return tuple(blosc2.ndarray_from_cframe(payload).shape)
+    return tuple(blosc2.ndarray_from_cframe(frame(payload)).shape)
+
+
+def frame(payload: Payload) -> Payload:
+    """The frame of blosc2 that a b2nd payload begins with: since format version 3, a table follows."""
+    if len(payload) < 24 or bytes(payload[2:9]) != b"b2frame":
+        raise ValueError("expected a frame of blosc2")
+    (size,) = struct.unpack_from(">q", payload, 16)
+    if not 0 < size <= len(payload):
+        raise ValueError(f"a frame of {size} bytes in a payload of {len(payload)}")
+    return payload[:size]
 
 
 def _squeezed(height: int, width: int, channels: int) -> tuple[int, ...]:

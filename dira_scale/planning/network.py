@@ -1,6 +1,6 @@
 """Tasks without memory: tensors have shapes but no values, as one rank of many sees them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import SimpleNamespace
@@ -121,6 +121,8 @@ def fake(value: Any, mode: FakeTensorMode) -> Any:
         return mode.from_tensor(value)
     if isinstance(value, tuple):
         return tuple(fake(part, mode) for part in value)
+    if isinstance(value, Mapping):
+        return {key: fake(part, mode) for key, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{field.name: fake(getattr(value, field.name), mode) for field in fields(value)})
     return value

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import methods
+from dira_scale.data.config import as_stored
 from dira_scale.engine import optim
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.task import try_stages
@@ -27,7 +28,8 @@ def check(cfg: DictConfig, ranks: int) -> None:
     stage_plans(config, lambda _: 1)
     plain: Any = OmegaConf.to_container(cfg)
     model = plain["model"] | {"weights": None}
-    network = {"method": plain["method"], "model": model, "views": plain["views"], "data": {"size": config.data.size}}
+    data = {"size": config.data.size, **as_stored(plain["data"])}
+    network = {"method": plain["method"], "model": model, "views": plain["views"], "data": data}
     with suppress(RuntimeError), torch.device("meta"):  # of a user's own network that needs memory
         try_stages(config, _network(json.dumps(network)))
         judge = list(_adversary(config.adversary.loss, config.model.dimensions).parameters())

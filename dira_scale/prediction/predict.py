@@ -11,6 +11,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,6 +138,7 @@ def _read(
     def read(number: int) -> tuple[int, Prepared | Row]:
         try:
             loaded = images.load(number)
+            loaded = replace(loaded, stored=loaded.stored.seen(**trained.stored))
             if (channels := loaded.stored.channels) not in (1, trained.channels):
                 raise QuarantinedError("check", f"{channels} channels, and the network takes 1 or {trained.channels}")
             return number, prepare(loaded)

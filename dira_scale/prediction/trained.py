@@ -11,6 +11,7 @@ import xxhash
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
@@ -73,6 +74,12 @@ class Trained:
         return tuple(self.about["size"])
 
     @property
+    def stored(self) -> Mapping[str, Any]:
+        """How images were seen, for ``Stored.seen``."""
+        stored: Mapping[str, Any] = self.about.get("stored", {})
+        return stored
+
+    @property
     def window(self) -> str:
         """By which the masks of the run were evaluated."""
         return _evaluate(self.about).window_of(len(self.size))
@@ -119,6 +126,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "task": config["task"],
         "outputs": list(described.output.names),
         "size": list(described.input.size),
+        "stored": as_stored(config["data"]),
         "normalise": config["normalise"],
         "evaluate": config["evaluate"],
         "precision": config.get("precision_used", config["precision"]),

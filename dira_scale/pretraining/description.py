@@ -60,7 +60,10 @@ def describe(config: Mapping[str, Any]) -> Description:
         trained="pretrained without labels",
         training=_training(config, stages),
         network=network,
-        input=Input(network.dimensions * (size,) if isinstance(size, int) else tuple(size)),
+        input=Input(
+            network.dimensions * (size,) if isinstance(size, int) else tuple(size),
+            window=None if data.get("range") is None else tuple(data["range"]),
+        ),
         data=Data(_datasets(config), data["split"], data.get("val_split"), limit),
         stages=stages,
         terms=_terms(method, stages),

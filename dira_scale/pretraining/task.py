@@ -129,11 +129,18 @@ class PretrainTask(Pretraining):
         """
 
         # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
+        from dira_scale.data.manifest.schema import DimensionsError
         from dira_scale.runs.reader import start_tensors
         from dira_scale.training.inputs import Inputs
 
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
-            data = Inputs.of(config, methods.views_of(cfg), world)
+            views = methods.views_of(cfg)
+            try:
+                data = Inputs.of(config, views, world)
+            except DimensionsError as error:
+                other = methods.experiments_on(5 - views.dimensions, config.method)
+                raise UserError(f"{error}{other}") from error
+            data.require_channels(config.model.name, config.model.channels, "shard one of the channels")
             weights = config.model.weights
             stages = stage_plans(config, data.steps_per_epoch)
             return data, stages, start_tensors(Path(weights)) if weights else None

@@ -2,7 +2,6 @@
 
 import math
 from bisect import bisect_right
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
     tensors |= {} if batch.labels is None else {"labels": batch.labels}
     for i, (view, distortion) in enumerate(zip(batch.views, batch.distortions, strict=True)):
         tensors[f"views.{i}"] = view
-        tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
+        tensors |= {f"distortions.{i}.{name}": values for name, values in distortion.tensors().items()}
     tensors |= {f"flips.{i}": flip for i, flip in enumerate(batch.flips)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
     # JSON has no NaN and infinity: written as strings.

@@ -71,7 +71,7 @@ class Inputs:
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
-            dataset.require(views.dimensions, "pretraining")
+            dataset.require(views.dimensions, "training")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
@@ -119,13 +119,16 @@ class Inputs:
         cores = default_threads()
         return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **asked)
 
-    def require_channels(self, network: str, channels: int) -> None:
-        """Raise UserError unless a ``network`` whose first layer takes so many ``channels`` takes these images."""
+    def require_channels(self, network: str, channels: int, advice: str | None = None) -> None:
+        """Raise UserError, with ``advice``, unless a ``network`` whose first layer takes so many ``channels`` takes
+        these images."""
         stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
         if other := sorted(stored - {1, channels}):
+            takes = f"has images of {other[0]} channels, and {network} takes {channels}, or grey ones"
             raise UserError(
-                f"channels={channels}: {self.datasets[0].root} has images of {other[0]} channels, and {network} takes "
-                f"{channels}, or grey ones: use channels={other[0]}"
+                f"data.shards={self.datasets[0].root} {takes}: {advice}"
+                if advice
+                else f"channels={channels}: {self.datasets[0].root} {takes}: use channels={other[0]}"
             )
 
     def loader(self, stage: StagePlan) -> Loader:

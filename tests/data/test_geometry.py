@@ -13,6 +13,7 @@ from dira_scale.data import random
 from dira_scale.data.geometry.crop import CropRule, Geometry
 from dira_scale.data.geometry.plane import PlaneCrop
 from dira_scale.data.geometry.volume import VolumeCrop
+from dira_scale.pixels.boxes import Crop
 
 SIDES = st.integers(1, 400)
 
@@ -59,7 +60,7 @@ def test_a_volume_crop_is_a_box_of_a_given_size_inside(sides: tuple[int, ...], d
     for i, row in enumerate(u):
         size = rule.sizes[int(row[0] * len(rule.sizes))]
         start = [int(x * (side - extent + 1)) for x, side, extent in zip(row[1:4], sides, size, strict=True)]
-        assert drawn.crop(i) == ((*start, *size), tuple(x < 0.5 for x in row[4:7]))
+        assert drawn.crop(i) == Crop((*start, *size), tuple(x < 0.5 for x in row[4:7]))
         assert all(a >= 0 and a + extent <= side for a, extent, side in zip(start, size, sides, strict=True))
 
 

@@ -62,7 +62,20 @@ def test_nothing_to_do_is_the_identity_and_half_a_turn_is_both_mirrorings():
 
 def test_the_indicator_has_both_mirrorings_and_one_of_four_turns():
     result = indicator(ORIENTATIONS)
-    assert result.shape == (16, INDICATOR) and result.dtype == torch.float32
+    assert result.shape == (16, INDICATOR[2]) and result.dtype == torch.float32
     for row, (vertical, horizontal, quarters) in zip(result.tolist(), ALL, strict=True):
         assert row == [vertical, horizontal, *(float(quarters == turn) for turn in range(4))]
     assert len({tuple(row) for row in result.tolist()}) == 16
+
+
+def test_volumes_are_mirrored_along_three_axes_and_turned_in_the_plane():
+    every = torch.cartesian_prod(*[torch.arange(n) for n in (2, 2, 2, 4)]).to(torch.uint8)
+    x = torch.rand(32, 2, 5, 6, 6, generator=torch.Generator().manual_seed(0))
+    result = reorient(x, every)
+    for i, (*mirrored, quarters) in enumerate(every.tolist()):
+        expected = np.flip(x[i].numpy(), [axis for axis in (1, 2, 3) if mirrored[axis - 1]])
+        np.testing.assert_array_equal(result[i], np.rot90(expected, quarters, axes=(2, 3)))
+    published = indicator(every)
+    assert published.shape == (32, INDICATOR[3])
+    for row, (z, y, x_axis, quarters) in zip(published.tolist(), every.tolist(), strict=True):
+        assert row == [x_axis, y, z, *(float(quarters == turn) for turn in range(4))]

@@ -1,7 +1,6 @@
 """Requests drawn together for several steps, against the views drawn for each step alone."""
 
 import pickle
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import TOGETHER, Requests
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import ViewSpec, draw
+from dira_scale.data.views import Geometry, ViewSpec, draw
 
 ROWS = 10
 SPEC = ViewSpec(size=16, rotation=10, orientations=2)
@@ -22,7 +21,7 @@ def samples(make_dataset):
 
 
 def arrays(drawn):
-    return [np.asarray(getattr(drawn, field.name)) for field in fields(drawn)]
+    return [np.asarray(each) for each in (vars(drawn) if isinstance(drawn, Geometry) else drawn.tensors()).values()]
 
 
 @pytest.mark.parametrize("fixed_epoch", [None, 3])

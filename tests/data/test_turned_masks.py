@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from data.volumes import spec as volume_spec
 
 from dira_scale.data.batch import IGNORE
 from dira_scale.data.distort import DistortVolumes, build
@@ -79,7 +80,7 @@ def test_masks_of_distorted_views_are_turned_as_the_views() -> None:
     assert torch.equal(masks[sure], bright(distort.turned(images, params))[sure])
     assert build(ViewSpec(size=SIZE)).turned_mask(masks, params) is masks
     volumes = torch.zeros(6, 8, 8, 8, dtype=torch.int16)
-    assert DistortVolumes().turned_mask(volumes, params) is volumes
+    assert DistortVolumes(volume_spec(8, 8, 8)).turned_mask(volumes, params) is volumes
 
 
 @pytest.mark.parametrize("size", [30, SIZE])

@@ -2,7 +2,7 @@
 
 import math
 import random as python_random
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def draws(n=N, spec=None, seed=0, epoch=0, view=0, height=200, width=300, occurr
         np.full(n, height),
         np.full(n, width),
     )
-    return geometry, {f.name: getattr(distortion, f.name).numpy() for f in fields(distortion)}
+    return geometry, {name: values.numpy() for name, values in distortion.tensors().items()}
 
 
 def flattened(index, spec=None, heights=None, view=1):
@@ -36,7 +36,7 @@ def flattened(index, spec=None, heights=None, view=1):
     geometry, distortion = draw(
         spec or ViewSpec(size=64), 5, 3, np.asarray(index), np.asarray(index) % 3, view, heights, 260 - heights
     )
-    columns = [geometry.box, geometry.flip, *(getattr(distortion, f.name).numpy() for f in fields(distortion))]
+    columns = [geometry.box, geometry.flip, *(values.numpy() for values in distortion.tensors().values())]
     return np.concatenate(
         [column.reshape(len(index), math.prod(column.shape[1:])).astype(np.float64) for column in columns], 1
     )
@@ -272,8 +272,8 @@ GOLDEN = {
 def test_distortions_are_sliced_and_moved():
     distortion = draw(ViewSpec(), 0, 0, np.arange(6), np.zeros(6, int), 0, np.full(6, 99), np.full(6, 99))[1]
     part = distortion[2:4].to("cpu")
-    for f in fields(part):
-        assert torch.equal(getattr(part, f.name), getattr(distortion, f.name)[2:4])
+    for name, values in part.tensors().items():
+        assert torch.equal(values, distortion.tensors()[name][2:4])
     assert distortion.boxes.dtype == distortion.swaps.dtype == torch.int16
     assert distortion.branch.dtype == distortion.n_boxes.dtype == torch.uint8
 

@@ -1,6 +1,7 @@
 """A toy dataset of volumes, straight from arrays, and its views by brute force."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import xxhash
 from models.stub3d import TARGET
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec
 from dira_scale.pixels import codecs
@@ -35,8 +37,15 @@ def random_volumes(count: int, channels: int = 1) -> list[np.ndarray]:
     ]
 
 
-def make(root: Path, volumes: Sequence[np.ndarray], codec: str = "npy", val: int = 0) -> ShardedDataset:
-    """Every second volume has a mask: whether its voxels are above 0. The last ``val`` volumes are held out."""
+def make(
+    root: Path,
+    volumes: Sequence[np.ndarray],
+    codec: str = "npy",
+    val: int = 0,
+    spacing: Sequence[Sequence[float] | None] | None = None,
+) -> ShardedDataset:
+    """Every second volume has a mask: whether its voxels are above 0. The last ``val`` volumes are held out.
+    ``spacing`` of each, in mm; None: of all [2, 1, 1]."""
     root.mkdir()
     shard, rows = b"", []
     for number, voxels in enumerate(volumes):
@@ -56,7 +65,10 @@ def make(root: Path, volumes: Sequence[np.ndarray], codec: str = "npy", val: int
                 "patient": f"p{number}",
             }
             | {"study": "s", "shard": "train-000000.tar", "codec": codec, "bits": 16, "low": -1024.0, "high": 3000.0}
-            | {"channels": voxels.shape[0] if voxels.ndim == 4 else 1, "spacing": [2.0, 1.0, 1.0]}
+            | {
+                "channels": voxels.shape[0] if voxels.ndim == 4 else 1,
+                "spacing": [2.0, 1.0, 1.0] if spacing is None else spacing[number],
+            }
             | {"affine": np.diag([1.0, 1.0, 2.0, 1.0]).ravel().tolist(), "labels": [float(number % 3 == 0)]}
             | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
             | sides
@@ -69,26 +81,38 @@ def make(root: Path, volumes: Sequence[np.ndarray], codec: str = "npy", val: int
     info = DatasetInfo(
         name="toy", modality="CT", dims=3, codec=codec, label_names=["nodule"], counts=counts, quarantined=0,
         shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", licence="none", tool_version="0",
+        format_version=BRICKS_VERSION if codec == "b2nd" else FORMAT_VERSION,
     )  # fmt: skip
     (root / "dataset.json").write_text(info.to_json())
     assert json.loads(info.to_json())["dims"] == 3
     return ShardedDataset.open(root)
 
 
-def weights(extent: int, side: int) -> np.ndarray:
-    """[side, extent]: a triangle as wide as the larger of the grids' two steps, in float64."""
+def weights(extent: float, side: int) -> np.ndarray:
+    """[side, whole voxels around]: a triangle as wide as the larger of the grids' two steps, in float64."""
     step = extent / side
     centre = (np.arange(side)[:, None] + 0.5) * step
-    weight = np.clip(1 - np.abs(np.arange(extent) + 0.5 - centre) / max(step, 1), 0, None)
+    weight = np.clip(1 - np.abs(np.arange(math.ceil(extent)) + 0.5 - centre) / max(step, 1), 0, None)
     return weight / weight.sum(1, keepdims=True)
 
 
-def plain_view(voxels: np.ndarray, box: Sequence[int], flip: Sequence[bool], size: Sequence[int]) -> np.ndarray:
+def plain_view(
+    voxels: np.ndarray,
+    box: Sequence[float],
+    flip: Sequence[bool],
+    size: Sequence[int],
+    transposed: bool = False,
+    outside: int = 0,
+) -> np.ndarray:
     """The crop [*size] of ``voxels`` [D, H, W], resized in float64 and mirrored, one axis after the other."""
-    z, y, x, d, h, w = box
-    view = voxels[z : z + d, y : y + h, x : x + w].astype(np.float64)
-    matrices = [weights(extent, side) for extent, side in zip((d, h, w), size, strict=True)]
-    view = np.einsum("zyx,az,by,cx->abc", view, *matrices)
+    far = 40  # voxels beyond the volume that a box may reach
+    starts = [int(start) + far for start in box[:3]]
+    assert [start - far for start in starts] == list(box[:3])
+    around = tuple(slice(a, a + math.ceil(extent)) for a, extent in zip(starts, box[3:], strict=True))
+    view = np.pad(voxels, far, constant_values=outside)[around].astype(np.float64)
+    turned = (size[0], size[2], size[1]) if transposed else size
+    matrices = [weights(extent, side) for extent, side in zip(box[3:], turned, strict=True)]
+    view = np.einsum("zyx,az,by,cx->abc", view, *matrices, optimize=True)
     for axis in range(3):
         view = np.flip(view, axis) if flip[axis] else view
-    return view
+    return view.transpose(0, 2, 1) if transposed else view

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from dira_scale.config.compose import compose as composed
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.methods import build
+from dira_scale.methods import build, experiments_on
 from dira_scale.methods.dira import DiRA
 from dira_scale.methods.moco import MoCo
 from dira_scale.models import norm
@@ -157,6 +157,15 @@ def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(ex
     cfg = composed("pretrain", [f"experiment={experiment}", f"method={method}", "data.shards=any"])
     with pytest.raises(UserError, match=f"has no such setting, .* set it, use {named}, or add ~method.base"):
         build(cfg.method, cfg.model, SPEC, batch=8)
+
+
+@pytest.mark.system
+def test_experiments_on_images_or_volumes_are_those_of_the_method():
+    """Of a method that has none, all of them."""
+    cfg = composed("pretrain", ["experiment=small_pcrl", "data.shards=any"])
+    assert experiments_on(2, cfg.method) == "; on images: experiment=pcrl or experiment=small_pcrl"
+    own = {"_target_": "mine.Method", "base": {"_target_": "mine.Base"}}
+    assert experiments_on(2, own).startswith("; on images: experiment=barlow or experiment=byol or ")
 
 
 @pytest.mark.parametrize(

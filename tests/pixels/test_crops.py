@@ -98,7 +98,7 @@ def test_views_are_filled_as_the_parts_say(radiograph, codec, channels, wider):
     views = np.zeros((2, channels, 24, 24), np.uint16 if wider else np.uint8)
     fill(payload, codec, crops, views, pixels.shape)
     whole = codecs.decode(payload, codec)
-    for view, ((y, x, h, w), (_, flip)) in zip(views, crops, strict=True):
+    for view, ((y, x, h, w), (_, flip), _) in zip(views, crops, strict=True):
         expected = resize(np.ascontiguousarray(whole[y : y + h, x : x + w]), (0, 0, h, w), 24)
         np.testing.assert_array_equal(view, expected[..., ::-1] if flip else expected)
     with pytest.raises(codecs.DecodeError, match="its header says"):

@@ -9,9 +9,9 @@ __all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build", "build_batche
 
 def build(views: ViewSpec) -> Distort | DistortVolumes:
     """The module for these views."""
-    return Distort(views) if views.dimensions == 2 else DistortVolumes()
+    return Distort(views) if views.dimensions == 2 else DistortVolumes(views)
 
 
 def build_batched(views: ViewSpec) -> Distort | DistortVolumes:
     """The same, which distorts all samples at once also on a CPU."""
-    return BatchedDistort(views) if views.dimensions == 2 else DistortVolumes()
+    return BatchedDistort(views) if views.dimensions == 2 else DistortVolumes(views)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
+from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.intensity import jitter, tone
 from dira_scale.data.distort.warp import Warping
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
@@ -25,7 +26,7 @@ _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the w
 
 class Distort(nn.Module):
     """Rotation, warp, tone, brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch
-    shuffling.
+    shuffling, then the views' other corruptions.
 
     Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
     (torchvision's formulas for grey images, on which hue and saturation have no effect). The blur is a Gaussian with
@@ -41,6 +42,7 @@ class Distort(nn.Module):
         super().__init__()
         size = views.sides[0]
         reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
+        self.corruptions = views.corruptions
         self.rotates, self.tones = views.rotation > 0, views.tone.p > 0
         self.warp = Warping(views) if views.warp.p > 0 else None
         self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
@@ -53,6 +55,7 @@ class Distort(nn.Module):
             x = tone(x.float(), params) if self.tones else x
             distort = self.one_by_one if x.device.type == "cpu" else self.at_once
             x = distort(x.float(), params, corrupt)
+            x = corrupted(x, self.corruptions, params) if corrupt else x
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def turned(self, x: Tensor, params: Distortion) -> Tensor:

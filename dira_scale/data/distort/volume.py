@@ -1,19 +1,27 @@
-"""The distortion of volumes: brightness and contrast."""
+"""The distortion of volumes: brightness and contrast, then corruptions."""
 
 import torch
 from torch import Tensor, nn
 
+from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.intensity import jitter
-from dira_scale.data.views import Distortion
+from dira_scale.data.views import Distortion, ViewSpec
 
 
 class DistortVolumes(nn.Module):
     """Shapes: x [b, C, D, H, W] in [0, 1] -> the same, float32, in x's memory format."""
 
+    def __init__(self, views: ViewSpec) -> None:
+        super().__init__()
+        self.corruptions = views.corruptions
+
     @torch.no_grad()
     def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return jitter(x.float(), params)
+            channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+            x = jitter(x.float(), params)
+            x = corrupted(x, self.corruptions, params) if corrupt else x
+            return x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
 
     def turned(self, x: Tensor, params: Distortion) -> Tensor:
         """``x`` where the distorted view has it: as it is."""

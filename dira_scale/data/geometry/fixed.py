@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 
-from dira_scale.data.geometry.crop import Geometry
+from dira_scale.data.geometry.crop import Geometry, boxes, in_stored
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class FixedCrop:
         position: for each axis, where the box lies: 0 at the image's start, 0.5 in its middle, 1 at its end.
         mirrored: the axes along which it is mirrored, counted from the last, which is -1.
         share: its extent on each axis, as a share of the image's.
-        extent: for each axis, its extent in stored pixels instead; an image must have so many.
+        extent: for each axis, its extent in pixels instead (``step`` below); an image without so many is refused, or
+            padded (``ViewSpec.pad``).
     """
 
     position: tuple[float, ...]
@@ -24,15 +25,17 @@ class FixedCrop:
     share: float = 1.0
     extent: tuple[int, ...] | None = None
 
-    def of(self, sides: np.ndarray) -> Geometry:
-        """The crops of images with ``sides`` int64 [b, n]."""
+    def of(self, sides: np.ndarray, step: np.ndarray | None = None) -> Geometry:
+        """The crops of images with ``sides`` int64 [b, n]. ``step`` [b, n]: stored pixels for each of ``extent``'s;
+        None: 1."""
         extents = np.rint(self.share * sides).astype(np.int64).clip(1)
         if self.extent is not None:
             extents = np.broadcast_to(np.array(self.extent), sides.shape)
-        starts = np.rint(np.array(self.position) * (sides - extents)).astype(np.int64)
+            extents = extents if step is None else in_stored(extents, step)
+        starts = np.rint(np.array(self.position) * np.trunc(sides - extents)).astype(np.int64)
         flip = np.zeros(sides.shape, bool)
         flip[:, list(self.mirrored)] = True
-        return Geometry(np.concatenate((starts, extents), 1).astype(np.int32), flip)
+        return Geometry(boxes(starts, extents), flip)
 
 
 def centre(dimensions: int, share: float = 1.0, extent: tuple[int, ...] | None = None) -> tuple[FixedCrop, ...]:

@@ -1,4 +1,4 @@
-"""Mirrorings and quarter turns of square images: the transformations T that PCRL's targets go through.
+"""Mirrorings and quarter turns of square images and volumes: the transformations T that PCRL's targets go through.
 
 Zhou et al., ICCV 2021, sec. 3.2. They are exact: no pixel is interpolated.
 """
@@ -8,23 +8,30 @@ from torch import Tensor
 
 from dira_scale.data.batch import per_sample
 
-INDICATOR = 6  # entries of ``indicator``
+INDICATOR = {2: 6, 3: 7}  # entries of ``indicator``, by dimensions
 
 
 def reorient(x: Tensor, orientation: Tensor) -> Tensor:
-    """``x`` [b, C, S, S], each sample mirrored top to bottom and left to right, then turned anticlockwise.
+    """``x`` [b, C, S, S] or [b, C, D, S, S], each sample mirrored along its axes, then turned anticlockwise in the
+    plane of the last two.
 
     Args:
-        orientation: uint8 [b, 3]: whether to mirror top to bottom, left to right (0 or 1); quarter turns (0 to 3).
+        orientation: uint8 [b, n + 1]: for each axis whether to mirror along it (0 or 1); quarter turns (0 to 3).
     """
-    vertical, horizontal, quarters = (per_sample(value, x) for value in orientation.unbind(1))
-    x = torch.where(vertical == 1, x.flip(-2), x)
-    x = torch.where(horizontal == 1, x.flip(-1), x)
+    *mirrorings, quarters = (per_sample(value, x) for value in orientation.unbind(1))
+    for axis, mirroring in enumerate(mirrorings, -len(mirrorings)):
+        x = torch.where(mirroring == 1, x.flip(axis), x)
     x = torch.where(quarters >= 2, x.flip(-2, -1), x)
     return torch.where(quarters % 2 == 1, x.rot90(1, (-2, -1)), x)
 
 
 def indicator(orientation: Tensor) -> Tensor:
-    """vec(T): the two mirrorings and the number of quarter turns, one-hot: uint8 [b, 3] -> float32 [b, 6]."""
-    turns = orientation[:, 2:] == torch.arange(4, device=orientation.device)
-    return torch.cat([orientation[:, :2], turns], dim=1).float()
+    """vec(T): the mirrorings and the number of quarter turns, one-hot: uint8 [b, n + 1] -> float32 [b, n + 5].
+
+    Mirrorings as PCRL's networks have them: of images along y, x; of volumes along x, y, z.
+    """
+    mirrorings, quarters = orientation[:, :-1], orientation[:, -1:]
+    if mirrorings.shape[1] == 3:
+        mirrorings = mirrorings.flip(1)
+    turns = quarters == torch.arange(4, device=orientation.device)
+    return torch.cat([mirrorings, turns], dim=1).float()

@@ -35,7 +35,7 @@ class CpuLoader:
     sums: tuple[str, ...] = ()  # more than a StageSeconds has
 
     def __init__(self, spec: LoaderSpec) -> None:
-        self.samples = Samples(spec.datasets, spec.split, spec.labels)
+        self.samples = Samples(spec.datasets, spec.split, spec.labels, spec.views)
         if spec.masks:
             self.samples.require_masks()
         self.requests = Requests(

@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import xxhash
@@ -17,6 +18,7 @@ from dira_scale.data.cache.substitutes import Substitutes
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
+from dira_scale.data.samples import ReadInto
 from dira_scale.errors import UserError
 from dira_scale.pixels.arena import Allocate
 from dira_scale.places.retry import StoppedError
@@ -54,6 +56,7 @@ class StreamLoader(CpuLoader):
         self._stop, self._open = threading.Event(), 0
         self.cache = ShardCache(folder, self._stop, self.seconds)
         self.samples.stored, self.samples.stored_mask = self._stored, self._stored_mask
+        self.samples.opened, self.samples.renewed = self._opened, self._renewed
         self.skips = cache.missing == "skip"
         if self.skips:
             self.requests.order = Substitutes(order, self.shards, self.cache, self.requests.seed)  # type: ignore[assignment]
@@ -84,10 +87,30 @@ class StreamLoader(CpuLoader):
         offset, buffer = int(origin.column("offset")[row]), new((int(origin.column("size")[row]),), np.uint8).data
         payload = self._read(shard, offset, buffer)
         if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
-            logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
-            self.cache.folder.drop(shard.name)
+            self._drop(shard)
             payload = self._read(shard, offset, buffer)
         return payload
+
+    @contextmanager
+    def _opened(self, dataset: int, row: int) -> Iterator[ReadInto]:
+        """The shard of a volume in bricks."""
+        try:
+            with self.cache.open(self.shards.at(dataset, row)) as descriptor:
+                yield lambda buffer, offset: os.preadv(descriptor, [buffer], offset)
+        except MissingShardError:
+            self._stop.set()  # as below
+            raise
+
+    def _renewed(self, dataset: int, row: int) -> bool:
+        """Have the shard fetched again, if it is a copy: one that went bad on this disk."""
+        shard = self.shards.at(dataset, row)
+        if not shard.in_place:
+            self._drop(shard)
+        return not shard.in_place
+
+    def _drop(self, shard: Shard) -> None:
+        logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
+        self.cache.folder.drop(shard.name)
 
     def _stored_mask(self, dataset: int, row: int) -> memoryview | None:
         """The bytes of a mask, which is in its image's shard; the manifest has no checksum of it."""

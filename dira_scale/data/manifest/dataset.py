@@ -2,18 +2,20 @@
 
 import os
 import resource
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
-from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError
+from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError, DimensionsError
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.codecs import decode, open_bricks
 from dira_scale.places.store import as_os_error, is_local, locate
@@ -86,16 +88,16 @@ class ShardedDataset:
         return list(self.info.counts)
 
     def require(self, dimensions: int, reader: str) -> None:
-        """Raise DatasetError unless this holds images (2) or volumes (3), as ``reader`` ("probing" …) needs."""
+        """Raise DimensionsError unless this holds images (2) or volumes (3), as ``reader`` ("probing" …) needs."""
         if self.info.dims == dimensions:
             return
         if dimensions == 2:
-            raise DatasetError(
+            raise DimensionsError(
                 f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Shard "
                 "the volumes again with recipe.slices=axial and another out, which stores their slices "
                 "(docs/how-to/volumes.md)"
             )
-        raise DatasetError(
+        raise DimensionsError(
             f"data.shards={self.root} holds images (dims {self.info.dims}); {reader} reads volumes only, as data.size "
             "has three sides: name a dataset of volumes, or one side"
         )
@@ -143,6 +145,13 @@ class ShardedDataset:
             return self._words[name][self.index.records[name][row]]
         return self.manifest.cell(name, int(row))
 
+    @cached_property
+    def spacing(self) -> np.ndarray:
+        """Millimetres between pixels along each axis, in their array's order: float64 [rows, n]; NaN = unknown."""
+        values = self.manifest.table(["spacing"])["spacing"]
+        sides = [pc.list_element(values, axis).to_numpy() for axis in range(self.info.dims)]
+        return np.stack(sides, 1).astype(np.float64)
+
     @property
     def checksums(self) -> np.ndarray:
         """The payloads' 64-bit xxHash3, uint64 [rows]."""
@@ -175,6 +184,10 @@ class ShardedDataset:
         if self._file(row).read_into(payload, int(record["offset"])) != len(payload):
             raise self._cut_short(row)
         return payload
+
+    def reader(self, row: int) -> Callable[[memoryview, int], int]:
+        """Fills a buffer from an offset in the shard of ``row``; returns how many bytes it got."""
+        return self._file(row).read_into
 
     def read_mask(self, row: int) -> bytes | None:
         """The encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""

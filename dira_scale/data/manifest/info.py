@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
-from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
+from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION, DatasetError
 from dira_scale.places.store import is_local
 from dira_scale.places.streams import fetch
 
@@ -76,6 +76,11 @@ class DatasetInfo:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     @property
+    def in_bricks(self) -> bool:
+        """Whether each b2nd payload has a table of its bricks, with checksums (``pixels.bricks``)."""
+        return self.format_version == BRICKS_VERSION
+
+    @property
     def flags(self) -> list["Flag"]:
         """The labels as yes and no, those of classes with a flag for each class."""
         return flags_of(self.label_names, self.classes)
@@ -137,9 +142,10 @@ class DatasetInfo:
             version = content["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
             raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}): shard again") from error
-        if version != FORMAT_VERSION:
+        known = (FORMAT_VERSION, BRICKS_VERSION) if content.get("dims") == 3 else (FORMAT_VERSION,)
+        if version not in known:
             raise DatasetError(
-                f"{path} has format version {version}, this dira_scale reads {FORMAT_VERSION}: "
+                f"{path} has format version {version}, this dira_scale reads {' and '.join(map(str, known))}: "
                 "shard again, or use the dira_scale that wrote it"
             )
         needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}

@@ -5,6 +5,7 @@ import pyarrow as pa
 from dira_scale.errors import UserError
 
 FORMAT_VERSION = 2  # 1 had boxes without z and d
+BRICKS_VERSION = 3  # of volumes in bricks, each with its checksum (pixels.bricks); those of version 2 are read whole
 INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.parquet"
 
 BOX = pa.struct([("label", pa.string()), *[(side, pa.float32()) for side in "yxhwzd"]])  # in 2D z = 0, d = 1
@@ -41,3 +42,7 @@ QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reaso
 
 class DatasetError(UserError):
     """A sharded dataset is absent, of another version, incomplete or damaged."""
+
+
+class DimensionsError(DatasetError):
+    """A sharded dataset has volumes where images are read, or images where volumes are."""

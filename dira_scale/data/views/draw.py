@@ -1,7 +1,8 @@
 """Which crop, flip and distortion each view of a sample gets: pure arithmetic on (seed, epoch, sample, view)."""
 
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.geometry.crop import Geometry
+from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.data.views import patches, warp
 from dira_scale.data.views.spec import REFERENCE_SIZE, ViewSpec
 
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
-_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE = range(
-    10
-)  # streams of random numbers
+# Streams of random numbers.
+_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE, _PAIRS = range(11)
+_CORRUPTIONS = 16  # that of the first; those after it have the next ones
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,11 @@ class Distortion:
         boxes: int16 [b, 10, 2 n], (y, x, h, w) of the first ``n_boxes`` uint8 [b] patches; 0 beyond them.
         swaps: int16 [b, 10, 3 n], (h, w, y1, x1, y2, x2); 0 where nothing is swapped.
         rotation: float32 [b], degrees, anticlockwise.
-        orientations: uint8 [b, k, 3], k of the restoration target, for ``orientation.reorient``: a method applies them.
+        orientations: uint8 [b, k, n + 1], k of the restoration target, for ``orientation.reorient``: a method applies
+            them.
         tone: float32 [b, 3], a factor, what is added after it, and the power that follows; [b, 0] of views without.
         warp: float32 [b, 24], the columns of ``warp.Warps``; [b, 0] of views without.
+        corruptions: of each of the spec's, by name, its parameters, whose first axis is b.
     """
 
     brightness: Tensor
@@ -47,13 +51,29 @@ class Distortion:
     orientations: Tensor
     tone: Tensor
     warp: Tensor
+    corruptions: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Self:
-        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return self._each(lambda values: values.to(device, non_blocking=True))
 
     def __getitem__(self, samples: slice) -> Self:
         # In memory of its own: another process gets these samples, not all that they were sliced from.
-        return type(self)(*(getattr(self, f.name)[samples].clone() for f in fields(self)))
+        return self._each(lambda values: values[samples].clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All parameters by name, those of a corruption by ``corruptions.NAME.PARAMETER``."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "corruptions"}
+        nested = {
+            f"corruptions.{name}.{key}": values
+            for name, params in self.corruptions.items()
+            for key, values in params.items()
+        }
+        return plain | nested
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        corruptions = {name: {key: change(v) for key, v in params.items()} for name, params in self.corruptions.items()}
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "corruptions"}
+        return type(self)(**{name: change(values) for name, values in plain.items()}, corruptions=corruptions)
 
 
 def draw(
@@ -64,11 +84,13 @@ def draw(
     occurrence: np.ndarray,
     view: int,
     *sides: np.ndarray,
+    spacing: np.ndarray | None = None,
 ) -> tuple[Geometry, Distortion]:
     """Parameters of view number ``view`` of the samples ``index`` [b], independent of batching.
 
     ``epoch`` may differ by sample [b]; ``occurrence`` [b] numbers repetitions of a sample within it; ``sides`` [b], for
-    each axis, are those of the stored images, in pixels: heights, widths; depths, heights, widths.
+    each axis, are those of the stored images, in pixels: heights, widths; depths, heights, widths. ``spacing`` [b, n],
+    of stored voxels in mm, has the same order; it matters to ``ViewSpec.spacing``.
     """
     assert len(sides) == spec.dimensions
 
@@ -76,26 +98,55 @@ def draw(
         return random.uniform(seed, epoch, index, occurrence, view, n, stream)
 
     stored = np.stack(sides, 1).astype(np.int64)
-    if spec.fixed:
-        geometry = spec.fixed[view].of(stored)
-    else:
-        geometry = spec.crop.draw(uniform(spec.crop.numbers, _GEOMETRY), stored)
+    geometry = _geometry(spec, seed, epoch, index, occurrence, view, stored, spec.step(spacing))
     intensity, damage = uniform(7, _INTENSITY), uniform(patches.numbers(spec), _PATCHES)
-    rotation, orientations = _float32(np.zeros(len(index))), torch.zeros(len(index), 0, 3, dtype=torch.uint8)
+    axes = 1 + spec.dimensions
+    rotation, orientations = _float32(np.zeros(len(index))), torch.zeros(len(index), 0, axes, dtype=torch.uint8)
     if spec.rotation:
         rotation = _float32(random.between(uniform(1, _ROTATION)[:, 0], -spec.rotation, spec.rotation))
     if spec.orientations:
-        drawn = uniform(3 * spec.orientations, _ORIENTATIONS).reshape(len(index), spec.orientations, 3)
-        orientations = torch.from_numpy(np.floor(drawn * (2, 2, 4)).astype(np.uint8))
+        drawn = uniform(axes * spec.orientations, _ORIENTATIONS).reshape(len(index), spec.orientations, axes)
+        orientations = torch.from_numpy(np.floor(drawn * (*(2,) * spec.dimensions, 4)).astype(np.uint8))
     branch, boxes, number, swaps = map(torch.from_numpy, patches.draw(spec, damage))
     tone = warped = torch.zeros(len(index), 0)
     if spec.tone.p:
         tone = _tone(spec, uniform(4, _TONE))
     if spec.warp.p:
         warped = torch.from_numpy(warp.draw(spec, uniform(warp.NUMBERS, _WARP), uniform(2, _NOISE)))
+    corruptions = {}
+    for stream, (name, corruption) in enumerate(spec.corruptions.items(), _CORRUPTIONS):
+        params = corruption.draw(uniform(corruption.numbers(spec.sides), stream), spec.sides)
+        corruptions[name] = {key: torch.from_numpy(values) for key, values in params.items()}
     return geometry, Distortion(
-        *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped
+        *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped, corruptions
     )
+
+
+def _geometry(
+    spec: ViewSpec,
+    seed: int,
+    epoch: int | np.ndarray,
+    index: np.ndarray,
+    occurrence: np.ndarray,
+    view: int,
+    sides: np.ndarray,
+    step: np.ndarray | None,
+) -> Geometry:
+    def uniform(view: int) -> np.ndarray:
+        return random.uniform(seed, epoch, index, occurrence, view, rule.numbers, _GEOMETRY)
+
+    def candidates(rows: np.ndarray, first: int, n: int) -> np.ndarray:  # of both views: from the numbers of the first
+        return random.uniform(seed, epochs[rows], index[rows], occurrence[rows], 0, n, _PAIRS, first)
+
+    rule = spec.crop
+    if spec.fixed:
+        return spec.fixed[view].of(sides, step)
+    if not isinstance(rule, VolumeCrop):
+        return rule.draw(uniform(view), sides)
+    if spec.pairs is None:
+        return rule.draw(uniform(view), sides, step)
+    epochs = np.broadcast_to(epoch, index.shape)
+    return spec.pairs.draw((uniform(0), uniform(1)), candidates, sides, step)[view]
 
 
 def draw_partner(

@@ -6,12 +6,18 @@ view and scale with the view. PCRL also rotates views, and asks for orientations
 volumes have crops of given sizes, flips along each axis, brightness and contrast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from dira_scale.data.geometry.crop import CropRule
 from dira_scale.data.geometry.fixed import FixedCrop
+from dira_scale.data.geometry.pair import PairCrop
 from dira_scale.data.geometry.plane import PlaneCrop, SizedPlaneCrop
 from dira_scale.data.geometry.volume import VolumeCrop
+from dira_scale.data.views.corruption import Corruption, check
 from dira_scale.errors import UserError, nearest
 
 REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
@@ -109,16 +115,28 @@ class ViewSpec:
         ratio: of images: the crop's width over its height.
         sized: of images: crops of the image's own aspect, in the place of ``scale`` and ``ratio``.
         crops: of volumes: the sizes in voxels, one of which each crop has; none: the view's size.
+        iou: of volumes: the intersection over union that the boxes of two views have more than; None: any.
+        same_size: of volumes with ``iou``: whether both crops have one of ``crops``, or each its own.
+        crop_border: of volumes: for each axis how many voxels crops stay away from the volume's edges, as far as they
+            can; empty: none.
         flip: probability of mirroring: images left and right, volumes along each axis.
+        turns, transpose: of volumes: probabilities that height and width change places, and of a turn by 90, 180 or
+            270 degrees in their plane. The restoration target is as the view.
         target_flip: whether the restoration target is mirrored and rotated: ``with_input``, or never (``released``).
         blur, cutout, inverse_cutout, shuffle, tone, warp: of images. A mask is warped with its image.
         border: distance of patches from the view's edges; negative: they may reach beyond by as much.
         rotation: of images: largest angle, in degrees, by which a view is rotated either way.
-        orientations: of images: how many random orientations of the restoration target are drawn for each view.
+        orientations: how many random orientations of the restoration target are drawn for each view.
         pair: what the views of a sample share: the ``image``, or the ``patient``: views after the first show another
             image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
             "MedAug", MLHC 2021, section 3).
         fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
+        corruptions: by name, of views that are to be restored: applied in this order, after all others.
+        spacing: of volumes: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted;
+            None: stored voxels, whatever their size.
+        range: the stored values that become 0 and 1; None: each image's own, ``low`` and ``high`` of its manifest.
+        pad: of volumes: whether those smaller than a crop are padded with what becomes 0, and masks with
+            ``batch.IGNORE``; else they are refused.
 
     Raises UserError for invalid probabilities or ranges, and for what volumes do not have.
     """
@@ -143,11 +161,21 @@ class ViewSpec:
     sized: SizedCrop | None = None
     tone: Tone = field(default_factory=Tone)
     warp: Warp = field(default_factory=Warp)
+    corruptions: Mapping[str, Corruption] = field(default_factory=dict)
+    iou: float | None = None
+    same_size: bool = False
+    crop_border: tuple[int, ...] = ()
+    turns: float = 0.0
+    transpose: float = 0.0
+    spacing: float | tuple[float, ...] | None = None
+    range: tuple[float, float] | None = None
+    pad: bool = False
 
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
         others = (self.jitter.p, self.blur.p, self.tone.p, self.warp.p, self.sized.p if self.sized else 0)
-        if not all(0 <= p <= 1 for p in (self.flip, *others, *branches, sum(branches))):
+        oriented = self.flip, self.turns, self.transpose
+        if not all(0 <= p <= 1 for p in (*oriented, *others, *branches, sum(branches))):
             raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {self}")
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {self}")
@@ -159,11 +187,14 @@ class ViewSpec:
         if self.count < 1 or min(self.sides) < 8:
             shown = self.size if isinstance(self.size, int) else " x ".join(map(str, self.size))
             raise UserError(f"need at least one view of at least 8 pixels, got {self.count} of {shown}")
+        if self.orientations < 0:
+            raise UserError(f"orientations={self.orientations}: need at least 0")
         self._check_fixed()
         if isinstance(self.size, int):
             self._check_plane()
         else:
             self._check_volume(self.size)
+        check(self.corruptions, self.sides)
 
     def _check_fixed(self) -> None:
         if self.fixed and len(self.fixed) != self.count:
@@ -180,8 +211,8 @@ class ViewSpec:
                 f"patches that reach beyond the edges cannot be swapped: need border >= 0 or shuffle.p=0, "
                 f"got border={self.border} and shuffle.p={self.shuffle.p}"
             )
-        if not 0 <= self.rotation <= 180 or self.orientations < 0:
-            raise UserError(f"need 0 <= rotation <= 180 degrees and at least 0 orientations: {self}")
+        if not 0 <= self.rotation <= 180:
+            raise UserError(f"need 0 <= rotation <= 180 degrees: {self}")
         if self.sized and not 0 < self.sized.side[0] <= self.sized.side[1] <= REFERENCE_SIZE:
             raise UserError(f"need 0 < sized.side[0] <= sized.side[1] <= {REFERENCE_SIZE}: {self.sized}")
         if not (0 < self.tone.gamma[0] <= self.tone.gamma[1] and 0 <= self.tone.contrast <= 1):
@@ -190,6 +221,10 @@ class ViewSpec:
             raise UserError(f"need warp.sigma > 0 and 0 <= warp.grid < 1: {self.warp}")
         if self.crops:
             raise UserError(f"crops={self.crops} are of volumes: views of images have scale and ratio")
+        names = {name: f"views.{name}" for name in ("iou", "same_size", "crop_border", "turns", "transpose")}
+        names |= {name: f"data.{name}" for name in ("spacing", "pad")}
+        if given := [shown for name, shown in names.items() if getattr(self, name)]:
+            raise UserError(f"views of images do not have {', '.join(given)}, only those of volumes: leave it out")
         largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
         if self.pixels(largest) + 2 * self.pixels(self.border) > self.sides[0]:
             raise UserError(
@@ -202,13 +237,50 @@ class ViewSpec:
                             f"{list(size)} and crops={[list(crop) for crop in self.crops]}")  # fmt: skip
         names = ("blur", "cutout", "inverse_cutout", "shuffle", "tone", "warp")
         parts = {f"{name}.p": getattr(self, name).p for name in names}
-        parts |= {"rotation": self.rotation, "orientations": self.orientations}
+        parts |= {"rotation": self.rotation}
         if given := [f"{name}={value:g}" for name, value in parts.items() if value]:
             raise UserError(f"views of volumes do not have {', '.join(given)}: set each to 0")
         if (tuple(self.scale), tuple(self.ratio)) != (ViewSpec.scale, ViewSpec.ratio):
             raise UserError("views of volumes do not have scale and ratio, but crops: leave both at their defaults")
         if self.sized:
             raise UserError("views of volumes do not have sized, but crops: use sized=null")
+        if self.crop_border and (len(self.crop_border) != 3 or min(self.crop_border) < 0):
+            raise UserError(f"crop_border={list(self.crop_border)}: give [depth, height, width] in voxels")
+        self._check_pairs()
+        self._check_turns(size)
+
+    def _check_pairs(self) -> None:
+        if self.iou is None:
+            if self.same_size:
+                raise UserError("same_size=true is of pairs: add iou=0.2, or another bound of their overlap")
+            return
+        if self.count != 2 or self.pair != "image" or self.fixed:
+            raise UserError(f"iou={self.iou:g} is of two views of one volume: got count={self.count}, pair={self.pair}")
+        if not 0 <= self.iou < 1:
+            raise UserError(f"iou={self.iou:g}: pairs overlap by more than this; give a number from 0 to below 1")
+        pairs = PairCrop(self._volume_crop, self.iou, self.same_size)
+        if (best := pairs.best()) <= self.iou:
+            sizes = ", ".join(" x ".join(map(str, crop)) for crop in pairs.crop.sizes)
+            raise UserError(
+                f"iou={self.iou:g}: no two crops of {sizes} have more where one of them is turned, at most {best:.3g}: "
+                "use a smaller iou, sizes that are as high as wide, or turns=0 and transpose=0"
+            )
+
+    def _check_turns(self, size: tuple[int, ...]) -> None:
+        if self.orientations and size[-1] != size[-2]:
+            raise UserError(f"orientations={self.orientations}: quarter turns need size=[depth, side, side], "
+                            f"got {list(size)}")  # fmt: skip
+        if not (self.turns or self.transpose):
+            return
+        if self.target_flip != "with_input":
+            raise UserError(f"target_flip={self.target_flip}: of views with turns or transpose only with_input")
+        if isinstance(self.spacing, tuple | list) and self.spacing[-1] != self.spacing[-2]:
+            raise UserError(f"turns and transpose need one spacing in the plane, got spacing={list(self.spacing)}")
+
+    @property
+    def stored(self) -> dict[str, Any]:
+        """How stored images are seen, of whatever views."""
+        return {"spacing": self.spacing, "range": self.range, "pad": self.pad}
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -227,7 +299,20 @@ class ViewSpec:
             return SizedPlaneCrop((low, high), self.sized.p, self.flip)
         if isinstance(self.size, int):
             return PlaneCrop(self.scale, self.ratio, self.flip)
-        return VolumeCrop(self.crops or (self.size,), self.flip)
+        return self._volume_crop
+
+    @property
+    def pairs(self) -> PairCrop | None:
+        """How both views of a volume are drawn, if their overlap is bounded."""
+        return None if self.iou is None else PairCrop(self._volume_crop, self.iou, self.same_size)
+
+    @property
+    def _volume_crop(self) -> VolumeCrop:
+        return VolumeCrop(self.crops or (self.sides,), self.flip, self.turns, self.transpose, self.crop_border)
+
+    def step(self, spacing: np.ndarray | None) -> np.ndarray | None:
+        """Of volumes with this ``spacing`` [b, n] in mm: the stored voxels to each voxel of a crop's size. None: 1."""
+        return None if self.spacing is None or spacing is None else np.array(self.spacing) / spacing
 
     @property
     def least(self) -> tuple[int, ...] | None:
@@ -246,13 +331,14 @@ class ViewSpec:
         return length * self.sides[-1] / REFERENCE_SIZE
 
 
-def fixed_views(size: int | tuple[int, ...], crops: tuple[FixedCrop, ...]) -> ViewSpec:
-    """Views for evaluation: these crops of every image, resized to ``size``, and nothing drawn.
+def fixed_views(size: int | tuple[int, ...], crops: tuple[FixedCrop, ...], **stored: Any) -> ViewSpec:
+    """Views for evaluation: these crops of every image, resized to ``size``, and nothing drawn. ``stored`` may have
+    ``spacing``, ``range`` and ``pad``.
 
     ``geometry.fixed`` has the usual ones: ``centre(2)`` is the whole image, ``ten_crops(2, 224 / 256)`` are those of
     an image resized to 256 pixels, ``centre(3, extent=(64, 64, 32))`` is the middle of a volume, in voxels.
     """
     return ViewSpec(
         count=len(crops), size=size, fixed=crops, flip=0.0, jitter=Jitter(p=0), blur=Blur(p=0), cutout=Cutout(p=0),
-        inverse_cutout=InverseCutout(p=0), shuffle=Shuffle(p=0),
+        inverse_cutout=InverseCutout(p=0), shuffle=Shuffle(p=0), **stored,
     )  # fmt: skip

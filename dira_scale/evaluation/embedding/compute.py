@@ -129,7 +129,8 @@ class Job:
     def _batches(self, parts: list[int]) -> Iterator[tuple[Tensor, list[str]]]:
         """The images of these parts. No batch has images of two: what is computed at once is the same for any number
         of processes, and after a stop."""
-        images = Images(self.dataset, self.rows, self.about.size, self.cfg.data.workers)
+        window = self.source.input.window
+        images = Images(self.dataset, self.rows, self.about.size, self.cfg.data.workers, window)
         spans = (self.rows[self.about.span(part)] for part in parts)
         return images.loaded(
             rows[first : first + self.cfg.batch] for rows in spans for first in range(0, len(rows), self.cfg.batch)

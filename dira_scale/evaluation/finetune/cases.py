@@ -71,7 +71,9 @@ def evaluate_masks(
 
     def read(sample: int) -> tuple[int, Stored, Tensor] | None:
         mask = samples.mask(sample)
-        return None if mask is None else (sample, Stored.of(samples, sample), torch.from_numpy(mask).long())
+        if mask is None:
+            return None
+        return sample, Stored.of(samples, sample).seen(**data.views.stored), torch.from_numpy(mask).long()
 
     with evaluating(network):
         for item in read_ahead(read, counted(held_out), data.workers):

@@ -168,7 +168,9 @@ def _pretraining(start: str) -> str:
 
 def _result(run: _Finished, metric: Metric, title: str) -> Result:
     figures = json.loads((run.output / FILE).read_text())["figures"]["test"]
-    figure = next(each for each in figures if (each["metric"], each["name"]) == metric)
+    figure = next((each for each in figures if (each["metric"], each["name"]) == metric), None)
+    if figure is None:
+        raise ValueError(f"{run.output} has no {' '.join(metric)} among its test figures")
     value = float("nan") if figure["value"] is None else figure["value"]
     return Result(run.setting, run.pretraining, run.seed, title, value, figure["patients"])
 

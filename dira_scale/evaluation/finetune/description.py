@@ -1,6 +1,6 @@
 """What fine-tuning says of a run: from its configuration alone, so of a run that is planned, too."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -40,7 +40,9 @@ def describe(config: Mapping[str, Any]) -> Description:
         title="Fine-tuning run",
         trained=f"fine-tuned on {'labels' if task.pooled else 'masks'}",
         network=network,
-        input=input_of(model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"]),
+        input=input_of(
+            model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data.get("range")
+        ),
         data=Data(_datasets(config), data["split"], data["val_split"], limit),
         stages=stages,
         terms=TERMS,
@@ -55,11 +57,12 @@ def describe(config: Mapping[str, Any]) -> Description:
     )
 
 
-def input_of(size: tuple[int, ...], normalise: str) -> Input:
-    """Of views of ``size``."""
+def input_of(size: tuple[int, ...], normalise: str, window: Sequence[float] | None = None) -> Input:
+    """Of views of ``size``; ``window`` is ``data.range``."""
+    ends = None if window is None else tuple(window)
     if normalise != IMAGENET:
-        return Input(size)
-    return Input(size, mean=NORMALISATION["mean"], deviation=NORMALISATION["deviation"])
+        return Input(size, window=ends)
+    return Input(size, window=ends, mean=NORMALISATION["mean"], deviation=NORMALISATION["deviation"])
 
 
 TENSORS = {

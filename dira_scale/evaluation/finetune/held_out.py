@@ -12,7 +12,8 @@ from dira_scale.training.inputs import Inputs
 
 def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> ViewSpec:
     """Crops of a share of each image, or, where training's have a size in voxels, of the view's size."""
-    return fixed_views(views.size, held_out_crops(views.sides, crops, config.evaluate.share))
+    chosen = held_out_crops(views.sides, crops, config.evaluate.share)
+    return fixed_views(views.size, chosen, **views.stored)
 
 
 def held_out_crops(size: tuple[int, ...], crops: str, share: float) -> tuple[FixedCrop, ...]:

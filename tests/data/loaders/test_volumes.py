@@ -25,6 +25,7 @@ from dira_scale.data.views import Blur, ViewSpec, draw
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
+from dira_scale.pixels.boxes import Crop
 from dira_scale.pretraining.objective import Objective
 
 COUNT, BATCH = 9, 4
@@ -165,7 +166,7 @@ def test_loaders_of_images_say_so(dataset: ShardedDataset, name: str) -> None:
     ("changed", "message"),
     [
         ({"blur": Blur()}, "views of volumes do not have blur.p=0.5: set each to 0"),
-        ({"rotation": 10.0, "orientations": 2}, "do not have rotation=10, orientations=2"),
+        ({"rotation": 10.0, "orientations": 2}, "do not have rotation=10"),
         ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but crops"),
         ({"size": (8, 8)}, r"need size=\[depth, height, width\], .* got size=\[8, 8\]"),
         ({"crops": ((8, 8),)}, r"crops of such sizes: got .* crops=\[\[8, 8\]\]"),
@@ -201,3 +202,44 @@ def test_a_method_learns_from_a_loaders_batch_through_pretrainings_objective(dat
         optimizer.step()
         method.after_step()
     assert not torch.equal(before, nn.utils.parameters_to_vector(method.parameters()))
+
+
+@pytest.mark.parametrize(("name", "channels"), [("cpu", 1), ("stream", 2)])
+def test_bricks_give_what_whole_volumes_give(tmp_path: Path, name: str, channels: int) -> None:
+    """Datasets of format version 3, of version 2, which are read whole, and of plain arrays: equal batches."""
+    volumes = [np.ascontiguousarray(np.tile(v, (2, 2, 3))) for v in random_volumes(COUNT, channels)]
+    views = spec(8, 10, 9, crops=((14, 13, 9), (8, 10, 9)))
+    expected = load(make(tmp_path / "npy", volumes, "npy"), views, masks=True)
+    bricks = make(tmp_path / "bricks", volumes, "b2nd")
+    assert bricks.info.in_bricks
+    same_batches(load(bricks, views, name, masks=True, workers=2), expected)
+    info = tmp_path / "bricks" / "dataset.json"
+    info.write_text(info.read_text().replace('"format_version": 3', '"format_version": 2'))
+    old = ShardedDataset.open(tmp_path / "bricks")
+    assert not old.info.in_bricks
+    same_batches(load(old, views, name, masks=True), expected)
+
+
+def test_a_damaged_brick_is_named_and_a_damaged_copy_renewed(tmp_path: Path) -> None:
+    dataset = make(tmp_path / "toy", VOLUMES, "b2nd")
+    samples = Samples([dataset], "train")
+    shard = tmp_path / "toy" / "train-000000.tar"
+    offset, size = (int(dataset.column(name)[4]) for name in ("offset", "size"))
+    good, bad = shard.read_bytes(), bytearray(shard.read_bytes())
+    bad[offset + size // 2] ^= 1
+    crop, view = Crop((0, 0, 0, 8, 8, 8), (False,) * 3), np.empty((1, 8, 8, 8), np.int16)
+    shard.write_bytes(bad)
+    with pytest.raises(
+        UserError, match=r"toy: sample v4 \(shard .*, offset \d+\) cannot be read: brick 0"
+    ):
+        samples.read(4, [crop], [view])
+    samples.read(5, [crop], [view])
+
+    def renewed(dataset: int, row: int) -> bool:
+        assert (dataset, row) == (0, 4)
+        shard.write_bytes(good)
+        return True
+
+    samples.renewed = renewed
+    samples.read(4, [crop], [view])
+    np.testing.assert_array_equal(view[0], VOLUMES[4][:8, :8, :8])

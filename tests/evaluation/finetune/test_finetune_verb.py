@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.volumes import WORDS, make, random_volumes
+from data.volumes import WORDS, make, plain_view, random_volumes
 from evaluation.finetune.conftest import NAMES, TINY
 from harness import assert_equal_runs, rows, status
 from omegaconf import OmegaConf
@@ -176,7 +176,27 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
         assert_case_is_monais(run, shards)
 
 
-def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
+@pytest.mark.system
+def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(tmp_path: Path) -> None:
+    """Crops of 24 x 12.8 x 9.6 stored voxels, some of which are deeper than their volumes; another range of values."""
+    shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"
+    words = [word for word in WORDS if not word.startswith(("method", "views", "~model.decoder"))]
+    tiny = [word for word in TINY if not word.startswith(("model", "data.size", "data.batch"))]
+    words += ["task=masks", "views=tune_volumes", "data.size=[16,16,12]", "data.batch=4", "data.test_split=val"]
+    words += ["data.spacing=[3,0.8,0.8]", "data.range=[-1000,2000]", "views.turns=0.5", "~model.decoder_channels"]
+    arguments = [*tiny, *words, f"data.shards={shards.root}", f"run={run}"]
+    assert main(arguments) == 2
+    assert main([*arguments, "data.pad=true"]) == 0
+    assert RunReader(run).description.input.window == (-1000, 2000)
+    assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
+
+
+def assert_case_is_monais(
+    run: Path,
+    shards: ShardedDataset,
+    window: tuple[float, float] = (-1024, 3000),
+    spacing: tuple[float, ...] = (2.0, 1.0, 1.0),
+) -> None:
     """The Dice and distance in mm of one volume, from MONAI's windows and metrics called plainly."""
     from monai.inferers import sliding_window_inference
     from monai.metrics import compute_dice, compute_hausdorff_distance
@@ -185,10 +205,15 @@ def assert_case_is_monais(run: Path, shards: ShardedDataset) -> None:
     tensors, described = reader.load(None)[0], reader.description
     network = trained_network(described, trained_encoder(described, tensors), tensors)
     row = next(row for row in shards.rows("val").tolist() if shards.has_mask(row))
-    image = torch.from_numpy(np.clip((np.float32(shards.voxels(row)) + 1024) / 4024, 0, 1))[None, None]
+    voxels, (low, high) = shards.voxels(row), window
+    sides = voxels.shape
+    size = [round(side * stored / mm) for side, stored, mm in zip(sides, (2.0, 1.0, 1.0), spacing, strict=True)]
+    seen = np.rint(plain_view(voxels, (0, 0, 0, *sides), (False,) * 3, size))
+    image = torch.from_numpy(np.clip((np.float32(seen) - low) / (high - low), 0, 1))[None, None]
     with torch.no_grad():
         scores = sliding_window_inference(image, (16, 16, 12), 4, lambda x: network(x).sigmoid(), 0.5, "gaussian")
-    true = torch.from_numpy(np.float32(shards.voxels(row) > 0))[None, None]
+        scores = torch.nn.functional.interpolate(scores, sides, mode="trilinear")
+    true = torch.from_numpy(np.float32(voxels > 0))[None, None]
     pair = (scores > 0.5).float(), true
     case = next(case for case in read_cases(run / "cases" / "test.parquet") if case.key == shards.cell("key", row))
     assert isinstance(case, MaskCase) and case.unit == "mm" and case.predicted == int(pair[0].sum())

@@ -1,0 +1,61 @@
+"""Masks in blocks: what a masked autoencoder does not see (He et al., CVPR 2022, sec. 3)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """Hide exactly ``share`` of a view's blocks, all equally likely, by ``fill``.
+
+    ``block``: pixels or voxels of a block's side; or its sides, an entry for each axis.
+
+    Parameters: ``mask`` bool [b, *blocks], true where hidden.
+    """
+
+    block: int | tuple[int, ...] = 16
+    share: float = 0.6
+    fill: float = 0.0
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``: one for each block."""
+        return int(np.prod(self.blocks(size)))
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        hidden = round(self.share * u.shape[1])
+        order = u.argsort(1, kind="stable")
+        mask = np.zeros(u.shape, bool)
+        np.put_along_axis(mask, order[:, :hidden], True, 1)
+        return {"mask": mask.reshape(len(u), *self.blocks(size))}
+
+    def apply(self, x: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+        """See ``Corruption``."""
+        return x.masked_fill(spread(params["mask"], x.shape[2:])[:, None], self.fill)
+
+    def blocks(self, size: Sequence[int]) -> tuple[int, ...]:
+        """How many there are on each axis.
+
+        Raises UserError if a view of ``size`` does not divide into them, or they would all be hidden, or none.
+        """
+        sides = (self.block,) * len(size) if isinstance(self.block, int) else self.block
+        if len(sides) != len(size) or min(sides) < 1 or any(n % side for n, side in zip(size, sides, strict=True)):
+            shown = " x ".join(map(str, size))
+            raise UserError(f"block={self.block}: a view of {shown} does not divide into such blocks")
+        blocks = tuple(n // side for n, side in zip(size, sides, strict=True))
+        if not 0 < round(self.share * int(np.prod(blocks))) < np.prod(blocks):
+            raise UserError(f"share={self.share}: of {np.prod(blocks)} blocks some must be hidden, and some not")
+        return blocks
+
+
+def spread(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """A ``mask`` of blocks [b, *blocks] for each pixel or voxel of ``size``: [b, *size]."""
+    for axis, n in enumerate(size, 1):
+        mask = torch.repeat_interleave(mask, n // mask.shape[axis], axis)
+    return mask

@@ -1,0 +1,104 @@
+"""Volumes in bricks: parts are those of the array, each brick is read once, and damage is never used."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+
+from dira_scale.pixels import bricks, codecs
+from dira_scale.pixels.bricks import TABLE, BrickError, Bricks
+
+GENERATOR = np.random.default_rng(0)
+VOLUMES = [((40, 70, 50), np.int16), ((2, 20, 33, 40), np.int16), ((5, 7, 9), np.int16), ((48, 64, 64), np.uint8)]
+
+
+def random_volume(shape: Sequence[int], dtype: type) -> np.ndarray:
+    """With whole bricks of one value, as air is."""
+    voxels = GENERATOR.integers(-2000, 3000, shape).astype(dtype)
+    voxels[..., :16, :32, :32] = 7
+    voxels[..., -16:, :, :] = 0
+    return voxels
+
+
+def opened(payload: bytes, shape: tuple[int, ...], dtype: type, log: list[tuple[int, int]] | None = None) -> Bricks:
+    def fetch(start: int, count: int) -> memoryview:
+        if log is not None:
+            log.append((start, count))
+        return memoryview(payload)[start : start + count]
+
+    return Bricks(shape, np.dtype(dtype), len(payload), fetch)
+
+
+def random_part(sides: Sequence[int]) -> tuple[slice, ...]:
+    first = [int(GENERATOR.integers(0, n)) for n in sides]
+    return tuple(slice(i, int(GENERATOR.integers(i + 1, n + 1))) for i, n in zip(first, sides, strict=True))
+
+
+@pytest.mark.parametrize(("shape", "dtype"), VOLUMES)
+def test_parts_are_those_of_the_array(shape: tuple[int, ...], dtype: type) -> None:
+    voxels = random_volume(shape, dtype)
+    payload = codecs.encode(voxels, "b2nd")
+    np.testing.assert_array_equal(codecs.decode(payload, "b2nd", shape), voxels)
+    for _ in range(30):
+        parts = [random_part(shape[-3:]) for _ in range(GENERATOR.integers(1, 4))]
+        for part, cut in zip(parts, opened(payload, shape, dtype).cut(parts), strict=True):
+            np.testing.assert_array_equal(cut, voxels.reshape(-1, *shape[-3:])[:, *part])
+
+
+def test_only_the_bricks_of_the_parts_are_read_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two overlapping parts of 18 and 12 bricks, 8 of them common; neighbours come in one read."""
+    monkeypatch.setattr(bricks, "BRICK", (4, 4, 4))
+    voxels = GENERATOR.integers(-2000, 3000, (40, 40, 40)).astype(np.int16)
+    payload = codecs.encode(voxels, "b2nd")
+    log: list[tuple[int, int]] = []
+    first, second = (slice(4, 12), slice(4, 16), slice(4, 16)), (slice(8, 16), slice(8, 16), slice(5, 11))
+    opened(payload, voxels.shape, np.int16, log).cut([first, second])
+    table, *runs = log
+    rows = np.frombuffer(payload, TABLE, 1000, len(payload) - 1000 * TABLE.itemsize)
+    needed = {(z, y, x) for z in (1, 2) for y in (1, 2, 3) for x in (1, 2, 3)}
+    needed |= {(z, y, x) for z in (2, 3) for y in (2, 3) for x in (1, 2)}
+    assert sum(count for _, count in runs) == sum(int(rows[z * 100 + y * 10 + x]["size"]) for z, y, x in needed)
+    assert len(runs) == len({(z, y) for z, y, _ in needed})
+    assert table[1] < 1000 * TABLE.itemsize
+
+
+def test_blosc2_opens_what_lies_in_a_file(tmp_path: Path) -> None:
+    voxels = random_volume((20, 40, 40), np.int16)
+    (tmp_path / "shard.tar").write_bytes(b"header" * 100 + codecs.encode(voxels, "b2nd") + b"more")
+    array = blosc2.open(str(tmp_path / "shard.tar"), mode="r", offset=600)
+    np.testing.assert_array_equal(array[3:17, 5:40, 1:9], voxels[3:17, 5:40, 1:9])
+
+
+def test_no_flipped_bit_is_used() -> None:
+    """Anywhere in a payload: parts that need it are refused by the brick's number, all others are as they were."""
+    voxels = random_volume((20, 40, 40), np.int16)
+    payload = codecs.encode(voxels, "b2nd")
+    whole = tuple(slice(0, n) for n in voxels.shape)
+    parts = [(slice(0, 16), slice(0, 32), slice(0, 32)), (slice(16, 20), slice(32, 40), slice(32, 40))]
+    table = len(payload) - 8 * TABLE.itemsize
+    places = [*GENERATOR.integers(0, table, 300).tolist(), *range(table, len(payload))]
+    refused = 0
+    for place in places:
+        spoilt = bytearray(payload)
+        spoilt[place] ^= 1 << int(GENERATOR.integers(8))
+        for part in (whole, *parts):
+            try:
+                cut = opened(bytes(spoilt), voxels.shape, np.int16).cut([part])[0][0]
+            except BrickError as error:
+                refused += 1
+                assert "brick" in str(error)
+            else:
+                np.testing.assert_array_equal(cut, voxels[part])
+    assert refused > 300
+
+
+def test_a_payload_that_was_cut_short_is_refused() -> None:
+    payload = codecs.encode(random_volume((20, 40, 40), np.int16), "b2nd")
+    with pytest.raises(BrickError):
+        opened(payload[:100], (20, 40, 40), np.int16).cut([(slice(0, 9),) * 3])
+    with pytest.raises(BrickError):
+        opened(payload[:-20], (20, 40, 40), np.int16).cut([(slice(0, 9),) * 3])
+    with pytest.raises(codecs.DecodeError, match="frame"):
+        codecs.decode(payload[:3000], "b2nd")
