@@ -17,6 +17,8 @@ crops: reading, decoding and copying alone, and all three, one after the other.
 import argparse
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -54,12 +56,10 @@ def main() -> None:
 
 def run(asked: argparse.Namespace, console: Console) -> None:
     """Measure, print, and write after every case what there is so far."""
-    torch.set_num_threads(1)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])
     asked.folder.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "results": [], "goals": []}
     reached: list[Goal] = []
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+    with one_core(), tempfile.TemporaryDirectory(dir=asked.folder) as name:
         for number, (volumes, words) in enumerate(sources(asked.folder, asked.patients, asked.side)):
             folder = Path(name) / str(number)
             folder.mkdir()
@@ -74,6 +74,19 @@ def run(asked: argparse.Namespace, console: Console) -> None:
                     if asked.json:
                         write_json(asked.json, told)
     tell_goals(console, reached)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This process, and those that it starts, on one core with one thread of torch."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

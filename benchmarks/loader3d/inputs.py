@@ -31,6 +31,7 @@ SIZES = {"64x64x32": (32, 64, 64), "96x96x96": (96, 96, 96)}  # the papers' name
 BATCHES = 256  # of different crops
 REAL = "totalsegmentator_ct"
 PARTS = ("example_ct.nii.gz", "ct_cropped.nii.gz")
+REPEATED = 4  # times, so that a batch has a usual size
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,14 @@ def sources(folder: Path, patients: int, size: int) -> Iterator[tuple[str, list[
     if files := sorted(file for file in given.rglob("*.nii.gz") if file.name in PARTS):
         linked = folder / REAL
         linked.mkdir(exist_ok=True)
-        for number, file in enumerate(files):
-            link = linked / f"{number}.nii.gz"
+        for number, file in enumerate(REPEATED * files):
+            link = linked / f"{number:02d}.nii.gz"
             link.unlink(missing_ok=True)
             link.symlink_to(file.resolve())
-        yield REAL, ["recipe=volumes", f"recipe.images={linked}", "recipe.modality=CT"]
+        yield (
+            f"{REAL}, {len(files)} volumes repeated",
+            ["recipe=volumes", f"recipe.images={linked}", "recipe.modality=CT"],
+        )
 
 
 def prepare(words: list[str], folder: Path) -> ShardedDataset:
