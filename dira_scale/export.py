@@ -17,7 +17,8 @@ def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
     config_file(Path(cfg.run))
     from dira_scale.models.card import Card
-    from dira_scale.models.formats import FORMATS, Trained, default_formats, replace_export
+    from dira_scale.models.exported import Trained
+    from dira_scale.models.formats import FORMATS, default_formats, replace_export
     from dira_scale.models.weights import trained_encoder, trained_network
     from dira_scale.prediction.trained import FILE as ABOUT
     from dira_scale.prediction.trained import VERB, about_run

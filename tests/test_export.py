@@ -303,9 +303,9 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
     torch.testing.assert_close(theirs["output"], restored, rtol=1e-6, atol=1e-6)
     for name in sorted({*FORMATS} - {"plain"}):
         assert main([f"run={run}", f"formats={name}"]) == 2
-        assert (
-            f"formats: {name} has no encoder such as tiny3d, which is not timm's; use plain" in capsys.readouterr().err
-        )
+        whose = "nnU-Net's (model=resenc_l)" if name == "nnunet" else "timm's"
+        error = capsys.readouterr().err
+        assert f"formats: {name} has no encoder such as tiny3d, which is not {whose}; use plain" in error
 
 
 FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]

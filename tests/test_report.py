@@ -169,6 +169,13 @@ def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: flo
     assert (found.figure, found.what) == (worse if ours == 0.03 else better)
 
 
+def test_restoration_is_not_judged_where_nothing_was_to_be_restored(finished: Path) -> None:
+    """Views without a distortion are their own restoration."""
+    run = read_run(finished)
+    table = [r | {"mse": 0.0} if r["restorer"] == "distorted" else r for r in run.restoration]
+    assert not any("restoring" in found.what for found in headlines(replace(run, restoration=table), 0))
+
+
 @pytest.mark.parametrize(
     ("top1", "chance", "enough", "grade"),
     [

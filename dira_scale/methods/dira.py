@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import RESTORATION_LOSSES
+from dira_scale.methods.restoration import MASK, RESTORATION_LOSSES, hidden_mean, hidden_voxels, mask_blocks
 from dira_scale.models.network import Network
 
 PAPER_WEIGHTS = MappingProxyType({"di": 1.0, "re": 10.0, "ad": 0.001})
@@ -26,10 +26,12 @@ class DiRA(Method):
 
     Args:
         weights: of the terms, at least 0; a term with weight 0 is computed but not learnt.
-        restoration: distance between restored and clean: ``mse`` or ``l1``.
+        restoration: distance between restored and clean: ``mse`` or ``l1``; or ``mask``: the squared error of what the
+            views' mask hides, and the restored view is the distorted one with that filled in.
         restore: ``first`` or ``both`` views; the losses of both are averaged.
 
-    Raises ``UserError`` for an unknown or missing weight, an unknown option, or ``both`` with a base of one view.
+    Raises ``UserError`` for an unknown or missing weight, an unknown option, ``both`` with a base of one view, or
+    ``mask`` with views that have none.
     """
 
     decoder: nn.Module
@@ -49,7 +51,7 @@ class DiRA(Method):
             if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
                 raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
         for key, value, choices in (
-            ("restoration", restoration, RESTORATION_LOSSES),
+            ("restoration", restoration, (*RESTORATION_LOSSES, MASK)),
             ("restore", restore, RESTORED_VIEWS),
         ):
             if value not in choices:
@@ -59,10 +61,12 @@ class DiRA(Method):
                 f"method.restore={restore}: {type(base).__name__} learns from one view only; "
                 "use method.restore=first, or a base with two such as simsiam"
             )
+        if restoration == MASK:
+            mask_blocks(base.views, "method.restoration=mask")
         assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
         self.base, base.key = base, "method.base"
         self.decoder, self.head = network.decoder, network.head
-        self.restoration_loss = RESTORATION_LOSSES[restoration]
+        self.restoration_loss = RESTORATION_LOSSES.get(restoration)
         self.restored_views = RESTORED_VIEWS[restore]
 
     @property
@@ -99,12 +103,23 @@ class DiRA(Method):
         else:
             terms = Terms({}, pyramids=tuple(self.encoder(view) for view in distorted[: self.restored_views]))
         if self._restores:
-            terms.target = torch.cat(clean[: self.restored_views])
-            logits = [self.head(self.decoder(pyramid)) for pyramid in terms.pyramids[: self.restored_views]]
-            terms.restored = torch.sigmoid(torch.cat(logits).to(terms.target.dtype))
-        if "re" in self.active:
-            terms.losses["re"] = self.restoration_loss(terms.restored, terms.target)
+            self._restore(terms, clean, distorted, batch)
         return terms
+
+    def _restore(self, terms: Terms, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> None:
+        views = range(self.restored_views)
+        target = torch.cat(clean[: self.restored_views])
+        logits = [self.head(self.decoder(terms.pyramids[view])) for view in views]
+        restored, loss = torch.sigmoid(torch.cat(logits).to(target.dtype)), self.restoration_loss
+        if loss is None:
+            hidden = torch.cat([hidden_voxels(batch, view, target.shape[2:]) for view in views])
+            restored = torch.where(hidden, restored, torch.cat(distorted[: self.restored_views]))
+            error = hidden_mean((restored - target).square(), hidden)
+        else:
+            error = loss(restored, target)
+        terms.restored, terms.target = restored, target
+        if "re" in self.active:
+            terms.losses["re"] = error
 
     def after_step(self) -> None:
         if self._discriminates:

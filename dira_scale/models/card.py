@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale import __version__
-from dira_scale.models.formats import Exported
+from dira_scale.models.exported import Exported
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import TrainingData
 
@@ -18,6 +18,7 @@ TITLES = {
     "monai": "MONAI, the U-Net",
     "onnx": "ONNX, for views of this size and any batch",
     "plain": "dira_scale, the network as it was trained",
+    "nnunet": "nnU-Net and nnssl, the U-Net without its last layer",
 }
 
 
@@ -52,11 +53,14 @@ class Card:
         known = [data.known for data in self.datasets]
         modalities = sorted({dataset.modality.lower() for dataset in known if dataset.modality})
         kind = [] if self.run.output.names else ["self-supervised"]
-        licences = sorted({dataset.licence or "unknown" for dataset in known})
+        licences, volumes = (
+            sorted({dataset.licence or "unknown" for dataset in known}),
+            self.run.network.dimensions == 3,
+        )
         if self._start:
             licences.append(self.run.network.licence or f"that of {self._start}")
         lines = [
-            f"library_name: {'pytorch' if [*self.exports] == ['plain'] else 'timm'}",
+            f"library_name: {'pytorch' if volumes or [*self.exports] == ['plain'] else 'timm'}",
             f"tags: {json.dumps(['medical-imaging', *kind, *modalities])}",
             "license: other",  # Hugging Face's value for a custom licence, named below
             f"license_name: {json.dumps(' and '.join(licences))}",
@@ -133,7 +137,8 @@ class Card:
         ]
         for name, exported in self.exports.items():
             files = " and ".join(f"`{file}`" for file in exported.files)
-            lines += ["", f"{TITLES[name]}: {files}", "", "```python", exported.code, "```"]
+            use = f". {exported.use}" if exported.use else ""
+            lines += ["", f"{TITLES[name]}: {files}{use}", "", "```python", exported.code, "```"]
         return "\n".join(lines)
 
     def _outputs(self) -> str:

@@ -1,8 +1,23 @@
 """The adversary's network: scores whether each patch comes from a real image."""
 
+from collections.abc import Sequence
+
 from torch import nn
 
+from dira_scale.errors import UserError
 from dira_scale.models.network import CONVOLUTIONS, INSTANCE_NORMS
+
+STRIDE = 8  # pixels between patches
+
+
+def check_size(size: Sequence[int]) -> None:
+    """Raise UserError, naming ``data.size``, for images of one patch, which InstanceNorm cannot normalise."""
+    if all(side <= STRIDE for side in size):
+        given, larger = (sides if len(sides) > 2 else sides[0] for sides in ([*size], [2 * STRIDE] * len(size)))
+        raise UserError(
+            f"data.size={given}: the discriminator's last map would be one patch; use data.size={larger} or larger, or "
+            "stages without the term ad"
+        )
 
 
 class Discriminator(nn.Sequential):

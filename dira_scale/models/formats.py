@@ -1,10 +1,8 @@
 """Trained networks as files for other libraries, each with the code that loads it there."""
 
-import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
 
@@ -13,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import architecture, architecture_metadata
+from dira_scale.models.architecture import architecture
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names
-from dira_scale.models.network import Encoder, Network
+from dira_scale.models.exported import Exported, Trained, weights_file
+from dira_scale.models.network import Encoder
 from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.models.stored import to_safetensors
 from dira_scale.models.timm_head import timm_head_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
+from dira_scale.models.volume.formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
+from dira_scale.models.volume.swinunetr import SwinEncoder
 from dira_scale.places.atomic import as_user_error, write_atomic
-from dira_scale.runs.description import Description
 
 # ResNets with the same name, layers and entries in timm and torchvision.
 TORCHVISION = (
@@ -36,80 +35,25 @@ OPSET = 20
 _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained."""
-
-    run: Description
-    encoder: Encoder
-    network: Network | None = None
-
-    @property
-    def name(self) -> str:
-        return self.encoder.name
-
-    @property
-    def size(self) -> int:
-        """Of the run's views, in pixels a side."""
-        return self.run.input.size[0]
-
-    @property
-    def decoder_channels(self) -> Sequence[int]:
-        return tuple(self.run.network.architecture["decoder_channels"])
-
-    @property
-    def arguments(self) -> str:
-        """The constructor's arguments beside the name, as source text."""
-        return "".join(f", {key}={value}" for key, value in self.require_timm("timm").arguments.items())
-
-    @property
-    def classifier(self) -> Classifier | None:
-        return self.network if isinstance(self.network, Classifier) else None
-
-    @property
-    def classes(self) -> int:
-        """Channels of the head."""
-        return self.run.output.channels
-
-    @property
-    def number_of_classes(self) -> str:
-        """An argument of smp's and our own U-Net, as source text; empty for one channel, their default."""
-        return f", classes={self.classes}" if self.classes > 1 else ""
-
-    @property
-    def result(self) -> str:
-        """What the network returns after ``last``, as source text."""
-        if not self.run.output.names:
-            return "restored"
-        return "probabilities" if self.last else "outputs"
-
-    @property
-    def last(self) -> str:
-        """What follows the network in the restoration of an image or the probabilities, as source text."""
-        return {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)"}[self.run.output.activation]
-
-    def require_timm(self, format: str) -> TimmEncoder:
-        """The encoder; ``UserError`` if ``format`` has none such."""
-        classifier = self.classifier is not None
-        check(format, self.encoder, self.network is not None and not classifier, classifier)
-        assert isinstance(self.encoder, TimmEncoder)
-        return self.encoder
-
-    def require_unet(self, format: str) -> UNet:
-        """The U-Net; ``UserError`` if there is none, or none in this format."""
-        self.require_timm(format)
-        if not isinstance(self.network, UNet):
-            raise UserError(f"formats: {format} has no decoder such as {type(self.network).__name__}'s; use plain")
-        return self.network
+def require_timm(format: str, network: Trained) -> TimmEncoder:
+    """The encoder of ``network``; ``UserError`` if ``format`` has none such."""
+    classifier = network.classifier is not None
+    check(format, network.encoder, network.network is not None and not classifier, classifier)
+    assert isinstance(network.encoder, TimmEncoder)
+    return network.encoder
 
 
-@dataclass(frozen=True)
-class Exported:
-    """Files of one format. ``code``, beside them, loads them, given an ``image`` [b, 3, S, S]; tests run it."""
+def require_unet(format: str, network: Trained) -> UNet:
+    """Its U-Net; ``UserError`` if there is none, or none in this format."""
+    require_timm(format, network)
+    if not isinstance(network.network, UNet):
+        raise UserError(f"formats: {format} has no decoder such as {type(network.network).__name__}'s; use plain")
+    return network.network
 
-    files: dict[str, bytes]
-    code: str
-    initial: list[str] = field(default_factory=list)  # untrained entries
+
+def _arguments(network: Trained) -> str:
+    """The constructor's arguments beside the name, as source text."""
+    return "".join(f", {key}={value}" for key, value in require_timm("timm", network).arguments.items())
 
 
 def to_timm(network: Trained) -> Exported:
@@ -117,14 +61,14 @@ def to_timm(network: Trained) -> Exported:
 
     Layers after the pyramid (such as a final norm) get timm's initial values, the same at every call.
     """
-    encoder = network.require_timm("timm")
+    encoder = require_timm("timm", network)
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = timm.create_model(network.name, num_classes=0, **encoder.arguments)
     initial = [entry for entry in model.state_dict() if entry not in state]
     model.load_state_dict(state, strict=False)
-    files = {"encoder.safetensors": _bytes(model.state_dict(), network.run)}
+    files = {"encoder.safetensors": weights_file(model.state_dict(), network.run)}
     if isinstance(encoder, PlainEncoder):
         tokens = "encoder.forward_features(image)"
         if isinstance(encoder.model.norm, nn.Identity):
@@ -137,7 +81,7 @@ def to_timm(network: Trained) -> Exported:
         import timm
         from safetensors.torch import load_file
 
-        encoder = timm.create_model("{network.name}", num_classes=0{network.arguments}).eval()
+        encoder = timm.create_model("{network.name}", num_classes=0{_arguments(network)}).eval()
         encoder.load_state_dict(load_file("encoder.safetensors"))
         features = {features}
     """
@@ -147,10 +91,10 @@ def to_timm(network: Trained) -> Exported:
         assert names is not None, "checked"
         state |= {timm_name: head[name] for name, timm_name in names.items()}
         initial = [entry for entry in initial if entry not in state]  # the norm before the linear layer
-        files["classifier.safetensors"] = _bytes(state, network.run)
+        files["classifier.safetensors"] = weights_file(state, network.run)
         code += f"""
 
-classifier = timm.create_model("{network.name}", num_classes={network.classes}{network.arguments}).eval()
+classifier = timm.create_model("{network.name}", num_classes={network.classes}{_arguments(network)}).eval()
 classifier.load_state_dict(load_file("classifier.safetensors"))
 {network.result} = classifier(image){network.last}"""
     return Exported(files, code, initial)
@@ -158,9 +102,9 @@ classifier.load_state_dict(load_file("classifier.safetensors"))
 
 def to_smp(network: Trained) -> Exported:
     """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without a sigmoid."""
-    unet = network.require_unet("smp")
+    unet = require_unet("smp", network)
     state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
-    more = network.number_of_classes + network.arguments
+    more = network.number_of_classes + _arguments(network)
     code = f"""
         import segmentation_models_pytorch as smp
         from safetensors.torch import load_file
@@ -170,12 +114,12 @@ def to_smp(network: Trained) -> Exported:
         unet.load_state_dict(load_file("unet.safetensors"))
         {network.result} = unet(image){network.last}
     """
-    return Exported({"unet.safetensors": _bytes(state, network.run)}, dedent(code).strip())
+    return Exported({"unet.safetensors": weights_file(state, network.run)}, dedent(code).strip())
 
 
 def to_dira_scale(network: Trained) -> Exported:
     """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has a U-Net for."""
-    unet, more = network.require_unet("dira_scale"), network.number_of_classes
+    unet, more = require_unet("dira_scale", network), network.number_of_classes
     code = f"""
         from dira_scale.models.encoder import build_encoder
         from dira_scale.models.unet import UNet
@@ -186,12 +130,12 @@ def to_dira_scale(network: Trained) -> Exported:
         unet.load_state_dict(load_file("dira_scale_unet.safetensors"))
         {network.result} = unet(image){network.last}
     """
-    return Exported({"dira_scale_unet.safetensors": _bytes(unet.state_dict(), network.run)}, dedent(code).strip())
+    return Exported({"dira_scale_unet.safetensors": weights_file(unet.state_dict(), network.run)}, dedent(code).strip())
 
 
 def to_torchvision(network: Trained) -> Exported:
     """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
-    encoder = network.require_timm("torchvision")
+    encoder = require_timm("torchvision", network)
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     made, result = "().eval()\n        resnet.fc = torch.nn.Identity()", "pooled = resnet(image)"
     if network.classifier:
@@ -205,15 +149,19 @@ def to_torchvision(network: Trained) -> Exported:
         resnet.load_state_dict(load_file("torchvision.safetensors"))
         {result}
     """
-    return Exported({"torchvision.safetensors": _bytes(state, network.run)}, dedent(code).strip())
+    return Exported({"torchvision.safetensors": weights_file(state, network.run)}, dedent(code).strip())
 
 
 def to_monai(network: Trained) -> Exported:
-    """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet.
+    """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet; of a Swin UNETR
+    ``monai_swinunetr.safetensors``.
 
     MONAI concatenates the skip before the upsampled features, smp after them: those input channels are swapped.
     """
-    unet = network.require_unet("monai")
+    if isinstance(network.encoder, SwinEncoder):
+        check("monai", network.encoder, network.network is not None and not network.classifier)
+        return to_monai_swinunetr(network)
+    unet = require_unet("monai", network)
     state = {}
     for name, tensor in unet.state_dict().items():
         name = _smp_name(name).replace("encoder.model.", "encoder.")
@@ -241,7 +189,7 @@ def to_monai(network: Trained) -> Exported:
         flexible.load_state_dict(load_file("monai_unet.safetensors"))
         {network.result}_by_monai = flexible(image){network.last}
     """
-    return Exported({"monai_unet.safetensors": _bytes(state, network.run)}, dedent(code).strip())
+    return Exported({"monai_unet.safetensors": weights_file(state, network.run)}, dedent(code).strip())
 
 
 def to_onnx(network: Trained) -> Exported:
@@ -250,7 +198,7 @@ def to_onnx(network: Trained) -> Exported:
 
     The batch size is dynamic, S is the run's view size.
     """
-    files = {"encoder.onnx": _onnx(nn.Sequential(network.require_timm("onnx"), _Last()), network.size, "features")}
+    files = {"encoder.onnx": _onnx(nn.Sequential(require_timm("onnx", network), _Last()), network.size, "features")}
     code = """
         import onnxruntime
 
@@ -260,7 +208,7 @@ def to_onnx(network: Trained) -> Exported:
     if network.network is not None:
         output = "logits" if network.last or network.run.output.names else "restored"
         file = "classifier.onnx" if network.classifier else "unet.onnx"
-        files[file] = _onnx(network.classifier or network.require_unet("onnx"), network.size, output)
+        files[file] = _onnx(network.classifier or require_unet("onnx", network), network.size, output)
         code += f"""({output},) = onnxruntime.InferenceSession("{file}").run(None, grey)\n"""
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 
@@ -270,7 +218,7 @@ def to_plain(network: Trained) -> Exported:
     architecture."""
     own = architecture(network.run.network.architecture).channels
     channels = "" if network.run.network.channels == own else f", channels={network.run.network.channels}"
-    files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict(), network.run)}
+    files = {"plain_encoder.safetensors": weights_file(network.encoder.state_dict(), network.run)}
     code = f"""
         from dira_scale.models.architecture import architecture
         from safetensors.torch import load_file
@@ -282,7 +230,7 @@ def to_plain(network: Trained) -> Exported:
     """
     code = dedent(code).strip()
     if network.network is not None:
-        files["plain_network.safetensors"] = _bytes(network.network.state_dict(), network.run)
+        files["plain_network.safetensors"] = weights_file(network.network.state_dict(), network.run)
         build = f"build_network(encoder{network.number_of_classes})"
         if network.classifier:
             build = f"build_classifier(encoder, classes={network.classes})"
@@ -301,25 +249,28 @@ FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
     "monai": to_monai,
     "onnx": to_onnx,
     "plain": to_plain,
+    "nnunet": to_nnunet,
 }
 
 FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
     | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx", "plain_encoder.safetensors", "plain_network.safetensors"}
-    | {"classifier.safetensors", "classifier.onnx", "predict.json"}
+    | {"classifier.safetensors", "classifier.onnx", "predict.json", MONAI_FILE, NNUNET_FILE, NNSSL_FILE}
 )  # all that the formats write
 
 
 def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False) -> None:
     """Raise ``UserError`` if ``format`` has no such network. ``decoder``, ``classifier``: whether one was trained."""
-    if format == "plain":
+    if format in ("plain", "nnunet"):  # which says it itself
+        return
+    if format in ("smp", "dira_scale", "monai") and not decoder:
+        raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
+    if format == "monai" and isinstance(encoder, SwinEncoder):
         return
     if not isinstance(encoder, TimmEncoder):
         raise UserError(f"formats: {format} has no encoder such as {encoder.name}, which is not timm's; use plain")
     if (channels := encoder.channels[0]) != 3:
         raise UserError(f"formats: {format} is written of networks of three channels, not {channels}; use plain")
-    if format in ("smp", "dira_scale", "monai") and not decoder:
-        raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
     if format == "smp" and isinstance(encoder, PlainEncoder):
         raise UserError(f"formats: smp has no U-Net over {encoder.name}; use dira_scale, with its light pyramid")
     if format == "timm" and classifier and timm_head_names(encoder) is None:
@@ -391,9 +342,3 @@ def _onnx(module: nn.Module, size: int, output: str) -> bytes:
 
 def _smp_name(name: str) -> str:
     return name.replace("head.", "segmentation_head.0.", 1) if name.startswith("head.") else name
-
-
-def _bytes(state: Mapping[str, Tensor], run: Description) -> bytes:
-    """A safetensors file. Its metadata has the ``run``'s architecture and its classes."""
-    classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
-    return to_safetensors(state, {"format": "pt"} | architecture_metadata(run.network.architecture) | classes)

@@ -15,7 +15,7 @@ from dira_scale.models.encoder import timm_entries, timm_names
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
-from dira_scale.models.translations import TRANSLATIONS, translate
+from dira_scale.models.translations import TRANSLATIONS, Rules, translate
 
 # Momentum copies are skipped if the file has the trained network too.
 _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher)([._]|$)")
@@ -49,7 +49,10 @@ class StartWeights:
         self.origin = f"{key}: {path}"
         self._stored = dict(read_tensors(path, key) if tensors is None else tensors)
         self.loaded: list[str] = []
-        layout, prefix, names = self._find(encoder)
+        self._keys = "model.encoder and model.decoder_channels" if isinstance(encoder, TimmEncoder) else "model.*"
+        layout, prefix, names, self._named = self._find(encoder)
+        entries = set(self._named.values())
+        self._stored = {name: tensor for name, tensor in self._stored.items() if name in entries}  # each once
         state = encoder.state_dict()
         state |= {name: _adapted(self.origin, key, self._stored[key], name, encoder) for name, key in names.items()}
         encoder.load_state_dict(state)
@@ -68,7 +71,7 @@ class StartWeights:
         names = list(network.decoder.state_dict())
         if not names:  # a classifier's
             return
-        prefixes = [p for p in _prefixes(names, self._stored) if not _unknown_entries(p, [p], names, self._stored)]
+        prefixes = [p for p in _prefixes(names, self._named) if not _unknown_entries(p, [p], names, self._named)]
         if not prefixes:
             return
         if len(prefixes) > 1:
@@ -81,7 +84,7 @@ class StartWeights:
     def _fill_head(self, head: nn.Module, parent: str, scale: float) -> None:
         state = head.state_dict()
         for prefix in (f"{parent}segmentation_head.0.", f"{parent}head."):
-            stored = {name: self._stored.get(prefix + name) for name in state}
+            stored = {name: self._stored.get(self._named.get(prefix + name, "")) for name in state}
             if all(tensor is not None and tensor.shape == state[name].shape for name, tensor in stored.items()):
                 self._load("head", head, {name: prefix + name for name in state})
                 for parameter in head.parameters():
@@ -93,17 +96,16 @@ class StartWeights:
         loaded = ", ".join(self.loaded)
         return f"{self.origin}: {loaded} loaded; {len(unused)} other entries not used{listed}"
 
-    def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str]]:
-        """The layout, the prefix, and the file's entry for each of the encoder's entries."""
-        same = {name: name for name in encoder.state_dict()}
-        attempts: list[tuple[str, dict[str, str], Iterable[str], dict[str, str]]] = [
-            ("our own or smp's tu-", same, same, {name: name for name in self._stored})
-        ]
+    def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str], dict[str, str]]:
+        """The layout, the prefix, the file's entry for each of the encoder's entries, and for each name as ours are."""
+        same, untranslated = {name: name for name in encoder.state_dict()}, {name: name for name in self._stored}
+        attempts: list[tuple[str, dict[str, str], Iterable[str], dict[str, str]]] = []
+        for layout, rules in encoder.layouts.items():
+            attempts.append((layout, same, same, _translated(self._stored, rules)))
         if isinstance(encoder, TimmEncoder):
             by_timm_name, entries = timm_names(encoder), timm_entries(encoder)
             for layout, rules in TRANSLATIONS.items():
-                stored = {translate(name, rules): name for name in self._stored}
-                attempts.append((layout, by_timm_name, entries, stored))
+                attempts.append((layout, by_timm_name, entries, _translated(self._stored, rules)))
         nearest_miss: tuple[int, str] = (-1, "")
         for layout, wanted, known, stored in attempts:
             names = {name: key for name, key in wanted.items() if not _is_count(key)}
@@ -113,7 +115,8 @@ class StartWeights:
                 raise UserError(f"{self.origin}: holds this encoder at {places}; keep one of them")
             if prefixes:
                 self._refuse_unknown(prefixes[0], names.values(), known, stored, encoder.name)
-                return layout, prefixes[0], {name: stored[prefixes[0] + key] for name, key in names.items()}
+                keys = {name: stored[prefixes[0] + key] for name, key in names.items()}
+                return layout, prefixes[0], keys, stored if layout in encoder.layouts else untranslated
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
         missing = nearest_miss[1]
         raise UserError(
@@ -131,21 +134,29 @@ class StartWeights:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise UserError(
                 f"{self.origin}: is of another network than {encoder}, which has no entry "
-                f"'{unknown[0]}'{more}; set model.encoder to the file's"
+                f"'{unknown[0]}'{more}; set {self._keys.split()[0]} to the file's"
             )
 
     def _load(self, part: str, module: nn.Module, names: Mapping[str, str]) -> None:
         state = module.state_dict()
-        for name, key in names.items():
+        for name, key in ((name, self._named[key]) for name, key in names.items()):
+            self._used.add(key)
             if (shape := self._stored[key].shape) != state[name].shape:
                 raise UserError(
                     f"{self.origin}: '{key}' has shape {tuple(shape)}, the {part} needs "
-                    f"{tuple(state[name].shape)}; set model.encoder and model.decoder_channels to the file's"
+                    f"{tuple(state[name].shape)}; set {self._keys} to the file's"
                 )
             state[name] = self._stored[key]
         module.load_state_dict(state)
-        self._used |= set(names.values())
         self.loaded.append(part)
+
+
+def _translated(stored: Iterable[str], rules: Rules) -> dict[str, str]:
+    """Names after ``rules`` -> the stored ones, of several that become the same the first."""
+    names: dict[str, str] = {}
+    for name in stored:
+        names.setdefault(translate(name, rules), name)
+    return names
 
 
 def _prefixes(names: Iterable[str], stored: Iterable[str]) -> list[str]:
@@ -198,7 +209,7 @@ def _adapted(origin: str, key: str, tensor: Tensor, name: str, encoder: Encoder)
     tensor, expected = tensor.to(entry.dtype), entry.shape
     if tensor.shape == expected:
         return tensor
-    if name == _stem(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:
+    if name in _stems(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:
         return stem_for(expected[1], tensor)
     if not isinstance(encoder, TimmEncoder):
         raise _other_shape(origin, key, tensor, encoder, expected)
@@ -214,10 +225,12 @@ def _adapted(origin: str, key: str, tensor: Tensor, name: str, encoder: Encoder)
     raise _other_shape(origin, key, tensor, encoder, expected)
 
 
-def _stem(encoder: Encoder) -> str | None:
-    """The first convolution's weight."""
-    entries = encoder.state_dict().items()
-    return next((name for name, entry in entries if entry.dim() == 2 + encoder.dimensions), None)
+def _stems(encoder: Encoder) -> list[str]:
+    """Weights of convolutions of the image: the first one of a timm backbone, several of a network with shortcuts."""
+    stems = [name for name, entry in encoder.state_dict().items() if entry.dim() == 2 + encoder.dimensions]
+    channels = encoder.channels[0]
+    shortcuts = () if isinstance(encoder, TimmEncoder) else stems[1:]
+    return stems[:1] + [name for name in shortcuts if encoder.state_dict()[name].shape[1] == channels]
 
 
 def _other_shape(origin: str, key: str, tensor: Tensor, encoder: Encoder, expected: torch.Size) -> UserError:

@@ -5,16 +5,35 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from dira_scale.data.batch import CHANNELS_LAST
+from dira_scale.errors import UserError
+from dira_scale.models.translations import Rules
 
 # Layers by an image's dimensions.
 CONVOLUTIONS: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 INSTANCE_NORMS: Mapping[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
+FINEST = 2  # resolutions, from the finest, whose blocks activation checkpointing recomputes in volumes: where memory is
+
+
+def check_torch(module: nn.Module, device: torch.device) -> None:
+    """Raise UserError for convolutions of volumes on a GPU with a torch whose are slow and in bf16 may be wrong."""
+    old = device.type == "cuda" and TorchVersion(torch.__version__) < "2.10"
+    if old and any(isinstance(layer, nn.Conv3d) for layer in module.modules()):
+        raise UserError(
+            f"torch {torch.__version__}: on a GPU its convolutions of volumes are slow, and some wrong in bf16 "
+            "(pytorch #166122, #163539); install torch 2.10 or newer"
+        )
+
 
 def moved(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
-    """``module`` on ``device``, its weights contiguous, or those of convolutions channels last."""
+    """``module`` on ``device``, its weights contiguous, or those of convolutions channels last.
+
+    Raises UserError as :func:`check_torch`.
+    """
+    check_torch(module, device)
     if not channels_last:
         return module.to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return module.to(device)._apply(lambda x: x.to(memory_format=CHANNELS_LAST.get(x.dim(), torch.preserve_format)))
@@ -30,10 +49,13 @@ class Encoder(nn.Module):
         channels: the pyramid's channel counts, the image's first; 0 at a level without features.
         channels_last: whether the first layer gets an image that is channels last in memory. An expanded one has no
             layout of its own, so a convolution takes its weights': those of a sharded module are always contiguous.
+        layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
+            of decoder and head, become those of ours (``models.translations``).
     """
 
     name: str
     dimensions: ClassVar[int]
+    layouts: ClassVar[Mapping[str, Rules]] = {"our own or smp's tu-": ()}
     channels_last = False
     _in_channels: int
 

@@ -23,7 +23,7 @@ _recomputing = False
 
 
 class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Drop-in for ``nn.BatchNorm1d/2d`` (same parameters, buffers and evaluation), built by ``convert``.
+    """Drop-in for ``nn.BatchNorm1d/2d/3d`` (same parameters, buffers and evaluation), built by ``convert``.
 
     ``groups``: groups of the global batch. ``local``: number of groups in one micro-batch of this process; if 1, the
     group may span the ``ranks`` processes of ``process_group``. Input [b, C, ...] with b % local == 0.
@@ -102,14 +102,18 @@ def convert(module: nn.Module, groups: int = 1, accumulate: int = 1) -> nn.Modul
 
     Keeps parameters and buffers. Collective and raises as :func:`regroup`.
     """
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if _plain(module):
         module = GroupedBatchNorm(module)
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            if _plain(child):
                 setattr(parent, name, GroupedBatchNorm(child))
     regroup(module, groups, accumulate)
     return module
+
+
+def _plain(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, GroupedBatchNorm)
 
 
 def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:

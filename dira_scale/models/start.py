@@ -15,8 +15,8 @@ RANDOM = "random"
 CARD = "README.md"
 # Of an exported folder, the first that is there: those with a decoder before those without.
 EXPORTED = (
-    "unet.safetensors", "dira_scale_unet.safetensors", "plain_network.safetensors", "encoder.safetensors",
-    "plain_encoder.safetensors", "torchvision.safetensors",
+    "unet.safetensors", "dira_scale_unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors",
+    "checkpoint_final.pth", "encoder.safetensors", "plain_encoder.safetensors", "torchvision.safetensors",
 )  # fmt: skip
 
 

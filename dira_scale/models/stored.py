@@ -24,7 +24,7 @@ _UNREADABLE = (
 )  # fmt: skip
 _KEEP_TENSORS = (
     "import sys, torch; c = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
-    "torch.save(c.get('state_dict', c.get('model', c)), sys.argv[2])"
+    "torch.save(next((c[k] for k in ('state_dict', 'model', 'network_weights') if k in c), c), sys.argv[2])"
 )
 
 

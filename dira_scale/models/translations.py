@@ -52,6 +52,31 @@ TRANSLATIONS: dict[str, Rules] = {
     ),
 }
 
+_LEVELS = {"down_tr64": 0, "down_tr128": 1, "down_tr256": 2, "down_tr512": 3}
+_STEPS = {"up_tr256": 0, "up_tr128": 1, "up_tr64": 2}
+_LAYERS = {"conv1": "conv", "bn1": "norm"}
+
+# Of networks of volumes: published names -> ours, of encoder, decoder and head.
+UNET3D: Rules = (
+    (r"\b(down_tr\d+)\.ops\.([01])\.(conv1|bn1)\.",
+     lambda m: f"encoder.levels.{_LEVELS[m[1]]}.{m[2]}.{_LAYERS[m[3]]}."),
+    (r"\b(up_tr\d+)\.up_conv\.", lambda m: f"decoder.levels.{_STEPS[m[1]]}.up."),
+    (r"\b(up_tr\d+)\.ops\.([01])\.(conv1|bn1)\.",
+     lambda m: f"decoder.levels.{_STEPS[m[1]]}.convs.{m[2]}.{_LAYERS[m[3]]}."),
+    (r"\bout_tr\.final_conv\.", "head."),
+)  # fmt: skip
+# nnU-Net stores each tensor up to four times: also in a list of all layers, and the encoder's in the decoder.
+RESENC: Rules = (
+    (r"\bdecoder\.(encoder|seg_layers)\.", r"\1."),
+    (r"\.all_modules\.0\.", ".conv."),
+    (r"\.all_modules\.1\.", ".norm."),
+)
+SWINUNETR: Rules = (
+    (r"(?<!encoder\.)\b((?:swinViT|encoder\d+)\.)", r"encoder.\1"),
+    (r"(?<!decoder\.)\b(decoder\d\.)", r"decoder.\1"),
+    (r"\bout\.conv\.conv\.", "head.conv.conv."),
+)
+
 
 def translate(name: str, rules: Rules) -> str:
     """``name`` after all ``rules``, applied in order."""

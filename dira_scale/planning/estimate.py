@@ -50,11 +50,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rehearsals:
-    """All stages, rehearsed as one rank of many; the heaviest also with twice the images (``doubled``)."""
+    """All stages, rehearsed as one rank of many; the heaviest also with two other numbers of images, of which every
+    other number's memory is told (``few`` and ``many``): at least 2, as a single one takes fewer operations."""
 
     ranks: int
     stages: Mapping[str, Rehearsal]
-    doubled: Rehearsal
+    few: Rehearsal
+    many: Rehearsal
     remarks: Sequence[str] = ()  # of the method
 
     @cached_property
@@ -64,7 +66,7 @@ class Rehearsals:
 
     def peak(self, strategy: str, images: int, offload: bool) -> float:
         """Peak bytes of a rank with ``images`` per step."""
-        stage = self.stages[self.heaviest].at(images, self.doubled)
+        stage = self.few.at(images, self.many)
         return strategies.memory(strategy, self.ranks, stage, offload).peak
 
 
@@ -97,11 +99,15 @@ def rehearse_stages(
         if checkpointing:
             checkpoint_activations(fake.task.module)
         stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
-        heaviest = Rehearsals(ranks, stages, next(iter(stages.values()))).heaviest
+        some = next(iter(stages.values()))
+        heaviest = Rehearsals(ranks, stages, some, some).heaviest
         plan = next(plan for plan in fake.stages if plan.name == heaviest)
         method = fake.task.module
         said = remarks(config, method) if isinstance(config, Pretrain) and isinstance(method, Method) else ()
-        return Rehearsals(ranks, stages, rehearsed(plan, 2 * stages[heaviest].images), said)
+        few = stages[heaviest]
+        if few.images == 1:
+            few = rehearse(fake, plan, 2, config.parallel.accumulate)
+        return Rehearsals(ranks, stages, few, rehearsed(plan, 2 * few.images), said)
 
 
 def estimate(

@@ -22,7 +22,7 @@ from dira_scale.evaluation.finetune.held_out import held_out_crops
 from dira_scale.evaluation.finetune.results import FILE as RESULTS
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.models.architecture import architecture
-from dira_scale.models.network import Network
+from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import normalised
 from dira_scale.runs.reader import RunReader
 
@@ -92,7 +92,7 @@ class Trained:
 
     def predictor(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """The network on ``device``, of images [b, C, *size] in [0, 1], to probabilities there, as it was evaluated."""
-        network, supervision = self.network.to(device), self.supervision
+        network, supervision = moved(self.network, device, channels_last=False), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
         set_fp32(precision)
 

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
+from dira_scale.methods.restoration import MASK, hidden_voxels
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.pretraining.objective import Objective
@@ -25,7 +27,8 @@ GAP = 4  # pixels between pictures
 
 @dataclass
 class Restoration:
-    """A batch of images or volumes, each [b, 1, *size] in [0, 1]; ``hole``: where a cutout zeroed the distorted one."""
+    """A batch of images or volumes, each [b, 1, *size] in [0, 1]; ``hole``: where a cutout zeroed the distorted one, or
+    a mask hides it."""
 
     clean: Tensor
     distorted: Tensor
@@ -53,26 +56,36 @@ def _restorations(
         assert outputs.target is not None and outputs.restored is not None
         undisturbed = objective.distorted(batch, terms, corrupt=False)
         # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
-        distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
+        shown, before, hidden = (
+            objective.upright(views, batch)[0] for views in (distorted, undisturbed, _hidden(batch, distorted))
+        )
         if outputs.orientation is not None:
-            distorted, undisturbed = ((reorient(views[0], outputs.orientation),) for views in (distorted, undisturbed))
-        hole = (distorted[0] == 0) & (undisturbed[0] != 0)
+            shown, before, hidden = (reorient(view, outputs.orientation) for view in (shown, before, hidden))
+        hole = hidden | ((shown == 0) & (before != 0))
         count = len(hole)  # of the first view: a method may restore several
-        yield Restoration(outputs.target[:count], distorted[0], hole, outputs.restored[:count])
+        yield Restoration(outputs.target[:count], shown, hole, outputs.restored[:count])
+
+
+def _hidden(batch: Batch, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Per view bool [b, 1, *size]: what its mask hides, if it has one."""
+    if MASK not in batch.distortions[0].corruptions:
+        return tuple(torch.zeros_like(view, dtype=torch.bool) for view in views)
+    return tuple(hidden_voxels(batch, number, view.shape[2:]) for number, view in enumerate(views))
 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
-    """Write the stage's rows of ``restoration.json``, then ``{stage}.png`` with one row per image."""
-    table = RestorationTable()
-    grid: list[np.ndarray] = []
+    """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: of ``rows`` images a row each, of volumes
+    one for each axis."""
+    table, grid, drawn = RestorationTable(), list[np.ndarray](), 0
     for batch in batches:
         parts = (batch.clean, batch.distorted, batch.hole, batch.restored)
         for clean, distorted, hole, restored in zip(*(part[:, 0].float().cpu().numpy() for part in parts), strict=True):
             table.add(clean, distorted, hole > 0, restored)
-            if len(grid) < rows:
-                shown = map(middle_plane, (clean, distorted, restored))
-                row = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in shown]
-                grid.append(np.concatenate(row, axis=1))
+            if drawn < rows:
+                drawn += 1
+                for row in zip(*map(middle_planes, (clean, distorted, restored)), strict=True):
+                    padded = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in row]
+                    grid.append(np.concatenate(padded, axis=1))
     path = folder / "restoration.json"
     before = json.loads(path.read_text()) if path.exists() else []
     write_json(path, [row for row in before if row["stage"] != stage] + table.rows(stage))
@@ -81,6 +94,11 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
     write_atomic(folder / f"{stage}.png", encoded.getvalue())
 
 
-def middle_plane(image: np.ndarray) -> np.ndarray:
-    """An image [H, W] as it is; of a volume [D, H, W] the plane in the middle of its depth."""
-    return image if image.ndim == 2 else image[len(image) // 2]
+def middle_planes(image: np.ndarray) -> list[np.ndarray]:
+    """An image [H, W] as it is; of a volume [D, H, W] the plane in the middle of each axis (axial, coronal, sagittal),
+    all as wide as the widest."""
+    if image.ndim == 2:
+        return [image]
+    planes = [image.take(side // 2, axis) for axis, side in enumerate(image.shape)]
+    width = max(plane.shape[1] for plane in planes)
+    return [np.pad(plane, ((0, 0), (0, width - plane.shape[1])), constant_values=0.5) for plane in planes]

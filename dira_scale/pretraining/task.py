@@ -24,6 +24,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
+from dira_scale.models.discriminator import check_size
 from dira_scale.models.network import moved
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.description import UNIT, describe, tensors_of
@@ -38,6 +39,8 @@ from dira_scale.training.validation import HeldOutValidation
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
+
+ADVICE = "shard one of the channels, or, of a series in time, one of its images"  # for images of several
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class PretrainTask(Pretraining):
             except DimensionsError as error:
                 other = methods.experiments_on(5 - views.dimensions, config.method)
                 raise UserError(f"{error}{other}") from error
-            data.require_channels(config.model.name, config.model.channels, "shard one of the channels")
+            data.require_channels(config.model.name, config.model.channels, ADVICE)
             weights = config.model.weights
             stages = stage_plans(config, data.steps_per_epoch)
             return data, stages, start_tensors(Path(weights)) if weights else None
@@ -227,6 +230,8 @@ def try_stages(config: Pretrain, method: Method) -> None:
         try:
             method.enter_stage(config.stages[name].terms)
             methods.check_batch(method, batch, config.bn_groups(batch), accumulate)
+            if "ad" in config.stages[name].terms:
+                check_size(method.views.sides)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
         optimizer = optim.stage_optimizer(config.optim, method, batch)

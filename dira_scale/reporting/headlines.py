@@ -75,6 +75,8 @@ def _restoration(run: RunContent) -> Headline | None:
     by_name = {row["restorer"]: row for row in run.restoration if row["stage"] == stages[-1]}
     ours = by_name.pop("restored")
     best = min(by_name.values(), key=lambda row: row["mse"])
+    if not best["mse"]:
+        return None  # the views had nothing to restore
     ratio, than = ours["mse"] / best["mse"], BASELINES[best["restorer"]]
     grade = Grade.good if ratio <= RESTORES else Grade.fair if ratio < 1 else Grade.poor
     detail = (

@@ -16,9 +16,14 @@ RESTORERS = {
     "distorted": "the distorted input itself",
     "blur": "a 5 × 5 blur of it",
     "telea": "Telea's inpainting of its zeroed pixels",
+    "nearest": "the nearest visible voxel in hidden ones",
+    "gaussian": "a Gaussian mean of visible voxels in hidden ones",
     "restored": "this model",
 }
-BASELINES = {"distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting"}  # in a headline
+BASELINES = {  # in a headline
+    "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",
+    "nearest": "the nearest voxel", "gaussian": "a Gaussian mean",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

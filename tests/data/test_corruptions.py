@@ -1,14 +1,34 @@
 """Corruptions of views: how their parameters travel, and each against a plain reference."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from data.volumes import spec
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.stats import norm
 
+from dira_scale.config.compose import compose
 from dira_scale.data.distort import build
-from dira_scale.data.distort.corruptions import BlockMask
+from dira_scale.data.distort.corruptions import (
+    Bezier,
+    BlockMask,
+    Elastic,
+    GaussianBlur,
+    GaussianNoise,
+    Inpaint,
+    LocalShuffle,
+    OneOf,
+    Outpaint,
+    draws,
+    local_shuffle,
+)
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
+from dira_scale.methods import views_of
 
 SIZE = (16, 16, 12)
 
@@ -61,3 +81,163 @@ def test_images_have_them_too() -> None:
 def test_what_is_none_is_refused(corruption: object, said: str) -> None:
     with pytest.raises(UserError, match=said):
         spec(*SIZE, corruptions={"mask": corruption})
+
+
+def params_of(corruption: Any, size: tuple[int, ...], count: int = 4) -> dict[str, torch.Tensor]:
+    u = np.random.default_rng(1).random((count, corruption.numbers(size)))
+    return {name: torch.from_numpy(values) for name, values in corruption.draw(u, size).items()}
+
+
+def pictures(size: tuple[int, ...], count: int = 4) -> torch.Tensor:
+    return torch.rand(count, 1, *size, generator=torch.Generator().manual_seed(0))
+
+
+def numbers(key: int, count: int) -> np.ndarray:
+    """Those of a key, in [0, 1), by Python's whole numbers."""
+    return np.array([plain_hash(key, number) >> 8 for number in range(count)]) * 2.0**-24
+
+
+def plain_hash(key: int, number: int) -> int:
+    x = (number * 0x9E3779B1 + key) % 2**32
+    x = ((x ^ x >> 16) * 0x7FEB352D ^ (key >> 32) * 0x85EBCA6B) % 2**32
+    x = (x ^ x >> 15) * 0x846CA68B % 2**32
+    return x ^ x >> 16
+
+
+def plain_bezier(x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
+    t = np.linspace(0, 1, 100_000)
+    a, b, c, d = p["points"].double().tolist()
+    xs, ys = (3 * v * t * (1 - t) ** 2 + 3 * w * t**2 * (1 - t) + t**3 for v, w in ((a, b), (c, d)))
+    return np.interp(x, xs, ys[::-1] if p["falls"] else ys)
+
+
+def plain_painting(corruption: Inpaint, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
+    n, outer = x.ndim, isinstance(corruption, Outpaint)
+    noise = numbers(int(p["key"]), x.size).reshape(x.shape)
+    fills = [
+        noise if corruption.fill == "noise" else np.full(x.shape, v if corruption.fill == "constant" else 0.25)
+        for v in p["values"].tolist()
+    ]
+    result = fills[0].copy() if outer else x.copy()
+    for box, filling in list(zip(p["boxes"].tolist(), fills, strict=True))[: int(p["count"])]:
+        at = tuple(slice(start, start + extent) for start, extent in zip(box[:n], box[n:], strict=True))
+        result[at] = x[at] if outer else filling[at]
+    return result
+
+
+def plain_elastic(corruption: Elastic, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
+    noise = 2 * numbers(int(p["key"]), 2 * x.size).reshape(2, *x.shape) - 1
+    moved = [corruption.alpha * gaussian_filter(each, corruption.sigma, mode="reflect") for each in noise]
+    where = list(np.indices(x.shape).astype(float))
+    where[-2] += moved[0]
+    where[-1] += moved[1]
+    return map_coordinates(x, where, order=1, mode="reflect")
+
+
+def plain_shuffle(corruption: LocalShuffle, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
+    sides, starts = local_shuffle._blocks(p["key"], corruption.blocks, x.shape)
+    most, result = math.prod(max(1, n // 10) for n in x.shape), x.copy()
+    for k, (side, start) in enumerate(zip(sides.tolist(), starts.tolist(), strict=True)):
+        at = tuple(slice(s, s + e) for s, e in zip(start, side, strict=True))
+        first = 2 * x.ndim * corruption.blocks + k * most
+        order = np.argsort([plain_hash(int(p["key"]), first + i) >> 5 for i in range(math.prod(side))])
+        result[at] = x[at].ravel()[order].reshape(side)
+    return result
+
+
+PLAIN: list[tuple[Any, Callable[..., np.ndarray]]] = [
+    (Bezier(p=1.0), lambda c, x, p: plain_bezier(x, p)),
+    (Inpaint(), plain_painting),
+    (Inpaint(fill="constant", boxes=3, border=0), plain_painting),
+    (Inpaint(fill=0.25), plain_painting),
+    (Outpaint(), plain_painting),
+    (Outpaint(fill="constant", more=0.5), plain_painting),
+    (Elastic(alpha=60.0, sigma=2.5), plain_elastic),
+    (LocalShuffle(p=1.0, blocks=300), plain_shuffle),
+    (GaussianBlur(), lambda c, x, p: gaussian_filter(x, p["sigma"].double().tolist(), mode="reflect")),
+    (GaussianBlur(sigma=(6.0, 9.0)), lambda c, x, p: gaussian_filter(x, p["sigma"].double().tolist(), mode="reflect")),
+    (
+        GaussianNoise(),
+        lambda c, x, p: (
+            x + float(p["sigma"]) * norm.ppf(numbers(int(p["key"]), x.size).reshape(x.shape) + 2.0**-25)
+        ).clip(0, 1),
+    ),
+]
+
+
+@pytest.mark.parametrize("size", [(20, 32, 28), (40, 44)])
+@pytest.mark.parametrize(("corruption", "plain"), PLAIN)
+def test_each_equals_its_formula(
+    size: tuple[int, ...], corruption: Any, plain: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sample by sample in NumPy; all at once the same; and by half of the samples' ``on``."""
+    params, x = params_of(corruption, size), pictures(size)
+    result = corruption.apply(x, params)
+    for i in range(len(x)):
+        expected = plain(corruption, x[i, 0].double().numpy(), {name: values[i] for name, values in params.items()})
+        np.testing.assert_allclose(result[i, 0], expected, atol=1e-5)
+    half = params | {"on": torch.tensor([True, False, True, False])}
+    assert torch.equal(corruption.apply(x, half)[::2], result[::2])
+    assert torch.equal(corruption.apply(x, half)[1::2], x[1::2])
+    monkeypatch.setattr(draws, "one_by_one", lambda x: False)
+    monkeypatch.setattr(local_shuffle, "_sources", local_shuffle._sources_at_once)
+    torch.testing.assert_close(corruption.apply(x, half)[::2], result[::2], atol=1e-6, rtol=0)
+
+
+def test_one_of_several_by_its_probability() -> None:
+    corruption = OneOf(of={"first": Inpaint(fill=0.0), "mask": BlockMask(4)}, p={"first": 0.2, "mask": 0.5})
+    params = params_of(corruption, SIZE, 3000)
+    counts = params["choice"].int().add(1).bincount() / 3000
+    assert (counts - torch.tensor([0.3, 0.2, 0.5])).abs().max() < 0.03
+    x = pictures(SIZE, 3000)
+    result = corruption.apply(x, params)
+    masked = BlockMask(4).apply(x, {"mask": params["mask.mask"]})
+    assert torch.equal(result[params["choice"] == 1], masked[params["choice"] == 1])
+    assert torch.equal(result[params["choice"] == -1], x[params["choice"] == -1])
+
+
+def test_boxes_are_drawn_as_the_authors_draw_them() -> None:
+    """Models Genesis' code at 32 x 64 x 64: sides, margins and numbers of boxes and windows."""
+    size = (32, 64, 64)
+    inner, outer = (params_of(kind(), size, 4000) for kind in (Inpaint, Outpaint))
+    shares = inner["count"].int().bincount(minlength=6) / 4000
+    assert (shares - torch.tensor([0.05 * 0.95**k for k in range(5)] + [0.95**5])).abs().max() < 0.03
+    shares = outer["count"].int().bincount(minlength=6) / 4000
+    assert shares[0] == 0 and abs(shares[5] - 0.95**4) < 0.03
+    for params, low, high in ((inner, (5, 10, 10), (10, 21, 21)), (outer, (14, 28, 28), (19, 37, 37))):
+        starts, extents = params["boxes"].flatten(0, 1).int().split(3, 1)
+        assert tuple(extents.amin(0).tolist()) == low and tuple(extents.amax(0).tolist()) == high
+        assert starts.min() == 3 and ((starts + extents).amax(0) == torch.tensor(size) - 3).all()
+
+
+def test_curves_rise_or_fall_as_often() -> None:
+    params = params_of(Bezier(p=1.0), SIZE, 300)
+    ends = Bezier(p=1.0).apply(torch.tensor([0.0, 1.0]).expand(300, 1, 2), params)[:, 0]
+    rising = ends[:, 0] < ends[:, 1]
+    assert torch.equal(ends[rising].unique(dim=0), torch.tensor([[0.0, 1.0]])) and torch.equal(rising, ~params["falls"])
+    assert abs(rising.float().mean() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("corruption", "said"),
+    [(Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"), (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
+     (LocalShuffle(blocks=0), "blocks=0: expected 1 to"), (OneOf(of={"a": Bezier()}), "a probability for each of a"),
+     (OneOf(of={"a": Bezier(), "b": Bezier()}, p={"a": 0.6, "b": 0.6}), "add up to more than 1"),
+     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Elastic(sigma=0.0), "sigma=0.0"),
+     (Inpaint(fill="black"), "fill=black: expected noise, constant"),
+     (Inpaint(fill=2.0), "a number from 0 to 1")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(corruption: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        spec(*SIZE, corruptions={"x": corruption})
+
+
+@pytest.mark.parametrize("views", ["volume", "models_genesis", "transvw"])
+def test_the_chains_can_be_drawn_and_applied(views: str) -> None:
+    cfg = compose("pretrain", ["data.shards=any", f"views={views}", "data.size=[16,32,32]"])
+    built = views_of(cfg)
+    index, zeros = np.arange(6), np.zeros(6, np.int64)
+    _, params = draw(built, 0, 0, index, zeros, 0, *(np.full(6, n) for n in (20, 40, 40)))
+    x = pictures((16, 32, 32), 6)
+    result = build(built)(x, params)
+    assert result.shape == x.shape and result.min() >= 0 and result.max() <= 1 and not torch.equal(result, x)

@@ -290,7 +290,7 @@ def test_distortions_are_sliced_and_moved():
         ({"rotation": -1.0}, "0 <= rotation <= 180"),
         ({"rotation": 181.0}, "0 <= rotation <= 180"),
         ({"rotation": math.nan}, "0 <= rotation <= 180"),
-        ({"orientations": -1}, "at least 0 orientations"),
+        ({"orientations": -1}, "orientations=-1: need at least 0"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
         ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),
     ],

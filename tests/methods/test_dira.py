@@ -186,7 +186,11 @@ def test_share_of_the_stage_reaches_the_base():
             "method.restore=both: MoCo learns from one view only; use method.restore=first",
         ),
         ("simsiam", {"restore": "frist"}, "method.restore=frist: expected first or both; did you mean 'first'?"),
-        ("simsiam", {"restoration": "mse2"}, "method.restoration=mse2: expected mse or l1; did you mean 'mse'?"),
+        (
+            "simsiam",
+            {"restoration": "mse2"},
+            "method.restoration=mse2: expected mse or l1 or mask; did you mean 'mse'?",
+        ),
         ("simsiam", {"weights": {"di": 1, "re": -1, "ad": 0}}, "method.weights.re: -1 must be a number of at least 0"),
         ("simsiam", {"weights": {"di": 1, "re": math.inf, "ad": 0}}, "method.weights.re: inf must be a number"),
         ("simsiam", {"weights": {"di": 1, "re": None, "ad": 0}}, "method.weights.re: None must be a number"),

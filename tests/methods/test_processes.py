@@ -127,6 +127,47 @@ def pcrl():
     return results
 
 
+VOLUMES = {
+    "mae, dense, 4 groups": ("mae.MAE", {}, {"bn_groups": 4}),
+    "mae, sparse, 1 group": ("mae.MAE", {"masking": "sparse", "norm_target": True}, {"bn_groups": 1}),
+    "mae, sparse, 4 groups": ("mae.MAE", {"masking": "sparse"}, {"bn_groups": 4}),
+    "mae, sparse, instance": ("mae.MAE", {"masking": "sparse"}, {"norm": "instance", "bn_groups": 1}),
+    "models_genesis": ("models_genesis.ModelsGenesis", {}, {"bn_groups": 2}),
+    "moco, mask": (
+        "dira.DiRA",
+        {"base": {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 48}, "restoration": "mask"},
+        {"bn_groups": 4},
+    ),
+}
+
+
+def volumes():
+    """The same of methods of volumes, with masks that hide another number of blocks in each."""
+    from methods.masked import UNET3D, built, masked
+
+    results = {}
+    for name, (target, settings, model) in VOLUMES.items():
+        views = masked((8, 16, 16), 8, count=2 if "base" in settings else 1)
+        node = {"_target_": f"dira_scale.methods.{target}"} | settings
+        method = built(node, UNET3D | model, views, batch=16, groups=model["bn_groups"])
+        results[name] = two_steps(method, None, volumes_of, lambda number: volumes_of(9, 3 - number, lambda x: x))
+    return results
+
+
+def volumes_of(step, count=16, part=own_part):
+    """This process's part: clean views, masked views, and what is hidden: 1 to 3 of 4 blocks."""
+    generator = torch.Generator().manual_seed(step)
+    clean, distorted, hidden = [], [], []
+    for _ in range(2):
+        clean.append(part(torch.rand(count, 1, 8, 16, 16, generator=generator, dtype=torch.float64)))
+        ranks = torch.rand(count, 4, generator=generator).argsort(1)
+        blocks = part((ranks <= torch.arange(count)[:, None] % 3).view(count, 1, 2, 2))
+        where = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)[:, None]
+        distorted.append(clean[-1].masked_fill(where, 0.0))
+        hidden.append(SimpleNamespace(corruptions={"mask": {"mask": blocks}}))
+    return tuple(clean), tuple(distorted), SimpleNamespace(step=step, distortions=hidden)
+
+
 def micro_batches():
     """PCRL's gradients, queue and statistics after a step of 1 or 2 micro-batches.
 
@@ -166,12 +207,13 @@ def built(node, groups, views, encoder="test_resnet", accumulate=1):
     return build(node, model, views, 16, accumulate).double().train()
 
 
-def two_steps(method, adversary=None):
+def two_steps(method, adversary=None, step_batch=None, held_out=None):
+    step_batch, held_out = step_batch or images_of, held_out or evaluation_batch
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
     seen = {}
     for step in range(2):
         method.progress = step / 2
-        terms = forward(method, 16, step)
+        terms = method(*step_batch(step))
         if adversary:
             terms.losses["ad"] = adversary.generator_loss(terms.restored)
         optimizer.zero_grad()
@@ -190,15 +232,15 @@ def two_steps(method, adversary=None):
     method.eval()
     with torch.no_grad():
         for number in range(rank(), 2, world()):
-            terms = method(*evaluation_batch(number))
+            terms = method(*held_out(number))
             values = terms.losses | terms.monitors
             seen |= {f"eval/{number}/{name}": value for name, value in values.items()}
     return seen
 
 
-def forward(method, batch, step):
-    clean, distorted, drawn = batch_of(batch, step)
-    return method(clean, distorted, facts(step, drawn))
+def images_of(step):
+    clean, distorted, drawn = batch_of(16, step)
+    return clean, distorted, facts(step, drawn)
 
 
 def batch_of(batch, step):
@@ -275,6 +317,7 @@ def on_one_process():
 
 
 SOME_NAMES = {
+    "volumes": {"0/re", "1/re", "eval/1/re", "1/gradient/head.weight"},
     "dira": {"0/di", "1/re", "1/ad", "1/top1"},
     "pcrl": {"0/di", "1/re", "1/top1", "1/re_hybrid", "1/queue_fresh", "state/queue", "eval/1/di"},
 }
@@ -284,12 +327,13 @@ SOME_NAMES = {
     ("worker", "ranks"),
     [
         ("pcrl", 2),
+        pytest.param("volumes", 2, marks=pytest.mark.system),
         pytest.param("dira", 2, marks=pytest.mark.system),
-        *(pytest.param(name, 4, marks=pytest.mark.system) for name in SOME_NAMES),
+        *(pytest.param(name, 4, marks=pytest.mark.system) for name in ("dira", "pcrl")),
     ],
 )
 def test_methods_on_several_processes_equal_one(worker, ranks, on_one_process, tmp_path):
-    """Losses, monitors, gradients, momentum networks, queues and running statistics, on every base and for PCRL."""
+    """Losses, monitors, gradients, momentum networks, queues and running statistics, of every method."""
     parts = launch(worker, ranks, tmp_path)
     for method, expected in on_one_process(worker).items():
         assert SOME_NAMES[worker] < set(expected)
@@ -305,6 +349,7 @@ WORK = {
     "exchanges": exchanges,
     "dira": dira,
     "pcrl": pcrl,
+    "volumes": volumes,
     "micro_batches": micro_batches,
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from dira_scale.metrics.restoration import RestorationTable, by_plane, telea
+from dira_scale.metrics.restoration import RestorationTable, by_plane, gaussian, nearest, telea
 
 
 def pictures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -53,7 +53,7 @@ def test_inpainting_fills_the_hole_and_nothing_else() -> None:
     np.testing.assert_allclose(filled, picture, atol=2.5 / 255)
 
 
-def test_a_volume_is_blurred_and_inpainted_plane_by_plane() -> None:
+def test_a_volume_is_blurred_plane_by_plane() -> None:
     planes = [pictures(seed) for seed in range(8)]
     volume = [np.stack(parts) for parts in zip(*planes, strict=True)]
     np.testing.assert_array_equal(by_plane(telea, volume[1], volume[2]), np.stack([telea(p[1], p[2]) for p in planes]))
@@ -63,4 +63,41 @@ def test_a_volume_is_blurred_and_inpainted_plane_by_plane() -> None:
     for plane in planes:
         each.add(*plane)
     errors = [{row["restorer"]: row["mse"] for row in of.rows("x")} for of in (table, each)]
-    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+    assert [*errors[0]] == ["distorted", "blur", "nearest", "gaussian", "restored"]
+    for name in ("distorted", "blur", "restored"):
+        assert errors[0][name] == pytest.approx(errors[1][name], rel=1e-5)
+
+
+def hidden_box() -> tuple[np.ndarray, np.ndarray]:
+    """A volume in steps of .1 along its first axis, and a box in it."""
+    volume = np.broadcast_to(np.linspace(0, 0.9, 10, dtype=np.float32)[:, None, None], (10, 12, 14)).copy()
+    hole = np.zeros(volume.shape, bool)
+    hole[2:7, 3:12, 2:13] = True
+    return volume, hole
+
+
+def test_holes_of_volumes_take_the_nearest_voxel() -> None:
+    """By looking at all visible voxels; a voxel between two may take either."""
+    volume, hole = hidden_box()
+    filled = nearest(np.where(hole, np.float32(7), volume), hole)
+    visible = np.argwhere(~hole)
+    for voxel in np.argwhere(hole):
+        squared = ((visible - voxel) ** 2).sum(1)
+        assert filled[tuple(voxel)] in volume[tuple(visible[squared == squared.min()].T)]
+    assert np.array_equal(filled[~hole], volume[~hole])
+
+
+def test_holes_of_volumes_take_a_gaussian_mean_of_what_is_visible() -> None:
+    """Where the mirrored edges do not count: the plain weighted mean. What was in the hole does not matter."""
+    volume, hole = np.random.default_rng(0).random((21, 21, 21), dtype=np.float32), np.zeros((21, 21, 21), bool)
+    hole[9:12, 9:12, 9:12] = True
+    filled = gaussian(np.where(hole, np.float32(7), volume), hole)
+    steps = np.arange(21) - 10
+    kernel = np.exp(-0.5 * (np.add.outer(np.add.outer(steps**2, steps**2), steps**2)))  # of sigma 1
+    kernel *= np.abs(np.stack(np.meshgrid(steps, steps, steps))).max(0) <= 4
+    weights = np.where(hole, 0, kernel)
+    assert filled[10, 10, 10] == pytest.approx((weights * volume).sum() / weights.sum(), rel=1e-4)
+    assert np.array_equal(filled[~hole], volume[~hole])
+    whole, nothing = np.ones_like(hole), np.zeros_like(hole)
+    for fill in (nearest, gaussian):
+        assert np.array_equal(fill(volume, nothing), volume) and np.array_equal(fill(volume, whole), volume)

@@ -17,7 +17,8 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
 from dira_scale.models.card import Card
-from dira_scale.models.formats import FORMATS, Trained, check, default_formats
+from dira_scale.models.exported import Trained
+from dira_scale.models.formats import FORMATS, check, default_formats
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.description import Description, Output, Tensors, derived
 

@@ -13,6 +13,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.architecture import TimmUNet, architecture
+from dira_scale.models.network import check_torch, moved
 from dira_scale.runs.identity import execution, run_name
 
 SIZE, COUNT = 16, 4
@@ -60,11 +61,23 @@ def test_views_and_network_have_the_same_dimensions() -> None:
         methods.build(cfg.method, cfg.model, VIEWS, batch=COUNT)
 
 
+def test_volumes_on_a_gpu_ask_for_a_torch_that_computes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    planes, volumes, gpu = torch.nn.Conv2d(1, 1, 1), torch.nn.Conv3d(1, 1, 1), torch.device("cuda")
+    monkeypatch.setattr("torch.__version__", "2.9.1+cu128")
+    check_torch(planes, gpu)
+    check_torch(volumes, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"^torch 2.9.1\+cu128: .*; install torch 2.10 or newer$"):
+        moved(volumes, gpu, channels_last=True)
+    monkeypatch.setattr("torch.__version__", "2.10.0")
+    check_torch(volumes, gpu)
+
+
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_pcrls_attention_weights_the_channels_of_maps_of_any_dimension(kind: str) -> None:
-    indicator, maps = torch.ones(2, 6), torch.rand(2, 8, 3, 3)
+    maps = torch.rand(2, 8, 3, 3)
     for dimensions, features in ((2, maps), (3, maps[..., None])):
         torch.manual_seed(0)
+        indicator = torch.ones(2, {2: 6, 3: 7}[dimensions])
         assert ATTENTIONS[kind](8, dimensions)(features, indicator).shape == features.shape
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from data.volumes import WORDS
 from engine.regression import BATCH, FEATURES, STAGES, Regression, Shapes
 from harness import TINY
+from models.volumes import network
 from omegaconf import OmegaConf
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -67,6 +68,40 @@ def test_a_step_on_volumes() -> None:
         return rehearse(fake, fake.stages[0], 4).forward
 
     assert 1.5 < forward(32) / forward(16) <= 2
+
+
+def test_a_unet_of_volumes_by_hand() -> None:
+    """At a quarter of its width: 8 to 128 channels. Numbers and operations for each voxel of two volumes."""
+
+    def passed(recompute: bool) -> tuple[float, float, float]:
+        with FakeTensorMode():
+            net, volumes = network("unet3d", (16, 32, 32), width=0.25).train(), torch.empty(2, 1, 16, 32, 32)
+            if recompute:
+                checkpoint_activations(net)
+            ledger = Ledger(net.parameters())
+            ledger.ignore([volumes, *net.buffers()])
+            with ledger:
+                loss = net(volumes).sum()
+                kept, forward = ledger.live_bytes[-1].others / 4 / volumes.numel(), ledger.flops / volumes.numel()
+                loss.backward()
+        return kept, forward, ledger.flops / volumes.numel() - forward
+
+    levels = ((1, 8, 16), (16, 16, 32), (32, 32, 64), (64, 64, 128))
+    steps = ((128, 64), (64, 32), (32, 16))  # coarse channels, skip: at 1/64, 1/8 and all of the voxels
+    encoder = [27 * (a * b + b * c) / 8**i for i, (a, b, c) in enumerate(levels)]
+    decoder = [(a * a + 27 * ((a + b) * b + b * b)) / 8 ** (2 - i) for i, (a, b) in enumerate(steps)]
+    # Of each convolution its output and the normalised one; where maps are halved, the largest and where it was, in 8
+    # bytes; before the first convolution of each step up the concatenated maps; the logits.
+    maps = [2 * (b + c) / 8**i for i, (_, b, c) in enumerate(levels)]
+    halved = sum(3 * levels[i][2] / 8 ** (i + 1) for i in range(3))
+    up = [(a + b + 4 * b) / 8 ** (2 - i) for i, (a, b) in enumerate(steps)]
+    kept, forward, backward = passed(recompute=False)
+    assert kept == pytest.approx(sum(maps) + halved + sum(up) + 1, abs=0.05)
+    assert forward == 2 * (sum(encoder) + sum(decoder) + 16)
+    assert backward == 2 * forward - 2 * 27 * 8  # the volumes need no gradient
+    spared, same, more = passed(recompute=True)  # of the two finest levels and steps only what they return
+    assert spared == pytest.approx(16 + 32 / 8 + sum(maps[2:]) + halved + up[0] + 32 / 8 + 16 + 1, abs=0.05)
+    assert (same, more) == (forward, backward + 2 * sum([*encoder[:2], *decoder[1:]]))
 
 
 def test_operations_are_those_of_torchs_counter() -> None:

@@ -1,12 +1,14 @@
 """Bytes of each strategy, by hand, for a step small enough to do so."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
+from dira_scale.planning import estimate
 from dira_scale.planning.estimate import largest, seconds
 from dira_scale.planning.ledger import LiveBytes
 from dira_scale.planning.rehearsal import NetworkBlock, Rehearsal
@@ -37,6 +39,24 @@ def test_memory_of_replicas() -> None:
     assert alone.peak == fixed + 980 + 60
     assert four.peak == alone.peak + 100  # buckets
     assert (four.parameters, four.momentum, four.gradients, four.optimizer) == (120, 48, 100, 200)
+
+
+@pytest.mark.parametrize(("ranks", "few", "many"), [(8, 2, 4), (2, 4, 8)])
+def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
+    ranks: int, few: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a single image takes fewer operations: no line goes through it and another number's."""
+
+    def rehearse(fake: Any, plan: Any, images: int, accumulate: int) -> Rehearsal:
+        live = [LiveBytes(0, 1000 * images)] * (2 if images == 1 else 3)
+        return replace(STEP, images=images, live_in_passes=live)
+
+    monkeypatch.setattr(estimate, "rehearse", rehearse)
+    fake: Any = SimpleNamespace(stages=[SimpleNamespace(name="re", batch=8)], task=SimpleNamespace(module=None))
+    config: Any = SimpleNamespace(parallel=SimpleNamespace(accumulate=1))
+    every = estimate.rehearse_stages(lambda: fake, config, ranks)
+    assert (every.stages["re"].images, every.few.images, every.many.images) == (8 // ranks, few, many)
+    assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 2000
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from data.conftest import make_dataset
-from data.volumes import WORDS
+from data.volumes import WORDS, plain_view
 from evaluation.finetune.conftest import TINY, discs
 
 from dira_scale.api import export, shard
@@ -194,7 +194,8 @@ def oblique(path: Path, shape: tuple[int, ...], turned: float) -> nibabel.Nifti1
 
 
 @pytest.mark.system
-def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spacing", [None, (2.1, 1.0, 1.2)], ids=["stored voxels", "another spacing and range"])
+def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spacing: tuple[float, ...] | None) -> None:
     """A network of 3D, windows over volumes that a recipe resamples; against MONAI and SciPy called plainly."""
     from monai.inferers import sliding_window_inference
     from scipy.ndimage import map_coordinates
@@ -213,6 +214,8 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path) -> N
     words = [word for word in WORDS if not word.startswith(("method", "views", "~model.decoder"))]
     words += ["task=masks", "views=tune_volumes", "data.size=[16,16,16]", "data.batch=2", "model.bn_groups=1"]
     words += ["stages.finetune.epochs=12", "optim.optimizer.lr=3e-2", "~model.decoder_channels"]
+    if spacing:
+        words += [f"data.spacing={list(spacing)}", "data.range=[-30,230]", "data.pad=true"]
     assert finetune([*tiny, *words, f"data.shards={dataset.root}", f"run={run}"]) == 0
     assert predict([f"run={run}", f"images={folder}", f"out={out}", "names=source"]) == 0
     network = trained(run)
@@ -224,9 +227,17 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path) -> N
         np.testing.assert_array_equal(written.affine, nibabel.load(folder / name).affine)
         assert bytes(written.header["descrip"]).strip(b"\0") == b""
         low, high = (np.float32(dataset.cell(name, row)) for name in ("low", "high"))
-        image = torch.from_numpy(np.clip((np.float32(dataset.voxels(row)) - low) / (high - low), 0, 1))[None, None]
+        voxels = dataset.voxels(row)[:]
+        sides = voxels.shape
+        if spacing:
+            low, high = np.float32(-30), np.float32(230)
+            size = [round(side * mm / to) for side, mm, to in zip(sides, (1.7, 1.1, 1.4), spacing, strict=True)]
+            assert size != [*sides]
+            voxels = np.rint(plain_view(voxels, (0, 0, 0, *sides), (False,) * 3, size))
+        image = torch.from_numpy(np.clip((np.float32(voxels) - low) / (high - low), 0, 1))[None, None]
         with torch.no_grad():
             scores = sliding_window_inference(image, (16,) * 3, 4, lambda x: network(x).sigmoid(), 0.5, "gaussian")
+        scores = torch.nn.functional.interpolate(scores, sides, mode="trilinear")
         stored = np.array(dataset.cell("affine", row)).reshape(4, 4)
         indices = np.indices(source.shape).reshape(3, -1)
         x_y_z = np.linalg.inv(stored) @ source.affine @ np.concatenate([indices, np.ones((1, indices.shape[1]))])

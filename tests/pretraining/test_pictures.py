@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions import BlockMask
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.distributed.world import World
@@ -19,7 +20,7 @@ from dira_scale.methods import build
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
 from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.pictures import GAP, _restorations, draw_restorations
+from dira_scale.pretraining.pictures import GAP, _restorations, draw_restorations, middle_planes
 
 COUNT, SIZE = 12, 64
 WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
@@ -105,3 +106,24 @@ def test_a_restorer_that_returns_its_input_has_the_inputs_errors(tmp_path: Path)
     assert (distorted == restored).all()
     different = np.abs(clean.astype(int) - distorted) > 1
     assert 0.02 < different.mean() < 0.3 and (distorted[different] == 0).all()
+
+
+@pytest.mark.parametrize("target_flip", ["with_input", "released"])
+def test_the_hole_of_a_masked_view_is_its_mask(target_flip: str) -> None:
+    """Whatever its constant, and turned as the target is."""
+    mask = BlockMask(32, 0.5, fill=0.3)
+    views = ViewSpec(
+        size=SIZE, orientations=1, target_flip=target_flip, **CUT | {"cutout": Cutout(p=0)}, corruptions={"mask": mask}
+    )
+    held_out: Any = HeldOut(views)
+    [actual] = _restorations(objective_of(views), Leaves(), held_out, ["re"])
+    assert (actual.hole.flatten(1).float().mean(1) == 0.5).all()
+    assert torch.equal(actual.hole, (actual.distorted == torch.tensor(0.3)))
+
+
+def test_of_a_volume_three_planes_are_drawn() -> None:
+    volume = np.arange(4 * 6 * 10, dtype=np.float32).reshape(4, 6, 10)
+    axial, coronal, sagittal = middle_planes(volume)
+    assert (axial == volume[2]).all() and (coronal == volume[:, 3]).all()
+    assert (sagittal[:, :6] == volume[:, :, 5]).all() and (sagittal[:, 6:] == 0.5).all() and sagittal.shape == (4, 10)
+    assert [plane.shape for plane in middle_planes(volume[0])] == [(6, 10)]

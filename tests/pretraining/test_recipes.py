@@ -168,6 +168,51 @@ def test_preset_released_of_pcrl_is_the_codes() -> None:
     }
 
 
+# Of the authors' code: optimizer, schedule, the batch, the size of a crop, epochs; the method's settings and the mask.
+# An epoch of Models Genesis has 32 cubes of a scan, of TransVW 59, ours one crop.
+SGD, CUBE, NO_MASK = "torch.optim.SGD", [32, 64, 64], (None, None)
+RESTORERS: dict[str, tuple[Any, ...]] = {
+    "models_genesis": (
+        {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 32 * 40, 0.5, 0, None), 6, CUBE,
+        {"models_genesis": (["re"], 32 * 400, 32 * 50)}, {}, NO_MASK,
+    ),
+    "mae3d": (
+        {"_target_": SGD, "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True},
+        ("cosine", 50, 0.5, 0, 12), 8, [160] * 3, {"mae": (["re"], 17.5, None)},
+        {"masking": "dense", "norm_target": False}, (16, 0.75),
+    ),
+    "mae": (
+        {"_target_": "timm.optim.Lamb", "lr": 2e-4, "betas": [0.9, 0.95], "weight_decay": 0.04},
+        ("cosine", 50, 0.5, 40, 5), 256, 224, {"mae": (["re"], 1600, None)},
+        {"masking": "sparse", "norm_target": True}, (32, 0.6),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", RESTORERS)
+def test_restorers_have_their_authors_figures(experiment: str) -> None:
+    config = composed(f"experiment={experiment}")
+    optimizer, schedule, batch, size, stages, settings, mask = RESTORERS[experiment]
+    optim, corruption = config.optim, config.views.get("corruptions", {}).get("mask", {})
+    assert optim.optimizer == optimizer
+    assert (optim.schedule, optim.step_epochs, optim.factor, optim.warmup_epochs, optim.clip) == schedule
+    assert (config.data.batch, config.data.size) == (batch, size)
+    trained = {name: stage for name, stage in config.stages.items() if stage.epochs}
+    assert {name: (stage.terms, stage.epochs, stage.patience) for name, stage in trained.items()} == stages
+    assert {key: value for key, value in config.method.items() if key != "_target_"} == settings
+    assert (corruption.get("block"), corruption.get("share")) == mask
+
+
+def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
+    config = composed("experiment=dira_moco3d")
+    assert (config.data.size, config.data.batch, config.method["base"]["queue"]) == (CUBE, 32, 16384)
+    assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 0.001}
+    assert config.optim.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
+    assert [stage.epochs for stage in config.stages.values()] == [59 * 50, 59 * 50, 59 * 100]
+    sizes = {(32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32), (56, 112, 112)}
+    assert ({*map(tuple, config.views["crops"])}, config.views["iou"], config.views["same_size"]) == (sizes, 0.2, True)
+
+
 def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
     plain, changed = (dict(_flat(composed(f"experiment={experiment}", *more))) for more in ((), (preset,)))
     missing = object()
@@ -193,13 +238,19 @@ RUNS += [(name, preset) for name in ("pcrl", "small_pcrl") for preset in PRESETS
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
 
 
+NARROW = {
+    "TimmUNet": "model.encoder=test_resnet",
+    "UNet3D": "model.width=0.0625",
+    "ResEnc": "model.features=[4,4,4,4,4,4]",
+}
+
+
 @pytest.mark.parametrize(("experiment", "preset"), RUNS)
 def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> None:
     """All checks of all its stages, on a narrow network: batches, BatchNorm groups, queue, optimizer, schedule."""
     chosen = [f"preset={preset}"] if preset else []
-    cfg = compose(
-        "pretrain", ["data.shards=somewhere", f"experiment={experiment}", *chosen, "model.encoder=test_resnet"]
-    )
+    words = ["data.shards=somewhere", f"experiment={experiment}", *chosen]
+    cfg = compose("pretrain", [*words, NARROW[compose("pretrain", words).model["_target_"].rpartition(".")[2]]])
     head = cfg.method.get("base", cfg.method)
     for width in {"dim", "hidden", "bottleneck"} & set(head):
         head[width] = 8

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data.volumes import WORDS, make, random_volumes
+from data.volumes import NONE, WORDS, make, random_volumes
 from PIL import Image
 
 from dira_scale.pretrain import main
 from dira_scale.pretraining.pictures import GAP
+from dira_scale.report import main as report
 
 pytestmark = pytest.mark.system
 
@@ -29,10 +30,35 @@ def test_a_run_learns_from_volumes(tmp_path: Path) -> None:
     assert len(trained) == 6 and all(np.isfinite(row["loss"]) for row in trained)
     assert {"loss/di", "loss/re", "loss/ad", "health/psnr", "health/ssim", "health/rank"} <= trained[-1].keys()
     assert "health/knn_auc" in rows[-1] or any("health/knn_auc" in row for row in rows)
-    with Image.open(run / "pictures" / "dira.png") as picture:  # of each held-out volume three middle planes
-        assert picture.size == (3 * (12 + GAP), 4 * (16 + GAP))
+    with Image.open(run / "pictures" / "dira.png") as picture:  # of each held-out volume three planes, three times
+        assert picture.size == (3 * (16 + GAP), 4 * 3 * (16 + GAP))
     table = json.loads((run / "pictures" / "restoration.json").read_text())
     by_restorer = {row["restorer"]: row for row in table if row["stage"] == "dira"}
-    assert by_restorer["distorted"]["n"] == 4 and by_restorer["telea"] == by_restorer["distorted"] | {
-        "restorer": "telea"
+    assert by_restorer["distorted"]["n"] == 4 and by_restorer["nearest"] == by_restorer["distorted"] | {
+        "restorer": "nearest"
     }
+
+
+def test_a_masked_autoencoder_run_ends_in_a_report(tmp_path: Path) -> None:
+    """Sparse, without discrimination: restored are the hidden blocks, and nothing says that views are recognised."""
+    shards, run = make(tmp_path / "toy", random_volumes(8), val=4), tmp_path / "run"
+    mask = "{_target_: dira_scale.data.distort.corruptions.BlockMask, block: 8, share: 0.5}"
+    code = main(
+        ["method=mae", "method.masking=sparse", "model=unet3d", "model.width=0.0625", "views.count=1",
+         f"+views.corruptions.mask={mask}", "views.jitter.p=0", *(f"views.{name}.p=0" for name in NONE),
+         f"data.shards={shards.root}", "data.size=[16,16,16]", "data.batch=4", "data.workers=1", f"run={run}",
+         "precision=fp32", "parallel.threads=1", "validate.batch=4", "log_every=1", "health.every=1",
+         "stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.epochs=2", "stages.dir.terms=[re]"]
+    )  # fmt: skip
+    assert code == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss/re", "health/psnr", "health/features_rank", "health/gradient/re"} <= {
+        key for row in rows for key in row
+    }
+    assert not {"top1", "loss/di"} & {key for row in rows for key in row}
+    table = json.loads((run / "pictures" / "restoration.json").read_text())
+    errors = {row["restorer"]: row["mse"] for row in table}
+    assert max(errors["nearest"], errors["gaussian"]) < errors["distorted"]  # of which half is 0
+    assert report([f"run={run}"]) == 0
+    page = (run / "report.html").read_text()
+    assert "a Gaussian mean of visible voxels in hidden ones" in page and "top-1" not in page

@@ -12,8 +12,11 @@ from dira_scale.models.norm import recomputing
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Recompute every block of encoder and decoder in the backward pass. Parameter names do not change."""
+    """Recompute the blocks of encoder and decoder in the backward pass: all, except those that say ``recompute=False``,
+    whose maps are small (in volumes the coarser ones). Parameter names do not change."""
     for block in blocks(module):
+        if not getattr(block, "recompute", True):
+            continue
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
 
 
@@ -23,9 +26,11 @@ def blocks(module: nn.Module) -> list[nn.Module]:
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of sequences that are blocks rather than single layers; never one inside another."""
+    """Members of sequences that are blocks rather than single layers, and what says whether to ``recompute`` it; never
+    one inside another."""
     for child in module.children():
-        if isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1:
+        several = isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1
+        if several or hasattr(child, "recompute"):
             yield child
         else:
             yield from _outermost(child)

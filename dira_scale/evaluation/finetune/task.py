@@ -8,10 +8,12 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from dira_scale.data.manifest.schema import DimensionsError
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import preflight
 from dira_scale.engine.task import Best, StagePlan, StagePosition
+from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
 from dira_scale.evaluation.finetune.held_out import (
@@ -79,7 +81,12 @@ class FinetuneTask(Finetuning):
         def opened() -> tuple[Inputs, list[StagePlan], Supervision]:
             require_libraries()
             views = views_of(cfg)
-            data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out_views(config, views))
+            held_out = held_out_views(config, views)
+            try:
+                data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out)
+            except DimensionsError as error:
+                whole = "views=tune_volumes model=unet3d data.size=[DEPTH,HEIGHT,WIDTH]"
+                raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
             data.require_channels(config.model.name, config.channels or config.model.channels)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)

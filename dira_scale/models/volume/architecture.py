@@ -6,32 +6,35 @@ from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import above, one_of
+from dira_scale.config.schema import above, at_least, one_of
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.volume import GROUPS
 
 if TYPE_CHECKING:
-    from dira_scale.models.network import Encoder
-    from dira_scale.models.volume import unet3d
+    from dira_scale.models.network import Encoder, Network
 
 
 @dataclass
 class VolumeArchitecture(Architecture):
-    """A network of volumes [depth, height, width], whose coarsest map has 1/``stride`` of the voxels a side."""
+    """A network of volumes [depth, height, width]."""
 
     dimensions: ClassVar[int] = 3
     label: ClassVar[str]  # that tables and messages call it
-    stride: ClassVar[int]
 
     @property
     def name(self) -> str:
         return self.label
 
     @property
+    def stride(self) -> int:
+        """Voxels of a volume for one of the coarsest map, along each side."""
+        raise NotImplementedError
+
+    @property
     def instance_norm(self) -> str:
-        """What has each channel of a volume's coarsest map normalised by itself, for messages; empty if nothing."""
-        return ""
+        """What normalises each channel of the coarsest map by itself, for messages; empty if nothing does."""
+        return "InstanceNorm"
 
     def check_size(self, size: int | Sequence[int]) -> None:
         """Raise UserError, naming ``data.size``, unless the network takes views of ``size``."""
@@ -40,16 +43,26 @@ class VolumeArchitecture(Architecture):
         step = self.stride
         if any(side % step for side in size):
             below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
-            sizes = f"data.size={below}" + (f" or {over}" if over != below else "")
+            sizes = " or ".join(str(each) for each in (below, over) if self._normalises(each)) or str(
+                self._doubled(over)
+            )
             raise UserError(
                 f"data.size={list(size)}: {self.name} halves each side down to 1/{step}: give multiples of {step}, "
-                f"such as {sizes}"
+                f"such as data.size={sizes}"
             )
-        if self.instance_norm and all(side == step for side in size):
+        if not self._normalises(size):
             raise UserError(
-                f"data.size={list(size)}: the coarsest map of {self.name} is one voxel, and {self.instance_norm} makes "
-                f"it 0 whatever the volume; use data.size={[2 * step, *size[1:]]} or larger"
+                f"data.size={list(size)}: the coarsest map of {self.name} is one voxel, which {self.instance_norm} "
+                f"cannot normalise; use data.size={self._doubled(size)} or larger"
             )
+
+    def _normalises(self, size: Sequence[int]) -> bool:
+        return not self.instance_norm or any(side > self.stride for side in size)
+
+    @staticmethod
+    def _doubled(size: Sequence[int]) -> list[int]:
+        """With twice the height and width, which are finer in most volumes."""
+        return [size[0], *(2 * side for side in size[1:])]
 
 
 @dataclass
@@ -61,7 +74,10 @@ class UNet3D(VolumeArchitecture):
     up: str = one_of("transposed", "nearest")
 
     label: ClassVar[str] = "unet3d"
-    stride: ClassVar[int] = 8
+
+    @property
+    def stride(self) -> int:
+        return 8
 
     def __post_init__(self) -> None:
         """Raises UserError if ``width`` does not give whole channels, or GroupNorm none for each group."""
@@ -90,8 +106,74 @@ class UNet3D(VolumeArchitecture):
         self.check_size(size)
         return UNet3DEncoder(self.base, self.norm, channels or self.channels)
 
-    def build_network(self, encoder: "Encoder", classes: int = 1) -> "unet3d.UNet3DNetwork":
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         from dira_scale.models.volume.unet3d import UNet3DEncoder, UNet3DNetwork
 
         assert isinstance(encoder, UNet3DEncoder)
         return UNet3DNetwork(encoder, self.norm, self.up, classes)
+
+
+@dataclass
+class ResEnc(VolumeArchitecture):
+    """nnU-Net's U-Net with a residual encoder (``configs/model/resenc_l.yaml``)."""
+
+    features: list[int] = at_least(1)
+    blocks: list[int] = at_least(1)
+
+    label: ClassVar[str] = "resenc"
+
+    def __post_init__(self) -> None:
+        """Raises UserError unless each stage has a number of features and of blocks."""
+        super().__post_init__()
+        if MISSING not in (self.features, self.blocks) and len(self.features) != len(self.blocks):
+            raise UserError(
+                f"blocks={self.blocks}: needs a number for each of the {len(self.features)} stages of features="
+                f"{self.features}"
+            )
+
+    @property
+    def stride(self) -> int:
+        return int(2 ** (len(self.features) - 1))
+
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
+        from dira_scale.models.volume.resenc import ResEncEncoder
+
+        self.check_size(size)
+        return ResEncEncoder(self.features, self.blocks, channels or self.channels)
+
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
+        from dira_scale.models.volume.resenc import ResEncEncoder, ResEncNetwork
+
+        assert isinstance(encoder, ResEncEncoder)
+        return ResEncNetwork(encoder, classes)
+
+
+@dataclass
+class SwinUNETR(VolumeArchitecture):
+    """MONAI's Swin UNETR (``configs/model/swinunetr.yaml``)."""
+
+    feature_size: int = at_least(12)
+
+    label: ClassVar[str] = "swinunetr"
+
+    @property
+    def stride(self) -> int:
+        return 32
+
+    def __post_init__(self) -> None:
+        """Raises UserError unless the features divide over the attention's heads."""
+        super().__post_init__()
+        if self.feature_size != MISSING and self.feature_size % 12:
+            raise UserError(f"feature_size={self.feature_size}: must be a multiple of 12, such as 12, 24 or 48")
+
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
+        from dira_scale.models.volume.swinunetr import SwinEncoder
+
+        self.check_size(size)
+        return SwinEncoder(self.feature_size, channels or self.channels)
+
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
+        from dira_scale.models.volume.swinunetr import SwinEncoder, SwinNetwork
+
+        assert isinstance(encoder, SwinEncoder)
+        return SwinNetwork(encoder, classes)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.models.network import Encoder, Network
+from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.translations import UNET3D, Rules
 from dira_scale.models.volume import GROUPS
 
 LEVELS = 4
@@ -41,6 +43,7 @@ class UNet3DEncoder(Encoder):
 
     dimensions = 3
     name = "unet3d"
+    layouts: ClassVar[Mapping[str, Rules]] = {"our own": (), "Models Genesis'": UNET3D}
 
     def __init__(self, base: int = 32, norm: str = "batch", in_channels: int = 1) -> None:
         super().__init__()
@@ -49,6 +52,8 @@ class UNet3DEncoder(Encoder):
         self.levels = nn.ModuleList(
             convolutions(inputs, outputs // 2, outputs, norm=norm) for inputs, outputs in pairwise(self._channels)
         )
+        for i, level in enumerate(self.levels):
+            level.recompute = i < FINEST  # type: ignore[assignment]
 
     @property
     def channels(self) -> list[int]:
@@ -81,6 +86,8 @@ class UNet3DDecoder(nn.Module):
     def __init__(self, channels: list[int], norm: str, up: str) -> None:
         super().__init__()
         self.levels = nn.ModuleList(Up(coarser, skip, norm, up) for coarser, skip in pairwise(channels[:0:-1]))
+        for i, level in enumerate(reversed(self.levels)):
+            level.recompute = i < FINEST  # type: ignore[assignment]
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         x, *skips = pyramid[:0:-1]

@@ -229,9 +229,7 @@ def test_a_damaged_brick_is_named_and_a_damaged_copy_renewed(tmp_path: Path) -> 
     bad[offset + size // 2] ^= 1
     crop, view = Crop((0, 0, 0, 8, 8, 8), (False,) * 3), np.empty((1, 8, 8, 8), np.int16)
     shard.write_bytes(bad)
-    with pytest.raises(
-        UserError, match=r"toy: sample v4 \(shard .*, offset \d+\) cannot be read: brick 0"
-    ):
+    with pytest.raises(UserError, match=r"toy: sample v4 \(shard .*, offset \d+\) cannot be read: brick 0"):
         samples.read(4, [crop], [view])
     samples.read(5, [crop], [view])
 

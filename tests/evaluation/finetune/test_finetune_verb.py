@@ -177,7 +177,9 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
 
 
 @pytest.mark.system
-def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(tmp_path: Path) -> None:
+def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Crops of 24 x 12.8 x 9.6 stored voxels, some of which are deeper than their volumes; another range of values."""
     shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"
     words = [word for word in WORDS if not word.startswith(("method", "views", "~model.decoder"))]
@@ -188,6 +190,9 @@ def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(tmp_path
     assert main(arguments) == 2
     assert main([*arguments, "data.pad=true"]) == 0
     assert RunReader(run).description.input.window == (-1000, 2000)
+    assert main([*TINY, "task=masks", f"data.shards={shards.root}", f"run={tmp_path / 'flat'}"]) == 2
+    assert f"{shards.root} holds volumes (dims 3); training reads 2D images only" in caplog.text
+    assert "; on volumes: views=tune_volumes model=unet3d data.size=[DEPTH,HEIGHT,WIDTH]" in caplog.text
     assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
 
 

@@ -4,11 +4,28 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dira_scale.data.distort.corruptions.bezier import Bezier
+from dira_scale.data.distort.corruptions.elastic import Elastic
+from dira_scale.data.distort.corruptions.intensity import GaussianBlur, GaussianNoise
+from dira_scale.data.distort.corruptions.local_shuffle import LocalShuffle
 from dira_scale.data.distort.corruptions.mask import BlockMask
+from dira_scale.data.distort.corruptions.one_of import OneOf
+from dira_scale.data.distort.corruptions.painting import Inpaint, Outpaint
 from dira_scale.data.views import Distortion
 from dira_scale.data.views.corruption import Corruption
 
-__all__ = ["BlockMask", "corrupted"]
+__all__ = [
+    "Bezier",
+    "BlockMask",
+    "Elastic",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Inpaint",
+    "LocalShuffle",
+    "OneOf",
+    "Outpaint",
+    "corrupted",
+]
 
 
 def corrupted(x: Tensor, corruptions: Mapping[str, Corruption], params: Distortion) -> Tensor:

@@ -1,0 +1,92 @@
+"""Shared by corruptions: the samples that have one, random voxels by a key, boxes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import per_sample
+from dira_scale.errors import UserError
+
+Params = Mapping[str, Tensor]
+KEY = 2  # numbers that a key takes
+
+
+def key(u: np.ndarray) -> np.ndarray:
+    """Of random voxels: int64 [b] below 2^48, by ``u`` [b, 2], uniform in [0, 1)."""
+    high, low = np.floor(u * 2**24).astype(np.int64).T
+    return (high << 24) + low
+
+
+def hashed(keys: Tensor, number: Tensor) -> Tensor:
+    """32 random bits for each int32 ``number`` of a key: int32, in the shape that both broadcast to.
+
+    Two rounds of multiplication and shifts (Wellons' lowbias32), the halves of the key before each. Half as wide as
+    ``warp.uniform``, so that a CPU does eight at once.
+    """
+    x = number * _signed(0x9E3779B1) + _signed32(keys)
+    x = (x ^ _shifted(x, 16)) * _signed(0x7FEB352D) ^ _signed32(keys >> 32) * _signed(0x85EBCA6B)
+    x = (x ^ _shifted(x, 15)) * _signed(0x846CA68B)
+    return x ^ _shifted(x, 16)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """To the right, as of unsigned numbers."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 32) if x >> 31 else x
+
+
+def _signed32(x: Tensor) -> Tensor:
+    """The lower half of an int64."""
+    return (((x & 0xFFFFFFFF) ^ 2**31) - 2**31).to(torch.int32)
+
+
+def unit(bits: Tensor) -> Tensor:
+    """``hashed`` bits as numbers in [0, 1): float32, multiples of 2^-24."""
+    return _shifted(bits, 8).float() * 2.0**-24
+
+
+def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:
+    """For each of ``keys`` [b] voxels in [0, 1): float32 [b, channels, *size]."""
+    number = torch.arange(channels * int(np.prod(size)), dtype=torch.int32, device=keys.device)
+    return unit(hashed(keys[:, None], number)).view(len(keys), channels, *size)
+
+
+def one_by_one(x: Tensor) -> bool:
+    """Whether samples are changed one after another."""
+    return x.device.type == "cpu"
+
+
+def of_some(x: Tensor, on: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:
+    """``x`` [b, …], of which those samples are changed that are ``on`` [b]: all at once, or, on a CPU, one after
+    another, as each then stays in its cache, and no others are computed."""
+    if not one_by_one(x):
+        return torch.where(per_sample(on, x), change(x, params), x)
+    result = x.clone()
+    for i in on.nonzero()[:, 0].tolist():
+        result[i] = change(x[i : i + 1], {name: values[i : i + 1] for name, values in params.items()})[0]
+    return result
+
+
+def inside(box: Tensor, size: Sequence[int]) -> Tensor:
+    """bool [b, *size]: within a ``box`` [b, 2 n] of each sample: where it starts on each axis, then its extents."""
+    n, within = len(size), None
+    for axis, side in enumerate(size):
+        position = torch.arange(side, device=box.device)
+        start, extent = box[:, axis, None], box[:, n + axis, None]
+        here = (position >= start) & (position < start + extent)
+        here = here.view(len(box), *(side if i == axis else 1 for i in range(n)))
+        within = here if within is None else within & here
+    assert within is not None
+    return within
+
+
+def share(name: str, value: Any) -> None:
+    """Raise UserError unless ``value`` is a probability."""
+    if not 0 <= value <= 1:
+        raise UserError(f"{name}={value}: expected a number from 0 to 1")

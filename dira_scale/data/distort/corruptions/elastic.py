@@ -1,0 +1,63 @@
+"""Elastic deformation (Simard et al., ICDAR 2003), as TransVW has it: in-plane, the same alpha and sigma everywhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, share
+from dira_scale.data.distort.corruptions.smoothing import matrices, smoothed
+from dira_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """With probability ``p``, voxels move along the last two axes by noise from -1 to 1, smoothed by a Gaussian of
+    ``sigma`` voxels along all axes, times ``alpha``; linear interpolation, mirrored edges.
+
+    Parameters: ``on`` bool [b], ``key`` int64 [b].
+    """
+
+    p: float = 1.0
+    alpha: float = 991.0
+    sigma: float = 8.0
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``."""
+        share("p", self.p)
+        if not self.sigma > 0:
+            raise UserError(f"sigma={self.sigma}: expected a number above 0")
+        return 1 + KEY
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        return {"on": u[:, 0] < self.p, "key": key(u[:, 1:])}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        return of_some(x, params["on"], params, self._deformed)
+
+    def _deformed(self, x: Tensor, params: Params) -> Tensor:
+        size = x.shape[2:]
+        noise = 2 * field(params["key"], size, channels=2) - 1  # down, across
+        moved = self.alpha * smoothed(noise, [_filter(side, self.sigma, x.device) for side in size])
+        height, width = size[-2:]
+        down = torch.arange(height, device=x.device)[:, None] + moved[:, 0]
+        across = torch.arange(width, device=x.device) + moved[:, 1]
+        # Each plane by itself: nothing moves along the first axis of a volume.
+        grid = torch.stack(((2 * across + 1) / width - 1, (2 * down + 1) / height - 1), -1)
+        planes = x.movedim(1, -3) if x.dim() == 5 else x
+        flat = planes.reshape(-1, *planes.shape[-3:])
+        sampled = F.grid_sample(
+            flat, grid.view(-1, height, width, 2), mode="bilinear", padding_mode="reflection", align_corners=False
+        ).view(planes.shape)
+        return sampled.movedim(-3, 1) if x.dim() == 5 else sampled
+
+
+@lru_cache(16)
+def _filter(side: int, sigma: float, device: torch.device) -> Tensor:
+    return matrices(side, torch.full((1,), sigma, device=device))

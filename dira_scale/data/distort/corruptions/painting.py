@@ -1,0 +1,121 @@
+"""In-painting and out-painting (Models Genesis, sec. 2.2): boxes are filled, or everything but a few windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data import random
+from dira_scale.data.distort.corruptions.draws import KEY, Params, field, inside, key, of_some, share
+from dira_scale.errors import UserError
+
+NOISE, CONSTANT = "noise", "constant"
+
+
+@dataclass(frozen=True)
+class Inpaint:
+    """With probability ``p``, fill up to ``boxes`` boxes, each in its turn with probability ``more`` of going on.
+
+    ``side``: of a box on each axis, as shares of the view's, rounded down to whole voxels; all between are equally
+    likely. ``fill``: ``noise`` (each voxel from [0, 1)), ``constant`` (each box a number from [0, 1)), or a number.
+    ``border``: distance of boxes from the view's edges in voxels.
+
+    Parameters: ``on`` bool [b], ``key`` int64 [b], ``count`` uint8 [b], ``boxes`` int16 [b, boxes, 2 n], ``values``
+    float32 [b, boxes].
+    """
+
+    p: float = 1.0
+    boxes: int = 5
+    more: float = 0.95
+    side: tuple[float, float] = (1 / 6, 1 / 3)
+    fill: str | float = NOISE
+    border: int = 3
+
+    least = 0  # boxes that are drawn in any case
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``."""
+        share("p", self.p)
+        share("more", self.more)
+        if self.fill not in (NOISE, CONSTANT) and (isinstance(self.fill, str) or not 0 <= self.fill <= 1):
+            raise UserError(f"fill={self.fill}: expected {NOISE}, {CONSTANT}, or a number from 0 to 1")
+        for n in size:
+            low, high = self._sides(n)
+            if not 0 < low <= high or high + 2 * self.border > n:
+                raise UserError(
+                    f"boxes of {low} to {high} voxels do not fit into a side of {n} with border={self.border}"
+                )
+        return 1 + KEY + self.boxes * (2 + 2 * len(size))
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        n, sides = len(size), np.array(size)
+        each = u[:, 1 + KEY :].reshape(len(u), self.boxes, 2 + 2 * n)
+        low, high = np.array([self._sides(side) for side in size]).T
+        extents = low + (each[..., 2 : 2 + n] * (high - low + 1)).astype(np.int64)
+        starts = random.integers(each[..., 2 + n :], self.border, sides - extents - self.border)
+        ends = each[..., 0] >= self.more
+        ends[:, : self.least] = False
+        count = np.where(ends.any(1), ends.argmax(1), self.boxes)
+        return {
+            "on": u[:, 0] < self.p,
+            "key": key(u[:, 1 : 1 + KEY]),
+            "count": count.astype(np.uint8),
+            "boxes": np.concatenate((starts, extents), -1).astype(np.int16),
+            "values": each[..., 1].astype(np.float32),
+        }
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        return of_some(x, params["on"], params, self._painted)
+
+    def _sides(self, n: int) -> tuple[int, int]:
+        """The least and the largest of a box on an axis of ``n`` voxels."""
+        low, high = (int(each * n + 1e-9) for each in self.side)
+        return max(1, low), high
+
+    def _painted(self, x: Tensor, params: Params) -> Tensor:
+        size = x.shape[2:]
+        filled = field(params["key"], size) if self.fill == NOISE else None
+        for number in range(self.boxes):
+            within = self._within(params, number, size)
+            x = torch.where(within, self._filling(params["values"][:, number], filled, x), x)
+        return x
+
+    def _within(self, params: Params, number: int, size: Sequence[int]) -> Tensor:
+        """bool [b, 1, *size]: in the box of this ``number``, where there is one."""
+        there = number < params["count"]
+        box = torch.where(there[:, None], params["boxes"][:, number].long(), 0)
+        return inside(box, size)[:, None]
+
+    def _filling(self, values: Tensor, filled: Tensor | None, x: Tensor) -> Tensor:
+        if filled is not None:
+            return filled
+        return values.view(-1, *(1,) * (x.dim() - 1)) if self.fill == CONSTANT else x.new_tensor(float(self.fill))
+
+
+@dataclass(frozen=True)
+class Outpaint(Inpaint):
+    """With probability ``p``, fill everything but a window, and up to ``boxes`` - 1 others in their turn.
+
+    ``side``: by how much a window is shorter than the view on each axis, as shares of it. All else as ``Inpaint``;
+    ``constant`` is one number for the sample.
+    """
+
+    side: tuple[float, float] = (3 / 7, 4 / 7)
+
+    least = 1
+
+    def _sides(self, n: int) -> tuple[int, int]:
+        low, high = super()._sides(n)
+        return n - high, n - low
+
+    def _painted(self, x: Tensor, params: Params) -> Tensor:
+        size = x.shape[2:]
+        kept = self._within(params, 0, size)
+        for number in range(1, self.boxes):
+            kept = kept | self._within(params, number, size)
+        filled = field(params["key"], size) if self.fill == NOISE else None
+        return torch.where(kept, x, self._filling(params["values"][:, 0], filled, x))

@@ -1,0 +1,33 @@
+"""Gaussian filters along each axis, as matrices: SciPy's ``gaussian_filter``, whose edges are mirrored."""
+
+import torch
+from torch import Tensor
+
+REACH = 4.0  # standard deviations at which a filter ends (SciPy's default)
+
+
+def matrices(side: int, sigma: Tensor) -> Tensor:
+    """For each ``sigma`` [b] in voxels, 0 for none, the filter along an axis of ``side`` voxels: [b, side, side]."""
+    sigma = sigma.double()[:, None, None]
+    position = torch.arange(side, device=sigma.device)
+    row, column = position[:, None], position[None, :]
+    reach = torch.floor(REACH * sigma + 0.5)
+
+    def weight(distance: Tensor) -> Tensor:
+        return torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma.clamp(min=1e-9)) ** 2), 0.0)
+
+    # What lies beyond an edge is the volume mirrored at it, edge voxels repeated; and again beyond that.
+    turns = 2 * side * torch.arange(-1 - int(REACH), 2 + int(REACH), device=sigma.device)
+    total = torch.zeros(len(sigma), side, side, dtype=torch.float64, device=sigma.device)
+    for turn in turns:
+        total = total + weight((row - column + turn).abs()) + weight((row + column + 1 + turn).abs())
+    return (total / total.sum(2, keepdim=True)).float()
+
+
+def smoothed(x: Tensor, filters: list[Tensor]) -> Tensor:
+    """``x`` [b, C, *size], filtered along each axis by its matrices [b or 1, n, n]."""
+    for axis, matrix in enumerate(filters, 2):
+        along = x.movedim(axis, -1)
+        flat = along.reshape(len(x), -1, along.shape[-1])
+        x = (flat @ matrix.mT).view(along.shape).movedim(-1, axis)
+    return x

@@ -1,0 +1,99 @@
+"""Masked autoencoders of images and volumes (He et al., CVPR 2022), dense or sparse (SparK: Tian et al., ICLR 2023)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions.mask import spread
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError, nearest
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import blocks_hidden, check_single, hidden_mean, mask_blocks
+from dira_scale.models.network import Network
+from dira_scale.models.sparse import sparsify
+
+MASKINGS = ("dense", "sparse")
+
+
+class MAE(Method):
+    """Encoder and decoder must tell what is in the blocks that the view's mask hides: L = mean over hidden voxels of
+    (prediction - target)^2; visible ones teach nothing.
+
+    ``dense``: the encoder sees the mask's constant in hidden blocks (the 3D MAE of nnssl; SimMIM). ``sparse``, for
+    convolutional networks (SparK): the encoder computes as if hidden voxels were not there, at every layer
+    (``dira_scale.models.sparse``), and before the decoder a learnt token for each level takes their places.
+
+    Either way the encoder does not see them: its output is the same whatever they are. Predictions are linear. The
+    restored view has them in the hidden blocks, and is the given view elsewhere.
+
+    Args:
+        masking: ``dense`` or ``sparse``.
+        norm_target: predict each block's voxels minus their mean, divided by their deviation (MAE, sec. 4.1). Then the
+            restored view takes both from the clean one.
+
+    Raises ``UserError`` unless there is one view with a mask, for an unknown ``masking``, and for a network or blocks
+    that cannot be sparse.
+    """
+
+    decoder: nn.Module
+    bounded = False
+    remark = (
+        "The decoder was trained to fill in hidden blocks only (with `method.norm_target` in units of a block's "
+        "deviation): what it returns of visible ones means nothing."
+    )
+
+    def __init__(self, network: Network, views: ViewSpec, masking: str = "dense", norm_target: bool = False) -> None:
+        super().__init__(views, weights={"re": 1.0})
+        check_single("MAE", views)
+        blocks = mask_blocks(views, "method=mae")
+        if masking not in MASKINGS:
+            raise UserError(f"method.masking={masking}: expected {' or '.join(MASKINGS)}{nearest(masking, MASKINGS)}")
+        self.encoder, self.decoder, self.head = network.encoder, network.decoder, network.head
+        self.norm_target, self.sparse = norm_target, masking == "sparse"
+        if self.sparse:
+            self.hidden = sparsify(network.encoder, views.sides, blocks)
+            self.tokens = nn.ParameterDict(
+                {f"{level}": nn.Parameter(nn.init.trunc_normal_(torch.empty(channels), std=0.02))  # SparK's
+                 for level, channels in enumerate(network.encoder.channels) if level and channels}
+            )  # fmt: skip
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.requires_grad_("re" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        view, target, blocks = distorted[0], clean[0], blocks_hidden(batch, 0)
+        hidden = spread(blocks, view.shape[2:])[:, None]
+        if self.sparse:
+            self.hidden.blocks = blocks
+        pyramid = self.encoder(view)
+        filled = self.with_tokens(pyramid) if self.sparse else pyramid
+        predicted = self.head(self.decoder(filled)).to(target.dtype)
+        if self.norm_target:
+            mean, deviation = moments(target, blocks)
+            loss = hidden_mean((predicted - (target - mean) / deviation).square(), hidden)
+            predicted = predicted * deviation + mean
+        else:
+            loss = hidden_mean((predicted - target).square(), hidden)
+        restored = torch.where(hidden, predicted, view)
+        return Terms({"re": loss}, restored, target, pyramids=(pyramid,))
+
+    def with_tokens(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """``pyramid`` with each level's token at its hidden positions; its first map, the view itself, as it is."""
+        filled = list(pyramid)
+        for level, token in self.tokens.items():
+            x = pyramid[int(level)]
+            filled[int(level)] = torch.where(self.hidden.at(x), token.to(x.dtype).view(-1, *(1,) * (x.dim() - 2)), x)
+        return filled
+
+
+def moments(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each block of ``x`` [b, 1, *size], at each of its voxels; for ``blocks`` [b, *blocks]."""
+    counts = blocks.shape[1:]
+    sides = [(count, n // count) for count, n in zip(counts, x.shape[2:], strict=True)]
+    parts = x.reshape(*x.shape[:2], *(n for pair in sides for n in pair))
+    var, mean = torch.var_mean(parts, dim=[*range(3, parts.dim(), 2)], keepdim=True)
+    deviation = (var + 1e-6).sqrt()  # MAE's
+    return mean.expand_as(parts).reshape(x.shape), deviation.expand_as(parts).reshape(x.shape)

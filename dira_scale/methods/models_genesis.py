@@ -1,0 +1,40 @@
+"""Models Genesis (Zhou et al., MICCAI 2019; MedIA 2021, sec. 3): restore what transformations have deformed."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import check_single
+from dira_scale.models.network import Network
+
+
+class ModelsGenesis(Method):
+    """An image or volume x is deformed by f, and encoder and decoder must return it: L = mean (g(f(x)) - x)^2.
+
+    g ends with a sigmoid, as intensities are in [0, 1]. f is what the views do: in the paper non-linear intensity,
+    local shuffling, in- and out-painting (``configs/views/models_genesis.yaml``). Flips are of x itself, so the target
+    has them, too.
+
+    Raises ``UserError`` unless there is one view.
+    """
+
+    decoder: nn.Module
+
+    def __init__(self, network: Network, views: ViewSpec) -> None:
+        super().__init__(views, weights={"re": 1.0})
+        check_single("Models Genesis", views)
+        self.encoder, self.decoder, self.head = network.encoder, network.decoder, network.head
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.requires_grad_("re" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        target, pyramid = clean[0], self.encoder(distorted[0])
+        restored = torch.sigmoid(self.head(self.decoder(pyramid)).to(target.dtype))
+        return Terms({"re": F.mse_loss(restored, target)}, restored, target, pyramids=(pyramid,))

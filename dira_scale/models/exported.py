@@ -1,0 +1,78 @@
+"""A trained network to write, and the files that a format makes of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dira_scale.models.architecture import architecture_metadata
+from dira_scale.models.classifier import Classifier
+from dira_scale.models.network import Encoder, Network
+from dira_scale.models.stored import to_safetensors
+from dira_scale.runs.description import Description
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained."""
+
+    run: Description
+    encoder: Encoder
+    network: Network | None = None
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    @property
+    def size(self) -> int:
+        """Of the run's views, in pixels a side."""
+        return self.run.input.size[0]
+
+    @property
+    def decoder_channels(self) -> Sequence[int]:
+        return tuple(self.run.network.architecture["decoder_channels"])
+
+    @property
+    def classifier(self) -> Classifier | None:
+        return self.network if isinstance(self.network, Classifier) else None
+
+    @property
+    def classes(self) -> int:
+        """Channels of the head."""
+        return self.run.output.channels
+
+    @property
+    def number_of_classes(self) -> str:
+        """An argument of smp's and our own U-Net, as source text; empty for one channel, their default."""
+        return f", classes={self.classes}" if self.classes > 1 else ""
+
+    @property
+    def result(self) -> str:
+        """What the network returns after ``last``, as source text."""
+        if not self.run.output.names:
+            return "restored"
+        return "probabilities" if self.last else "outputs"
+
+    @property
+    def last(self) -> str:
+        """What follows the network in the restoration of an image or the probabilities, as source text."""
+        return {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)"}[self.run.output.activation]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files of one format. ``code``, beside them, loads them, given an ``image`` [b, 3, S, S] or [b, C, D, H, W]; tests
+    run it. ``use``: what else the card says they are for."""
+
+    files: dict[str, bytes]
+    code: str
+    initial: list[str] = field(default_factory=list)  # untrained entries
+    use: str = ""
+
+
+def weights_file(state: Mapping[str, Tensor], run: Description) -> bytes:
+    """A safetensors file. Its metadata has the ``run``'s architecture and its classes."""
+    classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
+    return to_safetensors(state, {"format": "pt"} | architecture_metadata(run.network.architecture) | classes)

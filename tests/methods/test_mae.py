@@ -1,0 +1,189 @@
+"""Masked autoencoders: the loss by hand, sparse encoders against SparK's own way, and that nothing hidden is seen."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from data.volumes import NONE
+from methods.masked import NETWORKS, as_spark, built, mae, masked, masked_batch, voxels
+
+from dira_scale.data.distort import build as distortion
+from dira_scale.data.distort.corruptions import BlockMask
+from dira_scale.data.views import ViewSpec, draw
+from dira_scale.engine.parallel.recompute import checkpoint_activations
+from dira_scale.errors import UserError
+from dira_scale.methods.mae import moments
+from dira_scale.methods.restoration import hidden_mean
+from dira_scale.models import norm
+from dira_scale.models.architecture import architecture
+
+
+def test_loss_is_the_mean_over_hidden_voxels_of_a_sample() -> None:
+    """One of 4 and 2 of 4 are hidden: (9 + (1 + 25) / 2) / 2."""
+    errors = torch.tensor([[9.0, 1e9, 1e9, 1e9], [1e9, 1.0, 25.0, 1e9]]).view(2, 1, 2, 2)
+    hidden = torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0]], dtype=torch.bool).view(2, 1, 2, 2)
+    assert hidden_mean(errors, hidden) == (9 + 13) / 2
+
+
+def test_blocks_are_normalised_as_the_authors_do() -> None:
+    x = np.random.default_rng(0).random((2, 1, 8, 4, 6))
+    mean, deviation = moments(torch.from_numpy(x), torch.zeros(2, 2, 2, 2, dtype=torch.bool))
+    for b, z, y, w in np.ndindex(2, 2, 2, 2):
+        where = b, 0, slice(4 * z, 4 * z + 4), slice(2 * y, 2 * y + 2), slice(3 * w, 3 * w + 3)
+        assert np.allclose(mean[where], x[where].mean())
+        assert np.allclose(deviation[where], math.sqrt(x[where].var(ddof=1) + 1e-6))
+
+
+@pytest.mark.parametrize(("masking", "norm_target"), [("dense", False), ("sparse", True)])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_step_equals_plain_references(network: str, masking: str, norm_target: bool) -> None:
+    """Loss and all gradients: of the network called by itself, the sparse encoder in SparK's way, for each BatchNorm
+    group by itself; running statistics are of what is visible."""
+    method = mae(network, masking=masking, norm_target=norm_target)
+    clean, distorted, batch = masked_batch(method.views)
+    terms = method(tuple(clean), tuple(distorted), batch)
+    terms.losses["re"].backward()
+    ours = {name: parameter.grad for name, parameter in method.named_parameters()}
+
+    model, size, _ = NETWORKS[network]
+    plain = architecture(model).build_network(architecture(model).build_encoder(size)).double().train()
+    parts = {part: getattr(method, part).state_dict() for part in ("encoder", "decoder", "head")}
+    plain.load_state_dict({f"{part}.{name}": value for part, state in parts.items() for name, value in state.items()})
+    tokens = {level: token.detach().clone().requires_grad_() for level, token in getattr(method, "tokens", {}).items()}
+    loss, blocks = 0, batch.distortions[0].corruptions["mask"]["mask"]
+    for view, target, part in zip(*(x.chunk(2) for x in (distorted[0], clean[0], blocks)), strict=True):
+        encoder = as_spark(plain.encoder, part) if masking == "sparse" else plain.encoder
+        pyramid = encoder(view)
+        for level, token in tokens.items():
+            hidden = voxels(part, pyramid[int(level)].shape[2:])
+            pyramid[int(level)] = pyramid[int(level)] + hidden * token.view(-1, *(1,) * (view.dim() - 2))
+        hidden, target = voxels(part, view.shape[2:]), target.clone()
+        if norm_target:
+            mean, deviation = moments(target, part)
+            target = (target - mean) / deviation
+        loss = loss + (plain.head(plain.decoder(pyramid)) - target)[hidden].square().mean() / 2
+        for layer in plain.modules():
+            layer._forward_hooks.clear()
+    loss.backward()
+    torch.testing.assert_close(terms.losses["re"], loss, rtol=1e-9, atol=0)
+    expected = {name: parameter.grad for name, parameter in plain.named_parameters()}
+    expected |= {f"tokens.{level}": token.grad for level, token in tokens.items()}
+    assert ours.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in ours.items():
+        torch.testing.assert_close(
+            gradient, expected[name], rtol=1e-7, atol=1e-10 * float(scale), msg=f"{name}: ".__add__
+        )
+
+
+def test_running_statistics_are_of_visible_positions() -> None:
+    method = mae("batch", groups=1, masking="sparse")
+    clean, distorted, batch = masked_batch(method.views)
+    method(tuple(clean), tuple(distorted), batch)
+    norm.commit_statistics(method)
+    first = method.encoder.levels[0][0]
+    visible = ~voxels(batch.distortions[0].corruptions["mask"]["mask"], method.views.sides)[:, 0]
+    seen = first.conv(distorted[0]).movedim(1, -1)[visible]
+    torch.testing.assert_close(first.norm.running_mean, 0.1 * seen.mean(0))
+    torch.testing.assert_close(first.norm.running_var, 0.9 + 0.1 * seen.var(0))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("masking", ["dense", "sparse"])
+@pytest.mark.parametrize("network", ["resnet", "batch", "instance"])
+def test_hidden_voxels_are_not_seen(network: str, masking: str, training: bool) -> None:
+    """Other values there: the encoder's maps are the same bits. Of visible ones they are not."""
+    method = mae(network, masking=masking).float().train(training)
+    views, count, distort = method.views, np.arange(4), distortion(method.views)
+    params = draw(views, 0, 0, count, count, 0, *(np.full(4, side) for side in views.sides))[1]
+    clean = torch.rand(4, 1, *views.sides, generator=torch.Generator().manual_seed(0))
+    hidden = voxels(params.corruptions["mask"]["mask"], views.sides)
+
+    def maps(x: torch.Tensor) -> list[torch.Tensor]:
+        pyramid: list[torch.Tensor] = method(
+            (clean,), (distort(x, params),), SimpleNamespace(distortions=[params])
+        ).pyramids[0]
+        return pyramid
+
+    before = maps(clean)
+    for other in (torch.where(hidden, 1 - clean, clean), torch.where(hidden, 0.0, clean)):
+        assert all(torch.equal(a, b) for a, b in zip(before, maps(other), strict=True))
+    assert not torch.equal(before[-1], maps(torch.where(hidden, clean, 1 - clean))[-1])
+
+
+def test_visible_voxels_teach_nothing_and_are_given_back() -> None:
+    """Another target there: the same loss, the same gradients. The restored view has them as they were given."""
+    method, seen = mae("batch"), []
+    (clean,), (view,), batch = masked_batch(method.views)
+    hidden = voxels(batch.distortions[0].corruptions["mask"]["mask"], method.views.sides)
+    for target in (clean, torch.where(hidden, clean, 7.0)):
+        method.zero_grad()
+        terms = method((target,), (view,), batch)
+        terms.losses["re"].backward()
+        seen.append([terms.losses["re"].detach(), *(p.grad.clone() for p in method.parameters())])
+        assert torch.equal(terms.restored[~hidden], view[~hidden])
+        assert torch.allclose((terms.restored - target)[hidden].square().mean(), terms.losses["re"])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_normalised_predictions_are_shown_in_the_images_units() -> None:
+    method = mae("batch", norm_target=True)
+    (clean,), (view,), batch = masked_batch(method.views)
+    terms = method((clean,), (view,), batch)
+    blocks = batch.distortions[0].corruptions["mask"]["mask"]
+    hidden, (_, deviation) = voxels(blocks, method.views.sides), moments(clean, blocks)
+    errors = ((terms.restored - clean) / deviation)[hidden].square()
+    torch.testing.assert_close(errors.mean(), terms.losses["re"])
+
+
+def test_recomputed_layers_see_the_same() -> None:
+    gradients = []
+    for recomputed in (False, True):
+        method = mae("batch", masking="sparse")
+        if recomputed:
+            checkpoint_activations(method)
+        clean, distorted, batch = masked_batch(method.views)
+        method(tuple(clean), tuple(distorted), batch).losses["re"].backward()
+        gradients.append([parameter.grad for parameter in method.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_sparse_encoder_has_the_names_of_its_plain_one() -> None:
+    assert mae(masking="sparse").encoder.state_dict().keys() == mae().encoder.state_dict().keys()
+
+
+def test_a_vision_transformer_is_dense() -> None:
+    vit, size = NETWORKS["resnet"][0] | {"encoder": "test_vit"}, 160
+    node = {"_target_": "dira_scale.methods.mae.MAE"}
+    method = built(node, vit, masked(size, 32), groups=1)
+    clean, distorted, batch = masked_batch(method.views, count=2)
+    assert method(tuple(clean), tuple(distorted), batch).losses["re"] > 0
+    with pytest.raises(
+        UserError, match=r"sparse: test_vit mixes all positions \(Attention\); use method.masking=dense"
+    ):
+        built(node | {"masking": "sparse"}, vit, masked(size, 32), groups=1)
+
+
+PLAIN = ViewSpec(count=1, size=64)
+REFUSED = [
+    (PLAIN, {}, "method=mae: the views hide nothing, they have no views.corruptions.mask; use views=mae"),
+    (ViewSpec(count=1, size=(8, 8, 8), **NONE), {}, "views.corruptions.mask; use views=mae3d"),
+    (masked(64, 32, count=2), {}, "views.count=2: MAE restores one view; use views.count=1"),
+    (masked(64, 32), {"masking": "spare"}, "method.masking=spare: expected dense or sparse; did you mean 'sparse'?"),
+    (masked(64, 16), {"masking": "sparse"}, "method.masking=sparse: blocks must have sides that are multiples of 32, a "
+     "voxel of test_resnet's coarsest map; use views.corruptions.mask.block=32 or method.masking=dense"),
+    (replace(masked(64, 32), corruptions={"mask": BlockMask(32, 0.5), "more": BlockMask(8, 0.5)}), {},
+     "views.corruptions: more after mask would change what is hidden; put mask last"),
+    (replace(masked(64, 32), target_flip="released"), {}, "use views.target_flip=with_input"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("views", "settings", "message"), REFUSED)
+def test_what_cannot_be_is_refused_in_a_line(views: ViewSpec, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        model = NETWORKS["resnet" if views.dimensions == 2 else "batch"][0]
+        built({"_target_": "dira_scale.methods.mae.MAE"} | settings, model, views)
+    assert message in str(raised.value) and "\n" not in str(raised.value)

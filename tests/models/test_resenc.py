@@ -1,0 +1,96 @@
+"""nnU-Net's residual encoder U-Net against its definition in plain torch; in torture also against the library."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from models.volumes import chosen, network, parameters
+from torch import Tensor
+
+from dira_scale.errors import UserError
+
+SMALL = {"features": "[4,8,8]", "blocks": "[1,2,1]"}
+
+
+class Plain:
+    """From a state with nnU-Net's names: which convolutions follow which is read off the names and the widths."""
+
+    def __init__(self, state: Mapping[str, Tensor], blocks: list[int]) -> None:
+        self.state, self.blocks = state, blocks
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self._layer("encoder.stem.convs.0", x))
+        maps = []
+        for stage, count in enumerate(self.blocks):
+            for block in range(count):
+                x = self._block(f"encoder.stages.{stage}.blocks.{block}", x, 2 if stage and not block else 1)
+            maps.append(x)
+        for stage, skip in enumerate(reversed(maps[:-1])):
+            up = f"decoder.transpconvs.{stage}"
+            x = F.conv_transpose3d(x, self.state[f"{up}.weight"], self.state[f"{up}.bias"], stride=2)
+            x = F.leaky_relu(self._layer(f"decoder.stages.{stage}.convs.0", torch.cat([x, skip], 1)))
+        return F.conv3d(x, self.state["head.weight"], self.state["head.bias"])
+
+    def _block(self, name: str, x: Tensor, stride: int) -> Tensor:
+        y = F.leaky_relu(self._layer(f"{name}.conv1", x, stride))
+        y = self._layer(f"{name}.conv2", y)
+        shortcut = F.avg_pool3d(x, stride) if stride > 1 else x
+        projection = f"{name}.skip.{int(stride > 1)}"
+        if f"{projection}.conv.weight" in self.state:
+            shortcut = self._layer(projection, shortcut)
+        return F.leaky_relu(y + shortcut)
+
+    def _layer(self, name: str, x: Tensor, stride: int = 1) -> Tensor:
+        weight = self.state[f"{name}.conv.weight"]
+        x = F.conv3d(x, weight, self.state.get(f"{name}.conv.bias"), stride, padding=weight.shape[-1] // 2)
+        return F.instance_norm(x, weight=self.state[f"{name}.norm.weight"], bias=self.state[f"{name}.norm.bias"])
+
+
+def test_it_computes_what_its_definition_does() -> None:
+    ours = network("resenc_l", (8, 16, 24), classes=3, channels=2, **SMALL)
+    assert not any(block.conv2.norm.weight.any() for stage in ours.encoder.stages for block in stage.blocks)
+    for parameter in ours.parameters():
+        torch.nn.init.uniform_(parameter, -0.3, 0.3)
+    volumes = torch.rand(2, 2, 8, 16, 24)
+    torch.testing.assert_close(ours(volumes), Plain(ours.state_dict(), [1, 2, 1])(volumes))
+
+
+def test_resenc_l_has_nnunets_numbers_names_and_shapes() -> None:
+    with torch.device("meta"):
+        full = network("resenc_l", (64, 64, 64))
+    state = full.state_dict()
+    assert parameters(full) == 102_348_193  # nnU-Net's has four more layers for deep supervision: 772 parameters
+    assert len(state) == 254 + 2
+    assert full.encoder.channels == [1, 32, 64, 128, 256, 320, 320]
+    for name, shape in {
+        "encoder.stem.convs.0.conv.weight": (32, 1, 3, 3, 3),
+        "encoder.stages.0.blocks.0.conv1.conv.bias": (32,),
+        "encoder.stages.1.blocks.0.skip.1.conv.weight": (64, 32, 1, 1, 1),
+        "encoder.stages.1.blocks.0.skip.1.norm.bias": (64,),
+        "encoder.stages.3.blocks.5.conv2.norm.weight": (256,),
+        "encoder.stages.5.blocks.0.conv1.conv.weight": (320, 320, 3, 3, 3),
+        "decoder.transpconvs.0.weight": (320, 320, 2, 2, 2),
+        "decoder.stages.4.convs.0.conv.weight": (32, 64, 3, 3, 3),
+    }.items():
+        assert tuple(state[name].shape) == shape, name
+    pyramid = full.encoder(torch.empty(1, 1, 64, 32, 96, device="meta"))
+    assert [tuple(level.shape[2:]) for level in pyramid[-2:]] == [(4, 2, 6), (2, 1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "size", "message"),
+    [
+        ({}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of resenc is one voxel, which InstanceNorm cannot "
+         "normalise; use data.size=[32, 64, 64] or larger"),
+        ({}, (20, 32, 32), "data.size=[20, 32, 32]: resenc halves each side down to 1/32: give multiples of 32, such "
+         "as data.size=[32, 64, 64]"),
+        ({"blocks": "[1,1]"}, (64, 64, 64), "model.blocks=[1, 1]: needs a number for each of the 6 stages of features="
+         "[32, 64, 128, 256, 320, 320]"),
+    ],
+)  # fmt: skip
+def test_what_does_not_suit_is_named(keys: dict[str, Any], size: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        chosen("resenc_l", **keys).build_encoder(size)
+    assert str(error.value) == message

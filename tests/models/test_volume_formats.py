@@ -1,0 +1,180 @@
+"""Exported networks of volumes in plain torch, MONAI and nnU-Net, by the very code of the card."""
+
+import io
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models.test_unet3d import Plain
+from models.volumes import chosen
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+from dira_scale.models.card import Card
+from dira_scale.models.exported import Exported, Trained
+from dira_scale.models.formats import FORMATS, check, default_formats
+from dira_scale.models.layouts import StartWeights
+from dira_scale.models.start import start_weights
+from dira_scale.runs.description import derived
+
+PEERS = "DIRA_SCALE_PEERS3D"  # the folder of an environment with nnunetv2, which asks for an older timm than ours
+SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64)}
+SMALL: dict[str, dict[str, Any]] = {
+    "unet3d": {"width": 0.125}, "resenc_l": {"features": "[4,8,8]", "blocks": "[1,2,1]"},
+    "swinunetr": {"feature_size": 12},
+}  # fmt: skip
+
+
+def trained(model: str, decoder: bool = True, size: tuple[int, ...] | None = None, **keys: Any) -> Trained:
+    """As pretraining leaves it, of random weights; of the small network unless ``keys`` say otherwise."""
+    size, keys = size or SIZES[model], keys or SMALL[model]
+    words = [f"model={model}", f"data.size={[*size]}", *(f"model.{key}={value}" for key, value in keys.items())]
+    config = OmegaConf.to_container(compose("pretrain", ["data.shards=any", *words]))
+    torch.manual_seed(0)
+    architecture = chosen(model, **keys)
+    encoder = architecture.build_encoder(size)
+    network = architecture.build_network(encoder)
+    for parameter in network.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return Trained(derived("pretrain", config), encoder.eval(), network.eval() if decoder else None)
+
+
+def followed(network: Trained, exported: Exported, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the code computes beside the files."""
+    monkeypatch.chdir(folder)
+    for name, content in exported.files.items():
+        (folder / name).write_bytes(content)
+    scope: dict[str, Any] = {"torch": torch, "image": torch.rand(2, 1, *network.run.input.size)}
+    exec(exported.code, scope)
+    return scope
+
+
+@pytest.mark.parametrize("up", ["transposed", "nearest"])
+def test_plain_torch_rebuilds_the_unet_from_its_safetensors(
+    up: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = trained("unet3d", width=0.125, up=up)
+    assert default_formats(network) == ["plain"]
+    scope = followed(network, FORMATS["plain"](network), tmp_path, monkeypatch)
+    plain = Plain(4, "batch", up, channels=1, classes=1).eval()
+    plain.load_state_dict(load_file("plain_network.safetensors"))
+    torch.testing.assert_close(plain(scope["image"]).sigmoid(), scope["output"])
+
+
+@pytest.mark.system
+def test_monai_itself_loads_its_swin_unetr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = trained("swinunetr")
+    scope = followed(network, FORMATS["monai"](network), tmp_path, monkeypatch)
+    assert network.network is not None
+    assert torch.equal(scope["restored_by_monai"], network.network(scope["image"]).sigmoid())
+    again = trained("swinunetr", feature_size=12)
+    started = start_weights(str(tmp_path), again.encoder, again.network)  # of the folder
+    assert started is not None and started.loaded[1:] == ("decoder",)
+
+
+def test_nnunets_checkpoint_has_every_tensor_but_those_of_segmentation_under_all_its_names(tmp_path: Path) -> None:
+    network = trained("resenc_l")
+    assert network.network is not None
+    exported = FORMATS["nnunet"](network)
+    assert exported.files == FORMATS["nnunet"](network).files and default_formats(network) == ["plain"]
+    checkpoint = torch.load(io.BytesIO(exported.files["checkpoint_final.pth"]), weights_only=True)
+    weights, ours = checkpoint["network_weights"], network.network.state_dict()
+    once = {name: t for name, t in weights.items() if "all_modules" not in name and not name.startswith("decoder.enc")}
+    assert once.keys() == {name for name in ours if not name.startswith("head.")}
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in once.items())
+    stem = "stem.convs.0"
+    for name in (f"{stem}.all_modules.0", "stages.1.blocks.0.skip.1.conv", "stages.1.blocks.1.conv2.all_modules.1"):
+        same = f"encoder.{name.replace('all_modules.0', 'conv').replace('all_modules.1', 'norm')}.weight"
+        assert torch.equal(weights[f"encoder.{name}.weight"], ours[same])
+        assert torch.equal(weights[f"decoder.encoder.{name}.weight"], ours[same])
+    again, path = trained("resenc_l"), tmp_path / "checkpoint_final.pth"
+    path.write_bytes(exported.files["checkpoint_final.pth"])
+    assert again.network is not None
+    StartWeights(path, again.encoder).fill(again.network)
+    assert all(torch.equal(a, b) for a, b in zip(again.encoder.parameters(), network.encoder.parameters(), strict=True))
+
+
+# The fields of nnssl's dataclasses (October 2025), all of which its readers take.
+PLAN = {"architecture_plans", "pretrain_plan", "pretrain_num_input_channels", "recommended_downstream_patchsize"}
+PLAN |= {"key_to_encoder", "key_to_stem", "keys_to_in_proj", "key_to_lpe"}
+PRETRAINED = {"dataset_name", "plans_name", "original_median_spacing_after_transp", "image_reader_writer"}
+PRETRAINED |= {"transpose_forward", "transpose_backward", "configurations", "experiment_planner_used"}
+CONFIGURATION = {"data_identifier", "preprocessor_name", "spacing_style", "normalization_schemes", "use_mask_for_norm"}
+CONFIGURATION |= {"resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_mask", "resampling_fn_mask_kwargs"}
+CONFIGURATION |= {"spacing", "patch_size"}
+DYNAMIC = {"n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_blocks_per_stage"}
+DYNAMIC |= {"n_conv_per_stage_decoder", "conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs"}
+DYNAMIC |= {"nonlin", "nonlin_kwargs"}
+
+
+def test_nnssls_plan_has_its_keys_and_names_tensors_that_are_there() -> None:
+    exported = FORMATS["nnunet"](trained("resenc_l", decoder=False))
+    checkpoint = torch.load(io.BytesIO(exported.files["checkpoint_final.pth"]), weights_only=True)
+    plan = json.loads(exported.files["adaptation_plan.json"])
+    assert plan == checkpoint["nnssl_adaptation_plan"]
+    assert plan.keys() == PLAN and plan["pretrain_plan"].keys() == PRETRAINED
+    (configuration,) = plan["pretrain_plan"]["configurations"].values()
+    assert configuration.keys() == CONFIGURATION and configuration["patch_size"] == [8, 8, 16]
+    architecture = plan["architecture_plans"]
+    assert architecture["arch_class_name"] == "ResidualEncoderUNet" and architecture["arch_kwargs"].keys() == DYNAMIC
+    assert architecture["arch_kwargs"]["features_per_stage"] == [4, 8, 8]
+    names = checkpoint["network_weights"].keys()
+    assert all(f"{name}.weight" in names for name in plan["keys_to_in_proj"])
+    assert {name for name in names if name.startswith("encoder.")} == {
+        name for name in names if name.startswith((f"{plan['key_to_encoder']}.", f"{plan['key_to_stem']}."))
+    }
+    assert not any(name.startswith("decoder.stages") for name in names) and "none was trained" in exported.use
+
+
+def test_formats_of_volumes_say_for_which_network_they_are() -> None:
+    unet, resenc = trained("unet3d"), trained("resenc_l", decoder=False)
+    said: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: FORMATS["nnunet"](unet),
+            "nnunet has no encoder such as unet3d, which is not nnU-Net's .model=resenc_l",
+        ),
+        (lambda: FORMATS["monai"](unet), "monai has no encoder such as unet3d, which is not timm's; use plain"),
+        (lambda: check("monai", resenc.encoder, False), "monai needs a U-Net, and no stage up to this one trained"),
+    ]
+    for refused, message in said:
+        with pytest.raises(UserError, match=f"^formats: {message}"):
+            refused()
+    exports = {name: FORMATS[name](trained("resenc_l")) for name in ("plain", "nnunet")}
+    card = Card("brains", trained("resenc_l").run, [], "dira", 3, 0.5, True, exports).text()
+    assert "library_name: pytorch" in card and "image = torch.rand(1, 1, 8, 8, 16)" in card
+    assert "nnU-Net and nnssl, the U-Net without its last layer: `checkpoint_final.pth` and `adaptation_plan" in card
+    assert "Pickled. `nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -pretrained_weights checkpoint_final.pth`" in card
+
+
+@pytest.mark.torture
+def test_nnunet_itself_trains_the_full_unet_and_its_scratch_twin(tmp_path: Path) -> None:
+    """Three iterations at 64 voxels a side, on one thread; it compares every tensor with the library's own network."""
+    python = Path(os.environ.get(PEERS, "")) / "bin" / "python"
+    if PEERS not in os.environ or not python.is_file():
+        pytest.skip(f"{PEERS} names no environment with nnunetv2: python -m benchmarks.loader3d.peers FOLDER makes one")
+    network = trained("resenc_l", size=(64, 64, 64), blocks="[1,3,4,6,6,6]")
+    for name, content in FORMATS["nnunet"](network).files.items():
+        (tmp_path / name).write_bytes(content)
+    volumes = torch.rand(1, 1, 64, 64, 64)
+    assert network.network is not None
+    with torch.no_grad():
+        pyramid = network.encoder(volumes)
+        torch.save({"x": volumes, "last": pyramid[-1], "y": network.network.decoder(pyramid)}, tmp_path / "expected.pt")
+    peer = Path(__file__).with_name("nnunet_peer.py")
+    places = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
+    environment = os.environ | places | {"OMP_NUM_THREADS": "1", "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"}
+    environment["PYTHONPATH"] = ""
+    result = subprocess.run(
+        [str(python), str(peer), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=3600
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["loaded"] > 500 and told["like_nnssl"]
+    assert len(told["pretrained"]) == len(told["scratch"]) == 3 and told["pretrained"] != told["scratch"]

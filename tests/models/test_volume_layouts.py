@@ -1,0 +1,139 @@
+"""Published layouts of networks of volumes: files as their authors write them, loaded, and outputs compared."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from models.volumes import network
+from torch import Tensor, nn
+
+from dira_scale.errors import UserError
+from dira_scale.models.layouts import StartWeights
+from dira_scale.models.network import Network
+
+SIZE = (8, 8, 16)
+WIDTH = 0.125  # 4 to 64 channels
+
+
+def layer(inputs: int, outputs: int) -> nn.Module:
+    """A convolution as the authors name it."""
+    part = nn.Sequential()
+    part.conv1, part.bn1, part.activation = nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU()
+    return part
+
+
+class Published(nn.Module):
+    """The U-Net of Models Genesis and TransVW by its published names, without the sigmoid after ``final_conv``."""
+
+    def __init__(self, base: int) -> None:
+        super().__init__()
+        c1, c2, c3, c4 = (2 * base << level for level in range(4))
+        for name, inputs, outputs in (("64", 1, c1), ("128", c1, c2), ("256", c2, c3), ("512", c3, c4)):
+            down = nn.Module()
+            down.ops = nn.Sequential(layer(inputs, outputs // 2), layer(outputs // 2, outputs))
+            setattr(self, f"down_tr{name}", down)
+        for name, coarse, skip in (("256", c4, c3), ("128", c3, c2), ("64", c2, c1)):
+            up = nn.Module()
+            up.up_conv = nn.ConvTranspose3d(coarse, coarse, 2, stride=2)
+            up.ops = nn.Sequential(layer(coarse + skip, skip), layer(skip, skip))
+            setattr(self, f"up_tr{name}", up)
+        self.out_tr = nn.Module()
+        self.out_tr.final_conv = nn.Conv3d(c1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for name in ("64", "128", "256", "512"):
+            x = getattr(self, f"down_tr{name}").ops(nn.functional.max_pool3d(x, 2) if skips else x)
+            skips.append(x)
+        for name, skip in zip(("256", "128", "64"), skips[-2::-1], strict=True):
+            up = getattr(self, f"up_tr{name}")
+            x = up.ops(torch.cat([up.up_conv(x), skip], 1))
+        result: Tensor = self.out_tr.final_conv(x)
+        return result
+
+
+def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+CLASSES = {"clc_out.conv1.weight": torch.zeros(4, 4), "clc_out.fc1.bias": torch.zeros(44)}
+FILES: dict[str, Callable[[dict[str, Tensor]], dict[str, object]]] = {
+    "Genesis_Chest_CT.pt": lambda state: {"epoch": 99, "state_dict": prefixed("module.", state), "optimizer_state_dict":
+                                          {"state": {0: {"momentum_buffer": torch.zeros(4)}}, "param_groups": []}},
+    "TransVW_chest_ct.pt": lambda state: {"epoch": 9, "state_dict": prefixed("module.", state | CLASSES)},
+    "without a prefix": lambda state: dict(state),
+}  # fmt: skip
+
+
+def start(path: Path, unet: Network) -> str:
+    weights = StartWeights(path, unet.encoder)
+    weights.fill(unet)
+    return str(weights)
+
+
+@pytest.mark.parametrize("release", FILES)
+def test_the_authors_weights_give_the_authors_restorations(release: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    peer, ours = Published(4), network("unet3d", SIZE, width=WIDTH).eval()
+    peer(torch.rand(4, 1, *SIZE))  # running statistics of its own
+    path = tmp_path / "weights.pt"
+    torch.save(FILES[release](peer.eval().state_dict()), path)
+    said = start(path, ours)
+    volumes = torch.rand(2, 1, *SIZE)
+    torch.testing.assert_close(ours(volumes), peer(volumes))
+    assert "encoder (Models Genesis' names behind '" in said and "decoder, head loaded" in said
+    assert ("clc_out.conv1.weight" in said) == (release == "TransVW_chest_ct.pt")
+
+
+def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path) -> None:
+    path, state = tmp_path / "weights.pt", Published(4).state_dict()
+    torch.save(prefixed("module.", state), path)
+    with pytest.raises(
+        UserError, match=r"'module.down_tr64.ops.0.conv1.weight' has shape \(4, 1, .*, unet3d needs \(8"
+    ):
+        start(path, network("unet3d", SIZE, width=0.25))
+    with pytest.raises(UserError, match=r"has no entry 'module.down_tr64.ops.0.bn1.running_mean' .*; set model.\* to"):
+        start(path, network("unet3d", SIZE, width=WIDTH, norm="instance"))
+    assert "decoder" not in start(path, network("unet3d", SIZE, width=WIDTH, up="nearest")).partition(" loaded;")[0]
+    narrower = {k: v[:2] if k == "up_tr64.ops.0.conv1.weight" else v for k, v in state.items()}
+    torch.save(narrower, path)
+    with pytest.raises(UserError, match=r"'up_tr64.ops.0.conv1.weight' has shape \(2, .*; set model.\* to the file's$"):
+        start(path, network("unet3d", SIZE, width=WIDTH))
+
+
+def test_nnunets_checkpoint_has_each_tensor_up_to_four_times(tmp_path: Path) -> None:
+    keys = {"features": "[4,8,8]", "blocks": "[1,2,1]"}
+    peer, ours = network("resenc_l", SIZE, **keys), network("resenc_l", SIZE, **keys)
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in peer.state_dict().items():
+        tensor = tensor.uniform_(-0.3, 0.3)
+        if name.startswith("head."):
+            theirs[f"decoder.seg_layers.1.{name[5:]}"] = tensor
+            continue
+        names = {name, name.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1.")}
+        names |= {f"decoder.{name}" for name in names if name.startswith("encoder.")}
+        theirs |= dict.fromkeys(names, tensor)
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({"network_weights": theirs, "current_epoch": 1000, "trainer_name": "BaseMAETrainer"}, path)
+    said = start(path, ours)
+    ours.head.load_state_dict(peer.head.state_dict())
+    volumes = torch.rand(2, 1, *SIZE)
+    assert torch.equal(ours(volumes), peer(volumes))
+    assert "encoder (our own or nnU-Net's names behind 'network_weights.encoder.'), decoder loaded; 2 other" in said
+
+
+@pytest.mark.system
+def test_monais_swin_unetr_gives_its_logits_also_for_other_channels(tmp_path: Path) -> None:
+    from monai.networks.nets import SwinUNETR
+
+    torch.manual_seed(0)
+    peer, path, size = SwinUNETR(1, 1, feature_size=12), tmp_path / "model.pt", (32, 32, 64)
+    torch.save({"state_dict": prefixed("module.", peer.state_dict())}, path)
+    ours, four = (network("swinunetr", size, channels=channels, feature_size=12) for channels in (1, 4))
+    volumes = torch.rand(1, 1, *size)
+    assert "decoder, head loaded; 0 other entries" in start(path, ours)
+    assert torch.equal(ours(volumes), peer(volumes))
+    start(path, four)  # all layers that take the volume are adapted
+    stems = [(a, b) for a, b in zip(four.parameters(), ours.parameters(), strict=True) if a.shape != b.shape]
+    assert len(stems) == 3 and all(torch.allclose(four.sum(1), one.sum(1)) for four, one in stems)
