@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="of crops; default: both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of a contender in a round")
-    parser.add_argument("--patients", type=int, default=6, help="phantoms, of one to three volumes each")
+    parser.add_argument("--patients", type=int, default=3, help="phantoms, of one to three volumes each")
     parser.add_argument("--side", type=int, default=512, help="rows and columns of the phantoms")
     parser.add_argument("--folder", type=Path, default=Path("out/loader3d"), help="where phantoms are made and kept")
     parser.add_argument(

@@ -29,12 +29,13 @@ def contenders(inputs: VolumeInputs) -> list[Contender]:
     Raises UserError where nothing was decoded in bricks.
     """
     samples = Samples([inputs.dataset], "train")  # keeps the shards open
-    read, decode = os.preadv, imagecodecs.blosc2_decode
+    read: Any = os.preadv
+    decode: Any = imagecodecs.blosc2_decode
     reading: list[Work] = []
     decoding: list[Work] = []
-    buffer = memoryview(np.empty(max(map(np.size, inputs.volumes())), np.int16).view(np.uint8))
+    buffer = np.empty(max(file.stat().st_size for file in inputs.shards), np.uint8).data
 
-    def preadv(file: int, buffers: Sequence[memoryview], offset: int) -> int:
+    def preadv(file: int, buffers: Sequence[memoryview], offset: int) -> Any:
         reading[-1].append(partial(read, file, [buffer[: len(buffers[0])]], offset))
         return read(file, buffers, offset)
 
