@@ -20,6 +20,7 @@ from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.task import StagePlan, StagePosition
+from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
@@ -201,9 +202,13 @@ class PretrainTask(Pretraining):
         method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
-            from dira_scale.pretraining.pictures import draw_restorations  # needs OpenCV and scikit-image
+            from dira_scale.pretraining.pictures import draw_restorations, view_spacing  # need OpenCV, scikit-image
 
-            draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
+            samples = Samples(self.data.datasets, str(self.config.data.val_split))
+            draw_restorations(
+                run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures,
+                lambda index: view_spacing(self.data.held_out_views, samples.spacing(index)),
+            )  # fmt: skip
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return self.diagnosis.warnings(row, position)
