@@ -15,12 +15,12 @@ from torch.optim import Optimizer
 from dira_scale import methods
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
+from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.task import StagePlan, StagePosition
-from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
