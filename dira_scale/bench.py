@@ -9,6 +9,7 @@ from dira_scale.errors import UserError, nearest
 
 BENCHMARKS = {
     "loader": "images per second of our loaders, against other packages and against bare decoding",
+    "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI and torchio, one core each",
     "step": "the training loop, against a bare PyTorch loop",
     "busy": "training on a CPU beside another program, against training alone",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
