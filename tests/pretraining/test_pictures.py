@@ -139,7 +139,7 @@ def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None
         assert [p.shape for p in planes] == [(96, 96), (192, 96), (192, 96)]
         top, left = (round(16 * side) for side in place)
         lit = planes[plane][top : top + (16 if plane == 0 else 48), left : left + 16]
-        assert lit.mean() > 0.5 and lit.sum() > 0.7 * planes[plane].clip(0).sum()
+        assert lit.mean() > 0.5 and lit.sum() > 0.5 * planes[plane].clip(0).sum()  # linear: 3 4ths on each axis
         assert all(np.abs(other).max() == 0 for number, other in enumerate(planes) if number != plane)
     narrow = middle_planes(np.zeros((96, 96, 48), np.float32), (2.0, 2.0, 2.0))
     assert [p.shape for p in narrow] == [(96, 96)] * 3
