@@ -29,8 +29,7 @@ def bench(words: Sequence[str]) -> None:
         known = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
         raise UserError(f"no benchmark '{name}'{known}")
     home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME
-    if home not in sys.path:
-        sys.path.insert(0, home)
+    sys.path[:0] = [] if home in sys.path else [home]
     before, sys.argv = sys.argv, [f"dira_scale.bench {name}", *words[1:]]
     try:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
