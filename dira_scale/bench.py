@@ -25,8 +25,7 @@ BENCHMARKS = {
 
 def bench(words: Sequence[str]) -> None:
     """Run the benchmark named by the first word, with the other words as its command line."""
-    name = words[0]
-    if name not in BENCHMARKS:
+    if (name := words[0]) not in BENCHMARKS:
         known = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
         raise UserError(f"no benchmark '{name}'{known}")
     home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME
@@ -42,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The verb."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print("usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n")
-        print("\n".join(f"  {name:<10} {line}" for name, line in BENCHMARKS.items()))
+        usage = "usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n"
+        print(usage, *(f"  {name:<10} {line}" for name, line in BENCHMARKS.items()), sep="\n")
         return 0
     try:
         bench(words)

@@ -1,10 +1,11 @@
 """A contender's turn, from memory or from the disk. Without dira_scale, for ``peers_run.py``."""
 
+import gc
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, sleep
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from benchmarks.loader.pagecache import evict
 from benchmarks.loader.turns import Pace
 
 FOREVER = 10**6  # batches
+TRIES = 5  # of clearing the page cache
 
 
 @dataclass(frozen=True)
@@ -90,13 +92,23 @@ def cold(contender: Contender, seconds: float) -> Pace:
     """The same with the files taken out of the page cache before each batch, which does not count."""
     crops, wall, cores, number = 0, 0.0, 0.0, 0
     while wall < seconds:
-        if stays := evict(contender.files):
-            raise OSError(f"{stays:.1%} of the pages stay in the cache, says mincore")
+        _clear(contender.files)
         began, before = perf_counter(), process_time()
         with closing(contender.read(number, number + 1)) as batches:
             crops += len(next(batches))
             wall, cores, number = wall + perf_counter() - began, cores + process_time() - before, number + 1
     return _pace(crops, wall, cores)
+
+
+def _clear(files: Sequence[Path]) -> None:
+    """Raises OSError where the kernel keeps pages, also after a moment: some are just being read ahead, some mapped by
+    arrays that await collection."""
+    for _ in range(TRIES):
+        if not (stays := evict(files)):
+            return
+        gc.collect()
+        sleep(0.05)
+    raise OSError(f"{stays:.1%} of the pages stay in the cache, says mincore")
 
 
 def _pace(crops: int, wall: float, cores: float) -> Pace:
