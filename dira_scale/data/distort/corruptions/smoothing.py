@@ -1,5 +1,7 @@
 """Gaussian filters along each axis, as matrices: SciPy's ``gaussian_filter``, whose edges are mirrored."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,9 @@ def matrices(side: int, sigma: Tensor) -> Tensor:
 def smoothed(x: Tensor, filters: list[Tensor]) -> Tensor:
     """``x`` [b, C, *size], filtered along each axis by its matrices [b or 1, n, n]."""
     for axis, matrix in enumerate(filters, 2):
-        along = x.movedim(axis, -1)
-        flat = along.reshape(len(x), -1, along.shape[-1])
-        x = (flat @ matrix.mT).view(along.shape).movedim(-1, axis)
+        before, side = math.prod(x.shape[1:axis]), x.shape[axis]
+        if axis == x.dim() - 1:
+            x = (x.reshape(len(x), before, side) @ matrix.mT).view(x.shape)
+        else:  # without a copy with this axis last
+            x = (matrix[:, None] @ x.reshape(len(x), before, side, -1)).view(x.shape)
     return x
