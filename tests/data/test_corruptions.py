@@ -127,7 +127,7 @@ def plain_painting(corruption: Inpaint, x: np.ndarray, p: dict[str, Any]) -> np.
 
 def plain_elastic(corruption: Elastic, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
     noise = 2 * numbers(int(p["key"]), 2 * x.size).reshape(2, *x.shape) - 1
-    moved = [corruption.alpha * gaussian_filter(each, corruption.sigma, mode="reflect") for each in noise]
+    moved = [corruption.alpha * gaussian_filter(each, corruption.sigma, mode="constant") for each in noise]
     where = list(np.indices(x.shape).astype(float))
     where[-2] += moved[0]
     where[-1] += moved[1]

@@ -1,4 +1,4 @@
-"""Gaussian filters along each axis, as matrices: SciPy's ``gaussian_filter``, whose edges are mirrored."""
+"""Gaussian filters along each axis, as matrices: SciPy's ``gaussian_filter``."""
 
 import math
 
@@ -8,8 +8,11 @@ from torch import Tensor
 REACH = 4.0  # standard deviations at which a filter ends (SciPy's default)
 
 
-def matrices(side: int, sigma: Tensor) -> Tensor:
-    """For each ``sigma`` [b] in voxels, 0 for none, the filter along an axis of ``side`` voxels: [b, side, side]."""
+def matrices(side: int, sigma: Tensor, mirrored: bool = True) -> Tensor:
+    """For each ``sigma`` [b] in voxels, 0 for none, the filter along an axis of ``side`` voxels: [b, side, side].
+
+    Beyond the edges is the volume ``mirrored``, or 0 (SciPy's ``reflect`` and ``constant``).
+    """
     sigma = sigma.double()[:, None, None]
     position = torch.arange(side, device=sigma.device)
     row, column = position[:, None], position[None, :]
@@ -23,7 +26,8 @@ def matrices(side: int, sigma: Tensor) -> Tensor:
     total = torch.zeros(len(sigma), side, side, dtype=torch.float64, device=sigma.device)
     for turn in turns:
         total = total + weight((row - column + turn).abs()) + weight((row + column + 1 + turn).abs())
-    return (total / total.sum(2, keepdim=True)).float()
+    within = total if mirrored else weight((row - column).abs())
+    return (within / total.sum(2, keepdim=True)).float()
 
 
 def smoothed(x: Tensor, filters: list[Tensor]) -> Tensor:
