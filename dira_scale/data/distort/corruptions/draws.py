@@ -78,7 +78,7 @@ def of_some(x: Tensor, on: Tensor, params: Params, change: Callable[[Tensor, Par
 
 
 def pasted(x: Tensor, other: Tensor, box: Tensor) -> Tensor:
-    """``x`` [b, C, *size], which may be overwritten, with the voxels of ``other`` in a ``box`` [b, 2 n] of each sample."""
+    """``x`` [b, C, *size], with the voxels of ``other`` in a ``box`` [b, 2 n] of each sample; may overwrite ``x``."""
     n = box.shape[1] // 2
     if not one_by_one(x):
         return torch.where(inside(box, x.shape[2:])[:, None], other, x)
