@@ -12,14 +12,17 @@ PARALLEL := -n auto --maxprocesses 8 $(FILES)
 SHARED := -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 8 $(FILES)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test pretrain test lint types unit test-system test-rest torture gpu-wheels gpu-check doctor \
-	docs clean
+.PHONY: help setup setup-test pretrain pretrain3d test lint types unit test-system test-rest torture gpu-wheels gpu-check \
+	doctor docs clean
 
 help:         ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 pretrain: setup    ## from nothing to a pretrained encoder and a report: phantom radiographs, shards, DiRA, export
 	@setup/pretrain.sh
+
+pretrain3d: setup    ## the same on volumes: phantom CT of the chest, DiRA in 3D
+	@setup/pretrain.sh 3d
 
 test: setup-test lint types unit    ## lint, types, unit tests and one case of each kind of system test
 

@@ -1,17 +1,27 @@
 #!/bin/bash
-# What `make pretrain` runs after the set-up: phantom DICOM files -> shards -> DiRA-MoCo -> weights -> report.
-# Every step resumes from what an earlier call left.
+# What `make pretrain` and `make pretrain3d` (with the argument 3d) run after the set-up: phantom DICOM files -> shards ->
+# DiRA-MoCo -> weights -> report. Every step resumes from what an earlier call left.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
-shards=out/shards/phantom_cxr
-run=out/runs/phantom
+target=pretrain${1:-}
+if [ "$target" = pretrain3d ]; then
+    images="phantom CT" experiment=phantom3d mine="volumes recipe.modality=CT"
+    page=docs/how-to/volumes.md
+    # 100 volumes with voxels of 6 mm: a scanner's own would take half a minute each
+    recipe=(recipe=phantom_ct recipe.patients=60 recipe.size=64 "recipe.splits={train: 0.7, val: 0.2, test: 0.1}")
+else
+    images="phantom radiographs" experiment=phantom mine=folder recipe=(recipe=phantom_cxr)
+    page=docs/how-to/sharding.md
+fi
+shards=out/shards/${recipe[0]#recipe=}
+run=out/runs/$experiment
 
 heading() { printf '\n== %s\n' "$*"; }
 state() { python -c 'import json; print(json.load(open("'$run'/status.json"))["state"])'; }
 
-heading "1 of 4  phantom radiographs as DICOM files, and shards of them"
-python -m dira_scale.shard recipe=phantom_cxr out=$shards
+heading "1 of 4  $images as DICOM files, and shards of them"
+python -m dira_scale.shard "${recipe[@]}" out=$shards
 
 heading "2 of 4  pretraining"
 # Launchers neither forward signals nor keep exit codes. So the launcher runs in its own session, where Ctrl-C does not
@@ -19,7 +29,7 @@ heading "2 of 4  pretraining"
 stop='import psutil, sys; [child.terminate() for child in psutil.Process(int(sys.argv[1])).children()]'
 # Drop the long traceback that a launcher of several processes prints when they end.
 exec 3> >(trap '' INT && exec awk '/elastic\/multiprocessing/ { over = 1 } !over { print; fflush() }' >&2)
-setsid $(python -m dira_scale.doctor show=launch) experiment=phantom data.shards=$shards run=$run 2>&3 &
+setsid $(python -m dira_scale.doctor show=launch) experiment=$experiment data.shards=$shards run=$run 2>&3 &
 launch=$!
 asked=
 # HUP: the terminal is gone, as when an ssh connection drops; nothing can be printed any more.
@@ -30,7 +40,7 @@ while :; do
 done
 trap - INT TERM HUP
 if [ "$asked" ] && [ -f $run/status.json ] && [ "$(state)" = interrupted ]; then
-    echo "interrupted; run make pretrain again to resume"
+    echo "interrupted; run make $target again to resume"
     exit 75
 fi
 [ "$code" -eq 0 ] || exit "$code"
@@ -46,9 +56,9 @@ cat <<END
 The report:   $PWD/$run/report.html
 The weights:  $PWD/$run/export
 
-Next: your own images
-  .venv/bin/python -m dira_scale.shard recipe=folder recipe.images=IMAGES out=out/shards/mine
+Next: your own ${images#phantom }
+  .venv/bin/python -m dira_scale.shard recipe=$mine recipe.images=IMAGES out=out/shards/mine
   .venv/bin/python -m dira_scale.doctor shards=out/shards/mine
-The doctor ends with the command to train on them. docs/how-to/sharding.md lists the images that are read.
+The doctor ends with the command to train on them. $page lists the files that are read.
 END
 printf '\nFinished in %d min %02d s after the set-up.\n' $((SECONDS / 60)) $((SECONDS % 60))

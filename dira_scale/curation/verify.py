@@ -114,8 +114,8 @@ def _mask(shard: str, row: dict[str, Any], payload: bytes, in_bricks: bool) -> I
     shape = _shape(row, 1)
     try:
         decode(payload, "png" if row["affine"] is None else "b2nd", shape)
-        if in_bricks:  # the manifest has no checksum of a mask, but the table of its bricks has
-            bricks = Bricks(shape, np.dtype(np.uint8), len(payload), lambda i, n: memoryview(payload)[i : i + n])
+        if in_bricks:  # its checksums
+            bricks = Bricks(shape, np.dtype(np.uint8), len(payload), lambda start, n: memoryview(payload)[start:][:n])
             bricks.cut([tuple(slice(0, side) for side in shape)])
     except (DecodeError, BrickError) as error:
         yield Damage(shard, row["key"], f"the mask cannot be decoded ({error})")

@@ -117,7 +117,10 @@ def check_dimensions(model: Architecture, views: ViewSpec) -> None:
     if model.dimensions == views.dimensions:
         return
     side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
-    one, three = f"images: give one side, as data.size={side}", f"volumes: give three, as data.size={[side] * 3}"
+    one, three = (
+        f"images: give one side, as data.size={side}",
+        f"volumes: give three, as data.size={[min(side, 64)] * 3}",
+    )
     raise UserError(f"data.size={given}: {model.name} takes {one if model.dimensions == 2 else three}")
 
 

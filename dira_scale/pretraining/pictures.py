@@ -1,7 +1,7 @@
 """Held-out images at the end of a stage: a grid of clean, distorted and restored ones, and the restoration table."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import reorient
+from dira_scale.data.views import ViewSpec
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
 from dira_scale.methods.restoration import MASK, hidden_voxels
@@ -23,30 +24,60 @@ from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.validation import evaluating
 
 GAP = 4  # pixels between pictures
+WIDEST = 96  # pixels: planes of volumes are enlarged up to it, by a whole number
 
 
 @dataclass
 class Restoration:
-    """A batch of images or volumes, each [b, 1, *size] in [0, 1]; ``hole``: where a cutout zeroed the distorted one, or
-    a mask hides it."""
+    """A batch of images or volumes, each [b, 1, *size] in [0, 1].
+
+    Attributes:
+        hole: where a cutout zeroed the distorted one, or a mask hides it.
+        mirrored: bool [b, n], along which axes all are.
+        spacing: [b, n], of volumes: the extent of a view's voxel on each axis.
+    """
 
     clean: Tensor
     distorted: Tensor
     hole: Tensor
     restored: Tensor
+    mirrored: Tensor
+    spacing: np.ndarray
 
 
 @torch.no_grad()
 def draw_restorations(
-    folder: Path, stage: StagePlan, objective: Objective, method: nn.Module, held_out: HeldOutBatches, rows: int
+    folder: Path,
+    stage: StagePlan,
+    objective: Objective,
+    method: nn.Module,
+    held_out: HeldOutBatches,
+    rows: int,
+    spacing: Callable[[np.ndarray], np.ndarray],
 ) -> None:
-    """Write a stage's picture grid and its restoration table, which includes trivial restorers, on one process."""
+    """Write a stage's picture grid and its restoration table, which includes trivial restorers, on one process.
+
+    ``spacing``: of samples [b] the extent of a view's voxel on each axis, [b, n]; called for volumes only.
+    """
     with evaluating(method):
-        write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms), rows)
+        write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms, spacing), rows)
+
+
+def view_spacing(views: ViewSpec, stored: np.ndarray) -> np.ndarray:
+    """The millimetres between the voxels of views of volumes whose own are ``stored`` [b, n], NaN where unknown: then
+    the axes count alike."""
+    mm = stored if views.spacing is None else np.broadcast_to(np.float64(views.spacing), stored.shape)
+    crop = views.crops[0] if views.crops else views.sides  # resized to the view; others are taken to be of its shape
+    known: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)
+    return known * crop / views.sides
 
 
 def _restorations(
-    objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
+    objective: Objective,
+    method: nn.Module,
+    held_out: HeldOutBatches,
+    terms: Sequence[str],
+    spacing: Callable[[np.ndarray], np.ndarray],
 ) -> Iterator[Restoration]:
     for stored, _ in held_out.batches():
         alive()
@@ -63,7 +94,9 @@ def _restorations(
             shown, before, hidden = (reorient(view, outputs.orientation) for view in (shown, before, hidden))
         hole = hidden | ((shown == 0) & (before != 0))
         count = len(hole)  # of the first view: a method may restore several
-        yield Restoration(outputs.target[:count], shown, hole, outputs.restored[:count])
+        mirrored = batch.flips[0] if objective.target_flip == "with_input" else torch.zeros_like(batch.flips[0])
+        extent = spacing(batch.index.cpu().numpy()) if shown.dim() == 5 else np.ones(mirrored.shape)
+        yield Restoration(outputs.target[:count], shown, hole, outputs.restored[:count], mirrored, extent)
 
 
 def _hidden(batch: Batch, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -79,11 +112,18 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
     table, grid, drawn = RestorationTable(), list[np.ndarray](), 0
     for batch in batches:
         parts = (batch.clean, batch.distorted, batch.hole, batch.restored)
-        for clean, distorted, hole, restored in zip(*(part[:, 0].float().cpu().numpy() for part in parts), strict=True):
+        arrays = (part[:, 0].float().cpu().numpy() for part in parts)
+        geometry = batch.mirrored.cpu().numpy(), batch.spacing
+        for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
             table.add(clean, distorted, hole > 0, restored)
             if drawn < rows:
                 drawn += 1
-                for row in zip(*map(middle_planes, (clean, distorted, restored)), strict=True):
+                shown = (clean, distorted, restored)
+                if clean.ndim == 3:
+                    columns = [middle_planes(np.flip(part, np.flatnonzero(mirrored)), spacing) for part in shown]
+                else:
+                    columns = [[part] for part in shown]
+                for row in zip(*columns, strict=True):
                     padded = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in row]
                     grid.append(np.concatenate(padded, axis=1))
     path = folder / "restoration.json"
@@ -94,11 +134,27 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
     write_atomic(folder / f"{stage}.png", encoded.getvalue())
 
 
-def middle_planes(image: np.ndarray) -> list[np.ndarray]:
-    """An image [H, W] as it is; of a volume [D, H, W] the plane in the middle of each axis (axial, coronal, sagittal),
-    all as wide as the widest."""
-    if image.ndim == 2:
-        return [image]
-    planes = [image.take(side // 2, axis) for axis, side in enumerate(image.shape)]
-    width = max(plane.shape[1] for plane in planes)
-    return [np.pad(plane, ((0, 0), (0, width - plane.shape[1])), constant_values=0.5) for plane in planes]
+def middle_planes(volume: np.ndarray, spacing: Sequence[float]) -> list[np.ndarray]:
+    """Of a volume [D, H, W] the plane in the middle of each axis: axial, coronal, sagittal, as radiologists see them.
+
+    The patient's head is up, the front up or to the left, and a voxel as high and as wide as ``spacing`` says. All are
+    padded to one width.
+    """
+    extents = np.array(volume.shape) * spacing / np.min(spacing)
+    extents *= max(1, WIDEST // extents[1:].max())
+    height, *sides = np.maximum(1, extents.round().astype(int))
+    upright = volume[::-1]  # the first slice is at the feet
+    depth, rows, columns = (side // 2 for side in volume.shape)
+    planes = (
+        (volume[depth], (sides[0], sides[1])),
+        (upright[:, rows], (height, sides[1])),
+        (upright[:, :, columns], (height, sides[0])),
+    )
+    resized = [_resized(plane, *shape) for plane, shape in planes]
+    width = max(plane.shape[1] for plane in resized)
+    return [np.pad(plane, ((0, 0), (0, width - plane.shape[1])), constant_values=0.5) for plane in resized]
+
+
+def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(picture.resize((int(width), int(height)), Image.Resampling.BILINEAR))

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from dira_scale import methods
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
+from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
@@ -201,9 +202,13 @@ class PretrainTask(Pretraining):
         method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
-            from dira_scale.pretraining.pictures import draw_restorations  # needs OpenCV and scikit-image
+            from dira_scale.pretraining.pictures import draw_restorations, view_spacing  # need OpenCV, scikit-image
 
-            draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
+            samples = Samples(self.data.datasets, str(self.config.data.val_split))
+            draw_restorations(
+                run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures,
+                lambda index: view_spacing(self.data.held_out_views, samples.spacing(index)),
+            )  # fmt: skip
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return self.diagnosis.warnings(row, position)

@@ -87,7 +87,7 @@ def test_it_computes_what_its_definition_does(kind: str, up: str, training: bool
          "data.size=[16, 32, 32] or [24, 32, 32]"),
         ({"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, which "
          "model.norm=instance cannot normalise; use data.size=[8, 16, 16] or larger"),
-        ({}, 64, "data.size=64: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
+        ({}, 224, "data.size=224: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
     ],
 )  # fmt: skip
 def test_sizes_that_do_not_suit_are_named(keys: dict[str, Any], size: Any, message: str) -> None:

@@ -1,6 +1,7 @@
 """Pictures of restored images: what stands side by side is turned alike, and so is what the table compares."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from dira_scale.methods import build
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
 from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.pictures import GAP, _restorations, draw_restorations, middle_planes
+from dira_scale.pretraining.pictures import GAP, _restorations, draw_restorations, middle_planes, view_spacing
 
 COUNT, SIZE = 12, 64
 WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
@@ -57,6 +58,10 @@ class Leaves(nn.Module):
         return Terms({}, reorient(distorted[0], turned), reorient(clean[0], turned), turned)
 
 
+def of_volumes(index: np.ndarray) -> np.ndarray:
+    raise AssertionError("asked of images")
+
+
 def objective_of(views: ViewSpec) -> Objective:
     return Objective({"di": 0.5, "re": 9.79}, Adversary(), views, WORLD)
 
@@ -81,7 +86,7 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
     method = build({"_target_": f"dira_scale.methods.{form}", "dim": 8, "queue": 64}, model, views, COUNT).eval()
     held_out: Any = HeldOut(views)
     with torch.no_grad():
-        [actual] = _restorations(objective_of(views), method, held_out, ["di", "re"])
+        [actual] = _restorations(objective_of(views), method, held_out, ["di", "re"], of_volumes)
         objective, batch = objective_of(views), held_out.batch.to("cpu")
         monitors = objective(method, batch, ["di", "re"]).monitors
     assert (actual.hole.flatten(1).sum(1) > 0).all() and actual.hole.float().mean() < 0.3
@@ -97,7 +102,7 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
 def test_a_restorer_that_returns_its_input_has_the_inputs_errors(tmp_path: Path) -> None:
     views = ViewSpec(size=SIZE, orientations=1, rotation=10.0, **CUT)
     stage: Any = SimpleNamespace(name="pcrl", terms=("di", "re"))
-    draw_restorations(tmp_path, stage, objective_of(views), Leaves(), HeldOut(views), rows=4)  # type: ignore[arg-type]
+    draw_restorations(tmp_path, stage, objective_of(views), Leaves(), HeldOut(views), 4, of_volumes)  # type: ignore[arg-type]
     table = {row.pop("restorer"): row for row in json.loads((tmp_path / "restoration.json").read_text())}
     assert table["restored"] == table["distorted"] and table["telea"]["mse"] < table["distorted"]["mse"]
     grid = np.asarray(Image.open(tmp_path / "pcrl.png"))
@@ -116,14 +121,33 @@ def test_the_hole_of_a_masked_view_is_its_mask(target_flip: str) -> None:
         size=SIZE, orientations=1, target_flip=target_flip, **CUT | {"cutout": Cutout(p=0)}, corruptions={"mask": mask}
     )
     held_out: Any = HeldOut(views)
-    [actual] = _restorations(objective_of(views), Leaves(), held_out, ["re"])
+    [actual] = _restorations(objective_of(views), Leaves(), held_out, ["re"], of_volumes)
     assert (actual.hole.flatten(1).float().mean(1) == 0.5).all()
     assert torch.equal(actual.hole, (actual.distorted == torch.tensor(0.3)))
 
 
-def test_of_a_volume_three_planes_are_drawn() -> None:
-    volume = np.arange(4 * 6 * 10, dtype=np.float32).reshape(4, 6, 10)
-    axial, coronal, sagittal = middle_planes(volume)
-    assert (axial == volume[2]).all() and (coronal == volume[:, 3]).all()
-    assert (sagittal[:, :6] == volume[:, :, 5]).all() and (sagittal[:, 6:] == 0.5).all() and sagittal.shape == (4, 10)
-    assert [plane.shape for plane in middle_planes(volume[0])] == [(6, 10)]
+def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None:
+    """A dot in each plane: its place is told by hand, in voxels of 3 x 1 x 1 mm, 16 pixels to a mm."""
+    for (z, y, x), plane, place in (
+        ((2, 1, 4), 0, (1, 4)),  # axial: the front is up
+        ((3, 3, 1), 1, (0.0, 1)),  # coronal: the last slice is up
+        ((0, 4, 3), 2, (9.0, 4)),  # sagittal: the front is to the left
+    ):
+        volume = np.zeros((4, 6, 6), np.float32)
+        volume[z, y, x] = 1
+        planes = middle_planes(volume, (3.0, 1.0, 1.0))
+        assert [p.shape for p in planes] == [(96, 96), (192, 96), (192, 96)]
+        top, left = (round(16 * side) for side in place)
+        lit = planes[plane][top : top + (16 if plane == 0 else 48), left : left + 16]
+        assert lit.mean() > 0.5 and lit.sum() > 0.7 * planes[plane].clip(0).sum()
+        assert all(np.abs(other).max() == 0 for number, other in enumerate(planes) if number != plane)
+    narrow = middle_planes(np.zeros((96, 96, 48), np.float32), (2.0, 2.0, 2.0))
+    assert [p.shape for p in narrow] == [(96, 96)] * 3
+    assert (narrow[1][:, 48:] == 0.5).all() and (narrow[2] == 0).all()
+
+
+def test_views_of_resized_crops_have_the_spacing_of_their_crops() -> None:
+    views = ViewSpec(size=(16, 32, 32), crops=((32, 32, 64),), **CUT | {"cutout": Cutout(p=0)})
+    stored = np.array([[3.0, 1.0, 1.0], [np.nan, 1.0, 1.0]])
+    assert view_spacing(views, stored).tolist() == [[6.0, 1.0, 2.0], [2.0, 1.0, 2.0]]
+    assert view_spacing(replace(views, spacing=(2.0, 1.0, 1.0)), stored).tolist() == [[4.0, 1.0, 2.0]] * 2

@@ -31,7 +31,7 @@ def test_a_run_learns_from_volumes(tmp_path: Path) -> None:
     assert {"loss/di", "loss/re", "loss/ad", "health/psnr", "health/ssim", "health/rank"} <= trained[-1].keys()
     assert "health/knn_auc" in rows[-1] or any("health/knn_auc" in row for row in rows)
     with Image.open(run / "pictures" / "dira.png") as picture:  # of each held-out volume three planes, three times
-        assert picture.size == (3 * (16 + GAP), 4 * 3 * (16 + GAP))
+        assert picture.size == (3 * (96 + GAP), 4 * (96 + 2 * 192 + 3 * GAP))  # slices are twice as far apart
     table = json.loads((run / "pictures" / "restoration.json").read_text())
     by_restorer = {row["restorer"]: row for row in table if row["stage"] == "dira"}
     assert by_restorer["distorted"]["n"] == 4 and by_restorer["nearest"] == by_restorer["distorted"] | {

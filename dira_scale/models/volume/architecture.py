@@ -39,30 +39,25 @@ class VolumeArchitecture(Architecture):
     def check_size(self, size: int | Sequence[int]) -> None:
         """Raise UserError, naming ``data.size``, unless the network takes views of ``size``."""
         if isinstance(size, int):
-            raise UserError(f"data.size={size}: {self.name} takes volumes: give three, as data.size={[size] * 3}")
+            raise UserError(f"data.size={size}: {self.name} takes volumes: give three, as data.size={[64] * 3}")
         step = self.stride
-        if any(side % step for side in size):
-            below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
-            sizes = " or ".join(str(each) for each in (below, over) if self._normalises(each)) or str(
-                self._doubled(over)
-            )
+        below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
+        suitable = " or ".join(dict.fromkeys(str(self._enlarged(sides)) for sides in (below, over)))
+        if below != [*size]:
             raise UserError(
                 f"data.size={list(size)}: {self.name} halves each side down to 1/{step}: give multiples of {step}, "
-                f"such as data.size={sizes}"
+                f"such as data.size={suitable}"
             )
-        if not self._normalises(size):
+        if suitable != str([*size]):
             raise UserError(
                 f"data.size={list(size)}: the coarsest map of {self.name} is one voxel, which {self.instance_norm} "
-                f"cannot normalise; use data.size={self._doubled(size)} or larger"
+                f"cannot normalise; use data.size={suitable} or larger"
             )
 
-    def _normalises(self, size: Sequence[int]) -> bool:
-        return not self.instance_norm or any(side > self.stride for side in size)
-
-    @staticmethod
-    def _doubled(size: Sequence[int]) -> list[int]:
-        """With twice the height and width, which are finer in most volumes."""
-        return [size[0], *(2 * side for side in size[1:])]
+    def _enlarged(self, size: list[int]) -> list[int]:
+        """With twice the height and width if the coarsest map would be one voxel that is normalised by itself."""
+        alone = self.instance_norm and all(side == self.stride for side in size)
+        return [size[0], *(2 * side for side in size[1:])] if alone else size
 
 
 @dataclass
