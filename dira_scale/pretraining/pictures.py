@@ -119,8 +119,9 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
             if drawn < rows:
                 drawn += 1
                 shown = (clean, distorted, restored)
+                axes = tuple(np.flatnonzero(mirrored).tolist())
                 if clean.ndim == 3:
-                    columns = [middle_planes(np.flip(part, np.flatnonzero(mirrored)), spacing) for part in shown]
+                    columns = [middle_planes(np.flip(part, axes), spacing) for part in shown]
                 else:
                     columns = [[part] for part in shown]
                 for row in zip(*columns, strict=True):
