@@ -62,8 +62,8 @@ def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:
 
 
 def one_by_one(x: Tensor) -> bool:
-    """Whether samples are changed one after another."""
-    return x.device.type == "cpu"
+    """Whether samples are changed one after another: on a CPU, but not of tensors without values, as planning has."""
+    return x.device.type == "cpu" and type(x) is Tensor
 
 
 def of_some(x: Tensor, on: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:
