@@ -9,6 +9,7 @@ from dira_scale.errors import UserError, nearest
 
 BENCHMARKS = {
     "loader": "images per second of our loaders, against other packages and against bare decoding",
+    "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI and torchio, one core each",
     "step": "the training loop, against a bare PyTorch loop",
     "busy": "training on a CPU beside another program, against training alone",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
@@ -24,13 +25,11 @@ BENCHMARKS = {
 
 def bench(words: Sequence[str]) -> None:
     """Run the benchmark named by the first word, with the other words as its command line."""
-    name = words[0]
-    if name not in BENCHMARKS:
+    if (name := words[0]) not in BENCHMARKS:
         known = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
         raise UserError(f"no benchmark '{name}'{known}")
     home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME
-    if home not in sys.path:
-        sys.path.insert(0, home)
+    sys.path[:0] = [] if home in sys.path else [home]
     before, sys.argv = sys.argv, [f"dira_scale.bench {name}", *words[1:]]
     try:
         runpy.run_module(f"benchmarks.{name}", run_name="__main__")
@@ -42,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The verb."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print("usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n")
-        print("\n".join(f"  {name:<10} {line}" for name, line in BENCHMARKS.items()))
+        usage = "usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n"
+        print(usage, *(f"  {name:<10} {line}" for name, line in BENCHMARKS.items()), sep="\n")
         return 0
     try:
         bench(words)

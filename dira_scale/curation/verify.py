@@ -17,6 +17,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import worker_pool
+from dira_scale.pixels.bricks import BrickError, Bricks
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.places.store import open_file
 
@@ -88,7 +89,7 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
             damages += _sample(shard, row, stream.read(row["size"]))
             if row["mask_size"] is not None:
                 stream.seek(row["mask_offset"])
-                damages += _mask(shard, row, stream.read(row["mask_size"]))
+                damages += _mask(shard, row, stream.read(row["mask_size"]), dataset.info.in_bricks)
         stream.seek(0)
         damages += _members(shard, rows, stream)
         if not damages and (known := dataset.info.checksums.get(shard)) and checksum(stream) != known:
@@ -109,10 +110,14 @@ def _sample(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]
         yield Damage(shard, row["key"], f"the image is {pixels.dtype}, not {row['bits']} bits")
 
 
-def _mask(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
+def _mask(shard: str, row: dict[str, Any], payload: bytes, in_bricks: bool) -> Iterator[Damage]:
+    shape = _shape(row, 1)
     try:
-        decode(payload, "png" if row["affine"] is None else "b2nd", _shape(row, 1))
-    except DecodeError as error:
+        decode(payload, "png" if row["affine"] is None else "b2nd", shape)
+        if in_bricks:  # its checksums
+            bricks = Bricks(shape, np.dtype(np.uint8), len(payload), lambda start, n: memoryview(payload)[start:][:n])
+            bricks.cut([tuple(slice(0, side) for side in shape)])
+    except (DecodeError, BrickError) as error:
         yield Damage(shard, row["key"], f"the mask cannot be decoded ({error})")
 
 

@@ -236,6 +236,7 @@ class Samples:
             with self.opened(number, row) as read_into:
 
                 def fetch(start: int, count: int) -> memoryview:
+                    _PAYLOAD.reset()
                     buffer = _PAYLOAD.empty((count,), np.uint8).data
                     if start + count > size or read_into(buffer, first + start) != count:
                         raise BrickError("the shard, or its row in the manifest, ends inside it")

@@ -107,19 +107,16 @@ class DiRA(Method):
         return terms
 
     def _restore(self, terms: Terms, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> None:
-        views = range(self.restored_views)
+        views, loss = range(self.restored_views), self.restoration_loss
         target = torch.cat(clean[: self.restored_views])
         logits = [self.head(self.decoder(terms.pyramids[view])) for view in views]
-        restored, loss = torch.sigmoid(torch.cat(logits).to(target.dtype)), self.restoration_loss
-        if loss is None:
+        restored = torch.sigmoid(torch.cat(logits).to(target.dtype))
+        if loss is None:  # a mask
             hidden = torch.cat([hidden_voxels(batch, view, target.shape[2:]) for view in views])
             restored = torch.where(hidden, restored, torch.cat(distorted[: self.restored_views]))
-            error = hidden_mean((restored - target).square(), hidden)
-        else:
-            error = loss(restored, target)
         terms.restored, terms.target = restored, target
         if "re" in self.active:
-            terms.losses["re"] = error
+            terms.losses["re"] = loss(restored, target) if loss else hidden_mean((restored - target).square(), hidden)
 
     def after_step(self) -> None:
         if self._discriminates:
