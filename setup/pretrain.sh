@@ -8,13 +8,14 @@ target=pretrain${1:-}
 if [ "$target" = pretrain3d ]; then
     images="phantom CT" experiment=phantom3d mine="volumes recipe.modality=CT"
     page=docs/how-to/volumes.md
+    shards=out/shards/phantom_ct
     # 100 volumes with voxels of 6 mm: a scanner's own would take half a minute each
     recipe=(recipe=phantom_ct recipe.patients=60 recipe.size=64 "recipe.splits={train: 0.7, val: 0.2, test: 0.1}")
 else
     images="phantom radiographs" experiment=phantom mine=folder recipe=(recipe=phantom_cxr)
     page=docs/how-to/sharding.md
+    shards=out/shards/phantom_cxr
 fi
-shards=out/shards/${recipe[0]#recipe=}
 run=out/runs/$experiment
 
 heading() { printf '\n== %s\n' "$*"; }

@@ -160,14 +160,14 @@ def test_no_folder_is_left_out_of_the_system_tests() -> None:
 
 def test_what_the_set_up_may_ask_for_stands_beside_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
-    section = text.partition("## Two commands")[2].partition("\n## ")[0]
+    section = text.partition("## Three commands")[2].partition("\n## ")[0]
     assert "PIP_EXTRA_INDEX_URL" in section
     assert "docs/how-to/install.md" in section
 
 
 def test_readme_shards_into_another_folder_than_make_pretrain() -> None:
     """Both may be typed one after the other: another recipe is refused in a folder that is filled."""
-    made = re.findall(r"^shards=(\S+)", (ROOT / "setup" / "pretrain.sh").read_text(), re.MULTILINE)
+    made = re.findall(r"^ *shards=(\S+)", (ROOT / "setup" / "pretrain.sh").read_text(), re.MULTILINE)
     shown = re.findall(r"dira_scale\.shard .*out=(\S+)", (ROOT / "README.md").read_text())
     assert made and shown
     assert set(made) & set(shown) == set()

@@ -33,7 +33,7 @@ from dira_scale.reporting import headlines as judged
 from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import RunContent, read_run
 from dira_scale.reporting.headlines import Headline, headlines
-from dira_scale.reporting.page import render
+from dira_scale.reporting.page import of_volumes, render
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Metric
 
@@ -594,3 +594,10 @@ def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) 
     assert test.rows == [("left", ["0.900", "2.000"]), ("right", ["0.800", "infinity"]), ("mean", ["0.850", "–"])]
     assert test.remarks == ["Dice: both_empty=one", "HD95 (mm): both_empty=one"]
     assert "split held-out" in render(content, {})
+
+
+def test_words_about_images_are_said_of_volumes() -> None:
+    """In no key, file name or address."""
+    text = "an image's view, images/s of an image; recipe.images=a image.png data:image/png;base64, scan/image"
+    said = "a volume's view, volumes/s of a volume; recipe.images=a image.png data:image/png;base64, scan/image"
+    assert of_volumes(text) == said

@@ -32,8 +32,9 @@ def pretraining(out: Path, info: DatasetInfo) -> str:
 
 
 def experiment_for(info: DatasetInfo) -> str:
-    """The small one; phantoms have their own."""
-    return "phantom" if info.recipe["_target_"].startswith(PHANTOMS) else "small"
+    """The small one for images or volumes; phantoms have their own."""
+    names = ("phantom3d", "small_dira_moco3d") if info.dims == 3 else ("phantom", "small")
+    return names[0 if info.recipe["_target_"].startswith(PHANTOMS) else 1]
 
 
 def batch_of(experiment: str) -> int:

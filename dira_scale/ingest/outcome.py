@@ -41,10 +41,7 @@ def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float)
     if outcome.absent:
         console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
-    if outcome.info.dims == 3:
-        console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
-                      "slices for it (docs/how-to/volumes.md)")  # fmt: skip
-    elif _refused(outcome) < MOST and (command := pretraining(out, outcome.info)):
+    if _refused(outcome) < MOST and (command := pretraining(out, outcome.info)):
         console.print(f"next: {command}")
 
 

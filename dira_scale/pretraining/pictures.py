@@ -66,7 +66,7 @@ def draw_restorations(
 def view_spacing(views: ViewSpec, stored: np.ndarray) -> np.ndarray:
     """The millimetres between the voxels of views of volumes whose own are ``stored`` [b, n], NaN where unknown: then
     the axes count alike."""
-    mm = stored if views.spacing is None else np.broadcast_to(np.float64(views.spacing), stored.shape)
+    mm = stored if views.spacing is None else np.broadcast_to(np.asarray(views.spacing, np.float64), stored.shape)
     crop = views.crops[0] if views.crops else views.sides  # resized to the view; others are taken to be of its shape
     known: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)
     return known * crop / views.sides
@@ -119,8 +119,9 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
             if drawn < rows:
                 drawn += 1
                 shown = (clean, distorted, restored)
+                axes = tuple(np.flatnonzero(mirrored).tolist())
                 if clean.ndim == 3:
-                    columns = [middle_planes(np.flip(part, np.flatnonzero(mirrored)), spacing) for part in shown]
+                    columns = [middle_planes(np.flip(part, axes), spacing) for part in shown]
                 else:
                     columns = [[part] for part in shown]
                 for row in zip(*columns, strict=True):

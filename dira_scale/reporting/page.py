@@ -13,12 +13,16 @@ from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.reporting.headlines import headlines
 
+IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|=|\.\w)")  # the word, in no key and no address
+
 
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
     warnings = health.warnings(run)
+    volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
+        said=of_volumes if volumes else str,
         version=__version__,
         parts=PARTS,
         loader_parts=LOADER_PARTS,
@@ -56,6 +60,11 @@ def template(file: Path) -> Template:
 def _code(text: str) -> str:
     """``text`` as HTML, what is in backticks as code."""
     return re.sub("`(.+?)`", r"<code>\1</code>", escape(text))
+
+
+def of_volumes(text: str) -> str:
+    """``text`` about images, of volumes."""
+    return IMAGE.sub(lambda match: f"{'a ' if match[1] else ''}volume{match[2]}", text)
 
 
 def _png(path: Path) -> str:

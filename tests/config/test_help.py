@@ -29,7 +29,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
     assert "  data.remainder=drop (one of drop, wrap)\n" in text
     assert "  run=out/runs/pretrain (path)\n" in text
     assert "  stages: Which terms are trained, for how many epochs" in text
-    assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_simsiam, moco, pcrl, " in text
+    assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_moco3d, dira_simsiam, " in text
     assert "  preset=  one of paper, released\n" in text and "_preset_of" not in text
     assert "preset=  one of paper, released" in text
     keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]

@@ -1,7 +1,9 @@
 """Corruptions of views: how their parameters travel, and each against a plain reference."""
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,7 @@ def plain_painting(corruption: Inpaint, x: np.ndarray, p: dict[str, Any]) -> np.
 
 def plain_elastic(corruption: Elastic, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
     noise = 2 * numbers(int(p["key"]), 2 * x.size).reshape(2, *x.shape) - 1
-    moved = [corruption.alpha * gaussian_filter(each, corruption.sigma, mode="reflect") for each in noise]
+    moved = [corruption.alpha * gaussian_filter(each, corruption.sigma, mode="constant") for each in noise]
     where = list(np.indices(x.shape).astype(float))
     where[-2] += moved[0]
     where[-1] += moved[1]
@@ -241,3 +243,15 @@ def test_the_chains_can_be_drawn_and_applied(views: str) -> None:
     x = pictures((16, 32, 32), 6)
     result = build(built)(x, params)
     assert result.shape == x.shape and result.min() >= 0 and result.max() <= 1 and not torch.equal(result, x)
+
+
+def test_the_corruption_of_the_documentation_works() -> None:
+    page = Path(__file__).parents[2] / "docs/explanation/methods.md"
+    (code,) = re.findall(r"```python\n([^`]*class Haze:.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(code, names)
+    views = spec(*SIZE, corruptions={"haze": names["Haze"](most=0.8)})
+    params, x = drawn(views, np.arange(3)), pictures(SIZE, 3)
+    share = params.corruptions["haze"]["share"].view(3, 1, 1, 1, 1)
+    assert share.min() > 0 and share.max() < 0.8
+    torch.testing.assert_close(build(views)(x, params), x + share * (1 - x))

@@ -41,7 +41,7 @@ def trained(name: str, recompute: bool, channels_last: bool) -> tuple[dict[str, 
         ("unet3d", False),
         ("unet3d", True),
         ("resenc_l", True),
-        pytest.param("swinunetr", True, marks=pytest.mark.system),
+        pytest.param("swinunetr", True, marks=pytest.mark.torture),
     ],
 )
 def test_the_finest_blocks_are_computed_twice_and_gradients_are_the_same(name: str, channels_last: bool) -> None:

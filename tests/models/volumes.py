@@ -1,5 +1,6 @@
 """The networks of volumes, as their configurations build them."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.network import Network
 
 
+@cache
 def chosen(model: str, **keys: Any) -> Architecture:
     """``model=…`` with other ``model.*``."""
     words = [f"model.{key}={'null' if value is None else value}" for key, value in keys.items()]

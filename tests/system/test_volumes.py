@@ -8,6 +8,7 @@ import pytest
 from data.volumes import NONE, WORDS, make, random_volumes
 from PIL import Image
 
+from dira_scale import embed, export, finetune, plan, report
 from dira_scale.pretrain import main
 from dira_scale.pretraining.pictures import GAP
 from dira_scale.report import main as report
@@ -62,3 +63,29 @@ def test_a_masked_autoencoder_run_ends_in_a_report(tmp_path: Path) -> None:
     assert report([f"run={run}"]) == 0
     page = (run / "report.html").read_text()
     assert "a Gaussian mean of visible voxels in hidden ones" in page and "top-1" not in page
+
+
+def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(tmp_path: Path) -> None:
+    shards, run = make(tmp_path / "toy", random_volumes(12), val=4), tmp_path / "run"
+    quick = [
+        f"data.shards={shards.root}",
+        "data.size=[16,16,16]",
+        "data.batch=4",
+        "data.workers=1",
+        "parallel.threads=1",
+    ]
+    words = [*quick, "experiment=small_dira_moco3d", "model.width=0.125", "views.crops=[]", "method.base.queue=16",
+             "precision=fp32", "validate.every=1", *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]  # fmt: skip
+    assert plan.main(words) == 0
+    assert main([*words, f"run={run}"]) == 0
+    assert report.main([f"run={run}"]) == 0
+    page = (run / "report.html").read_text()
+    assert "Restoration of held-out volumes" in page and "volumes/s" in page and "data:image/png" in page
+    assert export.main([f"run={run}"]) == 0 and list((run / "export").glob("*.safetensors"))
+    assert embed.main([f"run={run}", f"data.shards={shards.root}", f"out={tmp_path / 'embeddings'}"]) == 0
+    tuned = tmp_path / "tuned"
+    assert 0 == finetune.main(
+        [*quick, f"init={run}", f"run={tuned}", "task=labels", "views=tune_volumes", "data.test_split=val",
+         "stages.finetune.epochs=1"]
+    )  # fmt: skip
+    assert (tuned / "results.json").exists()

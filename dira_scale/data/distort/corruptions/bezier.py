@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dira_scale.data.distort.corruptions.draws import Params, of_some, share
 
-NODES = 8192  # of the tables below: the curve's error is about 1e-6
+NODES = 4096  # of the tables below: the curve's error is about 4e-6
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,11 @@ class Bezier:
 
 def _curved(x: Tensor, params: Params) -> Tensor:
     """By a table over u with intensity = sin²(π u / 2), as curves may be vertical at both ends."""
-    u = torch.asin(x.clamp(0, 1).sqrt()).mul_((NODES - 1) * 2 / math.pi)
-    first = u.floor().clamp_(max=NODES - 2)
-    weight, first = u - first, first.long()
-    table, index = _table(params["points"], params["falls"]), first.flatten(1)
-    low, high = (table.gather(1, i).view(x.shape) for i in (index, index + 1))
-    return torch.lerp(low, high, weight)
+    u = x.clamp(0, 1).sqrt_().asin_().mul_((NODES - 1) * 2 / math.pi).flatten(1)
+    index = u.long().clamp_(max=NODES - 2)
+    table = _table(params["points"], params["falls"])
+    step = table.diff(dim=1)
+    return u.sub_(index).mul_(step.gather(1, index)).add_(table.gather(1, index)).view(x.shape)
 
 
 def _table(points: Tensor, falls: Tensor) -> Tensor:

@@ -27,14 +27,18 @@ def hashed(keys: Tensor, number: Tensor) -> Tensor:
     ``warp.uniform``, so that a CPU does eight at once.
     """
     x = number * _signed(0x9E3779B1) + _signed32(keys)
-    x = (x ^ _shifted(x, 16)) * _signed(0x7FEB352D) ^ _signed32(keys >> 32) * _signed(0x85EBCA6B)
-    x = (x ^ _shifted(x, 15)) * _signed(0x846CA68B)
-    return x ^ _shifted(x, 16)
+    x ^= _shifted(x, 16)
+    x *= _signed(0x7FEB352D)
+    x ^= _signed32(keys >> 32) * _signed(0x85EBCA6B)
+    x ^= _shifted(x, 15)
+    x *= _signed(0x846CA68B)
+    x ^= _shifted(x, 16)
+    return x
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
     """To the right, as of unsigned numbers."""
-    return (x >> bits) & ((1 << (32 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
 
 
 def _signed(x: int) -> int:
@@ -48,7 +52,7 @@ def _signed32(x: Tensor) -> Tensor:
 
 def unit(bits: Tensor) -> Tensor:
     """``hashed`` bits as numbers in [0, 1): float32, multiples of 2^-24."""
-    return _shifted(bits, 8).float() * 2.0**-24
+    return _shifted(bits, 8).float().mul_(2.0**-24)
 
 
 def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:
@@ -58,8 +62,8 @@ def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:
 
 
 def one_by_one(x: Tensor) -> bool:
-    """Whether samples are changed one after another."""
-    return x.device.type == "cpu"
+    """Whether samples are changed one after another: on a CPU, but not of tensors without values, as planning has."""
+    return x.device.type == "cpu" and type(x) is Tensor
 
 
 def of_some(x: Tensor, on: Tensor, params: Params, change: Callable[[Tensor, Params], Tensor]) -> Tensor:
@@ -71,6 +75,17 @@ def of_some(x: Tensor, on: Tensor, params: Params, change: Callable[[Tensor, Par
     for i in on.nonzero()[:, 0].tolist():
         result[i] = change(x[i : i + 1], {name: values[i : i + 1] for name, values in params.items()})[0]
     return result
+
+
+def pasted(x: Tensor, other: Tensor, box: Tensor) -> Tensor:
+    """``x`` [b, C, *size], with the voxels of ``other`` in a ``box`` [b, 2 n] of each sample; may overwrite ``x``."""
+    n = box.shape[1] // 2
+    if not one_by_one(x):
+        return torch.where(inside(box, x.shape[2:])[:, None], other, x)
+    for sample, source, row in zip(x, other.expand_as(x), box.tolist(), strict=True):
+        at = (slice(None), *(slice(start, start + extent) for start, extent in zip(row[:n], row[n:], strict=True)))
+        sample[at] = source[at]
+    return x
 
 
 def inside(box: Tensor, size: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from dira_scale.errors import UserError
 @dataclass(frozen=True)
 class Elastic:
     """With probability ``p``, voxels move along the last two axes by noise from -1 to 1, smoothed by a Gaussian of
-    ``sigma`` voxels along all axes, times ``alpha``; linear interpolation, mirrored edges.
+    ``sigma`` voxels along all axes (0 beyond the view), times ``alpha``; linear interpolation, mirrored edges.
 
     Parameters: ``on`` bool [b], ``key`` int64 [b].
     """
@@ -43,13 +43,14 @@ class Elastic:
 
     def _deformed(self, x: Tensor, params: Params) -> Tensor:
         size = x.shape[2:]
-        noise = 2 * field(params["key"], size, channels=2) - 1  # down, across
-        moved = self.alpha * smoothed(noise, [_filter(side, self.sigma, x.device) for side in size])
+        noise = field(params["key"], size, channels=2).sub_(0.5)  # down, across
+        moved = smoothed(noise, [_filter(side, self.sigma, x.device) for side in size])
         height, width = size[-2:]
-        down = torch.arange(height, device=x.device)[:, None] + moved[:, 0]
-        across = torch.arange(width, device=x.device) + moved[:, 1]
-        # Each plane by itself: nothing moves along the first axis of a volume.
-        grid = torch.stack(((2 * across + 1) / width - 1, (2 * down + 1) / height - 1), -1)
+        # In grid_sample's units, of half a side; each plane by itself, as nothing moves along a volume's first axis.
+        step = moved.new_tensor([4 * self.alpha / width, 4 * self.alpha / height])
+        down, across = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in (height, width))
+        here = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)
+        grid = torch.addcmul(here, moved.flip(1).movedim(1, -1), step)
         planes = x.movedim(1, -3) if x.dim() == 5 else x
         flat = planes.reshape(-1, *planes.shape[-3:])
         sampled = F.grid_sample(
@@ -60,4 +61,4 @@ class Elastic:
 
 @lru_cache(16)
 def _filter(side: int, sigma: float, device: torch.device) -> Tensor:
-    return matrices(side, torch.full((1,), sigma, device=device))
+    return matrices(side, torch.full((1,), sigma, device=device), mirrored=False)

@@ -91,18 +91,27 @@ def _sources(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
     offsets, most = _offsets(size).numpy(), math.prod(map(_largest, size))
     kind = _first(sides - 1, tuple(_largest(side) for side in size)).numpy()
     counts, first = sides.prod(1).numpy(), _first(starts, size).numpy()
-    # Of each voxel of each block: its number there, its block's first voxel, and the row of the block in `offsets`.
-    block = np.repeat(np.arange(blocks, dtype=np.int32), counts)
-    slot = np.arange(len(block), dtype=np.int32) - (np.cumsum(counts) - counts).astype(np.int32)[block]
-    begin, row = first[block], (kind * most)[block]
-    number = torch.from_numpy(2 * len(size) * blocks + block * np.int32(most) + slot)
-    order = _random(hashed(key, number)).numpy()
-    order |= block.astype(np.int64) << (_RANDOM + _SLOT)
-    order |= slot
-    order.sort()
+    begin, voxel = np.cumsum(counts) - counts, np.arange(counts.sum())
+    block = np.arange(blocks)
+
+    def of_each(values: np.ndarray) -> np.ndarray:
+        """What a block has, for each of its voxels."""
+        return np.repeat(values, counts)
+
+    number = of_each((2 * len(size) * blocks + block * most - begin).astype(np.int32)) + voxel.astype(np.int32)
+    bits = hashed(key, torch.from_numpy(number)).numpy().view(np.uint32) >> np.uint32(32 - _RANDOM)
+    order = bits.astype(np.int64)
+    order <<= _SLOT
+    order += of_each((block << (_RANDOM + _SLOT)) - begin)
+    order += voxel
+    order.sort()  # within each block, as they are in the order of blocks already
     order &= 2**_SLOT - 1
-    source, flat = np.arange(math.prod(size)), offsets.ravel()
-    source[begin + flat[row + slot]] = begin + flat[row + order]  # the last of several writes counts
+    order += of_each(begin)
+    voxel += of_each(kind * most - begin)
+    written = offsets.ravel().take(voxel)
+    written += of_each(first)
+    source = np.arange(math.prod(size))
+    source[written] = written.take(order)  # the last of several writes counts
     return torch.from_numpy(source)
 
 

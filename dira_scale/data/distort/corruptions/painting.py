@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dira_scale.data import random
-from dira_scale.data.distort.corruptions.draws import KEY, Params, field, inside, key, of_some, share
+from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, pasted, share
 from dira_scale.errors import UserError
 
 NOISE, CONSTANT = "noise", "constant"
@@ -77,22 +76,23 @@ class Inpaint:
         return max(1, low), high
 
     def _painted(self, x: Tensor, params: Params) -> Tensor:
-        size = x.shape[2:]
-        filled = field(params["key"], size) if self.fill == NOISE else None
+        noise, result = self._noise(x, params), x.clone()
         for number in range(self.boxes):
-            within = self._within(params, number, size)
-            x = torch.where(within, self._filling(params["values"][:, number], filled, x), x)
-        return x
+            filling = self._filling(params["values"][:, number], noise, x)
+            result = pasted(result, filling, self._box(params, number))
+        return result
 
-    def _within(self, params: Params, number: int, size: Sequence[int]) -> Tensor:
-        """bool [b, 1, *size]: in the box of this ``number``, where there is one."""
+    def _noise(self, x: Tensor, params: Params) -> Tensor | None:
+        return field(params["key"], x.shape[2:]) if self.fill == NOISE else None
+
+    def _box(self, params: Params, number: int) -> Tensor:
+        """int64 [b, 2 n]: the box of this ``number``, of no extent where there is none."""
         there = number < params["count"]
-        box = torch.where(there[:, None], params["boxes"][:, number].long(), 0)
-        return inside(box, size)[:, None]
+        return params["boxes"][:, number].long() * there[:, None]
 
-    def _filling(self, values: Tensor, filled: Tensor | None, x: Tensor) -> Tensor:
-        if filled is not None:
-            return filled
+    def _filling(self, values: Tensor, noise: Tensor | None, x: Tensor) -> Tensor:
+        if noise is not None:
+            return noise
         return values.view(-1, *(1,) * (x.dim() - 1)) if self.fill == CONSTANT else x.new_tensor(float(self.fill))
 
 
@@ -113,9 +113,7 @@ class Outpaint(Inpaint):
         return n - high, n - low
 
     def _painted(self, x: Tensor, params: Params) -> Tensor:
-        size = x.shape[2:]
-        kept = self._within(params, 0, size)
-        for number in range(1, self.boxes):
-            kept = kept | self._within(params, number, size)
-        filled = field(params["key"], size) if self.fill == NOISE else None
-        return torch.where(kept, x, self._filling(params["values"][:, 0], filled, x))
+        result = self._filling(params["values"][:, 0], self._noise(x, params), x).expand_as(x).clone()
+        for number in range(self.boxes):
+            result = pasted(result, x, self._box(params, number))
+        return result
