@@ -41,7 +41,7 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     differing: tuple[tuple[str, Callable[[Description], Any]], ...] = (
         ("model._target_", lambda run: run.network.architecture.get("_target_")),
         ("model.encoder", lambda run: run.network.name),
-        ("data.size", lambda run: run.input.size[0]),
+        ("data.size", lambda run: run.input.sides),
         ("data.range", lambda run: run.input.window),
     )
     for key, of in differing:
@@ -52,7 +52,7 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     return runs
 
 
-def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> list[Group]:
+def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int | tuple[int, ...]) -> list[Group]:
     """A group per configuration, ignoring seeds, in the order of the runs.
 
     Raises UserError for an encoder whose fixed image size is not ``size``.
@@ -67,7 +67,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.description, tensors))
             normalise_input(encoder, run.description.input)
-            if size != (side := run.description.input.size[0]) and encoder.fixed_size:
+            if size != (side := run.description.input.sides) and encoder.fixed_size:
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {side} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(
@@ -83,7 +83,7 @@ def make_names_unique(groups: Sequence[Group]) -> None:
     _rename(groups, [str(group.members[0].get("run") or group.members[0].get("init", group.name)) for group in groups])
 
 
-def weights_group(path: str, model: Architecture, size: int) -> Group:
+def weights_group(path: str, model: Architecture, size: int | tuple[int, ...]) -> Group:
     """The encoder of ``model`` with the weights of a file in any layout that pretraining accepts."""
     encoder = model.build_encoder(size)
     start = start_weights(path, encoder)
@@ -91,7 +91,7 @@ def weights_group(path: str, model: Architecture, size: int) -> Group:
     return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": [*start.loaded]}])
 
 
-def random_group(model: Architecture, size: int, count: int, seed: int) -> Group:
+def random_group(model: Architecture, size: int | tuple[int, ...], count: int, seed: int) -> Group:
     """``count`` encoders of ``model`` at their initialisation, seeded ``seed``, ``seed + 1`` …
 
     Their BatchNorms keep mean 0 and variance 1: with statistics of the data, the deeper levels get worse (ResNet-18 on

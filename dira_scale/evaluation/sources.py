@@ -67,12 +67,12 @@ class Computed:
     """
 
     def __init__(self, cfg: DictConfig, config: dict[str, Any]) -> None:
-        """Raises UserError for runs that cannot share a table, or a dataset of volumes."""
+        """Raises UserError for runs that cannot share a table, or a dataset of other dimensions."""
         self.cfg, self.config, self.runs = cfg, config, read_runs(config["run"])
         self.model, self.size = compared_network(cfg, [run.description for run in self.runs])
         self.encoder = self.model.name
         self.dataset = ShardedDataset.open(cfg.data.shards)
-        self.dataset.require_images("probing")
+        self.dataset.require(self.model.dimensions, self.encoder)
 
     def features(self, rows: Parts) -> Rows:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
@@ -87,7 +87,7 @@ class Computed:
         encoders = [encoder for group in groups for encoder in group.encoders]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch, device) for part in PARTS}
-        return _by_row(groups, list(layers), extracted)
+        return _by_row(groups, list(layers), extracted, model.dimensions)
 
 
 class Stored:
@@ -126,7 +126,10 @@ class Stored:
 
 
 def _by_row(
-    groups: list[Group], names: list[str], extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]]
+    groups: list[Group],
+    names: list[str],
+    extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]],
+    dimensions: int,
 ) -> Rows:
     """Each row of the table with the features of its members; raw pixels come last."""
     rows: Rows = []
@@ -139,13 +142,14 @@ def _by_row(
             rows.append((Features(group.name, group.kind, name, width, group.members), members))
     pixels = {part: extracted[part][0] for part in PARTS}
     side: list[dict[str, Any]] = [{"side": PIXELS}]
-    return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], side), [pixels])]
+    shape = "x".join([str(PIXELS)] * dimensions)
+    return [*rows, (Features(f"pixels {shape}", "pixels", "", pixels["train"].shape[1], side), [pixels])]
 
 
-def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int]:
+def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int | tuple[int, ...]]:
     """The architecture whose encoders are compared, and their view size. ``runs``: of one encoder and size.
 
-    Raises UserError if another encoder is asked for, or none, or one of volumes, or the size is too small.
+    Raises UserError if another encoder is asked for, or none, or the size is too small, or one is given for volumes.
     """
     name, trained = cfg.model.encoder, runs[0].network if runs else None
     if trained is None and name is None:
@@ -154,12 +158,14 @@ def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Arch
         raise UserError(
             f"model.encoder={name}: the run has {trained.name}; leave it out, or probe {name} without a run"
         )
-    if trained and trained.dimensions != 2:
-        raise UserError(f"run: {trained.name} has {trained.dimensions} dimensions; only networks of images are probed")
     timm = {"_target_": EARLIER, "encoder": name, "decoder_channels": [1], "weights": None, "bn_groups": 1}
     model = architecture(trained.architecture if trained else timm | {"zero_init_residual": False})
     if type(model) is TimmUNet:  # random ones are initialised as torchvision's, whatever the run was
         model = replace(model, zero_init_residual=False)
+    if model.dimensions == 3:
+        if cfg.data.size:
+            raise UserError(f"data.size={cfg.data.size}: volumes are resized to the run's size; leave it out")
+        return model, tuple(runs[0].input.size)
     size = cfg.data.size or (runs[0].input.size[0] if runs else SIZE)
     if size < 2 * PIXELS:
         raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")

@@ -43,11 +43,13 @@ def make(
     codec: str = "npy",
     val: int = 0,
     spacing: Sequence[Sequence[float] | None] | None = None,
+    test: int = 0,
 ) -> ShardedDataset:
-    """Every second volume has a mask: whether its voxels are above 0. The last ``val`` volumes are held out.
+    """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
     ``spacing`` of each, in mm; None: of all [2, 1, 1]."""
     root.mkdir()
     shard, rows = b"", []
+    splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
     for number, voxels in enumerate(volumes):
         payload = codecs.encode(voxels, codec)
         place = {"offset": len(shard), "size": len(payload)}
@@ -61,7 +63,7 @@ def make(
             dict.fromkeys(SCHEMA.names)
             | {
                 "key": f"v{number}",
-                "split": "val" if number >= len(volumes) - val else "train",
+                "split": splits[number],
                 "patient": f"p{number}",
             }
             | {"study": "s", "shard": "train-000000.tar", "codec": codec, "bits": 16, "low": -1024.0, "high": 3000.0}
@@ -77,7 +79,7 @@ def make(
     (root / "train-000000.tar").write_bytes(shard)
     with TableWriter(root / "manifest.parquet", SCHEMA) as writer:
         writer.add(rows)
-    counts = {"train": len(volumes) - val} | ({"val": val} if val else {})
+    counts = {split: splits.count(split) for split in dict.fromkeys(splits)}
     info = DatasetInfo(
         name="toy", modality="CT", dims=3, codec=codec, label_names=["nodule"], counts=counts, quarantined=0,
         shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", licence="none", tool_version="0",

@@ -8,7 +8,7 @@ import pytest
 from data.volumes import NONE, WORDS, make, random_volumes
 from PIL import Image
 
-from dira_scale import embed, export, finetune, plan
+from dira_scale import embed, export, finetune, plan, probe
 from dira_scale.pretrain import main
 from dira_scale.pretraining.pictures import GAP
 from dira_scale.report import main as report
@@ -66,7 +66,7 @@ def test_a_masked_autoencoder_run_ends_in_a_report(tmp_path: Path) -> None:
 
 
 def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(tmp_path: Path) -> None:
-    shards, run = make(tmp_path / "toy", random_volumes(12), val=4), tmp_path / "run"
+    shards, run = make(tmp_path / "toy", random_volumes(16), val=4, test=4), tmp_path / "run"
     quick = [f"data.shards={shards.root}", "data.size=[16,16,16]", "data.batch=4", "data.workers=1"]
     quick += ["parallel.threads=1", "precision=fp32"]
     words = [*quick, "experiment=small_dira_moco3d", "model.width=0.125", "views.crops=[]", "optim.warmup_epochs=0",
@@ -79,9 +79,12 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(t
     assert "Restoration of held-out volumes" in page and "volumes/s" in page and "data:image/png" in page
     assert export.main([f"run={run}"]) == 0 and list((run / "export").glob("*.safetensors"))
     assert embed.main([f"run={run}", f"data.shards={shards.root}", f"out={tmp_path / 'embeddings'}"]) == 0
+    words = [f"run={run}", f"data.shards={shards.root}", "random_encoders=1", "c=[1.0]", "k=3"]
+    assert probe.main(words) == 0
+    assert "pixels 16x16x16" in (run / "probe" / "probe.md").read_text()
     tuned = tmp_path / "tuned"
     assert finetune.main(
-        [*quick, f"init={run}", f"run={tuned}", "task=labels", "views=tune_volumes", "data.test_split=val",
+        [*quick, f"init={run}", f"run={tuned}", "task=labels", "views=tune_volumes",
          "stages.finetune.epochs=1"]
     ) == 0  # fmt: skip
     assert (tuned / "results.json").exists()
