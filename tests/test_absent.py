@@ -29,9 +29,10 @@ MAY_NEED = {
         "benchmarks.loader.__main__", "benchmarks.scaling.plot", "benchmarks.scaling.__main__",
     },
     "litdata": {"benchmarks.loader.peers_run"},
+    "torchio": {"benchmarks.loader3d.peers_run"},
 }  # fmt: skip
 LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
-ELSEWHERE = ("litdata", "streaming")  # in an environment of their own
+ELSEWHERE = ("litdata", "streaming", "nnunetv2", "torchio")  # in an environment of their own
 
 
 def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:

@@ -9,7 +9,7 @@ import torch
 from benchmarks.loader3d.inputs import VolumeInputs
 from benchmarks.loader3d.results import LOADER
 from benchmarks.loader3d.turns import Contender, CropList
-from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.loaders.build import choose
 from dira_scale.data.samples import Samples
 from dira_scale.pixels.boxes import Crop
 
@@ -18,7 +18,7 @@ READER = "ours: Samples.read"
 
 def contenders(inputs: VolumeInputs) -> list[Contender]:
     """The loader, as training builds it; and ``Samples.read`` alone."""
-    built, samples = CpuLoader(inputs.spec), Samples([inputs.dataset], "train")
+    built, samples = choose("cpu").build(inputs.spec), Samples([inputs.dataset], "train")
 
     def load(first: int, stop: int) -> Generator[torch.Tensor, None, None]:
         for batch in built.iterate(first, stop):

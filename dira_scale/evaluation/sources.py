@@ -72,7 +72,7 @@ class Computed:
         self.model, self.size = compared_network(cfg, [run.description for run in self.runs])
         self.encoder = self.model.name
         self.dataset = ShardedDataset.open(cfg.data.shards)
-        self.dataset.require(self.model.dimensions, self.encoder)
+        self.dataset.require(self.model.dimensions, f"probing {self.encoder}")
 
     def features(self, rows: Parts) -> Rows:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""

@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from dira_scale import methods
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
-from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
@@ -202,6 +201,7 @@ class PretrainTask(Pretraining):
         method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
+            from dira_scale.data.samples import Samples
             from dira_scale.pretraining.pictures import draw_restorations, view_spacing  # need OpenCV, scikit-image
 
             samples = Samples(self.data.datasets, str(self.config.data.val_split))

@@ -201,14 +201,14 @@ def test_the_next_command_names_the_experiment_of_the_recipe(
     recipe: str, experiment: str, ingest: SimpleNamespace
 ) -> None:
     made_by = ingest.recipe(recipe, **({"images": "i"} if recipe == "folder" else {}))
-    info: Any = SimpleNamespace(recipe=made_by, counts={"train": 3000, "val": 1}, name="n")
+    info: Any = SimpleNamespace(recipe=made_by, counts={"train": 3000, "val": 1}, name="n", dims=2)
     said = f"python -m dira_scale.pretrain experiment={experiment} data.shards=d run=out/runs/n"
     assert pretraining(Path("d"), info) == said
 
 
 def test_the_steps_of_the_next_command_are_those_that_pretrain_plans() -> None:
     """Which composes and checks the whole configuration: the proposal reads the experiment's file alone."""
-    info: Any = SimpleNamespace(recipe={"_target_": "x"}, counts={"train": 109, "val": 1}, name="n")
+    info: Any = SimpleNamespace(recipe={"_target_": "x"}, counts={"train": 109, "val": 1}, name="n", dims=2)
     words = shlex.split(pretraining(Path("d"), info))[3:]
     config: Any = OmegaConf.to_object(compose("pretrain", words))
     assert sum(plan.steps for plan in stage_plans(config, lambda batch: 109 // batch)) == 2604  # 31 x 84

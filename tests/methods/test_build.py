@@ -149,7 +149,12 @@ def test_mistakes_in_an_own_method_name_their_key(autoencoder, change, expected)
     ("experiment", "method", "named"),
     [
         ("small", "dira_simsiam", "experiment=dira_simsiam or experiment=small_simsiam"),
-        ("small_simsiam", "dira_moco", "experiment=dira_moco or experiment=phantom or experiment=small"),
+        (
+            "small_simsiam",
+            "dira_moco",
+            "experiment=dira_moco or experiment=dira_moco3d or experiment=phantom or experiment=phantom3d or "
+            "experiment=small or experiment=small_dira_moco3d",
+        ),
         ("small", "simsiam", "experiment=simsiam"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_value_of_255_is_not_an_unknown_one(make_dataset):
 
 def test_a_mask_is_decoded_once_for_all_views_of_its_image(make_dataset, monkeypatch):
     asked = []
-    monkeypatch.setattr(Samples, "mask", lambda _, sample: asked.append(sample))
+    monkeypatch.setattr(Samples, "mask_parts", lambda _, sample, parts: asked.append(sample))
     batches(make_dataset([ROWS, ROWS], masks=[ROWS, None]), replace(SPEC, count=5), EvalOrder(2, 2), 1, masks=True)
     assert asked == [0, 1]
 
