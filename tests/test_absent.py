@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[1]
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
     "nvidia.dali": {"dira_scale.data.dali_views", "dira_scale.data.loaders.dali"},
-    "nibabel": {"dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.ingest.sources.phantom_ct"},
+    "monai": {"benchmarks.loader3d.monai_datasets"},
+    "blosc2": {"benchmarks.loader.bricks"},
+    "nibabel": {
+        "benchmarks.loader.bricks", "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset",
+        "dira_scale.ingest.sources.phantom_ct",
+    },
     "SimpleITK": {
         "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.ingest.sources.phantom_ct",
         "benchmarks.shard.__main__", "benchmarks.shard.speed",

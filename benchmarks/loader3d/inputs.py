@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 
 from benchmarks.loader3d.turns import CropList
@@ -24,7 +23,6 @@ from dira_scale.data.samples import Samples
 from dira_scale.data.views import Jitter, ViewSpec
 from dira_scale.data.views.spec import Blur, Cutout, InverseCutout, Shuffle
 from dira_scale.errors import UserError
-from dira_scale.phantom.ct.dataset import generate
 from dira_scale.shard import main as shard
 
 SIZES = {"64x64x32": (32, 64, 64), "96x96x96": (96, 96, 96)}  # the papers' name; (depth, height, width)
@@ -69,6 +67,8 @@ class VolumeInputs:
 
 def sources(folder: Path, patients: int, size: int) -> Iterator[tuple[str, list[str]]]:
     """The names of the sets of volumes, each with the words that shard it."""
+    from dira_scale.phantom.ct.dataset import generate  # needs nibabel and SimpleITK
+
     made = generate(folder / f"phantoms-{patients}-{size}", patients, format="nifti", size=size)
     yield f"CT phantoms of {size} x {size}", ["recipe=phantom_ct", "recipe.format=nifti", f"recipe.images={made}"]
     given = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL
@@ -95,6 +95,8 @@ def prepare(words: list[str], folder: Path) -> ShardedDataset:
     dataset = ShardedDataset.open(folder / "shards")
     for name in ("npy", "nifti"):
         (folder / name).mkdir()
+    import nibabel
+
     for number, row in enumerate(dataset.rows("train").tolist()):
         voxels = np.asarray(dataset.voxels(row)[...])
         np.save(folder / "npy" / f"{number:05d}.npy", voxels)
