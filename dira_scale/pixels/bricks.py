@@ -103,7 +103,9 @@ class Bricks:
             if _checksum(chunk, number) != checksum:
                 raise BrickError(f"brick {number}: its checksum differs from the table's")
             try:
-                imagecodecs.blosc2_decode(chunk, out=flat, numthreads=1)  # type: ignore[arg-type]  # it takes any buffer
+                done = imagecodecs.blosc2_decode(chunk, out=flat, numthreads=1)  # type: ignore[arg-type]  # any buffer
+                if len(done) != len(flat):
+                    raise ValueError(f"it has {len(done)} bytes instead of {len(flat)}")
             except (RuntimeError, ValueError) as error:
                 raise BrickError(f"brick {number}: {error}") from error
             for taken, of_brick in takers[number]:

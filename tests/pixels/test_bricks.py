@@ -102,3 +102,10 @@ def test_a_payload_that_was_cut_short_is_refused() -> None:
         opened(payload[:-20], (20, 40, 40), np.int16).cut([(slice(0, 9),) * 3])
     with pytest.raises(codecs.DecodeError, match="frame"):
         codecs.decode(payload[:3000], "b2nd")
+
+
+def test_bricks_of_another_type_are_refused() -> None:
+    """As of bytes, where the manifest promises int16."""
+    payload = codecs.encode(GENERATOR.integers(0, 200, (20, 40, 40)).astype(np.uint8), "b2nd")
+    with pytest.raises(BrickError, match="brick 0: it has 16384 bytes instead of 32768"):
+        opened(payload, (20, 40, 40), np.int16).cut([(slice(0, 9),) * 3])

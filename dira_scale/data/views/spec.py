@@ -223,7 +223,8 @@ class ViewSpec:
             raise UserError(f"crops={self.crops} are of volumes: views of images have scale and ratio")
         names = {name: f"views.{name}" for name in ("iou", "same_size", "crop_border", "turns", "transpose")}
         names |= {name: f"data.{name}" for name in ("spacing", "pad")}
-        if given := [shown for name, shown in names.items() if getattr(self, name)]:
+        given = [shown for name, shown in names.items() if getattr(self, name)]
+        if given := given or ["views.iou"] * (self.iou is not None):
             raise UserError(f"views of images do not have {', '.join(given)}, only those of volumes: leave it out")
         largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
         if self.pixels(largest) + 2 * self.pixels(self.border) > self.sides[0]:
