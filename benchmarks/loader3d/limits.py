@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 from unittest.mock import patch
 
+import imagecodecs
 import numpy as np
 
 from benchmarks.loader3d.inputs import VolumeInputs
@@ -15,7 +16,6 @@ from benchmarks.loader3d.results import COPYING, DECODING, READING
 from benchmarks.loader3d.turns import Contender
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
-from dira_scale.pixels.chunks import Decoder
 
 BATCHES = 64  # whose calls are replayed; then they repeat
 HOT = 8  # times that a batch is decoded before the next one: a reader has just read what it decodes
@@ -30,7 +30,7 @@ def contenders(inputs: VolumeInputs) -> list[Contender]:
     """
     samples = Samples([inputs.dataset], "train")  # keeps the shards open
     read: Any = os.preadv
-    decode: Any = Decoder.__call__
+    decode: Any = imagecodecs.blosc2_decode
     reading: list[Work] = []
     decoding: list[Work] = []
     buffer = np.empty(max(file.stat().st_size for file in inputs.shards), np.uint8).data
@@ -39,11 +39,11 @@ def contenders(inputs: VolumeInputs) -> list[Contender]:
         reading[-1].append(partial(read, file, [buffer[: len(buffers[0])]], offset))
         return read(file, buffers, offset)
 
-    def decoded(decoder: Decoder, chunk: memoryview) -> Any:
-        decoding[-1].append(partial(decode, decoder, bytearray(chunk)))
-        return decode(decoder, chunk)
+    def blosc2_decode(chunk: memoryview, **options: Any) -> Any:
+        decoding[-1].append(partial(decode, bytes(chunk), **options))
+        return decode(chunk, **options)
 
-    with patch.object(os, "preadv", preadv), patch.object(Decoder, "__call__", decoded):
+    with patch.object(os, "preadv", preadv), patch.object(imagecodecs, "blosc2_decode", blosc2_decode):
         for number in range(BATCHES):
             reading.append([])
             decoding.append([])

@@ -63,7 +63,7 @@ def test_limits_replay_what_reading_does(inputs: VolumeInputs) -> None:
         bricks += int(np.prod(overlapped))
     decodes = decoding.read.args[0][0]  # type: ignore[attr-defined]
     assert (len(decodes), decoding.name) == (bricks, DECODING)
-    stored = sum(len(call.args[1]) for call in decodes)
+    stored = sum(len(call.args[0]) for call in decodes)
     done = [call() for call in reading.read.args[0][0]]  # type: ignore[attr-defined]
     assert sum(done) >= stored and reading.name == READING  # and the tables of bricks
     assert [len(batch) for batch in copying.read(0, 3)] == [len(SIDES)] * 3
