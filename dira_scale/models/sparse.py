@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import BlurPool2d
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -17,7 +18,9 @@ from dira_scale.errors import UserError
 from dira_scale.models.network import Encoder
 from dira_scale.models.norm import COUNT, GroupedBatchNorm
 
-_GLOBAL = re.compile("Attention|Attn|SqueezeExcite|SEModule|EcaModule|GlobalResponse")  # classes that mix all positions
+_GLOBAL = re.compile(  # classes that mix all positions
+    "Attention|Attn|SqueezeExcite|SEModule|EcaModule|CecaModule|Global|GatherExcite|EvoNorm|FilterResponse"
+)
 
 
 class Hidden:
@@ -46,9 +49,9 @@ class Hidden:
 def sparsify(encoder: Encoder, size: Sequence[int], blocks: Sequence[int]) -> Hidden:
     """Make ``encoder`` sparse, in place; names and shapes of its parameters stay. Returns what hides.
 
-    Before every layer that mixes positions (a convolution wider than 1, a pooling) hidden ones are zeroed, which at
-    visible positions equals SparK's zeroing after it, whatever is between; the returned maps are zero where hidden.
-    Norms over positions take the statistics of the visible ones.
+    Before every layer that mixes positions (a convolution wider than 1, a pooling, a blur) hidden ones are zeroed,
+    which at visible positions equals SparK's zeroing after it, whatever is between; the returned maps are zero where
+    hidden. Norms over positions take the statistics of the visible ones.
 
     Args:
         size: of views.
@@ -78,7 +81,8 @@ def sparsify(encoder: Encoder, size: Sequence[int], blocks: Sequence[int]) -> Hi
             elif isinstance(child, _InstanceNorm | nn.GroupNorm):
                 setattr(parent, name, SparseGroupNorm(child, hidden))
     for layer in encoder.modules():
-        if isinstance(layer, _ConvNd | _MaxPoolNd | _AvgPoolNd) and {layer.kernel_size} - {1, (1,) * len(size)}:
+        wide = isinstance(layer, _ConvNd | _MaxPoolNd | _AvgPoolNd) and layer.kernel_size not in (1, (1,) * len(size))
+        if wide or isinstance(layer, BlurPool2d):
             layer.register_forward_pre_hook(hidden.clear_input)
     encoder.register_forward_hook(hidden.clear_output)
     return hidden
@@ -122,11 +126,15 @@ class SparseGroupNorm(nn.Module):
             raise UserError("method.masking=sparse: an InstanceNorm with running statistics; use method.masking=dense")
         self.groups = like.num_groups if isinstance(like, nn.GroupNorm) else like.num_features
         self.eps, self.weight, self.bias, self.hidden = like.eps, like.weight, like.bias, hidden
+        # timm's GroupNormAct carries the dropout and activation that follow it.
+        self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         voxels = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (self.groups, -1))
         mean, var, _ = _moments(voxels, self.hidden.at(x)[:, None], [*range(2, voxels.dim())])
-        return _scaled(((voxels - mean) * torch.rsqrt(var + self.eps)).flatten(1, 2), self).to(x.dtype)
+        y = _scaled(((voxels - mean) * torch.rsqrt(var + self.eps)).flatten(1, 2), self).to(x.dtype)
+        activated: Tensor = self.act(self.drop(y))
+        return activated
 
 
 def _scaled(y: Tensor, layer: "SparseBatchNorm | SparseGroupNorm") -> Tensor:
