@@ -78,10 +78,9 @@ def crops(paths: list[Path], volumes: list[np.ndarray], size: tuple[int, ...], s
         part = tuple(slice(a, a + s) for a, s in zip(low, size, strict=True))
         descriptor = files[i]
 
-        def fetch(start: int, count: int) -> memoryview:
+        def fetch(start: int, buffer: memoryview) -> None:
             nonlocal read
-            read += count
-            return memoryview(os.pread(descriptor, count, start))
+            read += os.preadv(descriptor, [buffer], start)
 
         array = bricks.Bricks(volumes[i].shape, np.dtype(np.int16), paths[i].stat().st_size, fetch).cut([part])[0][0]
         if check:

@@ -7,7 +7,8 @@ Every contender reads crops of 64 x 64 x 32 or of 96 x 96 x 96 voxels from the s
 the same crops, which are compared with the voxels before anything is timed, but for torchio's Queue, which samples in
 its own way. Voxels are stored as int16; nnU-Net's dataloader is also shown as it is, with float32. A batch has one crop
 of every volume. One core each: this process and that of nnU-Net are bound to one. They take turns; a ratio is the
-median over the rounds of both sides' figures, with the lowest and the highest.
+median over the rounds of both sides' figures, with the lowest and the highest. Both keep the memory that they free, as
+training does.
 
 "a core": by processor time, which other programs on the machine hardly change. "cold": the files are taken out of the
 page cache before every batch; there, read the crops/s, as a processor that waits takes no time. Limits, over the same
@@ -33,6 +34,7 @@ from benchmarks.loader3d.inputs import SIZES, VolumeInputs, crop_list, prepare, 
 from benchmarks.loader3d.peers import HOW, VARIABLE
 from benchmarks.loader3d.results import goals, tell_result
 from benchmarks.loader3d.speed import measure
+from dira_scale.distributed.processes import keep_freed_memory
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
 
@@ -59,6 +61,7 @@ def run(asked: argparse.Namespace, console: Console) -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "results": [], "goals": []}
     reached: list[Goal] = []
+    keep_freed_memory()
     with one_core(), tempfile.TemporaryDirectory(dir=asked.folder) as name:
         for number, (volumes, words) in enumerate(sources(asked.folder, asked.patients, asked.side)):
             folder = Path(name) / str(number)

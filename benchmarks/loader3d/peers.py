@@ -21,6 +21,8 @@ from dira_scale.machine import torchvision_ops
 VARIABLE = "DIRA_SCALE_PEERS3D"  # the environment's folder
 HOW = f"python -m benchmarks.loader3d.peers FOLDER makes the environment, --peers FOLDER or {VARIABLE} names it"
 PACKAGES = [[TORCH], [TORCH, "nnunetv2==2.8.1", "torchio==1.2.1", "psutil"]]  # torch alone and first, as for peers.py
+# What keep_freed_memory() of ours sets.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{2**30}", "MALLOC_TRIM_THRESHOLD_": f"{2**31 - 1}"}
 
 
 class Peers:
@@ -44,7 +46,7 @@ class Peers:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [str(python.absolute()), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+                env=os.environ | KEEP_FREED_MEMORY | {"PYTHONPATH": str(Path(__file__).parents[2])},
             )  # fmt: skip
         told = self._answer()
         self.sizes: dict[str, int] = told["sizes"]

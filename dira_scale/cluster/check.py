@@ -117,6 +117,7 @@ def gpus_of(run: Run, profile: Cluster) -> int:
 
 def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     """A line about the first run of each phase that trains: memory, and hours and cost of it and of all of the phase.
+    Phases of which nothing can be said share a line for each reason.
 
     Raises UserError if ``plan`` refuses its configuration.
     """
@@ -124,20 +125,25 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if VERBS[run.verb].trains:
             phases.setdefault(run.phase, []).append(run)
-    return [_rehearsed(group, config.profile(phase)) for phase, group in phases.items()]
+    lines, unknown = [], dict[str, list[str]]()
+    for phase, group in phases.items():
+        machine = config.profile(phase).plan
+        if machine is None:
+            unknown.setdefault("cluster.plan describes no GPU", []).append(phase)
+        elif not VERBS[group[0].verb].plan:
+            unknown.setdefault(f"plan does not know {group[0].verb}", []).append(phase)
+        else:
+            lines.append(_rehearsed(group, machine))
+    return lines + [f"{', '.join(named)}: no estimate of memory and hours: {why}" for why, named in unknown.items()]
 
 
-def _rehearsed(runs: Sequence[Run], profile: Cluster) -> str:
+def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     run = runs[0]
-    if profile.plan is None:
-        return f"{run.phase}: no estimate of memory and hours: cluster.plan describes no GPU"
-    if not VERBS[run.verb].plan:
-        return f"{run.phase}: no estimate of memory and hours: plan does not know {run.verb}"
     exists = _data_exists(run)
     words = [
         word for word in run.words if not word.startswith("run=") and (exists or not word.startswith("data.shards="))
     ]
-    machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **profile.plan}
+    machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
     try:
         planned = resolve_name(VERBS[run.verb].plan)(words, machine)
     except UserError as error:

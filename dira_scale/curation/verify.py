@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import as_completed
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -115,10 +116,14 @@ def _mask(shard: str, row: dict[str, Any], payload: bytes, in_bricks: bool) -> I
     try:
         decode(payload, "png" if row["affine"] is None else "b2nd", shape)
         if in_bricks:  # its checksums
-            bricks = Bricks(shape, np.dtype(np.uint8), len(payload), lambda start, n: memoryview(payload)[start:][:n])
+            bricks = Bricks(shape, np.dtype(np.uint8), len(payload), partial(_fetch, payload))
             bricks.cut([tuple(slice(0, side) for side in shape)])
     except (DecodeError, BrickError) as error:
         yield Damage(shard, row["key"], f"the mask cannot be decoded ({error})")
+
+
+def _fetch(payload: bytes, start: int, buffer: memoryview) -> None:
+    buffer[:] = memoryview(payload)[start : start + len(buffer)]
 
 
 def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:

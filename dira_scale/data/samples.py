@@ -232,15 +232,11 @@ class Samples:
         shape = self.mask_sides(sample) if mask else self.shape(sample)
 
         def attempt() -> T:
-            _PAYLOAD.reset()
             with self.opened(number, row) as read_into:
 
-                def fetch(start: int, count: int) -> memoryview:
-                    _PAYLOAD.reset()
-                    buffer = _PAYLOAD.empty((count,), np.uint8).data
-                    if start + count > size or read_into(buffer, first + start) != count:
+                def fetch(start: int, buffer: memoryview) -> None:
+                    if start + len(buffer) > size or read_into(buffer, first + start) != len(buffer):
                         raise BrickError("the shard, or its row in the manifest, ends inside it")
-                    return buffer
 
                 return cut(Bricks(shape, np.dtype(np.uint8 if mask else np.int16), size, fetch))
 

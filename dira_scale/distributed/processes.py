@@ -51,7 +51,7 @@ def start(parallel: Parallel, precision: str) -> World:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     else:
-        _keep_freed_memory()
+        keep_freed_memory()
         spin_less_when_crowded(threads)
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
@@ -120,7 +120,7 @@ def default_threads() -> int:
     return max(1, min(cores // sharing, given))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep the memory that a step frees for the next one: returning it and faulting it in again page by page
     takes 3 % of a ResNet-50's step on a CPU. No effect without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

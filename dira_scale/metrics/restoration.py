@@ -19,8 +19,8 @@ class RestorationTable:
         self._scores: dict[str, list[tuple[float, float]]] = {}
 
     def add(self, clean: np.ndarray, distorted: np.ndarray, hole: np.ndarray, restored: np.ndarray) -> None:
-        """Add one image or volume; each [*size] float32 in [0, 1], ``hole`` bool: pixels zeroed by a cutout, or hidden
-        by a mask."""
+        """Add one image or volume; each [*size] float32 in [0, 1], ``hole`` bool: pixels that a
+        cutout, a mask or a painting has replaced."""
         fillings = {"telea": telea} if clean.ndim == 2 else {"nearest": nearest, "gaussian": gaussian}
         restorations = {
             "distorted": distorted,

@@ -9,13 +9,13 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from time import perf_counter
 
 import imagecodecs
 import numpy as np
 import xxhash
 
+from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.boxes import Part
 from dira_scale.pixels.headers import Payload
 
@@ -24,7 +24,7 @@ from dira_scale.pixels.headers import Payload
 BRICK = (16, 32, 32)
 TABLE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("xxh3", "<u8")])
 
-Fetch = Callable[[int, int], memoryview]  # bytes of the payload, until the next call: where they begin, how many
+Fetch = Callable[[int, memoryview], None]  # fills the buffer with the bytes of the payload that begin there
 
 
 class BrickError(ValueError):
@@ -78,28 +78,22 @@ class Bricks:
     fetch: Fetch
     seconds: float = field(default=0.0)
 
-    def cut(self, parts: Sequence[Part], into: Sequence[np.ndarray | None] | None = None) -> list[np.ndarray]:
-        """The voxels [C, D, H, W] of each part; a brick that several parts need is read and decoded once.
+    def cut(self, parts: Sequence[Part], new: Allocate = np.empty) -> list[np.ndarray]:
+        """The voxels [C, D, H, W] of each part, in memory that ``new`` makes; a brick that several parts need is read
+        and decoded once.
 
-        into: of each part the array that takes its voxels; None: a new one.
         Raises BrickError, which names the brick, where something is damaged.
         """
         brick, channels = _brick(self.shape)[-3:], self.shape[0] if len(self.shape) == 4 else 1
         grid = (channels, *(-(-n // b) for n, b in zip(self.shape[-3:], brick, strict=True)))
-        given = into or [None] * len(parts)
-        results = [
-            np.empty((channels, *(s.stop - s.start for s in part)), self.dtype) if array is None else array
-            for part, array in zip(parts, given, strict=True)
-        ]
-        takers: dict[int, list[tuple[np.ndarray, Part]]] = {}
-        for part, result in zip(parts, results, strict=True):
-            for number, taken, of_brick in _overlaps(part, result, brick, grid):
-                takers.setdefault(number, []).append((taken, of_brick))
-        if not takers:
-            return results
+        results = [new((channels, *(axis.stop - axis.start for axis in part)), self.dtype) for part in parts]
         decoded = np.empty(brick, self.dtype)
-        flat = decoded.reshape(-1).view(np.uint8)
-        for number, chunk, checksum in self._chunks(np.array(sorted(takers)), math.prod(grid)):
+        takers: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for part, result in zip(parts, results, strict=True):
+            for number, taken, of_brick in _overlaps(part, result, decoded, grid):
+                takers.setdefault(number, []).append((taken, of_brick))
+        numbers, flat = sorted(takers), decoded.reshape(-1).view(np.uint8)
+        for number, chunk, checksum in self._chunks(numbers, math.prod(grid)):
             if _checksum(chunk, number) != checksum:
                 raise BrickError(f"brick {number}: its checksum differs from the table's")
             try:
@@ -109,46 +103,53 @@ class Bricks:
             except (RuntimeError, ValueError) as error:
                 raise BrickError(f"brick {number}: {error}") from error
             for taken, of_brick in takers[number]:
-                taken[...] = decoded[of_brick]
+                taken[...] = of_brick
         return results
 
-    def _chunks(self, needed: np.ndarray, count: int) -> Iterator[tuple[int, memoryview, int]]:
-        """Number, chunk and checksum of the bricks ``needed``, of ``count``; neighbours are read together."""
+    def _chunks(self, numbers: Sequence[int], count: int) -> Iterator[tuple[int, memoryview, int]]:
+        """Number, chunk and checksum of the bricks ``numbers``, of ``count``; neighbours are read together."""
+        if not numbers:
+            return
         table = self.size - count * TABLE.itemsize
         if table < 0:
             raise BrickError(f"{self.size} bytes are fewer than the table of {count} bricks has")
-        first, last = int(needed[0]), int(needed[-1])
-        rows = np.frombuffer(self._fetch(table + first * TABLE.itemsize, (last + 1 - first) * TABLE.itemsize), TABLE)
-        rows = rows[needed - first]
-        starts, ends = rows["offset"], rows["offset"] + rows["size"]
-        if wrong := np.flatnonzero((ends > table) | (starts > table)).tolist():
-            raise BrickError(f"brick {needed[wrong[0]]}: its row of the table is damaged")
-        runs = np.flatnonzero(starts[1:] != ends[:-1]) + 1
-        numbers, sizes, sums = needed.tolist(), rows["size"].tolist(), rows["xxh3"].tolist()
-        for i, j in pairwise([0, *runs.tolist(), len(numbers)]):
-            run, start = self._fetch(int(starts[i]), int(ends[j - 1] - starts[i])), 0
-            for k in range(i, j):
-                yield numbers[k], run[start : start + sizes[k]], sums[k]
-                start += sizes[k]
+        first = numbers[0]
+        rows = np.empty(numbers[-1] + 1 - first, TABLE)
+        self._fetch(table + first * TABLE.itemsize, rows.view(np.uint8).data)
+        runs: list[list[tuple[int, int, int, int]]] = []
+        after = -1  # where the chunk before ends
+        for number, (offset, size, checksum) in zip(numbers, rows[np.array(numbers) - first].tolist(), strict=True):
+            if offset + size > table:
+                raise BrickError(f"brick {number}: its row of the table is damaged")
+            if offset != after:
+                runs.append([])
+            runs[-1].append((number, offset, size, checksum))
+            after = offset + size
+        spans = [(run[0][1], run[-1][1] + run[-1][2]) for run in runs]
+        buffer = np.empty(max(end - start for start, end in spans), np.uint8).data
+        for run, (start, end) in zip(runs, spans, strict=True):
+            self._fetch(start, buffer[: end - start])
+            for number, offset, size, checksum in run:
+                yield number, buffer[offset - start : offset - start + size], checksum
 
-    def _fetch(self, start: int, count: int) -> memoryview:
+    def _fetch(self, start: int, buffer: memoryview) -> None:
         began = perf_counter()
-        part = self.fetch(start, count)
+        self.fetch(start, buffer)
         self.seconds += perf_counter() - began
-        return part
 
 
 def _overlaps(
-    part: Part, result: np.ndarray, brick: Sequence[int], grid: Sequence[int]
-) -> Iterator[tuple[int, np.ndarray, Part]]:
-    """Of each brick that ``part`` needs: its number, what of ``result`` it fills, and by what of itself."""
-    zs, ys, xs = (_overlaps_of_axis(axis, side) for axis, side in zip(part, brick, strict=True))
+    part: Part, result: np.ndarray, decoded: np.ndarray, grid: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Of each brick that ``part`` needs: number, what it fills of ``result``, and what of ``decoded`` goes there."""
+    zs, ys, xs = (_overlaps_of_axis(axis, side) for axis, side in zip(part, decoded.shape, strict=True))
     for c in range(grid[0]):
         for z, z_of_brick, z_of_part in zs:
             for y, y_of_brick, y_of_part in ys:
                 row, first = result[c, z_of_part, y_of_part], ((c * grid[1] + z) * grid[2] + y) * grid[3]
+                of_row = decoded[z_of_brick, y_of_brick]
                 for x, x_of_brick, x_of_part in xs:
-                    yield first + x, row[:, :, x_of_part], (z_of_brick, y_of_brick, x_of_brick)
+                    yield first + x, row[:, :, x_of_part], of_row[:, :, x_of_brick]
 
 
 def _overlaps_of_axis(part: slice, brick: int) -> list[tuple[int, slice, slice]]:

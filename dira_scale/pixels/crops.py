@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.pixels import planes, volumes
 from dira_scale.pixels.arena import Arena
-from dira_scale.pixels.boxes import Box, Crop, mirrored
+from dira_scale.pixels.boxes import Box, Crop
 from dira_scale.pixels.bricks import Bricks
 from dira_scale.pixels.headers import Payload
 
@@ -58,25 +58,13 @@ def fill_from_bricks(
     BrickError where a brick is damaged.
     """
     began = perf_counter()
-    sides = bricks.shape[-3:]
-    turned = [view.swapaxes(-1, -2) if crop.transposed else view for crop, view in zip(crops, views, strict=True)]
-    into = [
-        mirrored(view, crop.flip) if _as_stored(crop.box, view.shape[1:], sides) else None
-        for crop, view in zip(crops, turned, strict=True)
-    ]
-    parts = volumes.cut(partial(bricks.cut, into=into), [crop.box for crop in crops], sides, outside)
+    _ARENA.reset()
+    cut = partial(bricks.cut, new=_ARENA.empty)
+    parts = volumes.cut(cut, [crop.box for crop in crops], bricks.shape[-3:], outside)
     decoded = perf_counter()
-    for (voxels, box), crop, view, filled in zip(parts, crops, turned, into, strict=True):
-        if filled is None:
-            volumes.resize(voxels, box, crop.flip, view)
+    for (voxels, box), crop, view in zip(parts, crops, views, strict=True):
+        _fill_volume(voxels, box, crop, view)
     return bricks.seconds, decoded - began - bricks.seconds, perf_counter() - decoded
-
-
-def _as_stored(box: Box, size: Sequence[int], sides: Sequence[int]) -> bool:
-    """Whether a box is of whole voxels, all within the volume, and of the view's size: nothing to resize."""
-    starts, extents = box[:3], box[3:]
-    inside = all(0 <= a <= side - extent for a, extent, side in zip(starts, extents, sides, strict=True))
-    return inside and tuple(extents) == tuple(size) and all(start == int(start) for start in starts)
 
 
 def _fill_volume(voxels: np.ndarray, box: Box, crop: Crop, view: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.methods import method_class
 from dira_scale.models.architecture import EARLIER, architecture
@@ -23,7 +24,7 @@ from dira_scale.runs.description import (
 )
 from dira_scale.runs.identity import execution
 
-VERB, UNIT = "pretrain", "images"
+VERB = "pretrain"
 TERMS = {
     "di": Term(
         "Discrimination", "discrimination: the encoder learns to recognise two views of one image among other images"
@@ -72,7 +73,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         output=Output("sigmoid" if kind.bounded else None, method.get("target_scale", 1.0), kind.remark),
         tensors=tensors_of(method, any(stage.decoder for stage in stages)),
         execution=execution(VERB),
-        unit=UNIT,
+        unit=UNITS[network.dimensions],
         enough_steps=config.get("enough_steps"),
         monitor_every=config.get("health", {}).get("every"),
     )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
-from dira_scale.methods.restoration import MASK, hidden_voxels
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.pretraining.objective import Objective
@@ -32,7 +31,7 @@ class Restoration:
     """A batch of images or volumes, each [b, 1, *size] in [0, 1].
 
     Attributes:
-        hole: where a cutout zeroed the distorted one, or a mask hides it.
+        hole: where a cutout, a mask or a painting has replaced the distorted one.
         mirrored: bool [b, n], along which axes all are.
         spacing: [b, n], of volumes: the extent of a view's voxel on each axis.
     """
@@ -85,25 +84,29 @@ def _restorations(
         distorted = objective.distorted(batch, terms)
         outputs = objective.forward(method, batch, distorted)
         assert outputs.target is not None and outputs.restored is not None
-        undisturbed = objective.distorted(batch, terms, corrupt=False)
         # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
-        shown, before, hidden = (
-            objective.upright(views, batch)[0] for views in (distorted, undisturbed, _hidden(batch, distorted))
-        )
+        holes = _holes(objective, batch, terms, distorted)
+        shown, hole = (objective.upright(views, batch)[0] for views in (distorted, holes))
         if outputs.orientation is not None:
-            shown, before, hidden = (reorient(view, outputs.orientation) for view in (shown, before, hidden))
-        hole = hidden | ((shown == 0) & (before != 0))
+            shown, hole = (reorient(view, outputs.orientation) for view in (shown, hole))
         count = len(hole)  # of the first view: a method may restore several
         mirrored = batch.flips[0] if objective.target_flip == "with_input" else torch.zeros_like(batch.flips[0])
         extent = spacing(batch.index.cpu().numpy()) if shown.dim() == 5 else np.ones(mirrored.shape)
         yield Restoration(outputs.target[:count], shown, hole, outputs.restored[:count], mirrored, extent)
 
 
-def _hidden(batch: Batch, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Per view bool [b, 1, *size]: what its mask hides, if it has one."""
-    if MASK not in batch.distortions[0].corruptions:
-        return tuple(torch.zeros_like(view, dtype=torch.bool) for view in views)
-    return tuple(hidden_voxels(batch, number, view.shape[2:]) for number, view in enumerate(views))
+def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Per view bool [b, C, *size]: where the ``distorted`` one says nothing of the image."""
+    if batch.distortions[0].corruptions:  # with whatever they fill, it is the same in a black image and in a white one
+        black, white = (
+            objective.distorted(
+                replace(batch, views=tuple(torch.full_like(view, value) for view in batch.views)), terms
+            )
+            for value in (0.0, 1.0)
+        )
+        return tuple(of_black == of_white for of_black, of_white in zip(black, white, strict=True))
+    undisturbed = objective.distorted(batch, terms, corrupt=False)
+    return tuple((after == 0) & (before != 0) for after, before in zip(distorted, undisturbed, strict=True))
 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale import methods
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import UNITS, Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
@@ -27,7 +27,7 @@ from dira_scale.models import norm
 from dira_scale.models.discriminator import check_size
 from dira_scale.models.network import moved
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.description import UNIT, describe, tensors_of
+from dira_scale.pretraining.description import describe, tensors_of
 from dira_scale.pretraining.diagnosis import Diagnosis
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.neighbours import NeighbourAUC
@@ -115,7 +115,7 @@ class PretrainTask(Pretraining):
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.diagnosis = stages, data, Diagnosis(config)
         decoder = any(restores(plan.terms) for plan in stages)
-        self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNIT
+        self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNITS[data.views.dimensions]
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
         self.validation: HeldOutValidation | None = None

@@ -108,10 +108,11 @@ def _discrimination(run: RunContent) -> Headline | None:
     row = last.pop(alone[-1] if alone else rows[-1]["stage"])
     times = {stage: _times(row["top1"] / row["chance"]) for stage, row in last.items()}
     later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and alone]
+    samples = f"{'held-out' if row['split'] == 'val' else 'training'} {run.description.unit}"
     return Headline(
         f"{_times(row['top1'] / row['chance'])} chance",
         "finding an image's other view (top-1)",
-        f"found for {100 * row['top1']:.0f} % of the {'held-out' if row['split'] == 'val' else 'training'} images, by "
+        f"found for {100 * row['top1']:.0f} % of the {samples}, by "
         f"chance for {100 * row['chance']:.0f} %, at step {row['step']} (stage {row['stage']})"
         + f"; {', '.join(later)}, whose views are harder"
         * bool(later),

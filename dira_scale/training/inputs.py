@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import UNITS, Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
 from dira_scale.data.exclusion import excluded_patients
@@ -182,11 +182,12 @@ class Inputs:
     def summary(self, stage: StagePlan) -> list[str]:
         """Lines to print at the start; ``stage`` is the first."""
         order = self.orders[stage.batch]
-        images = f"{sum(order.sizes)} images"
+        unit = UNITS[self.views.dimensions]
+        samples = f"{sum(order.sizes)} {unit}"
         if order.selection:
-            images = f"{sum(order.sizes)} of {order.split_size} images ({order.selection.keys})"
+            samples = f"{sum(order.sizes)} of {order.split_size} {unit} ({order.selection.keys})"
         return [
-            f"data: {images}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            f"data: {samples}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
             f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper,
         ]
 

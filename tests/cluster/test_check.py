@@ -1,6 +1,7 @@
 """What is looked at before a sweep starts: configurations, benchmarks' flags, a rehearsal."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -203,8 +204,8 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     (line,) = check.rehearse(config(plan=profile), [later])
     step = check.milliseconds(row["step"])
     assert line.endswith(f", {step} a step; hours and cost are unknown until its data exists")
-    (line,) = check.rehearse(config(), [item])
-    assert line == "train: no estimate of memory and hours: cluster.plan describes no GPU"
+    (line,) = check.rehearse(config(), [item, replace(item, phase="train-b")])
+    assert line == "train, train-b: no estimate of memory and hours: cluster.plan describes no GPU"
 
 
 def test_a_short_step_is_not_0_ms() -> None:

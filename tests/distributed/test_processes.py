@@ -250,7 +250,7 @@ FREED = """
 import resource, torch
 from dira_scale.distributed import processes
 if {keep}:
-    processes._keep_freed_memory()
+    processes.keep_freed_memory()
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)

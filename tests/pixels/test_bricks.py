@@ -23,10 +23,10 @@ def random_volume(shape: Sequence[int], dtype: type) -> np.ndarray:
 
 
 def opened(payload: bytes, shape: tuple[int, ...], dtype: type, log: list[tuple[int, int]] | None = None) -> Bricks:
-    def fetch(start: int, count: int) -> memoryview:
+    def fetch(start: int, buffer: memoryview) -> None:
         if log is not None:
-            log.append((start, count))
-        return memoryview(payload)[start : start + count]
+            log.append((start, len(buffer)))
+        buffer[:] = memoryview(payload)[start : start + len(buffer)]
 
     return Bricks(shape, np.dtype(dtype), len(payload), fetch)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort.corruptions import BlockMask
+from dira_scale.data.distort.corruptions import BlockMask, Inpaint, Outpaint
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.distributed.world import World
@@ -124,6 +124,15 @@ def test_the_hole_of_a_masked_view_is_its_mask(target_flip: str) -> None:
     [actual] = _restorations(objective_of(views), Leaves(), held_out, ["re"], of_volumes)
     assert (actual.hole.flatten(1).float().mean(1) == 0.5).all()
     assert torch.equal(actual.hole, (actual.distorted == torch.tensor(0.3)))
+
+
+def test_the_hole_of_a_painted_view_is_where_it_differs() -> None:
+    painting = {"painting": Outpaint(fill="noise", side=(0.4, 0.6)), "boxes": Inpaint(fill="constant")}
+    views = ViewSpec(size=SIZE, orientations=1, **CUT | {"cutout": Cutout(p=0)}, corruptions=painting)
+    held_out: Any = HeldOut(views)
+    [actual] = _restorations(objective_of(views), Leaves(), held_out, ["re"], of_volumes)
+    assert 0.2 < actual.hole.float().mean() < 0.9
+    assert torch.equal(actual.hole, actual.distorted != actual.clean)
 
 
 def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None:

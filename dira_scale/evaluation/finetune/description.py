@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dira_scale.config.schema import chosen_class
+from dira_scale.data.batch import UNITS
 from dira_scale.evaluation.finetune.config import IMAGENET, TaskConfig
 from dira_scale.evaluation.finetune.supervision import CE, DICE
 from dira_scale.models.architecture import architecture
@@ -14,7 +15,7 @@ from dira_scale.models.start import RANDOM
 from dira_scale.runs.description import Data, Dataset, Description, Input, Metric, Network, Stage, Tensors, Term
 from dira_scale.runs.identity import execution
 
-VERB, UNIT = "finetune", "images"
+VERB = "finetune"
 TERMS = {
     CE: Term("Cross-entropy", "cross-entropy of what is known"),
     DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
@@ -51,7 +52,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         output=task.output,
         tensors=TENSORS[task.pooled],
         execution=execution(VERB),
-        unit=UNIT,
+        unit=UNITS[model.dimensions],
         training=_training(config),
         enough_steps=config["enough_steps"],
     )

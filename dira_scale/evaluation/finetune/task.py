@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest.schema import DimensionsError
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
@@ -15,7 +16,7 @@ from dira_scale.engine import preflight
 from dira_scale.engine.task import Best, StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.config import Finetune
-from dira_scale.evaluation.finetune.description import TENSORS, UNIT, describe
+from dira_scale.evaluation.finetune.description import TENSORS, describe
 from dira_scale.evaluation.finetune.held_out import (
     check_crops,
     check_scored,
@@ -60,7 +61,8 @@ class FinetuneTask(Finetuning):
     ) -> None:
         super().__init__(config, world, network, supervision, data.views)
         self.start, self.leak = start, leak
-        self.stages, self.data, self.unit, self.tensors = stages, data, UNIT, TENSORS[supervision.pooled]
+        self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
+        self.unit = UNITS[data.views.dimensions]
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
         self.validation: HeldOutValidation | None = None
