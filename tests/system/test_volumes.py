@@ -76,7 +76,7 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
              *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]  # fmt: skip
     assert plan.main(words) == 0
     planned = capsys.readouterr().out
-    assert "[16, 16, 16] voxels" in planned and "volumes/s" in planned and "image" not in planned
+    assert "[16, 16, 16] voxels" in planned and "volumes/s" in planned and "images/s" not in planned
     assert main([*words, f"run={run}"]) == 0
     assert report([f"run={run}"]) == 0
     page = (run / "report.html").read_text()
