@@ -212,7 +212,7 @@ class Samples:
             assert payload is not None
             values = decode(payload, MASK_CODECS[self.dimensions], self.mask_sides(sample))
         except (OSError, DecodeError) as error:
-            raise self.damaged(sample, f"its mask: {error}") from error
+            raise self.damaged(sample, error, mask=True) from error
         return [values[part] for part in parts]
 
     def mask_sides(self, sample: int) -> tuple[int, ...]:
@@ -248,7 +248,7 @@ class Samples:
                     raise
                 return attempt()
         except (OSError, BrickError, DecodeError) as error:
-            raise self.damaged(sample, f"its mask: {error}" if mask else error) from error
+            raise self.damaged(sample, error, mask) from error
 
     def _outside(self, sample: int) -> int | None:
         """The stored value of what lies beyond a volume, which becomes 0; None: nothing may."""
@@ -271,13 +271,13 @@ class Samples:
         number, row = self._place(int(sample))
         return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 
-    def damaged(self, sample: int, cause: Exception | str) -> UserError:
-        """The error that says where a sample lies that cannot be read."""
+    def damaged(self, sample: int, cause: Exception | str, mask: bool = False) -> UserError:
+        """The error that says where a sample, or its ``mask``, lies that cannot be read."""
         number, row = self._place(sample)
         dataset = self.datasets[number]
-        where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('offset', row)}"
+        where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('mask_offset' if mask else 'offset', row)}"
         return UserError(
-            f"{self.name(sample)} ({where}) cannot be read: {cause}; "
+            f"{self.name(sample)} ({where}) cannot be read: {'its mask: ' * mask}{cause}; "
             "copy the shard again from its origin, or shard again"
         )
 

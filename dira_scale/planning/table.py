@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dira_scale.data.batch import UNITS
 from dira_scale.evaluation.finetune.config import Finetune
 from dira_scale.planning.config import Machine
 from dira_scale.planning.estimate import Estimate, Rehearsals, flops_per_second
@@ -21,7 +22,8 @@ WIDTH = 108  # columns of the table where the output is not a terminal
 def show(config: Training, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
     """Print networks and stages, then the table of strategies, then notes on the figures."""
     ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
-    console.print(f"\n[bold]{config.model.name}[/], views of {config.data.size} pixels, {config.precision}\n")
+    unit, dots = UNITS[config.model.dimensions], "pixels" if config.model.dimensions == 2 else "voxels"
+    console.print(f"\n[bold]{config.model.name}[/], views of {config.data.size} {dots}, {config.precision}\n")
     console.print(_stages(config, plain))
     nodes = f"{machine.nodes} node{'s' * (machine.nodes > 1)} of {machine.gpus} GPU{'s' * (machine.gpus > 1)}"
     console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
@@ -33,12 +35,12 @@ def show(config: Training, machine: Machine, plain: Rehearsals, rows: Sequence[E
     fastest = max(row.images_per_second for row in rows)
     stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
     notes = [
-        f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} images; 'fits': images of the largest "
+        f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} {unit}; 'fits': {unit} of the largest "
         "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
         "rank and step.",
         f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide{host}"
-        f"; no validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} images/s a node.",
-        f"Hours and price: {stages} in full, {machine.images:,} images, {machine.price:g} per GPU-hour.",
+        f"; no validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} {unit}/s a node.",
+        f"Hours and price: {stages} in full, {machine.images:,} {unit}, {machine.price:g} per GPU-hour.",
     ]
     if loader := rows[0].memory.loader:
         notes.append(
@@ -65,7 +67,8 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
 
 def _stages(config: Training, plain: Rehearsals) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("stage", "terms", "trained", "momentum", "GFLOP/image", "activations/image"):
+    unit = UNITS[config.model.dimensions].removesuffix("s")
+    for name in ("stage", "terms", "trained", "momentum", f"GFLOP/{unit}", f"activations/{unit}"):
         table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
     for name, step in plain.stages.items():
         table.add_row(
@@ -81,8 +84,8 @@ def _stages(config: Training, plain: Rehearsals) -> Table:
 
 def _strategies(config: Training, rows: Sequence[Estimate]) -> Table:
     table = Table(header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, box=None)
-    head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step,images/s,hours,price"
-    for name in head.split(","):
+    head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step"
+    for name in (*head.split(","), f"{UNITS[config.model.dimensions]}/s", "hours", "price"):
         table.add_column(name, justify="left" if name == "parallel" else "right", no_wrap=True)
     for checkpointing in (False, True):
         title = "recomputing" if checkpointing else "all kept"

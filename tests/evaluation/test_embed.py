@@ -97,7 +97,7 @@ def test_volumes_are_embedded_by_the_toy_network(tmp_path: Path) -> None:
     volumes, run = random_volumes(5), tmp_path / "run"
     toy = make(tmp_path / "toy", volumes, val=2)
     (run / "checkpoints").mkdir(parents=True)
-    words = [*WORDS, "data.size=[16,16,12]", f"run={run}", "data.shards=any"]
+    words = [*WORDS, "data.size=[16,16,12]", "data.range=[-500,500]", f"run={run}", "data.shards=any"]
     (run / "config.yaml").write_text(OmegaConf.to_yaml(compose("pretrain", words)))
     torch.manual_seed(0)
     encoder = TinyEncoder(4).eval()
@@ -108,9 +108,10 @@ def test_volumes_are_embedded_by_the_toy_network(tmp_path: Path) -> None:
     assert main([f"run={run}", f"data.shards={toy.root}", "data.split=val", f"out={tmp_path / 'out'}", *ONE]) == 0
     whole = [plain_view(volume, (0, 0, 0, *volume.shape), (False,) * 3, (16, 16, 12)) for volume in volumes[3:]]
     with torch.inference_mode():
-        maps = encoder(torch.from_numpy(np.clip((np.stack(whole)[:, None] + 1024) / 4024, 0, 1)).float())
+        maps = encoder(torch.from_numpy(np.clip((np.stack(whole)[:, None] + 500) / 1000, 0, 1)).float())
     embeddings = Embeddings.open(tmp_path / "out")
     assert embeddings.column("key").tolist() == ["v3", "v4"] and embeddings.splits == ["val"]
+    assert embeddings.about.window == [-500, 500]
     np.testing.assert_allclose(embeddings.values, maps[-1].mean((2, 3, 4)), atol=1e-3)
 
 

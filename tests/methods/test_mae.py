@@ -3,12 +3,15 @@
 import math
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from data.volumes import NONE
 from methods.masked import NETWORKS, as_spark, built, mae, masked, masked_batch, voxels
+from timm.layers import BlurPool2d, EvoNorm2dS0, GlobalContext, GroupNormAct
+from torch import Tensor, nn
 
 from dira_scale.data.distort import build as distortion
 from dira_scale.data.distort.corruptions import BlockMask
@@ -19,6 +22,7 @@ from dira_scale.methods.mae import moments
 from dira_scale.methods.restoration import hidden_mean
 from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
+from dira_scale.models.sparse import Hidden, SparseGroupNorm, sparsify
 
 
 def test_loss_is_the_mean_over_hidden_voxels_of_a_sample() -> None:
@@ -155,6 +159,38 @@ def test_recomputed_layers_see_the_same() -> None:
 
 def test_a_sparse_encoder_has_the_names_of_its_plain_one() -> None:
     assert mae(masking="sparse").encoder.state_dict().keys() == mae().encoder.state_dict().keys()
+
+
+class Blurred(nn.Sequential):
+    """An encoder whose maps are halved as timm's blurred ResNets do."""
+
+    name = "blurred"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, super().forward(x)]
+
+
+def test_constants_of_hidden_positions_are_not_blurred_into_visible_ones() -> None:
+    encoder: Any = Blurred(constant := nn.Conv2d(1, 4, 1), BlurPool2d(4))
+    nn.init.ones_(constant.bias)
+    sparsify(encoder, (16, 16), (2, 2)).blocks = torch.tensor([[[True, False], [False, False]]])
+    _, blurred = encoder(torch.zeros(1, 1, 16, 16))
+    # [1, 2, 1] / 4 of columns 7 to 9, and of rows -1 to 1 by reflection: column 7 is hidden
+    torch.testing.assert_close(blurred[0, 0, 0, 4:], torch.tensor([0.75, 1, 1, 1]))
+
+
+def test_a_group_norm_keeps_its_activation() -> None:
+    norm, hidden = GroupNormAct(8, num_groups=2), Hidden()
+    hidden.blocks = torch.zeros(2, 1, 1, dtype=torch.bool)
+    x = torch.randn(2, 8, 4, 4)
+    torch.testing.assert_close(SparseGroupNorm(norm, hidden)(x), norm(x))
+
+
+@pytest.mark.parametrize("layer", [GlobalContext(8), EvoNorm2dS0(8)])
+def test_layers_of_all_positions_cannot_be_sparse(layer: nn.Module) -> None:
+    encoder: Any = Blurred(layer)
+    with pytest.raises(UserError, match=r"blurred mixes all positions \((GlobalContext|EvoNorm2dS0)\); use"):
+        sparsify(encoder, (16, 16), (2, 2))
 
 
 def test_a_vision_transformer_is_dense() -> None:

@@ -65,7 +65,9 @@ def test_a_masked_autoencoder_run_ends_in_a_report(tmp_path: Path) -> None:
     assert "a Gaussian mean of visible voxels in hidden ones" in page and "top-1" not in page
 
 
-def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(tmp_path: Path) -> None:
+def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shards, run = make(tmp_path / "toy", random_volumes(16), val=4, test=4), tmp_path / "run"
     quick = [f"data.shards={shards.root}", "data.size=[16,16,16]", "data.batch=4", "data.workers=1"]
     quick += ["parallel.threads=1", "precision=fp32"]
@@ -73,6 +75,8 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(t
              "method.base.queue=16", "validate.every=1",
              *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]  # fmt: skip
     assert plan.main(words) == 0
+    planned = capsys.readouterr().out
+    assert "[16, 16, 16] voxels" in planned and "volumes/s" in planned and "images/s" not in planned
     assert main([*words, f"run={run}"]) == 0
     assert report([f"run={run}"]) == 0
     page = (run / "report.html").read_text()

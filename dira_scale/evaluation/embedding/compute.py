@@ -192,7 +192,7 @@ def _about(cfg: DictConfig, world: World, dataset: ShardedDataset, source: Sourc
         name=source.name, weights=source.weights, dataset=data, split=cfg.data.split, size=[*input.size],
         mean=[*input.mean], deviation=[*input.deviation], level=source.level,
         width=source.encoder.channels[source.level], dtype=cfg.dtype, precision=world.precision, rows=rows,
-        part_rows=folder.part_rows(rows),
+        part_rows=folder.part_rows(rows), window=[*(input.window or ())],
     )  # fmt: skip
 
 

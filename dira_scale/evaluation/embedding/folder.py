@@ -9,7 +9,7 @@ A part appears complete, and which rows it has depends on the dataset alone: any
 
 import io
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ class About:
         name: of the run's folder or the weights' file; says nothing about the rows.
         size: pixels or voxels to which each axis of a whole image is resized.
         mean, deviation: by channel, which normalised the images; empty: they stayed in [0, 1].
+        window: the stored values that became 0 and 1; empty: each image's own.
         level: of the encoder's pyramid; ``pooling``: what was done over space.
         width: of an embedding. ``dtype``: as stored. ``precision``: as computed.
         rows: of the folder. ``part_rows``: of each part but the last.
@@ -91,6 +92,7 @@ class About:
     rows: int
     part_rows: int
     pooling: str = "mean over space"
+    window: list[float] = field(default_factory=list)
     format: int = FORMAT
 
     @property

@@ -254,6 +254,9 @@ def test_verify_names_a_volume_whose_mask_has_a_damaged_brick(tmp_path: Path) ->
     shard.write_bytes(content)
     named = {damage.key: damage.reason for damage in verify_shard(tmp_path / "toy", shard.name) if damage.key}
     assert set(named) == {"v4"} and "the mask cannot be decoded (brick" in named["v4"]
+    offset = int(dataset.column("mask_offset")[4])
+    with pytest.raises(UserError, match=rf"offset {offset}\) cannot be read: its mask: brick"):
+        Samples([dataset], "train").mask(4)
 
 
 @pytest.mark.torture
