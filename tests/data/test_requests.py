@@ -76,4 +76,4 @@ def test_what_goes_to_another_process_holds_no_samples_of_other_steps(samples):
     order = Order((ROWS,), seed=1, batch=4)
     alone, together = (Requests(samples, order, SPEC, seed=7).between(0, stop) for stop in (1, 64))
     sizes = [len(pickle.dumps(next(drawn).distortions)) for drawn in (alone, together)]
-    assert sizes[0] == sizes[1]
+    assert sizes[1] < 1.01 * sizes[0]  # torch's pickles have addresses in them, of 14 or 15 digits
