@@ -64,6 +64,8 @@ class Phase(Schema):
     Attributes:
         command: what each run is: the name of a verb that may be in sweeps.
         for_each: a phase or a list of phases. ``"{NAME}"`` in a value is the output of the phase's run.
+        for_all: a phase or a list of phases. ``"{NAME}"`` is the output of one of its runs after the other in ``grid``
+            and ``list``, and all of them as an item of a list.
         set: KEY: VALUE of every run.
         grid: KEY: [VALUES].
         seeds: a number (seeds from 0 on) or a list of them.
@@ -76,6 +78,7 @@ class Phase(Schema):
 
     command: str = one_of(*(verb.name for verb in VERBS.values() if verb.in_sweeps))
     for_each: Any = None
+    for_all: Any = None
     set: dict[str, Any] | None = None
     grid: dict[str, Any] | None = None
     seeds: Any = None
@@ -89,9 +92,12 @@ class Phase(Schema):
     def __post_init__(self) -> None:
         """Raises UserError for a part of another kind than described above."""
         super().__post_init__()
-        if isinstance(self.for_each, str):
-            self.for_each = [self.for_each]
-        _expect(self, "for_each", lambda value: _is_list(value, str), "a phase, or a list of phases")
+        for key in ("for_each", "for_all"):
+            if isinstance(value := getattr(self, key), str):
+                setattr(self, key, [value])
+            _expect(self, key, lambda value: _is_list(value, str), "a phase, or a list of phases")
+        if twice := [name for name in self.for_each or [] if name in (self.for_all or [])]:
+            raise UserError(f"for_each and for_all both have {twice[0]}: keep one")
         _expect(self, "list", lambda value: _is_list(value, dict) and value, "a list of mappings, [{KEY: VALUE}]")
         if self.seeds is not None and not isinstance(self.seeds, bool | list):
             self.seeds = [*range(self.seeds)] if isinstance(self.seeds, int) else self.seeds

@@ -140,18 +140,22 @@ def _without_pretraining(runs: list[_Finished]) -> list[_Finished]:
 
 
 def _grouped(runs: list[_Finished]) -> list[_Finished]:
-    """With one name for weights in ``init`` that differ in their pretraining's seed alone."""
+    """With one name for weights in ``init`` that differ in their pretraining's seed alone, instead of a sweep's
+    ``"{PHASE}"``."""
     members: dict[str, list[str]] = {}
     for run in runs:
         if run.start and run.start not in (of := members.setdefault(_pretraining(run.start), [])):
             of.append(run.start)
 
     def named(run: _Finished) -> _Finished:
-        starts = members[_pretraining(run.start)] if run.start else []
-        if len(starts) < 2:
+        if not run.start:
             return run
-        name = f"{common_name([Path(start).name for start in starts])} ({len(starts)} runs)"
-        return replace(run, keys=tuple((key, name if key == "init" else value) for key, value in run.keys))
+        starts = members[_pretraining(run.start)]
+        name = common_name([Path(start) for start in starts]) + (f" ({len(starts)} runs)" if len(starts) > 1 else "")
+        given = {value for key, value in run.keys if key == "init"}
+        if len(starts) > 1 or any(isinstance(value, str) and value.startswith("{") for value in given):
+            return replace(run, keys=tuple((key, name if key == "init" else value) for key, value in run.keys))
+        return run
 
     return [named(run) for run in runs]
 
