@@ -36,6 +36,8 @@ MAY_IMPORT = {
     | {"evaluation"},
     "prediction": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "imaging", "ingest", "evaluation"},
+    "localization": FOUNDATION
+    | {"pixels", "data", "distributed", "models", "runs", "metrics", "evaluation", "prediction"},
     "reporting": FOUNDATION | {"runs"},
     "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},
