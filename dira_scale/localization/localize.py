@@ -64,6 +64,8 @@ def localize(config: Localize) -> None:
     try:
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         with journal(out, about) as rows:
+            for torn in (out / FOLDER).glob(".*.tmp"):  # by a process that was killed
+                torn.unlink()
             write_atomic(out / CONFIG, yaml.safe_dump(asdict(config), sort_keys=False))
             write_json(out / "environment.json", environment())
             _look(config, eye, cases, rows)
