@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FOLDER = "pictures"
 HEIGHT, GAP, LINE, TEXT = 384, 6, 2, 13  # pixels
-TRUE, PREDICTED = (90, 220, 90), ((255, 255, 255), (80, 170, 255))  # colours; of the intensities in turn
+TRUE, PREDICTED = (90, 220, 90), {"white": (255, 255, 255), "blue": (80, 170, 255)}  # of the intensities in turn
 OPAQUE = 0.45  # the map, where it is 255
 
 
@@ -45,14 +45,17 @@ def draw(view: Tensor, seen: "Seen", rows: Sequence[Row]) -> bytes:
     right = _resized(_over(grey, map), size)
     _outline(left, true, scale, TRUE)
     _outline(right, true, scale, TRUE)
+    colours = [*PREDICTED.values()]
     for number, boxes in enumerate(predicted.values()):
-        _outline(right, boxes, scale, PREDICTED[number % len(PREDICTED)])
-    sheet = Image.new("RGB", (2 * size[0] + GAP, HEIGHT + 2 * TEXT), "white")
-    sheet.paste(left, (0, 2 * TEXT))
-    sheet.paste(right, (size[0] + GAP, 2 * TEXT))
-    best = max(row.iou for row in rows)
-    text = f"{rows[0].label}: probability {rows[0].probability:.2f}, IoU {best:.2f}; green: box, others: predicted"
-    ImageDraw.Draw(sheet).text((4, TEXT // 2), text, "black", ImageFont.load_default(TEXT))
+        _outline(right, boxes, scale, colours[number % len(colours)])
+    sheet = Image.new("RGB", (2 * size[0] + GAP, HEIGHT + 3 * TEXT), "white")
+    sheet.paste(left, (0, 3 * TEXT))
+    sheet.paste(right, (size[0] + GAP, 3 * TEXT))
+    names = [*PREDICTED] * len(predicted)
+    levels = ", ".join(f"{name} above {intensity:g}" for name, intensity in zip(names, predicted, strict=False))
+    text = f"{rows[0].label}: probability {rows[0].probability:.2f}, IoU {max(row.iou for row in rows):.2f}"
+    key = f"green: box; regions {levels}" if rows[0].regions else "green: box; the map is empty"
+    ImageDraw.Draw(sheet).multiline_text((4, 3), f"{text}\n{key}", "black", ImageFont.load_default(TEXT))
     encoded = BytesIO()
     sheet.save(encoded, "PNG")
     return encoded.getvalue()
