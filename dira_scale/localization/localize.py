@@ -116,7 +116,7 @@ def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, A
     write_boxes(out / BOXES, rows)
     of_test = figures(rows, config.thresholds)
     counts = {"images": len(cases.images), "boxes": len(rows), "patients": len({row.patient for row in rows})}
-    counts |= {"empty_maps": sum(row.regions == 0 for row in rows)}
+    counts |= {"without_region": sum(row.regions == 0 for row in rows)}
     written = {"dira_scale": __version__, **about, **counts, "left_out": dict(cases.left_out)}
     write_json(out / FILE, written | {"splits": {"test": config.data.split}, "figures": {"test": of_test}})
     (out / UNFINISHED).unlink()
@@ -132,7 +132,7 @@ def _said(cases: Cases, rows: Sequence[Row]) -> list[str]:
         listed = ", ".join(f"{name} ({count})" for name, count in cases.left_out.items())
         lines.append(f"left out: boxes of labels that were not asked for or not learned: {listed}")
     if empty := sum(row.regions == 0 for row in rows):
-        lines.append(f"{empty} of {len(rows)} boxes: the map is empty, nothing in the image speaks for the label")
+        lines.append(f"{empty} of {len(rows)} boxes: no region, as nothing in the image speaks for the label")
     return lines
 
 

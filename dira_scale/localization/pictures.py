@@ -54,7 +54,7 @@ def draw(view: Tensor, seen: "Seen", rows: Sequence[Row]) -> bytes:
     names = [*PREDICTED] * len(predicted)
     levels = ", ".join(f"{name} above {intensity:g}" for name, intensity in zip(names, predicted, strict=False))
     text = f"{rows[0].label}: probability {rows[0].probability:.2f}, IoU {max(row.iou for row in rows):.2f}"
-    key = f"green: box; regions {levels}" if rows[0].regions else "green: box; the map is empty"
+    key = f"green: box; regions {levels}" if rows[0].regions else "green: box; no region"
     ImageDraw.Draw(sheet).multiline_text((4, 3), f"{text}\n{key}", "black", ImageFont.load_default(TEXT))
     encoded = BytesIO()
     sheet.save(encoded, "PNG")
