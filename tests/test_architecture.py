@@ -38,8 +38,8 @@ MAY_IMPORT = {
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "imaging", "ingest", "evaluation"},
     "localization": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "evaluation", "prediction"},
-    "reporting": FOUNDATION | {"runs"},
-    "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
+    "reporting": FOUNDATION | {"runs", "metrics"},
+    "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation", "reporting"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},
 }
 LARGEST_FILE, MEDIAN_FILE, LARGEST_VERB = 400, 120, 60  # lines

@@ -21,15 +21,19 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
         ValueError: a setting's runs are of other boxes; a seed is there twice.
     """
 
-    def read(varied: Mapping[str, Any], output: Path) -> Finished:
-        config = yaml.safe_load((output / CONFIG).read_text())
-        return finished(varied, Path(config["run"]), output)
+    return compare_runs([_finished(varied, output) for varied, output in runs], _evaluated)
 
-    return compare_runs([read(varied, output) for varied, output in runs], _evaluated)
+
+def _finished(varied: Mapping[str, Any], output: Path) -> Finished:
+    """Keys of the phase that has fine-tuned the network are told without its name, as where its runs are compared."""
+    run = Path(yaml.safe_load((output / CONFIG).read_text())["run"])
+    of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
+    return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)
 
 
 def _evaluated(run: Finished) -> Evaluated:
-    figures = figures_of(run.output)
+    each = figures_of(run.output)
+    figures = dict(sorted(each.items(), key=lambda item: not item[0][1].startswith(f"{MEAN}/")))  # means first
     thresholds = [float(name.rpartition("/")[2]) for _, name in figures if name.startswith(f"{MEAN}/")]
     columns = pq.read_table(run.output / BOXES).to_pydict()
     keys = [f"{key} {label}" for key, label in zip(columns["key"], columns["label"], strict=True)]
