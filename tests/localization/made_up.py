@@ -32,10 +32,10 @@ def sees_brightness(*size: int) -> Trained:
     return Trained(network.eval(), about)
 
 
-def tuned(run: Path, *words: str) -> Path:
-    """As fine-tuning leaves it, of random weights."""
+def tuned(run: Path, *words: str, hash: str = "0") -> Path:
+    """As fine-tuning leaves it, of random weights. ``hash``: of its dataset."""
     config: Any = OmegaConf.to_container(compose("finetune", [*WORDS, f"run={run}", *words]))
-    config |= {"outputs": [*NAMES], "datasets": [{"hash": "0"}]}
+    config |= {"outputs": [*NAMES], "datasets": [{"hash": hash}]}
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / FILE).write_text((described := derived("finetune", config)).to_json())

@@ -188,6 +188,11 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
         (tmp_path / "nowhere", [], "is not a folder: name a run that was fine-tuned on labels, or its export"),
         (pretrained, [], "is of pretrain: fine-tune it first (docs/how-to/finetune.md)"),
         (tuned(tmp_path / "run", "task=labels"), ["labels=[bright,bright]"], "give at least one value, and none twice"),
+        (
+            tuned(tmp_path / "leaks", "task=labels", "data.split=test", "data.val_split=train", hash=dataset.hash),
+            [],
+            "figures would be too good",
+        ),
         (tmp_path / "run", ["labels=[brigth]"], "labels: the run has not learned 'brigth', but bright, dark"),
     ):
         assert main([*words, f"run={run}", *wrong]) == 2
