@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FOLDER = "pictures"
 HEIGHT, GAP, LINE, TEXT = 384, 6, 2, 13  # pixels
-TRUE, PREDICTED = (90, 220, 90), {"white": (255, 255, 255), "blue": (80, 170, 255)}  # of the intensities in turn
+TRUE, PREDICTED = (90, 220, 90), {"yellow": (255, 210, 60), "blue": (80, 170, 255)}  # of the intensities in turn
 OPAQUE = 0.45  # the map, where it is 255
 
 
