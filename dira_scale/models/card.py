@@ -12,6 +12,7 @@ from dira_scale.runs.reader import TrainingData
 
 TITLES = {
     "timm": "timm, the encoder",
+    "huggingface": "A folder for Hugging Face, by timm",
     "smp": "segmentation_models_pytorch, the U-Net",
     "dira_scale": "dira_scale, the U-Net",
     "torchvision": "torchvision, the encoder",

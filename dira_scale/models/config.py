@@ -5,7 +5,8 @@ from typing import Any
 
 from dira_scale.config.schema import Schema, one_of, place
 
-FORMATS = ("timm", "smp", "dira_scale", "torchvision", "monai", "onnx", "plain", "nnunet")  # those of ``formats.py``
+# Those of ``formats.py``.
+FORMATS = ("timm", "huggingface", "smp", "dira_scale", "torchvision", "monai", "onnx", "plain", "nnunet")
 
 
 @dataclass
