@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -63,13 +64,26 @@ def references(value: Any) -> set[str]:
     return {name for item in inner for name in references(item)}
 
 
-def resolved(value: Any, outputs: Mapping[str, str]) -> Any:
-    """``value`` with each reference replaced by its phase's output."""
+def resolved(value: Any, outputs: Mapping[str, str], every: Mapping[str, list[str]] = MappingProxyType({})) -> Any:
+    """``value`` with each reference replaced by its phase's output.
+
+    Args:
+        every: outputs of phases that are read as a whole: an item of a list that refers to one becomes all of these.
+    """
     if isinstance(value, str):
         return REFERENCE.sub(lambda match: outputs[match[1]], value)
     if isinstance(value, dict):
-        return {resolved(key, outputs): resolved(item, outputs) for key, item in value.items()}
-    return [resolved(item, outputs) for item in value] if isinstance(value, list) else value
+        return {resolved(key, outputs): resolved(item, outputs, every) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    several = [every.get(reference(item)) or [resolved(item, outputs, every)] for item in value]
+    return [item for items in several for item in items]
+
+
+def reference(value: Any) -> str:
+    """The phase that ``value`` refers to, and says nothing else; empty if there is none."""
+    match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return match[1] if match else ""
 
 
 def digest_of(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, above, at_least, kind, one_of, place
 from dira_scale.errors import UserError, nearest
+from dira_scale.reporting.tables.papers import PaperTable
 from dira_scale.verbs import VERBS
 
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
@@ -64,6 +65,8 @@ class Phase(Schema):
     Attributes:
         command: what each run is: the name of a verb that may be in sweeps.
         for_each: a phase or a list of phases. ``"{NAME}"`` in a value is the output of the phase's run.
+        for_all: a phase or a list of phases. ``"{NAME}"`` is the output of one of its runs after the other in ``grid``
+            and ``list``, and all of them as an item of a list.
         set: KEY: VALUE of every run.
         grid: KEY: [VALUES].
         seeds: a number (seeds from 0 on) or a list of them.
@@ -76,6 +79,7 @@ class Phase(Schema):
 
     command: str = one_of(*(verb.name for verb in VERBS.values() if verb.in_sweeps))
     for_each: Any = None
+    for_all: Any = None
     set: dict[str, Any] | None = None
     grid: dict[str, Any] | None = None
     seeds: Any = None
@@ -89,9 +93,12 @@ class Phase(Schema):
     def __post_init__(self) -> None:
         """Raises UserError for a part of another kind than described above."""
         super().__post_init__()
-        if isinstance(self.for_each, str):
-            self.for_each = [self.for_each]
-        _expect(self, "for_each", lambda value: _is_list(value, str), "a phase, or a list of phases")
+        for key in ("for_each", "for_all"):
+            if isinstance(value := getattr(self, key), str):
+                setattr(self, key, [value])
+            _expect(self, key, lambda value: _is_list(value, str), "a phase, or a list of phases")
+        if twice := [name for name in self.for_each or [] if name in (self.for_all or [])]:
+            raise UserError(f"for_each and for_all both have {twice[0]}: keep one")
         _expect(self, "list", lambda value: _is_list(value, dict) and value, "a list of mappings, [{KEY: VALUE}]")
         if self.seeds is not None and not isinstance(self.seeds, bool | list):
             self.seeds = [*range(self.seeds)] if isinstance(self.seeds, int) else self.seeds
@@ -106,12 +113,22 @@ class Phase(Schema):
 
 @dataclass
 class Sweep(Schema):
+    """``tables``: the tables of papers that some of its figures stand beside, as ``PaperTable`` describes them."""
+
     name: str = MISSING
     phases: dict[str, Phase] = MISSING
+    tables: Any = None
 
     def __post_init__(self) -> None:
-        """Raises UserError if a name cannot be that of a folder, or of a key."""
+        """Raises UserError if a name cannot be that of a folder, or of a key, or for a table that no paper has."""
         super().__post_init__()
+        keys = {each.name for each in fields(PaperTable)}
+        for table in self.tables or []:
+            if not isinstance(table, dict) or table.keys() != keys:
+                raise UserError(f"tables: {typed(table)}: expected {{{', '.join(sorted(keys))}}}")
+            if unknown := [phase for phase in table["tasks"] if phase not in self.phases]:
+                raise UserError(f"tables.tasks.{unknown[0]}: no such phase{nearest(unknown[0], [*self.phases])}")
+            PaperTable(**table)
         if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII):
             raise UserError(f"name={self.name}: expected letters, digits, '.', '-' and '_', as it names a folder")
         if isinstance(self.phases, dict):

@@ -5,26 +5,34 @@ stays the same when a grid gets another value, or when a value is written elsewh
 same hash is the same run, and keeps its name: a sweep that is started again finds its runs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dira_scale.cluster.command import DIGEST, command, digest_of, name_of, read, references, resolved
+from dira_scale.cluster.command import DIGEST, command, digest_of, name_of, read, reference, references, resolved
 from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.records import Launch, Run
+from dira_scale.config.keys import typed
 from dira_scale.config.words import written
 from dira_scale.errors import UserError, nearest
 from dira_scale.verbs import VERBS
 
+Lineage = Mapping[str, Run]  # by phase, a run and those that it follows from
+
 
 @dataclass(frozen=True)
-class Point:
-    """A run and, by phase, the runs that it follows from, itself included."""
+class Reads:
+    """What a run may read: ``one`` run by phase, and ``all`` runs of phases that it reads as a whole."""
 
-    run: Run
-    lineage: Mapping[str, Run]
+    one: Lineage
+    all: Mapping[str, Sequence[Run]]
+
+    def ids(self, phases: Iterable[str]) -> list[str]:
+        """Of the runs of ``phases``."""
+        runs = [run for phase in phases for run in ([self.one[phase]] if phase in self.one else self.all[phase])]
+        return sorted({run.id for run in runs})
 
 
 def expand(
@@ -46,19 +54,23 @@ def expand(
         if name not in phases:
             raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
     recorded = _recorded(folder)
-    points: dict[str, list[Point]] = {}
+    lineages: dict[str, list[Lineage]] = {}
     runs: list[Run] = []
     known: set[tuple[str, str]] = set()
     for name in _order(phases):
-        for needed in _joined([points[other] for other in phases[name].for_each or []]):
+        everything = {other: [lineage[other] for lineage in lineages[other]] for other in phases[name].for_all or []}
+        for needed in _joined([lineages[other] for other in phases[name].for_each or []]):
             typed = literal.get(name, {})
             for values in _combinations(name, phases[name], typed):
-                *slices, run = _runs(name, phases[name], values, typed, needed, recorded, folder, config_dirs)
-                if (same := (name, _digest(run))) in known:
-                    raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
-                known.add(same)
-                runs += [*slices, run]
-                points.setdefault(name, []).append(Point(run, {**needed, name: run}))
+                in_turn = dict.fromkeys(other for value in values.values() if (other := reference(value)) in everything)
+                for followed in _joined([[needed], *(lineages[other] for other in in_turn)]):
+                    reads = Reads(followed, everything)
+                    *slices, run = _runs(name, phases[name], values, typed, reads, recorded, folder, config_dirs)
+                    if (same := (name, _digest(run))) in known:
+                        raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
+                    known.add(same)
+                    runs += [*slices, run]
+                    lineages.setdefault(name, []).append({**followed, name: run})
     return runs
 
 
@@ -74,28 +86,30 @@ def _digest(run: Run) -> str:
 
 def _order(phases: Mapping[str, Phase]) -> list[str]:
     """The phases' names, each after those that it needs, otherwise as they are written."""
+    needs = {name: {*(phase.for_each or []), *(phase.for_all or [])} for name, phase in phases.items()}
     for name, phase in phases.items():
-        for other in phase.for_each or []:
-            if other not in phases:
-                raise UserError(f"phases.{name}.for_each={other}: no such phase{_there_are(other, phases)}")
+        for key in ("for_each", "for_all"):
+            for other in getattr(phase, key) or []:
+                if other not in phases:
+                    raise UserError(f"phases.{name}.{key}={other}: no such phase{_there_are(other, phases)}")
     done: list[str] = []
     while len(done) < len(phases):
-        ready = [name for name in phases if name not in done and set(phases[name].for_each or []) <= set(done)]
+        ready = [name for name in phases if name not in done and needs[name] <= set(done)]
         if not ready:
-            raise UserError(f"for_each: these phases need each other: {', '.join(sorted(set(phases) - set(done)))}")
+            raise UserError(f"these phases need each other: {', '.join(sorted(set(phases) - set(done)))}")
         done += ready
     return done
 
 
-def _joined(parents: Sequence[Sequence[Point]]) -> Iterator[dict[str, Run]]:
-    """Each choice of one point per parent, whose lineages agree: no run follows from two runs of one phase."""
-    lineages: list[dict[str, Run]] = [{}]
-    for points in parents:
+def _joined(parents: Sequence[Sequence[Lineage]]) -> Iterator[Lineage]:
+    """Each choice of one lineage per parent that agree: no run follows from two runs of one phase."""
+    lineages: list[Lineage] = [{}]
+    for parent in parents:
         lineages = [
-            {**lineage, **point.lineage}
+            {**lineage, **other}
             for lineage in lineages
-            for point in points
-            if all(lineage.get(phase, run).id == run.id for phase, run in point.lineage.items())
+            for other in parent
+            if all(lineage.get(phase, run).id == run.id for phase, run in other.items())
         ]
     yield from lineages
 
@@ -127,29 +141,37 @@ def _runs(
     phase: Phase,
     varied: Mapping[str, Any],
     literal: Mapping[str, str],
-    lineage: Mapping[str, Run],
+    reads: Reads,
     recorded: Mapping[tuple[str, str], str],
     folder: Path,
     config_dirs: Sequence[Path],
 ) -> Iterator[Run]:
     """The run of these values; before it, those of its slices."""
+    lineage = reads.one
     values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
     verb = VERBS[phase.command]
     if verb.reads_run and "run" not in {*values, *literal}:
         trained = [other for other in lineage if VERBS[lineage[other].verb].trains]
-        values |= {"run": f"{{{trained[0]}}}"} if len(trained) == 1 else {}
+        gathered = [f"{{{other}}}" for other, runs in reads.all.items() if VERBS[runs[0].verb].trains]
+        if gathered or len(trained) == 1:
+            values |= {"run": gathered or f"{{{trained[0]}}}"}
     for key in (verb.output, "slice") if phase.slices else (verb.output,):
         if key in {*values, *literal}:
             raise UserError(f"phase {name}: {key} is set by the sweep; leave it out")
     referred = {phase_name for value in values.values() for phase_name in references(value)}
-    if unknown := sorted(referred - lineage.keys()):
+    if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
+    for key, value in values.items():
+        if whole := sorted(_singly(value) - lineage.keys()):
+            raise UserError(
+                f"phase {name}: {key}={typed(value)}: for_all has {whole[0]}, so '{{{whole[0]}}}' stands for all its "
+                f"runs: make it an item of a list, or write {key} in grid or list, which take one run after the other"
+            )
 
-    told = {other: f"{{{other}/{_digest(run)}}}" for other, run in lineage.items()}
-    identity = {key: resolved(value, told) for key, value in values.items()}
+    identity = _resolved(values, reads, lambda run: f"{{{run.phase}/{_digest(run)}}}")
     identity |= {key: read(text) for key, text in literal.items()}
     shown, digest = _varied(name, varied, lineage), digest_of(phase.command, identity, varied)
-    needs = sorted({lineage[other].id for other in {*(phase.for_each or []), *referred}})
+    needs = reads.ids({*(phase.for_each or []), *referred})
     run = Run(
         phase=name,
         name=recorded.get((name, digest)) or name_of(digest, shown),
@@ -161,8 +183,7 @@ def _runs(
         launch=Launch(phase.nodes, phase.processes, phase.launcher),
     )
     run = replace(run, output=f"{run.id}/output")
-    outputs = {other: str(folder / parent.output) for other, parent in lineage.items()}
-    final = {key: resolved(value, outputs) for key, value in values.items()}
+    final = _resolved(values, reads, lambda run: str(folder / run.output))
     words = command(phase.command, final, literal, str(folder / run.output), config_dirs)
     parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
     slices = [
@@ -173,6 +194,22 @@ def _runs(
     ]
     yield from slices
     yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
+
+
+def _resolved(values: Mapping[str, Any], reads: Reads, told: Callable[[Run], str]) -> dict[str, Any]:
+    """``values`` with what ``told`` says of the runs that they refer to."""
+    one = {phase: told(run) for phase, run in reads.one.items()}
+    several = {phase: [told(run) for run in runs] for phase, runs in reads.all.items() if phase not in one}
+    return {key: resolved(value, one, several) for key, value in values.items()}
+
+
+def _singly(value: Any) -> set[str]:
+    """The phases that ``value`` refers to otherwise than by an item of a list."""
+    if isinstance(value, list):
+        return {phase for item in value if not reference(item) for phase in _singly(item)}
+    if isinstance(value, dict):
+        return {phase for part in (*value, *value.values()) for phase in _singly(part)}
+    return references(value)
 
 
 def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:

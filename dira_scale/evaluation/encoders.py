@@ -62,7 +62,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int | tup
         by_configuration.setdefault(seedless(run.config, run.description.execution), []).append(run)
     groups = []
     for members in by_configuration.values():
-        group = Group(common_name([run.folder.resolve().name for run in members]), "run")
+        group = Group(common_name([run.folder for run in members]), "run")
         for run in members:
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.description, tensors))
@@ -74,7 +74,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int | tup
                 which | {"checkpoint": "newest" if stage == LATEST or not run.has_best else "lowest validation loss"}
             )
         groups.append(group)
-    _rename(groups, [Path(group.members[0]["run"]).resolve().name for group in groups])
+    _rename(groups, [shown_name(Path(group.members[0]["run"])) for group in groups])
     return groups
 
 
@@ -128,6 +128,17 @@ def _rename(groups: Sequence[Group], longer: Sequence[str]) -> None:
             group.name = name
 
 
-def common_name(names: list[str]) -> str:
-    """A run's folder name; for several runs, without the seed: moco-0 and moco-1 are ``moco``."""
-    return names[0] if len(names) == 1 else re.sub(r"[-_.]*(seed|s)?[-_.=]*\d*$", "", names[0]) or names[0]
+def common_name(folders: Sequence[Path]) -> str:
+    """What a run is called; for several runs, without the seed: moco-0 and moco-1 are ``moco``."""
+    first = shown_name(folders[0])
+    return first if len(folders) == 1 else re.sub(r"[-_./]*(seed|s)?[-_.=]*\d*$", "", first) or first
+
+
+def shown_name(folder: Path) -> str:
+    """A run's folder name; of a run of a sweep, all of which write to a folder ``output``, its phase and values."""
+    folder = folder.resolve()
+    if folder.name != "output" or not (folder.parent / "run.json").is_file():
+        return folder.name
+    phase, name = folder.parts[-3:-1]
+    values = name.rpartition("-")[0]  # without the hash
+    return f"{phase}/{values}" if values else phase

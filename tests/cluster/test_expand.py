@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from dira_scale.cluster.command import read
 from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
@@ -89,6 +90,50 @@ def test_a_sweep_of_dependent_phases() -> None:
         }  # fmt: skip
     elsewhere = runs(folder=Path("/another, place"), shards=shards, train=train, probe=probe)
     assert [run.id for run in elsewhere] == [run.id for run in result]
+
+
+def test_a_phase_for_all_runs_of_others() -> None:
+    shards = phase("shard", set={"recipe": "phantom_cxr"}, grid={"recipe.size": [64, 128]})
+    moco = phase("pretrain", set={"data.shards": "d"}, seeds=3)
+    dira = phase("pretrain", for_each="shards", set={"data.shards": "{shards}"})
+    probe = phase(for_each="shards", for_all=["moco", "dira"], set={"data.shards": "{shards}"}, grid={"layer": [1, 2]})
+    result = runs(shards=shards, moco=moco, dira=dira, probe=probe)
+    of = {name: [run for run in result if run.phase == name] for name in ("shards", "moco", "dira", "probe")}
+    trained = [run.id for name in ("moco", "dira") for run in of[name]]
+    assert len(trained) == 5 and len(of["probe"]) == 4
+    for run in of["probe"]:
+        (data,) = {*run.needs} - {*trained}
+        assert {*run.needs} == {data, *trained} and data.startswith("shards/")
+        assert read(value(run, "run") or "") == [f"{FOLDER}/{other}/output" for other in trained]
+        assert set(run.varied) == {"shards.recipe.size", "probe.layer"}
+    some = phase(for_all=["moco", "dira"], set={"data.shards": "d", "run": ["x", "{dira}"], "init": "y"})
+    run = runs(shards=shards, moco=moco, dira=dira, probe=some)[-1]
+    outputs = [f"{FOLDER}/{other.id}/output" for other in of["dira"]]
+    assert read(value(run, "run") or "") == [str(Path("x").absolute()), *outputs]
+    tune = phase(
+        "finetune",
+        for_each="shards",
+        for_all=["moco", "dira"],
+        set={"data.shards": "{shards}", "task": "labels"},
+        grid={"init": ["random", "{moco}"], "data.fraction": [0.1, 1]},
+        list=[{"k": 1}, {"task.start": "{dira}"}],
+    )
+    result = [run for run in runs(shards=shards, moco=moco, dira=dira, tune=tune) if run.phase == "tune"]
+    known = [f"{FOLDER}/{run.id}/output" for run in [*of["shards"], *of["moco"], *of["dira"]]]
+    starts = ["random", *known[2:5]]
+    expected = Counter(product(known[:2], starts, ["0.1", "1"], [None, "own"]))  # one run of `dira` for each shards
+    follows = dict(zip(known[:2], known[5:], strict=True))
+    counted: Counter[tuple[str | None, ...]] = Counter()
+    for run in result:
+        data, start = value(run, "data.shards") or "", (value(run, "task.start") or "").strip("'") or None
+        assert start in (None, follows[data])
+        counted[data, value(run, "init") or "", value(run, "data.fraction"), start and "own"] += 1
+        read_there = {data, value(run, "init"), start} - {None, "random"}
+        assert {f"{FOLDER}/{need}/output" for need in run.needs} == read_there
+        assert ("moco.seed" in run.varied) == (value(run, "init") != "random")
+    assert counted == expected
+    more = runs(shards=shards, moco=phase("pretrain", set={"data.shards": "d"}, seeds=4), dira=dira, probe=probe)
+    assert {*digests(more)}.isdisjoint(digests(of["probe"]))  # another seed is another table
 
 
 def test_keys_that_do_not_change_the_result_do_not_change_the_name() -> None:
@@ -213,6 +258,16 @@ def test_a_benchmark_has_flags() -> None:
         ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is not a phase that it needs: add it to for_each"),
         ({"a": phase(set={"out": "x", "data.shards": "d"})}, "out is set by the sweep"),
         ({"a": phase("shard", set={"slice": "1/2"}, slices=2)}, "slice is set by the sweep"),
+        ({"a": phase(for_all="b")}, r"phases\.a\.for_all=b: no such phase. There are: a"),
+        ({"a": phase(for_all="b"), "b": phase(for_each=["a"])}, "these phases need each other: a, b"),
+        (
+            {"a": phase(), "b": phase(for_all="a", set={"init": "{a}/x"})},
+            r"init=\{a\}/x: for_all has a, so '\{a\}' stands for",
+        ),
+        (
+            {"a": phase(), "b": phase(for_all="a", set={"init": "{a}"})},
+            "make it an item of a list, or write init in grid",
+        ),
         ({"a": phase(grid={"k": [1, 1]})}, "two equal runs: k=1"),
         ({"a": phase(), "b": phase(for_each="a", set={"data.shards": "d"}, seeds=2)}, None),
         ({"a": phase(seeds=2), "b": phase(for_each="a")}, "phase b: two equal runs"),
@@ -226,6 +281,11 @@ def test_what_cannot_be_meant_is_refused(phases: dict[str, Phase], message: str 
     else:
         with pytest.raises(UserError, match=message):
             runs(**phases)
+
+
+def test_a_phase_is_read_run_by_run_or_as_a_whole() -> None:
+    with pytest.raises(UserError, match="for_each and for_all both have a: keep one"):
+        phase(for_each="a", for_all=["a"])
 
 
 def test_a_typed_phase_that_does_not_exist_is_named() -> None:

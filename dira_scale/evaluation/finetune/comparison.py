@@ -7,7 +7,7 @@ a pretraining that the sweep varies has no part in them.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -46,12 +46,22 @@ NOTES = (
 
 
 @dataclass(frozen=True)
+class Members:
+    """Of a setting: ``keys``, what varies; ``random``, whether weights are; ``outputs``, the folders of its runs."""
+
+    keys: dict[str, Any]
+    random: bool
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
 class Compared:
-    """All settings, the tests between those of the same data and task, and how to read both."""
+    """All settings, ``members`` of each, the tests between those of the same data and task, and how to read both."""
 
     spreads: list[Spread]
     comparisons: list[Comparison]
     notes: tuple[str, ...] = NOTES
+    members: dict[str, Members] = field(default_factory=dict)
 
     def tables(self) -> list[tuple[str, list[list[str]]]]:
         """Titles and cells, header first."""
@@ -110,7 +120,11 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
             results += [_result(run, metric, title) for run in members]
             mean = average([average(of_seeds) for of_seeds in by_pretraining.values()])  # as that of ``spreads``
             intervals[setting, title] = bootstrap(mean, patients)
-    return Compared(spreads(results, intervals), _comparisons(results, settings, data))
+    of_settings = {
+        setting: Members(dict(runs[0].keys), all(run.start is None for run in runs), [str(run.output) for run in runs])
+        for setting, runs in settings.items()
+    }
+    return Compared(spreads(results, intervals), _comparisons(results, settings, data), members=of_settings)
 
 
 def _read(varied: Mapping[str, Any], output: Path) -> _Finished:
@@ -140,18 +154,22 @@ def _without_pretraining(runs: list[_Finished]) -> list[_Finished]:
 
 
 def _grouped(runs: list[_Finished]) -> list[_Finished]:
-    """With one name for weights in ``init`` that differ in their pretraining's seed alone."""
+    """With one name for weights in ``init`` that differ in their pretraining's seed alone, instead of a sweep's
+    ``"{PHASE}"``."""
     members: dict[str, list[str]] = {}
     for run in runs:
         if run.start and run.start not in (of := members.setdefault(_pretraining(run.start), [])):
             of.append(run.start)
 
     def named(run: _Finished) -> _Finished:
-        starts = members[_pretraining(run.start)] if run.start else []
-        if len(starts) < 2:
+        if not run.start:
             return run
-        name = f"{common_name([Path(start).name for start in starts])} ({len(starts)} runs)"
-        return replace(run, keys=tuple((key, name if key == "init" else value) for key, value in run.keys))
+        starts = members[_pretraining(run.start)]
+        name = common_name([Path(start) for start in starts]) + (f" ({len(starts)} runs)" if len(starts) > 1 else "")
+        given = {value for key, value in run.keys if key == "init"}
+        if len(starts) > 1 or any(isinstance(value, str) and value.startswith("{") for value in given):
+            return replace(run, keys=tuple((key, name if key == "init" else value) for key, value in run.keys))
+        return run
 
     return [named(run) for run in runs]
 

@@ -17,6 +17,7 @@ from scipy import stats
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
 from dira_scale.config.compose import compose
+from dira_scale.evaluation.encoders import common_name, shown_name
 from dira_scale.evaluation.finetune.comparison import NOTES, compared
 from dira_scale.metrics.cases import LabelCase, MaskCase, write_cases
 from dira_scale.metrics.figure import Figure
@@ -255,3 +256,16 @@ def test_a_sweep_writes_and_shows_the_table(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "tune" / "random-0" / "output" / "cases" / "test.parquet").write_bytes(b"x")
     _, problem = write_results(tmp_path)
     assert problem.startswith("tune: its runs cannot be compared: ") and "test.parquet" in problem
+
+
+def test_a_sweeps_runs_are_called_by_phase_and_values(tmp_path: Path) -> None:
+    names = ("moco/seed0-0123abcd", "moco/seed1-89ef4567", "pcrl/76543210", "pretrain/small-seed2-abcdef01")
+    outputs = [tmp_path / name / "output" for name in names]
+    for output in outputs:
+        output.mkdir(parents=True)
+        (output.parent / "run.json").write_text("{}")
+    assert [shown_name(output) for output in outputs] == ["moco/seed0", "moco/seed1", "pcrl", "pretrain/small-seed2"]
+    assert common_name(outputs[:2]) == "moco" and common_name(outputs[:1]) == "moco/seed0"
+    assert common_name(outputs[3:] * 2) == "pretrain/small"
+    plain = tmp_path / "alone" / "output"
+    assert shown_name(plain) == "output" and common_name([tmp_path / "moco-0", tmp_path / "moco-1"]) == "moco"
