@@ -15,8 +15,11 @@ from scipy import stats
 from dira_scale import report
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.errors import UserError
+from dira_scale.reporting.tables.beside import beside
 from dira_scale.reporting.tables.cells import Cell, Published, Table, Twin
 from dira_scale.reporting.tables.papers import PaperTable, figures
+from dira_scale.reporting.tables.read import read_sweep
+from dira_scale.reporting.tables.runs import SweepRun
 from dira_scale.reporting.tables.written import latex, markdown
 
 Sweep = tuple[Path, dict[tuple[str, float], list[float]]]
@@ -123,6 +126,39 @@ def test_a_page_is_whole_and_the_same_again(sweep: Sweep, tmp_path: Path) -> Non
         assert title in page
 
 
+def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
+    """Of `localize`, whose runs are compared by ``accuracy NAME/THRESHOLD``."""
+    members, spreads, comparisons = {}, [], []
+    for start, n in (("random", 10), ("moco", 5)):
+        output = tmp_path / "boxes" / f"{start}-0123abcd" / "output"
+        output.mkdir(parents=True)
+        (output / "config.yaml").write_text("run: r\n")
+        members[f"init={start}"] = {"keys": {"init": start}, "random": start == "random", "outputs": [str(output)]}
+        spreads += [
+            {"setting": f"init={start}", "metric": metric, "mean": 0.3 if start == "random" else 0.5, "run_sd": 0.1,
+             "n": n, "interval": None}
+            for metric in ("accuracy mean/0.1", "accuracy mean/0.6", "accuracy Mass/0.1")
+        ]  # fmt: skip
+    comparisons.append({
+        "metric": "accuracy mean/0.1", "first": "init=random", "second": "init=moco", "over": "runs", "welch": 0.001,
+        "welch_holm": 0.002,
+    })  # fmt: skip
+    spread = {"boxes": {"members": members, "spreads": spreads, "comparisons": comparisons}}
+    (tmp_path / "spread.json").write_text(json.dumps(spread))
+    runs = [SweepRun(f"boxes/{start}-0123abcd", "localize", tmp_path, []) for start in ("random", "moco")]
+    content = read_sweep("s", tmp_path, runs, 2)
+    mean, mass = content.tables["boxes"]
+    assert (mean.metric, mean.columns) == ("accuracy mean, %", ["IoU ≥ 10 %", "IoU ≥ 60 %"])
+    assert (mass.metric, mass.columns) == ("accuracy Mass, %", ["IoU ≥ 10 %"])
+    cell = mean.cells["moco", "IoU ≥ 10 %"]
+    assert cell.verdict() == "better" and cell.twin == Twin(10, pytest.approx(20), 0.001, 0.002)
+    assert mean.cells["moco", "IoU ≥ 60 %"].verdict() == ""  # without a test
+    paper = PaperTable("DiRA", "Table 5", {"boxes": "ChestX-ray14 weakly-supervised localization"}, {"moco": "MoCo-v2"})
+    table = beside(paper, content.tables)
+    assert [figure.mean for figure in table.published.values()] == [54.89, 2.68]
+    assert table.cells["MoCo-v2", table.columns[0]] == cell and table.baselines == ["random"]
+
+
 def test_unfinished_sweeps_are_said_to_be(tmp_path: Path) -> None:
     finished_sweep(tmp_path, moco=1, dira=1)
     folder = SweepFolder(tmp_path)
@@ -155,6 +191,9 @@ def test_published_figures_are_those_of_the_papers() -> None:
     table = PaperTable(**TABLES[0])
     assert table.figure("ChestX-ray14", "MoCo-v2", 0.25) == Published(74.89, None)
     assert table.figure("ChestX-ray14", "MoCo-v2", 1.0) is None
+    task = "ChestX-ray14 weakly-supervised localization"
+    five = PaperTable("DiRA", "Table 5", {"boxes": task}, {"moco": "MoCo-v2"})
+    assert five.figure(task, "MoCo-v2", 1.0, "IoU ≥ 20 %") == Published(39.43, None)
     four = PaperTable("DiRA", "Table 4", {"chest": "ChestX-ray14"}, {"moco": "MoCo-v2 [Ldis]"})
     assert four.figure("ChestX-ray14", "MoCo-v2 [Ldis]", 1.0) == Published(80.36, 0.26)
     with pytest.raises(UserError, match=r"tables.rows=MoCo: there are .*did you mean 'MoCo-v2'"):

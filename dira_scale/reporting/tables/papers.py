@@ -43,11 +43,13 @@ class PaperTable:
         for row in self.rows.values():
             _known("rows", row, {key[4] for key in keys} | {"Random"})
 
-    def figure(self, task: str, row: str, fraction: float, metric: str = "") -> Published | None:
-        """Of a share of the labels; None if the paper has none. ``metric``: of tasks with several."""
-        for (paper, table, its_task, its_metric, its_row, percent), figure in figures().items():
+    def figure(self, task: str, row: str, fraction: float, column: str = "") -> Published | None:
+        """Of a share of the labels; None if the paper has none. ``column``: of ours, which says the IoU where there is
+        one (``IoU ≥ 10 %``)."""
+        at = column.partition("IoU ≥ ")[2].removesuffix(" %")
+        for (paper, table, its_task, metric, its_row, percent), figure in figures().items():
             same = (paper, table, its_task, its_row) == (self.paper, self.table, task, row)
-            if same and metric in ("", its_metric) and abs(percent - 100 * fraction) < 1e-6:
+            if same and abs(percent - 100 * fraction) < 1e-6 and metric.partition("@IoU>=")[2].removesuffix("%") == at:
                 return figure
         return None
 

@@ -19,7 +19,7 @@ from dira_scale.reporting.tables.cells import Cell, Table, Twin
 from dira_scale.reporting.tables.probed import probed
 from dira_scale.reporting.tables.runs import SweepRun, ids_of
 
-RANDOM = "random"
+RANDOM, ALL_LABELS = "random", "100 %"
 SHARES = ("AUROC", "accuracy", "Dice", "IoU", "IoU at least")  # metrics from 0 to 1, which tables have in percent
 OF_DATA = ("data.", "task")  # keys of columns; `task.decoder` says what a network starts from
 
@@ -48,29 +48,45 @@ def read_sweep(name: str, folder: Path, runs: Sequence[SweepRun], planned: int) 
 
 
 def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) -> Iterator[Table]:
-    """A phase's tables, one for each metric."""
+    """A phase's tables, one for each metric; ``METRIC/0.1`` and ``METRIC/0.2`` are columns of one."""
     members = content["members"]
     phases = {run.phase for run in runs}
     at = {setting: _place(of["keys"], of["outputs"], phases) for setting, of in members.items()}
     random = {at[setting][1]: setting for setting, of in members.items() if of["random"]}
-    tests = {(c["metric"], c["first"], c["second"]): (c, 1) for c in content["comparisons"]}
-    tests |= {(c["metric"], c["second"], c["first"]): (c, -1) for c in content["comparisons"]}
-    fractions = {at[setting][1]: at[setting][2] for setting in members}
-    for metric in dict.fromkeys(spread["metric"] for spread in content["spreads"]):
-        scale = 100 if metric.startswith(SHARES) else 1
-        spreads = {spread["setting"]: spread for spread in content["spreads"] if spread["metric"] == metric}
-        cells = {}
-        for setting, spread in spreads.items():
-            twin = _twin(setting, random.get(at[setting][1]), spreads, tests, metric, scale)
-            interval = spread["interval"] and (scale * spread["interval"]["low"], scale * spread["interval"]["high"])
-            cells[at[setting][:2]] = Cell(
-                _scaled(spread["mean"], scale), spread["run_sd"] and scale * spread["run_sd"], spread["n"], interval,
-                twin, tuple(ids_of(members[setting]["outputs"], runs)),
-            )  # fmt: skip
-        yield Table(
-            phase, metric, [*dict.fromkeys(row for row, _ in cells)], [*dict.fromkeys(column for _, column in cells)],
-            cells, [*dict.fromkeys(at[setting][0] for setting in random.values())], fractions,
-        )  # fmt: skip
+    baselines = [*dict.fromkeys(at[setting][0] for setting in random.values())]
+    tests = {(c["metric"], *pair): c for c in content["comparisons"] for pair in _both(c["first"], c["second"])}
+    by_metric: dict[str, dict[str, Any]] = {}
+    for spread in content["spreads"]:
+        by_metric.setdefault(spread["metric"], {})[spread["setting"]] = spread
+    groups: dict[str, list[str]] = {}
+    for metric in by_metric:
+        groups.setdefault(metric.partition("/")[0], []).append(metric)
+    for title, metrics in groups.items():
+        scale = 100 if title.startswith(SHARES) else 1
+        cells, fractions = {}, {}
+        for metric, spreads in ((metric, by_metric[metric]) for metric in metrics):
+            for setting, spread in spreads.items():
+                row, column, fraction = at[setting]
+                column, fractions[column] = _column(column, metric), fraction
+                twin = _twin(setting, random.get(at[setting][1]), spreads, tests, metric, scale)
+                interval = spread["interval"] and tuple(scale * spread["interval"][end] for end in ("low", "high"))
+                of_runs = spread["run_sd"] and scale * spread["run_sd"]
+                ids = tuple(ids_of(members[setting]["outputs"], runs))
+                cells[row, column] = Cell(_scaled(spread["mean"], scale), of_runs, spread["n"], interval, twin, ids)
+        rows, columns = (dict.fromkeys(key[part] for key in cells) for part in (0, 1))
+        known = {column: fractions[column] for column in columns if column in fractions}
+        yield Table(phase, f"{title}, %" if scale == 100 else title, [*rows], [*columns], cells, baselines, known)
+
+
+def _both(first: str, second: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (first, second), (second, first)
+
+
+def _column(column: str, metric: str) -> str:
+    """Of a metric at a threshold, ``accuracy mean/0.1``, the threshold."""
+    _, slash, threshold = metric.partition("/")
+    at = f"IoU ≥ {100 * float(threshold):g} %" if slash else ""
+    return at if column == ALL_LABELS and at else ", ".join(filter(None, [column, at]))
 
 
 def _twin(
@@ -79,7 +95,7 @@ def _twin(
     if random is None or random == setting or random not in spreads:
         return None
     difference = scale * (_scaled(spreads[setting]["mean"], 1) - _scaled(spreads[random]["mean"], 1))
-    test, _ = tests.get((metric, setting, random), (None, 1))
+    test = tests.get((metric, setting, random))
     if test is None or test["over"] != "runs":  # over seeds of one run: nothing is said of another pretraining
         return Twin(spreads[random]["n"], difference)
     return Twin(spreads[random]["n"], difference, _scaled(test["welch"], 1), _scaled(test["welch_holm"], 1))
