@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from evaluation.finetune.test_comparison import Runs, labelled
 from made_up_run import dataset
 from models.test_classifier import model
 from models.test_formats_of_classes import described
@@ -136,3 +137,15 @@ def test_card_and_croissant_agree(tmp_path: Path) -> None:
     assert licence == theirs["license"] == yaml.safe_load(card.split("---\n")[1])["license_name"]
     assert theirs["description"] == f"CXR images as WebDataset shards with a Parquet manifest: {counts}."
     assert counts == "320 train, 33 val" and images == "320"
+
+
+def test_a_fine_tuned_evaluation_has_its_interval_over_patients(tmp_path: Path) -> None:
+    made = Runs(tmp_path)
+    pretrained = made.run("pretrained")
+    folder, value = labelled(made.run("tuned", str(pretrained)), 0)
+    for run in (pretrained, folder):  # the card of either
+        table = evaluated(folder, run)
+        low, high = map(float, re.findall(r"([\d.]+) to ([\d.]+)", table)[0])
+        assert f"| {value:.4f} |" in table and low < value < high and "test patients" in table
+    with pytest.raises(UserError, match=r"card.evaluation: .*tuned evaluates .*, not .*other"):
+        evaluated(folder, tmp_path / "other")
