@@ -11,7 +11,18 @@ from dira_scale.errors import UserError
 from dira_scale.runs.call import carried_out
 from dira_scale.runs.reader import RunReader
 
-__all__ = ["LabelledImages", "UserError", "embed", "export", "finetune", "predict", "pretrain", "probe", "shard"]
+__all__ = [
+    "LabelledImages",
+    "UserError",
+    "embed",
+    "export",
+    "finetune",
+    "predict",
+    "pretrain",
+    "probe",
+    "shard",
+    "words",
+]
 Settings = Mapping[str, Any] | None
 Where = str | Path
 
@@ -50,3 +61,8 @@ def predict(run: Where, out: Where, shards: Where | None = None, settings: Setti
 def export(run: Where, settings: Settings = None) -> Path:
     """Write the weights of ``run`` for other libraries; the folder that holds them."""
     return carried_out("export", f"{run}/export", {"run": run}, settings)
+
+
+def words(out: Where, shards: Where, settings: Settings = None) -> ShardedDataset:
+    """Visual words of the volumes ``shards``, by the weights that ``settings`` name by ``run`` or ``init``."""
+    return ShardedDataset.open(carried_out("words", out, {"data.shards": shards}, settings))

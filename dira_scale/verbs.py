@@ -86,6 +86,8 @@ _ROWS = (
          results="dira_scale.evaluation.embedding.folder:about_rows"),
     Verb("predict", "labels or masks of new images, by a fine-tuned run", output="out", gpu=True, reads_run=True,
          execution=("batch", "workers")),
+    Verb("words", "cut visual words out of volumes, as a dataset with labels", output="out", gpu=True, reads_run=True,
+         parts=True, execution=("batch", "workers", "data.workers")),
     Verb("sweep", "start many runs of these, here or on SLURM", output="folder"),
     Verb("export", "write weights that plain timm and smp load", output="out", in_sweeps=True, reads_run=True,
          check="dira_scale.evaluation.refused:check_export"),
