@@ -12,17 +12,8 @@ from dira_scale.runs.call import carried_out
 from dira_scale.runs.reader import RunReader
 
 __all__ = [
-    "LabelledImages",
-    "UserError",
-    "embed",
-    "export",
-    "finetune",
-    "predict",
-    "pretrain",
-    "probe",
-    "shard",
-    "words",
-]
+    "LabelledImages", "UserError", "embed", "export", "finetune", "localize", "predict", "pretrain", "probe", "shard",
+]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path
 
@@ -58,11 +49,12 @@ def predict(run: Where, out: Where, shards: Where | None = None, settings: Setti
     return carried_out("predict", out, {"run": run, "data.shards": shards}, settings)
 
 
+def localize(run: Where, out: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
+    """Where a fine-tuned ``run`` sees labels, against the boxes of ``shards``: the content of ``results.json``."""
+    folder = carried_out("localize", out, {"run": run, "data.shards": shards}, settings)
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
 def export(run: Where, settings: Settings = None) -> Path:
     """Write the weights of ``run`` for other libraries; the folder that holds them."""
     return carried_out("export", f"{run}/export", {"run": run}, settings)
-
-
-def words(out: Where, shards: Where, settings: Settings = None) -> ShardedDataset:
-    """Visual words of the volumes ``shards``, by the weights that ``settings`` name by ``run`` or ``init``."""
-    return ShardedDataset.open(carried_out("words", out, {"data.shards": shards}, settings))

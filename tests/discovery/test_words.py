@@ -270,27 +270,26 @@ def test_too_few_places_are_told(dataset: ShardedDataset) -> None:
 
 
 @pytest.mark.system
-def test_killed_and_resumed_it_is_the_same_byte_for_byte(dataset: ShardedDataset, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dira_scale.words", f"data.shards={dataset.root}", *typed(shard_size=2)]
+def test_killed_and_resumed_it_is_the_same_byte_for_byte(
+    dataset: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, a, b = [f"data.shards={dataset.root}", *typed(shard_size=2)], tmp_path / "a", tmp_path / "b"
+    assert main([*words, f"out={a}"]) == 0
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    a, b = tmp_path / "a", tmp_path / "b"
-    subprocess.run([*command, f"out={a}"], env=environment, check=True, timeout=120)
-    killed = subprocess.Popen([*command, f"out={b}"], env=environment)
+    killed = subprocess.Popen([sys.executable, "-m", "dira_scale.words", *words, f"out={b}"], env=environment)
     end = time.monotonic() + 120
     while not (b / ".partial" / "train-000003.json").exists():
         assert killed.poll() is None and time.monotonic() < end
+        time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (b / "manifest.parquet").exists()
-    subprocess.run([*command, f"out={b}", "workers=2"], env=environment, check=True, timeout=120)
+    assert main([*words, f"out={b}", "workers=2"]) == 0
     files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (a, b)]
     assert files[0] == files[1]
     made = ShardedDataset.open(a)
     assert made.info.counts == {"train": 36, "val": 6} and made.info.classes == {"word": ["0", "1", "2"]}
     assert made.info.dims == 3 and made.info.in_bricks
-    again = subprocess.run([*command, f"out={b}"], env=environment, capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0 and "3 words" in again.stdout
-    other = subprocess.run(
-        [*command, f"out={b}", "seed=6"], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert other.returncode == 2 and "another recipe" in other.stderr
+    capsys.readouterr()
+    assert main([*words, f"out={b}"]) == 0 and "3 words" in capsys.readouterr().out
+    assert main([*words, f"out={b}", "seed=6"]) == 2 and "another recipe" in capsys.readouterr().err
