@@ -18,7 +18,7 @@ from dira_scale.errors import UserError
 @dataclass(frozen=True)
 class Affine:
     """With probability ``p``, turned in the plane of each two axes by up to ``degrees`` either way, and scaled along
-    each axis by a factor from 1 - ``scale`` to 1 + ``scale``; linear interpolation, beyond the edges the view's minimum.
+    each axis by a factor from 1 - ``scale`` to 1 + ``scale``. Beyond the edges is the view's minimum.
 
     The restoration target stays. Parameters: ``on`` bool [b], ``matrix`` float32 [b, n, n]: from a voxel's place about
     the centre to that of what it shows.
