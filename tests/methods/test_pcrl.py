@@ -295,11 +295,13 @@ def test_an_image_that_is_bounded_is_a_sigmoid(form):
 def test_parameters_of_the_network_of_volumes():
     """The authors': 19,073,665 of the U-Net, 133,632 of the attention, whose indicator has seven entries."""
     with torch.device("meta"):
+        outer = OuterAttention(512, 3)
         views = ViewSpec(size=(32, 64, 64), orientations=2, **NONE)
         model = PCRL(UNet3DNetwork(UNet3DEncoder()), views, bounded=True)
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert counts["encoder"] + counts["decoder"] + counts["head"] == 19_073_665
     assert (counts["attention"], counts["projector"]) == (133_632, 82_176)
+    assert sum(p.numel() for p in outer.parameters()) == 133_632 + 512**3 + 27 * 512**2 + 512 == 141_429_760
 
 
 @pytest.mark.parametrize(("attention", "count"), [("channel", 133_376), ("outer", 136_710_912)])
