@@ -66,7 +66,7 @@ FILES: dict[str, Callable[[dict[str, Tensor]], dict[str, object]]] = {
     "TransVW_chest_ct.pt": lambda state: {"epoch": 9, "state_dict": prefixed("module.", state | CLASSES)},
     "pcrl_luna_pretask_1.0_240.pt": lambda state: {
         "opt": argparse.Namespace(model="pcrl", d=3), "epoch": 240, "state_dict": state | PCRL, "contrast": {
-            "memory": torch.zeros(8, 4)}, "model_ema": prefixed("module.", {k: 0 * v for k, v in (state | PCRL).items()})},
+            "memory": torch.zeros(8, 4)}, "model_ema": prefixed("module.", {k: 0 * v for k, v in state.items()})},
     "without a prefix": lambda state: dict(state),
 }  # fmt: skip
 

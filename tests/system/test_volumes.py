@@ -98,7 +98,8 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
 
 # Four steps, by SGD: Adam enlarges gradients that are rounding alone, as of biases before BatchNorm.
 PCRL = ["experiment=small_pcrl3d", "optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0",
-        "data.size=[16,16,16]", "views.crops=[]", "views.corruptions.shuffle.blocks=50", "views.corruptions.affine.p=0.5",
+        "data.size=[16,16,16]", "views.crops=[]", "views.corruptions.affine.p=0.5",
+        "views.corruptions.shuffle.blocks=50",
         "data.batch=4", "data.workers=1", "model.width=0.125", "method.queue=24", "method.dim=8", "precision=fp32",
         "parallel.threads=1", "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1",
         "checkpoint.keep=9", "stages.pcrl.epochs=2"]  # fmt: skip
