@@ -11,7 +11,9 @@ from dira_scale.errors import UserError
 from dira_scale.runs.call import carried_out
 from dira_scale.runs.reader import RunReader
 
-__all__ = ["LabelledImages", "UserError", "embed", "export", "finetune", "predict", "pretrain", "probe", "shard"]
+__all__ = [
+    "LabelledImages", "UserError", "embed", "export", "finetune", "localize", "predict", "pretrain", "probe", "shard",
+]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path
 
@@ -45,6 +47,12 @@ def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
 def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
     """A fine-tuned ``run`` on the test split of ``shards``, or on the folder ``images`` of ``settings``; ``out``."""
     return carried_out("predict", out, {"run": run, "data.shards": shards}, settings)
+
+
+def localize(run: Where, out: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
+    """Where a fine-tuned ``run`` sees labels, against the boxes of ``shards``: the content of ``results.json``."""
+    folder = carried_out("localize", out, {"run": run, "data.shards": shards}, settings)
+    return dict(json.loads((folder / "results.json").read_text()))
 
 
 def export(run: Where, settings: Settings = None) -> Path:

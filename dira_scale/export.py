@@ -16,6 +16,7 @@ from dira_scale.runs.complete import config_file
 def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
     config_file(Path(cfg.run))
+    from dira_scale.evaluation.card import release_of
     from dira_scale.models.card import Card
     from dira_scale.models.exported import Trained
     from dira_scale.models.formats import FORMATS, default_formats, replace_export
@@ -29,6 +30,8 @@ def export(cfg: DictConfig) -> None:
     (tensors, state, stage), described = reader.load(cfg.stage), reader.description
     encoder, decoder = trained_encoder(described, tensors), described.trains_decoder(stage)
     head = described.trains_head(stage)
+    datasets = [*reader.datasets()]
+    release = release_of(cfg, reader, datasets)
     trained = Trained(described, encoder, trained_network(described, encoder, tensors) if head else None)
     chosen = default_formats(trained) if cfg.formats is None else cfg.formats
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
@@ -36,11 +39,10 @@ def export(cfg: DictConfig) -> None:
     if described.verb == VERB and "plain" in exports:  # all that `predict` needs to know
         files[ABOUT] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
     loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
-    datasets = [*reader.datasets()]
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
             print(f"not in the card: {data.error}")
-    card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports)
+    card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports, release)
     removed = replace_export(out, files, card.text())
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
         print(remark)

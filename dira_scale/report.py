@@ -1,8 +1,12 @@
 """``python -m dira_scale.report run=out/runs/demo``: a self-contained HTML page about a run, finished or not.
 
-torch is imported inside the function: a typing mistake is named within a second.
+``sweep=NAME`` in its place: about a sweep, with its tables beside the papers'.
+
+torch is imported inside the functions: a typing mistake is named within a second.
 """
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +19,26 @@ from dira_scale.verbs import VERBS
 
 
 def report(config: DictConfig) -> None:
-    """Read ``config.run``, write the page to ``config.out``."""
+    """Read ``config.run``, or the sweep in ``config.folder``, write the page to ``config.out``."""
+    folder = Path(config.run or config.folder)
+    out = Path(config.out or folder / "report.html")
+    if config.out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder: {out.parent}")
+    if config.folder:
+        from dira_scale.cluster.page import write_page
+
+        return write_page(folder, out)
+    of_run(folder, out)
+
+
+def of_run(folder: Path, out: Path) -> None:
+    """Write the page of the run in ``folder``. Raises UserError if there is none."""
     from dira_scale.reporting.content import read_run
     from dira_scale.reporting.page import render
 
-    folder = Path(config.run)
     run = read_run(folder)
     verb = run.description.verb
     verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if verb in VERBS else {}
-    out = Path(config.out or folder / "report.html")
-    if not out.parent.is_dir():
-        raise UserError(f"out={out}: no such folder: {out.parent}")
     page = render(run, verb_defaults)
     with as_user_error(out, "out"):
         write_atomic(out, page)
@@ -35,8 +48,10 @@ def report(config: DictConfig) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
-    return run_verb("report", report, argv)
+    """The verb. ``sweep=NAME`` stands for the sweep's default folder; Hydra would take it for a choice of a file."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    named = [re.sub(r"^sweep=([^/]*)$", r"folder=out/sweeps/\1", word) for word in words]
+    return run_verb("report", report, [re.sub("^sweep=", "folder=", word) for word in named])
 
 
 if __name__ == "__main__":

@@ -36,8 +36,10 @@ MAY_IMPORT = {
     | {"evaluation"},
     "prediction": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "imaging", "ingest", "evaluation"},
-    "reporting": FOUNDATION | {"runs"},
-    "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
+    "localization": FOUNDATION
+    | {"pixels", "data", "distributed", "models", "runs", "metrics", "evaluation", "prediction"},
+    "reporting": FOUNDATION | {"runs", "metrics"},
+    "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation", "reporting"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},
 }
 LARGEST_FILE, MEDIAN_FILE, LARGEST_VERB = 400, 120, 60  # lines

@@ -13,12 +13,16 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 from harness import finish
 from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
+
+from dira_scale.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -131,6 +135,47 @@ def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
     pages = {str(page.relative_to(ROOT / "docs")) for page in DOCUMENTS[1:]}
     assert {page for page in pages if f"({page})" not in start} == {"README.md"}
     assert {page for page in pages if f"{page}\n" not in site} == set()
+
+
+PAGES = {"shard": "sharding", "plan": "planning", "pretrain": "training", "sweep": "slurm", "export": "weights"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_command_has_its_page(verb: str) -> None:
+    """Which shows how it is called."""
+    page = ROOT / "docs" / "how-to" / f"{PAGES.get(verb, verb)}.md"
+    assert f"python -m dira_scale.{verb}" in page.read_text()
+
+
+def test_the_start_pages_way_is_of_commands_that_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From images to a table: composed, not run; each step has one command and one link."""
+    monkeypatch.chdir(tmp_path)
+    start = (ROOT / "docs" / "README.md").read_text()
+    steps = re.findall(
+        r"^\| \d+ \| .* \| `python -m dira_scale\.(.*)` \| \[[^|]*\]\(how-to/\S+\) \|$", start, re.MULTILINE
+    )
+    order = ["shard", "shard", "shard", "plan", "pretrain", "report", "probe", "finetune", "export", "sweep", "report"]
+    assert [verb for verb in (step.split()[0] for step in steps) if verb != "localize"] == order
+    assert len(steps) == len(re.findall(r"^\| \d+ \|", start, re.MULTILINE))
+    for step in steps:
+        verb, *words = shlex.split(step)
+        with pytest.raises(SystemExit) as ended:
+            import_module(f"dira_scale.{verb}").main([*words, "--cfg"])
+        assert not ended.value.code, step
+        assert capsys.readouterr().out, step
+
+
+def test_hooks_before_a_commit_are_the_checks_of_make_and_fetch_nothing() -> None:
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local" and {hook["language"] for hook in repository["hooks"]} == {"system"}
+    checks = [hook["entry"].removesuffix(" --force-exclude") for hook in repository["hooks"]]
+    planned = subprocess.run(
+        ["make", "-n", "lint", "types"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert checks == [".venv/bin/ruff check", ".venv/bin/ruff format", ".venv/bin/mypy"]
+    assert [check for check in checks if check not in planned] == []
 
 
 def test_every_dependency_has_its_reason() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from browser import Tab, need_chromium, tab
 from made_up_run import finished_run, metrics
+from made_up_tables import finished_sweep
 
 from dira_scale import report
 from dira_scale.shard import main as shard
@@ -19,7 +20,7 @@ FINDINGS = Path(__file__).with_name("pages.js").read_text()
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run with health monitors and warnings that failed, and a dataset with everything that can be odd."""
+    """A run with health monitors and warnings that failed, a dataset with everything that can be odd, and a sweep."""
     folder = tmp_path_factory.mktemp("pages")
     run, rows = finished_run(folder), metrics()
     for i, item in enumerate(r for r in rows if r["split"] == "train"):
@@ -30,7 +31,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     failed = {"state": "failed", "step": 150, "reason": "loss/re is not finite: " + "nan/step-000000010/" * 9}
     (run / "status.json").write_text(json.dumps(failed))
     assert report.main([f"run={run}"]) == 0
-    return {"report": run / "report.html", "stats": _stats(folder)}
+    finished_sweep(folder / "sweep")
+    assert report.main([f"folder={folder / 'sweep'}"]) == 0
+    return {"report": run / "report.html", "stats": _stats(folder), "sweep": folder / "sweep" / "report.html"}
 
 
 def _stats(folder: Path) -> Path:
@@ -59,7 +62,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 768, 1440])
-@pytest.mark.parametrize("name", ["report", "stats"])
+@pytest.mark.parametrize("name", ["report", "stats", "sweep"])
 def test_a_page_is_good_to_read(browser: Tab, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
     browser.show(pages[name], width, dark)
     result = browser.run(FINDINGS)

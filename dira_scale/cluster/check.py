@@ -34,7 +34,7 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     Raises UserError for the first one that is wrong; names phase, run and key.
     """
     trained = outputs([*runs, *everything])
-    reads = {run.id: read_by(run, trained) for run in runs}
+    reads = {run.id: read_by(run, trained) if VERBS[run.verb].reads_run else [] for run in runs}
     distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
     verbs = {run.verb: run for run in reversed(distinct)}
     for run in verbs.values():  # here first: what forked processes have not imported, each would import

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, above, at_least, kind, one_of, place
 from dira_scale.errors import UserError, nearest
+from dira_scale.reporting.tables.papers import PaperTable
 from dira_scale.verbs import VERBS
 
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
@@ -112,12 +113,22 @@ class Phase(Schema):
 
 @dataclass
 class Sweep(Schema):
+    """``tables``: the tables of papers that some of its figures stand beside, as ``PaperTable`` describes them."""
+
     name: str = MISSING
     phases: dict[str, Phase] = MISSING
+    tables: Any = None
 
     def __post_init__(self) -> None:
-        """Raises UserError if a name cannot be that of a folder, or of a key."""
+        """Raises UserError if a name cannot be that of a folder, or of a key, or for a table that no paper has."""
         super().__post_init__()
+        keys = {each.name for each in fields(PaperTable)}
+        for table in self.tables or []:
+            if not isinstance(table, dict) or table.keys() != keys:
+                raise UserError(f"tables: {typed(table)}: expected {{{', '.join(sorted(keys))}}}")
+            if unknown := [phase for phase in table["tasks"] if phase not in self.phases]:
+                raise UserError(f"tables.tasks.{unknown[0]}: no such phase{nearest(unknown[0], [*self.phases])}")
+            PaperTable(**table)
         if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII):
             raise UserError(f"name={self.name}: expected letters, digits, '.', '-' and '_', as it names a folder")
         if isinstance(self.phases, dict):

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dira_scale import __version__
 from dira_scale.models.exported import Exported
+from dira_scale.models.release import Release
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import TrainingData
 
 TITLES = {
     "timm": "timm, the encoder",
+    "huggingface": "A folder for Hugging Face, by timm",
     "smp": "segmentation_models_pytorch, the U-Net",
     "dira_scale": "dira_scale, the U-Net",
     "torchvision": "torchvision, the encoder",
@@ -31,6 +33,7 @@ class Card:
         loss: the stage's best validation loss, or other figure that decides; None if these are not its best weights.
         decoder: whether a decoder was trained.
         exports: by format, the files beside the card.
+        release: what the run does not record.
     """
 
     name: str
@@ -41,12 +44,14 @@ class Card:
     loss: float | None
     decoder: bool
     exports: Mapping[str, Exported]
+    release: Release = field(default_factory=Release)
 
     def text(self) -> str:
         """The card in Markdown."""
         outputs = [self._outputs()] if self.run.output.names else []
-        sections = [self._front(), self._what(), self._data(), self._training(), self._loading(), *outputs]
-        sections.append(self._limits())
+        use, compute, evaluation, authors, citation = self.release.sections()
+        sections = [self._front(), self._what(), use, self._limits(), self._loading(), *outputs, self._data()]
+        sections += [self._training(), compute, evaluation, authors, citation]
         return "\n\n".join(sections) + "\n"
 
     def _front(self) -> str:
@@ -58,10 +63,11 @@ class Card:
             self.run.network.dimensions == 3,
         )
         if self._start:
-            licences.append(self.run.network.licence or f"that of {self._start}")
+            licences.append(self._start_licence or f"that of {self._start}")
         lines = [
             f"library_name: {'pytorch' if volumes or [*self.exports] == ['plain'] else 'timm'}",
             f"tags: {json.dumps(['medical-imaging', *kind, *modalities])}",
+            *(["pipeline_tag: image-feature-extraction"] if kind and "huggingface" in self.exports else []),
             "license: other",  # Hugging Face's value for a custom licence, named below
             f"license_name: {json.dumps(' and '.join(licences))}",
         ]
@@ -71,6 +77,10 @@ class Card:
     def _start(self) -> str:
         """Name of the weights that the encoder started from; empty if it was initialised at random."""
         return Path(self.run.network.start or "").name
+
+    @property
+    def _start_licence(self) -> str | None:
+        return self.release.words.start_licence or self.run.network.licence
 
     def _what(self) -> str:
         network = f"a `{self.run.network.name}` encoder"
@@ -90,20 +100,22 @@ class Card:
         )
 
     def _data(self) -> str:
-        rows = ["| dataset | images | licence | content hash |", "|---|---|---|---|"]
+        rows = ["| dataset | images | licence | content hash | of all splits |", "|---|---|---|---|---|"]
         split = self.run.data.split
         for data, known in ((data, data.known) for data in self.datasets):
             if known.licence is None or known.samples is None:
-                rows.append(f"| {data.name} | unknown | unknown: {data.problem} | `{known.hash}` |")
+                rows.append(f"| {data.name} | unknown | unknown: {data.problem} | `{known.hash}` | unknown |")
             else:
                 about = f"{data.name} ({known.modality})"
-                rows.append(f"| {about} | {known.samples[split]:,} | {known.licence} | `{known.hash}` |")
-        text = f"## Data\n\nSplit `{split}`. The terms of these images apply to the weights.\n\n"
+                counts = ", ".join(f"{count} {name}" for name, count in known.samples.items())  # as in croissant.json
+                row = f"| {about} | {known.samples[split]:,} | {known.licence} | `{known.hash}` | {counts} |"
+                rows.append(row)
+        text = f"## Training data\n\nSplit `{split}`. The terms of these images apply to the weights.\n\n"
         text += "\n".join(rows)
         listed = [data for data in self.datasets if data.known.lists]
         text += "".join(f"\n\n{data.name}: splits as in {data.known.lists}." for data in listed)
         if self._start:
-            terms = f" ({licence})" if (licence := self.run.network.licence) else ""
+            terms = f" ({licence})" if (licence := self._start_licence) else ""
             text += (
                 f"\n\nThe encoder started from `{self._start}`, not at random. Its terms{terms} apply too; the data "
                 "and labels that it learnt from are not listed here."
@@ -112,7 +124,7 @@ class Card:
 
     def _training(self) -> str:
         lines = [*self.run.training, "everything else: `config.yaml` of the run"]
-        return "\n".join(["## Training", "", *(f"- {line}" for line in lines)])
+        return "\n".join(["## Training procedure", "", *(f"- {line}" for line in lines)])
 
     def _loading(self) -> str:
         shape, channels = ", ".join(map(str, (1, *self.run.input.size))), self.run.network.channels
@@ -156,11 +168,12 @@ class Card:
             "be compared."
         )
         lines = [
-            "## Limits",
+            "## Bias, risks and limitations",
             "",
             "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
             *([] if self.run.output.names else [pretrained]),
             f"- Learnt from the images above{origin}: not for other modalities, projections, scanners or ages.",
+            f"- {self.release.bias()}",
         ]
         if initial := [name for exported in self.exports.values() for name in exported.initial]:
             names = ", ".join(f"`{name}`" for name in initial)

@@ -1,11 +1,30 @@
 """The schema of ``configs/export.yaml``, apart from the formats: reading it needs no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from dira_scale.config.schema import Schema, one_of, place
+from omegaconf import MISSING
 
-FORMATS = ("timm", "smp", "dira_scale", "torchvision", "monai", "onnx", "plain", "nnunet")  # those of ``formats.py``
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+
+# Those of ``formats.py``.
+FORMATS = ("timm", "huggingface", "smp", "dira_scale", "torchvision", "monai", "onnx", "plain", "nnunet")
+
+
+@dataclass
+class CardWords(Schema):
+    """What a run does not record: its author writes it."""
+
+    developers: str | None = None
+    contact: str | None = None
+    intended_use: str = MISSING
+    out_of_scope: str = MISSING
+    bias: str | None = None
+    citation: str | None = None
+    start_licence: str | None = None
+    evaluation: Any = places(None)
+    watts: float | None = above(0, None)
+    pue: float = at_least(1)
 
 
 @dataclass
@@ -14,3 +33,5 @@ class Export(Schema):
     stage: str | None = None
     formats: Any = one_of(*FORMATS, default=None)
     out: str | None = place(None)
+    release: bool = MISSING
+    card: CardWords = field(default_factory=CardWords)

@@ -1,12 +1,12 @@
 """Trained networks as files for other libraries, each with the code that loads it there."""
 
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from dira_scale.models.encoder import timm_names
 from dira_scale.models.exported import Exported, Trained, weights_file
 from dira_scale.models.network import Encoder
 from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.timm_files import config, encoder_state, features, head_state
 from dira_scale.models.timm_head import timm_head_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
@@ -63,41 +64,52 @@ def to_timm(network: Trained) -> Exported:
     """
     encoder = require_timm("timm", network)
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = timm.create_model(network.name, num_classes=0, **encoder.arguments)
-    initial = [entry for entry in model.state_dict() if entry not in state]
-    model.load_state_dict(state, strict=False)
-    files = {"encoder.safetensors": weights_file(model.state_dict(), network.run)}
-    if isinstance(encoder, PlainEncoder):
-        tokens = "encoder.forward_features(image)"
-        if isinstance(encoder.model.norm, nn.Identity):
-            tokens = f"encoder.fc_norm({tokens})"
-        prefix = getattr(encoder.model, "num_prefix_tokens", 0)
-        features = f"{tokens}[:, {prefix}:].mean(1)  # of the patches, as pooled in training"
-    else:
-        features = "encoder(image)"
+    whole = encoder_state(encoder, state)
+    files = {"encoder.safetensors": weights_file(whole, network.run)}
     code = f"""
         import timm
         from safetensors.torch import load_file
 
         encoder = timm.create_model("{network.name}", num_classes=0{_arguments(network)}).eval()
         encoder.load_state_dict(load_file("encoder.safetensors"))
-        features = {features}
+        features = {features(encoder)}
     """
     code = dedent(code).strip()
     if network.classifier:
-        names, head = timm_head_names(encoder), network.classifier.head.state_dict()
-        assert names is not None, "checked"
-        state |= {timm_name: head[name] for name, timm_name in names.items()}
-        initial = [entry for entry in initial if entry not in state]  # the norm before the linear layer
+        state |= head_state(network, encoder)
         files["classifier.safetensors"] = weights_file(state, network.run)
         code += f"""
 
 classifier = timm.create_model("{network.name}", num_classes={network.classes}{_arguments(network)}).eval()
 classifier.load_state_dict(load_file("classifier.safetensors"))
 {network.result} = classifier(image){network.last}"""
-    return Exported(files, code, initial)
+    return Exported(files, code, [entry for entry in whole if entry not in state])
+
+
+def to_huggingface(network: Trained) -> Exported:
+    """``config.json`` and ``model.safetensors``: timm's encoder, or its classifier. With the card it is a folder for
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)``, for transformers' TimmWrapper and for Hugging Face."""
+    encoder = require_timm("huggingface", network)
+    trained = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
+    whole, trained = encoder_state(encoder, trained), trained | head_state(network, encoder)
+    variable, loader, result = "encoder", "AutoModel", f"features = {features(encoder)}"
+    if network.classifier:
+        variable, loader = "classifier", "TimmWrapperForImageClassification"
+        result = f"{network.result} = classifier(image){network.last}"
+    code = f"""
+        import timm
+
+        {variable} = timm.create_model("local-dir:.", pretrained=True).eval()  # the folder of these files
+        {result}
+    """
+    use = f"transformers loads the folder, too: `{loader}.from_pretrained(FOLDER)`."
+    if isinstance(network.network, UNet):
+        use += " Such a folder has no place for the decoder: that is in another format."
+    files = {
+        "config.json": (json.dumps(config(network, encoder), indent=2, ensure_ascii=False) + "\n").encode(),
+        "model.safetensors": weights_file(whole | trained, network.run),
+    }
+    return Exported(files, dedent(code).strip(), [entry for entry in whole if entry not in trained], use)
 
 
 def to_smp(network: Trained) -> Exported:
@@ -243,6 +255,7 @@ output = network(image){network.last}"""
 
 FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
     "timm": to_timm,
+    "huggingface": to_huggingface,
     "smp": to_smp,
     "dira_scale": to_dira_scale,
     "torchvision": to_torchvision,
@@ -255,7 +268,16 @@ FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
 FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
     | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx", "plain_encoder.safetensors", "plain_network.safetensors"}
-    | {"classifier.safetensors", "classifier.onnx", "predict.json", MONAI_FILE, NNUNET_FILE, NNSSL_FILE}
+    | {
+        "classifier.safetensors",
+        "classifier.onnx",
+        "predict.json",
+        "config.json",
+        "model.safetensors",
+        MONAI_FILE,
+        NNUNET_FILE,
+        NNSSL_FILE,
+    }
 )  # all that the formats write
 
 
@@ -269,13 +291,13 @@ def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False
         return
     if not isinstance(encoder, TimmEncoder):
         raise UserError(f"formats: {format} has no encoder such as {encoder.name}, which is not timm's; use plain")
-    if (channels := encoder.channels[0]) != 3:
+    if (channels := encoder.channels[0]) != 3 and format != "huggingface":
         raise UserError(f"formats: {format} is written of networks of three channels, not {channels}; use plain")
     if format == "smp" and isinstance(encoder, PlainEncoder):
         raise UserError(f"formats: smp has no U-Net over {encoder.name}; use dira_scale, with its light pyramid")
-    if format == "timm" and classifier and timm_head_names(encoder) is None:
+    if format in ("timm", "huggingface") and classifier and timm_head_names(encoder) is None:
         raise UserError(
-            f"formats: timm has another classification head over {encoder.name} than was trained; use plain"
+            f"formats: {format} has another classification head over {encoder.name} than was trained; use plain"
         )
     for library, known in (("torchvision", TORCHVISION), ("monai", MONAI)):
         if format == library and encoder.name not in known:

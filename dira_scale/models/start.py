@@ -17,6 +17,7 @@ CARD = "README.md"
 EXPORTED = (
     "unet.safetensors", "dira_scale_unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors",
     "checkpoint_final.pth", "encoder.safetensors", "plain_encoder.safetensors", "torchvision.safetensors",
+    "model.safetensors",
 )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 """What is done of a prediction, a line each, so that a killed call goes on: rows of images that were predicted or
-refused. Its first line says of what."""
+refused, or looked at (`localize`). Its first line says of what."""
 
 import fcntl
 import json
@@ -38,7 +38,7 @@ def journal(out: Path, about: Mapping[str, Any]) -> Iterator[Journal]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another process is predicting into out={out}: wait for it, or choose another") from error
+            raise UserError(f"another process is writing to out={out}: wait for it, or choose another") from error
         file.seek(0)
         lines = file.read().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n")]
@@ -55,4 +55,4 @@ def journal(out: Path, about: Mapping[str, Any]) -> Iterator[Journal]:
 def check_same(out: Path, begun: Mapping[str, Any], about: Mapping[str, Any]) -> None:
     """Raise UserError, with what differs, if ``out`` has another prediction."""
     if differing := [name for name in about if begun.get(name) != json.loads(json.dumps(about[name]))]:
-        raise UserError(f"out={out} has predictions of another {', '.join(differing)}: use another out, or delete it")
+        raise UserError(f"out={out} has results of another {', '.join(differing)}: use another out, or delete it")

@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from dira_scale import __version__
+from dira_scale.distributed.collectives import world
 
 PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
 
@@ -28,6 +29,7 @@ def environment() -> dict[str, Any]:
         "cores": psutil.cpu_count(logical=False),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "processes": world(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }

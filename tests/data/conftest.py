@@ -1,7 +1,7 @@
 """Small sharded datasets straight from arrays: payloads one after another in one file, and a manifest."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
         labels: Sequence[Sequence[float]] = (),
         splits: Sequence[str] = (),
         patients: Sequence[str] = (),
+        boxes: Sequence[Sequence[Mapping[str, Any]]] = (),
         **info: Any,
     ) -> ShardedDataset:
         """Image i has the labels i, and is of patient i in train, unless they are given."""
@@ -58,6 +59,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
                 | {"height": image.shape[0], "width": image.shape[1], "bits": 8 * image.itemsize}
                 | {"low": 0.0, "high": float(np.iinfo(image.dtype).max), "xxh3": xxhash.xxh3_64_hexdigest(payload)}
                 | {"labels": list(labels[number]) if labels else [float(number)] * len(label_names)}
+                | {"boxes": [*boxes[number]] if boxes else None}
             )
             shard += payload
             if masks and (values := masks[number]) is not None:

@@ -44,6 +44,7 @@ def make(
     val: int = 0,
     spacing: Sequence[Sequence[float] | None] | None = None,
     test: int = 0,
+    boxes: Sequence[Sequence[dict[str, Any]]] = (),
 ) -> ShardedDataset:
     """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
     ``spacing`` of each, in mm; None: of all [2, 1, 1]."""
@@ -75,6 +76,7 @@ def make(
             | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
             | sides
             | place
+            | {"boxes": [*boxes[number]] if boxes else None}
         )
     (root / "train-000000.tar").write_bytes(shard)
     with TableWriter(root / "manifest.parquet", SCHEMA) as writer:

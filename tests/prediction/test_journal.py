@@ -13,7 +13,7 @@ def test_rows_that_were_written_whole_are_done(tmp_path: Path) -> None:
     with journal(tmp_path, about) as rows:
         rows.add("one", {"values": [0.1]})
         rows.add("zwö", {"values": [1 / 3]})
-        with pytest.raises(UserError, match="another process is predicting into"), journal(tmp_path, about):
+        with pytest.raises(UserError, match="another process is writing to"), journal(tmp_path, about):
             pass
     with (tmp_path / FILE).open("a") as file:
         file.write('{"key": "three", "val')  # killed
@@ -22,6 +22,6 @@ def test_rows_that_were_written_whole_are_done(tmp_path: Path) -> None:
         rows.add("three", {"values": [0.5]})
     with journal(tmp_path, about) as rows:
         assert rows.done["three"] == {"values": [0.5]} and len(rows.done) == 3
-    other, said = about | {"data": {"split": "val"}}, "has predictions of another data: use another out"
+    other, said = about | {"data": {"split": "val"}}, "has results of another data: use another out"
     with pytest.raises(UserError, match=said), journal(tmp_path, other):
         pass

@@ -74,7 +74,7 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
     before = (out / "predictions.csv").read_bytes()
     assert predict([*asked, f"out={out}"]) == 0 and "is complete" in capsys.readouterr().out
     assert predict([f"data.shards={discs}", f"run={run}", "data.split=val", f"out={out}"]) == 2
-    assert "has predictions of another data" in capsys.readouterr().err
+    assert "has results of another data" in capsys.readouterr().err
 
     # The validation cases, which thresholds are chosen on, are of the same ten crops.
     assert predict([*asked, "data.split=val", f"out={tmp_path / 'val'}"]) == 0

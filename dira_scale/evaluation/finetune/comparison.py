@@ -6,8 +6,8 @@ a pretraining that the sweep varies has no part in them.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -46,12 +46,22 @@ NOTES = (
 
 
 @dataclass(frozen=True)
+class Members:
+    """Of a setting: ``keys``, what varies; ``random``, whether weights are; ``outputs``, the folders of its runs."""
+
+    keys: dict[str, Any]
+    random: bool
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
 class Compared:
-    """All settings, the tests between those of the same data and task, and how to read both."""
+    """All settings, ``members`` of each, the tests between those of the same data and task, and how to read both."""
 
     spreads: list[Spread]
     comparisons: list[Comparison]
     notes: tuple[str, ...] = NOTES
+    members: dict[str, Members] = field(default_factory=dict)
 
     def tables(self) -> list[tuple[str, list[list[str]]]]:
         """Titles and cells, header first."""
@@ -60,8 +70,9 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class _Finished:
-    """A finished run. ``keys``: what varies, without seeds; ``start``: its initial weights, None of random ones."""
+class Finished:
+    """A finished run. ``keys``: what varies, without seeds; ``start``: its initial weights, None of random ones;
+    ``output``: where its figures are."""
 
     keys: tuple[tuple[str, Any], ...]
     start: str | None
@@ -88,6 +99,22 @@ class _Finished:
         return repr(sorted((key, value) for key, value in values.items() if key.partition(".")[0] in DATA))
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a run is compared by.
+
+    Attributes:
+        figures: by metric the fields of a ``Figure``; ``value`` None where it has none.
+        statistics: of some of these metrics, of the same rows of all runs of a setting: they get intervals and tests.
+        keys, patients: of the rows.
+    """
+
+    figures: Mapping[Metric, Mapping[str, Any]]
+    statistics: Mapping[Metric, Statistic]
+    keys: Sequence[str]
+    patients: Sequence[str]
+
+
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
     """The table of a sweep's ``runs``: of each what varies and its folder. Keys of runs that it needs: ``PHASE.KEY``.
 
@@ -95,40 +122,62 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
         UserError, OSError, KeyError: a file of a run is missing or damaged.
         ValueError: a setting's runs are of several test splits; a seed is there twice.
     """
-    finished = _grouped(_without_pretraining([_read(varied, output) for varied, output in runs]))
+    return compare_runs([finished(varied, output, output) for varied, output in runs], _evaluated)
+
+
+def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evaluated]) -> Compared:
+    """The same of what any command has computed of fine-tuned networks, as ``evaluate`` reads it. Raises as it does,
+    and as :func:`compared`."""
+    runs = _grouped(_without_pretraining([*runs]))
     # A sweep repeats runs of random weights for each pretraining run that it goes through.
-    finished = [*{run.output if run.start else (run.setting, run.seed): run for run in finished}.values()]
-    settings = {run.setting: [each for each in finished if each.setting == run.setting] for run in finished}
+    runs = [*{run.output if run.start else (run.setting, run.seed): run for run in runs}.values()]
+    settings = {run.setting: [each for each in runs if each.setting == run.setting] for run in runs}
     results: list[Result] = []
     intervals: dict[tuple[str, str], Interval] = {}
+    tested: set[str] = set()
     data: dict[str, set[tuple[str, ...]]] = {}  # one of each setting, but for a sweep over seeds of datasets
     for setting, members in settings.items():
-        statistics, keys, patients = _statistics(setting, members)
-        data[setting] = {(run.data, *keys) for run in members}
-        for metric, by_pretraining in statistics.items():
+        evaluated = [evaluate(run) for run in members]
+        first = evaluated[0]
+        if any([*each.keys] != [*first.keys] for each in evaluated):
+            raise ValueError(f"{setting}: its runs were evaluated on different test cases")
+        data[setting] = {(run.data, *first.keys) for run in members}
+        for metric in first.figures:
             title = " ".join(metric)
-            results += [_result(run, metric, title) for run in members]
-            mean = average([average(of_seeds) for of_seeds in by_pretraining.values()])  # as that of ``spreads``
-            intervals[setting, title] = bootstrap(mean, patients)
-    return Compared(spreads(results, intervals), _comparisons(results, settings, data))
+            results += [_result(run, each.figures[metric], title) for run, each in zip(members, evaluated, strict=True)]
+            if metric not in first.statistics:
+                continue
+            tested.add(title)
+            of_runs: dict[str, list[Statistic]] = {}
+            for run, each in zip(members, evaluated, strict=True):
+                of_runs.setdefault(run.pretraining, []).append(each.statistics[metric])
+            mean = average([average(of_seeds) for of_seeds in of_runs.values()])  # as that of ``spreads``
+            intervals[setting, title] = bootstrap(mean, [*first.patients])
+    compared = _comparisons([result for result in results if result.metric in tested], settings, data)
+    of_settings = {
+        setting: Members(dict(runs[0].keys), all(run.start is None for run in runs), [str(run.output) for run in runs])
+        for setting, runs in settings.items()
+    }
+    return Compared(spreads(results, intervals), compared, members=of_settings)
 
 
-def _read(varied: Mapping[str, Any], output: Path) -> _Finished:
-    description = read_description(output)
-    config = yaml.safe_load((output / "config.yaml").read_text())
+def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
+    """Of the fine-tuning run in folder ``run``; ``output``: what was computed of its network, the run itself or not."""
+    description = read_description(run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
     keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
-    return _Finished(keys, description.network.start, config, output, description)
+    return Finished(keys, description.network.start, config, output, description)
 
 
-def _without_pretraining(runs: list[_Finished]) -> list[_Finished]:
+def _without_pretraining(runs: list[Finished]) -> list[Finished]:
     """Runs of random weights without the keys of other phases in which they differ, but their configurations do not:
     those phases made weights that these runs do not load."""
-    equal: dict[str, list[_Finished]] = {}
+    equal: dict[str, list[Finished]] = {}
     for run in runs:
         if run.start is None:
             equal.setdefault(seedless(dict(run.config), run.description.execution), []).append(run)
 
-    def has_part(run: _Finished, others: Sequence[_Finished], item: tuple[str, Any]) -> bool:
+    def has_part(run: Finished, others: Sequence[Finished], item: tuple[str, Any]) -> bool:
         phase, dot, _ = item[0].partition(".")
         return not dot or phase in run.config or all(item in other.keys for other in others)
 
@@ -139,7 +188,7 @@ def _without_pretraining(runs: list[_Finished]) -> list[_Finished]:
     return [kept.get(run.output, run) for run in runs]
 
 
-def _grouped(runs: list[_Finished]) -> list[_Finished]:
+def _grouped(runs: list[Finished]) -> list[Finished]:
     """With one name for weights in ``init`` that differ in their pretraining's seed alone, instead of a sweep's
     ``"{PHASE}"``."""
     members: dict[str, list[str]] = {}
@@ -147,7 +196,7 @@ def _grouped(runs: list[_Finished]) -> list[_Finished]:
         if run.start and run.start not in (of := members.setdefault(_pretraining(run.start), [])):
             of.append(run.start)
 
-    def named(run: _Finished) -> _Finished:
+    def named(run: Finished) -> Finished:
         if not run.start:
             return run
         starts = members[_pretraining(run.start)]
@@ -170,34 +219,31 @@ def _pretraining(start: str) -> str:
         return start
 
 
-def _result(run: _Finished, metric: Metric, title: str) -> Result:
-    figures = json.loads((run.output / FILE).read_text())["figures"]["test"]
-    figure = next((each for each in figures if (each["metric"], each["name"]) == metric), None)
-    if figure is None:
-        raise ValueError(f"{run.output} has no {' '.join(metric)} among its test figures")
+def _result(run: Finished, figure: Mapping[str, Any], title: str) -> Result:
     value = float("nan") if figure["value"] is None else figure["value"]
     return Result(run.setting, run.pretraining, run.seed, title, value, figure["patients"])
 
 
-def _statistics(
-    setting: str, runs: Sequence[_Finished]
-) -> tuple[dict[Metric, dict[str, list[Statistic]]], list[str], list[str]]:
-    """Of each metric and pretraining run a statistic for each seed, all of the same rows; the rows' keys, patients."""
-    statistics: dict[Metric, dict[str, list[Statistic]]] = {}
-    keys, patients = list[str](), list[str]()
-    for run in runs:
-        cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
-        each = len({case.label for case in cases})  # rows of a case
-        if keys not in ([], keys := [case.key for case in cases[::each]]):
-            raise ValueError(f"{setting}: its runs were evaluated on different test cases")
-        patients = [case.patient for case in cases[::each]]
-        of_run = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run)
-        for metric, statistic in of_run.items():
-            statistics.setdefault(metric, {}).setdefault(run.pretraining, []).append(statistic)
-    return statistics, keys, patients
+def _evaluated(run: Finished) -> Evaluated:
+    """Of the run itself, by its test cases."""
+    cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
+    each = len({case.label for case in cases})  # rows of a case
+    statistics = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run)
+    figures = figures_of(run.output)
+    for metric in statistics:
+        if metric not in figures:
+            raise ValueError(f"{run.output} has no {' '.join(metric)} among its test figures")
+    keys, patients = ([getattr(case, name) for case in cases[::each]] for name in ("key", "patient"))
+    return Evaluated({metric: figures[metric] for metric in statistics}, statistics, keys, patients)
 
 
-def of_labels(cases: Sequence[LabelCase], run: _Finished) -> dict[Metric, Statistic]:
+def figures_of(output: Path) -> dict[Metric, Mapping[str, Any]]:
+    """Of ``results.json`` the figures of the test split."""
+    rows = json.loads((output / FILE).read_text())["figures"]["test"]
+    return {(row["metric"], row["name"]): row for row in rows}
+
+
+def of_labels(cases: Sequence[LabelCase], run: Finished) -> dict[Metric, Statistic]:
     """The mean AUROC over the scored labels; of one label of several classes the accuracy, too. Of rows: cases."""
     targets, scores, names, _ = label_arrays(cases)
     scored = run.config["task"].get("scored") or names  # older runs lack the key
@@ -218,7 +264,7 @@ def of_masks(cases: Sequence[MaskCase]) -> dict[Metric, Statistic]:
 
 
 def _comparisons(
-    results: Sequence[Result], settings: Mapping[str, Sequence[_Finished]], data: Mapping[str, set[tuple[str, ...]]]
+    results: Sequence[Result], settings: Mapping[str, Sequence[Finished]], data: Mapping[str, set[tuple[str, ...]]]
 ) -> list[Comparison]:
     """Of all pairs of settings that have the same ``data``: over pretraining runs where both have several, else, where
     each has one or its weights are random, over seeds."""

@@ -1,0 +1,40 @@
+"""The HTML page of a sweep, and its tables beside it (``reporting/tables/``)."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dira_scale.cluster.records import SweepFolder, is_done
+from dira_scale.cluster.results import write_results
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import as_user_error, write_atomic
+
+
+def write_page(path: Path, out: Path) -> None:
+    """Write the page of the sweep in ``path`` to ``out``, NAME.html, and its tables as NAME.md, .csv and .tex.
+
+    Raises UserError if there is no sweep, none of its runs is done, or ``out`` is no HTML file.
+    """
+    from dira_scale.reporting.tables.page import render
+    from dira_scale.reporting.tables.papers import PaperTable
+    from dira_scale.reporting.tables.read import read_sweep
+    from dira_scale.reporting.tables.runs import SweepRun
+
+    if out.suffix != ".html":
+        raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
+    folder = SweepFolder(path)
+    runs = [folder.runs[run_id] for run_id in folder.current]
+    finished = [run for run in runs if is_done(folder.tries(run.id))]
+    done = [SweepRun(run.id, run.verb, folder.output(run), run.words) for run in finished]
+    if not done:
+        raise UserError(f"folder={path}: none of its {len(runs)} runs is done; `sweep status folder={path}` says why")
+    for line in write_results(path)[1:]:
+        print(f"not in the report: {line}")
+    composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
+    papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]
+    texts = render(read_sweep(composed["sweep"]["name"], path, done, len(runs)), papers)
+    with as_user_error(out, "out"):
+        for suffix, text in texts.items():
+            write_atomic(out.with_suffix(suffix), text)
+    print(f"report: {out.resolve()}, with .md, .csv and .tex beside it")

@@ -1,0 +1,93 @@
+"""The boxes of a dataset that are looked for: those of a split's images, of labels that a network has learned."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError, nearest
+
+# Of a box in the manifest: where it starts on each axis, then how far it extends.
+SIDES = {2: ("y", "x", "h", "w"), 3: ("z", "y", "x", "d", "h", "w")}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image with boxes.
+
+    Attributes:
+        sample: its number in the split.
+        boxes: for each label [k, 2 n], in pixels of the image as it is stored: starts, then extents.
+    """
+
+    sample: int
+    key: str
+    patient: str
+    boxes: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Cases:
+    """``left_out``: numbers of the split's boxes whose labels are not looked for, by label."""
+
+    images: tuple[Case, ...]
+    labels: tuple[str, ...]
+    left_out: Mapping[str, int]
+
+
+def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], asked: Sequence[str] | None) -> Cases:
+    """The images in the order of the manifest, the labels in the order of ``learned``.
+
+    ``learned``: the network's labels; ``asked``: those that are looked for; None: all.
+
+    Raises UserError: no such split, no boxes, none of these labels, or a label that was not learned.
+    """
+    if split not in dataset.splits:
+        raise UserError(f"data.split={split}: {dataset.root} has {', '.join(dataset.splits)}")
+    check_labels(asked, learned, "the run")
+    every = np.array([boxes or [] for boxes in dataset.manifest.table(["boxes"])["boxes"].to_pylist()] + [None], object)
+    by_split = {name: every[dataset.rows(name)] for name in dataset.splits}
+    counts = Counter(box["label"] for boxes in by_split[split] for box in boxes)
+    if not counts:
+        raise UserError(f"data.shards={dataset.root}: {_without_boxes(split, by_split)}")
+    labels = tuple(name for name in learned if name in (asked or learned) and counts[name])
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+    if missing := ", ".join(name for name in asked or () if not counts[name]):
+        raise UserError(f"labels: split '{split}' of {dataset.root} has no box of {missing}, but of {listed}")
+    if not labels:
+        raise UserError(
+            f"data.shards={dataset.root}: its boxes in split '{split}' are of {listed}; the run has learned "
+            f"{', '.join(learned)}: name a run that has learned one of them"
+        )
+    keys, patients = dataset.column("key"), dataset.column("patient")
+    images = []
+    for sample, (row, boxes) in enumerate(zip(dataset.rows(split), by_split[split], strict=True)):
+        chosen = {name: _array([b for b in boxes if b["label"] == name], dataset.info.dims) for name in labels}
+        if chosen := {name: array for name, array in chosen.items() if len(array)}:
+            images.append(Case(sample, str(keys[row]), str(patients[row]), chosen))
+    left_out = {name: count for name, count in sorted(counts.items()) if name not in labels}
+    return Cases(tuple(images), labels, left_out)
+
+
+def check_labels(asked: Collection[str] | None, learned: Sequence[str], run: str) -> None:
+    """Raise UserError for a label that was not learned."""
+    if unknown := next((name for name in asked or () if name not in learned), None):
+        listed = f"{', '.join(learned)}{nearest(unknown, learned)}"
+        raise UserError(f"labels: {run} has not learned '{unknown}', but {listed}")
+
+
+def _without_boxes(split: str, by_split: Mapping[str, Sequence[Sequence[object]]]) -> str:
+    elsewhere = {name: count for name, boxes in by_split.items() if (count := sum(map(len, boxes)))}
+    if elsewhere:
+        counted = ", ".join(f"'{name}' ({count})" for name, count in elsewhere.items())
+        return f"split '{split}' has no boxes, but {counted}: choose data.split"
+    return (
+        "it has no boxes, with which localize compares: shard it with a file of boxes and another out "
+        "(recipe.boxes=FILE; of ChestX-ray14 BBox_List_2017.csv beside its tables). Masks are not taken for boxes"
+    )
+
+
+def _array(boxes: Sequence[Mapping[str, float]], dimensions: int) -> np.ndarray:
+    return np.array([[box[side] for side in SIDES[dimensions]] for box in boxes], float).reshape(-1, 2 * dimensions)

@@ -1,0 +1,151 @@
+"""The card's sections: what a run records, what its author writes, what is missing and how to fill it."""
+
+import json
+import re
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from evaluation.finetune.test_comparison import Runs, labelled
+from made_up_run import dataset
+from models.test_classifier import model
+from models.test_formats_of_classes import described
+from test_export import Trained
+
+from dira_scale.data.manifest import MANIFEST_FILE
+from dira_scale.data.manifest.croissant import croissant
+from dira_scale.errors import UserError
+from dira_scale.evaluation.card import evaluated
+from dira_scale.evaluation.probe_table import Figure
+from dira_scale.export import main
+from dira_scale.models.card import Card
+from dira_scale.models.config import CardWords
+from dira_scale.models.release import Compute, Release
+from dira_scale.runs.description import Dataset
+from dira_scale.runs.reader import TrainingData
+
+WORDS = {"developers": "A. Author", "contact": "the issues", "citation": "A. Author, 2026", "bias": "None known."}
+
+
+def words(**keys: Any) -> CardWords:
+    return CardWords(**({"intended_use": "Research.", "out_of_scope": "Diagnosis."} | keys))
+
+
+def probed(folder: Path, run: str) -> Path:
+    """What `probe` leaves, of one figure."""
+    folder.mkdir(exist_ok=True)
+    figure = Figure("demo", "run", "last", 8, "linear", 0.1, 16.0, "mean", 71.25, 1.5, "draws", 1, 5, [[71.25]])
+    label = replace(figure, label="Nodule")
+    content = {"config": {"run": run}, "notes": ["On the test part."], "figures": [asdict(figure), asdict(label)]}
+    (folder / "probe.json").write_text(json.dumps(content))
+    return folder
+
+
+def section(card: str, title: str) -> str:
+    return card.partition(f"\n## {title}\n")[2].partition("\n## ")[0].strip()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return Trained(tmp_path_factory.mktemp("run"), "test_resnet")
+
+
+def test_energy_is_devices_times_power_times_hours_times_pue() -> None:
+    rows = [{"time/step": 5400.0, "time/data": 900.0, "loss": 3.0}, {"time/step": 900.0}, {"loss": 2.0}]  # 2 hours
+    compute = Compute.of(rows, {"gpus": ["H9"] * 4, "processes": 3})
+    assert compute == Compute(2.0, "H9", 3)
+    assert "Energy: 5.04 kWh = devices x power x hours x PUE = 3 x 700 W x 2 h x 1.2." in compute.text(
+        words(watts=700.0, pue=1.2)
+    )
+
+
+def test_energy_is_unknown_without_one_of_its_factors() -> None:
+    assert "Energy: unknown" in Compute(2.0, "H9", 3).text(words()) and "card.watts" in Compute(2.0).text(words())
+    assert "not recorded: the hours, the number of devices" in Compute.of([], {}).text(words(watts=700.0))
+    assert Compute.of([], {"gpus": [], "cores": 2, "processes": 1}).devices == 1  # as many CPUs as machines
+    assert Compute.of([], {"gpus": [], "cores": 2, "processes": 4}).devices is None
+
+
+def test_the_card_says_of_each_gap_what_to_run_or_to_write(trained: Trained, tmp_path: Path) -> None:
+    assert main([f"run={trained.run}", f"out={tmp_path}", "formats=timm"]) == 0
+    card = (tmp_path / "README.md").read_text()
+    titles = re.findall(r"^## (.*)$", card, re.MULTILINE)
+    assert titles == [
+        "Intended use", "Out of scope", "Bias, risks and limitations", "Loading", "Training data", "Training procedure",
+        "Compute", "Evaluation", "Authors", "Citation",
+    ]  # fmt: skip
+    command = "`python -m dira_scale.probe run=demo data.shards=shards out=demo/probe`"
+    assert section(card, "Evaluation").startswith(f"Not evaluated, run {command}")
+    assert section(card, "Citation") == "Not written: `card.citation=…`."
+    assert str(trained.run.parent) not in card
+
+
+def test_a_release_names_all_gaps_at_once_and_writes_nothing(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "release"
+    command = [f"run={trained.run}", f"out={out}", "formats=timm", "release=true"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "release=true: the card has 5 gaps: " in error and not out.exists()
+    for key in WORDS:
+        assert f"(card.{key}=…)" in error
+    assert f"run `python -m dira_scale.probe run={trained.run} data.shards={trained.config['data']['shards']}" in error
+    given = [f"card.{key}={json.dumps(value)}" for key, value in WORDS.items()]
+    assert main([*command, *given, f"card.evaluation={probed(tmp_path / 'probe', str(trained.run))}"]) == 0
+    card = (out / "README.md").read_text()
+    assert "Not written" not in card and "Not evaluated" not in card
+    assert "71.2 ± 1.5" in section(card, "Evaluation") and "On the test part." in section(card, "Evaluation")
+    assert section(card, "Citation") == WORDS["citation"]
+
+
+def test_a_release_needs_the_licences_of_data_and_of_initial_weights() -> None:
+    run = replace(described(model("test_resnet"), "pooled"))
+    run = replace(run, network=replace(run.network, licence=None))
+    data = TrainingData(Dataset("shards/a", "0" * 16), None, "gone", "no sharded dataset at shards/a")
+    release = Release(words(**WORDS), evaluation=["a table"])
+    assert release.gaps(run, [data]) == [
+        "licence and counts of the dataset a: no sharded dataset at shards/a",
+        "licence of the weights imagenet.pth that it started from (card.start_licence=…)",
+    ]
+    given = replace(release, words=words(**WORDS, start_licence="CC-BY-4.0"))
+    assert given.gaps(run, []) == []
+    assert 'license_name: "CC-BY-4.0"' in Card("lungs", run, [], "train", 3, 0.5, False, {}, given).text()
+
+
+def test_an_evaluation_of_another_run_is_refused(tmp_path: Path) -> None:
+    folder = probed(tmp_path / "probe", "out/runs/other")
+    with pytest.raises(UserError, match=r"^card.evaluation: .* evaluates out/runs/other, not mine; name an evaluation"):
+        evaluated(folder, Path("mine"))
+    with pytest.raises(UserError, match=r"has no probe.json and no results.json; name what probe or finetune"):
+        evaluated(tmp_path, Path("mine"))
+
+
+def test_card_and_croissant_agree(tmp_path: Path) -> None:
+    """On name, licence, modality and the number of images of each split."""
+    shards = dataset(tmp_path / "shards")
+    theirs = croissant(shards.info, shards.root / MANIFEST_FILE)
+    run = described(model("test_resnet"), "pooled")
+    run = replace(run, network=replace(run.network, start=None), data=replace(run.data, split="train"))
+    known = Dataset(str(shards.root), shards.hash).known(shards.info)
+    card = Card("demo", run, [TrainingData(known, shards.info)], "train", 3, 0.5, False, {}).text()
+    (row,) = re.findall(r"^\| (phantom.*) \|$", section(card, "Training data"), re.MULTILINE)
+    about, images, licence, _, counts = row.split(" | ")
+    assert re.fullmatch(r"(.*) \((.*)\)", about).groups() == (theirs["name"], "CXR")  # type: ignore[union-attr]
+    assert licence == theirs["license"] == yaml.safe_load(card.split("---\n")[1])["license_name"]
+    assert theirs["description"] == f"CXR images as WebDataset shards with a Parquet manifest: {counts}."
+    assert counts == "320 train, 33 val" and images == "320"
+
+
+def test_a_fine_tuned_evaluation_has_its_interval_over_patients(tmp_path: Path) -> None:
+    made = Runs(tmp_path)
+    pretrained = made.run("pretrained")
+    folder, value = labelled(made.run("tuned", str(pretrained)), 0)
+    for run in (pretrained, folder):  # the card of either
+        table = evaluated(folder, run)
+        low, high = map(float, re.findall(r"([\d.]+) to ([\d.]+)", table)[0])
+        assert f"| {value:.4f} |" in table and low < value < high and "test patients" in table
+    with pytest.raises(UserError, match=r"card.evaluation: .*tuned evaluates .*, not .*other"):
+        evaluated(folder, tmp_path / "other")
