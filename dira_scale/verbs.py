@@ -86,6 +86,8 @@ _ROWS = (
          results="dira_scale.evaluation.embedding.folder:about_rows"),
     Verb("predict", "labels or masks of new images, by a fine-tuned run", output="out", gpu=True, reads_run=True,
          execution=("batch", "workers")),
+    Verb("words", "cut visual words out of volumes, as a dataset with labels", output="out", gpu=True, reads_run=True,
+         parts=True, execution=("batch", "workers", "data.workers")),
     Verb("localize", "boxes of labels by Grad-CAM, and their accuracy", output="out", in_sweeps=True, gpu=True,
          reads_run=True, parts=True, execution=("data.workers",), check="dira_scale.localization.refused:check",
          results="dira_scale.localization.results:localizing",

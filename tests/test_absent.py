@@ -30,8 +30,9 @@ MAY_NEED = {
     },
     "matplotlib": {
         "dira_scale.reporting.plots", "dira_scale.reporting.health", "dira_scale.reporting.page",
-        "dira_scale.curation.stats_page", "benchmarks.learning", "benchmarks.loader.plot",
-        "benchmarks.loader.__main__", "benchmarks.scaling.plot", "benchmarks.scaling.__main__",
+        "dira_scale.reporting.tables.figures", "dira_scale.reporting.tables.page", "dira_scale.curation.stats_page",
+        "benchmarks.learning", "benchmarks.loader.plot", "benchmarks.loader.__main__", "benchmarks.scaling.plot",
+        "benchmarks.scaling.__main__",
     },
     "litdata": {"benchmarks.loader.peers_run"},
     "torchio": {"benchmarks.loader3d.peers_run"},

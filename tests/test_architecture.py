@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "planning": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "training", "pretraining"}
     | {"evaluation"},
+    "discovery": FOUNDATION | {"pixels", "data", "models", "runs", "ingest", "evaluation"},
     "prediction": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "imaging", "ingest", "evaluation"},
     "localization": FOUNDATION

@@ -51,6 +51,7 @@ class PCRL(MoCo):
         target_scale: of what the decoder predicts and is compared with, for images in [0, 1]. A larger one makes the
             decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images.
         shuffle: as MoCo's.
+        bounded: whether the decoder's image goes through a sigmoid (the released code's, of volumes).
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -78,10 +79,12 @@ class PCRL(MoCo):
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         target_scale: float = 1.0,
         shuffle: str = "blocks",
+        bounded: bool = False,
     ) -> None:
         super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm, shuffle)
-        _check(views, type(self).orientations, alpha, attention, weights, target_scale)
+        _check(views, type(self).orientations, alpha, attention, weights, target_scale, bounded)
         self.weights, self.alpha, self.target_scale = dict(weights), alpha, target_scale
+        self.bounded = bounded  # type: ignore[misc]
         self.active = tuple(self.weights)
         channels = network.encoder.channels[-1]
         self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
@@ -139,9 +142,9 @@ class PCRL(MoCo):
         return [*pyramid[:-1], self.attention(pyramid[-1], indicator(orientation))]
 
     def decoded(self, pyramid: list[Tensor]) -> Tensor:
-        """The decoder's image [b, 1, S, S] of ``pyramid``: linear, not bounded by [0, 1]; in the queue's precision."""
-        scaled: Tensor = self.head(self.decoder(pyramid))
-        return scaled.to(self.queue.dtype) / self.target_scale
+        """The decoder's image [b, 1, *size] of ``pyramid``, linear unless ``bounded``; in the queue's precision."""
+        scaled: Tensor = self.head(self.decoder(pyramid)).to(self.queue.dtype)
+        return scaled.sigmoid() if self.bounded else scaled / self.target_scale
 
     def unit(self, embeddings: Tensor) -> Tensor:
         """``embeddings`` [b, dim] of unit length, in the queue's precision."""
@@ -183,15 +186,28 @@ def blended(first: Sequence[Tensor], second: Sequence[Tensor], share: float) -> 
 
 
 def _check(
-    views: ViewSpec, orientations: int, alpha: float, attention: str, weights: Mapping[str, float], target_scale: float
+    views: ViewSpec,
+    orientations: int,
+    alpha: float,
+    attention: str,
+    weights: Mapping[str, float],
+    target_scale: float,
+    bounded: bool,
 ) -> None:
     if views.pair != "image":
         raise UserError(f"views.pair={views.pair}: PCRL mixes the two views of one image; use views.pair=image")
     if views.orientations < orientations:
-        raise UserError(f"views.orientations={views.orientations}: PCRL needs {orientations} or more; use views=pcrl")
+        raise UserError(
+            f"views.orientations={views.orientations}: PCRL needs {orientations} or more; use views=pcrl, "
+            "or views=pcrl3d of volumes"
+        )
     for name, value in {"alpha": alpha, "target_scale": target_scale}.items():
         if not 0 < value < math.inf:
             raise UserError(f"method.{name}: {value} must be a number above 0")
+    if bounded and target_scale != 1:
+        raise UserError(
+            f"method.target_scale={target_scale}: a sigmoid gives the image itself; use 1, or bounded=false"
+        )
     if attention not in ATTENTIONS:
         known = f"{' or '.join(ATTENTIONS)}{nearest(attention, ATTENTIONS)}"
         raise UserError(f"method.attention={attention}: expected {known}")

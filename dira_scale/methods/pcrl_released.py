@@ -58,10 +58,11 @@ class PCRLReleased(PCRL):
         weights: Mapping[str, float] = RELEASED_WEIGHTS,
         target_scale: float = NORMALISED,
         shuffle: str = "batch",
+        bounded: bool = False,
     ) -> None:
         super().__init__(
             network, views, dim, queue, temperature, momentum, batch_norm, alpha, attention, weights, target_scale,
-            shuffle,
+            shuffle, bounded,
         )  # fmt: skip
         # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
         self.register_buffer("normaliser", torch.zeros(()))
@@ -110,7 +111,7 @@ class PCRLReleased(PCRL):
         return max(share, 1 - share)
 
     def _mixup(self, images: Tensor, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Each of ``images`` [b, n, S, S] and ``keys`` [b, dim] mixed with those of another image of the batch."""
+        """Each of ``images`` [b, n, *size] and ``keys`` [b, dim] mixed with those of another image of the batch."""
         if not self.training:
             return images, keys
         share = self._folded(step, 1)

@@ -70,7 +70,9 @@ def describe(config: Mapping[str, Any]) -> Description:
         terms=_terms(method, stages),
         metrics=METRICS,
         best="loss",
-        output=Output("sigmoid" if kind.bounded else None, method.get("target_scale", 1.0), kind.remark),
+        output=Output(
+            "sigmoid" if method.get("bounded", kind.bounded) else None, method.get("target_scale", 1.0), kind.remark
+        ),
         tensors=tensors_of(method, any(stage.decoder for stage in stages)),
         execution=execution(VERB),
         unit=UNITS[network.dimensions],

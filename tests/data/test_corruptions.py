@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from data.volumes import spec
-from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.stats import norm
+from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
+from scipy.spatial.transform import Rotation
+from scipy.stats import kstest, norm
 
 from dira_scale.config.compose import compose
 from dira_scale.data.distort import build
 from dira_scale.data.distort.corruptions import (
+    Affine,
     Bezier,
     BlockMask,
     Elastic,
@@ -136,6 +138,12 @@ def plain_elastic(corruption: Elastic, x: np.ndarray, p: dict[str, Any]) -> np.n
     return map_coordinates(x, where, order=1, mode="reflect")
 
 
+def plain_affine(corruption: Affine, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
+    matrix, centre = p["matrix"].double().numpy(), (np.array(x.shape) - 1) / 2
+    offset = centre - matrix @ centre
+    return affine_transform(x, matrix, offset, order=1, mode="grid-constant", cval=x.min())
+
+
 def plain_shuffle(corruption: LocalShuffle, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
     sides, starts = local_shuffle._blocks(p["key"], corruption.blocks, x.shape)
     most, result = math.prod(max(1, n // 10) for n in x.shape), x.copy()
@@ -155,6 +163,8 @@ PLAIN: list[tuple[Any, Callable[..., np.ndarray]]] = [
     (Outpaint(), plain_painting),
     (Outpaint(fill="constant", more=0.5), plain_painting),
     (Elastic(alpha=60.0, sigma=2.5), plain_elastic),
+    (Affine(), plain_affine),
+    (Affine(degrees=90.0, scale=0.5), plain_affine),
     (LocalShuffle(p=1.0, blocks=300), plain_shuffle),
     (GaussianBlur(), lambda c, x, p: gaussian_filter(x, p["sigma"].double().tolist(), mode="reflect")),
     (GaussianBlur(sigma=(6.0, 9.0)), lambda c, x, p: gaussian_filter(x, p["sigma"].double().tolist(), mode="reflect")),
@@ -212,6 +222,20 @@ def test_boxes_are_drawn_as_the_authors_draw_them() -> None:
         assert starts.min() == 3 and ((starts + extents).amax(0) == torch.tensor(size) - 3).all()
 
 
+def test_angles_and_factors_are_uniform() -> None:
+    """A view is turned in the planes of its axes one after another, then scaled: columns are as long as 1 / factor."""
+    matrix = params_of(Affine(degrees=20.0, scale=0.3), (8, 8, 8), 3000)["matrix"].double().numpy()
+    factors = 1 / np.linalg.norm(matrix, axis=1)
+    turns = matrix * factors[:, None]
+    np.testing.assert_allclose(turns @ turns.transpose(0, 2, 1), np.tile(np.eye(3), (3000, 1, 1)), atol=1e-6)
+    angles = Rotation.from_matrix(turns).as_euler("zyx", degrees=True)
+    for values, middle, reach in ((factors, 1.0, 0.3), (angles, 0.0, 20.0)):
+        for column in values.T:
+            assert kstest(column, "uniform", (middle - reach, 2 * reach)).pvalue > 1e-3
+    plane = params_of(Affine(degrees=20.0, scale=0.0), (8, 8), 3000)["matrix"]
+    assert plane.shape == (3000, 2, 2) and torch.allclose(plane.det(), torch.ones(3000))
+
+
 def test_curves_rise_or_fall_as_often() -> None:
     params = params_of(Bezier(p=1.0), SIZE, 300)
     ends = Bezier(p=1.0).apply(torch.tensor([0.0, 1.0]).expand(300, 1, 2), params)[:, 0]
@@ -225,7 +249,8 @@ def test_curves_rise_or_fall_as_often() -> None:
     [(Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"), (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
      (LocalShuffle(blocks=0), "blocks=0: expected 1 to"), (OneOf(of={"a": Bezier()}), "a probability for each of a"),
      (OneOf(of={"a": Bezier(), "b": Bezier()}, p={"a": 0.6, "b": 0.6}), "add up to more than 1"),
-     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Elastic(sigma=0.0), "sigma=0.0"),
+     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"),
+     (Affine(degrees=181), "degrees=181"), (Elastic(sigma=0.0), "sigma=0.0"),
      (Inpaint(fill="black"), "fill=black: expected noise, constant"),
      (Inpaint(fill=2.0), "a number from 0 to 1")],
 )  # fmt: skip
@@ -234,7 +259,7 @@ def test_settings_out_of_range_are_refused(corruption: Any, said: str) -> None:
         spec(*SIZE, corruptions={"x": corruption})
 
 
-@pytest.mark.parametrize("views", ["volume", "models_genesis", "transvw"])
+@pytest.mark.parametrize("views", ["volume", "models_genesis", "transvw", "pcrl3d"])
 def test_the_chains_can_be_drawn_and_applied(views: str) -> None:
     cfg = compose("pretrain", ["data.shards=any", f"views={views}", "data.size=[16,32,32]"])
     built = views_of(cfg)

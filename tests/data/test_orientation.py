@@ -78,4 +78,7 @@ def test_volumes_are_mirrored_along_three_axes_and_turned_in_the_plane():
     published = indicator(every)
     assert published.shape == (32, INDICATOR[3])
     for row, (z, y, x_axis, quarters) in zip(published.tolist(), every.tolist(), strict=True):
-        assert row == [x_axis, y, z, *(float(quarters == turn) for turn in range(4))]
+        # PCRL's volumes have their axes the other way round, so that its turns, from x to y, are these backwards.
+        theirs = np.rot90(array := x[0, 0].numpy().T, -quarters, axes=(0, 1))
+        np.testing.assert_array_equal(theirs.T, np.rot90(array.T, quarters, axes=(1, 2)))
+        assert row == [x_axis, y, z, *(float(-quarters % 4 == turn) for turn in range(4))]

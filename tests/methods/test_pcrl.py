@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from data.volumes import NONE
 from methods.pcrl_parts import (
     Given,
     array,
@@ -42,6 +43,7 @@ from dira_scale.methods.transform_attention import ChannelAttention, OuterAttent
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
+from dira_scale.models.volume.unet3d import UNet3DEncoder, UNet3DNetwork
 
 FORMS = pytest.mark.parametrize("form", [PCRL, PCRLReleased])
 ALL = [(v, h, q) for v in range(2) for h in range(2) for q in range(4)]
@@ -279,6 +281,29 @@ def test_a_step_in_half_precision_has_its_losses_in_float32(form):
         assert loss.item() == pytest.approx(exact[name].item(), rel=0.05)
 
 
+@FORMS
+def test_an_image_that_is_bounded_is_a_sigmoid(form):
+    """Its errors are those of a linear head whose output is that already."""
+    model, whole = method(form, bounded=True, target_scale=1.0), batch()
+    plain = method(form, target_scale=1.0)
+    plain.head = torch.nn.Sequential(plain.head, torch.nn.Sigmoid())
+    ours, expected = model(*whole), plain(*whole)
+    torch.testing.assert_close(ours.restored, expected.restored, rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours.losses, expected.losses, rtol=1e-12, atol=0)
+
+
+def test_parameters_of_the_network_of_volumes():
+    """The authors': 19,073,665 of the U-Net, 133,632 of the attention, whose indicator has seven entries."""
+    with torch.device("meta"):
+        outer = OuterAttention(512, 3)
+        views = ViewSpec(size=(32, 64, 64), orientations=2, **NONE)
+        model = PCRL(UNet3DNetwork(UNet3DEncoder()), views, bounded=True)
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert counts["encoder"] + counts["decoder"] + counts["head"] == 19_073_665
+    assert (counts["attention"], counts["projector"]) == (133_632, 82_176)
+    assert sum(p.numel() for p in outer.parameters()) == 133_632 + 512**3 + 27 * 512**2 + 512 == 141_429_760
+
+
 @pytest.mark.parametrize(("attention", "count"), [("channel", 133_376), ("outer", 136_710_912)])
 def test_parameters_of_the_full_networks(attention, count):
     """In the outer form: W has 512 · 512², the convolution 512 · 512 · 9 + 512, beside the embedding of ``channel``."""
@@ -303,6 +328,7 @@ def test_the_queue_must_hold_a_steps_keys_and_a_micro_batch_several_groups():
     ("settings", "message"),
     [
         ({"orientations": 1}, "views.orientations=1: PCRL needs 2 or more; use views=pcrl"),
+        ({"bounded": True, "target_scale": 4.0}, "method.target_scale=4.0: a sigmoid gives the image itself; use 1"),
         ({"alpha": 0.0}, "method.alpha: 0.0 must be a number above 0"),
         ({"alpha": math.inf}, "method.alpha: inf"),
         ({"alpha": math.nan}, "method.alpha: nan"),

@@ -7,7 +7,8 @@ has no licence, so nothing of it is here. What it needs of a GPU and of old libr
 Compared: one training step after another, with the same images, weights, λ and μ and the same permutation. Theirs
 have three colours and three outputs; so has our method here, whose head is exchanged for one with three outputs. Where
 ours has one grey channel, theirs gets it three times, and a head with three equal outputs: errors are then equal, and
-ours has the sum of its three heads' gradients.
+ours has the sum of its three heads' gradients. Volumes have one channel on both sides; their axes, and those of
+kernels, are x, y, z there and z, y, x here.
 
 Not compared: several GPUs (each with its own BatchNorm statistics), 16-bit precision, the order of the images, their
 augmentation (but for T and the cutout). Two details of theirs are set aside:
@@ -34,15 +35,26 @@ from torch import nn
 
 from dira_scale.data.distort import Distort
 from dira_scale.data.geometry.orientation import indicator, reorient
-from dira_scale.data.views import Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, draw
+from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.methods.pcrl import PAPER_WEIGHTS
 from dira_scale.methods.pcrl_released import MIXUP, NORMALISED, PCRLReleased
 from dira_scale.methods.shuffle import permutation
 from dira_scale.models.encoder import build_encoder
+from dira_scale.models.translations import UNET3D, translate
 from dira_scale.models.unet import UNet
+from dira_scale.models.volume.unet3d import UNet3DEncoder, UNet3DNetwork
 
 SIZE, COUNT, KEYS = 32, 6, 40
-THEIRS = ("models", "losses", "utils", "memory_c2l", "pcrl", "datasets")  # names of theirs that others may have too
+VOLUME = 8, 16, 16
+THEIRS = (
+    "models",
+    "losses",
+    "utils",
+    "memory_c2l",
+    "pcrl",
+    "pcrl_3d",
+    "datasets",
+)  # names of theirs that others may have too
 BATCHES = {torch.float32: 2, torch.float64: 1e-6}  # n
 
 
@@ -131,38 +143,41 @@ def our_names(theirs):
     return state
 
 
-def keys_names(theirs):
-    """Their momentum model's, of the parts that ours has."""
-    state = our_names(theirs).items()
-    return {f"key_{name}": value for name, value in state if name.startswith(("encoder.", "projector."))}
-
-
 class Pair:
     """Both methods, with the same weights; what they compute in a step, by name."""
+
+    code, dimensions = "pcrl", 2
+    our_names = staticmethod(our_names)
 
     def __init__(self, authors, dtype, channels=3, whole_numbers=False, size=SIZE):
         torch.manual_seed(0)
         self.size = size
         self.authors, self.dtype, self.channels = authors, dtype, channels
+        self.code = getattr(authors, self.code)
         batches = 10 if whole_numbers else BATCHES[dtype]
-        self.model, self.average = (authors.models.PCRLModel(student=student).to(dtype) for student in (True, False))
+        self.model, self.average = (self.their_network(student).to(dtype) for student in (True, False))
         if channels == 1:
             self._tie_head()
         with as_on_a_gpu(dtype):
-            authors.pcrl.moment_update(self.model, self.average, 0)
+            self.code.moment_update(self.model, self.average, 0)
         self.memory = memory_of(authors, dtype, batches, whole_numbers)
         self.criterion, self.error = Recorded(authors.losses.NCECriterion(batches)), Recorded(nn.MSELoss())
         settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
         self.optimizer = torch.optim.SGD(self.model.parameters(), **settings)
 
-        unet = UNet(build_encoder("resnet18", size=size))
-        unet.head = nn.Conv2d(16, channels, 3, padding=1)
-        views = ViewSpec(size=size, orientations=1)
-        weights = {"di": 1.0, "re": 1.0}
         # These images are of their scale already.
-        self.ours = PCRLReleased(unet, views, queue=KEYS, weights=weights, target_scale=1.0).to(dtype).train()
+        settings_of_ours = {"queue": KEYS, "weights": {"di": 1.0, "re": 1.0}, "target_scale": 1.0}
+        self.ours = self.our_method(**settings_of_ours).to(dtype).train()
         self.load()
         self.ours_optimizer = torch.optim.SGD([p for p in self.ours.parameters() if p.requires_grad], **settings)
+
+    def their_network(self, student):
+        return self.authors.models.PCRLModel(student=student)
+
+    def our_method(self, **settings):
+        unet = UNet(build_encoder("resnet18", size=self.size))
+        unet.head = nn.Conv2d(16, self.channels, 3, padding=1)
+        return PCRLReleased(unet, ViewSpec(size=self.size, orientations=1), **settings)
 
     def _tie_head(self):
         with torch.no_grad():
@@ -170,7 +185,7 @@ class Pair:
                 parameter[1:] = parameter[:1]
 
     def load(self):
-        state = our_names(self.model.state_dict()) | keys_names(self.average.state_dict())
+        state = self.our_names(self.model.state_dict()) | self.keys_names()
         if self.channels == 1:
             state |= {name: value[:1] for name, value in state.items() if name.startswith("head.")}
         state |= {"queue": self.memory.memory}
@@ -178,16 +193,17 @@ class Pair:
         assert not rest.unexpected_keys
         assert set(rest.missing_keys) == {"queue_pointer", "queue_age", "normaliser"}
 
+    def keys_names(self):
+        """Their momentum model's, of the parts that ours has."""
+        state = self.our_names(self.average.state_dict()).items()
+        return {f"key_{name}": value for name, value in state if name.startswith(("encoder.", "projector."))}
+
     def images(self, step):
         generator = torch.Generator().manual_seed(step)
-        pairs = [
-            [
-                torch.randn(COUNT, self.channels, self.size, self.size, generator=generator).to(self.dtype)
-                for _ in range(2)
-            ]
-            for _ in range(2)
-        ]
-        drawn = torch.rand(2, COUNT, 3, generator=generator) * torch.tensor([2.0, 2.0, 4.0])
+        shape = COUNT, self.channels, *((self.size, self.size) if self.dimensions == 2 else self.size)
+        pairs = [[torch.randn(shape, generator=generator).to(self.dtype) for _ in range(2)] for _ in range(2)]
+        drawn = torch.rand(2, COUNT, 1 + self.dimensions, generator=generator)
+        drawn *= torch.tensor([2.0] * self.dimensions + [4.0])
         return *pairs, drawn.floor().to(torch.uint8)
 
     def step(self, step):
@@ -217,7 +233,7 @@ class Pair:
         handle = self.optimizer.register_step_pre_hook(
             lambda *_: gradients.update({name: p.grad.clone() for name, p in self.model.named_parameters()})
         )
-        wide = [[x.expand(-1, 3, -1, -1) for x in pair] for pair in (distorted, clean)]
+        wide = [[self.their_images(x) for x in pair] for pair in (distorted, clean)]
         turned, vectors = zip(
             *(self.turned(x, each) for x, each in zip(wide[0], orientations, strict=True)), strict=True
         )
@@ -227,7 +243,7 @@ class Pair:
         shares = [self.ours.share(step, number) for number in range(3)]
         self.criterion.seen.clear(), self.error.seen.clear()
         with as_on_a_gpu(self.dtype, shares, (shuffle, mixing)):
-            self.authors.pcrl.train_rep_C2L(
+            self.code.train_rep_C2L(
                 0, loader, self.model, self.average, self.memory, self.criterion, self.optimizer, self.error
             )
         handle.remove()
@@ -235,10 +251,13 @@ class Pair:
         names = "re_ordinary", "re_mixed", "re_hybrid", "re_mixed_hybrid"
         seen = {"loss di": sum(contrast).reshape(()) / 3, "loss re": sum(errors) / 4}
         seen |= {f"loss {name}": error for name, error in zip(names, errors, strict=True)}
-        seen |= {f"gradient {name}": value for name, value in our_names(gradients).items()}
-        state = our_names(self.model.state_dict()) | keys_names(self.average.state_dict())
+        seen |= {f"gradient {name}": value for name, value in self.our_names(gradients).items()}
+        state = self.our_names(self.model.state_dict()) | self.keys_names()
         state |= {"queue": self.memory.memory, "queue_pointer": torch.tensor(self.memory.index)}
         return seen | {f"state {name}": value.clone() for name, value in state.items()}
+
+    def their_images(self, x):
+        return x.expand(-1, 3, -1, -1)
 
     def turned(self, images, orientations):
         """Their dataset's T, whose draws are ours; it gives float32, which all our images are exact in."""
@@ -249,6 +268,58 @@ class Pair:
                 patch.setattr("random.random", lambda: next(draws))  # noqa: B023
                 results.append(self.authors.datasets.PCRLChestPretask.aug(None, image))
         return (torch.stack([image for image, _ in results]).to(self.dtype), torch.stack([v for _, v in results]))
+
+
+class VolumePair(Pair):
+    """The same of volumes, at full width."""
+
+    code, dimensions = "pcrl_3d", 3
+
+    def __init__(self, authors, dtype):
+        super().__init__(authors, dtype, channels=1, size=VOLUME)
+
+    def _tie_head(self):
+        """It has one output."""
+
+    def their_network(self, student):
+        return self.authors.models.PCRLModel3d(in_channels=1, n_class=1, student=student, norm="bn")
+
+    def our_method(self, **settings):
+        none = {name: kind(p=0) for name, kind in NOT_OF_VOLUMES.items()}
+        views = ViewSpec(size=self.size, orientations=1, **none)
+        return PCRLReleased(UNet3DNetwork(UNet3DEncoder()), views, bounded=True, **settings)
+
+    @staticmethod
+    def our_names(theirs):
+        heads = {"fc1.": "projector.layers.0.", "fc2.": "projector.layers.2."}
+        heads |= {"aug_fc1.": "attention.embedding.0.", "aug_fc2.": "attention.embedding.2."}
+        state = {}
+        for name, value in theirs.items():
+            old = next((old for old in heads if name.startswith(old)), None)
+            new = translate(name, UNET3D) if old is None else heads[old] + name.removeprefix(old)
+            state[new] = backwards(value) if value.dim() == 5 else value
+        return state
+
+    def their_images(self, x):
+        return backwards(x)
+
+    def turned(self, volumes, orientations):
+        """Quarter turns from x to y are those from y to x the other way round."""
+        results = []
+        for volume, (z, y, x, quarters) in zip(volumes, orientations.tolist(), strict=True):
+            draws = iter([0.9 - 0.5 * mirrored for mirrored in (x, y, z)] + [0.25 * (-quarters % 4) + 0.1])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("random.random", lambda: next(draws))  # noqa: B023
+                results.append(self.authors.datasets.PCRLLunaPretask.spatial_aug(None, volume.numpy()))
+        return (torch.stack([volume for volume, _ in results]).to(self.dtype), torch.stack([v for _, v in results]))
+
+
+NOT_OF_VOLUMES = {"blur": Blur, "cutout": Cutout, "inverse_cutout": InverseCutout, "shuffle": Shuffle}
+
+
+def backwards(x):
+    """Axes z, y, x as x, y, z, and the other way round."""
+    return x.permute(0, 1, 4, 3, 2)
 
 
 class Recorded(nn.Module):
@@ -301,6 +372,23 @@ def test_steps_are_the_authors(authors):
     assert pair.ours.queue_pointer == 3 * 3 * COUNT % KEYS < 3 * COUNT
 
 
+@pytest.mark.torture
+def test_steps_on_volumes_are_the_authors(authors):
+    """As of images, with ``pcrl_3d.py``, at full width: half a minute. A bias before BatchNorm has no gradient but
+    rounding's. Their decoder's running statistics, which no step uses, are those of hybrid maps and then of ordinary
+    ones, ours the other way round."""
+    pair = VolumePair(authors, torch.float64)
+    for step in range(3):
+        theirs, ours = pair.step(step)
+        running = [name for name in theirs if name.startswith("state decoder.") and ".running_" in name]
+        assert len(running) == 12 and all(deviation(ours.pop(name), theirs.pop(name)) < 0.05 for name in running)
+        idle = [name for name in theirs if name.startswith("gradient") and name.endswith("conv.bias")]
+        assert len(idle) == 14 and all(side.pop(name).abs().max() < 1e-12 for name in idle for side in (theirs, ours))
+        assert len([name for name in ours if name.startswith("gradient")]) == len([*pair.model.parameters()]) - 14
+        assert_equal(ours, theirs, 1e-9)
+    assert pair.ours.queue_pointer == 3 * 3 * COUNT % KEYS < 3 * COUNT
+
+
 def test_steps_in_float32_are_the_authors(authors):
     """With the real number of batches, and so with the epsilon. What the first step rounds, ReLUs near 0 enlarge in the
     gradients of the second, which float64 is there for."""
@@ -346,6 +434,16 @@ def test_t_and_its_vector_are_the_authors(authors):
     images = torch.rand(16, 3, 9, 9)
     turned, vectors = Pair.turned(pair, images, orientations)
     assert torch.equal(reorient(images, orientations), turned)
+    assert torch.equal(indicator(orientations), vectors.float())
+
+
+def test_t_of_volumes_and_its_vector_are_the_authors(authors):
+    """All thirty-two."""
+    pair = SimpleNamespace(authors=authors, dtype=torch.float32)
+    orientations = torch.cartesian_prod(*[torch.arange(n) for n in (2, 2, 2, 4)]).to(torch.uint8)
+    volumes = torch.rand(32, 1, 4, 6, 6)
+    turned, vectors = VolumePair.turned(pair, backwards(volumes), orientations)
+    assert torch.equal(reorient(volumes, orientations), backwards(turned))
     assert torch.equal(indicator(orientations), vectors.float())
 
 

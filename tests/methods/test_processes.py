@@ -5,6 +5,7 @@ Run by pytest this file starts itself once per process: ``test_processes.py WORK
 
 import os
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,12 @@ VOLUMES = {
         {"base": {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 48}, "restoration": "mask"},
         {"bn_groups": 4},
     ),
+    "pcrl, 4 groups": ("pcrl.PCRL", {"dim": 8, "queue": 64, "bounded": True}, {"bn_groups": 4}),
+    "pcrl, released, 2 groups": (
+        "pcrl_released.PCRLReleased",
+        {"dim": 8, "queue": 64, "bounded": True, "target_scale": 1.0},
+        {"bn_groups": 2},
+    ),
 }
 
 
@@ -147,7 +154,8 @@ def volumes():
 
     results = {}
     for name, (target, settings, model) in VOLUMES.items():
-        views = masked((8, 16, 16), 8, count=2 if "base" in settings else 1)
+        paired = "base" in settings or "queue" in settings
+        views = replace(masked((8, 16, 16), 8, count=2 if paired else 1), orientations=2)
         node = {"_target_": f"dira_scale.methods.{target}"} | settings
         method = built(node, UNET3D | model, views, batch=16, groups=model["bn_groups"])
         results[name] = two_steps(method, None, volumes_of, lambda number: volumes_of(9, 3 - number, lambda x: x))
@@ -164,7 +172,8 @@ def volumes_of(step, count=16, part=own_part):
         blocks = part((ranks <= torch.arange(count)[:, None] % 3).view(count, 1, 2, 2))
         where = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2).repeat_interleave(8, 3)[:, None]
         distorted.append(clean[-1].masked_fill(where, 0.0))
-        hidden.append(SimpleNamespace(corruptions={"mask": {"mask": blocks}}))
+        turned = part(torch.rand(count, 2, 4, generator=generator) * torch.tensor([2, 2, 2, 4])).to(torch.uint8)
+        hidden.append(SimpleNamespace(corruptions={"mask": {"mask": blocks}}, orientations=turned))
     return tuple(clean), tuple(distorted), SimpleNamespace(step=step, distortions=hidden)
 
 

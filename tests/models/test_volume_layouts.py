@@ -1,5 +1,6 @@
 """Published layouts of networks of volumes: files as their authors write them, loaded, and outputs compared."""
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,10 +59,14 @@ def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 CLASSES = {"clc_out.conv1.weight": torch.zeros(4, 4), "clc_out.fc1.bias": torch.zeros(44)}
+PCRL = {"fc1.weight": torch.zeros(4, 4), "aug_fc1.weight": torch.zeros(8, 7)}
 FILES: dict[str, Callable[[dict[str, Tensor]], dict[str, object]]] = {
     "Genesis_Chest_CT.pt": lambda state: {"epoch": 99, "state_dict": prefixed("module.", state), "optimizer_state_dict":
                                           {"state": {0: {"momentum_buffer": torch.zeros(4)}}, "param_groups": []}},
     "TransVW_chest_ct.pt": lambda state: {"epoch": 9, "state_dict": prefixed("module.", state | CLASSES)},
+    "pcrl_luna_pretask_1.0_240.pt": lambda state: {
+        "opt": argparse.Namespace(model="pcrl", d=3), "epoch": 240, "state_dict": state | PCRL, "contrast": {
+            "memory": torch.zeros(8, 4)}, "model_ema": prefixed("module.", {k: 0 * v for k, v in state.items()})},
     "without a prefix": lambda state: dict(state),
 }  # fmt: skip
 

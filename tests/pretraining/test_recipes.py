@@ -37,6 +37,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 # PCRL's restoration loss is of images divided by ImageNet's deviations, ours of images in [0, 1].
 NORMALISED = sum(1 / deviation**2 for deviation in (0.229, 0.224, 0.225)) / 3
+CUBE, SIZES = [32, 64, 64], {(32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32)}  # of volumes: view, most crops
 DAMAGE: dict[str, dict[str, Any]] = {
     "jitter": {"brightness": 0.4, "contrast": 0.4, "p": 1.0},
     "blur": {"sigma": [0.1, 2.0], "p": 0.5},
@@ -142,6 +143,36 @@ def test_pcrls_views_are_the_released_codes() -> None:
     assert parts == DAMAGE
 
 
+def test_pcrl_on_volumes_has_its_papers_figures() -> None:
+    """An epoch of theirs has sixteen pairs of a scan, ours one."""
+    config, plain = composed("experiment=pcrl3d"), composed("experiment=pcrl")
+    assert (config.data.size, config.data.batch, config.model.bn_groups, config.optim) == (CUBE, 32, 4, plain.optim)
+    assert (config.data.spacing, config.data.range) == (1.0, [-1000, 1000])
+    assert config.method == plain.method | {"weights": {"di": 0.5, "re": 0.5}, "bounded": True}
+    [stage] = [stage for stage in config.stages.values() if stage.epochs]
+    assert (stage.terms, stage.epochs, stage.patience) == (["di", "re"], 16 * 240, 16 * 30)
+    pairs = {key: config.views[key] for key in ("iou", "same_size", "crop_border", "orientations")}
+    assert pairs == {"iou": 0.2, "same_size": True, "crop_border": [15, 70, 70], "orientations": 2}
+    assert {*map(tuple, config.views["crops"])} == SIZES | {(56, 112, 112)}
+
+
+def test_the_presets_of_pcrl_on_volumes_are_the_papers_and_the_codes() -> None:
+    paper = {"method.attention": ("channel", "outer"), "views.target_flip": ("with_input", "released")}
+    affine = {"views.corruptions.affine.p": (0.0, 1.0)}
+    assert _differences("preset=paper", "pcrl3d") == paper | affine
+    actual, of_images = (_differences("preset=released", name) for name in ("pcrl3d", "pcrl"))
+    same = {key for key in of_images if key.startswith(("method.", "views.", "stages.")) and "_scale" not in key}
+    assert {key: actual.pop(key) for key in same - {"method.weights.re"}} == {
+        key: of_images[key] if key != "stages.pcrl.patience" else (480, None) for key in same - {"method.weights.re"}
+    }
+    crops = actual.pop("views.crops")[1]
+    assert {*map(tuple, crops)} == SIZES | {(64, 112, 112)}
+    assert actual == affine | {
+        "data.batch": (32, 16), "views.iou": (0.2, 0.25), "views.same_size": (True, False),
+        "method.weights.re": (0.5, 1.0),
+    }  # fmt: skip
+
+
 def test_preset_paper_of_pcrl_is_its_attention_and_its_targets() -> None:
     assert _differences("preset=paper", "pcrl") == {
         "method.attention": ("channel", "outer"),
@@ -170,7 +201,7 @@ def test_preset_released_of_pcrl_is_the_codes() -> None:
 
 # Of the authors' code: optimizer, schedule, the batch, the size of a crop, epochs; the method's settings and the mask.
 # An epoch of Models Genesis has 32 cubes of a scan, of TransVW 59, ours one crop.
-SGD, CUBE, NO_MASK = "torch.optim.SGD", [32, 64, 64], (None, None)
+SGD, NO_MASK = "torch.optim.SGD", (None, None)
 RESTORERS: dict[str, tuple[Any, ...]] = {
     "models_genesis": (
         {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 32 * 40, 0.5, 0, None), 6, CUBE,
@@ -209,8 +240,8 @@ def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
     assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 0.001}
     assert config.optim.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
     assert [stage.epochs for stage in config.stages.values()] == [59 * 50, 59 * 50, 59 * 100]
-    sizes = {(32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32), (56, 112, 112)}
-    assert ({*map(tuple, config.views["crops"])}, config.views["iou"], config.views["same_size"]) == (sizes, 0.2, True)
+    assert {*map(tuple, config.views["crops"])} == SIZES | {(56, 112, 112)}
+    assert (config.views["iou"], config.views["same_size"]) == (0.2, True)
 
 
 def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
@@ -234,7 +265,7 @@ RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
 # Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
 SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
 PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
-RUNS += [(name, preset) for name in ("pcrl", "small_pcrl") for preset in PRESETS]
+RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
 
 

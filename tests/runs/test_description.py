@@ -89,6 +89,7 @@ def test_pretraining_says_what_its_readers_ask() -> None:
     )  # fmt: skip
     assert described.input.size == (config["data"]["size"],) * 2
     assert described.output.activation == "sigmoid"
+    assert derived("pretrain", composed("experiment=pcrl3d")).output.activation == "sigmoid"
     assert derived("pretrain", composed("experiment=pcrl", "preset=released")).output.scale == pytest.approx(4.43, 0.01)
     volumes = {"_target_": "models.stub3d.Tiny3D", "width": 4, "weights": None, "bn_groups": 1}
     in_depth = derived("pretrain", config | {"model": volumes}).input

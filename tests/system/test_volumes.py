@@ -1,11 +1,13 @@
 """A run on a toy dataset of volumes, with a network that is the tests' own: from its shards to a restored picture."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data.volumes import NONE, WORDS, make, random_volumes
+from harness import assert_equal_runs, assert_moved_alike, finish, losses, require_strategy, status
 from PIL import Image
 
 from dira_scale import embed, export, finetune, plan, probe
@@ -92,3 +94,47 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
          "stages.finetune.epochs=1"]
     ) == 0  # fmt: skip
     assert (tuned / "results.json").exists()
+
+
+# Four steps, by SGD: Adam enlarges gradients that are rounding alone, as of biases before BatchNorm.
+PCRL = ["experiment=small_pcrl3d", "optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0",
+        "data.size=[16,16,16]", "views.crops=[]", "views.corruptions.affine.p=0.5",
+        "views.corruptions.shuffle.blocks=50",
+        "data.batch=4", "data.workers=1", "model.width=0.125", "method.queue=24", "method.dim=8", "precision=fp32",
+        "parallel.threads=1", "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1",
+        "checkpoint.keep=9", "stages.pcrl.epochs=2"]  # fmt: skip
+RELEASED = "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"
+
+
+@pytest.mark.parametrize("form", [pytest.param([], marks=pytest.mark.torture), [RELEASED]])
+def test_pcrl_on_volumes_resumes_bit_for_bit(form: list[str], tmp_path: Path) -> None:
+    shards = make(tmp_path / "toy", random_volumes(12), val=4)
+    for run, *stops in (("unbroken", []), ("stopped", ["steps=1"], ["steps=3"], [])):
+        for stop in stops:
+            assert main([*PCRL, *form, f"data.shards={shards.root}", f"run={tmp_path / run}", *stop]) == 0
+    assert status(tmp_path / "stopped")["step"] == 4
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "form"),
+    [
+        pytest.param("ddp", [], marks=pytest.mark.torture),
+        ("fsdp2", []),
+        pytest.param("zero2", [], marks=pytest.mark.torture),
+        pytest.param("zero2", [RELEASED], marks=pytest.mark.torture),
+    ],
+)
+def test_pcrl_on_volumes_is_one_algorithm_on_two_processes(strategy: str, form: list[str], tmp_path: Path) -> None:
+    """In float64 against one plain process, as of images in test_strategies.py."""
+    require_strategy(strategy)
+    shards, plain, run = make(tmp_path / "toy", random_volumes(12), val=4), tmp_path / "plain", tmp_path / "run"
+    exact = str(Path(__file__).with_name("exact.py"))
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for folder, launch, *more in ((plain, []), (run, several, f"parallel={strategy}")):
+        words = [*PCRL, *form, f"data.shards={shards.root}", f"run={folder}", *more]
+        finish([sys.executable, *launch, exact, *words])
+    assert status(run)["step"] == status(plain)["step"] == 4
+    for ours, theirs in zip(losses(run), losses(plain), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+    assert_moved_alike(run, plain, share=1e-6, still=1e-15, zero=1e-15)

@@ -28,10 +28,11 @@ def reorient(x: Tensor, orientation: Tensor) -> Tensor:
 def indicator(orientation: Tensor) -> Tensor:
     """vec(T): the mirrorings and the number of quarter turns, one-hot: uint8 [b, n + 1] -> float32 [b, n + 5].
 
-    Mirrorings as PCRL's networks have them: of images along y, x; of volumes along x, y, z.
+    As PCRL's networks have them: of images mirrorings along y, x; of volumes, whose axes are x, y, z there, along
+    these, and turns from x to y, which are the other way round.
     """
     mirrorings, quarters = orientation[:, :-1], orientation[:, -1:]
     if mirrorings.shape[1] == 3:
-        mirrorings = mirrorings.flip(1)
+        mirrorings, quarters = mirrorings.flip(1), (4 - quarters) % 4
     turns = quarters == torch.arange(4, device=orientation.device)
     return torch.cat([mirrorings, turns], dim=1).float()

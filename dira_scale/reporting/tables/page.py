@@ -18,7 +18,8 @@ SUFFIXES = (".html", ".md", ".csv", ".tex")
 def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str, str]:
     """Text by suffix. ``papers``: tables that stand beside ours, first on the page."""
     own = [table for tables in content.tables.values() for table in tables]
-    tables = [*(beside(paper, content.tables) for paper in papers), *own]
+    placed = [beside(paper, content.tables) for paper in papers]
+    tables = [*(table for table in placed if table.cells), *own]
     plots = [plot for table in own if (plot := figures.of_fractions(table))]
     curves = [plot for phase in content.tables for plot in figures.of_labels(content, _fine_tuned(content, phase))]
     html = template(Path(__file__).with_name("sweep.html.j2")).render(

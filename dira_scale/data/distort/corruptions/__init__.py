@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dira_scale.data.distort.corruptions.affine import Affine
 from dira_scale.data.distort.corruptions.bezier import Bezier
 from dira_scale.data.distort.corruptions.elastic import Elastic
 from dira_scale.data.distort.corruptions.intensity import GaussianBlur, GaussianNoise
@@ -15,6 +16,7 @@ from dira_scale.data.views import Distortion
 from dira_scale.data.views.corruption import Corruption
 
 __all__ = [
+    "Affine",
     "Bezier",
     "BlockMask",
     "Elastic",

@@ -1,0 +1,89 @@
+"""The schema of ``configs/words.yaml``. Reading it needs no torch."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from dira_scale.config.schema import Schema, above, at_least, place
+from dira_scale.errors import UserError
+from dira_scale.models.architecture import Architecture
+
+
+@dataclass
+class WordsData(Schema):
+    shards: str = place()
+    split: str = MISSING
+    val_split: str = MISSING
+    size: list[int] | None = at_least(1, None)
+    workers: int = at_least(1)
+
+
+@dataclass
+class Neighbours(Schema):
+    train: int = at_least(1)
+    val: int = at_least(1)
+
+
+@dataclass
+class Zoomed(Schema):
+    """Further cubes of a training neighbour, of other sizes in the plane."""
+
+    cubes: int = at_least(0)
+    sides: list[int] = at_least(1)
+    jitter: list[int] = MISSING
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a range that is none, or a jitter that cannot be 0."""
+        super().__post_init__()
+        if MISSING in (self.sides, self.jitter):
+            return
+        if len(self.sides) != 2 or self.sides[0] > self.sides[1]:
+            raise UserError(f"sides={list(self.sides)}: give the smallest and the largest, such as [50,79]")
+        if len(self.jitter) != 2 or not self.jitter[0] <= 0 <= self.jitter[1]:
+            raise UserError(f"jitter={list(self.jitter)}: give the smallest and the largest, around 0, such as [-10,9]")
+
+
+@dataclass
+class Air(Schema):
+    hu: float | None = None
+    share: float = above(0, at_most=1)
+
+
+@dataclass
+class Words(Schema):
+    run: str | None = place(None)
+    init: str | None = place(None)
+    out: str = place()
+    stage: str | None = None
+    seed: int = at_least(0)
+    words: int = at_least(2)
+    neighbours: Neighbours = field(default_factory=Neighbours)
+    size: list[int] = at_least(1)
+    margin: list[int] = at_least(0)
+    distance: float = at_least(0)
+    trials: int = at_least(1)
+    zoomed: Zoomed = field(default_factory=Zoomed)
+    air: Air = field(default_factory=Air)
+    batch: int = at_least(1)
+    shard_size: int = at_least(1)
+    workers: int | None = at_least(1, None)
+    data: WordsData = field(default_factory=WordsData)
+    model: Architecture = field(default_factory=Architecture)
+
+    def __post_init__(self) -> None:
+        """Raises UserError without an encoder, or for sizes that are not of three axes or that no cube can have."""
+        super().__post_init__()
+        if MISSING in (self.size, self.margin):
+            return
+        if (self.run is None) == (self.init is None):
+            raise UserError("init: name the encoder by one of run=… and init=…")
+        for name in ("size", "margin"):
+            if len(value := list(getattr(self, name))) != 3:
+                raise UserError(f"{name}={value}: give depth, height and width")
+        if self.zoomed.cubes and self.zoomed.sides[0] > min(self.size[1:]):
+            raise UserError(
+                f"zoomed.sides={list(self.zoomed.sides)}: the smallest must be at most {min(self.size[1:])}, as "
+                f"size={list(self.size)} says: larger ones need not lie in the volume"
+            )
+        if self.trials > 2**16:
+            raise UserError(f"trials={self.trials}: must be at most {2**16}")
