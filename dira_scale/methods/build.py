@@ -136,9 +136,10 @@ def learned_label(method_cfg: Any) -> LearnedLabel | None:
     key, node = "method", _plain(method_cfg)
     while isinstance(node.get("base"), Mapping):
         key, node = f"{key}.base", node["base"]
-    if not (method_class(node).labelled and {"label", "classes"} <= node.keys()):
+    label = node.get("label")
+    if not (method_class(node).labelled and isinstance(label, str) and "classes" in node):
         return None
-    choice = LabelChoice((str(node["label"]),), exclusive=True, key=f"{key}.label", complete=True)
+    choice = LabelChoice((label,), exclusive=True, key=f"{key}.label", complete=True)
     return LearnedLabel(choice, node["classes"], f"{key}.classes")
 
 

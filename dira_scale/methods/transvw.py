@@ -61,5 +61,5 @@ class TransVW(Method):
         pyramid = self.encoder(distorted[0])
         logits, words = at_least_float32(self.classifier(pyramid[-1])), class_numbers(batch.labels)
         hits = (logits.detach().argmax(1) == words).float().mean()
-        monitors = {"top1": hits, "chance": torch.full_like(hits, 1 / self.classes)}
+        monitors = {"accuracy": hits, "chance": torch.full_like(hits, 1 / self.classes)}
         return Terms({"di": F.cross_entropy(logits, words)}, monitors=monitors, pyramids=(pyramid,))
