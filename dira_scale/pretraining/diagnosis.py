@@ -62,7 +62,7 @@ class Diagnosis:
         gradients = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
         checks = (
             (self._collapse, ("health/std", "health/rank"), PATIENCE),
-            (self._chance, ("top1", "chance"), ROWS),
+            (self._chance, ("accuracy" if "accuracy" in row else "top1", "chance"), ROWS),
             (self._discriminator, ("health/discriminator", "loss/ad"), PATIENCE),
             (self._dwarfed, tuple(key for key in gradients if key in row) or gradients, PATIENCE),
             (self._queue, ("queue_fresh",), PATIENCE),
@@ -87,12 +87,13 @@ class Diagnosis:
         )
 
     def _chance(self, row: Mapping[str, Any], position: StagePosition) -> str:
-        top1, chance = row["top1"], row["chance"]
+        name, right = ("accuracy", row["accuracy"]) if "accuracy" in row else ("top-1", row["top1"])
+        chance = row["chance"]
         early = position.fraction < LATE or position.done < ENOUGH
-        if early or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
+        if early or chance > 1 / 2 / ABOVE_CHANCE or right > ABOVE_CHANCE * chance:
             return ""
         return (
-            f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {position.fraction:.0%} of stage "
+            f"{name} {right:.3f} is still at chance ({chance:.3f}) after {position.fraction:.0%} of stage "
             f"{position.stage}: try another optim.optimizer.lr"
             + f", or a shorter {self.base}.queue"
             * ("queue_fresh" in row)
