@@ -16,7 +16,7 @@ from dira_scale.engine.task import StagePlan
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.task import PretrainTask, on_device
+from dira_scale.pretraining.task import PretrainTask, build_adversary, on_device
 from dira_scale.training.schedule import stage_plans
 
 NEVER = 10**6  # steps
@@ -43,9 +43,7 @@ def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]
     """Method and adversary, freshly drawn from the seed."""
     torch.manual_seed(config.seed)
     views = methods.views_of(composed)
-    return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(
-        config.adversary.loss, config.model.dimensions
-    )
+    return methods.build(composed.method, composed.model, views, config.data.batch), build_adversary(config, views)
 
 
 def task(

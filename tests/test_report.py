@@ -198,6 +198,22 @@ def test_discrimination_is_judged_by_five_times_chance(
     assert "stage di" in found.detail and "24 × after stage dira, whose views are harder" in found.detail
 
 
+def test_a_classifier_of_words_is_not_said_to_find_views(finished: Path) -> None:
+    """Its last stage is judged: cubes are as hard in all of them."""
+    run = read_run(finished)
+    kept = [{key: value for key, value in row.items() if key != "top1"} for row in run.rows]
+    rows = [row | {"accuracy": 0.5, "chance": 1 / 44} for row in kept]
+    description = replace(run.description, metrics={"accuracy": Metric("Accuracy of words (chance 1/44)", "max", "di")})
+    told = replace(run, rows=rows, description=description)
+    found = headline(told, "accuracy of words (chance 1/44)")
+    assert found.figure == "22 × chance" and found.detail.endswith(f"at step {rows[-1]['step']} (stage dira)")
+    assert found.detail.startswith("right for 50 % of the held-out images, by chance for 2 %")
+    titles = [title for title, _ in plots.curves(told)]
+    assert "Accuracy of words (chance 1/44)" in titles and not any("view" in title for title in titles)
+    text = render(told, {})
+    assert "Top-1" not in text and "how often an image's own class gets the highest score" in text
+
+
 @pytest.mark.parametrize(
     ("spread", "rank", "step", "grade"),
     [(0.16, 2.6, 150, "good"), (0.14, 2.6, 150, "fair"), (0.09, 9, 150, "poor"), (0.5, 2.4, 150, "poor"),

@@ -36,6 +36,7 @@ class LabelChoice:
         unknown: the same of samples whose label nobody knows: CheXpert's protocols take blank cells as ``zeros``.
         exclusive: every sample has one of the labels, or of one label's classes (multi-class).
         key: of the configuration that names the labels; ``uncertain`` and ``unknown`` are beside it.
+        complete: every sample must have them: an unknown one is refused.
     """
 
     names: tuple[str, ...] | None = None
@@ -43,6 +44,7 @@ class LabelChoice:
     unknown: str = "ignore"
     exclusive: bool = False
     key: str = "labels"
+    complete: bool = False
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Labels":
         """The labels of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
@@ -68,7 +70,8 @@ class LabelChoice:
             )
         uncertain = tuple(COUNTS_AS.get(word, float("nan")) for word in words)
         unknown = COUNTS_AS[_checked(self._beside("unknown"), self.unknown, COUNTS_AS)]
-        return Labels(first, columns, uncertain, unknown, self.exclusive, tuple(word == LSR_ONES for word in words))
+        smoothed = tuple(word == LSR_ONES for word in words)
+        return Labels(first, columns, uncertain, unknown, self.exclusive, smoothed, self.complete)
 
     def _columns(self, dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
         """Of the labels ``names`` among the dataset's labels as yes and no."""
@@ -115,6 +118,7 @@ class Labels:
         unknown: as what NaN counts.
         exclusive: every sample has one of them.
         smoothed: for each, whether loaders draw a number from ``SMOOTHED`` for -1 (:meth:`smooth`); (): of none.
+        complete: every sample must have them.
     """
 
     names: tuple[str, ...]
@@ -123,6 +127,7 @@ class Labels:
     unknown: float
     exclusive: bool
     smoothed: tuple[bool, ...] = ()
+    complete: bool = False
 
     def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray:
         """``labels`` float32 [b, L] as stored, with a number from ``SMOOTHED`` for uncertain ones that are
@@ -168,6 +173,10 @@ class Labels:
             missing = [word for word, value in needed.items() if not (target == value).any()]
             if missing and (self.exclusive or learned is not None):
                 raise UserError(f"{where}: label '{name}' has no {missing[0]} among {len(given)} samples: {advice}")
+        if self.complete and (unknown := np.isnan(targets).any(1)).any():
+            label = self.names[0].partition(": ")[0]
+            raise UserError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "
+                            "every sample needs it: shard again without these")  # fmt: skip
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
             raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
                             f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip

@@ -173,6 +173,19 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        summed = grads[0].new_empty(ctx.shape)
-        _reduce_scatter(summed, grads[0].contiguous(), group=ctx.group)
-        return summed, None
+        return _Scatter.apply(grads[0], ctx.group, ctx.shape), None
+
+
+class _Scatter(torch.autograd.Function):
+    """The transpose of ``_Gather``, a function of its own so that gradients are differentiable, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any, shape: torch.Size) -> Tensor:
+        ctx.group = group
+        summed = x.new_empty(shape)
+        _reduce_scatter(summed, x.contiguous(), group=group)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Gather.apply(grads[0], ctx.group), None, None

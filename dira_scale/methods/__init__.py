@@ -1,6 +1,17 @@
 """Pretraining methods, and ``build``: from configuration to a method ready for the training loop."""
 
-from dira_scale.methods.build import build, check_batch, construct, experiments_on, method_class, views_of
+from dira_scale.methods.build import (
+    build,
+    check_batch,
+    construct,
+    experiments_on,
+    learned_label,
+    method_class,
+    views_of,
+)
 from dira_scale.methods.method import Method, Terms
 
-__all__ = ["Method", "Terms", "build", "check_batch", "construct", "experiments_on", "method_class", "views_of"]
+__all__ = [
+    "Method", "Terms", "build", "check_batch", "construct", "experiments_on", "learned_label", "method_class",
+    "views_of",
+]  # fmt: skip

@@ -1,18 +1,28 @@
-"""DiRA's adversary on patches (eq. 3): a least-squares GAN as in the released code, or the paper's minimax.
+"""DiRA's adversary on patches (eq. 3): a least-squares GAN as in the released code, or the paper's minimax; in 3D also
+the Wasserstein one of the authors' script.
 
 It is separate from the method: the training loop gives it its own optimizer and step.
 """
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dira_scale.data.batch import Batch, per_sample
+from dira_scale.data.distort.corruptions.draws import hashed, unit
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.pairs import at_least_float32
+from dira_scale.models import norm
+from dira_scale.models.architecture import Architecture
+from dira_scale.models.classifier import CoarsestMap
 from dira_scale.models.discriminator import Discriminator
+from dira_scale.models.network import CONVOLUTIONS
 
-LOSSES = ("lsgan", "minimax")
+WASSERSTEIN = ("wgan_gp", "wgan_gp_released")
+LOSSES = ("lsgan", "minimax", *WASSERSTEIN)
 
 
 class Adversary(nn.Module):
@@ -27,12 +37,19 @@ class Adversary(nn.Module):
     Raises ``UserError`` for a loss that does not exist.
     """
 
+    validated: ClassVar[bool] = True  # whether the generator's loss counts in validation: it means the same at any time
+    discriminator: nn.Module
+
     def __init__(self, loss: str = "lsgan", dimensions: int = 2) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise UserError(f"adversary.loss={loss}: expected {' or '.join(LOSSES)}{nearest(loss, LOSSES)}")
+        if loss not in (known := LOSSES[:2]):
+            raise UserError(f"adversary.loss={loss}: expected {' or '.join(known)}{nearest(loss, known)}")
         self.loss = loss
         self.discriminator = Discriminator(dimensions)
+
+    def beside(self, restored: Tensor, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
+        """What its losses get beside the images: for what the encoder has seen, and the batch."""
+        return ()
 
     def generator_loss(self, restored: Tensor) -> Tensor:
         """Mean of (D(restored) - 1)^2, or of log(1 - D(restored)); gradient to ``restored`` and none to D."""
@@ -62,3 +79,71 @@ class Adversary(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             scores: Tensor = functional_call(self.discriminator, parameters or {}, (at_least_float32(images),))
             return scores
+
+
+class Wasserstein(Adversary):
+    """A conditional Wasserstein GAN with gradient penalty (Gulrajani et al., NeurIPS 2017), as the 3D script of DiRA's
+    authors has it: D scores pairs of a clean or restored view and the distorted one, as two channels.
+
+    D is an encoder of the method's architecture and a 1 x 1 x 1 convolution: of ``unet3d`` 7,029,153 parameters. Its
+    BatchNorm takes the statistics of each batch (clean, restored, between), in the groups of the global batch.
+
+    ``wgan_gp``: between is u · clean + (1 - u) · restored with the distorted view; ``wgan_gp_released``: with itself,
+    as in the script. u is from [0, 1), for each sample.
+
+    Args:
+        penalty: factor of (|d ΣD / d pair| - 1)^2: the norm of each pair's gradient, the sum over all patches.
+        model: the method's.
+        size: of a view.
+    """
+
+    validated = False  # scores have no fixed scale
+
+    def __init__(self, loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...]) -> None:
+        nn.Module.__init__(self)
+        self.loss, self.penalty = loss, penalty
+        encoder = model.build_encoder(size, channels=2)
+        score = CONVOLUTIONS[model.dimensions](encoder.channels[-1], 1, kernel_size=1)
+        self.discriminator = norm.convert(nn.Sequential(encoder, CoarsestMap(), score))
+
+    def beside(self, restored: Tensor, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
+        """The distorted views and u [v·b] of their samples, the same however processes share the batch."""
+        views = len(restored) // len(batch.index)
+        number = torch.arange(views, dtype=torch.int32, device=batch.index.device)
+        u = unit(hashed((batch.index + (batch.step << 32))[:, None], number)).T.flatten()
+        return torch.cat(distorted[:views]), u
+
+    def generator_loss(self, restored: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+        """-mean D(restored); gradient to ``restored`` and none to D."""
+        frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
+        return -self._scores(torch.cat([restored, given], 1), frozen).mean()
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+        """mean D(fake) - mean D(real) + the penalty; gradient to D and none to ``fake``."""
+        fake = fake.detach()
+        scores = [self._scores(torch.cat([images, given], 1)) for images in (fake, real)]
+        share = per_sample(u, real).to(real.dtype)
+        between = share * real + (1 - share) * fake
+        pair = torch.cat([between, between if self.loss == "wgan_gp_released" else given], 1)
+        return scores[0].mean() - scores[1].mean() + self.penalty * self.gradient_penalty(pair)
+
+    def gradient_penalty(self, pair: Tensor) -> Tensor:
+        """Mean over samples of (|d ΣD / d pair| - 1)^2."""
+        pair = pair.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self._scores(pair).sum(), pair, create_graph=True)
+        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+    @torch.no_grad()
+    def accuracy(self, real: Tensor, fake: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
+        """The share of patches that D scores higher in the clean view than in the restored one; 0.5 is chance."""
+        scores = [self._scores(torch.cat([images, given], 1)) for images in (real, fake)]
+        return (scores[0] > scores[1]).float().mean()
+
+    def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        with norm.recomputing():  # no running statistics: D is not evaluated
+            return super()._scores(images, parameters)
+
+
+def adversary_of(loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...]) -> Adversary:
+    """The adversary of ``adversary.*`` for restored views of ``size``."""
+    return Wasserstein(loss, penalty, model, size) if loss in WASSERSTEIN else Adversary(loss, model.dimensions)

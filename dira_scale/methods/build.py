@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -16,6 +16,7 @@ from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.config.schema import imported
 from dira_scale.data.config import as_stored
+from dira_scale.data.labels import LabelChoice, Labels
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
@@ -110,6 +111,36 @@ def method_class(method_cfg: Any) -> type[Method]:
     except UserError:
         return Method
     return target if inspect.isclass(target) and issubclass(target, Method) else Method
+
+
+class LearnedLabel(NamedTuple):
+    """A label of classes that comes with every batch of a method (``Method.labelled``)."""
+
+    choice: LabelChoice
+    classes: int
+    key: str  # of ``classes``
+
+    def check(self, labels: Labels | None) -> None:
+        """Raise ``UserError`` unless the datasets' ``labels`` are so many classes."""
+        count = len(labels.names) if labels else 0
+        if count != self.classes:
+            raise UserError(
+                f"{self.key}={self.classes}: label '{', '.join(self.choice.names or ())}' of data.shards has {count} "
+                f"classes; use {self.key}={count}"
+            )
+
+
+def learned_label(method_cfg: Any) -> LearnedLabel | None:
+    """What the method of ``configs/method/*.yaml``, or the one that it is around, learns of ``Batch.labels``; None if
+    nothing, or if its settings do not say it, which :func:`construct` refuses."""
+    key, node = "method", _plain(method_cfg)
+    while isinstance(node.get("base"), Mapping):
+        key, node = f"{key}.base", node["base"]
+    label = node.get("label")
+    if not (method_class(node).labelled and isinstance(label, str) and "classes" in node):
+        return None
+    choice = LabelChoice((label,), exclusive=True, key=f"{key}.label", complete=True)
+    return LearnedLabel(choice, node["classes"], f"{key}.classes")
 
 
 def check_dimensions(model: Architecture, views: ViewSpec) -> None:

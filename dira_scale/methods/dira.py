@@ -64,7 +64,7 @@ class DiRA(Method):
         if restoration == MASK:
             mask_blocks(base.views, "method.restoration=mask")
         assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
-        self.base, base.key = base, "method.base"
+        self.base, base.key, self.corrupted = base, "method.base", base.corrupted
         self.decoder, self.head = network.decoder, network.head
         self.restoration_loss = RESTORATION_LOSSES.get(restoration)
         self.restored_views = RESTORED_VIEWS[restore]

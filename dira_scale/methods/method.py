@@ -45,6 +45,8 @@ class Method(nn.Module):
     bounded: ClassVar[bool] = True  # whether a restored view is the head's output through a sigmoid, or that itself
     remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
     momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
+    labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
+    corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
     key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec
     weights: dict[str, float]

@@ -4,6 +4,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from dira_scale.models.network import CONVOLUTIONS
+
+BATCH_NORMS = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}  # by an image's dimensions
+
 
 def global_average(x: Tensor) -> Tensor:
     """Feature maps [b, C, *size] averaged over all spatial axes: [b, C]."""
@@ -39,3 +43,22 @@ class Projector(MLP):
 
     def __init__(self, channels: int, dim: int, batch_norm: bool = False) -> None:
         super().__init__(channels, channels, dim, batch_norm=batch_norm)
+
+
+class WordHead(nn.Sequential):
+    """TransVW's classifier: feature maps [b, C, *size] -> logits [b, classes].
+
+    A convolution with BatchNorm and ReLU, the mean over space, linear layers. ``pytorch``, as the authors' code of that
+    name: the convolution doubles the channels, one linear layer follows. ``keras``: it keeps them, and a hidden layer
+    of 2 C with ReLU follows. Of 512 channels and 44 classes 14,203,948 and 7,649,836 parameters.
+    """
+
+    def __init__(self, form: str, channels: int, classes: int, dimensions: int) -> None:
+        wide, narrow = 2 * channels, form == "keras"
+        middle = channels if narrow else wide
+        super().__init__(
+            CONVOLUTIONS[dimensions](channels, middle, kernel_size=3, padding=1),
+            BATCH_NORMS[dimensions](middle),
+            nn.ReLU(inplace=True),
+            *([MLP(middle, wide, classes, batch_norm=False)] if narrow else [MLP(middle, classes)]),
+        )

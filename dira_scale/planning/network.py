@@ -18,9 +18,8 @@ from dira_scale.data import distort
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan, StepTask, TaskBatch
-from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.task import Pretraining
+from dira_scale.pretraining.task import Pretraining, build_adversary
 from dira_scale.training.schedule import batches_of, stage_plans
 from dira_scale.training.shapes import Shapes, ViewShapes
 
@@ -87,7 +86,7 @@ def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
     model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
     with torch.device("meta"):
         method = methods.build(cfg.method, model, views, batch, config.parallel.accumulate)
-        adversary = Adversary(config.adversary.loss, config.model.dimensions)
+        adversary = build_adversary(config, views)
 
     for module in (method, adversary):
         without_memory(module, mode, config.parallel.channels_last)
@@ -95,7 +94,9 @@ def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
     with mode:
         task = Pretraining(config, world, method, adversary, distort.build_batched)  # as on a GPU
     stages, buffers = stage_plans(config, lambda batch: 1), list(task.objective.distort.buffers())
-    return FakeTask(task, stages, ViewShapes(views), mode, world, buffers)
+    learned = methods.learned_label(cfg.method)
+    shapes = ViewShapes(views, labels=learned.classes if learned else None)
+    return FakeTask(task, stages, shapes, mode, world, buffers)
 
 
 def without_memory(module: nn.Module, mode: FakeTensorMode, channels_last: bool) -> None:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale import methods
 from dira_scale.data.config import as_stored
 from dira_scale.engine import optim
-from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.adversary import Adversary, adversary_of
+from dira_scale.models.architecture import architecture
 from dira_scale.pretraining.task import try_stages
 from dira_scale.training.schedule import check_division, stage_plans
 
@@ -30,19 +31,17 @@ def check(cfg: DictConfig, ranks: int) -> None:
     model = plain["model"] | {"weights": None}
     data = {"size": config.data.size, **as_stored(plain["data"])}
     network = {"method": plain["method"], "model": model, "views": plain["views"], "data": data}
+    network["adversary"] = plain["adversary"]
     with suppress(RuntimeError), torch.device("meta"):  # of a user's own network that needs memory
-        try_stages(config, _network(json.dumps(network)))
-        judge = list(_adversary(config.adversary.loss, config.model.dimensions).parameters())
-        optim.build(config.optim.discriminator, judge, "optim.discriminator")
+        method, adversary = _networks(json.dumps(network))
+        try_stages(config, method)
+        optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
 
 
 @lru_cache(maxsize=64)
-def _network(text: str) -> methods.Method:
-    """The method that a configuration's part says, as JSON. Its tensors have no memory."""
+def _networks(text: str) -> tuple[methods.Method, Adversary]:
+    """Method and adversary that a configuration's part says, as JSON. Their tensors have no memory."""
     cfg = OmegaConf.create(json.loads(text))
-    return methods.construct(cfg.method, cfg.model, methods.views_of(cfg))
-
-
-@lru_cache
-def _adversary(loss: str, dimensions: int) -> Adversary:
-    return Adversary(loss, dimensions)
+    views = methods.views_of(cfg)
+    adversary = adversary_of(cfg.adversary.loss, cfg.adversary.penalty, architecture(cfg.model), views.size)
+    return methods.construct(cfg.method, cfg.model, views), adversary

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.engine.config import Optim
 from dira_scale.models.architecture import Architecture
 from dira_scale.training.config import StagedTraining, Validate
@@ -13,7 +13,8 @@ from dira_scale.training.config import StagedTraining, Validate
 
 @dataclass
 class AdversaryConfig(Schema):
-    loss: str = one_of("lsgan", "minimax")
+    loss: str = one_of("lsgan", "minimax", "wgan_gp", "wgan_gp_released")
+    penalty: float = above(0)
 
 
 @dataclass

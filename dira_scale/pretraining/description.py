@@ -40,6 +40,7 @@ METRICS = {
     "loss": Metric("Total loss (weighted sum of the stage's terms)", "min"),
     "top1": Metric("Finding an image's other view (top-1)", "max", "di"),
 }
+WORDS = Term("Discrimination", "discrimination: the encoder learns to tell which visual word a deformed volume shows")
 
 
 def describe(config: Mapping[str, Any]) -> Description:
@@ -58,7 +59,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     return Description(
         verb=VERB,
         title=title,
-        trained="pretrained without labels",
+        trained=_trained(method),
         training=_training(config, stages),
         network=network,
         input=Input(
@@ -68,7 +69,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         data=Data(_datasets(config), data["split"], data.get("val_split"), limit),
         stages=stages,
         terms=_terms(method, stages),
-        metrics=METRICS,
+        metrics=METRICS | ({"accuracy": _accuracy(learned)} if (learned := _labelled(method)) else {}),
         best="loss",
         output=Output(
             "sigmoid" if method.get("bounded", kind.bounded) else None, method.get("target_scale", 1.0), kind.remark
@@ -128,12 +129,27 @@ def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
 def _terms(method: Mapping[str, Any], stages: Iterable[Stage]) -> dict[str, Term]:
     """Ours with the base's name and the restoration's distance; then those of a method of the user's own."""
     base = method.get("base", method).get("_target_", "").rpartition(".")[2]
-    terms = dict(TERMS)
+    terms = TERMS | ({"di": WORDS} if _labelled(method) else {})
     for name, more in (("di", base), ("re", method.get("restoration", "").upper())):
         if more:
             terms[name] = replace(terms[name], title=f"{terms[name].title} ({more})")
     used = dict.fromkeys(term for stage in stages for term in stage.terms)
     return terms | {term: Term(f"loss/{term}", "a term of the run's own method") for term in used if term not in TERMS}
+
+
+def _labelled(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The node of the method, or of its base, that learns a label; None if it learns without."""
+    inner: Mapping[str, Any] = method.get("base", method)
+    return inner if method_class(inner).labelled else None
+
+
+def _accuracy(learned: Mapping[str, Any]) -> Metric:
+    return Metric(f"Accuracy of words (chance 1/{learned['classes']})", "max", "di")
+
+
+def _trained(method: Mapping[str, Any]) -> str:
+    learned = _labelled(method)
+    return f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels"
 
 
 def _training(config: Mapping[str, Any], stages: Iterable[Stage]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Warnings about a run, from its metrics: each is given once when the problem begins, not at every row."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ SETTLED = 0.1
 # 190 steps on 273 phantoms. A quarter of a stage is late if it is also 500 steps; twice chance is beyond noise.
 LATE, ENOUGH, ABOVE_CHANCE = 0.25, 500, 2.0
 # Wrong on only one patch in a hundred, and the generator's loss where D(restored) is below about a tenth: the generator
-# hardly fools it any more. (Least squares: (0.1 - 1)^2; minimax: log(1 - 0.1).)
+# hardly fools it any more. (Least squares: (0.1 - 1)^2; minimax: log(1 - 0.1).) A Wasserstein critic is to win.
 DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
 # Restoration reaches the deepest features only through the decoder's first block, the others through the skips: its
 # gradient is 40 to 90 times smaller than InfoNCE's and 400 to 1,400 times smaller than scaled Barlow Twins' where both
@@ -61,7 +62,7 @@ class Diagnosis:
         gradients = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
         checks = (
             (self._collapse, ("health/std", "health/rank"), PATIENCE),
-            (self._chance, ("top1", "chance"), ROWS),
+            (self._chance, ("accuracy" if "accuracy" in row else "top1", "chance"), ROWS),
             (self._discriminator, ("health/discriminator", "loss/ad"), PATIENCE),
             (self._dwarfed, tuple(key for key in gradients if key in row) or gradients, PATIENCE),
             (self._queue, ("queue_fresh",), PATIENCE),
@@ -86,12 +87,13 @@ class Diagnosis:
         )
 
     def _chance(self, row: Mapping[str, Any], position: StagePosition) -> str:
-        top1, chance = row["top1"], row["chance"]
+        name, right = ("accuracy", row["accuracy"]) if "accuracy" in row else ("top-1", row["top1"])
+        chance = row["chance"]
         early = position.fraction < LATE or position.done < ENOUGH
-        if early or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
+        if early or chance > 1 / 2 / ABOVE_CHANCE or right > ABOVE_CHANCE * chance:
             return ""
         return (
-            f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {position.fraction:.0%} of stage "
+            f"{name} {right:.3f} is still at chance ({chance:.3f}) after {position.fraction:.0%} of stage "
             f"{position.stage}: try another optim.optimizer.lr"
             + f", or a shorter {self.base}.queue"
             * ("queue_fresh" in row)
@@ -99,7 +101,7 @@ class Diagnosis:
 
     def _discriminator(self, row: Mapping[str, Any], position: StagePosition) -> str:
         accuracy, loss = row["health/discriminator"], row["loss/ad"]
-        if accuracy < DISCRIMINATOR_WINS or loss < GENERATOR_LOSES[self.adversary]:
+        if accuracy < DISCRIMINATOR_WINS or loss < GENERATOR_LOSES.get(self.adversary, math.inf):
             return ""
         return (
             f"the discriminator wins: it is right on {accuracy:.1%} of the patches, and L_ad stays at {loss:.2f}: "

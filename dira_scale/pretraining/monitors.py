@@ -40,8 +40,7 @@ class Monitors:
             with torch.no_grad():
                 measured |= self._spread(outputs, outputs.features) | self._restoration(outputs)
                 if "ad" in losses.terms:
-                    assert outputs.restored is not None and outputs.target is not None
-                    measured["discriminator"] = self.adversary.accuracy(outputs.target, outputs.restored)
+                    measured["discriminator"] = self.adversary.accuracy(*losses.carried)
         return {f"health/{name}": value.detach() for name, value in measured.items()}
 
     def _gradient_norms(

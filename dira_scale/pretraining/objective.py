@@ -50,6 +50,7 @@ class Objective:
     Args:
         weights: of the terms in the total loss.
         distort: makes the module that distorts.
+        corrupted: whether views are corrupted in stages that restore nothing, too.
     """
 
     def __init__(
@@ -59,19 +60,22 @@ class Objective:
         views: ViewSpec,
         world: World,
         distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+        corrupted: bool = False,
     ) -> None:
-        self.weights, self.adversary, self.world = weights, adversary, world
+        self.weights, self.adversary, self.world, self.corrupted = weights, adversary, world, corrupted
         self.distort, self.target_flip, self.axes = distort(views), views.target_flip, views.crop.axes
         self.distort.to(world.device)
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
-        outputs = self.forward(model, batch, self.distorted(batch, terms))
+        distorted = self.distorted(batch, terms)
+        outputs = self.forward(model, batch, distorted)
         losses, carried = dict(outputs.losses), None
-        if "ad" in terms:
+        if "ad" in terms and (self.adversary.validated or model.training):
             assert outputs.restored is not None and outputs.target is not None
-            losses["ad"] = self.adversary.generator_loss(outputs.restored)
-            carried = outputs.target, outputs.restored.detach()
+            beside = self.adversary.beside(outputs.restored, distorted, batch)
+            losses["ad"] = self.adversary.generator_loss(outputs.restored, *beside)
+            carried = outputs.target, outputs.restored.detach(), *beside
         weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
         total = torch.stack(weighted).sum()
         return PretrainLosses(total, losses, outputs.monitors, outputs.deferred, carried, outputs=outputs)
@@ -100,7 +104,8 @@ class Objective:
         return views
 
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
-        """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`)."""
-        corrupt = corrupt and restores(terms)
+        """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`),
+        unless the method has them always."""
+        corrupt = corrupt and (self.corrupted or restores(terms))
         pairs = zip(batch.views, batch.distortions, strict=True)
         return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)

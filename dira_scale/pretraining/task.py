@@ -21,7 +21,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
-from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.adversary import Adversary, adversary_of
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.discriminator import check_size
@@ -51,7 +51,7 @@ class DiscriminatorTraining:
     optimizer: Optimizer
     name: str = "discriminator"
 
-    def loss(self, carried: tuple[Tensor, Tensor] | None) -> Tensor | None:
+    def loss(self, carried: tuple[Tensor, ...] | None) -> Tensor | None:
         return None if carried is None else self.module.discriminator_loss(*carried)
 
 
@@ -75,13 +75,14 @@ class Pretraining:
         self.config, self.module, self.optim = config, method, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
         self.side_modules = [DiscriminatorTraining(adversary, judge)]
-        self.objective = Objective(method.weights, adversary, method.views, world, distort)
+        self.objective = Objective(method.weights, adversary, method.views, world, distort, method.corrupted)
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
         self.monitor_every = config.health.every
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
         assert isinstance(module, Method)
-        norm.regroup(module, self.config.bn_groups(stage.batch), self.config.parallel.accumulate)
+        for part in (module, self.side_modules[0].module):
+            norm.regroup(part, self.config.bn_groups(stage.batch), self.config.parallel.accumulate)
         module.enter_stage(stage.terms)
         return Forward(module)
 
@@ -137,12 +138,14 @@ class PretrainTask(Pretraining):
         from dira_scale.training.inputs import Inputs
 
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
-            views = methods.views_of(cfg)
+            views, learned = methods.views_of(cfg), methods.learned_label(cfg.method)
             try:
-                data = Inputs.of(config, views, world)
+                data = Inputs.of(config, views, world, labels=learned.choice if learned else None)
             except DimensionsError as error:
                 other = methods.experiments_on(5 - views.dimensions, config.method)
                 raise UserError(f"{error}{other}") from error
+            if learned:
+                learned.check(data.labels)
             data.require_channels(config.model.name, config.model.channels, ADVICE)
             weights = config.model.weights
             stages = stage_plans(config, data.steps_per_epoch)
@@ -152,8 +155,8 @@ class PretrainTask(Pretraining):
         preflight.check_alike(cfg, data.facts() | _weights_fact(config))
         torch.manual_seed(config.seed)
         method = build_method(config, cfg, data.views, tensors)
-        adversary = on_device(Adversary(config.adversary.loss, config.model.dimensions), config, world)
-        return cls(config, world, method, adversary, stages, data)
+        adversary = build_adversary(config, data.views)
+        return cls(config, world, method, on_device(adversary, config, world), stages, data)
 
     def describe(self, config: dict[str, Any]) -> Description:
         described = describe(config)
@@ -212,6 +215,10 @@ class PretrainTask(Pretraining):
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return self.diagnosis.warnings(row, position)
+
+
+def build_adversary(config: Pretrain, views: ViewSpec) -> Adversary:
+    return adversary_of(config.adversary.loss, config.adversary.penalty, config.model, views.size)
 
 
 def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:

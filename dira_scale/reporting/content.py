@@ -16,6 +16,8 @@ PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as me
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training
 
 logger = logging.getLogger(__name__)
+# Shares of images whose other view, or whose class, is told: what one is then.
+RECOGNISED = {"top1": "found", "accuracy": "right"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class RunContent:
         """The loss terms that ``stage`` trains; empty if the description does not name it."""
         planned = self.description.stage(stage)
         return [*planned.terms] if planned else []
+
+    @property
+    def recognised(self) -> str | None:
+        """Which of ``RECOGNISED`` the rows have beside ``chance``; None if none."""
+        return next((name for name in RECOGNISED if any(row.keys() >= {name, "chance"} for row in self.rows)), None)
 
     def restarts(self) -> list[int]:
         """Steps at which another process took over the run (the lease number grew)."""

@@ -1,6 +1,6 @@
 """The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
 
-from dira_scale.reporting.content import RunContent
+from dira_scale.reporting.content import RECOGNISED, RunContent
 from dira_scale.reporting.summary import BASELINES, RESTORERS, duration, rate, throughput
 from dira_scale.reporting.verdict import Grade, Headline, Verdict
 from dira_scale.runs.results import in_words, overall
@@ -93,37 +93,39 @@ def _restoration(run: RunContent) -> Headline | None:
 
 
 def _discrimination(run: RunContent) -> Headline | None:
-    """How often an image's other view is found; on held-out images where their batches have at least two.
+    """How often an image's other view is found, or its class is told; on held-out images where their batches have at
+    least two.
 
-    Judged after the last stage that has no term but discrimination, if there is one: the views of the others are cut
-    out and shuffled, and even good runs distinguish them less well (experiments.md).
+    Views are judged after the last stage that has no term but discrimination, if there is one: those of the others are
+    cut out and shuffled, and even good runs distinguish them less well (experiments.md).
     """
-    rows = [row for row in run.rows if row.get("chance", 1.0) <= 0.5 and "top1" in row]
+    name = run.recognised
+    rows = [row for row in run.rows if row.get("chance", 1.0) <= 0.5 and name in row]
     rows = [row for row in rows if row["split"] == "val"] or rows
-    if not rows:
+    if not rows or not name:
         return None
     last = {row["stage"]: row for row in rows}  # of each stage
-    measured = run.description.metrics.get("top1")
-    alone = [stage for stage in last if measured and run.terms(stage) == [measured.term]]
+    measured = run.description.metrics.get(name)
+    alone = [stage for stage in last if name == "top1" and measured and run.terms(stage) == [measured.term]]
     row = last.pop(alone[-1] if alone else rows[-1]["stage"])
-    times = {stage: _times(row["top1"] / row["chance"]) for stage, row in last.items()}
+    times = {stage: _times(row[name] / row["chance"]) for stage, row in last.items()}
     later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and alone]
     samples = f"{'held-out' if row['split'] == 'val' else 'training'} {run.description.unit}"
     return Headline(
-        f"{_times(row['top1'] / row['chance'])} chance",
-        "finding an image's other view (top-1)",
-        f"found for {100 * row['top1']:.0f} % of the {samples}, by "
+        f"{_times(row[name] / row['chance'])} chance",
+        measured.title[0].lower() + measured.title[1:] if measured else name,
+        f"{RECOGNISED[name]} for {100 * row[name]:.0f} % of the {samples}, by "
         f"chance for {100 * row['chance']:.0f} %, at step {row['step']} (stage {row['stage']})"
         + f"; {', '.join(later)}, whose views are harder"
         * bool(later),
-        _discrimination_verdict(run, row["top1"], row["chance"]),
+        _discrimination_verdict(run, row[name], row["chance"]),
     )
 
 
-def _discrimination_verdict(run: RunContent, top1: float, chance: float) -> Verdict | None:
+def _discrimination_verdict(run: RunContent, right: float, chance: float) -> Verdict | None:
     if chance > 1 / 2 / LEARNS:
-        return Verdict(Grade.open, f"among {1 / chance:.0f} images a guess is right too often")
-    grade = Grade.good if top1 >= LEARNS * chance else Grade.fair if top1 >= AT_CHANCE * chance else Grade.poor
+        return Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
+    grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= AT_CHANCE * chance else Grade.poor
     return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {AT_CHANCE:g} ×")
 
 

@@ -31,7 +31,6 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         terms=summary.terms(run),
         throughput=summary.throughput(run),
         results=summary.result_tables(run),
-        top1=any("top1" in row for row in run.rows),
         restoration=summary.restoration_table(run),
         settings=summary.settings(run.config, defaults),
         environment=summary.environment(run),

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dira_scale.reporting.content import RunContent
+from dira_scale.reporting.content import RECOGNISED, RunContent
 from dira_scale.runs.reader import Row
 
 COLOURS = {  # light mode's, by the names under which style.css has the dark mode's
@@ -132,9 +132,10 @@ def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
         linewidth=0.8,
         clip_on=False,  # the last point is on the edge
     )
-    if name == "top1":
+    if name in RECOGNISED:
         for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)):
-            at, chance = [row["step"] for row in rows], [row["chance"] for row in rows]
+            beside = [row for row in rows if "chance" in row]
+            at, chance = [row["step"] for row in beside], [row["chance"] for row in beside]
             axes.plot(at, chance, color=colour, linewidth=1, linestyle="--")
 
 

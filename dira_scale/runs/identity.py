@@ -27,6 +27,7 @@ LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "met
          "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1,
          "optim.factor": 0.5, "optim.patience": 5, "optim.step_epochs": 50,
          "views.turns": 0.0, "views.transpose": 0.0, "data.spacing": "stored", "data.range": None, "data.pad": False,
+         "adversary.penalty": 100.0,
          "task.scored": None, "channels": None, "evaluate.window": None, "evaluate.temperature": False}  # fmt: skip
 # Of our methods; how they shuffle keys does not matter to a run that shuffles none, others record `shuffle_version`.
 SHUFFLING = tuple(f"dira_scale.methods.{name}" for name in ("moco.MoCo", "pcrl.PCRL", "pcrl_released.PCRLReleased"))

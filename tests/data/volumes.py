@@ -45,9 +45,11 @@ def make(
     spacing: Sequence[Sequence[float] | None] | None = None,
     test: int = 0,
     boxes: Sequence[Sequence[dict[str, Any]]] = (),
+    words: Sequence[int | None] | None = None,
 ) -> ShardedDataset:
     """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
-    ``spacing`` of each, in mm; None: of all [2, 1, 1]."""
+    ``spacing`` of each, in mm; None: of all [2, 1, 1]. ``words``: of each the class of a label ``word``; None: a label
+    ``nodule``."""
     root.mkdir()
     shard, rows = b"", []
     splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
@@ -72,7 +74,10 @@ def make(
                 "channels": voxels.shape[0] if voxels.ndim == 4 else 1,
                 "spacing": [2.0, 1.0, 1.0] if spacing is None else spacing[number],
             }
-            | {"affine": np.diag([1.0, 1.0, 2.0, 1.0]).ravel().tolist(), "labels": [float(number % 3 == 0)]}
+            | {
+                "affine": np.diag([1.0, 1.0, 2.0, 1.0]).ravel().tolist(),
+                "labels": [float(number % 3 == 0) if words is None else words[number]],
+            }
             | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
             | sides
             | place
@@ -82,10 +87,12 @@ def make(
     with TableWriter(root / "manifest.parquet", SCHEMA) as writer:
         writer.add(rows)
     counts = {split: splits.count(split) for split in dict.fromkeys(splits)}
+    named = {} if words is None else {"word": [f"w{number}" for number in range(1 + max(filter(None, words)))]}
     info = DatasetInfo(
-        name="toy", modality="CT", dims=3, codec=codec, label_names=["nodule"], counts=counts, quarantined=0,
+        name="toy", modality="CT", dims=3, codec=codec, label_names=[*named] or ["nodule"], counts=counts,
+        quarantined=0,
         shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", licence="none", tool_version="0",
-        format_version=BRICKS_VERSION if codec == "b2nd" else FORMAT_VERSION,
+        format_version=BRICKS_VERSION if codec == "b2nd" else FORMAT_VERSION, classes=named,
     )  # fmt: skip
     (root / "dataset.json").write_text(info.to_json())
     assert json.loads(info.to_json())["dims"] == 3

@@ -128,6 +128,7 @@ def pcrl():
     return results
 
 
+WORDS = {"_target_": "dira_scale.methods.transvw.TransVW", "label": "word", "classes": 3}
 VOLUMES = {
     "mae, dense, 4 groups": ("mae.MAE", {}, {"bn_groups": 4}),
     "mae, sparse, 1 group": ("mae.MAE", {"masking": "sparse", "norm_target": True}, {"bn_groups": 1}),
@@ -145,6 +146,7 @@ VOLUMES = {
         {"dim": 8, "queue": 64, "bounded": True, "target_scale": 1.0},
         {"bn_groups": 2},
     ),
+    "transvw, wgan_gp, 1 group": ("dira.DiRA", {"base": WORDS | {"classifier": "keras"}}, {"bn_groups": 1}),
 }
 
 
@@ -152,13 +154,20 @@ def volumes():
     """The same of methods of volumes, with masks that hide another number of blocks in each."""
     from methods.masked import UNET3D, built, masked
 
+    from dira_scale.methods.adversary import adversary_of
+    from dira_scale.models.architecture import architecture
+
     results = {}
     for name, (target, settings, model) in VOLUMES.items():
-        paired = "base" in settings or "queue" in settings
+        paired, critic = "queue" in settings | settings.get("base", {}), None
         views = replace(masked((8, 16, 16), 8, count=2 if paired else 1), orientations=2)
         node = {"_target_": f"dira_scale.methods.{target}"} | settings
         method = built(node, UNET3D | model, views, batch=16, groups=model["bn_groups"])
-        results[name] = two_steps(method, None, volumes_of, lambda number: volumes_of(9, 3 - number, lambda x: x))
+        if "wgan_gp" in name:
+            torch.manual_seed(0)
+            critic = adversary_of("wgan_gp", 100.0, architecture(UNET3D), (8, 16, 16)).double()
+            norm.regroup(critic, model["bn_groups"])
+        results[name] = two_steps(method, critic, volumes_of, lambda number: volumes_of(9, 3 - number, lambda x: x))
     return results
 
 
@@ -174,7 +183,13 @@ def volumes_of(step, count=16, part=own_part):
         distorted.append(clean[-1].masked_fill(where, 0.0))
         turned = part(torch.rand(count, 2, 4, generator=generator) * torch.tensor([2, 2, 2, 4])).to(torch.uint8)
         hidden.append(SimpleNamespace(corruptions={"mask": {"mask": blocks}}, orientations=turned))
-    return tuple(clean), tuple(distorted), SimpleNamespace(step=step, distortions=hidden)
+    number = torch.arange(count)
+    labels = part(torch.nn.functional.one_hot(number % 3, 3).float())
+    return (
+        tuple(clean),
+        tuple(distorted),
+        SimpleNamespace(step=step, distortions=hidden, labels=labels, index=part(number)),
+    )
 
 
 def micro_batches():
@@ -222,9 +237,16 @@ def two_steps(method, adversary=None, step_batch=None, held_out=None):
     seen = {}
     for step in range(2):
         method.progress = step / 2
-        terms = method(*step_batch(step))
+        clean, distorted, batch = step_batch(step)
+        terms = method(clean, distorted, batch)
         if adversary:
-            terms.losses["ad"] = adversary.generator_loss(terms.restored)
+            beside = adversary.beside(terms.restored, distorted, batch)
+            terms.losses["ad"] = adversary.generator_loss(terms.restored, *beside)
+            judged = adversary.discriminator_loss(terms.target, terms.restored, *beside)
+            slopes = torch.autograd.grad(judged, list(adversary.parameters()))
+            seen[f"{step}/discriminator"] = mean(judged.detach())
+            names = [name for name, _ in adversary.named_parameters()]
+            seen |= {f"{step}/gradient/{name}": mean(slope) for name, slope in zip(names, slopes, strict=True)}
         optimizer.zero_grad()
         sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
         for name, parameter in method.named_parameters():

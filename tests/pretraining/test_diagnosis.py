@@ -49,6 +49,15 @@ def test_what_goes_wrong_is_said_once_and_again_only_after_it_was_well(kind: str
     assert watch.warnings(FINE | wrong, LATE) == [said]
 
 
+def test_words_at_chance_are_of_an_accuracy() -> None:
+    row = {key: value for key, value in FINE.items() if key not in ("top1", "queue_fresh")}
+    watch = diagnosis()
+    said = [text for _ in range(ROWS) for text in watch.warnings(row | {"accuracy": 0.03, "chance": 1 / 44}, LATE)]
+    assert [text[: text.index(":")] for text in said] == [
+        "accuracy 0.030 is still at chance (0.023) after 60% of stage dira"
+    ]
+
+
 def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
     watch, wrong = diagnosis(), FINE | WRONG["collapse"][0]
     said = [watch.warnings(row, LATE) for row in (wrong, {"top1": 0.5, "chance": 0.03}, wrong)]
@@ -84,6 +93,13 @@ def test_the_beginning_is_not_judged(kind: str, early: StagePosition) -> None:
 def test_what_is_not_wrong_is_not_said(fine: dict[str, float]) -> None:
     watch = diagnosis()
     assert all(watch.warnings(FINE | fine, LATE) == [] for _ in range(2 * ROWS))
+
+
+def test_a_wasserstein_critic_may_win() -> None:
+    """Its loss has no level, and it is the better the further it tells both apart."""
+    wins = FINE | {"health/discriminator": 1.0, "loss/ad": 50.0}
+    watch = diagnosis("wgan_gp")
+    assert [watch.warnings(wins, LATE) for _ in range(PATIENCE)] == [[]] * PATIENCE
 
 
 def test_the_logarithmic_adversary_has_a_level_of_its_own() -> None:

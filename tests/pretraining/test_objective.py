@@ -109,7 +109,7 @@ def test_clean_views_without_rotation_are_the_loaders_own() -> None:
 @pytest.mark.parametrize(("terms", "total"), [(["di"], 2.0), (["di", "re"], 5.0), (["di", "re", "ad"], 5.007)])
 def test_the_total_is_the_weighted_sum_of_the_stages_terms(terms: list[str], total: float) -> None:
     actual = {"di": torch.tensor(2.0), "re": torch.tensor(0.3)}
-    adversary: Any = SimpleNamespace(generator_loss=lambda restored: 7 * restored.mean())
+    adversary: Any = SimpleNamespace(validated=True, beside=lambda *_: (), generator_loss=lambda x: 7 * x.mean())
     objective = objective_of(adversary)
     restored = torch.ones(COUNT, 1, 32, 32)
     engine: Any = lambda *_: Terms({k: v for k, v in actual.items() if k in terms}, restored=restored, target=restored)  # noqa: E731

@@ -244,6 +244,67 @@ def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
     assert (config.views["iou"], config.views["same_size"]) == (0.2, True)
 
 
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
+ONE_OF = {"shuffle": 0.25, "bezier": 0.25, "inpaint": 0.25, "outpaint": 0.25}
+WHOLE = {"count": 1, "crops": [], "flip": 0.0}  # cubes; no mirroring
+
+
+def test_transvw_has_its_codes_figures() -> None:
+    """Batches of 64, the rate halved every 40 epochs, at most 50 without a lower loss; an epoch is all cubes."""
+    config = composed("experiment=transvw")
+    assert (config.data.size, config.data.batch, config.model.bn_groups) == (CUBE, 64, 1)
+    assert config.method["base"] | {"_target_": ""} == {
+        "_target_": "", "label": "word", "classes": 44, "classifier": "pytorch",
+    }  # fmt: skip
+    assert (config.method["weights"]["di"], config.method["weights"]["re"]) == (0.01, 1.0)
+    assert config.method["restoration"] == "mse" and config.optim.optimizer == ADAM
+    assert (config.optim.schedule, config.optim.step_epochs, config.optim.factor) == ("step", 40, 0.5)
+    trained = {name: (stage.terms, stage.patience) for name, stage in config.stages.items() if stage.epochs}
+    assert trained == {"dir": (["di", "re"], 50)}
+
+
+@pytest.mark.parametrize("experiment", ["transvw", "dira_transvw"])
+def test_transvws_cubes_are_deformed_as_in_its_code(experiment: str) -> None:
+    views = composed(f"experiment={experiment}").views
+    elastic, other = views["corruptions"].values()
+    assert {key: views[key] for key in WHOLE} == WHOLE
+    assert {key: value for key, value in elastic.items() if key != "_target_"} == {"p": 1, "alpha": 991, "sigma": 8}
+    assert other["p"] == ONE_OF and other["of"]["shuffle"]["blocks"] == 5
+    assert all(part["p"] == 0 for name, part in views.items() if name in (*DAMAGE, "blur"))
+
+
+def test_dira_on_transvw_has_its_papers_figures() -> None:
+    """Lambda 1, 100 and 1, Adam at 1e-3 for all three networks, 200 epochs in batches of 8, one stage upon another."""
+    config = composed("experiment=dira_transvw")
+    assert (config.data.size, config.data.batch, config.model.bn_groups) == (CUBE, 8, 1)
+    assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 1.0}
+    assert (config.method["restoration"], config.method["base"]["classifier"]) == ("mse", "keras")
+    assert config.method["base"]["classes"] == 44
+    assert (config.adversary.loss, config.adversary.penalty) == ("wgan_gp", 100)
+    assert config.optim.optimizer == ADAM
+    assert config.optim.discriminator == {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [0.9, 0.999]}
+    stages = [(stage.terms, stage.epochs) for stage in config.stages.values()]
+    assert [terms for terms, _ in stages] == [["di"], ["di", "re"], ["di", "re", "ad"]]
+    assert sum(epochs for _, epochs in stages) == 200
+
+
+def test_the_presets_of_dira_on_transvw_are_equation_3_and_the_authors_script() -> None:
+    """What they say of mirrored targets has no effect: cubes are not mirrored."""
+    paper, released, alone = (
+        {key: pair for key, pair in _differences(f"preset={preset}", name).items() if key != "views.target_flip"}
+        for preset, name in (("paper", "dira_transvw"), ("released", "dira_transvw"), ("released", "transvw"))
+    )
+    painted = "views.corruptions.other.of"
+    assert paper == {"adversary.loss": ("wgan_gp", "minimax")}
+    assert released == {
+        "precision": ("auto", "fp32"), "adversary.loss": ("wgan_gp", "wgan_gp_released"),
+        "method.restoration": ("mse", "l1"), "model.up": ("transposed", "nearest"), "optim.step_epochs": (40, 16),
+        f"{painted}.shuffle.blocks": (5, 100), f"{painted}.inpaint.fill": ("noise", "constant"),
+        f"{painted}.outpaint.fill": ("noise", "constant"),
+    } | {f"stages.{name}.patience": (30, 20) for name in ("di", "dir", "dira")}  # fmt: skip
+    assert alone == {"precision": ("auto", "fp32")}
+
+
 def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
     plain, changed = (dict(_flat(composed(f"experiment={experiment}", *more))) for more in ((), (preset,)))
     missing = object()
@@ -264,6 +325,7 @@ def _flat(config: Any) -> list[tuple[str, Any]]:
 RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
 # Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
 SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
+SHOWN += [("dira_transvw", "released")]
 PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
 RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]

@@ -97,42 +97,51 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
 
 
 # Four steps, by SGD: Adam enlarges gradients that are rounding alone, as of biases before BatchNorm.
-PCRL = ["experiment=small_pcrl3d", "optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0",
-        "data.size=[16,16,16]", "views.crops=[]", "views.corruptions.affine.p=0.5",
-        "views.corruptions.shuffle.blocks=50",
-        "data.batch=4", "data.workers=1", "model.width=0.125", "method.queue=24", "method.dim=8", "precision=fp32",
-        "parallel.threads=1", "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1",
-        "checkpoint.keep=9", "stages.pcrl.epochs=2"]  # fmt: skip
-RELEASED = "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"
+STEPS = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0", "data.size=[16,16,16]", "views.crops=[]",
+         "data.batch=4", "data.workers=1", "model.width=0.125", "precision=fp32", "parallel.threads=1",
+         "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1", "checkpoint.keep=9"]  # fmt: skip
+PCRL = ["experiment=small_pcrl3d", *STEPS, "views.corruptions.affine.p=0.5", "views.corruptions.shuffle.blocks=50",
+        "method.queue=24", "method.dim=8", "stages.pcrl.epochs=2"]  # fmt: skip
+RELEASED = [*PCRL, "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"]
+TRANSVW = ["experiment=small_dira_transvw", *STEPS, "method.base.classes=3", "health.every=1",
+           "stages.di.epochs=0.5", "stages.dir.epochs=0.5", "stages.dira.epochs=1"]  # fmt: skip
+CRITIC = ["optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas", "optim.discriminator.lr=1e-6"]
+NUMBERED = [number % 3 for number in range(12)]  # their words
 
 
-@pytest.mark.parametrize("form", [pytest.param([], marks=pytest.mark.torture), [RELEASED]])
-def test_pcrl_on_volumes_resumes_bit_for_bit(form: list[str], tmp_path: Path) -> None:
-    shards = make(tmp_path / "toy", random_volumes(12), val=4)
+@pytest.mark.parametrize("words", [pytest.param(PCRL, marks=pytest.mark.torture), RELEASED, TRANSVW])
+def test_a_method_of_volumes_resumes_bit_for_bit(words: list[str], tmp_path: Path) -> None:
+    shards = make(tmp_path / "toy", random_volumes(12), val=4, words=NUMBERED)
     for run, *stops in (("unbroken", []), ("stopped", ["steps=1"], ["steps=3"], [])):
         for stop in stops:
-            assert main([*PCRL, *form, f"data.shards={shards.root}", f"run={tmp_path / run}", *stop]) == 0
+            assert main([*words, f"data.shards={shards.root}", f"run={tmp_path / run}", *stop]) == 0
     assert status(tmp_path / "stopped")["step"] == 4
     assert_equal_runs(tmp_path / "stopped", tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize(
-    ("strategy", "form"),
+    ("strategy", "chosen"),
     [
-        pytest.param("ddp", [], marks=pytest.mark.torture),
-        ("fsdp2", []),
-        pytest.param("zero2", [], marks=pytest.mark.torture),
-        pytest.param("zero2", [RELEASED], marks=pytest.mark.torture),
+        pytest.param("ddp", PCRL, marks=pytest.mark.torture),
+        ("fsdp2", PCRL),
+        pytest.param("zero2", PCRL, marks=pytest.mark.torture),
+        pytest.param("zero2", RELEASED, marks=pytest.mark.torture),
+        pytest.param("ddp", [*TRANSVW, *CRITIC], marks=pytest.mark.torture),
+        pytest.param("fsdp2", [*TRANSVW, *CRITIC], marks=pytest.mark.torture),
+        pytest.param("zero2", [*TRANSVW, *CRITIC], marks=pytest.mark.torture),
     ],
 )
-def test_pcrl_on_volumes_is_one_algorithm_on_two_processes(strategy: str, form: list[str], tmp_path: Path) -> None:
+def test_a_method_of_volumes_is_one_algorithm_on_two_processes(
+    strategy: str, chosen: list[str], tmp_path: Path
+) -> None:
     """In float64 against one plain process, as of images in test_strategies.py."""
     require_strategy(strategy)
-    shards, plain, run = make(tmp_path / "toy", random_volumes(12), val=4), tmp_path / "plain", tmp_path / "run"
+    shards = make(tmp_path / "toy", random_volumes(12), val=4, words=NUMBERED)
+    plain, run = tmp_path / "plain", tmp_path / "run"
     exact = str(Path(__file__).with_name("exact.py"))
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     for folder, launch, *more in ((plain, []), (run, several, f"parallel={strategy}")):
-        words = [*PCRL, *form, f"data.shards={shards.root}", f"run={folder}", *more]
+        words = [*chosen, f"data.shards={shards.root}", f"run={folder}", *more]
         finish([sys.executable, *launch, exact, *words])
     assert status(run)["step"] == status(plain)["step"] == 4
     for ours, theirs in zip(losses(run), losses(plain), strict=True):

@@ -1,0 +1,65 @@
+"""TransVW's self-classification (Haghighi et al., TMI 2021, sec. II): which visual word is seen."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.labels import class_numbers
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError, nearest
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import at_least_float32
+from dira_scale.methods.restoration import check_single
+from dira_scale.models.heads import WordHead
+from dira_scale.models.network import Encoder
+
+CLASSIFIERS = ("pytorch", "keras")
+
+
+class TransVW(Method):
+    """A deformed cube f(x) shows the visual word y, one of C, and a classifier on the encoder must tell which: L_di =
+    -log p(y | f(x)), the mean over the batch.
+
+    Words are labels of the dataset, found without annotation: the same place in patients who look alike. The cube's
+    restoration is DiRA's, around this class: TransVW's total is 0.01 L_di + L_re (``method=transvw``), DiRA's 3D
+    experiments have L_di + 100 L_re + L_ad (``method=dira_transvw``). As in the authors' code, cubes are deformed in
+    stages without restoration, too.
+
+    Args:
+        label: of the dataset: one of several classes.
+        classes: of it.
+        classifier: ``pytorch`` or ``keras``, as :class:`dira_scale.models.heads.WordHead`.
+
+    Raises ``UserError`` unless there is one view, for fewer than two classes and an unknown ``classifier``.
+    """
+
+    labelled = True
+    corrupted = True
+
+    def __init__(
+        self, encoder: Encoder, views: ViewSpec, label: str, classes: int, classifier: str = "pytorch"
+    ) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_single("TransVW", views)
+        if classes < 2:
+            raise UserError(f"TransVW's classes={classes}: a label of classes has at least 2")
+        if classifier not in CLASSIFIERS:
+            known = f"{' or '.join(CLASSIFIERS)}{nearest(classifier, CLASSIFIERS)}"
+            raise UserError(f"TransVW's classifier={classifier}: expected {known}")
+        self.encoder, self.classes = encoder, classes
+        self.classifier = WordHead(classifier, encoder.channels[-1], classes, encoder.dimensions)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.classifier.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        assert batch.labels is not None, "checked before training"
+        pyramid = self.encoder(distorted[0])
+        logits, words = at_least_float32(self.classifier(pyramid[-1])), class_numbers(batch.labels)
+        hits = (logits.detach().argmax(1) == words).float().mean()
+        monitors = {"accuracy": hits, "chance": torch.full_like(hits, 1 / self.classes)}
+        return Terms({"di": F.cross_entropy(logits, words)}, monitors=monitors, pyramids=(pyramid,))
