@@ -19,7 +19,7 @@ from dira_scale.cluster.status import AT_WORK, Progress, RunStatus, present, pro
 from dira_scale.cluster.usage import Usage, usage
 
 WIDE = Console(width=10_000)  # measures what a table takes where there is room
-FIGURES = ("step", "loss", "images/s", "to go")
+FIGURES = ("step", "loss", "samples/s", "to go")
 # The first that fits is shown. What a layout lacks of job, node and reason is below its table, for each run in full.
 LAYOUTS = (
     ("run", "state", *FIGURES, "job", "node", "tries", "reason"),
@@ -116,7 +116,7 @@ def _figures(far: Progress) -> dict[str, str]:
     loss = "" if far.loss is None else f"{far.loss:.4g}"
     speed = "" if far.images_per_second is None else f"{far.images_per_second:,.0f}"
     to_go = "" if far.to_go is None else duration(far.to_go)
-    return {"step": step, "loss": loss, "images/s": speed, "to go": to_go}
+    return {"step": step, "loss": loss, "samples/s": speed, "to go": to_go}
 
 
 def duration(seconds: float) -> str:

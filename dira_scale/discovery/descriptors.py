@@ -10,6 +10,7 @@ import torch
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.discovery.config import Words
 from dira_scale.discovery.origin import Volumes
+from dira_scale.discovery.refused import check_dimensions
 from dira_scale.errors import UserError
 from dira_scale.evaluation.embedding.encoder import weights_hash
 from dira_scale.evaluation.encoders import LAST, levels
@@ -47,7 +48,7 @@ def open_describer(words: Words) -> Describer:
         run = RunReader(Path(words.run))
         tensors, _, _ = run.load(words.stage)
         encoder, input = trained_encoder(run.description, tensors), run.description.input
-        _check(encoder, f"run={words.run}")
+        check_dimensions(f"run={words.run}", encoder.name, encoder.dimensions)
         size, window = tuple(words.data.size or input.size), input.window
         if size != tuple(input.size) and encoder.fixed_size:
             raise UserError(f"data.size={[*size]}: {encoder.name} of the run takes volumes of {[*input.size]} only")
@@ -58,8 +59,7 @@ def open_describer(words: Words) -> Describer:
     exported = exported_architecture(Path(words.init))
     model = architecture(exported) if exported else words.model
     size = tuple(words.data.size or SIZE)
-    if model.dimensions != 3:
-        raise UserError(f"init={words.init}: {model.name} is a network of images; name one of volumes")
+    check_dimensions(f"init={words.init}", model.name, model.dimensions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(words.seed)
         encoder = model.build_encoder(size)
@@ -87,8 +87,3 @@ def describe(
         write_atomic(kept, values.astype("<f4").tobytes())
     every = np.frombuffer(kept.read_bytes(), "<f4").reshape(len(train.rows) + len(val.rows), -1)
     return every[: len(train.rows)], every[len(train.rows) :]
-
-
-def _check(encoder: Encoder, key: str) -> None:
-    if encoder.dimensions != 3:
-        raise UserError(f"{key}: {encoder.name} is an encoder of images; name one of volumes")

@@ -99,7 +99,10 @@ def too_small(dataset: ShardedDataset, volumes: Volumes, small: np.ndarray) -> s
     first = int(np.flatnonzero(small)[0])
     sides = " x ".join(map(str, volumes.sides[first]))
     key = dataset.cell("key", int(volumes.rows[first]))
-    return f", as {int(small.sum())} of its {len(small)} volumes are too small, such as {key} ({sides})"
+    count = int(small.sum())
+    return (
+        f", as {count} of its {len(small)} volumes {'is' if count == 1 else 'are'} too small, such as {key} ({sides})"
+    )
 
 
 def _patients(volumes: Volumes, which: np.ndarray) -> int:

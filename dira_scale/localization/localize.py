@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dira_scale import __version__
+from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.segmentation import Segmentation
@@ -84,7 +85,7 @@ def _look(config: Localize, eye: Eye, cases: Cases, rows: Journal) -> None:
     def read(case: Case) -> tuple[Case, Stored, Tensor]:
         return case, *eye.view(case)
 
-    with bar("localizing", "images") as shown:
+    with bar("localizing", UNITS[len(eye.trained.size)]) as shown:
         task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
         for case, stored, view in read_ahead(read, todo, config.data.workers):
             made: list[Row] = []

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dira_scale import __version__
+from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING
 from dira_scale.evaluation.finetune.segmentation import Segmentation
@@ -65,7 +66,7 @@ def predict(config: Predict) -> None:
         with journal(out, about) as rows:
             todo = [number for number, key in enumerate(images.keys) if key not in rows.done]
             predicted = _masks if masks else _labels
-            with bar("predicting", "images") as shown:
+            with bar("predicting", UNITS[len(trained.size)]) as shown:
                 task = shown.add_task("", total=len(images.keys), completed=len(images.keys) - len(todo))
                 for number, row in predicted(config, trained, images, todo):
                     rows.add(images.keys[number], row)

@@ -117,16 +117,18 @@ def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = 
         ("probe", ["layer=[]"], r"layer=\[\]: name a level"),
         ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
         ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
+        ("words", [], "run=train/t: test_resnet is an encoder of images; name one of volumes"),
+        ("words", ["size=[8,8]"], r"size=\[8, 8\]: give depth, height and width"),
         ("export", ["stage=dir"], "stage=dir: train/t has di, latest"),
         ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
         ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),
         ("export", ["formats=torchvision"], "torchvision has no network laid out as test_resnet"),
     ],
 )
-def test_what_probe_and_export_would_refuse_of_a_run_is_refused_before_it_trains(
+def test_what_the_commands_would_refuse_of_a_run_is_refused_before_it_trains(
     verb: str, words: list[str], message: str
 ) -> None:
-    trained, data = run("t", *TRAINED), ["data.shards=d"] if verb == "probe" else []
+    trained, data = run("t", *TRAINED), [] if verb == "export" else ["data.shards=d"]
     with pytest.raises(UserError, match=rf"phase later, run x: .*{message}.*; nothing was started"):
         check.check_runs([later(verb, *data, *words)], [trained])
 

@@ -58,6 +58,14 @@ def test_blocks_are_hidden_exactly_and_all_alike() -> None:
     assert torch.equal(build(views)(x, params[:2], corrupt=False), x)
 
 
+def test_null_is_none_of_them() -> None:
+    """`~views.corruptions` does the same, which a sweep cannot write."""
+    views = views_of(
+        compose("pretrain", ["experiment=small_models_genesis", "views.corruptions=null", "data.shards=d"])
+    )
+    assert views.corruptions == {} and drawn(views, np.arange(2)).corruptions == {}
+
+
 def test_parameters_do_not_depend_on_the_batch() -> None:
     views = spec(*SIZE, corruptions={"first": BlockMask(4), "mask": BlockMask(4, 0.5)})
     together, alone = drawn(views, np.arange(8)), drawn(views, np.array([5]))

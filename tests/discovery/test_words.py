@@ -227,7 +227,7 @@ def test_descriptors_are_the_means_of_the_last_map_and_are_kept(dataset: Sharded
     [
         ({"neighbours.train": 9}, "neighbours.train=9: split 'train' of "),
         ({"neighbours.val": 5}, "neighbours.val=5: split 'val' of "),
-        ({"words": 8}, "has 7 patients with volumes that hold a cube and its margins, as 1 of its 8 volumes are too "
+        ({"words": 8}, "has 7 patients with volumes that hold a cube and its margins, as 1 of its 8 volumes is too "
                        "small, such as v1 (11 x 18 x 19)"),
         ({"size": [60, 8, 8]}, "as 8 of its 8 volumes are too small, such as v0"),
         ({"data.val_split": "test"}, "data.val_split=test: "),

@@ -131,7 +131,7 @@ class ViewSpec:
             image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
             "MedAug", MLHC 2021, section 3).
         fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
-        corruptions: by name, of views that are to be restored: applied in this order, after all others.
+        corruptions: by name, of views that are to be restored: applied in this order, after all others; None: none.
         spacing: of volumes: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted;
             None: stored voxels, whatever their size.
         range: the stored values that become 0 and 1; None: each image's own, ``low`` and ``high`` of its manifest.
@@ -194,6 +194,7 @@ class ViewSpec:
             self._check_plane()
         else:
             self._check_volume(self.size)
+        object.__setattr__(self, "corruptions", self.corruptions or {})
         check(self.corruptions, self.sides)
 
     def _check_fixed(self) -> None:

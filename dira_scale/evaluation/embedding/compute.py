@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed import processes
 from dira_scale.distributed.config import Parallel
@@ -99,7 +100,7 @@ class Job:
         moved(self.source.encoder, self.world.device, channels_last=True)
         done = self.about.rows - sum(len(self.rows[self.about.span(part)]) for part in missing)
         unreadable: list[str] = []
-        progress = bar("embedding", "images")
+        progress = bar("embedding", UNITS[self.dataset.info.dims])
         progress.disable = not self.world.main
         with progress:
             task = progress.add_task("", total=self.about.rows, completed=done)
