@@ -51,7 +51,7 @@ class Cell:
             return ""
         p = self.twin.p_holm
         test = "" if math.isnan(p) else ", p < 0.001" if p < 0.001 else f", p {p:.2g}"
-        return f"{self.twin.difference:+.1f}{test}"
+        return f"{self.twin.difference:+z.1f}{test}"
 
     def verdict(self) -> str:
         """``better``, ``worse`` or nothing."""
