@@ -13,6 +13,7 @@ from data.volumes import spec
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, norm
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dira_scale.config.compose import compose
 from dira_scale.data.distort import build
@@ -288,3 +289,13 @@ def test_the_corruption_of_the_documentation_works() -> None:
     share = params.corruptions["haze"]["share"].view(3, 1, 1, 1, 1)
     assert share.min() > 0 and share.max() < 0.8
     torch.testing.assert_close(build(views)(x, params), x + share * (1 - x))
+
+
+def test_what_a_plan_has_deformed_is_not_kept_for_training() -> None:
+    """Tensors without values are of one plan: another one, and a run in the same process, must not get them."""
+    elastic, params = Elastic(alpha=60.0, sigma=2.125), params_of(Elastic(alpha=60.0, sigma=2.125), SIZE, 2)
+    for _ in range(2):
+        with FakeTensorMode() as mode:
+            faked = {name: mode.from_tensor(value) for name, value in params.items()}
+            assert elastic.apply(torch.empty(2, 1, *SIZE), faked).shape == (2, 1, *SIZE)
+    assert type(elastic.apply(torch.rand(2, 1, *SIZE), params)) is torch.Tensor

@@ -44,7 +44,8 @@ class Elastic:
     def _deformed(self, x: Tensor, params: Params) -> Tensor:
         size = x.shape[2:]
         noise = field(params["key"], size, channels=2).sub_(0.5)  # down, across
-        moved = smoothed(noise, [_filter(side, self.sigma, x.device) for side in size])
+        kept = _filter if type(x) is Tensor else _filter.__wrapped__  # a plan's tensors are not for others
+        moved = smoothed(noise, [kept(side, self.sigma, x.device) for side in size])
         height, width = size[-2:]
         # In grid_sample's units, of half a side; each plane by itself, as nothing moves along a volume's first axis.
         step = moved.new_tensor([4 * self.alpha / width, 4 * self.alpha / height])
