@@ -191,9 +191,16 @@ MUTATIONS = (
     Mutation(
         "generator-step-reaches-the-discriminator",
         "methods/adversary.py",
-        "{name: parameter.detach() for",
-        "{name: parameter for",
+        "        scores = self._scores(restored, frozen)\n",
+        "        scores = self._scores(restored)\n",
         ("methods/test_adversary.py",),
+    ),
+    Mutation(
+        "generator-step-reaches-the-critic",
+        "methods/adversary.py",
+        "[restored, given], 1), frozen).mean()",
+        "[restored, given], 1)).mean()",
+        ("methods/test_wasserstein.py",),
     ),
     Mutation(
         "discriminator-on-undetached-images",
