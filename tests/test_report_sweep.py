@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,98 @@ def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
     paper = PaperTable("DiRA", "Table 5", {"boxes": "ChestX-ray14 weakly-supervised localization"}, {"moco": "MoCo-v2"})
     table = beside(paper, content.tables)
     assert [figure.mean for figure in table.published.values()] == [54.89, 2.68]
-    assert table.cells["MoCo-v2", table.columns[0]] == cell and table.baselines == ["random"]
+    one_test = replace(cell, twin=Twin(10, pytest.approx(20), 0.001, 0.001))
+    assert table.cells["MoCo-v2", table.columns[0]] == one_test and table.baselines == ["random"]
+
+
+def made_up_phase(
+    root: Path, phase: str, metric: str, settings: dict[tuple[str, float], tuple[float, int]], tests: dict[str, float]
+) -> list[SweepRun]:
+    """Settings by (init, learning rate) with mean and n; ``tests``: p of a rate's moco against its random."""
+    members, spreads = {}, []
+    for (start, rate), (mean, n) in settings.items():
+        output = root / phase / f"{start}-{rate}-0123abcd" / "output"
+        output.mkdir(parents=True)
+        (output / "config.yaml").write_text("data: {fraction: 0.5}\n")
+        setting = f"init={start} lr={rate}"
+        keys = {"init": start, "optim.optimizer.lr": rate}
+        members[setting] = {"keys": keys, "random": start == "random", "outputs": [str(output)]}
+        spreads.append({"setting": setting, "metric": metric, "mean": mean, "run_sd": 0.1, "n": n,
+                        "interval": {"low": None, "high": None}})  # fmt: skip
+    comparisons = [
+        {"metric": metric, "first": f"init=moco lr={rate}", "second": f"init=random lr={rate}", "over": "runs",
+         "welch": p, "welch_holm": p}
+        for rate, p in tests.items()
+    ]  # fmt: skip
+    path = root / "spread.json"
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    content[phase] = {"members": members, "spreads": spreads, "comparisons": comparisons}
+    path.write_text(json.dumps(content))
+    return [SweepRun(f"{phase}/{o['outputs'][0].split('/')[-2]}", "finetune", root, []) for o in members.values()]
+
+
+def test_a_twin_has_the_same_settings(tmp_path: Path) -> None:
+    """A grid of starts and learning rates: each rate has random runs of its own. An interval may be unknown."""
+    figures = {
+        ("moco", 0.1): (0.6, 5),
+        ("moco", 0.01): (0.9, 5),
+        ("random", 0.1): (0.5, 5),
+        ("random", 0.01): (0.88, 5),
+    }
+    runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {0.1: 0.01, 0.01: 0.4})
+    (table,) = read_sweep("s", tmp_path, runs, 4).tables["tune"]
+    cells = {row: table.cells[row, "50 %"] for row in table.rows}
+    assert cells["moco, optim.optimizer.lr=0.1"].twin == Twin(5, pytest.approx(10), 0.01, 0.01)
+    assert cells["moco, optim.optimizer.lr=0.01"].twin == Twin(5, pytest.approx(2), 0.4, 0.4)
+    assert all(cells[row].twin is None for row in table.baselines) and len(table.baselines) == 2
+    assert all(cell.interval is None for cell in cells.values())
+
+
+def test_a_papers_table_corrects_over_itself_and_compares_one_metric(tmp_path: Path) -> None:
+    figures = {("moco", 1): (0.6, 5), ("random", 1): (0.5, 5)}
+    runs = made_up_phase(tmp_path, "chest", "AUROC mean", figures, {1: 0.03})
+    runs += made_up_phase(tmp_path, "lungs", "IoU mean", figures, {1: 0.04})
+    tables = read_sweep("s", tmp_path, runs, 4).tables
+    tasks = {"chest": "ChestX-ray14", "lungs": "NIH Montgomery"}
+    table = beside(PaperTable("DiRA", "Table 1", tasks, {"moco": "MoCo-v2"}), tables)
+    place = "MoCo-v2, optim.optimizer.lr=1", "ChestX-ray14, 50 %"
+    assert [cell.twin.p_holm for cell in table.cells.values() if cell.twin] == pytest.approx([0.06, 0.06])  # 2 x 0.03
+    own = tables["chest"][0].cells["moco, optim.optimizer.lr=1", "50 %"]
+    assert table.cells[place].verdict() == "" and own.verdict() == "better"
+    published = beside(
+        PaperTable("DiRA", "Table 1", tasks, {"moco, optim.optimizer.lr=1": "MoCo-v2"}), tables
+    ).published
+    assert not any("Montgomery" in column for _, column in published)
+    assert "the paper has Dice, which is not computed here; ours is IoU" in table.notes[1]
+    assert table.metric == "Published and ours, %: AUC of ChestX-ray14, IoU of NIH Montgomery"
+
+
+def test_two_results_of_one_place_are_refused() -> None:
+    given = {**TABLES[0], "rows": {"moco": "MoCo-v2", "dira": "MoCo-v2"}}
+    cell = Cell(50.0, 1.0, 5)
+    tables = {"tune": [Table("tune", "AUROC mean, %", ["moco", "dira"], ["1 %"],
+                             {("moco", "1 %"): cell, ("dira", "1 %"): cell}, fractions={"1 %": 0.01})]}  # fmt: skip
+    with pytest.raises(UserError, match="two results for MoCo-v2, ChestX-ray14, 1 %"):
+        beside(PaperTable(**given), tables)
+
+
+def test_latex_has_no_character_that_latex_reads_otherwise() -> None:
+    cell = Cell(50.0, 1.0, 5, twin=Twin(5, 2.0, 1e-5, 1e-4))
+    table = Table("t", "m", ["a~b^c\\d_e"], ["IoU ≥ 10 %", "A->B"], {("a~b^c\\d_e", "A->B"): cell})
+    lines = latex([table]).splitlines()
+    assert r" & IoU $\geq$ 10 \% & A-$>$B \\" in lines[3]
+    assert lines[5] == (
+        r"a\textasciitilde{}b\textasciicircum{}c\textbackslash{}d\_e & -- & "
+        r"50.0 $\pm$ 1.0 (n 5; +2.0, p $<$ 0.001, better) \\"
+    )
+
+
+def test_a_damaged_probe_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished_sweep(tmp_path, 1, 1)
+    (tmp_path / "probe" / "0123abcd" / "output" / "probe.json").write_text("{")
+    assert report.main([f"folder={tmp_path}"]) == 0
+    assert "not in the report: probe/0123abcd cannot be read" in capsys.readouterr().out
+    assert "1 runs are missing" in (tmp_path / "report.html").read_text()
 
 
 def test_unfinished_sweeps_are_said_to_be(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dira_scale.cluster.records import SweepFolder, is_done
-from dira_scale.cluster.results import write_results
+from dira_scale.cluster.results import is_readable, write_results
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import as_user_error, write_atomic
 
@@ -25,7 +25,7 @@ def write_page(path: Path, out: Path) -> None:
         raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
     folder = SweepFolder(path)
     runs = [folder.runs[run_id] for run_id in folder.current]
-    finished = [run for run in runs if is_done(folder.tries(run.id))]
+    finished = [run for run in runs if is_done(folder.tries(run.id)) and is_readable(run, folder.output(run))]
     done = [SweepRun(run.id, run.verb, folder.output(run), run.words) for run in finished]
     if not done:
         raise UserError(f"folder={path}: none of its {len(runs)} runs is done; `sweep status folder={path}` says why")

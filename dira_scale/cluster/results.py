@@ -32,6 +32,7 @@ UNIQUE = ("phase", "run", "verb")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
 NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
 HOW = ("time/", "loader/")
+UNREADABLE = (OSError, ValueError, KeyError, yaml.YAMLError)  # what files that are missing or damaged raise
 Figures = Iterator[tuple[str, float]]
 
 
@@ -53,7 +54,7 @@ def write_results(path: Path, show: bool = False) -> list[str]:
         try:
             rows += list(_rows(run, folder.output(run), varied))
             read.append(run)
-        except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        except UNREADABLE as error:
             unread.append(f"{run.id} cannot be read: {error!r}")
     columns = [*UNIQUE, *varied, "metric", "value", "command", "config"]
     table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
@@ -76,6 +77,15 @@ def write_results(path: Path, show: bool = False) -> list[str]:
     if show:
         print_tables(compared)
     return [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]]
+
+
+def is_readable(run: Run, output: Path) -> bool:
+    """Whether the files of a run that is done have its results."""
+    try:
+        list(_rows(run, output, ()))
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -51,6 +51,10 @@ def localize(config: Localize) -> None:
     dataset = ShardedDataset.open(config.data.shards)
     dataset.require(len(trained.size), "this network")
     cases = cases_of(dataset, config.data.split, trained.supervision.outputs, config.labels)
+    if out.resolve() == Path(config.run).resolve():
+        raise UserError(
+            f"out={config.out}: this is the run itself, whose config.yaml would be replaced; choose a new folder"
+        )
     about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash}
     about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
     about |= {"labels": [*cases.labels], "intensities": config.intensities, "thresholds": config.thresholds}

@@ -170,7 +170,7 @@ class Card:
         lines = [
             "## Bias, risks and limitations",
             "",
-            "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
+            "- Not a diagnostic device: nothing here was tested in clinical use.",
             *([] if self.run.output.names else [pretrained]),
             f"- Learnt from the images above{origin}: not for other modalities, projections, scanners or ages.",
             f"- {self.release.bias()}",

@@ -11,7 +11,7 @@ LEVEL = 0.05  # of p, with Holm's correction
 @dataclass(frozen=True)
 class Twin:
     """The same runs from random weights. ``difference``: the cell's mean less theirs; ``p``: Welch's, over runs, and
-    ``p_holm`` corrected for all tests of the table; NaN without a test."""
+    ``p_holm`` corrected for all tests of the phase, of a paper's table for all of that; NaN without a test."""
 
     n: int
     difference: float
@@ -92,7 +92,7 @@ class Table:
             return "No cell has a twin from random weights: nothing is claimed."
         enough = [cell for cell in compared if min(cell.n, cell.twin.n if cell.twin else 0) >= ENOUGH]
         if not enough:
-            most = max(cell.n for cell in compared)
-            return f"At most {most} pretraining runs, fewer than {ENOUGH}: nothing is claimed."
+            most = max(min(cell.n, cell.twin.n if cell.twin else 0) for cell in compared)
+            return f"At most {most} runs, pretrained or random, fewer than {ENOUGH}: nothing is claimed."
         claimed = sum(cell.better is not None for cell in enough)
         return f"Of {len(enough)} cells with {ENOUGH} runs or more, {claimed} differ from their twins (p < {LEVEL:g})."

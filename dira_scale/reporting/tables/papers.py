@@ -43,6 +43,11 @@ class PaperTable:
         for row in self.rows.values():
             _known("rows", row, {key[4] for key in keys} | {"Random"})
 
+    def metric(self, task: str) -> str:
+        """Of a task, without the threshold that it may have: ``AUC``, ``Dice``, ``IoU``, ``Accuracy``."""
+        keys = (key for key in figures() if key[:3] == (self.paper, self.table, task))
+        return str(next(keys)[3]).partition("@")[0]
+
     def figure(self, task: str, row: str, fraction: float, column: str = "") -> Published | None:
         """Of a share of the labels; None if the paper has none. ``column``: of ours, which says the IoU where there is
         one (``IoU ≥ 10 %``)."""

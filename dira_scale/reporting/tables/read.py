@@ -1,8 +1,8 @@
 """A sweep's folder as tables: what its commands have written, and what compares their runs (``spread.json``).
 
 A fine-tuning phase is a table: rows are what the networks start from, columns shares of the labels and other data.
-A probe is a table for each share and label: rows are encoders. The twin of a cell are the runs of the same phase and
-column from random weights; of a probe, its random encoders.
+A probe is a table for each share and label: rows are encoders. The twin of a cell are the runs of the same phase,
+column and other settings from random weights; of a probe, its random encoders.
 """
 
 import json
@@ -52,7 +52,8 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
     members = content["members"]
     phases = {run.phase for run in runs}
     at = {setting: _place(of["keys"], of["outputs"], phases) for setting, of in members.items()}
-    random = {at[setting][1]: setting for setting, of in members.items() if of["random"]}
+    alike = {setting: (at[setting][1], _besides_start(of["keys"], phases)) for setting, of in members.items()}
+    random = {alike[setting]: setting for setting, of in members.items() if of["random"]}
     baselines = [*dict.fromkeys(at[setting][0] for setting in random.values())]
     tests = {(c["metric"], *pair): c for c in content["comparisons"] for pair in _both(c["first"], c["second"])}
     by_metric: dict[str, dict[str, Any]] = {}
@@ -68,8 +69,9 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
             for setting, spread in spreads.items():
                 row, column, fraction = at[setting]
                 column, fractions[column] = _column(column, metric), fraction
-                twin = _twin(setting, random.get(at[setting][1]), spreads, tests, metric, scale)
-                interval = spread["interval"] and tuple(scale * spread["interval"][end] for end in ("low", "high"))
+                twin = _twin(setting, random.get(alike[setting]), spreads, tests, metric, scale)
+                low, high = ((spread["interval"] or {}).get(end) for end in ("low", "high"))
+                interval = None if low is None or high is None else (scale * low, scale * high)
                 of_runs = spread["run_sd"] and scale * spread["run_sd"]
                 ids = tuple(ids_of(members[setting]["outputs"], runs))
                 cells[row, column] = Cell(_scaled(spread["mean"], scale), of_runs, spread["n"], interval, twin, ids)
@@ -104,7 +106,7 @@ def _twin(
 def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[str]) -> tuple[str, str, float]:
     """Row, column and share of the labels of a setting. Keys of other ``phases`` are those of what it starts from."""
     fraction = keys.get("data.fraction", _config_fraction(Path(outputs[0])))
-    of_row = {k: v for k, v in keys.items() if k == "task.decoder" or not k.startswith(OF_DATA)}
+    of_row = {k: v for k, v in keys.items() if _is_of_row(k)}
     of_column = {k: v for k, v in keys.items() if k not in of_row and k != "data.fraction"}
     start = re.sub(r" \(\d+ runs\)$", "", str(of_row.pop("init", "")))
     decoder = of_row.pop("task.decoder", None)
@@ -114,8 +116,22 @@ def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[s
     return row, column, fraction
 
 
+def _is_of_row(key: str) -> bool:
+    return key == "task.decoder" or not key.startswith(OF_DATA)
+
+
+def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """What a row is besides what it starts from: keys of the runs themselves, such as a learning rate."""
+    of_start = {"init", "task.decoder"}
+    own = {k: v for k, v in keys.items() if _is_of_row(k) and k not in of_start and k.partition(".")[0] not in phases}
+    return tuple(sorted((key, repr(value)) for key, value in own.items()))
+
+
 def _config_fraction(output: Path) -> float:
+    """Of what was fine-tuned; where a command looks at such a run, of that run."""
     config = yaml.safe_load((output / "config.yaml").read_text())
+    if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file() and Path(run) != output:
+        config = yaml.safe_load(tuned.read_text())
     return float(config.get("data", {}).get("fraction") or 1.0)
 
 

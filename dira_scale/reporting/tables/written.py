@@ -7,6 +7,11 @@ from collections.abc import Sequence
 
 from dira_scale.reporting.tables.cells import Cell, Table
 
+# What LaTeX takes for something else, or does not have in the encoding that it begins with.
+LATEX = {character: rf"\{character}" for character in "&%$#_{}"}
+LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "≥": r"$\geq$", "×": r"$\times$"}
+
 
 def markdown(name: str, tables: Sequence[Table]) -> str:
     """A page of GitHub tables."""
@@ -83,6 +88,6 @@ def _text(cell: Cell | None) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return (
-        " & ".join(re.sub(r"([&%$#_{}])", r"\\\1", cell).replace("±", r"$\pm$").replace("–", "--") for cell in cells)
+        " & ".join(re.sub("|".join(map(re.escape, LATEX)), lambda found: LATEX[found[0]], cell) for cell in cells)
         + r" \\"
     )
