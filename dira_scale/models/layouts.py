@@ -17,8 +17,9 @@ from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, translate
 
-# Momentum copies are skipped if the file has the trained network too.
-_COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher)([._]|$)")
+# Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the trained
+# network too.
+_COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|discriminator)([._]|$)")
 # Buffers that a network computes itself: only older files hold them.
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")
 
@@ -160,7 +161,7 @@ def _translated(stored: Iterable[str], rules: Rules) -> dict[str, str]:
 
 
 def _prefixes(names: Iterable[str], stored: Iterable[str]) -> list[str]:
-    """Prefixes with which all of ``names`` are stored, without momentum copies if there is an original."""
+    """Prefixes with which all of ``names`` are stored, without copies and the adversary if there is an original."""
     wanted = [name for name in names if not _is_count(name)]
     stored = set(stored)
     complete = [p for p in _prefixes_of(wanted[0], stored) if all(p + name in stored for name in wanted)]

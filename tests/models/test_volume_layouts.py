@@ -91,6 +91,18 @@ def test_the_authors_weights_give_the_authors_restorations(release: str, tmp_pat
     assert ("clc_out.conv1.weight" in said) == (release == "TransVW_chest_ct.pt")
 
 
+def test_a_runs_adversary_of_the_same_kind_is_not_its_encoder() -> None:
+    """DiRA-TransVW: the discriminator begins with an encoder like the one that is trained."""
+    trained, adversary, ours = (network("unet3d", SIZE, width=WIDTH) for _ in range(3))
+    for parameter in trained.parameters():
+        parameter.data += 1
+    tensors = prefixed("discriminator.discriminator.0.", adversary.encoder.state_dict())
+    tensors |= prefixed("method.base.encoder.", trained.encoder.state_dict())
+    StartWeights(Path("run"), ours.encoder, tensors=tensors)
+    for name, tensor in trained.encoder.state_dict().items():
+        assert torch.equal(ours.encoder.state_dict()[name], tensor), name
+
+
 def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path) -> None:
     path, state = tmp_path / "weights.pt", Published(4).state_dict()
     torch.save(prefixed("module.", state), path)
