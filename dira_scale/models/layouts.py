@@ -17,8 +17,8 @@ from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, translate
 
-# Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the trained
-# network too.
+# Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
+# trained network too.
 _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|discriminator)([._]|$)")
 # Buffers that a network computes itself: only older files hold them.
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")
