@@ -37,6 +37,8 @@ class Zoomed(Schema):
         super().__post_init__()
         if MISSING in (self.sides, self.jitter):
             return
+        if self.cubes > 255:
+            raise UserError(f"cubes={self.cubes}: must be at most 255")
         if len(self.sides) != 2 or self.sides[0] > self.sides[1]:
             raise UserError(f"sides={list(self.sides)}: give the smallest and the largest, such as [50,79]")
         if len(self.jitter) != 2 or not self.jitter[0] <= 0 <= self.jitter[1]:
@@ -80,6 +82,8 @@ class Words(Schema):
         for name in ("size", "margin"):
             if len(value := list(getattr(self, name))) != 3:
                 raise UserError(f"{name}={value}: give depth, height and width")
+        if self.data.size is not None and len(self.data.size) != 3:
+            raise UserError(f"data.size={list(self.data.size)}: give depth, height and width")
         if self.zoomed.cubes and self.zoomed.sides[0] > min(self.size[1:]):
             raise UserError(
                 f"zoomed.sides={list(self.zoomed.sides)}: the smallest must be at most {min(self.size[1:])}, as "

@@ -83,7 +83,7 @@ def _plan(
     out: Path,
 ) -> WordPlan:
     """Which cubes there will be. The descriptors are kept in ``out`` until it is finished."""
-    kept = out / PARTIAL / f"descriptors-{_described(dataset, describer)[:16]}"
+    kept = out / PARTIAL / f"descriptors-{_described(words, dataset, describer)[:16]}"
     if not kept.exists():
         console.print(f"describing {counted(len(train.rows) + len(val.rows), 'volume')}")
     descriptors = describe(describer, dataset, (train, val), words, kept)
@@ -160,8 +160,10 @@ def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> di
     }
 
 
-def _described(dataset: ShardedDataset, describer: Describer) -> str:
-    return identity_hash({"words_of": dataset.hash, "encoder": describer.hash, "seen": describer.seen})
+def _described(words: Words, dataset: ShardedDataset, describer: Describer) -> str:
+    """What decides about the descriptors."""
+    decisive = ("words_of", "splits", "encoder", "seen")
+    return identity_hash({name: _identity(words, dataset, describer)[name] for name in decisive})
 
 
 def _print_small(console: Console, words: Words, dataset: ShardedDataset, train: Volumes) -> None:

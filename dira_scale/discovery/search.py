@@ -119,6 +119,11 @@ def boxes(
     result = np.tile([*corner, *words.size], (len(chosen), 1)).astype(np.int64)
     todo, draw = np.arange(len(chosen)), 0
     while number and len(todo):
+        if draw == 2**16:
+            raise UserError(
+                f"zoomed.jitter={list(words.zoomed.jitter)}: hardly any cube that far lies in the volume with "
+                f"zoomed.sides={list(words.zoomed.sides)}; choose smaller ones"
+            )
         rows, occurrence = volumes.rows[chosen[todo]], np.full(len(todo), draw)
         u = random.uniform(words.seed, word, rows, occurrence, view=number, n=3, stream=SIZES)
         side = random.integers(u[:, 0], *words.zoomed.sides)

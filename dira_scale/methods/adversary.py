@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort.corruptions.draws import hashed, unit
@@ -140,7 +141,8 @@ class Wasserstein(Adversary):
         return (scores[0] > scores[1]).float().mean()
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        with norm.recomputing():  # no running statistics: D is not evaluated
+        # No running statistics: D is not evaluated. Fused attention cannot be differentiated twice.
+        with norm.recomputing(), sdpa_kernel(SDPBackend.MATH):
             return super()._scores(images, parameters)
 
 

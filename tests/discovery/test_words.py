@@ -25,7 +25,7 @@ from dira_scale.discovery.config import Words
 from dira_scale.discovery.cubes import WordPlan, cut, make_cube, planned_cubes
 from dira_scale.discovery.descriptors import describe, open_describer
 from dira_scale.discovery.origin import Volumes, open_origin
-from dira_scale.discovery.search import CORNERS, SIZES, order_of_references, search
+from dira_scale.discovery.search import CORNERS, SIZES, boxes, order_of_references, search
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
 from dira_scale.pixels.codecs import decode
@@ -234,6 +234,8 @@ def test_descriptors_are_the_means_of_the_last_map_and_are_kept(dataset: Sharded
         ({"data.split": "val"}, "data.val_split=val is data.split too"),
         ({"init": None}, "init: name the encoder by one of run=… and init=…"),
         ({"size": [8, 8]}, "size=[8, 8]: give depth, height and width"),
+        ({"data.size": [16, 16]}, "data.size=[16, 16]: give depth, height and width"),
+        ({"zoomed.cubes": 300}, "cubes=300: must be at most 255"),
         ({"zoomed.sides": [9, 11]}, "zoomed.sides=[9, 11]: the smallest must be at most 8"),
         ({"zoomed.jitter": [1, 3]}, "jitter=[1, 3]: give the smallest and the largest, around 0"),
     ],
@@ -260,6 +262,54 @@ def test_other_images_are_refused(
     finally:
         object.__setattr__(dataset.info, "modality", "CT")
         object.__setattr__(dataset.info, "dims", 3)
+
+
+def test_a_patient_gives_one_reference_and_one_cube(dataset: ShardedDataset) -> None:
+    """The nearest of its volumes that holds the cube; patients by these."""
+    rng = np.random.default_rng(2)
+    sides = np.array([(20, 12 + 18 * (number % 2), 24) for number in range(12)])  # one of two is narrow
+    train = Volumes(np.arange(12), sides, np.repeat(np.arange(6), 2))
+    val = Volumes(np.arange(12, 18), sides[:6], np.repeat(np.arange(3), 2))
+    descriptors = rng.random((12, 3)), rng.random((6, 3))
+    words = words_of(dataset.root, **{"words": 4, "distance": 0, "neighbours.train": 4, "neighbours.val": 2})
+    found = search(words, train, val, descriptors, lambda *_: np.full((10, 8, 8), -1000, np.int16))
+    assert len({train.patients[word.reference] for word in found}) == len(found) == 4
+    skipped = 0
+    for word in found:
+        for volumes, chosen, described, count in (
+            (train, word.train, descriptors[0], 4), (val, word.val, descriptors[1], 2),
+        ):  # fmt: skip
+            distance = np.linalg.norm(described - descriptors[0][word.reference], axis=1)
+            nearest: dict[int, int] = {}
+            for volume in sorted(range(len(distance)), key=lambda volume: distance[volume]):
+                if all(word.corner[axis] + 8 <= volumes.sides[volume, axis] for axis in range(3)):
+                    nearest.setdefault(volumes.patients[volume], volume)
+                else:
+                    skipped += 1
+            assert [*map(int, chosen)] == [*nearest.values()][:count]
+    assert skipped, "some volumes are too narrow for the corners that were drawn"
+
+
+def test_zooms_that_hardly_ever_fit_are_told(dataset: ShardedDataset) -> None:
+    words = words_of(dataset.root, **{"zoomed.sides": [8, 10], "zoomed.jitter": [-200000, 200000]})
+    _, train, _ = open_origin(words)
+    with pytest.raises(UserError, match=r"zoomed.jitter=\[-200000, 200000\]: hardly any cube"):
+        boxes(words, 0, (0, 2, 2), train, np.array([0]), 1)
+
+
+def test_descriptors_of_other_splits_are_not_taken(
+    dataset: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A search that found nothing keeps them."""
+    swapped = {"data.split": "val", "data.val_split": "train", "words": 2, "neighbours.train": 2, "neighbours.val": 2}
+    used, fresh = (tmp_path / name for name in ("used", "fresh"))
+    failing = typed(**{"air.share": 1e-9, "words": 2, "neighbours.train": 2, "neighbours.val": 2})
+    assert main([f"data.shards={dataset.root}", f"out={used}", *failing]) == 2
+    assert "were found" in capsys.readouterr().err
+    for out in (used, fresh):
+        assert main([f"data.shards={dataset.root}", f"out={out}", *typed(**swapped)]) == 0
+    for file in fresh.iterdir():
+        assert (used / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_too_few_places_are_told(dataset: ShardedDataset) -> None:

@@ -167,9 +167,10 @@ def test_least_squares_on_volumes_is_of_four_blocks_of_three_voxels() -> None:
 
 
 def test_images_have_it_too_and_other_names_are_refused() -> None:
-    adversary = adversary_of("wgan_gp", PENALTY, architecture(UNET), 64)
-    loss = adversary.discriminator_loss(*torch.rand(3, 2, 1, 64, 64), torch.rand(2))
-    loss.backward()
-    assert loss.isfinite()
+    for encoder in ("test_resnet", "test_vit"):  # the second has attention, whose fused form differentiates once
+        adversary = adversary_of("wgan_gp", PENALTY, architecture(UNET | {"encoder": encoder}), 64)
+        loss = adversary.discriminator_loss(*torch.rand(3, 2, 1, 64, 64), torch.rand(2))
+        loss.backward()
+        assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in adversary.parameters())
     with pytest.raises(UserError, match=r"adversary\.loss=wgan: expected lsgan or minimax"):
         adversary_of("wgan", PENALTY, architecture(UNET), 64)
