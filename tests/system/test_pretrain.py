@@ -62,8 +62,9 @@ def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
 def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> None:
     """A step of every stage: losses, gradients (SGD's momentum; Adam hides their sizes), queue, discriminator.
 
-    Not more steps: on so small a batch rounding grows tenfold a step. One process that adds with two threads ends with
-    a gradient that is 1 % off.
+    Not more steps, and each has a bound of its own: an activation that rounding moves across zero changes no loss, but
+    half a per cent of so small a batch's gradient, and the next step's ten times as much. Whether one does depends on
+    the CPU.
     """
     for ranks in (1, 2):
         finish(pretrain(tmp_path / str(ranks), shards, *EACH, *CALM, ranks=ranks))
@@ -71,14 +72,15 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
         assert len(losses(tmp_path / "2", split)) >= 3
         for ours, theirs in zip(losses(tmp_path / "2", split), losses(tmp_path / "1", split), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 1e-7, 1e-7, 2e-5
-    assert_moved_alike(tmp_path / "2", tmp_path / "1", share=0.02, still=1e-7, zero=1e-9)
-    single, double = weights(tmp_path / "1"), weights(tmp_path / "2")
-    gradients = [name for name in single if name.endswith("momentum_buffer")]
-    # A bias before BatchNorm has no gradient but rounding's.
-    assert sum(single[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
-    for name in gradients:
-        error = (double[name] - single[name]).norm()
-        assert error <= 0.02 * single[name].norm() + 1e-5, name
+    assert_moved_alike(tmp_path / "2", tmp_path / "1", share=0.2, still=1e-7, zero=1e-9)
+    for step, share in ((1, 1e-4), (2, 0.02), (3, 0.2)):  # measured: 1e-5, 5e-3, 9e-2 where one crosses zero
+        single, double = (checkpoint.load(tmp_path / run / "checkpoints" / f"{step:09d}")[0] for run in "12")
+        gradients = [name for name in single if name.endswith("momentum_buffer")]
+        # A bias before BatchNorm has no gradient but rounding's.
+        assert sum(single[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
+        for name in gradients:
+            error = (double[name] - single[name]).norm()
+            assert error <= share * single[name].norm() + 1e-5, f"{step}: {name}"
 
 
 @pytest.mark.system
