@@ -164,8 +164,9 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
-# Short waits: a job that ignores SIGTERM, a node that is silent, a batch script that does not begin.
-KillWait=5
+# Between SIGTERM and SIGKILL a checkpoint is written: SLURM's own default.
+KillWait=30
+# Short waits: a node that is silent, a batch script that does not begin.
 SlurmdTimeout=15
 BatchStartTimeout=10
 MinJobAge=3600

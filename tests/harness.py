@@ -100,18 +100,20 @@ def losses(run: Path, split: str = "train") -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k.startswith("loss")} for row in rows(run, split)]
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the newest checkpoint."""
-    return checkpoint.load(checkpoint.latest(run))[0]
+def weights(run: Path, step: int | None = None) -> dict[str, torch.Tensor]:
+    """All tensors of a step's checkpoint, or of the newest."""
+    return checkpoint.load(run / "checkpoints" / f"{step:09d}" if step else checkpoint.latest(run))[0]
 
 
-def distances(run: Path, reference: Path) -> dict[str, tuple[float, float, float]]:
-    """How far ``run`` ended from ``reference``, how far that had gone since its first step, and how long it is.
+def distances(
+    run: Path, reference: Path, since: int = 1, at: int | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """How far ``run`` is from ``reference``, how far that has gone since its step ``since``, and how long it is.
 
-    Euclidean, of every floating tensor of the newest checkpoints but the optimizers' states.
+    Euclidean, of every floating tensor of the checkpoints ``at`` that step, or of the newest, but the optimizers'
+    states.
     """
-    start, _ = checkpoint.load(reference / "checkpoints" / "000000001")
-    ours, theirs = weights(run), weights(reference)
+    start, ours, theirs = weights(reference, since), weights(run, at), weights(reference, at)
     assert ours.keys() == theirs.keys()
     apart = {}
     for name, tensor in theirs.items():
@@ -121,10 +123,12 @@ def distances(run: Path, reference: Path) -> dict[str, tuple[float, float, float
     return apart
 
 
-def assert_moved_alike(run: Path, reference: Path, share: float, still: float, zero: float = 2e-7) -> None:
+def assert_moved_alike(
+    run: Path, reference: Path, share: float, still: float, zero: float = 2e-7, since: int = 1, at: int | None = None
+) -> None:
     """No tensor ended farther from the reference's than ``share`` of the way that this had gone, or than what rounding
     makes of one that goes nowhere: ``still`` of its length, or ``zero``. Of most that move the first is the larger."""
-    apart = distances(run, reference)
+    apart = distances(run, reference, since, at)
     rounding = {name: still * length + zero for name, (_, _, length) in apart.items()}
     for name, (error, moved, _) in apart.items():
         assert error <= share * moved + rounding[name], f"{name}: {error:.1e} of {moved:.1e}"

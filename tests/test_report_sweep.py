@@ -172,7 +172,7 @@ def made_up_phase(
         (output / "config.yaml").write_text("data: {fraction: 0.5}\n")
         setting = f"init={start} lr={rate}"
         keys = {"init": start, "optim.optimizer.lr": rate}
-        members[setting] = {"keys": keys, "random": start == "random", "outputs": [str(output)]}
+        members[setting] = {"keys": keys, "random": start.startswith("random"), "outputs": [str(output)]}
         spreads.append({"setting": setting, "metric": metric, "mean": mean, "run_sd": 0.1, "n": n,
                         "interval": {"low": None, "high": None}})  # fmt: skip
     comparisons = [
@@ -202,6 +202,25 @@ def test_a_twin_has_the_same_settings(tmp_path: Path) -> None:
     assert cells["moco, optim.optimizer.lr=0.01"].twin == Twin(5, pytest.approx(2), 0.4, 0.4)
     assert all(cells[row].twin is None for row in table.baselines) and len(table.baselines) == 2
     assert all(cell.interval is None for cell in cells.values())
+
+
+def test_random_weights_have_no_twin(tmp_path: Path) -> None:
+    """Not even other random weights of the same settings."""
+    figures = {("random", 1): (0.5, 5), ("random, half", 1): (0.6, 5), ("moco", 1): (0.7, 5)}
+    runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {1: 0.01})
+    (table,) = read_sweep("s", tmp_path, runs, 3).tables["tune"]
+    assert [row for row in table.rows if table.cells[row, "50 %"].twin] == ["moco, optim.optimizer.lr=1"]
+
+
+def test_the_share_of_labels_is_that_of_the_run_that_is_looked_at(tmp_path: Path) -> None:
+    runs = made_up_phase(tmp_path, "boxes", "accuracy mean/0.1", {("moco", 1): (0.6, 5), ("random", 1): (0.5, 5)}, {})
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "config.yaml").write_text("data: {fraction: 0.01}\n")
+    for config in tmp_path.glob("boxes/*/output/config.yaml"):
+        config.write_text(f"run: {tuned}\n")
+    (table,) = read_sweep("s", tmp_path, runs, 2).tables["boxes"]
+    assert table.fractions == {"1 %, IoU ≥ 10 %": 0.01}
 
 
 def test_a_papers_table_corrects_over_itself_and_compares_one_metric(tmp_path: Path) -> None:

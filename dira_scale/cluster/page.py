@@ -5,8 +5,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from dira_scale.cluster.records import SweepFolder, is_done
-from dira_scale.cluster.results import is_readable, write_results
+from dira_scale.cluster.records import SweepFolder
+from dira_scale.cluster.results import write_results
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import as_user_error, write_atomic
 
@@ -23,17 +23,18 @@ def write_page(path: Path, out: Path) -> None:
 
     if out.suffix != ".html":
         raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
-    folder = SweepFolder(path)
-    runs = [folder.runs[run_id] for run_id in folder.current]
-    finished = [run for run in runs if is_done(folder.tries(run.id)) and is_readable(run, folder.output(run))]
-    done = [SweepRun(run.id, run.verb, folder.output(run), run.words) for run in finished]
+    folder, results = SweepFolder(path), write_results(path)
+    planned, done = (
+        len(folder.current),
+        [SweepRun(run.id, run.verb, folder.output(run), run.words) for run in results.read],
+    )
     if not done:
-        raise UserError(f"folder={path}: none of its {len(runs)} runs is done; `sweep status folder={path}` says why")
-    for line in write_results(path)[1:]:
+        raise UserError(f"folder={path}: none of its {planned} runs is done; `sweep status folder={path}` says why")
+    for line in results.lines[1:]:
         print(f"not in the report: {line}")
     composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
     papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]
-    texts = render(read_sweep(composed["sweep"]["name"], path, done, len(runs)), papers)
+    texts = render(read_sweep(composed["sweep"]["name"], path, done, planned), papers)
     with as_user_error(out, "out"):
         for suffix, text in texts.items():
             write_atomic(out.with_suffix(suffix), text)

@@ -14,6 +14,7 @@ import io
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -36,11 +37,17 @@ UNREADABLE = (OSError, ValueError, KeyError, yaml.YAMLError)  # what files that 
 Figures = Iterator[tuple[str, float]]
 
 
-def write_results(path: Path, show: bool = False) -> list[str]:
-    """Write the results of those of the sweep's runs that are done; ``show``: and print the tables that compare them.
+@dataclass(frozen=True)
+class Results:
+    """What was written: of the runs ``read``. ``lines``: how many these are, one about runs of earlier settings, which
+    are left out, and one for each whose files cannot be read."""
 
-    Returns a line that says how many these are, one about runs of earlier settings, which are left out, and one for
-    each whose files cannot be read.
+    read: list[Run]
+    lines: list[str]
+
+
+def write_results(path: Path, show: bool = False) -> Results:
+    """Write the results of those of the sweep's runs that are done; ``show``: and print the tables that compare them.
 
     Raises:
         UserError: no sweep there.
@@ -76,16 +83,7 @@ def write_results(path: Path, show: bool = False) -> list[str]:
     write_atomic(path / "results.md", markdown(path.name, about, rows, varied, compared))
     if show:
         print_tables(compared)
-    return [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]]
-
-
-def is_readable(run: Run, output: Path) -> bool:
-    """Whether the files of a run that is done have its results."""
-    try:
-        list(_rows(run, output, ()))
-    except UNREADABLE:
-        return False
-    return True
+    return Results(read, [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]])
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -53,7 +53,7 @@ def results(cfg: DictConfig) -> int:
     """Write all final figures of the runs that are done, as .parquet, .csv and .md; of `finetune`, show their table."""
     from dira_scale.cluster.results import write_results
 
-    print("\n".join(write_results(Path(cfg.folder), show=True)))
+    print("\n".join(write_results(Path(cfg.folder), show=True).lines))
     return DONE
 
 

@@ -135,7 +135,7 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
             break
         before = now, problem
         time.sleep(LOOK)
-    for line in write_results(folder.path, show=True):
+    for line in write_results(folder.path, show=True).lines:
         logger.info("%s", line)
     bad = [run_id for run_id, state in now.items() if state != "done"]
     statuses = read_statuses(folder := SweepFolder(folder.path))[0]

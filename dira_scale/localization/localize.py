@@ -45,16 +45,17 @@ WIDTH = 120  # columns where the output is not a terminal
 
 def localize(config: Localize) -> None:
     """Look at what is not yet looked at. Raises UserError."""
-    trained, out = Trained.of(Path(config.run)), Path(config.out)
+    out = Path(config.out)
+    if out.resolve() == Path(config.run).resolve():
+        raise UserError(
+            f"out={config.out}: this is the run itself, whose config.yaml would be replaced; choose a new folder"
+        )
+    trained = Trained.of(Path(config.run))
     if isinstance(trained.supervision, Segmentation):
         raise UserError(of_masks(config.run))
     dataset = ShardedDataset.open(config.data.shards)
     dataset.require(len(trained.size), "this network")
     cases = cases_of(dataset, config.data.split, trained.supervision.outputs, config.labels)
-    if out.resolve() == Path(config.run).resolve():
-        raise UserError(
-            f"out={config.out}: this is the run itself, whose config.yaml would be replaced; choose a new folder"
-        )
     about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash}
     about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
     about |= {"labels": [*cases.labels], "intensities": config.intensities, "thresholds": config.thresholds}

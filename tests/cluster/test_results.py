@@ -50,7 +50,7 @@ def finished(tmp_path: Path) -> SweepFolder:
 
 
 def test_every_figure_of_every_finished_run_is_there_once(finished: SweepFolder) -> None:
-    (said,) = write_results(finished.path)
+    (said,) = write_results(finished.path).lines
     rows: list[dict[str, Any]] = pq.read_table(finished.path / "results.parquet").to_pylist()
     assert said.endswith(f"{len(rows)} figures of 6 of 7 runs.")
     of = {(row["run"], row["metric"]): row for row in rows}
@@ -97,7 +97,7 @@ def test_means_are_over_seeds(finished: SweepFolder) -> None:
 
 def test_a_run_whose_files_are_gone_is_named(finished: SweepFolder) -> None:
     (finished.output(finished.run("pretrain/lr0.1-seed0")) / "config.yaml").unlink()
-    said, missing = write_results(finished.path)
+    said, missing = write_results(finished.path).lines
     assert said.endswith("figures of 5 of 7 runs.") and missing.startswith("pretrain/lr0.1-seed0 cannot be read: ")
     assert missing in (finished.path / "results.md").read_text()
     assert "pretrain/lr0.1-seed0" not in (finished.path / "results.csv").read_text()
@@ -106,7 +106,7 @@ def test_a_run_whose_files_are_gone_is_named(finished: SweepFolder) -> None:
 def test_runs_of_earlier_settings_are_left_out(finished: SweepFolder) -> None:
     kept = ["pretrain/lr0.1-seed0", "pretrain/lr0.1-seed1"]
     finished.set_current(kept)
-    said, left_out = write_results(finished.path)
+    said, left_out = write_results(finished.path).lines
     assert said.endswith("figures of 2 of 2 runs.") and left_out.startswith("5 runs of earlier settings are left out")
     page = (finished.path / "results.md").read_text()
     spread = np.std(LOSSES[0.1][:2], ddof=1)
@@ -153,5 +153,7 @@ def test_values_of_several_kinds_are_written_as_text(tmp_path: Path) -> None:
 
 def test_before_anything_is_done_there_are_empty_tables(tmp_path: Path) -> None:
     folder = made_up_sweep(tmp_path / "sweep", 2)
-    assert write_results(folder.path) == [f"results.parquet, .csv and .md in {folder.path}: 0 figures of 0 of 3 runs."]
+    assert write_results(folder.path).lines == [
+        f"results.parquet, .csv and .md in {folder.path}: 0 figures of 0 of 3 runs."
+    ]
     assert pq.read_table(folder.path / "results.parquet").num_rows == 0

@@ -217,10 +217,11 @@ def test_a_main_process_that_is_not_found(
 
 @pytest.mark.system
 def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Path, tmp_path: Path) -> None:
-    """As Debian sets up /etc/hosts: 127.0.1.1 NAME."""
+    """As Debian sets up /etc/hosts: 127.0.1.1 NAME. The second process starts a Python of its own, the first one is
+    forked: seconds lie between them, under load many, so that a short timeout would be what fails."""
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 node-b\n{pair[0].address} node-a\n")
-    command = pretrain(tmp_path / "run", shards, SMALL, f"parallel.timeout={TIMEOUT}")
+    command = pretrain(tmp_path / "run", shards, SMALL)
     resolving = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
     for code, printed in ends(by_hand(pair, command, resolving)):
         assert code == 2

@@ -1,6 +1,7 @@
 """Pretraining as a user runs it: real processes, real signals, real kills."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -62,25 +63,41 @@ def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
 def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> None:
     """A step of every stage: losses, gradients (SGD's momentum; Adam hides their sizes), queue, discriminator.
 
-    Not more steps, and each has a bound of its own: an activation that rounding moves across zero changes no loss, but
-    half a per cent of so small a batch's gradient, and the next step's ten times as much. Whether one does depends on
-    the CPU.
+    Each step from equal weights: an activation that rounding moves across zero changes no loss, but half a per cent of
+    so small a batch's gradient, and the next step's ten times as much. Whether one does depends on the CPU.
     """
-    for ranks in (1, 2):
-        finish(pretrain(tmp_path / str(ranks), shards, *EACH, *CALM, ranks=ranks))
-    for split in ("train", "val"):
-        assert len(losses(tmp_path / "2", split)) >= 3
-        for ours, theirs in zip(losses(tmp_path / "2", split), losses(tmp_path / "1", split), strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 1e-7, 1e-7, 2e-5
-    assert_moved_alike(tmp_path / "2", tmp_path / "1", share=0.2, still=1e-7, zero=1e-9)
-    for step, share in ((1, 1e-4), (2, 0.02), (3, 0.2)):  # measured: 1e-5, 5e-3, 9e-2 where one crosses zero
-        single, double = (checkpoint.load(tmp_path / run / "checkpoints" / f"{step:09d}")[0] for run in "12")
-        gradients = [name for name in single if name.endswith("momentum_buffer")]
-        # A bias before BatchNorm has no gradient but rounding's.
-        assert sum(single[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
-        for name in gradients:
-            error = (double[name] - single[name]).norm()
-            assert error <= share * single[name].norm() + 1e-5, f"{step}: {name}"
+    single = tmp_path / "1"
+    finish(pretrain(single, shards, *EACH, *CALM))
+    for step in (1, 2, 3):
+        double = tmp_path / f"2 from {step - 1}"
+        if step > 1:
+            rewound(single, double, step - 1)
+        finish(pretrain(double, shards, *EACH, *CALM, ranks=2))
+        assert f"from step {step - 1} of 3" in (double / "log.txt").read_text()
+        for split in ("train", "val"):
+            assert len(losses(double, split)) >= 3
+            for ours, theirs in zip(losses(double, split), losses(single, split), strict=True):
+                assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 1e-7, 1e-7, 2e-5
+        if step > 1:
+            assert_moved_alike(double, single, share=0.02, still=1e-7, zero=1e-9, since=step - 1, at=step)
+        assert_equal_gradients(weights(double, step), weights(single, step), share=0.02)
+
+
+def rewound(run: Path, copy: Path, step: int) -> None:
+    """``copy`` is ``run`` as if it had been interrupted after ``step``."""
+    shutil.copytree(run, copy)
+    for newer in sorted((copy / "checkpoints").glob("0*"))[step:]:
+        shutil.rmtree(newer)
+    (copy / "checkpoints" / "LATEST").write_text(f"{step:09d}")
+
+
+def assert_equal_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], share: float) -> None:
+    gradients = [name for name in theirs if name.endswith("momentum_buffer")]
+    # A bias before BatchNorm has no gradient but rounding's.
+    assert sum(theirs[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
+    for name in gradients:
+        error = (ours[name] - theirs[name]).norm()
+        assert error <= share * theirs[name].norm() + 1e-5, name
 
 
 @pytest.mark.system

@@ -69,7 +69,8 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
             for setting, spread in spreads.items():
                 row, column, fraction = at[setting]
                 column, fractions[column] = _column(column, metric), fraction
-                twin = _twin(setting, random.get(alike[setting]), spreads, tests, metric, scale)
+                other = None if members[setting]["random"] else random.get(alike[setting])
+                twin = _twin(setting, other, spreads, tests, metric, scale)
                 low, high = ((spread["interval"] or {}).get(end) for end in ("low", "high"))
                 interval = None if low is None or high is None else (scale * low, scale * high)
                 of_runs = spread["run_sd"] and scale * spread["run_sd"]
@@ -94,7 +95,7 @@ def _column(column: str, metric: str) -> str:
 def _twin(
     setting: str, random: str | None, spreads: Mapping[str, Any], tests: Mapping[Any, Any], metric: str, scale: int
 ) -> Twin | None:
-    if random is None or random == setting or random not in spreads:
+    if random is None or random not in spreads:
         return None
     difference = scale * (_scaled(spreads[setting]["mean"], 1) - _scaled(spreads[random]["mean"], 1))
     test = tests.get((metric, setting, random))
@@ -130,7 +131,7 @@ def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tu
 def _config_fraction(output: Path) -> float:
     """Of what was fine-tuned; where a command looks at such a run, of that run."""
     config = yaml.safe_load((output / "config.yaml").read_text())
-    if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file() and Path(run) != output:
+    if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
         config = yaml.safe_load(tuned.read_text())
     return float(config.get("data", {}).get("fraction") or 1.0)
 

@@ -237,7 +237,7 @@ def test_a_sweep_writes_and_shows_the_table(tmp_path: Path, capsys: pytest.Captu
             folder.add(run)
             begin(folder, run.id, "1", exit_code=0)
             labelled(made.run(f"{init}-{seed}/output", init, seed), 2 * seed + len(init))
-    (said,) = write_results(tmp_path, show=True)
+    (said,) = write_results(tmp_path, show=True).lines
     assert said.endswith("4 figures of 4 of 4 runs.")
     shown, page = capsys.readouterr().out, (tmp_path / "results.md").read_text()
     content = json.loads((tmp_path / "spread.json").read_text())["tune"]
@@ -254,7 +254,7 @@ def test_a_sweep_writes_and_shows_the_table(tmp_path: Path, capsys: pytest.Captu
     assert "| setting | metric | mean | n (runs) | sd over runs (ddof 1) | sd over seeds (ddof 1) |" in page
     assert all(note in page for note in NOTES)
     (tmp_path / "tune" / "random-0" / "output" / "cases" / "test.parquet").write_bytes(b"x")
-    _, problem = write_results(tmp_path)
+    _, problem = write_results(tmp_path).lines
     assert problem.startswith("tune: its runs cannot be compared: ") and "test.parquet" in problem
 
 
