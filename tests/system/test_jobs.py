@@ -133,7 +133,8 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_while_its_first_life_still_r
     own_dev_cluster.kill(f"slurmd-{jobs.node(job)}")
     jobs.wait(lambda: len(jobs.tries(run)) > 1)
     jobs.wait(lambda: jobs.tries(run)[0].ended)
-    jobs.wait(lambda: jobs.step(run) > jobs.tries(run)[0].step + 5)  # the second life trains
+    reached = jobs.step(run)
+    jobs.wait(lambda: jobs.step(run) > reached)  # the second life trains
     own_dev_cluster.up()
     jobs.client("scancel", job)
     jobs.end(job)
