@@ -8,11 +8,13 @@ from typing import Any
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.models.bf16 import autocast
 from dira_scale.runs.call import carried_out
 from dira_scale.runs.reader import RunReader
 
 __all__ = [
-    "LabelledImages", "UserError", "embed", "export", "finetune", "localize", "predict", "pretrain", "probe", "shard",
+    "LabelledImages", "UserError", "autocast", "embed", "export", "finetune", "localize", "predict", "pretrain",
+    "probe", "shard",
 ]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path

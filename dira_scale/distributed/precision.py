@@ -15,18 +15,19 @@ logger = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose(precision: str) -> str:
+def choose(precision: str, device: torch.device | None = None) -> str:
     """``precision``, or what ``auto`` stands for here: bf16 where the hardware computes it, otherwise fp32.
 
-    A CPU without bfloat16 emulates it at a tenth of fp32's speed.
+    A CPU without bfloat16 emulates it at a tenth of fp32's speed. ``device``: by default a GPU if there is one.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available() if device is None else device.type == "cuda"
+    if precision == "fp16" and not gpu:
         logger.warning(
             "precision=fp16 on a CPU, which has no fp16: expect minutes per step; precision=auto chooses a fast one"
         )
     if precision != AUTO:
         return precision
-    native = torch.cuda.get_device_capability() >= (8, 0) if torch.cuda.is_available() else bool(cpu_bf16())
+    native = torch.cuda.get_device_capability() >= (8, 0) if gpu else bool(cpu_bf16())
     return "bf16" if native else "fp32"
 
 

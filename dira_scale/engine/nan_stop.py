@@ -14,6 +14,7 @@ from dira_scale.distributed.control import gather_objects
 from dira_scale.distributed.world import World
 from dira_scale.engine.nan_guard import NaNGuard, NotFiniteError, nonfinite_names
 from dira_scale.engine.task import StagePlan, TaskData, TaskLoader, Validation
+from dira_scale.machine.hardware import bf16_without_amx
 from dira_scale.runs import checkpoint
 from dira_scale.runs.exit_codes import FAILED
 from dira_scale.runs.folder import RunFolder
@@ -83,6 +84,11 @@ class NaNStop:
             self.world.wait()
             whole = checkpoint.complete(self.checkpointer.folder)
             left = f"the checkpoint of step {int(whole[-1].name)} is intact" if whole else "there is no checkpoint yet"
+        if self.world.device.type == "cpu" and self.world.precision == "bf16" and bf16_without_amx():
+            left += (
+                ". This CPU gets some gradients wrong in bf16, and only layers of torch.nn are guarded against it: if "
+                "this network calls convolutions otherwise, start a new run with precision=fp32"
+            )
         left += ". docs/how-to/health.md says what to do"
         self._report(step, left, f"{message}; {left}")
         self.world.wait()

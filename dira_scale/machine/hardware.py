@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -111,6 +112,12 @@ def cpu_bf16() -> tuple[str, ...]:
     """Those of BF16_FLAGS that the CPU has."""
     info = _cpuinfo()
     return tuple(flag for flag in BF16_FLAGS if flag in info.get("flags", info.get("Features", "")).split())
+
+
+@cache
+def bf16_without_amx() -> bool:
+    """Whether the CPU computes bfloat16 by AVX-512 alone: oneDNN gets some gradients wrong there (models/bf16.py)."""
+    return "avx512_bf16" in cpu_bf16() and "amx_bf16" not in cpu_bf16()
 
 
 def _cpuinfo() -> dict[str, str]:

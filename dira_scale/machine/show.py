@@ -37,6 +37,8 @@ def _hardware_rows(hardware: Hardware) -> list[tuple[str, str]]:
         if hardware.bf16
         else "no bfloat16, so precision=auto is fp32"
     )
+    if "avx512_bf16" in hardware.bf16 and "amx_bf16" not in hardware.bf16:
+        bf16 += "; without AMX it gets some gradients of convolutions wrong, which compute in fp32"
     return [
         *([(f"GPU {i}", _gpu(gpu)) for i, gpu in enumerate(hardware.gpus)] or [("GPU", _no_gpu(hardware))]),
         ("CPU", f"{hardware.cpu}, {hardware.cores} cores, {hardware.threads} threads; {bf16}"),

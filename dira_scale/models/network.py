@@ -9,7 +9,7 @@ from torch.torch_version import TorchVersion
 
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.errors import UserError
-from dira_scale.models.small_inputs import in_fp32
+from dira_scale.models import bf16
 from dira_scale.models.translations import Rules
 
 # Layers by an image's dimensions.
@@ -36,7 +36,7 @@ def moved(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Mo
     """
     check_torch(module, device)
     if device.type == "cpu":
-        in_fp32(module)
+        bf16.guard(module)
     if not channels_last:
         return module.to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return module.to(device)._apply(lambda x: x.to(memory_format=CHANNELS_LAST.get(x.dim(), torch.preserve_format)))

@@ -12,11 +12,23 @@ from harness import status
 
 from dira_scale.config import logs
 from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine import nan_stop
 from dira_scale.engine.nan_guard import NotFiniteError
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, writer
 from dira_scale.runs.folder import RunFolder
+
+
+@pytest.mark.parametrize(("precision", "named"), [("bf16", True), ("fp32", False)])
+def test_a_cpu_that_gets_gradients_wrong_is_named(
+    precision: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nan_stop, "bf16_without_amx", lambda: True)
+    world: Any = SimpleNamespace(wait=lambda: None, device=torch.device("cpu"), precision=precision)
+    with pytest.raises(NotFiniteError) as error:
+        NaNStop(world, SimpleNamespace(), Checkpointer(tmp_path, 2, 0, 1), tmp_path, None).fail(2, "step 2")  # type: ignore[arg-type]
+    assert ("precision=fp32" in str(error.value)) == named
 
 
 @pytest.mark.parametrize(("disk", "left"), [("slow", "is intact"), ("hanging", "is not written by rank(s) 0")])
@@ -38,7 +50,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
 
     monkeypatch.setattr(writer, "write_atomic", slowly)
     saver.save(1, checkpoint.replicated({"x": torch.ones(3)}), {}, {})
-    alone: Any = SimpleNamespace(wait=lambda: None)
+    alone: Any = SimpleNamespace(wait=lambda: None, device=torch.device("cpu"), precision="fp32")
     stop = NaNStop(alone, SimpleNamespace(), saver, tmp_path, run)  # type: ignore[arg-type]
 
     def ends() -> None:

@@ -1,12 +1,17 @@
-"""Convolutions over inputs smaller than their kernel: their gradients beside float64's, what computes in fp32."""
+"""Convolutions in bf16 on a CPU: gradients beside float64's, what computes in fp32, a planted fault."""
 
 import copy
+import logging
+import pickle
+from collections.abc import Iterator
 
 import pytest
 import torch
 from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
+from dira_scale import api
+from dira_scale.models import bf16
 from dira_scale.models.network import moved
 
 CPU = torch.device("cpu")
@@ -16,6 +21,7 @@ SMALL = {
     "1 pixel, stride 2": (nn.Conv2d(32, 64, 3, 2, 1), (1, 1)),
     "dilated": (nn.Conv3d(8, 16, 3, padding=2, dilation=2), (4, 8, 8)),
     "timm's": (StdConv2d(32, 64, 3, 2, 1), (1, 1)),
+    "transposed to 2 voxels": (nn.ConvTranspose3d(64, 32, 3, padding=1), (2, 2, 2)),
 }
 
 
@@ -72,6 +78,70 @@ def test_a_module_that_moves_twice_stays_what_it_is() -> None:
     assert kinds == [type(layer) for layer in network] and issubclass(kinds[0], nn.Conv2d)
     assert kinds[1:] == [nn.ReLU, nn.Conv2d]
     assert list(network.state_dict()) == names
+
+
+class Doubled(torch.autograd.Function):
+    """The fault that is planted: a gradient twice as large."""
+
+    @staticmethod
+    def forward(ctx, w: Tensor) -> Tensor:
+        return w.view_as(w)
+
+    @staticmethod
+    def backward(ctx, dw: Tensor) -> Tensor:
+        return 2 * dw
+
+
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A CPU whose bf16 gradients of convolutions with dilation are wrong."""
+    plain = nn.Conv2d._conv_forward
+
+    def convolve(self: nn.Conv2d, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        wrong = torch.is_autocast_enabled("cpu") and self.dilation == (2, 2)
+        return plain(self, x, Doubled.apply(w) if wrong else w, bias)
+
+    monkeypatch.setattr(nn.Conv2d, "_conv_forward", convolve)
+    monkeypatch.setattr(bf16, "bf16_without_amx", lambda: True)
+    bf16._tried.cache_clear()
+    yield
+    bf16._tried.cache_clear()
+
+
+def gradient(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    layer(x).float().square().sum().backward()
+    assert layer.weight.grad is not None
+    return layer.weight.grad
+
+
+@pytest.mark.usefixtures("faulty")
+def test_a_convolution_that_this_cpu_gets_wrong_computes_in_fp32_and_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    right, wrong = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3, dilation=2)
+    x, before = torch.randn(2, 4, 9, 9), torch.get_rng_state()
+    exact = [gradient(copy.deepcopy(layer), x) for layer in (right, wrong)]
+    with caplog.at_level(logging.WARNING), api.autocast(nn.Sequential(right, wrong), "bf16"):
+        first = [gradient(layer, x) for layer in (right, wrong)]
+        gradient(copy.deepcopy(wrong), x)
+    assert torch.equal(torch.get_rng_state(), before)  # the run's random numbers are as they were
+    assert [((a - b).norm() / b.norm() < 0.05).item() for a, b in zip(first, exact, strict=True)] == [True, True]
+    (line,) = caplog.messages
+    assert "Conv2d (kernel (3, 3), 4 to 8 channels) over (9, 9) are wrong on this CPU" in line and "fp32" in line
+
+
+@pytest.mark.usefixtures("faulty")
+def test_nothing_is_tried_where_nothing_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = bf16.guard(nn.Conv2d(4, 8, 3))
+    monkeypatch.setattr(bf16, "is_right", None)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert layer(torch.randn(1, 4, 9, 9)).dtype == torch.bfloat16
+
+
+def test_copies_and_pickles_are_guarded_too() -> None:
+    layer = bf16.guard(nn.Conv3d(1, 2, 3))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(other) is type(layer) and torch.equal(other.weight, layer.weight)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:
