@@ -30,8 +30,18 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
             crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
         raise UserError(
             f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
-            f"{len(sides)} in split '{samples.split}': use a smaller data.size or +views.crops, or data.pad=true"
+            f"{len(sides)} in split '{samples.split}': {_remedy(views, sides, step)}"
         )
+
+
+def _remedy(views: ViewSpec, sides: np.ndarray, step: np.ndarray | None) -> str:
+    """What to type for volumes of these ``sides`` [b, n]: crops that fit all of them are resized to the views' size."""
+    fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
+    if views.turns or views.transpose or views.orientations:
+        fit[1:] = fit[1:].min()
+    if views.fixed or fit.min() < 1:
+        return "use data.pad=true"
+    return f"use data.pad=true, or views.crops=[[{','.join(map(str, fit))}]], which fits all"
 
 
 def _require_spacing(samples: Samples, views: ViewSpec, spacing: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """The command that trains on a dataset, with what its number of images asks for."""
 
 import shlex
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import defaults
 from dira_scale.data.epochs import longer, steps_of
-from dira_scale.data.manifest import DatasetInfo
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.data.manifest.index import SIDES
 
 PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
 
@@ -28,7 +30,18 @@ def pretraining(out: Path, info: DatasetInfo) -> str:
         words.append(f"epoch_factor={factor:g}")
     if not info.counts.get("val"):
         words.append("data.val_split=null")
+    if info.dims == 3 and _are_small(out, config):
+        words.append("data.pad=true")
     return f"python -m dira_scale.pretrain {shlex.join(words)}"
+
+
+def _are_small(out: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a volume is smaller than the largest crop of an experiment, which then would refuse it."""
+    crops = config["views"].get("crops") or [config["data"]["size"]]
+    *depth, height, width = map(max, zip(*crops, strict=True))
+    dataset = ShardedDataset.open(out)
+    smallest = [int(dataset.column(name).min()) for name in SIDES[3]]
+    return any(side < edge for side, edge in zip(smallest, (*depth, *2 * [max(height, width)]), strict=True))
 
 
 def experiment_for(info: DatasetInfo) -> str:

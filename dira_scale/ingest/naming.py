@@ -10,6 +10,7 @@ from typing import Any
 
 from dira_scale.data.manifest import INFO_FILE
 from dira_scale.errors import UserError
+from dira_scale.imaging.volumes.read import is_volume
 from dira_scale.imaging.volumes.series import MODALITIES as VOLUMES
 from dira_scale.ingest.output import PARTIAL, PLAN_FILE
 from dira_scale.ingest.plan import Item
@@ -47,12 +48,14 @@ def with_modality(recipe: Mapping[str, Any], plan: Iterable[Item]) -> dict[str, 
     """The keys ``recipe`` of volumes; a modality that is null becomes the one that the DICOM headers of all say.
 
     It decides what the values mean, so it is never guessed from them. Raises UserError where a volume has no header
-    that says it, or they say several.
+    that says it, or they say several. Files that are no volumes have no say: they are refused when they are read.
     """
     if recipe["modality"] or recipe["dims"] != 3:
         return dict(recipe)
     counts, first = Counter[str](), dict[str, str]()
     for record in (item.record for item in plan if item.record.rejected is None):
+        if not record.modality and UNKNOWN not in counts and not is_volume(record.image):
+            continue
         counts[record.modality or UNKNOWN] += 1
         first.setdefault(record.modality or UNKNOWN, record.name)
     told = [kind for kind in VOLUMES if kind in counts] or sorted(MODALITIES & counts.keys())  # others: doses, masks

@@ -94,7 +94,10 @@ def _odd(result: Survey, recipe: Recipe) -> list[str]:
         lines.append(f"{counted(sum(result.gaps), 'slice')} missing in {counted(len(result.gaps), 'volume')}, {taken} "
                      f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
     refused = Counter(trial.rejected for trial in result.trials if trial.rejected)
-    lines += [f"{count} of {len(result.trials)} tried are rejected, {why}" for why, count in most_common(refused)]
+    tried = len(result.trials)
+    lines += [
+        f"{count} of {tried} tried ({count / tried:.0%}) are rejected, {why}" for why, count in most_common(refused)
+    ]
     odd = Counter(trial.odd for trial in result.trials if trial.odd)
     lines += [f"{count} of {len(result.trials)} tried: {what}" for what, count in odd.items()]
     return lines

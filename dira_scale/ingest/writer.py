@@ -3,6 +3,7 @@
 A shard depends only on its part of the plan, so a killed conversion resumes with the shards that lack a ``.json``.
 """
 
+import logging
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,12 @@ class WrittenShard(NamedTuple):
     rows: list[dict[str, Any]]  # of the manifest
     rejected: list[dict[str, str]]  # of the quarantine
     noted: list[str]  # what is odd about accepted inputs, once for each
+
+
+logger = logging.getLogger(__name__)
+TRIED = 50  # inputs after which a conversion that refuses most of them says so
+MOST = 0.5
+REASON = 300  # bytes of one that are shown
 
 
 class Conversion(NamedTuple):
@@ -73,8 +80,9 @@ def write_shards(
     if not shards:
         return
     count, stop = CONTEXT.Value("q", 0), CONTEXT.Event()
+    refused, reason, told = CONTEXT.Value("q", 0), CONTEXT.Array("c", REASON), False
     workers = min(workers, len(shards))
-    pool = worker_pool(workers, __name__, _start_worker, count, stop)
+    pool = worker_pool(workers, __name__, _start_worker, count, stop, refused, reason)
     started = time.monotonic()
     total = before + sum(len(plan.shards[shard]) for shard in shards)
     jobs = ((scratch, shard, plan.items(shard), work, plan.label_names, done) for shard in shards)
@@ -93,6 +101,13 @@ def write_shards(
                     speed = count.value / (time.monotonic() - started)
                     text = f"{speed:,.0f} {work.kind}" if speed >= 100 else f"{speed:.3g} {work.kind}"
                     shown.update(task, completed=before + count.value, speed=text)
+                    if not told and count.value >= TRIED and refused.value > MOST * count.value:
+                        told = True
+                        logger.warning(
+                            "%d of the first %d inputs are refused, the last one because: %s. Ctrl-C stops; "
+                            "`shard plan` tries a sample",
+                            refused.value, count.value, reason.value.decode(errors="ignore"),
+                        )  # fmt: skip
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
             "a worker process died (see above; else it ran out of memory); finished shards are kept: run the same "
@@ -122,6 +137,8 @@ def write_shard(part: Path, items: list[Any], work: Conversion, label_names: tup
             for made in work.make(item):
                 if isinstance(made, Refused):
                     rejected.append(made._asdict())
+                    if _worker:
+                        _worker.note_refused(made.reason)
                 elif isinstance(made, Noted):
                     noted.append(made.what)
                 else:
@@ -138,11 +155,18 @@ def write_shard(part: Path, items: list[Any], work: Conversion, label_names: tup
 class _Worker(NamedTuple):
     count: Any  # items done by all workers
     stop: Any  # set to stop early
+    refused: Any  # by all workers, and the last one's reason
+    reason: Any
+
+    def note_refused(self, reason: str) -> None:
+        with self.refused.get_lock():
+            self.refused.value += 1
+            self.reason.value = reason.encode()[: REASON - 1]
 
 
 _worker: _Worker | None = None  # in a worker process
 
 
-def _start_worker(count: Any, stop: Any) -> None:
+def _start_worker(*shared: Any) -> None:
     global _worker
-    _worker = _Worker(count, stop)
+    _worker = _Worker(*shared)

@@ -43,14 +43,19 @@ def read_table(
             first_line = reader.line_num + 1
             if twice := [column for column, count in Counter(filter(None, present)).items() if count > 1]:
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
-            for column in columns:
+            absent = []
+            for column in dict.fromkeys(columns):
                 if (index := _place_of(column, present, columns)) is not None:
                     present[index] = column
                 else:
-                    known = nearest(column, present) or f"; it has {', '.join(present) or 'no header'}"
-                    raise UserError(
-                        f"{path} has " + brief(f"no column '{column}' ({named_by}){known}") + advice.get(column, "")
-                    )
+                    absent.append(column)
+            if absent:
+                named = f"no column {' or '.join(f'{column!r}' for column in absent)} ({named_by})"
+                known = nearest(absent[0], present) if len(absent) == 1 else ""
+                known = known or f"; it has {', '.join(present) or 'no header'}"
+                raise UserError(
+                    f"{path} has " + brief(named + known) + "".join(advice.get(name, "") for name in absent)
+                )
             for cells in reader:
                 lines.next_row()
                 first_line = reader.line_num + 1

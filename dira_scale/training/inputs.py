@@ -71,7 +71,7 @@ class Inputs:
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
-            dataset.require(views.dimensions, "training")
+            dataset.require(views.dimensions, "this training")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())

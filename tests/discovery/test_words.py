@@ -250,7 +250,7 @@ def test_what_cannot_give_words_is_said_in_a_line(
 
 
 @pytest.mark.parametrize(("field", "value", "text"), [("modality", "MR", "no Hounsfield units: add air.hu=null"),
-                                                      ("dims", 2, "reads volumes only")])  # fmt: skip
+                                                      ("dims", 2, "reads volumes: name")])  # fmt: skip
 def test_other_images_are_refused(
     dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch, field: str, value: Any, text: str
 ) -> None:

@@ -335,7 +335,7 @@ def test_volumes_name_the_key_that_makes_slices_of_them(
     )
     capsys.readouterr()
     assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
-    assert "Shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
+    assert "shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

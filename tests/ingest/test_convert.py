@@ -8,6 +8,8 @@ import re
 import stat
 import tarfile
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.ingest import outcome
+from dira_scale.ingest import outcome, writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import plan_shards
@@ -216,6 +218,24 @@ def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, in
         config = ingest.recipe("folder", images=str(tmp_path / "images"), burned_in=burned_in)
         convert(config, tmp_path / burned_in, workers=1)
         assert sum(ShardedDataset.open(tmp_path / burned_in).info.counts.values()) == stored
+
+
+def test_most_inputs_refused_is_said_while_it_converts(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:
+        prepare(*shared)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(writer, "_worker", None)
+    monkeypatch.setattr(writer, "worker_pool", threads)
+    monkeypatch.setattr(writer, "TRIED", 3)
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    for number, text in enumerate(("YES", "YES", "YES", "NO")):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
+    convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+    (line,) = caplog.messages
+    assert re.match(r"3 of the first [34] inputs are refused, the last one because: .*recipe.burned_in=keep", line)
 
 
 def test_croissant_names_what_is_there(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:

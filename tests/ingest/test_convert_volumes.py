@@ -1,6 +1,7 @@
 """A folder of volumes through the whole converter: what lies in the shards is what was read."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
+from dira_scale.ingest.following import pretraining
 from dira_scale.ingest.survey import survey_and_print
 from dira_scale.pixels.codecs import decode
 
@@ -54,6 +56,8 @@ def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, in
         np.testing.assert_array_equal(decode(payload, "b2nd"), values > 200)
     (rejected,) = pq.read_table(tmp_path / "out" / "quarantine.parquet").to_pylist()
     assert rejected["stage"] == "list" and "no row" in rejected["reason"]
+    info = replace(dataset.info, counts={"train": 640, "val": 1})
+    assert pretraining(dataset.root, info).endswith(" data.pad=true")  # 18 x 24 x 28 voxels are smaller than a crop
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"HOSP-774190" not in everything
 

@@ -241,6 +241,7 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     png_folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
 ) -> None:
     row = {"nodule": 1, "mass": -1.0, "empty": "", "mrn": 7741903, "birth": 1932, "zip": 0.5, "sex": 1, "note": "x"}
+    row["Mask"] = "m.png"
     rows = [{"file": f"im{n:02d}.png", "patient": n % 2} | row for n in range(3)]
     rows[1] |= {"nodule": "", "mass": 0, "mrn": 1, "zip": "", "birth": 0}
     table = ingest.csv(png_folder / "list.csv", rows)
@@ -250,6 +251,7 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     listed(source)
     said = capsys.readouterr().out
     assert "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (recipe.class_columns takes a grade" in said
+    assert "list.csv: column Mask is not used; recipe.columns.mask=Mask uses it" in said
     named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
     assert listed(named)["im00.png"].labels == (0.5,)
     said = capsys.readouterr().out

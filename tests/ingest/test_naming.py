@@ -166,6 +166,7 @@ def test_headers_of_volumes_say_the_modality(tmp_path: Path, make: SimpleNamespa
     """The dataset is the same as with ``recipe.modality``; with volumes of two, one has to be chosen."""
     images, values = tmp_path / "images", make.smooth((18, 40, 36))
     make.series(images / "ct", values, SeriesInstanceUID="1.1", PatientID="A")
+    (images / "SOURCE.md").write_text("no volume, so nobody is asked what its values are")
     make.series(images / "dose", values[:2], SeriesInstanceUID="1.2", PatientID="A", Modality="RTDOSE")
     config = ingest.recipe("volumes", images=str(images))
     for out, modality in (("told", None), ("given", "CT")):

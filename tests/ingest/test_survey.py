@@ -34,7 +34,8 @@ def test_what_is_there_and_what_is_odd_is_counted(
     assert (found.copies, found.masks, found.absent_masks, found.unknown_patients) == (1, 9, 1, 0)
     assert len(found.trials) == 23  # all of them: fewer than were asked for
     said = capsys.readouterr().out
-    for words in ("1 copy of", "1 of 23 tried are rejected, decode: the file is empty", "14 without a mask, 9 with one",
+    for words in ("1 copy of", "1 of 23 tried (4%) are rejected, decode: the file is empty",
+                  "14 without a mask, 9 with one",
                   "from all inputs"):  # fmt: skip
         assert words in said
     convert(config, tmp_path / "out", workers=1)

@@ -56,6 +56,7 @@ def test_spaces_around_cells_and_the_case_of_the_header_do_not_matter(tmp_path: 
         ("file,kind\n".encode("utf-16"), "line 1: not UTF-8"),
         (b"file,kind\na.png,x,y\n", "x.csv, line 2: more cells than the header has"),
         (b"file,kin\n", "no column 'kind' .recipe.; did you mean 'kin'"),
+        (b"image,label\n", "no column 'file' or 'kind' .recipe.; it has image, label"),
         (b'file,kind\na.png,"' + b"x" * 200_000, "x.csv, line 2: field larger"),
     ],
 )

@@ -93,13 +93,12 @@ class ShardedDataset:
             return
         if dimensions == 2:
             raise DimensionsError(
-                f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Shard "
-                "the volumes again with recipe.slices=axial and another out, which stores their slices "
-                "(docs/how-to/volumes.md)"
+                f"data.shards={self.root} holds volumes, and {reader} reads images: shard the volumes again with "
+                "recipe.slices=axial and another out, which stores their slices (docs/how-to/volumes.md)"
             )
         raise DimensionsError(
-            f"data.shards={self.root} holds images (dims {self.info.dims}); {reader} reads volumes only, as data.size "
-            "has three sides: name a dataset of volumes, or one side"
+            f"data.shards={self.root} holds images, and {reader} reads volumes: name a dataset of volumes "
+            "(python -m dira_scale.shard recipe=volumes makes one)"
         )
 
     def require_images(self, reader: str) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import MISSING, DictConfig, open_dict
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
+from dira_scale.config.files import folder
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import TARGET, Schema, above, at_least, one_of, place
+from dira_scale.config.schema import TARGET, Schema, above, at_least, chosen_class, one_of, place
 from dira_scale.data.config import COUNTS_AS, Data
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import SLIDING, WHOLE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
 IMAGENET = "imagenet"
 BALANCED = "balanced"
+IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 CENTRE, TEN_CROPS = "centre", "ten_crops"
 
 
@@ -196,20 +198,28 @@ class Finetune(StagedTraining):
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
-        """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed.
+        """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed. A network
+        of volumes has their views, and the size of the run's.
 
         Raises UserError for a damaged run.
         """
         path = Path(str(config.init))
-        is_run = (path / FILE).is_file()
-        theirs = read_description(path).network.architecture if is_run else exported_architecture(path)
-        if "model" in typed or not theirs:
-            return
-        kept = {*OF_TRAINING, *(key.removeprefix("model.") for key in typed)}
+        run = read_description(path) if (path / FILE).is_file() else None
+        theirs = run.network.architecture if run else exported_architecture(path)
         with open_dict(config):
-            if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
-                config.model = {key: value for key, value in config.model.items() if key in kept}
-            config.model.update({key: value for key, value in theirs.items() if key not in kept})
+            if "model" not in typed and theirs:
+                kept = {*OF_TRAINING, *(key.removeprefix("model.") for key in typed)}
+                if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
+                    config.model = {key: value for key, value in config.model.items() if key in kept}
+                config.model.update({key: value for key, value in theirs.items() if key not in kept})
+            network = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
+            if network.dimensions == 2:
+                return
+            if run and run.network.dimensions == 3 and run.input and not {"data.size", "preset"} & {*typed}:
+                config.data.size = list(run.input.size)
+            if config.hydra.runtime.choices.views == IMAGES and not {"views", "preset"} & {*typed}:
+                given = {key: value for key, value in config.views.items() if f"views.{key}" in typed}
+                config.views = OmegaConf.merge(OmegaConf.load(folder("configs") / "views" / f"{VOLUMES}.yaml"), given)
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)

@@ -96,6 +96,17 @@ def grid_of(path: Path) -> tuple[Grid, Grid]:
     return stored, (stack_of(stored).grid if stored.sheared else stored).turned()
 
 
+def is_volume(image: object) -> bool:
+    """Whether ``image`` is a file with a volume's header, or an input of another kind."""
+    if not isinstance(image, Path):
+        return True
+    try:
+        with opened(image) as file:
+            return is_dicom(file) or bool(_raw(file, image))
+    except RejectedError:
+        return False
+
+
 def _are_mask_values(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
 

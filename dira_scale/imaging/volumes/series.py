@@ -74,7 +74,8 @@ class Series:
 def _check(dicom: DicomFile, settings: ReadSettings) -> None:
     kind = dicom.header.get("Modality") or settings.modality
     if kind != settings.modality and settings.modality in MODALITIES:
-        raise RejectedError("DICOM of another modality than recipe.modality")
+        found = kind if kind in MODALITIES else "another modality"  # a header may hold any text
+        raise RejectedError(f"DICOM says {found}, not recipe.modality={settings.modality}")
     if settings.burned_in != "keep":
         check_header(dicom.header)
 

@@ -209,6 +209,10 @@ class Folder:
         if "file" not in self.columns:
             raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
         self.no_inputs[path] = None
+        header = {column.casefold(): column for row in islice(table(), 1) for column in row.cells}
+        for name in COLUMNS:
+            if name not in self.columns and (column := header.get(name)) and column not in named:
+                self.notes.append(f"{path.name}: column {column} is not used; recipe.columns.{name}={column} uses it")
         self.class_labels = Classes(classes, table(), path)
         self.classes = self.class_labels.names
         if guess:

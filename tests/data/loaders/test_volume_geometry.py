@@ -155,7 +155,7 @@ def test_what_a_volume_lacks_is_said_in_one_line(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", VOLUMES[:3], spacing=[(2.0, 0.7, 0.7)] * 3)
     message = (
         "whole: sample v0 has 17 x 20 x 16 voxels, fewer than a crop of 16 x 12 x 12 (of its voxels 8 x 17.1 x 17.1), "
-        "as have 2 of 3 in split 'train': use a smaller data.size or +views.crops, or data.pad=true"
+        "as have 2 of 3 in split 'train': use data.pad=true, or views.crops=[[34,12,11]], which fits all"
     )
     with pytest.raises(UserError) as raised:
         load(whole, spec(16, 12, 12, spacing=1.0), order=Order((3,), seed=5, batch=3))
@@ -218,7 +218,7 @@ def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path, monk
     run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
     for words, said in (
         ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1, or grey ones: shard one of"),
-        (["experiment=small"], r"toy holds volumes .* reads 2D images only.*; on volumes: experiment=dira3d$"),
+        (["experiment=small"], r"toy holds volumes, and this training reads images.*; on volumes: experiment=dira3d$"),
     ):
         cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
         with pytest.raises(UserError, match=said):

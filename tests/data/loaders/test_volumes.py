@@ -138,19 +138,20 @@ def test_what_does_not_fit_is_refused_in_one_line(dataset: ShardedDataset, make_
         (
             dataset,
             spec(18, 8, 8),
-            "v0 has 17 x 20 x 16 voxels, fewer than a crop of 18 x 8 x 8, as have 1 of 9 in split",
+            r"v0 has 17 x 20 x 16 voxels, fewer than a crop of 18 x 8 x 8, as have 1 of 9 in split 'train': use "
+            r"data.pad=true, or views.crops=..17,1\d,1\d..",
         ),
         (
             dataset,
             spec(8, 8, 8, crops=((8, 8, 8), (8, 17, 17))),
             r"v0 has 17 x 20 x 16 voxels, .* of 8 x 17 x 17, as have 4",
         ),
-        (dataset, ViewSpec(size=16), r"holds volumes .dims 3.; this loader reads 2D images only"),
-        (images, SPEC, r"holds images .dims 2.; this loader reads volumes only, as data.size has three sides"),
+        (dataset, ViewSpec(size=16), r"holds volumes, and this loader reads images"),
+        (images, SPEC, r"holds images, and this loader reads volumes: name"),
     ):
         with pytest.raises(UserError, match=message):
             load(data, views)
-    with pytest.raises(UserError, match=r"holds images .*; a mixture with .*toy reads volumes only"):
+    with pytest.raises(UserError, match=r"holds images, and a mixture with .*toy reads volumes"):
         Samples([dataset, images], "train")
 
 

@@ -167,9 +167,11 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     written = {(row["metric"], row["name"]): row for row in results(run)["figures"]["test"]}
     assert written[metric, "mean"]["value"] is not None
     assert RunReader(run).description.network.dimensions == 3
-    words = ["data.shards=any", f"init={run}", "views=tune_volumes", "data.size=[16,16,12]", "model.bn_groups=2"]
+    words = ["data.shards=any", f"init={run}", "views.flip=0.25", "model.bn_groups=2"]
     adopted = compose("finetune", words)
     assert adopted.model == RunReader(run).config["model"]  # from that of images, whose keys are gone
+    assert adopted.data["size"] == [16, 16, 12] and adopted.views["flip"] == 0.25 and adopted.views.blur.p == 0
+    assert adopted.views == compose("finetune", [*words, "views=tune_volumes"]).views
     if task == "masks":  # every second volume has one; in the whole volume, in mm
         assert written[metric, "mask"]["n"] == 3 and results(run)["without_mask"] == {"val": 3, "test": 3}
         assert ("HD95 (mm)", "mask") in written and results(run)["window"] == "sliding"
@@ -191,8 +193,8 @@ def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(
     assert main([*arguments, "data.pad=true"]) == 0
     assert RunReader(run).description.input.window == (-1000, 2000)
     assert main([*TINY, "task=masks", f"data.shards={shards.root}", f"run={tmp_path / 'flat'}"]) == 2
-    assert f"{shards.root} holds volumes (dims 3); training reads 2D images only" in caplog.text
-    assert "; on volumes: views=tune_volumes model=unet3d data.size=[DEPTH,HEIGHT,WIDTH]" in caplog.text
+    assert f"{shards.root} holds volumes, and this training reads images" in caplog.text
+    assert "; on volumes: model=unet3d data.size=[DEPTH,HEIGHT,WIDTH], or init=" in caplog.text
     assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
 
 
@@ -258,7 +260,10 @@ def assert_case_is_monais(
         ),
         (["task=labels", "init=nowhere"], "init: nowhere: no such file"),
         (["task=labels", "views.count=2"], "views.count=2: fine-tuning has one view of each image"),
-        (["task=labels", "views=tune_volumes", "data.size=[16,16,16]"], "holds images (dims 2); "),
+        (
+            ["task=labels", "views=tune_volumes", "data.size=[16,16,16]"],
+            "holds images, and this training reads volumes",
+        ),
     ],
 )
 def test_what_cannot_be_learned_is_one_error_before_training(
