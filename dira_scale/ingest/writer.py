@@ -80,7 +80,8 @@ def write_shards(
     if not shards:
         return
     count, stop = CONTEXT.Value("q", 0), CONTEXT.Event()
-    refused, reason, told = CONTEXT.Value("q", 0), CONTEXT.Array("c", REASON), False
+    refused, told = CONTEXT.Value("q", 0), False
+    reason: Any = CONTEXT.Array("c", REASON)
     workers = min(workers, len(shards))
     pool = worker_pool(workers, __name__, _start_worker, count, stop, refused, reason)
     started = time.monotonic()

@@ -212,7 +212,7 @@ class Finetune(StagedTraining):
                 if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
                     config.model = {key: value for key, value in config.model.items() if key in kept}
                 config.model.update({key: value for key, value in theirs.items() if key not in kept})
-            network = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
+            network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
             if network.dimensions == 2:
                 return
             if run and run.network.dimensions == 3 and run.input and not {"data.size", "preset"} & {*typed}:
