@@ -1,7 +1,6 @@
 """``python -m dira_scale.export run=RUN``: a run's weights as files for other libraries, with a model card.
 
-Reads only the checkpoint: needs no GPU and no process group. torch is imported inside the function: a typing
-mistake is named within a second.
+Needs no GPU. torch is imported inside the function: a typing mistake is named within a second.
 """
 
 import json
@@ -10,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
+from dira_scale.places.owned import check_own
 from dira_scale.runs.complete import config_file
 
 
@@ -19,13 +19,13 @@ def export(cfg: DictConfig) -> None:
     from dira_scale.evaluation.card import release_of
     from dira_scale.models.card import Card
     from dira_scale.models.exported import Trained
-    from dira_scale.models.formats import FORMATS, default_formats, replace_export
+    from dira_scale.models.formats import EXPORT, FORMATS, default_formats, replace_export
     from dira_scale.models.weights import trained_encoder, trained_network
-    from dira_scale.prediction.trained import FILE as ABOUT
-    from dira_scale.prediction.trained import VERB, about_run
+    from dira_scale.prediction.trained import FILE, VERB, about_run
     from dira_scale.runs.reader import LATEST, RunReader
 
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
+    check_own(out, EXPORT, "out", None if cfg.out else run)
     reader = RunReader(run)
     (tensors, state, stage), described = reader.load(cfg.stage), reader.description
     encoder, decoder = trained_encoder(described, tensors), described.trains_decoder(stage)
@@ -37,7 +37,7 @@ def export(cfg: DictConfig) -> None:
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     if described.verb == VERB and "plain" in exports:  # all that `predict` needs to know
-        files[ABOUT] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
+        files[FILE] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
     loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error

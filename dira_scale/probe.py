@@ -12,6 +12,7 @@ from dira_scale import __version__
 from dira_scale.config.compose import run_verb
 from dira_scale.data.present import check_present
 from dira_scale.places.atomic import as_user_error, write_atomic, write_json
+from dira_scale.places.owned import check_own, own
 from dira_scale.runs.complete import config_file
 
 
@@ -22,19 +23,22 @@ def probe(cfg: DictConfig) -> None:
     if cfg.data.shards is not None:
         check_present(cfg.data.shards)
     from dira_scale.evaluation.comparison import compare
+    from dira_scale.evaluation.config import refuse_other_figures
     from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
     from dira_scale.runs.environment import environment
 
-    result = compare(cfg)
     out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
+    with as_user_error(out, "out"):
+        check_own(out, "a probe", "out", None if cfg.out or not isinstance(cfg.run, str) else Path(cfg.run))
+        refuse_other_figures(out, cfg)
+    result = compare(cfg)
     titled = tables(result.figures)
     about = {"dira_scale": __version__, "commit": environment()["commit"], "config": result.config}
     rows = {"compared": result.compared, "figures": as_json(result.figures)}
     with as_user_error(out, "out"):
-        out.mkdir(parents=True, exist_ok=True)
+        own(out, "a probe", "out")
         write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
-    console = Console()
-    probes = len({figure.probe for figure in result.figures})
+    console, probes = Console(), len({figure.probe for figure in result.figures})
     for title, cells in titled[: 1 + (len(titled) - 1) // probes]:  # per label, the first probe only; probe.md has all
         console.print(rich_table(title, cells))
     for note in result.notes:

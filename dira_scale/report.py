@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale.config.compose import defaults, run_verb
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import as_user_error, write_atomic
+from dira_scale.places.owned import own_file
 from dira_scale.verbs import VERBS
 
 
@@ -36,6 +37,7 @@ def of_run(folder: Path, out: Path) -> None:
     from dira_scale.reporting.content import read_run
     from dira_scale.reporting.page import render
 
+    own_file(out, "out")
     run = read_run(folder)
     verb = run.description.verb
     verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if verb in VERBS else {}

@@ -35,9 +35,10 @@ from dira_scale.methods import build, views_of
 from dira_scale.methods.adversary import LOSSES
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
-from dira_scale.models.formats import FILES, FORMATS, MONAI, TORCHVISION
+from dira_scale.models.formats import EXPORT, FILES, FORMATS, MONAI, TORCHVISION
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
+from dira_scale.places.owned import MARK, own
 from dira_scale.pretraining.config import AdversaryConfig
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, replicated
@@ -221,7 +222,7 @@ def test_a_transformers_card_computes_what_we_compute(exported, monkeypatch):
     """timm's tokens and, with its light pyramid, our own U-Net."""
     trained = exported("test_vit")
     names = {path.name for path in (trained.run / "export").iterdir()}
-    assert names == {"README.md", "encoder.safetensors", "dira_scale_unet.safetensors"}
+    assert names == {MARK, "README.md", "encoder.safetensors", "dira_scale_unet.safetensors"}
     theirs = follow(trained.card(), trained.run / "export", monkeypatch)
     with torch.no_grad():
         pyramid = trained.method.encoder(theirs["image"])
@@ -358,11 +359,11 @@ def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, m
 
 
 def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained, capsys):
-    (trained.run / "export").mkdir()
+    own(trained.run / "export", EXPORT, "out")
     for name in FILES:
         (trained.run / "export" / name).touch()
     assert main([f"run={trained.run}"]) == 0
-    names = {path.name for path in (trained.run / "export").iterdir()}
+    names = {path.name for path in (trained.run / "export").iterdir()} - {MARK}
     written = {"encoder.safetensors", "unet.safetensors"}
     assert names == {"README.md", *written} < FILES | {"README.md"}
     said = capsys.readouterr().out
@@ -493,10 +494,10 @@ def test_the_card_says_what_when_and_under_which_terms(exported):
 
 
 def test_a_stage_without_restoration_gives_no_decoder(trained):
-    (trained.run / "export").mkdir()
+    own(trained.run / "export", EXPORT, "out")
     (trained.run / "export" / "unet.safetensors").touch()  # of a stage with one
     assert main([f"run={trained.run}", "stage=di"]) == 0
-    assert sorted(p.name for p in (trained.run / "export").iterdir()) == ["README.md", "encoder.safetensors"]
+    assert sorted(p.name for p in (trained.run / "export").iterdir()) == [MARK, "README.md", "encoder.safetensors"]
     assert "No decoder" in trained.card() and "smp.Unet" not in trained.card()
     assert "Stage `di`, step 2: the lowest validation loss of its stage, 4.5" in trained.card()
 

@@ -23,6 +23,7 @@ from dira_scale.config.files import roots
 from dira_scale.config.overrides import Arguments, key_of
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
+from dira_scale.places.owned import own
 from dira_scale.runs.exit_codes import DONE
 from dira_scale.verbs import VERBS
 
@@ -72,6 +73,7 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     if config.dry_run:
         _show(folder, config, runs, now)
         return DONE
+    own(folder.path, "a sweep", "folder")
     return carry_out(folder, config, runs, start, lambda started: record(folder, cfg, runs, started))
 
 

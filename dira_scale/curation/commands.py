@@ -38,10 +38,12 @@ def stats(config: DictConfig) -> int:
     from dira_scale.curation.stats_page import print_table, render_dataset
     from dira_scale.data.manifest import ShardedDataset
     from dira_scale.places.atomic import as_user_error, write_atomic
+    from dira_scale.places.owned import own_file
 
     stats = Stats(ShardedDataset.open(config.path))
     beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
     page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
+    own_file(page, "page")
     print_table(stats)
     html = render_dataset(stats)
     with as_user_error(page, "page"):

@@ -1,9 +1,11 @@
 """The schemas of ``configs/probe.yaml``, and of ``configs/embed.yaml``. Reading them needs no torch."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
@@ -90,3 +92,15 @@ class Embed(Schema):
         super().__post_init__()
         if isinstance(self.layer, list):
             raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")
+
+
+def refuse_other_figures(out: Path, cfg: DictConfig) -> None:
+    """Raise UserError where the default ``out`` has the figures of other embeddings or runs, which would vanish."""
+    if cfg.out or not (out / "probe.json").is_file():
+        return
+    there = json.loads((out / "probe.json").read_text())["config"]
+    for key in ("embeddings", "run", "init"):
+        if there.get(key) != (here := OmegaConf.to_container(cfg).get(key)):  # type: ignore[union-attr]
+            raise UserError(
+                f"{out} has the figures of {key}={there.get(key)}, not of {key}={here}: name a folder, out=…"
+            )

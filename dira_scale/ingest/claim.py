@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.output import PARTIAL, PLAN_FILE, Share, differences
+from dira_scale.ingest.output import LOCK, PARTIAL, PLAN_FILE, Share, differences
 from dira_scale.ingest.plan import PlannedShards
 from dira_scale.places.atomic import write_json
 from dira_scale.places.store import as_os_error, is_local, remove
@@ -30,10 +30,10 @@ def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, share: Sha
     scratch.mkdir(exist_ok=True)
     with contextlib.ExitStack() as locks:
         if share.of > 1:
-            locks.enter_context(_locked(partial / "lock", fcntl.LOCK_SH, f"out={out}"))
+            locks.enter_context(_locked(partial / LOCK, fcntl.LOCK_SH, f"out={out}"))
             locks.enter_context(_locked(scratch / "lock", fcntl.LOCK_EX, f"slice {share} of out={out}"))
         else:
-            locks.enter_context(_locked(partial / "lock", fcntl.LOCK_EX, f"out={out} or a slice of it"))
+            locks.enter_context(_locked(partial / LOCK, fcntl.LOCK_EX, f"out={out} or a slice of it"))
         _check_same_plan(out, identity, plan)
         yield scratch
 
@@ -85,5 +85,5 @@ def remove_leftovers(out: Path) -> None:
     """
     if not is_local(out):
         return remove(out / PARTIAL)
-    with contextlib.suppress(OSError, _LockedError), _locked(out / PARTIAL / "lock", fcntl.LOCK_EX, f"out={out}"):
+    with contextlib.suppress(OSError, _LockedError), _locked(out / PARTIAL / LOCK, fcntl.LOCK_EX, f"out={out}"):
         remove(out / PARTIAL)

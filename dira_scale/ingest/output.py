@@ -33,7 +33,7 @@ from dira_scale.places.atomic import publish, write_json
 from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 PARTIAL = ".partial"
-PLAN_FILE = "plan.json"
+PLAN_FILE, LOCK = "plan.json", "lock"
 
 
 class Share(NamedTuple):
@@ -93,9 +93,10 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
     Raises UserError if it is anything else, or damaged.
     """
     with as_os_error(out):
-        begun = (out / PARTIAL).is_dir()
+        there = {path.name for path in out.iterdir()} if out.exists() else set()
+        begun = there == {PARTIAL} or any((out / PARTIAL / name).is_file() for name in (PLAN_FILE, LOCK))
         if not (out / MANIFEST_FILE).exists() and (not (out / INFO_FILE).exists() or begun):
-            if not begun and out.exists() and any(out.iterdir()):
+            if there and not begun:
                 raise UserError(f"out={out} is not empty and not a sharded dataset: choose another folder")
             return None
     try:
@@ -112,13 +113,13 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
     return dataset
 
 
-def check_output(out: Path, images: Any) -> None:
-    """Raises UserError if ``out`` is inside the images' folder or not writable."""
+def check_output(out: Path, images: Any, key: str = "recipe.images") -> None:
+    """Raises UserError if ``out`` is inside the images' folder, the value of ``key``, or not writable."""
     if not is_local(out):
         return
-    source = locate(images, "recipe.images") if isinstance(images, str) else None
+    source = locate(images, key) if isinstance(images, str) else None
     if source and is_local(source) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-        raise UserError(f"out={out} is inside recipe.images={images}, where its shards would be listed as images: "
+        raise UserError(f"out={out} is inside {key}={images}, where what it writes would be listed as images: "
                         "choose a folder outside it")  # fmt: skip
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not os.access(there, os.W_OK | os.X_OK):

@@ -35,6 +35,7 @@ from dira_scale.localization.refused import of_masks
 from dira_scale.localization.results import BOXES, CONFIG, FILE, Row, cells, figures, write_boxes
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.owned import own
 from dira_scale.prediction.journal import FILE as UNFINISHED
 from dira_scale.prediction.journal import Journal, check_same, journal
 from dira_scale.prediction.trained import Trained
@@ -46,10 +47,6 @@ WIDTH = 120  # columns where the output is not a terminal
 def localize(config: Localize) -> None:
     """Look at what is not yet looked at. Raises UserError."""
     out = Path(config.out)
-    if out.resolve() == Path(config.run).resolve():
-        raise UserError(
-            f"out={config.out}: this is the run itself, whose config.yaml would be replaced; choose a new folder"
-        )
     trained = Trained.of(Path(config.run))
     if isinstance(trained.supervision, Segmentation):
         raise UserError(of_masks(config.run))
@@ -68,10 +65,9 @@ def localize(config: Localize) -> None:
     leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])
     eye = Eye(trained, dataset, config.data.split, config.intensities)
     try:
-        (out / FOLDER).mkdir(parents=True, exist_ok=True)
+        own(out, "localizations", "out")
+        (out / FOLDER).mkdir(exist_ok=True)
         with journal(out, about) as rows:
-            for torn in (out / FOLDER).glob(".*.tmp"):  # by a process that was killed
-                torn.unlink()
             write_atomic(out / CONFIG, yaml.safe_dump(asdict(config), sort_keys=False))
             write_json(out / "environment.json", environment())
             _look(config, eye, cases, rows)

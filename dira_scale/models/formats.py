@@ -24,6 +24,7 @@ from dira_scale.models.vit import PlainEncoder
 from dira_scale.models.volume.formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
 from dira_scale.models.volume.swinunetr import SwinEncoder
 from dira_scale.places.atomic import as_user_error, write_atomic
+from dira_scale.places.owned import own
 
 # ResNets with the same name, layers and entries in timm and torchvision.
 TORCHVISION = (
@@ -32,6 +33,7 @@ TORCHVISION = (
 )
 # MONAI's other ResNets have shortcuts without weights (18, 34) or no counterpart in timm.
 MONAI = ("resnet50", "resnet101", "resnet152", "resnet200")
+EXPORT = "an export"  # the mark of its folder
 OPSET = 20
 _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
@@ -322,7 +324,7 @@ def replace_export(out: Path, files: Mapping[str, bytes], card: str) -> list[str
     """Write ``files`` and the card ``README.md`` to ``out``; remove other formats' files, which the card does not
     describe, and return their names."""
     with as_user_error(out, "out"):
-        out.mkdir(parents=True, exist_ok=True)
+        own(out, EXPORT, "out")
         removed = [name for name in sorted(FILES - files.keys()) if (out / name).exists()]
         for name in removed:
             (out / name).unlink()

@@ -14,6 +14,7 @@ from typing import Any
 
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
+from dira_scale.places.owned import own
 
 OMITTED = {"findings": "all"}  # defaults of settings that older folders lack
 Make = Callable[[int], None]  # writes one patient's files
@@ -50,7 +51,8 @@ def fill(
         raise UserError(f"{folder} already holds {finished} patients: ask for at least as many, or use another folder")
     if finished == patients:
         return
-    (folder / "records").mkdir(parents=True, exist_ok=True)
+    own(folder, "phantoms", "recipe.images")
+    (folder / "records").mkdir(exist_ok=True)
     write(folder / "settings.json", json.dumps(settings).encode())
     missing = [p for p in range(patients) if not _record(folder, p)]
     run(make, missing, patients - len(missing))

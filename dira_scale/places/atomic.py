@@ -1,10 +1,13 @@
 """Atomic writes, in folders and stores: a reader sees the old content or the new, never a part."""
 
+import hashlib
 import json
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
         with as_os_error(path):
             path.write_bytes(data)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{machine_tag()}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -36,6 +39,24 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
     finally:
         temporary.unlink(missing_ok=True)  # a partial file must not take space on a full disk
     sync_folder(path.parent)
+
+
+@cache
+def machine_tag() -> str:
+    """Eight hexadecimal digits of this machine's processes: process ids mean nothing beyond them."""
+    return hashlib.sha256(f"{socket.gethostname()} {process_namespace()}".encode()).hexdigest()[:8]
+
+
+def process_namespace() -> str | None:
+    """Identifies the PID namespace, as machines, and containers on a machine, may share a host name.
+
+    None without /proc.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
 
 
 def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None) -> None:

@@ -12,6 +12,7 @@ from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
 from dira_scale.methods import views_of
 from dira_scale.places.atomic import write_json
+from dira_scale.places.owned import own_file
 from dira_scale.planning.estimate import Rehearsals, estimate, rehearse_all
 from dira_scale.planning.finetuning import rehearse_finetuning
 from dira_scale.planning.shards import planned_inputs
@@ -35,6 +36,8 @@ def _plan(cfg: DictConfig, rehearse: Callable[..., Rehearsals]) -> None:
     machine = config.plan
     if machine.json and not Path(machine.json).absolute().parent.is_dir():
         raise UserError(f"plan.json={machine.json}: no such folder: {Path(machine.json).absolute().parent}")
+    if machine.json:
+        own_file(Path(machine.json), "plan.json", stamp='"heaviest_stage"')
     ranks = machine.nodes * machine.gpus
     check_division(config, ranks)
     loading = 0.0  # bytes per image, on the GPU

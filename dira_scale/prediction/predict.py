@@ -27,11 +27,13 @@ from dira_scale.evaluation.config import SLIDING
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.stored import dense, read_ahead
 from dira_scale.ingest.outcome import counted, most_common
+from dira_scale.ingest.output import check_output
 from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.owned import own
 from dira_scale.prediction.config import Predict
 from dira_scale.prediction.folder import FolderImages, conversion_of
 from dira_scale.prediction.images import DatasetImages, Images, Loaded
@@ -48,6 +50,7 @@ Prepared = TypeVar("Prepared")
 def predict(config: Predict) -> None:
     """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
     trained, out = Trained.of(Path(config.run)), Path(config.out)
+    check_output(out, config.images, "images")
     masks = isinstance(trained.supervision, Segmentation)
     if config.window is not None and not masks:
         raise UserError(f"window={config.window}: windows are of masks, and this network has labels; leave it out")
@@ -62,7 +65,7 @@ def predict(config: Predict) -> None:
         print(f"{out} is complete: nothing is left to predict")
         return
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        own(out, "predictions", "out")
         with journal(out, about) as rows:
             todo = [number for number, key in enumerate(images.keys) if key not in rows.done]
             predicted = _masks if masks else _labels

@@ -1,5 +1,6 @@
 """What makes a folder a run, and which of its checkpoints are complete. Imports no torch, which takes seconds."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from dira_scale.places.store import is_local, locate
 from dira_scale.verbs import VERBS
 
 INDEX = "index.json"
+STEP = re.compile("[0-9]{9}|[1-9][0-9]{9,}")  # names of checkpoints; users' folders may be dates
 
 
 def config_file(folder: Path) -> Path:
@@ -50,7 +52,7 @@ def numbered(folder: Path) -> list[Path]:
     """Folders of checkpoints, complete or not, oldest first."""
     if not folder.exists():
         return []
-    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: path.name)
+    return sorted((path for path in folder.iterdir() if STEP.fullmatch(path.name)), key=lambda path: int(path.name))
 
 
 def newest_step(run: Path) -> int:

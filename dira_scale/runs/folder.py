@@ -20,6 +20,7 @@ import yaml
 from dira_scale.config.logs import PACKAGE, LineFormatter
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.owned import own
 from dira_scale.runs import checkpoint, description
 from dira_scale.runs.environment import environment
 from dira_scale.runs.exit_codes import TRY
@@ -50,27 +51,40 @@ class RunFolder:
         self._execution = described.execution if described else execution(description.EARLIER)
         elsewhere = config.get("checkpoint", {}).get("folder")
         self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
+        if elsewhere is not None:
+            with checkpoint.as_user_error(self.checkpoints):
+                own(self.checkpoints, "checkpoints", "checkpoint.folder")
+        with _as_user_error(folder):
+            own(folder, "run", "run")
         with checkpoint.as_user_error(self.checkpoints):
             checkpoint.make_folder(self.checkpoints)
             self._refuse_other_run(config)
-        (folder / "pictures").mkdir(parents=True, exist_ok=True)
         self._pending: dict[str, list[str]] = {}  # lines by file that could not be written yet
         self._failing: set[str] = set()  # optional writes whose failure has been reported
         self._lock = threading.RLock()  # messages come from several threads
-        self.lease = Lease(folder)
-        content = yaml.safe_dump(config, sort_keys=False)
-        write_atomic(folder / "config.yaml", content)
-        if elsewhere is not None:  # another run folder may use these checkpoints
-            with checkpoint.as_user_error(self.checkpoints):
-                write_atomic(self.checkpoints / "config.yaml", content)
-        if described is not None:
-            write_atomic(folder / description.FILE, described.to_json())
-        write_json(folder / "environment.json", {"run": run_name(config, self._execution)} | environment())
+        with _as_user_error(folder):
+            self.lease = Lease(folder)
+            try:
+                self._describe(config, described)
+            except BaseException:
+                self.lease.release()
+                raise
         self._position = (0, "")  # step and stage
         self.steps: int | None = None  # at which the run ends, once that is known
         self.status("running")
         self._log = _LogFile(self, self._lock)
         logging.getLogger(PACKAGE).addHandler(self._log)
+
+    def _describe(self, config: dict[str, Any], described: description.Description | None) -> None:
+        content = yaml.safe_dump(config, sort_keys=False)
+        (self.folder / "pictures").mkdir(exist_ok=True)
+        write_atomic(self.folder / "config.yaml", content)
+        if self.checkpoints != self.folder / "checkpoints":  # another run folder may use these checkpoints
+            with checkpoint.as_user_error(self.checkpoints):
+                write_atomic(self.checkpoints / "config.yaml", content)
+        if described is not None:
+            write_atomic(self.folder / description.FILE, described.to_json())
+        write_json(self.folder / "environment.json", {"run": run_name(config, self._execution)} | environment())
 
     def release(self) -> None:
         """Write pending lines, stop logging to this run, and release the lease, so that another process can take it."""
@@ -175,6 +189,18 @@ def recorded_config(folder: Path, checkpoints: Path) -> dict[str, Any]:
             content: dict[str, Any] = yaml.safe_load(path.read_text())
             return content
     return {}
+
+
+@contextmanager
+def _as_user_error(folder: Path) -> Iterator[None]:
+    """Turn a failing write before the first step, as on a full disk, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"run={folder} cannot be written ({error.strerror or error}). {checkpoint.remedy(folder, error)}, then run "
+            "the same command again; status.json stands as it was"
+        ) from error
 
 
 class _LogFile(logging.Handler):

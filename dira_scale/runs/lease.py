@@ -20,7 +20,7 @@ import psutil
 from dira_scale.distributed.control import PrecedingError
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_json
+from dira_scale.places.atomic import process_namespace, write_json
 from dira_scale.runs.beat import newest, numbers
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Lease:
         self._content: dict[str, Any] = {
             "number": self.number,
             "host": socket.gethostname(),
-            "numbering": _process_namespace(),
+            "numbering": process_namespace(),
             "pid": process.pid,
             "started": process.create_time(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -121,25 +121,13 @@ def check(folder: Path, number: int) -> None:
         )
 
 
-def _process_namespace() -> str | None:
-    """Identifies the PID namespace, as machines, and containers on a machine, may share a host name.
-
-    None without /proc.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return None
-
-
 def _dead(held: dict[str, Any]) -> bool:
     """Whether the holder is gone: its SLURM job was restarted, or its process would be visible here but is not."""
     job = os.environ.get("SLURM_JOB_ID")
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:
         return True
-    if (held["host"], held.get("numbering")) != (socket.gethostname(), _process_namespace()):
+    if (held["host"], held.get("numbering")) != (socket.gethostname(), process_namespace()):
         return False
     try:
         process = psutil.Process(held["pid"])

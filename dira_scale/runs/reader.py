@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, nearest
+from dira_scale.places.owned import is_inside
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
@@ -93,7 +94,7 @@ class RunReader:
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""
         files = {stage: self.folder / "pictures" / f"{stage}.png" for stage in self.stages}
-        return {stage: file for stage, file in files.items() if file.is_file()}
+        return {stage: file for stage, file in files.items() if is_inside(file, self.folder) and file.is_file()}
 
     def checkpoints(self) -> list[checkpoint.StoredCheckpoint]:
         """The run's checkpoints, oldest first, wherever they are.

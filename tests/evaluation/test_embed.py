@@ -28,6 +28,8 @@ from dira_scale.embed import main
 from dira_scale.evaluation.embedding import folder
 from dira_scale.evaluation.embedding.folder import Embeddings, part_rows
 from dira_scale.models.normalise import IMAGENET
+from dira_scale.places.atomic import machine_tag
+from dira_scale.places.owned import MARK
 from dira_scale.probe import main as probe
 from dira_scale.runs.checkpoint import Checkpointer, replicated
 
@@ -141,11 +143,11 @@ def test_a_signal_keeps_finished_parts_and_the_same_command_makes_the_others(
     words = [f"run={run}", f"data.shards={shards}", f"out={out}", *ONE]
     assert main(words) == 75
     assert "SIGTERM: 64 of 108 rows are kept; the same command continues" in capsys.readouterr().err
-    assert sorted(files(out)) == ["_embedding.json", "part-000000.parquet"]
+    assert sorted(files(out)) == [MARK, "_embedding.json", "part-000000.parquet"]
     with pytest.raises(api.UserError, match="has 1 of 2 parts: the command of embed that began it makes the others"):
         Embeddings.open(out)
     monkeypatch.setattr(folder, "write_part", write_part)
-    (out / ".part-000001.parquet.1.2.tmp").touch()  # of a process that was killed
+    (out / f".part-000001.parquet.{machine_tag()}.{2**22 + 1}.2.tmp").touch()  # of a process that was killed
     assert main(words) == 0
     assert files(out) == files(unbroken)
 
@@ -175,7 +177,7 @@ def test_unreadable_images_are_counted_and_named(unbroken: Path, run: Path, tmp_
     assert main([f"run={run}", f"data.shards={root}", f"out={out}", *ONE]) == 2
     error = capsys.readouterr().err
     assert f"2 images cannot be read, the first: {root}: sample 3 in shard all.tar cannot be read: checksum" in error
-    assert sorted(files(out)) == ["_embedding.json", "part-000001.parquet"]
+    assert sorted(files(out)) == [MARK, "_embedding.json", "part-000001.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None
     [
         (["recipe.images=", "out={out}"], "recipe.images= is empty: name a folder"),
         (["recipe.images={images}", "out="], "out= is empty: name a folder"),
-        (["recipe.images={images}", "out={images}/shards"], "its shards would be listed as images"),
+        (["recipe.images={images}", "out={images}/shards"], "would be listed as images"),
         (["recipe.images={images}", "out={locked}/a/b"], "locked is not writable: choose another out"),
     ],
 )

@@ -200,7 +200,7 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     assert not (tmp_path / "out").exists()
     config = (tmp_path / "run" / "config.yaml").read_bytes()
     assert main([*words, f"run={tmp_path / 'run'}", f"out={tmp_path / 'out' / '..' / 'run'}"]) == 2
-    assert "this is the run itself, whose config.yaml would be replaced" in capsys.readouterr().err
+    assert "holds files that this command has not written" in capsys.readouterr().err
     assert (tmp_path / "run" / "config.yaml").read_bytes() == config
 
     def planned(verb: str, *keys: str) -> dict[str, Any]:

@@ -201,8 +201,8 @@ def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, mo
     monkeypatch.setattr(TIMINGS, "beat", 0.1)
     monkeypatch.setattr(TIMINGS, "dead_after", 5.0)
     with monkeypatch.context() as there:
-        boot, _ = str(lease._process_namespace()).split()
-        there.setattr(lease, "_process_namespace", lambda: f"{boot} pid:[4026539999]")
+        boot, _ = str(lease.process_namespace()).split()
+        there.setattr(lease, "process_namespace", lambda: f"{boot} pid:[4026539999]")
         there.setattr(psutil.Process, "pid", 1 << 22)
         held = Lease(tmp_path)
     with pytest.raises(UserError, match=r"a running process on .* \(process 4194304\)"):

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.owned import own
 
 FILE, FORMAT = "_embedding.json", 1  # readers of a folder of Parquet files pass over names with an underscore
 KIND = b"dira_scale.embedding"  # in the schema's metadata
@@ -147,15 +148,11 @@ def claim(folder: Path, about: About) -> About:
 
     Raises UserError for rows of other weights or another dataset, OSError.
     """
+    own(folder, "embeddings", "out")
     if (before := About.read(folder)) is not None:
         if difference := about.difference(before):
             raise UserError(f"out={folder} has other rows: {difference}; name another folder, or remove it")
-    elif folder.is_dir() and any(folder.glob("*.parquet")):
-        raise UserError(f"out={folder} holds Parquet files without {FILE}: name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob(".*.tmp"):
-        file.unlink()
-    if before is None:
+    else:
         write_json(folder / FILE, asdict(about))
     return before or about
 

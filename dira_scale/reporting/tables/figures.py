@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from sklearn.metrics import roc_curve
 
 from dira_scale.metrics.cases import LabelCase, label_arrays, read_cases
+from dira_scale.places.owned import is_inside
 from dira_scale.reporting.plots import LABEL, LEVEL, LINES, svg
 from dira_scale.reporting.tables.cells import Table
 from dira_scale.reporting.tables.read import SweepContent
@@ -147,7 +148,8 @@ def pictures(content: SweepContent) -> list[Picture]:
     chosen: list[tuple[str, Path]] = []
     for phase in dict.fromkeys(run.phase for run in content.runs.values()):
         run = next(run for run in content.runs.values() if run.phase == phase)
-        found = [path for path in sorted((run.output / "pictures").glob("*.png")) if not path.name.startswith(".")]
+        found = [path for path in sorted((run.output / "pictures").glob("*.png"))
+                 if not path.name.startswith(".") and is_inside(path, run.output)]  # fmt: skip
         if run.verb == "pretrain" and found:
             last = max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
             chosen.append((f"{run.id}, stage {last.stem}: clean, distorted, restored", last))

@@ -12,7 +12,7 @@ newest state says, and are corrected when a run resumes. No pickle is loaded, an
 the number of processes that wrote it.
 """
 
-from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, make_folder, require_space
+from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, make_folder, remedy, require_space
 from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
 from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
 from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer, replicated
@@ -36,6 +36,7 @@ __all__ = [
     "locate_folder",
     "make_folder",
     "names_of_writer",
+    "remedy",
     "replicated",
     "require_space",
     "stages_with_best",

@@ -5,6 +5,7 @@ be renamed, so in a store the index is written last.
 """
 
 import errno
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ from dira_scale.runs.complete import INDEX, complete, numbered
 from dira_scale.runs.lease import LeaseLostError
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+TORN = re.compile(r"[0-9]{9,}(\.[0-9]+\.tmp|(\.[0-9]+\.tmp)?\.old[0-9]*\.tmp)")  # named by unfinished_path, remove
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
@@ -118,7 +120,8 @@ def clean_up(folder: Path, damaged: Iterable[str]) -> None:
     """
     with as_user_error(folder):
         whole = {path.name for path in complete(folder)}
-        for half in [*folder.glob("*.tmp"), *(path for path in numbered(folder) if path.name not in whole)]:
+        torn = [path for path in folder.iterdir() if TORN.fullmatch(path.name)]
+        for half in [*torn, *(path for path in numbered(folder) if path.name not in whole)]:
             with suppress(FileNotFoundError):  # its own process, about to end, removed it first
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
