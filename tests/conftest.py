@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tiers import TIERS, Ran, Rest, Tier
 
+from dira_scale.config.trust import trust
+
 with suppress(ImportError):  # a GPU machine has only what is carried there
     import hypothesis
 
@@ -22,6 +24,24 @@ with suppress(ImportError):  # a GPU machine has only what is carried there
 os.environ["DIRA_SCALE_HASH_KEY"] = "a key for tests only, of some length"
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Classes of the tests' own, which they give to functions as a user types them.
+trust(
+    [
+        "tests",
+        "models",
+        "own_methods",
+        "my_loaders",
+        "my_methods",
+        "nowhere",
+        "no_such_module",
+        "no_dots",
+        "Folder",
+        "3",
+    ]
+)
+trust(["Net", "os", "builtins", "collections"])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

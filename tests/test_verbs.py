@@ -58,7 +58,7 @@ def test_a_row_names_what_there_is(verb: Verb) -> None:
 
 
 def test_the_functions_for_scripts_are_commands() -> None:
-    functions = {name for name in api.__all__ if inspect.isfunction(getattr(api, name))}
+    functions = {name for name in api.__all__ if inspect.isfunction(getattr(api, name))} - {"autocast"}
     assert functions <= VERBS.keys()
     assert functions == set(re.findall(r"^\| `(\w+)\(", page("docs/reference/api.md"), re.MULTILINE))
 

@@ -10,6 +10,7 @@ from hydra.utils import get_object
 
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import MAPPING
+from dira_scale.config.trust import require_trusted
 from dira_scale.errors import UserError
 
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
@@ -43,6 +44,7 @@ def check_node(node: Mapping[str, Any], key: str) -> None:
         if isinstance(inner, Mapping):
             check_node(inner, f"{key}.{name}")
     if "_target_" in node:
+        require_trusted(node["_target_"], key)
         check_values(get_object(node["_target_"]), node, key)
 
 

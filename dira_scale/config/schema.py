@@ -23,6 +23,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.keys import typed
+from dira_scale.config.trust import require_trusted
 from dira_scale.errors import UserError, nearest
 
 
@@ -156,7 +157,8 @@ def chosen_class(base: type, key: str, target: str) -> type:
 
 
 def imported(key: str, target: object) -> Any:
-    """What ``key``, a ``_target_``, names. Raises UserError if it cannot be imported."""
+    """What ``key``, a ``_target_``, names. Raises UserError if it cannot be imported, or is not trusted."""
+    require_trusted(target, key)
     try:
         return _resolved(str(target))
     except UserError:

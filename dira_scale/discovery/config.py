@@ -54,6 +54,7 @@ class Air(Schema):
 @dataclass
 class Words(Schema):
     run: str | None = place(None)
+    trust: list[str] = MISSING
     init: str | None = place(None)
     out: str = place()
     stage: str | None = None

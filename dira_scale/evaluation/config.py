@@ -42,6 +42,7 @@ class Probe(Schema):
     embeddings: Any = places(None)
     out: str | None = place(None)
     seed: int = at_least(0)
+    trust: list[str] = MISSING
     stage: str | None = None
     layer: Any = MISSING
     labels: list[str] | None = None
@@ -75,6 +76,7 @@ class Embed(Schema):
     run: str | None = place(None)
     init: str | None = place(None)
     out: str = place()
+    trust: list[str] = MISSING
     stage: str | None = None
     layer: Any = MISSING
     normalise: str | None = one_of("none", "imagenet", default=None)

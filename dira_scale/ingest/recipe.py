@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, cast
 
 from dira_scale.config.schema import place_arguments
+from dira_scale.config.trust import require_trusted
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
@@ -161,6 +162,7 @@ class Recipe:
 
     def _source_class(self) -> type[Source]:
         target = str(self.source["_target_"])
+        require_trusted(target, "recipe._target_")
         module, _, name = target.rpartition(".")
         try:
             source = getattr(import_module(module), name)

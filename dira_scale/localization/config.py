@@ -18,6 +18,7 @@ class LocalizeData(Schema):
 @dataclass
 class Localize(Schema):
     run: str = place()
+    trust: list[str] = MISSING
     out: str = place()
     data: LocalizeData = field(default_factory=LocalizeData)
     labels: list[str] | None = None

@@ -30,6 +30,7 @@ class CardWords(Schema):
 @dataclass
 class Export(Schema):
     run: str = place()
+    trust: list[str] = MISSING
     stage: str | None = None
     formats: Any = one_of(*FORMATS, default=None)
     out: str | None = place(None)

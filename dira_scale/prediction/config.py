@@ -20,6 +20,7 @@ class PredictData(Schema):
 @dataclass
 class Predict(Schema):
     run: str = place()
+    trust: list[str] = MISSING
     out: str = place()
     data: PredictData = field(default_factory=PredictData)
     images: str | None = place(None)

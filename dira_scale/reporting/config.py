@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from omegaconf import MISSING
+
 from dira_scale.config.schema import Schema, place
 from dira_scale.errors import UserError
 
@@ -11,6 +13,7 @@ class Report(Schema):
     run: str | None = place(None)
     folder: str | None = place(None)
     out: str | None = place(None)
+    trust: list[str] = MISSING
 
     def __post_init__(self) -> None:
         """Raises UserError unless a run or a sweep is given, and not both."""

@@ -36,6 +36,7 @@ class StagedTraining(Training):
     """Training on ``data.shards`` in stages."""
 
     epoch_factor: float = above(0)
+    trust: list[str] = MISSING
     enough_steps: int | None = at_least(1, None)
     data: Data = field(default_factory=Data)
     stages: dict[str, Stage] = MISSING

@@ -1,0 +1,52 @@
+"""Which classes may be imported by name: this package's, those that were typed, and those of modules that were trusted.
+
+A run, an export or a file of weights may be a stranger's, and names classes of networks and tasks. None of these is
+imported unless its module is ours, or was named by ``trust=MODULE``, or the same class was typed on this command line.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.errors import UserError
+
+OURS = ("dira_scale", "torch", "timm")  # installed with it; torch and timm for optimizers
+_TRUSTED = set[str]()  # modules, and classes that were typed, with their modules' names
+
+
+def trust(names: Sequence[str]) -> None:
+    """From now on, in this process, classes of these modules, or of these names, may be imported."""
+    _TRUSTED.update(names)
+
+
+def trust_typed(config: DictConfig) -> None:
+    """The same of all classes that a configuration names, which was composed of what the user has typed, and of the
+    modules of its key ``trust``."""
+    trust([*_targets(OmegaConf.to_container(config))])
+    named = config.get("trust") or []
+    trust([named] if isinstance(named, str) else [*named])
+
+
+def require_trusted(target: object, key: str) -> None:
+    """Raise UserError, before anything is imported, for a class that nobody but a folder has named."""
+    name = str(target)
+    if not {*OURS, *_TRUSTED} & {*_prefixes(name)}:
+        raise UserError(
+            f"{key}: {name} is code of others, named by a folder and not by you; if you trust it, add "
+            f"trust={name.rpartition('.')[0] or name}"
+        )
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """The values of ``_target_`` in a node, also in its lists."""
+    for value in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _targets(value)
+    if isinstance(node, dict) and "_target_" in node:
+        yield str(node["_target_"])
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """``a``, ``a.b``, ``a.b.C``."""
+    parts = name.split(".")
+    return (".".join(parts[: n + 1]) for n in range(len(parts)))

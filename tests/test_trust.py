@@ -1,0 +1,116 @@
+"""No file of a stranger's decides which code is imported: runs, exports and weights name classes, and none is imported
+that is not this package's, unless its module was trusted or the class was typed."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation.toy_run import train, write
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from dira_scale import embed, export, finetune, localize, predict, probe, report, words
+from dira_scale.config import trust
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+from dira_scale.evaluation.finetune.description import task_of
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.methods.build import method_class
+from dira_scale.models.architecture import ARCHITECTURE, architecture
+from dira_scale.runs.description import FILE, read_description
+
+EVIL = "evil.Boom"
+
+
+@pytest.fixture(autouse=True)
+def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A module in the working directory; the file that importing it leaves."""
+    (tmp_path / "evil.py").write_text("open('ran', 'w')\nclass Boom: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trust, "_TRUSTED", {*trust._TRUSTED})
+    yield tmp_path / "ran"
+    sys.modules.pop("evil", None)
+
+
+def of_a_stranger(run: Path, description: bool) -> Path:
+    """A run whose network is ``evil.Boom``, by its configuration alone or by its description too."""
+    train(run, seed=0)
+    if description:
+        (run / FILE).write_text(
+            read_description(run).to_json().replace("dira_scale.models.architecture.TimmUNet", EVIL)
+        )
+    config = OmegaConf.load(run / "config.yaml")
+    config.model._target_ = config.method._target_ = EVIL
+    config.task = {"_target_": EVIL}
+    OmegaConf.save(config, run / "config.yaml")
+    return run
+
+
+COMMANDS: dict[str, tuple[Any, list[str]]] = {
+    "export": (export.main, ["run=run"]),
+    "embed": (embed.main, ["run=run", "data.shards=toy", "out=rows"]),
+    "probe": (probe.main, ["run=run", "data.shards=toy"]),
+    "finetune": (finetune.main, ["task=labels", "init=run", "data.shards=toy", "run=tuned"]),
+    "predict": (predict.main, ["run=run", "data.shards=toy", "out=predicted"]),
+    "localize": (localize.main, ["run=run", "data.shards=toy", "out=boxes"]),
+    "words": (words.main, ["run=run", "data.shards=toy", "out=cubes"]),
+    "report": (report.main, ["run=run"]),
+}
+
+
+@pytest.mark.parametrize("described", [True, False])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_imports_what_only_a_run_names(
+    command: str, described: bool, tmp_path: Path, evil: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_a_stranger(tmp_path / "run", described)
+    write(tmp_path / "toy")
+    main, arguments = COMMANDS[command]
+    code = main(arguments)
+    assert not evil.exists() and "evil" not in sys.modules
+    if command != "report":  # which shows a run, and builds nothing
+        said = capsys.readouterr().err
+        assert code == 2 and said.count("\n") == 1
+        refused_before = command in ("predict", "localize", "words") or (command == "finetune" and not described)
+        assert refused_before or "trust=evil" in said
+
+
+def test_nor_what_only_weights_name(evil: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "toy")
+    metadata = {ARCHITECTURE: json.dumps({"_target_": EVIL})}
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", metadata)
+    assert finetune.main(["task=labels", "init=a.safetensors", "data.shards=toy", "run=tuned"]) == 2
+    assert "evil.Boom is code of others" in capsys.readouterr().err and not evil.exists()
+
+
+def test_nor_tasks_methods_and_recipes(evil: Path) -> None:
+    recipe = Recipe.from_config(
+        OmegaConf.to_container(compose("shard", ["recipe=folder", "recipe.images=x", "out=y"]).recipe)
+    )  # type: ignore[arg-type]
+    recipe.source["_target_"] = EVIL  # type: ignore[index]
+    for make in (lambda: architecture({"_target_": EVIL}), lambda: task_of({"_target_": EVIL}), recipe.make_source):
+        with pytest.raises(UserError, match="if you trust it, add trust=evil"):
+            make()
+    assert method_class({"_target_": EVIL}).__name__ == "Method"  # which only describes it
+    assert not evil.exists()
+
+
+def test_what_was_trusted_or_typed_is_imported(evil: Path) -> None:
+    compose("pretrain", ["experiment=small", "data.shards=any", "trust=[other]"])
+    with pytest.raises(UserError, match="code of others"):
+        architecture({"_target_": EVIL})
+    compose("export", ["run=any", "trust=[evil]"])
+    with pytest.raises(UserError, match=r"evil.Boom is not a dira_scale.models.architecture.Architecture"):
+        architecture({"_target_": EVIL})
+    assert evil.exists()
+
+
+def test_what_was_typed_is_imported(evil: Path) -> None:
+    with pytest.raises(UserError, match=r"evil.Boom is not a"):
+        compose("pretrain", ["experiment=small", "data.shards=any", f"model._target_={EVIL}"])
+    assert evil.exists()
