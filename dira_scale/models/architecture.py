@@ -128,6 +128,7 @@ class TimmUNet(Architecture):
 
 
 OF_TRAINING = ("weights", "bn_groups", "bn_group_size")  # keys of every architecture that are not of the network
+AXES, ZYX, XYZ = "axes", "zyx", "xyz"  # in that metadata: of the volumes that the tensors are for; by default ours
 ARCHITECTURE = "architecture"  # in the metadata of exported files: the node ``model`` as JSON, without those
 EARLIER = "dira_scale.models.architecture.TimmUNet"  # the architecture of runs from before there were others
 
@@ -158,11 +159,17 @@ def architecture_metadata(node: Mapping[str, Any]) -> dict[str, str]:
 
 def exported_architecture(path: Path) -> dict[str, Any]:
     """The ``model`` node of an exported file, or of a folder of them; empty where nothing says it."""
+    return dict(json.loads(exported_metadata(path).get(ARCHITECTURE, "{}")))
+
+
+def exported_metadata(path: Path) -> dict[str, str]:
+    """What an exported file, or a folder of them, says of itself; empty for files of others."""
     file = min(path.glob("*.safetensors"), default=path)
     if not file.is_file() or file.suffix != ".safetensors":
         return {}
     try:
         with safe_open(file, "np") as stored:
-            return dict(json.loads((stored.metadata() or {}).get(ARCHITECTURE, "{}")))
+            metadata = stored.metadata() or {}
     except SafetensorError:  # told when its weights are read
         return {}
+    return metadata if ARCHITECTURE in metadata else {}

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from dira_scale.models.architecture import architecture_metadata
+from dira_scale.models.architecture import AXES, XYZ, ZYX, architecture_metadata
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.stored import to_safetensors
+from dira_scale.models.translations import other_axes
 from dira_scale.runs.description import Description
 
 
@@ -72,7 +73,10 @@ class Exported:
     use: str = ""
 
 
-def weights_file(state: Mapping[str, Tensor], run: Description) -> bytes:
-    """A safetensors file. Its metadata has the ``run``'s architecture and its classes."""
+def weights_file(state: Mapping[str, Tensor], run: Description, axes: str = ZYX) -> bytes:
+    """A safetensors file. Its metadata has the ``run``'s architecture and its classes, and other ``axes`` than ours."""
+    if axes == XYZ:
+        state = {name: other_axes(name, tensor) for name, tensor in state.items()}
     classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
-    return to_safetensors(state, {"format": "pt"} | architecture_metadata(run.network.architecture) | classes)
+    written = {} if axes == ZYX else {AXES: axes}
+    return to_safetensors(state, {"format": "pt"} | architecture_metadata(run.network.architecture) | classes | written)

@@ -11,11 +11,12 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.models.architecture import AXES, XYZ, ZYX, exported_metadata
 from dira_scale.models.encoder import timm_entries, timm_names
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
-from dira_scale.models.translations import TRANSLATIONS, Rules, translate
+from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -54,6 +55,11 @@ class StartWeights:
         layout, prefix, names, self._named = self._find(encoder)
         entries = set(self._named.values())
         self._stored = {name: tensor for name, tensor in self._stored.items() if name in entries}  # each once
+        axes = XYZ if layout in encoder.published_xyz else ZYX
+        if tensors is None and (metadata := exported_metadata(path)):  # written by us
+            axes = metadata.get(AXES, ZYX)
+        if tensors is None and axes == XYZ:
+            self._stored = {name: other_axes(name, tensor) for name, tensor in self._stored.items()}
         state = encoder.state_dict()
         state |= {name: _adapted(self.origin, key, self._stored[key], name, encoder) for name, key in names.items()}
         encoder.load_state_dict(state)

@@ -1,6 +1,6 @@
 """The interface of networks in any number of dimensions: an encoder's feature pyramid, a decoder over it, a head."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -54,11 +54,13 @@ class Encoder(nn.Module):
             layout of its own, so a convolution takes its weights': those of a sharded module are always contiguous.
         layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
             of decoder and head, become those of ours (``models.translations``).
+        published_xyz: those of ``layouts`` whose authors train on volumes [x, y, z]; ours are [z, y, x].
     """
 
     name: str
     dimensions: ClassVar[int]
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or smp's tu-": ()}
+    published_xyz: ClassVar[Collection[str]] = ()
     channels_last = False
     _in_channels: int
 

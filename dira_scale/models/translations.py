@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
+
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 _RESNET = r"^((?:[A-Za-z_]\w*\.)*)"  # a prefix before the numbered children of a ResNet in nn.Sequential
 
@@ -76,6 +78,28 @@ SWINUNETR: Rules = (
     (r"(?<!decoder\.)\b(decoder\d\.)", r"decoder.\1"),
     (r"\bout\.conv\.conv\.", "head.conv.conv."),
 )
+
+
+# The eight neighbours that Swin UNETR's patch merging joins, in its order, after the first and last axis have changed
+# places: 000 100 010 001 110 101 011 111 become 000 001 010 100 011 101 110 111.
+_MERGED = (0, 3, 2, 1, 6, 5, 4, 7)
+
+
+def other_axes(name: str, tensor: Tensor) -> Tensor:
+    """The entry of a network of volumes [x, y, z] as that of volumes [z, y, x], or back: both compute the same.
+
+    Kernels [out, in, *size] exchange their first and last axis, and so do relative positions; merged patches their
+    order.
+    """
+    if tensor.dim() == 5:
+        return tensor.transpose(2, 4).contiguous()
+    if name.endswith("relative_position_bias_table"):
+        side = round(len(tensor) ** (1 / 3))
+        return tensor.view(side, side, side, -1).transpose(0, 2).reshape(tensor.shape)
+    if ".downsample." in name:
+        blocks = tensor.unflatten(-1, (8, -1))  # of the norm [8 c], of the projection [2 c, 8 c]
+        return blocks[..., list(_MERGED), :].flatten(-2)
+    return tensor
 
 
 def translate(name: str, rules: Rules) -> str:

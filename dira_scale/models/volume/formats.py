@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.errors import UserError
+from dira_scale.models.architecture import XYZ
 from dira_scale.models.exported import Exported, Trained, weights_file
 from dira_scale.models.volume.resenc import SLOPE, ResEncEncoder
 from dira_scale.models.volume.swinunetr import SwinEncoder
@@ -19,7 +20,7 @@ RESENC_L = ([32, 64, 128, 256, 320, 320], [1, 3, 4, 6, 6, 6])  # features and bl
 
 
 def to_monai_swinunetr(network: Trained) -> Exported:
-    """``monai_swinunetr.safetensors``: the state of MONAI's ``SwinUNETR``."""
+    """``monai_swinunetr.safetensors``: MONAI's ``SwinUNETR``, for volumes [x, y, z] as it reads them."""
     assert isinstance(network.encoder, SwinEncoder) and network.network is not None, "checked"
     channels = network.encoder.channels[0]
     names = {"encoder": network.encoder, "decoder": network.network.decoder, "out": network.network.head}
@@ -34,9 +35,10 @@ def to_monai_swinunetr(network: Trained) -> Exported:
 
         swinunetr = SwinUNETR({channels}, {network.classes}, feature_size={network.encoder.feature_size})
         swinunetr.eval().load_state_dict(load_file("{MONAI_FILE}"))
-        {network.result}_by_monai = swinunetr(image){network.last}
+        # For volumes as MONAI's LoadImage reads them: [b, C, x, y, z].
+        {network.result}_by_monai = swinunetr(image.transpose(2, 4)).transpose(2, 4){network.last}
     """
-    return Exported({MONAI_FILE: weights_file(state, network.run)}, dedent(code).strip())
+    return Exported({MONAI_FILE: weights_file(state, network.run, XYZ)}, dedent(code).strip())
 
 
 def to_nnunet(network: Trained) -> Exported:

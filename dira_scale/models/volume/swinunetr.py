@@ -26,6 +26,7 @@ class SwinEncoder(Encoder):
     dimensions = 3
     name = "swinunetr"
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or MONAI's": SWINUNETR}
+    published_xyz = ("our own or MONAI's",)  # NIfTI's order, as MONAI's LoadImage reads it
 
     def __init__(self, feature_size: int = 48, in_channels: int = 1) -> None:
         super().__init__()

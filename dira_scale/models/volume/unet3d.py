@@ -44,6 +44,7 @@ class UNet3DEncoder(Encoder):
     dimensions = 3
     name = "unet3d"
     layouts: ClassVar[Mapping[str, Rules]] = {"our own": (), "Models Genesis'": UNET3D}
+    published_xyz = ("Models Genesis'",)  # SimpleITK's arrays transposed; TransVW's and PCRL's files, too
 
     def __init__(self, base: int = 32, norm: str = "batch", in_channels: int = 1) -> None:
         super().__init__()
