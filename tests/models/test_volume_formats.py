@@ -74,9 +74,7 @@ def test_monai_itself_loads_its_swin_unetr(tmp_path: Path, monkeypatch: pytest.M
     scope = followed(network, FORMATS["monai"](network), tmp_path, monkeypatch)
     assert network.network is not None
     ours = network.network(scope["image"]).sigmoid()
-    torch.testing.assert_close(
-        scope["restored_by_monai"], ours, rtol=0, atol=0.01
-    )  # as tests/models/test_volume_layouts.py says
+    torch.testing.assert_close(scope["restored_by_monai"], ours, rtol=0, atol=0.01)
     again = trained("swinunetr", feature_size=12)
     started = start_weights(str(tmp_path), again.encoder, again.network)  # of the folder
     assert started is not None and started.loaded[1:] == ("decoder",)
