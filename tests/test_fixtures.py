@@ -26,6 +26,8 @@ from dira_scale.curation.verify import verify_shard
 from dira_scale.data.beton import Reader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.export import main as export
+from dira_scale.places.atomic import write_json
+from dira_scale.places.owned import MARK
 from dira_scale.report import main as report
 from dira_scale.runs.description import derived, read_description
 from dira_scale.shard import main as shard
@@ -46,6 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unpacked(name: str, folder: Path) -> Path:
     unpack(FROZEN / f"{name}.tar.xz", folder)
+    if name in RUNS:  # frozen before a folder had a mark
+        write_json(folder / name / MARK, {"made_by": "dira_scale", "kind": "run"})
     return folder / name
 
 

@@ -66,7 +66,7 @@ def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Pa
         (["data.loader=cup"], "data.loader=cup: expected auto, cpu, .* or .* did you mean 'cpu'"),
         (
             ["data.shards=volumes"],
-            r"volumes holds volumes \(dims 3\); training reads 2D .* recipe.slices=axial",
+            "volumes holds volumes, and this training reads images: .* recipe.slices=axial",
         ),
     ],
 )
