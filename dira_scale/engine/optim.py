@@ -17,6 +17,8 @@ from dira_scale.config.schema import imported
 from dira_scale.engine.config import PLATEAU, Optim
 from dira_scale.errors import UserError, nearest
 
+OWN_CLIP = "max_grad_norm"  # an argument by which an optimizer clips gradients itself: timm's Lamb, at 1 by default
+
 
 def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
     """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
@@ -59,8 +61,11 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
                 hint = nearest(setting, known) or f"; ~{key}.{setting} takes it out"
                 raise UserError(f"{key}.{setting}: {target.__name__} has only {', '.join(known)}{hint}")
     check_values(target, given, key)
+    if OWN_CLIP in given:
+        raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={given[OWN_CLIP]}; take this out")
+    own_clip = {OWN_CLIP: None} if OWN_CLIP in known else {}
     try:
-        optimizer = instantiate(config, _partial_=True, _convert_="all")(parameters)
+        optimizer = instantiate({**config, **own_clip}, _partial_=True, _convert_="all")(parameters)
     except (InstantiationException, TypeError, ValueError) as error:
         reason = str(error).split(", set env var HYDRA")[0]
         raise UserError(f"{key}: {reason}") from error

@@ -22,6 +22,26 @@ from dira_scale.engine.state import RunState
 from dira_scale.errors import UserError
 
 
+def test_lamb_does_not_clip_by_itself() -> None:
+    """Two steps beside the formula (You et al., ICLR 2020, algorithm 2) with gradients of norm 3 and 0.5, whose ratio a
+    bound of 1 of its own changes; clipping is ``optim.clip``'s."""
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.randn(8, dtype=torch.float64))
+    config = {"_target_": "timm.optim.Lamb", "lr": 0.1, "betas": [0.9, 0.95], "weight_decay": 0.04}
+    ours, expected = optim.build(config, [parameter], "optim.optimizer"), parameter.detach().clone()
+    m, v = torch.zeros_like(expected), torch.zeros_like(expected)
+    for t, norm in ((1, 3.0), (2, 0.5)):
+        gradient = torch.randn(8, dtype=torch.float64)
+        parameter.grad = gradient = gradient / gradient.norm() * norm
+        ours.step()
+        m, v = 0.9 * m + 0.1 * gradient, 0.95 * v + 0.05 * gradient**2
+        update = (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-6) + 0.04 * expected
+        expected = expected - 0.1 * expected.norm() / update.norm() * update
+    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-9, atol=1e-9)
+    with pytest.raises(UserError, match=r"optim.optimizer.max_grad_norm: gradients are clipped by optim.clip=1"):
+        optim.build(config | {"max_grad_norm": 1}, [parameter], "optim.optimizer")
+
+
 @pytest.mark.parametrize("file", sorted((folder("configs") / "optim").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_optimizer_of_the_group_is_for_any_task(file: Path) -> None:
     """Nothing of pretraining's adversary is in it."""
