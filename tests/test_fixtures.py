@@ -48,8 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unpacked(name: str, folder: Path) -> Path:
     unpack(FROZEN / f"{name}.tar.xz", folder)
-    if name in RUNS:  # frozen before a folder had a mark
-        write_json(folder / name / MARK, {"made_by": "dira_scale", "kind": "run"})
+    for config in folder.rglob("config.yaml"):  # of a run, frozen before a folder had a mark
+        write_json(config.with_name(MARK), {"made_by": "dira_scale", "kind": "run"})
     return folder / name
 
 
