@@ -7,16 +7,16 @@ if sys.version_info < (3, 11):  # noqa: UP036  (a package that is missing would 
 
 from itertools import pairwise
 
-from dira_scale.errors import interrupt_quietly
+from dira_scale.errors import end_quietly
 
 __version__ = "0.1.0"
 
 
 def _as_command() -> None:
-    """Under ``python -m dira_scale.VERB``: Ctrl-C is answered in one line from this first import on."""
+    """Under ``python -m dira_scale.VERB``: Ctrl-C and a closed pipe end it in one line from this first import on."""
     for flag, module in pairwise(sys.orig_argv):
         if flag == "-m" and module.partition(".")[0] == __name__:
-            interrupt_quietly(module.rpartition(".")[2])
+            end_quietly(module.rpartition(".")[2])
 
 
 _as_command()

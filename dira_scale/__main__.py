@@ -5,12 +5,13 @@ from importlib import import_module
 from pathlib import Path
 
 from dira_scale import __version__
-from dira_scale.errors import interrupt_quietly, nearest
+from dira_scale.errors import end_quietly, nearest
 from dira_scale.verbs import VERBS
 
 
 def main() -> int:
     """Run the verb named by the first word; without one, list them."""
+    end_quietly(sys.argv[1] if len(sys.argv) > 1 else "dira-scale")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("usage: dira-scale COMMAND KEY=VALUE ...   (dira-scale COMMAND --help; dira-scale --version)\n")
         print("\n".join(f"  {verb.name:<10} {verb.help}" for verb in VERBS.values()))
@@ -25,7 +26,6 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    interrupt_quietly(verb)
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: methods and sources of your own are found here
     return int(import_module(f"dira_scale.{verb}").main(sys.argv[2:]))
 

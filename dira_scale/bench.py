@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from dira_scale.config.files import folder
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError, interrupted, nearest
 
 BENCHMARKS = {
     "loader": "images per second of our loaders, against other packages and against bare decoding",
@@ -50,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        return 130  # a shell's exit code after Ctrl-C
+        return interrupted("bench")
     return 0
 
 

@@ -1,6 +1,8 @@
 """Errors of the user: one complete message, printed once."""
 
+import atexit
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -33,6 +35,11 @@ def print_error(verb: str, problem: object) -> None:
     print(f"{verb}: {printable(str(problem))}", file=sys.stderr, flush=True)
 
 
+def print_line(line: object) -> None:
+    """Print one line of a verb's result, with unprintable characters escaped: what it quotes may be of a stranger."""
+    print(printable(str(line)))
+
+
 def interrupted(verb: str) -> int:
     """Say in one line that Ctrl-C has ended ``verb``; its exit code, 75 (runs/exit_codes.py)."""
     if local_rank() == 0:
@@ -42,16 +49,34 @@ def interrupted(verb: str) -> int:
     return 75
 
 
-def interrupt_quietly(verb: str) -> None:
-    """From now on, Ctrl-C ends this process with one line wherever it is, even while Python imports packages."""
+def end_quietly(verb: str) -> None:
+    """From now on, two ends of this process leave no traceback: Ctrl-C, wherever it comes, even while Python imports
+    packages (75 and one line), and a reader that closes standard output, as ``head`` does (the signal SIGPIPE)."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            interrupted(verb)
-        else:
-            sys.__excepthook__(kind, error, trace)
+            code = interrupted(verb)
+            drop_unread()
+            os._exit(code)  # Python would exit with 130
+        if issubclass(kind, BrokenPipeError) and drop_unread():
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGPIPE)
+        sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
+    atexit.register(drop_unread)  # before Python flushes, which would fail with a traceback and exit code 120
+
+
+def drop_unread() -> bool:
+    """Flush standard output; whether nobody reads it any more, so that the rest was dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
 
 
 def local_rank() -> int:

@@ -18,7 +18,7 @@ class Served:
         ranges: whether it knows ranged requests.
         faults: by file name, what to do with its next requests instead of answering: a status to answer with,
             ``("cut", n)``: only n bytes of the body; ``("slow", n, seconds)``: n bytes, then a pause, and so on;
-            ``("wrong",)``: one byte changed. The last one stays if ``forever``.
+            ``("wrong",)``: one byte changed; ``("to", url)``: a redirect. The last one stays if ``forever``.
     """
 
     url: str
@@ -58,6 +58,8 @@ class _Handler(BaseHTTPRequestHandler):
             state.asked[path.name] += 1
             waiting = state.faults.get(path.name, [])
             fault = (waiting[0] if state.forever and len(waiting) == 1 else waiting.pop(0)) if waiting else None
+        if isinstance(fault, tuple) and fault[0] == "to":
+            return self._refuse(302, fault[1])
         if isinstance(fault, int) or not path.is_file():
             return self._refuse(fault if isinstance(fault, int) else 404)
         content, start = path.read_bytes(), 0
@@ -66,8 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
         state.starts[path.name].append(start)
         self._send(content, start, fault or ("plain",), path.name)
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, location: str = "") -> None:
         self.send_response(status)
+        if location:
+            self.send_header("Location", location)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from dira_scale.errors import UserError
+from dira_scale.places.redirects import client
 
 
 def locate(where: str | Path, key: str) -> Path:
@@ -34,7 +35,8 @@ def locate(where: str | Path, key: str) -> Path:
         from upath import UPath
 
         # No cached listings: other machines write there too.
-        store = UPath(where, use_listings_cache=False)
+        options = {"get_client": client} if where.startswith(("http://", "https://")) else {}
+        store = UPath(where, use_listings_cache=False, **options)
         _ = store.fs  # imports the package that knows the protocol
     except (ImportError, ValueError) as error:
         hint = "pip install 'dira_scale[store]'; stores other than S3 also need fsspec's package (gcsfs, adlfs …)"
@@ -106,7 +108,8 @@ def read_ranges(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
 
 def _fetch(path: Path) -> bytes:
     with with_errno(path):
-        return path.read_bytes()
+        content: bytes = path.fs.cat_file(path.path)  # type: ignore[attr-defined]
+    return content
 
 
 @contextmanager
@@ -118,7 +121,7 @@ def with_errno(path: Path, *passed: type[Exception]) -> Iterator[None]:
     except FileNotFoundError as error:  # stores raise these without an errno
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except PermissionError as error:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
+        raise PermissionError(errno.EACCES, error.strerror or os.strerror(errno.EACCES), str(path)) from error
     except OSError as error:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
 
