@@ -24,6 +24,11 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 shard``, ``2,000 shards``, ``2 series``."""
+    return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
+
+
 def print_error(verb: str, problem: object) -> None:
     """Print one line, with unprintable characters escaped: untrusted file names may contain terminal commands.
 

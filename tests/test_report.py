@@ -567,10 +567,11 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
         folder.mkdir(parents=True)
         write(folder, 40, {"x": torch.zeros(2**18)}, best={"di": 40})
         write(folder, 150, {"x": torch.zeros(2**19)}, world=2, best={"di": 40})
-        assert "step MiB kept as 40 1 best of di 150 2 latest Configuration" in page(run).text
+        shown = Page(render(read_run(run, bucket.url), defaults()))
+        assert "step MiB kept as 40 1 best of di 150 2 latest Configuration" in shown.text
         bucket.process.kill()
         bucket.process.wait()
-        assert report.main([f"run={run}"]) == 0
+        assert report.main([f"run={run}", f"reach={bucket.url}"]) == 0
     unread = "checkpoints: checkpoint.folder could not be read when this page was written"
     said = capsys.readouterr().out
     assert f"not in the report: {unread}" in said

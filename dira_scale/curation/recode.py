@@ -19,10 +19,10 @@ from dira_scale import __version__
 from dira_scale.curation.recode_plan import RecodePlan, check, described, identity, planned
 from dira_scale.curation.recode_sample import Form, recoded
 from dira_scale.data.manifest import QUARANTINE_FILE, DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, counted
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.finish import discard, joined, publish_dataset
-from dira_scale.ingest.outcome import counted, sample_counts
+from dira_scale.ingest.outcome import sample_counts
 from dira_scale.ingest.output import Share, check_output, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Conversion, write_shards

@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 from dira_scale.curation.recode_sample import QUALITY, Form, StoredSample
 from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import MANIFEST_FILE, ShardedDataset
-from dira_scale.errors import UserError
-from dira_scale.ingest.outcome import counted
+from dira_scale.errors import UserError, counted
 from dira_scale.places.store import is_local, open_file
 
 

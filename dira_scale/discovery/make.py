@@ -23,10 +23,10 @@ from dira_scale.discovery.cubes import LABEL, WordPlan, cut, make_cube, planned_
 from dira_scale.discovery.descriptors import Describer, describe, open_describer
 from dira_scale.discovery.origin import Volumes, references, too_small
 from dira_scale.discovery.search import search
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, counted
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.finish import joined, publish_dataset
-from dira_scale.ingest.outcome import counted, sample_counts
+from dira_scale.ingest.outcome import sample_counts
 from dira_scale.ingest.output import (
     PARTIAL,
     Share,

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, counted
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.naming import completed, with_modality
-from dira_scale.ingest.outcome import counted, print_outcome, sample_counts
+from dira_scale.ingest.outcome import print_outcome, sample_counts
 from dira_scale.ingest.output import Share, check_output, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe, classes_of

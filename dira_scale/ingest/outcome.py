@@ -9,6 +9,7 @@ from rich.console import Console
 
 from dira_scale.data.epochs import smaller_batch
 from dira_scale.data.manifest import DatasetInfo
+from dira_scale.errors import counted
 from dira_scale.ingest.finish import Outcome
 from dira_scale.ingest.following import batch_of, experiment_for, pretraining
 from dira_scale.ingest.sample import FILLED
@@ -72,11 +73,6 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
                "recipe.splits='{train: 1, val: 0, test: 0}' all are in train")  # fmt: skip
     if not info.counts.get("val"):
         yield "no image is in the split 'val'; set data.val_split=null, or shard with other recipe.splits"
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 shard``, ``2,000 shards``, ``2 series``."""
-    return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
 
 
 def most_common(reasons: Counter[str]) -> list[tuple[str, int]]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dira_scale.ingest.outcome import counted, most_common
+from dira_scale.errors import counted
+from dira_scale.ingest.outcome import most_common
 from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import Recipe
 

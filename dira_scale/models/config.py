@@ -34,5 +34,6 @@ class Export(Schema):
     stage: str | None = None
     formats: Any = one_of(*FORMATS, default=None)
     out: str | None = place(None)
+    reach: Any = places()
     release: bool = MISSING
     card: CardWords = field(default_factory=CardWords)

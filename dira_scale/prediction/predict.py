@@ -22,11 +22,11 @@ from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, counted
 from dira_scale.evaluation.config import SLIDING
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.stored import dense, read_ahead
-from dira_scale.ingest.outcome import counted, most_common
+from dira_scale.ingest.outcome import most_common
 from dira_scale.ingest.output import check_output
 from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.machine.progress import bar

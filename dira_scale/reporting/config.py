@@ -1,10 +1,11 @@
 """The schema of ``configs/report.yaml``."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, place
+from dira_scale.config.schema import Schema, place, places
 from dira_scale.errors import UserError
 
 
@@ -14,6 +15,7 @@ class Report(Schema):
     folder: str | None = place(None)
     out: str | None = place(None)
     trust: list[str] = MISSING
+    reach: Any = places()
 
     def __post_init__(self) -> None:
         """Raises UserError unless a run or a sweep is given, and not both."""

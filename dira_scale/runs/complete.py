@@ -2,12 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.places.store import is_local, locate
+from dira_scale.runs.files import read_yaml
 from dira_scale.verbs import VERBS
 
 INDEX = "index.json"
@@ -38,9 +36,15 @@ def find_folder(run: Path) -> Path:
     Raises:
         UserError: as :func:`locate_folder`.
     """
+    return locate_folder(run, named_folder(run))
+
+
+def named_folder(run: Path) -> str | None:
+    """The value of ``checkpoint.folder`` in the configuration of the run in folder ``run``; None without one."""
     path = run / "config.yaml"
-    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return locate_folder(run, config.get("checkpoint", {}).get("folder"))
+    section = read_yaml(path).get("checkpoint") if path.is_file() else None
+    folder = section.get("folder") if isinstance(section, dict) else None
+    return folder if isinstance(folder, str) else None
 
 
 def complete(folder: Path) -> list[Path]:

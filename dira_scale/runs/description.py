@@ -12,10 +12,9 @@ from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import config_file
+from dira_scale.runs.files import read_yaml
 from dira_scale.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -263,8 +262,8 @@ def read_description(run: Path) -> Description:
     path = run / FILE
     if not path.is_file():
         try:
-            return derived(EARLIER, yaml.safe_load(config_file(run).read_text()))
-        except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
+            return derived(EARLIER, read_yaml(config_file(run)))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"{run / 'config.yaml'} is not of a run of {EARLIER}: {error!r}; restore the file"
             ) from error
@@ -275,7 +274,7 @@ def read_description(run: Path) -> Description:
         if isinstance(content, dict) and content.get("format") == 1:
             content = _of_this_format(content)
         result = _parsed(Description, content, "")
-    except (ValueError, UserError) as error:
+    except (ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
     assert isinstance(result, Description)
     return result
@@ -317,6 +316,8 @@ def _parsed(kind: Any, value: Any, key: str) -> Any:
         return value
     if kind is float and type(value) is int:
         return float(value)
+    if kind is str and isinstance(value, str) and not value.isprintable():  # it may command a terminal
+        raise UserError(f"{key[:-1]} has unprintable characters; {REPAIR}")
     if kind in (str, bool, int, float) and type(value) is kind:
         return value
     wanted = " or ".join(arguments) if origin is Literal else getattr(origin or kind, "__name__", str(kind))

@@ -1,24 +1,24 @@
 """Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
-import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError, counted, nearest
 from dira_scale.places.owned import is_inside
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
-from dira_scale.runs.complete import config_file
+from dira_scale.runs.complete import config_file, named_folder
 from dira_scale.runs.description import Dataset, Description, read_description
+from dira_scale.runs.files import read_json, read_rows, read_yaml
 
+BEYOND = "not looked up, as nobody but the run names that address"
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
 Row = dict[str, Any]
@@ -52,14 +52,15 @@ class RunReader:
 
     Attributes:
         config: its resolved configuration, to show; what it means is in ``description``.
+        reach: addresses of stores and servers that may be asked, with all below them; None: each that the run names.
 
     Raises:
         UserError: there is no run, or its description is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config: dict[str, Any] = yaml.safe_load(config_file(folder).read_text())
+    def __init__(self, folder: Path, reach: str | Sequence[str] | None = None) -> None:
+        self.folder, self.reach = folder, [reach] if isinstance(reach, str) else reach
+        self.config: dict[str, Any] = read_yaml(config_file(folder))
         self.description: Description = read_description(folder)
 
     @property
@@ -69,7 +70,7 @@ class RunReader:
 
     def status(self) -> dict[str, Any]:
         """``status.json``; if it says running but the lease's beat has stopped, the state is ``killed``."""
-        status: dict[str, Any] = self._json("status.json", {})
+        status: dict[str, Any] = read_json(self.folder / "status.json", {})
         silent = seconds_without_beat(self.folder)
         if status.get("state") == "running" and silent is not None and has_stopped(silent):
             status |= {"state": "killed", "reason": "no sign of life any more; the same command continues"}
@@ -77,19 +78,19 @@ class RunReader:
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``: versions, commit, machine."""
-        values: dict[str, Any] = self._json("environment.json", {})
-        return values
+        return read_json(self.folder / "environment.json", {})
 
     def rows(self) -> list[Row]:
-        """The complete lines of ``metrics.jsonl``: a running run may be writing the last one."""
+        """The whole rows of ``metrics.jsonl``; how many others there are is logged."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        rows, damaged = read_rows(path, self.description.rate)
+        if damaged:
+            logger.warning("%s: %s left out, which are damaged", path, counted(damaged, "row"))
+        return rows
 
     def restoration(self) -> list[Row]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
-        rows: list[Row] = self._json("pictures/restoration.json", [])
-        return rows
+        return read_json(self.folder / "pictures/restoration.json", [])
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""
@@ -100,13 +101,19 @@ class RunReader:
         """The run's checkpoints, oldest first, wherever they are.
 
         Raises:
-            UserError: the disk or the store does not answer.
+            UserError: the disk or the store does not answer, or is not to be asked.
         """
+        self._require_checkpoints_within_reach()
         return checkpoint.stored_checkpoints(self.folder)
 
     def datasets(self) -> Iterator[TrainingData]:
         """What the run was trained on, as it can be read now."""
-        yield from map(_training_data, self.description.data.datasets)
+        for dataset in self.description.data.datasets:
+            if self._is_within_reach(dataset.path):
+                yield _training_data(dataset)
+            else:
+                error = f"{dataset.path}: {BEYOND}; reach={dataset.path} asks there"
+                yield TrainingData(dataset, None, BEYOND, error)
 
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
@@ -116,6 +123,7 @@ class RunReader:
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
+        self._require_checkpoints_within_reach()
         try:
             tensors, state = checkpoint.load(self._checkpoint(stage))
         except checkpoint.DamagedError as error:
@@ -140,6 +148,16 @@ class RunReader:
             f"learns; stage={LATEST} takes the newest checkpoint, of step {newest}"
         )
 
+    def _is_within_reach(self, place: str) -> bool:
+        if self.reach is None or "://" not in place or place.startswith("file://"):
+            return True
+        return any(f"{place.rstrip('/')}/".startswith(f"{told.rstrip('/')}/") for told in self.reach)
+
+    def _require_checkpoints_within_reach(self) -> None:
+        folder = named_folder(self.folder)
+        if folder and not self._is_within_reach(folder):
+            raise UserError(f"checkpoints of {self.folder} in {folder}: {BEYOND}; reach={folder} asks there")
+
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:
             return checkpoint.latest(self.folder)
@@ -149,10 +167,6 @@ class RunReader:
             logger.info("run=%s: no stage has a best checkpoint yet, so the newest is taken", self.folder)
             return checkpoint.latest(self.folder)
         return checkpoint.best(self.folder, stage or best[-1])
-
-    def _json(self, file: str, otherwise: Any) -> Any:
-        path = self.folder / file
-        return json.loads(path.read_text()) if path.is_file() else otherwise
 
 
 def start_tensors(path: Path) -> dict[str, Tensor] | None:

@@ -1,9 +1,10 @@
 """``results.json`` of a run: what its best checkpoint reached on the validation and test splits."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from dira_scale.runs.files import read_json
 
 FILE = "results.json"
 SHOWN = 3  # figures in a line
@@ -11,9 +12,8 @@ SHOWN = 3  # figures in a line
 
 def read_results(folder: Path) -> dict[str, Any]:
     """As the run in ``folder`` wrote it; empty before that."""
-    path = folder / FILE
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return content
+    empty: dict[str, Any] = {}
+    return read_json(folder / FILE, empty)
 
 
 def overall(figures: Sequence[Mapping[str, Any]], best: str) -> list[Mapping[str, Any]]:
