@@ -8,9 +8,9 @@ import shlex
 from dataclasses import asdict
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from dira_scale.config.compose import run_verb
+from dira_scale.machine.console import Console
 
 WIDTH = 108  # columns where the output is not a terminal
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
+from dira_scale.errors import print_line
 from dira_scale.places.owned import check_own
 from dira_scale.runs.complete import config_file
 
@@ -41,14 +42,16 @@ def export(cfg: DictConfig) -> None:
     loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
-            print(f"not in the card: {data.error}")
+            print_line(f"not in the card: {data.error}")
     card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports, release)
     removed = replace_export(out, files, card.text())
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
-        print(remark)
+        print_line(remark)
     if removed:
-        print(f"removed, from an earlier export: {', '.join(removed)}; one command with all formats keeps them all")
-    print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
+        print_line(
+            f"removed, from an earlier export: {', '.join(removed)}; one command with all formats keeps them all"
+        )
+    print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 
 def main(argv: list[str] | None = None) -> int:

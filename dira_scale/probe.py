@@ -6,11 +6,11 @@ One process, on a GPU if there is one. torch is imported inside the function: a 
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from dira_scale import __version__
 from dira_scale.config.compose import run_verb
 from dira_scale.data.present import check_present
+from dira_scale.machine.console import Console
 from dira_scale.places.atomic import as_user_error, write_atomic, write_json
 from dira_scale.places.owned import check_own, own
 from dira_scale.runs.complete import config_file

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config.compose import defaults, run_verb
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.places.atomic import as_user_error, write_atomic
 from dira_scale.places.owned import own_file
 from dira_scale.verbs import VERBS
@@ -46,8 +46,8 @@ def of_run(folder: Path, out: Path, reach: str | Sequence[str]) -> None:
     with as_user_error(out, "out"):
         write_atomic(out, page)
     for text in run.missing:
-        print(f"not in the report: {text}")
-    print(f"report: {out.resolve()}")
+        print_line(f"not in the report: {text}")
+    print_line(f"report: {out.resolve()}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.results import write_results
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.places.atomic import as_user_error, write_atomic
 from dira_scale.places.owned import own_file
 
@@ -33,11 +33,11 @@ def write_page(path: Path, out: Path) -> None:
     if not done:
         raise UserError(f"folder={path}: none of its {planned} runs is done; `sweep status folder={path}` says why")
     for line in results.lines[1:]:
-        print(f"not in the report: {line}")
+        print_line(f"not in the report: {line}")
     composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
     papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]
     texts = render(read_sweep(composed["sweep"]["name"], path, done, planned), papers)
     with as_user_error(out, "out"):
         for suffix, text in texts.items():
             write_atomic(out.with_suffix(suffix), text)
-    print(f"report: {out.resolve()}, with .md, .csv and .tex beside it")
+    print_line(f"report: {out.resolve()}, with .md, .csv and .tex beside it")

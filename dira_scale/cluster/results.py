@@ -27,6 +27,7 @@ from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.spread import compare_phases, print_tables, write_spread
 from dira_scale.cluster.summary import markdown
 from dira_scale.places.atomic import write_atomic
+from dira_scale.places.tables import harmless
 from dira_scale.verbs import VERBS
 
 UNIQUE = ("phase", "run", "verb")
@@ -69,9 +70,8 @@ def write_results(path: Path, show: bool = False) -> Results:
     pq.write_table(table, parquet)
     write_atomic(path / "results.parquet", parquet.getvalue())
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns[:-1], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.to_pylist())
+    written = [columns[:-1], *([row[name] for name in columns[:-1]] for row in table.to_pylist())]
+    csv.writer(text, lineterminator="\n").writerows(map(harmless, written))
     write_atomic(path / "results.csv", text.getvalue())
     earlier = len(folder.runs) - len(runs)
     left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []

@@ -10,10 +10,10 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.console import Console
 
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.errors import UserError
+from dira_scale.machine.console import Console
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.verbs import VERBS
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.console import Console
 
 from dira_scale.cluster.records import SweepFolder
+from dira_scale.machine.console import Console
 from dira_scale.runs.exit_codes import DONE, FAILED
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +17,7 @@ from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.state import STATES
 from dira_scale.cluster.status import AT_WORK, Progress, RunStatus, present, progress, read_statuses
 from dira_scale.cluster.usage import Usage, usage
+from dira_scale.machine.console import Console
 
 WIDE = Console(width=10_000)  # measures what a table takes where there is room
 FIGURES = ("step", "loss", "samples/s", "to go")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.places.store import is_local, locate
 
@@ -93,4 +93,4 @@ def _put(path: Path, table: pa.Table) -> None:
 def print_summary(out: Path, info: DatasetInfo) -> None:
     """Print what was made."""
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
-    print(f"{out}: {counts} samples in {len(info.shards)} shards, which were not copied: move them together")
+    print_line(f"{out}: {counts} samples in {len(info.shards)} shards, which were not copied: move them together")

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dira_scale.curation.linked import empty_folder, print_summary, with_relative_shards, write
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 
 GUARDED = ("test", "val", "train")  # a test patient of one dataset is never trained on in another
 
@@ -57,7 +57,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     info = write(folder, like, name, how, table, datasets)
     print_summary(folder, info)
     if left_out:
-        print(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
+        print_line(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
     return info
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from dira_scale import __version__
 from dira_scale.curation.recode_plan import RecodePlan, check, described, identity, planned
@@ -26,6 +25,7 @@ from dira_scale.ingest.outcome import sample_counts
 from dira_scale.ingest.output import Share, check_output, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Conversion, write_shards
+from dira_scale.machine.console import Console
 from dira_scale.places.store import locate, open_file
 
 SHOWN = 5  # damaged samples that are printed individually

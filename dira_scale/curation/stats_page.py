@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from matplotlib.axes import Axes
-from rich.console import Console
 from rich.table import Column, Table
 
 from dira_scale import __version__
 from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
+from dira_scale.machine.console import Console
 from dira_scale.reporting.page import template
 from dira_scale.reporting.plots import LINES, svg
 from dira_scale.reporting.verdict import Grade, Headline, Verdict

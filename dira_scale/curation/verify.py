@@ -16,6 +16,7 @@ import xxhash
 from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
+from dira_scale.errors import print_line
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import worker_pool
 from dira_scale.pixels.bricks import BrickError, Bricks
@@ -57,15 +58,17 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
 def print_damages(path: str | Path, damages: list[Damage]) -> int:
     """Print the damage. Returns the exit code: 0 if intact, 1 if damaged."""
     if not damages:
-        print(f"{path} is intact: every checksum matches, every image and mask was decoded")
+        print_line(f"{path} is intact: every checksum matches, every image and mask was decoded")
         return 0
     for damage in damages[:SHOWN]:
-        print(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
+        print_line(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
     if len(damages) > SHOWN:
-        print(f"… and {len(damages) - SHOWN} more")
+        print_line(f"… and {len(damages) - SHOWN} more")
     shards = len({damage.shard for damage in damages})
-    print(f"{path} is damaged in {shards} of its shards: copy them again from an intact copy, or rewrite them from the "
-          f"source: python -m dira_scale.shard repair path={path} recipe=…")  # fmt: skip
+    print_line(
+        f"{path} is damaged in {shards} of its shards: copy them again from an intact copy, or rewrite them from the "
+        f"source: python -m dira_scale.shard repair path={path} recipe=…"
+    )
     return 1
 
 

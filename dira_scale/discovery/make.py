@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dira_scale import __version__
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.schema import BRICKS_VERSION
@@ -38,6 +36,7 @@ from dira_scale.ingest.output import (
 )
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Conversion, write_shards
+from dira_scale.machine.console import Console
 from dira_scale.places.store import is_local, locate
 
 # What decides which cubes there are, beside the encoder and the volumes.

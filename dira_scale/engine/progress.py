@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import IO, TypeVar, cast
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dira_scale.machine.console import Console
 
 T = TypeVar("T")
 LINE_SECONDS = 15.0  # between two lines without a terminal

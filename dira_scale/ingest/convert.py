@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.ingest.claim import claimed, remove_leftovers
@@ -19,6 +17,7 @@ from dira_scale.ingest.output import Share, check_output, check_unchanged, finis
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe, classes_of
 from dira_scale.ingest.writer import sharding, write_shards
+from dira_scale.machine.console import Console
 from dira_scale.places.store import locate
 
 

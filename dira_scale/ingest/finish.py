@@ -25,6 +25,7 @@ from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
 from dira_scale.places.store import as_os_error, is_local, remove
+from dira_scale.places.tables import harmless
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,8 @@ class _RejectedNames:
         for entry in rejected:
             key, index = input_of(entry["source"])
             name = self._plan.item(key).record.name
-            self._csv.writerow([f"{name}/{index}" if index else name, entry["stage"], entry["reason"]])
+            row = [f"{name}/{index}" if index else name, entry["stage"], entry["reason"]]
+            self._csv.writerow(harmless(row))
             self._empty = False
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

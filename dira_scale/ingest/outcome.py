@@ -5,8 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from dira_scale.data.epochs import smaller_batch
 from dira_scale.data.manifest import DatasetInfo
 from dira_scale.errors import counted
@@ -14,6 +12,7 @@ from dira_scale.ingest.finish import Outcome
 from dira_scale.ingest.following import batch_of, experiment_for, pretraining
 from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.slices import EMPTY
+from dira_scale.machine.console import Console
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed

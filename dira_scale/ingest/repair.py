@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
@@ -17,6 +15,7 @@ from dira_scale.ingest.naming import completed
 from dira_scale.ingest.output import PARTIAL, Share, check_unchanged, differences
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import WrittenShard, sharding, write_shards
+from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import publish
 from dira_scale.places.store import as_os_error, locate, remove

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from rich.console import Console
 
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
@@ -25,6 +24,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.slices import Noted, Refused, make_samples
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.survey_report import EDGE, Survey, Trial, report
+from dira_scale.machine.console import Console
 from dira_scale.machine.workers import worker_pool
 
 

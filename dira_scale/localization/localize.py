@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.probe_table import rich_table
@@ -33,6 +32,7 @@ from dira_scale.localization.look import Eye
 from dira_scale.localization.pictures import FOLDER, draw, file_name
 from dira_scale.localization.refused import of_masks
 from dira_scale.localization.results import BOXES, CONFIG, FILE, Row, cells, figures, write_boxes
+from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.places.owned import own
@@ -59,7 +59,7 @@ def localize(config: Localize) -> None:
     about |= {"pictures": config.pictures}
     if (out / FILE).is_file():
         check_same(out, json.loads((out / FILE).read_text()), about)
-        print(f"{out} is complete: nothing is left to do")
+        print_line(f"{out} is complete: nothing is left to do")
         return
     judged = Part(dataset, config.data.split, frozenset(case.patient for case in cases.images))
     leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])

@@ -3,10 +3,10 @@
 import shlex
 from collections.abc import Iterable
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Gpu, Hardware
 from dira_scale.machine.inventory import Component
 

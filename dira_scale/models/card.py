@@ -1,6 +1,7 @@
 """The model card beside exported weights: data, training, how to load them, limits."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from dira_scale.models.release import Release
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import TrainingData
 
+TAG = re.compile("<(?=[A-Za-z/!?])")  # begins HTML, which names of other people may hold
 TITLES = {
     "timm": "timm, the encoder",
     "huggingface": "A folder for Hugging Face, by timm",
@@ -50,9 +52,10 @@ class Card:
         """The card in Markdown."""
         outputs = [self._outputs()] if self.run.output.names else []
         use, compute, evaluation, authors, citation = self.release.sections()
-        sections = [self._front(), self._what(), use, self._limits(), self._loading(), *outputs, self._data()]
-        sections += [self._training(), compute, evaluation, authors, citation]
-        return "\n\n".join(sections) + "\n"
+        before, after = [self._what(), use, self._limits()], [*outputs, self._data(), self._training()]
+        after += [compute, evaluation, authors, citation]
+        before, after = ([TAG.sub("&lt;", section) for section in sections] for sections in (before, after))
+        return "\n\n".join([self._front(), *before, self._loading(), *after]) + "\n"
 
     def _front(self) -> str:
         known = [data.known for data in self.datasets]

@@ -3,16 +3,17 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.excel import SUFFIX, open_table
 from dira_scale.places.store import open_file
 from dira_scale.places.text import LONGEST, brief, lines_of
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins to compute
 DELIMITERS = ",;\t"  # Excel writes semicolons where the decimal sign is a comma
 
 
@@ -59,7 +60,7 @@ def read_table(
             for cells in reader:
                 lines.next_row()
                 first_line = reader.line_num + 1
-                cells = [cell.strip() for cell in cells]
+                cells = [as_written(cell.strip()) for cell in cells]
                 if any(cells[len(present) :]):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
                 if cells:
@@ -70,6 +71,26 @@ def read_table(
                             "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
         except csv.Error as error:
             raise UserError(f"{path}, line {first_line}: {error}") from error
+
+
+def harmless(row: Iterable[Any]) -> list[Any]:
+    """The cells of a table to write: foreign text that a spreadsheet would compute is quoted, as is usual, by ``'``."""
+    return [f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell for cell in row]
+
+
+def as_written(cell: str) -> str:
+    """A cell before :func:`harmless`."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(cell: str) -> bool:
+    if not cell.startswith(FORMULA):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
 
 
 def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int | None:

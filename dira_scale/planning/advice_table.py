@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware
 from dira_scale.planning.advice import EXPERIMENTS, Choice, choice, duration, recommend
 

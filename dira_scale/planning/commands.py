@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from dira_scale.errors import UserError
+from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.methods import views_of
 from dira_scale.places.atomic import write_json

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from dira_scale.data.batch import UNITS
 from dira_scale.evaluation.finetune.config import Finetune
+from dira_scale.machine.console import Console
 from dira_scale.planning.config import Machine
 from dira_scale.planning.estimate import Estimate, Rehearsals, flops_per_second
 from dira_scale.planning.links import GB

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
-from dira_scale.errors import UserError, counted
+from dira_scale.errors import UserError, counted, print_line
 from dira_scale.evaluation.config import SLIDING
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.stored import dense, read_ahead
@@ -62,7 +62,7 @@ def predict(config: Predict) -> None:
     about |= {"weights": trained.hash, **seen, "data": images.about}
     if (out / ABOUT).is_file():
         check_same(out, json.loads((out / ABOUT).read_text()), about)
-        print(f"{out} is complete: nothing is left to predict")
+        print_line(f"{out} is complete: nothing is left to predict")
         return
     try:
         own(out, "predictions", "out")
@@ -179,9 +179,9 @@ def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], a
     written = about | {"dira_scale": __version__} | {name: trained.about[name] for name in judged} | counts
     write_json(out / ABOUT, written)
     (out / UNFINISHED).unlink()
-    print(f"{where}: {counted(len(usable), 'image')}")
+    print_line(f"{where}: {counted(len(usable), 'image')}")
     if refused:
-        print(f"quarantined: {len(refused)} ({said}; all in {table})")
+        print_line(f"quarantined: {len(refused)} ({said}; all in {table})")
 
 
 def _device() -> torch.device:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dira_scale.evaluation.finetune.calibration import scaled
 from dira_scale.places.atomic import write_atomic
+from dira_scale.places.tables import harmless
 
 PROBABILITIES, QUARANTINE = "predictions.csv", "quarantine.csv"
 
@@ -46,11 +47,12 @@ def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, st
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     path.chmod(0o600)  # of one that was there
     with path.open("w", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows([["file", "stage", "reason"], *([n, r["stage"], r["reason"]] for n, r in refused)])
+        rows = (harmless([name, row["stage"], row["reason"]]) for name, row in refused)
+        csv.writer(file).writerows([["file", "stage", "reason"], *rows])
     return path
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    csv.writer(text, lineterminator="\n").writerows(map(harmless, [header, *rows]))
     write_atomic(path, text.getvalue().encode(errors="surrogateescape"))

@@ -40,7 +40,7 @@ def read_json(path: Path, empty: T) -> T:
 def read_rows(path: Path, rate: str) -> tuple[list[dict[str, Any]], int]:
     """The rows of ``metrics.jsonl`` that are whole, and the number of others.
 
-    A running run may be writing the last line, which is not counted. ``rate``: what each row of the split ``train`` has.
+    A running run may be writing the last line, which is not counted. ``rate``: what each row of ``train`` has.
     """
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
     rows = [_row(line, rate) for line in lines if line.endswith("\n")]

@@ -149,3 +149,15 @@ def test_a_fine_tuned_evaluation_has_its_interval_over_patients(tmp_path: Path) 
         assert f"| {value:.4f} |" in table and low < value < high and "test patients" in table
     with pytest.raises(UserError, match=r"card.evaluation: .*tuned evaluates .*, not .*other"):
         evaluated(folder, tmp_path / "other")
+
+
+def test_names_of_others_are_no_html() -> None:
+    """Neither of a dataset nor of the run; the code to load weights is as it is."""
+    run = described(model("test_resnet"), "pooled")
+    evil = "</code><script src=//evil></script><!-- <?x <img src=x onerror=y>"
+    run = replace(run, trained=evil, training=(evil,), network=replace(run.network, name=evil, start=f"a{evil}"))
+    known = Dataset("x", "h", 1.0, name=evil, modality=evil, licence=evil, samples={run.data.split: 3}, lists=evil)
+    text = Card("demo", run, [TrainingData(known, None)], "train", 3, 0.5, False, {}).text()
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front)["license_name"].startswith(evil)
+    assert text.count("&lt;script") >= 5 and not re.search("<[a-z/!?]", body)

@@ -34,12 +34,14 @@ def content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["fetch", "open", "stream", "ranges"])
-@pytest.mark.parametrize("to", ["http://localhost:{port}/b.bin", "http://127.0.0.1:{other}/b.bin", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "to", ["http://localhost:{port}/b.bin", "http://127.0.0.1:{other}/b.bin", "file:///etc/passwd"]
+)
 def test_nothing_is_asked_elsewhere(tmp_path: Path, way: Callable[[Path], bytes], to: str) -> None:
     with serve(tmp_path) as near, serve(tmp_path) as far:
         ports = {"port": near.url.rpartition(":")[2], "other": far.url.rpartition(":")[2]}
         near.faults["a.bin"], near.forever = [("to", to.format(**ports))], True
-        with pytest.raises(OSError, match="redirects to .* not on its host"):
+        with pytest.raises(OSError, match=r"redirects to .* not on its host"):
             way(locate(f"{near.url}/a.bin", "data.shards"))
         assert near.asked["a.bin"] == 1  # not tried again
         assert not far.asked and not near.asked["b.bin"]
@@ -56,7 +58,9 @@ def test_its_own_host_is_followed(tmp_path: Path, way: Callable[[Path], bytes], 
 def test_a_dataset_says_where_it_was_sent(tmp_path: Path) -> None:
     with serve(tmp_path) as near:
         near.faults["dataset.json"] = [("to", "http://169.254.169.254/latest/meta-data")]
-        with pytest.raises(DatasetError, match=r"redirects to http://169\.254\.169\.254/latest/meta-data, .* name that"):
+        with pytest.raises(
+            DatasetError, match=r"redirects to http://169\.254\.169\.254/latest/meta-data, .* name that"
+        ):
             DatasetInfo.read(locate(near.url, "data.shards") / "dataset.json")
 
 

@@ -9,13 +9,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from dira_scale.curation.audit.leaks import MOST, Hit, SearchResult
 from dira_scale.curation.audit.patients import PatientComparison, harmful
 from dira_scale.curation.audit.twins import SAME
+from dira_scale.machine.console import Console
 from dira_scale.places.store import is_local
+from dira_scale.places.tables import harmless
 
 SHOWN = 10  # examples of a kind
 WIDTH = 160  # of tables: wide enough not to cut keys
@@ -189,5 +190,5 @@ def _write_full(root: Path, rows: list[list[str]]) -> Path | None:
         return None
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows([["found", "file", "member", "place", "kind", "value"], *rows])
+        csv.writer(file).writerows([["found", "file", "member", "place", "kind", "value"], *map(harmless, rows)])
     return path

@@ -24,7 +24,7 @@ from dira_scale.distributed.control import AgreedError, broadcast_from_main, che
 from dira_scale.distributed.launcher import check_launch
 from dira_scale.distributed.world import World
 from dira_scale.engine.signals import STOP_SIGNALS
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError, nearest, print_line
 from dira_scale.evaluation.embedding import folder
 from dira_scale.evaluation.embedding.encoder import Source, open_source
 from dira_scale.evaluation.embedding.folder import About
@@ -120,7 +120,7 @@ class Job:
         if unreadable:
             raise AgreedError(f"{UnreadableImagesError(unreadable)}; the parts without them are kept")
         if self.world.main:
-            print(f"{self.about.rows} embeddings of {self.about.width} numbers in {self.out}")
+            print_line(f"{self.about.rows} embeddings of {self.about.width} numbers in {self.out}")
         return DONE
 
     def _claim(self) -> About:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.config.schema import Place
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import HEADER, header_of
 from dira_scale.imaging.files import size_of
@@ -117,7 +117,7 @@ class Folder:
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         for note in self.notes:
-            print(note)
+            print_line(note)
         with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task = shown.add_task("", total=None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale.config.schema import Place
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Ball, clip_box
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
@@ -88,7 +88,9 @@ class Scans:
 
     def print_warnings(self, path: Path, lines: Counter[str]) -> None:
         """Print warnings: folds are not by patient; lines of ``path`` for missing scans."""
-        print("LUNA16 does not identify patients: folds are by scan, and two scans of one patient may be in two splits")
+        print_line(
+            "LUNA16 does not identify patients: folds are by scan, and two scans of one patient may be in two splits"
+        )
         absent = {uid: count for uid, count in lines.items() if uid not in self.by_uid}
         if absent:
-            print(f"{path.name}: {sum(absent.values())} lines are for {len(absent)} missing scans")
+            print_line(f"{path.name}: {sum(absent.values())} lines are for {len(absent)} missing scans")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from dira_scale.errors import print_line
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.places.text import brief
 
@@ -23,7 +24,7 @@ def with_note(records: Iterator[SourceRecord]) -> Iterator[SourceRecord]:
             count, first = count + 1, first or record.name
         yield record
     if count:
-        print(
+        print_line(
             f"warning: {count} of the inputs are masks by their names, {brief(first)} for example, and are taken for "
             "images: keep them out of recipe.images, or name them in a table (recipe.labels, recipe.columns.mask)"
         )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Ball, Box
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
@@ -60,7 +60,7 @@ class Volumes(Folder):
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         """Single-file volumes as they are found, then the series. Raises OSError as ``Folder.records``."""
         for note in self.notes:
-            print(note)
+            print_line(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
         columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:

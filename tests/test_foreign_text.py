@@ -1,0 +1,54 @@
+"""Text of strangers: it commands no terminal, no browser and no spreadsheet."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from dira_scale.curation.verify import Damage, print_damages
+from dira_scale.machine.console import Console
+from dira_scale.places.tables import as_written, harmless, read_table
+from dira_scale.prediction.tables import write_quarantine, write_rejected_names
+
+EVIL = "a\x1b]52;c;b3du\x07\x9b31m\u202eb"
+SAFE = r"a\x1b]52;c;b3du\x07\x9b31m\u202eb"
+
+
+def test_verify_shows_keys_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert print_damages("shards", [Damage("a.tar", EVIL, EVIL)]) == 1
+    assert f"a.tar, sample {SAFE}: {SAFE}\n" in capsys.readouterr().out
+
+
+def test_tables_show_cells_escaped() -> None:
+    table = Table("key")
+    table.add_row(EVIL)
+    out = io.StringIO()
+    console = Console(file=out, width=100, force_terminal=True, color_system=None)
+    console.print(table)
+    console.print(f"line {EVIL}\nanother")
+    assert out.getvalue().count(SAFE) == 2 and "\x1b" not in out.getvalue()
+    assert "\nanother\n" in out.getvalue()
+
+
+CELLS = ['=HYPERLINK("http://evil","x")', "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\tx", "\rx"]
+PLAIN = ["-1", "+2.5e-3", "-inf", "a=b", "", "x,\ny", "'quoted'", "1.2.840"]
+
+
+def test_a_spreadsheet_computes_no_cell_and_our_reader_gets_it_back(tmp_path: Path) -> None:
+    assert harmless([*CELLS, *PLAIN, -1.5, None]) == [*("'" + cell for cell in CELLS), *PLAIN, -1.5, None]
+    assert [as_written(cell) for cell in harmless([*CELLS, *PLAIN])] == [*CELLS, *PLAIN]
+    path = tmp_path / "table.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["file"], *([f"'{cell}"] for cell in CELLS[:4])])
+    assert [row.cells["file"] for row in read_table(path, ["file"], "this test")] == CELLS[:4]
+
+
+def test_tables_of_what_was_refused_are_harmless(tmp_path: Path) -> None:
+    write_quarantine(tmp_path, {cell: {"stage": "read", "reason": cell} for cell in CELLS})
+    names = write_rejected_names(tmp_path / "out", [(cell, {"stage": "read", "reason": cell}) for cell in CELLS])
+    for path in (tmp_path / "quarantine.csv", names):
+        with path.open(newline="") as file:
+            _, *rows = csv.reader(file)
+        assert rows == [[f"'{cell}", "read", f"'{cell}"] for cell in CELLS]
