@@ -48,9 +48,7 @@ def export(cfg: DictConfig) -> None:
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
         print_line(remark)
     if removed:
-        print_line(
-            f"removed, from an earlier export: {', '.join(removed)}; one command with all formats keeps them all"
-        )
+        print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
     print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

@@ -46,9 +46,10 @@ def test_a_spreadsheet_computes_no_cell_and_our_reader_gets_it_back(tmp_path: Pa
 
 
 def test_tables_of_what_was_refused_are_harmless(tmp_path: Path) -> None:
-    write_quarantine(tmp_path, {cell: {"stage": "read", "reason": cell} for cell in CELLS})
-    names = write_rejected_names(tmp_path / "out", [(cell, {"stage": "read", "reason": cell}) for cell in CELLS])
+    refused = {cell: {"stage": "read", "reason": cell} for cell in CELLS[:5]}
+    write_quarantine(tmp_path, refused)
+    names = write_rejected_names(tmp_path / "out", refused.items())
     for path in (tmp_path / "quarantine.csv", names):
         with path.open(newline="") as file:
             _, *rows = csv.reader(file)
-        assert rows == [[f"'{cell}", "read", f"'{cell}"] for cell in CELLS]
+        assert rows == [[f"'{cell}", "read", f"'{cell}"] for cell in CELLS[:5]]

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import asdict, replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_card_and_croissant_agree(tmp_path: Path) -> None:
     run = replace(run, network=replace(run.network, start=None), data=replace(run.data, split="train"))
     known = Dataset(str(shards.root), shards.hash).known(shards.info)
     card = Card("demo", run, [TrainingData(known, shards.info)], "train", 3, 0.5, False, {}).text()
-    (row,) = re.findall(r"^\| (phantom.*) \|$", section(card, "Training data"), re.MULTILINE)
+    (row,) = re.findall(r"^\| (phantom.*) \|$", unescape(section(card, "Training data")), re.MULTILINE)
     about, images, licence, _, counts = row.split(" | ")
     assert re.fullmatch(r"(.*) \((.*)\)", about).groups() == (theirs["name"], "CXR")  # type: ignore[union-attr]
     assert licence == theirs["license"] == yaml.safe_load(card.split("---\n")[1])["license_name"]

@@ -179,7 +179,6 @@ def test_a_description_that_is_cut_is_named(tmp_path: Path) -> None:
     [
         ("seed: 0\n", "KeyError('data');"),
         (yaml.dump(composed("experiment=small") | {"stages": ["di"]}), "AttributeError("),
-        ("data: {", "ParserError("),
     ],
 )
 def test_a_configuration_that_describes_no_run_is_one_line(tmp_path: Path, content: str, reason: str) -> None:
