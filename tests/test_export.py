@@ -304,9 +304,10 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
     torch.testing.assert_close(theirs["output"], restored, rtol=1e-6, atol=1e-6)
     for name in sorted({*FORMATS} - {"plain"}):
         assert main([f"run={run}", f"formats={name}"]) == 2
-        whose = "nnU-Net's (model=resenc_l)" if name == "nnunet" else "timm's"
-        error = capsys.readouterr().err
-        assert f"formats: {name} has no encoder such as tiny3d, which is not {whose}; use plain" in error
+        takes = {"nnunet": "model=resenc_l", "monai": "encoders of timm and model=swinunetr"}.get(
+            name, "encoders of timm"
+        )
+        assert f"formats: {name} takes {takes}; this run has tiny3d: use plain" in capsys.readouterr().err
 
 
 FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
@@ -367,7 +368,7 @@ def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained, c
     written = {"encoder.safetensors", "unet.safetensors"}
     assert names == {"README.md", *written} < FILES | {"README.md"}
     said = capsys.readouterr().out
-    assert f"removed, from an earlier export: {', '.join(sorted(FILES - written))};" in said
+    assert f"removed, of an earlier export: {', '.join(sorted(FILES - written))};" in said
     assert main([f"run={trained.run}"]) == 0
     assert "removed" not in capsys.readouterr().out
 

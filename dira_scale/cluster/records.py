@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dira_scale.config.files import folder
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.exit_codes import DONE
@@ -159,7 +160,7 @@ class SweepFolder:
         """All runs by id, in the order of their names."""
         ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
         if not ids:
-            raise UserError(f"folder={self.path}: no sweep there; name a folder that python -m dira_scale.sweep wrote")
+            raise UserError(_no_sweep(self.path))
         return {run_id: self.run(run_id) for run_id in ids}
 
     def set_current(self, ids: Sequence[str]) -> None:
@@ -248,3 +249,14 @@ class SweepFolder:
         path = self.path / "submissions.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]
+
+
+def _no_sweep(path: Path) -> str:
+    """That none was run in ``path``, what was typed, and which others there are."""
+    typed = f"sweep={path.name}" if path.parent == Path("out/sweeps").absolute() else f"folder={path}"
+    run = [file.parent.name for file in sorted(path.parent.glob("*/sweep.yaml"))]
+    others = sorted({file.stem for file in (folder("slurm") / "sweep").glob("*.yaml")} - {*run})
+    if path.name in others and typed.startswith("sweep="):
+        return f"{typed}: not run yet: python -m dira_scale.sweep {typed}"
+    near = nearest(path.name, [*run, *others])
+    return f"{typed}: no sweep there{near}; run: {', '.join(run) or 'none'}; not run yet: {', '.join(others)}"

@@ -113,12 +113,13 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         trainer.close()
         code = INTERRUPTED if ended == "interrupted" else DONE
         if run is not None:
-            run.status(ended, trainer.state.step, exit_code=code)
+            stopped = "" if code else trainer.stopped()
+            run.status(ended, trainer.state.step, exit_code=code, reason=stopped)
             report = f"next: python -m dira_scale.report {shlex.quote(f'run={folder}')}"
             advice = "the same command continues" if code else report
             if pauses := trainer.checkpoint_pauses():
                 trainer.bar.print_line(pauses)
-            trainer.bar.print_line(f"{folder}: {ended} at step {trainer.state.step}; {advice}")
+            trainer.bar.print_line(f"{folder}: {stopped or f'{ended} at step {trainer.state.step}'}; {advice}")
         _leave(world, run)
         return code
     except RunEndedError as error:

@@ -154,10 +154,21 @@ class Trainer:
             self.save(stage)
         return signal
 
+    def planned_steps(self) -> int:
+        """The step at which the last stage ends, unless a stage ends early."""
+        return self.state.stage_start + sum(plan.steps for plan in self.task.stages[self.state.stage :])
+
     def total_steps(self) -> int:
         """The step at which the run ends, unless a stage ends early."""
-        total = self.state.stage_start + sum(plan.steps for plan in self.task.stages[self.state.stage :])
-        return total if self.config.steps is None else min(total, self.config.steps)
+        planned = self.planned_steps()
+        return planned if self.config.steps is None else min(planned, self.config.steps)
+
+    def stopped(self) -> str:
+        """What ``steps`` has left undone; empty once the last stage has ended."""
+        step, planned = self.state.step, self.planned_steps()
+        undone = f"stopped at {step} of {planned} (steps={self.config.steps}), before what follows the last step: "
+        undone += "nothing is evaluated yet"
+        return undone if self.config.steps is not None and step < planned else ""
 
     def _advance(self, plan: StagePlan) -> None:
         """Move the state on to the stage after ``plan``."""

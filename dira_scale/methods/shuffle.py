@@ -108,5 +108,5 @@ def leak_line(kind: str, count: int, groups: int) -> str:
     line += f": above {MUCH:.0%}, their statistics may tell which key is the query's"
     for smaller in range(size - 1, LEAST - 1, -1):
         if count % smaller == 0 and (less := leak(kind, count, count // smaller)) <= MUCH:
-            return f"{line}; with groups of {smaller} it is {less:.1%}"
-    return line
+            return f"{line}; with model.bn_groups={count // smaller}, groups of {smaller}, it is {less:.1%}"
+    return f"{line}; more groups (model.bn_groups) of {LEAST} images or more need a larger data.batch"

@@ -121,7 +121,7 @@ class Card:
             terms = f" ({licence})" if (licence := self._start_licence) else ""
             text += (
                 f"\n\nThe encoder started from `{self._start}`, not at random. Its terms{terms} apply too; the data "
-                "and labels that it learnt from are not listed here."
+                f"and labels that it learnt from: {self.release.words.start_data or 'not listed here'}."
             )
         return text
 

@@ -22,6 +22,7 @@ class CardWords(Schema):
     bias: str | None = None
     citation: str | None = None
     start_licence: str | None = None
+    start_data: str | None = None
     evaluation: Any = places(None)
     watts: float | None = above(0, None)
     pue: float = at_least(1)

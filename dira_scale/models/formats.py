@@ -292,11 +292,12 @@ def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False
     if format == "monai" and isinstance(encoder, SwinEncoder):
         return
     if not isinstance(encoder, TimmEncoder):
-        raise UserError(f"formats: {format} has no encoder such as {encoder.name}, which is not timm's; use plain")
+        taken = "encoders of timm" + (" and model=swinunetr" if format == "monai" else "")
+        raise UserError(f"formats: {format} takes {taken}; this run has {encoder.name}: use plain")
     if (channels := encoder.channels[0]) != 3 and format != "huggingface":
-        raise UserError(f"formats: {format} is written of networks of three channels, not {channels}; use plain")
+        raise UserError(f"formats: {format} takes networks of three channels; this run has {channels}: use plain")
     if format == "smp" and isinstance(encoder, PlainEncoder):
-        raise UserError(f"formats: smp has no U-Net over {encoder.name}; use dira_scale, with its light pyramid")
+        raise UserError(f"formats: smp has no U-Net over {encoder.name}: use dira_scale, with its light pyramid")
     if format in ("timm", "huggingface") and classifier and timm_head_names(encoder) is None:
         raise UserError(
             f"formats: {format} has another classification head over {encoder.name} than was trained; use plain"

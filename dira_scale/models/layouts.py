@@ -22,6 +22,7 @@ from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, tran
 # trained network too.
 _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|discriminator)([._]|$)")
 # Buffers that a network computes itself: only older files hold them.
+_OPTIMIZER = "optim."  # what a run's checkpoint calls the state of its optimizers, which nobody would expect to be used
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")
 
 
@@ -98,10 +99,12 @@ class StartWeights:
                     parameter.data *= scale
 
     def __str__(self) -> str:
-        unused = [name for name in self._stored if name not in self._used and not _is_count(name)]
-        listed = f": {', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}" if unused else ""
-        loaded = ", ".join(self.loaded)
-        return f"{self.origin}: {loaded} loaded; {len(unused)} other entries not used{listed}"
+        kept = [name for name in self._stored if not name.startswith(_OPTIMIZER)]
+        unused = [name for name in kept if name not in self._used and not _is_count(name)]
+        loaded = f"{self.origin}: {', '.join(self.loaded)} loaded"
+        listed = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
+        others = f"{len(unused)} other entr{'y' if len(unused) == 1 else 'ies'} not used: {listed}"
+        return f"{loaded}; {others}" if unused else loaded
 
     def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str], dict[str, str]]:
         """The layout, the prefix, the file's entry for each of the encoder's entries, and for each name as ours are."""

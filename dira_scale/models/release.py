@@ -9,6 +9,7 @@ from dira_scale.models.config import CardWords
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import Row, TrainingData
 
+NOT_STATED = "not stated"  # as recipes of one's own images have it where no licence is given
 NOT_WRITTEN = "Not written: `card.{}=…`."
 
 
@@ -98,6 +99,10 @@ class Release:
         for data in datasets:
             if data.known.licence is None or data.known.samples is None:
                 gaps.append(f"licence and counts of the dataset {data.name}: {data.error}")
+            elif data.known.licence == NOT_STATED:
+                gaps.append(f"licence of the dataset {data.name}: not stated (shard it with recipe.licence=…)")
+        if run.network.start and not words.start_data:
+            gaps.append(f"data of the weights {run.network.start} that it started from (card.start_data=…)")
         if run.network.start and not (words.start_licence or run.network.licence):
             gaps.append(f"licence of the weights {run.network.start} that it started from (card.start_licence=…)")
         return gaps

@@ -33,8 +33,10 @@ class Predict(Schema):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.data.shards is None) == (self.images is None):
-            raise UserError("images: give either a folder (images=FOLDER) or a dataset (data.shards=OUT), not both")
+        if self.data.shards is None and self.images is None:
+            raise UserError("give one of images=FOLDER, new files, and data.shards=OUT, a dataset")
+        if self.data.shards is not None and self.images is not None:
+            raise UserError(f"images={self.images} and data.shards={self.data.shards}: leave one of them out")
         if self.images is None and self.names == SOURCE:
             raise UserError("names=source: a dataset does not have its files' names; use keys")
         if self.images is None and self.like is not None:

@@ -21,6 +21,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import sample_of
 from dira_scale.ingest.sources.folder import Folder
 from dira_scale.ingest.sources.volumes import Volumes
+from dira_scale.places.walk import folder_at
 from dira_scale.prediction.config import SOURCE
 from dira_scale.prediction.geometry import Plane, Space
 from dira_scale.prediction.images import Loaded
@@ -40,6 +41,7 @@ class FolderImages:
         self, folder: str, conversion: Mapping[str, Any] | None, dimensions: int, names: str, key_file: str | None,
         workers: int,
     ) -> None:  # fmt: skip
+        folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
         hasher, _ = hasher_of(self.recipe, key_file)
         source = Volumes(folder) if dimensions == 3 else Folder(folder)

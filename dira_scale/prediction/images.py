@@ -8,6 +8,7 @@ import numpy as np
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
+from dira_scale.evaluation.embedding.compute import ALL, rows_of
 from dira_scale.evaluation.stored import Stored
 from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.pixels.codecs import DecodeError
@@ -43,21 +44,22 @@ class Images(Protocol):
 
 
 class DatasetImages:
-    """A split of a dataset, by the manifest's keys. Raises UserError for another split or dimensions."""
+    """A split of a dataset, or all, by the manifest's keys. Raises UserError for another split or dimensions."""
 
     def __init__(self, shards: str, split: str, dimensions: int) -> None:
         self.dataset = ShardedDataset.open(shards)
         self.dataset.require(dimensions, "this network")
-        if split not in self.dataset.splits:
-            raise UserError(f"data.split={split}: {self.dataset.root} has {', '.join(self.dataset.splits)}")
-        self.samples = Samples([self.dataset], split)
-        self.rows = self.dataset.rows(split).tolist()
+        self.rows = rows_of(self.dataset, split).tolist()
+        splits = [name for name in self.dataset.splits if split in (name, ALL) and len(self.dataset.rows(name))]
+        at = ((row, (name, n)) for name in splits for n, row in enumerate(self.dataset.rows(name).tolist()))
+        self._samples, self._places = {name: Samples([self.dataset], name) for name in splits}, dict(at)
         self.keys = self.targets = [str(key) for key in self.dataset.column("key")[self.rows]]
         self.about = {"dataset": self.dataset.info.name, "hash": self.dataset.hash, "split": split}
 
     def load(self, number: int) -> Loaded:
         try:
-            stored = Stored.of(self.samples, number)
+            split, place = self._places[self.rows[number]]
+            stored = Stored.of(self._samples[split], place)
         except UserError as error:
             if isinstance(error.__cause__, DecodeError):
                 raise QuarantinedError("decode", str(error.__cause__)) from error

@@ -39,6 +39,8 @@ def _state(run: RunContent, warnings: int) -> Headline:
         verdict = Verdict(Grade.poor, "the reason is above")
     elif warnings:
         verdict = Verdict(Grade.fair, f"{warnings} warning{'s' * (warnings > 1)}, above")
+    elif (state == "done" and reason) or (state == "done" and reason):
+        verdict = Verdict(Grade.short, "it was to stop before its last step")
     elif step < enough:
         verdict = Verdict(_early(run), f"this experiment needed {enough} steps to learn; no warnings")
     else:

@@ -72,8 +72,10 @@ def test_the_line_warns_above_a_third_and_says_what_is_better() -> None:
     )
     assert leak_line("blocks", 32, 2) == (
         "key shuffle: of 32 images in 2 BatchNorm groups, a query and its key share 46.7% of their 15 companions: "
-        "above 30%, their statistics may tell which key is the query's; with groups of 8 it is 14.3%"
+        "above 30%, their statistics may tell which key is the query's; with model.bn_groups=4, groups of 8, it is "
+        "14.3%"
     )
+    assert leak_line("blocks", 14, 2).endswith("of 8 images or more need a larger data.batch")
     last = leak_line("blocks", 9 * 32, 9)  # a last block of one group is not shuffled
     assert "19.7% of their 31 companions, 100.0% in the last block, of 1 group: above 30%" in last
     assert leak_line("blocks", 12 * 64, 12).endswith(

@@ -109,10 +109,14 @@ def test_a_release_needs_the_licences_of_data_and_of_initial_weights() -> None:
     release = Release(words(**WORDS), evaluation=["a table"])
     assert release.gaps(run, [data]) == [
         "licence and counts of the dataset a: no sharded dataset at shards/a",
+        "data of the weights imagenet.pth that it started from (card.start_data=…)",
         "licence of the weights imagenet.pth that it started from (card.start_licence=…)",
     ]
-    given = replace(release, words=words(**WORDS, start_licence="CC-BY-4.0"))
+    given = replace(release, words=words(**WORDS, start_licence="CC-BY-4.0", start_data="ImageNet"))
     assert given.gaps(run, []) == []
+    unstated = TrainingData(Dataset("a", "0" * 16, name="mine", licence="not stated", samples={"train": 3}), None)
+    (gap,) = given.gaps(run, [unstated])
+    assert gap == "licence of the dataset mine: not stated (shard it with recipe.licence=…)"
     assert 'license_name: "CC-BY-4.0"' in Card("lungs", run, [], "train", 3, 0.5, False, {}, given).text()
 
 

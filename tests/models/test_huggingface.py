@@ -125,9 +125,7 @@ def _transformed(folder: Path) -> tuple[tuple[int, ...], float]:
 def test_what_the_folder_cannot_hold_is_refused() -> None:
     volumes = trained(STUB, "dense", [8, 8, 8])
     assert volumes.run.network.architecture["_target_"] == TARGET
-    with pytest.raises(
-        UserError, match=r"^formats: huggingface has no encoder such as .*which is not timm's; use plain"
-    ):
+    with pytest.raises(UserError, match=r"^formats: huggingface takes encoders of timm; this run has .*: use plain"):
         FORMATS["huggingface"](volumes)
     with pytest.raises(UserError, match=r"^formats: huggingface has another classification head over test_effic"):
         FORMATS["huggingface"](trained(model("test_efficientnet"), "pooled"))

@@ -141,9 +141,9 @@ def test_formats_of_volumes_say_for_which_network_they_are() -> None:
     said: list[tuple[Callable[[], object], str]] = [
         (
             lambda: FORMATS["nnunet"](unet),
-            "nnunet has no encoder such as unet3d, which is not nnU-Net's .model=resenc_l",
+            "nnunet takes model=resenc_l; this run has unet3d: use plain",
         ),
-        (lambda: FORMATS["monai"](unet), "monai has no encoder such as unet3d, which is not timm's; use plain"),
+        (lambda: FORMATS["monai"](unet), "monai takes encoders of timm and model=swinunetr; this run has unet3d"),
         (lambda: check("monai", resenc.encoder, False), "monai needs a U-Net, and no stage up to this one trained"),
     ]
     for refused, message in said:

@@ -52,9 +52,7 @@ def to_nnunet(network: Trained) -> Exported:
     """
     encoder = network.encoder
     if not isinstance(encoder, ResEncEncoder):
-        raise UserError(
-            f"formats: nnunet has no encoder such as {encoder.name}, which is not nnU-Net's (model=resenc_l); use plain"
-        )
+        raise UserError(f"formats: nnunet takes model=resenc_l; this run has {encoder.name}: use plain")
     state = _repeated(encoder.state_dict(), "encoder.", "decoder.encoder.")
     decoded = network.network is not None and network.classifier is None
     if decoded:
