@@ -50,7 +50,8 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
     console.print(f"\n  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"  because {why}", soft_wrap=True, highlight=False)
     console.print(
-        "  Time is of the steps alone, by the encoder's speed measured here: about. GB: peak of one process.\n",
+        "  Time is of the steps alone, by the encoder's speed measured here: about. GB: peak of one process.\n"
+        f"  Fine-tuning: python -m dira_scale.plan finetune task=… data.shards={shlex.quote(shards)}\n",
         style="dim",
         highlight=False,
     )

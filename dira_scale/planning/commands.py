@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError
@@ -13,6 +14,7 @@ from dira_scale.machine.progress import bar
 from dira_scale.methods import views_of
 from dira_scale.places.atomic import write_json
 from dira_scale.places.owned import own_file
+from dira_scale.planning import here
 from dira_scale.planning.estimate import Rehearsals, estimate, rehearse_all
 from dira_scale.planning.finetuning import rehearse_finetuning
 from dira_scale.planning.shards import planned_inputs
@@ -27,11 +29,11 @@ def plan_pretrain(cfg: DictConfig) -> None:
 
 
 def plan_finetune(cfg: DictConfig) -> None:
-    """The same of a run of `finetune`."""
-    _plan(cfg, rehearse_finetuning)
+    """The same of a run of `finetune`, after how long it takes here where there is no GPU."""
+    _plan(cfg, rehearse_finetuning, here.line)
 
 
-def _plan(cfg: DictConfig, rehearse: Callable[..., Rehearsals]) -> None:
+def _plan(cfg: DictConfig, rehearse: Callable[..., Rehearsals], on_cpu: Callable[..., str] | None = None) -> None:
     config: Any = OmegaConf.to_object(cfg)
     machine = config.plan
     if machine.json and not Path(machine.json).absolute().parent.is_dir():
@@ -50,6 +52,9 @@ def _plan(cfg: DictConfig, rehearse: Callable[..., Rehearsals]) -> None:
         recomputing = rehearse(config, cfg, ranks, True, partial(shown.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
     rows = [estimate(config, machine, rehearsed, plain, strategy, loading) for rehearsed, strategy in cases]
+    if on_cpu and not torch.cuda.is_available():
+        console.print(f"\n{on_cpu(config, machine.images, views_of(cfg).size)}", soft_wrap=True, highlight=False)
+        console.print("Below: on the GPUs of machine=… and plan.*", highlight=False)
     show(config, machine, plain, rows, console)
     if machine.json:
         write_json(Path(machine.json), as_json(machine, plain, rows))

@@ -161,7 +161,9 @@ class PretrainTask(Pretraining):
     def describe(self, config: dict[str, Any]) -> Description:
         described = describe(config)
         datasets = zip(described.data.datasets, self.data.datasets, strict=True)
-        data = replace(described.data, datasets=tuple(each.known(opened.info) for each, opened in datasets))
+        data = replace(
+            described.data, datasets=tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
+        )
         return replace(described, data=data, tensors=self.tensors)
 
     def identity(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dira_scale.errors import UserError
+from dira_scale.places.store import is_local
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.files import read_yaml
 from dira_scale.verbs import VERBS
@@ -103,6 +104,10 @@ class Dataset:
             self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
             lists=info.split_remark,
         )  # fmt: skip
+
+    def at(self, root: Path) -> "Dataset":
+        """As it is found from any working directory. Pages and cards show the last part alone."""
+        return replace(self, path=str(root.absolute() if is_local(root) else root))
 
 
 @dataclass(frozen=True)

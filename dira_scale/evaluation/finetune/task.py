@@ -108,7 +108,9 @@ class FinetuneTask(Finetuning):
     def describe(self, config: dict[str, Any]) -> Description:
         described = describe(config)
         datasets = zip(described.data.datasets, self.data.datasets, strict=True)
-        data = replace(described.data, datasets=tuple(each.known(opened.info) for each, opened in datasets))
+        data = replace(
+            described.data, datasets=tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
+        )
         licence = self.start.licence if self.start else None
         return replace(described, data=data, network=replace(described.network, licence=licence))
 
