@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import select
 import signal
 import sys
 import time
@@ -63,7 +64,8 @@ def end_quietly(verb: str) -> None:
             code = interrupted(verb)
             drop_unread()
             os._exit(code)  # Python would exit with 130
-        if issubclass(kind, BrokenPipeError) and drop_unread():
+        if issubclass(kind, BrokenPipeError) and _nobody_reads():
+            drop_unread()
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGPIPE)
         sys.__excepthook__(kind, error, trace)
@@ -72,16 +74,21 @@ def end_quietly(verb: str) -> None:
     atexit.register(drop_unread)  # before Python flushes, which would fail with a traceback and exit code 120
 
 
-def drop_unread() -> bool:
-    """Flush standard output; whether nobody reads it any more, so that the rest was dropped."""
+def drop_unread() -> None:
+    """Flush standard output; what nobody reads any more is dropped."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-        return True
-    return False
+
+
+def _nobody_reads() -> bool:
+    """Whether the pipe that standard output is has been closed: not every broken pipe is this one."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in output.poll(0))
 
 
 def local_rank() -> int:

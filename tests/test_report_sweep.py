@@ -267,7 +267,7 @@ def test_a_damaged_probe_is_left_out_and_said(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "probe" / "0123abcd" / "output" / "probe.json").write_text("{")
     assert report.main([f"folder={tmp_path}"]) == 0
     assert "not in the report: probe/0123abcd cannot be read" in capsys.readouterr().out
-    assert "1 runs are missing" in (tmp_path / "report.html").read_text()
+    assert "Missing: 1 run;" in (tmp_path / "report.html").read_text()
 
 
 def test_unfinished_sweeps_are_said_to_be(tmp_path: Path) -> None:
@@ -278,14 +278,14 @@ def test_unfinished_sweeps_are_said_to_be(tmp_path: Path) -> None:
         file.unlink()
     assert report.main([f"folder={tmp_path}"]) == 0
     page = (tmp_path / "report.html").read_text()
-    assert "1 runs are missing" in page and "<b>better" not in page
+    assert "Missing: 1 run;" in page and "<b>better" not in page
 
 
 def test_what_is_no_sweep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([f"folder={tmp_path}"]) == 2
     assert "no sweep there" in capsys.readouterr().err
     assert report.main(["sweep=nowhere"]) == 2
-    assert "out/sweeps/nowhere" in capsys.readouterr().err
+    assert "sweep=nowhere: no sweep there" in capsys.readouterr().err
     assert report.main([f"folder={tmp_path}", "run=x"]) == 2
     assert "leave the other out" in capsys.readouterr().err
     finished_sweep(tmp_path, 1, 1)

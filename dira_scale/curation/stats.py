@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.errors import counted
 from dira_scale.ingest.slices import POSITION, SLICE
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.places.store import open_file
@@ -145,7 +146,7 @@ class Stats:
         return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 
     def sides(self) -> dict[str, np.ndarray]:
-        """Stored pixels per side, by axis."""
+        """Stored pixels, or voxels, per side, by axis."""
         axes = ("depth", "height", "width") if self.info.dims == 3 else ("height", "width")
         return {axis: self.dataset.column(axis) for axis in axes}
 
@@ -209,16 +210,16 @@ def oddities(stats: Stats) -> list[str]:
     shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}
     inputs = sum(shares.values()) + stats.info.quarantined
     if stats.info.quarantined > REJECTED * inputs:
-        texts.append(f"{stats.info.quarantined} of {inputs} inputs were quarantined")
+        texts.append(f"{stats.info.quarantined} of {counted(inputs, 'input')} quarantined")
     texts += _by_splits(stats, "never 1 in", lambda label: label.known and not label.graded and not label.positive)
     texts += _by_splits(stats, "unknown in all of", lambda label: label.unknown and not label.known)
     if stats.shared_patients:
-        texts.append(f"{stats.shared_patients} patients are in more than one split")
+        texts.append(f"in more than one split: {counted(stats.shared_patients, 'patient')}")
     if stats.plain:
         texts.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} sampled images have at most {FEW} distinct "
                     "values: masks among the images?")  # fmt: skip
     if stats.copies:
-        texts.append(f"{stats.copies} images are exact copies of others (shard audit names them)")
+        texts.append(f"exact copies of others: {counted(stats.copies, 'image')} (shard audit names them)")
     if any(math.isnan(edge) for axis in stats.spacings().values() for edge in axis):
         texts.append("a spacing is NaN")
     return texts

@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from dira_scale import __version__
 from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
+from dira_scale.errors import counted
 from dira_scale.machine.console import Console
 from dira_scale.reporting.page import template
 from dira_scale.reporting.plots import LINES, svg
@@ -47,7 +48,7 @@ def _right(name: str) -> Column:
 
 def render_dataset(stats: Stats) -> str:
     """The page."""
-    spacings = stats.spacings()
+    spacings, dots = stats.spacings(), "pixels" if stats.info.dims == 2 else "voxels"
     return template(Path(__file__).with_name("stats.html.j2")).render(
         stats=stats,
         info=stats.info,
@@ -57,8 +58,8 @@ def render_dataset(stats: Stats) -> str:
         looked_at=min(LOOKED_AT, stats.dataset.table.num_rows),
         tiles=[(stats.dataset.column("split")[row], _address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
         plots=[
-            ("Stored pixels per side", _histogram("Stored pixels per side", stats.sides(), "pixels")),
-            *([("Spacing", _histogram("Spacing", spacings, "mm per pixel"))] if spacings else []),
+            (f"Stored {dots} per side", _histogram(f"Stored {dots} per side", stats.sides(), dots)),
+            *([("Spacing", _histogram("Spacing", spacings, f"mm per {dots[:-1]}"))] if spacings else []),
             ("Intensities, scaled as in training", _intensities(stats)),
         ],
     )
@@ -77,7 +78,7 @@ def headlines(stats: Stats) -> list[Headline]:
         ),
         Headline(
             f"{100 * rejected:.1f} %",
-            f"of {inputs} inputs quarantined: rejected when sharding",
+            f"of {counted(inputs, 'input')} quarantined: rejected when sharding",
             "The reasons are listed below." if stats.info.quarantined else "",
             Verdict(Grade.fair if rejected > REJECTED else Grade.good, f"good: at most {100 * REJECTED:.0f} %"),
         ),

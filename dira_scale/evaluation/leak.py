@@ -130,7 +130,7 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
         run = RunReader(folder)
         yield _run_source(name, run, known)
         start = run.description.network.start
-        name = f"{start}, from which {folder} was started,"
+        name = f"{start} (from which {folder} was started)"
 
 
 def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> Source:

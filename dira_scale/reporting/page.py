@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from dira_scale import __version__
+from dira_scale.errors import counted
 from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.reporting.headlines import headlines
@@ -52,7 +53,7 @@ def template(file: Path) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": summary.duration, "rate": summary.rate, "code": _code}
+    environment.filters |= {"duration": summary.duration, "rate": summary.rate, "code": _code, "counted": counted}
     return environment.get_template(file.name)
 
 

@@ -225,3 +225,17 @@ def test_rows_without_training_are_no_progress(tmp_path: Path, slurm: Slurm) -> 
     (folder.output(folder.run(A)) / "metrics.jsonl").write_text(json.dumps({"split": "val", "loss": 1.0}) + "\n")
     far = progress(folder, read_statuses(folder)[0][A])
     assert (far.step, far.loss) == (3, None)
+
+
+def test_a_sweep_that_is_none_is_answered_with_those_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/sweeps/mine").mkdir(parents=True)
+    (tmp_path / "out/sweeps/mine/sweep.yaml").touch()
+    with pytest.raises(
+        UserError, match=r"^sweep=mina: no sweep there; did you mean 'mine'\?; run: mine; not run yet: "
+    ):
+        _ = SweepFolder(Path("out/sweeps/mina")).runs
+    with pytest.raises(UserError, match=r"^sweep=volumes_small: not run yet: python -m dira_scale.sweep"):
+        _ = SweepFolder(Path("out/sweeps/volumes_small")).runs
+    with pytest.raises(UserError, match=r"^folder=.*/elsewhere: no sweep there; run: none; not run yet: "):
+        _ = SweepFolder(Path("elsewhere")).runs

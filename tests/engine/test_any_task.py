@@ -73,7 +73,10 @@ def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path
     threads = torch.get_num_threads()
     try:
         assert train(str(tmp_path / "run"), "ddp", steps) == 0
+        told = f"stopped at {steps} of {STEPS} (steps={steps}), before what follows the last step"
+        assert status(tmp_path / "run")["reason"].startswith(told)
         assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
+        assert status(tmp_path / "run")["reason"] == ""
         ended = status(tmp_path / "run")
         assert train(str(tmp_path / "run"), "ddp", STEPS) == 0  # nothing is left to do
     finally:

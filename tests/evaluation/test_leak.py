@@ -79,7 +79,7 @@ def test_training_splits_may_share_patients_and_a_test_split_may_not(make: Make,
     later = pretrained(tmp_path / "later", ours, f"model.weights={dirty}")
     with pytest.raises(UserError) as refused:
         checked(ours, later)
-    assert str(refused.value) == said.format(f"{dirty}, from which {later} was started,")
+    assert str(refused.value) == said.format(f"{dirty} (from which {later} was started)")
     asked = str(refused.value).rpartition("data.exclude=")[2].strip("'")
     assert checked(ours, pretrained(tmp_path / "again", mixed, f"data.exclude={asked}")).verdict == NO_LEAK
 

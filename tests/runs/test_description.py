@@ -19,6 +19,7 @@ from dira_scale.errors import UserError
 from dira_scale.export import main as export
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.weights import trained_encoder
+from dira_scale.places.store import locate
 from dira_scale.report import main as report
 from dira_scale.reporting import plots
 from dira_scale.runs import checkpoint
@@ -235,3 +236,9 @@ def test_another_tasks_run_is_reported_and_its_results_are_read(
     assert {"weights/train/points_per_second", "all/val/loss"} <= {name for name, _ in figures}
     assert export([f"run={regression}"]) == 2
     assert "has no encoder" in capsys.readouterr().err
+
+
+def test_where_data_is_does_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Dataset("shards/mine", "h").at(Path("shards/mine")).path == str(tmp_path / "shards" / "mine")
+    assert Dataset("s3://b/mine", "h").at(locate("s3://b/mine", "data.shards")).path == "s3://b/mine"
