@@ -44,11 +44,10 @@ def export(cfg: DictConfig) -> None:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
             print_line(f"not in the card: {data.error}")
     card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports, release)
-    removed = replace_export(out, files, card.text())
+    if removed := replace_export(out, files, card.text()):
+        print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
         print_line(remark)
-    if removed:
-        print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
     print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

@@ -1,6 +1,5 @@
 """A fine-tuned network with all that predicting needs to know of it, from its run or from its export."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,13 @@ from dira_scale.evaluation.finetune.classification import Classification
 from dira_scale.evaluation.finetune.config import Evaluate
 from dira_scale.evaluation.finetune.description import VERB, input_of, task_of
 from dira_scale.evaluation.finetune.held_out import held_out_crops
-from dira_scale.evaluation.finetune.results import FILE as RESULTS
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.models.architecture import architecture
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import normalised
+from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
+from dira_scale.runs.results import read_results
 
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
 
@@ -114,8 +114,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     if described.verb != VERB:
         raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
     datasets = [data.info for data in reader.datasets()]
-    results = reader.folder / RESULTS
-    judged = json.loads(results.read_text()) if results.is_file() else {}
+    judged = read_results(reader.folder)
     judged = judged if judged.get("step") == step else {}
     return {
         "network": reader.folder.resolve().name,
@@ -156,7 +155,7 @@ def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
         )
-    return json.loads((folder / FILE).read_text()), load_file(folder / WEIGHTS)
+    return read_json(folder / FILE, {}), load_file(folder / WEIGHTS)
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
