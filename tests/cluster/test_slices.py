@@ -14,6 +14,7 @@ from dira_scale.cluster import local, watch
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.config.compose import compose
+from dira_scale.places.owned import own
 
 SWEEP = """
 name: sliced
@@ -49,6 +50,7 @@ def test_slices_are_one_machines_dataset_and_only_those_that_failed_are_made_aga
     config: Any = OmegaConf.to_object(compose("sweep", words))
     folder = SweepFolder(tmp_path / "s")
     *_, joined = expand(config.sweep, folder.path, {}, [mine.parent])
+    own(folder.path, "a sweep", "folder")
     held = folder.output(joined) / ".partial" / "2-of-2" / "lock"
     held.parent.mkdir(parents=True)
     with held.open("w") as file:

@@ -4,11 +4,13 @@ import copy
 import logging
 import pickle
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dira_scale import api
 from dira_scale.models import bf16
@@ -128,6 +130,20 @@ def test_a_convolution_that_this_cpu_gets_wrong_computes_in_fp32_and_is_named(
     assert [((a - b).norm() / b.norm() < 0.05).item() for a, b in zip(first, exact, strict=True)] == [True, True]
     (line,) = caplog.messages
     assert "Conv2d (kernel (3, 3), 4 to 8 channels) over (9, 9) are wrong on this CPU" in line and "fp32" in line
+
+
+@pytest.mark.usefixtures("faulty")
+def test_what_is_tried_within_activation_checkpointing_is_not_counted_as_its_own() -> None:
+    """Else the second forward pass, which tries nothing again, would find fewer tensors saved."""
+    layers = bf16.guard(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3, dilation=2)))
+    x, gradients = torch.randn(2, 4, 9, 9), []
+    for through in (partial(checkpoint, layers, use_reentrant=False), layers):
+        layers.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = through(x)
+        y.float().square().sum().backward()
+        gradients.append([each.grad for each in layers.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @pytest.mark.usefixtures("faulty")

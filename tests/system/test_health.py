@@ -109,8 +109,9 @@ def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never
     assert len(told) == 1 and "NotANumberError" not in printed  # the traceback is the launcher's own
     assert told[0].startswith("pretrain: step 6: loss/re is not finite on rank 1; its images: ")
     assert told[0].endswith("rank-1/batch.json")
-    last = "the checkpoint of step 4 is intact. docs/how-to/health.md says what to do"
-    assert printed.splitlines().count(f"pretrain: {last}") == 1 == printed.count("is intact")
+    (last,) = [line.removeprefix("pretrain: ") for line in printed.splitlines() if "is intact" in line]
+    assert last.startswith("the checkpoint of step 4 is intact. ")  # then what bf16 may have to do with it
+    assert last.endswith("docs/how-to/health.md says what to do")
     ended = status(run)
     assert (ended["state"], ended["exit_code"], ended["step"]) == ("failed", 1, 8)
     assert ended["reason"] == f"{told[0].removeprefix('pretrain: ')}; {last}"
