@@ -73,4 +73,4 @@ def test_an_interrupted_benchmark_says_so_in_a_line() -> None:
             _, error = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert (process.returncode, error) == (130, "bench: interrupted\n")
+    assert (process.returncode, error) == (75, "\nbench: interrupted; run the same command again\n")

@@ -1,7 +1,6 @@
 """A mistake on the command line is named before torch is imported, which takes seconds."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,4 +88,4 @@ def test_ctrl_c_while_python_still_imports_is_one_line(tmp_path: Path) -> None:
         [sys.executable, "-m", "dira_scale.probe"], env=os.environ | {"PYTHONPATH": path}, capture_output=True,
         text=True, timeout=120,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (-signal.SIGINT, "\nprobe: interrupted; run the same command again\n")
+    assert (done.returncode, done.stderr) == (75, "\nprobe: interrupted; run the same command again\n")

@@ -259,8 +259,8 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["data.shards=x", "images=y"], "images: give either a folder (images=FOLDER) or a dataset (data.shards=OUT)"),
-        ([], "images: give either a folder"),
+        (["data.shards=x", "images=y"], "images=y and data.shards=x: leave one of them out"),
+        ([], "give one of images=FOLDER, new files, and data.shards=OUT, a dataset"),
         (["data.shards=x", "names=source"], "names=source: a dataset does not have its files' names; use keys"),
         (["data.shards=x", "like=y"], "like: says how a folder's images are read"),
         (["images=y"], "run=nowhere is not a folder: name a fine-tuned run, or its export"),
