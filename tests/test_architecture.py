@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "machine": BESIDE | {"config", "places"},
     "metrics": BESIDE | {"config", "places"},
     "phantom": FOUNDATION,
-    "imaging": FOUNDATION,
+    "imaging": FOUNDATION | {"pixels"},
     "pixels": FOUNDATION,
     "data": FOUNDATION | {"pixels"},
     "distributed": FOUNDATION,

@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.imaging.rejection import RejectedError
+from dira_scale.pixels.limits import MAX_PIXELS
 
-MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged header or a decompression bomb.
 FLAT = "all pixels are equal"
 
 

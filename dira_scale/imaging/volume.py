@@ -7,8 +7,6 @@ import numpy as np
 
 from dira_scale.imaging.boxes import Box
 
-MAX_VOXELS = 2**31  # 1,600 slices of 1,150 x 1,150. More is a damaged header or a decompression bomb.
-
 
 @dataclass(frozen=True)
 class Volume:

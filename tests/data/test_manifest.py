@@ -8,6 +8,7 @@ import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -164,6 +165,46 @@ def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: 
         ShardedDataset.open(dataset)
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("key", "../../x", "a key that is not of letters"),
+        ("key", "/tmp/x", "a key that is not of letters"),
+        ("key", "a/b", "a key that is not of letters"),
+        ("key", ".hidden", "a key that is not of letters"),
+        ("key", "\x1b]0;x", "a key that is not of letters"),
+        ("key", "a" * 300, "a key that is not of letters"),
+        ("height", 0, "height is 0, not from 1"),
+        ("width", 2**31 - 1, "width is 2147483647, not from 1"),
+        ("channels", -1, "channels is -1, not from 1 to 16"),
+        ("bits", 77, "bits is 77, not 8 or 16"),
+        ("low", 1e9, "low is above high"),
+        ("high", float("inf"), "high is not finite"),
+        ("spacing", [1.0, float("inf")], "spacing is not finite"),
+        ("labels", [float("inf")], "a label is infinite"),
+    ],
+)
+def test_what_no_sample_is_is_refused_before_anything_is_decoded(
+    dataset: Path, column: str, value: Any, said: str
+) -> None:
+    """A stranger's manifest: keys that leave a folder, sizes that take gigabytes, numbers that are none."""
+    path = dataset / "manifest.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0][column] = value if column != "labels" else value * len(rows[0]["labels"])
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    with pytest.raises(DatasetError, match=said):
+        ShardedDataset.open(dataset)
+
+
+def test_an_image_of_too_many_pixels_is_refused(dataset: Path) -> None:
+    path = dataset / "manifest.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0] |= {"height": 2**14, "width": 2**13}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    with pytest.raises(DatasetError, match=r"an image of 1.34e\+08 pixels, more than 67108864"):
+        ShardedDataset.open(dataset)
 
 
 def test_what_a_later_field_of_the_description_is_when_absent(dataset: Path) -> None:

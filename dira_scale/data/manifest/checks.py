@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dira_scale.data.manifest.schema import INFO_FILE
 from dira_scale.pixels.codecs import CODECS
+from dira_scale.pixels.limits import MAX_CHANNELS, MAX_PIXELS, MAX_VOXELS
 
 SHARD = re.compile(r"(?:[^/\0]{1,255}/)*[^/\0]{1,250}\.(?:tar|beton)")  # relative to the dataset's folder
 SPLIT = re.compile(r"[\w-]{1,200}", re.ASCII)
+KEY = r"^[0-9A-Za-z_-][0-9A-Za-z_.-]{0,249}$"  # names of files that `predict` and `convert` write
 LONGEST_TEXT = 1000
 NEVER_NULL = (
     "key", "split", "patient", "shard", "offset", "size", "codec", "channels", "height", "width", "bits", "low", "high",
@@ -23,6 +26,34 @@ def is_shown(text: str) -> bool:
     return len(text) <= LONGEST_TEXT and text.isprintable()
 
 
+def _wrong_claim(table: pa.Table, dims: int) -> str | None:
+    """The first value that no sample has, and for which memory would be taken, or files written elsewhere."""
+    if not pc.all(pc.match_substring_regex(table["key"], KEY)).as_py():
+        return "a key that is not of letters, digits, '_', '-' and '.'"
+    for name in ("low", "high"):
+        if not pc.all(pc.is_finite(table[name])).as_py():
+            return f"{name} is not finite"
+    if pc.any(pc.greater(table["low"], table["high"])).as_py():
+        return "low is above high"
+    sides = ["height", "width"] if dims == 2 else ["depth", "height", "width"]
+    for name, most in {**dict.fromkeys(sides, MAX_PIXELS), "channels": MAX_CHANNELS}.items():
+        least, largest = pc.min_max(table[name]).as_py().values()
+        if least < 1 or largest > most:
+            return f"{name} is {least if least < 1 else largest}, not from 1 to {most}"
+    if unknown := {*pc.unique(table["bits"]).to_pylist()} - {8, 16}:
+        return f"bits is {unknown.pop()}, not 8 or 16"
+    count = reduce(pc.multiply, (table[name].cast(pa.float64()) for name in sides))
+    most = MAX_PIXELS if dims == 2 else MAX_VOXELS
+    if (largest := pc.max(count).as_py()) > most:
+        return f"an image of {largest:.3g} {'pixels' if dims == 2 else 'voxels'}, more than {most}"
+    for name in ("spacing", "affine"):
+        if name in table.column_names and not pc.all(pc.is_finite(pc.list_flatten(table[name])), min_count=0).as_py():
+            return f"{name} is not finite"
+    if pc.any(pc.is_inf(pc.list_flatten(table["labels"])), min_count=0).as_py():
+        return "a label is infinite"
+    return None
+
+
 def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int]) -> str | None:
     """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes.
 
@@ -33,8 +64,8 @@ def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Ma
             return f"rows without {name}"
     if table["affine"].null_count != (table.num_rows if dims == 2 else 0):
         return f"samples of other dimensions than {dims}"
-    if table.num_rows and not pc.all(pc.and_(pc.is_finite(table["low"]), pc.is_finite(table["high"]))).as_py():
-        return "low or high is not finite"
+    if table.num_rows and (fault := _wrong_claim(table, dims)):
+        return fault
     if unknown := set(pc.unique(table["codec"]).to_pylist()) - CODECS.keys():
         return f"unknown codec {unknown.pop()[:60]!r}"
     if unknown := set(pc.unique(table["split"]).to_pylist()) - counts.keys():

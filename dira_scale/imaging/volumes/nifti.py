@@ -12,12 +12,12 @@ from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.values import rescale
+from dira_scale.pixels.limits import MAX_CHANNELS
 
 if TYPE_CHECKING:  # imported where a header is read: images need no nibabel
     from nibabel.nifti1 import Nifti1Header
 
 GZIP = b"\x1f\x8b"
-MAX_CHANNELS = 16  # time series have more
 MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 KINDS = {348: "Nifti1Header", 540: "Nifti2Header"}  # nibabel's, by the header size, its first field

@@ -29,4 +29,6 @@ def data_file(path: Path, name: str) -> Path:
     file = path.parent / name
     if not file.is_file():
         raise RejectedError("the data file that the header names is missing")
+    if file.is_symlink() and not file.resolve().is_relative_to(path.parent.resolve()):
+        raise RejectedError("the data file that the header names is a link that leaves its folder")
     return file
