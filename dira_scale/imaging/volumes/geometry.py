@@ -11,7 +11,7 @@ import numpy as np
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
-from dira_scale.imaging.volume import MAX_VOXELS
+from dira_scale.pixels.limits import MAX_VOXELS
 
 AXIAL = "LPS"  # x to the patient's left, y to the back, z to the head
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's

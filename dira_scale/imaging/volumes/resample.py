@@ -8,7 +8,8 @@ import scipy.sparse
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import MAX_VOXELS, Annotated, Volume
+from dira_scale.imaging.volume import Annotated, Volume
+from dira_scale.pixels.limits import MAX_VOXELS
 
 INT16 = np.iinfo(np.int16)
 
