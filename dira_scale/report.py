@@ -40,8 +40,7 @@ def of_run(folder: Path, out: Path, reach: str | Sequence[str]) -> None:
 
     own_file(out, "out")
     run = read_run(folder, reach)
-    verb = run.description.verb
-    verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if verb in VERBS else {}
+    verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if (verb := run.description.verb) in VERBS else {}
     page = render(run, verb_defaults)
     with as_user_error(out, "out"):
         write_atomic(out, page)
@@ -52,9 +51,9 @@ def of_run(folder: Path, out: Path, reach: str | Sequence[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The verb. ``sweep=NAME`` stands for the sweep's default folder; Hydra would take it for a choice of a file."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    named = [re.sub(r"^sweep=([^/]*)$", r"folder=out/sweeps/\1", word) for word in words]
-    return run_verb("report", report, [re.sub("^sweep=", "folder=", word) for word in named])
+    typed = sys.argv[1:] if argv is None else argv
+    words = [re.sub(r"^sweep=([^/]*)$", r"sweep=out/sweeps/\1", word) for word in typed]
+    return run_verb("report", report, [re.sub("^sweep=", "folder=", word) for word in words])
 
 
 if __name__ == "__main__":

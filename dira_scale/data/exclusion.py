@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
     from dira_scale.data.manifest import ShardedDataset
 
 KEY = "data.exclude"
+LARGEST = 2**28  # bytes of a list: 10 million patients
 FORM = f"{KEY}=patients.txt, a file with the key of a patient on each line, or {KEY}='{{DATASET: [val, test]}}'"
 
 
@@ -58,7 +59,7 @@ def _of_file(path: str, datasets: Sequence["ShardedDataset"]) -> set[str]:
     if place.is_dir():
         raise UserError(f"{KEY}={path} is a folder; if it is a dataset name its splits, as in {FORM}")
     try:
-        keys = {line.strip() for line in fetch(place).decode().splitlines()} - {""}
+        keys = {line.strip() for line in fetch(place, LARGEST).decode().splitlines()} - {""}
     except OSError as error:
         raise UserError(f"{KEY}={path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

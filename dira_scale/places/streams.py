@@ -4,6 +4,7 @@ Every wait is bounded by ``PATIENCE`` and ends when ``stop`` is set.
 """
 
 import asyncio
+import errno
 import threading
 import time
 from collections.abc import Coroutine, Iterator
@@ -44,19 +45,29 @@ def stream(path: Path, start: int, size: int, stop: threading.Event) -> Iterator
         yield start, _steady(path, _in_pieces(path, start, size, stop), stop)
 
 
-def fetch(path: Path) -> bytes:
-    """All of a file, in several attempts if need be; from a disk in one. Raises OSError with its errno."""
-    if is_local(path):
-        return path.read_bytes()
+def fetch(path: Path, most: int) -> bytes:
+    """All of a file, in several attempts if need be; from a disk in one.
+
+    Raises OSError with its errno, also where it has more than ``most`` bytes: a stranger's server may never end.
+    """
 
     def attempt() -> bytes:
+        content, received = [], 0
         with with_errno(path):
-            if "http" not in path.fs.protocol:  # type: ignore[attr-defined]
-                return path.read_bytes()
+            if is_local(path) or "http" not in path.fs.protocol:  # type: ignore[attr-defined]
+                if path.stat().st_size <= most:
+                    return path.read_bytes()
+                raise too_long
             with stream(path, 0, 0, threading.Event()) as (_, blocks):
-                return b"".join(blocks)
+                for block in blocks:
+                    content.append(block)
+                    received += len(block)
+                    if received > most:
+                        raise too_long
+        return b"".join(content)
 
-    return retry(attempt, str(path))
+    too_long = OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
+    return attempt() if is_local(path) else retry(attempt, str(path))
 
 
 def _steady(path: Path, blocks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:

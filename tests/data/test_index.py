@@ -35,7 +35,7 @@ def rows_of(count: int) -> list[Row]:
         known |= {"split": str(rng.choice(["val", "train", "test"])), "shard": str(rng.choice(SHARDS))}
         known |= {"codec": str(rng.choice(["png", "jpg"])), "bits": int(rng.choice([8, 16])), "channels": 1}
         known |= {name: int(rng.integers(1, 99)) for name in ("offset", "size", "height", "width")} | {"depth": 1}
-        known |= {"low": float(number), "high": 255.5, "labels": [0.5, None if number % 5 else float(number)]}
+        known |= {"low": float(number), "high": 999.5, "labels": [0.5, None if number % 5 else float(number)]}
         known |= {"mask_offset": 7, "mask_size": number} if number % 4 == 0 else {}
         known |= {"xxh3": f"{rng.integers(2**63):016x}", "attributes": [("n", str(number))]}
         rows.append(known)

@@ -24,7 +24,12 @@ def streamed(path: Path) -> bytes:
         return b"".join(blocks)
 
 
-WAYS: list[Callable[[Path], bytes]] = [fetch, read_all, streamed, lambda path: read_ranges(path, [(0, 5)])[0]]
+WAYS: list[Callable[[Path], bytes]] = [
+    lambda path: fetch(path, 5),
+    read_all,
+    streamed,
+    lambda path: read_ranges(path, [(0, 5)])[0],
+]
 
 
 @pytest.fixture(autouse=True)

@@ -26,22 +26,22 @@ FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quaranti
 REASONS = """
     12 16 16-bit 255 absurd accepts after against all an and another apart archive are array as at axes be before
     begin behind below beside between beyond binary bit bits box boxes burned but by bytes can candidate cannot
-    channels check claims close coding colour colours columns complex compressed contain continue copy csv cut damaged
-    data dataset decode decoding decompressing dicom differ different dims distance distances do does duplicate each
-    elementdatafile else empty encode encoding end ends exactly extent fewer file files findings first fit floating
-    floats folder for four fractional frame frames from gantry gap geometry give go grey grid grids gzip has have hdr
-    header here hold image img impossible in indices infinite inflates instead integers irregular is it its jpeg json
-    jsrt keep kind labels lacks large leave leaves length lengths less lettering lie lies like line lines list listed
-    looks mask masks may met metaimage millimetres min missing modalities modality more most must name names nan
-    negative neither nifti nii no none nor not npy npz nrrd number numbers numpy of offsets on one or order
-    orientation orientations other out outline outside overlap pages pairs patient permissionerror pixel pixels place
-    png position radiograph raw reaches read readings reads recipe recipe.burned_in recipe.dims recipe.modality
-    recipe.volume.irregular rectangles regular resample row rows run same save say says scan screen seem seg
-    segmentation segments series several shape sheared shifted short shorter shot show side single size sizes skip
-    slice slices something space spacing spacings span split study such table tables tagged takes tell test text than
-    that the them there these this three tiff tilt time tissue to together told too training twice two uid uint8
-    uneven unlabelled value values volume volumes voxel voxels was what where which while whole whose with without
-    would xml zero
+    channels check claims close coding colour colours columns complex compressed contain continue copy csv cut
+    damaged data dataset decode decoding decompressing dicom differ different dims distance distances do does
+    duplicate each elementdatafile else empty encode encoding end ends exactly extent fewer file files findings
+    first fit floating floats folder for four fractional frame frames from gantry gap geometry give go grey grid
+    grids gzip has have hdr header here hold image img impossible in indices infinite inflates instead integers
+    irregular is it its jpeg json jsrt keep kind labels lacks large leave leaves length lengths less lettering lie
+    lies like line lines link list listed looks mask masks may met metaimage millimetres min missing modalities
+    modality more most must name names nan negative neither nifti nii no none nor not npy npz nrrd number numbers
+    numpy of offsets on one or order orientation orientations other out outline outside overlap pages pairs patient
+    permissionerror pixel pixels place png position radiograph raw reaches read readings reads recipe
+    recipe.burned_in recipe.dims recipe.modality recipe.volume.irregular rectangles regular resample row rows run
+    same save say says scan screen seem seg segmentation segments series several shape sheared shifted short shorter
+    shot show side single size sizes skip slice slices something space spacing spacings span split study such table
+    tables tagged takes tell test text than that the them there these this three tiff tilt time tissue to together
+    told too training twice two uid uint8 uneven unlabelled value values volume volumes voxel voxels was what where
+    which while whole whose with without would xml zero
 """
 
 

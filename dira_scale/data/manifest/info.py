@@ -14,6 +14,8 @@ from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION, Data
 from dira_scale.places.store import is_local
 from dira_scale.places.streams import fetch
 
+LARGEST = 2**26  # bytes of a dataset.json: 500,000 shards
+
 
 class Flag(NamedTuple):
     """A label as yes and no."""
@@ -118,7 +120,7 @@ class DatasetInfo:
     def read(cls, path: Path) -> "DatasetInfo":
         """Raises DatasetError when ``path`` is absent, damaged, of another version or lacks a field."""
         try:
-            text = fetch(path)
+            text = fetch(path, LARGEST)
         except FileNotFoundError as error:
             if not is_local(path) and "http" in path.fs.protocol:  # type: ignore[attr-defined]
                 raise DatasetError(

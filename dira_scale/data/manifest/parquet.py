@@ -17,6 +17,7 @@ from dira_scale.places.store import is_local, open_file, with_errno
 from dira_scale.places.streams import fetch
 
 ROWS = 2**16  # read at a time
+LARGEST = 2**32  # bytes that are fetched from a store: 30 million rows
 TAIL = 8  # bytes at a Parquet file's end: the length of its footer, and a mark
 
 
@@ -72,7 +73,7 @@ class ManifestFile:
         with self._errors():
             if _identity(self.path) != self.identity:
                 raise DatasetError(f"{self.path} has been written to since it was opened: run the command again")
-            source = self.path if is_local(self.path) else io.BytesIO(fetch(self.path))
+            source = self.path if is_local(self.path) else io.BytesIO(fetch(self.path, LARGEST))
             with pq.ParquetFile(source, memory_map=True) as parquet:
                 yield parquet
 

@@ -337,6 +337,21 @@ def test_what_is_broken_has_its_reason(tmp_path: Path, make: SimpleNamespace, wh
         read_volume(tmp_path / "x", make.settings("MR", range=None))
 
 
+def test_a_header_s_data_file_is_no_link_out_of_its_folder(tmp_path: Path, make: SimpleNamespace) -> None:
+    voxels = np.random.default_rng(0).integers(0, 99, (4, 4, 4), np.int16).tobytes()
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    (folder / "beside.raw").write_bytes(voxels)
+    (tmp_path / "secret.raw").write_bytes(voxels)
+    (folder / "x").write_bytes(metaimage(DimSize="4 4 4", ElementDataFile="x.raw"))
+    (folder / "x.raw").symlink_to("beside.raw")
+    assert read_volume(folder / "x", make.settings("MR", range=None)).voxels.size == 64
+    (folder / "x.raw").unlink()
+    (folder / "x.raw").symlink_to(tmp_path / "secret.raw")
+    with pytest.raises(RejectedError, match="is a link that leaves its folder"):
+        read_volume(folder / "x", make.settings("MR", range=None))
+
+
 def test_the_unbroken_ones_are_read(tmp_path: Path, make: SimpleNamespace) -> None:
     """Else the reasons above might be others'."""
     for content in (nifti(), gzip.compress(nifti()), metaimage(), nrrd({})):
