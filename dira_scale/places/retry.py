@@ -11,7 +11,7 @@ import xxhash
 
 T = TypeVar("T")
 # What no second request mends. 408, 425 and 429 of HTTP do not mean that the request was wrong.
-PERMANENT = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
+PERMANENT = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EFBIG}
 WAIT_AND_ASK_AGAIN = {408, 425, 429}
 
 
