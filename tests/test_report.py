@@ -34,6 +34,7 @@ from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import RunContent, read_run
 from dira_scale.reporting.headlines import Headline, headlines
 from dira_scale.reporting.page import of_volumes, render
+from dira_scale.reporting.template import duration
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Metric
 
@@ -466,7 +467,7 @@ def test_smoothing_keeps_a_constant_and_a_short_series() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (552, "9 min 12 s"), (11_100, "3 h 05 min")])
 def test_durations_read_well(seconds: float, text: str) -> None:
-    assert summary.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytest.FixtureRequest) -> None:

@@ -1,8 +1,7 @@
 """Statistics of a dataset, from its manifest and a sample of its images."""
 
-import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.data.manifest.schema import POSITION, SLICE
 from dira_scale.errors import counted
-from dira_scale.ingest.slices import POSITION, SLICE
 from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.places.store import open_file
 
@@ -78,27 +78,44 @@ class Stats:
 
     @cached_property
     def splits(self) -> list[SplitStats]:
-        return [self._split(name) for name in self.info.counts]
+        records, boxes = self.dataset.index.records, self._boxes()
+        studies = self._hashes("study")
+        return [
+            SplitStats(
+                name=name,
+                samples=len(rows),
+                patients=_distinct(self._patients[rows]),
+                studies=_distinct(studies[rows]),
+                megabytes=sum(int(np.maximum(records[size][rows], 0).sum()) for size in ("size", "mask_size")) / 1e6,
+                masks=int(self.dataset.has_mask(rows).sum()),
+                boxes=int(boxes[rows].sum()),
+            )
+            for name in self.info.counts
+            for rows in [self.dataset.rows(name)]
+        ]
 
-    def _split(self, name: str) -> SplitStats:
-        part = self.dataset.table.filter(pc.equal(self.dataset.table["split"], name))
-        return SplitStats(
-            name=name,
-            samples=part.num_rows,
-            patients=pc.count_distinct(part["patient"]).as_py(),
-            studies=pc.count_distinct(part["study"]).as_py(),
-            megabytes=sum(pc.sum(part[column]).as_py() or 0 for column in ("size", "mask_size")) / 1e6,  # None: no rows
-            masks=part["mask_size"].length() - part["mask_size"].null_count,
-            boxes=pc.sum(pc.list_value_length(part["boxes"])).as_py() or 0,
-        )
+    @cached_property
+    def _patients(self) -> np.ndarray:
+        return self._hashes("patient")
+
+    def _hashes(self, column: str) -> np.ndarray:
+        """Of each row's text, uint64 [rows]; 0 without one."""
+        texts = (text for batch in self.dataset.manifest.batches([column]) for text in batch[column].to_pylist())
+        hashes = (0 if text is None else xxhash.xxh3_64_intdigest(text.encode()) for text in texts)
+        return np.fromiter(hashes, np.uint64, len(self.dataset.index.records))
+
+    def _boxes(self) -> np.ndarray:
+        """Number of boxes, int32 [rows]."""
+        counts = [pc.list_value_length(batch["boxes"]) for batch in self.dataset.manifest.batches(["boxes"])]
+        return np.concatenate([np.empty(0, np.int32), *(pc.fill_null(count, 0).to_numpy() for count in counts)])
 
     @cached_property
     def labels(self) -> dict[str, list[LabelStats]]:
         """By label name, one per split."""
-        columns = self.dataset.labels(np.arange(self.dataset.table.num_rows)).T
         rows = {split: self.dataset.rows(split) for split in self.info.counts}
         result: dict[str, list[LabelStats]] = {}
-        for name, column in zip(self.info.label_names, columns, strict=True):
+        for number, name in enumerate(self.info.label_names):
+            column = self.dataset.index.records["labels"][:, number]
             classes = tuple(self.info.classes.get(name, ()))
             graded = bool(classes or set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
             result[name] = []
@@ -111,24 +128,21 @@ class Stats:
     @cached_property
     def shared_patients(self) -> int:
         """Number of patients in more than one split; must be 0."""
-        pairs = self.dataset.table.group_by(["patient", "split"]).aggregate([])
-        return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
+        return sum(split.patients for split in self.splits) - _distinct(self._patients)
 
     @cached_property
     def copies(self) -> int:
         """Number of images that are exact copies of an earlier one."""
-        return int(self.dataset.table.num_rows - pc.count_distinct(self.dataset.table["xxh3"]).as_py())
+        return len(self.dataset.checksums) - _distinct(self.dataset.checksums)
 
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
         """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
+        parts = [_counted(batch["attributes"]) for batch in self.dataset.manifest.batches(["attributes"])]
         result: dict[str, Counter[str]] = {}
-        for row in self.dataset.table["attributes"].to_pylist():
-            for name, value in row or ():
-                if name in (SLICE, POSITION):
-                    continue
-                texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
-                result.setdefault(name, Counter())[texts] += 1
+        for name, value, count in _summed(pa.concat_tables(parts)) if parts else ():
+            texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
+            result.setdefault(name, Counter())[texts] += count
         return {
             name: sorted(values.items()) if name == "age" else values.most_common() for name, values in result.items()
         }
@@ -152,18 +166,19 @@ class Stats:
 
     def spacings(self) -> dict[str, np.ndarray]:
         """Millimetres per pixel by axis, of the samples that have it."""
-        rows = [row for row in self.dataset.table["spacing"].to_pylist() if row]
+        spacing = self.dataset.spacing
+        known = ~np.isnan(spacing).any(1)
         axes = ("z", "y", "x") if self.info.dims == 3 else ("y", "x")
-        return {axis: np.array([row[n] for row in rows]) for n, axis in enumerate(axes)} if rows else {}
+        return {axis: spacing[known, number] for number, axis in enumerate(axes)} if known.any() else {}
 
     def drawn(self, count: int) -> np.ndarray:
         """Up to ``count`` random row numbers, in manifest order."""
-        rows = self.dataset.table.num_rows
+        rows = len(self.dataset.index.records)
         return np.sort(np.random.default_rng(self.seed).choice(rows, min(count, rows), replace=False))
 
     def picture(self, row: int) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training; the middle axial slice of a volume, the mean of colours."""
-        record = {name: self.dataset.column(name)[row] for name in ("low", "high", "codec")}
+        record = {name: self.dataset.cell(name, row) for name in ("low", "high", "codec")}
         try:
             if self.info.dims == 3:
                 voxels = self.dataset.voxels(row)
@@ -172,7 +187,7 @@ class Stats:
                 middle = decode(self.dataset.read(row), record["codec"], self.dataset.shape(row))
                 middle = middle.mean(-1) if middle.ndim == 3 else middle
         except DecodeError as error:
-            key = self.dataset.column("key")[row]
+            key = self.dataset.cell("key", row)
             raise DatasetError(
                 f"sample {key} of {self.dataset.root} is damaged: shard verify lists all damage"
             ) from error
@@ -199,6 +214,27 @@ class Stats:
         return self._looked_at[1]
 
 
+def _distinct(hashes: np.ndarray) -> int:
+    """How many there are but 0."""
+    ordered = np.sort(hashes)
+    return int(np.count_nonzero(np.diff(ordered, prepend=ordered.dtype.type(0))))
+
+
+def _counted(attributes: pa.ChunkedArray) -> pa.Table:
+    """``name``, ``value`` and how many rows have them."""
+    maps = attributes.combine_chunks()
+    pairs = pa.table({"name": maps.keys, "value": maps.items})
+    pairs = pairs.filter(pc.invert(pc.is_in(pairs["name"], pa.array([SLICE, POSITION]))))
+    return pairs.group_by(["name", "value"]).aggregate([([], "count_all")]).rename_columns(["name", "value", "count"])
+
+
+def _summed(counts: pa.Table) -> Iterator[tuple[str, str, int]]:
+    """Each name with its values and their count."""
+    total = counts.group_by(["name", "value"], use_threads=False).aggregate([("count", "sum")])
+    for batch in total.to_batches():
+        yield from zip(*(batch[column].to_pylist() for column in ("name", "value", "count_sum")), strict=True)
+
+
 def _printable(text: str | None) -> str:
     """Remove terminal control sequences: a dataset is untrusted."""
     return "".join(letter if letter.isprintable() else "?" for letter in (text or "")[:1000])
@@ -220,8 +256,6 @@ def oddities(stats: Stats) -> list[str]:
                     "values: masks among the images?")  # fmt: skip
     if stats.copies:
         texts.append(f"exact copies of others: {counted(stats.copies, 'image')} (shard audit names them)")
-    if any(math.isnan(edge) for axis in stats.spacings().values() for edge in axis):
-        texts.append("a spacing is NaN")
     return texts
 
 

@@ -13,8 +13,8 @@ from dira_scale import __version__
 from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
 from dira_scale.errors import counted
 from dira_scale.machine.console import Console
-from dira_scale.reporting.page import template
-from dira_scale.reporting.plots import LINES, svg
+from dira_scale.reporting.figure import LINES, svg
+from dira_scale.reporting.template import template
 from dira_scale.reporting.verdict import Grade, Headline, Verdict
 
 TILE = 320  # pixels per side of a sampled image, to be looked at larger
@@ -55,8 +55,8 @@ def render_dataset(stats: Stats) -> str:
         version=__version__,
         headlines=headlines(stats),
         odd=oddities(stats),
-        looked_at=min(LOOKED_AT, stats.dataset.table.num_rows),
-        tiles=[(stats.dataset.column("split")[row], _address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
+        looked_at=min(LOOKED_AT, len(stats.dataset.index.records)),
+        tiles=[(stats.dataset.cell("split", row), _address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
         plots=[
             (f"Stored {dots} per side", _histogram(f"Stored {dots} per side", stats.sides(), dots)),
             *([("Spacing", _histogram("Spacing", spacings, f"mm per {dots[:-1]}"))] if spacings else []),
@@ -110,11 +110,10 @@ def _address(picture: np.ndarray) -> str:
 
 def _histogram(title: str, values: dict[str, np.ndarray], unit: str) -> str:
     def draw(axes: Axes) -> None:
-        finite = {axis: column[np.isfinite(column)] for axis, column in values.items()}
-        every = np.concatenate([*finite.values(), np.zeros(0 if any(map(len, finite.values())) else 1)])
-        margin = 0.02 * np.ptp(every) or 0.5 * every.max()  # all equal: one central bar
-        edges = np.linspace(every.min() - margin, every.max() + margin, 41)
-        for (axis, column), colour, dashes in zip(finite.items(), LINES, ("-", "--", ":"), strict=False):
+        ends = np.array([end for column in values.values() if len(column) for end in (column.min(), column.max())] or [0])
+        margin = 0.02 * np.ptp(ends) or 0.5 * ends.max()  # all equal: one central bar
+        edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
+        for (axis, column), colour, dashes in zip(values.items(), LINES, ("-", "--", ":"), strict=False):
             counts = np.histogram(column, edges)[0]
             axes.stairs(counts, edges, label=axis, color=colour, linewidth=1.4, linestyle=dashes)  # often equal
         axes.set_xlabel(unit)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from dira_scale.data.manifest.schema import POSITION, SLICE
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
@@ -18,7 +19,6 @@ EMPTY = "a slice without tissue"
 NO_HOUNSFIELD = (
     "values that are hardly Hounsfield units (none below 0, or all within 100), as recipe.modality=CT reads them"
 )
-SLICE, POSITION = "slice", "position"  # attributes of a slice
 
 
 class Noted(NamedTuple):

@@ -1,7 +1,8 @@
 """The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
 
 from dira_scale.reporting.content import RECOGNISED, RunContent
-from dira_scale.reporting.summary import BASELINES, RESTORERS, duration, rate, throughput
+from dira_scale.reporting.summary import BASELINES, RESTORERS, throughput
+from dira_scale.reporting.template import duration, rate
 from dira_scale.reporting.verdict import Grade, Headline, Verdict
 from dira_scale.runs.results import in_words, overall
 

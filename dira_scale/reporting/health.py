@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.reporting.content import RunContent
-from dira_scale.reporting.plots import LEVEL, LINES, at_one_step, is_single, shade, svg
+from dira_scale.reporting.figure import LEVEL, LINES, svg
+from dira_scale.reporting.plots import at_one_step, is_single, shade
 from dira_scale.runs.reader import Row
 
 TERM_GRADIENTS = "health/gradient/"

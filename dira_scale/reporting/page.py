@@ -2,17 +2,14 @@
 
 import re
 from base64 import b64encode
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
-
 from dira_scale import __version__
-from dira_scale.errors import counted
 from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.reporting.headlines import headlines
+from dira_scale.reporting.template import template
 
 IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|=|\.\w)")  # the word, in no key and no address
 
@@ -42,24 +39,6 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         single_values=[*plots.single_values(run), *health.single_values(run)],
         pictures={stage: _png(path) for stage, path in run.pictures.items()},
     )
-
-
-def template(file: Path) -> Template:
-    """The Jinja template ``file``; it can extend and include those of this folder."""
-    environment = Environment(
-        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": summary.duration, "rate": summary.rate, "code": _code, "counted": counted}
-    return environment.get_template(file.name)
-
-
-def _code(text: str) -> str:
-    """``text`` as HTML, what is in backticks as code."""
-    return re.sub("`(.+?)`", r"<code>\1</code>", escape(text))
 
 
 def of_volumes(text: str) -> str:

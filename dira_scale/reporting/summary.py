@@ -154,21 +154,6 @@ def environment(run: RunContent) -> list[tuple[str, str]]:
     ]
 
 
-def duration(seconds: float) -> str:
-    """``41 s``, ``9 min 12 s``, ``3 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def rate(speed: float) -> str:
-    """``0.4``, ``7.5``, ``120``."""
-    return f"{speed:.{0 if speed >= 10 else 1}f}"
-
-
 def _throughput(run: RunContent, stage: str) -> Throughput:
     rows = run.select(stage, "train")
     start, end = run.span(stage)

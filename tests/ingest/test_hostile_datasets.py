@@ -35,7 +35,7 @@ from dira_scale.curation.verify import print_damages, verify_shard
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, printable
 from dira_scale.ingest.convert import convert
-from dira_scale.reporting.plots import svg
+from dira_scale.reporting.figure import svg
 
 SECRET = b"Drumwhistle's letter"
 PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)

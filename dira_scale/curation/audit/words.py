@@ -9,10 +9,10 @@ import pyarrow as pa
 from dira_scale.curation.audit.metadata import strings, tokens
 from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.croissant import croissant
+from dira_scale.data.manifest.schema import POSITION, SLICE
 from dira_scale.ingest.deidentify import MANUFACTURERS, SEXES, VIEWS
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.sample import FILLED
-from dira_scale.ingest.slices import POSITION, SLICE
 
 CLASSES = {
     "sex": sorted(set(SEXES.values())),

@@ -147,9 +147,12 @@ class ShardedDataset:
     @cached_property
     def spacing(self) -> np.ndarray:
         """Millimetres between pixels along each axis, in their array's order: float64 [rows, n]; NaN = unknown."""
-        values = self.manifest.table(["spacing"])["spacing"]
-        sides = [pc.list_element(values, axis).to_numpy() for axis in range(self.info.dims)]
-        return np.stack(sides, 1).astype(np.float64)
+        result, start = np.empty((len(self.index.records), self.info.dims)), 0
+        for batch in self.manifest.batches(["spacing"]):
+            sides = [pc.list_element(batch["spacing"], axis).to_numpy() for axis in range(self.info.dims)]
+            result[start : start + len(batch)] = np.stack(sides, 1)
+            start += len(batch)
+        return result
 
     @property
     def checksums(self) -> np.ndarray:

@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         ("xxh3", pa.string()),  # 64-bit xxHash3 of the payload, hex
     ]
 )
+SLICE, POSITION = "slice", "position"  # attributes of a slice: its place in its volume
 # ``source`` is a keyed hash too: file names may contain patients' names.
 QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 

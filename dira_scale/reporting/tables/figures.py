@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve
 
 from dira_scale.metrics.cases import LabelCase, label_arrays, read_cases
 from dira_scale.places.owned import is_inside
-from dira_scale.reporting.plots import LABEL, LEVEL, LINES, svg
+from dira_scale.reporting.figure import LABEL, LEVEL, LINES, svg
 from dira_scale.reporting.tables.cells import Table
 from dira_scale.reporting.tables.read import SweepContent
 from dira_scale.reporting.tables.runs import SweepRun

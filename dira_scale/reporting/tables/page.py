@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dira_scale import __version__
-from dira_scale.reporting.page import template
 from dira_scale.reporting.tables import figures
 from dira_scale.reporting.tables.beside import beside
 from dira_scale.reporting.tables.cells import ENOUGH, LEVEL, Table
 from dira_scale.reporting.tables.papers import PaperTable
 from dira_scale.reporting.tables.read import SweepContent
 from dira_scale.reporting.tables.written import as_csv, latex, markdown
+from dira_scale.reporting.template import template
 
 SUFFIXES = (".html", ".md", ".csv", ".tex")
 

@@ -1,0 +1,42 @@
+"""Jinja templates of pages, and how these write numbers."""
+
+import re
+from html import escape
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from dira_scale.errors import counted
+
+
+def template(file: Path) -> Template:
+    """The Jinja template ``file``; it can extend and include those of this folder."""
+    environment = Environment(
+        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": duration, "rate": rate, "code": _code, "counted": counted}
+    return environment.get_template(file.name)
+
+
+def _code(text: str) -> str:
+    """``text`` as HTML, what is in backticks as code."""
+    return re.sub("`(.+?)`", r"<code>\1</code>", escape(text))
+
+
+def duration(seconds: float) -> str:
+    """``41 s``, ``9 min 12 s``, ``3 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rate(speed: float) -> str:
+    """``0.4``, ``7.5``, ``120``."""
+    return f"{speed:.{0 if speed >= 10 else 1}f}"
