@@ -110,7 +110,9 @@ def _address(picture: np.ndarray) -> str:
 
 def _histogram(title: str, values: dict[str, np.ndarray], unit: str) -> str:
     def draw(axes: Axes) -> None:
-        ends = np.array([end for column in values.values() if len(column) for end in (column.min(), column.max())] or [0])
+        ends = np.array(
+            [end for column in values.values() if len(column) for end in (column.min(), column.max())] or [0]
+        )
         margin = 0.02 * np.ptp(ends) or 0.5 * ends.max()  # all equal: one central bar
         edges = np.linspace(ends.min() - margin, ends.max() + margin, 41)
         for (axis, column), colour, dashes in zip(values.items(), LINES, ("-", "--", ":"), strict=False):
