@@ -1,12 +1,16 @@
 """The schema of ``configs/pretrain.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
+from dira_scale.config.files import folder
 from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.engine.config import Optim
+from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.training.config import StagedTraining, Validate
 
@@ -42,6 +46,19 @@ class Pretrain(StagedTraining):
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     validate: PretrainValidate = field(default_factory=PretrainValidate)
     health: HealthConfig = field(default_factory=HealthConfig)
+
+    @classmethod
+    def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
+        """Raises UserError for a preset without settings for the method that was chosen."""
+        method, preset = (config.hydra.runtime.choices[group] for group in ("method", "preset"))
+        places = [folder("configs"), *(Path(place.removeprefix("file://")) for place in config.hydra.searchpath)]
+        known = {file.stem for place in places for file in (place / "_preset_of").glob(f"*_{preset}.yaml")}
+        if preset is not None and f"{method}_{preset}" not in known:
+            methods = ", ".join(sorted(name.removesuffix(f"_{preset}") for name in known if not name.startswith("_")))
+            raise UserError(
+                f"preset={preset} has no settings for method={method}, but for {methods}: leave the preset out, "
+                f"or add _preset_of/{method}_{preset}.yaml to a folder of --config-dir"
+            )
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)

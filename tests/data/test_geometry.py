@@ -78,6 +78,13 @@ def test_volume_crops_are_uniform_over_all_sizes_places_and_flips() -> None:
         assert len(counts) == 8 * len(places) and stats.chisquare(counts).pvalue > 1e-3
 
 
+def test_each_axis_of_a_volume_is_mirrored_with_its_own_probability() -> None:
+    rule, count = VolumeCrop(((8, 8, 8),), (0.0, 0.15, 0.6)), 20000
+    drawn = rule.draw(numbers(count, rule.numbers), np.full((count, 3), 20))
+    np.testing.assert_allclose(drawn.flip.mean(0), [0, 0.15, 0.6], atol=4 * math.sqrt(0.25 / count))
+    assert not drawn.flip[:, 0].any()
+
+
 @pytest.mark.parametrize(
     ("rule", "dimensions"),
     [(PlaneCrop((0.2, 1.0), (0.75, 1.33), 0.5), 2), (VolumeCrop(((5, 6, 7), (3, 3, 3)), 0.5), 3)],

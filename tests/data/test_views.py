@@ -282,6 +282,7 @@ def test_distortions_are_sliced_and_moved():
     ("changes", "words"),
     [
         ({"flip": 1.5}, "probabilities"),
+        ({"flip": (0.5, 0.0)}, r"flip=\[0.5, 0.0\]: images are mirrored left and right alone: give one number"),
         ({"cutout": Cutout(p=0.8)}, "sum of the three"),
         ({"scale": (0.5, 0.2)}, "scale"),
         ({"ratio": (0.0, 1.0)}, "ratio"),

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
+from dira_scale.errors import UserError
 from dira_scale.pretraining.task import build_method
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
@@ -48,6 +50,9 @@ DAMAGE: dict[str, dict[str, Any]] = {
 OPTIMIZER = {
     "moco": "torch.optim.SGD", "simsiam": "torch.optim.SGD", "barlow": "timm.optim.Lars", "byol": "timm.optim.Lars",
 }  # fmt: skip
+
+
+MISSING = object()
 
 
 def composed(*overrides: str) -> Any:
@@ -169,8 +174,27 @@ def test_the_presets_of_pcrl_on_volumes_are_the_papers_and_the_codes() -> None:
     assert {*map(tuple, crops)} == SIZES | {(64, 112, 112)}
     assert actual == affine | {
         "data.batch": (32, 16), "views.iou": (0.2, 0.25), "views.same_size": (True, False),
-        "method.weights.re": (0.5, 1.0),
+        "method.weights.re": (0.5, 1.0), "views.flip": (0.5, [0.0, 0.0, 0.5]),
     }  # fmt: skip
+
+
+def test_models_genesis_as_released_never_mirrors_depth() -> None:
+    """The authors' loop, written plainly: an axis of [channel, x, y, z] is drawn from 0 to 2 up to three times."""
+    rng, odd, count = np.random.default_rng(0), np.zeros(4), 40000
+    for _ in range(count):
+        times = next((n for n in range(3) if rng.random() >= 0.4), 3)
+        odd += np.bincount(rng.integers(0, 3, times), minlength=4) % 2
+    _, x, y, z = odd / count
+    assert z == 0
+    assert _differences("preset=released", "models_genesis") == {
+        "views.flip": (0.5, [0.0, pytest.approx(y, abs=0.01), pytest.approx(x, abs=0.01)])
+    }
+
+
+def test_a_preset_is_of_the_methods_that_have_it() -> None:
+    for method in ("mae", "simsiam"):
+        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for dira_bar"):
+            composed(f"experiment={method}", "preset=released")
 
 
 def test_preset_paper_of_pcrl_is_its_attention_and_its_targets() -> None:
@@ -300,16 +324,16 @@ def test_the_presets_of_dira_on_transvw_are_equation_3_and_the_authors_script() 
         "precision": ("auto", "fp32"), "adversary.loss": ("wgan_gp", "wgan_gp_released"),
         "method.restoration": ("mse", "l1"), "model.up": ("transposed", "nearest"), "optim.step_epochs": (40, 16),
         f"{painted}.shuffle.blocks": (5, 100), f"{painted}.inpaint.fill": ("noise", "constant"),
-        f"{painted}.outpaint.fill": ("noise", "constant"),
+        f"{painted}.outpaint.fill": ("noise", "constant"), "optim.optimizer.eps": (MISSING, 1e-7),
+        "optim.discriminator.eps": (MISSING, 1e-7),
     } | {f"stages.{name}.patience": (30, 20) for name in ("di", "dir", "dira")}  # fmt: skip
     assert alone == {"precision": ("auto", "fp32")}
 
 
 def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
     plain, changed = (dict(_flat(composed(f"experiment={experiment}", *more))) for more in ((), (preset,)))
-    missing = object()
     keys = dict.fromkeys([*plain, *changed])
-    pairs = {key: (plain.get(key, missing), changed.get(key, missing)) for key in keys}
+    pairs = {key: (plain.get(key, MISSING), changed.get(key, MISSING)) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 

@@ -11,7 +11,8 @@ from dira_scale.data.geometry.crop import Geometry, boxes, in_stored
 @dataclass(frozen=True)
 class VolumeCrop:
     """A box of one of the ``sizes``, (depth, height, width), anywhere; mirrored along each axis with probability
-    ``flip``, then transposed (height and width) and turned by 90, 180 or 270 degrees in their plane.
+    ``flip`` (of all, or of each), then transposed (height and width) and turned by 90, 180 or 270 degrees in their
+    plane.
 
     Boxes begin at a whole stored voxel. One that is larger than the volume has all of it within, anywhere.
 
@@ -21,7 +22,7 @@ class VolumeCrop:
     """
 
     sizes: tuple[tuple[int, ...], ...]
-    flip: float
+    flip: float | tuple[float, ...]
     turns: float = 0.0
     transpose: float = 0.0
     border: tuple[int, ...] = ()
@@ -56,7 +57,7 @@ class VolumeCrop:
     def orientation(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which axes are mirrored, bool [b, n], and whether height and width then change places, bool [b]."""
         n = len(self.axes)
-        flip, transposed = u[:, 1 + n : 1 + 2 * n] < self.flip, np.zeros(len(u), bool)
+        flip, transposed = u[:, 1 + n : 1 + 2 * n] < np.array(self.flip), np.zeros(len(u), bool)
         if self.turned:
             transposition, turn, quarter = u[:, 1 + 2 * n :].T
             quarters = np.where(turn < self.turns, random.integers(quarter, 1, 3), 0)

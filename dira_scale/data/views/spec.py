@@ -119,7 +119,7 @@ class ViewSpec:
         same_size: of volumes with ``iou``: whether both crops have one of ``crops``, or each its own.
         crop_border: of volumes: for each axis how many voxels crops stay away from the volume's edges, as far as they
             can; empty: none.
-        flip: probability of mirroring: images left and right, volumes along each axis.
+        flip: probability of mirroring: images left and right; volumes along each axis, or for [depth, height, width].
         turns, transpose: of volumes: probabilities that height and width change places, and of a turn by 90, 180 or
             270 degrees in their plane. The restoration target is as the view.
         target_flip: whether the restoration target is mirrored and rotated: ``with_input``, or never (``released``).
@@ -145,7 +145,7 @@ class ViewSpec:
     size: int | tuple[int, ...] = REFERENCE_SIZE
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    flip: float | tuple[float, ...] = 0.5
     target_flip: str = "with_input"
     jitter: Jitter = field(default_factory=Jitter)
     blur: Blur = field(default_factory=Blur)
@@ -174,7 +174,8 @@ class ViewSpec:
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
         others = (self.jitter.p, self.blur.p, self.tone.p, self.warp.p, self.sized.p if self.sized else 0)
-        oriented = self.flip, self.turns, self.transpose
+        self._check_flip()
+        oriented = *self.flips, self.turns, self.transpose
         if not all(0 <= p <= 1 for p in (*oriented, *others, *branches, sum(branches))):
             raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {self}")
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
@@ -196,6 +197,14 @@ class ViewSpec:
             self._check_volume(self.size)
         object.__setattr__(self, "corruptions", self.corruptions or {})
         check(self.corruptions, self.sides)
+
+    def _check_flip(self) -> None:
+        if isinstance(self.flip, float | int):
+            return
+        if self.dimensions == 2:
+            raise UserError(f"flip={[*self.flip]}: images are mirrored left and right alone: give one number")
+        if len(self.flip) != 3:
+            raise UserError(f"flip={[*self.flip]}: give one number, or three, for [depth, height, width]")
 
     def _check_fixed(self) -> None:
         if self.fixed and len(self.fixed) != self.count:
@@ -294,13 +303,20 @@ class ViewSpec:
         return len(self.sides)
 
     @property
+    def flips(self) -> tuple[float, ...]:
+        """Probability of mirroring along each axis."""
+        if not isinstance(self.flip, float | int):
+            return tuple(self.flip)
+        return (0.0, self.flip) if self.dimensions == 2 else (self.flip,) * 3
+
+    @property
     def crop(self) -> CropRule:
         """How crops and flips are drawn, unless they are ``fixed``."""
         if self.sized:
             low, high = (side / REFERENCE_SIZE for side in self.sized.side)
-            return SizedPlaneCrop((low, high), self.sized.p, self.flip)
+            return SizedPlaneCrop((low, high), self.sized.p, self.flips[-1])
         if isinstance(self.size, int):
-            return PlaneCrop(self.scale, self.ratio, self.flip)
+            return PlaneCrop(self.scale, self.ratio, self.flips[-1])
         return self._volume_crop
 
     @property
@@ -310,7 +326,7 @@ class ViewSpec:
 
     @property
     def _volume_crop(self) -> VolumeCrop:
-        return VolumeCrop(self.crops or (self.sides,), self.flip, self.turns, self.transpose, self.crop_border)
+        return VolumeCrop(self.crops or (self.sides,), self.flips, self.turns, self.transpose, self.crop_border)
 
     def step(self, spacing: np.ndarray | None) -> np.ndarray | None:
         """Of volumes with this ``spacing`` [b, n] in mm: the stored voxels to each voxel of a crop's size. None: 1."""

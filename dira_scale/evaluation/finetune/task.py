@@ -27,6 +27,7 @@ from dira_scale.evaluation.finetune.held_out import (
 from dira_scale.evaluation.finetune.leak import leak_of
 from dira_scale.evaluation.finetune.network import build_network, weights_fact
 from dira_scale.evaluation.finetune.results import summary, write_results
+from dira_scale.evaluation.finetune.sides import told_apart_by_side
 from dira_scale.evaluation.finetune.step import Finetuning, try_stages
 from dira_scale.evaluation.finetune.supervision import Supervision
 from dira_scale.evaluation.leak import Leak
@@ -127,6 +128,7 @@ class FinetuneTask(Finetuning):
             f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
             f"{stages}",
             *warn_of_test(self.config, self.data),
+            *told_apart_by_side(self.supervision.outputs, self.data.views),
             *few_steps(self.config, self.stages),
         ]
 
