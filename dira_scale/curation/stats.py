@@ -176,23 +176,36 @@ class Stats:
         rows = len(self.dataset.index.records)
         return np.sort(np.random.default_rng(self.seed).choice(rows, min(count, rows), replace=False))
 
-    def picture(self, row: int) -> np.ndarray:
-        """float32 [H, W] in [0, 1] as in training; the middle axial slice of a volume, the mean of colours."""
+    def mask(self, row: int) -> np.ndarray | None:
+        """uint8 [H, W] or [D, H, W]; None without one."""
+        payload = self.dataset.read_mask(row)
+        axes = ["depth", "height", "width"][-self.info.dims :]
+        sides = tuple(int(self.dataset.cell(axis, row)) for axis in axes)
+        try:
+            return None if payload is None else decode(payload, "png" if self.info.dims == 2 else "b2nd", sides)
+        except DecodeError as error:
+            raise self._damaged(row) from error
+
+    def picture(self, row: int, depth: int | None = None) -> np.ndarray:
+        """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
+        middle one."""
         record = {name: self.dataset.cell(name, row) for name in ("low", "high", "codec")}
         try:
             if self.info.dims == 3:
                 voxels = self.dataset.voxels(row)
-                middle = voxels[(0,) * (len(voxels.shape) - 3) + (voxels.shape[-3] // 2,)]
+                depth = voxels.shape[-3] // 2 if depth is None else depth
+                middle = voxels[(0,) * (len(voxels.shape) - 3) + (depth,)]
             else:
                 middle = decode(self.dataset.read(row), record["codec"], self.dataset.shape(row))
                 middle = middle.mean(-1) if middle.ndim == 3 else middle
         except DecodeError as error:
-            key = self.dataset.cell("key", row)
-            raise DatasetError(
-                f"sample {key} of {self.dataset.root} is damaged: shard verify lists all damage"
-            ) from error
+            raise self._damaged(row) from error
         scale = record["high"] - record["low"] or 1
         return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
+
+    def _damaged(self, row: int) -> DatasetError:
+        key = self.dataset.cell("key", row)
+        return DatasetError(f"sample {key} of {self.dataset.root} is damaged: shard verify lists all damage")
 
     @cached_property
     def _looked_at(self) -> tuple[np.ndarray, int]:

@@ -14,6 +14,7 @@ from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, odditie
 from dira_scale.errors import counted
 from dira_scale.machine.console import Console
 from dira_scale.reporting.figure import LINES, svg
+from dira_scale.reporting.outlines import COLOURS, outlined
 from dira_scale.reporting.template import template
 from dira_scale.reporting.verdict import Grade, Headline, Verdict
 
@@ -55,6 +56,9 @@ def render_dataset(stats: Stats) -> str:
         version=__version__,
         headlines=headlines(stats),
         odd=oddities(stats),
+        masks=any(split.masks for split in stats.splits),
+        boxes=any(split.boxes for split in stats.splits),
+        colours=[*COLOURS],
         looked_at=min(LOOKED_AT, len(stats.dataset.index.records)),
         tiles=[(stats.dataset.cell("split", row), _address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
         plots=[
@@ -92,14 +96,18 @@ def headlines(stats: Stats) -> list[Headline]:
 
 
 def tile(stats: Stats, row: int) -> np.ndarray:
-    """uint8 [TILE, TILE]: an image on black, its longer side fitted into the tile."""
-    picture = PIL.Image.fromarray((stats.picture(row) * 255).astype(np.uint8))
-    fit = TILE / max(picture.size)
-    picture = picture.resize(tuple(max(1, round(side * fit)) for side in picture.size), PIL.Image.Resampling.BILINEAR)
-    canvas = np.zeros((TILE, TILE), np.uint8)
-    top, left = (TILE - picture.height) // 2, (TILE - picture.width) // 2
-    canvas[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
-    return canvas
+    """uint8 [TILE, TILE, 3]: an image on black with its mask's outlines and its boxes; of a volume the slice with most
+    of its mask, else through the middle of its first box, else the middle one."""
+    mask, boxes, depth = stats.mask(row), stats.dataset.cell("boxes", row) or [], None
+    if stats.info.dims == 3:
+        if mask is not None and mask.any():
+            depth = int((mask > 0).sum((1, 2)).argmax())
+        elif boxes:
+            depth = int(boxes[0]["z"] + boxes[0]["d"] / 2)
+        boxes = [box for box in boxes if depth is not None and box["z"] < depth + 1 and box["z"] + box["d"] > depth]
+        mask = None if mask is None or depth is None else mask[depth]
+    picture = (stats.picture(row, depth) * 255).astype(np.uint8)
+    return outlined(picture, mask, [[box[side] for side in "yxhw"] for box in boxes], TILE)
 
 
 def _address(picture: np.ndarray) -> str:

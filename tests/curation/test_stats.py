@@ -6,11 +6,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from dira_scale.curation.stats import Stats, oddities
 from dira_scale.curation.stats_page import TILE, render_dataset, tile
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.reporting.outlines import COLOURS, fitted
 from dira_scale.shard import main
 
 PATIENTS = 12
@@ -50,7 +52,27 @@ def test_intensities_are_of_the_pixels_that_training_sees(path: Path) -> None:
     assert stats.intensities.sum() == pixels
     picture = stats.picture(0)
     assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.05
-    assert tile(stats, 0).shape == (TILE, TILE) and tile(stats, 0).std() > 20
+    assert tile(stats, 0).shape == (TILE, TILE, 3) and tile(stats, 0).std() > 20
+
+
+def test_a_tile_has_the_outline_of_the_mask_and_the_boxes(path: Path) -> None:
+    """Against the mask itself: where the outline is, a pixel of the mask lies beside one that is none."""
+    stats = Stats(ShardedDataset.open(path))
+    row = next(
+        n for n, boxes in enumerate(stats.dataset.table["boxes"].to_pylist()) if boxes and stats.mask(n) is not None
+    )
+    mask, shown = stats.mask(row), tile(stats, row).astype(int)
+    assert mask is not None
+    side = fitted(mask, TILE, PIL.Image.Resampling.NEAREST) > 0
+    line = (shown == COLOURS["orange"]).all(-1)
+    assert 100 < line.sum() < 0.2 * side.sum() and not (line & ~side).any()
+    ys, xs = line.nonzero()
+    assert all(not side[y - 2 : y + 3, x - 2 : x + 3].all() for y, x in zip(ys, xs, strict=True))
+    box = stats.dataset.cell("boxes", row)[0]
+    fit = TILE / max(mask.shape)
+    top, left = ((TILE - round(length * fit)) // 2 for length in mask.shape)
+    y, x = round(top + box["y"] * fit), round(left + (box["x"] + box["w"] / 2) * fit)
+    assert (shown[max(y - 1, 0) : y + 3, min(x, TILE - 1)] == 255).all(-1).any()
 
 
 def test_a_split_whose_images_were_all_rejected(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Masks and boxes over an image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+COLOURS = {  # of a mask's values in turn
+    "orange": (255, 176, 0), "blue": (77, 195, 255), "pink": (255, 95, 138), "green": (125, 220, 111),
+    "violet": (190, 150, 255), "yellow": (240, 240, 90),
+}  # fmt: skip
+BINARY = 255  # the value of a mask that has only one
+BOX = (255, 255, 255)
+LINE = 2  # pixels
+
+
+def fitted(plane: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
+    """uint8 [side, side]: ``plane`` uint8 [H, W] on black, its longer side fitted into the square."""
+    picture = Image.fromarray(plane)
+    fit = side / max(picture.size)
+    picture = picture.resize(tuple(max(1, round(length * fit)) for length in picture.size), resample)
+    canvas = np.zeros((side, side), np.uint8)
+    top, left = (side - picture.height) // 2, (side - picture.width) // 2
+    canvas[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
+    return canvas
+
+
+def outlined(plane: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequence[float]], side: int) -> np.ndarray:
+    """uint8 [side, side, 3]: an image with the outlines of what its mask has, and its boxes.
+
+    Args:
+        plane: uint8 [H, W].
+        mask: uint8 [H, W], 0 is background; None: none.
+        boxes: y, x, height and width of each, in pixels of ``plane``.
+    """
+    shown = np.repeat(fitted(plane, side, Image.Resampling.BILINEAR)[..., None], 3, 2)
+    if mask is not None:
+        values = fitted(mask, side, Image.Resampling.NEAREST)
+        for value in np.unique(values[values > 0]).tolist():
+            shown[_edge(values == value)] = [*COLOURS.values()][0 if value == BINARY else (value - 1) % len(COLOURS)]
+    picture, fit = Image.fromarray(shown), side / max(plane.shape)
+    top, left = ((side - max(1, round(length * fit))) // 2 for length in plane.shape)
+    pen = ImageDraw.Draw(picture)
+    for y, x, height, width in boxes:
+        corner = left + x * fit, top + y * fit
+        pen.rectangle((*corner, corner[0] + width * fit - 1, corner[1] + height * fit - 1), outline=BOX, width=LINE)
+    return np.asarray(picture)
+
+
+def _edge(region: np.ndarray) -> np.ndarray:
+    """The outermost ``LINE`` pixels of a region bool [H, W]."""
+    inner = region
+    for _ in range(LINE):
+        around = np.pad(inner, 1)
+        inner = inner & around[2:, 1:-1] & around[:-2, 1:-1] & around[1:-1, 2:] & around[1:-1, :-2]
+    return region & ~inner
