@@ -29,8 +29,9 @@ MAY_NEED = {
         "benchmarks.shard.__main__", "benchmarks.shard.speed",
     },
     "matplotlib": {
-        "dira_scale.reporting.plots", "dira_scale.reporting.health", "dira_scale.reporting.page",
-        "dira_scale.reporting.tables.figures", "dira_scale.reporting.tables.page", "dira_scale.curation.stats_page",
+        "dira_scale.reporting.figure", "dira_scale.reporting.plots", "dira_scale.reporting.health",
+        "dira_scale.reporting.page", "dira_scale.reporting.tables.figures", "dira_scale.reporting.tables.page",
+        "dira_scale.curation.stats_page",
         "benchmarks.learning", "benchmarks.loader.plot", "benchmarks.loader.__main__", "benchmarks.scaling.plot",
         "benchmarks.scaling.__main__",
     },

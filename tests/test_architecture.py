@@ -39,7 +39,7 @@ MAY_IMPORT = {
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "imaging", "ingest", "evaluation"},
     "localization": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "metrics", "evaluation", "prediction"},
-    "reporting": FOUNDATION | {"runs", "metrics"},
+    "reporting": FOUNDATION | {"pixels", "runs", "metrics"},
     "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation", "reporting"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},
 }

@@ -27,10 +27,11 @@ from runs.writers import write
 
 from dira_scale import report
 from dira_scale.config.compose import compose
+from dira_scale.metrics.cases import label_cases, write_cases
 from dira_scale.places.retry import PATIENCE
 from dira_scale.pretraining import diagnosis
+from dira_scale.reporting import evaluated, health, plots, summary
 from dira_scale.reporting import headlines as judged
-from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import RunContent, read_run
 from dira_scale.reporting.headlines import Headline, headlines
 from dira_scale.reporting.page import of_volumes, render
@@ -609,9 +610,40 @@ def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) 
 
     assert cards[1] == "Dice 0.850"
     assert (test.split, test.metrics) == ("held-out", ["Dice", "HD95 (mm)"])
-    assert test.rows == [("left", ["0.900", "2.000"]), ("right", ["0.800", "infinity"]), ("mean", ["0.850", "–"])]
-    assert test.remarks == ["Dice: both_empty=one", "HD95 (mm): both_empty=one"]
+    cells = {name: [value for value, _ in row] for name, row in test.rows}
+    assert cells == {"left": ["0.900", "2.000"], "right": ["0.800", "infinity"], "mean": ["0.850", "–"]}
+    told = "a case with neither a true nor a predicted pixel counts as the best value"
+    assert test.remarks == [f"Dice, HD95 (mm): {told}"]
     assert "split held-out" in render(content, {})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_evaluated_run_shows_intervals_cases_and_what_it_never_answers(run: Path) -> None:
+    results = json.loads(json.dumps(RESULTS))
+    for figures in results["figures"].values():
+        figures[2] |= {"interval": [0.8012, 0.8991]}
+    results |= {"interval": {"level": 0.95}, "never_answered": {"val": ["left", "right"], "test": ["right"]}}
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "cases").mkdir()
+    (run / "cases" / "test-0.jpg").write_bytes(b"one")
+    (run / "cases" / "test-1.jpg").symlink_to(run.parent)  # leaves the run
+    content = replace(read_run(run), description=replace(read_run(run).description, best="dice"))
+    html = render(content, {})
+    assert "Dice 0.850 (0.801 to 0.899)" in html and "0.801 to 0.899</span>" in html
+    assert html.count("data:image/jpeg") == 1 and "never answered on the test split: right" in html
+    assert "Done" not in html or "✓ good" not in html.partition("Done")[2][:200]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_labels_have_roc_curves(run: Path) -> None:
+    rng = np.random.default_rng(0)
+    targets = np.stack([rng.integers(0, 2, 30), rng.integers(0, 2, 30), np.zeros(30)], 1).astype(float)
+    cases = label_cases([f"k{n}" for n in range(30)], [f"p{n}" for n in range(30)], "test", ["a", "b", "none"],
+                        targets, rng.random((30, 3)))  # fmt: skip
+    (run / "cases").mkdir()
+    write_cases(run / "cases" / "test.parquet", cases)
+    plot: Any = evaluated.roc(read_run(run))
+    assert [name for name, *_ in plot.keys] == ["a", "b"]
 
 
 def test_words_about_images_are_said_of_volumes() -> None:

@@ -13,8 +13,8 @@ from dira_scale import __version__
 from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
 from dira_scale.errors import counted
 from dira_scale.machine.console import Console
+from dira_scale.pixels.outlines import COLOURS, outlined
 from dira_scale.reporting.figure import LINES, svg
-from dira_scale.reporting.outlines import COLOURS, outlined
 from dira_scale.reporting.template import template
 from dira_scale.reporting.verdict import Grade, Headline, Verdict
 

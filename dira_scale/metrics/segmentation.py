@@ -17,6 +17,7 @@ from dira_scale.metrics.figure import Figure, mean
 
 TOLERANCE = 2.0  # of the surface Dice, in mm or pixels
 BothEmpty = Literal["one", "nan"]
+IN_CASES = " in cases with the class"  # the end of a metric's name
 BOTH_EMPTY = {"Dice": 1.0, "IoU": 1.0, "HD95": 0.0, "surface Dice": 1.0}  # of both_empty=one: the best value
 
 
@@ -95,7 +96,7 @@ def segmentation(cases: Sequence[MaskCase], both_empty: BothEmpty = "one") -> li
     kinds, names = dict.fromkeys((case.unit, case.tolerance) for case in cases), _labels(cases)
     for metric, field in (("Dice", "dice"), ("IoU", "iou"), ("HD95", "hd95"), ("surface Dice", "surface_dice")):
         for title, chosen in _by_unit(metric, cases, [*kinds]):
-            for suffix, some in (("", chosen), (" in cases with the class", _with_class(chosen))):
+            for suffix, some in (("", chosen), (IN_CASES, _with_class(chosen))):
                 rows = [_over_cases(metric, f"{title}{suffix}", field, name, some, both_empty) for name in names]
                 figures += [*rows, mean(rows, len({case.patient for case in some}))]
     for metric in ("Dice", "IoU") if cases else ():

@@ -1,5 +1,7 @@
 """The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
 
+from collections.abc import Mapping
+
 from dira_scale.reporting.content import RECOGNISED, RunContent
 from dira_scale.reporting.summary import BASELINES, RESTORERS, throughput
 from dira_scale.reporting.template import duration, rate
@@ -11,6 +13,7 @@ RESTORES = 0.5
 WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
 # methods.md: five times chance shows that a method learns. Below twice a run warns (health.md).
 LEARNS, AT_CHANCE = 5.0, 2.0
+FEW = 200  # steps of fine-tuning (finetune.md)
 ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (health.md), nor here if its experiment names none
 # health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
 SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
@@ -36,16 +39,19 @@ def _state(run: RunContent, warnings: int) -> Headline:
     again = f"; resumed {restarts} time{'s' * (restarts > 1)}" if restarts else ""
     epochs = f", {run.rows[-1]['epoch']:.1f} epochs" if run.rows else ""
     enough = run.description.enough_steps or 0
+    verdict: Verdict | None
     if state == "failed":
         verdict = Verdict(Grade.poor, "the reason is above")
     elif warnings:
         verdict = Verdict(Grade.fair, f"{warnings} warning{'s' * (warnings > 1)}, above")
-    elif (state == "done" and reason) or (state == "done" and reason):
+    elif state == "done" and reason:
         verdict = Verdict(Grade.short, "it was to stop before its last step")
     elif step < enough:
         verdict = Verdict(_early(run), f"this experiment needed {enough} steps to learn; no warnings")
+    elif run.results and step < FEW:
+        verdict = Verdict(Grade.short, f"fine-tuning of fewer than {FEW} steps seldom shows what a network can learn")
     else:
-        verdict = Verdict(Grade.good, "no warnings")
+        verdict, again = None, f"{again}; no warnings"  # it ran; whether it is good the results say
     return Headline(
         state.capitalize(),
         f"{step} steps{epochs}",
@@ -63,8 +69,9 @@ def _result(run: RunContent) -> Headline | None:
     first, *others = figures
     validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
     validation = f"; on the validation split {in_words(validated)}" if validated else ""
+    ends = first.get("interval")
     return Headline(
-        in_words(first),
+        in_words(first) + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""),
         f"on the test split ({first['patients']} patients)",
         f"checkpoint of step {run.results['step']}; {', '.join(map(in_words, others))}{validation}",
     )
@@ -111,8 +118,8 @@ def _discrimination(run: RunContent) -> Headline | None:
     measured = run.description.metrics.get(name)
     alone = [stage for stage in last if name == "top1" and measured and run.terms(stage) == [measured.term]]
     row = last.pop(alone[-1] if alone else rows[-1]["stage"])
-    times = {stage: _times(row[name] / row["chance"]) for stage, row in last.items()}
-    later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and alone]
+    times = {stage: last[stage][name] / last[stage]["chance"] for stage in run.stages if stage in last and alone}
+    later = [f"{_times(multiple)} after stage {stage}" for stage, multiple in times.items()]
     samples = f"{'held-out' if row['split'] == 'val' else 'training'} {run.description.unit}"
     return Headline(
         f"{_times(row[name] / row['chance'])} chance",
@@ -121,14 +128,19 @@ def _discrimination(run: RunContent) -> Headline | None:
         f"chance for {100 * row['chance']:.0f} %, at step {row['step']} (stage {row['stage']})"
         + f"; {', '.join(later)}, whose views are harder"
         * bool(later),
-        _discrimination_verdict(run, row[name], row["chance"]),
+        _discrimination_verdict(run, row[name], row["chance"], times),
     )
 
 
-def _discrimination_verdict(run: RunContent, right: float, chance: float) -> Verdict | None:
+def _discrimination_verdict(run: RunContent, right: float, chance: float, later: Mapping[str, float]) -> Verdict | None:
     if chance > 1 / 2 / LEARNS:
         return Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
     grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= AT_CHANCE * chance else Grade.poor
+    worst = min(later, key=lambda stage: later[stage], default=None)
+    if grade is Grade.good and worst and later[worst] < LEARNS:
+        return Verdict(
+            Grade.fair, f"falls to {_times(later[worst])} in stage {worst}; good: at least {LEARNS:g} × in all"
+        )
     return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {AT_CHANCE:g} ×")
 
 

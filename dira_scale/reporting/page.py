@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale import __version__
-from dira_scale.reporting import health, plots, summary
+from dira_scale.reporting import evaluated, health, plots, summary
 from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.reporting.headlines import headlines
 from dira_scale.reporting.template import template
@@ -16,7 +16,7 @@ IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|=|\.\w)")  # the word,
 
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
-    warnings = health.warnings(run)
+    warnings = [*health.warnings(run), *evaluated.warnings(run)]
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
@@ -29,6 +29,9 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         terms=summary.terms(run),
         throughput=summary.throughput(run),
         results=summary.result_tables(run),
+        roc=evaluated.roc(run),
+        cases=evaluated.cases(run),
+        case_keys=evaluated.case_keys(run),
         restoration=summary.restoration_table(run),
         settings=summary.settings(run.config, defaults),
         environment=summary.environment(run),

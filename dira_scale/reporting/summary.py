@@ -85,18 +85,21 @@ def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
     return [(text, rows) for text, rows in named if rows]
 
 
+CONVENTIONS = {"both_empty=one": "a case with neither a true nor a predicted pixel counts as the best value"}
+
+
 @dataclass(frozen=True)
 class ResultTable:
     """The figures of a split.
 
     Attributes:
-        rows: (label or class, a value for each of ``metrics``).
+        rows: (label or class, a value and its interval for each of ``metrics``).
         remarks: what else decides a metric's values.
     """
 
     split: str
     metrics: list[str]
-    rows: list[tuple[str, list[str]]]
+    rows: list[tuple[str, list[tuple[str, str]]]]
     remarks: list[str]
 
 
@@ -110,20 +113,26 @@ def result_tables(run: RunContent) -> list[ResultTable]:
 
 def _result_table(split: str, figures: list[dict[str, Any]]) -> ResultTable:
     names = list(dict.fromkeys(row["name"] for row in figures))
-    columns: dict[str, list[str]] = {}
-    remarks: dict[str, None] = {}
+    columns: dict[str, list[tuple[str, str]]] = {}
+    remarks: dict[str, list[str]] = {}
     for metric in dict.fromkeys(row["metric"] for row in figures):
         of_metric = {row["name"]: row for row in figures if row["metric"] == metric}
-        cells = [_figure(of_metric[name]["value"]) if name in of_metric else "" for name in names]
+        cells = [_cell(of_metric[name]) if name in of_metric else ("", "") for name in names]
         if columns.get(metric.partition(" in cases ")[0]) == cells:
             continue  # all cases have the class
         columns[metric] = cells
         conventions = {row["convention"] for row in of_metric.values()}
         if len(conventions) == 1 and (convention := conventions.pop()):  # not a threshold for each label
-            remarks[f"{metric}: {convention}"] = None
+            remarks.setdefault(CONVENTIONS.get(convention, convention), []).append(metric)
     rows = list(zip(names, map(list, zip(*columns.values(), strict=True)), strict=True))
     single = len({tuple(cells) for _, cells in rows}) == 1
-    return ResultTable(split, [*columns], rows[: 1 if single else None], [*remarks])
+    said = [f"{', '.join(metrics)}: {convention}" for convention, metrics in remarks.items()]
+    return ResultTable(split, [*columns], rows[: 1 if single else None], said)
+
+
+def _cell(row: dict[str, Any]) -> tuple[str, str]:
+    ends = row.get("interval")
+    return _figure(row["value"]), f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
 
 
 def _figure(value: float | str | None) -> str:

@@ -12,7 +12,7 @@ import pytest
 from dira_scale.curation.stats import Stats, oddities
 from dira_scale.curation.stats_page import TILE, render_dataset, tile
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.reporting.outlines import COLOURS, fitted
+from dira_scale.pixels.outlines import COLOURS, fitted
 from dira_scale.shard import main
 
 PATIENTS = 12

@@ -155,7 +155,7 @@ def test_monais_swin_unetr_gives_its_logits_also_for_other_channels(tmp_path: Pa
     torch.save({"state_dict": prefixed("module.", peer.state_dict())}, path)
     ours, four = (network("swinunetr", size, channels=channels, feature_size=12) for channels in (1, 4))
     volumes = torch.rand(1, 1, *size, dtype=torch.float64)
-    assert "decoder, head loaded; 0 other entries" in start(path, ours)
+    assert start(path, ours).endswith("decoder, head loaded")
     theirs = peer.double()(volumes.transpose(2, 4)).transpose(2, 4)  # [x, y, z]
     # Not equal: in maps smaller than a window MONAI takes the first relative positions, whatever the axes.
     assert (ours.double()(volumes) - theirs).std() < 0.02 * theirs.std()

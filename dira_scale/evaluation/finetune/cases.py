@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dira_scale.data.samples import Samples
 from dira_scale.distributed.world import World
 from dira_scale.engine.watchdog import alive
+from dira_scale.evaluation.finetune.pictures import picture, spread
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
 from dira_scale.evaluation.stored import Stored, dense, read_ahead
@@ -61,10 +62,11 @@ def evaluate_masks(
     input: Input,
     data: Inputs,
     window: str,
+    pictures: dict[str, bytes] | None = None,
 ) -> list[Any]:
     """This rank's cases, at stored size; distances are in mm where the manifest knows the spacing.
 
-    Samples without a mask are left out.
+    Samples without a mask are left out. ``pictures``: gets some of them, by key.
     """
     samples, cases = Samples(data.datasets, about.split), list[Any]()
     predicted = predictor(world, supervision, network, input)
@@ -75,8 +77,10 @@ def evaluate_masks(
             return None
         return sample, Stored.of(samples, sample).seen(**data.views.stored), torch.from_numpy(mask).long()
 
+    mine = [*counted(held_out)]
+    shown = set() if pictures is None else spread(mine)
     with evaluating(network):
-        for item in read_ahead(read, counted(held_out), data.workers):
+        for item in read_ahead(read, mine, data.workers):
             alive()
             if item is None:
                 continue
@@ -86,6 +90,9 @@ def evaluate_masks(
             spacing = data.datasets[int(number[0])].cell("spacing", int(row[0]))
             targets = supervision.numbers(mask[None])
             cases += supervision.cases(about, torch.tensor([sample]), probabilities[None], targets, spacing)
+            if pictures is not None and sample in shown:
+                predicted_classes = supervision.answers(probabilities[None])[0]
+                pictures[about.keys[sample]] = picture(stored, targets[0], predicted_classes)
     return cases
 
 

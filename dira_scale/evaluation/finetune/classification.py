@@ -132,6 +132,16 @@ class Classification:
         chosen = None if thresholds is None else [thresholds[name] for name in names]
         return classification(targets, scores, names, patients, chosen, scored=self.scored)
 
+    def never_answered(self, cases: Sequence[LabelCase]) -> list[str]:
+        if not self.labels.exclusive:
+            return []
+        targets, scores, names, _ = label_arrays(cases)
+        answered = {*scores.argmax(1).tolist()} if len(scores) else set()
+        return [name for i, name in enumerate(names) if (targets[:, i] == 1).any() and i not in answered]
+
+    def judged(self, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+        return {"exclusive": self.labels.exclusive, "thresholds": thresholds, "scored": self.scored}
+
 
 class LabelScore:
     """AUROC of each label and their mean, accuracy of classes: of all held-out samples at once, as rows."""

@@ -6,6 +6,7 @@
                             whether patients that are evaluated on were trained on
     cases/val.parquet       the rows of each case (``metrics.cases``)
     cases/test.parquet
+    cases/test-0.jpg …      some of the test split's masks and what is predicted, as outlines
 """
 
 import json
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from torch import nn
 
@@ -31,8 +33,9 @@ from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.evaluation.finetune.supervision import SplitCases, Supervision
 from dira_scale.evaluation.leak import Leak
 from dira_scale.metrics.cases import merged, write_cases
+from dira_scale.metrics.statistics.intervals import LEVEL, RESAMPLES, intervals
 from dira_scale.models.network import moved
-from dira_scale.places.atomic import write_json
+from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.results import FILE, in_words, overall, read_results
@@ -68,7 +71,11 @@ def write_results(
         about = SplitCases.of(data.datasets, str(names[name]))
         asked = world, supervision, network, batches, about, input
         if isinstance(supervision, Segmentation):
-            part = evaluate_masks(world, supervision, *asked[2:], data, window)
+            pictures: dict[str, bytes] | None = {} if run is not None and name == "test" else None
+            part = evaluate_masks(world, supervision, *asked[2:], data, window, pictures)
+            for number, image in enumerate((pictures or {}).values()):
+                (folder / CASES).mkdir(exist_ok=True)
+                write_atomic(folder / CASES / f"test-{number}.jpg", image)
         else:
             part = evaluate(*asked)
         cases[name] = merged(gather_objects(part))
@@ -108,10 +115,21 @@ def summary(folder: Path, best: str) -> str:
 def _judged(supervision: Supervision, cases: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """The thresholds chosen on the validation split's cases, and the figures of each split."""
     thresholds = supervision.thresholds(cases["val"]) if "val" in cases else None
-    figures = {
-        split: [_json(asdict(figure)) for figure in supervision.figures(of, thresholds)] for split, of in cases.items()
+    figures = dict[str, list[dict[str, Any]]]()
+    for split, of in cases.items():
+        rows = supervision.figures(of, thresholds)
+        ends = intervals(of, [(row.metric, row.name) for row in rows], **supervision.judged(thresholds))
+        figures[split] = [
+            _json(asdict(row)) | {"interval": _interval(row.value, ends[row.metric, row.name])} for row in rows
+        ]
+    about = {"level": LEVEL, "over": "patients", "method": "percentile bootstrap", "resamples": RESAMPLES}
+    never = {split: supervision.never_answered(of) for split, of in cases.items()}
+    return {
+        "thresholds": None if thresholds is None else _json(thresholds),
+        "interval": about,
+        "never_answered": never,
+        "figures": figures,
     }
-    return {"thresholds": _json(thresholds), "figures": figures}
 
 
 def best_network(config: Finetune, supervision: Supervision, stage: str) -> tuple[nn.Module, int]:
@@ -136,10 +154,13 @@ def finetuning(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, 
     return figures, yaml.safe_load((output / "config.yaml").read_text())
 
 
-def _json(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _interval(value: float, ends: tuple[float, float]) -> list[float] | None:
+    """None where figure or interval has no value."""
+    return [*ends] if np.isfinite([value, *ends]).all() else None
+
+
+def _json(row: Mapping[str, Any]) -> dict[str, Any]:
     """Without NaN and infinity, which JSON does not have: null, and a word."""
-    if row is None:
-        return None
     return {name: _number(value) if isinstance(value, float) else value for name, value in row.items()}
 
 

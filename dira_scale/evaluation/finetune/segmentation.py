@@ -144,6 +144,13 @@ class Segmentation:
     def figures(self, cases: Sequence[MaskCase], thresholds: Mapping[str, float] | None) -> list[Figure]:
         return segmentation(cases)
 
+    def never_answered(self, cases: Sequence[MaskCase]) -> list[str]:
+        true, predicted = ({c.label for c in cases if getattr(c, of)} for of in ("present", "predicted"))
+        return [name for name in self.names if name in true - predicted]
+
+    def judged(self, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+        return {}
+
 
 class DiceScore:
     """The mean over held-out images of the Dice of each class, 1 where both masks are empty; the mean over classes."""

@@ -107,6 +107,14 @@ class Supervision(Protocol):
         """Of all cases of a split."""
         ...
 
+    def never_answered(self, cases: Sequence[Any]) -> list[str]:
+        """The classes that cases have and no answer has, although each case has an answer."""
+        ...
+
+    def judged(self, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
+        """What the figures' intervals depend on: arguments of ``statistics.intervals``."""
+        ...
+
 
 def single(value: Tensor) -> Tensor:
     """``Shared`` of evaluation."""

@@ -4,9 +4,9 @@ Rows of a patient are alike. An interval over rows takes them for independent an
 BootStrapper and scipy's ``bootstrap`` draw rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 from dira_scale.metrics.statistics.weighted import Statistic
 
 Method = Literal["percentile", "bca"]
+K = TypeVar("K")
 AT_ONCE = 2**22  # weights of rows: bounds the memory
 
 
@@ -57,18 +58,38 @@ def bootstrap(
     if count < 2 or np.isnan(value):
         return Interval(value, np.nan, np.nan, level, method, count, 0, 0)
 
-    def drawn(size: int) -> np.ndarray:
-        """How often each patient is drawn, [size, patients]."""
-        numbers = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        return np.bincount(numbers.ravel(), minlength=size * count).reshape(size, count)
-
-    values = np.concatenate([statistic(drawn(n)[:, row]) for n in _batches(resamples, len(row))])
+    values = np.concatenate([statistic(_drawn(generator, n, count)[:, row]) for n in _batches(resamples, len(row))])
     defined = values[~np.isnan(values)]
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
         tails = _corrected(tails, defined, value, _left_out(statistic, row, count))
     low, high = np.quantile(defined, tails) if len(defined) and not np.isnan(tails).any() else (np.nan, np.nan)
     return Interval(value, float(low), float(high), level, method, count, resamples, resamples - len(defined))
+
+
+def bootstraps(
+    statistics: Mapping[K, Statistic], patients: Sequence[str], resamples: int, level: float, seed: int = 0
+) -> dict[K, tuple[float, float]]:
+    """The ends of each statistic's percentile interval, as :func:`bootstrap`, from the same draws."""
+    members, row = np.unique(patients, return_inverse=True)
+    count, generator = len(members), np.random.default_rng(seed)
+    drawn: dict[K, list[np.ndarray]] = {key: [] for key in statistics}
+    for size in _batches(resamples, len(row)):
+        weights = _drawn(generator, size, count)[:, row].astype(float)
+        for key, statistic in statistics.items():
+            drawn[key].append(statistic(weights))
+    tails, ends = [(1 - level) / 2, (1 + level) / 2], dict[K, tuple[float, float]]()
+    for key, parts in drawn.items():
+        values = np.concatenate(parts)
+        values = values[~np.isnan(values)]
+        ends[key] = tuple(np.quantile(values, tails).tolist()) if len(values) else (np.nan, np.nan)
+    return ends
+
+
+def _drawn(generator: np.random.Generator, size: int, count: int) -> np.ndarray:
+    """How often each of ``count`` patients is drawn, [size, count]."""
+    numbers = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+    return np.bincount(numbers.ravel(), minlength=size * count).reshape(size, count)
 
 
 def _left_out(statistic: Statistic, row: np.ndarray, count: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+ROUNDING = 1e-6  # as metrics.thresholds
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -41,6 +42,41 @@ def weighted_average_precision(targets: np.ndarray, scores: np.ndarray) -> Stati
         return np.where(alarms[:, -1] > 0, _ratio(at_score.sum(1), hits[:, -1]), np.nan)
 
     return precision
+
+
+def weighted_ratio(above: np.ndarray, below: np.ndarray) -> Statistic:
+    """The sum of ``above`` [N] over that of ``below`` [N], as a pooled Dice."""
+    return lambda weights: _ratio(weights @ above, weights @ below)
+
+
+def weighted_sensitivity(targets: np.ndarray, scores: np.ndarray, specificity: float) -> Statistic:
+    """The largest sensitivity with at least this specificity; arguments as of the AUROC."""
+    order, first, positive = _ranked(targets, scores)
+
+    def sensitivity(weights: np.ndarray) -> np.ndarray:
+        positives, negatives = _by_score(weights[:, order], first, positive)
+        every, none = positives.sum(1, keepdims=True), negatives.sum(1, keepdims=True)
+        found = every - np.cumsum(positives, 1) + positives  # from each score on
+        rejected = _ratio(np.cumsum(negatives, 1) - negatives, none)
+        best = np.where(rejected >= specificity - ROUNDING, _ratio(found, every), 0.0).max(1)
+        return np.where((every[:, 0] > 0) & (none[:, 0] > 0), best, np.nan)
+
+    return sensitivity
+
+
+def weighted_calibration(targets: np.ndarray, scores: np.ndarray, bins: int) -> Statistic:
+    """The expected calibration error; arguments as of the AUROC."""
+    known = ~np.isnan(targets)
+    at = np.searchsorted(np.linspace(0, 1, bins + 1), scores[known], "right") - 1  # 1 has its own
+    in_bin = np.zeros((len(at), bins + 1))
+    in_bin[np.arange(len(at)), at] = (targets[known] - scores[known]).astype(float)
+    return lambda weights: _ratio(np.abs(weights[:, known] @ in_bin).sum(1), weights[:, known].sum(1))
+
+
+def with_both(targets: np.ndarray, statistic: Statistic) -> Statistic:
+    """``statistic``, NaN where the weighted rows are not both of positives and negatives."""
+    positive, negative = (targets == 1).astype(float), (targets == 0).astype(float)
+    return lambda weights: np.where((weights @ positive > 0) & (weights @ negative > 0), statistic(weights), np.nan)
 
 
 def average(statistics: Sequence[Statistic]) -> Statistic:

@@ -65,7 +65,7 @@ def of_fractions(table: Table) -> Plot | None:
         axes.minorticks_off()
         axes.set_xlabel("labels, %")
 
-    return Plot(table.title, svg(f"{table.title}: {table.metric} over shares of the labels", draw), _keys(rows))
+    return Plot(table.title, svg(f"{table.title}: {table.metric} over shares of the labels", draw), keys(rows))
 
 
 def _spread(table: Table, row: str, column: str) -> bool:
@@ -73,7 +73,7 @@ def _spread(table: Table, row: str, column: str) -> bool:
     return cell is not None and cell.sd is not None
 
 
-def _keys(rows: Sequence[str]) -> list[tuple[str, str, str]]:
+def keys(rows: Sequence[str]) -> list[tuple[str, str, str]]:
     numbered = [(row, n % len(LINES), n // len(LINES)) for n, row in enumerate(rows)]
     return [(row, f"var(--plot-{n + 1}, {LINES[n]})", CSS_STYLES[style]) for row, n, style in numbered]
 
@@ -88,8 +88,8 @@ def of_labels(content: SweepContent, tables: Sequence[Table]) -> Iterator[Plot]:
             for i, label in enumerate(names[:LABELS]):
                 of = {row: [(t[:, i], s[:, i]) for t, s, _ in of_runs] for row, of_runs in by_row.items() if of_runs}
                 where = f"{table.title}, {column}: {label}"
-                for kind, draw in (("ROC", _roc), ("reliability", _reliability)):
-                    yield Plot(f"{where}, {kind}", svg(f"{where}: {kind}", partial(draw, of=of)), _keys([*of]))
+                for kind, draw in (("ROC", roc), ("reliability", _reliability)):
+                    yield Plot(f"{where}, {kind}", svg(f"{where}: {kind}", partial(draw, of=of)), keys([*of]))
 
 
 Scores = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]
@@ -106,7 +106,7 @@ def _cases(runs: Sequence[SweepRun]) -> list[tuple[np.ndarray, np.ndarray, list[
     return made
 
 
-def _roc(axes: Axes, of: Scores) -> None:
+def roc(axes: Axes, of: Scores) -> None:
     """The mean sensitivity of a row's runs at each false positive rate."""
     grid = np.linspace(0, 1, 101)
     for number, runs in enumerate(of.values()):
