@@ -11,7 +11,6 @@ BENCHMARKS = {
     "loader": "images per second of our loaders, against other packages and against bare decoding",
     "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI and torchio, one core each",
     "step": "the training loop, against a bare PyTorch loop",
-    "busy": "training on a CPU beside another program, against training alone",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
     "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
     "shard": "memory and speed of sharding, against bare decoding and encoding",

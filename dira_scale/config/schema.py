@@ -58,7 +58,13 @@ def at_least(low: float, default: Any = MISSING) -> Any:
 def whole(low: int, default: Any = MISSING) -> Any:
     """A whole number of at least ``low``, or a list of them, for a field of type Any: schemas have no such union."""
     text = f"a whole number of at least {low}, or a list of them"
-    return _ruled(Rule(text, lambda value: type(value) is int and value >= low), default)
+    return _ruled(Rule(text, lambda value: _is_whole(value, low)), default)
+
+
+def whole_or(word: str, low: int) -> Any:
+    """``word``, or a whole number of at least ``low``, for a field of type Any."""
+    rule = Rule(f"{word}, or a whole number of at least {low}", lambda value: value == word or _is_whole(value, low))
+    return _ruled(rule, MISSING)
 
 
 def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
@@ -91,6 +97,10 @@ def places(default: Any = MISSING) -> Any:
 def constructed() -> Any:
     """A node whose ``_target_`` is constructed with its other keys; its annotations mark places."""
     return field(default=MISSING, metadata={Places: Places.CONSTRUCTED})
+
+
+def _is_whole(value: object, low: int) -> bool:
+    return type(value) is int and value >= low
 
 
 def _ruled(rule: Rule, default: Any) -> Any:

@@ -1,10 +1,11 @@
 """The schema of ``parallel.*`` and the names of precisions, apart from what uses them: reading these needs no torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.config.schema import Schema, at_least, one_of, whole_or
 from dira_scale.errors import UserError
 
 AUTO = "auto"
@@ -15,7 +16,7 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # tf32 is fp32 as computed by ten
 class Parallel(Schema):
     strategy: str = one_of("ddp", "fsdp2", "zero1", "zero2", "zero3")
     accumulate: int = at_least(1)
-    threads: int | None = at_least(1, None)
+    threads: Any = whole_or(AUTO, 1)
     checkpoint_activations: bool = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING

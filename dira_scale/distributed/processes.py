@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,19 +18,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from dira_scale.distributed.collectives import set_timeout, world
-from dira_scale.distributed.config import Parallel
+from dira_scale.distributed.config import AUTO, Parallel
 from dira_scale.distributed.deepspeed import plugin
 from dira_scale.distributed.open_files import allow_open_files
 from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import set_launch_variables
-from dira_scale.distributed.spinning import spin_less_when_crowded
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
-from dira_scale.machine.hardware import CPUS_PER_TASK
+from dira_scale.machine.hardware import CPUS_PER_TASK, usable_cpus
 
 logger = logging.getLogger(__name__)
 
+WATCHED = 0.3  # seconds
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -40,19 +41,20 @@ def start(parallel: Parallel, precision: str) -> World:
         UserError: the processes do not reach each other, or may not have as many sockets as that takes.
     """
     set_launch_variables(os.environ)
-    threads = parallel.threads or default_threads()
+    cuda, share = torch.cuda.is_available(), default_threads()
+    idle = share if cuda else min(share, idle_cores(share))
+    threads = idle if parallel.threads == AUTO else parallel.threads
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise Accelerate chooses
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resuming must be exact
     precision = choose(precision)
     set_fp32(precision)
-    cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
+    zero = parallel.strategy.startswith("zero")
     if cuda:  # what torch's deterministic algorithms ask for (engine/step.py), before cuBLAS is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     else:
         keep_freed_memory()
-        spin_less_when_crowded(threads)
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
@@ -81,7 +83,7 @@ def start(parallel: Parallel, precision: str) -> World:
             InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
         ],
     )
-    return World(accelerator, precision)
+    return World(accelerator, precision, idle)
 
 
 def leave(main: Callable[[], int]) -> int:
@@ -110,7 +112,7 @@ def default_threads() -> int:
 
     At most as many as SLURM, or a sweep on this machine, gives a process.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = usable_cpus()
     cores = min(usable, psutil.cpu_count(logical=False) or usable)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may already have bound this process to its share
@@ -118,6 +120,39 @@ def default_threads() -> int:
         sharing = sharing if "TORCHELASTIC_RUN_ID" in os.environ else 1  # the task is a launcher of several
     given = int(os.environ.get(CPUS_PER_TASK, cores))
     return max(1, min(cores // sharing, given))
+
+
+def idle_cores(share: int) -> int:
+    """The cores, at least one, that other programs leave idle now, watched for WATCHED seconds.
+
+    OpenMP's threads wait for each other many times a step, so one whose core another program uses, too, slows all of
+    them down: of two threads on two cores, one of them busy, a third of the speed is left, of one thread all of it.
+    Not looked at, and ``share``, where there is nothing to choose, and of several processes or in a SLURM job, which
+    have their cores to themselves.
+    """
+    alone = os.environ.get("LOCAL_WORLD_SIZE", "1") == "1" and "SLURM_JOB_ID" not in os.environ
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    if share == 1 or not alone or max(cpus) >= len(psutil.cpu_times(percpu=True)):  # hidden CPUs, as in a container
+        return share
+
+    def used() -> float:
+        times = psutil.cpu_times(percpu=True)
+        return sum(times[cpu].user + times[cpu].system for cpu in cpus) - time.process_time()
+
+    before, began = used(), time.monotonic()
+    time.sleep(WATCHED)
+    return max(1, round(len(cpus) - (used() - before) / (time.monotonic() - began)))
+
+
+def crowded(idle: int, key: str) -> str:
+    """The line for this process's user where other programs leave ``idle`` cores, too few; empty otherwise."""
+    threads, share = torch.get_num_threads(), default_threads()
+    if idle >= share:
+        return ""
+    said = f"other programs keep {share - idle} of {share} cores busy"
+    if threads > idle:
+        return f"{said}, and {threads} threads wait for each other: {key}={idle} is faster until they end"
+    return f"{said}: computing on {threads} thread{'s' * (threads > 1)} ({key}={share} uses all cores)"
 
 
 def keep_freed_memory() -> None:

@@ -12,10 +12,14 @@ from dira_scale.distributed import precision
 
 @dataclass(frozen=True)
 class World:
-    """This process and how many there are; strategies need Accelerate's ``accelerator``."""
+    """This process and how many there are; strategies need Accelerate's ``accelerator``.
+
+    ``idle``: the cores for this process's threads that other programs left idle when it started.
+    """
 
     accelerator: Accelerator
     precision: str
+    idle: int = 1
 
     @property
     def rank(self) -> int:

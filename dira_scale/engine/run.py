@@ -52,7 +52,7 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
         with Signals() as signals:
             try:
                 raise_on_all(lambda: require_tracker(config.tracker) if world.main else None)
-                world = _keep_precision(config, cfg, world)
+                world = _keep_choices(config, cfg, world)
                 return _train(config, cfg, make(world), world, signals)
             except AgreedError as error:
                 if world.main:
@@ -72,12 +72,13 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
         return FAILED
 
 
-def _keep_precision(config: Training, cfg: DictConfig, world: World) -> World:
-    """With ``precision=auto``: what the run in the folder has used so far, on whatever machine it began.
+def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
+    """What ``auto`` stood for in the run in the folder: of ``precision`` on whatever machine it began, of
+    ``parallel.threads`` of a single process as far as this machine has cores.
 
     A run that began with a precision of its own keeps it, too: ``cfg`` gets what was written then. Collective.
     """
-    if config.precision != AUTO:
+    if AUTO not in (config.precision, config.parallel.threads):
         return world
 
     def recorded() -> dict[str, Any]:
@@ -87,6 +88,10 @@ def _keep_precision(config: Training, cfg: DictConfig, world: World) -> World:
             return recorded_config(folder, checkpoints)
 
     before = broadcast_from_main(raise_on_all(lambda: recorded() if world.main else None))
+    if config.parallel.threads == AUTO and world.ranks == 1 and before and "threads_used" in before:
+        torch.set_num_threads(min(before["threads_used"], processes.default_threads()))
+    if config.precision != AUTO:
+        return world
     if before:
         cfg.precision = before["precision"]
         world = replace(world, precision=before.get("precision_used", before["precision"]))
@@ -100,6 +105,8 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     content |= task.data.identity() | task.identity() | {"precision_used": world.precision}
+    if world.ranks == 1 and world.device.type == "cpu":
+        content |= {"threads_used": torch.get_num_threads()}
     run = raise_on_all(lambda: RunFolder(folder, content, task.describe(content)) if world.main else None)
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")
@@ -192,11 +199,13 @@ def _summary(trainer: Trainer) -> list[str]:
     first = f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}"
     if trainer.state.step >= trainer.total_steps():  # called again when it was done
         return [first]
+    crowded = processes.crowded(world.idle, "parallel.threads") if world.ranks == 1 else ""
     return [
         first,
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
         f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
+        *filter(None, [crowded]),
     ]
 
 

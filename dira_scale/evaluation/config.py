@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, places, whole_or
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
 
@@ -84,7 +84,7 @@ class Embed(Schema):
     precision: str = one_of(AUTO, *PRECISIONS)
     batch: int = at_least(1)
     seed: int = at_least(0)
-    threads: int | None = at_least(1, None)
+    threads: Any = whole_or(AUTO, 1)
     timeout: int = at_least(1)
     data: EmbedData = field(default_factory=EmbedData)
     model: ProbeModel = field(default_factory=ProbeModel)

@@ -44,7 +44,7 @@ class Hardware:
 def hardware() -> Hardware:
     """Inspect this machine."""
     info = _cpuinfo()
-    threads = _usable_threads()
+    threads = usable_cpus()
     total = psutil.virtual_memory().total
     free = psutil.virtual_memory().available
     limit = _cgroup("memory.max")
@@ -90,7 +90,7 @@ def _number(cell: str) -> float | None:
     return None if cell.startswith("[") else float(cell)
 
 
-def _usable_threads() -> int:
+def usable_cpus() -> int:
     """Hardware threads after CPU affinity and a container's quota."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = CGROUP / "cpu.max"

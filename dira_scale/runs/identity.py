@@ -8,8 +8,8 @@ from typing import Any
 from dira_scale.verbs import VERBS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# `precision_used` and `leak` are recorded by the run.
-FREE = ("steps", "data.shards", "precision_used", "leak")
+# `precision_used`, `threads_used` and `leak` are recorded by the run.
+FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak")
 
 
 def execution(verb: str) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class Regression:
             best="loss",
             output=Output(),
             tensors=self.tensors,
-            execution=("run", "steps", "parallel", "log_every", "precision_used"),
+            execution=("run", "steps", "parallel", "log_every", "precision_used", "threads_used"),
             unit=self.unit,
         )
 
@@ -180,9 +180,11 @@ class Regression:
         return [f"all is well in {position.stage}"] if (position.stage, position.done) == ("all", 10) else []
 
 
-def train(run: str, strategy: str, steps: int, accumulate: int = 1, precision: str = "fp32") -> int:
+def train(
+    run: str, strategy: str, steps: int, accumulate: int = 1, precision: str = "fp32", threads: int | str = 1
+) -> int:
     """The exit code."""
-    parallel = Parallel(strategy, accumulate, 1, False, False, False, False, 120)
+    parallel = Parallel(strategy, accumulate, threads, False, False, False, False, 120)
     config = Training(run, 0, steps, precision, parallel, CheckpointConfig(1000, 2, None), 120, 10)
     made: list[Regression] = []
     code = run_task(config, OmegaConf.structured(config), lambda world: made.append(Regression(world)) or made[0])

@@ -9,6 +9,7 @@ import torch
 from engine.regression import BATCH, EPOCH, FEATURES, STAGES, TRUE, samples, train
 from harness import finish, losses, require_strategy, rows, status, weights
 
+from dira_scale.distributed import processes
 from dira_scale.engine import optim
 from dira_scale.runs import checkpoint
 
@@ -85,6 +86,27 @@ def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path
     ours, theirs = weights(tmp_path / "run"), weights(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(tmp_path / "run", "val") == losses(whole, "val")
+
+
+def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``parallel.threads=auto`` on two cores, one of which is busy at the start; then on both; then one is typed."""
+    before, run = torch.get_num_threads(), str(tmp_path / "run")
+    busy = "other programs keep 1 of 2 cores busy"
+    seen = []
+    try:
+        monkeypatch.setattr(processes, "default_threads", lambda: 2)
+        for idle, threads, steps in ((1, "auto", 5), (2, "auto", 10), (1, 2, 15), (1, "auto", 20)):
+            monkeypatch.setattr(processes, "idle_cores", lambda _, idle=idle: idle)
+            (tmp_path / "run" / "log.txt").unlink(missing_ok=True)
+            assert train(run, "ddp", steps, threads=threads) == 0
+            log = (tmp_path / "run" / "log.txt").read_text()
+            told = next((line.partition(f"{busy}")[2] for line in log.splitlines() if busy in line), "")
+            seen.append((torch.get_num_threads(), told))
+    finally:
+        torch.set_num_threads(before)
+    waits = ", and 2 threads wait for each other: parallel.threads=1 is faster until they end"
+    fewer = ": computing on 1 thread (parallel.threads=2 uses all cores)"
+    assert seen == [(1, fewer), (1, ""), (2, waits), (2, waits)]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ CONFIG = {
     "seed": 0,
     "steps": 5,
     "data": {"shards": "x", "batch": 8, "workers": 1},
-    "parallel": {"strategy": "ddp", "threads": None},
+    "parallel": {"strategy": "ddp", "threads": "auto"},
     "datasets": ["abc"],
 }
 

@@ -145,7 +145,7 @@ class ViewSpec:
     size: int | tuple[int, ...] = REFERENCE_SIZE
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float | tuple[float, ...] = 0.5
+    flip: float | tuple[float, float, float] = 0.5
     target_flip: str = "with_input"
     jitter: Jitter = field(default_factory=Jitter)
     blur: Blur = field(default_factory=Blur)

@@ -68,7 +68,10 @@ def connect(cfg: DictConfig) -> World:
     """Join the processes that a launcher has started. Raises UserError for one that contradicts the configuration."""
     parallel = Parallel("ddp", 1, cfg.threads, False, False, False, False, cfg.timeout)
     check_launch(parallel, cfg.precision, None)
-    return processes.start(parallel, cfg.precision)
+    world = processes.start(parallel, cfg.precision)
+    if world.main and (line := processes.crowded(world.idle, "threads")):
+        logger.info(line)
+    return world
 
 
 class Job:
