@@ -88,7 +88,7 @@ class FinetuneTask(Finetuning):
             try:
                 data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out)
             except DimensionsError as error:
-                whole = "model=unet3d data.size=[DEPTH,HEIGHT,WIDTH], or init= a run on volumes"
+                whole = "preset=volumes_small, or init= a run on volumes"
                 raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
             data.require_channels(config.model.name, config.channels or config.model.channels)
             supervision = config.task.supervision(data)

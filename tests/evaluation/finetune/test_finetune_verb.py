@@ -194,8 +194,12 @@ def test_small_volumes_are_padded_and_judged_in_the_spacing_of_training(
     assert RunReader(run).description.input.window == (-1000, 2000)
     assert main([*TINY, "task=masks", f"data.shards={shards.root}", f"run={tmp_path / 'flat'}"]) == 2
     assert f"{shards.root} holds volumes, and this training reads images" in caplog.text
-    assert "; on volumes: model=unet3d data.size=[DEPTH,HEIGHT,WIDTH], or init=" in caplog.text
+    assert "; on volumes: preset=volumes_small, or init=" in caplog.text
     assert_case_is_monais(run, shards, (-1000, 2000), (3.0, 0.8, 0.8))
+    small = tmp_path / "small"
+    assert main(["task=masks", "preset=volumes_small", "steps=2", f"data.shards={shards.root}", f"run={small}"]) == 0
+    network = RunReader(small).description
+    assert (network.network.name, network.input.size) == ("unet3d", (16, 32, 32))
 
 
 def assert_case_is_monais(
