@@ -1,8 +1,8 @@
-"""What a rebuilding of the package must not change, bit for bit: datasets, runs, names, orders and views.
+"""What a rebuilding of the package must not change: keys and API; bit for bit, datasets, runs, names, orders and views.
 
     python tests/pins.py FILE.json          records it there, or, where FILE.json exists, compares with it
 
-Run by hand, not by pytest, before and after a change that is to change nothing; four minutes on two cores. Both times
+Run by hand, not by pytest, before and after a change that is to change nothing; six minutes on two cores. Both times
 on one machine with the same packages: rounding is theirs, and so the file begins with what they are. Datasets and runs
 are made by the verbs, as users make them, of small inputs and in a folder that is removed. Comparing prints every value
 that is another, is new or is gone, and exits with 1 if there is one. Values are the starts of SHA-256, or numbers with
@@ -11,8 +11,10 @@ all their digits. Left out are times and rates, and what says where and when som
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -24,13 +26,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from fixtures.make import draw
+from drawn import draw
 from harness import job
 from omegaconf import OmegaConf
 
-import dira_scale
-from dira_scale.config.compose import compose
+import dira_scale.api
+from dira_scale.config.compose import compose, defaults
 from dira_scale.config.files import folder
+from dira_scale.config.keys import leaves
 from dira_scale.data import views
 from dira_scale.data.order import ORDER_VERSION, Order
 from dira_scale.phantom.ct import dataset as scans
@@ -49,6 +52,8 @@ SPLITS = "recipe.columns={file: file, patient: patient, study: null, split: spli
 DATASETS = {
     "phantom_cxr": ["recipe=phantom_cxr", "recipe.patients=48", "recipe.size=128", "recipe.shard_size=20",
                     "recipe.splits={train: 0.65, val: 0.2, test: 0.15}"],
+    "phantom_scans": ["recipe=phantom_ct", "recipe.patients=14", "recipe.size=64",
+                      "recipe.splits={train: 0.6, val: 0.2, test: 0.2}"],
     "phantom_ct": ["recipe=phantom_ct", "recipe.patients=2", "recipe.size=32", "recipe.shard_size=2"],
     "folder": ["recipe=folder", "recipe.images=inputs/drawn/images", "recipe.labels=inputs/drawn/labels.csv",
                "recipe.boxes=inputs/drawn/boxes.csv", SPLITS, "recipe.label_columns=[nodule,mass]",
@@ -80,6 +85,34 @@ RECIPES = {
 WAYS = {"alone": (1, []), "ddp": (2, ["precision=fp32"]), "zero2": (2, ["precision=fp32", "parallel=zero2"])}
 LAYERWISE = ("dira_barlow", "byol")  # LARS, of which ZeRO would make another algorithm: it refuses
 
+# Runs on volumes, an epoch a stage.
+SCANS = ["data.shards=datasets/phantom_scans", "data.batch=4", "data.pad=true", "model.width=0.125"]
+SMALL = [*SCANS, "views.crops=[]", "validate.restored=4", "validate.pictures=2", "log_every=1", "health.every=2"]
+VOLUMES = {
+    "small_mae3d": ["stages.mae.epochs=2"],
+    "small_dira_moco3d": [*(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira")), "method.base.queue=16"],
+}
+# What follows them: a folder below runs/, the command, its words.
+TUNE = ["stages.finetune.epochs=2", "validate.batch=4", "log_every=1"]
+LABELS = "labels=[Cardiomegaly,Effusion]"
+IMAGES = ["data.shards=datasets/phantom_cxr", "data.size=64"]
+TUNED = {
+    "tuned_labels": ["task=labels", f"task.{LABELS}", "init=runs/moco-alone", *IMAGES, "data.batch=8"],
+    "tuned_masks": ["task=masks", "init=runs/dira_moco-alone", *IMAGES, "data.batch=8"],
+    "tuned_volume_labels": ["task=labels", "init=runs/small_mae3d", *SCANS[:-1], "optim.optimizer.lr=1e-3"],
+    "tuned_volume_masks": ["task=masks", "preset=volumes_small", "init=runs/small_dira_moco3d", *SCANS[:-1],
+                           "task.classes={lungs: 1, nodule: 2}", "optim.warmup_epochs=1"],
+}  # fmt: skip
+FOLLOWING = {
+    **{f"predicted_{run}": ("predict", [f"run=runs/{run}", shards])
+       for run, shards in (("tuned_labels", IMAGES[0]), ("tuned_masks", IMAGES[0]), ("tuned_volume_masks", SCANS[0]))},
+    "embedded": ("embed", ["run=runs/moco-alone", IMAGES[0], "threads=1"]),
+    "embedded_volumes": ("embed", ["run=runs/small_mae3d", SCANS[0], "threads=1"]),
+    "probed": ("probe", ["run=runs/moco-alone", IMAGES[0], LABELS, "draws=2", "random_encoders=2"]),
+    "words": ("words", ["run=runs/small_mae3d", SCANS[0], "words=4", "neighbours=3"]),
+}  # fmt: skip
+SELDOM = re.compile("time|date|seconds|host|commit|command|folder|path|_used|location")  # keys of when and where
+
 Pins = Iterator[tuple[str, str]]  # names and values
 
 
@@ -93,7 +126,7 @@ def main() -> int:
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="pins-") as temporary:
         os.chdir(temporary)
-        for part in (machine, names, orders, drawn_views, datasets, trained):
+        for part in (machine, keys, api, names, orders, drawn_views, datasets, trained, followed):
             began, before = time.monotonic(), len(found)
             found |= dict(part())
             print(f"{part.__name__:12} {len(found) - before:6} values {time.monotonic() - began:5.0f} s", flush=True)
@@ -112,6 +145,23 @@ def main() -> int:
 def machine() -> Pins:
     found = environment()
     yield from ((f"machine {key}", str(found[key])) for key in ("python", "cpu_capability", *PACKAGES))
+
+
+def keys() -> Pins:
+    """Every key of every command, with its default."""
+    for file in sorted(folder("configs").glob("*.yaml")):
+        for key, value in leaves(defaults(file.stem, [])):
+            yield f"key {file.stem} {key}", repr(value)
+
+
+def api() -> Pins:
+    """Every name that dira_scale.api offers, with its signature."""
+    for name in dira_scale.api.__all__:
+        offered = getattr(dira_scale.api, name)
+        members = {name: offered} | {f"{name}.{part}": value for part, value in vars(offered).items()
+                                     if inspect.isclass(offered) and not part.startswith("_")}  # fmt: skip
+        for member, value in members.items():
+            yield f"api {member}", str(inspect.signature(value)) if callable(value) else type(value).__name__
 
 
 def names() -> Pins:
@@ -174,6 +224,21 @@ def trained() -> Pins:
     yield from of_run(pretrain("dira_moco-stopped", "dira_moco", "ddp", "steps=30"))
 
 
+def followed() -> Pins:
+    """Runs on volumes, fine-tuned runs, and what reads them."""
+    for name, words in VOLUMES.items():
+        call("pretrain", f"experiment={name}", *SMALL, *words, "parallel.threads=1", f"run=runs/{name}")
+        yield from of_run(Path("runs", name))
+    for name, words in TUNED.items():
+        call("finetune", *words, *TUNE, "parallel.threads=1", f"run=runs/{name}")
+        yield from of_run(Path("runs", name))
+        yield from of_output(Path("runs", name, "cases"))
+        yield from of_json(Path("runs", name, "results.json"))
+    for name, (command, words) in FOLLOWING.items():
+        call(command, *words, f"out=outputs/{name}")
+        yield from of_output(Path("outputs", name))
+
+
 def pretrain(name: str, recipe: str, way: str, *more: str) -> Path:
     processes, overrides = WAYS[way]
     launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m"]
@@ -197,6 +262,18 @@ def of_run(run: Path) -> Pins:
     for path in files(run):
         if path.relative_to(run).parts[0] not in ("leases", "tensorboard", "stacks"):  # times and hosts in their names
             yield str(path), digest(path.read_bytes()) if path.parent.name == "pictures" else "is there"
+
+
+def of_output(folder: Path) -> Pins:
+    """What a command wrote, but for times and places."""
+    for path in files(folder):
+        yield from of_json(path) if path.suffix == ".json" else [(str(path), digest(path.read_bytes()))]
+
+
+def of_json(path: Path) -> Pins:
+    for key, value in leaves(OmegaConf.create({"": json.loads(path.read_text())})):
+        if not SELDOM.search(key):
+            yield f"{path} {key}", repr(value)
 
 
 def call(verb: str, *words: str, by: list[str] | None = None) -> None:
