@@ -25,7 +25,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods.moco import MoCo, info_nce
+from dira_scale.losses.info_nce import info_nce
+from dira_scale.methods.moco import MoCo
 from dira_scale.methods.shuffle import leak
 from dira_scale.models import norm
 from dira_scale.models.momentum import ema_update

@@ -162,9 +162,9 @@ MUTATIONS = (
     ),
     Mutation(
         "info-nce-without-temperature",
-        "methods/moco.py",
-        "queries @ queue.T], dim=1) / temperature",
-        "queries @ queue.T], dim=1)",
+        "losses/info_nce.py",
+        "logits = similarities(queries, keys, queue) / temperature",
+        "logits = similarities(queries, keys, queue)",
         ("methods/test_moco.py",),
     ),
     Mutation(
@@ -191,15 +191,15 @@ MUTATIONS = (
     Mutation(
         "generator-step-reaches-the-discriminator",
         "methods/adversary.py",
-        "        scores = self._scores(restored, frozen)\n",
-        "        scores = self._scores(restored)\n",
+        "self._scores(restored, frozen)",
+        "self._scores(restored)",
         ("methods/test_adversary.py",),
     ),
     Mutation(
         "generator-step-reaches-the-critic",
         "methods/adversary.py",
-        "[restored, given], 1), frozen).mean()",
-        "[restored, given], 1)).mean()",
+        "[restored, given], 1), frozen)",
+        "[restored, given], 1))",
         ("methods/test_wasserstein.py",),
     ),
     Mutation(

@@ -7,7 +7,6 @@ It is separate from the method: the training loop gives it its own optimizer and
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -15,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort.corruptions.draws import hashed, unit
 from dira_scale.errors import UserError, nearest
-from dira_scale.methods.pairs import at_least_float32
+from dira_scale.losses import adversarial
+from dira_scale.losses.float32 import at_least_float32
 from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.classifier import CoarsestMap
@@ -55,18 +55,14 @@ class Adversary(nn.Module):
     def generator_loss(self, restored: Tensor) -> Tensor:
         """Mean of (D(restored) - 1)^2, or of log(1 - D(restored)); gradient to ``restored`` and none to D."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        scores = self._scores(restored, frozen)
-        return (scores - 1).square().mean() if self.loss == "lsgan" else F.logsigmoid(-scores).mean()
+        return adversarial.generator_loss(self.loss, self._scores(restored, frozen))
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Half of mean (D(real) - 1)^2 plus half of mean D(fake)^2, or -mean log D(real) - mean log(1 - D(fake)).
 
         With gradient to D and none to ``fake``.
         """
-        real_scores, fake_scores = self._scores(real), self._scores(fake.detach())
-        if self.loss == "lsgan":
-            return 0.5 * ((real_scores - 1).square().mean() + fake_scores.square().mean())
-        return -F.logsigmoid(real_scores).mean() - F.logsigmoid(-fake_scores).mean()
+        return adversarial.discriminator_loss(self.loss, self._scores(real), self._scores(fake.detach()))
 
     @torch.no_grad()
     def accuracy(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -117,7 +113,7 @@ class Wasserstein(Adversary):
     def generator_loss(self, restored: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
         """-mean D(restored); gradient to ``restored`` and none to D."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        return -self._scores(torch.cat([restored, given], 1), frozen).mean()
+        return adversarial.generator_loss("wgan", self._scores(torch.cat([restored, given], 1), frozen))
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]
         """mean D(fake) - mean D(real) + the penalty; gradient to D and none to ``fake``."""
@@ -126,13 +122,8 @@ class Wasserstein(Adversary):
         share = per_sample(u, real).to(real.dtype)
         between = share * real + (1 - share) * fake
         pair = torch.cat([between, between if self.loss == "wgan_gp_released" else given], 1)
-        return scores[0].mean() - scores[1].mean() + self.penalty * self.gradient_penalty(pair)
-
-    def gradient_penalty(self, pair: Tensor) -> Tensor:
-        """Mean over samples of (|d ΣD / d pair| - 1)^2."""
-        pair = pair.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(self._scores(pair).sum(), pair, create_graph=True)
-        return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+        penalty = adversarial.gradient_penalty(self._scores, pair)
+        return adversarial.discriminator_loss("wgan", scores[1], scores[0]) + self.penalty * penalty
 
     @torch.no_grad()
     def accuracy(self, real: Tensor, fake: Tensor, given: Tensor, u: Tensor) -> Tensor:  # type: ignore[override]

@@ -10,8 +10,9 @@ from torch import Tensor
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, negative_cosine, note_matches
+from dira_scale.methods.pairs import check_pair, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import ema_update
 from dira_scale.models.network import Encoder

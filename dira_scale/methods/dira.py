@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError, nearest
+from dira_scale.losses.restoration import RESTORATION_LOSSES, hidden_mean
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import MASK, RESTORATION_LOSSES, hidden_mean, hidden_voxels, mask_blocks
+from dira_scale.methods.restoration import MASK, hidden_voxels, mask_blocks
 from dira_scale.models.network import Network
 
 PAPER_WEIGHTS = MappingProxyType({"di": 1.0, "re": 10.0, "ad": 0.001})

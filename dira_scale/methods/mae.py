@@ -9,8 +9,9 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
+from dira_scale.losses.restoration import block_moments, hidden_mean
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import blocks_hidden, check_single, hidden_mean, mask_blocks
+from dira_scale.methods.restoration import blocks_hidden, check_single, mask_blocks
 from dira_scale.models.network import Network
 from dira_scale.models.sparse import sparsify
 
@@ -72,7 +73,7 @@ class MAE(Method):
         filled = self.with_tokens(pyramid) if self.sparse else pyramid
         predicted = self.head(self.decoder(filled)).to(target.dtype)
         if self.norm_target:
-            mean, deviation = moments(target, blocks)
+            mean, deviation = block_moments(target, tuple(blocks.shape[1:]))
             loss = hidden_mean((predicted - (target - mean) / deviation).square(), hidden)
             predicted = predicted * deviation + mean
         else:
@@ -87,13 +88,3 @@ class MAE(Method):
             x = pyramid[int(level)]
             filled[int(level)] = torch.where(self.hidden.at(x), token.to(x.dtype).view(-1, *(1,) * (x.dim() - 2)), x)
         return filled
-
-
-def moments(x: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each block of ``x`` [b, 1, *size], at each of its voxels; for ``blocks`` [b, *blocks]."""
-    counts = blocks.shape[1:]
-    sides = [(count, n // count) for count, n in zip(counts, x.shape[2:], strict=True)]
-    parts = x.reshape(*x.shape[:2], *(n for pair in sides for n in pair))
-    var, mean = torch.var_mean(parts, dim=[*range(3, parts.dim(), 2)], keepdim=True)
-    deviation = (var + 1e-6).sqrt()  # MAE's
-    return mean.expand_as(parts).reshape(x.shape), deviation.expand_as(parts).reshape(x.shape)

@@ -11,6 +11,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Exchange, Gathering, rank, world
 from dira_scale.errors import UserError
+from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, top1
 from dira_scale.methods.shuffle import VERSION, KeyShuffle, leak_line
@@ -175,15 +176,3 @@ class MoCo(Method):
 
     def _embed(self, images: Tensor) -> Tensor:
         return F.normalize(self.key_projector(self.key_encoder(images)[-1]).to(self.queue.dtype), dim=1)
-
-
-def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """Mean over b of -log(e^(q·k/t) / (e^(q·k/t) + sum over the queue of e^(q·n/t))): unit q, k [b, D], queue [K, D].
-
-    Always in the queue's float32, even under autocast.
-    """
-    with torch.autocast(queries.device.type, enabled=False):
-        positive = (queries * keys).sum(dim=1, keepdim=True)
-        logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature
-        target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        return F.cross_entropy(logits, target)

@@ -7,6 +7,7 @@ from torch import Tensor
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Gathering, rank
 from dira_scale.errors import UserError
+from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Terms
 
 
@@ -14,18 +15,6 @@ def check_pair(method: str, views: ViewSpec) -> None:
     """Raise ``UserError`` unless ``method`` gets two views."""
     if views.count != 2:
         raise UserError(f"views.count={views.count}: {method} needs 2 views")
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """``x`` in float32, or still in float64: autocast's half precision is too coarse for a loss."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def negative_cosine(prediction: Tensor, target: Tensor) -> Tensor:
-    """D(p, z) = -p·z / (|p| |z|), mean over b, both [b, dim]; no gradient to ``target``. fp32 even under autocast."""
-    with torch.autocast(prediction.device.type, enabled=False):
-        p, z = at_least_float32(prediction), at_least_float32(target.detach())
-        return -F.cosine_similarity(p, z, dim=1).mean()
 
 
 @torch.no_grad()

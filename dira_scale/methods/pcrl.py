@@ -17,8 +17,9 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
+from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.method import Terms
-from dira_scale.methods.moco import MoCo, info_nce
+from dira_scale.methods.moco import MoCo
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Network

@@ -14,6 +14,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Exchange, reduce_mean, world
+from dira_scale.losses.info_nce import exponentials, nce
 from dira_scale.methods.method import Terms
 from dira_scale.methods.pcrl import PCRL, blend, blended
 from dira_scale.methods.shuffle import permutation
@@ -140,26 +141,3 @@ class PCRLReleased(PCRL):
         if self.training:
             self.normaliser.copy_(normaliser)
         return normaliser
-
-
-def exponentials(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """exp(similarity / temperature) to each query's key, then to the queue: unit q, k [b, D], queue [K, D] -> [b, 1+K].
-
-    In the queue's float32, even under autocast.
-    """
-    with torch.autocast(queries.device.type, enabled=False):
-        positive = (queries * keys).sum(dim=1, keepdim=True)
-        return (torch.cat([positive, queries @ queue.T], dim=1) / temperature).exp()
-
-
-def nce(ratios: Tensor) -> Tensor:
-    """Binary NCE: the mean over b of -log(r_0 / (r_0 + K)) - the sum over the queue of log(K / (r + K)); r [b, 1+K].
-
-    r is exp(similarity / temperature) over its mean Z. The released code divides by n Z, with a noise probability of
-    1 / n, n being the number of batches in an epoch; n cancels, but for its epsilon: 1e-5 n is added to K, which adds
-    about that much to the loss (0.01 at 1,227 batches) and nothing to its gradient. It also cuts n Z to a whole number,
-    by 1 / (n Z) at most.
-    """
-    positive, negatives = ratios[:, 0], ratios[:, 1:]
-    count = negatives.shape[1]
-    return (torch.log1p(count / positive) + torch.log1p(negatives / count).sum(dim=1)).mean()

@@ -1,11 +1,8 @@
-"""Restoration tasks: undo a distortion pixel by pixel (DiRA, eq. 2, with a distance "such as L1 or L2"), or fill in
-what a mask hides (He et al., CVPR 2022, sec. 3)."""
+"""What methods that restore ask of their views, and where a mask hides (He et al., CVPR 2022, sec. 3)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
@@ -13,10 +10,6 @@ from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 
-# Mean over all pixels of (restored - target)^2 or |restored - target|, both [b, 1, *size] in [0, 1].
-RESTORATION_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
-    {"mse": F.mse_loss, "l1": F.l1_loss}
-)
 MASK = "mask"  # the corruption that hides blocks, and its parameter
 
 
@@ -53,8 +46,3 @@ def blocks_hidden(batch: Batch, view: int) -> Tensor:
 def hidden_voxels(batch: Batch, view: int, size: Sequence[int]) -> Tensor:
     """bool [b, 1, *size], true where the mask of a distorted ``view`` hides."""
     return spread(blocks_hidden(batch, view), size)[:, None]
-
-
-def hidden_mean(errors: Tensor, hidden: Tensor) -> Tensor:
-    """The mean of ``errors`` [b, 1, *size] over each sample's ``hidden`` voxels, then over samples."""
-    return (errors.masked_fill(~hidden, 0.0).flatten(1).sum(1) / hidden.flatten(1).sum(1).clamp(min=1)).mean()

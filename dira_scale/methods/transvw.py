@@ -10,8 +10,8 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.labels import class_numbers
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
+from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import at_least_float32
 from dira_scale.methods.restoration import check_single
 from dira_scale.models.heads import WordHead
 from dira_scale.models.network import Encoder

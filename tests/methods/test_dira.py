@@ -9,8 +9,8 @@ from methods.tiny import BASES
 from methods.tiny import dira as build
 
 from dira_scale.errors import UserError
+from dira_scale.losses.restoration import RESTORATION_LOSSES
 from dira_scale.methods.dira import DiRA
-from dira_scale.methods.restoration import RESTORATION_LOSSES
 from dira_scale.models.unet import UNet
 
 

@@ -11,10 +11,10 @@ from methods.masked import NETWORKS, built, masked, masked_batch, voxels
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.losses.cosine import negative_cosine
+from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.dira import DiRA
-from dira_scale.methods.moco import info_nce
-from dira_scale.methods.pairs import negative_cosine
 
 BASES: dict[str, dict[str, Any]] = {
     "moco": {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 16},

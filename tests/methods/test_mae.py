@@ -18,8 +18,7 @@ from dira_scale.data.distort.corruptions import BlockMask
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.engine.parallel.recompute import checkpoint_activations
 from dira_scale.errors import UserError
-from dira_scale.methods.mae import moments
-from dira_scale.methods.restoration import hidden_mean
+from dira_scale.losses.restoration import block_moments, hidden_mean
 from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
 from dira_scale.models.sparse import Hidden, SparseGroupNorm, sparsify
@@ -34,7 +33,7 @@ def test_loss_is_the_mean_over_hidden_voxels_of_a_sample() -> None:
 
 def test_blocks_are_normalised_as_the_authors_do() -> None:
     x = np.random.default_rng(0).random((2, 1, 8, 4, 6))
-    mean, deviation = moments(torch.from_numpy(x), torch.zeros(2, 2, 2, 2, dtype=torch.bool))
+    mean, deviation = block_moments(torch.from_numpy(x), (2, 2, 2))
     for b, z, y, w in np.ndindex(2, 2, 2, 2):
         where = b, 0, slice(4 * z, 4 * z + 4), slice(2 * y, 2 * y + 2), slice(3 * w, 3 * w + 3)
         assert np.allclose(mean[where], x[where].mean())
@@ -68,7 +67,7 @@ def test_step_equals_plain_references(network: str, masking: str, norm_target: b
             pyramid[int(level)] = pyramid[int(level)] + hidden * token.view(-1, *(1,) * (view.dim() - 2))
         hidden, target = voxels(part, view.shape[2:]), target.clone()
         if norm_target:
-            mean, deviation = moments(target, part)
+            mean, deviation = block_moments(target, tuple(part.shape[1:]))
             target = (target - mean) / deviation
         loss = loss + (plain.head(plain.decoder(pyramid)) - target)[hidden].square().mean() / 2
         for layer in plain.modules():
@@ -140,7 +139,7 @@ def test_normalised_predictions_are_shown_in_the_images_units() -> None:
     (clean,), (view,), batch = masked_batch(method.views)
     terms = method((clean,), (view,), batch)
     blocks = batch.distortions[0].corruptions["mask"]["mask"]
-    hidden, (_, deviation) = voxels(blocks, method.views.sides), moments(clean, blocks)
+    hidden, (_, deviation) = voxels(blocks, method.views.sides), block_moments(clean, tuple(blocks.shape[1:]))
     errors = ((terms.restored - clean) / deviation)[hidden].square()
     torch.testing.assert_close(errors.mean(), terms.losses["re"])
 

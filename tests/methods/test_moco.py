@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from methods.tiny import forward, method, views
 
 from dira_scale.errors import UserError
-from dira_scale.methods.moco import MoCo, info_nce
+from dira_scale.losses.info_nce import info_nce
+from dira_scale.methods.moco import MoCo
 from dira_scale.methods.shuffle import SHUFFLES, permutation, transposition
 
 

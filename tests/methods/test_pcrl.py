@@ -35,9 +35,10 @@ from scipy import stats
 from dira_scale.data.geometry.orientation import indicator
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.losses.info_nce import exponentials, nce
 from dira_scale.methods import construct
 from dira_scale.methods.pcrl import PCRL
-from dira_scale.methods.pcrl_released import PCRLReleased, exponentials, nce
+from dira_scale.methods.pcrl_released import PCRLReleased
 from dira_scale.methods.shuffle import SHUFFLES, KeyShuffle, permutation, transposition
 from dira_scale.methods.transform_attention import ChannelAttention, OuterAttention
 from dira_scale.models import norm
