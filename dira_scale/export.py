@@ -27,7 +27,7 @@ def export(cfg: DictConfig) -> None:
 
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     check_own(out, EXPORT, "out", None if cfg.out else run)
-    reader = RunReader(run, cfg.reach)
+    reader = RunReader(run)
     (tensors, state, stage), described = reader.load(cfg.stage), reader.description
     encoder, decoder = trained_encoder(described, tensors), described.trains_decoder(stage)
     head = described.trains_head(stage)

@@ -7,7 +7,6 @@ torch is imported inside the functions: a typing mistake is named within a secon
 
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,16 @@ def report(config: DictConfig) -> None:
         from dira_scale.cluster.page import write_page
 
         return write_page(folder, out)
-    of_run(folder, out, config.reach)
+    of_run(folder, out)
 
 
-def of_run(folder: Path, out: Path, reach: str | Sequence[str]) -> None:
-    """Write the page of the run in ``folder``. Raises UserError if there is none. ``reach``: as of RunReader."""
+def of_run(folder: Path, out: Path) -> None:
+    """Write the page of the run in ``folder``. Raises UserError if there is none."""
     from dira_scale.reporting.content import read_run
     from dira_scale.reporting.page import render
 
     own_file(out, "out")
-    run = read_run(folder, reach)
+    run = read_run(folder)
     verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if (verb := run.description.verb) in VERBS else {}
     page = render(run, verb_defaults)
     with as_user_error(out, "out"):

@@ -4,7 +4,9 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from dira_scale import plan, report
+from dira_scale.curation.audit.report import full_file
 from dira_scale.curation.commands import stats
 from dira_scale.errors import UserError
 from dira_scale.evaluation.embedding import folder as embeddings
-from dira_scale.ingest.output import finished
+from dira_scale.ingest.output import check_output, finished
 from dira_scale.models.formats import replace_export
 from dira_scale.phantom import folder as phantoms
 from dira_scale.places import atomic, owned
-from dira_scale.places.atomic import machine_tag, write_atomic
-from dira_scale.places.owned import MARK, check_own, own
+from dira_scale.places.atomic import machine_tag, open_new, write_atomic
+from dira_scale.places.owned import GENERATOR, MARK, SWEEP_PAGE, check_own, own, own_file
+from dira_scale.prediction.tables import write_rejected_names
 from dira_scale.runs.checkpoint import clean_up
 from dira_scale.runs.complete import numbered
 from dira_scale.runs.folder import RunFolder
@@ -56,6 +60,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...], str]] = {
     "embeddings": (lambda f: embeddings.claim(f, None), (".mine.tmp", "part-000000.parquet"), "out"),  # type: ignore[arg-type]
     "phantoms": (draw, ("labels.csv", "other.json"), "recipe.images"),
     "dataset": (lambda f: finished(f, {}), (".partial/mine.txt", "notes.txt"), "out"),
+    "unfinished dataset": (lambda f: finished(f, {}), (".partial/thesis.txt",), "out"),
 }  # fmt: skip
 
 
@@ -111,7 +116,7 @@ def test_a_file_of_the_users_is_not_replaced(
         said = capsys.readouterr().err
     except UserError as error:
         said = str(error)
-    assert f"this command has not written {tmp_path}/mine{suffix}" in said and tree(tmp_path) == before
+    assert f"{tmp_path}/mine{suffix} would be replaced, and this command" in said and tree(tmp_path) == before
 
 
 def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:
@@ -121,19 +126,68 @@ def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:
     (run / "export").symlink_to(elsewhere)
     with pytest.raises(UserError, match="export is a link that leaves"):
         check_own(run / "export", "an export", "out", within=run)
-    with pytest.raises(UserError, match="export is a link that leaves this folder"):
-        RunFolder(run, RUN)
+    # Files, too, which are appended to; also those that do not exist yet, and in folders below.
+    for name in ("export", "log.txt", "leases/lost"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(elsewhere / name)
+        with pytest.raises(UserError, match=f"{name} is a link that leaves this folder"):
+            RunFolder(run, RUN)
+        (run / name).unlink()
+    (run / "export").symlink_to(elsewhere)
     (elsewhere / "picture.png").write_bytes(b"mine")
     (run / "picture.png").symlink_to(elsewhere / "picture.png")
     write_atomic(run / "picture.png", b"ours")
     assert (elsewhere / "picture.png").read_bytes() == b"mine" and not owned.is_inside(run / "export", run)
 
 
+def test_tables_beside_an_output_replace_no_others(tmp_path: Path) -> None:
+    """OUT.rejected.csv and NAME.audit.csv: neither a file of the user's, nor what a link leads to."""
+    mine = tmp_path / "mine.csv"
+    mine.write_text("my thesis")
+    takes = {
+        "a.rejected.csv": lambda: check_output(tmp_path / "a", None),
+        "a.audit.csv": lambda: full_file(tmp_path / "a"),
+    }
+    for (name, take), link in product(takes.items(), (False, True)):
+        (tmp_path / name).symlink_to(mine) if link else shutil.copy(mine, tmp_path / name)
+        with pytest.raises(UserError, match=f"{name} would be replaced, and this command has not written it"):
+            take()
+        (tmp_path / name).unlink()
+    for _ in range(2):  # their own they replace
+        write_rejected_names(tmp_path / "a", [("=1", {"stage": "read", "reason": "none"})])
+        check_output(tmp_path / "a", None)
+    written = tmp_path / "a.rejected.csv"
+    assert written.read_text().splitlines()[1:] == ["'=1,read,none"] and written.stat().st_mode & 0o777 == 0o600
+    (tmp_path / ".a.part").symlink_to(mine)
+    with open_new(tmp_path / ".a.part") as file:
+        file.write(b"ours")
+    assert mine.read_text() == "my thesis"
+
+
+def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(UserError, match=f"^out={tmp_path}/a is a file: name a folder"):
+        own(tmp_path / "a", "an export", "out")
+    with pytest.raises(UserError, match=f"^out={tmp_path} is a folder: name a file in it"):
+        own_file(tmp_path, "out")
+
+
+def test_a_page_of_another_kind_does_not_free_the_tables_beside_it(tmp_path: Path) -> None:
+    """A run's page has no tables: what lies beside it is the user's."""
+    page, table = tmp_path / "page.html", tmp_path / "page.tex"
+    page.write_text(f"<head>{GENERATOR}</head>")
+    table.write_text("my thesis")
+    with pytest.raises(UserError, match=r"page.html would be replaced"):
+        own_file(page, "out", SWEEP_PAGE, beside=(table,))
+    page.write_text(f"<head>{SWEEP_PAGE}</head>")
+    own_file(page, "out", SWEEP_PAGE, beside=(table,))
+
+
 def test_only_checkpoints_are_checkpoints(tmp_path: Path) -> None:
     """A folder named by a date was taken for a damaged one, and `*.tmp` of anybody was deleted."""
-    for name in ("20190417", "000000005", "thesis.tmp", "000000004.2.tmp", "1000000000", "0000000001"):
+    for name in ("20190417", "000000005", "thesis.tmp", "000000004.2.tmp", "20201124203300", "0000000001"):
         (tmp_path / name).mkdir()
-    assert [path.name for path in numbered(tmp_path)] == ["000000005", "1000000000"]
+    assert [path.name for path in numbered(tmp_path)] == ["000000005"]
     clean_up(tmp_path, [])
     assert not (tmp_path / "000000004.2.tmp").exists() and (tmp_path / "thesis.tmp").exists()
 

@@ -27,6 +27,7 @@ from runs.writers import write
 
 from dira_scale import report
 from dira_scale.config.compose import compose
+from dira_scale.config.reach import allow
 from dira_scale.metrics.cases import label_cases, write_cases
 from dira_scale.places.retry import PATIENCE
 from dira_scale.pretraining import diagnosis
@@ -565,11 +566,12 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
         config["checkpoint"]["folder"] = f"{bucket.url}/runs/mine"
         config["data"]["shards"] = f"{bucket.url}/cxr"
         (run / "config.yaml").write_text(yaml.safe_dump(config))
+        allow([bucket.url])
         folder = checkpoint.find_folder(run)
         folder.mkdir(parents=True)
         write(folder, 40, {"x": torch.zeros(2**18)}, best={"di": 40})
         write(folder, 150, {"x": torch.zeros(2**19)}, world=2, best={"di": 40})
-        shown = Page(render(read_run(run, bucket.url), defaults()))
+        shown = Page(render(read_run(run), defaults()))
         assert "step MiB kept as 40 1 best of di 150 2 latest Configuration" in shown.text
         bucket.process.kill()
         bucket.process.wait()

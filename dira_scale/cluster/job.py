@@ -33,6 +33,7 @@ from dira_scale.cluster import death, launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
 from dira_scale.cluster.requeue import in_grace_time, requeue
+from dira_scale.config.reach import allow
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
@@ -194,6 +195,7 @@ def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
     if "step" not in status:
         return None
     try:
+        allow(word.partition("=")[2] for word in run.words)
         return newest_step(sweep.output(run))
     except (OSError, UserError):  # the store does not answer: the verb will say so
         return int(status["step"])

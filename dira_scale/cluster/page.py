@@ -9,7 +9,7 @@ from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.results import write_results
 from dira_scale.errors import UserError, print_line
 from dira_scale.places.atomic import as_user_error, write_atomic
-from dira_scale.places.owned import own_file
+from dira_scale.places.owned import SWEEP_PAGE, own_file
 
 
 def write_page(path: Path, out: Path) -> None:
@@ -24,7 +24,7 @@ def write_page(path: Path, out: Path) -> None:
 
     if out.suffix != ".html":
         raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
-    own_file(out, "out", beside=tuple(out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")))
+    own_file(out, "out", SWEEP_PAGE, beside=tuple(out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")))
     folder, results = SweepFolder(path), write_results(path)
     planned, done = (
         len(folder.current),

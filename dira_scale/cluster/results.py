@@ -27,6 +27,7 @@ from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.spread import compare_phases, print_tables, write_spread
 from dira_scale.cluster.summary import markdown
 from dira_scale.places.atomic import write_atomic
+from dira_scale.places.owned import own
 from dira_scale.places.tables import harmless
 from dira_scale.verbs import VERBS
 
@@ -54,6 +55,7 @@ def write_results(path: Path, show: bool = False) -> Results:
         UserError: no sweep there.
     """
     folder = SweepFolder(path)
+    own(path, "a sweep", "folder")
     runs = [folder.runs[run_id] for run_id in folder.current]
     done = [run for run in runs if is_done(folder.tries(run.id))]
     varied = list(dict.fromkeys(key for run in runs for key in run.varied))

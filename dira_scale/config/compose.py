@@ -27,6 +27,7 @@ from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_only, quote, restore
+from dira_scale.config.reach import allow_typed
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, interrupted, print_error
@@ -61,6 +62,7 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
         places = _places(verb, schema, arguments)
         composed = _hydra(verb, quote(arguments.words, places), arguments.config_dirs)
         trust_typed(composed)
+        allow_typed(composed)
         schema.adopt(composed, {key_of(word) for word in arguments.words})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)

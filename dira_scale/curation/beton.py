@@ -49,6 +49,9 @@ def to_beton(path: str | Path) -> dict[str, int]:
                         + ("; to=webdataset bits=8 converts them first" if dataset.info.dims == 2 else ""))  # fmt: skip
     if not is_local(dataset.root):
         raise UserError(f"path={path}: FFCV maps files into memory, so copy the dataset to a disk first")
+    for split in dataset.splits:
+        if (file := dataset.root / f"{split}.beton").name not in dataset.info.betons and file.exists():
+            raise UserError(f"{file} would be replaced, and dataset.json does not name it: move it")
     _announce(dataset)
     sizes = {}
     for split in dataset.splits:

@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dira_scale.places.atomic import open_new
+
 VERSION = 2
 HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("table", "<u8")])
 FIELD = np.dtype([("kind", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
@@ -117,7 +119,7 @@ class Writer:
         if not fitting:
             raise BetonError(f"a sample of {largest} bytes exceeds FFCV's largest page, {PAGES[-1]} bytes")
         self.page, self.fields = fitting[0], fields
-        self.file = path.open("wb")
+        self.file = open_new(path)
         self.records = np.zeros(samples, record_type(fields))
         self.allocations: list[tuple[int, int, int]] = []
         self.start = HEADER.itemsize + len(fields) * FIELD.itemsize

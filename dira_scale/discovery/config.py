@@ -1,10 +1,11 @@
 """The schema of ``configs/words.yaml``. Reading it needs no torch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, place
+from dira_scale.config.schema import Schema, above, at_least, place, places
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 
@@ -55,6 +56,7 @@ class Air(Schema):
 class Words(Schema):
     run: str | None = place(None)
     trust: list[str] = MISSING
+    reach: Any = places()
     init: str | None = place(None)
     out: str = place()
     stage: str | None = None

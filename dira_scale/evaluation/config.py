@@ -43,6 +43,7 @@ class Probe(Schema):
     out: str | None = place(None)
     seed: int = at_least(0)
     trust: list[str] = MISSING
+    reach: Any = places()
     stage: str | None = None
     layer: Any = MISSING
     labels: list[str] | None = None
@@ -77,6 +78,7 @@ class Embed(Schema):
     init: str | None = place(None)
     out: str = place()
     trust: list[str] = MISSING
+    reach: Any = places()
     stage: str | None = None
     layer: Any = MISSING
     normalise: str | None = one_of("none", "imagenet", default=None)

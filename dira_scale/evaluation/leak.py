@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dira_scale.config.reach import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
@@ -136,11 +137,11 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
 def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> Source:
     described, settings = run.description.data, SimpleNamespace(**LATER_DATA | run.config["data"])
     pairs = [(each, _opened(each, known)) for each in described.datasets]
-    unknown = [
-        f"its dataset {each.name or Path(each.path).name} is no longer where it was"
-        for each, dataset in pairs
-        if not dataset
-    ]
+    absent = [each for each, dataset in pairs if not dataset]
+    unknown = [f"its dataset {each.name or Path(each.path).name} is {_why(each.path)}" for each in absent]
+    excluded = [settings.exclude] if isinstance(settings.exclude, str) else settings.exclude or []
+    if far := next((str(place) for place in excluded if not may_ask(str(place))), None):
+        return Source(name, unknown=[*unknown, f"data.exclude is of {far}, {beyond(far)}"])
     present = [(dataset, each.weight) for each, dataset in pairs if dataset]
     datasets, weights = [dataset for dataset, _ in present], [weight for _, weight in present]
     try:
@@ -154,10 +155,16 @@ def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> S
     return Source(name, _parts(datasets, described.split, selection), validated, settings.exclude, unknown)
 
 
+def _why(place: str) -> str:
+    return "no longer where it was" if may_ask(place) else beyond(place)
+
+
 def _opened(dataset: Dataset, known: Sequence[ShardedDataset]) -> ShardedDataset | None:
     """None if that content is no longer there."""
     if match := next((each for each in known if each.hash == dataset.hash), None):
         return match
+    if not may_ask(dataset.path):
+        return None
     try:
         with as_os_error(locate(dataset.path, "data.shards")):
             present = ShardedDataset.open(dataset.path, check_shards=False)

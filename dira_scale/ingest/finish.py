@@ -1,8 +1,8 @@
 """Finish a dataset once all shards exist: quarantine, description, dataset.json, and last the manifest."""
 
 import csv
+import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +19,13 @@ from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.naming import modality_of
-from dira_scale.ingest.output import PARTIAL, made_of, state_file
+from dira_scale.ingest.output import PARTIAL, made_of, names_file, state_file
 from dira_scale.ingest.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
-from dira_scale.places.atomic import publish
-from dira_scale.places.store import as_os_error, is_local, remove
+from dira_scale.places.atomic import open_new, publish
+from dira_scale.places.owned import REJECTED
+from dira_scale.places.store import as_os_error, remove
 from dira_scale.places.tables import harmless
 
 
@@ -49,7 +50,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     sizes, checksums, reasons, noted = {}, {}, Counter[str](), Counter[str]()
     filled = dict[str, int]()  # by volume that lacked slices
     kept = set[str]()  # attributes that some sample has
-    names = _RejectedNames(_names_file(out), plan)
+    names = _RejectedNames(names_file(out), plan)
     with names:
         for shard, state in joined(out, plan, identity, scratch):
             sizes[shard], checksums[shard] = state["size"], state["xxh3"]
@@ -150,10 +151,10 @@ class _RejectedNames:
         self._empty = True
 
     def __enter__(self) -> "_RejectedNames":
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # readable by its owner only
-        self._file = os.fdopen(descriptor, "w", errors="surrogateescape", newline="", encoding="utf-8")
+        part = open_new(self._part, private=True)
+        self._file = io.TextIOWrapper(part, errors="surrogateescape", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
-        self._csv.writerow(["file", "stage", "reason"])
+        self._csv.writerow(REJECTED)
         return self
 
     def add(self, rejected: list[dict[str, str]]) -> None:
@@ -169,12 +170,6 @@ class _RejectedNames:
         if kind or self._empty:
             return self._part.unlink()
         publish(self._part, self.path)
-
-
-def _names_file(out: Path) -> Path:
-    """``OUT.rejected.csv``; for a store, in the working directory: names do not leave this machine."""
-    path = out.resolve() if is_local(out) else Path.cwd() / out.name
-    return path.with_name(f"{path.name}.rejected.csv")
 
 
 def _most_frequent(reasons: Counter[str]) -> str:

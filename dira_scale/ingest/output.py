@@ -18,6 +18,7 @@ A dataset with a manifest is finished; a remaining ``.partial`` is removed.
 import json
 import math
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,10 +31,12 @@ from dira_scale.ingest.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import WrittenShard
 from dira_scale.places.atomic import publish, write_json
+from dira_scale.places.owned import REJECTED, own_file
 from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 PARTIAL = ".partial"
 PLAN_FILE, LOCK = "plan.json", "lock"
+OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|json)|[0-9]+-of-[0-9]+")  # names in .partial beside these two
 
 
 class Share(NamedTuple):
@@ -94,7 +97,8 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
     """
     with as_os_error(out):
         there = {path.name for path in out.iterdir()} if out.exists() else set()
-        begun = there == {PARTIAL} or any((out / PARTIAL / name).is_file() for name in (PLAN_FILE, LOCK))
+        begun = any((out / PARTIAL / name).is_file() for name in (PLAN_FILE, LOCK))
+        begun = begun or (there == {PARTIAL} and all(OURS.fullmatch(path.name) for path in (out / PARTIAL).iterdir()))
         if not (out / MANIFEST_FILE).exists() and (not (out / INFO_FILE).exists() or begun):
             if there and not begun:
                 raise UserError(f"out={out} is not empty and not a sharded dataset: choose another folder")
@@ -114,7 +118,9 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
 
 
 def check_output(out: Path, images: Any, key: str = "recipe.images") -> None:
-    """Raises UserError if ``out`` is inside the images' folder, the value of ``key``, or not writable."""
+    """Raises UserError if ``out`` is inside the images' folder, the value of ``key``, or not writable, or if the table
+    of rejected names would replace another file."""
+    own_file(names_file(out), "out", stamp=",".join(REJECTED))
     if not is_local(out):
         return
     source = locate(images, key) if isinstance(images, str) else None
@@ -124,6 +130,13 @@ def check_output(out: Path, images: Any, key: str = "recipe.images") -> None:
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"out={out}: {there} is not writable: choose another out")
+
+
+def names_file(out: Path) -> Path:
+    """Return the path of ``OUT.rejected.csv``: beside a local ``out``, else in the working directory, as names of files
+    do not leave this machine."""
+    path = out.resolve() if is_local(out) else Path.cwd() / out.name
+    return path.with_name(f"{path.name}.rejected.csv")
 
 
 def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:

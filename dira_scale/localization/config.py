@@ -1,10 +1,11 @@
 """The schema of ``configs/localize.yaml``: reading it needs no torch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, place, within
+from dira_scale.config.schema import Schema, above, at_least, place, places, within
 from dira_scale.errors import UserError
 
 
@@ -19,6 +20,7 @@ class LocalizeData(Schema):
 class Localize(Schema):
     run: str = place()
     trust: list[str] = MISSING
+    reach: Any = places()
     out: str = place()
     data: LocalizeData = field(default_factory=LocalizeData)
     labels: list[str] | None = None

@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dira_scale.errors import UserError
 from dira_scale.places.store import as_os_error, is_local, upload
 
 
-def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = lambda: None) -> None:
+def write_atomic(
+    path: Path, content: str | bytes, check: Callable[[], None] = lambda: None, private: bool = False
+) -> None:
     """Write a file, unless ``check``, called right before it becomes visible, raises.
 
-    On a disk: write to a temporary name beside ``path``, flush, rename. In a store: one request.
+    On a disk: write to a temporary name beside ``path``, flush, rename. In a store: one request. Only its owner can read
+    a ``private`` file on a disk.
 
     Raises OSError.
     """
@@ -30,7 +33,7 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
         return
     temporary = path.with_name(f".{path.name}.{machine_tag()}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_new(temporary, private) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -39,6 +42,13 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
     finally:
         temporary.unlink(missing_ok=True)  # a partial file must not take space on a full disk
     sync_folder(path.parent)
+
+
+def open_new(path: Path, private: bool = False) -> BinaryIO:
+    """Open a new file for writing in the place of ``path``: what a killed process left there, or a link, which is not
+    followed. Only its owner can read a ``private`` one."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666), "wb")
 
 
 @cache

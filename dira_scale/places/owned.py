@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,8 @@ TORN = re.compile(r"\..+\.([0-9a-f]{8})\.([0-9]+)\.[0-9]+\.tmp")  # as places.at
 DAY = 86_400.0  # after which an unfinished file of another machine is nobody's any more
 STAMP = 65_536  # bytes at a file's beginning in which its stamp is looked for
 GENERATOR = '<meta name="generator" content="dira_scale">'  # the stamp of a page
+SWEEP_PAGE = '<meta name="generator" content="dira_scale sweep">'  # of a page with tables beside it
+REJECTED = ("file", "stage", "reason")  # the header of the table of rejected files' names, and its stamp
 
 
 def own(folder: Path, kind: str, key: str) -> None:
@@ -47,7 +50,7 @@ def check_own(folder: Path, kind: str, key: str, within: Path | None = None) -> 
         within: a run whose folder it is, which may be a stranger's.
 
     Raises:
-        UserError: it holds anything else, or leads out of ``within``, or a folder in it is a link that leaves it; the
+        UserError: it holds anything else, or leads out of ``within``, or something in it is a link that leaves it; the
             message names ``key``.
         OSError: it cannot be read.
     """
@@ -56,12 +59,14 @@ def check_own(folder: Path, kind: str, key: str, within: Path | None = None) -> 
         folder = folder.resolve()  # new/../mine is there only once new is
     if within and not is_inside(folder, within):
         raise UserError(f"{named} is a link that leaves {within}: remove it, or name another folder, {key}=…")
-    found = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if is_local(folder) and folder.exists() and not folder.is_dir():
+        raise UserError(f"{key}={named} is a file: name a folder")
+    found = sorted(path.name for path in folder.iterdir() if not TORN.fullmatch(path.name)) if folder.exists() else []
     if MARK in found:
         if (held := _kind(folder / MARK)) != kind:
             raise UserError(f"{key}={named} is a folder of {held}, not of {kind}: name another folder")
         if is_local(folder):
-            _refuse_links(folder, found, key)
+            _refuse_links(folder, key)
         return True
     if found:
         raise UserError(
@@ -74,13 +79,14 @@ def check_own(folder: Path, kind: str, key: str, within: Path | None = None) -> 
 def own_file(path: Path, key: str, stamp: str = GENERATOR, beside: tuple[Path, ...] = ()) -> None:
     """Raise UserError where ``path`` is a file without the ``stamp`` that this command writes into its own, or one of
     the files that it writes ``beside`` a new one exists."""
-    if path.exists():
+    if path.is_dir():
+        raise UserError(f"{key}={path} is a folder: name a file in it, or another")
+    if path.is_file() and not path.is_symlink():
         with path.open("rb") as file:
-            ours = path.is_file() and stamp.encode() in file.read(STAMP)
-        if ours:
-            return
-    if taken := next((each for each in (path, *beside) if each.exists()), None):
-        raise UserError(f"{key}={path}: this command has not written {taken}, and does not replace it: name another")
+            if stamp.encode() in file.read(STAMP):
+                return
+    if taken := next((each for each in (path, *beside) if each.exists() or each.is_symlink()), None):
+        raise UserError(f"{taken} would be replaced, and this command has not written it: move it, or change {key}=…")
 
 
 def is_inside(path: Path, folder: Path) -> bool:
@@ -95,11 +101,21 @@ def _kind(mark: Path) -> str:
         return "an unknown kind"
 
 
-def _refuse_links(folder: Path, names: list[str], key: str) -> None:
-    """A folder within may be a stranger's link to somewhere else, where files would be written and deleted."""
-    for path in (folder / name for name in names):
-        if path.is_symlink() and path.is_dir() and not is_inside(path, folder):
-            raise UserError(f"{key}={folder}: {path} is a link that leaves this folder: replace it by a folder")
+def _refuse_links(folder: Path, key: str) -> None:
+    """A file or folder within may be a stranger's link to somewhere else, where it would be written to and deleted."""
+    for path in _links(folder):
+        if not is_inside(path, folder):
+            raise UserError(f"{key}={folder}: {path} is a link that leaves this folder: remove the link")
+
+
+def _links(folder: Path) -> Iterator[Path]:
+    """Yield the links in ``folder`` and in the folders below it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif entry.is_dir():
+                yield from _links(Path(entry.path))
 
 
 def _remove_torn(folder: Path) -> None:

@@ -1,10 +1,11 @@
 """The schema of ``configs/predict.yaml``: reading it needs no torch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of, place
+from dira_scale.config.schema import Schema, at_least, one_of, place, places
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING, WHOLE
 
@@ -21,6 +22,7 @@ class PredictData(Schema):
 class Predict(Schema):
     run: str = place()
     trust: list[str] = MISSING
+    reach: Any = places()
     out: str = place()
     data: PredictData = field(default_factory=PredictData)
     images: str | None = place(None)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from dira_scale.evaluation.finetune.calibration import scaled
+from dira_scale.ingest.output import names_file
 from dira_scale.places.atomic import write_atomic
+from dira_scale.places.owned import REJECTED
 from dira_scale.places.tables import harmless
 
 PROBABILITIES, QUARANTINE = "predictions.csv", "quarantine.csv"
@@ -43,16 +44,12 @@ def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> Non
 
 def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, str]]]) -> Path:
     """The same by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
-    path = out.resolve().with_name(f"{out.name}.rejected.csv")
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-    path.chmod(0o600)  # of one that was there
-    with path.open("w", errors="surrogateescape", newline="") as file:
-        rows = (harmless([name, row["stage"], row["reason"]]) for name, row in refused)
-        csv.writer(file).writerows([["file", "stage", "reason"], *rows])
+    path = names_file(out)
+    _write(path, REJECTED, ([name, row["stage"], row["reason"]] for name, row in refused), private=True)
     return path
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], private: bool = False) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(map(harmless, [header, *rows]))
-    write_atomic(path, text.getvalue().encode(errors="surrogateescape"))
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"), private=private)

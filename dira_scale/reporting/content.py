@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +82,13 @@ class RunContent:
         return re.sub(r"(?<![\w.])~?/(?=\S)(?:[^\s/]+/)*", "", text)
 
 
-def read_run(folder: Path, reach: str | Sequence[str] = ()) -> RunContent:
-    """The run in ``folder``; ``reach``: as of RunReader, by default nothing in a store.
+def read_run(folder: Path) -> RunContent:
+    """The run in ``folder``.
 
     Raises:
         UserError: there is no run.
     """
-    reader = RunReader(folder, reach)
+    reader = RunReader(folder)
     status, environment, rows, pictures = reader.status(), reader.environment(), reader.rows(), reader.pictures()
     checkpoints, unreadable = _checkpoints(reader)
     datasets = list(reader.datasets())

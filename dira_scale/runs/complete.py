@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
+from dira_scale.config.reach import require_asked
 from dira_scale.errors import UserError
 from dira_scale.places.store import is_local, locate
 from dira_scale.runs.files import read_yaml
 from dira_scale.verbs import VERBS
 
 INDEX = "index.json"
-STEP = re.compile("[0-9]{9}|[1-9][0-9]{9,}")  # names of checkpoints; users' folders may be dates
+STEP = re.compile("[0-9]{9}")  # names of checkpoints; users' folders may be dates and times
 
 
 def config_file(folder: Path) -> Path:
@@ -34,9 +35,11 @@ def find_folder(run: Path) -> Path:
     """The folder of checkpoints of the run in folder ``run``, according to its own configuration.
 
     Raises:
-        UserError: as :func:`locate_folder`.
+        UserError: as :func:`locate_folder`, or only the run names that address.
     """
-    return locate_folder(run, named_folder(run))
+    if folder := named_folder(run):
+        require_asked(folder, f"checkpoints of {run}")
+    return locate_folder(run, folder)
 
 
 def named_folder(run: Path) -> str | None:

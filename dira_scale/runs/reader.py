@@ -1,24 +1,24 @@
 """Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from dira_scale.config.reach import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, counted, nearest
 from dira_scale.places.owned import is_inside
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
-from dira_scale.runs.complete import config_file, named_folder
+from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import read_json, read_rows, read_yaml
 
-BEYOND = "not looked up, as nobody but the run names that address"
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
 Row = dict[str, Any]
@@ -52,14 +52,13 @@ class RunReader:
 
     Attributes:
         config: its resolved configuration, to show; what it means is in ``description``.
-        reach: addresses of stores and servers that may be asked, with all below them; None: each that the run names.
 
     Raises:
         UserError: there is no run, or its description is damaged.
     """
 
-    def __init__(self, folder: Path, reach: str | Sequence[str] | None = None) -> None:
-        self.folder, self.reach = folder, [reach] if isinstance(reach, str) else reach
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.config: dict[str, Any] = read_yaml(config_file(folder))
         self.description: Description = read_description(folder)
 
@@ -103,17 +102,15 @@ class RunReader:
         Raises:
             UserError: the disk or the store does not answer, or is not to be asked.
         """
-        self._require_checkpoints_within_reach()
         return checkpoint.stored_checkpoints(self.folder)
 
     def datasets(self) -> Iterator[TrainingData]:
         """What the run was trained on, as it can be read now."""
         for dataset in self.description.data.datasets:
-            if self._is_within_reach(dataset.path):
+            if may_ask(dataset.path):
                 yield _training_data(dataset)
             else:
-                error = f"{dataset.path}: {BEYOND}; reach={dataset.path} asks there"
-                yield TrainingData(dataset, None, BEYOND, error)
+                yield TrainingData(dataset, None, "not looked up", f"{dataset.path}: {beyond(dataset.path)}")
 
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
@@ -123,7 +120,6 @@ class RunReader:
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
-        self._require_checkpoints_within_reach()
         try:
             tensors, state = checkpoint.load(self._checkpoint(stage))
         except checkpoint.DamagedError as error:
@@ -147,16 +143,6 @@ class RunReader:
             f"step {step} has the lowest validation loss of stage {stage}, which can rise while a contrastive method "
             f"learns; stage={LATEST} takes the newest checkpoint, of step {newest}"
         )
-
-    def _is_within_reach(self, place: str) -> bool:
-        if self.reach is None or "://" not in place or place.startswith("file://"):
-            return True
-        return any(f"{place.rstrip('/')}/".startswith(f"{told.rstrip('/')}/") for told in self.reach)
-
-    def _require_checkpoints_within_reach(self) -> None:
-        folder = named_folder(self.folder)
-        if folder and not self._is_within_reach(folder):
-            raise UserError(f"checkpoints of {self.folder} in {folder}: {BEYOND}; reach={folder} asks there")
 
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:

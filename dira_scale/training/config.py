@@ -1,10 +1,11 @@
 """The configuration keys that all tasks on sharded datasets share. Like all schemas it needs no torch."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least
+from dira_scale.config.schema import Schema, above, at_least, places
 from dira_scale.data.config import Data
 from dira_scale.engine.config import Optim, Training
 from dira_scale.errors import UserError
@@ -37,6 +38,7 @@ class StagedTraining(Training):
 
     epoch_factor: float = above(0)
     trust: list[str] = MISSING
+    reach: Any = places()
     enough_steps: int | None = at_least(1, None)
     data: Data = field(default_factory=Data)
     stages: dict[str, Stage] = MISSING

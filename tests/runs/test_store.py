@@ -13,6 +13,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from runs.writers import write
 
+from dira_scale.config.reach import allow
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, NotSavedError, pointers, writer
@@ -41,6 +42,7 @@ def run(url: str, tmp_path: Path) -> Path:
     """A run folder whose configuration names the store."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(f"checkpoint: {{folder: '{url}'}}")
+    allow([url])
     checkpoint.locate_folder(tmp_path / "run", url).mkdir(parents=True)
     return tmp_path / "run"
 

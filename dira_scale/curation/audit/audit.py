@@ -9,7 +9,7 @@ import numpy as np
 from dira_scale.curation.audit.harvest import harvest
 from dira_scale.curation.audit.leaks import find_leaks
 from dira_scale.curation.audit.patients import shared_patients
-from dira_scale.curation.audit.report import AuditReport, TwinImage, TwinPair, print_report
+from dira_scale.curation.audit.report import AuditReport, TwinImage, TwinPair, full_file, print_report
 from dira_scale.curation.audit.thumbnails import thumbnails
 from dira_scale.curation.audit.twins import exact_twins, near_twins
 from dira_scale.curation.audit.values import Values
@@ -32,6 +32,7 @@ def audit(
     datasets = [ShardedDataset.open(folder) for folder in (path, *against)]
     if len({dataset.info.dims for dataset in datasets}) > 1:
         raise UserError(f"against={list(against)}: images and volumes cannot be compared with each other")
+    full_file(datasets[0].root)
     report = AuditReport(patients=shared_patients(datasets))
     with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # mode 0700: it holds identities
         try:

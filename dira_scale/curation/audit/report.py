@@ -1,7 +1,7 @@
 """The audit's report: printed with masked values, as logs are shared; in full in a file only its owner can read."""
 
 import csv
-import os
+import io
 import re
 import shlex
 from collections import Counter
@@ -15,9 +15,12 @@ from dira_scale.curation.audit.leaks import MOST, Hit, SearchResult
 from dira_scale.curation.audit.patients import PatientComparison, harmful
 from dira_scale.curation.audit.twins import SAME
 from dira_scale.machine.console import Console
+from dira_scale.places.atomic import write_atomic
+from dira_scale.places.owned import own_file
 from dira_scale.places.store import is_local
 from dira_scale.places.tables import harmless
 
+HEADER = ("found", "file", "member", "place", "kind", "value")  # of the table in full, and its stamp
 SHOWN = 10  # examples of a kind
 WIDTH = 160  # of tables: wide enough not to cut keys
 WORTH_TELLING = 0.01  # expected hits by chance
@@ -183,12 +186,19 @@ def _full_rows(report: AuditReport) -> list[list[str]]:
 def _write_full(root: Path, rows: list[list[str]]) -> Path | None:
     """Write ``NAME.audit.csv`` beside the dataset; for a store, in the working directory: values do not leave this
     machine. None if there are no findings; an older file is then removed."""
+    path = full_file(root)
+    if not rows:
+        path.unlink(missing_ok=True)
+        return None
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([HEADER, *map(harmless, rows)])
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"), private=True)
+    return path
+
+
+def full_file(root: Path) -> Path:
+    """Return where ``NAME.audit.csv`` of a dataset is. Raises UserError where there is another file of that name."""
     path = root.resolve() if is_local(root) else Path.cwd() / root.name
     path = path.with_name(f"{path.name}.audit.csv")
-    path.unlink(missing_ok=True)
-    if not rows:
-        return None
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        csv.writer(file).writerows([["found", "file", "member", "place", "kind", "value"], *map(harmless, rows)])
+    own_file(path, "path", stamp=",".join(HEADER))
     return path

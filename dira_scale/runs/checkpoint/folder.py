@@ -20,7 +20,7 @@ from dira_scale.runs.complete import INDEX, complete, numbered
 from dira_scale.runs.lease import LeaseLostError
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-TORN = re.compile(r"[0-9]{9,}(\.[0-9]+\.tmp|(\.[0-9]+\.tmp)?\.old[0-9]*\.tmp)")  # named by unfinished_path, remove
+TORN = re.compile(r"[0-9]{9}(\.[0-9]+\.tmp|(\.[0-9]+\.tmp)?\.old[0-9]*\.tmp)")  # named by unfinished_path, remove
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 

@@ -1,0 +1,48 @@
+"""Which addresses of stores and servers may be asked: those that were typed, as ``reach=ADDRESS`` or as another key.
+
+A run or an export may be a stranger's, and names addresses, which could be of machines that only this one can reach.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.errors import UserError
+
+_TOLD = set[str]()
+
+
+def allow(places: Iterable[str]) -> None:
+    """From now on, in this process, let these addresses and all below them be asked."""
+    _TOLD.update(place for place in places if "://" in place)
+
+
+def allow_typed(config: DictConfig) -> None:
+    """The same for all addresses in a configuration, which was composed of what the user has typed."""
+    allow(_texts(OmegaConf.to_container(config)))
+
+
+def may_ask(place: str) -> bool:
+    """Return whether ``place`` is on this machine, or an address that was allowed."""
+    if "://" not in place or place.startswith("file://"):
+        return True
+    return any(f"{place.rstrip('/')}/".startswith(f"{told.rstrip('/')}/") for told in _TOLD)
+
+
+def require_asked(place: str, what: str) -> None:
+    """Raise UserError, before anything is asked, for an address that only a run names."""
+    if not may_ask(place):
+        raise UserError(f"{what} in {place}: {beyond(place)}")
+
+
+def beyond(place: str) -> str:
+    return f"not looked up, as nobody but the run names that address; reach={place} asks there"
+
+
+def _texts(node: Any) -> Iterable[str]:
+    if isinstance(node, dict | list):
+        for value in [*node, *node.values()] if isinstance(node, dict) else node:  # weighted addresses are keys
+            yield from _texts(value)
+    elif isinstance(node, str):
+        yield node
