@@ -1,6 +1,7 @@
 """Errors of the user: one complete message, printed once."""
 
 import atexit
+import errno
 import os
 import select
 import signal
@@ -68,20 +69,46 @@ def end_quietly(verb: str) -> None:
             drop_unread()
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGPIPE)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and _output_is_full():
+            drop_unread()
+            _end_full(verb)
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
-    atexit.register(drop_unread)  # before Python flushes, which would fail with a traceback and exit code 120
+    atexit.register(_end, verb)  # before Python flushes, which would fail with a traceback and exit code 120
 
 
-def drop_unread() -> None:
-    """Flush standard output; what nobody reads any more is dropped."""
+def drop_unread() -> int | None:
+    """Flush standard output; what nobody reads any more, or a full disk does not take, is dropped. Return the error's
+    number, if there is one."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+        return error.errno
+    return None
+
+
+def _end(verb: str) -> None:
+    """Flush standard output. Where it is a file on a full disk, say so and end with 1."""
+    if drop_unread() == errno.ENOSPC:
+        _end_full(verb)
+
+
+def _end_full(verb: str) -> None:
+    print(f"{verb}: what it prints cannot be written: the disk is full", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _output_is_full() -> bool:
+    """Return whether standard output is a file that takes no more."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    return False
 
 
 def _nobody_reads() -> bool:

@@ -586,7 +586,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(trained, capsys, monkeypatc
     assert main([f"run={trained.run}", "formats=timm"]) == 2
     error = capsys.readouterr().err
     where = trained.run / "export"
-    what = "cannot be written (No space left on device): free space there, or name another, out=…"
+    what = "cannot be written (No space left on device): free some space, or name another, out=…"
     assert error == f"export: {where} {what}\n"
 
 
@@ -595,7 +595,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, capsys):
     part.write_bytes(part.read_bytes()[:-1])
     assert main([f"run={trained.run}"]) == 2
     error = capsys.readouterr().err
-    assert part.name in error and "take another with stage=… (" in error and "or run pretrain again" in error
+    assert part.name in error and "name another (" in error and "run pretrain again" in error
 
 
 def test_the_schemas_names_are_those_of_the_formats_and_losses() -> None:

@@ -455,8 +455,8 @@ def test_a_folder_that_may_not_be_written_to_is_one_line(
     monkeypatch.setattr(report, "write_atomic", denied)
     assert report.main([f"run={run}"]) == 2
     said = capsys.readouterr().err
-    assert said == f"report: {run}/report.html cannot be written (Permission denied): free space there, or name " \
-        "another, out=…\n"  # fmt: skip
+    what = "cannot be written (Permission denied): allow this user to write there, or name another, out=…"
+    assert said == f"report: {run}/report.html {what}\n"
 
 
 def test_smoothing_keeps_a_constant_and_a_short_series() -> None:

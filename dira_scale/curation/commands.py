@@ -44,10 +44,10 @@ def stats(config: DictConfig) -> int:
     beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
     page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
     own_file(page, "page")
-    print_table(stats)
     html = render_dataset(stats)
     with as_user_error(page, "page"):
         write_atomic(page, html)
+    print_table(stats)
     print(f"page: {page.resolve()}")
     return 0
 

@@ -161,6 +161,7 @@ class Labels:
         advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
         where = f"{', '.join(str(d.root) for d in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
         targets = self.targets(torch.from_numpy(values)).numpy()
+        refused: dict[str, str] = {}
         for name, given, target in zip(self.names, values.T, targets.T, strict=True):
             if (wrong := ~np.isin(given, (0, 1, UNCERTAIN)) & ~np.isnan(given)).any():
                 raise UserError(f"{where}: label '{name}' has the value {given[wrong][0]:g}: need 0, 1, {UNCERTAIN} "
@@ -168,11 +169,17 @@ class Labels:
                                 "recipe.class_columns")  # fmt: skip
             if np.isnan(target).all():
                 why = " or uncertain, which is ignored" * bool((given == UNCERTAIN).any())
-                raise UserError(f"{where}: label '{name}' is unknown{why} in all {len(given)} samples: {advice}")
+                refused[name] = f"is unknown{why} in all {len(given)} samples"
+                continue
             needed = {"positive": 1} if self.exclusive else {"positive": 1, "negative": 0}
             missing = [word for word, value in needed.items() if not (target == value).any()]
             if missing and (self.exclusive or learned is not None):
-                raise UserError(f"{where}: label '{name}' has no {missing[0]} among {len(given)} samples: {advice}")
+                refused[name] = f"has no {missing[0]} among {len(given)} samples"
+        if refused:
+            told = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
+            rest = [name for name in self.names if name not in refused]
+            advice += f": task.labels=[{','.join(rest)}]" * bool(rest and not self.exclusive and "fraction" not in keys)
+            raise UserError(f"{where}: {told}: {advice}")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
             raise UserError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "

@@ -39,15 +39,24 @@ class VolumeSettings:
     irregular: str
 
     def __post_init__(self) -> None:
-        if self.spacing is not None and (len(self.spacing) != 3 or not all(0.05 <= s <= 50 for s in self.spacing)):
-            raise UserError(f"recipe.volume.spacing={list(self.spacing)}: give [z, y, x] in mm, 0.05 to 50, or null")
+        if self.spacing is not None and not (_are(self.spacing, 3) and all(0.05 <= s <= 50 for s in self.spacing)):
+            raise UserError(f"recipe.volume.spacing={_shown(self.spacing)}: give [z, y, x] in mm, 0.05 to 50, or null")
         for name, values in (("clip", self.clip), ("range", self.range)):
-            if values is not None and (len(values) != 2 or not -32768 <= values[0] < values[1] <= 32767):
-                raise UserError(f"recipe.volume.{name}={list(values)}: give [low, high] within 16 bits, or null")
+            if values is not None and not (_are(values, 2) and -32768 <= values[0] < values[1] <= 32767):
+                raise UserError(f"recipe.volume.{name}={_shown(values)}: give [low, high] within 16 bits, or null")
         for name, value, known in (("crop", self.crop, CROPS), ("irregular", self.irregular, IRREGULAR)):
             if value not in known:
                 hint = nearest(str(value), known) or ":"
                 raise UserError(f"recipe.volume.{name}={value}{hint} use {' or '.join(known)}")
+
+
+def _are(values: object, count: int) -> bool:
+    """Return whether ``values``, typed by a user, are so many numbers."""
+    return isinstance(values, list | tuple) and len(values) == count and all(type(v) in (int, float) for v in values)
+
+
+def _shown(values: object) -> object:
+    return list(values) if isinstance(values, tuple) else values
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from dira_scale.localization.refused import of_masks
 from dira_scale.localization.results import BOXES, CONFIG, FILE, Row, cells, figures, write_boxes
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
-from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.atomic import remedy, write_atomic, write_json
 from dira_scale.places.owned import own
 from dira_scale.prediction.journal import FILE as UNFINISHED
 from dira_scale.prediction.journal import Journal, check_same, journal
@@ -74,8 +74,8 @@ def localize(config: Localize) -> None:
             _finish(config, cases, rows, about | {"leak": asdict(leak)})
     except OSError as error:
         raise UserError(
-            f"localize failed to write to {out} ({error}); what is finished is kept: fix this, then run the same "
-            "command again"
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run the "
+            "same command again"
         ) from error
 
 

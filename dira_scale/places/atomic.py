@@ -1,5 +1,6 @@
 """Atomic writes, in folders and stores: a reader sees the old content or the new, never a part."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,14 +15,16 @@ from typing import Any, BinaryIO
 from dira_scale.errors import UserError
 from dira_scale.places.store import as_os_error, is_local, upload
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
 
 def write_atomic(
     path: Path, content: str | bytes, check: Callable[[], None] = lambda: None, private: bool = False
 ) -> None:
     """Write a file, unless ``check``, called right before it becomes visible, raises.
 
-    On a disk: write to a temporary name beside ``path``, flush, rename. In a store: one request. Only its owner can read
-    a ``private`` file on a disk.
+    On a disk: write to a temporary name beside ``path``, flush, rename. In a store: one request. Only its owner can
+    read a ``private`` file on a disk.
 
     Raises OSError.
     """
@@ -81,7 +84,16 @@ def as_user_error(path: Path, key: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = error.strerror or str(error)
-        raise UserError(f"{path} cannot be written ({what}): free space there, or name another, {key}=…") from error
+        raise UserError(f"{path} cannot be written ({what}): {remedy(error)}, or name another, {key}=…") from error
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a failed write to a disk."""
+    if error.errno in FULL:
+        return "free some space"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "allow this user to write there"
+    return "fix the disk"
 
 
 def publish(written: Path, final: Path) -> None:

@@ -32,7 +32,7 @@ from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.pixels.codecs import DecodeError
-from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.atomic import remedy, write_atomic, write_json
 from dira_scale.places.owned import own
 from dira_scale.prediction.config import Predict
 from dira_scale.prediction.folder import FolderImages, conversion_of
@@ -77,7 +77,8 @@ def predict(config: Predict) -> None:
             _finish(out, trained, images, rows.done, about)
     except OSError as error:
         raise UserError(
-            f"predicting to {out} failed ({error}); what is finished is kept: fix this, then run the same command again"
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
+            "the same command again"
         ) from error
 
 

@@ -124,8 +124,8 @@ class RunReader:
             tensors, state = checkpoint.load(self._checkpoint(stage))
         except checkpoint.DamagedError as error:
             raise UserError(
-                f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run "
-                f"{self.description.verb} again, which continues from the newest intact one"
+                f"{error}; run {self.description.verb} again, which continues from the newest intact one, or, where a "
+                f"command has the key stage, name another ({', '.join([*self.stages, LATEST])})"
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 

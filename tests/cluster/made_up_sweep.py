@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
+from dira_scale.places.atomic import write_json
+from dira_scale.places.owned import MARK
 
 SHARDS = "shards/tiny"
 
 
 def made_up_sweep(path: Path, runs: int) -> SweepFolder:
     """Nothing has begun yet; the shard run is job 5, the pretraining runs are the tasks of array 6."""
+    mark(path)
     folder = SweepFolder(path)
     folder.add(Run("shards", "tiny", "shard", ["recipe=phantom_cxr"], f"{SHARDS}/output"))
     ids = []
@@ -32,8 +35,15 @@ def made_up_sweep(path: Path, runs: int) -> SweepFolder:
     return SweepFolder(path)
 
 
+def mark(path: Path) -> None:
+    """As the command does that starts a sweep."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / MARK, {"made_by": "dira_scale", "kind": "a sweep"})
+
+
 def begin(folder: SweepFolder, run_id: str, job: str, node: str = "n1", seconds: float = 1000, **ended: object) -> Try:
     """A try that began ``seconds`` ago; with ``ended``, how it ended."""
+    mark(folder.path)
     item = folder.begin(run_id, Try(0, "slurm", job, 0, [node], time.time() - seconds, step_before=0))
     if ended:
         item = replace(item, ended=time.time() - 1, **ended)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from cluster.made_up_sweep import SHARDS, begin, made_up_sweep, train
+from cluster.made_up_sweep import SHARDS, begin, made_up_sweep, mark, train
 from omegaconf import OmegaConf
 
 from dira_scale.cluster.commands import record
@@ -127,10 +127,12 @@ def test_what_a_sweep_records_are_its_present_runs_and_what_varies_between_them(
 
     (alone,) = submit()
     first, second = submit(0.1, 0.01)
+    mark(tmp_path)
     folder = SweepFolder(tmp_path)
     assert first == alone and folder.current == [first, second]
     assert [folder.runs[item].varied for item in folder.current] == [{"train.optim.lr": 0.1}, {"train.optim.lr": 0.01}]
     other = submit(0.1, seed=1)
+    mark(tmp_path)
     folder = SweepFolder(tmp_path)
     assert folder.current == other and {*folder.runs} == {first, second, *other}
     submit()
@@ -140,6 +142,7 @@ def test_what_a_sweep_records_are_its_present_runs_and_what_varies_between_them(
 
 
 def test_values_of_several_kinds_are_written_as_text(tmp_path: Path) -> None:
+    mark(tmp_path)
     folder = SweepFolder(tmp_path)
     for name, value in (("a", "auto"), ("b", 3), ("c", [1, 2])):
         folder.add(run := Run("bench", name, "bench", [], f"bench/{name}/output", [], {"bench.size": value}))

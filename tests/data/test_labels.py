@@ -154,6 +154,12 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ([[1, NAN], [0, NAN]], {}, False, r"label 'b' is unknown in all 2 samples: leave it out"),
         ([[1, -1], [0, NAN]], {}, True, r"label 'b' is unknown or uncertain, which is ignored in all 2 samples"),
         ([[1, 0], [0, -1]], {"uncertain": "zeros"}, True, r"label 'b' has no positive among 2 samples: leave it out"),
+        (
+            [[1, 0, 0], [0, 0, 0]],
+            {},
+            True,
+            "label 'b' has no positive .*, label 'c' has .*: leave it out: task.labels=.a.$",
+        ),
         ([[1, 1], [0, -1]], {}, True, r"label 'b' has no negative among 2 samples"),
         ([[1, 0], [1, 0]], {"exclusive": True}, False, r"label 'b' has no positive among 2 samples"),
         (
@@ -173,7 +179,7 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
 def test_labels_that_cannot_be_learned_are_one_error(
     labelled: Labelled, rows: list[list[float]], choice: dict[str, Any], learned: bool, said: str
 ) -> None:
-    dataset = labelled(rows, ("a", "b"))
+    dataset = labelled(rows, ("a", "b", "c")[: len(rows[0])])
     with pytest.raises(UserError, match=said):
         LabelChoice(**choice).of([dataset]).check([dataset], "train", np.arange(len(rows)) if learned else None)
 

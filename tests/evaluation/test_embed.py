@@ -147,6 +147,7 @@ def test_a_signal_keeps_finished_parts_and_the_same_command_makes_the_others(
     with pytest.raises(api.UserError, match="has 1 of 2 parts: the command of embed that began it makes the others"):
         Embeddings.open(out)
     monkeypatch.setattr(folder, "write_part", write_part)
+    (out / "part-000000.parquet").write_bytes(b"PAR1 garbage")  # a damaged one is made again
     (out / f".part-000001.parquet.{machine_tag()}.{2**22 + 1}.2.tmp").touch()  # of a process that was killed
     assert main(words) == 0
     assert files(out) == files(unbroken)

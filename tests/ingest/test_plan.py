@@ -344,6 +344,9 @@ def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None
     [
         ({"spacing": (1.0, 1.0)}, r"recipe.volume.spacing=\[1.0, 1.0\]: give \[z, y, x\] in mm"),
         ({"spacing": (0.0, 1.0, 1.0)}, "recipe.volume.spacing"),
+        ({"spacing": 2}, r"recipe.volume.spacing=2: give \[z, y, x\] in mm"),
+        ({"spacing": ["a", "b", "c"]}, r"recipe.volume.spacing=\['a', 'b', 'c'\]: give"),
+        ({"range": 5}, r"recipe.volume.range=5: give \[low, high\]"),
         ({"range": (1000, -1000)}, "recipe.volume.range"),
         ({"clip": (-1e6, 0)}, "recipe.volume.clip"),
         ({"crop": "bdy"}, "recipe.volume.crop=bdy; did you mean 'body'"),

@@ -243,6 +243,8 @@ class ViewSpec:
             )
 
     def _check_volume(self, size: tuple[int, ...]) -> None:
+        if not all(isinstance(crop, list | tuple) for crop in self.crops):
+            raise UserError(f"views.crops={[*self.crops]}: give a list of sizes, [{[*self.crops]}]")
         if len(size) != 3 or not all(len(crop) == 3 and min(crop) > 0 for crop in self.crops):
             raise UserError(f"views of volumes need size=[depth, height, width], and crops of such sizes: got size="
                             f"{list(size)} and crops={[list(crop) for crop in self.crops]}")  # fmt: skip

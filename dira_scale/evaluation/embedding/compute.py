@@ -53,6 +53,8 @@ def compute(cfg: DictConfig) -> int:
     try:
         job = raise_on_all(lambda: Job.open(cfg, world))
         check_equal({"weights": job.about.weights.hash, "data.shards": job.dataset.hash})
+        if world.main and (line := processes.crowded(world.idle, "threads")):
+            logger.info(line)
         with _signals() as received:
             code = job.run(received)
     except AgreedError as error:
@@ -68,10 +70,7 @@ def connect(cfg: DictConfig) -> World:
     """Join the processes that a launcher has started. Raises UserError for one that contradicts the configuration."""
     parallel = Parallel("ddp", 1, cfg.threads, False, False, False, False, cfg.timeout)
     check_launch(parallel, cfg.precision, None)
-    world = processes.start(parallel, cfg.precision)
-    if world.main and (line := processes.crowded(world.idle, "threads")):
-        logger.info(line)
-    return world
+    return processes.start(parallel, cfg.precision)
 
 
 class Job:

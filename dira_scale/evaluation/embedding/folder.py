@@ -139,7 +139,16 @@ def part_file(folder: Path, part: int) -> Path:
 
 
 def missing_parts(folder: Path, about: About) -> list[int]:
-    return [part for part in range(about.parts) if not part_file(folder, part).is_file()]
+    """Return the parts that are absent, or whose footer does not say that they are whole."""
+    return [part for part in range(about.parts) if not _is_whole(part_file(folder, part), about, part)]
+
+
+def _is_whole(file: Path, about: About, part: int) -> bool:
+    span = about.span(part)
+    try:
+        return file.is_file() and pq.read_metadata(file).num_rows == span.stop - span.start
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def claim(folder: Path, about: About) -> About:

@@ -4,7 +4,6 @@ They differ in how a checkpoint becomes complete. A local folder is renamed once
 be renamed, so in a store the index is written last.
 """
 
-import errno
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from dira_scale.errors import UserError
-from dira_scale.places import store
+from dira_scale.places import atomic, store
 from dira_scale.places.atomic import sync_folder, write_atomic
 from dira_scale.places.store import as_os_error, is_local
 from dira_scale.runs.complete import INDEX, complete, numbered
@@ -21,7 +20,6 @@ from dira_scale.runs.lease import LeaseLostError
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 TORN = re.compile(r"[0-9]{9}(\.[0-9]+\.tmp|(\.[0-9]+\.tmp)?\.old[0-9]*\.tmp)")  # named by unfinished_path, remove
-FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def make_folder(folder: Path) -> None:
@@ -68,11 +66,8 @@ def read_file(path: Path) -> bytes:
 
 def remedy(folder: Path, error: OSError) -> str:
     """What to do about a failed write to ``folder``, as the beginning of a sentence."""
-    if error.errno in FULL:
-        return "Free some space"
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return "Allow this user to write there"
-    return "Fix the disk" if is_local(folder) else "Fix the store, access to it or the network"
+    told = atomic.remedy(error).capitalize()
+    return told if is_local(folder) or told != "Fix the disk" else "Fix the store, access to it or the network"
 
 
 def folder_name(step: int) -> str:

@@ -173,6 +173,7 @@ def test_loaders_of_images_say_so(dataset: ShardedDataset, name: str) -> None:
         ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but crops"),
         ({"size": (8, 8)}, r"need size=\[depth, height, width\], .* got size=\[8, 8\]"),
         ({"crops": ((8, 8),)}, r"crops of such sizes: got .* crops=\[\[8, 8\]\]"),
+        ({"crops": (8, 8, 8)}, r"views.crops=\[8, 8, 8\]: give a list of sizes, \[\[8, 8, 8\]\]"),
         ({"size": (8, 8, 7)}, "at least 8 pixels, got 2 of 8 x 8 x 7"),
         ({"size": 32, "crops": ((8, 8, 8),)}, "are of volumes: views of images have scale and ratio"),
     ],
