@@ -74,8 +74,8 @@ def localize(config: Localize) -> None:
             _finish(config, cases, rows, about | {"leak": asdict(leak)})
     except OSError as error:
         raise UserError(
-            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run the "
-            "same command again"
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
+            "the same command again"
         ) from error
 
 
