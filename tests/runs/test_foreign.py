@@ -268,6 +268,17 @@ def test_a_checkpoint_is_of_files_in_its_folder_of_the_size_that_it_says(
         RunReader(copy).load("finetune")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(ALIASES, "aliases are not read"), ("a: .inf", "64 bits, or infinity"), ("a: 2020-01-01", "of type date"),
+     (f"a: 0x1{400 * '0'}", "64 bits"), (f"a: {'b' * 2**22}", "more than 4,194,304 bytes")],
+)  # fmt: skip
+def test_yaml_is_read_as_plain_values_of_its_own_size(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "a.yaml")
+
+
 def test_what_this_package_writes_has_no_aliases(run: Path) -> None:
     """Also of a configuration that has one list twice."""
     shared = [1, 2]
