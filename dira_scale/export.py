@@ -39,7 +39,7 @@ def export(cfg: DictConfig) -> None:
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     if described.verb == VERB and "plain" in exports:  # all that `predict` needs to know
         files[FILE] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
-    loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
+    loss = None if cfg.stage == LATEST or not reader.has_best else state.get("best", {}).get(stage)
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
             print_line(f"not in the card: {data.error}")

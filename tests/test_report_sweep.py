@@ -262,12 +262,26 @@ def test_latex_has_no_character_that_latex_reads_otherwise() -> None:
     )
 
 
-def test_a_damaged_probe_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", "7", '{"config": {}, "figures": [[]]}'])
+def test_a_damaged_probe_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     finished_sweep(tmp_path, 1, 1)
-    (tmp_path / "probe" / "0123abcd" / "output" / "probe.json").write_text("{")
+    (tmp_path / "probe" / "0123abcd" / "output" / "probe.json").write_text(text)
     assert report.main([f"folder={tmp_path}"]) == 0
     assert "not in the report: probe/0123abcd cannot be read" in capsys.readouterr().out
     assert "Missing: 1 run;" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("compared", ["[]", "7", '[{"encoder": []}]'])
+def test_a_probe_whose_figures_make_no_table_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, compared: str
+) -> None:
+    finished_sweep(tmp_path, 1, 1)
+    probe = tmp_path / "probe" / "0123abcd" / "output" / "probe.json"
+    probe.write_text(json.dumps(json.loads(probe.read_text()) | {"compared": json.loads(compared)}))
+    assert report.main([f"folder={tmp_path}"]) == 0
+    assert "not in the tables: probe/0123abcd cannot be read" in caplog.text
+    (tmp_path / "moco" / "seed0-00000004" / "run.json").write_text("[]")
+    assert report.main([f"folder={tmp_path}"]) == 0
 
 
 def test_unfinished_sweeps_are_said_to_be(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from dira_scale import embed, export, finetune, localize, predict, probe, report, words
 from dira_scale.config import trust
 from dira_scale.config.compose import compose
+from dira_scale.config.schema import imported
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.description import task_of
 from dira_scale.ingest.recipe import Recipe
@@ -114,3 +115,22 @@ def test_what_was_typed_is_imported(evil: Path) -> None:
     with pytest.raises(UserError, match=r"evil.Boom is not a"):
         compose("pretrain", ["experiment=small", "data.shards=any", f"model._target_={EVIL}"])
     assert evil.exists()
+
+
+@pytest.mark.parametrize("named", ["torch.utils.model_dump.__main__.main", "torch.hub.load", "timm.create_model"])
+def test_of_other_packages_only_optimizers_are_trusted(named: str) -> None:
+    for name in ("torch.utils.model_dump.__main__", "torch.utils.model_dump"):
+        sys.modules.pop(name, None)
+    with pytest.raises(UserError, match=r"is code of others|is in a program"):
+        architecture({"_target_": named})
+    assert "torch.utils.model_dump" not in sys.modules
+    assert imported("optim.optimizer._target_", "torch.optim.AdamW") is torch.optim.AdamW
+
+
+def test_a_program_is_never_imported_and_one_that_exits_ends_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit(0)")
+    trust.trust(["evil", "torch"])
+    with pytest.raises(UserError, match="is in a program, which importing would run"):
+        imported("model._target_", "torch.utils.model_dump.__main__.main")
+    with pytest.raises(UserError, match=r"evil.Boom cannot be imported"):
+        imported("model._target_", EVIL)

@@ -20,7 +20,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,13 @@ from dira_scale.config.files import folder
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.exit_codes import DONE
+from dira_scale.runs.files import read_json, read_status
+from dira_scale.runs.shape import check_settings
 from dira_scale.verbs import VERBS
+
+
+class DamagedRecordError(UserError):
+    """A run's record, or that of a try, is no such record."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,7 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self.unreadable: dict[str, str] = {}
 
     def output(self, run: Run) -> Path:
         """Where ``run`` writes."""
@@ -145,9 +152,12 @@ class SweepFolder:
         write_json(folder / "run.json", asdict(run))
 
     def run(self, run_id: str) -> Run:
-        """The run recorded under this id. Raises UserError if this version does not know its command."""
+        """The run recorded under this id.
+
+        Raises UserError if this version does not know its command, DamagedRecordError if the record is none.
+        """
         path = self.path / run_id / "run.json"
-        content = json.loads(path.read_text())
+        content = _recorded(path, Run)
         if content["verb"] not in VERBS:
             raise UserError(
                 f"{path}: verb: there is no command {content['verb']}{nearest(content['verb'], list(VERBS))}; use the "
@@ -157,11 +167,17 @@ class SweepFolder:
 
     @cached_property
     def runs(self) -> dict[str, Run]:
-        """All runs by id, in the order of their names."""
+        """All runs by id, in the order of their names; without those that are then ``unreadable``."""
         ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
         if not ids:
             raise UserError(_no_sweep(self.path))
-        return {run_id: self.run(run_id) for run_id in ids}
+        runs: dict[str, Run] = {}
+        for run_id in ids:
+            try:
+                runs[run_id] = self.run(run_id)
+            except DamagedRecordError as error:
+                self.unreadable[run_id] = str(error)
+        return runs
 
     def set_current(self, ids: Sequence[str]) -> None:
         """Record which runs the sweep has as last submitted."""
@@ -171,7 +187,7 @@ class SweepFolder:
     def current(self) -> list[str]:
         """The recorded runs that the sweep has as last submitted; all, where that is not recorded."""
         path = self.path / "current.json"
-        ids = json.loads(path.read_text()) if path.is_file() else self.runs
+        ids = read_json(path, list[str](), list[str]) if path.is_file() else self.runs
         return [run_id for run_id in ids if run_id in self.runs]
 
     def begin(self, run_id: str, started: Try) -> Try:
@@ -192,9 +208,9 @@ class SweepFolder:
         write_json(self.path / run_id / "tries" / f"{attempt.number:03d}.json", asdict(attempt))
 
     def tries(self, run_id: str) -> list[Try]:
-        """All tries of a run, oldest first."""
+        """All tries of a run, oldest first. Raises DamagedRecordError."""
         files = sorted((self.path / run_id / "tries").glob("*.json"))
-        return [Try(**json.loads(text)) for file in files if (text := file.read_text())]
+        return [Try(**_recorded(file, Try)) for file in files if file.stat().st_size]
 
     def log(self, run_id: str, number: int) -> Path:
         """The file with what a try printed."""
@@ -202,9 +218,7 @@ class SweepFolder:
 
     def status(self, run: Run) -> dict[str, Any]:
         """``status.json`` of a run that trains; empty for other commands, and before it is written."""
-        path = self.output(run) / "status.json"
-        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-        return content
+        return read_status(self.output(run))
 
     def cancel(self, run_id: str) -> None:
         """Mark a run as cancelled: no try of it begins any more, and no job of it is requeued."""
@@ -249,6 +263,19 @@ class SweepFolder:
         path = self.path / "submissions.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]
+
+
+def _recorded(path: Path, kind: type) -> dict[str, Any]:
+    """The fields of a ``kind``. Raises DamagedRecordError."""
+    needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
+    try:
+        content = read_json(path, dict[str, Any]())
+        if differing := (needed - content.keys()) | (content.keys() - {each.name for each in fields(kind)}):
+            raise UserError(f"{path} is damaged ({min(differing)} is missing or unknown): restore the file")
+        check_settings(kind, content, f"restore {path}")
+    except UserError as error:
+        raise DamagedRecordError(str(error)) from error
+    return content
 
 
 def _no_sweep(path: Path) -> str:

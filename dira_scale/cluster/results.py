@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from dira_scale.cluster.records import Run, SweepFolder, is_done
-from dira_scale.cluster.spread import compare_phases, print_tables, write_spread
+from dira_scale.cluster.spread import UNREADABLE, compare_phases, print_tables, write_spread
 from dira_scale.cluster.summary import markdown
+from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.places.owned import own
 from dira_scale.places.tables import harmless
@@ -35,7 +36,6 @@ UNIQUE = ("phase", "run", "verb")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
 NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
 HOW = ("time/", "loader/")
-UNREADABLE = (OSError, ValueError, KeyError, yaml.YAMLError)  # what files that are missing or damaged raise
 Figures = Iterator[tuple[str, float]]
 
 
@@ -57,15 +57,16 @@ def write_results(path: Path, show: bool = False) -> Results:
     folder = SweepFolder(path)
     own(path, "a sweep", "folder")
     runs = [folder.runs[run_id] for run_id in folder.current]
-    done = [run for run in runs if is_done(folder.tries(run.id))]
     varied = list(dict.fromkeys(key for run in runs for key in run.varied))
-    rows, unread, read = [], [], []
-    for run in done:
+    rows, unread, read = [], [f"{run} cannot be read: {why}" for run, why in folder.unreadable.items()], []
+    for run in runs:
         try:
+            if not is_done(folder.tries(run.id)):
+                continue
             rows += list(_rows(run, folder.output(run), varied))
             read.append(run)
         except UNREADABLE as error:
-            unread.append(f"{run.id} cannot be read: {error!r}")
+            unread.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
     columns = [*UNIQUE, *varied, "metric", "value", "command", "config"]
     table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
     parquet = io.BytesIO()
@@ -77,7 +78,7 @@ def write_results(path: Path, show: bool = False) -> Results:
     write_atomic(path / "results.csv", text.getvalue())
     earlier = len(folder.runs) - len(runs)
     left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []
-    about = [f"{len(rows)} figures of {len(done) - len(unread)} of {len(runs)} runs.", *left_out, *unread]
+    about = [f"{len(rows)} figures of {len(read)} of {len(runs) + len(folder.unreadable)} runs.", *left_out, *unread]
     compared, problems = compare_phases(folder, read)
     about += problems
     if compared:
@@ -95,6 +96,8 @@ def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, A
     columns = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
     shared = {"command": command, "config": json.dumps(config)}
     for metric, value in figures:
+        if value != "infinity" and not (isinstance(value, float) or (_is_number(value) and abs(value) < 2**63)):
+            raise ValueError(f"{metric} is {str(value)[:40]}")
         yield columns | {"metric": metric, "value": value} | shared
 
 

@@ -20,6 +20,17 @@ from dira_scale.verbs import VERBS
 if TYPE_CHECKING:  # imports torch
     from dira_scale.evaluation.finetune.comparison import Compared
 
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    yaml.YAMLError,
+    UserError,
+)  # what files that are missing or damaged raise
 WIDTH = 160  # columns where the output is not a terminal
 
 
@@ -32,7 +43,7 @@ def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, 
         outputs = [folder.output(run) for run in members]
         try:
             compared[phase] = resolve_name(VERBS[members[0].verb].compare)(list(zip(varied, outputs, strict=True)))
-        except (UserError, OSError, ValueError, KeyError, yaml.YAMLError) as error:
+        except UNREADABLE as error:
             problems.append(f"{phase}: its runs cannot be compared: {error}")
     return compared, problems
 

@@ -173,7 +173,7 @@ def imported(key: str, target: object) -> Any:
         return _resolved(str(target))
     except UserError:
         raise
-    except Exception as error:  # whatever a module of the user's raises
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
         reason = " ".join(str(error).split()) if "." in str(target) else "expected PACKAGE.MODULE.NAME"
         raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
 

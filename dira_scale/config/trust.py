@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError
 
-OURS = ("dira_scale", "torch", "timm")  # installed with it; torch and timm for optimizers
+OURS = ("dira_scale", "torch.optim", "timm.optim")  # of others only what configs/ name; some modules are programs
 _TRUSTED = set[str]()  # modules, and classes that were typed, with their modules' names
 
 
@@ -31,6 +31,8 @@ def trust_typed(config: DictConfig) -> None:
 def require_trusted(target: object, key: str) -> None:
     """Raise UserError, before anything is imported, for a class that nobody but a folder has named."""
     name = str(target)
+    if "__main__" in name.split(".")[1:]:
+        raise UserError(f"{key}: {name} is in a program, which importing would run; name a class of a module")
     if not {*OURS, *_TRUSTED} & {*_prefixes(name)}:
         raise UserError(
             f"{key}: {name} is code of others, named by a folder and not by you; if you trust it, add "

@@ -18,6 +18,7 @@ from dira_scale.evaluation.config import SLIDING
 from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.crops import fill
 from dira_scale.pixels.headers import Payload
+from dira_scale.pixels.limits import MAX_VOXELS
 
 OVERLAP = 0.5  # of neighbouring windows, whose edges count less (MONAI's mode "gaussian")
 LINEAR = {2: "bilinear", 3: "trilinear"}  # by dimensions
@@ -67,6 +68,8 @@ class Stored:
             if self.spacing is None or not min(self.spacing) > 0:
                 raise UserError(f"data.spacing={spacing}: a volume's spacing is unknown: give volumes that have it")
             step = (np.array(spacing) / self.spacing).tolist()
+            if np.prod(np.array(self.sides) / step) > MAX_VOXELS:
+                raise UserError(f"data.spacing={spacing}: a volume would have more than {MAX_VOXELS:,} voxels")
         return replace(self, low=float(low), high=float(high), step=step, pad=pad)
 
     @property

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from omegaconf import MISSING, DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
+from dira_scale.config.keys import typed
 from dira_scale.config.schema import TARGET, Schema, at_least, chosen_class, place
 from dira_scale.errors import UserError
+from dira_scale.runs.files import DAMAGED, parse_json
+from dira_scale.runs.shape import check_settings
 
 if TYPE_CHECKING:
     from dira_scale.models.classifier import Classifier
@@ -106,7 +109,8 @@ class TimmUNet(Architecture):
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
         from dira_scale.models.encoder import build_encoder
 
-        assert isinstance(size, int), "planes have one"
+        if not isinstance(size, int):
+            raise UserError(f"data.size={typed([*size])}: planes are squares, whose side is one number")
         return build_encoder(
             self.encoder, channels or self.channels, size, zero_init_residual=self.zero_init_residual is True
         )
@@ -139,11 +143,12 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
     Raises ``UserError`` if ``_target_`` names no architecture, or one with other keys.
     """
     given: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
-    kind = chosen_class(Architecture, f"model.{TARGET}", given.setdefault(TARGET, EARLIER))
+    kind = chosen_class(Architecture, f"model.{TARGET}", str(given.setdefault(TARGET, EARLIER)))
     known = [each.name for each in fields(kind)]
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")
     try:
+        check_settings(kind, given, "restore the file that says so")
         built = kind(**given)
     except UserError as error:
         raise UserError(f"model.{error}") from error
@@ -158,8 +163,11 @@ def architecture_metadata(node: Mapping[str, Any]) -> dict[str, str]:
 
 
 def exported_architecture(path: Path) -> dict[str, Any]:
-    """The ``model`` node of an exported file, or of a folder of them; empty where nothing says it."""
-    return dict(json.loads(exported_metadata(path).get(ARCHITECTURE, "{}")))
+    """The ``model`` node of an exported file, or of a folder of them; empty where nothing says it. Raises UserError."""
+    try:
+        return dict(parse_json(exported_metadata(path).get(ARCHITECTURE, "{}")))
+    except (*DAMAGED, TypeError) as error:
+        raise UserError(f"{path} is damaged (its metadata {ARCHITECTURE}: {error}): export it again") from error
 
 
 def exported_metadata(path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -20,8 +21,9 @@ from dira_scale.errors import UserError
 # What the two readers raise for truncated, foreign or malicious files.
 _UNREADABLE = (
     SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
-    AttributeError, AssertionError, struct.error,
+    AttributeError, AssertionError, struct.error, BadZipFile,
 )  # fmt: skip
+MOST = 2**18  # tensors and mappings in a file; networks have thousands
 _KEEP_TENSORS = (
     "import sys, torch; c = torch.load(sys.argv[1], map_location='cpu', weights_only=False); "
     "torch.save(next((c[k] for k in ('state_dict', 'model', 'network_weights') if k in c), c), sys.argv[2])"
@@ -41,7 +43,8 @@ def read_tensors(path: Path, key: str = "model.weights") -> dict[str, Tensor]:
             return load_file(path)
         # Releases keep their command line beside the weights. A Namespace can only hold what this reader allows.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return dict(_flatten(torch.load(path, map_location="cpu", weights_only=True)))
+            _require_uncompressed(path, origin)
+            return _tensors(torch.load(path, map_location="cpu", weights_only=True), path.stat().st_size)
     except _UNREADABLE as error:
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             command = ["python", "-c", _KEEP_TENSORS, str(path), f"{path.stem}-tensors.pth"]
@@ -54,11 +57,35 @@ def read_tensors(path: Path, key: str = "model.weights") -> dict[str, Tensor]:
         raise UserError(f"{origin}: cannot be read as plain tensors ({reason}); save a state_dict") from error
 
 
-def _flatten(stored: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors with their joined keys, without optimizer states, whose keys are numbers."""
-    if isinstance(stored, Tensor):
+def _require_uncompressed(path: Path, origin: str) -> None:
+    """Raise UserError for a zip that holds more than its own size: a megabyte of it may inflate to gigabytes."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # by which torch knows a zip
+            return
+    with ZipFile(path) as archive:
+        members = archive.infolist()
+    compressed = any(member.compress_type != ZIP_STORED for member in members)
+    if compressed or sum(member.file_size for member in members) > path.stat().st_size:
+        raise UserError(f"{origin}: is a compressed zip, and torch.save compresses nothing: write it with torch.save")
+
+
+def _tensors(stored: Any, size: int) -> dict[str, Tensor]:
+    """Of a file of ``size`` bytes. Raises ValueError for what stands for more than a file holds: one value with many
+    names, or one number as a tensor of any size."""
+    tensors: dict[str, Tensor] = {}
+    for count, (name, value) in enumerate(_flatten(stored)):
+        if count > MOST or (isinstance(value, Tensor) and value.numel() * value.element_size() > size):
+            raise ValueError("more than the file holds")
+        if isinstance(value, Tensor):
+            tensors[name] = value
+    return tensors
+
+
+def _flatten(stored: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All tensors and mappings with their joined keys, without optimizer states, whose keys are numbers."""
+    if isinstance(stored, Tensor | Mapping):
         yield prefix, stored
-    elif isinstance(stored, Mapping):
+    if isinstance(stored, Mapping):
         for key, value in stored.items():
             if isinstance(key, str):
                 yield from _flatten(value, f"{prefix}.{key}" if prefix else key)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
+from dira_scale.models.bounded import as_large_as
 from dira_scale.models.network import Encoder, Network
-from dira_scale.runs.description import Description
+from dira_scale.runs.description import FILE, Description
 
 Tensors = Mapping[str, Tensor]
 
@@ -22,7 +23,8 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
         raise UserError(f"run: {run.title} has no encoder")
     model, channels = architecture(run.network.architecture), run.network.channels
     other = {} if channels == model.channels else {"channels": channels}
-    encoder = model.build_encoder(run.input.sides, **other)
+    with as_large_as(tensors.values(), FILE):
+        encoder = model.build_encoder(run.input.sides, **other)
     prefix, first = run.tensors.encoder, next(iter(encoder.state_dict()))
     if f"{prefix}.{first}" not in tensors:  # a run from before descriptions, whose method has made its base itself
         inside = re.compile(rf"({re.escape(run.tensors.module)}\.(?:base\.)*encoder)\.{re.escape(first)}")
@@ -38,7 +40,8 @@ def trained_network(run: Description, encoder: Encoder, tensors: Tensors) -> Net
     """
     model, channels = architecture(run.network.architecture), run.output.channels
     pooled = run.network.head == "pooled"
-    network = model.build_classifier(encoder, channels) if pooled else model.build_network(encoder, channels)
+    with as_large_as(tensors.values(), FILE):
+        network = model.build_classifier(encoder, channels) if pooled else model.build_network(encoder, channels)
     _fill(network.decoder, run.tensors.decoder, tensors)
     _fill(network.head, run.tensors.head, tensors)
     for parameter in network.head.parameters():
@@ -52,4 +55,5 @@ def _fill(module: nn.Module, prefix: str | None, tensors: Tensors) -> None:
             raise UserError(
                 f"the checkpoint has no {prefix}.{name}: a method must name its network encoder, decoder and head"
             )
-    module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})
+    with as_large_as((), FILE):  # other shapes than the checkpoint's
+        module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})

@@ -25,10 +25,12 @@ from dira_scale.places.walk import folder_at
 from dira_scale.prediction.config import SOURCE
 from dira_scale.prediction.geometry import Plane, Space
 from dira_scale.prediction.images import Loaded
+from dira_scale.runs.shape import Shape, check_settings
 
 # Stripped from a source's name where the mask's own is put.
 SUFFIXES = (".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".dicom", ".nii", ".mha",
             ".mhd", ".nrrd", ".nhdr")  # fmt: skip
+RESHARD = "name a dataset that `shard` has converted, like=OUT"
 
 
 class FolderImages:
@@ -96,8 +98,10 @@ def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
                         "predict data.shards")  # fmt: skip
     if conversion["dims"] != dimensions:
         raise UserError(f"like: the dataset has {conversion['dims']} dimensions, the network {dimensions}")
-    volume: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in conversion["volume"].items()}
-    values = {name: conversion[name] for name in names} | {"volume": VolumeSettings(**volume), "slices": None}
+    given = {name: conversion[name] for name in names}
+    check_settings(Recipe, {name: value for name, value in given.items() if name != "volume"}, RESHARD)
+    volume = Shape(RESHARD).of(VolumeSettings, given["volume"], "volume.")
+    values: dict[str, Any] = given | {"volume": volume, "slices": None}
     if values["codec"] != "jpg":  # others lose nothing
         values["codec"] = "npy"
     return Recipe(**values, source={})

@@ -1,13 +1,13 @@
 """A fine-tuned network with all that predicting needs to know of it, from its run or from its export."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import torch
 import xxhash
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dira_scale.data.config import as_stored
@@ -15,18 +15,52 @@ from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.classification import Classification
-from dira_scale.evaluation.finetune.config import Evaluate
+from dira_scale.evaluation.finetune.config import IMAGENET, Evaluate
 from dira_scale.evaluation.finetune.description import VERB, input_of, task_of
 from dira_scale.evaluation.finetune.held_out import held_out_crops
 from dira_scale.evaluation.finetune.segmentation import Segmentation
 from dira_scale.models.architecture import architecture
+from dira_scale.models.bounded import as_large_as
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import normalised
+from dira_scale.models.stored import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
-from dira_scale.runs.results import read_results
+from dira_scale.runs.results import Numbers, read_results
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
 
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
+MILLIMETRES = Within(0.05, 50)
+REPAIR = "export the run again"
+
+
+class Seen(TypedDict, total=False):
+    """What ``Stored.seen`` is told."""
+
+    spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(3, 3)]
+    range: Annotated[list[Annotated[float, Within(-(2**15), 2**16)]], Within(2, 2)]
+    pad: bool
+
+
+class About(TypedDict):
+    """``predict.json``. ``task`` and ``model`` are checked by their classes, ``conversion`` where it is used."""
+
+    network: str
+    stage: str
+    step: STEP
+    model: dict[str, Any]
+    channels: CHANNELS | None
+    task: dict[str, Any]
+    outputs: list[str]
+    size: Annotated[list[SIDE], Within(2, 3)]
+    stored: NotRequired[Seen]
+    normalise: Literal["none", "imagenet"]
+    evaluate: dict[str, Any]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    conversion: dict[str, Any] | None
+    thresholds: Numbers | None
+    temperatures: dict[str, float] | None
+    calibrated_thresholds: Numbers | None
 
 
 @dataclass(frozen=True)
@@ -43,12 +77,10 @@ class Trained:
     def of(cls, folder: Path) -> "Trained":
         """Of a run or an export. Raises UserError if it is neither, or not fine-tuned."""
         about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
-        model, size = architecture(about["model"]), tuple(about["size"])
-        encoder = model.build_encoder(size if len(size) == 3 else size[0], about["channels"])
-        result = cls(_supervision(about).network(model, encoder), about)
-        result.network.load_state_dict(state)
-        result.network.eval()
-        return result
+        try:
+            return cls(_network(about, state), about)
+        except UserError as error:
+            raise UserError(f"run={folder}: {error}") from error
 
     @property
     def supervision(self) -> Classification | Segmentation:
@@ -113,6 +145,8 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     described, config = reader.description, reader.config
     if described.verb != VERB:
         raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
+    if lacking := {"task", "data", "normalise", "evaluate", "precision"} - config.keys():
+        raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
     datasets = [data.info for data in reader.datasets()]
     judged = read_results(reader.folder)
     judged = judged if judged.get("step") == step else {}
@@ -125,7 +159,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "task": config["task"],
         "outputs": list(described.output.names),
         "size": list(described.input.size),
-        "stored": as_stored(config["data"]),
+        "stored": as_stored(config["data"] or {}),
         "normalise": config["normalise"],
         "evaluate": config["evaluate"],
         "precision": config.get("precision_used", config["precision"]),
@@ -136,13 +170,39 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     }
 
 
+def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
+    """In evaluation mode. Raises UserError for what does not fit together, and before it takes memory."""
+    model, size, supervision = architecture(about["model"]), tuple(about["size"]), _supervision(about)
+    if len(size) != model.dimensions or math.prod(size) > VIEW:
+        raise UserError(f"size is {[*size]}, which is no view of {model.dimensions} dimensions; {REPAIR}")
+    temperatures = about["temperatures"]
+    if lacking := {*supervision.outputs} - {*(supervision.outputs if temperatures is None else temperatures)}:
+        raise UserError(f"temperatures.{min(lacking)} is missing; {REPAIR}")
+    _evaluate(about)
+    channels = about["channels"] or model.channels
+    if about["normalise"] == IMAGENET and channels != 3:
+        raise UserError(f"channels is {channels}, and normalise={IMAGENET} takes 3; {REPAIR}")
+    with as_large_as(state.values(), FILE):
+        network = supervision.network(
+            model, model.build_encoder(size if len(size) == 3 else size[0], about["channels"])
+        )
+        network.load_state_dict(state)
+    network.eval()
+    return network
+
+
 def _evaluate(about: Mapping[str, Any]) -> Evaluate:
-    return Evaluate(**{"window": None, "temperature": False} | about["evaluate"])
+    given = {"window": None, "temperature": False} | about["evaluate"]
+    evaluate: Evaluate = Shape(REPAIR).of(Evaluate, given, "evaluate.")
+    return evaluate
 
 
 def _supervision(about: Mapping[str, Any]) -> Classification | Segmentation:
     result = task_of(about["task"]).described(tuple(about["outputs"]))
     assert isinstance(result, Classification | Segmentation)
+    values = (result.classes or {}).values() if isinstance(result, Segmentation) else ()
+    if not all(0 < value < 256 for value in values):
+        raise UserError(f"task.classes is {[*values]}, and masks have values from 1 to 255; {REPAIR}")
     return result
 
 
@@ -155,13 +215,13 @@ def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
         )
-    return read_json(folder / FILE, {}), load_file(folder / WEIGHTS)
+    return read_json(folder / FILE, {}, About), read_tensors(folder / WEIGHTS, "run")
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     reader = RunReader(folder)
     tensors, state, stage = reader.load(None)
     prefix = f"{reader.description.tensors.module}."
-    return about_run(reader, stage, state["step"]), {
-        name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
-    }
+    about = about_run(reader, stage, state["step"])
+    Shape("restore its config.yaml", printable=False).of(About, about)
+    return about, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

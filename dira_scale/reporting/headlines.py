@@ -83,7 +83,9 @@ def _restoration(run: RunContent) -> Headline | None:
     if not stages:
         return None
     by_name = {row["restorer"]: row for row in run.restoration if row["stage"] == stages[-1]}
-    ours = by_name.pop("restored")
+    ours = by_name.pop("restored", None)
+    if ours is None or not by_name:
+        return None
     best = min(by_name.values(), key=lambda row: row["mse"])
     if not best["mse"]:
         return None  # the views had nothing to restore
@@ -110,7 +112,7 @@ def _discrimination(run: RunContent) -> Headline | None:
     cut out and shuffled, and even good runs distinguish them less well (experiments.md).
     """
     name = run.recognised
-    rows = [row for row in run.rows if row.get("chance", 1.0) <= 0.5 and name in row]
+    rows = [row for row in run.rows if 0 < (row.get("chance") or 1.0) <= 0.5 and name and row.get(name) is not None]
     rows = [row for row in rows if row["split"] == "val"] or rows
     if not rows or not name:
         return None
@@ -145,7 +147,7 @@ def _discrimination_verdict(run: RunContent, right: float, chance: float, later:
 
 
 def _embeddings(run: RunContent) -> Headline | None:
-    rows = [row for row in run.rows if "health/std" in row and "health/rank" in row]
+    rows = [row for row in run.rows if None not in (row.get("health/std"), row.get("health/rank"))]
     if not rows:
         return None
     row, spread, rank = rows[-1], rows[-1]["health/std"], rows[-1]["health/rank"]
@@ -167,7 +169,7 @@ def _embeddings(run: RunContent) -> Headline | None:
 
 def _neighbours(run: RunContent) -> Headline | None:
     """No threshold: what a good AUC is depends on the labels."""
-    rows = [row for row in run.rows if "health/knn_auc" in row]
+    rows = [row for row in run.rows if row.get("health/knn_auc") is not None]
     if not rows:
         return None
     first, last, images = rows[0], rows[-1], _held_out_images(run)

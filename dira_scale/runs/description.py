@@ -5,17 +5,18 @@ trained them derives it from their configuration (``Verb.describe``).
 """
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pkgutil import resolve_name
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dira_scale.errors import UserError
 from dira_scale.places.store import is_local
 from dira_scale.runs.complete import config_file
-from dira_scale.runs.files import read_yaml
+from dira_scale.runs.files import MOST_JSON, parse_json, read_text, read_yaml
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
 from dira_scale.verbs import VERBS
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ class Network:
 
     architecture: Mapping[str, Any]
     name: str
-    dimensions: int
-    channels: int
+    dimensions: Annotated[int, Within(2, 3)]
+    channels: CHANNELS
     start: str | None = None
     licence: str | None = None
     head: Literal["dense", "pooled"] = "dense"
@@ -66,9 +67,9 @@ class Input:
         mean, deviation: by channel, which then normalise it; empty: it stays in [0, 1].
     """
 
-    size: tuple[int, ...]
-    channels: int = 1
-    window: tuple[float, ...] | None = None
+    size: Annotated[tuple[SIDE, ...], Within(1, 3)]
+    channels: CHANNELS = 1
+    window: Annotated[tuple[float, ...], Within(2, 2)] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
 
@@ -123,7 +124,7 @@ class Data:
     datasets: tuple[Dataset, ...]
     split: str
     held_out_split: str | None = None
-    held_out: int | None = None
+    held_out: STEP | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Description:
     network: Network
     input: Input
     data: Data
-    stages: tuple[Stage, ...]
+    stages: Annotated[tuple[Stage, ...], Within(1, 1000)]
     terms: Mapping[str, Term]
     metrics: Mapping[str, Metric]
     best: str
@@ -233,8 +234,8 @@ class Description:
     execution: tuple[str, ...]
     unit: str
     training: tuple[str, ...] = ()
-    enough_steps: int | None = None
-    monitor_every: int | None = None
+    enough_steps: STEP | None = None
+    monitor_every: STEP | None = None
     format: int = FORMAT
 
     @property
@@ -273,16 +274,29 @@ def read_description(run: Path) -> Description:
                 f"{run / 'config.yaml'} is not of a run of {EARLIER}: {error!r}; restore the file"
             ) from error
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_text(path, MOST_JSON))
         if isinstance(content, dict) and content.get("format") not in (None, 1, FORMAT):
             raise UserError(f"format {content['format']}; this version reads 1 to {FORMAT}: update dira_scale")
         if isinstance(content, dict) and content.get("format") == 1:
             content = _of_this_format(content)
-        result = _parsed(Description, content, "")
+        result = Shape(REPAIR).of(Description, content)
+        assert isinstance(result, Description)
+        _require_fitting(result)
     except (ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
-    assert isinstance(result, Description)
     return result
+
+
+def _require_fitting(run: Description) -> None:
+    """Raise UserError unless what one part names is in the other, and sizes are of images that this package reads."""
+    size, dimensions = run.input.size, run.network.dimensions
+    if run.network.architecture and len(size) != dimensions:
+        raise UserError(f"input.size is {[*size]}, which is no size of {dimensions} dimensions; {REPAIR}")
+    if math.prod(size) > VIEW:
+        raise UserError(f"input.size is {[*size]}, and views have at most {VIEW:,} pixels; {REPAIR}")
+    named = [term for stage in run.stages for term in stage.terms]
+    if unknown := sorted({*named} - {*run.terms}):
+        raise UserError(f"terms.{unknown[0]} is missing; {REPAIR}")
 
 
 def _of_this_format(content: dict[str, Any]) -> dict[str, Any]:
@@ -296,34 +310,3 @@ def derived(verb: str, config: Mapping[str, Any]) -> Description:
     result = resolve_name(VERBS[verb].describe)(config)
     assert isinstance(result, Description)
     return result
-
-
-def _parsed(kind: Any, value: Any, key: str) -> Any:
-    """``value`` of JSON as a ``kind``. Raises UserError naming the key."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints, known = get_type_hints(kind), {each.name for each in fields(kind)}
-        if differing := sorted(known ^ value.keys()):
-            raise UserError(f"{key}{differing[0]} is {'missing' if differing[0] in known else 'unknown'}; {REPAIR}")
-        values = {name: _parsed(hints[name], each, f"{key}{name}.") for name, each in value.items()}
-        return kind(**values)  # type: ignore[operator]
-    if origin is Mapping and isinstance(value, dict):
-        return {name: _parsed(arguments[1], each, f"{key}{name}.") for name, each in value.items()}
-    if origin is tuple and isinstance(value, list):
-        return tuple(_parsed(arguments[0], each, f"{key}{i}.") for i, each in enumerate(value))
-    if origin in (Union, UnionType):
-        if value is None and NoneType in arguments:
-            return None
-        return _parsed(next(each for each in arguments if each is not NoneType), value, key)
-    if origin is Literal and value in arguments:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind is str and isinstance(value, str) and not value.isprintable():  # it may command a terminal
-        raise UserError(f"{key[:-1]} has unprintable characters; {REPAIR}")
-    if kind in (str, bool, int, float) and type(value) is kind:
-        return value
-    wanted = " or ".join(arguments) if origin is Literal else getattr(origin or kind, "__name__", str(kind))
-    raise UserError(f"{key[:-1] or 'its content'} is {json.dumps(value)[:40]}, not {wanted.lower()}; {REPAIR}")

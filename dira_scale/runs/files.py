@@ -2,64 +2,166 @@
 line that names the file and the fault. Imports no torch."""
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import yaml
 
 from dira_scale.errors import UserError
+from dira_scale.runs.shape import Shape
 
 T = TypeVar("T", bound=dict[str, Any] | list[Any])
 DAMAGED = (ValueError, RecursionError, yaml.YAMLError)  # what a text raises that is not YAML or JSON, or is too deep
 TEXTS = ("stage", "split")  # in each row of metrics.jsonl; all else but warnings are numbers
+NEEDED = ("step", "epoch", "lease")
+LARGEST = 2**64  # of whole numbers: seeds and hashes have 64 bits, and Python does not print numbers of 5,000 digits
+MOST_YAML, MOST_JSON, MOST_ROWS = 2**22, 2**26, 2**32  # bytes; YAML takes a hundred times as much memory
+
+
+class Status(TypedDict, total=False):
+    """``status.json``, as far as it is used."""
+
+    state: str
+    step: int | None
+    steps: int | None
+    reason: str | None
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, by which a kilobyte can stand for gigabytes. What writes a run's YAML writes none."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        """Raises ComposerError for a node that occurs twice."""
+        node: yaml.Node | None = super().get_single_node()
+        waiting, seen = [node] if node else [], set[int]()
+        while waiting:
+            each = waiting.pop()
+            if id(each) in seen:
+                raise yaml.composer.ComposerError(None, None, "aliases are not read", each.start_mark)
+            seen.add(id(each))
+            inner = each.value if isinstance(each, yaml.CollectionNode) else ()
+            waiting += [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        return node
+
+
+def read_text(path: Path, most: int) -> str:
+    """A file's text. Raises ValueError if it has more than ``most`` bytes or is not UTF-8, OSError as reading does."""
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return content.decode()
+
+
+def parse_json(text: str) -> Any:
+    """JSON whose numbers are finite, or NaN, and whose whole ones have at most 64 bits. Raises DAMAGED."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Keys and plain values; tags, which name classes, are refused. Raises UserError."""
+    """Keys and plain values; tags, which name classes, aliases and infinite numbers are refused. Raises UserError."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(read_text(path, MOST_YAML), PlainLoader)
+        _require_plain(content)
     except DAMAGED as error:
         raise UserError(f"{path} is damaged ({_reason(error)}): restore the file") from error
     return _checked(path, content, {})
 
 
-def read_json(path: Path, empty: T) -> T:
+def read_json(path: Path, empty: T, kind: Any = Any) -> T:
     """What a file holds, a mapping or a list as ``empty`` is, which stands for a file that is not there.
 
-    Raises UserError.
+    Raises UserError, also if it is not of a ``kind``, a type that :class:`dira_scale.runs.shape.Shape` knows.
     """
     if not path.is_file():
         return empty
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_text(path, MOST_JSON))
     except DAMAGED as error:
         raise UserError(f"{path} is damaged ({_reason(error)}): restore the file") from error
-    return _checked(path, content, empty)
+    content = _checked(path, content, empty)
+    try:
+        checked: T = Shape("restore the file", printable=False).of(kind, content)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    return checked
+
+
+def read_status(run: Path) -> dict[str, Any]:
+    """``status.json`` of the run in folder ``run``; empty before it is written. Raises UserError."""
+    empty: dict[str, Any] = {}
+    return read_json(run / "status.json", empty, Status)
 
 
 def read_rows(path: Path, rate: str) -> tuple[list[dict[str, Any]], int]:
     """The rows of ``metrics.jsonl`` that are whole, and the number of others.
 
     A running run may be writing the last line, which is not counted. ``rate``: what each row of ``train`` has.
+    Raises UserError for a file of more than 4 GiB.
     """
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.is_file() else []
-    rows = [_row(line, rate) for line in lines if line.endswith("\n")]
+    if path.is_file() and path.stat().st_size > MOST_ROWS:
+        raise UserError(f"{path} is damaged (more than {MOST_ROWS:,} bytes): restore the file")
+    rows = [_row(line, rate) for line in _lines(path) if line.endswith("\n")]
     return [row for row in rows if row], rows.count({})
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.is_file():
+        with path.open(errors="replace") as file:
+            yield from file
 
 
 def _row(line: str, rate: str) -> dict[str, Any]:
     """Empty unless it has what every row has, and no other values than numbers, but for names and warnings."""
     try:
-        row = json.loads(line)
+        row = json.loads(line, parse_float=_finite, parse_int=_whole)  # a loss may be written as Infinity
     except DAMAGED:
         return {}
     if not isinstance(row, dict):
         return {}
     numbers = {key: value for key, value in row.items() if key not in (*TEXTS, "warnings")}
-    needed = {"step", "epoch", "lease", *([rate] if row.get("split") == "train" else [])}
-    whole = all(isinstance(row.get(key), str) for key in TEXTS) and needed <= numbers.keys()
-    whole = whole and all(value is None or isinstance(value, int | float) for value in numbers.values())
-    return row if whole and not any(numbers[key] is None for key in needed) else {}
+    needed = (*NEEDED, *([rate] if row.get("split") == "train" else []))
+    warnings = row.get("warnings", [])
+    whole = (
+        all(isinstance(row.get(key), str) for key in TEXTS)
+        and all(type(row.get(key)) in (int, float) and math.isfinite(row[key]) for key in needed)
+        and type(row["step"]) is int
+        and type(row["lease"]) is int
+        and all(value is None or type(value) in (int, float) for value in numbers.values())
+        and isinstance(warnings, list)
+        and all(isinstance(text, str) for text in warnings)
+    )
+    return row if whole else {}
+
+
+def _finite(text: str) -> float:
+    if math.isinf(number := float(text)):
+        raise ValueError(f"the number {text[:20]}")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > 20 or not -LARGEST < (number := int(text)) < LARGEST:
+        raise ValueError(f"the number {text[:20]}…")
+    return number
+
+
+def _require_plain(value: Any) -> None:
+    """Raise ValueError for what YAML has and JSON has not, and for numbers that JSON is not read with."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _require_plain(key)
+            _require_plain(each)
+    elif isinstance(value, list):
+        for each in value:
+            _require_plain(each)
+    elif isinstance(value, int | float):
+        if math.isinf(value) if isinstance(value, float) else abs(value) >= LARGEST:
+            raise ValueError("a number of more than 64 bits, or infinity")
+    elif not isinstance(value, str | None):
+        raise ValueError(f"a value of type {type(value).__name__}")
 
 
 def _checked(path: Path, content: Any, empty: T) -> T:

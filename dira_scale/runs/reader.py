@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -17,12 +17,38 @@ from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
-from dira_scale.runs.files import read_json, read_rows, read_yaml
+from dira_scale.runs.files import read_json, read_rows, read_status, read_yaml
+from dira_scale.runs.shape import STEP, Shape
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
+
+
+class Position(TypedDict):
+    """Of a checkpoint's state, what every task has."""
+
+    stage: STEP
+    best: NotRequired[dict[str, float | None]]
+
+
+class Environment(TypedDict):
+    """``environment.json``, as far as more than its texts is shown."""
+
+    cores: int
+    gpus: list[str]
+    processes: NotRequired[int]
+
+
+class Restored(TypedDict):
+    """A row of ``restoration.json``."""
+
+    stage: str
+    restorer: Literal["distorted", "blur", "telea", "nearest", "gaussian", "restored"]
+    mse: float
+    ssim: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class RunReader:
 
     def status(self) -> dict[str, Any]:
         """``status.json``; if it says running but the lease's beat has stopped, the state is ``killed``."""
-        status: dict[str, Any] = read_json(self.folder / "status.json", {})
+        status = read_status(self.folder)
         silent = seconds_without_beat(self.folder)
         if status.get("state") == "running" and silent is not None and has_stopped(silent):
             status |= {"state": "killed", "reason": "no sign of life any more; the same command continues"}
@@ -77,7 +103,7 @@ class RunReader:
 
     def environment(self) -> dict[str, Any]:
         """``environment.json``: versions, commit, machine."""
-        return read_json(self.folder / "environment.json", {})
+        return read_json(self.folder / "environment.json", {}, Environment)
 
     def rows(self) -> list[Row]:
         """The whole rows of ``metrics.jsonl``; how many others there are is logged."""
@@ -89,7 +115,7 @@ class RunReader:
 
     def restoration(self) -> list[Row]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
-        return read_json(self.folder / "pictures/restoration.json", [])
+        return read_json(self.folder / "pictures/restoration.json", [], list[Restored])
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""
@@ -122,6 +148,7 @@ class RunReader:
         """
         try:
             tensors, state = checkpoint.load(self._checkpoint(stage))
+            Shape(f"this is the state of no run of {self.folder}").of(Position, state)
         except checkpoint.DamagedError as error:
             raise UserError(
                 f"{error}; run {self.description.verb} again, which continues from the newest intact one, or, where a "

@@ -160,3 +160,26 @@ def test_before_anything_is_done_there_are_empty_tables(tmp_path: Path) -> None:
         f"results.parquet, .csv and .md in {folder.path}: 0 figures of 0 of 3 runs."
     ]
     assert pq.read_table(folder.path / "results.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "{", '{"verb": "probe"}', "1e400", '{"verb": []}'])
+def test_a_damaged_record_or_result_is_named_and_the_others_stay(finished: SweepFolder, text: str) -> None:
+    whole = pq.read_table(finished.path / "results.parquet").num_rows if write_results(finished.path).lines else 0
+    (finished.output(finished.run("probe/moco")) / "probe.json").write_text(text)
+    first, *unread = write_results(finished.path).lines
+    (line,) = unread
+    assert first.endswith("figures of 5 of 7 runs.") and line.startswith("probe/moco cannot be read: ")
+    (finished.path / "pretrain/lr0.1-seed0/run.json").write_text(text)
+    (finished.path / "pretrain/lr0.1-seed1/tries/000.json").write_text(text)
+    first, *unread = write_results(finished.path).lines
+    assert first.endswith("figures of 3 of 7 runs.") and len(unread) == 3
+    assert all("cannot be read: " in line and "\n" not in line for line in unread)
+    assert 0 < pq.read_table(finished.path / "results.parquet").num_rows < whole
+
+
+def test_a_figure_that_is_no_number_is_named(finished: SweepFolder) -> None:
+    path = finished.output(finished.run("probe/moco")) / "probe.json"
+    content = json.loads(path.read_text())
+    content["figures"][0]["auc"] = "x"
+    path.write_text(json.dumps(content))
+    assert "probe/moco cannot be read: ValueError('auc/run/last" in "".join(write_results(finished.path).lines)

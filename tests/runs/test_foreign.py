@@ -3,14 +3,28 @@
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from evaluation.toy_run import write
+from localization.made_up import tuned
 from made_up_run import finished_run
+from omegaconf import OmegaConf
 from shard_server import serve
 
-from dira_scale import report
+from dira_scale import export, report
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+from dira_scale.prediction.predict import predict
+from dira_scale.reporting import health, page, plots
+from dira_scale.reporting.content import read_run
+from dira_scale.runs.checkpoint.reading import sealed
+from dira_scale.runs.complete import config_file
+from dira_scale.runs.files import read_yaml
 from dira_scale.runs.reader import RunReader
 
 
@@ -52,8 +66,6 @@ def test_it_asks_what_the_user_names(run: Path, tmp_path: Path, reach: str) -> N
 def test_weights_are_not_loaded_from_an_address_that_only_the_run_names(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dira_scale import export
-
     with serve(tmp_path) as server:
         moved(run, "data", f"{server.url}/checkpoints")
         assert export.main([f"run={run}"]) == 2
@@ -62,9 +74,23 @@ def test_weights_are_not_loaded_from_an_address_that_only_the_run_names(
 
 
 TAG = "!!python/object/apply:os.system ['touch HARM']\n"
+ALIASES = "a: &a [0, 0]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 DAMAGES = {
-    "config.yaml": [TAG, f"data: {TAG}", "- a\n- list\n", "a: [1\n", "[" * 3000, "a: \udcff", ""],
-    "status.json": ["{", "[]", "7", "[" * 100_000],
+    "config.yaml": [
+        ALIASES,
+        "a: .inf",
+        "a: 2020-01-01",
+        f"a: 0x1{400 * '0'}",
+        f"a: {'b' * 2**22}",
+        TAG,
+        f"data: {TAG}",
+        "- a\n- list\n",
+        "a: [1\n",
+        "[" * 3000,
+        "a: \udcff",
+        "",
+    ],
+    "status.json": ["{", "[]", "7", '{"step": 1e400}', '{"reason": 7}', "[" * 100_000],
     "environment.json": ["{", '"text"'],
     "pictures/restoration.json": ["{", "{}"],
     "results.json": ["{", "[1]"],
@@ -97,6 +123,9 @@ ROWS = ["{", "7", "[]", "{}", '{"step": "1"}', '{"step": 1, "epoch": 1, "lease":
 ROWS += ['{"step": 1, "epoch": 1, "lease": 1, "stage": "di", "split": "val", "loss": "<b>"}']
 ROWS += ['{"step": 1, "epoch": null, "lease": 1, "stage": "di", "split": "val"}']
 ROWS += ['{"step": 1, "epoch": 1, "lease": 1, "stage": "di", "split": "train"}', "\udcff", "[" * 100_000]
+WHOLE = '{"step": 1, "epoch": 1, "lease": 1, "stage": "di", "split": "val", "warnings": []}'
+ROWS += [WHOLE.replace('"step": 1', f'"step": {wrong}') for wrong in ("1e400", "1" + 400 * "0", "1.5", "true", "NaN")]
+ROWS += [WHOLE.replace("[]", wrong) for wrong in ("7", "[7]")]
 
 
 def test_damaged_rows_are_left_out_and_counted(run: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,3 +136,153 @@ def test_damaged_rows_are_left_out_and_counted(run: Path, caplog: pytest.LogCapt
         assert RunReader(run).rows() == whole
     assert f"{len(ROWS)} rows left out, which are damaged" in caplog.text
     assert report.main([f"run={run}"]) == 0
+
+
+# In the place of any value, as JSON; the two numbers are read as infinity and as one of 400 digits.
+WRONG = ["null", "[]", "{}", '"x"', "-1", "1e400", "1" + 400 * "0", "true"]
+FIGURE = {"metric": "AUROC", "name": "mean", "value": 0.75, "n": 3, "patients": 3, "positives": None, "convention": ""}
+RESULTS = {
+    "step": 3, "splits": {"test": "test"}, "thresholds": {"bright": 0.5}, "never_answered": {"test": ["dark"]},
+    "interval": {"level": 0.95, "over": "patients", "resamples": 1000}, "temperatures": {"bright": 1.0, "dark": 2.0},
+    "figures": {"test": [FIGURE | {"interval": [0.5, 1.0]}, FIGURE | {"name": "bright", "positives": 1}]},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fine-tuned run, ``data`` and an ``export`` beside it."""
+    folder = tmp_path_factory.mktemp("tuned")
+    write(folder / "data")
+    run = tuned(folder / "run", f"data.shards={folder / 'data'}", "task=labels")
+    (run / "results.json").write_text(json.dumps(RESULTS))
+    (run / "status.json").write_text(json.dumps({"state": "failed", "step": 3, "reason": "no", "exit_code": 1}))
+    row = {"step": 3, "epoch": 1.0, "stage": "finetune", "split": "train", "lease": 1, "images_per_second": 9.0}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    assert export.main([f"run={run}", "formats=plain", f"out={folder / 'export'}"]) == 0
+    config = yaml.safe_load((run / "config.yaml").read_text())  # what is left is read in a moment
+    kept = ("task", "normalise", "evaluate", "precision")
+    (run / "config.yaml").write_text(yaml.safe_dump({key: config[key] for key in kept} | {"data": {}}))
+    return run
+
+
+def damaged(content: Any) -> Iterator[tuple[str, str]]:
+    """Where, and the text with each value replaced in turn."""
+    for path in list(places(content)):
+        *parents, last = path
+        inside = content
+        for part in parents:
+            inside = inside[part]
+        kept = inside[last]
+        for wrong in WRONG:
+            inside[last] = "WRONG"
+            yield f"{path}: {wrong[:9]}", json.dumps(content).replace('"WRONG"', wrong)
+        inside[last] = kept
+
+
+def places(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """All keys, and the first entry of each list."""
+    inner = (
+        content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
+    )
+    for key, value in inner:
+        yield (*prefix, key)
+        yield from places(value, (*prefix, key))
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [("run", "results.json"), ("run", "status.json"), ("run", "description.json"), ("export", "predict.json")],
+)
+def test_no_value_of_a_file_ends_in_a_traceback(
+    tuned_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, file: str
+) -> None:
+    """It is refused in one line, or read."""
+    for module, name in ((plots, "curves"), (plots, "single_values"), (health, "monitor_plots")):  # slow, of rows alone
+        monkeypatch.setattr(module, name, lambda *_: [])
+    monkeypatch.setattr(page, "template", lru_cache(page.template))
+    copy = Path(shutil.copytree(tuned_run.parent / folder, tmp_path / "copy"))
+    words = [f"run={copy}", f"data.shards={tuned_run.parent / 'data'}", f"out={tmp_path / 'out'}", "workers=1"]
+    asked = OmegaConf.to_object(compose("predict", words))
+    exported = compose("export", [f"run={copy}", "formats=plain", f"out={tmp_path / 'out'}"])
+    refused = []
+    for where, text in damaged(json.loads((copy / file).read_text())):
+        (copy / file).write_text(text)
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        try:
+            if folder == "export":
+                predict(asked)
+            elif file == "description.json":
+                export.export(exported)
+            if folder == "run":
+                page.render(read_run(copy), {})
+        except UserError as error:
+            refused.append(where)
+            assert "\n" not in str(error), where
+        except Exception as error:
+            raise AssertionError(where) from error
+    assert len(refused) > 10
+
+
+def indexed(checkpoint: Path, **part: Any) -> None:
+    """The checkpoint's index says this of its first part, under a seal that fits."""
+    index = json.loads((checkpoint / "index.json").read_text())
+    index["parts"][0] |= part
+    (checkpoint / "index.json").write_text(sealed({key: value for key, value in index.items() if key != "xxh3"}))
+
+
+@pytest.mark.parametrize("wrong", ["outside", "device", "size", "sizes", "pointer", "pointers", "index"])
+def test_a_checkpoint_is_of_files_in_its_folder_of_the_size_that_it_says(
+    tuned_run: Path, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no end, such as /dev/zero, is not read at all."""
+    copy = Path(shutil.copytree(tuned_run, tmp_path / "copy"))
+    (best,) = (copy / "checkpoints").glob("0*")
+    (part,) = best.glob("*.safetensors")
+    message = "not a regular file"
+    if wrong == "outside":
+        shutil.copy(part, copy / "other")
+        indexed(best, file="../../other")
+        message = "which is no file in its folder"
+    elif wrong == "device":
+        part.unlink()
+        part.symlink_to("/dev/zero")
+    elif wrong == "size":
+        indexed(best, size=part.stat().st_size - 1)
+        message = "bytes, more than"
+        monkeypatch.setattr(Path, "read_bytes", lambda path: path.read_text().encode())  # of the index alone
+    elif wrong == "sizes":
+        indexed(best, size="all")
+        message = 'parts.0.size is "all", not int'
+    elif wrong == "index":
+        (best / "index.json").unlink()
+        (best / "index.json").symlink_to("/dev/zero")
+    else:
+        pointer = copy / "checkpoints" / "BEST-finetune"
+        pointer.unlink()
+        if wrong == "pointer":
+            pointer.write_text("../../elsewhere")
+        else:
+            pointer.symlink_to("/dev/zero")
+        message = "names no checkpoint"
+    with pytest.raises(UserError, match=message):
+        RunReader(copy).load("finetune")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(ALIASES, "aliases are not read"), ("a: .inf", "64 bits, or infinity"), ("a: 2020-01-01", "of type date"),
+     (f"a: 0x1{400 * '0'}", "64 bits"), (f"a: {'b' * 2**22}", "more than 4,194,304 bytes")],
+)  # fmt: skip
+def test_yaml_is_read_as_plain_values_of_its_own_size(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_yaml(tmp_path / "a.yaml")
+
+
+def test_what_this_package_writes_has_no_aliases(run: Path) -> None:
+    """Also of a configuration that has one list twice."""
+    shared = [1, 2]
+    assert read_yaml(config_file(run)) == yaml.safe_load(config_file(run).read_text())
+    config = OmegaConf.create({"a": shared, "b": {"c": shared}})
+    (run / "config.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(config)))
+    assert read_yaml(run / "config.yaml") == {"a": shared, "b": {"c": shared}}

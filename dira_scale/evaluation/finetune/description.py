@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dira_scale.config.schema import chosen_class
 from dira_scale.data.batch import UNITS
+from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.config import IMAGENET, TaskConfig
 from dira_scale.evaluation.finetune.supervision import CE, DICE
 from dira_scale.models.architecture import architecture
@@ -75,9 +77,12 @@ TENSORS = {
 
 
 def task_of(node: Mapping[str, Any]) -> TaskConfig:
-    """The object of a ``task`` node, of a recorded configuration."""
-    kind = chosen_class(TaskConfig, "task._target_", node["_target_"])
-    task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(node)))
+    """The object of a ``task`` node, of a recorded configuration. Raises UserError naming the key."""
+    kind = chosen_class(TaskConfig, "task._target_", str(node.get("_target_")))
+    try:
+        task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(node)))
+    except (OmegaConfBaseException, UserError, TypeError, ValueError) as error:
+        raise UserError(f"task: {str(error).partition(chr(10))[0]}") from error
     assert isinstance(task, TaskConfig)
     return task
 

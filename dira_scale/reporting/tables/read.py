@@ -6,6 +6,7 @@ column and other settings from random weights; of a probe, its random encoders.
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,10 +16,13 @@ from typing import Any
 
 import yaml
 
+from dira_scale.errors import UserError
 from dira_scale.reporting.tables.cells import Cell, Table, Twin
 from dira_scale.reporting.tables.probed import probed
 from dira_scale.reporting.tables.runs import SweepRun, ids_of
+from dira_scale.runs.files import read_json
 
+logger = logging.getLogger(__name__)
 RANDOM, ALL_LABELS = "random", "100 %"
 SHARES = ("AUROC", "accuracy", "Dice", "IoU", "IoU at least")  # metrics from 0 to 1, which tables have in percent
 OF_DATA = ("data.", "task")  # keys of columns; `task.decoder` says what a network starts from
@@ -41,8 +45,13 @@ def read_sweep(name: str, folder: Path, runs: Sequence[SweepRun], planned: int) 
     tables = {phase: list(_compared(phase, content, runs)) for phase, content in spread.items()}
     for run in runs:
         if run.verb == "probe":
-            content = json.loads((run.output / "probe.json").read_text())
-            tables.setdefault(run.phase, []).extend(probed(run, content, runs))
+            try:
+                found = [*probed(run, read_json(run.output / "probe.json", dict[str, Any]()), runs)]
+            except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+                reason = error if isinstance(error, UserError) else repr(error)
+                logger.warning("not in the tables: %s cannot be read: %s", run.id, reason)
+                continue
+            tables.setdefault(run.phase, []).extend(found)
     order = dict.fromkeys(run.phase for run in runs)
     return SweepContent(name, {run.id: run for run in runs}, planned, {p: tables[p] for p in order if p in tables})
 

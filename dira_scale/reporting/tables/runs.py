@@ -1,9 +1,13 @@
 """The finished runs of a sweep, as its tables know them."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from dira_scale.errors import UserError
+from dira_scale.runs.files import read_json
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class SweepRun:
     def commit(self) -> str:
         """Of the code that it was computed with; empty where it does not say."""
         for file in ("environment.json", "probe.json", "results.json"):
-            if (path := self.output / file).is_file() and (commit := json.loads(path.read_text()).get("commit")):
-                return str(commit)
+            with suppress(UserError):  # of what is damaged it is said elsewhere
+                if commit := read_json(self.output / file, dict[str, Any]()).get("commit"):
+                    return str(commit)
         return ""
 
 

@@ -6,6 +6,7 @@ be renamed, so in a store the index is written last.
 
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -46,22 +47,28 @@ def require_space(folder: Path, size: int) -> None:
         )
 
 
-def read_file(path: Path) -> bytes:
-    """A file's content.
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes; of a larger one nothing is read.
 
     Raises:
         FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such file.
+        ValueError: it is larger.
         UserError: the disk or the store fails, which tells nothing about the file.
     """
     try:
         with as_os_error(path):
-            return path.read_bytes()
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):  # a link to /dev/zero has no end
+                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+            if about.st_size <= most:
+                return path.read_bytes()
     except ABSENT:
         raise
     except OSError as error:
         raise UserError(
             f"{path} cannot be read now ({type(error).__name__}: {error}): fix access, disk or network, or try again"
         ) from error
+    raise ValueError(f"{about.st_size:,} bytes, more than {most:,}")
 
 
 def remedy(folder: Path, error: OSError) -> str:

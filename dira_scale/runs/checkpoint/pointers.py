@@ -7,10 +7,11 @@ from pathlib import Path
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import size_of
-from dira_scale.runs.checkpoint.folder import as_user_error, folder_name
-from dira_scale.runs.complete import complete, find_folder
+from dira_scale.runs.checkpoint.folder import ABSENT, as_user_error, folder_name, read_file
+from dira_scale.runs.complete import STEP, complete, find_folder
 
 LATEST, BEST = "LATEST", "BEST-"  # file names of the pointers; a stage's name follows the latter
+LONGEST = 100  # bytes of a pointer
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,20 @@ def _named(run: Path, pointer: str) -> Path:
     if pointer not in pointers:
         have = ", ".join(sorted(pointers)) or "no checkpoint yet: run its command again, which continues"
         raise UserError(f"{folder / pointer} does not exist; this run has {have}")
-    return folder / pointers[pointer]
+    if not STEP.fullmatch(name := pointers[pointer]):
+        raise UserError(f"{folder / pointer} names no checkpoint: run its command again, which corrects it")
+    return folder / name
 
 
 def _pointers(folder: Path) -> dict[str, str]:
     """The checkpoint that each pointer names."""
     files = folder.iterdir() if folder.exists() else []
-    return {file.name: file.read_text().strip() for file in files if file.name == LATEST or file.name.startswith(BEST)}
+    return {file.name: _content(file) for file in files if file.name == LATEST or file.name.startswith(BEST)}
+
+
+def _content(pointer: Path) -> str:
+    """Empty of what is no small file: it names no checkpoint."""
+    try:
+        return read_file(pointer, LONGEST).decode(errors="replace").strip()
+    except (*ABSENT, ValueError):
+        return ""

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Annotated, Any, TypedDict
 
 import xxhash
 from safetensors import SafetensorError
@@ -13,8 +13,27 @@ from torch import Tensor
 from dira_scale.errors import UserError
 from dira_scale.runs.checkpoint.folder import ABSENT, as_user_error, read_file
 from dira_scale.runs.complete import INDEX, complete
+from dira_scale.runs.files import MOST_JSON
+from dira_scale.runs.shape import STEP, Shape, Within
 
 FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
+
+
+class Part(TypedDict):
+    """A file of tensors, in the checkpoint's folder."""
+
+    file: str
+    size: Annotated[int, Within(0)]
+    xxh3: str
+
+
+class Index(TypedDict):
+    """``index.json``. What the state has depends on the task."""
+
+    format: int
+    step: STEP
+    state: dict[str, Any]
+    parts: list[Part]
 
 
 class DamagedError(UserError):
@@ -82,10 +101,14 @@ def sealed(index: dict[str, Any]) -> str:
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     try:
-        index: dict[str, Any] = json.loads(read_file(path))
-        version, seal, _ = index["format"], index.pop("xxh3", None), (index["step"], index["state"], index["parts"])
-    except (*ABSENT, ValueError, KeyError, TypeError, AttributeError) as error:
+        index: dict[str, Any] = json.loads(read_file(path, MOST_JSON))
+    except (*ABSENT, ValueError, RecursionError) as error:
         raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    try:
+        Shape("take another checkpoint").of(Index, index)
+    except UserError as error:
+        raise DamagedError(f"{path}: {error}") from error
+    version, seal = index["format"], index.pop("xxh3", None)
     if version not in (1, FORMAT_VERSION):
         raise DamagedError(f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION}")
     if version > 1 and seal != _seal(index):
@@ -96,10 +119,12 @@ def _index(folder: Path) -> dict[str, Any]:
 def _parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[Path, bytes]]:
     """Path and content of every part, one after the other."""
     for part in index["parts"]:
-        path = folder / part["file"]
+        path, name = folder / part["file"], part["file"]
+        if PurePath(name).name != name:
+            raise DamagedError(f"{folder / INDEX}: names {name}, which is no file in its folder")
         try:
-            content = read_file(path)
-        except ABSENT as error:
+            content = read_file(path, part["size"])
+        except (*ABSENT, ValueError) as error:
             raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
         if len(content) != part["size"] or checksum(content) != part["xxh3"]:
             raise DamagedError(f"{path}: cut short or changed since it was written")

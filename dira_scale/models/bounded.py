@@ -1,0 +1,53 @@
+"""A network that a stranger's file describes takes no more memory than the weights beside that file."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from dira_scale.errors import UserError
+
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)  # what layers are made with
+BESIDE = 2**24  # numbers that a network may have beside its file's: tables of positions, a head that is not loaded
+LONGEST = 200  # letters of torch's reason, which may list every tensor
+LEAST = 1024  # numbers that a tensor counts as, at least: of tiny ones the objects are larger
+
+
+@contextmanager
+def as_large_as(weights: Iterable[Tensor], origin: str) -> Iterator[None]:
+    """Networks built inside are about as large as ``weights``. Raises UserError naming ``origin``, which describes
+    them, before a larger one takes memory, and for one that cannot be built."""
+    try:
+        with _Limited(BESIDE + sum(map(_size, weights))):
+            yield
+    except (_TooLargeError, MemoryError) as error:
+        raise UserError(f"{origin} describes a larger network than its weights: restore the file") from error
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:LONGEST]
+        raise UserError(f"{origin} describes no network with these weights ({reason}): restore the file") from error
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _Limited(TorchFunctionMode):
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in MAKERS and str(kwargs.get("device")) != "meta":
+            about = {key: value for key, value in kwargs.items() if key not in ("generator", "pin_memory")}
+            self.left -= _size(func(*args, **about | {"device": "meta"}))
+            if self.left < 0:
+                raise _TooLargeError
+        return func(*args, **kwargs)
+
+
+def _size(tensor: Tensor) -> int:
+    return max(tensor.numel(), LEAST)
