@@ -166,14 +166,14 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(content: Any) -> Iterator[tuple[str, str]]:
-    """Where, and the text with each value replaced in turn."""
-    for path in list(places(content)):
+    """Where, and the text with each value replaced in turn: by three of the wrong ones, of which all have their turn."""
+    for number, path in enumerate(list(places(content))):
         *parents, last = path
         inside = content
         for part in parents:
             inside = inside[part]
         kept = inside[last]
-        for wrong in WRONG:
+        for wrong in (WRONG[(number + step) % len(WRONG)] for step in (0, 3, 6)):
             inside[last] = "WRONG"
             yield f"{path}: {wrong[:9]}", json.dumps(content).replace('"WRONG"', wrong)
         inside[last] = kept
