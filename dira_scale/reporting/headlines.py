@@ -53,7 +53,7 @@ def _state(run: RunContent, warnings: int) -> Headline:
     else:
         verdict, again = None, f"{again}; no warnings"  # it ran; whether it is good the results say
     return Headline(
-        state.capitalize(),
+        "Stopped" if state == "done" and reason else state.capitalize(),  # by steps=N, before its last step
         f"{step} steps{epochs}",
         f"{duration(spent)} of computing{again}{': ' * bool(reason)}{reason}",
         verdict,
