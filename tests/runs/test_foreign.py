@@ -166,7 +166,7 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(content: Any) -> Iterator[tuple[str, str]]:
-    """Where, and the text with each value replaced in turn: by three of the wrong ones, of which all have their turn."""
+    """Where, and the text with each value replaced in turn, by three of the wrong ones: all have their turn."""
     for number, path in enumerate(list(places(content))):
         *parents, last = path
         inside = content

@@ -4,6 +4,7 @@ They differ in how a checkpoint becomes complete. A local folder is renamed once
 be renamed, so in a store the index is written last.
 """
 
+import errno
 import re
 import shutil
 import stat
