@@ -43,11 +43,12 @@ Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``
 
 @dataclass(frozen=True)
 class Rule:
-    """``text`` completes the sentence "must be …"."""
+    """``text`` completes the sentence "must be …". ``several``: a list is judged by its items."""
 
     text: str
     holds: Callable[[Any], bool]
     options: tuple[str, ...] = ()
+    several: bool = True
 
 
 def at_least(low: float, default: Any = MISSING) -> Any:
@@ -63,8 +64,8 @@ def whole(low: int, default: Any = MISSING) -> Any:
 
 def whole_or(word: str, low: int) -> Any:
     """``word``, or a whole number of at least ``low``, for a field of type Any."""
-    rule = Rule(f"{word}, or a whole number of at least {low}", lambda value: value == word or _is_whole(value, low))
-    return _ruled(rule, MISSING)
+    text = f"{word}, or a whole number of at least {low}"
+    return _ruled(Rule(text, lambda value: value == word or _is_whole(value, low), several=False), MISSING)
 
 
 def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
@@ -122,7 +123,7 @@ class Schema:
                 continue
             if value is None and (each.default is None or each.type is not Any):  # typed fields: OmegaConf sees to it
                 continue
-            values = value if isinstance(value, list | tuple) else [value]
+            values = value if isinstance(value, list | tuple) and rule.several else [value]
             wrong = [item for item in values if not rule.holds(item)]
             if wrong or not values:
                 or_null = ", or null" if each.default is None else ""

@@ -26,6 +26,7 @@ from dira_scale.config.schema import (
     place_arguments,
     place_keys,
     places,
+    whole_or,
     within,
 )
 from dira_scale.errors import UserError
@@ -46,6 +47,7 @@ class Outer(Schema):
     rate: float = above(0)
     shares: list[float] = above(0, at_most=1)
     how: str = one_of("drop", "wrap")
+    threads: Any = whole_or("auto", 1)
     inputs: Any = places()
     node: dict[str, Any] = constructed()
     inner: Inner = field(default_factory=Inner)
@@ -70,6 +72,9 @@ class Source:
         (lambda: Outer(shares=[0.5, 1.5]), r"shares=\[0\.5, 1\.5\]: must be above 0 and at most 1"),
         (lambda: Outer(shares=[]), r"shares=\[\]: must be above 0"),
         (lambda: Outer(how="drp"), "how=drp: must be one of drop, wrap; did you mean 'drop'"),
+        (lambda: Outer(threads=0), "threads=0: must be auto, or a whole number of at least 1$"),
+        (lambda: Outer(threads=[1, 2]), r"threads=\[1, 2\]: must be auto, or"),
+        (lambda: Outer(threads=None), "threads=null: must be auto, or"),
         (lambda: Inner(share=1.01), "share=1.01: must be from 0 to 1"),
         (lambda: Inner(share=math.nan), "share=nan: must be from 0 to 1"),
     ],
@@ -80,7 +85,7 @@ def test_a_value_out_of_bounds_is_named(make: Callable[[], Schema], message: str
 
 
 def test_what_is_not_set_or_null_is_not_looked_at() -> None:
-    assert Outer().count == MISSING
+    assert Outer().count == MISSING and Outer(threads="auto").threads == "auto"
     assert Outer(count=1, limit=None, rate=1e-9, shares=[1.0], how="wrap").limit is None
 
 
