@@ -6,12 +6,10 @@ torch is imported inside the function: a typing mistake is named within a second
 import json
 import shlex
 from dataclasses import asdict
-from pathlib import Path
 
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
-from dira_scale.errors import UserError
 from dira_scale.machine.console import Console
 
 WIDTH = 108  # columns where the output is not a terminal
@@ -19,21 +17,15 @@ WIDTH = 108  # columns where the output is not a terminal
 
 def doctor(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
-    from dira_scale.data.manifest import ShardedDataset
     from dira_scale.imaging.decoders import dicom_decoders
-    from dira_scale.ingest.following import pretraining
+    from dira_scale.ingest.following import require_images
     from dira_scale.machine.hardware import hardware
     from dira_scale.machine.inventory import components
     from dira_scale.machine.launch import as_typed, launch_command
     from dira_scale.machine.show import show
 
     if config.shards:
-        dataset = ShardedDataset.open(config.shards)
-        if dataset.info.dims == 3:  # told before anything is measured
-            raise UserError(
-                f"shards={config.shards} holds volumes, and this table is of experiments on images; on volumes: "
-                f"{pretraining(Path(config.shards), dataset.info) or 'more of them, as they do not fill a batch'}"
-            )
+        require_images(config.shards)  # told before anything is measured
     machine = hardware()
     command = launch_command()
     if config.show == "launch":

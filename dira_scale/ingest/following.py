@@ -12,6 +12,7 @@ from dira_scale.config.compose import defaults
 from dira_scale.data.epochs import longer, steps_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.index import SIDES
+from dira_scale.errors import UserError
 
 PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
 
@@ -33,6 +34,14 @@ def pretraining(out: Path, info: DatasetInfo) -> str:
     if info.dims == 3 and _are_small(out, config):
         words.append("data.pad=true")
     return f"python -m dira_scale.pretrain {shlex.join(words)}"
+
+
+def require_images(shards: str) -> None:
+    """Raise UserError where ``doctor shards=`` names volumes; its experiments are on images."""
+    dataset = ShardedDataset.open(shards)
+    if dataset.info.dims == 3:
+        instead = pretraining(Path(shards), dataset.info) or "more of them, as they do not fill a batch"
+        raise UserError(f"shards={shards} holds volumes, and experiments are compared on images; on volumes: {instead}")
 
 
 def _are_small(out: Path, config: Mapping[str, Any]) -> bool:

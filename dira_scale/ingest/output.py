@@ -36,7 +36,8 @@ from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 PARTIAL = ".partial"
 PLAN_FILE, LOCK = "plan.json", "lock"
-OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|json)|[0-9]+-of-[0-9]+")  # names in .partial beside these two
+# What else is in .partial: shards and their states, slices, what `words` has computed.
+OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|json)|[0-9]+-of-[0-9]+|descriptors-[0-9a-f]{16}")
 
 
 class Share(NamedTuple):

@@ -118,6 +118,5 @@ class Release:
         return replace(self, run=Path(self.run).resolve().name, shards=Path(self.shards).name)
 
     def _evaluate(self) -> str:
-        """Return the command to type; its dataset must have labels, which that of pretraining may lack."""
-        command = f"python -m dira_scale.probe run={self.run} data.shards=LABELLED out={self.run}/probe"
+        command = f"python -m dira_scale.probe run={self.run} data.shards={self.shards} out={self.run}/probe"
         return f"`{command}`, then export with `card.evaluation={self.run}/probe`"

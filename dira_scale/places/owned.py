@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -110,7 +111,7 @@ def _refuse_links(folder: Path, key: str) -> None:
 
 def _links(folder: Path) -> Iterator[Path]:
     """Yield the links in ``folder`` and in the folders below it."""
-    with os.scandir(folder) as entries:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # another process may remove it meanwhile
         for entry in entries:
             if entry.is_symlink():
                 yield Path(entry.path)

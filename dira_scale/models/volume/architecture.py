@@ -39,8 +39,7 @@ class VolumeArchitecture(Architecture):
     def check_size(self, size: int | Sequence[int]) -> None:
         """Raise UserError, naming ``data.size``, unless the network takes views of ``size``."""
         if isinstance(size, int):
-            raise UserError(f"data.size={size}: {self.name} takes volumes: give three, as data.size={[64] * 3}; images "
-                            "take another network, and weights of images")  # fmt: skip
+            raise UserError(f"data.size={size}: {self.name} takes volumes: give three, as data.size={[64] * 3}")
         step = self.stride
         below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
         suitable = " or ".join(dict.fromkeys(str(self._enlarged(sides)) for sides in (below, over)))
