@@ -85,15 +85,20 @@ def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
     if known == [f"{parent}."]:
         return f"unknown key {key}: {parent} has no keys of its own; a mapping is {parent}='{{name: value}}'"
     hint = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
-    return f"unknown key {key}{nearest(key, known) or _same_ending(key, known)} ({hint})"
+    deeper = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    similar = (deeper and parent and _or(deeper[:SAME])) or nearest(key, known) or _same_ending(key, deeper, known)
+    return f"unknown key {key}{similar} ({hint})"
 
 
-def _same_ending(key: str, known: Sequence[str]) -> str:
-    """The keys further down of this name, such as optim.optimizer.lr for lr, then those that begin like it."""
-    deeper = [name for name in known if name.rpartition(".")[2] == key]
+def _same_ending(key: str, deeper: Sequence[str], known: Sequence[str]) -> str:
+    """The keys further ``deeper`` of this name, such as optim.optimizer.lr for lr, then those that begin like it."""
     alike = [name for name in known if "." not in name and name.startswith(key.rstrip("s"))]
-    names = [f"'{name}'" for name in (*deeper[:SAME], *alike)]
-    return f"; did you mean {' or '.join(names)}?" if names and len(key) > 1 else ""
+    return _or([*deeper[:SAME], *alike]) if len(key) > 1 else ""
+
+
+def _or(names: Sequence[str]) -> str:
+    quoted = [f"'{name}'" for name in names]
+    return f"; did you mean {' or '.join(quoted)}?" if names else ""
 
 
 def _given(error: ValidationError) -> str:

@@ -22,6 +22,7 @@ SHARDS = "data.shards=somewhere"
         (["data.batch=abc"], "data.batch=abc: expected int, at least 1"),
         (["--hlp"], "unknown flag --hlp; did you mean '--help'"),
         (["--data.batch", "30"], "unknown flag --data.batch. Settings are KEY=VALUE: data.batch=30"),
+        (["optim.lr=1"], "unknown key optim.lr; did you mean 'optim.discriminator.lr' or 'optim.optimizer.lr'"),
         (["lr=1"], "unknown key lr; did you mean 'optim.discriminator.lr' or 'optim.optimizer.lr'"),
         (["epochs=10"], "unknown key epochs; did you mean 'stages.di.epochs' or .* or 'epoch_factor'"),
         (["steps"], "expected KEY=VALUE, got 'steps'; --help lists the keys"),

@@ -215,6 +215,11 @@ class Finetune(StagedTraining):
             network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
             if network.dimensions == 2:
                 return
+            if run and isinstance(config.data.size, int) and "data.size" in typed:
+                raise UserError(
+                    f"init={config.init} is a run on volumes, and data.size={config.data.size} is of images: name a "
+                    "run on images, or leave data.size to the run"
+                )
             if run and run.network.dimensions == 3 and run.input and not {"data.size", "preset"} & {*typed}:
                 config.data.size = list(run.input.size)
             if config.hydra.runtime.choices.views == IMAGES and not {"views", "preset"} & {*typed}:
