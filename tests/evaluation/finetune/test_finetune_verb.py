@@ -172,7 +172,7 @@ def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Pat
     assert adopted.model == RunReader(run).config["model"]  # from that of images, whose keys are gone
     assert adopted.data["size"] == [16, 16, 12] and adopted.views["flip"] == 0.25 and adopted.views.blur.p == 0
     assert adopted.views == compose("finetune", [*words, "views=tune_volumes"]).views
-    with pytest.raises(UserError, match="is a run on volumes, and data.size=64 is of images"):
+    with pytest.raises(UserError, match=r"is a run on volumes, and data.size=64 is of images"):
         compose("finetune", [*words, "data.size=64"])
     if task == "masks":  # every second volume has one; in the whole volume, in mm
         assert written[metric, "mask"]["n"] == 3 and results(run)["without_mask"] == {"val": 3, "test": 3}
