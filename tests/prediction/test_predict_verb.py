@@ -99,7 +99,7 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
 
     monkeypatch.setattr(DatasetImages, "load", load)
     assert predict([*asked, f"out={killed}", "batch=5", "workers=1"]) == 2
-    assert "what is finished is kept: fix this, then run the same command again" in capsys.readouterr().err
+    assert "what is finished is kept: fix the disk, then run the same command again" in capsys.readouterr().err
     assert predict([*asked, f"out={killed}", "batch=5", "workers=1"]) == 0
     assert calls[-7:] == [*range(5, 12)] and (killed / "predictions.csv").read_bytes() == before
 

@@ -392,11 +392,11 @@ from dira_scale.runs.checkpoint import reading
 
 read_file, slow = reading.read_file, []
 
-def slowly(path):
+def slowly(path, *most):
     if rank() == 0 and not slow:
         slow.append(path)
         time.sleep(40)
-    return read_file(path)
+    return read_file(path, *most)
 
 reading.read_file = slowly
 """
