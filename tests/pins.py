@@ -90,7 +90,11 @@ SCANS = ["data.shards=datasets/phantom_scans", "data.batch=4", "data.pad=true", 
 SMALL = [*SCANS, "views.crops=[]", "validate.restored=4", "validate.pictures=2", "log_every=1", "health.every=2"]
 VOLUMES = {
     "small_mae3d": ["stages.mae.epochs=2"],
-    "small_dira_moco3d": [*(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira")), "method.base.queue=16"],
+    "small_dira_moco3d": [
+        "optim.warmup_epochs=0",
+        "method.base.queue=16",
+        *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira")),
+    ],
 }
 # What follows them: a folder below runs/, the command, its words.
 TUNE = ["stages.finetune.epochs=2", "validate.batch=4", "log_every=1"]
@@ -103,13 +107,15 @@ TUNED = {
     "tuned_volume_masks": ["task=masks", "preset=volumes_small", "init=runs/small_dira_moco3d", *SCANS[:-1],
                            "task.classes={lungs: 1, nodule: 2}", "optim.warmup_epochs=1"],
 }  # fmt: skip
+CUBES = ["words=4", "neighbours.train=3", "neighbours.val=2", "size=[8,16,16]", "zoomed.sides=[12,20]",
+         "zoomed.jitter=[-3,3]", "margin=[4,8,8]", "air.hu=null", "workers=1"]  # fmt: skip
 FOLLOWING = {
     **{f"predicted_{run}": ("predict", [f"run=runs/{run}", shards])
        for run, shards in (("tuned_labels", IMAGES[0]), ("tuned_masks", IMAGES[0]), ("tuned_volume_masks", SCANS[0]))},
     "embedded": ("embed", ["run=runs/moco-alone", IMAGES[0], "threads=1"]),
     "embedded_volumes": ("embed", ["run=runs/small_mae3d", SCANS[0], "threads=1"]),
-    "probed": ("probe", ["run=runs/moco-alone", IMAGES[0], LABELS, "draws=2", "random_encoders=2"]),
-    "words": ("words", ["run=runs/small_mae3d", SCANS[0], "words=4", "neighbours=3"]),
+    "probed": ("probe", ["run=runs/moco-alone", IMAGES[0], "draws=2", "random_encoders=2"]),
+    "words": ("words", ["run=runs/small_mae3d", SCANS[0], *CUBES]),
 }  # fmt: skip
 SELDOM = re.compile("time|date|seconds|host|commit|command|folder|path|_used|location")  # keys of when and where
 
@@ -161,7 +167,8 @@ def api() -> Pins:
         members = {name: offered} | {f"{name}.{part}": value for part, value in vars(offered).items()
                                      if inspect.isclass(offered) and not part.startswith("_")}  # fmt: skip
         for member, value in members.items():
-            yield f"api {member}", str(inspect.signature(value)) if callable(value) else type(value).__name__
+            function = callable(value) and not (inspect.isclass(value) and issubclass(value, Exception))
+            yield f"api {member}", str(inspect.signature(value)) if function else type(value).__name__
 
 
 def names() -> Pins:
