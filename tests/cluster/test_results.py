@@ -16,6 +16,8 @@ from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
+from dira_scale.errors import UserError
+from dira_scale.places.owned import MARK
 
 LOSSES = {0.1: [0.5, 0.75, 0.9], 0.01: [0.1]}  # of the validation, by learning rate and seed
 
@@ -183,3 +185,11 @@ def test_a_figure_that_is_no_number_is_named(finished: SweepFolder) -> None:
     content["figures"][0]["auc"] = "x"
     path.write_text(json.dumps(content))
     assert "probe/moco cannot be read: ValueError('auc/run/last" in "".join(write_results(finished.path).lines)
+
+
+def test_a_folder_without_the_mark_keeps_its_files(finished: SweepFolder) -> None:
+    (finished.path / MARK).unlink()
+    (finished.path / "results.md").write_text("mine")
+    with pytest.raises(UserError, match="holds files that this command has not written"):
+        write_results(finished.path)
+    assert (finished.path / "results.md").read_text() == "mine"

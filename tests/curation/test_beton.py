@@ -1,5 +1,6 @@
 """FFCV's form of a dataset: its samples are the tars', and FFCV itself reads the same."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -51,6 +52,25 @@ def test_16_bits_are_refused(
     convert(ingest.recipe("folder", **ingest.source_of(png_folder), bits=16), tmp_path / "ds", workers=1)
     assert main(["convert", f"path={tmp_path / 'ds'}"]) == 2
     assert "8-bit images only, these are 2D of 16 bits" in capsys.readouterr().err
+
+
+def test_a_beton_that_is_not_of_the_dataset_is_not_replaced(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor what a link in its place, or in that of the unfinished file, leads to."""
+    dataset, mine = Path(shutil.copytree(made, tmp_path / "copy")), tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for file in dataset.glob("*.beton"):
+        file.unlink()
+    info = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(info | {"betons": {}}))
+    (dataset / "train.beton").write_text("mine")
+    assert main(["convert", f"path={dataset}", "to=ffcv"]) == 2
+    assert "train.beton would be replaced" in capsys.readouterr().err
+    (dataset / "train.beton").unlink()
+    (dataset / ".train.beton.part").symlink_to(mine)
+    assert main(["convert", f"path={dataset}", "to=ffcv"]) == 0
+    assert mine.read_text() == "mine" and not (dataset / "train.beton").is_symlink()
 
 
 def test_the_size_is_told_before_and_a_full_disk_is_refused(
