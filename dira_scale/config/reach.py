@@ -14,12 +14,12 @@ _TOLD = set[str]()
 
 
 def allow(places: Iterable[str]) -> None:
-    """From now on, in this process, let these addresses and all below them be asked."""
+    """Let these addresses and all below them be asked from now on, in this process."""
     _TOLD.update(place for place in places if "://" in place)
 
 
 def allow_typed(config: DictConfig) -> None:
-    """The same for all addresses in a configuration, which was composed of what the user has typed."""
+    """Allow all addresses in a configuration, which was composed of what the user has typed."""
     allow(_texts(OmegaConf.to_container(config)))
 
 

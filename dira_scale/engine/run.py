@@ -88,7 +88,8 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
             return recorded_config(folder, checkpoints)
 
     before = broadcast_from_main(raise_on_all(lambda: recorded() if world.main else None))
-    if config.parallel.threads == AUTO and world.ranks == 1 and before and "threads_used" in before:
+    alone = world.ranks == 1 and world.device.type == "cpu"
+    if config.parallel.threads == AUTO and alone and before and "threads_used" in before:
         torch.set_num_threads(min(before["threads_used"], processes.default_threads()))
     if config.precision != AUTO:
         return world
@@ -205,7 +206,7 @@ def _summary(trainer: Trainer) -> list[str]:
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
         f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
-        *filter(None, [crowded]),
+        *([crowded] if crowded else []),
     ]
 
 

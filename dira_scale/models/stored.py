@@ -70,8 +70,8 @@ def _require_uncompressed(path: Path, origin: str) -> None:
 
 
 def _tensors(stored: Any, size: int) -> dict[str, Tensor]:
-    """Of a file of ``size`` bytes. Raises ValueError for what stands for more than a file holds: one value with many
-    names, or one number as a tensor of any size."""
+    """Return the tensors of a file of ``size`` bytes, by joined keys. Raises ValueError for what stands for more than
+    the file holds: one value with many names, or one number as a tensor of any size."""
     tensors: dict[str, Tensor] = {}
     for count, (name, value) in enumerate(_flatten(stored)):
         if count > MOST or (isinstance(value, Tensor) and value.numel() * value.element_size() > size):

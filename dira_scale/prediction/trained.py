@@ -37,7 +37,7 @@ REPAIR = "export the run again"
 class Seen(TypedDict, total=False):
     """What ``Stored.seen`` is told."""
 
-    spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(3, 3)]
+    spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(1, 3)]
     range: Annotated[list[Annotated[float, Within(-(2**15), 2**16)]], Within(2, 2)]
     pad: bool
 
@@ -56,7 +56,7 @@ class About(TypedDict):
     stored: NotRequired[Seen]
     normalise: Literal["none", "imagenet"]
     evaluate: dict[str, Any]
-    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
     conversion: dict[str, Any] | None
     thresholds: Numbers | None
     temperatures: dict[str, float] | None

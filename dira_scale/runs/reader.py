@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Position(TypedDict):
-    """Of a checkpoint's state, what every task has."""
+    """What every task has in a checkpoint's state."""
 
     stage: STEP
     best: NotRequired[dict[str, float | None]]

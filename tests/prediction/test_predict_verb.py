@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import nibabel
 import numpy as np
@@ -16,14 +16,19 @@ from data.volumes import WORDS, plain_view
 from evaluation.finetune.conftest import TINY, discs
 
 from dira_scale.api import export, shard
+from dira_scale.config.compose import compose
+from dira_scale.data.config import as_stored
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.finetune import main as finetune
 from dira_scale.metrics.cases import LabelCase, read_cases
 from dira_scale.models.network import Network
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.predict import main as predict
 from dira_scale.prediction.images import DatasetImages, Loaded
+from dira_scale.prediction.trained import About, Seen
 from dira_scale.runs.reader import RunReader
+from dira_scale.runs.shape import Shape
 
 __all__ = ["discs", "make_dataset"]
 CLASSES = "task.classes={upper: 1, lower: 2}"
@@ -269,3 +274,12 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
 def test_what_cannot_be_is_said_at_once(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(["run=nowhere", "out=out", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_export_may_say_all_that_a_run_may() -> None:
+    """Precisions and spacings of predict.json are those of the configuration."""
+    hints = get_type_hints(About)
+    assert {*get_args(hints["precision"])} == {AUTO, *PRECISIONS}
+    for spacing in (2, 1.5, [1.5], [5, 0.8, 0.8]):
+        stored = as_stored(compose("finetune", ["data.shards=any", f"data.spacing={spacing}"]).data)
+        assert Shape("").of(Seen, json.loads(json.dumps(stored, default=list)), "stored.") == stored
