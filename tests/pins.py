@@ -36,6 +36,7 @@ from dira_scale.config.files import folder
 from dira_scale.config.keys import leaves
 from dira_scale.data import views
 from dira_scale.data.order import ORDER_VERSION, Order
+from dira_scale.errors import UserError
 from dira_scale.phantom.ct import dataset as scans
 from dira_scale.phantom.cxr import dataset as radiographs
 from dira_scale.runs import checkpoint
@@ -172,15 +173,17 @@ def api() -> Pins:
 
 
 def names() -> Pins:
-    """Of every recipe, and of DiRA's under every preset, on two datasets that are none."""
+    """Every recipe under every preset, on two datasets that do not exist."""
     data = {"datasets": [{"hash": "0" * 64, "weight": 1.0}, {"hash": "1" * 64, "weight": 0.5}]}
     groups = [(folder("configs") / group).glob("*.yaml") for group in ("experiment", "pretrain/preset")]
     experiments, presets = (sorted(file.stem for file in group) for group in groups)
     for experiment, preset in product(experiments, ("", *presets)):
         words = [f"experiment={experiment}", *([f"preset={preset}"] if preset else [])]
-        config = compose("pretrain", ["data.shards=somewhere", *words])
-        if not preset or "base" in config.method:
-            content: Any = OmegaConf.to_container(config)
+        try:
+            content: Any = OmegaConf.to_container(compose("pretrain", ["data.shards=somewhere", *words]))
+        except UserError as error:
+            yield " ".join(["name", *words]), str(error)
+        else:
             yield " ".join(["name", *words]), run_name(content | data | {"order_version": ORDER_VERSION}, EXECUTION)
 
 
@@ -207,7 +210,7 @@ def drawn_views() -> Pins:
         spec = views.ViewSpec(size=size, target_flip=target)
         for drawn in views.draw(spec, seed, epoch, samples, samples % 3, view, heights, widths):
             arrays = vars(drawn) if isinstance(drawn, views.Geometry) else drawn.tensors()
-            for column, value in arrays.items():
+            for column, value in ((column, value) for column, value in arrays.items() if value is not None):
                 name = f"view {size} {target} seed {seed} epoch {epoch} view {view} {column}"
                 yield name, described(value[:, 1] if column == "flip" else value)  # left and right
 

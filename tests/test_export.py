@@ -79,10 +79,10 @@ class Trained:
         self.run, shards = root / "demo", dataset(root / "shards")
         model = {"encoder": encoder, "weights": None, "decoder_channels": CHANNELS, "bn_groups": 4}
         model["zero_init_residual"] = False
-        base = {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 16}
+        base = {"_target_": "MoCo", "dim": 8, "queue": 16}
         if large := encoder in TORCHVISION:
-            base = {"_target_": "dira_scale.methods.simsiam.SimSiam", "dim": 8, "bottleneck": 8}
-        method = {"_target_": "dira_scale.methods.dira.DiRA", "base": base}
+            base = {"_target_": "SimSiam", "dim": 8, "bottleneck": 8}
+        method = {"_target_": "DiRA", "base": base}
         self.config = {
             "seed": 0, "epoch_factor": 1.0, "precision": "bf16", "stages": STAGES, "model": model, "method": method,
             "data": {"shards": str(shards.root), "split": "train", "size": 64, "batch": 8},
@@ -142,7 +142,7 @@ class TrainedPCRL(Trained):
         self.run, shards = root / "demo", dataset(root / "shards")
         cfg = compose("pretrain", ["experiment=pcrl", f"data.shards={shards.root}", "data.size=64", "data.batch=8"])
         cfg.model.encoder, cfg.model.decoder_channels = encoder, CHANNELS
-        cfg.method._target_, cfg.method.dim, cfg.method.queue = f"dira_scale.methods.{form}", 8, 32
+        cfg.method._target_, cfg.method.dim, cfg.method.queue = form, 8, 32
         self.config = OmegaConf.to_container(cfg) | {"datasets": [{"hash": shards.hash, "weight": 1.0}]}
         (self.run / "checkpoints").mkdir(parents=True)
         (self.run / "config.yaml").write_text(yaml.safe_dump(self.config))
@@ -310,7 +310,7 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
         assert f"formats: {name} takes {takes}; this run has tiny3d: use plain" in capsys.readouterr().err
 
 
-FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
+FORMS = ["PCRL", "PCRLReleased"]
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_pcrls_restored_image_is_its_heads_output(form, onnx, tmp_path, monkeypa
         torch.testing.assert_close(theirs["unet"](theirs["image"]), restored, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(torch.as_tensor(theirs["restored"]), restored, rtol=1e-4, atol=1e-4)
     assert "sigmoid" not in trained.card() and "Stage `pcrl`, step 5" in trained.card()
-    assert ("behind an attention" in trained.card()) == (form == "pcrl.PCRL")
+    assert ("behind an attention" in trained.card()) == (form == "PCRL")
     for name in ("unet.safetensors", "dira_scale_unet.safetensors", ""):
         encoder = build_encoder("test_resnet", size=64).eval()
         unet = UNet(encoder, CHANNELS).eval()
@@ -486,7 +486,7 @@ def test_the_card_says_what_when_and_under_which_terms(exported):
     card = trained.card()
     expected = (
         "# demo", "Stage `dira`, step 5: the lowest validation loss of its stage, 3.25",
-        f"| Toy (CXR) | 2 | CC-BY-9.9 | `{trained.config['datasets'][0]['hash']}` |", "dira_scale.methods.dira.DiRA",
+        f"| Toy (CXR) | 2 | CC-BY-9.9 | `{trained.config['datasets'][0]['hash']}` |", "DiRA",
         "`di` (di, 2 epochs), `dira` (di + re + ad, 3 epochs)", "views of 64 pixels, global batch 8, seed 0",
     )  # fmt: skip
     assert [text for text in expected if text not in card] == []

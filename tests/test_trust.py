@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from dira_scale import embed, export, finetune, localize, predict, probe, report, words
 from dira_scale.config import trust
 from dira_scale.config.compose import compose
-from dira_scale.config.schema import imported
+from dira_scale.config.registry import imported
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.description import task_of
 from dira_scale.ingest.recipe import Recipe
@@ -42,9 +42,7 @@ def of_a_stranger(run: Path, description: bool) -> Path:
     """A run whose network is ``evil.Boom``, by its configuration alone or by its description too."""
     train(run, seed=0)
     if description:
-        (run / FILE).write_text(
-            read_description(run).to_json().replace("dira_scale.models.architecture.TimmUNet", EVIL)
-        )
+        (run / FILE).write_text(read_description(run).to_json().replace("TimmUNet", EVIL))
     config = OmegaConf.load(run / "config.yaml")
     config.model._target_ = config.method._target_ = EVIL
     config.task = {"_target_": EVIL}

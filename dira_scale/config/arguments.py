@@ -6,11 +6,9 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object
-
 from dira_scale.config.keys import typed
+from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING
-from dira_scale.config.trust import require_trusted
 from dira_scale.errors import UserError
 
 WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null"}
@@ -44,8 +42,7 @@ def check_node(node: Mapping[str, Any], key: str) -> None:
         if isinstance(inner, Mapping):
             check_node(inner, f"{key}.{name}")
     if "_target_" in node:
-        require_trusted(node["_target_"], key)
-        check_values(get_object(node["_target_"]), node, key)
+        check_values(imported(f"{key}._target_", node["_target_"]), node, key)
 
 
 def _parts(hint: Any) -> list[Any]:

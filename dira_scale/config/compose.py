@@ -28,6 +28,7 @@ from dira_scale.config.help import describe
 from dira_scale.config.keys import leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_only, quote, restore
 from dira_scale.config.reach import allow_typed
+from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, interrupted, print_error
@@ -174,7 +175,7 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
         chosen = [w for w in arguments.words if w not in inside or key_of(w) == f"{node}._target_"]
         target = OmegaConf.select(_hydra(verb, quote(chosen, places), arguments.config_dirs), f"{node}._target_")
         try:
-            places |= {f"{node}.{name}": kind for name, kind in place_arguments(get_class(target)).items()}
+            places |= {f"{node}.{name}": kind for name, kind in place_arguments(imported(node, target)).items()}
         except Exception:  # a user's class: constructing it will report what is wrong
             continue
     return places

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -23,7 +22,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.keys import typed
-from dira_scale.config.trust import require_trusted
+from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.errors import UserError, nearest
 
 
@@ -36,7 +35,6 @@ class Places(Enum):
 
 
 MAPPING = "a mapping, NAME: VALUE"
-TARGET = "_target_"  # of a node: the class that it configures
 PLACE_WORDS = {Places.ONE: "path", Places.SEVERAL: "path, or several"}
 Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``_target_``
 
@@ -157,38 +155,6 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
             if isinstance(node, Mapping) and node.get(TARGET):
                 chosen[name] = chosen_class(hint, f"{name}.{TARGET}", str(node[TARGET]))
     return _with_fields(schema, tuple(chosen.items())) if chosen else schema
-
-
-def chosen_class(base: type, key: str, target: str) -> type:
-    """The class that ``key``, a ``_target_``, names; UserError if it is not a schema derived from ``base``."""
-    chosen = imported(key, target)
-    if not (isinstance(chosen, type) and issubclass(chosen, base)):
-        raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
-    return chosen
-
-
-def imported(key: str, target: object) -> Any:
-    """What ``key``, a ``_target_``, names. Raises UserError if it cannot be imported, or is not trusted."""
-    require_trusted(target, key)
-    try:
-        return _resolved(str(target))
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
-        reason = " ".join(str(error).split()) if "." in str(target) else "expected PACKAGE.MODULE.NAME"
-        raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
-
-
-def _resolved(target: str) -> Any:
-    """Not pkgutil.resolve_name, which hides why a module cannot be imported."""
-    parent, _, name = target.rpartition(".")
-    try:
-        owner = import_module(parent)
-    except ModuleNotFoundError as error:
-        if error.name != parent or "." not in parent:  # a package that it needs is missing, or the first one is
-            raise
-        owner = _resolved(parent)  # a class in a module
-    return getattr(owner, name)
 
 
 @cache

@@ -1,7 +1,8 @@
-"""Which classes may be imported by name: this package's, those that were typed, and those of modules that were trusted.
+"""Which classes may be imported by their paths: those that were typed, and those of modules that were trusted.
 
 A run, an export or a file of weights may be a stranger's, and names classes of networks and tasks. None of these is
-imported unless its module is ours, or was named by ``trust=MODULE``, or the same class was typed on this command line.
+imported unless it is registered (config/registry.py), or its module was named by ``trust=MODULE``, or the same class
+was typed on this command line.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError
 
-OURS = ("dira_scale", "torch.optim", "timm.optim")  # of others only what configs/ name; some modules are programs
+KNOWN = ("torch.optim", "timm.optim")  # the modules of others that configs/ name
 _TRUSTED = set[str]()  # modules, and classes that were typed, with their modules' names
 
 
@@ -33,7 +34,7 @@ def require_trusted(target: object, key: str) -> None:
     name = str(target)
     if "__main__" in name.split(".")[1:]:
         raise UserError(f"{key}: {name} is in a program, which importing would run; name a class of a module")
-    if not {*OURS, *_TRUSTED} & {*_prefixes(name)}:
+    if not {*KNOWN, *_TRUSTED} & {*_prefixes(name)}:
         raise UserError(
             f"{key}: {name} is code of others, named by a folder and not by you; if you trust it, add "
             f"trust={name.rpartition('.')[0] or name}"

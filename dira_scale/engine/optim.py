@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from dira_scale.config.arguments import check_values
-from dira_scale.config.schema import imported
+from dira_scale.config.registry import imported, instantiated
 from dira_scale.engine.config import PLATEAU, Optim
 from dira_scale.errors import UserError, nearest
 
@@ -65,7 +64,7 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
         raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={given[OWN_CLIP]}; take this out")
     own_clip = {OWN_CLIP: None} if OWN_CLIP in known else {}
     try:
-        optimizer = instantiate({**config, **own_clip}, _partial_=True, _convert_="all")(parameters)
+        optimizer = instantiated(key, {**config, **own_clip}, _partial_=True)(parameters)
     except (InstantiationException, TypeError, ValueError) as error:
         reason = str(error).split(", set env var HYDRA")[0]
         raise UserError(f"{key}: {reason}") from error

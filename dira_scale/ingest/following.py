@@ -14,7 +14,7 @@ from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.errors import UserError
 
-PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
+PHANTOMS = ("Phantom", "PhantomCT")  # the sources with an experiment of their own
 
 
 def pretraining(out: Path, info: DatasetInfo) -> str:
@@ -56,7 +56,7 @@ def _are_small(out: Path, config: Mapping[str, Any]) -> bool:
 def experiment_for(info: DatasetInfo) -> str:
     """The small one for images or volumes; phantoms have their own."""
     names = ("phantom3d", "small_dira_moco3d") if info.dims == 3 else ("phantom", "small")
-    return names[0 if info.recipe["_target_"].startswith(PHANTOMS) else 1]
+    return names[0 if info.recipe["_target_"] in PHANTOMS else 1]
 
 
 def batch_of(experiment: str) -> int:

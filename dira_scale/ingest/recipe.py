@@ -7,11 +7,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any, cast
 
+from dira_scale.config.registry import imported
 from dira_scale.config.schema import place_arguments
-from dira_scale.config.trust import require_trusted
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
@@ -162,12 +161,7 @@ class Recipe:
 
     def _source_class(self) -> type[Source]:
         target = str(self.source["_target_"])
-        require_trusted(target, "recipe._target_")
-        module, _, name = target.rpartition(".")
-        try:
-            source = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise UserError(f"recipe._target_={target}: {error}") from error
+        source = imported("recipe._target_", target)
         if not (inspect.isclass(source) and callable(getattr(source, "records", None))):  # recipes are untrusted
             raise UserError(f"recipe._target_={target} is not a source: name a class with the method records")
         return cast(type[Source], source)

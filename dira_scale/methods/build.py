@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
-from dira_scale.config.schema import imported
+from dira_scale.config.registry import imported, instantiated
 from dira_scale.data.config import as_stored
 from dira_scale.data.labels import LabelChoice, Labels
 from dira_scale.data.views import ViewSpec
@@ -98,7 +97,7 @@ def views_of(cfg: DictConfig) -> ViewSpec:
     with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
         check_node(_plain(cfg.views), "views")
     try:
-        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, **as_stored(cfg.data), _convert_="all")
+        views: ViewSpec = instantiated("views", _plain(cfg.views), size=cfg.data.size, **as_stored(cfg.data))
     except InstantiationException as error:
         raise UserError(f"views: {error.__cause__ or error}") from error
     return views
@@ -175,7 +174,7 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         if required and name not in arguments and name not in given:
             raise UserError(f"{key}.{name} is missing: {target.__name__} needs it")
-    method = instantiate({"_target_": node["_target_"], **given}, _partial_=True, _convert_="all")(**arguments)
+    method = instantiated(key, {"_target_": node["_target_"], **given}, _partial_=True)(**arguments)
     if not isinstance(method, Method):
         raise UserError(f"{key}._target_: {node['_target_']} is not a dira_scale.methods.Method")
     return method
@@ -212,7 +211,7 @@ def _targets(node: Mapping[str, Any]) -> list[str]:
 
 def _target(node: dict[str, Any], key: str) -> Any:
     if "_target_" not in node:
-        raise UserError(f"{key}._target_ is missing: name the method's class, such as dira_scale.methods.moco.MoCo")
+        raise UserError(f"{key}._target_ is missing: name the method's class, such as MoCo")
     return imported(f"{key}._target_", node["_target_"])
 
 

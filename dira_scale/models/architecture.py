@@ -13,7 +13,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import TARGET, Schema, at_least, chosen_class, place
+from dira_scale.config.registry import TARGET, chosen_class
+from dira_scale.config.schema import Schema, at_least, place
 from dira_scale.errors import UserError
 from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.shape import check_settings
@@ -134,7 +135,7 @@ class TimmUNet(Architecture):
 OF_TRAINING = ("weights", "bn_groups", "bn_group_size")  # keys of every architecture that are not of the network
 AXES, ZYX, XYZ = "axes", "zyx", "xyz"  # in that metadata: of the volumes that the tensors are for; by default ours
 ARCHITECTURE = "architecture"  # in the metadata of exported files: the node ``model`` as JSON, without those
-EARLIER = "dira_scale.models.architecture.TimmUNet"  # the architecture of runs from before there were others
+EARLIER = "TimmUNet"  # the architecture of runs from before there were others
 
 
 def architecture(config: Mapping[Any, Any]) -> Architecture:

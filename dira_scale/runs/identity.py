@@ -22,7 +22,7 @@ def execution(verb: str) -> tuple[str, ...]:
 # stay the same, and an older config.yaml without the key has the same identity.
 # (`data.missing=skip` changes what is trained on.)
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
-         "model._target_": "dira_scale.models.architecture.TimmUNet",
+         "model._target_": "TimmUNet",
          "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "data.fraction_from": "start",
          "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1,
          "optim.factor": 0.5, "optim.patience": 5, "optim.step_epochs": 50,
@@ -30,7 +30,7 @@ LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "met
          "adversary.penalty": 100.0,
          "task.scored": None, "channels": None, "evaluate.window": None, "evaluate.temperature": False}  # fmt: skip
 # Of our methods; how they shuffle keys does not matter to a run that shuffles none, others record `shuffle_version`.
-SHUFFLING = tuple(f"dira_scale.methods.{name}" for name in ("moco.MoCo", "pcrl.PCRL", "pcrl_released.PCRLReleased"))
+SHUFFLING = ("MoCo", "PCRL", "PCRLReleased")
 
 SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",

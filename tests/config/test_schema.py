@@ -12,6 +12,7 @@ from hydra.utils import get_class
 from omegaconf import MISSING
 
 from dira_scale.config.files import Root, folder
+from dira_scale.config.registry import REGISTERED, imported
 from dira_scale.config.schema import (
     Place,
     Places,
@@ -19,7 +20,6 @@ from dira_scale.config.schema import (
     above,
     at_least,
     constructed,
-    imported,
     kind,
     one_of,
     place,
@@ -128,7 +128,13 @@ def test_a_target_is_a_name_in_a_module_or_in_a_class() -> None:
         "nowhere.Net": "No module named 'nowhere'",
         "nowhere.networks.Net": "No module named 'nowhere'",
         "collections.OrderedDct": "module 'collections' has no attribute 'OrderedDct'",
-        "Net": "expected PACKAGE.MODULE.NAME",
     }.items():
         with pytest.raises(UserError, match=f"key: {target} cannot be imported: {reason}"):
             imported("key", target)
+    with pytest.raises(UserError, match=r"key: Dira is neither a registered name nor .*did you mean 'DiRA'"):
+        imported("key", "Dira")
+
+
+@pytest.mark.parametrize("name", REGISTERED)
+def test_a_registered_name_is_that_of_its_class(name: str) -> None:
+    assert imported("key", name).__name__ == name

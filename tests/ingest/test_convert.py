@@ -346,7 +346,7 @@ def test_what_should_be_looked_at_before_training_is_a_warning(
 ) -> None:
     info = SimpleNamespace(
         counts=counts, quarantined=quarantined, patients_in_two_splits=0, dims=2,
-        recipe={"_target_": "dira_scale.ingest.sources.folder.Folder"},
+        recipe={"_target_": "Folder"},
     )  # fmt: skip
     made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}), noted=Counter())
     found = list(outcome._warnings(made))
@@ -371,7 +371,7 @@ def test_the_next_command_works_or_is_not_proposed(
 ) -> None:
     info = SimpleNamespace(
         counts=counts, quarantined=refused, patients_in_two_splits=0, shards={"a": 1}, split_remark="", dims=2,
-        recipe={"_target_": "dira_scale.ingest.sources.folder.Folder"}, name="n",
+        recipe={"_target_": "Folder"}, name="n",
     )  # fmt: skip
     made = outcome.Outcome(info, Counter({"blank": refused} if refused else {}), None, (0, 0), [])
     outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dira_scale.config.registry import REGISTERED
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
@@ -310,7 +311,7 @@ def test_places_are_no_part_of_the_identity(place: str, ingest: SimpleNamespace)
     }.items():
         identity = Recipe.from_config(ingest.recipe(name, **keys)).identity(HASHER)
         assert not any(place in (value if isinstance(value, list) else [value]) for value in identity.values())
-        assert identity.keys().isdisjoint(keys.keys() - {"classes"}) and identity["_target_"].startswith("dira_scale.")
+        assert identity.keys().isdisjoint(keys.keys() - {"classes"}) and identity["_target_"] in REGISTERED
         assert name != "medmnist" or identity["classes"] == ["Doe v1.5", "T2"]
 
 
@@ -329,9 +330,9 @@ def test_a_plan_is_the_same_wherever_the_images_lie() -> None:
 @pytest.mark.parametrize(
     "source, words",
     [
-        ({"_target_": "dira_scale.nowhere.Source"}, "recipe._target_=dira_scale.nowhere.Source"),
-        ({"_target_": "Folder"}, "recipe._target_=Folder"),
-        ({"_target_": "dira_scale.ingest.sources.folder.Folder", "imagse": "x"}, "does not fit its source .*'images'"),
+        ({"_target_": "torch.optim.nowhere.Source"}, "recipe._target_: torch.optim.nowhere.Source cannot be imported"),
+        ({"_target_": "Foldr"}, "recipe._target_: Foldr is neither .* did you mean 'Folder'"),
+        ({"_target_": "Folder", "imagse": "x"}, "does not fit its source .*'images'"),
     ],
 )
 def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None:

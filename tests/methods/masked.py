@@ -18,11 +18,11 @@ UNET = {
     "encoder": "test_resnet", "weights": None, "decoder_channels": [8] * 5, "bn_groups": 2, "zero_init_residual": False,
 }  # fmt: skip
 UNET3D = {
-    "_target_": "dira_scale.models.volume.architecture.UNet3D", "width": 0.0625, "norm": "batch", "up": "transposed",
+    "_target_": "UNet3D", "width": 0.0625, "norm": "batch", "up": "transposed",
     "weights": None, "bn_groups": 2,
 }  # fmt: skip
 RESENC = {
-    "_target_": "dira_scale.models.volume.architecture.ResEnc", "features": [4, 8, 8], "blocks": [1, 1, 2],
+    "_target_": "ResEnc", "features": [4, 8, 8], "blocks": [1, 1, 2],
     "weights": None, "bn_groups": 2,
 }  # fmt: skip
 NETWORKS: dict[str, tuple[dict[str, Any], Any, int]] = {
@@ -48,7 +48,7 @@ def built(node: dict[str, Any], model: dict[str, Any], views: ViewSpec, batch: i
 
 def mae(network: str = "resnet", groups: int = 2, **settings: Any) -> Method:
     model, size, block = NETWORKS[network]
-    return built({"_target_": "dira_scale.methods.mae.MAE"} | settings, model, masked(size, block), groups=groups)
+    return built({"_target_": "MAE"} | settings, model, masked(size, block), groups=groups)
 
 
 def masked_batch(views: ViewSpec, count: int = 4, seed: int = 0) -> tuple[list[Tensor], list[Tensor], Any]:

@@ -17,14 +17,14 @@ from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.dira import DiRA
 
 BASES: dict[str, dict[str, Any]] = {
-    "moco": {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 16},
-    "simsiam": {"_target_": "dira_scale.methods.simsiam.SimSiam", "dim": 8, "bottleneck": 4},
+    "moco": {"_target_": "MoCo", "dim": 8, "queue": 16},
+    "simsiam": {"_target_": "SimSiam", "dim": 8, "bottleneck": 4},
 }
 
 
 def dira(base: str, network: str = "batch", groups: int = 1, **options: Any) -> DiRA:
     model, size, block = NETWORKS[network]
-    node = {"_target_": "dira_scale.methods.dira.DiRA", "base": BASES[base]} | options
+    node = {"_target_": "DiRA", "base": BASES[base]} | options
     method = built(node, model, masked(size, block, count=2), groups=groups)
     assert isinstance(method, DiRA)
     return method
@@ -90,7 +90,7 @@ def test_visible_voxels_of_a_masked_view_are_not_restored() -> None:
      (replace(masked(64, 32, count=2), target_flip="released"), "use views.target_flip=with_input")],
 )  # fmt: skip
 def test_views_without_a_mask_are_refused(views: ViewSpec, said: str) -> None:
-    node = {"_target_": "dira_scale.methods.dira.DiRA", "base": BASES["simsiam"], "restoration": "mask"}
+    node = {"_target_": "DiRA", "base": BASES["simsiam"], "restoration": "mask"}
     with pytest.raises(UserError) as raised:
         built(node, NETWORKS["resnet" if views.dimensions == 2 else "batch"][0], views)
     assert "method.restoration=mask" in str(raised.value) and said in str(raised.value)

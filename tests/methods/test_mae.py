@@ -194,7 +194,7 @@ def test_layers_of_all_positions_cannot_be_sparse(layer: nn.Module) -> None:
 
 def test_a_vision_transformer_is_dense() -> None:
     vit, size = NETWORKS["resnet"][0] | {"encoder": "test_vit"}, 160
-    node = {"_target_": "dira_scale.methods.mae.MAE"}
+    node = {"_target_": "MAE"}
     method = built(node, vit, masked(size, 32), groups=1)
     clean, distorted, batch = masked_batch(method.views, count=2)
     assert method(tuple(clean), tuple(distorted), batch).losses["re"] > 0
@@ -222,5 +222,5 @@ REFUSED = [
 def test_what_cannot_be_is_refused_in_a_line(views: ViewSpec, settings: dict[str, str], message: str) -> None:
     with pytest.raises(UserError) as raised:
         model = NETWORKS["resnet" if views.dimensions == 2 else "batch"][0]
-        built({"_target_": "dira_scale.methods.mae.MAE"} | settings, model, views)
+        built({"_target_": "MAE"} | settings, model, views)
     assert message in str(raised.value) and "\n" not in str(raised.value)

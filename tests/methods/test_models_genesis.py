@@ -8,7 +8,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.dira import DiRA
 
-NODE = {"_target_": "dira_scale.methods.models_genesis.ModelsGenesis"}
+NODE = {"_target_": "ModelsGenesis"}
 
 
 @pytest.mark.parametrize("network", ["resnet", "batch"])
@@ -32,8 +32,8 @@ def test_the_whole_clean_view_is_restored(network: str) -> None:
 def test_it_is_dira_without_its_other_terms() -> None:
     """The same network and views with ``terms=[re]``."""
     model, size, block = NETWORKS["resnet"]
-    base = {"_target_": "dira_scale.methods.simsiam.SimSiam", "dim": 8, "bottleneck": 4}
-    dira = built({"_target_": "dira_scale.methods.dira.DiRA", "base": base}, model, masked(size, block, count=2))
+    base = {"_target_": "SimSiam", "dim": 8, "bottleneck": 4}
+    dira = built({"_target_": "DiRA", "base": base}, model, masked(size, block, count=2))
     assert isinstance(dira, DiRA)
     dira.enter_stage(["re"])
     method = built(NODE, model, masked(size, block))

@@ -77,20 +77,20 @@ def exchanges():
 
 # Base, its settings, BatchNorm groups, and DiRA's own settings. Of 1 group all processes share statistics, of 2 some.
 METHODS = {
-    "moco, 4 groups": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
-    "moco, whole batch": ("moco.MoCo", {"dim": 8, "queue": 48, "batch_norm": True, "shuffle": "batch"}, 4, {}),
-    "simsiam": ("simsiam.SimSiam", {"dim": 8, "bottleneck": 4}, 1, {"restore": "both"}),
-    "barlow": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
-    "byol": ("byol.BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
-    "moco, 1 group": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
-    "barlow, 1 group": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
+    "moco, 4 groups": ("MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
+    "moco, whole batch": ("MoCo", {"dim": 8, "queue": 48, "batch_norm": True, "shuffle": "batch"}, 4, {}),
+    "simsiam": ("SimSiam", {"dim": 8, "bottleneck": 4}, 1, {"restore": "both"}),
+    "barlow": ("BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
+    "byol": ("BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
+    "moco, 1 group": ("MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
+    "barlow, 1 group": ("BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
 }
 # PCRL's form, BatchNorm groups.
 PCRLS = {
-    "pcrl, 1 group": ("pcrl.PCRL", 1),
-    "pcrl, 4 groups": ("pcrl.PCRL", 4),
-    "released, 1 group": ("pcrl_released.PCRLReleased", 1),
-    "released, 4 groups": ("pcrl_released.PCRLReleased", 4),
+    "pcrl, 1 group": ("PCRL", 1),
+    "pcrl, 4 groups": ("PCRL", 4),
+    "released, 1 group": ("PCRLReleased", 1),
+    "released, 4 groups": ("PCRLReleased", 4),
 }
 
 
@@ -100,8 +100,8 @@ def dira():
 
     results = {}
     for name, (target, settings, groups, options) in METHODS.items():
-        base = {"_target_": f"dira_scale.methods.{target}"} | settings
-        node = {"_target_": "dira_scale.methods.dira.DiRA", "base": base} | options
+        base = {"_target_": target} | settings
+        node = {"_target_": "DiRA", "base": base} | options
         method = built(node, groups, ViewSpec(size=32))
         results[name] = two_steps(method, adversary())
     return results
@@ -123,30 +123,30 @@ def pcrl():
 
     results = {}
     for name, (target, groups) in PCRLS.items():
-        node = {"_target_": f"dira_scale.methods.{target}", "dim": 8, "queue": 64, "momentum": 0.9, "batch_norm": True}
+        node = {"_target_": target, "dim": 8, "queue": 64, "momentum": 0.9, "batch_norm": True}
         results[name] = two_steps(built(node, groups, ViewSpec(size=32, orientations=2)))
     return results
 
 
-WORDS = {"_target_": "dira_scale.methods.transvw.TransVW", "label": "word", "classes": 3}
+WORDS = {"_target_": "TransVW", "label": "word", "classes": 3}
 VOLUMES = {
-    "mae, dense, 4 groups": ("mae.MAE", {}, {"bn_groups": 4}),
-    "mae, sparse, 1 group": ("mae.MAE", {"masking": "sparse", "norm_target": True}, {"bn_groups": 1}),
-    "mae, sparse, 4 groups": ("mae.MAE", {"masking": "sparse"}, {"bn_groups": 4}),
-    "mae, sparse, instance": ("mae.MAE", {"masking": "sparse"}, {"norm": "instance", "bn_groups": 1}),
-    "models_genesis": ("models_genesis.ModelsGenesis", {}, {"bn_groups": 2}),
+    "mae, dense, 4 groups": ("MAE", {}, {"bn_groups": 4}),
+    "mae, sparse, 1 group": ("MAE", {"masking": "sparse", "norm_target": True}, {"bn_groups": 1}),
+    "mae, sparse, 4 groups": ("MAE", {"masking": "sparse"}, {"bn_groups": 4}),
+    "mae, sparse, instance": ("MAE", {"masking": "sparse"}, {"norm": "instance", "bn_groups": 1}),
+    "models_genesis": ("ModelsGenesis", {}, {"bn_groups": 2}),
     "moco, mask": (
-        "dira.DiRA",
-        {"base": {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 48}, "restoration": "mask"},
+        "DiRA",
+        {"base": {"_target_": "MoCo", "dim": 8, "queue": 48}, "restoration": "mask"},
         {"bn_groups": 4},
     ),
-    "pcrl, 4 groups": ("pcrl.PCRL", {"dim": 8, "queue": 64, "bounded": True}, {"bn_groups": 4}),
+    "pcrl, 4 groups": ("PCRL", {"dim": 8, "queue": 64, "bounded": True}, {"bn_groups": 4}),
     "pcrl, released, 2 groups": (
-        "pcrl_released.PCRLReleased",
+        "PCRLReleased",
         {"dim": 8, "queue": 64, "bounded": True, "target_scale": 1.0},
         {"bn_groups": 2},
     ),
-    "transvw, wgan_gp, 1 group": ("dira.DiRA", {"base": WORDS | {"classifier": "keras"}}, {"bn_groups": 1}),
+    "transvw, wgan_gp, 1 group": ("DiRA", {"base": WORDS | {"classifier": "keras"}}, {"bn_groups": 1}),
 }
 
 
@@ -161,7 +161,7 @@ def volumes():
     for name, (target, settings, model) in VOLUMES.items():
         paired, critic = "queue" in settings | settings.get("base", {}), None
         views = replace(masked((8, 16, 16), 8, count=2 if paired else 1), orientations=2)
-        node = {"_target_": f"dira_scale.methods.{target}"} | settings
+        node = {"_target_": target} | settings
         method = built(node, UNET3D | model, views, batch=16, groups=model["bn_groups"])
         if "wgan_gp" in name:
             torch.manual_seed(0)
@@ -202,7 +202,7 @@ def micro_batches():
 
     results = {}
     for accumulate in (1, 2):
-        node = {"_target_": "dira_scale.methods.pcrl.PCRL", "dim": 8, "queue": 64}
+        node = {"_target_": "PCRL", "dim": 8, "queue": 64}
         method = built(node, 4, ViewSpec(size=32, orientations=2), "test_convnext", accumulate)
         clean, distorted, drawn = batch_of(16, 0)
         for i in range(accumulate):

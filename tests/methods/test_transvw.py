@@ -140,7 +140,7 @@ def test_in_half_precision_losses_stay_in_float32() -> None:
 
 def test_words_are_of_images_too() -> None:
     """The head has the dimensions of the encoder."""
-    node = {"_target_": "dira_scale.methods.transvw.TransVW", "label": "word", "classes": 5}
+    node = {"_target_": "TransVW", "label": "word", "classes": 5}
     method = built(node, UNET, ViewSpec(size=64, count=1))
     assert isinstance(method, TransVW)
     assert method.classifier(method.encoder(torch.rand(4, 1, 64, 64).double())[-1]).shape == (4, 5)
@@ -155,7 +155,7 @@ def test_words_are_of_images_too() -> None:
      ({"label": ["word", "nodule"]}, spec(*SIZE, count=1), "method.label=[word, nodule]: expected text")],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views: ViewSpec, said: str) -> None:
-    node = {"_target_": "dira_scale.methods.transvw.TransVW", "label": "word", "classes": 3}
+    node = {"_target_": "TransVW", "label": "word", "classes": 3}
     with pytest.raises(UserError) as raised:
         built(node | settings, UNET3D, views)
     assert str(raised.value) == said

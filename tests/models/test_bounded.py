@@ -67,7 +67,7 @@ def test_so_is_that_of_a_description_and_of_an_export(tmp_path: Path, key: str, 
     )
     if key == "decoder_channels":
         about["model"][key] = described["network"]["architecture"][key] = value
-        about["task"] = {"_target_": "dira_scale.evaluation.finetune.config.MaskTask", "loss": ["dice"],
+        about["task"] = {"_target_": "MaskTask", "loss": ["dice"],
                          "classes": {"a": 1}, "decoder": "random"}  # fmt: skip
         described["network"]["head"], described["output"]["names"] = "dense", []
     else:

@@ -22,7 +22,7 @@ STUB: dict[str, Any] = {"_target_": TARGET, "width": 4, "weights": None, "bn_gro
 
 
 def model(encoder: str) -> dict[str, Any]:
-    unet = {"_target_": "dira_scale.models.architecture.TimmUNet", "encoder": encoder, "decoder_channels": CHANNELS}
+    unet = {"_target_": "TimmUNet", "encoder": encoder, "decoder_channels": CHANNELS}
     return unet | {"weights": None, "bn_groups": 1, "zero_init_residual": False}
 
 

@@ -171,7 +171,7 @@ def test_collectives_of_pcrl_by_hand() -> None:
 @pytest.mark.system
 def test_the_released_pcrls_two_passes_take_more_than_the_papers_one() -> None:
     """Twice through both encoders instead of once; four restorations instead of three."""
-    released = "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"
+    released = "method._target_=PCRLReleased"
     paper, twice = (rehearsed(*PCRL, NARROW, *more, stage="dir") for more in ((), (released,)))
     assert 4 / 3 < twice.forward / paper.forward < 2
     assert twice.activations > 4 / 3 * paper.activations

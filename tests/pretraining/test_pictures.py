@@ -28,7 +28,7 @@ WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, proce
 # PCRL's, whose only damage is what is cut out: all else can be compared pixel by pixel.
 CUT: dict[str, Any] = {"jitter": Jitter(p=0), "blur": Blur(p=0), "inverse_cutout": InverseCutout(p=0)}
 CUT |= {"shuffle": Shuffle(p=0), "cutout": Cutout(p=1.0, boxes=3, side=(32, 32), stop=0), "border": -16}
-FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
+FORMS = ["PCRL", "PCRLReleased"]
 
 
 class HeldOut:
@@ -83,7 +83,7 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
         "zero_init_residual": False,
     }
     torch.manual_seed(0)
-    method = build({"_target_": f"dira_scale.methods.{form}", "dim": 8, "queue": 64}, model, views, COUNT).eval()
+    method = build({"_target_": form, "dim": 8, "queue": 64}, model, views, COUNT).eval()
     held_out: Any = HeldOut(views)
     with torch.no_grad():
         [actual] = _restorations(objective_of(views), method, held_out, ["di", "re"], of_volumes)
@@ -93,10 +93,10 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
     assert (actual.distorted[actual.hole] == 0).all()
     torch.testing.assert_close(actual.distorted[~actual.hole], actual.clean[~actual.hole], rtol=0, atol=1e-5)
     error = (actual.restored - actual.clean).square().mean()
-    torch.testing.assert_close(error, monitors["re_ordinary" if form == "pcrl.PCRL" else "re_mixed"])
+    torch.testing.assert_close(error, monitors["re_ordinary" if form == "PCRL" else "re_mixed"])
     upright = objective.clean(batch)[0]
     turned = {int(i) for i in range(COUNT) if not torch.equal(actual.clean[i], upright[i])}
-    assert bool(turned) == (form == "pcrl.PCRL")  # the released form restores its second pass's images
+    assert bool(turned) == (form == "PCRL")  # the released form restores its second pass's images
 
 
 def test_a_restorer_that_returns_its_input_has_the_inputs_errors(tmp_path: Path) -> None:

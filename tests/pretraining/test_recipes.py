@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.errors import UserError
+from dira_scale.methods.build import views_of
 from dira_scale.pretraining.task import build_method
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
@@ -213,7 +213,7 @@ def test_preset_released_of_pcrl_is_the_codes() -> None:
         "data.batch": (256, 64),
         "views.target_flip": ("with_input", "released"),
         "views.orientations": (2, 1),
-        "method._target_": ("dira_scale.methods.pcrl.PCRL", "dira_scale.methods.pcrl_released.PCRLReleased"),
+        "method._target_": ("PCRL", "PCRLReleased"),
         "method.momentum": (0.99, 0.999),
         "method.shuffle": ("blocks", "batch"),
         "method.weights.di": (0.5, 1.0),
@@ -367,12 +367,12 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     """All checks of all its stages, on a narrow network: batches, BatchNorm groups, queue, optimizer, schedule."""
     chosen = [f"preset={preset}"] if preset else []
     words = ["data.shards=somewhere", f"experiment={experiment}", *chosen]
-    cfg = compose("pretrain", [*words, NARROW[compose("pretrain", words).model["_target_"].rpartition(".")[2]]])
+    cfg = compose("pretrain", [*words, NARROW[compose("pretrain", words).model["_target_"]]])
     head = cfg.method.get("base", cfg.method)
     for width in {"dim", "hidden", "bottleneck"} & set(head):
         head[width] = 8
     config: Any = OmegaConf.to_object(cfg)
-    build_method(config, cfg, instantiate(cfg.views, size=cfg.data.size, _convert_="all"))
+    build_method(config, cfg, views_of(cfg))
 
 
 @pytest.mark.parametrize(

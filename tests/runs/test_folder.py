@@ -124,7 +124,7 @@ def test_a_run_from_before_keys_were_shuffled_in_blocks_is_refused_by_name_or_ke
     nested: bool, tmp_path: Path
 ) -> None:
     def config(**settings: str) -> dict[str, Any]:
-        node: dict[str, Any] = {"_target_": "dira_scale.methods.moco.MoCo", "queue": 64, **settings}
+        node: dict[str, Any] = {"_target_": "MoCo", "queue": 64, **settings}
         return CONFIG | {"method": {"base": node} if nested else node}
 
     before, blocks = config(), config(shuffle="blocks") | {"shuffle_version": 2}

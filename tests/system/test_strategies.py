@@ -47,7 +47,7 @@ BASES = {
     "simsiam": ["method=dira_simsiam", *OTHERS, "method.base.dim=64", "method.base.bottleneck=16"],
     "barlow": ["method=dira_barlow", *OTHERS, "method.base.dim=64", "method.base.scale=0.1"],
     "pcrl": PCRL,
-    "released": [*PCRL, "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"],
+    "released": [*PCRL, "method._target_=PCRLReleased"],
 }
 # In float64, before the full counts. Every strategy and every base is in one of the tests of this file; beside it
 # tests/methods/test_processes.py has all bases on several processes, and tests/engine/test_any_task.py ZeRO and FSDP.

@@ -45,7 +45,7 @@ def test_a_run_learns_from_volumes(tmp_path: Path) -> None:
 def test_a_masked_autoencoder_run_ends_in_a_report(tmp_path: Path) -> None:
     """Sparse, without discrimination: restored are the hidden blocks, and nothing says that views are recognised."""
     shards, run = make(tmp_path / "toy", random_volumes(8), val=4), tmp_path / "run"
-    mask = "{_target_: dira_scale.data.distort.corruptions.BlockMask, block: 8, share: 0.5}"
+    mask = "{_target_: BlockMask, block: 8, share: 0.5}"
     code = main(
         ["method=mae", "method.masking=sparse", "model=unet3d", "model.width=0.0625", "views.count=1",
          f"+views.corruptions.mask={mask}", "views.jitter.p=0", *(f"views.{name}.p=0" for name in NONE),
@@ -102,7 +102,7 @@ STEPS = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0", "
          "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1", "checkpoint.keep=9"]  # fmt: skip
 PCRL = ["experiment=small_pcrl3d", *STEPS, "views.corruptions.affine.p=0.5", "views.corruptions.shuffle.blocks=50",
         "method.queue=24", "method.dim=8", "stages.pcrl.epochs=2"]  # fmt: skip
-RELEASED = [*PCRL, "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"]
+RELEASED = [*PCRL, "method._target_=PCRLReleased"]
 TRANSVW = ["experiment=small_dira_transvw", *STEPS, "method.base.classes=3", "health.every=1",
            "stages.di.epochs=0.5", "stages.dir.epochs=0.5", "stages.dira.epochs=1"]  # fmt: skip
 CRITIC = ["optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas", "optim.discriminator.lr=1e-6"]

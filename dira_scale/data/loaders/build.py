@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dira_scale.config.schema import imported
+from dira_scale.config.registry import imported
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.manifest import ShardedDataset

@@ -36,7 +36,7 @@ def check(corruptions: Mapping[str, Corruption], size: Sequence[int]) -> None:
         if not isinstance(corruption, Corruption):
             raise UserError(
                 f"corruptions.{name}: expected {{_target_: …}} with numbers, draw and apply, such as "
-                f"dira_scale.data.distort.corruptions.BlockMask; got {corruption!r}"
+                f"BlockMask; got {corruption!r}"
             )
         try:
             corruption.numbers(size)

@@ -9,7 +9,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from dira_scale.config.files import folder
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import TARGET, Schema, above, at_least, chosen_class, one_of, place
+from dira_scale.config.registry import TARGET, chosen_class
+from dira_scale.config.schema import Schema, above, at_least, one_of, place
 from dira_scale.data.config import COUNTS_AS, Data
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import SLIDING, WHOLE

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dira_scale.config.schema import chosen_class
+from dira_scale.config.registry import chosen_class
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.evaluation.finetune.config import IMAGENET, TaskConfig

@@ -86,7 +86,7 @@ def test_without_its_package_dali_is_refused_with_the_command(monkeypatch):
         (["cpu"], r"data\.loader=\['cpu'\]: expected auto, cpu, .* or"),
         ({"largest": 3}, "data.loader._target_ is missing"),
         ({"_target_": "nowhere.Loader"}, "data.loader._target_: nowhere.Loader cannot be imported: .*nowhere"),
-        ({"_target_": 3}, "data.loader._target_: 3 cannot be imported"),
+        ({"_target_": 3}, "data.loader._target_: 3 is neither"),
     ],
 )
 def test_what_there_is_not_is_refused(loader, message):

@@ -1,0 +1,116 @@
+"""The names of our classes in configurations, runs, exports and recipes: ``_target_: MoCo``.
+
+A registered name is no path of code: it stays when a module moves, and a stranger's folder that holds one imports
+nothing but the class below. Classes of others are named by their path, ``package.module.Class`` (config/trust.py).
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from hydra.utils import instantiate
+
+from dira_scale.config.trust import require_trusted
+from dira_scale.errors import UserError, nearest
+
+TARGET = "_target_"  # of a node: the class that it configures
+_MODULES = {
+    "dira_scale.methods.barlow": ("BarlowTwins",),
+    "dira_scale.methods.byol": ("BYOL",),
+    "dira_scale.methods.dira": ("DiRA",),
+    "dira_scale.methods.mae": ("MAE",),
+    "dira_scale.methods.moco": ("MoCo",),
+    "dira_scale.methods.models_genesis": ("ModelsGenesis",),
+    "dira_scale.methods.pcrl": ("PCRL",),
+    "dira_scale.methods.pcrl_released": ("PCRLReleased",),
+    "dira_scale.methods.simsiam": ("SimSiam",),
+    "dira_scale.methods.transvw": ("TransVW",),
+    "dira_scale.models.architecture": ("TimmUNet",),
+    "dira_scale.models.volume.architecture": ("ResEnc", "SwinUNETR", "UNet3D"),
+    "dira_scale.data.views": (
+        "Blur", "Cutout", "InverseCutout", "Jitter", "Shuffle", "SizedCrop", "Tone", "ViewSpec", "Warp",
+    ),
+    "dira_scale.data.distort.corruptions": (
+        "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "Inpaint", "LocalShuffle", "OneOf", "Outpaint",
+    ),
+    "dira_scale.evaluation.finetune.config": ("LabelTask", "MaskTask"),
+    "dira_scale.ingest.sources.brats": ("Brats",),
+    "dira_scale.ingest.sources.chestxray14": ("ChestXray14",),
+    "dira_scale.ingest.sources.chexpert": ("CheXpert",),
+    "dira_scale.ingest.sources.folder": ("Folder",),
+    "dira_scale.ingest.sources.jsrt": ("Jsrt",),
+    "dira_scale.ingest.sources.lidc_idri": ("LidcIdri",),
+    "dira_scale.ingest.sources.lidc_vois": ("LidcVois",),
+    "dira_scale.ingest.sources.lits": ("Lits",),
+    "dira_scale.ingest.sources.luna16": ("Luna16",),
+    "dira_scale.ingest.sources.luna16_candidates": ("Luna16Candidates",),
+    "dira_scale.ingest.sources.medmnist": ("MedMnist",),
+    "dira_scale.ingest.sources.msd": ("Msd",),
+    "dira_scale.ingest.sources.nlm_tuberculosis": ("NlmTuberculosis",),
+    "dira_scale.ingest.sources.phantom": ("Phantom",),
+    "dira_scale.ingest.sources.phantom_ct": ("PhantomCT",),
+    "dira_scale.ingest.sources.siim_acr": ("SiimAcr",),
+    "dira_scale.ingest.sources.volumes": ("Volumes",),
+}  # fmt: skip
+REGISTERED: Mapping[str, str] = {name: f"{module}.{name}" for module, names in _MODULES.items() for name in names}
+
+
+def imported(key: str, target: object) -> Any:
+    """Return what ``key``, a ``_target_``, names: a registered name, or the path of a class.
+
+    Raises UserError if there is no such name, or the path cannot be imported or is not trusted.
+    """
+    path = _path(key, target)
+    try:
+        return _resolved(path)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a module of the user's raises
+        raise UserError(f"{key}: {target} cannot be imported: {' '.join(str(error).split())}") from error
+
+
+def chosen_class(base: type, key: str, target: str) -> type:
+    """Return the class that ``key``, a ``_target_``, names; raise UserError if it is not derived from ``base``."""
+    chosen = imported(key, target)
+    if not (isinstance(chosen, type) and issubclass(chosen, base)):
+        raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
+    return chosen
+
+
+def instantiated(key: str, node: Mapping[str, Any], **arguments: Any) -> Any:
+    """Return what Hydra makes of ``node`` and ``arguments``, with the registered names in it, however deep.
+
+    Raises UserError as :func:`imported` does, and what Hydra raises.
+    """
+    return instantiate(_with_paths(key, node), **arguments, _convert_="all")
+
+
+def _path(key: str, target: object) -> str:
+    name = str(target)
+    if name in REGISTERED:
+        return REGISTERED[name]
+    if "." not in name:
+        alike = {known.lower(): known for known in REGISTERED}.get(name.lower(), name)
+        hint = nearest(alike, REGISTERED) or f"; registered are {', '.join(sorted(REGISTERED))}"
+        raise UserError(f"{key}: {name} is neither a registered name nor a PACKAGE.MODULE.NAME{hint}")
+    require_trusted(name, key)
+    return name
+
+
+def _with_paths(key: str, node: Any) -> Any:
+    if isinstance(node, Mapping):
+        items = {name: _with_paths(f"{key}.{name}", value) for name, value in node.items()}
+        return items | ({TARGET: _path(f"{key}.{TARGET}", node[TARGET])} if TARGET in node else {})
+    return [_with_paths(key, item) for item in node] if isinstance(node, list | tuple) else node
+
+
+def _resolved(path: str) -> Any:
+    """Not pkgutil.resolve_name, which hides why a module cannot be imported."""
+    parent, _, name = path.rpartition(".")
+    try:
+        owner = import_module(parent)
+    except ModuleNotFoundError as error:
+        if error.name != parent or "." not in parent:  # a package that it needs is missing, or the first one is
+            raise
+        owner = _resolved(parent)  # a class in a module
+    return getattr(owner, name)
