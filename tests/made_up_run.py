@@ -73,7 +73,7 @@ def finished_run(tmp_path: Path) -> Path:
     record(folder, content)
     (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
     environment = {"dira_scale": "9.8.7", "commit": "c0ffee123456+", "host": "ward7", "command": f"{folder}/x.py a=b"}
-    environment |= {"cores": 2, "memory_gib": 7.5, "gpus": [], "torch": "2.13.0+cpu", "timm": None}
+    environment |= {"cores": 2, "processes": 1, "memory_gib": 7.5, "gpus": [], "torch": "2.13.0+cpu", "timm": None}
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics()))
     restoration = []

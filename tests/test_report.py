@@ -383,7 +383,7 @@ def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:
 
 def test_the_environment_names_what_computed_the_run(html: str) -> None:
     text = Page(html).text
-    assert "dira scale 9.8.7 commit c0ffee123456+ cores 2 memory gib 7.5 gpus none" in text
+    assert "dira scale 9.8.7 commit c0ffee123456+ cores 2 processes 1 memory gib 7.5 gpus none" in text
     assert "timm" not in text.partition("Environment")[2]  # not known
 
 
