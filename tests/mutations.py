@@ -285,7 +285,7 @@ MUTATIONS = (
         "engine/parallel/model.py",
         "make(module)\n        optim.load_by_name(self.optimizer, module, OPTIMIZER, state)\n",
         "make(module)\n",
-        ("system/test_loader.py",),
+        ("engine/test_any_task.py",),
     ),
     Mutation(
         "runs-in-another-order",
