@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from omegaconf import OmegaConf
 from PIL import Image
+from recorded import record
 
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
@@ -70,10 +70,10 @@ def finished_run(tmp_path: Path) -> Path:
     config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", *settings])
     content = OmegaConf.to_container(config) | {"datasets": [{"hash": shards.hash, "weight": 1.0}], "order_version": 1}
     content |= {"views_version": 1}
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    record(folder, content)
     (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
     environment = {"dira_scale": "9.8.7", "commit": "c0ffee123456+", "host": "ward7", "command": f"{folder}/x.py a=b"}
-    environment |= {"cores": 2, "memory_gib": 7.5, "gpus": [], "torch": "2.13.0+cpu", "timm": None}
+    environment |= {"cores": 2, "processes": 1, "memory_gib": 7.5, "gpus": [], "torch": "2.13.0+cpu", "timm": None}
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics()))
     restoration = []

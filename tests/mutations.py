@@ -285,23 +285,16 @@ MUTATIONS = (
         "engine/parallel/model.py",
         "make(module)\n        optim.load_by_name(self.optimizer, module, OPTIMIZER, state)\n",
         "make(module)\n",
-        ("test_fixtures.py",),
+        ("engine/test_any_task.py",),
     ),
     Mutation(
-        "earlier-runs-in-another-order",
+        "runs-in-another-order",
         "data/order.py",
         "ORDER_VERSION = 1",
         "ORDER_VERSION = 2",
-        ("test_fixtures.py",),
+        ("data/test_order.py",),
     ),
     # ------------------------------------------------------------------ from an archive to a dataset
-    Mutation(
-        "earlier-datasets-refused",
-        "data/manifest/schema.py",
-        "FORMAT_VERSION = 2",
-        "FORMAT_VERSION = 3",
-        ("test_fixtures.py",),
-    ),
     Mutation(
         "dropped-without-a-row",
         "ingest/writer.py",

@@ -12,6 +12,7 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ import torchvision
 import yaml
 from models.stub3d import TARGET
 from omegaconf import OmegaConf
+from recorded import record
 from safetensors.torch import load_file
 
 from dira_scale import models
@@ -77,20 +79,20 @@ class Trained:
 
     def __init__(self, root: Path, encoder: str) -> None:
         self.run, shards = root / "demo", dataset(root / "shards")
-        model = {"encoder": encoder, "weights": None, "decoder_channels": CHANNELS, "bn_groups": 4}
-        model["zero_init_residual"] = False
+        words = [f"data.shards={shards.root}", "data.size=64", "data.batch=8", "data.val_split=null", "precision=bf16"]
+        config: Any = OmegaConf.to_container(compose("pretrain", [*words, f"model.encoder={encoder}"]))
+        model = config["model"] | {"decoder_channels": CHANNELS, "bn_groups": 4, "zero_init_residual": False}
         base = {"_target_": "MoCo", "dim": 8, "queue": 16}
         if large := encoder in TORCHVISION:
             base = {"_target_": "SimSiam", "dim": 8, "bottleneck": 8}
         method = {"_target_": "DiRA", "base": base}
-        self.config = {
-            "seed": 0, "epoch_factor": 1.0, "precision": "bf16", "stages": STAGES, "model": model, "method": method,
-            "data": {"shards": str(shards.root), "split": "train", "size": 64, "batch": 8},
+        self.config = config | {
+            "stages": STAGES, "model": model, "method": method,
             "optim": {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
             "datasets": [{"hash": shards.hash, "weight": 1.0}],
         }  # fmt: skip
         (self.run / "checkpoints").mkdir(parents=True)
-        (self.run / "config.yaml").write_text(yaml.safe_dump(self.config))
+        record(self.run, self.config)
         torch.manual_seed(0)
         self.method = build(method, model, ViewSpec(size=64), batch=8)
         self.method.to(memory_format=torch.channels_last)
@@ -121,7 +123,7 @@ class Trained:
         shutil.copytree(self.run, other.run, ignore=shutil.ignore_patterns("export"))
         shutil.copytree(self.config["data"]["shards"], shards)
         other.config = self.config | {"data": self.config["data"] | {"shards": str(shards)}}
-        (other.run / "config.yaml").write_text(yaml.safe_dump(other.config))
+        record(other.run, other.config)
         return other
 
     def card(self, out: str | Path = "export") -> str:
@@ -130,7 +132,7 @@ class Trained:
     def card_of(self, model: dict[str, str]) -> str:
         """The card of a run of the same weights whose configuration says otherwise."""
         config = self.config | {"model": self.config["model"] | model}
-        (self.run / "config.yaml").write_text(yaml.safe_dump(config))
+        record(self.run, config)
         assert main([f"run={self.run}"]) == 0
         return self.card()
 
@@ -145,7 +147,7 @@ class TrainedPCRL(Trained):
         cfg.method._target_, cfg.method.dim, cfg.method.queue = form, 8, 32
         self.config = OmegaConf.to_container(cfg) | {"datasets": [{"hash": shards.hash, "weight": 1.0}]}
         (self.run / "checkpoints").mkdir(parents=True)
-        (self.run / "config.yaml").write_text(yaml.safe_dump(self.config))
+        record(self.run, self.config)
         torch.manual_seed(0)
         self.method = build(cfg.method, cfg.model, ViewSpec(size=64, orientations=2), batch=8)
         for parameter in self.method.parameters():
@@ -287,7 +289,7 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
     cfg = compose("pretrain", [f"data.shards={dataset(tmp_path / 'shards').root}", *words])
     run, method = tmp_path / "demo", build(cfg.method, cfg.model, views_of(cfg), batch=4)
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    record(run, cfg)
     for tensor in method.state_dict().values():
         tensor.copy_(torch.rand(tensor.shape) + 0.5)
     writer = Checkpointer(run / "checkpoints", keep=5, rank=0, world=1)
@@ -354,7 +356,7 @@ def test_pcrl_over_resnet50_in_torchvision_and_monai(tmp_path, monkeypatch):
 
 def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, monkeypatch):
     method = trained.config["method"] | {"_target_": "nowhere.DiRA"}
-    (trained.run / "config.yaml").write_text(yaml.safe_dump(trained.config | {"method": method}))
+    record(trained.run, trained.config | {"method": method})
     assert main([f"run={trained.run}"]) == 0
     assert "unet(image).sigmoid()" in trained.card()
 

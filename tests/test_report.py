@@ -23,6 +23,7 @@ import yaml
 from made_up_run import STAGES, dataset, finished_run, metrics, row
 from omegaconf import OmegaConf
 from PIL import Image
+from recorded import record
 from runs.writers import write
 
 from dira_scale import report
@@ -352,7 +353,7 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
         (run / "pictures" / f"{name}.png").unlink()
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["shards"], config["datasets"] = ["nowhere/a", "nowhere/b"], [{"hash": "0"}, {"hash": "1"}]
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    record(run, config)
     assert report.main([f"run={run}"]) == 0
     said = capsys.readouterr().out
     assert "not in the report: no row in metrics.jsonl yet" in said
@@ -382,7 +383,7 @@ def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:
 
 def test_the_environment_names_what_computed_the_run(html: str) -> None:
     text = Page(html).text
-    assert "dira scale 9.8.7 commit c0ffee123456+ cores 2 memory gib 7.5 gpus none" in text
+    assert "dira scale 9.8.7 commit c0ffee123456+ cores 2 processes 1 memory gib 7.5 gpus none" in text
     assert "timm" not in text.partition("Environment")[2]  # not known
 
 
@@ -392,7 +393,7 @@ def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
     root = run.parent / "moved"
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["shards"] = str(root)
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    record(run, config)
     dataset(root)
     assert "train 320, val 33 images" in page(run).text
     dataset(root, xxh3=1)
@@ -407,7 +408,7 @@ def test_each_dataset_has_its_own_hash_once(run: Path) -> None:
     both = [dataset(run.parent / name, xxh3=i) for i, name in enumerate(("one", "two"))]
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["shards"], config["datasets"] = [str(d.root) for d in both], [{"hash": d.hash} for d in both]
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    record(run, config)
     text = page(run).text
     assert [text.count(d.hash[:12]) for d in both] == [1, 1]
 
@@ -544,7 +545,7 @@ def test_a_run_without_health_has_no_empty_section(html: str) -> None:
 def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
     assert "epoch_factor )" not in Page(html).text.partition("Configuration")[0]
     config = yaml.safe_load((run / "config.yaml").read_text())
-    (run / "config.yaml").write_text(yaml.safe_dump(config | {"epoch_factor": 0.02}))
+    record(run, config | {"epoch_factor": 0.02})
     assert "every stage has 0.02 times the epochs that the experiment states ( epoch_factor )" in page(run).text
 
 
@@ -565,7 +566,7 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
     with s3.bucket() as bucket:
         config["checkpoint"]["folder"] = f"{bucket.url}/runs/mine"
         config["data"]["shards"] = f"{bucket.url}/cxr"
-        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        record(run, config)
         allow([bucket.url])
         folder = checkpoint.find_folder(run)
         folder.mkdir(parents=True)

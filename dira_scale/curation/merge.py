@@ -52,7 +52,6 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
         modality=_joined(dataset.info.modality for dataset in datasets),
         codec=_joined(dataset.info.codec for dataset in datasets),
         licence=_joined(dataset.info.licence for dataset in datasets),
-        format_version=min(dataset.info.format_version for dataset in datasets),
     )
     info = write(folder, like, name, how, table, datasets)
     print_summary(folder, info)

@@ -93,7 +93,7 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
             damages += _sample(shard, row, stream.read(row["size"]))
             if row["mask_size"] is not None:
                 stream.seek(row["mask_offset"])
-                damages += _mask(shard, row, stream.read(row["mask_size"]), dataset.info.in_bricks)
+                damages += _mask(shard, row, stream.read(row["mask_size"]))
         stream.seek(0)
         damages += _members(shard, rows, stream)
         if not damages and (known := dataset.info.checksums.get(shard)) and checksum(stream) != known:
@@ -114,11 +114,11 @@ def _sample(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]
         yield Damage(shard, row["key"], f"the image is {pixels.dtype}, not {row['bits']} bits")
 
 
-def _mask(shard: str, row: dict[str, Any], payload: bytes, in_bricks: bool) -> Iterator[Damage]:
+def _mask(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
     shape = _shape(row, 1)
     try:
         decode(payload, "png" if row["affine"] is None else "b2nd", shape)
-        if in_bricks:  # its checksums
+        if row["affine"] is not None:  # its checksums
             bricks = Bricks(shape, np.dtype(np.uint8), len(payload), partial(_fetch, payload))
             bricks.cut([tuple(slice(0, side) for side in shape)])
     except (DecodeError, BrickError) as error:

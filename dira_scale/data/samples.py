@@ -19,7 +19,7 @@ from dira_scale.errors import UserError
 from dira_scale.pixels.arena import Allocate, Arena
 from dira_scale.pixels.boxes import Crop, Part
 from dira_scale.pixels.bricks import BrickError, Bricks
-from dira_scale.pixels.codecs import MASK_CODECS, DecodeError, decode
+from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.crops import fill, fill_from_bricks
 from dira_scale.pixels.headers import Payload
 
@@ -164,7 +164,7 @@ class Samples:
 
         Raises UserError, as :meth:`damaged`, where a payload is not what the manifest says.
         """
-        if self._in_bricks(sample):
+        if self.codec(sample) == "b2nd":
             cut = partial(fill_from_bricks, crops=crops, views=views, outside=self._outside(sample))
             return self._of_bricks(sample, False, cut)
         began = perf_counter()
@@ -205,12 +205,12 @@ class Samples:
         number, row = self._place(sample)
         if not self.datasets[number].has_mask(row):
             return None
-        if self.datasets[number].info.in_bricks:
+        if self.dimensions == 3:
             return self._of_bricks(sample, True, lambda bricks: [part[0] for part in bricks.cut(parts)])
         try:
             payload = self.stored_mask(number, row)
             assert payload is not None
-            values = decode(payload, MASK_CODECS[self.dimensions], self.mask_sides(sample))
+            values = decode(payload, "png", self.mask_sides(sample))
         except (OSError, DecodeError) as error:
             raise self.damaged(sample, error, mask=True) from error
         return [values[part] for part in parts]
@@ -219,10 +219,6 @@ class Samples:
         """Of one image, in pixels: those of its mask."""
         number, row = self._place(sample)
         return tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
-
-    def _in_bricks(self, sample: int) -> bool:
-        number, _ = self._place(sample)
-        return self.datasets[number].info.in_bricks and self.codec(sample) == "b2nd"
 
     def _of_bricks(self, sample: int, mask: bool, cut: Callable[[Bricks], T]) -> T:
         """What ``cut`` makes of the bricks of a volume, or its mask. Raises UserError, as :meth:`damaged`."""

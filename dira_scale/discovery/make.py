@@ -14,7 +14,6 @@ from typing import Any
 
 from dira_scale import __version__
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
-from dira_scale.data.manifest.schema import BRICKS_VERSION
 from dira_scale.data.samples import Samples
 from dira_scale.discovery.config import Words
 from dira_scale.discovery.cubes import LABEL, WordPlan, cut, make_cube, planned_cubes
@@ -137,7 +136,6 @@ def _finish(
         patients_in_two_splits=origin.patients_in_two_splits,
         licence=origin.licence,
         tool_version=__version__,
-        format_version=BRICKS_VERSION,
     )
     publish_dataset(out, scratch, info)
 

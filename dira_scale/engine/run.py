@@ -95,7 +95,7 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
         return world
     if before:
         cfg.precision = before["precision"]
-        world = replace(world, precision=before.get("precision_used", before["precision"]))
+        world = replace(world, precision=before["precision_used"])
         set_fp32(world.precision)
     check_equal({"what precision=auto stands for": world.precision})
     return world

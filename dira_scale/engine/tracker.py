@@ -101,9 +101,8 @@ class Tracker:
         if self._step and content.get("tracker") == self.name:
             self._id, self._sent, self._configured = content["id"], content["sent"], True
         if self._step and self.name == TENSORBOARD and (self.run.folder / TENSORBOARD).is_dir():
-            # What a killed run has written of later steps is purged. Runs from before there was the file: all is there.
-            known = self._sent or dict.fromkeys(("train", "val"), self._step)
-            self._sent = {split: min(step, self._step) for split, step in known.items()}
+            # What a killed run has written of later steps is purged.
+            self._sent = {split: min(step, self._step) for split, step in self._sent.items()}
 
     def _work(self) -> None:
         while True:

@@ -19,13 +19,11 @@ from dira_scale.errors import UserError
 from dira_scale.models.start import RANDOM
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs.description import Dataset
-from dira_scale.runs.identity import LATER
 from dira_scale.runs.reader import RunReader
 from dira_scale.training.inputs import Inputs, selected
 
 NO_LEAK, UNKNOWN = "no leak", "not checkable"
 FILE = "a file does not say on which patients its weights were trained (of an export, name the run's folder instead)"
-LATER_DATA = {key.removeprefix("data."): value for key, value in LATER.items() if key.startswith("data.")}
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
 
 
 def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> Source:
-    described, settings = run.description.data, SimpleNamespace(**LATER_DATA | run.config["data"])
+    described, settings = run.description.data, SimpleNamespace(**run.config["data"])
     pairs = [(each, _opened(each, known)) for each in described.datasets]
     absent = [each for each, dataset in pairs if not dataset]
     unknown = [f"its dataset {each.name or Path(each.path).name} is {_why(each.path)}" for each in absent]

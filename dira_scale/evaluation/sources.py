@@ -26,7 +26,7 @@ from dira_scale.evaluation.encoders import (
 from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_table import Features
 from dira_scale.evaluation.probes import PARTS, Parts
-from dira_scale.models.architecture import EARLIER, Architecture, TimmUNet, architecture
+from dira_scale.models.architecture import Architecture, TimmUNet, architecture
 from dira_scale.runs.description import Description
 
 Rows = list[tuple[Features, list[Parts]]]  # each with the features of its members
@@ -158,8 +158,7 @@ def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Arch
         raise UserError(
             f"model.encoder={name}: the run has {trained.name}; leave it out, or probe {name} without a run"
         )
-    timm = {"_target_": EARLIER, "encoder": name, "decoder_channels": [1], "weights": None, "bn_groups": 1}
-    model = architecture(trained.architecture if trained else timm | {"zero_init_residual": False})
+    model = architecture(trained.architecture) if trained else TimmUNet(encoder=name, decoder_channels=[1])
     if type(model) is TimmUNet:  # random ones are initialised as torchvision's, whatever the run was
         model = replace(model, zero_init_residual=False)
     if model.dimensions == 3:

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.data.manifest.croissant import croissant
-from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.naming import modality_of
@@ -59,7 +58,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
             filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
             kept.update(*(row["attributes"] for row in state["rows"]))
             reasons.update(entry["reason"] for entry in state["rejected"])
-            noted.update(state.get("noted", []))
+            noted.update(state["noted"])
             names.add(state["rejected"])
     if not counts.total():
         discard(out, plan, scratch)
@@ -83,7 +82,6 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         patients_in_two_splits=_patients_in_two_splits(scratch / MANIFEST_FILE) if recipe.listed else 0,
         licence=recipe.licence,
         tool_version=__version__,
-        format_version=FORMAT_VERSION if recipe.slices or recipe.dims == 2 else BRICKS_VERSION,
     )
     publish_dataset(out, scratch, info)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]

@@ -28,8 +28,8 @@ MODALITIES = {
 def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """The keys ``recipe``; name and modality, if null, are those of the dataset at ``out``, finished or begun.
 
-    Thus a dataset that was moved, or made when these had other defaults, is still that of its recipe. A new one is
-    named after its folder. Its modality stays null: that of its inputs (:func:`modality_of`, :func:`with_modality`).
+    Thus a dataset that was moved is still that of its recipe. A new one is named after its folder. Its modality stays
+    null: that of its inputs (:func:`modality_of`, :func:`with_modality`).
 
     Raises OSError.
     """

@@ -19,7 +19,6 @@ from dira_scale.ingest.sources.base import Source
 from dira_scale.ingest.sources.split_lists import checksums, split_lists
 from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
 
-LATER = ("class_columns", "patient_pattern")
 AUTO = "auto"  # of recipe.volume.range
 HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
 
@@ -143,13 +142,8 @@ class Recipe:
         """
         common = dataclasses.asdict(self)
         del common["source"]
-        if self.slices is None:  # as before there were slices
-            del common["slices"]
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
-        for name in LATER:  # as before there were these keys
-            if source.get(name) is None:
-                source.pop(name, None)
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
         return common | source | {"hash_key": hasher.key_id}

@@ -14,7 +14,7 @@ from dira_scale.distributed.collectives import Exchange, IntArray, world
 from dira_scale.errors import UserError, nearest
 
 BLOCK = 8  # groups
-VERSION = 2  # of ``blocks``, in the identity of runs that use them; 1: the whole batch is permuted
+VERSION = 2  # of ``blocks``, in the identity of runs that use them
 SHUFFLES = ("blocks", "batch")
 MUCH = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
 LEAST = 8  # images of a group that is worth advising

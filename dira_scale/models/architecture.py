@@ -135,16 +135,15 @@ class TimmUNet(Architecture):
 OF_TRAINING = ("weights", "bn_groups", "bn_group_size")  # keys of every architecture that are not of the network
 AXES, ZYX, XYZ = "axes", "zyx", "xyz"  # in that metadata: of the volumes that the tensors are for; by default ours
 ARCHITECTURE = "architecture"  # in the metadata of exported files: the node ``model`` as JSON, without those
-EARLIER = "TimmUNet"  # the architecture of runs from before there were others
 
 
 def architecture(config: Mapping[Any, Any]) -> Architecture:
-    """The object of a ``model`` node: of a composed configuration, or of a run's, which may lack later keys.
+    """The object of a ``model`` node: of a composed configuration, or of a run's.
 
     Raises ``UserError`` if ``_target_`` names no architecture, or one with other keys.
     """
     given: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
-    kind = chosen_class(Architecture, f"model.{TARGET}", str(given.setdefault(TARGET, EARLIER)))
+    kind = chosen_class(Architecture, f"model.{TARGET}", str(given.get(TARGET)))
     known = [each.name for each in fields(kind)]
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")

@@ -1,6 +1,5 @@
 """From a checkpoint's tensors to networks, with plain BatchNorm."""
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -25,11 +24,7 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
     other = {} if channels == model.channels else {"channels": channels}
     with as_large_as(tensors.values(), FILE):
         encoder = model.build_encoder(run.input.sides, **other)
-    prefix, first = run.tensors.encoder, next(iter(encoder.state_dict()))
-    if f"{prefix}.{first}" not in tensors:  # a run from before descriptions, whose method has made its base itself
-        inside = re.compile(rf"({re.escape(run.tensors.module)}\.(?:base\.)*encoder)\.{re.escape(first)}")
-        prefix = next((match[1] for name in tensors if (match := inside.fullmatch(name))), prefix)
-    _fill(encoder, prefix, tensors)
+    _fill(encoder, run.tensors.encoder, tensors)
     return encoder.eval()
 
 

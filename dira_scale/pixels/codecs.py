@@ -131,7 +131,6 @@ def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
 
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
 VOLUME_CODECS = ("b2nd", "npy")
-MASK_CODECS = {2: "png", 3: "b2nd"}  # of images, of volumes
 DECODED_ON_GPU = ("jpg", "jp2")  # by nvJPEG and nvJPEG2000
 CODECS: dict[str, Callable[[Payload, Allocate], np.ndarray]] = {
     "png": png.decode,

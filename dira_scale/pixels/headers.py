@@ -65,7 +65,7 @@ def b2nd(payload: Payload) -> tuple[int, ...]:
 
 
 def frame(payload: Payload) -> Payload:
-    """The frame of blosc2 that a b2nd payload begins with: since format version 3, a table follows."""
+    """The frame of blosc2 that a b2nd payload begins with; a table of its bricks follows."""
     if len(payload) < 24 or bytes(payload[2:9]) != b"b2frame":
         raise ValueError("expected a frame of blosc2")
     (size,) = struct.unpack_from(">q", payload, 16)

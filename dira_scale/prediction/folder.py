@@ -90,10 +90,10 @@ def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: st
 
 def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
     """Raises UserError for one that is not of a conversion, or of another kind of images."""
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name not in ("source", "slices")]
+    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "source"]
     if not conversion or any(name not in conversion for name in names):
         raise UserError("like: this dataset does not say how its images were read; name one that `shard` has converted")
-    if conversion.get("slices"):
+    if conversion["slices"]:
         raise UserError("like: the network sees slices of volumes (recipe.slices): shard the folder likewise, and "
                         "predict data.shards")  # fmt: skip
     if conversion["dims"] != dimensions:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 import xxhash
@@ -53,7 +53,7 @@ class About(TypedDict):
     task: dict[str, Any]
     outputs: list[str]
     size: Annotated[list[SIDE], Within(2, 3)]
-    stored: NotRequired[Seen]
+    stored: Seen
     normalise: Literal["none", "imagenet"]
     evaluate: dict[str, Any]
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
@@ -108,7 +108,7 @@ class Trained:
     @property
     def stored(self) -> Mapping[str, Any]:
         """How images were seen, for ``Stored.seen``."""
-        stored: Mapping[str, Any] = self.about.get("stored", {})
+        stored: Mapping[str, Any] = self.about["stored"]
         return stored
 
     @property
@@ -145,7 +145,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     described, config = reader.description, reader.config
     if described.verb != VERB:
         raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
-    if lacking := {"task", "data", "normalise", "evaluate", "precision"} - config.keys():
+    if lacking := {"task", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
         raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
     datasets = [data.info for data in reader.datasets()]
     judged = read_results(reader.folder)
@@ -155,14 +155,14 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "stage": stage,
         "step": step,
         "model": {**described.network.architecture} | {"weights": None},
-        "channels": config.get("channels"),
+        "channels": config["channels"],
         "task": config["task"],
         "outputs": list(described.output.names),
         "size": list(described.input.size),
         "stored": as_stored(config["data"] or {}),
         "normalise": config["normalise"],
         "evaluate": config["evaluate"],
-        "precision": config.get("precision_used", config["precision"]),
+        "precision": config["precision_used"],
         "conversion": datasets[0].recipe if datasets and datasets[0] else None,
         "thresholds": judged.get("thresholds"),
         "temperatures": judged.get("temperatures"),

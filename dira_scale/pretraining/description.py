@@ -1,4 +1,4 @@
-"""What pretraining says of a run: from its configuration alone, so of a run that is planned, or from before, too."""
+"""What pretraining says of a run: from its configuration alone, so of a run that is planned, too."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.methods import method_class
-from dira_scale.models.architecture import EARLIER, architecture
+from dira_scale.models.architecture import architecture
 from dira_scale.pretraining.objective import restores
 from dira_scale.runs.description import (
     Data,
@@ -44,15 +44,15 @@ WORDS = Term("Discrimination", "discrimination: the encoder learns to tell which
 
 
 def describe(config: Mapping[str, Any]) -> Description:
-    """Of a run of the resolved ``config``: composed, or recorded, which has more keys, or lacks later ones."""
+    """Of a run of the resolved ``config``: composed, or recorded, which has more keys."""
     data, method, factor = config["data"], config["method"], config["epoch_factor"]
-    size, model, kind = data["size"], {"_target_": EARLIER} | config["model"], method_class(method)
-    network, validate = _network(model), config.get("validate", {})
+    size, kind = data["size"], method_class(method)
+    network, validate = _network(config["model"]), config["validate"]
     stages = tuple(
         Stage(name, tuple(stage["terms"]), stage["epochs"] * factor, restores(stage["terms"]))
         for name, stage in config["stages"].items() if stage["epochs"] > 0
     )  # fmt: skip
-    limit = validate.get("batches") and validate["batch"] * validate["batches"]
+    limit = validate["batches"] and validate["batch"] * validate["batches"]
     title = "Pretraining run"
     if factor != 1:
         title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
@@ -64,9 +64,9 @@ def describe(config: Mapping[str, Any]) -> Description:
         network=network,
         input=Input(
             network.dimensions * (size,) if isinstance(size, int) else tuple(size),
-            window=None if data.get("range") is None else tuple(data["range"]),
+            window=None if data["range"] is None else tuple(data["range"]),
         ),
-        data=Data(_datasets(config), data["split"], data.get("val_split"), limit),
+        data=Data(_datasets(config), data["split"], data["val_split"], limit),
         stages=stages,
         terms=_terms(method, stages),
         metrics=METRICS | ({"accuracy": _accuracy(learned)} if (learned := _labelled(method)) else {}),
@@ -77,8 +77,8 @@ def describe(config: Mapping[str, Any]) -> Description:
         tensors=tensors_of(method, any(stage.decoder for stage in stages)),
         execution=execution(VERB),
         unit=UNITS[network.dimensions],
-        enough_steps=config.get("enough_steps"),
-        monitor_every=config.get("health", {}).get("every"),
+        enough_steps=config["enough_steps"],
+        monitor_every=config["health"]["every"],
     )
 
 
@@ -87,7 +87,7 @@ def _network(model: Mapping[str, Any]) -> Network:
     try:
         network = architecture(model)
     except UserError:
-        return Network(model, str(model["_target_"]), dimensions=2, channels=1, start=model.get("weights"))
+        return Network(model, str(model["_target_"]), dimensions=2, channels=1, start=model["weights"])
     return Network(model, network.name, network.dimensions, network.channels, network.weights)
 
 
@@ -155,7 +155,7 @@ def _trained(method: Mapping[str, Any]) -> str:
 def _training(config: Mapping[str, Any], stages: Iterable[Stage]) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
     shown = ", ".join(f"`{stage.name}` ({' + '.join(stage.terms)}, {stage.epochs:g} epochs)" for stage in stages)
-    precision = config.get("precision_used", config["precision"])  # without the first: a run of version 0.1
+    precision = config.get("precision_used", config["precision"])  # none before the run has begun
     return (
         f"method: `{config['method']['_target_']}`",
         f"stages of the run: {shown}",

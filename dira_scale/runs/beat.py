@@ -11,7 +11,9 @@ from typing import Any
 from dira_scale.distributed.timings import TIMINGS
 
 # What is known about a holder that has created its file but not yet written to it.
-JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
+JUST_TAKEN: dict[str, Any] = {
+    "host": "unknown host", "numbering": None, "pid": 0, "beat": -1, "released": False, "slurm_job": None,
+}  # fmt: skip
 
 
 def newest(folder: Path) -> dict[str, Any] | None:

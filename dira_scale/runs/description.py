@@ -1,7 +1,7 @@
 """``description.json``: what a task says of its run. Who reads a run knows its task by this alone. Imports no torch.
 
-A task writes it when its run begins (``Task.describe``). For runs from before there was this file, the verb that has
-trained them derives it from their configuration (``Verb.describe``).
+A task writes it when its run begins (``Task.describe``). Of a run that is only planned, the verb derives it from the
+configuration (``Verb.describe``).
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from dira_scale.errors import UserError
 from dira_scale.places.store import is_local
 from dira_scale.runs.complete import config_file
-from dira_scale.runs.files import MOST_JSON, parse_json, read_text, read_yaml
+from dira_scale.runs.files import MOST_JSON, parse_json, read_text
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
 from dira_scale.verbs import VERBS
 
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "description.json"
 FORMAT = 2
-# Keys of format 2, with what every run of format 1 had.
-LATER: Mapping[str, Mapping[str, Any]] = {
-    "network": {"licence": None, "head": "dense"}, "output": {"names": []},
-}  # fmt: skip
-EARLIER = "pretrain"  # the verb of every run without the file
 REPAIR = "restore the file, or move it away and call the command that has trained the run again, which writes it"
 
 
@@ -263,22 +258,16 @@ def read_description(run: Path) -> Description:
     """Of the run in folder ``run``.
 
     Raises:
-        UserError: there is no run, or its description or configuration is damaged; names file and key.
+        UserError: there is no run, or its description is missing or damaged; names file and key.
     """
+    config_file(run)
     path = run / FILE
     if not path.is_file():
-        try:
-            return derived(EARLIER, read_yaml(config_file(run)))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{run / 'config.yaml'} is not of a run of {EARLIER}: {error!r}; restore the file"
-            ) from error
+        raise UserError(f"{path} is missing: restore it, or call the command again that has trained the run")
     try:
         content = parse_json(read_text(path, MOST_JSON))
-        if isinstance(content, dict) and content.get("format") not in (None, 1, FORMAT):
-            raise UserError(f"format {content['format']}; this version reads 1 to {FORMAT}: update dira_scale")
-        if isinstance(content, dict) and content.get("format") == 1:
-            content = _of_this_format(content)
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
+            raise UserError(f"format {content['format']}, this dira_scale reads {FORMAT}: use the one that wrote it")
         result = Shape(REPAIR).of(Description, content)
         assert isinstance(result, Description)
         _require_fitting(result)
@@ -297,12 +286,6 @@ def _require_fitting(run: Description) -> None:
     named = [term for stage in run.stages for term in stage.terms]
     if unknown := sorted({*named} - {*run.terms}):
         raise UserError(f"terms.{unknown[0]} is missing; {REPAIR}")
-
-
-def _of_this_format(content: dict[str, Any]) -> dict[str, Any]:
-    """That of a description of format 1."""
-    parts = {key: {**later, **content[key]} for key, later in LATER.items() if isinstance(content.get(key), dict)}
-    return content | parts | {"format": FORMAT}
 
 
 def derived(verb: str, config: Mapping[str, Any]) -> Description:

@@ -48,7 +48,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: dict[str, Any], described: description.Description | None = None) -> None:
         self.folder = folder
-        self._execution = described.execution if described else execution(description.EARLIER)
+        self._execution = described.execution if described else execution("pretrain")
         elsewhere = config.get("checkpoint", {}).get("folder")
         self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
         if elsewhere is not None:
@@ -78,12 +78,12 @@ class RunFolder:
     def _describe(self, config: dict[str, Any], described: description.Description | None) -> None:
         content = yaml.safe_dump(config, sort_keys=False)
         (self.folder / "pictures").mkdir(exist_ok=True)
+        if described is not None:  # first: a folder with config.yaml is a run, which has one
+            write_atomic(self.folder / description.FILE, described.to_json())
         write_atomic(self.folder / "config.yaml", content)
         if self.checkpoints != self.folder / "checkpoints":  # another run folder may use these checkpoints
             with checkpoint.as_user_error(self.checkpoints):
                 write_atomic(self.checkpoints / "config.yaml", content)
-        if described is not None:
-            write_atomic(self.folder / description.FILE, described.to_json())
         write_json(self.folder / "environment.json", {"run": run_name(config, self._execution)} | environment())
 
     def release(self) -> None:

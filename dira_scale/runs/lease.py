@@ -127,7 +127,7 @@ def _dead(held: dict[str, Any]) -> bool:
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:
         return True
-    if (held["host"], held.get("numbering")) != (socket.gethostname(), process_namespace()):
+    if (held["host"], held["numbering"]) != (socket.gethostname(), process_namespace()):
         return False
     try:
         process = psutil.Process(held["pid"])

@@ -38,7 +38,7 @@ class Environment(TypedDict):
 
     cores: int
     gpus: list[str]
-    processes: NotRequired[int]
+    processes: int
 
 
 class Restored(TypedDict):

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from curation.test_verify import flip
+from data.volumes import make, random_volumes
 from PIL import Image
-from unpacked import unpack
 
 from dira_scale.curation.merge import merge
 from dira_scale.curation.recode_plan import own_names
@@ -349,6 +349,6 @@ def test_levels_that_were_lost_do_not_come_back_and_volumes_are_refused(
     eight = recode(whole, tmp_path / "eight", "bits=8").root
     assert main(["convert", f"path={eight}", "to=webdataset", f"out={tmp_path / 'x'}", "bits=16"]) == 2
     assert "bits=16: 15 images of" in capsys.readouterr().err
-    unpack(Path(__file__).parents[1] / "fixtures" / "datasets.tar.xz", tmp_path)
+    make(tmp_path / "volumes", random_volumes(3))
     assert main(["convert", f"path={tmp_path / 'volumes'}", "to=webdataset", f"out={tmp_path / 'x'}", "codec=npy"]) == 2
     assert "holds volumes (dims 3), and to=webdataset converts images" in capsys.readouterr().err

@@ -11,7 +11,6 @@ import xxhash
 from models.stub3d import TARGET
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec
 from dira_scale.pixels import codecs
@@ -92,7 +91,7 @@ def make(
         name="toy", modality="CT", dims=3, codec=codec, label_names=[*named] or ["nodule"], counts=counts,
         quarantined=0,
         shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", licence="none", tool_version="0",
-        format_version=BRICKS_VERSION if codec == "b2nd" else FORMAT_VERSION, classes=named,
+        classes=named,
     )  # fmt: skip
     (root / "dataset.json").write_text(info.to_json())
     assert json.loads(info.to_json())["dims"] == 3

@@ -339,7 +339,7 @@ def test_killed_and_resumed_it_is_the_same_byte_for_byte(
     assert files[0] == files[1]
     made = ShardedDataset.open(a)
     assert made.info.counts == {"train": 36, "val": 6} and made.info.classes == {"word": ["0", "1", "2"]}
-    assert made.info.dims == 3 and made.info.in_bricks
+    assert made.info.dims == 3
     capsys.readouterr()
     assert main([*words, f"out={b}"]) == 0 and "3 words" in capsys.readouterr().out
     assert main([*words, f"out={b}", "seed=6"]) == 2 and "another recipe" in capsys.readouterr().err

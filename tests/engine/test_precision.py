@@ -79,12 +79,9 @@ def test_identity_and_name_hold_it_as_written(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_run_that_began_with_a_precision_of_its_own_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As did every run before ``auto`` was the default: the same command, typed again, resumes it."""
     machine(monkeypatch, True)
     assert train(str(tmp_path), "ddp", 7, precision="fp32") == 0
     name = run_name(config(tmp_path), EXECUTION)
-    old = {key: value for key, value in config(tmp_path).items() if key != "precision_used"}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
     assert train(str(tmp_path), "ddp", 9, precision="auto") == 0
     assert (config(tmp_path)["precision"], config(tmp_path)["precision_used"]) == ("fp32", "fp32")
     assert run_name(config(tmp_path), EXECUTION) == name

@@ -16,8 +16,8 @@ from data.volumes import WORDS, make, plain_view, random_volumes
 from evaluation.toy_run import COUNTS, ENCODER, train, write
 from harness import finish
 from models.stub3d import TinyEncoder
-from omegaconf import OmegaConf
 from PIL import Image
+from recorded import record
 from safetensors.torch import save_file
 from system.faults import Job, killed_at
 
@@ -100,7 +100,7 @@ def test_volumes_are_embedded_by_the_toy_network(tmp_path: Path) -> None:
     toy = make(tmp_path / "toy", volumes, val=2)
     (run / "checkpoints").mkdir(parents=True)
     words = [*WORDS, "data.size=[16,16,12]", "data.range=[-500,500]", f"run={run}", "data.shards=any"]
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(compose("pretrain", words)))
+    record(run, compose("pretrain", words))
     torch.manual_seed(0)
     encoder = TinyEncoder(4).eval()
     tensors = {f"method.base.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}

@@ -13,6 +13,7 @@ from data.conftest import make_dataset
 from evaluation.finetune.conftest import TINY
 from harness import rows
 from omegaconf import OmegaConf
+from recorded import record
 
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
@@ -49,7 +50,7 @@ def pretrained(run: Path, dataset: ShardedDataset, *words: str) -> Path:
         {"selection": chosen.identity} if chosen else {}
     )
     run.mkdir()
-    (run / "config.yaml").write_text(yaml.safe_dump(content))
+    record(run, content)
     return run
 
 

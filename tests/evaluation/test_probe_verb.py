@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from evaluation.toy_run import COUNTS, ENCODER, train, write
+from recorded import record
 from safetensors.torch import save_file
 
 from dira_scale.config.compose import compose
@@ -102,7 +103,7 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
     runs = [train(tmp_path / f"moco-s{seed}", seed) for seed in (0, 1)]
     other = train(tmp_path / "other", seed=0, wrapped=False)
     config = yaml.safe_load((other / "config.yaml").read_text()) | {"epoch_factor": 2.0}
-    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    record(other, config)
     argv = [f"run=[{runs[0]},{other},{runs[1]}]", f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
     assert main([*argv, "stage=latest"]) == 0
     found = figures(tmp_path / "out")
@@ -114,7 +115,7 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
 def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, shards: Path, capsys) -> None:
     runs = [train(tmp_path / name / "demo", seed=0) for name in "ab"]
     config = yaml.safe_load((runs[1] / "config.yaml").read_text()) | {"epoch_factor": 2.0}
-    (runs[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    record(runs[1], config)
     argv = [f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
     assert main([f"run=[{runs[0]},{runs[1]}]", *argv]) == 0
     assert {key[0] for key in figures(tmp_path / "out")} == {*map(str, runs), "random", "pixels 16x16"}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import xxhash
-from omegaconf import OmegaConf
+from recorded import record
 
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo
@@ -56,7 +56,7 @@ def train(run: Path, seed: int, wrapped: bool = True, size: int = 32) -> Path:
     (run / "checkpoints").mkdir(parents=True)
     words = [f"seed={seed}", f"run={run}", f"model.encoder={ENCODER}", f"data.size={size}", "data.shards=any"]
     words += [f"method={'dira_moco' if wrapped else 'moco'}", "stages.dir.epochs=0", "stages.dira.epochs=0"]
-    (run / "config.yaml").write_text(OmegaConf.to_yaml(compose("pretrain", words)))
+    record(run, compose("pretrain", words))
     writer = Checkpointer(run / "checkpoints", keep=5, rank=0, world=1)
     prefix = "method.base.encoder." if wrapped else "method.encoder."
     for step in (3, 5):

@@ -35,7 +35,7 @@ def sees_brightness(*size: int) -> Trained:
 def tuned(run: Path, *words: str, hash: str = "0") -> Path:
     """As fine-tuning leaves it, of random weights. ``hash``: of its dataset."""
     config: Any = OmegaConf.to_container(compose("finetune", [*WORDS, f"run={run}", *words]))
-    config |= {"outputs": [*NAMES], "datasets": [{"hash": hash}]}
+    config |= {"outputs": [*NAMES], "datasets": [{"hash": hash}], "precision_used": "fp32"}
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / FILE).write_text((described := derived("finetune", config)).to_json())

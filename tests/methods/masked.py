@@ -15,6 +15,7 @@ from dira_scale.methods import check_batch, construct
 from dira_scale.methods.method import Method
 
 UNET = {
+    "_target_": "TimmUNet",
     "encoder": "test_resnet", "weights": None, "decoder_channels": [8] * 5, "bn_groups": 2, "zero_init_residual": False,
 }  # fmt: skip
 UNET3D = {

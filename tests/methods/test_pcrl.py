@@ -419,7 +419,8 @@ def test_a_head_that_started_elsewhere_predicts_the_same_image(tmp_path):
     given = UNet(build_encoder("test_resnet", size=32), (8,) * 5)
     save_file(given.state_dict(), tmp_path / "unet.safetensors")
     node = {"_target_": "PCRLReleased", "dim": 8, "queue": 96, "target_scale": 4.0}
-    model = {"encoder": "test_resnet", "weights": str(tmp_path / "unet.safetensors"), "decoder_channels": [8] * 5}
+    model = {"_target_": "TimmUNet", "encoder": "test_resnet"}
+    model |= {"weights": str(tmp_path / "unet.safetensors"), "decoder_channels": [8] * 5}
     started = construct(node, model | {"bn_groups": 1}, ViewSpec(size=32, orientations=1))
     torch.testing.assert_close(started.head.weight, 4 * given.head.weight, rtol=0, atol=0)
     torch.testing.assert_close(started.encoder.state_dict(), given.encoder.state_dict(), rtol=0, atol=0)

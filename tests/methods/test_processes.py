@@ -221,6 +221,7 @@ def built(node, groups, views, encoder="test_resnet", accumulate=1):
 
     torch.manual_seed(0)
     model = {
+        "_target_": "TimmUNet",
         "encoder": encoder,
         "weights": None,
         "decoder_channels": (8,) * 5,

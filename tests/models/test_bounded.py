@@ -12,12 +12,14 @@ from models.stub3d import TARGET
 from torch import nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import EARLIER, architecture
+from dira_scale.models.architecture import architecture
 from dira_scale.models.bounded import BESIDE, as_large_as
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.prediction.trained import Trained
 from dira_scale.runs.reader import RunReader
+
+UNET = "TimmUNet"
 
 
 def test_a_compressed_file_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +90,8 @@ def test_so_is_that_of_a_description_and_of_an_export(tmp_path: Path, key: str, 
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": EARLIER, "encoder": 7}, "model.encoder is 7, not str"),
-        ({"_target_": EARLIER, "decoder_channels": ["a"]}, "model.decoder_channels.0 is"),
+        ({"_target_": UNET, "encoder": 7}, "model.encoder is 7, not str"),
+        ({"_target_": UNET, "decoder_channels": ["a"]}, "model.decoder_channels.0 is"),
         ({"_target_": []}, "model._target_"),
         ({"_target_": TARGET, "width": True}, "model.width is true, not int"),
     ],

@@ -14,12 +14,10 @@ from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.architecture import TimmUNet, architecture
 from dira_scale.models.network import check_torch, moved
-from dira_scale.runs.identity import execution, run_name
 
 SIZE, COUNT = 16, 4
 NONE = {"blur": Blur(p=0), "cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
 VIEWS = ViewSpec(size=(SIZE, SIZE, SIZE), **NONE)  # type: ignore[arg-type]
-EXECUTION = execution("pretrain")
 STUB = {"_target_": TARGET, "width": 8, "weights": None, "bn_groups": 2}
 WORDS = {
     "dira_moco": ["method.base.queue=8"],
@@ -99,13 +97,3 @@ def test_a_configuration_has_the_keys_of_the_network_that_it_names() -> None:
 
 
 REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
-
-
-def test_a_configuration_from_before_there_were_others_is_of_the_same_network_and_name() -> None:
-    config = OmegaConf.to_container(compose("pretrain", ["data.shards=any"]))
-    assert isinstance(config, dict)
-    before = config | {"model": {key: value for key, value in config["model"].items() if key != "_target_"}}
-    assert run_name(before, EXECUTION) == run_name(config, EXECUTION)
-    assert architecture(before["model"]) == architecture(config["model"])
-    config["model"]["_target_"] = TARGET
-    assert run_name(before, EXECUTION) != run_name(config, EXECUTION)

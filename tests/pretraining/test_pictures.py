@@ -76,6 +76,7 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
     """In training's own forward pass; the restored image is that of the method's error."""
     views = ViewSpec(size=SIZE, orientations=2, **CUT, **geometry)
     model = {
+        "_target_": "TimmUNet",
         "encoder": "test_resnet",
         "weights": None,
         "decoder_channels": (8,) * 5,

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -84,66 +83,22 @@ def test_other_data_is_named_without_hashes() -> None:
     )
 
 
-def test_the_name_of_a_run_on_all_rows_is_that_of_before_they_could_be_chosen() -> None:
-    everything = {"fraction": 1.0, "fraction_seed": 0, "negatives": None, "fraction_from": "start", "exclude": None}
-    now = CONFIG | {"data": CONFIG["data"] | everything}
-    assert (
-        identity(now, EXECUTION) == identity(CONFIG, EXECUTION)
-        and run_name(now, EXECUTION) == run_name(CONFIG, EXECUTION) == "4c6c9ca2d006"
-    )
-    some = CONFIG | {"data": CONFIG["data"] | everything | {"fraction": 0.5, "negatives": 2}}
-    assert differences(CONFIG, some | {"selection": "ab"}, EXECUTION) == [
-        "data.fraction: 1.0 -> 0.5",
-        "data.negatives: None -> 2",
-    ]
-    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"fraction_from": "end"}}, EXECUTION) != run_name(
-        CONFIG, EXECUTION
-    )
-    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"exclude": "some.txt"}}, EXECUTION) != run_name(
-        CONFIG, EXECUTION
-    )
+def test_a_choice_of_rows_is_named_by_its_keys_alone() -> None:
+    everything = CONFIG | {"data": CONFIG["data"] | {"fraction": 1.0, "negatives": None}}
+    some = CONFIG | {"data": CONFIG["data"] | {"fraction": 0.5, "negatives": 2}, "selection": "ab"}
+    assert differences(everything, some, EXECUTION) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
 
 
 def test_identity_leaves_out_execution_only() -> None:
     assert identity(CONFIG, EXECUTION) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
 
 
-def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
-    """Runs from before it count as having the value that they had."""
-    assert run_name(CONFIG | {"views_version": 1}, EXECUTION) == run_name(CONFIG, EXECUTION)
-    assert run_name(CONFIG | {"views_version": 2}, EXECUTION) != run_name(CONFIG, EXECUTION)
-    RunFolder(tmp_path, CONFIG).release()
-    (tmp_path / "checkpoints" / "000000001").mkdir()
+def test_a_run_of_other_versions_of_its_views_is_refused(tmp_path: Path) -> None:
+    """Its command would go on with other pixels."""
     RunFolder(tmp_path, CONFIG | {"views_version": 1}).release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
     with pytest.raises(UserError, match="views_version: 1 -> 2"):
         RunFolder(tmp_path, CONFIG | {"views_version": 2})
-
-
-@pytest.mark.parametrize("nested", [False, True])
-def test_a_run_from_before_keys_were_shuffled_in_blocks_is_refused_by_name_or_keeps_its_shuffle(
-    nested: bool, tmp_path: Path
-) -> None:
-    def config(**settings: str) -> dict[str, Any]:
-        node: dict[str, Any] = {"_target_": "MoCo", "queue": 64, **settings}
-        return CONFIG | {"method": {"base": node} if nested else node}
-
-    before, blocks = config(), config(shuffle="blocks") | {"shuffle_version": 2}
-    assert (
-        run_name(before, EXECUTION)
-        == run_name(config(shuffle="batch"), EXECUTION)
-        == run_name(config(shuffle="blocks"), EXECUTION)
-    )
-    own = {"_target_": "mine.Contrast", "shuffle": "batch"}  # what another method means by it
-    assert run_name(CONFIG | {"method": own}, EXECUTION) != run_name(
-        CONFIG | {"method": own | {"shuffle": "blocks"}}, EXECUTION
-    )
-    RunFolder(tmp_path, before).release()
-    (tmp_path / "checkpoints" / "000000001").mkdir()
-    RunFolder(tmp_path, config(shuffle="batch")).release()
-    with pytest.raises(
-        UserError, match=r"shuffle_version: 1 -> 2, keys are .* whole batch \(1: method\.shuffle=batch; of DiRA"
-    ):
-        RunFolder(tmp_path, blocks)
 
 
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:

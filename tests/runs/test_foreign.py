@@ -14,6 +14,7 @@ from evaluation.toy_run import write
 from localization.made_up import tuned
 from made_up_run import finished_run
 from omegaconf import OmegaConf
+from recorded import record
 from shard_server import serve
 
 from dira_scale import export, report
@@ -42,7 +43,7 @@ def moved(run: Path, shards: str, folder: str | None = None) -> None:
     """The run says that its data was at ``shards``, and its checkpoints in ``folder``."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["shards"], config["checkpoint"]["folder"] = shards, folder
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    record(run, config)
 
 
 @pytest.mark.parametrize("reach", [[], ["reach={url}/other"], ["reach={url}/dat"]])
@@ -160,7 +161,7 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert export.main([f"run={run}", "formats=plain", f"out={folder / 'export'}"]) == 0
     config = yaml.safe_load((run / "config.yaml").read_text())  # what is left is read in a moment
-    kept = ("task", "normalise", "evaluate", "precision")
+    kept = ("task", "channels", "normalise", "evaluate", "precision_used")
     (run / "config.yaml").write_text(yaml.safe_dump({key: config[key] for key in kept} | {"data": {}}))
     return run
 

@@ -13,6 +13,7 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer
+from dira_scale.runs.description import derived
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.reader import RunReader
 
@@ -36,7 +37,8 @@ def test_a_mistyped_bucket_is_one_clear_line_and_not_made(bucket: s3.Bucket, tmp
 
 
 def test_a_server_that_is_gone_costs_checkpoints_and_nothing_else(bucket: s3.Bucket, tmp_path: Path) -> None:
-    run = RunFolder(tmp_path / "run", config(f"{bucket.url}/run"))
+    content = config(f"{bucket.url}/run")
+    run = RunFolder(tmp_path / "run", content, derived("pretrain", content))
     saver, pieces = Checkpointer(run.checkpoints, 2, 0, 1), checkpoint.replicated({"x": torch.ones(3)})
     saver.save(1, pieces, {}, {})
     saver.raise_if_not_saved()
@@ -48,7 +50,7 @@ def test_a_server_that_is_gone_costs_checkpoints_and_nothing_else(bucket: s3.Buc
     assert news.startswith("the checkpoint of step 2 could not be written (") and "Could not connect" in news
     run.release()
     for ask in (
-        lambda: RunFolder(tmp_path / "run", config(f"{bucket.url}/run")),
+        lambda: RunFolder(tmp_path / "run", content),
         lambda: checkpoint.find_latest(run.checkpoints),
         lambda: RunReader(tmp_path / "run").load(None),
         lambda: RunReader(tmp_path / "run").load("latest"),

@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from data.volumes import make, random_volumes
 from harness import SMALL, assert_equal_runs, pretrain
-from unpacked import unpack
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.pretrain import main
-
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 class Named:
@@ -75,7 +73,7 @@ def test_what_cannot_be_read_leaves_no_run_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    unpack(FIXTURES / "datasets.tar.xz", tmp_path)
+    make(tmp_path / "volumes", random_volumes(3), val=1)
     assert main(pretrain(tmp_path / "run", shards, *overrides)[3:]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert re.search(message, line), line

@@ -22,25 +22,24 @@ CLASSES = {
 }
 NUMBERS = {FILLED: r"[1-9]\d{0,2}", SLICE: r"\d{1,4}", POSITION: r"-?\d{1,4}\.\d"}
 FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"}
-# Words of the rejection reasons, earlier versions' too (a test keeps the list complete).
+# Words of the rejection reasons (a test keeps the list complete).
 REASONS = """
     12 16 16-bit 255 absurd accepts after against all an and another apart archive are array as at axes be before
-    begin behind below beside between beyond binary bit bits box boxes burned but by bytes can candidate cannot
-    channels check claims close coding colour colours columns complex compressed contain continue copy csv cut
-    damaged data dataset decode decoding decompressing dicom differ different dims distance distances do does
-    duplicate each elementdatafile else empty encode encoding end ends exactly extent fewer file files findings
-    first fit floating floats folder for four fractional frame frames from gantry gap geometry give go grey grid
-    grids gzip has have hdr header here hold image img impossible in indices infinite inflates instead integers
-    irregular is it its jpeg json jsrt keep kind labels lacks large leave leaves length lengths less lettering lie
-    lies like line lines link list listed looks mask masks may met metaimage millimetres min missing modalities
-    modality more most must name names nan negative neither nifti nii no none nor not npy npz nrrd number numbers
-    numpy of offsets on one or order orientation orientations other out outline outside overlap pages pairs patient
-    permissionerror pixel pixels place png position radiograph raw reaches read readings reads recipe
-    recipe.burned_in recipe.dims recipe.modality recipe.volume.irregular rectangles regular resample row rows run
-    same save say says scan screen seem seg segmentation segments series several shape sheared shifted short shorter
-    shot show side single size sizes skip slice slices something space spacing spacings span split study such table
-    tables tagged takes tell test text than that the them there these this three tiff tilt time tissue to together
-    told too training twice two uid uint8 uneven unlabelled value values volume volumes voxel voxels was what where
+    begin below beside between beyond binary bit bits box boxes burned but by bytes can candidate cannot channels
+    check claims close coding colour colours columns complex compressed contain continue copy csv cut damaged data
+    dataset decode decoding decompressing dicom differ different dims distance distances do does duplicate each
+    elementdatafile empty encode encoding end ends exactly extent fewer file files findings first fit floats folder
+    for four fractional frame frames from gantry gap geometry give grey grid grids gzip has have hdr header here
+    hold image img impossible in indices infinite inflates instead integers irregular is it its jpeg json jsrt keep
+    kind labels lacks large leave leaves length lengths less lettering lies line lines link list listed mask masks
+    may metaimage millimetres min missing modalities modality more most must name names nan negative neither nifti
+    nii no none nor not npy npz nrrd number numbers numpy of offsets on one or order orientation orientations other
+    out outline outside overlap pages pairs patient permissionerror pixel pixels png position radiograph raw reaches
+    read readings reads recipe recipe.burned_in recipe.dims recipe.modality recipe.volume.irregular rectangles
+    regular resample row rows run save say says scan screen seem seg segmentation segments series several shape
+    sheared shifted short shorter shot show side single size sizes skip slice slices space spacing spacings span
+    split study such table tables tagged tell test text than that the them these this three tiff tilt time tissue to
+    together too training twice two uid uint8 uneven unlabelled value values volume volumes voxel voxels was where
     which while whole whose with without would xml zero
 """
 

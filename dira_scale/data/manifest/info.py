@@ -3,14 +3,14 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
-from dira_scale.data.manifest.schema import BRICKS_VERSION, FORMAT_VERSION, DatasetError
+from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
 from dira_scale.places.store import is_local
 from dira_scale.places.streams import fetch
 
@@ -72,15 +72,7 @@ class DatasetInfo:
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        content = asdict(self)
-        if not self.classes:  # as before there were any
-            del content["classes"]
-        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-
-    @property
-    def in_bricks(self) -> bool:
-        """Whether each b2nd payload has a table of its bricks, with checksums (``pixels.bricks``)."""
-        return self.format_version == BRICKS_VERSION
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @property
     def flags(self) -> list["Flag"]:
@@ -144,16 +136,15 @@ class DatasetInfo:
             version = content["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
             raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}): shard again") from error
-        known = (FORMAT_VERSION, BRICKS_VERSION) if content.get("dims") == 3 else (FORMAT_VERSION,)
-        if version not in known:
+        if version != FORMAT_VERSION:
             raise DatasetError(
-                f"{path} has format version {version}, this dira_scale reads {' and '.join(map(str, known))}: "
-                "shard again, or use the dira_scale that wrote it"
+                f"{path} has format version {version}, this dira_scale reads {FORMAT_VERSION}: shard again, or use the "
+                "dira_scale that wrote it"
             )
-        needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
-        if missing := needed - content.keys():
+        names = [field.name for field in fields(cls)]
+        if missing := {*names} - content.keys():
             raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: shard again")
-        info = cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+        info = cls(**{name: content[name] for name in names})
         if wrong := info._wrong():
             raise DatasetError(f"{path} is damaged (invalid {wrong}): shard again")
         return info

@@ -4,8 +4,7 @@ import pyarrow as pa
 
 from dira_scale.errors import UserError
 
-FORMAT_VERSION = 2  # 1 had boxes without z and d
-BRICKS_VERSION = 3  # of volumes in bricks, each with its checksum (pixels.bricks); those of version 2 are read whole
+FORMAT_VERSION = 3
 INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.parquet"
 
 BOX = pa.struct([("label", pa.string()), *[(side, pa.float32()) for side in "yxhwzd"]])  # in 2D z = 0, d = 1

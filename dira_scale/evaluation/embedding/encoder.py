@@ -12,7 +12,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SIZE
 from dira_scale.evaluation.embedding.folder import Weights
 from dira_scale.evaluation.encoders import levels
-from dira_scale.models.architecture import EARLIER, Architecture, architecture
+from dira_scale.models.architecture import Architecture, TimmUNet, architecture
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
 from dira_scale.models.start import Start, licence_of, start_weights
@@ -71,8 +71,7 @@ def asked_input(cfg: DictConfig, run: Description | None) -> Input:
 
 def architecture_of(cfg: DictConfig) -> Architecture:
     """Of ``init``'s encoder, a timm backbone."""
-    timm = {"_target_": EARLIER, "encoder": cfg.model.encoder, "decoder_channels": [1], "weights": None}
-    return architecture(timm | {"bn_groups": 1, "zero_init_residual": False})
+    return TimmUNet(encoder=cfg.model.encoder, decoder_channels=[1], zero_init_residual=False)
 
 
 def _started(cfg: DictConfig, input: Input) -> tuple[Encoder, Start | None]:

@@ -118,6 +118,8 @@ class About:
             return None
         try:
             content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, this dira_scale reads {FORMAT}")
             weights, dataset = Weights(**content["weights"]), Source(**content["dataset"])
             return cls(**content | {"weights": weights, "dataset": dataset})
         except (ValueError, TypeError, KeyError) as error:

@@ -246,7 +246,7 @@ def figures_of(output: Path) -> dict[Metric, Mapping[str, Any]]:
 def of_labels(cases: Sequence[LabelCase], run: Finished) -> dict[Metric, Statistic]:
     """The mean AUROC over the scored labels; of one label of several classes the accuracy, too. Of rows: cases."""
     targets, scores, names, _ = label_arrays(cases)
-    scored = run.config["task"].get("scored") or names  # older runs lack the key
+    scored = run.config["task"]["scored"] or names
     each = [weighted_auroc(targets[:, i], scores[:, i]) for i, name in enumerate(names) if name in scored]
     statistics: dict[Metric, Statistic] = {("AUROC", MEAN): average(each)}
     if run.description.output.activation == "softmax":

@@ -35,7 +35,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         for name, stage in config["stages"].items() if stage["epochs"] > 0
     )  # fmt: skip
     network = Network(
-        dict(config["model"]), model.name, model.dimensions, config.get("channels") or model.channels, start,
+        dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
         head="pooled" if task.pooled else "dense",
     )  # fmt: skip
     return Description(
@@ -44,7 +44,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         trained=f"fine-tuned on {'labels' if task.pooled else 'masks'}",
         network=network,
         input=input_of(
-            model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data.get("range")
+            model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data["range"]
         ),
         data=Data(_datasets(config), data["split"], data["val_split"], limit),
         stages=stages,
@@ -110,7 +110,7 @@ def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
     shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
     share = f", {data['fraction']:g} of its patients" if data["fraction"] < 1 else ""
     return (
-        *_protocol(config.get("protocol", {})),
+        *_protocol(config["protocol"]),
         f"initial weights: `{config['init']}`",
         f"stages of the run: {shown}; split `{data['split']}`{share}",
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "

@@ -16,7 +16,7 @@ from dira_scale.runs.complete import INDEX, complete
 from dira_scale.runs.files import MOST_JSON
 from dira_scale.runs.shape import STEP, Shape, Within
 
-FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
+FORMAT_VERSION = 2
 
 
 class Part(TypedDict):
@@ -109,9 +109,11 @@ def _index(folder: Path) -> dict[str, Any]:
     except UserError as error:
         raise DamagedError(f"{path}: {error}") from error
     version, seal = index["format"], index.pop("xxh3", None)
-    if version not in (1, FORMAT_VERSION):
-        raise DamagedError(f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION}")
-    if version > 1 and seal != _seal(index):
+    if version != FORMAT_VERSION:
+        raise DamagedError(
+            f"{folder}: checkpoint format {version}, this dira_scale reads {FORMAT_VERSION}: use the one that wrote it"
+        )
+    if seal != _seal(index):
         raise DamagedError(f"{path}: changed since it was written")
     return index
 

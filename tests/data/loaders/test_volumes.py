@@ -210,18 +210,12 @@ def test_a_method_learns_from_a_loaders_batch_through_pretrainings_objective(dat
 
 @pytest.mark.parametrize(("name", "channels"), [("cpu", 1), ("stream", 2)])
 def test_bricks_give_what_whole_volumes_give(tmp_path: Path, name: str, channels: int) -> None:
-    """Datasets of format version 3, of version 2, which are read whole, and of plain arrays: equal batches."""
+    """Of plain arrays the whole is read: equal batches."""
     volumes = [np.ascontiguousarray(np.tile(v, (2, 2, 3))) for v in random_volumes(COUNT, channels)]
     views = spec(8, 10, 9, crops=((14, 13, 9), (8, 10, 9)))
     expected = load(make(tmp_path / "npy", volumes, "npy"), views, masks=True)
     bricks = make(tmp_path / "bricks", volumes, "b2nd")
-    assert bricks.info.in_bricks
     same_batches(load(bricks, views, name, masks=True, workers=2), expected)
-    info = tmp_path / "bricks" / "dataset.json"
-    info.write_text(info.read_text().replace('"format_version": 3', '"format_version": 2'))
-    old = ShardedDataset.open(tmp_path / "bricks")
-    assert not old.info.in_bricks
-    same_batches(load(old, views, name, masks=True), expected)
 
 
 def test_a_damaged_brick_is_named_and_a_damaged_copy_renewed(tmp_path: Path) -> None:
