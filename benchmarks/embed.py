@@ -29,12 +29,12 @@ from benchmarks.backends import make_shards
 from benchmarks.step import clock
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import CHANNELS_LAST
-from dira_scale.evaluation.embedding.compute import Job, connect
-from dira_scale.evaluation.embedding.folder import Embeddings
+from dira_scale.embed.compute import Job, connect
+from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.features import Images
 from dira_scale.models.network import moved
-from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
+from dira_scale.storage.atomic import write_json
 
 GOAL = 0.9
 ORDER = ("ours", "bare", "loader")

@@ -34,9 +34,9 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.trainer import Trainer
-from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
 from dira_scale.runs.folder import RunFolder
+from dira_scale.storage.atomic import write_json
 
 GOAL = 0.95
 CORES = len(os.sched_getaffinity(0))

@@ -20,10 +20,10 @@ from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.data.distort import Distort
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
-from dira_scale.evaluation.finetune.config import Finetune
-from dira_scale.evaluation.finetune.supervision import Supervision
-from dira_scale.evaluation.finetune.task import FinetuneTask
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.task import FinetuneTask
 from dira_scale.models import norm
+from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.schedule import stage_plans
 
 LABELS = [f"label{i}" for i in range(14)]  # as many as ChestX-ray14 has

@@ -19,7 +19,7 @@ from dira_scale.distributed.precision import choose
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models.heads import Projector
-from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretrain.config import Pretrain
 
 
 class PlainNetwork(nn.Module):

@@ -37,14 +37,14 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, nearest
-from dira_scale.evaluation.finetune.config import Finetune
-from dira_scale.evaluation.finetune.task import FinetuneTask
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.task import FinetuneTask
 from dira_scale.methods import views_of
-from dira_scale.places.atomic import write_json
-from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.task import PretrainTask
+from dira_scale.pretrain.config import Pretrain
+from dira_scale.pretrain.task import PretrainTask
 from dira_scale.runs.environment import environment
 from dira_scale.runs.folder import RunFolder
+from dira_scale.storage.atomic import write_json
 
 PRETRAIN, FINETUNE = "pretrain", "finetune"
 GOAL = 0.97

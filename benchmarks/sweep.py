@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from dira_scale.cluster.check import check_runs
-from dira_scale.cluster.config import Phase, Sweep
-from dira_scale.cluster.expand import expand
-from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
-from dira_scale.cluster.results import write_results
-from dira_scale.cluster.table import show
 from dira_scale.machine.console import Console
-from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
+from dira_scale.storage.atomic import write_json
+from dira_scale.sweep.check import check_runs
+from dira_scale.sweep.config import Phase, Sweep
+from dira_scale.sweep.expand import expand
+from dira_scale.sweep.records import Run, Submission, SweepFolder, Try
+from dira_scale.sweep.results import write_results
+from dira_scale.sweep.table import show
 
 RUNS = (10, 100, 1000)
 ROWS = 500  # of a run's metrics

@@ -15,8 +15,8 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
-from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.task import PretrainTask, build_adversary, on_device
+from dira_scale.pretrain.config import Pretrain
+from dira_scale.pretrain.task import PretrainTask, build_adversary, on_device
 from dira_scale.training.schedule import stage_plans
 
 NEVER = 10**6  # steps

@@ -120,10 +120,10 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.data.loaders.build import choose
     from dira_scale.distributed.launcher import _refuse_missing
     from dira_scale.engine.tracker import require_tracker
+    from dira_scale.export.formats import _onnx
     from dira_scale.metrics.libraries import require_libraries
-    from dira_scale.models.formats import _onnx
-    from dira_scale.places.excel import open_table
-    from dira_scale.places.store import locate
+    from dira_scale.storage.excel import open_table
+    from dira_scale.storage.store import locate
 
     zero: list[Callable[[], object]] = [
         lambda: need_extra("deepspeed"), lambda: require_strategy("zero2"), lambda: _refuse_missing("zero2"),
@@ -156,7 +156,7 @@ def _questions_of_programs() -> list[Callable[[], object]]:
     from needs import need_program, skip_without
     from system import nodes
 
-    from dira_scale.cluster.slurm import submit
+    from dira_scale.sweep.slurm import submit
 
     return [
         need_chromium, lambda: need_program("g++", "g++"), lambda: submit(None, None, [], {}),

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, TextIO
 
 IMPORTS = (
     "torch", "accelerate", "timm", "torch.distributed.fsdp", "torch.utils.tensorboard", "sklearn.metrics",
-    "pyarrow.dataset", "dira_scale.pretrain", "dira_scale.pretraining.task", "dira_scale.engine.run",
+    "pyarrow.dataset", "dira_scale.pretrain", "dira_scale.pretrain.task", "dira_scale.engine.run",
     "dira_scale.shard", "dira_scale.export",
 )  # fmt: skip
 OF_ZERO = ("deepspeed", "transformers", "torch._inductor.codecache", "setuptools", "networkx")

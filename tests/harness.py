@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ import torch
 from forked import Forked, Started, forkable
 from needs import need_extra
 
+from dira_scale import commands
+from dira_scale.command import Command
 from dira_scale.runs import checkpoint
 
 SECONDS = 240  # bound on every wait
@@ -150,3 +153,9 @@ def require_strategy(strategy: str) -> None:
     """Skip, or fail, where ``strategy`` is one of DeepSpeed's and it is missing."""
     if strategy.startswith("zero"):
         need_extra("deepspeed")
+
+
+def add_command(monkeypatch: pytest.MonkeyPatch, row: Command) -> None:
+    """A command of this row, which cannot be called."""
+    monkeypatch.setattr(commands, "NAMES", (*commands.NAMES, row.name))
+    monkeypatch.setitem(sys.modules, f"dira_scale.{row.name}", SimpleNamespace(COMMAND=row))  # type: ignore[arg-type]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from cluster.made_up_sweep import begin
-from evaluation.finetune.test_comparison import Runs, judged
+from finetune.test_comparison import Runs, judged
+from sweep.made_up_sweep import begin
 
-from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.metrics.cases import LabelCase
+from dira_scale.sweep.records import Run, SweepFolder
 
 FRACTIONS = (0.01, 0.1)
 TABLES = [

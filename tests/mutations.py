@@ -62,7 +62,7 @@ MUTATIONS = (
     ),
     Mutation(
         "target-not-flipped-with-its-input",
-        "pretraining/objective.py",
+        "pretrain/objective.py",
         'if self.target_flip == "with_input":',
         'if self.target_flip == "released":',
         ("data/loaders/test_target_flip.py",),
@@ -211,10 +211,10 @@ MUTATIONS = (
     ),
     Mutation(
         "terms-without-their-weights",
-        "pretraining/objective.py",
+        "pretrain/objective.py",
         "self.weights[term] * loss.float()",
         "loss.float()",
-        ("pretraining/test_objective.py",),
+        ("pretrain/test_objective.py",),
     ),
     Mutation(
         "gradients-summed-over-ranks",
@@ -228,7 +228,7 @@ MUTATIONS = (
         "engine/step.py",
         "factor * (self.scale.value / self.accumulate)",
         "factor * self.scale.value",
-        ("pretraining/test_objective.py",),
+        ("pretrain/test_objective.py",),
     ),
     # ------------------------------------------------------------------ runs that go on
     Mutation(
@@ -236,21 +236,21 @@ MUTATIONS = (
         "methods/moco.py",
         'self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))',
         'self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1), persistent=False)',
-        ("pretraining/test_stages.py",),
+        ("pretrain/test_stages.py",),
     ),
     Mutation(
         "resumed-without-the-discriminator",
         "engine/state.py",
         'side.module.load_state_dict(_under(f"{side.name}.", tensors))',
         "pass",
-        ("pretraining/test_stages.py",),
+        ("pretrain/test_stages.py",),
     ),
     Mutation(
         "resumed-a-step-too-late",
         "engine/trainer.py",
         "self.state, self.stored = RunState(**state), True",
         'self.state, self.stored = RunState(**state | {"step": state["step"] + 1}), True',
-        ("pretraining/test_stages.py",),
+        ("pretrain/test_stages.py",),
     ),
     Mutation(
         "checkpoint-of-other-bytes-is-whole",
@@ -297,60 +297,60 @@ MUTATIONS = (
     # ------------------------------------------------------------------ from an archive to a dataset
     Mutation(
         "dropped-without-a-row",
-        "ingest/writer.py",
+        "archive/writer.py",
         "rejected.append(made._asdict())",
         "pass",
-        ("ingest/test_convert.py",),
+        ("archive/test_convert.py",),
     ),
     Mutation(
         "patient-cut-in-two",
-        "ingest/splits.py",
+        "archive/splits.py",
         "FROM person WHERE person.patient = item.patient ",
         "FROM person WHERE person.rowid = 1 + item.number % (SELECT max(rowid) FROM person) ",
-        ("ingest/test_plan.py",),
+        ("archive/test_plan.py",),
     ),
     Mutation(
         "patient-cut-by-the-split-column",
-        "ingest/splits.py",
+        "archive/splits.py",
         "    _refuse_cut(table)\n",
         "",
-        ("ingest/test_plan.py",),
+        ("archive/test_plan.py",),
     ),
     Mutation(
         "name-instead-of-its-hash",
-        "ingest/sample.py",
+        "archive/sample.py",
         '"patient": item.patient,',
         '"patient": item.record.patient or item.patient,',
-        ("ingest/test_deidentify.py", "ingest/test_deidentify_dicom.py"),
+        ("archive/test_deidentify.py", "archive/test_deidentify_dicom.py"),
     ),
     Mutation(
         "manufacturer-as-it-is-written",  # some write a technician's name there
-        "ingest/deidentify.py",
+        "archive/deidentify.py",
         'value.lower())), "other")',
         "value.lower())), value)",
-        ("ingest/test_deidentify.py",),
+        ("archive/test_deidentify.py",),
     ),
     # ------------------------------------------------------------------ sweeps
     Mutation(
         "lost-node-is-no-failure",  # a run that takes its node down is requeued for ever
-        "cluster/health.py",
+        "sweep/health.py",
         "return attempt.ended is None and not last",
         "return False",
-        ("cluster/test_job.py", "cluster/test_health.py"),
+        ("sweep/test_job.py", "sweep/test_health.py"),
     ),
     Mutation(
         "name-by-where-a-value-is-written",  # what has been computed is not found again
-        "cluster/command.py",
+        "sweep/command_line.py",
         "isinstance(value, list | tuple) else typed(value)",
         "isinstance(value, list | tuple) else value",
-        ("cluster/test_expand.py",),
+        ("sweep/test_expand.py",),
     ),
     Mutation(
         "results-of-earlier-settings",
-        "cluster/results.py",
+        "sweep/results.py",
         "runs = [folder.runs[run_id] for run_id in folder.current]",
         "runs = [*folder.runs.values()]",
-        ("cluster/test_results.py",),
+        ("sweep/test_results.py",),
     ),
 )
 

@@ -22,16 +22,16 @@ MAY_NEED = {
     "blosc2": {"benchmarks.loader.bricks"},
     "nibabel": {
         "benchmarks.loader.bricks", "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset",
-        "dira_scale.ingest.sources.phantom_ct",
+        "dira_scale.archive.sources.phantom_ct",
     },
     "SimpleITK": {
-        "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.ingest.sources.phantom_ct",
+        "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
         "benchmarks.shard.__main__", "benchmarks.shard.speed",
     },
     "matplotlib": {
-        "dira_scale.reporting.figure", "dira_scale.reporting.plots", "dira_scale.reporting.health",
-        "dira_scale.reporting.page", "dira_scale.reporting.tables.figures", "dira_scale.reporting.tables.page",
-        "dira_scale.curation.stats_page",
+        "dira_scale.pages.figure", "dira_scale.report.plots", "dira_scale.report.health",
+        "dira_scale.report.page", "dira_scale.pages.tables.figures", "dira_scale.pages.tables.page",
+        "dira_scale.shard.curate.stats_page",
         "benchmarks.learning", "benchmarks.loader.plot", "benchmarks.loader.__main__", "benchmarks.scaling.plot",
         "benchmarks.scaling.__main__",
     },

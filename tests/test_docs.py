@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from archive.sources.conftest import Here
 from harness import finish
-from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
-from dira_scale.verbs import VERBS
+from dira_scale.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -109,7 +109,7 @@ def test_commands_are_understood(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("dira_scale.machine.inventory.components", lambda *_: [])
-    for place in ("ingest.writer", "curation.verify", "machine.workers"):
+    for place in ("archive.writer", "shard.curate.verify", "machine.workers"):
         monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
     for line in small(cheap(document)).splitlines():
         _, module, *words = modules(line)
@@ -140,7 +140,7 @@ def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
 PAGES = {"shard": "sharding", "plan": "planning", "pretrain": "training", "sweep": "slurm", "export": "weights"}
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_every_command_has_its_page(verb: str) -> None:
     """Which shows how it is called."""
     page = ROOT / "docs" / "how-to" / f"{PAGES.get(verb, verb)}.md"

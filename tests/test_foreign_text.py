@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
-from dira_scale.curation.verify import Damage, print_damages
 from dira_scale.machine.console import Console
-from dira_scale.places.tables import as_written, harmless, read_table
-from dira_scale.prediction.tables import write_quarantine, write_rejected_names
+from dira_scale.predict.tables import write_quarantine, write_rejected_names
+from dira_scale.shard.curate.verify import Damage, print_damages
+from dira_scale.storage.tables import as_written, harmless, read_table
 
 EVIL = "a\x1b]52;c;b3du\x07\x9b31m\u202eb"
 SAFE = r"a\x1b]52;c;b3du\x07\x9b31m\u202eb"

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation.toy_run import train, write
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
+from toy_run import train, write
 
 from dira_scale import embed, export, finetune, localize, predict, probe, report, words
+from dira_scale.archive.recipe import Recipe
 from dira_scale.config import trust
 from dira_scale.config.compose import compose
 from dira_scale.config.registry import imported
 from dira_scale.errors import UserError
-from dira_scale.evaluation.finetune.description import task_of
-from dira_scale.ingest.recipe import Recipe
+from dira_scale.finetune.description import task_of
 from dira_scale.methods.build import method_class
 from dira_scale.models.architecture import ARCHITECTURE, architecture
 from dira_scale.runs.description import FILE, read_description

@@ -24,7 +24,7 @@ from dira_scale.distributed.processes import start
 from dira_scale.engine import parallel
 from dira_scale.engine.means import Means
 from dira_scale.engine.stage import begin_stage
-from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretrain.config import Pretrain
 
 BATCHES = 4  # different ones, in turn
 FEW = 8  # images of a step whose work takes the device no time

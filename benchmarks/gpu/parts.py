@@ -31,7 +31,7 @@ from benchmarks.gpu.machine import pretended
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.rungs import COMPILED, rungs
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_atomic
+from dira_scale.storage.atomic import write_atomic
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # A part's share of the time at most; the last has all that the others leave.

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dira_scale.places.atomic import write_json
+from dira_scale.storage.atomic import write_json
 
 
 class Report:

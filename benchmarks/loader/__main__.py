@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     """Measure, print, and write after every case what there is so far."""
     # All workers are forked from a server that has imported once what takes them seconds.
     multiprocessing.set_forkserver_preload(
-        ["torch", "torchvision.transforms", "webdataset", "dira_scale.ingest.writer"]
+        ["torch", "torchvision.transforms", "webdataset", "dira_scale.archive.writer"]
     )
     forkserver.ensure_running()
     workers = len(os.sched_getaffinity(0))

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader.settings import LoaderSetting, speeds
-from dira_scale.curation.recode import recode
-from dira_scale.curation.recode_sample import Form
-from dira_scale.curation.subset import Part, subset
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
 from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.crops import fill
+from dira_scale.shard.curate.recode import recode
+from dira_scale.shard.curate.recode_sample import Form
+from dira_scale.shard.curate.subset import Part, subset
 
 SAMPLES = 48  # images that are stored anew
 FASTER = 1.05  # times as fast: worth another copy

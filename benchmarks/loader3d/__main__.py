@@ -35,8 +35,8 @@ from benchmarks.loader3d.peers import HOW, VARIABLE
 from benchmarks.loader3d.results import goals, tell_result
 from benchmarks.loader3d.speed import measure
 from dira_scale.distributed.processes import keep_freed_memory
-from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
+from dira_scale.storage.atomic import write_json
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ processes share this machine's cores, one job of W processes is compared with W 
 moment: the difference is the cost of being one job. The plain ratio to one process is beside it. --loaders: by each of
 these (cpu; also helper, dali, ffcv, stream); one that cannot read the phantoms here says why.
 
-Simulated: the step of dira_scale.planning (arithmetic, rings and trees, what is hidden, the slowest of W), with the
+Simulated: the step of dira_scale.forecast (arithmetic, rings and trees, what is hidden, the slowest of W), with the
 values measured here (computation, its jitter, gloo's bandwidth and latency); then published figures; then the GPUs that
 `python -m dira_scale.plan` describes, with the jitter that torchtitan's 97 % implies, failures and checkpoints. Every
 row says whether it is measured or simulated. OUT/scaling.json has all figures, OUT/scaling.png the curves.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.backends import keys_of
 from benchmarks.scaling.processes import BYTES, alone, run, torchrun
-from dira_scale.planning.links import Links
+from dira_scale.forecast.links import Links
 
 IMAGES = 16  # of a process
 WARM = 3  # steps not counted

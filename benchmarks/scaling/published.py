@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 from scipy.optimize import brentq
 
-from dira_scale.planning.links import Links
-from dira_scale.planning.strategies import Traffic
-from dira_scale.planning.timeline import StepTimes, Workload
+from dira_scale.forecast.links import Links
+from dira_scale.forecast.strategies import Traffic
+from dira_scale.forecast.timeline import StepTimes, Workload
 
 # Where FLOPs are not counted: a backward pass has two products for each of the forward pass.
 UNCOUNTED = StepTimes(forward=1 / 3, backward=2 / 3)

@@ -11,12 +11,12 @@ from benchmarks.scaling.goodput import Failures
 from benchmarks.scaling.measured import IMAGES, STAGE, Measured, keys
 from benchmarks.scaling.published import efficiency
 from dira_scale.config.compose import compose
-from dira_scale.planning.ledger import Collective
-from dira_scale.planning.links import Links
-from dira_scale.planning.network import fake_pretraining, one_rank_of
-from dira_scale.planning.rehearsal import Rehearsal, rehearse
-from dira_scale.planning.strategies import traffic
-from dira_scale.planning.timeline import StepTimes, Workload
+from dira_scale.forecast.ledger import Collective
+from dira_scale.forecast.links import Links
+from dira_scale.forecast.network import fake_pretraining, one_rank_of
+from dira_scale.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.forecast.strategies import traffic
+from dira_scale.forecast.timeline import StepTimes, Workload
 
 GPUS = tuple(2**i for i in range(3, 11))
 REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay

@@ -17,15 +17,15 @@ import SimpleITK
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.archive.plan import plan_shards
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.phantom import in_processes
+from dira_scale.archive.writer import WrittenShard, sharding, write_shards
 from dira_scale.config.compose import compose
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.volumes import prepare, read_volume
-from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.plan import plan_shards
-from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.phantom import in_processes
-from dira_scale.ingest.writer import WrittenShard, sharding, write_shards
 from dira_scale.machine.workers import worker_pool
 from dira_scale.phantom.cxr.dataset import generate
 from dira_scale.pixels.codecs import encode

@@ -6,7 +6,7 @@ only. Hydra's own entry point is not used: it would change the working directory
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from dira_scale.config import logs, shared
+from dira_scale.config import shared
 from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
@@ -31,7 +31,7 @@ from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.config.trust import trust_typed
-from dira_scale.errors import UserError, interrupted, print_error
+from dira_scale.errors import UserError
 
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
@@ -106,33 +106,6 @@ def places_of(verb: str, choices: Sequence[str], config_dirs: Sequence[Path]) ->
         return _places(verb, schema, arguments)
     except MISTAKES as error:
         raise UserError(explain(error, schema, arguments)) from error
-
-
-def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
-    """Compose the configuration and call ``function``; returns the exit code.
-
-    A ``UserError`` is printed as one line (2), and so is Ctrl-C (75).
-    """
-    logs.start(verb.replace("_", " "))
-    try:
-        return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
-    except UserError as error:
-        print_error(verb.replace("_", " "), error)
-        return 2
-    except KeyboardInterrupt:
-        return interrupted(verb.replace("_", " "))
-
-
-def check_words(verb: str, argv: list[str] | None, look: Callable[[DictConfig], None]) -> int:
-    """Compose the configuration and ``look`` at it, before torch is imported, which takes seconds: 0, or 2 after
-    printing what is wrong. ``--help`` and ``--cfg`` print and exit.
-    """
-    try:
-        look(compose(verb, sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print_error(verb.replace("_", " "), error)
-        return 2
-    return 0
 
 
 def _check_keys(verb: str, arguments: Arguments) -> None:

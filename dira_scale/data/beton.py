@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dira_scale.places.atomic import open_new
+from dira_scale.storage.atomic import open_new
 
 VERSION = 2
 HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("table", "<u8")])

@@ -8,7 +8,7 @@ import xxhash
 from dira_scale.data.beton import JPEG, RAW, BetonError, ImageField, Reader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.places.store import is_local
+from dira_scale.storage.store import is_local
 
 
 class BetonImages:

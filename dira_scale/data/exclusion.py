@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.places.store import locate
-from dira_scale.places.streams import fetch
+from dira_scale.storage.store import locate
+from dira_scale.storage.streams import fetch
 
 if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
     from dira_scale.data.manifest import ShardedDataset

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from dira_scale.data.manifest import INFO_FILE, DatasetInfo
-from dira_scale.places.store import is_local, locate
+from dira_scale.storage.store import is_local, locate
 
 
 def check_present(shards: Any) -> None:
@@ -11,6 +13,8 @@ def check_present(shards: Any) -> None:
 
     Raises DatasetError if there is none.
     """
+    if OmegaConf.is_config(shards):
+        shards = OmegaConf.to_container(shards)
     paths = [shards] if isinstance(shards, str) else list(shards) if isinstance(shards, list | dict) else []
     for path in paths:
         if is_local(root := locate(str(path), "data.shards")):

@@ -1,7 +1,7 @@
 """What the engine trains: a task, its stages, and the losses of a step.
 
 The engine decides the order of operations in a step (``step.py``), when a stage begins and ends, and what is written. A
-task decides everything else. Pretraining is one (``dira_scale.pretraining``).
+task decides everything else. Pretraining is one (``dira_scale.pretrain``).
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence

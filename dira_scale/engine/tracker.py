@@ -21,10 +21,10 @@ from dira_scale.config.keys import leaves, typed
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.engine.config import MLFLOW, NONE, TENSORBOARD, WANDB
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_json
 from dira_scale.runs.exit_codes import TRY
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.lease import LeaseLostError
+from dira_scale.storage.atomic import write_json
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker

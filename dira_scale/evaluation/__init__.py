@@ -1,1 +1,1 @@
-"""The probe: frozen features against labels."""
+"""What evaluating commands share: features, trained networks, windows, the leak check, comparisons of runs."""

@@ -1,173 +1,282 @@
-"""The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
+"""Finished runs of `finetune` in one table: another pretraining, another seed and other test patients are kept apart.
 
-from dataclasses import asdict, dataclass
+A *setting* is what a sweep varies, without seeds. Initial weights that differ in their pretraining's seed alone are one
+setting, and each of these runs counts. Random weights are drawn by the seed: there each seed is an initialisation, and
+a pretraining that the sweep varies has no part in them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
-from rich.progress import track
+import yaml
 
-from dira_scale.data.selection import nested_draws
-from dira_scale.errors import UserError, nearest
-from dira_scale.evaluation import probes
-from dira_scale.evaluation.config import PROBES, USUAL
-from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_table import Figure, figures
-from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask
-from dira_scale.evaluation.sources import Computed, Labelled, Stored
+from dira_scale.errors import UserError
+from dira_scale.evaluation.encoders import common_name
+from dira_scale.metrics.cases import CASES, LabelCase, MaskCase, label_arrays, read_cases
+from dira_scale.metrics.figure import MEAN
+from dira_scale.metrics.multiclass import ALL
+from dira_scale.metrics.segmentation import BOTH_EMPTY
+from dira_scale.metrics.statistics.bootstrap import Interval, bootstrap
+from dira_scale.metrics.statistics.significance import Comparison, Over, compare, comparison_table
+from dira_scale.metrics.statistics.spread import Result, Spread, spread_table, spreads
+from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_auroc, weighted_mean
+from dira_scale.models.start import RANDOM
+from dira_scale.runs.complete import config_file
+from dira_scale.runs.description import Description, read_description
+from dira_scale.runs.identity import identity, seedless
+from dira_scale.runs.results import FILE
 
-RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
-NOT_RANDOM = (
-    "Embeddings of random weights (embed init=random) reach theirs without training: show them beside the others."
+Metric = tuple[str, str]  # metric and name of a figure
+# Of a run's identity: what is learned, from which rows. `task.decoder` says where weights are from, as `init` does.
+DATA, WEIGHTS = ("datasets", "selection", "data", "task"), ("task.decoder",)
+NOTES = (
+    "n counts pretraining runs; of init=random, where every seed draws weights of its own, initialisations. Seeds of "
+    "fine-tuning from one pretraining run are one run.",
+    "Intervals over patients are of this mean, over runs of each run's mean over seeds; they hold for these networks "
+    "only.",
+    "Tests over seeds compare fine-tuning seeds, as the papers do: they hold for these weights, not for the method. "
+    "Holm's correction is over all tests of a kind below one heading.",
 )
-FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each."""
+class Members:
+    """Of a setting: ``keys``, what varies; ``random``, whether weights are; ``outputs``, the folders of its runs."""
 
-    figures: list[Figure]
-    compared: list[dict[str, Any]]
-    data: dict[str, Any]
-    config: dict[str, Any]
-    notes: list[str]
+    keys: dict[str, Any]
+    random: bool
+    outputs: list[str]
 
 
-def compare(cfg: DictConfig) -> Comparison:
-    """Run the probe of ``configs/probe.yaml``.
+@dataclass(frozen=True)
+class Compared:
+    """All settings, ``members`` of each, the tests between those of the same data and task, and how to read both."""
 
-    Raises UserError for missing labels or splits, runs that cannot share a table, an encoder that does not match its
-    weights, or a level that it does not have.
+    spreads: list[Spread]
+    comparisons: list[Comparison]
+    notes: tuple[str, ...] = NOTES
+    members: dict[str, Members] = field(default_factory=dict)
+
+    def tables(self) -> list[tuple[str, list[list[str]]]]:
+        """Titles and cells, header first."""
+        made = [("spread", spread_table(self.spreads))]
+        return made + ([("differences", comparison_table(self.comparisons))] if self.comparisons else [])
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run. ``keys``: what varies, without seeds; ``start``: its initial weights, None of random ones;
+    ``output``: where its figures are."""
+
+    keys: tuple[tuple[str, Any], ...]
+    start: str | None
+    config: Mapping[str, Any]
+    output: Path
+    description: Description
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def setting(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.keys) or "all runs"
+
+    @property
+    def pretraining(self) -> str:
+        return self.start or f"{RANDOM}, seed {self.seed}"
+
+    @property
+    def data(self) -> str:
+        """What runs have in common that are trained and tested on the same data, for the same task."""
+        values = identity(dict(self.config), (*self.description.execution, *WEIGHTS))
+        return repr(sorted((key, value) for key, value in values.items() if key.partition(".")[0] in DATA))
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a run is compared by.
+
+    Attributes:
+        figures: by metric the fields of a ``Figure``; ``value`` None where it has none.
+        statistics: of some of these metrics, of the same rows of all runs of a setting: they get intervals and tests.
+        keys, patients: of the rows.
     """
-    fractions = sorted(set(cfg.fractions), reverse=True)
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    source = Stored(config) if config["embeddings"] is not None else Computed(cfg, config)
-    dataset: Labelled = source.dataset
-    rows = _rows(dataset, cfg.data)
-    leak = _leak(source, cfg, config["run"])
-    task, left_out = _task(dataset, rows, cfg.labels)
-    draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
-    compared = source.features(rows)
 
-    labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
-    asked = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
-    steps = [(i, parts) for i, (_, members) in enumerate(compared) for parts in members]
-    scores: list[list[Any]] = [[] for _ in compared]
-    for i, parts in track(steps, "probes", transient=True):
-        scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k, asked))
-    results = [
-        f
-        for (of, _), values in zip(compared, scores, strict=True)
-        for f in figures(of, values, task.names, labelled, task.classes)
-    ]
-    about = {
-        "name": dataset.info.name, "hash": dataset.hash, "size": source.size, "labels": list(task.names),
-        "left_out": left_out,
-        "classes": list(task.classes),
-        "images": {part: len(rows[part]) for part in PARTS},
-        "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
-        "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
-        "leak": asdict(leak),
+    figures: Mapping[Metric, Mapping[str, Any]]
+    statistics: Mapping[Metric, Statistic]
+    keys: Sequence[str]
+    patients: Sequence[str]
+
+
+def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
+    """The table of a sweep's ``runs``: of each what varies and its folder. Keys of runs that it needs: ``PHASE.KEY``.
+
+    Raises:
+        UserError, OSError, KeyError: a file of a run is missing or damaged.
+        ValueError: a setting's runs are of several test splits; a seed is there twice.
+    """
+    return compare_runs([finished(varied, output, output) for varied, output in runs], _evaluated)
+
+
+def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evaluated]) -> Compared:
+    """The same of what any command has computed of fine-tuned networks, as ``evaluate`` reads it. Raises as it does,
+    and as :func:`compared`."""
+    runs = _grouped(_without_pretraining([*runs]))
+    # A sweep repeats runs of random weights for each pretraining run that it goes through.
+    runs = [*{run.output if run.start else (run.setting, run.seed): run for run in runs}.values()]
+    settings = {run.setting: [each for each in runs if each.setting == run.setting] for run in runs}
+    results: list[Result] = []
+    intervals: dict[tuple[str, str], Interval] = {}
+    tested: set[str] = set()
+    data: dict[str, set[tuple[str, ...]]] = {}  # one of each setting, but for a sweep over seeds of datasets
+    for setting, members in settings.items():
+        evaluated = [evaluate(run) for run in members]
+        first = evaluated[0]
+        if any([*each.keys] != [*first.keys] for each in evaluated):
+            raise ValueError(f"{setting}: its runs were evaluated on different test cases")
+        data[setting] = {(run.data, *first.keys) for run in members}
+        for metric in first.figures:
+            title = " ".join(metric)
+            results += [_result(run, each.figures[metric], title) for run, each in zip(members, evaluated, strict=True)]
+            if metric not in first.statistics:
+                continue
+            tested.add(title)
+            of_runs: dict[str, list[Statistic]] = {}
+            for run, each in zip(members, evaluated, strict=True):
+                of_runs.setdefault(run.pretraining, []).append(each.statistics[metric])
+            mean = average([average(of_seeds) for of_seeds in of_runs.values()])  # as that of ``spreads``
+            intervals[setting, title] = bootstrap(mean, [*first.patients])
+    compared = _comparisons([result for result in results if result.metric in tested], settings, data)
+    of_settings = {
+        setting: Members(dict(runs[0].keys), all(run.start is None for run in runs), [str(run.output) for run in runs])
+        for setting, runs in settings.items()
+    }
+    return Compared(spreads(results, intervals), compared, members=of_settings)
+
+
+def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
+    """Of the fine-tuning run in folder ``run``; ``output``: what was computed of its network, the run itself or not."""
+    description = read_description(run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
+    return Finished(keys, description.network.start, config, output, description)
+
+
+def _without_pretraining(runs: list[Finished]) -> list[Finished]:
+    """Runs of random weights without the keys of other phases in which they differ, but their configurations do not:
+    those phases made weights that these runs do not load."""
+    equal: dict[str, list[Finished]] = {}
+    for run in runs:
+        if run.start is None:
+            equal.setdefault(seedless(dict(run.config), run.description.execution), []).append(run)
+
+    def has_part(run: Finished, others: Sequence[Finished], item: tuple[str, Any]) -> bool:
+        phase, dot, _ = item[0].partition(".")
+        return not dot or phase in run.config or all(item in other.keys for other in others)
+
+    kept = {
+        run.output: replace(run, keys=tuple(item for item in run.keys if has_part(run, others, item)))
+        for others in equal.values() for run in others
     }  # fmt: skip
-    notes = [*_notes(source.encoder, about, results, cfg), *leak.lines]
-    return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
+    return [kept.get(run.output, run) for run in runs]
 
 
-def _rows(dataset: Labelled, data: DictConfig) -> Parts:
-    """Row numbers of each part. Raises UserError for a split that is missing, empty or shares patients with another."""
-    keys = dict(zip(PARTS, ("split", "val_split", "test_split"), strict=True))
-    rows: Parts = {}
-    for part, key in keys.items():
-        if data[key] not in dataset.splits:
-            have = ", ".join(dataset.splits)
-            raise UserError(f"data.{key}={data[key]}: {dataset.root} has {have}{nearest(data[key], dataset.splits)}")
-        rows[part] = dataset.rows(data[key])
-        if not len(rows[part]):
-            raise UserError(f"data.{key}={data[key]}: {dataset.root} has no image there")
-    patients = {part: set(dataset.column("patient")[rows[part]]) for part in PARTS}
-    for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        if shared := patients[part] & patients[other]:
-            raise UserError(
-                f"data.{keys[part]}={data[keys[part]]} and data.{keys[other]}={data[keys[other]]} of {dataset.root} "
-                f"share {len(shared)} patients: splits must not share patients, or the reported scores are biased"
-            )
-    return rows
+def _grouped(runs: list[Finished]) -> list[Finished]:
+    """With one name for weights in ``init`` that differ in their pretraining's seed alone, instead of a sweep's
+    ``"{PHASE}"``."""
+    members: dict[str, list[str]] = {}
+    for run in runs:
+        if run.start and run.start not in (of := members.setdefault(_pretraining(run.start), [])):
+            of.append(run.start)
+
+    def named(run: Finished) -> Finished:
+        if not run.start:
+            return run
+        starts = members[_pretraining(run.start)]
+        name = common_name([Path(start) for start in starts]) + (f" ({len(starts)} runs)" if len(starts) > 1 else "")
+        given = {value for key, value in run.keys if key == "init"}
+        if len(starts) > 1 or any(isinstance(value, str) and value.startswith("{") for value in given):
+            return replace(run, keys=tuple((key, name if key == "init" else value) for key, value in run.keys))
+        return run
+
+    return [named(run) for run in runs]
 
 
-def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | None) -> Leak:
-    """Raises UserError for patients of the validation or test part that a compared encoder was trained on."""
-    if isinstance(source, Stored):
-        trained = [folder.root for folder in source.folders if folder.about.weights.kind != "random"]
-        why = "embeddings do not say on which patients their weights were trained; probe run=… does"
-        return Leak(UNKNOWN if trained else NO_LEAK, [f"patients: {UNKNOWN}: {root}: {why}" for root in trained])
-    judged = [Part.of(source.dataset, cfg.data[key]) for key in ("val_split", "test_split")]
-    named = [(path, "run") for path in ([run] if isinstance(run, str) else run or [])] + [(cfg.init, "init")]
-    sources = [each for path, key in named for each in sources_of(path, key, [source.dataset])]
-    return check_leak(judged, cfg.data.test_split, sources)
+@lru_cache
+def _pretraining(start: str) -> str:
+    """What pretraining runs share that differ in their seeds alone; of other weights their path."""
+    try:
+        config = yaml.safe_load(config_file(Path(start)).read_text())
+        return seedless(config, read_description(Path(start)).execution)
+    except (UserError, OSError):
+        return start
 
 
-def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
-    """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
-    names, flags = dataset.info.label_names, dataset.info.flags
-    if not names:
-        raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
-    for name in labels or []:
-        if name not in names:
-            raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
-    numbers = [names.index(name) for name in labels or names]
-    columns = [column for number in numbers for column, flag in enumerate(flags) if flag.number == number]
-    chosen = [flags[column].name for column in columns]
-    values = {part: dataset.flags(rows[part])[:, columns] for part in PARTS}
-    values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
-    left_out = {}
-    for i, name in enumerate(chosen):
-        single = [part for part in PARTS if len(np.unique(values[part][~np.isnan(values[part][:, i]), i])) < 2]
-        if single:
-            left_out[name] = f"one class only in {', '.join(single)}"
-    kept = [i for i, name in enumerate(chosen) if name not in left_out]
-    lost = [name for name in labels or [] if not any(names[flags[columns[i]].number] == name for i in kept)]
-    if not kept or lost:
-        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({reasons})")
-    patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-    classes: dict[str, list[int]] = {}
-    for column, i in enumerate(kept):
-        if flags[columns[i]].value is not None:
-            classes.setdefault(names[flags[columns[i]].number], []).append(column)
-    labelled = {part: v[:, kept] for part, v in values.items()}
-    return ProbeTask(tuple(chosen[i] for i in kept), labelled, patients, classes), left_out
+def _result(run: Finished, figure: Mapping[str, Any], title: str) -> Result:
+    value = float("nan") if figure["value"] is None else figure["value"]
+    return Result(run.setting, run.pretraining, run.seed, title, value, figure["patients"])
 
 
-def _notes(name: str, about: dict[str, Any], results: list[Figure], cfg: DictConfig) -> list[str]:
-    images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
-    notes = [
-        f"{about['name']}: {images}; {name} at {about['size']} pixels.",
-        "Figures are areas under the ROC curve in %, on the test part: 50 is chance.",
-        "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
-        NOT_RANDOM if cfg.embeddings is not None else RANDOM,
-    ]
-    if (count := about["images"]["test"]) < FEW:
-        notes.append(
-            f"Only {count} test images: figures far apart, even 100.0, may be chance; compare on {FEW} or more."
-        )
-    if about["classes"]:
-        notes.append(
-            f"{', '.join(about['classes'])}: each class against all others, and the mean over classes; accuracy is "
-            "the share of test images whose class gets the highest score, without images of classes left out; it "
-            "needs two classes. An order of the classes is not used."
-        )
-    if about["left_out"]:
-        notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
-    linear = [f for f in results if f.c is not None]
-    at = [c for f in linear for draws in f.c or [] for c in draws]
-    edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
-    for edge, share in edges.items():
-        if share > 0.5 and len(cfg.c) > 1:
-            notes.append(
-                f"C={edge:g}, at the edge of the grid `c`, was chosen in {100 * share:.0f} % of the fits: widen it."
-            )
-    unfinished = sum(f.unfinished for f in results)
-    if unfinished:
-        notes.append(f"{unfinished} logistic regressions did not converge in {probes.ITERATIONS} iterations.")
-    return notes
+def _evaluated(run: Finished) -> Evaluated:
+    """Of the run itself, by its test cases."""
+    cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
+    each = len({case.label for case in cases})  # rows of a case
+    statistics = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run)
+    figures = figures_of(run.output)
+    for metric in statistics:
+        if metric not in figures:
+            raise ValueError(f"{run.output} has no {' '.join(metric)} among its test figures")
+    keys, patients = ([getattr(case, name) for case in cases[::each]] for name in ("key", "patient"))
+    return Evaluated({metric: figures[metric] for metric in statistics}, statistics, keys, patients)
+
+
+def figures_of(output: Path) -> dict[Metric, Mapping[str, Any]]:
+    """Of ``results.json`` the figures of the test split."""
+    rows = json.loads((output / FILE).read_text())["figures"]["test"]
+    return {(row["metric"], row["name"]): row for row in rows}
+
+
+def of_labels(cases: Sequence[LabelCase], run: Finished) -> dict[Metric, Statistic]:
+    """The mean AUROC over the scored labels; of one label of several classes the accuracy, too. Of rows: cases."""
+    targets, scores, names, _ = label_arrays(cases)
+    scored = run.config["task"]["scored"] or names
+    each = [weighted_auroc(targets[:, i], scores[:, i]) for i, name in enumerate(names) if name in scored]
+    statistics: dict[Metric, Statistic] = {("AUROC", MEAN): average(each)}
+    if run.description.output.activation == "softmax":
+        right = (scores.argmax(1) == np.nan_to_num(targets).argmax(1)).astype(float)
+        right[np.isnan(targets).any(1)] = np.nan
+        statistics["accuracy", ALL] = weighted_mean(right)
+    return statistics
+
+
+def of_masks(cases: Sequence[MaskCase]) -> dict[Metric, Statistic]:
+    """The mean Dice over classes, of masks that are both empty 1. Of rows: cases."""
+    names = [*dict.fromkeys(case.label for case in cases)]
+    dice = np.array([BOTH_EMPTY["Dice"] if case.empty == "both" else case.dice for case in cases])
+    return {("Dice", MEAN): average([weighted_mean(of_class) for of_class in dice.reshape(-1, len(names)).T])}
+
+
+def _comparisons(
+    results: Sequence[Result], settings: Mapping[str, Sequence[Finished]], data: Mapping[str, set[tuple[str, ...]]]
+) -> list[Comparison]:
+    """Of all pairs of settings that have the same ``data``: over pretraining runs where both have several, else, where
+    each has one or its weights are random, over seeds."""
+    counts = {setting: len({run.pretraining for run in runs}) for setting, runs in settings.items()}
+    random = {setting for setting, runs in settings.items() if all(run.start is None for run in runs)}
+    pairs: dict[Over, list[tuple[str, str]]] = {"runs": [], "seeds": []}
+    for second, first in combinations(settings, 2):
+        if len(data[first] | data[second]) > 1:
+            continue
+        if counts[first] > 1 and counts[second] > 1:
+            pairs["runs"].append((first, second))
+        elif all(counts[setting] == 1 or setting in random for setting in (first, second)):
+            pairs["seeds"].append((first, second))
+    drawn = [replace(result, run=RANDOM) if result.setting in random else result for result in results]
+    return compare(results, pairs["runs"], "runs") + compare(drawn, pairs["seeds"], "seeds")

@@ -1,110 +1,27 @@
-"""The schemas of ``configs/probe.yaml``, and of ``configs/embed.yaml``. Reading them needs no torch."""
+"""Keys that say how held-out images are seen. Reading them needs no torch."""
 
-import json
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING
 
-from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, places, whole_or
-from dira_scale.distributed.config import AUTO, PRECISIONS
-from dira_scale.errors import UserError
+from dira_scale.config.schema import Schema, above, one_of
 
+IMAGENET = "imagenet"
+CENTRE, TEN_CROPS = "centre", "ten_crops"
 WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
-
-PROBES = ("linear", "knn", "sgd")
-USUAL = PROBES[:2]  # of encoders; of embeddings, all
 SIZE = 224  # of images, without a run that has a view size
 
 
 @dataclass
-class ProbeData(Schema):
-    shards: str | None = place(None)
-    split: str = MISSING
-    val_split: str = MISSING
-    test_split: str = MISSING
-    size: int | None = at_least(2 * PIXELS, None)
-    workers: int = at_least(1)
+class Evaluate(Schema):
+    """How held-out images are seen."""
 
+    crops: str = one_of(CENTRE, TEN_CROPS)
+    share: float = above(0, at_most=1)
+    window: str | None = one_of(WHOLE, SLIDING, default=None)
+    temperature: bool = MISSING
 
-@dataclass
-class ProbeModel(Schema):
-    encoder: str | None = None
-
-
-@dataclass
-class Probe(Schema):
-    run: Any = places(None)
-    init: str | None = place(None)
-    embeddings: Any = places(None)
-    out: str | None = place(None)
-    seed: int = at_least(0)
-    trust: list[str] = MISSING
-    reach: Any = places()
-    stage: str | None = None
-    layer: Any = MISSING
-    labels: list[str] | None = None
-    fractions: list[float] = above(0, at_most=1)
-    draws: int = at_least(1)
-    random_encoders: int = at_least(1)
-    probes: list[str] | None = one_of(*PROBES, default=None)
-    c: list[float] = above(0)
-    k: int = at_least(1)
-    batch: int = at_least(1)
-    data: ProbeData = field(default_factory=ProbeData)
-    model: ProbeModel = field(default_factory=ProbeModel)
-
-    def __post_init__(self) -> None:
-        """Raises UserError without a dataset."""
-        super().__post_init__()
-        if self.embeddings is None and self.data.shards is None:
-            raise UserError("data.shards must be given: data.shards=…, or embeddings=…; --help describes them")
-
-
-@dataclass
-class EmbedData(Schema):
-    shards: str = place()
-    split: str = MISSING
-    size: int | None = at_least(1, None)
-    workers: int = at_least(1)
-
-
-@dataclass
-class Embed(Schema):
-    run: str | None = place(None)
-    init: str | None = place(None)
-    out: str = place()
-    trust: list[str] = MISSING
-    reach: Any = places()
-    stage: str | None = None
-    layer: Any = MISSING
-    normalise: str | None = one_of("none", "imagenet", default=None)
-    dtype: str = one_of("float32", "float16")
-    precision: str = one_of(AUTO, *PRECISIONS)
-    batch: int = at_least(1)
-    seed: int = at_least(0)
-    threads: Any = whole_or(AUTO, 1)
-    timeout: int = at_least(1)
-    data: EmbedData = field(default_factory=EmbedData)
-    model: ProbeModel = field(default_factory=ProbeModel)
-
-    def __post_init__(self) -> None:
-        """Raises UserError for several layers."""
-        super().__post_init__()
-        if isinstance(self.layer, list):
-            raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")
-
-
-def refuse_other_figures(out: Path, cfg: DictConfig) -> None:
-    """Raise UserError where the default ``out`` has the figures of other embeddings or runs, which would vanish."""
-    if cfg.out or not (out / "probe.json").is_file():
-        return
-    there = json.loads((out / "probe.json").read_text())["config"]
-    for key in ("embeddings", "run", "init"):
-        if there.get(key) != (here := OmegaConf.to_container(cfg).get(key)):  # type: ignore[union-attr]
-            raise UserError(
-                f"{out} has the figures of {key}={there.get(key)}, not of {key}={here}: name a folder, out=…"
-            )
+    def window_of(self, dimensions: int) -> str:
+        """Of masks of images (2) or volumes (3): as the usual views of training show them."""
+        return self.window or (WHOLE if dimensions == 2 else SLIDING)

@@ -13,7 +13,7 @@ from torch import Tensor
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import PIXELS
 from dira_scale.models.heads import global_average
 from dira_scale.models.network import Encoder, moved
@@ -25,6 +25,7 @@ POOLS = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}  # by the number of
 
 
 AHEAD = 2  # batches that are decoded while another is computed
+ALL = "all"  # the value of ``data.split`` for every split
 
 
 class UnreadableImagesError(UserError):
@@ -132,3 +133,17 @@ def features(
                 parts.append(values.cpu())
     joined = [[torch.cat(parts).numpy() for parts in levels] for levels in outputs]
     return torch.cat(pixels).numpy(), joined
+
+
+def rows_of(dataset: ShardedDataset, split: str) -> np.ndarray:
+    """Return the row numbers of a split, or of all, in manifest order. Raises UserError if there is none."""
+    if split == ALL:
+        rows = np.arange(sum(dataset.info.counts.values()))
+    elif split in dataset.splits:
+        rows = dataset.rows(split)
+    else:
+        have = ", ".join([*dataset.splits, ALL])
+        raise UserError(f"data.split={split}: {dataset.root} has {have}{nearest(split, dataset.splits)}")
+    if not len(rows):
+        raise UserError(f"data.split={split}: {dataset.root} has no image there")
+    return rows

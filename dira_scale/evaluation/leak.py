@@ -17,9 +17,9 @@ from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
 from dira_scale.models.start import RANDOM
-from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import RunReader
+from dira_scale.storage.store import as_os_error, locate
 from dira_scale.training.inputs import Inputs, selected
 
 NO_LEAK, UNKNOWN = "no leak", "not checkable"

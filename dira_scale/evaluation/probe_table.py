@@ -1,16 +1,27 @@
 """The probe's figures: mean, spread and n, for the terminal, ``probe.md`` and ``probe.json``."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from dira_scale.evaluation.probes import Score
-
 MEAN = "mean"  # the name of the mean over labels
+
+
+@dataclass(frozen=True)
+class Score:
+    """For one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels have
+    only one class; the chosen C [L] (linear) or learning rate [L] (sgd); the number of fits that did not converge; for
+    each of ``task.classes`` the share of its test images, of those classes, whose class has the highest score."""
+
+    auc: np.ndarray
+    c: np.ndarray | None = None
+    unfinished: int = 0
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    rate: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.data.geometry.fixed import FixedCrop, centre
+from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
-from dira_scale.evaluation.config import SLIDING
+from dira_scale.evaluation.config import CENTRE, SLIDING
 from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.crops import fill
 from dira_scale.pixels.headers import Payload
@@ -25,6 +25,12 @@ LINEAR = {2: "bilinear", 3: "trilinear"}  # by dimensions
 Network = Callable[[Tensor], Tensor]  # [b, C, *size] in [0, 1] -> probabilities [b, K, *size] or [b, K]
 Item = TypeVar("Item")
 Read = TypeVar("Read")
+
+
+def held_out_crops(size: tuple[int, ...], crops: str, share: float) -> tuple[FixedCrop, ...]:
+    """Return the crops of views of ``size``: shares of the sides of images, the view's voxels of volumes."""
+    chosen = centre if crops == CENTRE else ten_crops
+    return chosen(len(size), share, size if len(size) == 3 else None)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.places import store
-from dira_scale.places.store import as_os_error, is_local, with_errno
+from dira_scale.storage import store
+from dira_scale.storage.store import as_os_error, is_local, with_errno
 
 BLOCK = 2**17  # bytes fetched at a time when reading an object's header
 

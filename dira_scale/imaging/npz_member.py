@@ -15,7 +15,7 @@ from dira_scale.imaging.arrays import ArrayFile, open_array
 from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
-from dira_scale.places.store import open_file
+from dira_scale.storage.store import open_file
 
 
 @dataclass(frozen=True)

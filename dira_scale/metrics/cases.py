@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_atomic
+from dira_scale.storage.atomic import write_atomic
 
+CASES = "cases"  # the folder of a run that has them
 KIND = b"dira_scale.cases"  # in the schema's metadata, with the version
 ABOUT = [("key", pa.string()), ("patient", pa.string()), ("split", pa.string()), ("label", pa.string())]
 LABELS = pa.schema(

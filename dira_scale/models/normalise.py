@@ -1,5 +1,8 @@
 """How images of [0, 1] become a network's input, where a protocol normalises them by mean and deviation."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,6 +10,13 @@ from dira_scale.runs.description import Input
 
 # Of ImageNet, by channel: of red, green and blue.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "deviation": (0.229, 0.224, 0.225)}
+
+
+def input_of(size: tuple[int, ...], normalise: str, window: Sequence[float] | None = None) -> Input:
+    """Return the input of a network that sees views of ``size``, normalised as the key ``normalise`` says; ``window``
+    is ``data.range``."""
+    mean_and_deviation: dict[str, Any] = IMAGENET if normalise == "imagenet" else {}
+    return Input(size, window=None if window is None else tuple(window), **mean_and_deviation)
 
 
 def normalised(images: Tensor, input: Input) -> Tensor:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_atomic
-from dira_scale.places.owned import own
+from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.owned import own
 
 OMITTED = {"findings": "all"}  # defaults of settings that older folders lack
 Make = Callable[[int], None]  # writes one patient's files

@@ -5,13 +5,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import compose
 from dira_scale.config.keys import typed
 from dira_scale.config.logs import Errors
 from dira_scale.errors import UserError
 from dira_scale.machine.workers import refuse_in_worker
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
-from dira_scale.verbs import VERBS
 
 
 def carried_out(verb: str, output: str | Path, keys: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Path:
@@ -20,7 +20,7 @@ def carried_out(verb: str, output: str | Path, keys: Mapping[str, Any], settings
     Raises UserError for bad input, RuntimeError for all else that the verb says.
     """
     refuse_in_worker(verb)
-    values = {**keys, (key := VERBS[verb].output): output, **(settings or {})}
+    values = {**keys, (key := COMMANDS[verb].output): output, **(settings or {})}
     cfg = compose(verb, [f"{name}={typed(value)}" for name, value in values.items()])
     with Errors() as errors:
         code = getattr(import_module(f"dira_scale.{verb}"), verb)(cfg)

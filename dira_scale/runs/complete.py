@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
+from dira_scale.commands import COMMANDS
 from dira_scale.config.reach import require_asked
 from dira_scale.errors import UserError
-from dira_scale.places.store import is_local, locate
 from dira_scale.runs.files import read_yaml
-from dira_scale.verbs import VERBS
+from dira_scale.storage.store import is_local, locate
 
 INDEX = "index.json"
 STEP = re.compile("[0-9]{9}")  # names of checkpoints; users' folders may be dates and times
@@ -17,7 +17,7 @@ def config_file(folder: Path) -> Path:
     """The configuration of the run in ``folder``. Raises UserError if there is no run."""
     path = folder / "config.yaml"
     if not path.is_file():
-        verbs = " or ".join(verb.name for verb in VERBS.values() if verb.trains)
+        verbs = " or ".join(verb.name for verb in COMMANDS.values() if verb.trains)
         raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that {verbs} wrote")
     return path
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
-from dira_scale.places.store import is_local
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.files import MOST_JSON, parse_json, read_text
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
-from dira_scale.verbs import VERBS
+from dira_scale.storage.store import is_local
 
 if TYPE_CHECKING:
     from dira_scale.data.manifest import DatasetInfo
@@ -290,6 +290,6 @@ def _require_fitting(run: Description) -> None:
 
 def derived(verb: str, config: Mapping[str, Any]) -> Description:
     """Of a run of ``verb`` with the resolved configuration ``config``, trained or not."""
-    result = resolve_name(VERBS[verb].describe)(config)
+    result = resolve_name(COMMANDS[verb].describe)(config)
     assert isinstance(result, Description)
     return result

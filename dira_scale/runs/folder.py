@@ -19,13 +19,13 @@ import yaml
 
 from dira_scale.config.logs import PACKAGE, LineFormatter
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_atomic, write_json
-from dira_scale.places.owned import own
 from dira_scale.runs import checkpoint, description
 from dira_scale.runs.environment import environment
 from dira_scale.runs.exit_codes import TRY
 from dira_scale.runs.identity import differences, execution, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
+from dira_scale.storage.atomic import write_atomic, write_json
+from dira_scale.storage.owned import own
 
 logger = logging.getLogger(__name__)
 

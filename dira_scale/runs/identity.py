@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dira_scale.verbs import VERBS
+from dira_scale.commands import COMMANDS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
 # `precision_used`, `threads_used` and `leak` are recorded by the run.
@@ -15,7 +15,7 @@ FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak")
 def execution(verb: str) -> tuple[str, ...]:
     """Keys that may change between two calls on one run of ``verb``: how and where it is computed. All others are its
     identity."""
-    return (*VERBS[verb].execution, *FREE)
+    return (*COMMANDS[verb].execution, *FREE)
 
 
 SENTENCES = {

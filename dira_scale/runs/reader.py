@@ -11,14 +11,14 @@ from torch import Tensor
 from dira_scale.config.reach import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, counted, nearest
-from dira_scale.places.owned import is_inside
-from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import read_json, read_rows, read_status, read_yaml
 from dira_scale.runs.shape import STEP, Shape
+from dira_scale.storage.owned import is_inside
+from dira_scale.storage.store import as_os_error, locate
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 

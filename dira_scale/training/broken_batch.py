@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.places.atomic import write_json
+from dira_scale.storage.atomic import write_json
 
 
 def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:

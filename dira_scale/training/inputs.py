@@ -24,7 +24,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.preflight import DIGITS
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError, nearest
-from dira_scale.places.store import is_local, locate
+from dira_scale.storage.store import is_local, locate
 from dira_scale.training.broken_batch import save_batch
 from dira_scale.training.config import StagedTraining
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches

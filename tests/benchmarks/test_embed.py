@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluation.toy_run import write
+from toy_run import write
 
 from benchmarks import embed
 

@@ -13,7 +13,7 @@ from benchmarks.scaling.published import PUBLISHED, efficiency
 from benchmarks.scaling.simulated import gpus, messages
 from benchmarks.scaling.tables import percent, tell_measured
 from dira_scale.bench import main
-from dira_scale.planning.ledger import Collective
+from dira_scale.forecast.ledger import Collective
 
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.encoder=test_resnet"]
 TINY += ["model.decoder_channels=[32,16,16,8,8]", "method.base.queue=1024"]

@@ -10,11 +10,11 @@ from PIL import Image
 
 from benchmarks.shard import memory as measured
 from benchmarks.shard.speed import Mark, ShardCase, decode_and_encode, pace, recipe_of
+from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.archive.plan import plan_shards
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.writer import sharding, write_shard
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.plan import plan_shards
-from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.writer import sharding, write_shard
 
 
 def test_the_bare_loop_makes_what_the_writer_stores(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sweep import make
-from dira_scale.cluster.records import SweepFolder
-from dira_scale.cluster.status import read_statuses
+from dira_scale.sweep.records import SweepFolder
+from dira_scale.sweep.status import read_statuses
 
 
 def test_half_of_the_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archive.sandbox import here
 from harness import TINY
-from ingest.sandbox import here
 from PIL import Image
 
 from dira_scale import plan, shard

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.cluster.subcommands import SUBCOMMANDS
-from dira_scale.config.compose import run_verb
-from dira_scale.shard import VERBS as SHARD_VERBS
-from dira_scale.verbs import VERBS
+from dira_scale import cli
+from dira_scale.commands import COMMANDS
 
 WITHOUT_TORCH = """
 import sys
@@ -25,8 +23,8 @@ for words in (line.split() for line in sys.stdin):
 
 
 def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
-    verbs = [verb for verb in VERBS if verb != "sweep"]
-    lines = [*verbs, *(f"shard {verb}" for verb in SHARD_VERBS), *(f"sweep {verb}" for verb in SUBCOMMANDS)]
+    lines = [name for name in COMMANDS if name != "sweep"]
+    lines += [f"{row.name} {subcommand}" for row in COMMANDS.values() for subcommand in row.subcommands]
     lines += ["sweep sweep=ablation_small"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH], input="\n".join(lines), capture_output=True, text=True, timeout=300
@@ -74,7 +72,7 @@ def test_ctrl_c_is_one_line_in_every_verb(capsys: pytest.CaptureFixture[str]) ->
     def pressed(_: object) -> None:
         raise KeyboardInterrupt
 
-    assert run_verb("doctor", pressed, []) == run_verb("shard_audit", pressed, ["path=x"]) == 75
+    assert cli.run("doctor", pressed, []) == cli.run("shard_audit", pressed, ["path=x"]) == 75
     assert capsys.readouterr().err.split("\n") == [
         "", "doctor: interrupted; run the same command again",
         "", "shard audit: interrupted; finished work is kept; run the same command again", "",

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dira_scale.curation.subset import Part, _fold, _of_patients
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.data.selection import Selection, drawn, nested_draws, select, stratified
 from dira_scale.errors import UserError
+from dira_scale.shard.curate.subset import Part, _fold, _of_patients
 
 # 24 rows of 9 patients of 1 to 5 rows, out of order.
 PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3, 8, 8, 5, 1, 2, 8, 3, 8, 3, 6)]

@@ -33,7 +33,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import StagePlan
-from dira_scale.planning.network import fake
+from dira_scale.forecast.network import fake
 
 ROOT = Path(__file__).parents[2] / "dira_scale"
 COPIES, ASSIGNMENTS = ("_to_copy", "copy_"), ("index_put_", "index_put", "_index_put_impl_")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from data.conftest import make_dataset
-from evaluation.finetune.conftest import TINY
+from finetune.conftest import TINY
 from harness import rows
 from omegaconf import OmegaConf
 from recorded import record

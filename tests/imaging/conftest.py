@@ -1,5 +1,5 @@
 """The fixtures of tests/ingest."""
 
-from ingest.conftest import ingest, own_hash_key, png_folder, sandbox
+from archive.conftest import ingest, own_hash_key, png_folder, sandbox
 
 __all__ = ["ingest", "own_hash_key", "png_folder", "sandbox"]

@@ -16,10 +16,10 @@ import pydicom
 import pytest
 from pydicom.encaps import encapsulate
 
+from dira_scale.archive.sources.folder import Folder
 from dira_scale.imaging.dicom import DicomFile, header, read_header
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.ingest.sources.folder import Folder
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"

@@ -11,13 +11,13 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate_extended
 from pydicom.uid import RLELossless
 
+from dira_scale.archive.sources.folder import Folder
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.imaging.dicom import DicomFile
 from dira_scale.imaging.read import Frame, read_image
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.ingest.convert import convert
-from dira_scale.ingest.sources.folder import Folder
 from dira_scale.pixels.codecs import decode
+from dira_scale.shard.convert import convert
 
 FRAMES = np.random.default_rng(0).integers(100, 4000, (5, 40, 36)).astype(np.uint16)
 

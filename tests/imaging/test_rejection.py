@@ -9,18 +9,18 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from dira_scale.archive.deidentify import Hasher
+from dira_scale.archive.plan import plan_shards
+from dira_scale.archive.reading import QuarantinedError
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.errors import UserError
 from dira_scale.imaging import raster, read
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.ingest.convert import convert
-from dira_scale.ingest.deidentify import Hasher
-from dira_scale.ingest.plan import plan_shards
-from dira_scale.ingest.reading import QuarantinedError
-from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import make_sample
-from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.places import store
+from dira_scale.shard.convert import convert
+from dira_scale.storage import store
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from localization.made_up import tuned
+from localize.made_up import tuned
 from models.stub3d import TARGET
 from torch import nn
 
 from dira_scale.errors import UserError
+from dira_scale.evaluation.trained import Trained
 from dira_scale.models.architecture import architecture
 from dira_scale.models.bounded import BESIDE, as_large_as
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.prediction.trained import Trained
 from dira_scale.runs.reader import RunReader
 
 UNET = "TimmUNet"

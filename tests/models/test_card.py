@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from evaluation.finetune.test_comparison import Runs, labelled
+from finetune.test_comparison import Runs, labelled
 from made_up_run import dataset
 from models.test_classifier import model
 from models.test_formats_of_classes import described
@@ -18,12 +18,12 @@ from test_export import Trained
 from dira_scale.data.manifest import MANIFEST_FILE
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
-from dira_scale.evaluation.card import evaluated
 from dira_scale.evaluation.probe_table import Figure
 from dira_scale.export import main
-from dira_scale.models.card import Card
-from dira_scale.models.config import CardWords
-from dira_scale.models.release import Compute, Release
+from dira_scale.export.card import Card
+from dira_scale.export.config import CardWords
+from dira_scale.export.measured import evaluated
+from dira_scale.export.release import Compute, Release
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import TrainingData
 

@@ -15,9 +15,9 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from dira_scale.errors import UserError
+from dira_scale.export.exported import Trained
+from dira_scale.export.formats import FORMATS
 from dira_scale.models.encoder import build_encoder
-from dira_scale.models.exported import Trained
-from dira_scale.models.formats import FORMATS
 
 
 def written(network: Trained, folder: Path) -> str:

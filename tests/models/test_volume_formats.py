@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
-from dira_scale.models.card import Card
-from dira_scale.models.exported import Exported, Trained
-from dira_scale.models.formats import FORMATS, check, default_formats
+from dira_scale.export.card import Card
+from dira_scale.export.exported import Exported, Trained
+from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
 from dira_scale.runs.description import derived

@@ -14,11 +14,11 @@ from harness import finish
 
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_json
 from dira_scale.runs import folder, lease
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.identity import differences, execution, identity, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
+from dira_scale.storage.atomic import write_json
 
 EXECUTION = execution("pretrain")
 CONFIG = {

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import yaml
-from evaluation.toy_run import write
-from localization.made_up import tuned
+from localize.made_up import tuned
 from made_up_run import finished_run
 from omegaconf import OmegaConf
 from recorded import record
 from shard_server import serve
+from toy_run import write
 
 from dira_scale import export, report
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
-from dira_scale.prediction.predict import predict
-from dira_scale.reporting import health, page, plots
-from dira_scale.reporting.content import read_run
+from dira_scale.predict.make import predict
+from dira_scale.report import health, page, plots
+from dira_scale.report.content import read_run
 from dira_scale.runs.checkpoint.reading import sealed
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.files import read_yaml

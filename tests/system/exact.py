@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dira_scale import pretrain
 from dira_scale.data.batch import Batch
-from dira_scale.pretraining import neighbours
-from dira_scale.pretraining.task import PretrainTask
+from dira_scale.pretrain import neighbours
+from dira_scale.pretrain.task import PretrainTask
 
 to, init = Batch.to, PretrainTask.__init__
 

@@ -16,7 +16,7 @@ from dira_scale.distributed.collectives import rank
 from dira_scale.distributed.processes import start
 from dira_scale.engine import optim, parallel
 from dira_scale.engine.parallel.strategy import Sharded
-from dira_scale.pretraining.objective import Forward
+from dira_scale.pretrain.objective import Forward
 
 SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.threads=1", "method.base.queue=64"]
 

@@ -1,4 +1,4 @@
-"""Jobs of a sweep on a real SLURM: submits :class:`dira_scale.cluster.job.Job` and waits for what comes of it."""
+"""Jobs of a sweep on a real SLURM: submits :class:`dira_scale.sweep.job.Job` and waits for what comes of it."""
 
 import os
 import subprocess
@@ -10,10 +10,10 @@ from typing import Any
 
 import submitit
 
-from dira_scale.cluster.job import Job
-from dira_scale.cluster.records import Launch, Run, SweepFolder, Try
+from dira_scale.sweep.job import Job
+from dira_scale.sweep.records import Launch, Run, SweepFolder, Try
 
-VERBS = Path(__file__).parents[1] / "cluster" / "verbs"
+COMMANDS = Path(__file__).parents[1] / "sweep" / "commands"
 SECONDS = 150  # bound on every wait
 
 
@@ -29,7 +29,7 @@ class Jobs:
         return SweepFolder(self.folder)
 
     def counting(self, name: str, *words: str, **rest: Any) -> Run:
-        """A run of the verb ``counting`` (tests/cluster/verbs)."""
+        """A run of the verb ``counting`` (tests/sweep/verbs)."""
         output = f"count/{name}/output"
         return Run("count", name, "counting", [f"run={self.folder / output}", *words], output, **rest)
 
@@ -40,7 +40,7 @@ class Jobs:
         given = {"time": 10, "signal_delay_s": 5, "nodes": run.launch.nodes, "stderr_to_stdout": True}
         given |= {"ntasks_per_node": run.launch.processes if run.launch.launcher == "tasks" else 1, "cpus_per_task": 1}
         executor.update_parameters(**given | {"additional_parameters": {"requeue": True}} | parameters)
-        path = f"{VERBS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        path = f"{COMMANDS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         with submitit.helpers.environment_variables(**self.environment, PYTHONPATH=path):
             return str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
 

@@ -11,7 +11,7 @@ from dev_cluster import DevCluster
 from harness import CALM, EACH, SECONDS, assert_equal_runs, finish, losses, pretrain, rows
 from system.jobs import Jobs, several
 
-from dira_scale.cluster.records import Run
+from dira_scale.sweep.records import Run
 
 
 @pytest.fixture

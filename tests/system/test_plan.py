@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.planning.network import fake_pretraining
-from dira_scale.planning.rehearsal import rehearse
+from dira_scale.forecast.network import fake_pretraining
+from dira_scale.forecast.rehearsal import rehearse
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each

@@ -26,7 +26,7 @@ from dira_scale.methods.moco import MoCo
 from dira_scale.methods.shuffle import permutation, transposition
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics
-from dira_scale.pretraining.objective import Forward
+from dira_scale.pretrain.objective import Forward
 
 BATCH, STEPS, SIZE = 32, 2, 64
 MOCO = {"dim": 16, "queue": 64, "temperature": 0.5, "momentum": 0.9}

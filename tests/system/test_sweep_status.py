@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from dev_cluster import DevCluster
 
-from dira_scale.cluster.cancel import cancel
-from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.status import RunStatus, read_statuses
+from dira_scale.sweep.cancel import cancel
+from dira_scale.sweep.records import Run, Submission, SweepFolder
+from dira_scale.sweep.status import RunStatus, read_statuses
 
 NAMES = ("begins", "waits", "fails", "never")
 SECONDS = 60

@@ -1,6 +1,6 @@
 """Sweeps through the verb on a real SLURM, while jobs are requeued and daemons and the controlling process are killed.
 
-The runs only count their steps (tests/cluster/counted); test_jobs.py has jobs that train.
+The runs only count their steps (tests/sweep/counted); test_jobs.py has jobs that train.
 """
 
 import os
@@ -18,11 +18,11 @@ from forked import Forked, Started
 from harness import finish, job
 from system.jobs import SECONDS, Jobs
 
-from dira_scale.cluster.records import Run
 from dira_scale.sweep import main
+from dira_scale.sweep.records import Run
 
 COUNTED = Path(__file__).parents[1] / "cluster" / "counted"
-QUICK = "import dira_scale.cluster.watch as w; w.LOOK = 0.5"
+QUICK = "import dira_scale.sweep.watch as w; w.LOOK = 0.5"
 SWEEP = """
 name: counted
 phases:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dira_scale import embed, export, finetune, plan, probe
 from dira_scale.pretrain import main
-from dira_scale.pretraining.pictures import GAP
+from dira_scale.pretrain.pictures import GAP
 from dira_scale.report import main as report
 
 pytestmark = pytest.mark.system

@@ -10,7 +10,7 @@ from engine.regression import STAGES, Regression, Samples, samples
 from torch import Tensor, nn
 
 from dira_scale.engine.state import RunState
-from dira_scale.planning.network import fake_world
+from dira_scale.forecast.network import fake_world
 from dira_scale.training.validation import HeldOutValidation
 
 

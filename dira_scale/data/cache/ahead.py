@@ -9,7 +9,7 @@ import numpy as np
 
 from dira_scale.data.cache.shards import Shard, ShardCache
 from dira_scale.errors import UserError
-from dira_scale.places.retry import StoppedError
+from dira_scale.storage.retry import StoppedError
 
 DOWNLOADS = 4  # at once, per process
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from dira_scale.data.cache.folder import CacheFolder
 from dira_scale.errors import UserError
-from dira_scale.places.store import is_local, locate
+from dira_scale.storage.store import is_local, locate
 
 GB = 10**9
 SHARE = 0.5  # of the free space, where no size is given

@@ -19,9 +19,9 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.errors import UserError
-from dira_scale.places.retry import PATIENCE, StoppedError, retry
-from dira_scale.places.store import is_local
-from dira_scale.places.streams import stream
+from dira_scale.storage.retry import PATIENCE, StoppedError, retry
+from dira_scale.storage.store import is_local
+from dira_scale.storage.streams import stream
 
 POLL = 0.05  # seconds between looks at what another process fetches
 REFUSALS = 20  # of a full disk, until it is the user's

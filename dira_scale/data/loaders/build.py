@@ -17,7 +17,7 @@ from dira_scale.data.samples import stored_codecs
 from dira_scale.errors import UserError, nearest
 from dira_scale.machine.inventory import dali_extra, install_command
 from dira_scale.pixels.codecs import DECODED_ON_GPU
-from dira_scale.places.store import is_local
+from dira_scale.storage.store import is_local
 
 AUTO, STREAM = "auto", "stream"
 NO_CACHE = CacheSettings()

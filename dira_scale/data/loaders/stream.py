@@ -21,7 +21,7 @@ from dira_scale.data.order import Order
 from dira_scale.data.samples import ReadInto
 from dira_scale.errors import UserError
 from dira_scale.pixels.arena import Allocate
-from dira_scale.places.retry import StoppedError
+from dira_scale.storage.retry import StoppedError
 
 logger = logging.getLogger(__name__)
 

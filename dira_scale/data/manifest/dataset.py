@@ -18,7 +18,7 @@ from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError, DimensionsError
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.codecs import decode, open_bricks
-from dira_scale.places.store import as_os_error, is_local, locate
+from dira_scale.storage.store import as_os_error, is_local, locate
 
 
 class ShardedDataset:

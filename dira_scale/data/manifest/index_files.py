@@ -14,7 +14,7 @@ import xxhash
 from dira_scale.data.manifest.index import CODEC_NAMES, INDEX_VERSION, Index, Scan
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
-from dira_scale.places.atomic import publish
+from dira_scale.storage.atomic import publish
 
 logger = logging.getLogger(__name__)
 

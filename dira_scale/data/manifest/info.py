@@ -11,8 +11,8 @@ import numpy as np
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
-from dira_scale.places.store import is_local
-from dira_scale.places.streams import fetch
+from dira_scale.storage.store import is_local
+from dira_scale.storage.streams import fetch
 
 LARGEST = 2**26  # bytes of a dataset.json: 500,000 shards
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from dira_scale.data.manifest.schema import SCHEMA, DatasetError
-from dira_scale.places.retry import retry
-from dira_scale.places.store import is_local, open_file, with_errno
-from dira_scale.places.streams import fetch
+from dira_scale.storage.retry import retry
+from dira_scale.storage.store import is_local, open_file, with_errno
+from dira_scale.storage.streams import fetch
 
 ROWS = 2**16  # read at a time
 LARGEST = 2**32  # bytes that are fetched from a store: 30 million rows

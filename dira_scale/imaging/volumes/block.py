@@ -12,7 +12,7 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.values import to_volume
-from dira_scale.places.store import read_ranges
+from dira_scale.storage.store import read_ranges
 
 AIR = -1000  # HU
 

@@ -10,7 +10,7 @@ import numpy as np
 import skimage.draw
 
 from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.places.store import open_file
+from dira_scale.storage.store import open_file
 
 MAX_SIDE = 8192  # pixels of a slice
 

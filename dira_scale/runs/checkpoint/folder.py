@@ -14,11 +14,11 @@ from itertools import count
 from pathlib import Path
 
 from dira_scale.errors import UserError
-from dira_scale.places import atomic, store
-from dira_scale.places.atomic import sync_folder, write_atomic
-from dira_scale.places.store import as_os_error, is_local
 from dira_scale.runs.complete import INDEX, complete, numbered
 from dira_scale.runs.lease import LeaseLostError
+from dira_scale.storage import atomic, store
+from dira_scale.storage.atomic import sync_folder, write_atomic
+from dira_scale.storage.store import as_os_error, is_local
 
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 TORN = re.compile(r"[0-9]{9}(\.[0-9]+\.tmp|(\.[0-9]+\.tmp)?\.old[0-9]*\.tmp)")  # named by unfinished_path, remove

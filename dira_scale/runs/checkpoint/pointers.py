@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_atomic
-from dira_scale.places.store import size_of
 from dira_scale.runs.checkpoint.folder import ABSENT, as_user_error, folder_name, read_file
 from dira_scale.runs.complete import STEP, complete, find_folder
+from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.store import size_of
 
 LATEST, BEST = "LATEST", "BEST-"  # file names of the pointers; a stage's name follows the latter
 LONGEST = 100  # bytes of a pointer

@@ -15,8 +15,6 @@ from torch import Tensor
 from dira_scale.distributed.control import AgreedError
 from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
 from dira_scale.distributed.timings import TIMINGS
-from dira_scale.places.atomic import write_atomic
-from dira_scale.places.store import as_os_error
 from dira_scale.runs.checkpoint.folder import folder_name, publish, remedy, remove, unfinished_path
 from dira_scale.runs.checkpoint.pointers import best_checkpoints, update_pointers
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
@@ -24,6 +22,8 @@ from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer
 from dira_scale.runs.complete import complete
 from dira_scale.runs.errors import RunEndedError
 from dira_scale.runs.lease import LeaseLostError
+from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.store import as_os_error
 
 T = TypeVar("T")
 

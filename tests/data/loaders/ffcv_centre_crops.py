@@ -1,6 +1,6 @@
 """FFCV's own loader: ``ffcv_centre_crops.py BETON SIZE OUT.npy`` writes every image's largest centred square, resized.
 
-For a process of its own: see ``tests/curation/read_beton.py``.
+For a process of its own: see ``tests/shard/curate/read_beton.py``.
 """
 
 import sys

@@ -37,7 +37,7 @@ from dira_scale.data.samples import Samples
 from dira_scale.data.selection import Selection
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.places.retry import PATIENCE
+from dira_scale.storage.retry import PATIENCE
 
 SPEC, EACH = ViewSpec(size=16), 6  # samples per shard
 SECONDS = 60  # bound on every wait

@@ -14,7 +14,7 @@ from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Terms
-from dira_scale.pretraining.objective import Objective
+from dira_scale.pretrain.objective import Objective
 
 PLAIN = ViewSpec(size=32, jitter=Jitter(p=0), blur=Blur(p=0))
 TERMS = ("di",)  # no cutout, so that the input is the crop, perhaps mirrored

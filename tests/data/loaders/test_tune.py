@@ -15,9 +15,9 @@ from benchmarks.loader import tune
 from benchmarks.loader.forms import detail_of
 from benchmarks.loader.settings import LoaderSetting
 from dira_scale.config.compose import compose
-from dira_scale.curation.recode import recode
-from dira_scale.curation.recode_sample import Form
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, ShardedDataset
+from dira_scale.shard.curate.recode import recode
+from dira_scale.shard.curate.recode_sample import Form
 
 Make, Images = Callable[..., ShardedDataset], list[np.ndarray]
 

@@ -23,8 +23,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
-from dira_scale.pretraining.description import describe
-from dira_scale.pretraining.task import PretrainTask
+from dira_scale.pretrain.description import describe
+from dira_scale.pretrain.task import PretrainTask
 
 COUNT, BATCH = 9, 3
 ORDER = Order((COUNT,), seed=5, batch=BATCH)

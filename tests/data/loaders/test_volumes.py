@@ -15,7 +15,6 @@ from torch import nn
 
 from dira_scale import methods
 from dira_scale.config.compose import compose
-from dira_scale.curation.verify import verify_shard
 from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
@@ -28,7 +27,8 @@ from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pixels.boxes import Crop
-from dira_scale.pretraining.objective import Objective
+from dira_scale.pretrain.objective import Objective
+from dira_scale.shard.curate.verify import verify_shard
 
 COUNT, BATCH = 9, 4
 SPEC = spec(8, 10, 9)

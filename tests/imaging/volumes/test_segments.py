@@ -14,13 +14,13 @@ from imaging.volumes.conftest import sequence
 from needs import real_data
 from pydicom.data import get_testdata_file
 
+from dira_scale.archive.plan import Item
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sample import make_sample
 from dira_scale.imaging.dicom import read_segments
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes import read_volume_mask
 from dira_scale.imaging.volumes.series import Series
-from dira_scale.ingest.plan import Item
-from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import make_sample
 from dira_scale.pixels.codecs import decode
 
 SHAPE = (9, 23, 27)  # no slice is a whole number of bytes

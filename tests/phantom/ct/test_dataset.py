@@ -53,7 +53,7 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.system
 def test_same_bytes_for_two_workers_and_for_several_threads(chests: Path, tmp_path: Path) -> None:
-    code = "from dira_scale.ingest.sources.phantom import in_processes\n"
+    code = "from dira_scale.archive.sources.phantom import in_processes\n"
     code += "from dira_scale.phantom.ct.dataset import generate\n"
     code += f"generate({str(tmp_path)!r}, {PATIENTS}, {SEED}, 'thorax', 'metaimage', {SIZE}, run=in_processes(2))"
     command, threads = [sys.executable, "-c", code], {"OMP_NUM_THREADS": "2"}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dira_scale.curation.audit.twins import compare, near_twins
 from dira_scale.phantom.anatomy import PAIRS_OF_RIBS, Anatomy, StudyState
 from dira_scale.phantom.cxr import devices, radiograph, skeleton
 from dira_scale.phantom.cxr.torso import Build, Torso
 from dira_scale.phantom.cxr.view import View
+from dira_scale.shard.curate.audit.twins import compare, near_twins
 
 SIDE = 64  # pixels: the audit compares these
 

@@ -10,8 +10,8 @@ import pydicom
 import pytest
 from PIL import Image
 
+from dira_scale.archive.sources.phantom import in_processes
 from dira_scale.errors import UserError
-from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.phantom.cxr import dataset
 from dira_scale.phantom.cxr.findings import LABELS, SMALL
 

@@ -1,0 +1,174 @@
+"""Finish a dataset once all shards exist: quarantine, description, dataset.json, and last the manifest."""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dira_scale import __version__
+from dira_scale.archive.naming import modality_of
+from dira_scale.archive.output import PARTIAL, made_of, names_file, state_file
+from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
+from dira_scale.archive.recipe import Recipe, identity_hash
+from dira_scale.archive.sample import FILLED
+from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
+from dira_scale.data.manifest.croissant import croissant
+from dira_scale.data.manifest.writer import TableWriter
+from dira_scale.errors import UserError
+from dira_scale.storage.atomic import open_new, publish
+from dira_scale.storage.owned import REJECTED
+from dira_scale.storage.store import as_os_error, remove
+from dira_scale.storage.tables import harmless
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a conversion."""
+
+    info: DatasetInfo
+    reasons: Counter[str]
+    rejected_names: Path | None
+    filled: tuple[int, int]  # volumes with interpolated slices, and the number of these slices
+    absent: list[str]  # attributes of the recipe that no sample has
+    noted: Counter[str] = field(default_factory=Counter)  # what is odd about inputs that were taken
+
+
+def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
+    """Join the shard states into the dataset's tables, shard by shard, and remove ``.partial``.
+
+    Raises UserError if no input was usable, and leaves nothing behind, so that the corrected command can start.
+    """
+    counts: Counter[str] = Counter()
+    sizes, checksums, reasons, noted = {}, {}, Counter[str](), Counter[str]()
+    filled = dict[str, int]()  # by volume that lacked slices
+    kept = set[str]()  # attributes that some sample has
+    names = _RejectedNames(names_file(out), plan)
+    with names:
+        for shard, state in joined(out, plan, identity, scratch):
+            sizes[shard], checksums[shard] = state["size"], state["xxh3"]
+            counts[shard.rpartition("-")[0]] += len(state["rows"])
+            lacking = (row for row in state["rows"] if FILLED in row["attributes"])
+            filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
+            kept.update(*(row["attributes"] for row in state["rows"]))
+            reasons.update(entry["reason"] for entry in state["rejected"])
+            noted.update(state["noted"])
+            names.add(state["rejected"])
+    if not counts.total():
+        discard(out, plan, scratch)
+        raise UserError(
+            f"none of the {len(plan)} inputs is usable: {_most_frequent(reasons)} (full list: {names.path})"
+        )
+    info = DatasetInfo(
+        name=recipe.name,
+        modality=recipe.modality or _modality(plan, scratch / QUARANTINE_FILE),
+        dims=2 if recipe.slices else recipe.dims,
+        codec=recipe.codec,
+        label_names=list(plan.label_names),
+        classes=plan.classes,
+        counts=dict(counts),
+        quarantined=reasons.total(),
+        shards=sizes,
+        checksums=checksums,
+        recipe=identity,
+        recipe_hash=identity_hash(identity),
+        plan_hash=plan.hash,
+        patients_in_two_splits=_patients_in_two_splits(scratch / MANIFEST_FILE) if recipe.listed else 0,
+        licence=recipe.licence,
+        tool_version=__version__,
+    )
+    publish_dataset(out, scratch, info)
+    absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
+    filled_in = len(filled), sum(filled.values())
+    return Outcome(info, reasons, names.path if reasons else None, filled_in, absent, noted)
+
+
+def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
+    """Publish the tables in ``scratch`` and their description, the manifest last; remove what was only for writing."""
+    (scratch / INFO_FILE).write_text(info.to_json())
+    (scratch / "croissant.json").write_text(json.dumps(croissant(info, scratch / MANIFEST_FILE), indent=1) + "\n")
+    for name in (QUARANTINE_FILE, "croissant.json", INFO_FILE, MANIFEST_FILE):
+        publish(scratch / name, out / name)
+    remove(out / PARTIAL)
+    remove(scratch)
+
+
+def discard(out: Path, plan: PlannedShards, scratch: Path) -> None:
+    """Remove every shard, as none has a sample."""
+    with as_os_error(out):
+        for shard in plan.shards:
+            (out / shard).unlink(missing_ok=True)
+    remove(out / PARTIAL)
+    remove(scratch)
+
+
+def _patients_in_two_splits(manifest: Path) -> int:
+    pairs = pq.read_table(manifest, columns=["patient", "split"]).group_by(["patient", "split"]).aggregate([])
+    return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
+
+
+def _modality(plan: ShardPlan, quarantine: Path) -> str:
+    refused = set(pq.read_table(quarantine, columns=["source"])["source"].to_pylist())
+    return modality_of(item.record.modality for item in plan if item.key not in refused)
+
+
+def joined(
+    out: Path, plan: PlannedShards, identity: dict[str, Any], scratch: Path, rejected: Sequence[dict[str, Any]] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The state of each finished shard, whose rows are added to the tables in ``scratch``; the quarantine begins with
+    those ``rejected`` before. Raises UserError for a shard made from another plan or recipe."""
+    expected = made_of(plan, identity)
+    with (
+        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
+        TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
+    ):
+        quarantine.add(list(rejected))
+        for shard in plan.shards:
+            path = state_file(out, shard)
+            with as_os_error(path):
+                state = json.loads(path.read_text())
+            if state.get("made_of") != expected:  # two slices started at once with different images or recipes
+                raise UserError(f"out={out}: {shard} was made from other images or another recipe: delete it and "
+                                f"{path}, then run the same command again")  # fmt: skip
+            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
+            quarantine.add(state["rejected"])
+            yield shard, state
+
+
+class _RejectedNames:
+    """The rejected inputs by name, beside the dataset rather than in it: file names may identify patients."""
+
+    def __init__(self, path: Path, plan: ShardPlan):
+        self.path, self._plan, self._part = path, plan, path.with_name(f".{path.name}.part")
+        self._empty = True
+
+    def __enter__(self) -> "_RejectedNames":
+        part = open_new(self._part, private=True)
+        self._file = io.TextIOWrapper(part, errors="surrogateescape", newline="", encoding="utf-8")
+        self._csv = csv.writer(self._file)
+        self._csv.writerow(REJECTED)
+        return self
+
+    def add(self, rejected: list[dict[str, str]]) -> None:
+        for entry in rejected:
+            key, index = input_of(entry["source"])
+            name = self._plan.item(key).record.name
+            row = [f"{name}/{index}" if index else name, entry["stage"], entry["reason"]]
+            self._csv.writerow(harmless(row))
+            self._empty = False
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind or self._empty:
+            return self._part.unlink()
+        publish(self._part, self.path)
+
+
+def _most_frequent(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))

@@ -1,0 +1,233 @@
+"""The plan: which image goes to which position of which shard, decided before any image is decoded.
+
+The plan is on disk: ten million records need no more memory than ten thousand.
+"""
+
+import hashlib
+import json
+import pickle
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from dira_scale.archive.deidentify import Hasher, coarse, load_key
+from dira_scale.archive.recipe import Recipe, classes_of
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.splits import draw_splits, split_names
+from dira_scale.data.manifest.checks import SPLIT
+from dira_scale.errors import UserError
+
+# SQLite's unnamed temporary file: it disappears with the process, however it ends.
+UNNAMED = ""
+TABLES = """
+    PRAGMA journal_mode = OFF;
+    PRAGMA cache_size = -8000;  -- kB
+    CREATE TABLE record (number INTEGER PRIMARY KEY, content BLOB);
+    -- study: a hash to group by. alone: the patient if none is known. drawn: takes part in splitting
+    CREATE TABLE item (
+        number INTEGER PRIMARY KEY, key TEXT, patient TEXT, study TEXT, alone TEXT, hint TEXT, drawn INT, split TEXT
+    );
+    CREATE TABLE place (position INTEGER PRIMARY KEY, number INT);
+"""
+# The patient of an image without one: the only patient named in its study, else the study counts as one patient.
+NAME_PATIENTS = """
+    CREATE TEMP TABLE known AS
+        SELECT study, min(patient) AS patient FROM item WHERE patient IS NOT NULL AND study IS NOT NULL
+        GROUP BY study HAVING count(DISTINCT patient) = 1;
+    CREATE INDEX known_study ON known (study);
+    UPDATE item SET patient = coalesce((SELECT patient FROM known WHERE known.study = item.study), alone)
+        WHERE patient IS NULL;
+    DROP TABLE known;
+"""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record with its hashes and split."""
+
+    key: str
+    patient: str
+    study: str
+    split: str
+    record: SourceRecord
+
+
+def slice_key(key: str, index: int) -> str:
+    """The key of a slice of the volume with this key."""
+    return f"{key}-{index:04d}"
+
+
+def input_of(key: str) -> tuple[str, str]:
+    """The key of a sample's input, and which slice of it the sample is ("" if it is all of it)."""
+    start, _, index = key.partition("-")
+    return start, str(int(index)) if index else ""
+
+
+class PlannedShards(Protocol):
+    """Which inputs make which shard: what writing, claiming and finishing a dataset need to know."""
+
+    @property
+    def shards(self) -> Mapping[str, Sized]:
+        """File name -> one entry per item."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def hash(self) -> str:
+        """Identity of everything planned."""
+
+    def items(self, shard: str) -> list[Any]:
+        """The items of one shard; picklable."""
+
+
+class ShardPlan:
+    """All items in manifest order; iterable.
+
+    Attributes:
+        shards: file name -> positions of its items in the plan.
+        label_names: names of the labels.
+        classes: the class names of each label that is the number of a class.
+        hash: identity of everything planned; changes if the source does. It is published with the dataset, so it
+            covers names only as keyed hashes, and no paths of this machine.
+    """
+
+    def __init__(
+        self,
+        table: sqlite3.Connection,
+        shards: dict[str, range],
+        hasher: Hasher,
+        label_names: Sequence[str],
+        classes: Mapping[str, Sequence[str]],
+    ):
+        self._table, self._hasher = table, hasher
+        self.shards, self.label_names = shards, tuple(label_names)
+        self.classes = {label: list(names) for label, names in classes.items()}
+        digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        if classes:
+            digest.update(json.dumps(self.classes).encode())
+        for item in self:
+            r = item.record
+            content = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
+            digest.update(json.dumps([item.key, item.patient, item.study, item.split, *content]).encode())
+        self.hash = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards.values()))
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items(range(len(self)))
+
+    def items(self, shard: str) -> list[Item]:
+        """The items of one shard."""
+        return list(self._items(self.shards[shard]))
+
+    def item(self, key: str) -> Item:
+        """The item with this key."""
+        ((position,),) = self._table.execute("SELECT position FROM item JOIN place USING (number) WHERE key = ?", [key])
+        return next(self._items(range(position, position + 1)))
+
+    def _items(self, positions: range) -> Iterator[Item]:
+        rows = self._table.execute(
+            "SELECT key, patient, split, content FROM place JOIN item USING (number) JOIN record USING (number) "
+            "WHERE position >= ? AND position < ? ORDER BY position",
+            [positions.start, positions.stop],
+        )
+        for key, patient, split, content in rows:
+            record: SourceRecord = pickle.loads(content)
+            # includes the patient: some archives number each patient's studies from 1
+            study = self._hasher("study", f"{patient} {record.study or record.name}")
+            yield Item(key, patient, study, split, record)
+
+
+def plan_shards(
+    records: Iterable[SourceRecord],
+    recipe: Recipe,
+    hasher: Hasher,
+    label_names: Sequence[str] = (),
+    classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> ShardPlan:
+    """Hash, split and order the records; samples of a split are sorted by key, hence shuffled.
+
+    Only records that are not rejected take part in splitting; rejected ones are put in the first split.
+
+    Raises:
+        UserError: no records, or a duplicate name; a patient in two splits; a value of the split column that is not
+            in ``recipe.official``; a split name unusable in file names; no disk space for the plan.
+    """
+    table = sqlite3.connect(UNNAMED)
+    try:
+        table.executescript(TABLES)
+        _fill(table, records, hasher)
+        table.executescript(NAME_PATIENTS)
+        draw_splits(table, recipe, hasher)
+        return ShardPlan(table, _order(table, recipe), hasher, label_names, classes)
+    except sqlite3.OperationalError as error:
+        raise UserError(
+            f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"
+        ) from error
+
+
+def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Hasher) -> None:
+    number = -1
+    for number, r in enumerate(records):
+        patient = hasher("patient", r.patient) if r.patient else None
+        study = hasher("study", r.study) if r.study else None
+        alone = hasher("patient", f"study {r.study}" if r.study else f"image {r.name}")
+        row = number, hasher("key", r.name), patient, study, alone, r.split, r.rejected is None
+        table.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+        table.execute("INSERT INTO record VALUES (?, ?)", (number, pickle.dumps(r, pickle.HIGHEST_PROTOCOL)))
+    if number < 0:
+        raise UserError("the source lists no files: recipe.images must name a folder that holds some, at any depth")
+    try:
+        table.execute("CREATE UNIQUE INDEX item_key ON item (key)")
+    except sqlite3.IntegrityError as error:
+        ((content,),) = table.execute(
+            "SELECT content FROM record WHERE number = "
+            "(SELECT number FROM item GROUP BY key HAVING count(*) > 1 ORDER BY number LIMIT 1)"
+        )
+        name = pickle.loads(content).name
+        raise UserError(f"the source names two files {name}: every image needs a name of its own") from error
+
+
+def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
+    """Fill the table ``place``; the positions of each shard, split by split."""
+    drawn = {split for (split,) in table.execute("SELECT DISTINCT split FROM item WHERE drawn")}
+    splits = [split for split in dict.fromkeys([*split_names(recipe), *sorted(drawn)]) if split in drawn]
+    splits = splits or split_names(recipe)[:1]
+    for split in splits:
+        if not SPLIT.fullmatch(split):
+            raise UserError(
+                f"invalid split name '{split}': it becomes part of file names, so use letters, digits, _ and - in "
+                "the split column, recipe.splits and recipe.official"
+            )
+    table.execute("UPDATE item SET split = ? WHERE NOT drawn", [splits[0]])
+    table.execute("CREATE INDEX item_split ON item (split, key)")
+    shards, start = {}, 0
+    for split in splits:
+        count = table.execute(
+            "INSERT INTO place SELECT ? + row_number() OVER (ORDER BY key), number FROM item WHERE split = ?",
+            [start - 1, split],
+        ).rowcount
+        for shard, first in enumerate(range(start, start + count, recipe.shard_size)):
+            shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + recipe.shard_size, start + count))
+        start += count
+    table.execute("CREATE UNIQUE INDEX place_number ON place (number)")  # rejected items are looked up by key
+    return shards
+
+
+def hasher_of(recipe: Recipe, key_file: str | None) -> tuple[Hasher, str]:
+    """Return the recipe's hasher, and where its key is from."""
+    key, key_from = load_key(recipe.secret, key_file)
+    return Hasher(key, recipe.archive), key_from
+
+
+def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
+    """Return the plan for all images that the recipe's source lists. Raises UserError."""
+    source = recipe.make_source()
+    try:
+        return plan_shards(source.records(workers), recipe, hasher, source.label_names, classes_of(source))
+    except OSError as error:
+        raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error

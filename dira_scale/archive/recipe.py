@@ -1,0 +1,196 @@
+"""A recipe: the source, and how its images are stored. The keys are explained in ``configs/shard.yaml``."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from dira_scale.archive.deidentify import Hasher, check_attributes
+from dira_scale.archive.sources.base import Source
+from dira_scale.archive.sources.split_lists import checksums, split_lists
+from dira_scale.config.registry import imported
+from dira_scale.config.schema import place_arguments
+from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
+from dira_scale.errors import UserError, nearest
+from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
+from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
+
+AUTO = "auto"  # of recipe.volume.range
+HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
+
+    name: str  # empty only where nothing is stored
+    modality: str | None  # None: as the inputs' headers say; those of volumes must (``naming.with_modality``)
+    licence: str
+    secret: bool
+    archive: str | None
+    splits: Mapping[str, float]
+    official: Mapping[str, Mapping[str, float]] | None
+    dims: int
+    codec: str
+    quality: int
+    bits: int
+    max_side: int | None
+    min_side: int
+    burned_in: str
+    shard_size: int
+    slices: SliceSettings | None
+    volume: VolumeSettings
+    source: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
+        """Raises UserError if a key is missing or a value invalid."""
+        common = [*(field.name for field in dataclasses.fields(cls) if field.name != "source"), "every", "window"]
+        if missing := [name for name in (*common, "_target_") if name not in config]:
+            raise UserError(f"the recipe lacks {', '.join(missing)}")
+        keys = {field.name for field in dataclasses.fields(VolumeSettings)}
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
+        if given.keys() != keys:
+            raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
+        if given["range"] == AUTO:
+            given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
+        slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
+        whole = config["dims"] == 3 and slices is None
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name != "source"}
+        values |= {
+            "name": config["name"] or "",
+            "volume": VolumeSettings(**given),
+            "slices": slices,
+            "codec": config["codec"] or ("b2nd" if whole else "png"),
+            "bits": config["bits"] or (16 if whole else 8),
+        }
+        source = {k: v for k, v in config.items() if k not in common}
+        for name in ("attributes", "label_columns", "class_columns"):
+            if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
+                source[name] = [source[name]]
+        return cls(**values, source=source)
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, CODECS) or ':'} use {', '.join(CODECS)}")
+        if self.slices and self.dims != 3:
+            raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
+                            "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
+        _ = self.reading  # validates its own keys
+        whole = self.dims == 3 and self.slices is None
+        if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
+            kind = f"recipe.slices={self.slices.plane}" if self.slices else f"recipe.dims={self.dims}"
+            raise UserError(f"recipe.codec={self.codec} with {kind}: volumes are stored as "
+                            f"{' or '.join(VOLUME_CODECS)}, images and slices as png, jpg, jp2 or npy")  # fmt: skip
+        if self.codec == "jpg" and self.bits != 8:
+            raise UserError(f"recipe.bits={self.bits} with recipe.codec=jpg: use 8, or 16 with png, jp2 or npy")
+        if not isinstance(self.secret, bool):
+            raise UserError(f"recipe.secret={self.secret}: use true or false")
+        for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):
+            value = getattr(self, name)
+            if name == "max_side" and value is None:
+                continue
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"recipe.{name}={value}: must be an integer of at least {least}")
+        _check_shares("splits", self.splits)
+        for value, shares in (self.official or {}).items():
+            _check_shares(f"official.{value}", shares)
+        check_attributes(self.source.get("attributes") or ())
+
+    @property
+    def reading(self) -> ReadSettings:
+        """The settings for reading an input."""
+        modality = self.modality or ("CT" if self.dims == 3 else "")  # of volumes, until the listing tells it
+        volume = self.volume
+        if self.slices:
+            volume = replace(volume, range=self.slices.range_of(modality, volume.range))
+        return ReadSettings(self.dims, modality, self.bits, self.burned_in, volume)
+
+    def make_source(self) -> Source:
+        """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""
+        factory, arguments = self._source_class(), self._arguments()
+        source = factory(**arguments)
+        _check_labels(source.label_names)
+        for names in classes_of(source).values():
+            _check_labels(names)
+        return source
+
+    def check(self) -> None:
+        """Raises UserError for what :meth:`make_source` refuses before it reads anything."""
+        arguments = self._arguments()
+        if "images" in arguments and arguments["images"] is None:  # it makes them itself
+            self.make_source()
+
+    def _arguments(self) -> dict[str, Any]:
+        """Of the source. Raises UserError if it does not take them."""
+        arguments = {key: value for key, value in self.source.items() if key != "_target_"}
+        try:
+            inspect.signature(self._source_class()).bind(**arguments)
+        except TypeError as error:
+            raise UserError(f"the recipe does not fit its source {self.source['_target_']}: {error}") from error
+        return arguments
+
+    def identity(self, hasher: Hasher) -> dict[str, Any]:
+        """The part of a recipe that determines its dataset, ready for JSON.
+
+        It is published with the dataset, so it omits arguments that the source annotates as places; published lists
+        are named by their checksums. Raises UserError if there is no such source, or no such list.
+        """
+        common = dataclasses.asdict(self)
+        del common["source"]
+        places = _places(self._source_class())
+        source = {key: value for key, value in self.source.items() if key not in places}
+        if self.listed:
+            source["lists"] = checksums(split_lists(self.source["lists"]))
+        return common | source | {"hash_key": hasher.key_id}
+
+    @property
+    def listed(self) -> bool:
+        """Whether published lists decide each image's split, even if that cuts a patient (``recipe.lists``)."""
+        return self.source.get("lists") is not None and getattr(self._source_class(), "takes_lists", False)
+
+    def _source_class(self) -> type[Source]:
+        target = str(self.source["_target_"])
+        source = imported("recipe._target_", target)
+        if not (inspect.isclass(source) and callable(getattr(source, "records", None))):  # recipes are untrusted
+            raise UserError(f"recipe._target_={target} is not a source: name a class with the method records")
+        return cast(type[Source], source)
+
+
+def classes_of(source: Source) -> Mapping[str, Sequence[str]]:
+    """The class names of each label that is the number of a class."""
+    return getattr(source, "classes", {})
+
+
+def _places(source: type[Source]) -> Set[str]:
+    """The constructor's arguments that are paths of this machine."""
+    try:
+        return place_arguments(source).keys()
+    except NameError as error:
+        raise UserError(
+            f"recipe._target_: the annotations of {source.__name__} cannot be resolved ({error}); they mark which "
+            "arguments are places, so import their types at run time"
+        ) from error
+
+
+def _check_shares(name: str, shares: Any) -> None:
+    numbers = isinstance(shares, Mapping) and all(isinstance(n, int | float) and n >= 0 for n in shares.values())
+    if not numbers or abs(sum(shares.values()) - 1) > 1e-6:
+        raise UserError(f"recipe.{name}={shares}: give shares that add up to 1 (0 leaves a split out)")
+
+
+def _check_labels(names: Sequence[str]) -> None:
+    for label, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"two labels are named {label[:60]!r}: rename one")
+        if not is_shown(label):
+            raise UserError(f"a label is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,110 @@
+"""An image or a volume to a sample: crop or shrink, encode, manifest row."""
+
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import xxhash
+
+from dira_scale.archive.deidentify import coarse
+from dira_scale.archive.plan import Item
+from dira_scale.archive.reading import QuarantinedError, check_shape, mask_of, read_input
+from dira_scale.archive.recipe import Recipe
+from dira_scale.data.tar import Sample
+from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.grey import GreyImage, resize, shrink
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.volume import Annotated, Volume
+from dira_scale.imaging.volumes import prepare
+from dira_scale.pixels.codecs import encode
+
+FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks
+
+
+def make_sample(item: Item, recipe: Recipe) -> Sample:
+    """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
+    return sample_of(item, read_input(item, recipe), recipe)
+
+
+def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
+    """Of an input that was read. Raises QuarantinedError."""
+    if isinstance(image, Volume):
+        return _volume(item, image, recipe)
+    check_shape(image.pixels.shape, item.record.boxes, recipe)
+    return make_picture(item, image, mask_of(item, image), item.record.boxes, recipe)
+
+
+def make_picture(
+    item: Item, source: GreyImage, mask: np.ndarray | None, boxes: tuple[Box, ...], recipe: Recipe
+) -> Sample:
+    """2D: shrink to ``max_side``, with mask and boxes. Raises QuarantinedError."""
+    image, mask, boxes = shrunk(source, mask, boxes, recipe.max_side)
+    height, width = image.pixels.shape
+    payload = encoded(image.pixels, recipe.codec, recipe.quality)
+    shape = {"channels": 1, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
+    row = _row(item, image, boxes, payload, recipe) | shape
+    return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "png"))
+
+
+def shrunk(
+    source: GreyImage, mask: np.ndarray | None, boxes: tuple[Box, ...], max_side: int | None
+) -> tuple[GreyImage, np.ndarray | None, tuple[Box, ...]]:
+    """The image with the longer side reduced to ``max_side``, its mask (nearest neighbour) and its boxes likewise."""
+    image = shrink(source, max_side)
+    scale_y, scale_x = (new / old for new, old in zip(image.pixels.shape, source.pixels.shape, strict=True))
+    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in boxes)
+    if mask is not None and max_side is not None and max(mask.shape) > max_side:
+        mask = resize(mask, max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
+    return image, mask, boxes
+
+
+def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
+    """3D: crop, clip and resample per ``recipe.volume``, with mask and boxes. Raises QuarantinedError."""
+    check_shape(source.shape, item.record.boxes, recipe)
+    try:
+        made = prepare(source, mask_of(item, source), item.record.boxes, recipe.volume)
+    except RejectedError as error:
+        raise QuarantinedError("geometry", str(error)) from error
+    check_shape(made.volume.shape, (), recipe)
+    return made
+
+
+def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
+    volume, mask, boxes = prepared(item, source, recipe)
+    payload = encoded(volume.voxels, recipe.codec, recipe.quality)
+    depth, height, width = volume.shape
+    channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
+    shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
+    row = _row(item, volume, boxes, payload, recipe) | shape | {"affine": [float(v) for v in volume.affine.flat]}
+    if source.filled:
+        row["attributes"] |= {FILLED: str(source.filled)}
+    return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "b2nd"))
+
+
+def _row(
+    item: Item, image: GreyImage | Volume, boxes: tuple[Box, ...], payload: bytes, recipe: Recipe
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "key": item.key,
+        "split": item.split,
+        "patient": item.patient,
+        "study": item.study,
+        "codec": recipe.codec,
+        "low": image.low,
+        "high": image.high,
+        "spacing": image.spacing,
+        "labels": item.record.labels,
+        "boxes": [box._asdict() for box in boxes],
+        "attributes": coarse(item.record.attributes),
+        "xxh3": xxhash.xxh3_64_hexdigest(payload),
+    }
+
+
+def encoded(pixels: np.ndarray, codec: str, quality: int) -> bytes:
+    """Payload bytes. Raises QuarantinedError for pixels that the codec cannot hold."""
+    try:
+        return encode(pixels, codec, quality)
+    except MemoryError:
+        raise
+    except Exception as error:  # each codec has its own limits and errors, such as JPEG's 65,500 pixels
+        raise QuarantinedError("encode", f"{codec} cannot hold it ({type(error).__name__})") from error

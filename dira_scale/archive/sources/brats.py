@@ -1,0 +1,95 @@
+"""BraTS 2018 to 2021: brain MR in four modalities with tumour masks, a folder per patient (Menze et al., TMI 2015)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.published import files_ending, in_threads, reject_repeated, with_size
+from dira_scale.config.schema import Place
+from dira_scale.errors import UserError
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.settings import ReadSettings
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes import read_volume
+from dira_scale.imaging.volumes.geometry import Grid
+from dira_scale.storage.walk import folder_at
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+GRADES = {"HGG": 1.0, "LGG": 0.0}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """One volume of several files on the same grid."""
+
+    paths: tuple[Path, ...]
+
+    def read(self, settings: ReadSettings) -> Volume:
+        """[C, Z, Y, X]; black is the lowest black of the channels, white the highest white.
+
+        Raises RejectedError, also if the grids differ or a file does not fit int16 without scaling.
+        """
+        first, *others = volumes = [read_volume(path, settings) for path in self.paths]
+        if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
+            raise RejectedError("modalities on different grids")
+        if any((v.scale, v.offset) != (1, 0) for v in volumes):
+            raise RejectedError("modalities whose values do not fit 16 bits cannot be channels of one volume")
+        low, high = min(v.low for v in volumes), max(v.high for v in volumes)
+        return Volume(np.stack([v.voxels for v in volumes]), first.affine, low, high)
+
+
+class Brats:
+    """Folders ``NAME`` with ``NAME_flair.nii.gz`` and so on, below ``HGG`` and ``LGG`` in the years before 2020.
+
+    The label ``high_grade`` is known if folders are sorted by grade.
+
+    Args:
+        images: the folder of patients, at any depth.
+        modalities: one of flair, t1, t1ce, t2, or several as channels of a volume.
+
+    Raises:
+        UserError: an unknown modality; no patients.
+    """
+
+    label_names: Sequence[str] = ("high_grade",)
+
+    def __init__(self, images: Place, modalities: Sequence[str]):
+        self.root = folder_at(images)
+        if not modalities or not set(modalities) <= set(MODALITIES):
+            raise UserError(f"recipe.modalities={list(modalities)}: use one or several of {', '.join(MODALITIES)}")
+        self.modalities = modalities
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """All patients; rejects those without a modality or the mask, and repeated names."""
+        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
+
+    def _records(self) -> Iterator[SourceRecord]:
+        folder, files = None, dict[str, Path]()
+        for path in files_ending(self.root, ".nii", ".nii.gz"):  # folder by folder
+            if path.parent != folder:
+                if folder:
+                    yield self._record(folder, files)
+                folder, files = path.parent, {}
+            kind = path.name.lower().removesuffix(".gz").removesuffix(".nii").rpartition("_")[2]
+            files["seg" if kind == "segm" else kind] = path  # one file of 2020 is named W39_1998.09.19_Segm.nii
+        if not folder:
+            raise UserError(f"recipe.images={self.root} holds no .nii or .nii.gz at any depth")
+        yield self._record(folder, files)
+
+    def _record(self, folder: Path, files: dict[str, Path]) -> SourceRecord:
+        paths = tuple(files[kind] for kind in self.modalities if kind in files)
+        image: Path | Input = Channels(paths) if paths else folder
+        if len(self.modalities) == len(paths) == 1:
+            image = paths[0]
+        lacking = [kind for kind in (*self.modalities, "seg") if kind not in files]
+        return SourceRecord(
+            folder.name,
+            image,
+            folder.name,
+            labels=(GRADES.get(folder.parent.name.upper(), float("nan")),),
+            mask=files.get("seg"),
+            rejected=f"no {lacking[0]}" if lacking else None,
+        )

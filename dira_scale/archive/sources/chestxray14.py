@@ -1,0 +1,149 @@
+"""NIH's ChestX-ray14: its tables of findings, its official lists, its boxes (Wang et al., CVPR 2017)."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, with_size
+from dira_scale.archive.sources.split_lists import split_lists, splits_of
+from dira_scale.config.schema import Place
+from dira_scale.errors import UserError, nearest
+from dira_scale.imaging.boxes import Box
+from dira_scale.storage.tables import cell_number, read_columns, read_names, table_error
+from dira_scale.storage.walk import folder_at
+
+FINDINGS = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+)  # fmt: skip
+COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
+OLDEST = 120  # years; the first release gives some patients 148 to 414
+
+
+class TableEntry(NamedTuple):
+    """The table's line for an image."""
+
+    labels: tuple[float, ...]
+    patient: str
+    age: str
+    sex: str
+    view: str
+
+
+class ChestXray14:
+    """Images anywhere below ``images`` (``images_001/images`` … ``images_012/images``, or all in ``images``).
+
+    Args:
+        images: the folder with the table of findings, the two lists and, if wanted, the boxes.
+        lists: a folder of published lists for train, val and, if there is one, test, which replace the official lists
+            (without one for test, the official test list stays). Images in none of them are rejected.
+        attributes: any of sex, age, view.
+
+    Raises:
+        UserError: a missing list or column; an invalid finding or box; an image listed twice or in two lists; a
+            listed image that is not in the table of findings.
+    """
+
+    label_names: Sequence[str] = FINDINGS
+    takes_lists = True
+
+    def __init__(self, images: Place, lists: Place | None = None, attributes: Sequence[str] = ()):
+        self.root, self.attributes = folder_at(images), attributes
+        self.table = listed_in(self.root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+        self.given = lists is not None
+        self.lists = split_lists(lists) if lists is not None else {}
+        for name in ("test",) if self.given else ("train_val", "test"):
+            if name not in self.lists:
+                self.lists[name] = listed_in(self.root, f"{name}_list.txt")
+        self.boxes = self.root / "BBox_List_2017.csv"
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """Listed images, rejected if missing, and images that the table or the lists do not have, rejected."""
+        return in_threads(with_size, self._records(), workers)
+
+    def _records(self) -> Iterator[SourceRecord]:
+        entries = dict(self._entries())
+        splits = splits_of(self.lists, entries.keys(), len(FINDINGS)) if self.given else self._official_splits()
+        boxes = self._boxes()
+        seen = set()
+        for path in files_ending(self.root, ".png"):
+            name = path.name
+            if name in seen:
+                again = path.relative_to(self.root).as_posix()
+                yield SourceRecord(again, path, rejected="a duplicate image of this name")
+                continue
+            seen.add(name)
+            yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
+        for name in entries.keys() - seen:
+            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
+
+    def _record(self, path: Path, entry: TableEntry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
+        if entry is None or split is None:
+            lists = "lists of recipe.lists" if self.given else "official lists"
+            return SourceRecord(
+                path.name, path, rejected=f"not in the {'table of findings' if entry is None else lists}"
+            )
+        known = {"sex": entry.sex, "age": entry.age, "view": entry.view}
+        return SourceRecord(
+            path.name,
+            path,
+            entry.patient,
+            labels=entry.labels,
+            boxes=tuple(boxes),
+            split=split,
+            attributes={name: known[name] for name in self.attributes if known.get(name)},
+        )
+
+    def _entries(self) -> Iterator[tuple[str, TableEntry]]:
+        seen: set[str] = set()
+        for line in read_columns(self.table, COLUMNS):
+            name, findings, patient, age, sex, view = line.cells
+            try:
+                labels = _labels(findings)
+            except ValueError as error:
+                raise table_error(self.table, str(error), line) from error
+            if name in seen or not name:
+                what = f"a second line for {name}: keep one" if name else "no image name"
+                raise table_error(self.table, what, line)
+            seen.add(name)
+            yield name, TableEntry(labels, patient, _age(age), sex, view)
+
+    def _official_splits(self) -> dict[str, str]:
+        splits = {name: split for split, path in self.lists.items() for name in read_names(path)}
+        if twice := next((n for n in read_names(self.lists["train_val"]) if splits[n] == "test"), None):
+            raise UserError(f"{twice} is in both official lists, {' and '.join(map(str, self.lists.values()))}")
+        return splits
+
+    def _boxes(self) -> dict[str, list[Box]]:
+        """The header has ``Bbox [x``, ``y``, ``w``, ``h]`` for the box, then three unnamed columns."""
+        boxes: dict[str, list[Box]] = {}
+        if self.boxes.is_file():
+            for line in read_columns(self.boxes, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
+                x, y, w, h = (cell_number(self.boxes, line, cell) for cell in range(2, 6))
+                boxes.setdefault(line.cells[0], []).append(Box(_finding(line.cells[1]), y, x, h, w))
+        return boxes
+
+
+def _age(text: str) -> str:
+    """``058``, or DICOM's ``058Y``, ``013M``, ``021D``; empty if invalid or impossible."""
+    age = re.fullmatch(r"([0-9]{1,3})([YMWD]?)", text.upper())
+    return "" if not age or (age[2] in ("", "Y") and int(age[1]) > OLDEST) else age[0]
+
+
+@lru_cache(maxsize=4096)
+def _labels(findings: str) -> tuple[float, ...]:
+    """1 for each of the findings, joined by ``|``. Raises ValueError for an unknown one."""
+    named = {_finding(part) for part in findings.split("|")} - {"No Finding"}
+    if unknown := named - set(FINDINGS):
+        raise ValueError(f"'{min(unknown)}' is not one of the 14 findings{nearest(min(unknown), FINDINGS)}")
+    return tuple(float(finding in named) for finding in FINDINGS)
+
+
+def _finding(text: str) -> str:
+    """Unify spelling: the boxes have Infiltrate; copies of the table differ in case and ``_``."""
+    known = {finding.lower(): finding for finding in (*FINDINGS, "No Finding")} | {"infiltrate": "Infiltration"}
+    plain = text.strip().lower()
+    return known.get(plain) or known.get(plain.replace(" ", "_"), text.strip())

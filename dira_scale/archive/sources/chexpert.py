@@ -1,0 +1,84 @@
+"""Stanford's CheXpert, full or small: its two tables, uncertain labels unchanged (Irvin et al., AAAI 2019)."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import files_ending, folder_in, in_threads, listed_in, with_size
+from dira_scale.config.schema import Place
+from dira_scale.storage.tables import Line, cell_number, read_columns, table_error
+from dira_scale.storage.walk import folder_at
+
+FINDINGS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
+
+
+class CheXpert:
+    """Labels are 1, 0, -1 (uncertain) and NaN where the report does not mention the finding.
+
+    Args:
+        images: the folder with ``train.csv``, ``valid.csv`` and the folders ``train`` and ``valid``.
+        attributes: any of sex, age, view.
+
+    Raises:
+        UserError: a missing table, folder or column; an invalid label; a path without a patient, or a repeated one.
+    """
+
+    label_names: Sequence[str] = FINDINGS
+
+    def __init__(self, images: Place, attributes: Sequence[str] = ()):
+        self.root, self.attributes = folder_at(images), attributes
+        self.tables = [listed_in(self.root, f"{split}.csv") for split in ("train", "valid")]
+        self.folders = [folder_in(self.root, split) for split in ("train", "valid")]
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """Listed images, rejected if missing, and images below ``train`` and ``valid`` without a line, rejected."""
+        return in_threads(with_size, self._records(), workers)
+
+    def _records(self) -> Iterator[SourceRecord]:
+        listed: set[str] = set()
+        for table in self.tables:
+            for line in read_columns(table, COLUMNS):
+                record = self._record(table, line)
+                if record.name in listed:
+                    raise table_error(table, f"a second line for {record.name}: keep one", line)
+                listed.add(record.name)
+                yield record
+        for folder in self.folders:
+            for path in files_ending(folder, ".jpg"):
+                name = path.relative_to(self.root).as_posix()
+                if name not in listed:
+                    yield SourceRecord(name, path, rejected="no line in the tables")
+
+    def _record(self, table: Path, line: Line) -> SourceRecord:
+        path, sex, age, side, projection, *_ = line.cells
+        below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
+        parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
+        if not parts:
+            raise table_error(table, f"expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '{path}'", line)
+        known = {
+            "sex": sex,  # one patient's is Unknown, which is dropped later
+            "age": "" if age in ("0", "0.0") else age,  # three films of adults have age 0
+            "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal images have LL or RL
+        }
+        return SourceRecord(
+            str(below),
+            self.root / str(below),
+            patient=parts[2],
+            study=parts[3],
+            labels=tuple(_label(table, line, cell) for cell in range(5, len(COLUMNS))),
+            split=parts[1],
+            attributes={name: known[name] for name in self.attributes if known.get(name)},
+        )
+
+
+def _label(table: Path, line: Line, cell: int) -> float:
+    value = cell_number(table, line, cell) if line.cells[cell] else math.nan
+    if value not in (0, 1, -1) and value == value:
+        raise table_error(table, f"{COLUMNS[cell]}: expected 1, 0 or -1, got {value:g}", line)
+    return value

@@ -1,0 +1,71 @@
+"""Columns of several classes, such as a diagnosis or a grade: a label is then the number of its class."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.storage.tables import Row
+from dira_scale.storage.text import brief
+
+MOST = 100  # classes of a column: more is a measurement, a date or free text
+KEY = "recipe.class_columns"
+Given = Sequence[str] | Mapping[str, Sequence[object] | None] | None
+
+
+class Classes:
+    """The classes of each column: those given, else all values of the table in ascending order, whole numbers by value
+    and text by letter. Cells are compared in any case.
+
+    Raises UserError for fewer than two classes, more than ``MOST``, or a class given twice.
+    """
+
+    def __init__(self, given: Given, rows: Iterable[Row], table: object):
+        columns = given if isinstance(given, Mapping) else dict.fromkeys(given or ())
+        seen = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
+        for row in rows if seen else ():
+            for column, values in seen.items():
+                if (cell := row.cells[column].strip()) and len(values) <= MOST:
+                    values.setdefault(key_of(cell), cell)
+        self.names = dict[str, tuple[str, ...]]()
+        for column, names in columns.items():
+            if any(isinstance(name, bool) for name in names or ()):
+                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are not text in YAML: "
+                                "quote yes and no, as in ['no', 'yes']")  # fmt: skip
+            classes = [str(name).strip() for name in names or ()] or _ascending(seen[column])
+            if len(classes) > MOST:
+                raise UserError(f"{table}: column {brief(column)} has more than {MOST} values: {KEY} takes classes, "
+                                "such as a diagnosis or a grade")  # fmt: skip
+            if len(classes) < 2 or len({key_of(name) for name in classes}) < len(classes):
+                what = f"has {brief(', '.join(classes)) or 'no value'}: "
+                raise UserError(f"{table}: column {brief(column)} {what}two different classes or more are needed; "
+                                f"{KEY}='{{{brief(column)}: [first, second, third]}}' lists them")  # fmt: skip
+            self.names[column] = tuple(classes)
+        self._numbers = {
+            column: {key_of(name): n for n, name in enumerate(classes)} for column, classes in self.names.items()
+        }
+
+    def number(self, column: str, cell: str, where: str) -> float:
+        """Of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is, for another."""
+        known = self._numbers[column]
+        if cell.strip() and key_of(cell) not in known:
+            names = self.names[column]
+            hint = nearest(cell, names) or f": use {', '.join(names)}"
+            raise UserError(f"{where}: " + brief(f"'{cell}' is not a class of {KEY}{hint}"))
+        return float(known[key_of(cell)]) if cell.strip() else math.nan
+
+
+def _ascending(values: Mapping[str, str]) -> list[str]:
+    if all(_whole(key) for key in values):
+        return sorted(values, key=int)
+    return [values[key] for key in sorted(values)]
+
+
+def key_of(cell: str) -> str:
+    """Equal for cells of one class: ``1`` and ``1.0``, ``TB`` and ``tb``."""
+    word = cell.strip().casefold()
+    start, _, zeros = word.partition(".")
+    return str(int(start)) if _whole(start) and not zeros.strip("0") else word
+
+
+def _whole(word: str) -> bool:
+    return word.removeprefix("-").isdecimal() and word.isascii()

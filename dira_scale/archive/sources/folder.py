@@ -1,0 +1,299 @@
+"""A folder of PNG, JPEG or DICOM files, with or without a CSV of labels, patients, splits and masks."""
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.boxes import read_boxes
+from dira_scale.archive.sources.classes import Classes, Given
+from dira_scale.archive.sources.mask_names import with_note
+from dira_scale.archive.sources.patient_pattern import UNMATCHED, PatientPattern
+from dira_scale.archive.sources.table_cells import flags_and_numbers, number
+from dira_scale.config.schema import Place
+from dira_scale.errors import UserError, print_line
+from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.dicom import HEADER, header_of
+from dira_scale.imaging.files import size_of
+from dira_scale.imaging.read import Frame
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.machine.progress import bar
+from dira_scale.storage.path_index import PathIndex
+from dira_scale.storage.store import is_local, locate
+from dira_scale.storage.tables import read_table
+from dira_scale.storage.text import brief
+from dira_scale.storage.walk import files_below, folder_at, objects_below, resolve_links
+
+COLUMNS = ("file", "patient", "study", "split", "mask")
+CHUNK = 1024  # files per round of the threads
+
+
+class Listed(NamedTuple):
+    """A file's name, its CSV row if any, and its labels."""
+
+    name: str
+    row: Mapping[str, str] | None
+    labels: tuple[float, ...]
+
+
+class Folder:
+    """All files below ``images``; with ``labels``, files without a row there go to quarantine.
+
+    Paths are resolved: two paths to one file, through symbolic links or ``..``, are one input.
+
+    Args:
+        images: the folder, searched recursively, following symbolic links; hidden files are skipped.
+        labels: CSV with a header. Its files and masks are relative to ``images`` or to the CSV's folder.
+        boxes: CSV with the columns file, label, y, x, h, w (pixels; y, x is the upper left corner).
+        columns: names of the CSV's columns for file, patient, study, split and mask; null = none.
+        label_columns: columns that are labels, numbers or yes and no; null = every other column that holds only 0, 1,
+            -1, yes, no or nothing.
+        label_rules: more labels from categories: ``{pneumonia: {label: PNEUMONIA}}`` is 1 if the column ``label`` is
+            PNEUMONIA, NaN if it is empty, else 0.
+        class_columns: columns of several classes, such as a diagnosis or a grade: ``[stage]``, or, to give them an
+            order, ``{stage: [early, late]}``; the label is the class's number.
+        patient_pattern: a regular expression whose group is the patient, for the file's path below ``images``; files
+            that do not match are rejected. Not with a patient column.
+        attributes: any of sex, age, view, manufacturer: from the column of that name, else from the DICOM header.
+
+    Without a patient column, patient and study come from the DICOM header; other images count as their own patients.
+    With one, rows without a patient go to quarantine.
+
+    Raises:
+        UserError: a file, folder or column does not exist; columns are named, but no CSV; two rows of one file differ;
+            a label is not a number; the pattern has no group, or there is a patient column, too.
+    """
+
+    def __init__(
+        self,
+        images: Place,
+        labels: Place | None = None,
+        boxes: Place | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
+        attributes: Sequence[str] = (),
+    ):
+        self.root = folder_at(images)
+        of_csv = {"label_columns": label_columns, "label_rules": label_rules, "class_columns": class_columns}
+        of_csv |= {f"columns.{name}": (columns or {}).get(name) for name in ("study", "split", "mask")}
+        if not labels and (named := [name for name, value in of_csv.items() if value]):
+            raise UserError(f"recipe.labels must be given: recipe.{named[0]} names columns of it")
+        self.csv = resolve_links(locate(labels, "recipe.labels")) if labels else None
+        self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
+        if unknown := self.columns.keys() - set(COLUMNS):
+            raise UserError(f"recipe.columns: unknown key '{unknown.pop()}', use {', '.join(COLUMNS)}")
+        self.pattern = PatientPattern(patient_pattern) if patient_pattern else None
+        if self.pattern and (column := self.columns.get("patient")):
+            raise UserError(f"recipe.patient_pattern and recipe.columns.patient={column} both name the patients: set "
+                            "one of them to null")  # fmt: skip
+        self.attributes, self.rules = attributes, label_rules or {}
+        self.numeric, self.notes = tuple(label_columns or ()), list[str]()  # printed with the listing
+        self.stored = PathIndex[int]()  # in a store: the existing files and their sizes
+        if not is_local(self.root):
+            self.stored.update(objects_below(self.root))
+        self.listed, self.class_labels = PathIndex[Listed](), Classes(None, (), "")
+        self.no_inputs = PathIndex[None]()  # masks and tables among the images
+        if self.csv:
+            self._index(self.csv, label_columns is None, class_columns)
+        self.classes = self.class_labels.names
+        self.label_names = (*self.numeric, *self.rules, *self.classes)
+        self.boxes = PathIndex[list[Box]]()
+        if boxes:
+            self._index_boxes(resolve_links(locate(boxes, "recipe.boxes")))
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """Listed files (missing ones are rejected on reading) and files without a row."""
+        return with_note(self._all(workers))
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
+        for note in self.notes:
+            print_line(note)
+        with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
+            task = shown.add_task("", total=None)
+            others, unknown = PathIndex[Listed](), (math.nan,) * len(self.label_names)
+            for path in files_below(self.root) if is_local(self.root) else self.stored:
+                file = resolve_links(path)
+                if file not in self.no_inputs and file not in self.listed:
+                    others[file] = Listed(self._name(path, file), None, unknown)
+            shown.update(task, total=len(self.listed) + len(others))
+            for index in (self.listed, others):
+                paths = iter(index)
+                while chunk := list(islice(paths, CHUNK)):  # threads, as reading headers waits for the disk
+                    known = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
+                    for records in pool.map(self._records, chunk, *known):
+                        shown.advance(task)
+                        yield from records
+
+    def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[SourceRecord]:
+        """The file's image, or each frame of multi-frame DICOM."""
+        record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
+        try:
+            size, header = size_of(path) if size is None else size, header_of(path)
+        except RejectedError as error:
+            return [self._completed(replace(record, rejected=str(error)), listed.row, {})]
+        record = self._completed(replace(record, size=size), listed.row, header)
+        if "frames" not in header or record.rejected:
+            return [record]
+        if record.mask or record.boxes:
+            return [replace(record, rejected="a mask or boxes for DICOM frames: does not say for which frame")]
+        frames = range(int(header["frames"]))
+        return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
+
+    def _completed(
+        self, record: SourceRecord, row: Mapping[str, str] | None, header: Mapping[str, str]
+    ) -> SourceRecord:
+        """The record completed from its CSV row, if there is a CSV, and the DICOM header."""
+        if self.csv and row is None:
+            return replace(record, rejected="no row in the CSV of labels")
+        row = row or {}
+        cells = {name: row[column].strip() or None for name, column in self.columns.items()}
+        if "patient" in cells and not cells["patient"]:  # the header's patient may be an alias of one in the CSV
+            return replace(record, rejected="no patient in the CSV")
+        if record.rejected:
+            return record
+        if not cells.get("patient"):
+            cells["patient"] = self._matched(record) if self.pattern else header.get("patient")
+            if self.pattern and not cells["patient"]:
+                return replace(record, rejected=UNMATCHED)
+            cells["study"] = cells.get("study") or header.get("study")
+        mask = cells.get("mask")
+        attributes = {name: row.get(name) or header.get(name, "") for name in self.attributes}
+        return replace(
+            record,
+            patient=cells["patient"],
+            study=cells.get("study"),
+            split=cells.get("split"),
+            modality=header.get("modality"),
+            mask=resolve_links(self._path(mask, self.csv)) if mask and self.csv else None,
+            attributes={name: value for name, value in attributes.items() if value},
+        )
+
+    def _matched(self, record: SourceRecord) -> str | None:
+        """The patient by ``recipe.patient_pattern``; of a series, by its first slice."""
+        assert self.pattern is not None
+        of_series = isinstance(record.image, Input)
+        first = record.image.paths[0] if isinstance(record.image, Input) else record.image
+        return self.pattern.patient(self._name(first, first) if of_series else record.name)
+
+    def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
+        plain = [number(row[column], f"{where}, {column}") for column in self.numeric]
+        for rule in self.rules.values():
+            cells = {column: row[column].strip() for column in rule}
+            known = all(cells.values())
+            plain.append(float(cells == dict(rule)) if known else math.nan)
+        plain += [self.class_labels.number(column, row[column], f"{where}, {column}") for column in self.classes]
+        return tuple(plain)
+
+    def _index(self, path: Path, guess: bool, classes: Given) -> None:
+        ruled = [column for rule in self.rules.values() for column in rule]
+        named = [*self.columns.values(), *self.numeric, *ruled, *(classes or ())]
+        if both := set(self.numeric) & set(classes or ()):
+            raise UserError(f"recipe.label_columns and recipe.class_columns both have {min(both)}: name it in one")
+        advice = {
+            column: f"; recipe.columns.{key}=COLUMN names it"
+            + f", recipe.columns.{key}=null if there is none" * (key != "file")
+            for key, column in self.columns.items()
+        }
+        table = partial(read_table, path, named, "recipe.columns, label_columns, label_rules or class_columns", advice)
+        if "file" not in self.columns:
+            raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
+        self.no_inputs[path] = None
+        header = {column.casefold(): column for row in islice(table(), 1) for column in row.cells}
+        for name in COLUMNS:
+            if name not in self.columns and (column := header.get(name)) and column not in named:
+                self.notes.append(f"{path.name}: column {column} is not used; recipe.columns.{name}={column} uses it")
+        self.class_labels = Classes(classes, table(), path)
+        self.classes = self.class_labels.names
+        if guess:
+            taken = {*named, *HEADER}
+            flags, others = flags_and_numbers(table(), taken)
+            self.numeric = tuple(flags)
+            none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
+            none += "several classes"
+            if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
+                none = "none: the table has no further columns"
+            shown = brief(", ".join([*flags, *self.rules, *self.classes])) or none
+            note = f"{path.name}: labels are {shown}"
+            if others:
+                numbers = brief(", ".join(others))
+                note += f"; no labels: {numbers} (recipe.class_columns takes a grade, label_columns a measure)"
+            self.notes.append(note)
+        lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
+        for line, row in table():
+            path_in_table = self._path(row[self.columns["file"]], path)
+            file = resolve_links(path_in_table)
+            if file in lines and self.listed[file].row == row:
+                repeated += 1
+                continue
+            if file in lines:
+                twice = brief(f"name the same file {file.name} and differ: keep one")
+                raise UserError(f"{path}: lines {lines[file]} and {line} {twice}")
+            labels = self._labels(row, f"{path}, line {line}")
+            graded_cells = zip(self.numeric, labels, strict=False)  # those of rules and classes follow
+            graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
+            self.listed[file], lines[file] = Listed(self._name(path_in_table, file), row, labels), line
+            if mask and row[mask].strip():
+                self.no_inputs[resolve_links(self._path(row[mask], path))] = None
+        if graded and not guess:
+            names = brief(",".join(graded))
+            self.notes.append(
+                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, but `probe` reads only 0 and 1. "
+                f"For grades or classes use recipe.class_columns=[{names}] instead of label_columns"
+            )
+        if repeated:
+            self.notes.append(f"{path.name}: repeated rows, each counted once: {repeated}")
+        if self.listed and not any(map(self._exists, self.listed)):
+            raise self._no_file_exists(path)
+
+    def _no_file_exists(self, table: Path) -> UserError:
+        """None of the table's files exist: one of its names, where it was looked for, and what is there instead."""
+        cell = next(iter(self.listed.values())).row[self.columns["file"]].strip()  # type: ignore[index]
+        there = next(iter(files_below(self.root) if is_local(self.root) else self.stored), None)
+        shown = f"there is {self._name(there, there)}" if there else "that folder is empty"
+        suffix = there.suffix if there else ""
+        hint = ": set recipe.images to the folder that the names start from, or recipe.columns.file to their column"
+        if suffix and self._exists(self.root / f"{cell}{suffix}"):
+            hint = f": append {suffix} to the names in the table"
+        return UserError(
+            f"{table}: none of its {len(self.listed)} files exists. "
+            + brief(f"'{cell}' was looked for in {self.root} and beside the table; {shown}{hint}")
+        )
+
+    def _index_boxes(self, path: Path) -> None:
+        self.no_inputs[path] = None
+        for cell, box in read_boxes(path):
+            file = resolve_links(self._path(cell, path))
+            self.boxes[file] = [*self.boxes.get(file, ()), box]
+        if not any(map(self._exists, self.boxes)):
+            raise UserError(f"{path}: none of the files that it names is in {self.root}")
+
+    def _path(self, cell: str, listed_in: Path) -> Path:
+        inside = self.root / cell.strip()
+        beside = listed_in.parent / cell.strip()
+        return beside if not self._exists(inside) and self._exists(beside) else inside
+
+    def _exists(self, path: Path) -> bool:
+        """In a store, the listing of ``images`` answers this; asking would take a request per file."""
+        if is_local(path) or not path.is_relative_to(self.root):
+            return os.path.exists(path) if is_local(path) else path.exists()  # noqa: PTH110 (Path's raises for long names)
+        return resolve_links(path) in self.stored
+
+    def _name(self, path: Path, file: Path) -> str:
+        """The file's name relative to ``images``, or that of the link to it if it is elsewhere."""
+        path = file if file.is_relative_to(self.root) else path
+        return Path(os.path.relpath(_plain(path), _plain(self.root))).as_posix()
+
+
+def _plain(path: Path) -> str:
+    return str(path) if is_local(path) else path.path  # type: ignore[attr-defined]

@@ -1,0 +1,73 @@
+"""MedMNIST's archives of small 2D images: arrays in an ``.npz``, already split (Yang et al., Scientific Data 2023)."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.config.schema import Place
+from dira_scale.errors import UserError
+from dira_scale.imaging.arrays import open_array
+from dira_scale.imaging.files import size_of
+from dira_scale.imaging.npz_member import Member, open_images
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.storage.store import locate
+from dira_scale.storage.store import open_file as fetched
+
+SPLITS = ("train", "val", "test")
+
+
+class MedMnist:
+    """Patients are unknown: each image counts as its own patient. The archive's splits are kept.
+
+    Args:
+        images: the ``.npz`` file.
+        classes: names of the labels; null: ``label_0`` and so on. Several columns of 0 and 1 are used as labels; one
+            column of two classes becomes one label (1 for the second class), of more classes one label each.
+
+    Raises:
+        UserError: the file is missing or not such an archive; the number of names is not that of labels.
+    """
+
+    def __init__(self, images: Place, classes: Sequence[str] | None = None):
+        self.path = locate(images, "recipe.images")
+        if not self.path.is_file():
+            raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
+        try:
+            with fetched(self.path) as file, zipfile.ZipFile(file) as archive:
+                self.labels = {split: self._labels(archive, split) for split in SPLITS}
+        except (RejectedError, zipfile.BadZipFile, ValueError, KeyError) as error:
+            raise UserError(f"recipe.images={images} is not an archive of MedMNIST's 2D sets: {error}") from error
+        columns = {labels.shape[1] for labels in self.labels.values()}
+        if columns == {1}:
+            count = 1 + max(int(labels.max()) for labels in self.labels.values())
+            self.labels = {split: _one_hot(labels[:, 0], count) for split, labels in self.labels.items()}
+        width = {labels.shape[1] for labels in self.labels.values()}
+        if len(width) > 1 or (classes is not None and {len(classes)} != width):
+            raise UserError(f"recipe.classes={list(classes or [])}: {images} has {max(width)} labels")
+        self.label_names: Sequence[str] = classes or [f"label_{n}" for n in range(width.pop())]
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        size = size_of(self.path)
+        for split, labels in self.labels.items():
+            for index, row in enumerate(labels):
+                name, image = f"{self.path.stem}/{split}/{index}", Member(self.path, f"{split}_images", index)
+                yield SourceRecord(name, image, labels=tuple(map(float, row)), split=split, size=size)
+
+    def _labels(self, archive: zipfile.ZipFile, split: str) -> np.ndarray:
+        """[images, columns]. Raises ValueError if the arrays of ``split`` have unexpected shapes."""
+        with archive.open(f"{split}_images.npy") as file:
+            shape = open_images(file).shape
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+            raise ValueError(f"{split}_images has shape {shape}: neither grey nor colour images")
+        with archive.open(f"{split}_labels.npy") as file:
+            labels = open_array(cast(BinaryIO, file)).values()
+        if labels.ndim != 2 or len(labels) != shape[0] or (labels < 0).any():
+            raise ValueError(f"{split}_labels has shape {labels.shape} for {shape[0]} images")
+        return labels
+
+
+def _one_hot(labels: np.ndarray, count: int) -> np.ndarray:
+    return labels[:, None] if count <= 2 else np.eye(count, dtype=np.uint8)[labels]

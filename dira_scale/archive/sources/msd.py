@@ -1,0 +1,68 @@
+"""A task of the Medical Segmentation Decathlon: ``dataset.json`` lists images and masks (Antonelli et al., 2022)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
+from dira_scale.config.schema import Place
+from dira_scale.storage.tables import table_error
+from dira_scale.storage.walk import folder_at
+
+
+class Msd:
+    """Volumes of any of the ten tasks; multiple modalities (BrainTumour, Prostate) are channels of one file.
+
+    Args:
+        images: the folder with ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if wanted, ``imagesTs``.
+
+    Raises:
+        UserError: ``dataset.json`` is missing or not the decathlon's, or names a path outside the folder.
+    """
+
+    label_names: Sequence[str] = ()
+
+    def __init__(self, images: Place):
+        self.root = folder_at(images)
+        self.list = listed_in(self.root, "dataset.json")
+        try:
+            content = json.loads(self.list.read_bytes())
+            self.training = [(self._path(pair["image"]), self._path(pair["label"])) for pair in content["training"]]
+            self.test = [self._path(image) for image in content["test"]]
+            channels = {str(name) for name in content.get("modality", {}).values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise table_error(self.list, f"not the decathlon's list ({type(error).__name__}: {error})") from error
+        self.modality = ("CT" if channels == {"CT"} else "MR") if channels else None  # MR: "MRI", "T2", "FLAIR" …
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """Listed volumes, rejected if missing or repeated, and unlisted files beside them, rejected.
+
+        The test part has no masks; it is included only if its folder exists.
+        """
+        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
+
+    def _records(self) -> Iterator[SourceRecord]:
+        listed = {path for path, _ in self.training} | set(self.test)
+        for path, mask in self.training:
+            yield SourceRecord(
+                self._name(path), path, self._name(path), mask=mask, split="training", modality=self.modality
+            )
+        folders = {path.parent for path in listed}
+        for path in self.test:
+            if path.parent.is_dir():
+                yield SourceRecord(self._name(path), path, self._name(path), split="test", modality=self.modality)
+        for folder in sorted(filter(Path.is_dir, folders)):
+            for path in files_ending(folder, ".nii", ".nii.gz"):
+                if path not in listed:
+                    yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
+
+    def _name(self, path: Path) -> str:
+        return path.name.removesuffix(".gz").removesuffix(".nii")
+
+    def _path(self, cell: Any) -> Path:
+        path = PurePosixPath(cell)
+        if path.is_absolute() or ".." in path.parts:
+            raise table_error(self.list, f"names {cell}, which is outside its folder")
+        return self.root / str(path)

@@ -1,0 +1,71 @@
+"""The phantom chest radiographs of ``dira_scale.phantom``: a folder of DICOM like a hospital's."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.folder import Folder
+from dira_scale.config.schema import Place
+from dira_scale.errors import UserError, nearest
+from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import parallel_map
+from dira_scale.phantom.cxr.dataset import SMALLEST, generate
+from dira_scale.phantom.cxr.findings import MIXTURES
+from dira_scale.phantom.folder import Make, Run, check_sizes
+
+
+def in_processes(workers: int) -> Run:
+    """Make patients in ``workers`` processes, with a progress bar."""
+
+    def run(make: Make, patients: Sequence[int], finished: int) -> None:
+        with bar("phantoms", "patients") as shown:
+            task = shown.add_task("", total=finished + len(patients), completed=finished)
+            for _ in parallel_map(make, ((patient,) for patient in patients), min(workers, max(len(patients), 1))):
+                shown.advance(task)
+
+    return run
+
+
+class Phantom:
+    """Reads ``images`` (a folder made earlier); if null, first makes one below ``folder``.
+
+    Args:
+        images: folder with ``dicom/``, ``labels.csv`` and ``boxes.csv``.
+        patients, seed, size: of the phantoms made: number of patients, random seed, pixels per side.
+        attributes: any of sex, age, view.
+        folder: where it is made, in a subfolder named after patients, seed, size and findings.
+        findings: ``all`` 14 of ChestX-ray14, or ``small``: patches that raw pixels and random features miss.
+    """
+
+    def __init__(
+        self,
+        images: Place | None,
+        patients: int,
+        seed: int,
+        size: int,
+        attributes: Sequence[str] = (),
+        folder: Place = "out/phantom_cxr",
+        findings: str = "all",
+    ):
+        if findings not in MIXTURES:
+            raise UserError(f"recipe.findings={findings}{nearest(findings, MIXTURES)}: use {' or '.join(MIXTURES)}")
+        self.made = images is None
+        if self.made:
+            check_sizes(patients, size, SMALLEST)
+        which = "" if findings == "all" else f"-{findings}"
+        self.root = Path(images or f"{folder}/patients{patients}-size{size}-seed{seed}{which}")
+        self.patients, self.seed, self.size, self.attributes = patients, seed, size, attributes
+        self.findings = findings
+        self.label_names: Sequence[str] = MIXTURES[findings][0]
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        if self.made:
+            generate(self.root, self.patients, self.seed, self.size, self.findings, in_processes(workers))
+        return Folder(
+            images=str(self.root / "dicom"),
+            labels=str(self.root / "labels.csv"),
+            boxes=str(self.root / "boxes.csv"),
+            columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
+            label_columns=self.label_names,
+            attributes=self.attributes,
+        ).records(workers)

@@ -1,0 +1,59 @@
+"""The phantom CT volumes of ``dira_scale.phantom.ct``: DICOM series, NIfTI or MetaImage, like an archive's."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.phantom import in_processes
+from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.config.schema import Place
+from dira_scale.errors import UserError, nearest
+from dira_scale.phantom.ct.dataset import SMALLEST, generate
+from dira_scale.phantom.ct.study import KINDS
+from dira_scale.phantom.folder import check_sizes
+
+
+class PhantomCT:
+    """Reads ``images`` (a folder made earlier); if null, first makes one below ``folder``.
+
+    Args:
+        images: folder with ``images/``, ``masks/``, ``labels.csv`` and ``boxes.csv``.
+        patients, seed, size: of the phantoms made: number of patients, random seed, rows and columns.
+        kind: thorax (lungs and nodules) or abdomen (liver and lesions).
+        format: dicom, nifti or metaimage.
+        attributes: any of sex, age.
+        folder: where it is made, in a subfolder named after patients, size, seed and format.
+    """
+
+    def __init__(
+        self,
+        images: Place | None,
+        patients: int,
+        seed: int,
+        size: int,
+        kind: str,
+        format: str,
+        attributes: Sequence[str] = (),
+        folder: Place = "out/phantom_ct",
+    ):
+        if kind not in KINDS:
+            raise UserError(f"recipe.kind={kind}{nearest(kind, KINDS)}: use {' or '.join(KINDS)}")
+        self.made = images is None
+        if self.made:
+            check_sizes(patients, size, SMALLEST)
+        self.root = Path(images or f"{folder}/{kind}-patients{patients}-size{size}-seed{seed}-{format}")
+        self.patients, self.seed, self.size, self.kind, self.format = patients, seed, size, kind, format
+        self.attributes = attributes
+        self.label_names: Sequence[str] = KINDS[kind]
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        if self.made:
+            generate(self.root, self.patients, self.seed, self.kind, self.format, self.size, in_processes(workers))
+        return Volumes(
+            images=str(self.root / "images"),
+            labels=str(self.root / "labels.csv"),
+            boxes=str(self.root / "boxes.csv"),
+            columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
+            label_columns=self.label_names,
+            attributes=self.attributes,
+        ).records(workers)

@@ -1,0 +1,70 @@
+"""Lists of images per split, as papers publish them beside their code: one text file for each split."""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dira_scale.errors import UserError
+from dira_scale.storage.store import open_file
+from dira_scale.storage.tables import read_names, table_error
+from dira_scale.storage.walk import folder_at
+
+SPLITS = ("train", "val", "test")
+
+
+def split_lists(folder: str) -> dict[str, Path]:
+    """The lists in ``folder`` by split: the one ``.txt`` file that is named after it, such as ``X_train_official.txt``.
+
+    Files named after no split, or after two (``train_val_list.txt``), are ignored.
+
+    Raises:
+        UserError: no such folder; no list for train or val; two lists for a split.
+    """
+    lists: dict[str, Path] = {}
+    root = folder_at(folder, "recipe.lists")
+    for path in sorted(path for path in root.iterdir() if path.suffix.lower() == ".txt"):
+        named = set(re.split(r"[^a-z]+", path.stem.lower())) & set(SPLITS)
+        if len(named) == 1:
+            other = lists.setdefault(split := named.pop(), path)
+            if other != path:
+                raise UserError(f"recipe.lists={folder} has two lists for {split}, {other.name} and {path.name}: "
+                                "keep one in the folder")  # fmt: skip
+    if missing := [split for split in SPLITS[:2] if split not in lists]:
+        raise UserError(
+            f"recipe.lists={folder} has no list for {' and '.join(missing)}: expected one text file with {missing[0]} "
+            f"in its name, such as {missing[0]}.txt, with one image per line"
+        )
+    return lists
+
+
+def checksums(lists: Mapping[str, Path]) -> dict[str, str]:
+    """The SHA-256 of each list, hex: which lists a dataset was made with, without their names on this machine."""
+    sums = {}
+    for split, path in lists.items():
+        with open_file(path) as file:
+            sums[split] = hashlib.sha256(file.read()).hexdigest()
+    return sums
+
+
+def splits_of(lists: Mapping[str, Path], known: Collection[str], labels: int) -> dict[str, str]:
+    """The split of every listed image. A line is an image's name, alone or with its ``labels`` numbers, 0 or 1.
+
+    The numbers are checked, not used: the dataset's own table has the labels.
+
+    Raises:
+        UserError: a line of another form; an image that is not among ``known``; an image listed twice.
+    """
+    splits: dict[str, str] = {}
+    for split, path in lists.items():
+        for name, *numbers in map(str.split, read_names(path)):
+            if numbers and (len(numbers) != labels or set(numbers) - {"0", "1"}):
+                raise table_error(path, f"expected the image's name alone or followed by {labels} labels, each 0 or 1; "
+                                        f"got {len(numbers)} after {name}: {' '.join(numbers)}")  # fmt: skip
+            if name not in known:
+                raise table_error(path, f"{name} is not an image of this dataset")
+            if name in splits:
+                also = "twice in this list" if splits[name] == split else f"also in {lists[splits[name]].name}"
+                raise table_error(path, f"{name} is {also}: keep one of the lines")
+            splits[name] = split
+    return splits

@@ -1,0 +1,184 @@
+"""A folder of volumes: DICOM series, NIfTI, MetaImage, NRRD, TIFF stacks and NumPy files, with or without a CSV."""
+
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.boxes import box_in, read_findings
+from dira_scale.archive.sources.folder import CHUNK, Folder, Listed
+from dira_scale.errors import UserError, print_line
+from dira_scale.imaging.boxes import Ball, Box
+from dira_scale.imaging.files import size_of
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.volumes.geometry import Grid
+from dira_scale.imaging.volumes.read import grid_of
+from dira_scale.imaging.volumes.series_index import Head, SeriesIndex, head_of
+from dira_scale.storage.path_index import PathIndex
+from dira_scale.storage.walk import files_below, resolve_links
+
+HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
+
+
+class Inspected(NamedTuple):
+    """The result of inspecting one file."""
+
+    path: Path
+    size: int | None
+    head: Head | None
+    rejected: str | None
+
+
+class Volumes(Folder):
+    """All volumes below ``images``: single files, or DICOM series wherever their slices are.
+
+    Arguments, CSV and rules as for ``Folder``, except:
+
+    * A ``file`` of a CSV may also be a folder: all series in it. A mask or boxes need a folder of one series.
+    * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, integers from 0 to 255; or a
+      DICOM segmentation of the series.
+    * ``boxes`` has the columns file, label, z, y, x, d, h, w in the file's voxels (x: its fastest axis; in a series, z
+      counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in DICOM's
+      millimetres, as in LUNA16.
+    """
+
+    @cached_property
+    def findings(self) -> PathIndex[list[Box | Ball]]:
+        """The CSV's findings by file or folder."""
+        return PathIndex()
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
+        """Single-file volumes as they are found, then the series. Raises OSError as ``Folder.records``."""
+        for note in self.notes:
+            print_line(note)
+        index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
+        columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
+        with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
+            task, files = bar.add_task("", total=None), self._files()
+            while chunk := list(islice(files, CHUNK)):
+                for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
+                    bar.advance(task)
+                    row = _above(inspected.path, self.listed) if self.csv else None
+                    if row and (inspected.head or row == inspected.path):
+                        met[row] = None
+                    if inspected.head and inspected.size is not None:
+                        index.add(inspected.path, inspected.size, inspected.head)
+                    else:
+                        yield self._file(inspected)
+        yield from self._series(index)
+        for path in self.listed:
+            if path not in met:
+                yield self._absent(path)
+
+    def _files(self) -> Iterator[Path]:
+        """Each real file once, except masks, tables and the data files of headers."""
+        linked = PathIndex[None]()
+        outside = (path for path in self.listed if not path.is_relative_to(self.root))
+        for start in (self.root, *outside):
+            for path in files_below(start) if start.is_dir() else [start]:
+                file = resolve_links(path)
+                if file != path:  # through a link: where it leads, the walk comes by itself, or never
+                    if file in linked or self._walked(file):
+                        continue
+                    linked[file] = None
+                if file not in self.no_inputs and not self._of_header(file):
+                    yield file
+
+    def _walked(self, file: Path) -> bool:
+        """Whether the walk meets ``file`` itself: it exists below the folder and is not hidden."""
+        inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
+        return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
+
+    def _file(self, inspected: Inspected) -> SourceRecord:
+        path = inspected.path
+        listed = self.listed.get(path) or self._unlisted(self._name(path, path))
+        record = SourceRecord(listed.name, path, labels=listed.labels, size=inspected.size, rejected=inspected.rejected)
+        return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
+
+    def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
+        shared = Counter[Path | None]()
+        if self.csv or self.findings:
+            firsts = (series.paths[0] for series in index.series() if not series.rejected)
+            shared.update(row for path in firsts for row in {_above(path, self.listed), _above(path, self.findings)})
+        for series in index.series():
+            rows = {_above(path, self.listed) for path in series.paths} if self.csv else {None}
+            row = min(filter(None, rows), default=None)
+            boxed = _above(series.paths[0], self.findings)
+            path = series.paths[0].parent if series.what else series.paths[0]
+            name = f"{self._name(path, path)} {series.what}".removeprefix(". ").strip()
+            listed = self.listed[row] if row else self._unlisted(name)
+            record = SourceRecord(
+                name, series.image, labels=listed.labels, size=series.size, missing=series.missing,
+                rejected=series.rejected,
+            )  # fmt: skip
+            record = self._completed(record, listed.row, series.header)
+            if record.rejected is None and len(rows) > 1:
+                record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")
+            if record.rejected is None and ((record.mask and shared[row] > 1) or (boxed and shared[boxed] > 1)):
+                record = replace(record, rejected="a mask or boxes for a folder of several series")
+            yield self._with_boxes(record, boxed, series.image.grids)
+
+    def _with_boxes(
+        self, record: SourceRecord, path: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
+    ) -> SourceRecord:  # fmt: skip
+        if record.rejected or path is None or path not in self.findings:
+            return record
+        try:
+            stored, read = grids()
+            return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.findings[path]))
+        except RejectedError as error:
+            return replace(record, rejected=str(error))
+
+    def _absent(self, path: Path) -> SourceRecord:
+        """The rejected record of a CSV row without a volume."""
+        listed, reason = self.listed[path], "a folder without a DICOM series"
+        if not path.is_dir():
+            try:
+                reason = "hidden, or a mask of another row" if size_of(path) >= 0 else ""
+            except RejectedError as error:
+                reason = str(error)
+        return self._completed(SourceRecord(listed.name, path, labels=listed.labels, rejected=reason), listed.row, {})
+
+    def _unlisted(self, name: str) -> Listed:
+        return Listed(name, None, (math.nan,) * len(self.label_names))
+
+    def _index_boxes(self, path: Path) -> None:
+        self.no_inputs[path] = None
+        for cell, finding in read_findings(path):
+            file = resolve_links(self._path(cell, path))
+            self.findings[file] = [*self.findings.get(file, ()), finding]
+        if not any(self._exists(file) or file.is_dir() for file in self.findings):
+            raise UserError(f"{path}: none of the files that it names is in {self.root}")
+
+    def _of_header(self, path: Path) -> bool:
+        """Whether ``path`` holds the values of a MetaImage, NRRD or Analyze header beside it."""
+        suffix = next((suffix for suffix in VALUES if path.name.endswith(suffix)), None)
+        return suffix is not None and any(
+            self._exists(path.with_name(path.name.removesuffix(suffix) + header)) for header in HEADERS
+        )
+
+
+def _above(path: Path, index: PathIndex[Any]) -> Path | None:
+    """The entry of ``index`` for a file: itself, or the nearest folder above it."""
+    return next((above for above in (path, *path.parents) if above in index), None)
+
+
+def _inspect(path: Path, size: int | None) -> Inspected:
+    try:
+        size = size_of(path) if size is None else size
+        if path.suffix in HEADERS:  # a changed data file is a changed volume
+            size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
+        return Inspected(path, size, head_of(path), None)
+    except RejectedError as error:
+        return Inspected(path, None, None, str(error))

@@ -1,0 +1,57 @@
+"""``python -m dira_scale.bench NAME [--flags]``: the project's benchmarks, each with its own flags."""
+
+import runpy
+import sys
+from collections.abc import Sequence
+
+from dira_scale.command import Command
+from dira_scale.ends import interrupted
+from dira_scale.errors import UserError, nearest
+
+COMMAND = Command("bench", "measure speed on this machine against baselines", flags=True, in_sweeps=True, gpu=True)
+BENCHMARKS = {
+    "loader": "images per second of our loaders, against other packages and against bare decoding",
+    "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI and torchio, one core each",
+    "step": "the training loop, against a bare PyTorch loop",
+    "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
+    "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
+    "shard": "memory and speed of sharding, against bare decoding and encoding",
+    "scaling": "several processes on this machine, and a simulation of many GPUs",
+    "randomness": "how far from a full shuffle an order of blocks is",
+    "leak": "what MoCo learns from BatchNorm's statistics alone, by the shuffle of its keys",
+    "sweep": "a sweep's controlling process: checks, status and results of 10 to 1,000 runs",
+    "gpu": "on a CUDA GPU: correctness of a step, synchronisations, speed against the authors' loop",
+}
+
+
+def bench(words: Sequence[str]) -> None:
+    """Run the benchmark named by the first word, with the other words as its command line."""
+    if (name := words[0]) not in BENCHMARKS:
+        known = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
+        raise UserError(f"no benchmark '{name}'{known}")
+    from dira_scale.config.files import folder
+
+    home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME
+    sys.path[:0] = [] if home in sys.path else [home]
+    before, sys.argv = sys.argv, [f"dira_scale.bench {name}", *words[1:]]
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The verb."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        usage = "usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n"
+        print(usage, *(f"  {name:<10} {line}" for name, line in BENCHMARKS.items()), sep="\n")
+        return 0
+    try:
+        bench(words)
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return interrupted("bench")
+    return 0

@@ -1,1 +1,0 @@
-"""Sweeps: many runs of any command, on this machine or on SLURM."""

@@ -1,0 +1,61 @@
+"""The row of a command, which stands in the ``__init__.py`` of its folder.
+
+Imports nothing of the package: functions are named, ``module:function``, and imported by who calls them
+(``pkgutil.resolve_name``). How to add a command: docs/explanation/architecture.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what is true of one and that the rest of the package needs to know of it.
+
+    Attributes:
+        name: what is typed after ``dira-scale``; also of its folder beside this file, and of its file in ``configs/``.
+        help: its line in ``dira-scale --help``.
+        output: the key that says where it writes; empty if it has none.
+        flags: takes ``--flag VALUE``, not ``KEY=VALUE``.
+        in_sweeps: may be the command of a sweep's phase.
+        gpu: computes on a GPU where there is one.
+        trains: makes steps, and resumes at one; in a sweep, alone may have several processes.
+        reads_run: its key ``run`` names what another command has trained.
+        parts: keeps the finished parts of its output when it is stopped.
+        slices: makes one of N parts of its output by ``slice=n/N``.
+        execution: keys and sections that say how it is computed, without effect on the result.
+        check: the function that refuses, before there is data, what the command would. It gets the configuration; then
+            the number of processes if the command trains, then the descriptions by name of the runs it reads.
+        plan: the function that estimates memory, hours and cost of a run that the command trains, from its words and a
+            machine's keys ``plan.*``; empty: a sweep starts such runs without an estimate.
+        describe: the function that describes a run that the command trains, from its configuration alone.
+        described: keys and sections that decide what of this description a command that reads the run may refuse.
+        results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
+        compare: the function that compares a phase's finished runs, given what varies and the folder of each: spreads,
+            differences and notes. Empty: a sweep's page has means over seeds.
+        headline: regular expression of the figures by which a sweep's runs are compared; empty: none.
+        page: the function that writes the HTML page of its folder, given the folder and the file, for `report`. Empty:
+            the folder is a run's, or has no page.
+        subcommands: what may be typed after its name, with the function of each.
+    """
+
+    name: str
+    help: str
+    output: str = ""
+    flags: bool = False
+    in_sweeps: bool = False
+    gpu: bool = False
+    trains: bool = False
+    reads_run: bool = False
+    parts: bool = False
+    slices: bool = False
+    execution: tuple[str, ...] = ()
+    check: str = ""
+    plan: str = ""
+    describe: str = ""
+    described: tuple[str, ...] = ()
+    results: str = "dira_scale.sweep.results:from_json"
+    compare: str = ""
+    headline: str = ""
+    page: str = ""
+    subcommands: Mapping[str, str] = field(default_factory=dict)

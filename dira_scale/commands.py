@@ -1,0 +1,34 @@
+"""The commands by name: each is a folder beside this file, whose ``__init__.py`` has its row (command.py)."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
+from dira_scale.command import Command
+
+NAMES = (
+    "shard", "plan", "pretrain", "finetune", "probe", "embed", "predict", "words", "localize", "sweep", "export",
+    "report", "doctor", "bench",
+)  # fmt: skip
+
+
+class _Rows(Mapping[str, Command]):
+    """Rows by name. A folder is imported when its row is asked for, and imports neither torch nor Hydra."""
+
+    def __getitem__(self, name: str) -> Command:
+        if name not in NAMES:
+            raise KeyError(name)
+        row = import_module(f"dira_scale.{name}").COMMAND
+        assert isinstance(row, Command)
+        return row
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+COMMANDS = _Rows()

@@ -1,5 +1,0 @@
-"""``shard audit``: identifying values from the source in the dataset; patients and images in two splits."""
-
-from dira_scale.curation.audit.audit import audit
-
-__all__ = ["audit"]

@@ -1,0 +1,50 @@
+"""The schema of ``configs/embed.yaml``. Reading it needs no torch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from dira_scale.config.keys import typed
+from dira_scale.config.schema import Schema, at_least, one_of, place, places, whole_or
+from dira_scale.distributed.config import AUTO, PRECISIONS
+from dira_scale.errors import UserError
+
+
+@dataclass
+class EmbedModel(Schema):
+    encoder: str | None = None
+
+
+@dataclass
+class EmbedData(Schema):
+    shards: str = place()
+    split: str = MISSING
+    size: int | None = at_least(1, None)
+    workers: int = at_least(1)
+
+
+@dataclass
+class Embed(Schema):
+    run: str | None = place(None)
+    init: str | None = place(None)
+    out: str = place()
+    trust: list[str] = MISSING
+    reach: Any = places()
+    stage: str | None = None
+    layer: Any = MISSING
+    normalise: str | None = one_of("none", "imagenet", default=None)
+    dtype: str = one_of("float32", "float16")
+    precision: str = one_of(AUTO, *PRECISIONS)
+    batch: int = at_least(1)
+    seed: int = at_least(0)
+    threads: Any = whole_or(AUTO, 1)
+    timeout: int = at_least(1)
+    data: EmbedData = field(default_factory=EmbedData)
+    model: EmbedModel = field(default_factory=EmbedModel)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for several layers."""
+        super().__post_init__()
+        if isinstance(self.layer, list):
+            raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")

@@ -1,1 +1,0 @@
-"""Features of a dataset, computed once and kept in a folder."""

@@ -1,0 +1,261 @@
+"""A folder of embeddings: ``_embedding.json``, and Parquet parts of a fixed number of rows in the manifest's order.
+
+    FOLDER/
+      _embedding.json      About: of which weights and dataset, how they were pooled
+      part-000000.parquet  one row group: key, patient, split, labels, embedding; About is in the schema's metadata
+
+A part appears complete, and which rows it has depends on the dataset alone: any process may write it.
+"""
+
+import io
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dira_scale.data.manifest.info import Flag, as_flags, flags_of
+from dira_scale.errors import UserError
+from dira_scale.storage.atomic import write_atomic, write_json
+from dira_scale.storage.owned import own
+
+FILE, FORMAT = "_embedding.json", 1  # readers of a folder of Parquet files pass over names with an underscore
+KIND = b"dira_scale.embedding"  # in the schema's metadata
+DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+SMALLEST, LARGEST, PARTS = 64, 4096, 256  # rows of a part; parts of a dataset, between these
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Whose features.
+
+    Attributes:
+        kind: run | init | random.
+        stage, step: of a run's checkpoint. ``seed``: of random ones.
+        hash: SHA-256 of names, types, shapes and values of all the encoder's tensors.
+        licence: None: unknown.
+    """
+
+    kind: str
+    encoder: str
+    stage: str | None
+    step: int | None
+    seed: int | None
+    hash: str
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Of which dataset. ``classes``: names of the values of a label of several classes."""
+
+    name: str
+    hash: str
+    modality: str
+    licence: str
+    label_names: list[str]
+    classes: dict[str, list[str]]
+
+    @property
+    def flags(self) -> list[Flag]:
+        return flags_of(self.label_names, self.classes)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the rows of a folder are.
+
+    Attributes:
+        name: of the run's folder or the weights' file; says nothing about the rows.
+        size: pixels or voxels to which each axis of a whole image is resized.
+        mean, deviation: by channel, which normalised the images; empty: they stayed in [0, 1].
+        window: the stored values that became 0 and 1; empty: each image's own.
+        level: of the encoder's pyramid; ``pooling``: what was done over space.
+        width: of an embedding. ``dtype``: as stored. ``precision``: as computed.
+        rows: of the folder. ``part_rows``: of each part but the last.
+    """
+
+    name: str
+    weights: Weights
+    dataset: Source
+    split: str
+    size: list[int]
+    mean: list[float]
+    deviation: list[float]
+    level: int
+    width: int
+    dtype: str
+    precision: str
+    rows: int
+    part_rows: int
+    pooling: str = "mean over space"
+    window: list[float] = field(default_factory=list)
+    format: int = FORMAT
+
+    @property
+    def parts(self) -> int:
+        return -(-self.rows // self.part_rows)
+
+    def span(self, part: int) -> slice:
+        """The positions of a part's rows."""
+        return slice(part * self.part_rows, min((part + 1) * self.part_rows, self.rows))
+
+    @property
+    def schema(self) -> pa.Schema:
+        columns = [(name, pa.string()) for name in ("key", "patient", "split")]
+        values = [("labels", pa.list_(pa.float32())), ("embedding", pa.list_(DTYPES[self.dtype], self.width))]
+        return pa.schema([*columns, *values], metadata={KIND: json.dumps(asdict(self), ensure_ascii=False)})
+
+    @classmethod
+    def read(cls, folder: Path) -> "About | None":
+        """None where there is none. Raises UserError for a damaged one."""
+        path = folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text())
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}, this dira_scale reads {FORMAT}")
+            weights, dataset = Weights(**content["weights"]), Source(**content["dataset"])
+            return cls(**content | {"weights": weights, "dataset": dataset})
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error!r}), or of another version: remove {folder}") from error
+
+    def difference(self, other: "About") -> str:
+        """The first key, with both values, in which the rows of two folders differ; empty if there is none."""
+        ours, theirs = _leaves(asdict(replace(self, name=""))), _leaves(asdict(replace(other, name="")))
+        return next((f"{key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]), "")
+
+
+def part_rows(rows: int) -> int:
+    """Of a dataset: so few that a stopped process loses little, so many that files are not tiny."""
+    return min(LARGEST, max(SMALLEST, -(-rows // PARTS)))
+
+
+def part_file(folder: Path, part: int) -> Path:
+    return folder / f"part-{part:06d}.parquet"
+
+
+def missing_parts(folder: Path, about: About) -> list[int]:
+    """Return the parts that are absent, or whose footer does not say that they are whole."""
+    return [part for part in range(about.parts) if not _is_whole(part_file(folder, part), about, part)]
+
+
+def _is_whole(file: Path, about: About, part: int) -> bool:
+    span = about.span(part)
+    try:
+        return file.is_file() and pq.read_metadata(file).num_rows == span.stop - span.start
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def claim(folder: Path, about: About) -> About:
+    """Make the folder, or check that it has such rows: what it says of them. Removes what a killed process left half
+    written.
+
+    Raises UserError for rows of other weights or another dataset, OSError.
+    """
+    own(folder, "embeddings", "out")
+    if (before := About.read(folder)) is not None:
+        if difference := about.difference(before):
+            raise UserError(f"out={folder} has other rows: {difference}; name another folder, or remove it")
+    else:
+        write_json(folder / FILE, asdict(about))
+    return before or about
+
+
+def write_part(folder: Path, about: About, part: int, rows: pa.Table, labels: np.ndarray, values: np.ndarray) -> None:
+    """``rows``: key, patient, split [n]; ``labels`` [n, L]; ``values`` [n, width].
+
+    Raises OSError, and UserError for what the type of number cannot hold."""
+    offsets = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
+    lists = pa.ListArray.from_arrays(offsets, labels.ravel())
+    kept = np.ascontiguousarray(values, about.dtype)
+    if np.isinf(kept).any() and not np.isinf(values).any():
+        raise UserError(f"dtype={about.dtype}: a feature of {np.abs(values).max():.4g} exceeds its range; use float32")
+    stored = pa.array(kept.ravel())
+    embedding = pa.FixedSizeListArray.from_arrays(stored, about.width)
+    columns = [rows[name].combine_chunks() for name in ("key", "patient", "split")]
+    content = io.BytesIO()
+    table = pa.Table.from_arrays([*columns, lists, embedding], schema=about.schema)
+    pq.write_table(table, content, row_group_size=about.part_rows, use_dictionary=["split"])
+    write_atomic(part_file(folder, part), content.getvalue())
+
+
+class Embeddings:
+    """The rows of a complete folder, asked as a :class:`~dira_scale.data.manifest.ShardedDataset` is.
+
+    Attributes:
+        info: of the dataset: label names and flags.
+    """
+
+    def __init__(self, root: Path, about: About, table: pa.Table) -> None:
+        self.root, self.about, self.table, self.info = root, about, table, about.dataset
+
+    @classmethod
+    def open(cls, root: Path, key: str = "embeddings") -> "Embeddings":
+        """Raises UserError naming ``key``: no such folder, parts that are missing or of another folder."""
+        if (about := About.read(root)) is None:
+            raise UserError(f"{key}={root} has no {FILE}: name a folder that embed wrote")
+        if missing := missing_parts(root, about):
+            done = f"{about.parts - len(missing)} of {about.parts} parts"
+            raise UserError(f"{key}={root} has {done}: the command of embed that began it makes the others")
+        tables = []
+        for part in range(about.parts):
+            try:
+                tables.append(table := pq.read_table(file := part_file(root, part)))
+            except (OSError, pa.ArrowException) as error:
+                raise UserError(f"{file} is damaged ({error}): remove it, and call embed again") from error
+            if (table.schema.metadata or {}).get(KIND) != about.schema.metadata[KIND]:
+                raise UserError(f"{file} is not of {root / FILE}: remove it, and call embed again")
+        return cls(root, about, pa.concat_tables(tables))
+
+    @property
+    def hash(self) -> str:
+        return self.about.dataset.hash
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(self.table["split"].to_pylist()))
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers (int64) of ``split``, in manifest order."""
+        return np.flatnonzero(self.column("split") == split)
+
+    def column(self, name: str) -> np.ndarray:
+        """``key``, ``patient`` or ``split`` [rows]."""
+        return np.asarray(self.table[name].to_numpy())
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [n, L]; NaN = unknown."""
+        values = self.table["labels"].combine_chunks().flatten().to_numpy()
+        return np.asarray(values.reshape(len(self.table), -1)[rows])
+
+    def flags(self, rows: np.ndarray) -> np.ndarray:
+        """Labels as yes and no, float32 [n, F] in the order of ``info.flags``; NaN = unknown, -1 = uncertain."""
+        return as_flags(self.labels(rows), self.info.flags)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The embeddings, float32 [rows, width]."""
+        stored = self.table["embedding"].combine_chunks().flatten().to_numpy()
+        return np.asarray(stored.reshape(len(self.table), -1).astype(np.float32))
+
+
+def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any]]:
+    """What a sweep lists of a finished folder: the number of its rows; :class:`About`."""
+    about = About.read(output)
+    assert about is not None, output
+    return [("rows", float(about.rows))], asdict(about)
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, dict) and key != "classes"
+        leaves |= _leaves(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return leaves

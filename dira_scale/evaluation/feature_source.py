@@ -1,0 +1,95 @@
+"""Whose features are computed: the encoder of a run, of a file of weights, or a random one."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import SIZE
+from dira_scale.evaluation.embeddings import Weights
+from dira_scale.evaluation.encoders import levels
+from dira_scale.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.models.network import Encoder
+from dira_scale.models.normalise import IMAGENET, normalise_input
+from dira_scale.models.start import Start, licence_of, start_weights
+from dira_scale.models.weights import trained_encoder
+from dira_scale.runs.description import Description, Input
+from dira_scale.runs.reader import RunReader
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder that takes images of [0, 1], in evaluation mode. ``level``: of its pyramid."""
+
+    name: str
+    encoder: Encoder
+    weights: Weights
+    input: Input
+    level: int
+
+
+def open_source(cfg: DictConfig) -> Source:
+    """That of ``run`` or of ``init``. Raises UserError naming the key."""
+    run = RunReader(Path(cfg.run)) if cfg.run else None
+    input = asked_input(cfg, run.description if run else None)
+    if run is not None:
+        tensors, state, stage = run.load(cfg.stage)
+        encoder = trained_encoder(run.description, tensors)
+        name = run.folder.resolve().name
+        step, licence = state["step"], licence_of(run.folder)
+        weights = Weights("run", encoder.name, stage, step, None, weights_hash(encoder), licence)
+    else:
+        encoder, start = _started(cfg, input)
+        name, licence = Path(cfg.init).name, start.licence if start else None
+        kind, seed = ("init", None) if start else ("random", cfg.seed)
+        weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
+    normalise_input(encoder, input)
+    (level,) = levels(cfg.layer, encoder).values()
+    return Source(name, encoder.eval(), weights, input, level)
+
+
+def asked_input(cfg: DictConfig, run: Description | None) -> Input:
+    """What the encoder sees: of the run, but for what is asked for. Raises UserError for a size that it cannot take."""
+    if (run is None) == (cfg.init is None):
+        raise UserError("name the weights by one of run=… and init=…" + (", not both" if run else ""))
+    if run is not None and cfg.model.encoder is not None:
+        raise UserError(f"model.encoder={cfg.model.encoder}: the run has {run.network.name}; leave it out")
+    if run is None and cfg.model.encoder is None:
+        raise UserError(f"model.encoder must be given with init={cfg.init}: model.encoder=resnet18")
+    before = run.input if run else Input((SIZE, SIZE))
+    size = before.size if cfg.data.size is None else len(before.size) * (cfg.data.size,)
+    if run is not None and size != before.size and _meta_encoder(run).fixed_size:
+        sides = " x ".join(map(str, before.size))
+        raise UserError(f"data.size={cfg.data.size}: {run.network.name} of the run takes images of {sides} only")
+    values = {None: (before.mean, before.deviation), "none": ((), ()), "imagenet": tuple(IMAGENET.values())}
+    return Input(size, before.channels, before.window, *values[cfg.normalise])
+
+
+def architecture_of(cfg: DictConfig) -> Architecture:
+    """Of ``init``'s encoder, a timm backbone."""
+    return TimmUNet(encoder=cfg.model.encoder, decoder_channels=[1], zero_init_residual=False)
+
+
+def _started(cfg: DictConfig, input: Input) -> tuple[Encoder, Start | None]:
+    with torch.random.fork_rng(devices=[]):  # also of what no file has: a plain transformer's finer levels
+        torch.manual_seed(cfg.seed)
+        encoder = architecture_of(cfg).build_encoder(input.sides)
+    return encoder, start_weights(cfg.init, encoder)
+
+
+def _meta_encoder(run: Description) -> Encoder:
+    with torch.device("meta"):
+        return architecture(run.network.architecture).build_encoder(run.input.sides)
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 (hex) over name, type, shape and values of all tensors, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,227 @@
+"""A fine-tuned network with all that predicting needs to know of it, from its run or from its export."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypedDict
+
+import torch
+import xxhash
+from torch import Tensor
+
+from dira_scale.data.config import as_stored
+from dira_scale.data.geometry.fixed import FixedCrop
+from dira_scale.distributed.precision import autocast, choose, set_fp32
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import IMAGENET, Evaluate
+from dira_scale.evaluation.stored import held_out_crops
+from dira_scale.models.architecture import architecture
+from dira_scale.models.bounded import as_large_as
+from dira_scale.models.network import Network, moved
+from dira_scale.models.normalise import input_of, normalised
+from dira_scale.models.stored import read_tensors
+from dira_scale.runs.files import read_json
+from dira_scale.runs.reader import RunReader
+from dira_scale.runs.results import Numbers, read_results
+from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
+from dira_scale.tasks.classification import Classification
+from dira_scale.tasks.config import FINETUNE, task_of
+from dira_scale.tasks.segmentation import Segmentation
+
+FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
+MILLIMETRES = Within(0.05, 50)
+REPAIR = "export the run again"
+
+
+class Seen(TypedDict, total=False):
+    """What ``Stored.seen`` is told."""
+
+    spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(1, 3)]
+    range: Annotated[list[Annotated[float, Within(-(2**15), 2**16)]], Within(2, 2)]
+    pad: bool
+
+
+class About(TypedDict):
+    """``predict.json``. ``task`` and ``model`` are checked by their classes, ``conversion`` where it is used."""
+
+    network: str
+    stage: str
+    step: STEP
+    model: dict[str, Any]
+    channels: CHANNELS | None
+    task: dict[str, Any]
+    outputs: list[str]
+    size: Annotated[list[SIDE], Within(2, 3)]
+    stored: Seen
+    normalise: Literal["none", "imagenet"]
+    evaluate: dict[str, Any]
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+    conversion: dict[str, Any] | None
+    thresholds: Numbers | None
+    temperatures: dict[str, float] | None
+    calibrated_thresholds: Numbers | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Attributes:
+    network: in evaluation mode, on the CPU.
+    about: what :func:`about_run` says.
+    """
+
+    network: Network
+    about: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path) -> "Trained":
+        """Of a run or an export. Raises UserError if it is neither, or not fine-tuned."""
+        about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
+        try:
+            return cls(_network(about, state), about)
+        except UserError as error:
+            raise UserError(f"run={folder}: {error}") from error
+
+    @property
+    def supervision(self) -> Classification | Segmentation:
+        return _supervision(self.about)
+
+    @property
+    def channels(self) -> int:
+        """Of an image, beside 1."""
+        return int(self.network.encoder.channels[0])
+
+    @property
+    def hash(self) -> str:
+        """Of the weights."""
+        digest = xxhash.xxh3_64()
+        for name, tensor in self.network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Of what was trained on."""
+        return tuple(self.about["size"])
+
+    @property
+    def stored(self) -> Mapping[str, Any]:
+        """How images were seen, for ``Stored.seen``."""
+        stored: Mapping[str, Any] = self.about["stored"]
+        return stored
+
+    @property
+    def window(self) -> str:
+        """By which the masks of the run were evaluated."""
+        return _evaluate(self.about).window_of(len(self.size))
+
+    @property
+    def crops(self) -> tuple[FixedCrop, ...]:
+        """Those of a test image whose probabilities of labels are averaged."""
+        evaluate = _evaluate(self.about)
+        return held_out_crops(self.size, evaluate.crops, evaluate.share)
+
+    def predictor(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """The network on ``device``, of images [b, C, *size] in [0, 1], to probabilities there, as it was evaluated."""
+        network, supervision = moved(self.network, device, channels_last=False), self.supervision
+        precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
+        set_fp32(precision)
+
+        @torch.no_grad()
+        def probabilities(images: Tensor) -> Tensor:
+            with autocast(device, precision):
+                return supervision.probabilities(network(normalised(images.to(device), input)))
+
+        return probabilities
+
+
+def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
+    """What an export says in ``predict.json`` of a fine-tuned run and its checkpoint: without paths, ready for JSON.
+
+    ``conversion``: the recipe of its first dataset; None if that is gone. Thresholds and temperatures are there if they
+    were chosen for this checkpoint. Raises UserError for another run.
+    """
+    described, config = reader.description, reader.config
+    if described.verb != FINETUNE:
+        raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
+    if lacking := {"task", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
+        raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
+    datasets = [data.info for data in reader.datasets()]
+    judged = read_results(reader.folder)
+    judged = judged if judged.get("step") == step else {}
+    return {
+        "network": reader.folder.resolve().name,
+        "stage": stage,
+        "step": step,
+        "model": {**described.network.architecture} | {"weights": None},
+        "channels": config["channels"],
+        "task": config["task"],
+        "outputs": list(described.output.names),
+        "size": list(described.input.size),
+        "stored": as_stored(config["data"] or {}),
+        "normalise": config["normalise"],
+        "evaluate": config["evaluate"],
+        "precision": config["precision_used"],
+        "conversion": datasets[0].recipe if datasets and datasets[0] else None,
+        "thresholds": judged.get("thresholds"),
+        "temperatures": judged.get("temperatures"),
+        "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),
+    }
+
+
+def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
+    """In evaluation mode. Raises UserError for what does not fit together, and before it takes memory."""
+    model, size, supervision = architecture(about["model"]), tuple(about["size"]), _supervision(about)
+    if len(size) != model.dimensions or math.prod(size) > VIEW:
+        raise UserError(f"size is {[*size]}, which is no view of {model.dimensions} dimensions; {REPAIR}")
+    temperatures = about["temperatures"]
+    if lacking := {*supervision.outputs} - {*(supervision.outputs if temperatures is None else temperatures)}:
+        raise UserError(f"temperatures.{min(lacking)} is missing; {REPAIR}")
+    _evaluate(about)
+    channels = about["channels"] or model.channels
+    if about["normalise"] == IMAGENET and channels != 3:
+        raise UserError(f"channels is {channels}, and normalise={IMAGENET} takes 3; {REPAIR}")
+    with as_large_as(state.values(), FILE):
+        network = supervision.network(
+            model, model.build_encoder(size if len(size) == 3 else size[0], about["channels"])
+        )
+        network.load_state_dict(state)
+    network.eval()
+    return network
+
+
+def _evaluate(about: Mapping[str, Any]) -> Evaluate:
+    given = {"window": None, "temperature": False} | about["evaluate"]
+    evaluate: Evaluate = Shape(REPAIR).of(Evaluate, given, "evaluate.")
+    return evaluate
+
+
+def _supervision(about: Mapping[str, Any]) -> Classification | Segmentation:
+    result = task_of(about["task"]).described(tuple(about["outputs"]))
+    assert isinstance(result, Classification | Segmentation)
+    values = (result.classes or {}).values() if isinstance(result, Segmentation) else ()
+    if not all(0 < value < 256 for value in values):
+        raise UserError(f"task.classes is {[*values]}, and masks have values from 1 to 255; {REPAIR}")
+    return result
+
+
+def _is_export(folder: Path) -> bool:
+    return (folder / "README.md").is_file() and not (folder / "config.yaml").is_file()
+
+
+def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not ((folder / FILE).is_file() and (folder / WEIGHTS).is_file()):
+        raise UserError(
+            f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
+        )
+    return read_json(folder / FILE, {}, About), read_tensors(folder / WEIGHTS, "run")
+
+
+def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    reader = RunReader(folder)
+    tensors, state, stage = reader.load(None)
+    prefix = f"{reader.description.tensors.module}."
+    about = about_run(reader, stage, state["step"])
+    Shape("restore its config.yaml", printable=False).of(About, about)
+    return about, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

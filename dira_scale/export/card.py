@@ -1,0 +1,188 @@
+"""The model card beside exported weights: data, training, how to load them, limits."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dira_scale import __version__
+from dira_scale.export.exported import Exported
+from dira_scale.export.release import Release
+from dira_scale.runs.description import Description
+from dira_scale.runs.reader import TrainingData
+
+TAG = re.compile("<(?=[A-Za-z/!?])")  # begins HTML, which names of other people may hold
+TITLES = {
+    "timm": "timm, the encoder",
+    "huggingface": "A folder for Hugging Face, by timm",
+    "smp": "segmentation_models_pytorch, the U-Net",
+    "dira_scale": "dira_scale, the U-Net",
+    "torchvision": "torchvision, the encoder",
+    "monai": "MONAI, the U-Net",
+    "onnx": "ONNX, for views of this size and any batch",
+    "plain": "dira_scale, the network as it was trained",
+    "nnunet": "nnU-Net and nnssl, the U-Net without its last layer",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card's content.
+
+    Attributes:
+        run: what its task says of it.
+        loss: the stage's best validation loss, or other figure that decides; None if these are not its best weights.
+        decoder: whether a decoder was trained.
+        exports: by format, the files beside the card.
+        release: what the run does not record.
+    """
+
+    name: str
+    run: Description
+    datasets: Sequence[TrainingData]
+    stage: str
+    step: int
+    loss: float | None
+    decoder: bool
+    exports: Mapping[str, Exported]
+    release: Release = field(default_factory=Release)
+
+    def text(self) -> str:
+        """The card in Markdown."""
+        outputs = [self._outputs()] if self.run.output.names else []
+        use, compute, evaluation, authors, citation = self.release.sections()
+        before, after = [self._what(), use, self._limits()], [*outputs, self._data(), self._training()]
+        after += [compute, evaluation, authors, citation]
+        before, after = ([TAG.sub("&lt;", section) for section in sections] for sections in (before, after))
+        return "\n\n".join([self._front(), *before, self._loading(), *after]) + "\n"
+
+    def _front(self) -> str:
+        known = [data.known for data in self.datasets]
+        modalities = sorted({dataset.modality.lower() for dataset in known if dataset.modality})
+        kind = [] if self.run.output.names else ["self-supervised"]
+        licences, volumes = (
+            sorted({dataset.licence or "unknown" for dataset in known}),
+            self.run.network.dimensions == 3,
+        )
+        if self._start:
+            licences.append(self._start_licence or f"that of {self._start}")
+        lines = [
+            f"library_name: {'pytorch' if volumes or [*self.exports] == ['plain'] else 'timm'}",
+            f"tags: {json.dumps(['medical-imaging', *kind, *modalities])}",
+            *(["pipeline_tag: image-feature-extraction"] if kind and "huggingface" in self.exports else []),
+            "license: other",  # Hugging Face's value for a custom licence, named below
+            f"license_name: {json.dumps(' and '.join(licences))}",
+        ]
+        return "\n".join(["---", *lines, "---"])
+
+    @property
+    def _start(self) -> str:
+        """Name of the weights that the encoder started from; empty if it was initialised at random."""
+        return Path(self.run.network.start or "").name
+
+    @property
+    def _start_licence(self) -> str | None:
+        return self.release.words.start_licence or self.run.network.licence
+
+    def _what(self) -> str:
+        network = f"a `{self.run.network.name}` encoder"
+        if self.run.network.head == "pooled":
+            network = f"a `{self.run.network.name}` classifier"
+        elif self.decoder:
+            network += f", and the same encoder with a {'' if [*self.exports] == ['plain'] else 'U-Net '}decoder,"
+        chosen = "the newest checkpoint, whatever its validation loss"
+        if self.loss is not None:
+            metric = self.run.metrics.get(self.run.best)
+            extreme = "highest" if metric and metric.direction == "max" else "lowest"
+            chosen = f"the {extreme} validation {self.run.best} of its stage, {self.loss:.6g}"
+        start = f", starting from `{self._start}`" if self._start else ""
+        return (
+            f"# {self.name}\n\nWeights of {network} {self.run.trained} by dira_scale {__version__}{start}. "
+            f"Stage `{self.stage}`, step {self.step}: {chosen}."
+        )
+
+    def _data(self) -> str:
+        rows = ["| dataset | images | licence | content hash | of all splits |", "|---|---|---|---|---|"]
+        split = self.run.data.split
+        for data, known in ((data, data.known) for data in self.datasets):
+            if known.licence is None or known.samples is None:
+                rows.append(f"| {data.name} | unknown | unknown: {data.problem} | `{known.hash}` | unknown |")
+            else:
+                about = f"{data.name} ({known.modality})"
+                counts = ", ".join(f"{count} {name}" for name, count in known.samples.items())  # as in croissant.json
+                row = f"| {about} | {known.samples[split]:,} | {known.licence} | `{known.hash}` | {counts} |"
+                rows.append(row)
+        text = f"## Training data\n\nSplit `{split}`. The terms of these images apply to the weights.\n\n"
+        text += "\n".join(rows)
+        listed = [data for data in self.datasets if data.known.lists]
+        text += "".join(f"\n\n{data.name}: splits as in {data.known.lists}." for data in listed)
+        if self._start:
+            terms = f" ({licence})" if (licence := self._start_licence) else ""
+            text += (
+                f"\n\nThe encoder started from `{self._start}`, not at random. Its terms{terms} apply too; the data "
+                f"and labels that it learnt from: {self.release.words.start_data or 'not listed here'}."
+            )
+        return text
+
+    def _training(self) -> str:
+        lines = [*self.run.training, "everything else: `config.yaml` of the run"]
+        return "\n".join(["## Training procedure", "", *(f"- {line}" for line in lines)])
+
+    def _loading(self) -> str:
+        shape, channels = ", ".join(map(str, (1, *self.run.input.size))), self.run.network.channels
+        window, repeated, repeat = self.run.input.window, "", ""
+        ends = f" (stored values, clipped to {window[0]:g} to {window[1]:g})" if window else ""
+        if channels > 1:
+            repeated = f", repeated to {'three' if channels == 3 else channels} channels"
+            repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"
+        normalised, mean = "*without* normalisation by mean and deviation", self.run.input.mean
+        if mean:
+            normalised = f"then normalised by channel: mean {mean}, deviation {self.run.input.deviation}"
+        lines = [
+            "## Loading",
+            "",
+            f"Input: grey in [0, 1]{ends}{repeated}, {normalised}.",
+            "",
+            "```python",
+            "import torch",
+            "",
+            f"image = torch.rand(1, {shape}){repeat}  # your image here",
+            "```",
+        ]
+        for name, exported in self.exports.items():
+            files = " and ".join(f"`{file}`" for file in exported.files)
+            use = f". {exported.use}" if exported.use else ""
+            lines += ["", f"{TITLES[name]}: {files}{use}", "", "```python", exported.code, "```"]
+        return "\n".join(lines)
+
+    def _outputs(self) -> str:
+        names, activation = self.run.output.names, self.run.output.activation
+        what = "at each pixel" if self.run.network.head == "dense" else "for the whole image"
+        last = f", by a {activation}" if activation else ""
+        rows = [f"| {number} | {name} |" for number, name in enumerate(names)]
+        title = f"## Outputs\n\nA channel for each class, {what}{last}:\n"
+        return "\n".join([title, "| channel | class |", "|---|---|", *rows])
+
+    def _limits(self) -> str:
+        origin = f" and from what `{self._start}` had learnt" if self._start else " alone"
+        pretrained = (
+            "- The loss of pretraining says nothing about any task's accuracy, and losses of different stages cannot "
+            "be compared."
+        )
+        lines = [
+            "## Bias, risks and limitations",
+            "",
+            "- Not a diagnostic device: nothing here was tested in clinical use.",
+            *([] if self.run.output.names else [pretrained]),
+            f"- Learnt from the images above{origin}: not for other modalities, projections, scanners or ages.",
+            f"- {self.release.bias()}",
+        ]
+        if initial := [name for exported in self.exports.values() for name in exported.initial]:
+            names = ", ".join(f"`{name}`" for name in initial)
+            lines.append(f"- Not trained (timm's initial values), as they come after the feature pyramid: {names}.")
+        if (self.decoder or self.run.output.names) and self.run.output.remark:
+            lines.append(f"- {self.run.output.remark}")
+        if not self.decoder and not self.run.output.names:
+            lines.append("- No decoder: no stage up to this one trained it.")
+        return "\n".join(lines)

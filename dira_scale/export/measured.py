@@ -1,0 +1,79 @@
+"""What a run's card says beside its description: its author's words, its hours, and its finished evaluations, which
+`probe` and `finetune` have left in their folders."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dira_scale.errors import UserError
+from dira_scale.evaluation.comparison import compared
+from dira_scale.evaluation.probe_table import Figure, markdown, tables
+from dira_scale.export.config import CardWords
+from dira_scale.export.release import Compute, Release
+from dira_scale.metrics.statistics.spread import spread_table
+from dira_scale.runs.description import read_description
+from dira_scale.runs.reader import RunReader, TrainingData
+from dira_scale.runs.results import FILE
+
+PROBE = "probe.json"
+
+
+def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:
+    """Of a ``run``, for ``configs/export.yaml``.
+
+    Raises:
+        UserError: a folder of ``card.evaluation`` is not an evaluation of this run; with ``release``, there are gaps.
+    """
+    folders = cfg.card.evaluation or []
+    tables = [evaluated(Path(path), run.folder) for path in ([folders] if isinstance(folders, str) else folders)]
+    compute = Compute.of(run.rows(), run.environment())
+    shards = datasets[0].known.path if datasets else "SHARDS"
+    release = Release(CardWords(**cfg.card), compute, tables, str(run.folder), shards)
+    if cfg.release:
+        release.require_complete(run.description, datasets)
+    return release.without_paths()
+
+
+def evaluated(folder: Path, run: Path) -> str:
+    """A table with the spread or the interval of each figure.
+
+    Raises:
+        UserError: ``folder`` has no figures, or none of ``run``; a file is damaged.
+    """
+    try:
+        if (folder / PROBE).is_file():
+            return _probed(folder, run)
+        if (folder / FILE).is_file():
+            return _finetuned(folder, run)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"card.evaluation: {folder} cannot be read: {error!r}; evaluate again") from error
+    raise UserError(f"card.evaluation: {folder} has no {PROBE} and no {FILE}; name what probe or finetune has written")
+
+
+def _probed(folder: Path, run: Path) -> str:
+    content = json.loads((folder / PROBE).read_text())
+    asked = content["config"]["run"] or []
+    _check(folder, run, [asked] if isinstance(asked, str) else asked)
+    rows = [row | {"auc": float("nan") if row["auc"] is None else row["auc"]} for row in content["figures"]]
+    title, cells = tables([Figure(**row) for row in rows])[0]
+    notes = "\n".join(f"- {note}" for note in content["notes"])
+    return f"{markdown(f'Frozen features, {title}, in percent', cells)}\n{notes}"
+
+
+def _finetuned(folder: Path, run: Path) -> str:
+    description = read_description(folder)
+    start = description.network.start
+    _check(folder, run, [str(folder), *([start] if start else [])])
+    spreads = [replace(spread, setting=folder.name) for spread in compared([({}, folder)]).spreads]
+    names = ", ".join(data.name or Path(data.path).name for data in description.data.datasets)
+    return markdown(f"Fine-tuned on {names}; the interval is over test patients (bootstrap)", spread_table(spreads))
+
+
+def _check(folder: Path, run: Path, evaluated: list[str]) -> None:
+    """Raise UserError unless ``run`` is one of the runs that are ``evaluated``."""
+    if run.resolve() not in [Path(name).resolve() for name in evaluated]:
+        whose = ", ".join(evaluated) or "no run"
+        raise UserError(f"card.evaluation: {folder} evaluates {whose}, not {run}; name an evaluation of this run")

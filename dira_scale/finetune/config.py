@@ -1,0 +1,112 @@
+"""The schema of ``configs/finetune.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+
+from dira_scale.config.files import folder
+from dira_scale.config.registry import TARGET, chosen_class
+from dira_scale.config.schema import Schema, at_least, one_of, place
+from dira_scale.data.config import Data
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import IMAGENET, Evaluate
+from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
+from dira_scale.runs.description import FILE, read_description
+from dira_scale.tasks.config import TaskConfig
+from dira_scale.training.config import StagedTraining, Validate
+
+IMAGES, VOLUMES = "tune", "tune_volumes"  # views
+
+
+@dataclass
+class FinetuneData(Data):
+    test_split: str | None = None
+
+
+@dataclass
+class FinetuneValidate(Validate):
+    best: str | None = one_of("loss", default=None)
+
+
+@dataclass
+class Protocol(Schema):
+    """Of a preset: whose settings these are, and what is done otherwise on purpose."""
+
+    preset: str | None = None
+    source: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    task: str | None = None
+    differs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a preset without settings for the task that was chosen."""
+        super().__post_init__()
+        if self.preset is not None and self.task is None:
+            raise UserError(
+                f"preset={self.preset} has no settings for this task, but for {', '.join(self.tasks)}: choose one of "
+                f"these as task=…, or leave the preset out"
+            )
+
+
+@dataclass
+class Finetune(StagedTraining):
+    init: str = place()
+    task: TaskConfig = field(default_factory=TaskConfig)
+    data: FinetuneData = field(default_factory=FinetuneData)
+    model: Architecture = field(default_factory=Architecture)
+    views: dict[str, Any] = MISSING
+    channels: int | None = at_least(1, None)
+    normalise: str = one_of("none", IMAGENET)
+    validate: FinetuneValidate = field(default_factory=FinetuneValidate)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    protocol: Protocol = field(default_factory=Protocol)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what pretraining has, and fine-tuning has not."""
+        super().__post_init__()
+        trained = [name for name, stage in self.stages.items() if stage.epochs]
+        if len(trained) > 1:
+            raise UserError(f"stages: fine-tuning has one stage, not {', '.join(trained)}")
+        if (accumulate := self.parallel.accumulate) > 1:
+            raise UserError(
+                f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
+                "use 1, and a smaller data.batch, or more processes"
+            )
+        if (weights := getattr(self.model, "weights", None)) is not None:
+            raise UserError(f"model.weights={weights} is pretrain's key: use init={weights}")
+
+    @classmethod
+    def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
+        """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed. A network
+        of volumes has their views, and the size of the run's.
+
+        Raises UserError for a damaged run.
+        """
+        path = Path(str(config.init))
+        run = read_description(path) if (path / FILE).is_file() else None
+        theirs = run.network.architecture if run else exported_architecture(path)
+        with open_dict(config):
+            if "model" not in typed and theirs:
+                kept = {*OF_TRAINING, *(key.removeprefix("model.") for key in typed)}
+                if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
+                    config.model = {key: value for key, value in config.model.items() if key in kept}
+                config.model.update({key: value for key, value in theirs.items() if key not in kept})
+            network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
+            if network.dimensions == 2:
+                return
+            if run and isinstance(config.data.size, int) and "data.size" in typed:
+                raise UserError(
+                    f"init={config.init} is a run on volumes, and data.size={config.data.size} is of images: name a "
+                    "run on images, or leave data.size to the run"
+                )
+            if run and run.network.dimensions == 3 and run.input and not {"data.size", "preset"} & {*typed}:
+                config.data.size = list(run.input.size)
+            if config.hydra.runtime.choices.views == IMAGES and not {"views", "preset"} & {*typed}:
+                given = {key: value for key, value in config.views.items() if f"views.{key}" in typed}
+                config.views = OmegaConf.merge(OmegaConf.load(folder("configs") / "views" / f"{VOLUMES}.yaml"), given)
+
+    def bn_groups(self, batch: int) -> int:
+        return self.model.groups(batch)

@@ -1,0 +1,93 @@
+"""What fine-tuning says of a run: from its configuration alone, so of a run that is planned, too."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dira_scale.data.batch import UNITS
+from dira_scale.models.architecture import architecture
+from dira_scale.models.normalise import input_of
+from dira_scale.models.start import RANDOM
+from dira_scale.runs.description import Data, Dataset, Description, Metric, Network, Stage, Tensors, Term
+from dira_scale.runs.identity import execution
+from dira_scale.tasks.config import FINETUNE, task_of
+from dira_scale.tasks.supervision import CE, DICE
+
+TERMS = {
+    CE: Term("Cross-entropy", "cross-entropy of what is known"),
+    DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
+}
+
+
+def describe(config: Mapping[str, Any]) -> Description:
+    """Of a run of the resolved ``config``: composed, or recorded, which has the names of the ``outputs``, too."""
+    data, model, validate = config["data"], architecture(config["model"]), config["validate"]
+    task = task_of(config["task"]).described(tuple(config.get("outputs", ())))
+    size, start = data["size"], None if config["init"] == RANDOM else config["init"]
+    limit = validate["batches"] and validate["batch"] * validate["batches"]
+    stages = tuple(
+        Stage(name, tuple(stage["terms"]), stage["epochs"] * config["epoch_factor"], not task.pooled)
+        for name, stage in config["stages"].items() if stage["epochs"] > 0
+    )  # fmt: skip
+    network = Network(
+        dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
+        head="pooled" if task.pooled else "dense",
+    )  # fmt: skip
+    return Description(
+        verb=FINETUNE,
+        title="Fine-tuning run",
+        trained=f"fine-tuned on {'labels' if task.pooled else 'masks'}",
+        network=network,
+        input=input_of(
+            model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data["range"]
+        ),
+        data=Data(_datasets(config), data["split"], data["val_split"], limit),
+        stages=stages,
+        terms=TERMS,
+        metrics={"loss": Metric("Total loss", "min"), **task.metrics},
+        best=validate["best"] or task.best.metric,
+        output=task.output,
+        tensors=TENSORS[task.pooled],
+        execution=execution(FINETUNE),
+        unit=UNITS[model.dimensions],
+        training=_training(config),
+        enough_steps=config["enough_steps"],
+    )
+
+
+TENSORS = {
+    pooled: Tensors(
+        "network", "optim.network", "network.encoder", None if pooled else "network.decoder", "network.head"
+    )
+    for pooled in (True, False)
+}
+
+
+def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
+    """``data.shards`` is a path, a list of them or path: weight."""
+    shards = config["data"]["shards"]
+    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
+    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
+    return tuple(
+        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
+    )
+
+
+def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whose settings a run began with."""
+    if not node.get("preset"):
+        return ()
+    differs = "; ".join(node["differs"].values())
+    return (f"preset `{node['preset']}` for `{node['task']}`: {node['source']}; on purpose otherwise: {differs}",)
+
+
+def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
+    data, optimizer = config["data"], config["optim"]["optimizer"]
+    shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
+    share = f", {data['fraction']:g} of its patients" if data["fraction"] < 1 else ""
+    return (
+        *_protocol(config["protocol"]),
+        f"initial weights: `{config['init']}`",
+        f"stages of the run: {shown}; split `{data['split']}`{share}",
+        f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "
+        f"`{optimizer['_target_']}` with a rate of {optimizer['lr']:g}",
+    )

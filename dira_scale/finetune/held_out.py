@@ -1,0 +1,83 @@
+"""How images that are not trained on are seen."""
+
+from dira_scale.data.views import ViewSpec, fixed_views
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import CENTRE, IMAGENET
+from dira_scale.evaluation.stored import held_out_crops
+from dira_scale.finetune.config import Finetune
+from dira_scale.tasks.config import LabelTask
+from dira_scale.tasks.rows import targets_of
+from dira_scale.tasks.supervision import Supervision
+from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.inputs import Inputs
+
+
+def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> ViewSpec:
+    """Crops of a share of each image, or, where training's have a size in voxels, of the view's size."""
+    chosen = held_out_crops(views.sides, crops, config.evaluate.share)
+    return fixed_views(views.size, chosen, **views.stored)
+
+
+def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
+    """Raise UserError for several views in training, for an evaluation that labels or masks do not have."""
+    if views.count != 1:
+        raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
+    evaluate = config.evaluate
+    if evaluate.crops != CENTRE and not supervision.pooled:
+        raise UserError(f"evaluate.crops={evaluate.crops}: masks are judged on one crop; use {CENTRE}")
+    if evaluate.share < 1 and not supervision.pooled:
+        raise UserError(f"evaluate.share={evaluate.share}: masks are judged on the whole image; use 1")
+    if evaluate.temperature and not supervision.pooled:
+        raise UserError("evaluate.temperature=true: temperature scaling is of labels; use false")
+    if evaluate.temperature and config.data.val_split is None:
+        raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
+    if evaluate.window is not None and supervision.pooled:
+        raise UserError(f"evaluate.window={evaluate.window}: windows are of masks; use null")
+    if config.normalise == IMAGENET and (channels := config.channels or config.model.channels) != 3:
+        raise UserError(
+            f"normalise={IMAGENET}: ImageNet's images have three channels, {config.model.name} takes "
+            f"{channels}; use none"
+        )
+
+
+def check_scored(config: Finetune, data: Inputs) -> None:
+    """Raise UserError if checkpoints are compared by the AUROC, and no label has both classes in the validation."""
+    split, validate = config.data.val_split, config.validate
+    if split is None or validate.best is not None:
+        return
+    samples = None if validate.batches is None else validate.batch * validate.batches
+    if why := _without_auroc(config, data, split, samples):
+        raise UserError(
+            f"data.val_split={split}: {why}, so there is no AUROC to compare checkpoints by: use a larger split, or "
+            "validate.best=loss"
+        )
+
+
+def warn_of_test(config: Finetune, data: Inputs) -> list[str]:
+    """A line if no label has both classes in the test split."""
+    split = config.data.test_split
+    why = "" if split is None else _without_auroc(config, data, split)
+    return [f"data.test_split={split}: {why}, so there will be no figure over all labels"] if why else []
+
+
+def _without_auroc(config: Finetune, data: Inputs, split: str, samples: int | None = None) -> str:
+    """Why no label that is scored has an AUROC on a split, or on the first ``samples`` of it; empty if one has."""
+    labels = data.labels
+    if labels is None or labels.exclusive:
+        return ""
+    scored = config.task.scored if isinstance(config.task, LabelTask) else None
+    targets = targets_of(data, split)[:samples, [name in (scored or labels.names) for name in labels.names]]
+    if ((targets == 0).any(0) & (targets == 1).any(0)).any():
+        return ""
+    which = f"none of {', '.join(scored)}" if scored else "no label"
+    return f"{which} has a positive and a negative among its {len(targets)} samples"
+
+
+def judged_batches(config: Finetune, data: Inputs, key: str, rank: int = 0, ranks: int = 1) -> HeldOutBatches:
+    """This rank's share of a whole split, ``key`` being ``val_split`` or ``test_split``, by the crops of the test.
+
+    Raises UserError if there is none.
+    """
+    views = held_out_views(config, data.views, config.evaluate.crops)
+    batch = max(1, config.validate.batch // views.count)
+    return data.evaluation(f"data.{key}", getattr(config.data, key), views, batch, None, rank, ranks)

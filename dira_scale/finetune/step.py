@@ -1,0 +1,93 @@
+"""A step of fine-tuning: the losses of a network's outputs for one view of each image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort import Distort, DistortVolumes, build
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import reduce_sum
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim, parallel
+from dira_scale.engine.task import Losses, SideModule, StagePlan
+from dira_scale.errors import UserError
+from dira_scale.finetune.config import Finetune
+from dira_scale.models import norm
+from dira_scale.models.normalise import input_of, normalised
+from dira_scale.tasks.supervision import Supervision, single
+from dira_scale.training.schedule import batches_of
+
+
+@dataclass(kw_only=True)
+class FinetuneLosses(Losses):
+    """With what the scores of a validation are computed from."""
+
+    logits: Tensor
+    targets: Tensor
+
+
+class Finetuning:
+    """A network's step on what is supervised (see :class:`dira_scale.engine.task.StepTask`).
+
+    Args:
+        network: unsharded, on the CPU, its BatchNorm converted.
+        views: of training; one of each image.
+        distort: makes the module that distorts the views.
+    """
+
+    monitor_every = 1
+
+    def __init__(
+        self,
+        config: Finetune,
+        world: World,
+        network: nn.Module,
+        supervision: Supervision,
+        views: ViewSpec,
+        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+    ) -> None:
+        self.config, self.world, self.module, self.optim = config, world, network, config.optim
+        self.supervision, self.side_modules = supervision, list[SideModule]()
+        self.input, self.distort = input_of(views.sides, config.normalise), distort(views)
+        self.distort.to(world.device)
+
+    def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
+        norm.regroup(module, self.config.bn_groups(stage.batch), self.config.parallel.accumulate)
+        return module
+
+    def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> FinetuneLosses:
+        """In training of the distorted view, over all processes; in evaluation of the first view as it is."""
+        image, targets = self.seen(micro) if model.training else (micro.views[0], self.supervision.targets(micro))
+        with self.world.autocast():
+            logits = model(normalised(image, self.input))
+        terms = self.supervision.terms(logits, targets, reduce_sum if model.training else single)
+        terms = {name: terms[name] for name in stage.terms}
+        total = torch.stack([*terms.values()]).sum()
+        return FinetuneLosses(total, terms, logits=logits.detach(), targets=targets)
+
+    def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The distorted images, and their targets, turned as they are."""
+        parameters = batch.distortions[0]
+        image = self.distort(batch.views[0], parameters)
+        return image, self.supervision.targets(batch, lambda mask: self.distort.turned_mask(mask, parameters))
+
+    def monitor(self, losses: FinetuneLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+        return {}
+
+    def after_step(self, module: nn.Module) -> None:
+        pass
+
+
+def try_stages(config: Finetune, network: nn.Module) -> None:
+    """Raise UserError for a stage that cannot be trained as configured, with its batch and the optimizer."""
+    for name, batch in batches_of(config).items():
+        try:
+            norm.regroup(network, config.bn_groups(batch), config.parallel.accumulate)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+        optimizer = optim.stage_optimizer(config.optim, network, batch)
+        if config.parallel.strategy.startswith("zero"):
+            parallel.refuse_layerwise(optimizer)

@@ -1,0 +1,143 @@
+"""Fine-tuning as a task of the engine: a network on labels or masks, then its best checkpoint on the test split."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from dira_scale.data.batch import UNITS
+from dira_scale.data.manifest.schema import DimensionsError
+from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.world import World
+from dira_scale.engine import preflight
+from dira_scale.engine.task import Best, StagePlan, StagePosition
+from dira_scale.errors import UserError
+from dira_scale.evaluation.leak import Leak
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.description import TENSORS, describe
+from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches, warn_of_test
+from dira_scale.finetune.leak import leak_of
+from dira_scale.finetune.network import build_network, weights_fact
+from dira_scale.finetune.results import summary, write_results
+from dira_scale.finetune.sides import told_apart_by_side
+from dira_scale.finetune.step import Finetuning, try_stages
+from dira_scale.methods import views_of
+from dira_scale.metrics.libraries import require_libraries
+from dira_scale.models.start import RANDOM, Start
+from dira_scale.runs.description import Description
+from dira_scale.runs.folder import RunFolder
+from dira_scale.tasks.supervision import Supervision
+from dira_scale.training.inputs import Inputs
+from dira_scale.training.schedule import few_steps, process_counts, stage_plans
+from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
+
+
+class FinetuneTask(Finetuning):
+    """A network, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+
+    Args:
+        start: what was loaded into the network.
+        leak: whether patients that are evaluated on were trained on; on the main process.
+    """
+
+    def __init__(
+        self,
+        config: Finetune,
+        world: World,
+        network: nn.Module,
+        supervision: Supervision,
+        stages: Sequence[StagePlan],
+        data: Inputs,
+        start: Start | None = None,
+        leak: Leak | None = None,
+    ) -> None:
+        super().__init__(config, world, network, supervision, data.views)
+        self.start, self.leak = start, leak
+        self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
+        self.unit = UNITS[data.views.dimensions]
+        validate = config.validate
+        held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
+        self.validation: HeldOutValidation | None = None
+        if held_out is not None:
+            best = LOWEST_LOSS if validate.best == LOWEST_LOSS.metric else supervision.best
+            self.validation = HeldOutValidation(
+                validate.every, held_out, self.losses, world.device, [supervision.score], Best(*best)
+            )
+
+    @classmethod
+    def build(cls, config: Finetune, cfg: DictConfig, world: World) -> "FinetuneTask":
+        """Open the data, build the network, check the stage. Collective.
+
+        Raises:
+            UserError: on all processes; names the wrong key, dataset or process.
+        """
+
+        def opened() -> tuple[Inputs, list[StagePlan], Supervision]:
+            require_libraries()
+            views = views_of(cfg)
+            held_out = held_out_views(config, views)
+            try:
+                data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out)
+            except DimensionsError as error:
+                whole = "preset=volumes_small, or init= a run on volumes"
+                raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
+            data.require_channels(config.model.name, config.channels or config.model.channels)
+            supervision = config.task.supervision(data)
+            check_crops(config, views, supervision)
+            check_scored(config, data)
+            if config.data.test_split is not None:
+                judged_batches(config, data, "test_split")
+            return data, stage_plans(config, data.steps_per_epoch), supervision
+
+        data, stages, supervision = raise_on_all(opened)
+        preflight.check_alike(cfg, data.facts() | weights_fact(config.init))
+        leak = raise_on_all(lambda: leak_of(config, data) if world.main else None)
+        torch.manual_seed(config.seed)
+        network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
+        try_stages(config, network)
+        return cls(config, world, network, supervision, stages, data, start, leak)
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        described = describe(config)
+        datasets = zip(described.data.datasets, self.data.datasets, strict=True)
+        data = replace(
+            described.data, datasets=tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
+        )
+        licence = self.start.licence if self.start else None
+        return replace(described, data=data, network=replace(described.network, licence=licence))
+
+    def identity(self) -> dict[str, Any]:
+        return {"outputs": list(self.supervision.outputs)} | ({"leak": asdict(self.leak)} if self.leak else {})
+
+    def summary(self, module: nn.Module) -> list[str]:
+        parameters = sum(p.numel() for p in module.parameters()) / 1e6
+        stages = ", ".join(f"{plan.name} {plan.steps}" for plan in self.stages)
+        return [
+            *self.data.summary(self.stages[0]),
+            self.start.summary if self.start else f"init={RANDOM}: nothing is loaded",
+            *(self.leak.lines if self.leak else []),
+            f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
+            f"{stages}",
+            *warn_of_test(self.config, self.data),
+            *told_apart_by_side(self.supervision.outputs, self.data.views),
+            *few_steps(self.config, self.stages),
+        ]
+
+    def process_counts(self) -> list[int]:
+        return process_counts(self.config)
+
+    def set_progress(self, module: nn.Module, share: float) -> None:
+        pass
+
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
+        """Evaluate the stage's best checkpoint on the test split, once. Collective."""
+        if self.config.data.test_split is None:
+            return []
+        write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak)
+        return [] if run is None else [summary(run.folder, self.supervision.best.metric)]
+
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        return []

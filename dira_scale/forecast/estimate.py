@@ -1,0 +1,186 @@
+"""Rows of the plan: each strategy with and without activation checkpointing, on the machine described by ``plan.*``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from omegaconf import DictConfig
+
+from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.engine.task import StagePlan
+from dira_scale.forecast import strategies
+from dira_scale.forecast.config import Machine
+from dira_scale.forecast.links import GB, Links
+from dira_scale.forecast.network import FakeTask, fake_pretraining, one_rank_of
+from dira_scale.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.forecast.strategies import Memory
+from dira_scale.forecast.timeline import StepTimes, Workload
+from dira_scale.methods.method import Method
+from dira_scale.pretrain.config import Pretrain
+from dira_scale.pretrain.task import remarks
+from dira_scale.training.config import StagedTraining
+from dira_scale.training.schedule import stage_plans
+
+USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A strategy: memory for the stage that needs the most of it; time and price of all stages.
+
+    Attributes:
+        checkpointing: activations are recomputed.
+        largest: images of the largest micro-batch that fits; 0 if none does.
+        sent: bytes per rank and step, including the method's own collectives.
+        step: seconds per step of that stage.
+        images_per_second: of that stage, on all GPUs.
+    """
+
+    strategy: str
+    checkpointing: bool
+    memory: Memory
+    fits: bool
+    largest: int
+    sent: float
+    step: float
+    images_per_second: float
+    hours: float
+    price: float
+
+
+@dataclass(frozen=True)
+class Rehearsals:
+    """All stages, rehearsed as one rank of many; the heaviest also with two other numbers of images, of which every
+    other number's memory is told (``few`` and ``many``): at least 2, as a single one takes fewer operations."""
+
+    ranks: int
+    stages: Mapping[str, Rehearsal]
+    few: Rehearsal
+    many: Rehearsal
+    remarks: Sequence[str] = ()  # of the method
+
+    @cached_property
+    def heaviest(self) -> str:
+        """The stage that needs the most memory."""
+        return max(self.stages, key=lambda name: strategies.memory("ddp", self.ranks, self.stages[name]).peak)
+
+    def peak(self, strategy: str, images: int, offload: bool) -> float:
+        """Peak bytes of a rank with ``images`` per step."""
+        stage = self.few.at(images, self.many)
+        return strategies.memory(strategy, self.ranks, stage, offload).peak
+
+
+def rehearse_all(
+    config: Pretrain, cfg: DictConfig, ranks: int, checkpointing: bool, done: Callable[[], None]
+) -> Rehearsals:
+    """Rehearse a step of every stage of pretraining as :func:`rehearse_stages` does."""
+    return rehearse_stages(lambda: fake_pretraining(config, cfg), config, ranks, checkpointing, done)
+
+
+def rehearse_stages(
+    make: Callable[[], FakeTask],
+    config: StagedTraining,
+    ranks: int,
+    checkpointing: bool = False,
+    done: Callable[[], None] = lambda: None,
+) -> Rehearsals:
+    """Rehearse a step of every stage as rank 0 of ``ranks``, and one more; call ``done`` after each.
+
+    ``make``: called as that rank.
+    """
+
+    def rehearsed(plan: StagePlan, images: int) -> Rehearsal:
+        rehearsal = rehearse(fake, plan, images, config.parallel.accumulate)
+        done()
+        return rehearsal
+
+    with one_rank_of(ranks):
+        fake = make()
+        if checkpointing:
+            checkpoint_activations(fake.task.module)
+        stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
+        some = next(iter(stages.values()))
+        heaviest = Rehearsals(ranks, stages, some, some).heaviest
+        plan = next(plan for plan in fake.stages if plan.name == heaviest)
+        method = fake.task.module
+        said = remarks(config, method) if isinstance(config, Pretrain) and isinstance(method, Method) else ()
+        few = stages[heaviest]
+        if few.images == 1:
+            few = rehearse(fake, plan, 2, config.parallel.accumulate)
+        return Rehearsals(ranks, stages, few, rehearsed(plan, 2 * few.images), said)
+
+
+def estimate(
+    config: StagedTraining, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str, loading: float
+) -> Estimate:
+    """The row of ``strategy``. ``plain``: rehearsed without activation checkpointing, as measured speeds are.
+
+    ``loading``: the loader's bytes on the GPU per image of a rank's batch.
+    """
+    ranks, accumulate = rehearsed.ranks, config.parallel.accumulate
+    offload = config.parallel.offload
+    stage = rehearsed.stages[rehearsed.heaviest]
+    memory = strategies.memory(strategy, ranks, stage, offload)
+    memory = replace(memory, loader=loading * stage.images, peak=memory.peak + loading * stage.images)
+    usable = USABLE * machine.memory * GB
+    speed = flops_per_second(machine, plain)
+    plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
+    times = {
+        name: seconds(machine, step, strategy, ranks, accumulate, speed) for name, step in rehearsed.stages.items()
+    }
+    hours = sum(plan.steps * times[plan.name] for plan in plans) / 3600
+    step = times[rehearsed.heaviest]
+    sent = strategies.traffic(strategy, stage, accumulate).sent(ranks)
+    return Estimate(
+        strategy=strategy,
+        checkpointing=rehearsed is not plain,
+        memory=memory,
+        fits=memory.peak <= usable,
+        largest=largest(lambda images: rehearsed.peak(strategy, images, offload) + loading * images, usable)
+        // accumulate,
+        sent=sent + sum(method_traffic(stage)),
+        step=step,
+        images_per_second=stage.images * ranks / step,
+        hours=hours,
+        price=hours * ranks * machine.price,
+    )
+
+
+def largest(peak: Callable[[int], float], limit: float) -> int:
+    """The largest n with ``peak(n) <= limit`` for a non-decreasing ``peak``; 0 if 1 is too many already."""
+    if peak(1) > limit:
+        return 0
+    fits, fails = 1, 2
+    while peak(fails) <= limit:
+        fits, fails = fails, 2 * fails
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (middle, fails) if peak(middle) <= limit else (fits, middle)
+    return fits
+
+
+def flops_per_second(machine: Machine, plain: Rehearsals) -> float:
+    """FLOP/s of one GPU: from its measured images/s in the last stage, else ``plan.tflops``."""
+    last = list(plain.stages.values())[-1]
+    if machine.images_per_second is not None:
+        return machine.images_per_second * (last.forward + last.backward) / last.images
+    return machine.tflops * 1e12
+
+
+def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, speed: float) -> float:
+    """Seconds of one optimizer step: arithmetic at ``speed``, and the communication that it does not hide; or the
+    host's work, which a measured speed has in it."""
+    host = step.operations * machine.dispatch if machine.images_per_second is None else 0.0
+    work = Workload(
+        Links.of(machine, machine.gpus),
+        StepTimes(forward=step.forward / speed, backward=step.backward / speed, host=host),
+        strategies.traffic(strategy, step, accumulate),
+        messages=lambda ranks: step.collectives,
+        control=machine.control,
+    )
+    return work.seconds(ranks)
+
+
+def method_traffic(step: Rehearsal) -> list[float]:
+    """Bytes that a rank sends in each collective of the method, BatchNorm and the discriminator, as rings."""
+    return [(c.ranks - 1) / c.ranks * c.size * (2 if c.kind == "all_reduce" else 1) for c in step.collectives]

@@ -1,0 +1,139 @@
+"""Tasks without memory: tensors have shapes but no values, as one rank of many sees them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore  # private; importing it registers the "fake" backend
+
+from dira_scale import methods
+from dira_scale.data import distort
+from dira_scale.data.batch import CHANNELS_LAST
+from dira_scale.distributed.world import World
+from dira_scale.engine.task import StagePlan, StepTask, TaskBatch
+from dira_scale.pretrain.config import Pretrain
+from dira_scale.pretrain.task import Pretraining, build_adversary
+from dira_scale.training.schedule import batches_of, stage_plans
+from dira_scale.training.shapes import Shapes, ViewShapes
+
+
+@contextmanager
+def one_rank_of(ranks: int) -> Iterator[None]:
+    """A context in which this process is rank 0 of ``ranks``; collectives return shapes without communicating."""
+    if ranks == 1:
+        yield
+        return
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class FakeTask:
+    """A task whose tensors have no memory. Their device reads "cpu", because autocast does not support meta tensors.
+
+    Attributes:
+        task: any; a rehearsal calls no more of it than :class:`StepTask`.
+        stages: all that it trains.
+        shapes: of its data.
+        mode: in which its tensors were made.
+        buffers: that it keeps on the device beside its modules.
+    """
+
+    task: StepTask
+    stages: Sequence[StagePlan]
+    shapes: Shapes
+    mode: FakeTensorMode
+    world: World
+    buffers: Sequence[Tensor] = ()
+
+    @classmethod
+    def of(
+        cls, make: Callable[[World], StepTask], stages: Sequence[StagePlan], shapes: Shapes, precision: str = "fp32"
+    ) -> "FakeTask":
+        """Of a task that ``make`` builds on a process of its own."""
+        mode, world = FakeTensorMode(), fake_world(precision)
+        with mode:
+            return cls(make(world), stages, shapes, mode, world)
+
+    def batch(self, samples: int) -> TaskBatch:
+        """A rank's part of a step's batch, as the loader returns it."""
+        batch: TaskBatch = fake(self.shapes.batch(samples), self.mode)
+        return batch
+
+    def ever_trained(self) -> list[nn.Parameter]:
+        """Parameters that any stage trains."""
+        module, names = self.task.module, dict[nn.Parameter, None]()
+        for stage in self.stages:
+            self.task.prepare(stage, module)
+            names |= dict.fromkeys(trained(module))
+        return list(names)
+
+
+def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
+    """The task of ``pretrain``, with 8-bit grey images."""
+    mode, world, views = FakeTensorMode(), fake_world(config.precision), methods.views_of(cfg)
+    batch = next(iter(batches_of(config).values()))
+    model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
+    with torch.device("meta"):
+        method = methods.build(cfg.method, model, views, batch, config.parallel.accumulate)
+        adversary = build_adversary(config, views)
+
+    for module in (method, adversary):
+        without_memory(module, mode, config.parallel.channels_last)
+    method.train()
+    with mode:
+        task = Pretraining(config, world, method, adversary, distort.build_batched)  # as on a GPU
+    stages, buffers = stage_plans(config, lambda batch: 1), list(task.objective.distort.buffers())
+    learned = methods.learned_label(cfg.method)
+    shapes = ViewShapes(views, labels=learned.classes if learned else None)
+    return FakeTask(task, stages, shapes, mode, world, buffers)
+
+
+def without_memory(module: nn.Module, mode: FakeTensorMode, channels_last: bool) -> None:
+    """Fake the tensors of ``module``, which are on the meta device, in place."""
+
+    def faked(tensor: Tensor) -> Tensor:
+        layout = CHANNELS_LAST.get(tensor.ndim) if channels_last else None
+        with mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout or torch.contiguous_format)
+
+    module._apply(faked)
+
+
+def fake_world(precision: str) -> World:
+    """A process on its own."""
+    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    return World(accelerator, precision)
+
+
+def fake(value: Any, mode: FakeTensorMode) -> Any:
+    """A batch, or a part of it, with its tensors faked where they are."""
+    if isinstance(value, Tensor):
+        return mode.from_tensor(value)
+    if isinstance(value, tuple):
+        return tuple(fake(part, mode) for part in value)
+    if isinstance(value, Mapping):
+        return {key: fake(part, mode) for key, part in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: fake(getattr(value, field.name), mode) for field in fields(value)})
+    return value
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """Bytes of distinct tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that the current stage trains."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -1,0 +1,29 @@
+"""What `localize` refuses of a run that has not trained yet, by its description."""
+
+from collections.abc import Mapping
+
+from omegaconf import DictConfig
+
+from dira_scale.errors import UserError
+from dira_scale.localize.cases import check_labels
+from dira_scale.runs.description import Description
+from dira_scale.tasks.config import FINETUNE
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Raises UserError for a run that is not of labels, or has not learned ``labels``; as `localize` would.
+
+    ``runs``: the one that it reads, by its name.
+    """
+    for name, run in runs.items():
+        if run.verb != FINETUNE:
+            raise UserError(f"run={name} is of {run.verb}: fine-tune it first (docs/how-to/finetune.md)")
+        if run.network.head != "pooled":
+            raise UserError(of_masks(name))
+        if run.output.names:  # not known yet where all labels of a dataset are learned
+            check_labels(cfg.labels, run.output.names, "the run")
+
+
+def of_masks(run: str) -> str:
+    """Why a run that was fine-tuned on masks is refused."""
+    return f"run={run} was fine-tuned on masks: localize asks where labels are seen; name a run that learned labels"

@@ -1,0 +1,45 @@
+"""A sweep's runs of `localize` in one table: as those of the fine-tuning runs that they read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import yaml
+
+from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished
+from dira_scale.localize.results import ACCURACY, BOXES, CONFIG, accuracies
+from dira_scale.metrics.figure import MEAN
+
+
+def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
+    """The table of ``runs``: of each what varies and its folder. The means over labels have intervals over patients, of
+    whom several boxes count together, and tests.
+
+    Raises:
+        UserError, OSError, KeyError: a file of a run, or of the run that it read, is missing or damaged.
+        ValueError: a setting's runs are of other boxes; a seed is there twice.
+    """
+
+    return compare_runs([_finished(varied, output) for varied, output in runs], _evaluated)
+
+
+def _finished(varied: Mapping[str, Any], output: Path) -> Finished:
+    """Keys of the phase that has fine-tuned the network are told without its name, as where its runs are compared."""
+    run = Path(yaml.safe_load((output / CONFIG).read_text())["run"])
+    of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
+    return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)
+
+
+def _evaluated(run: Finished) -> Evaluated:
+    each = figures_of(run.output)
+    figures = dict(sorted(each.items(), key=lambda item: not item[0][1].startswith(f"{MEAN}/")))  # means first
+    thresholds = [float(name.rpartition("/")[2]) for _, name in figures if name.startswith(f"{MEAN}/")]
+    columns = pq.read_table(run.output / BOXES).to_pydict()
+    keys = [f"{key} {label}" for key, label in zip(columns["key"], columns["label"], strict=True)]
+    statistics = {
+        (ACCURACY, name): statistic
+        for name, statistic in accuracies(columns["label"], columns["iou"], thresholds).items()
+        if name.startswith(f"{MEAN}/")
+    }
+    return Evaluated(figures, statistics, keys, columns["patient"])

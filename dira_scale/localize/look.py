@@ -1,0 +1,93 @@
+"""What a network sees of a label in an image: its map, and the boxes around the map's regions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data.fit import require_fit
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.data.views import fixed_views
+from dira_scale.distributed.precision import set_fp32
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import CENTRE
+from dira_scale.evaluation.stored import Stored, held_out_crops
+from dira_scale.evaluation.trained import Trained
+from dira_scale.localize.cases import Case
+from dira_scale.localize.gradcam import GradCam
+from dira_scale.localize.regions import in_stored, overlap, regions
+from dira_scale.localize.results import Row
+from dira_scale.models.network import moved
+from dira_scale.models.normalise import input_of
+from dira_scale.pixels.codecs import DecodeError
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Of one label.
+
+    Attributes:
+        map: float64 [*size] of the view, from 0 to 255.
+        crop: [2 n], the part of the stored image that the view shows.
+        predicted: by intensity the boxes [k, 2 n] around the map's regions above it, in pixels of the stored image.
+    """
+
+    map: np.ndarray
+    probability: float
+    crop: np.ndarray
+    predicted: Mapping[float, np.ndarray]
+
+    def row(self, case: Case, label: str, box: np.ndarray) -> Row:
+        """The predicted box that overlaps ``box`` most."""
+        boxes = np.concatenate([*self.predicted.values()])
+        sources = [intensity for intensity, of in self.predicted.items() for _ in of]
+        shares = overlap(box, boxes)
+        best = int(shares.argmax()) if shares.any() else None
+        about = case.key, case.patient, label, tuple(box.tolist()), self.probability, len(boxes)
+        if best is None:
+            return Row(*about, 0.0, None, None)
+        return Row(*about, float(shares[best]), sources[best], tuple(boxes[best].tolist()))
+
+
+class Eye:
+    """A fine-tuned network and the images of a split. The whole image is resized to what was trained on; of a volume
+    that was cropped in voxels, its middle is seen, as in the run's evaluation. Computed in fp32.
+
+    Raises UserError for volumes that are smaller than that, and for a network of other dimensions.
+    """
+
+    def __init__(self, trained: Trained, dataset: ShardedDataset, split: str, intensities: Sequence[float]) -> None:
+        self.trained, self.intensities = trained, intensities
+        crops = held_out_crops(trained.size, CENTRE, 1.0)
+        self.crop, self.samples = crops[0], Samples([dataset], split)
+        if len(trained.size) == 3:
+            require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        set_fp32("fp32")
+        moved(network := trained.network, self.device, channels_last=False)
+        self.outputs = trained.supervision.outputs
+        input = input_of(trained.size, trained.about["normalise"])
+        self.cam = GradCam(network, input, trained.supervision.output.activation)
+
+    def view(self, case: Case) -> tuple[Stored, Tensor]:
+        """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
+        stored = Stored.of(self.samples, case.sample).seen(**self.trained.stored)
+        if (channels := stored.channels) not in (1, self.trained.channels):
+            name, takes = self.samples.name(case.sample), self.trained.channels
+            raise UserError(f"{name} has {channels} channels, and the network takes 1 or {takes}")
+        try:
+            return stored, stored.view(self.crop, self.trained.size)
+        except DecodeError as error:
+            raise self.samples.damaged(case.sample, error) from error
+
+    def look(self, stored: Stored, view: Tensor, label: str) -> Seen:
+        map, probability = self.cam(view.to(self.device), self.outputs.index(label))
+        step = None if stored.step is None else np.array([stored.step])
+        crop = self.crop.of(np.array([stored.sides]), step).box[0].astype(float)
+        predicted = {
+            intensity: in_stored(regions(map, intensity), crop, self.trained.size) for intensity in self.intensities
+        }
+        return Seen(map, probability, crop, predicted)

@@ -1,0 +1,143 @@
+"""What ``python -m dira_scale.localize`` does: Grad-CAM of every image with boxes, for each label of its boxes.
+
+::
+
+    results.json        the accuracy of each label and their mean, at each threshold. Written last
+    boxes.parquet       a row for each box of the dataset: the predicted box that overlaps it most
+    pictures/           the first images of each label: map, boxes of both kinds
+    config.yaml         the resolved configuration
+    environment.json    versions, commit, machine
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from dira_scale import __version__
+from dira_scale.data.batch import UNITS
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError, print_line
+from dira_scale.evaluation.journal import FILE as UNFINISHED
+from dira_scale.evaluation.journal import Journal, check_same, journal
+from dira_scale.evaluation.leak import Part, check_leak, sources_of
+from dira_scale.evaluation.probe_table import rich_table
+from dira_scale.evaluation.stored import Stored, read_ahead
+from dira_scale.evaluation.trained import Trained
+from dira_scale.localize.cases import Case, Cases, cases_of
+from dira_scale.localize.check import of_masks
+from dira_scale.localize.config import Localize
+from dira_scale.localize.look import Eye
+from dira_scale.localize.pictures import FOLDER, draw, file_name
+from dira_scale.localize.results import BOXES, CONFIG, FILE, Row, cells, figures, write_boxes
+from dira_scale.machine.console import Console
+from dira_scale.machine.progress import bar
+from dira_scale.runs.environment import environment
+from dira_scale.storage.atomic import remedy, write_atomic, write_json
+from dira_scale.storage.owned import own
+from dira_scale.tasks.segmentation import Segmentation
+
+WIDTH = 120  # columns where the output is not a terminal
+
+
+def make(config: Localize) -> None:
+    """Look at what is not yet looked at. Raises UserError."""
+    out = Path(config.out)
+    trained = Trained.of(Path(config.run))
+    if isinstance(trained.supervision, Segmentation):
+        raise UserError(of_masks(config.run))
+    dataset = ShardedDataset.open(config.data.shards)
+    dataset.require(len(trained.size), "this network")
+    cases = cases_of(dataset, config.data.split, trained.supervision.outputs, config.labels)
+    about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash}
+    about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
+    about |= {"labels": [*cases.labels], "intensities": config.intensities, "thresholds": config.thresholds}
+    about |= {"pictures": config.pictures}
+    if (out / FILE).is_file():
+        check_same(out, json.loads((out / FILE).read_text()), about)
+        print_line(f"{out} is complete: nothing is left to do")
+        return
+    judged = Part(dataset, config.data.split, frozenset(case.patient for case in cases.images))
+    leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])
+    eye = Eye(trained, dataset, config.data.split, config.intensities)
+    try:
+        own(out, "localizations", "out")
+        (out / FOLDER).mkdir(exist_ok=True)
+        with journal(out, about) as rows:
+            write_atomic(out / CONFIG, yaml.safe_dump(asdict(config), sort_keys=False))
+            write_json(out / "environment.json", environment())
+            _look(config, eye, cases, rows)
+            _finish(config, cases, rows, about | {"leak": asdict(leak)})
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
+            "the same command again"
+        ) from error
+
+
+def _look(config: Localize, eye: Eye, cases: Cases, rows: Journal) -> None:
+    """One image after another, so that those of a second call are as they would have been in the first."""
+    todo, drawn = [case for case in cases.images if case.key not in rows.done], _drawn(cases, config.pictures)
+
+    def read(case: Case) -> tuple[Case, Stored, Tensor]:
+        return case, *eye.view(case)
+
+    with bar("localizing", UNITS[len(eye.trained.size)]) as shown:
+        task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
+        for case, stored, view in read_ahead(read, todo, config.data.workers):
+            made: list[Row] = []
+            for label, boxes in case.boxes.items():
+                seen = eye.look(stored, view, label)
+                of_label = [seen.row(case, label, box) for box in boxes]
+                made += of_label
+                if (case.key, label) in drawn:
+                    path = Path(config.out) / FOLDER / file_name(label, case.key)
+                    write_atomic(path, draw(view, seen, of_label))
+            rows.add(case.key, {"boxes": [asdict(row) for row in made]})
+            shown.advance(task)
+
+
+def _drawn(cases: Cases, count: int) -> set[tuple[str, str]]:
+    """Keys and labels of the first images of each label: chosen before anything is known of how they come out."""
+    return {
+        (case.key, label)
+        for label in cases.labels
+        for case in [case for case in cases.images if label in case.boxes][:count]
+    }
+
+
+def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, Any]) -> None:
+    """Write the rows and the figures, and show these."""
+    out = Path(config.out)
+    rows = [_row(values) for case in cases.images for values in done.done[case.key]["boxes"]]
+    rows.sort(key=lambda row: cases.labels.index(row.label))
+    write_boxes(out / BOXES, rows)
+    of_test = figures(rows, config.thresholds)
+    counts = {"images": len(cases.images), "boxes": len(rows), "patients": len({row.patient for row in rows})}
+    counts |= {"without_region": sum(row.regions == 0 for row in rows)}
+    written = {"dira_scale": __version__, **about, **counts, "left_out": dict(cases.left_out)}
+    write_json(out / FILE, written | {"splits": {"test": config.data.split}, "figures": {"test": of_test}})
+    (out / UNFINISHED).unlink()
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
+    console.print(rich_table("accuracy in per cent, by the intersection over union", cells(of_test)))
+    for line in [*about["leak"]["lines"], *_said(cases, rows), f"{FILE}, {BOXES} and {FOLDER}/ in {out}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _said(cases: Cases, rows: Sequence[Row]) -> list[str]:
+    lines = []
+    if cases.left_out:
+        listed = ", ".join(f"{name} ({count})" for name, count in cases.left_out.items())
+        lines.append(f"left out: boxes of labels that were not asked for or not learned: {listed}")
+    if empty := sum(row.regions == 0 for row in rows):
+        lines.append(f"{empty} of {len(rows)} boxes: no region, as nothing in the image speaks for the label")
+    return lines
+
+
+def _row(values: Mapping[str, Any]) -> Row:
+    predicted = values["predicted"]
+    return Row(**{**values, "box": tuple(values["box"]), "predicted": None if predicted is None else tuple(predicted)})

@@ -1,0 +1,117 @@
+"""Rows of boxes, the accuracies that are computed from them, and the files of both."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from dira_scale.localize.cases import SIDES
+from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.metrics.statistics.bootstrap import bootstrap
+from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_mean
+from dira_scale.storage.atomic import write_atomic
+
+FILE, BOXES, CONFIG = "results.json", "boxes.parquet", "config.yaml"
+ACCURACY = "accuracy"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A box of the dataset, and what was predicted for its label.
+
+    Attributes:
+        box: [2 n], starts, then extents, in pixels of the stored image.
+        probability: of the label, by the network.
+        regions: the predicted boxes, of all intensities.
+        iou: the largest intersection over union of a predicted box with ``box``; 0 without one.
+        intensity: of the region whose box it is; None: no predicted box overlaps.
+        predicted: that box [2 n]; None likewise.
+    """
+
+    key: str
+    patient: str
+    label: str
+    box: tuple[float, ...]
+    probability: float
+    regions: int
+    iou: float
+    intensity: float | None
+    predicted: tuple[float, ...] | None
+
+
+def write_boxes(path: Path, rows: Sequence[Row]) -> None:
+    """Columns of ``Row``; boxes as ``y``, ``x``, ``h``, ``w`` (``z``, ``d``), those of ``predicted`` likewise."""
+    sides = SIDES[len(rows[0].box) // 2]
+    words = {name: [getattr(row, name) for row in rows] for name in ("key", "patient", "label")}
+    true = {side: [row.box[i] for row in rows] for i, side in enumerate(sides)}
+    numbers = {name: [getattr(row, name) for row in rows] for name in ("probability", "regions", "iou", "intensity")}
+    predicted = {
+        f"predicted_{side}": pa.array([row.predicted and row.predicted[i] for row in rows], pa.float64())
+        for i, side in enumerate(sides)
+    }
+    numbers["intensity"] = pa.array(numbers["intensity"], pa.float64())
+    file = io.BytesIO()
+    pq.write_table(pa.table(words | true | numbers | predicted), file, compression="zstd")
+    write_atomic(path, file.getvalue())
+
+
+def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequence[float]) -> dict[str, Statistic]:
+    """Of each threshold the accuracy of each label, and their mean, by ``LABEL/THRESHOLD`` and ``mean/THRESHOLD``:
+    statistics of N boxes, each with its label and the largest intersection over union of a predicted one."""
+    of_boxes, shares = np.array(labels), np.array(ious, float)
+    made: dict[str, Statistic] = {}
+    for threshold in thresholds:
+        hits = (shares >= threshold).astype(float)
+        each = {
+            f"{label}/{threshold:g}": weighted_mean(np.where(of_boxes == label, hits, np.nan))
+            for label in dict.fromkeys(labels)
+        }
+        made |= {**each, f"{MEAN}/{threshold:g}": average([*each.values()])}
+    return made
+
+
+def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    """The fields of a ``Figure`` for each accuracy, and its interval over patients: ``low``, ``high``, ``level``; None
+    with fewer than two patients. ``n``: the boxes of a label; of the mean, the labels."""
+    made = []
+    for label in [*dict.fromkeys(row.label for row in rows), MEAN]:
+        kept = [row for row in rows if label in (MEAN, row.label)]
+        names = [f"{label}/{threshold:g}" for threshold in thresholds]
+        statistics = accuracies([row.label for row in kept], [row.iou for row in kept], thresholds)
+        boxes = None if label == MEAN else len(kept)
+        n = boxes or len({row.label for row in kept})
+        for name, threshold in zip(names, thresholds, strict=True):
+            interval = bootstrap(statistics[name], [row.patient for row in kept])
+            about = interval.value, n, 0, interval.patients, boxes, f"IoU >= {threshold:g}"
+            ends = {"low": interval.low, "high": interval.high}
+            known = {end: None if np.isnan(value) else value for end, value in ends.items()}
+            made.append(asdict(Figure(ACCURACY, name, *about)) | known | {"level": interval.level})
+    return made
+
+
+def cells(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each label, the mean last, with a column for each threshold: per cent, header first."""
+    rows: dict[str, list[str]] = {}
+    head = ["label", "boxes"]
+    for figure in figures:
+        label, _, threshold = figure["name"].rpartition("/")
+        if label not in rows:
+            rows[label] = [label, str(figure["positives"] or "-")]
+        rows[label].append(f"{100 * figure['value']:.2f}")
+        if f">= {threshold}" not in head:
+            head.append(f">= {threshold}")
+    return [head, *rows.values()]
+
+
+def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
+    """Of a finished folder for sweeps: ``accuracy/LABEL/THRESHOLD``, and the configuration."""
+    content = json.loads((output / FILE).read_text())
+    pairs = ((f"{figure['metric']}/{figure['name']}", figure["value"]) for figure in content["figures"]["test"])
+    return pairs, yaml.safe_load((output / CONFIG).read_text())

@@ -1,0 +1,150 @@
+"""A sweep's folder as tables: what its commands have written, and what compares their runs (``spread.json``).
+
+A fine-tuning phase is a table: rows are what the networks start from, columns shares of the labels and other data.
+A probe is a table for each share and label: rows are encoders. The twin of a cell are the runs of the same phase,
+column and other settings from random weights; of a probe, its random encoders.
+"""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dira_scale.errors import UserError
+from dira_scale.pages.tables.cells import Cell, Table, Twin
+from dira_scale.pages.tables.probed import probed
+from dira_scale.pages.tables.runs import SweepRun, ids_of
+from dira_scale.runs.files import read_json
+
+logger = logging.getLogger(__name__)
+RANDOM, ALL_LABELS = "random", "100 %"
+SHARES = ("AUROC", "accuracy", "Dice", "IoU", "IoU at least")  # metrics from 0 to 1, which tables have in percent
+OF_DATA = ("data.", "task")  # keys of columns; `task.decoder` says what a network starts from
+
+
+@dataclass(frozen=True)
+class SweepContent:
+    """A sweep's finished ``runs`` by id, of ``planned``, and the tables of their figures, by phase."""
+
+    name: str
+    runs: Mapping[str, SweepRun]
+    planned: int
+    tables: Mapping[str, list[Table]] = field(default_factory=dict)
+
+
+def read_sweep(name: str, folder: Path, runs: Sequence[SweepRun], planned: int) -> SweepContent:
+    """The sweep in ``folder``, whose ``spread.json`` is up to date."""
+    path = folder / "spread.json"
+    spread = json.loads(path.read_text()) if path.is_file() else {}
+    tables = {phase: list(_compared(phase, content, runs)) for phase, content in spread.items()}
+    for run in runs:
+        if run.verb == "probe":
+            try:
+                found = [*probed(run, read_json(run.output / "probe.json", dict[str, Any]()), runs)]
+            except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+                reason = error if isinstance(error, UserError) else repr(error)
+                logger.warning("not in the tables: %s cannot be read: %s", run.id, reason)
+                continue
+            tables.setdefault(run.phase, []).extend(found)
+    order = dict.fromkeys(run.phase for run in runs)
+    return SweepContent(name, {run.id: run for run in runs}, planned, {p: tables[p] for p in order if p in tables})
+
+
+def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) -> Iterator[Table]:
+    """A phase's tables, one for each metric; ``METRIC/0.1`` and ``METRIC/0.2`` are columns of one."""
+    members = content["members"]
+    phases = {run.phase for run in runs}
+    at = {setting: _place(of["keys"], of["outputs"], phases) for setting, of in members.items()}
+    alike = {setting: (at[setting][1], _besides_start(of["keys"], phases)) for setting, of in members.items()}
+    random = {alike[setting]: setting for setting, of in members.items() if of["random"]}
+    baselines = [*dict.fromkeys(at[setting][0] for setting in random.values())]
+    tests = {(c["metric"], *pair): c for c in content["comparisons"] for pair in _both(c["first"], c["second"])}
+    by_metric: dict[str, dict[str, Any]] = {}
+    for spread in content["spreads"]:
+        by_metric.setdefault(spread["metric"], {})[spread["setting"]] = spread
+    groups: dict[str, list[str]] = {}
+    for metric in by_metric:
+        groups.setdefault(metric.partition("/")[0], []).append(metric)
+    for title, metrics in groups.items():
+        scale = 100 if title.startswith(SHARES) else 1
+        cells, fractions = {}, {}
+        for metric, spreads in ((metric, by_metric[metric]) for metric in metrics):
+            for setting, spread in spreads.items():
+                row, column, fraction = at[setting]
+                column, fractions[column] = _column(column, metric), fraction
+                other = None if members[setting]["random"] else random.get(alike[setting])
+                twin = _twin(setting, other, spreads, tests, metric, scale)
+                low, high = ((spread["interval"] or {}).get(end) for end in ("low", "high"))
+                interval = None if low is None or high is None else (scale * low, scale * high)
+                of_runs = spread["run_sd"] and scale * spread["run_sd"]
+                ids = tuple(ids_of(members[setting]["outputs"], runs))
+                cells[row, column] = Cell(_scaled(spread["mean"], scale), of_runs, spread["n"], interval, twin, ids)
+        rows, columns = (dict.fromkeys(key[part] for key in cells) for part in (0, 1))
+        known = {column: fractions[column] for column in columns if column in fractions}
+        yield Table(phase, f"{title}, %" if scale == 100 else title, [*rows], [*columns], cells, baselines, known)
+
+
+def _both(first: str, second: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    return (first, second), (second, first)
+
+
+def _column(column: str, metric: str) -> str:
+    """Of a metric at a threshold, ``accuracy mean/0.1``, the threshold."""
+    _, slash, threshold = metric.partition("/")
+    at = f"IoU ≥ {100 * float(threshold):g} %" if slash else ""
+    return at if column == ALL_LABELS and at else ", ".join(filter(None, [column, at]))
+
+
+def _twin(
+    setting: str, random: str | None, spreads: Mapping[str, Any], tests: Mapping[Any, Any], metric: str, scale: int
+) -> Twin | None:
+    if random is None or random not in spreads:
+        return None
+    difference = scale * (_scaled(spreads[setting]["mean"], 1) - _scaled(spreads[random]["mean"], 1))
+    test = tests.get((metric, setting, random))
+    if test is None or test["over"] != "runs":  # over seeds of one run: nothing is said of another pretraining
+        return Twin(spreads[random]["n"], difference)
+    return Twin(spreads[random]["n"], difference, _scaled(test["welch"], 1), _scaled(test["welch_holm"], 1))
+
+
+def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[str]) -> tuple[str, str, float]:
+    """Row, column and share of the labels of a setting. Keys of other ``phases`` are those of what it starts from."""
+    fraction = keys.get("data.fraction", _config_fraction(Path(outputs[0])))
+    of_row = {k: v for k, v in keys.items() if _is_of_row(k)}
+    of_column = {k: v for k, v in keys.items() if k not in of_row and k != "data.fraction"}
+    start = re.sub(r" \(\d+ runs\)$", "", str(of_row.pop("init", "")))
+    decoder = of_row.pop("task.decoder", None)
+    others = [f"{key}={value}" for key, value in of_row.items() if not (start and key.partition(".")[0] in phases)]
+    row = ", ".join(filter(None, [start, "encoder only" if decoder == RANDOM else "", *others])) or "all runs"
+    column = ", ".join([f"{100 * fraction:g} %", *(f"{key}={value}" for key, value in of_column.items())])
+    return row, column, fraction
+
+
+def _is_of_row(key: str) -> bool:
+    return key == "task.decoder" or not key.startswith(OF_DATA)
+
+
+def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """What a row is besides what it starts from: keys of the runs themselves, such as a learning rate."""
+    of_start = {"init", "task.decoder"}
+    own = {k: v for k, v in keys.items() if _is_of_row(k) and k not in of_start and k.partition(".")[0] not in phases}
+    return tuple(sorted((key, repr(value)) for key, value in own.items()))
+
+
+def _config_fraction(output: Path) -> float:
+    """Of what was fine-tuned; where a command looks at such a run, of that run."""
+    config = yaml.safe_load((output / "config.yaml").read_text())
+    if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
+        config = yaml.safe_load(tuned.read_text())
+    return float(config.get("data", {}).get("fraction") or 1.0)
+
+
+def _scaled(value: float | None, scale: int) -> float:
+    """NaN, which JSON does not have, where there is no value."""
+    return math.nan if value is None else scale * value

@@ -1,0 +1,111 @@
+"""The images of a folder, each read and stored in memory as a conversion to shards would store it."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dira_scale.archive.plan import Item, hasher_of
+from dira_scale.archive.reading import read_input
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sample import sample_of
+from dira_scale.archive.sources.folder import Folder
+from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.index import SIDES
+from dira_scale.errors import UserError
+from dira_scale.evaluation.stored import Stored
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.settings import VolumeSettings
+from dira_scale.predict.config import SOURCE
+from dira_scale.predict.geometry import Plane, Space
+from dira_scale.predict.images import Loaded
+from dira_scale.runs.shape import Shape, check_settings
+from dira_scale.storage.walk import folder_at
+
+# Stripped from a source's name where the mask's own is put.
+SUFFIXES = (".nii.gz", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy", ".npz", ".dcm", ".dicom", ".nii", ".mha",
+            ".mhd", ".nrrd", ".nhdr")  # fmt: skip
+RESHARD = "name a dataset that `shard` has converted, like=OUT"
+
+
+class FolderImages:
+    """All files below ``folder``, as images of a dataset of this ``conversion`` (the recipe in its ``dataset.json``).
+
+    Raises UserError if there is none, or the network has other dimensions.
+    """
+
+    def __init__(
+        self, folder: str, conversion: Mapping[str, Any] | None, dimensions: int, names: str, key_file: str | None,
+        workers: int,
+    ) -> None:  # fmt: skip
+        folder_at(folder, "images")
+        self.recipe = recipe_of(conversion, dimensions)
+        hasher, _ = hasher_of(self.recipe, key_file)
+        source = Volumes(folder) if dimensions == 3 else Folder(folder)
+        records = [*source.records(workers)]
+        if not records:
+            raise UserError(f"images={folder} has no files")
+        called = [r.name if names == SOURCE else hasher("key", r.name) for r in records]
+        self.items = [Item(key, "", "", "", record) for key, record in zip(called, records, strict=True)]
+        self.items.sort(key=lambda item: item.key)
+        self.keys = [item.key for item in self.items]
+        self.targets = [*map(_stem, self.keys)] if names == SOURCE else self.keys
+        listed = json.dumps([[item.key, item.record.size] for item in self.items])
+        self.about = {"images": len(self.items), "names": names, "hash": hashlib.sha256(listed.encode()).hexdigest()}
+
+    def load(self, number: int) -> Loaded:
+        item = self.items[number]
+        read = read_input(item, self.recipe)
+        sample = sample_of(item, read, self.recipe)
+        row, dimensions = sample.row, self.recipe.dims
+        sides = tuple(row[name] for name in SIDES[dimensions])
+        shape = sides if row["channels"] == 1 else (row["channels"], *sides)
+        stored = Stored(
+            sample.payload, row["codec"], shape, dimensions, float(row["low"]), float(row["high"]), row["spacing"]
+        )
+        if isinstance(read, GreyImage):
+            return Loaded(stored, Plane(read.pixels.shape, read.spacing))
+        return Loaded(stored, Space.of(item.record.image, read, np.array(row["affine"]).reshape(4, 4)))
+
+    def name(self, number: int) -> str | None:
+        return self.items[number].record.name
+
+
+def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: str) -> Mapping[str, Any]:
+    """How images are read: as those of the dataset ``like``, else as ``known``. Raises UserError without either."""
+    if like is not None:
+        return ShardedDataset.open(like, check_shards=False).info.recipe
+    if not known:
+        raise UserError(
+            f"like: the dataset that {network} was trained on is not where it was, so it is unknown how images are "
+            "read: name it, or one converted in the same way, like=OUT"
+        )
+    return known
+
+
+def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
+    """Raises UserError for one that is not of a conversion, or of another kind of images."""
+    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "source"]
+    if not conversion or any(name not in conversion for name in names):
+        raise UserError("like: this dataset does not say how its images were read; name one that `shard` has converted")
+    if conversion["slices"]:
+        raise UserError("like: the network sees slices of volumes (recipe.slices): shard the folder likewise, and "
+                        "predict data.shards")  # fmt: skip
+    if conversion["dims"] != dimensions:
+        raise UserError(f"like: the dataset has {conversion['dims']} dimensions, the network {dimensions}")
+    given = {name: conversion[name] for name in names}
+    check_settings(Recipe, {name: value for name, value in given.items() if name != "volume"}, RESHARD)
+    volume = Shape(RESHARD).of(VolumeSettings, given["volume"], "volume.")
+    values: dict[str, Any] = given | {"volume": volume, "slices": None}
+    if values["codec"] != "jpg":  # others lose nothing
+        values["codec"] = "npy"
+    return Recipe(**values, source={})
+
+
+def _stem(name: str) -> str:
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)]

@@ -1,0 +1,74 @@
+"""The images that are predicted, one after another: of a sharded dataset."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from dira_scale.archive.reading import QuarantinedError
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.errors import UserError
+from dira_scale.evaluation.features import ALL, rows_of
+from dira_scale.evaluation.stored import Stored
+from dira_scale.pixels.codecs import DecodeError
+from dira_scale.predict.geometry import Geometry, Plane, Space
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image as it is, or would be, in a shard, and where its source's pixels are."""
+
+    stored: Stored
+    geometry: Geometry
+
+
+class Images(Protocol):
+    """Attributes:
+    keys: of all images: what they are called in tables.
+    targets: of all images: their masks' files, without suffix.
+    about: what identifies them all, ready for JSON, without paths.
+    """
+
+    keys: list[str]
+    targets: list[str]
+    about: dict[str, Any]
+
+    def load(self, number: int) -> Loaded:
+        """The image of ``keys[number]``. Raises QuarantinedError for one that cannot be used; OSError, UserError."""
+        ...
+
+    def name(self, number: int) -> str | None:
+        """Its file's name, below the folder; None where there is none."""
+        ...
+
+
+class DatasetImages:
+    """A split of a dataset, or all, by the manifest's keys. Raises UserError for another split or dimensions."""
+
+    def __init__(self, shards: str, split: str, dimensions: int) -> None:
+        self.dataset = ShardedDataset.open(shards)
+        self.dataset.require(dimensions, "this network")
+        self.rows = rows_of(self.dataset, split).tolist()
+        splits = [name for name in self.dataset.splits if split in (name, ALL) and len(self.dataset.rows(name))]
+        at = ((row, (name, n)) for name in splits for n, row in enumerate(self.dataset.rows(name).tolist()))
+        self._samples, self._places = {name: Samples([self.dataset], name) for name in splits}, dict(at)
+        self.keys = self.targets = [str(key) for key in self.dataset.column("key")[self.rows]]
+        self.about = {"dataset": self.dataset.info.name, "hash": self.dataset.hash, "split": split}
+
+    def load(self, number: int) -> Loaded:
+        try:
+            split, place = self._places[self.rows[number]]
+            stored = Stored.of(self._samples[split], place)
+        except UserError as error:
+            if isinstance(error.__cause__, DecodeError):
+                raise QuarantinedError("decode", str(error.__cause__)) from error
+            raise
+        row = self.rows[number]
+        if stored.dimensions == 2:
+            return Loaded(stored, Plane(stored.sides, self.dataset.cell("spacing", row)))
+        affine = np.array(self.dataset.cell("affine", row), float).reshape(4, 4)
+        return Loaded(stored, Space(affine, stored.sides, affine))
+
+    def name(self, number: int) -> str | None:
+        return None

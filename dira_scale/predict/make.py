@@ -1,0 +1,189 @@
+"""What ``python -m dira_scale.predict`` does: every image once, through the best checkpoint of a fine-tuned run.
+
+::
+
+    predictions.csv     of labels: a row for each image, its key and a probability for each label
+    masks/KEY.png       of masks: images; KEY.nii.gz: volumes. Pixels have the values of the classes that were learned
+    quarantine.csv      images that could not be used: key, stage, reason
+    predict.json        the network, the data, thresholds and temperatures of the run, counts. Written last
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale import __version__
+from dira_scale.archive.outcome import most_common
+from dira_scale.archive.output import check_output
+from dira_scale.archive.reading import QuarantinedError
+from dira_scale.data.batch import UNITS
+from dira_scale.errors import UserError, counted, print_line
+from dira_scale.evaluation.config import SLIDING
+from dira_scale.evaluation.journal import FILE as UNFINISHED
+from dira_scale.evaluation.journal import check_same, journal
+from dira_scale.evaluation.stored import dense, read_ahead
+from dira_scale.evaluation.trained import Trained
+from dira_scale.machine.progress import bar
+from dira_scale.metrics.libraries import require_libraries
+from dira_scale.pixels.codecs import DecodeError
+from dira_scale.predict.config import Predict
+from dira_scale.predict.folder import FolderImages, conversion_of
+from dira_scale.predict.images import DatasetImages, Images, Loaded
+from dira_scale.predict.tables import PROBABILITIES, write_probabilities, write_quarantine, write_rejected_names
+from dira_scale.storage.atomic import remedy, write_atomic, write_json
+from dira_scale.storage.owned import own
+from dira_scale.tasks.segmentation import Segmentation
+
+ABOUT, MASKS = "predict.json", "masks"
+Row = dict[str, Any]  # of the journal: ``values`` of labels, ``mask``, or ``stage`` and ``reason`` of a refused image
+Prepared = TypeVar("Prepared")
+
+
+def make(config: Predict) -> None:
+    """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
+    trained, out = Trained.of(Path(config.run)), Path(config.out)
+    check_output(out, config.images, "images")
+    masks = isinstance(trained.supervision, Segmentation)
+    if config.window is not None and not masks:
+        raise UserError(f"window={config.window}: windows are of masks, and this network has labels; leave it out")
+    if masks and (config.window or trained.window) == SLIDING:
+        require_libraries()
+    images = _images(config, trained)
+    seen = {"window": config.window or trained.window} if masks else {"crops": trained.about["evaluate"]["crops"]}
+    about = {name: trained.about[name] for name in ("network", "stage", "step")}
+    about |= {"weights": trained.hash, **seen, "data": images.about}
+    if (out / ABOUT).is_file():
+        check_same(out, json.loads((out / ABOUT).read_text()), about)
+        print_line(f"{out} is complete: nothing is left to predict")
+        return
+    try:
+        own(out, "predictions", "out")
+        with journal(out, about) as rows:
+            todo = [number for number, key in enumerate(images.keys) if key not in rows.done]
+            predicted = _masks if masks else _labels
+            with bar("predicting", UNITS[len(trained.size)]) as shown:
+                task = shown.add_task("", total=len(images.keys), completed=len(images.keys) - len(todo))
+                for number, row in predicted(config, trained, images, todo):
+                    rows.add(images.keys[number], row)
+                    shown.advance(task)
+            _finish(out, trained, images, rows.done, about)
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
+            "the same command again"
+        ) from error
+
+
+def _images(config: Predict, trained: Trained) -> Images:
+    dimensions = len(trained.size)
+    if config.data.shards is not None:
+        return DatasetImages(config.data.shards, config.data.split, dimensions)
+    assert config.images is not None, "checked"
+    conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
+    return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, config.workers)
+
+
+def _labels(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
+    """As the run's test split was evaluated: the mean of the probabilities of its crops."""
+    device = _device()
+    predicted = trained.predictor(device)
+
+    def views(loaded: Loaded) -> Tensor:
+        return torch.stack([loaded.stored.view(crop, trained.size) for crop in trained.crops])
+
+    waiting = list[tuple[int, Tensor]]()
+    for position, (number, view) in enumerate(_read(config, trained, images, todo, views), 1):
+        if isinstance(view, dict):
+            yield number, view
+        else:
+            waiting.append((number, view))
+        if len(waiting) < config.batch and position < len(todo):
+            continue
+        for _, alike in groupby(waiting, lambda item: item[1].shape):  # of grey and colour images
+            numbers, stacked = zip(*alike, strict=True)
+            crops = torch.stack(stacked, 1)
+            values = torch.stack([predicted(crop).cpu() for crop in crops]).mean(0).double().tolist()
+            yield from ((n, {"values": row}) for n, row in zip(numbers, values, strict=True))
+        waiting.clear()
+
+
+def _masks(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
+    device, window, folder = _device(), config.window or trained.window, Path(config.out) / MASKS
+    predicted, supervision = trained.predictor(device), trained.supervision
+    assert isinstance(supervision, Segmentation)
+    if len({*images.targets}) < len(images.targets):
+        twice = Counter(images.targets).most_common(1)[0][0]
+        raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
+    values = np.array([0, *(supervision.classes or {"mask": 1}).values()], np.uint8)
+    for number, loaded in _read(config, trained, images, todo, lambda loaded: loaded):
+        if isinstance(loaded, dict):
+            yield number, loaded
+            continue
+        probabilities = dense(predicted, loaded.stored, trained.size, window, device, config.batch)
+        answers = supervision.answers(loaded.geometry.restored(probabilities)[None])[0]
+        path = folder / f"{images.targets[number]}{loaded.geometry.suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, loaded.geometry.encoded(values[answers.numpy()]))
+        yield number, {"mask": path.relative_to(folder).as_posix()}
+
+
+def _read(
+    config: Predict, trained: Trained, images: Images, todo: list[int], prepare: Callable[[Loaded], Prepared]
+) -> Iterator[tuple[int, Prepared | Row]]:
+    """What is ``prepared`` of each image, or the row of one that cannot be used."""
+
+    def read(number: int) -> tuple[int, Prepared | Row]:
+        try:
+            loaded = images.load(number)
+            loaded = replace(loaded, stored=loaded.stored.seen(**trained.stored))
+            if (channels := loaded.stored.channels) not in (1, trained.channels):
+                raise QuarantinedError("check", f"{channels} channels, and the network takes 1 or {trained.channels}")
+            return number, prepare(loaded)
+        except QuarantinedError as error:
+            return number, {"stage": error.stage, "reason": error.reason}
+        except DecodeError as error:
+            return number, {"stage": "decode", "reason": str(error)}
+
+    return read_ahead(read, todo, config.workers)
+
+
+def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], about: Row) -> None:
+    """Write the tables and the description, and tell what was done. Raises UserError if nothing could be used."""
+    rows = [done[key] for key in images.keys]
+    refused = {key: row for key, row in zip(images.keys, rows, strict=True) if "reason" in row}
+    usable = {key: row for key, row in zip(images.keys, rows, strict=True) if "reason" not in row}
+    names = [(name, row) for number, row in enumerate(rows) if "reason" in row and (name := images.name(number))]
+    table = write_rejected_names(out, names) if names else out / "quarantine.csv"
+    reasons = Counter(row["reason"] for row in refused.values())
+    said = ", ".join(f"{count} x {reason}" for reason, count in most_common(reasons))
+    if not usable:
+        (out / UNFINISHED).unlink()
+        raise UserError(f"none of the {len(rows)} images is usable: {said} (full list: {table})")
+    write_quarantine(out, refused)
+    supervision = trained.supervision
+    where = out / MASKS
+    if not isinstance(supervision, Segmentation):
+        values = np.array([row["values"] for row in usable.values()])
+        temperatures, exclusive = trained.about["temperatures"], supervision.labels.exclusive
+        write_probabilities(out, [*usable], values, supervision.outputs, temperatures, exclusive)
+        where = out / PROBABILITIES
+    judged = ("outputs", "thresholds", "temperatures", "calibrated_thresholds")
+    counts = {"predicted": len(usable), "quarantined": len(refused)}
+    written = about | {"dira_scale": __version__} | {name: trained.about[name] for name in judged} | counts
+    write_json(out / ABOUT, written)
+    (out / UNFINISHED).unlink()
+    print_line(f"{where}: {counted(len(usable), 'image')}")
+    if refused:
+        print_line(f"quarantined: {len(refused)} ({said}; all in {table})")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,164 @@
+"""What pretraining says of a run: from its configuration alone, so of a run that is planned, too."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dira_scale.data.batch import UNITS
+from dira_scale.errors import UserError
+from dira_scale.methods import method_class
+from dira_scale.models.architecture import architecture
+from dira_scale.pretrain.objective import restores
+from dira_scale.runs.description import (
+    Data,
+    Dataset,
+    Description,
+    Input,
+    Metric,
+    Network,
+    Output,
+    Stage,
+    Tensors,
+    Term,
+)
+from dira_scale.runs.identity import execution
+
+VERB = "pretrain"
+TERMS = {
+    "di": Term(
+        "Discrimination", "discrimination: the encoder learns to recognise two views of one image among other images"
+    ),
+    "re": Term("Restoration", "restoration: the decoder learns to restore an image from a distorted view of it"),
+    "ad": Term(
+        "Adversary, the generator's part",
+        "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
+    ),
+    "discriminator": Term("Adversary, the discriminator's part"),
+}
+METRICS = {
+    "loss": Metric("Total loss (weighted sum of the stage's terms)", "min"),
+    "top1": Metric("Finding an image's other view (top-1)", "max", "di"),
+}
+WORDS = Term("Discrimination", "discrimination: the encoder learns to tell which visual word a deformed volume shows")
+
+
+def describe(config: Mapping[str, Any]) -> Description:
+    """Of a run of the resolved ``config``: composed, or recorded, which has more keys."""
+    data, method, factor = config["data"], config["method"], config["epoch_factor"]
+    size, kind = data["size"], method_class(method)
+    network, validate = _network(config["model"]), config["validate"]
+    stages = tuple(
+        Stage(name, tuple(stage["terms"]), stage["epochs"] * factor, restores(stage["terms"]))
+        for name, stage in config["stages"].items() if stage["epochs"] > 0
+    )  # fmt: skip
+    limit = validate["batches"] and validate["batch"] * validate["batches"]
+    title = "Pretraining run"
+    if factor != 1:
+        title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
+    return Description(
+        verb=VERB,
+        title=title,
+        trained=_trained(method),
+        training=_training(config, stages),
+        network=network,
+        input=Input(
+            network.dimensions * (size,) if isinstance(size, int) else tuple(size),
+            window=None if data["range"] is None else tuple(data["range"]),
+        ),
+        data=Data(_datasets(config), data["split"], data["val_split"], limit),
+        stages=stages,
+        terms=_terms(method, stages),
+        metrics=METRICS | ({"accuracy": _accuracy(learned)} if (learned := _labelled(method)) else {}),
+        best="loss",
+        output=Output(
+            "sigmoid" if method.get("bounded", kind.bounded) else None, method.get("target_scale", 1.0), kind.remark
+        ),
+        tensors=tensors_of(method, any(stage.decoder for stage in stages)),
+        execution=execution(VERB),
+        unit=UNITS[network.dimensions],
+        enough_steps=config["enough_steps"],
+        monitor_every=config["health"]["every"],
+    )
+
+
+def _network(model: Mapping[str, Any]) -> Network:
+    """Of the node ``model``; of one that cannot be built here no more than its name: a report needs no network."""
+    try:
+        network = architecture(model)
+    except UserError:
+        return Network(model, str(model["_target_"]), dimensions=2, channels=1, start=model["weights"])
+    return Network(model, network.name, network.dimensions, network.channels, network.weights)
+
+
+def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = ()) -> Tensors:
+    """Of the node ``method``.
+
+    Args:
+        decoder: whether a stage trains one.
+        names: of the built method's tensors, for a method that makes its base itself.
+    """
+    prefix, inner = "method.", method
+    while isinstance(inner.get("base"), Mapping):
+        prefix, inner = f"{prefix}base.", inner["base"]
+    for match in filter(None, (re.match(r"((?:base\.)*)encoder\.", name) for name in names)):
+        prefix = f"method.{match[1]}"
+        break
+    momentum = method_class(inner).momentum_encoder
+    return Tensors(
+        module="method",
+        optimizer="optim.generator",
+        encoder=f"{prefix}encoder",
+        decoder="method.decoder" if decoder else None,
+        head="method.head" if decoder else None,
+        momentum=f"{prefix}{momentum}" if momentum else None,
+        side=("discriminator",),
+    )
+
+
+def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
+    """``data.shards`` is a path, a list of them or path: weight."""
+    shards = config["data"]["shards"]
+    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
+    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
+    return tuple(
+        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
+    )
+
+
+def _terms(method: Mapping[str, Any], stages: Iterable[Stage]) -> dict[str, Term]:
+    """Ours with the base's name and the restoration's distance; then those of a method of the user's own."""
+    base = method.get("base", method).get("_target_", "").rpartition(".")[2]
+    terms = TERMS | ({"di": WORDS} if _labelled(method) else {})
+    for name, more in (("di", base), ("re", method.get("restoration", "").upper())):
+        if more:
+            terms[name] = replace(terms[name], title=f"{terms[name].title} ({more})")
+    used = dict.fromkeys(term for stage in stages for term in stage.terms)
+    return terms | {term: Term(f"loss/{term}", "a term of the run's own method") for term in used if term not in TERMS}
+
+
+def _labelled(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The node of the method, or of its base, that learns a label; None if it learns without."""
+    inner: Mapping[str, Any] = method.get("base", method)
+    return inner if method_class(inner).labelled else None
+
+
+def _accuracy(learned: Mapping[str, Any]) -> Metric:
+    return Metric(f"Accuracy of words (chance 1/{learned['classes']})", "max", "di")
+
+
+def _trained(method: Mapping[str, Any]) -> str:
+    learned = _labelled(method)
+    return f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels"
+
+
+def _training(config: Mapping[str, Any], stages: Iterable[Stage]) -> tuple[str, ...]:
+    data, optimizer = config["data"], config["optim"]["optimizer"]
+    shown = ", ".join(f"`{stage.name}` ({' + '.join(stage.terms)}, {stage.epochs:g} epochs)" for stage in stages)
+    precision = config.get("precision_used", config["precision"])  # none before the run has begun
+    return (
+        f"method: `{config['method']['_target_']}`",
+        f"stages of the run: {shown}",
+        f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "
+        f"`{optimizer['_target_']}` at {optimizer['lr']:g}, precision {precision}",
+    )

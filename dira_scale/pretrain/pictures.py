@@ -1,0 +1,164 @@
+"""Held-out images at the end of a stage: a grid of clean, distorted and restored ones, and the restoration table."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.geometry.orientation import reorient
+from dira_scale.data.views import ViewSpec
+from dira_scale.engine.task import StagePlan
+from dira_scale.engine.watchdog import alive
+from dira_scale.metrics.restoration import RestorationTable
+from dira_scale.pretrain.objective import Objective
+from dira_scale.storage.atomic import write_atomic, write_json
+from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.validation import evaluating
+
+GAP = 4  # pixels between pictures
+WIDEST = 96  # pixels: planes of volumes are enlarged up to it, by a whole number
+
+
+@dataclass
+class Restoration:
+    """A batch of images or volumes, each [b, 1, *size] in [0, 1].
+
+    Attributes:
+        hole: where a cutout, a mask or a painting has replaced the distorted one.
+        mirrored: bool [b, n], along which axes all are.
+        spacing: [b, n], of volumes: the extent of a view's voxel on each axis.
+    """
+
+    clean: Tensor
+    distorted: Tensor
+    hole: Tensor
+    restored: Tensor
+    mirrored: Tensor
+    spacing: np.ndarray
+
+
+@torch.no_grad()
+def draw_restorations(
+    folder: Path,
+    stage: StagePlan,
+    objective: Objective,
+    method: nn.Module,
+    held_out: HeldOutBatches,
+    rows: int,
+    spacing: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Write a stage's picture grid and its restoration table, which includes trivial restorers, on one process.
+
+    ``spacing``: of samples [b] the extent of a view's voxel on each axis, [b, n]; called for volumes only.
+    """
+    with evaluating(method):
+        write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms, spacing), rows)
+
+
+def view_spacing(views: ViewSpec, stored: np.ndarray) -> np.ndarray:
+    """The millimetres between the voxels of views of volumes whose own are ``stored`` [b, n], NaN where unknown: then
+    the axes count alike."""
+    mm = stored if views.spacing is None else np.broadcast_to(np.asarray(views.spacing, np.float64), stored.shape)
+    crop = views.crops[0] if views.crops else views.sides  # resized to the view; others are taken to be of its shape
+    known: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)
+    return known * crop / views.sides
+
+
+def _restorations(
+    objective: Objective,
+    method: nn.Module,
+    held_out: HeldOutBatches,
+    terms: Sequence[str],
+    spacing: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[Restoration]:
+    for stored, _ in held_out.batches():
+        alive()
+        batch = stored.to(objective.world.device)
+        distorted = objective.distorted(batch, terms)
+        outputs = objective.forward(method, batch, distorted)
+        assert outputs.target is not None and outputs.restored is not None
+        # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
+        holes = _holes(objective, batch, terms, distorted)
+        shown, hole = (objective.upright(views, batch)[0] for views in (distorted, holes))
+        if outputs.orientation is not None:
+            shown, hole = (reorient(view, outputs.orientation) for view in (shown, hole))
+        count = len(hole)  # of the first view: a method may restore several
+        mirrored = batch.flips[0] if objective.target_flip == "with_input" else torch.zeros_like(batch.flips[0])
+        extent = spacing(batch.index.cpu().numpy()) if shown.dim() == 5 else np.ones(mirrored.shape)
+        yield Restoration(outputs.target[:count], shown, hole, outputs.restored[:count], mirrored, extent)
+
+
+def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Per view bool [b, C, *size]: where the ``distorted`` one says nothing of the image."""
+    if batch.distortions[0].corruptions:  # with whatever they fill, it is the same in a black image and in a white one
+        black, white = (
+            objective.distorted(
+                replace(batch, views=tuple(torch.full_like(view, value) for view in batch.views)), terms
+            )
+            for value in (0.0, 1.0)
+        )
+        return tuple(of_black == of_white for of_black, of_white in zip(black, white, strict=True))
+    undisturbed = objective.distorted(batch, terms, corrupt=False)
+    return tuple((after == 0) & (before != 0) for after, before in zip(distorted, undisturbed, strict=True))
+
+
+def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
+    """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: of ``rows`` images a row each, of volumes
+    one for each axis."""
+    table, grid, drawn = RestorationTable(), list[np.ndarray](), 0
+    for batch in batches:
+        parts = (batch.clean, batch.distorted, batch.hole, batch.restored)
+        arrays = (part[:, 0].float().cpu().numpy() for part in parts)
+        geometry = batch.mirrored.cpu().numpy(), batch.spacing
+        for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
+            table.add(clean, distorted, hole > 0, restored)
+            if drawn < rows:
+                drawn += 1
+                shown = (clean, distorted, restored)
+                axes = tuple(np.flatnonzero(mirrored).tolist())
+                if clean.ndim == 3:
+                    columns = [middle_planes(np.flip(part, axes), spacing) for part in shown]
+                else:
+                    columns = [[part] for part in shown]
+                for row in zip(*columns, strict=True):
+                    padded = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in row]
+                    grid.append(np.concatenate(padded, axis=1))
+    path = folder / "restoration.json"
+    before = json.loads(path.read_text()) if path.exists() else []
+    write_json(path, [row for row in before if row["stage"] != stage] + table.rows(stage))
+    encoded = BytesIO()
+    Image.fromarray((np.concatenate(grid).clip(0, 1) * 255).round().astype(np.uint8)).save(encoded, "PNG")
+    write_atomic(folder / f"{stage}.png", encoded.getvalue())
+
+
+def middle_planes(volume: np.ndarray, spacing: Sequence[float]) -> list[np.ndarray]:
+    """Of a volume [D, H, W] the plane in the middle of each axis: axial, coronal, sagittal, as radiologists see them.
+
+    The patient's head is up, the front up or to the left, and a voxel as high and as wide as ``spacing`` says. All are
+    padded to one width.
+    """
+    extents = np.array(volume.shape) * spacing / np.min(spacing)
+    extents *= max(1, WIDEST // extents[1:].max())
+    height, *sides = np.maximum(1, extents.round().astype(int))
+    upright = volume[::-1]  # the first slice is at the feet
+    depth, rows, columns = (side // 2 for side in volume.shape)
+    planes = (
+        (volume[depth], (sides[0], sides[1])),
+        (upright[:, rows], (height, sides[1])),
+        (upright[:, :, columns], (height, sides[0])),
+    )
+    resized = [_resized(plane, *shape) for plane, shape in planes]
+    width = max(plane.shape[1] for plane in resized)
+    return [np.pad(plane, ((0, 0), (0, width - plane.shape[1])), constant_values=0.5) for plane in resized]
+
+
+def _resized(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    picture = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(picture.resize((int(width), int(height)), Image.Resampling.BILINEAR))

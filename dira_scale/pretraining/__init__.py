@@ -1,1 +1,0 @@
-"""Self-supervised pretraining as a task of the engine."""

@@ -1,0 +1,173 @@
+"""The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+
+from dira_scale.data.selection import nested_draws
+from dira_scale.errors import UserError, nearest
+from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
+from dira_scale.evaluation.probe_table import Figure, figures
+from dira_scale.probe import probing as probes
+from dira_scale.probe.config import PROBES, USUAL
+from dira_scale.probe.probing import PARTS, Parts, ProbeTask
+from dira_scale.probe.sources import Computed, Labelled, Stored
+
+RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
+NOT_RANDOM = (
+    "Embeddings of random weights (embed init=random) reach theirs without training: show them beside the others."
+)
+FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each."""
+
+    figures: list[Figure]
+    compared: list[dict[str, Any]]
+    data: dict[str, Any]
+    config: dict[str, Any]
+    notes: list[str]
+
+
+def compare(cfg: DictConfig) -> Comparison:
+    """Run the probe of ``configs/probe.yaml``.
+
+    Raises UserError for missing labels or splits, runs that cannot share a table, an encoder that does not match its
+    weights, or a level that it does not have.
+    """
+    fractions = sorted(set(cfg.fractions), reverse=True)
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    source = Stored(config) if config["embeddings"] is not None else Computed(cfg, config)
+    dataset: Labelled = source.dataset
+    rows = _rows(dataset, cfg.data)
+    leak = _leak(source, cfg, config["run"])
+    task, left_out = _task(dataset, rows, cfg.labels)
+    draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
+    compared = source.features(rows)
+
+    labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
+    asked = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
+    steps = [(i, parts) for i, (_, members) in enumerate(compared) for parts in members]
+    scores: list[list[Any]] = [[] for _ in compared]
+    for i, parts in track(steps, "probes", transient=True):
+        scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k, asked))
+    results = [
+        f
+        for (of, _), values in zip(compared, scores, strict=True)
+        for f in figures(of, values, task.names, labelled, task.classes)
+    ]
+    about = {
+        "name": dataset.info.name, "hash": dataset.hash, "size": source.size, "labels": list(task.names),
+        "left_out": left_out,
+        "classes": list(task.classes),
+        "images": {part: len(rows[part]) for part in PARTS},
+        "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
+        "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
+        "leak": asdict(leak),
+    }  # fmt: skip
+    notes = [*_notes(source.encoder, about, results, cfg), *leak.lines]
+    return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
+
+
+def _rows(dataset: Labelled, data: DictConfig) -> Parts:
+    """Row numbers of each part. Raises UserError for a split that is missing, empty or shares patients with another."""
+    keys = dict(zip(PARTS, ("split", "val_split", "test_split"), strict=True))
+    rows: Parts = {}
+    for part, key in keys.items():
+        if data[key] not in dataset.splits:
+            have = ", ".join(dataset.splits)
+            raise UserError(f"data.{key}={data[key]}: {dataset.root} has {have}{nearest(data[key], dataset.splits)}")
+        rows[part] = dataset.rows(data[key])
+        if not len(rows[part]):
+            raise UserError(f"data.{key}={data[key]}: {dataset.root} has no image there")
+    patients = {part: set(dataset.column("patient")[rows[part]]) for part in PARTS}
+    for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := patients[part] & patients[other]:
+            raise UserError(
+                f"data.{keys[part]}={data[keys[part]]} and data.{keys[other]}={data[keys[other]]} of {dataset.root} "
+                f"share {len(shared)} patients: splits must not share patients, or the reported scores are biased"
+            )
+    return rows
+
+
+def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | None) -> Leak:
+    """Raises UserError for patients of the validation or test part that a compared encoder was trained on."""
+    if isinstance(source, Stored):
+        trained = [folder.root for folder in source.folders if folder.about.weights.kind != "random"]
+        why = "embeddings do not say on which patients their weights were trained; probe run=… does"
+        return Leak(UNKNOWN if trained else NO_LEAK, [f"patients: {UNKNOWN}: {root}: {why}" for root in trained])
+    judged = [Part.of(source.dataset, cfg.data[key]) for key in ("val_split", "test_split")]
+    named = [(path, "run") for path in ([run] if isinstance(run, str) else run or [])] + [(cfg.init, "init")]
+    sources = [each for path, key in named for each in sources_of(path, key, [source.dataset])]
+    return check_leak(judged, cfg.data.test_split, sources)
+
+
+def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
+    """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
+    names, flags = dataset.info.label_names, dataset.info.flags
+    if not names:
+        raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
+    for name in labels or []:
+        if name not in names:
+            raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
+    numbers = [names.index(name) for name in labels or names]
+    columns = [column for number in numbers for column, flag in enumerate(flags) if flag.number == number]
+    chosen = [flags[column].name for column in columns]
+    values = {part: dataset.flags(rows[part])[:, columns] for part in PARTS}
+    values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
+    left_out = {}
+    for i, name in enumerate(chosen):
+        single = [part for part in PARTS if len(np.unique(values[part][~np.isnan(values[part][:, i]), i])) < 2]
+        if single:
+            left_out[name] = f"one class only in {', '.join(single)}"
+    kept = [i for i, name in enumerate(chosen) if name not in left_out]
+    lost = [name for name in labels or [] if not any(names[flags[columns[i]].number] == name for i in kept)]
+    if not kept or lost:
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({reasons})")
+    patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
+    classes: dict[str, list[int]] = {}
+    for column, i in enumerate(kept):
+        if flags[columns[i]].value is not None:
+            classes.setdefault(names[flags[columns[i]].number], []).append(column)
+    labelled = {part: v[:, kept] for part, v in values.items()}
+    return ProbeTask(tuple(chosen[i] for i in kept), labelled, patients, classes), left_out
+
+
+def _notes(name: str, about: dict[str, Any], results: list[Figure], cfg: DictConfig) -> list[str]:
+    images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
+    notes = [
+        f"{about['name']}: {images}; {name} at {about['size']} pixels.",
+        "Figures are areas under the ROC curve in %, on the test part: 50 is chance.",
+        "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
+        NOT_RANDOM if cfg.embeddings is not None else RANDOM,
+    ]
+    if (count := about["images"]["test"]) < FEW:
+        notes.append(
+            f"Only {count} test images: figures far apart, even 100.0, may be chance; compare on {FEW} or more."
+        )
+    if about["classes"]:
+        notes.append(
+            f"{', '.join(about['classes'])}: each class against all others, and the mean over classes; accuracy is "
+            "the share of test images whose class gets the highest score, without images of classes left out; it "
+            "needs two classes. An order of the classes is not used."
+        )
+    if about["left_out"]:
+        notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
+    linear = [f for f in results if f.c is not None]
+    at = [c for f in linear for draws in f.c or [] for c in draws]
+    edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
+    for edge, share in edges.items():
+        if share > 0.5 and len(cfg.c) > 1:
+            notes.append(
+                f"C={edge:g}, at the edge of the grid `c`, was chosen in {100 * share:.0f} % of the fits: widen it."
+            )
+    unfinished = sum(f.unfinished for f in results)
+    if unfinished:
+        notes.append(f"{unfinished} logistic regressions did not converge in {probes.ITERATIONS} iterations.")
+    return notes

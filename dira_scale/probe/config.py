@@ -1,0 +1,71 @@
+"""The schema of ``configs/probe.yaml``. Reading it needs no torch."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import PIXELS
+
+PROBES = ("linear", "knn", "sgd")
+USUAL = PROBES[:2]  # of encoders; of embeddings, all
+
+
+@dataclass
+class ProbeData(Schema):
+    shards: str | None = place(None)
+    split: str = MISSING
+    val_split: str = MISSING
+    test_split: str = MISSING
+    size: int | None = at_least(2 * PIXELS, None)
+    workers: int = at_least(1)
+
+
+@dataclass
+class ProbeModel(Schema):
+    encoder: str | None = None
+
+
+@dataclass
+class Probe(Schema):
+    run: Any = places(None)
+    init: str | None = place(None)
+    embeddings: Any = places(None)
+    out: str | None = place(None)
+    seed: int = at_least(0)
+    trust: list[str] = MISSING
+    reach: Any = places()
+    stage: str | None = None
+    layer: Any = MISSING
+    labels: list[str] | None = None
+    fractions: list[float] = above(0, at_most=1)
+    draws: int = at_least(1)
+    random_encoders: int = at_least(1)
+    probes: list[str] | None = one_of(*PROBES, default=None)
+    c: list[float] = above(0)
+    k: int = at_least(1)
+    batch: int = at_least(1)
+    data: ProbeData = field(default_factory=ProbeData)
+    model: ProbeModel = field(default_factory=ProbeModel)
+
+    def __post_init__(self) -> None:
+        """Raises UserError without a dataset."""
+        super().__post_init__()
+        if self.embeddings is None and self.data.shards is None:
+            raise UserError("data.shards must be given: data.shards=…, or embeddings=…; --help describes them")
+
+
+def refuse_other_figures(out: Path, cfg: DictConfig) -> None:
+    """Raise UserError where the default ``out`` has the figures of other embeddings or runs, which would vanish."""
+    if cfg.out or not (out / "probe.json").is_file():
+        return
+    there = json.loads((out / "probe.json").read_text())["config"]
+    for key in ("embeddings", "run", "init"):
+        if there.get(key) != (here := OmegaConf.to_container(cfg).get(key)):  # type: ignore[union-attr]
+            raise UserError(
+                f"{out} has the figures of {key}={there.get(key)}, not of {key}={here}: name a folder, out=…"
+            )

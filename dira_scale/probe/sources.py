@@ -1,0 +1,171 @@
+"""The rows of a probe's table: features of encoders, computed now, or read from folders that `embed` has written."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.info import Flag
+from dira_scale.errors import UserError
+from dira_scale.evaluation.config import PIXELS, SIZE
+from dira_scale.evaluation.embeddings import Embeddings
+from dira_scale.evaluation.encoders import (
+    Group,
+    levels,
+    make_names_unique,
+    random_group,
+    read_runs,
+    trained_groups,
+    weights_group,
+)
+from dira_scale.evaluation.features import Images, features
+from dira_scale.evaluation.probe_table import Features
+from dira_scale.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.probe.probing import PARTS, Parts
+from dira_scale.runs.description import Description
+
+Rows = list[tuple[Features, list[Parts]]]  # each with the features of its members
+
+
+class LabelInfo(Protocol):
+    """What labels are called."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label_names(self) -> list[str]: ...
+    @property
+    def flags(self) -> list[Flag]: ...
+
+
+class Labelled(Protocol):
+    """What a probe asks of a dataset."""
+
+    root: Path
+
+    @property
+    def info(self) -> LabelInfo: ...
+    @property
+    def hash(self) -> str: ...
+    @property
+    def splits(self) -> list[str]: ...
+    def rows(self, split: str) -> np.ndarray: ...
+    def column(self, name: str) -> np.ndarray: ...
+    def flags(self, rows: np.ndarray) -> np.ndarray: ...
+
+
+class Computed:
+    """Of the encoders of ``run`` and ``init``, of random ones, and of raw pixels.
+
+    Attributes:
+        encoder: what notes call them. ``size``: of the images.
+    """
+
+    def __init__(self, cfg: DictConfig, config: dict[str, Any]) -> None:
+        """Raises UserError for runs that cannot share a table, or a dataset of other dimensions."""
+        self.cfg, self.config, self.runs = cfg, config, read_runs(config["run"])
+        self.model, self.size = compared_network(cfg, [run.description for run in self.runs])
+        self.encoder = self.model.name
+        self.dataset = ShardedDataset.open(cfg.data.shards)
+        self.dataset.require(self.model.dimensions, f"probing {self.encoder}")
+
+    def features(self, rows: Parts) -> Rows:
+        """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
+        cfg, model, size = self.cfg, self.model, self.size
+        window = self.runs[0].description.input.window if self.runs else None
+        images = {part: Images(self.dataset, rows[part], size, cfg.data.workers, window) for part in PARTS}
+        groups = trained_groups(self.runs, cfg.stage, size)
+        groups += [weights_group(cfg.init, model, size)] if cfg.init else []
+        groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))
+        make_names_unique(groups)
+        layers = levels(self.config["layer"], groups[0].encoders[0])
+        encoders = [encoder for group in groups for encoder in group.encoders]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch, device) for part in PARTS}
+        return _by_row(groups, list(layers), extracted, model.dimensions)
+
+
+class Stored:
+    """Of the folders ``embeddings``, of one dataset, without a look at its images. Attributes as above."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        """Raises UserError for keys that encoders need, or folders of different datasets."""
+        for key in ("run", "init", "stage", "data.shards", "data.size", "model.encoder"):
+            node, _, name = key.rpartition(".")
+            if (value := (config[node] if node else config)[name]) is not None:
+                raise UserError(f"{key}={value} beside embeddings=…: these have features already; leave {key} out")
+        names = config["embeddings"]
+        self.folders = [Embeddings.open(Path(name)) for name in ([names] if isinstance(names, str) else names)]
+        if not self.folders:
+            raise UserError("embeddings=[]: name a folder, or several")
+        self.dataset, first = self.folders[0], self.folders[0].about
+        for other in self.folders[1:]:
+            if (other.hash, other.about.split) != (first.dataset.hash, first.split):
+                raise UserError(
+                    f"embeddings: {self.dataset.root} and {other.root} are of different images "
+                    f"({first.dataset.name}, {first.split}; {other.info.name}, {other.about.split}): probe each alone"
+                )
+        self.size: Any = first.size[0] if len({*first.size}) == 1 else first.size
+        self.encoder = " and ".join(dict.fromkeys(folder.about.weights.encoder for folder in self.folders))
+
+    def features(self, rows: Parts) -> Rows:
+        names = [folder.about.name for folder in self.folders]
+        result: Rows = []
+        for folder, name in zip(self.folders, names, strict=True):
+            about = folder.about
+            member = {"embeddings": str(folder.root), "weights": about.weights.hash}
+            shown = name if names.count(name) == 1 else str(folder.root)
+            row = Features(shown, about.weights.kind, str(about.level), about.width, [member])
+            result.append((row, [{part: folder.values[rows[part]] for part in PARTS}]))
+        return result
+
+
+def _by_row(
+    groups: list[Group],
+    names: list[str],
+    extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]],
+    dimensions: int,
+) -> Rows:
+    """Each row of the table with the features of its members; raw pixels come last."""
+    rows: Rows = []
+    number = 0
+    for group in groups:
+        numbers = range(number, number := number + len(group.encoders))
+        for level, name in enumerate(names):
+            members = [{part: extracted[part][1][n][level] for part in PARTS} for n in numbers]
+            width = members[0]["train"].shape[1]
+            rows.append((Features(group.name, group.kind, name, width, group.members), members))
+    pixels = {part: extracted[part][0] for part in PARTS}
+    side: list[dict[str, Any]] = [{"side": PIXELS}]
+    shape = "x".join([str(PIXELS)] * dimensions)
+    return [*rows, (Features(f"pixels {shape}", "pixels", "", pixels["train"].shape[1], side), [pixels])]
+
+
+def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int | tuple[int, ...]]:
+    """The architecture whose encoders are compared, and their view size. ``runs``: of one encoder and size.
+
+    Raises UserError if another encoder is asked for, or none, or the size is too small, or one is given for volumes.
+    """
+    name, trained = cfg.model.encoder, runs[0].network if runs else None
+    if trained is None and name is None:
+        raise UserError("model.encoder must be given without a run: model.encoder=resnet18")
+    if trained and name not in (None, trained.name):
+        raise UserError(
+            f"model.encoder={name}: the run has {trained.name}; leave it out, or probe {name} without a run"
+        )
+    model = architecture(trained.architecture) if trained else TimmUNet(encoder=name, decoder_channels=[1])
+    if type(model) is TimmUNet:  # random ones are initialised as torchvision's, whatever the run was
+        model = replace(model, zero_init_residual=False)
+    if model.dimensions == 3:
+        if cfg.data.size:
+            raise UserError(f"data.size={cfg.data.size}: volumes are resized to the run's size; leave it out")
+        return model, tuple(runs[0].input.size)
+    size = cfg.data.size or (runs[0].input.size[0] if runs else SIZE)
+    if size < 2 * PIXELS:
+        raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")
+    return model, size

@@ -1,0 +1,227 @@
+"""The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
+
+from collections.abc import Mapping
+
+from dira_scale.pages.template import duration, rate
+from dira_scale.pages.verdict import Grade, Headline, Verdict
+from dira_scale.report.content import RECOGNISED, RunContent
+from dira_scale.report.summary import BASELINES, RESTORERS, throughput
+from dira_scale.runs.results import in_words, overall
+
+# experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
+RESTORES = 0.5
+WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
+# methods.md: five times chance shows that a method learns. Below twice a run warns (health.md).
+LEARNS, AT_CHANCE = 5.0, 2.0
+FEW = 200  # steps of fine-tuning (finetune.md)
+ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (health.md), nor here if its experiment names none
+# health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
+SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
+WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs more workers
+NOISE = 100  # health.md: with fewer held-out images the neighbours' AUC is noise
+
+
+def headlines(run: RunContent, warnings: int) -> list[Headline]:
+    """State, test result, restoration, discrimination, embeddings, neighbours and speed, where the run has them."""
+    candidates = (
+        _state(run, warnings), _result(run), _restoration(run), _discrimination(run), _embeddings(run),
+        _neighbours(run), _speed(run),
+    )  # fmt: skip
+    return [headline for headline in candidates if headline is not None]
+
+
+def _state(run: RunContent, warnings: int) -> Headline:
+    step = run.rows[-1]["step"] if run.rows else 0
+    spent = sum(stage.total for stage in throughput(run))
+    state = run.status.get("state", "state unknown")
+    reason = run.reason() if state != "failed" else ""
+    restarts = len(run.restarts())
+    again = f"; resumed {restarts} time{'s' * (restarts > 1)}" if restarts else ""
+    epochs = f", {run.rows[-1]['epoch']:.1f} epochs" if run.rows else ""
+    enough = run.description.enough_steps or 0
+    verdict: Verdict | None
+    if state == "failed":
+        verdict = Verdict(Grade.poor, "the reason is above")
+    elif warnings:
+        verdict = Verdict(Grade.fair, f"{warnings} warning{'s' * (warnings > 1)}, above")
+    elif state == "done" and reason:
+        verdict = Verdict(Grade.short, "it was to stop before its last step")
+    elif step < enough:
+        verdict = Verdict(_early(run), f"this experiment needed {enough} steps to learn; no warnings")
+    elif run.results and step < FEW:
+        verdict = Verdict(Grade.short, f"fine-tuning of fewer than {FEW} steps seldom shows what a network can learn")
+    else:
+        verdict, again = None, f"{again}; no warnings"  # it ran; whether it is good the results say
+    return Headline(
+        "Stopped" if state == "done" and reason else state.capitalize(),  # by steps=N, before its last step
+        f"{step} steps{epochs}",
+        f"{duration(spent)} of computing{again}{': ' * bool(reason)}{reason}",
+        verdict,
+    )
+
+
+def _result(run: RunContent) -> Headline | None:
+    """Of the best checkpoint. No threshold: what is good depends on the labels, and on what random weights reach."""
+    splits = run.results.get("figures", {})
+    figures = overall(splits.get("test", []), run.description.best)
+    if not figures:
+        return None
+    first, *others = figures
+    validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
+    validation = f"; on the validation split {in_words(validated)}" if validated else ""
+    ends = first.get("interval")
+    return Headline(
+        in_words(first) + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""),
+        f"on the test split ({first['patients']} patients)",
+        f"checkpoint of step {run.results['step']}; {', '.join(map(in_words, others))}{validation}",
+    )
+
+
+def _restoration(run: RunContent) -> Headline | None:
+    """The last stage's error relative to the best trivial restorer's."""
+    stages = list(dict.fromkeys(row["stage"] for row in run.restoration))
+    if not stages:
+        return None
+    by_name = {row["restorer"]: row for row in run.restoration if row["stage"] == stages[-1]}
+    ours = by_name.pop("restored", None)
+    if ours is None or not by_name:
+        return None
+    best = min(by_name.values(), key=lambda row: row["mse"])
+    if not best["mse"]:
+        return None  # the views had nothing to restore
+    ratio, than = ours["mse"] / best["mse"], BASELINES[best["restorer"]]
+    grade = Grade.good if ratio <= RESTORES else Grade.fair if ratio < 1 else Grade.poor
+    detail = (
+        f"restoring {ours['n']} held-out images after stage {stages[-1]}: mean squared error {ours['mse']:.4f}, "
+        f"against {best['mse']:.4f} for {RESTORERS[best['restorer']]}, the best of the methods that learn nothing"
+    )
+    if ratio < WORSE:
+        figure, what = f"{ratio:.2f} ×", f"{than}'s error at restoring images"
+    else:
+        figure, what = f"{_times(ratio)} worse", f"than {than} at restoring images"
+    return Headline(
+        figure, what, detail, _unless_early(run, grade, f"good: at most {RESTORES:g} × its error; poor: 1 × or more")
+    )
+
+
+def _discrimination(run: RunContent) -> Headline | None:
+    """How often an image's other view is found, or its class is told; on held-out images where their batches have at
+    least two.
+
+    Views are judged after the last stage that has no term but discrimination, if there is one: those of the others are
+    cut out and shuffled, and even good runs distinguish them less well (experiments.md).
+    """
+    name = run.recognised
+    rows = [row for row in run.rows if 0 < (row.get("chance") or 1.0) <= 0.5 and name and row.get(name) is not None]
+    rows = [row for row in rows if row["split"] == "val"] or rows
+    if not rows or not name:
+        return None
+    last = {row["stage"]: row for row in rows}  # of each stage
+    measured = run.description.metrics.get(name)
+    alone = [stage for stage in last if name == "top1" and measured and run.terms(stage) == [measured.term]]
+    row = last.pop(alone[-1] if alone else rows[-1]["stage"])
+    times = {stage: last[stage][name] / last[stage]["chance"] for stage in run.stages if stage in last and alone}
+    later = [f"{_times(multiple)} after stage {stage}" for stage, multiple in times.items()]
+    samples = f"{'held-out' if row['split'] == 'val' else 'training'} {run.description.unit}"
+    return Headline(
+        f"{_times(row[name] / row['chance'])} chance",
+        measured.title[0].lower() + measured.title[1:] if measured else name,
+        f"{RECOGNISED[name]} for {100 * row[name]:.0f} % of the {samples}, by "
+        f"chance for {100 * row['chance']:.0f} %, at step {row['step']} (stage {row['stage']})"
+        + f"; {', '.join(later)}, whose views are harder"
+        * bool(later),
+        _discrimination_verdict(run, row[name], row["chance"], times),
+    )
+
+
+def _discrimination_verdict(run: RunContent, right: float, chance: float, later: Mapping[str, float]) -> Verdict | None:
+    if chance > 1 / 2 / LEARNS:
+        return Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
+    grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= AT_CHANCE * chance else Grade.poor
+    worst = min(later, key=lambda stage: later[stage], default=None)
+    if grade is Grade.good and worst and later[worst] < LEARNS:
+        return Verdict(
+            Grade.fair, f"falls to {_times(later[worst])} in stage {worst}; good: at least {LEARNS:g} × in all"
+        )
+    return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {AT_CHANCE:g} ×")
+
+
+def _embeddings(run: RunContent) -> Headline | None:
+    rows = [row for row in run.rows if None not in (row.get("health/std"), row.get("health/rank"))]
+    if not rows:
+        return None
+    row, spread, rank = rows[-1], rows[-1]["health/std"], rows[-1]["health/rank"]
+    collapsed = spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK
+    grade = Grade.poor if collapsed else Grade.fair if spread < SPREAD else Grade.good
+    stage = next(stage for stage in throughput(run) if stage.stage == row["stage"])
+    if collapsed and stage.fraction is not None and stage.fraction < SETTLED:
+        verdict = Verdict(Grade.early, f"the first {100 * SETTLED:.0f} % of a stage is not judged")
+    else:
+        collapse = f"rank below {COLLAPSED_RANK:g} or spread below {COLLAPSED_SPREAD:g} (collapse)"
+        verdict = Verdict(grade, f"good: spread from {SPREAD:g}; poor: {collapse}")
+    return Headline(
+        f"rank {rank:.1f}",
+        "effective rank of the embeddings: the number of directions they use",
+        f"spread of directions {spread:.2f} (1: even; 0: all images become one), step {row['step']}",
+        verdict,
+    )
+
+
+def _neighbours(run: RunContent) -> Headline | None:
+    """No threshold: what a good AUC is depends on the labels."""
+    rows = [row for row in run.rows if row.get("health/knn_auc") is not None]
+    if not rows:
+        return None
+    first, last, images = rows[0], rows[-1], _held_out_images(run)
+    noise = f"{images} held-out images: with fewer than about {NOISE} it is noise" if images < NOISE else ""
+    before = f"; at step {first['step']}: {first['health/knn_auc']:.2f}" if first is not last else ""
+    return Headline(
+        f"AUC {last['health/knn_auc']:.2f}",
+        "nearest neighbours find the labels of held-out images, by the encoder's features",
+        f"mean over labels at step {last['step']}{before}; chance: 0.50",
+        Verdict(Grade.open, noise) if noise else None,
+    )
+
+
+def _held_out_images(run: RunContent) -> float:
+    """Those that a validation looks at; infinite if a dataset cannot be read any more."""
+    data = run.description.data
+    known = [now.known.samples for now in run.datasets]
+    counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]
+    return min(data.held_out or float("inf"), sum(counts))
+
+
+def _speed(run: RunContent) -> Headline | None:
+    """No threshold: what is fast depends on network and machine. Waiting for images is slow on any."""
+    stages = throughput(run)
+    if not stages:
+        return None
+    machine, gpus, unit = run.environment, run.environment.get("gpus"), run.description.unit
+    where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {machine['cores']} CPU cores" if machine else ""
+    each = f"medians: {', '.join(f'{t.stage} {rate(t.speed[1])}' for t in stages)}"
+    waiting = stages[-1].share("data")
+    waits = f"waits for {unit} {100 * waiting:.0f} % of the time"
+    longest = f", in which its loader's threads mostly {stages[-1].bottleneck}" if stages[-1].bottleneck else ""
+    slowed = waiting > WAITING
+    return Headline(
+        f"{rate(stages[-1].speed[1])} {unit}/s",
+        f"in the last stage{where}",
+        each if slowed else f"{waits}; {each}",
+        Verdict(Grade.fair, f"{waits}{longest}: more data.workers") if slowed else None,
+    )
+
+
+def _unless_early(run: RunContent, grade: Grade, why: str) -> Verdict:
+    """What is not good yet is not judged before the steps that the experiment needed to learn."""
+    done, enough = run.rows[-1]["step"] if run.rows else 0, run.description.enough_steps or ENOUGH_STEPS
+    if grade is not Grade.good and done < enough:
+        return Verdict(_early(run), f"{done} of about {enough} steps; {why}")
+    return Verdict(grade, why)
+
+
+def _early(run: RunContent) -> Grade:
+    return Grade.short if run.status.get("state") == "done" else Grade.early
+
+
+def _times(multiple: float) -> str:
+    return f"{multiple:.{0 if multiple >= 10 else 1}f} ×"

@@ -1,0 +1,73 @@
+"""The page: one self-contained HTML file."""
+
+import re
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dira_scale import __version__
+from dira_scale.commands import COMMANDS
+from dira_scale.config.compose import defaults
+from dira_scale.errors import print_line
+from dira_scale.pages.template import template
+from dira_scale.report import evaluated, health, plots, summary
+from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent, read_run
+from dira_scale.report.headlines import headlines
+from dira_scale.storage.atomic import as_user_error, write_atomic
+from dira_scale.storage.owned import own_file
+
+IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|=|\.\w)")  # the word, in no key and no address
+
+
+def write_page(folder: Path, out: Path) -> None:
+    """Write the page of the run in ``folder``. Raises UserError if there is none."""
+    own_file(out, "out")
+    run = read_run(folder)
+    verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if (verb := run.description.verb) in COMMANDS else {}
+    page = render(run, verb_defaults)
+    with as_user_error(out, "out"):
+        write_atomic(out, page)
+    for text in run.missing:
+        print_line(f"not in the report: {text}")
+    print_line(f"report: {out.resolve()}")
+
+
+def render(run: RunContent, defaults: dict[str, Any]) -> str:
+    """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
+    warnings = [*health.warnings(run), *evaluated.warnings(run)]
+    volumes = run.description.network.dimensions == 3
+    return template(Path(__file__).with_name("page.html.j2")).render(
+        run=run,
+        said=of_volumes if volumes else str,
+        version=__version__,
+        parts=PARTS,
+        loader_parts=LOADER_PARTS,
+        failure=summary.failure(run),
+        headlines=headlines(run, len(warnings)),
+        terms=summary.terms(run),
+        throughput=summary.throughput(run),
+        results=summary.result_tables(run),
+        roc=evaluated.roc(run),
+        cases=evaluated.cases(run),
+        case_keys=evaluated.case_keys(run),
+        restoration=summary.restoration_table(run),
+        settings=summary.settings(run.config, defaults),
+        environment=summary.environment(run),
+        queue=any("queue_fresh" in row for row in run.rows),
+        warnings=warnings,
+        health=health.monitor_plots(run),
+        curves=plots.curves(run),
+        single_values=[*plots.single_values(run), *health.single_values(run)],
+        pictures={stage: _png(path) for stage, path in run.pictures.items()},
+    )
+
+
+def of_volumes(text: str) -> str:
+    """``text`` about images, of volumes."""
+    return IMAGE.sub(lambda match: f"{'a ' if match[1] else ''}volume{match[2]}", text)
+
+
+def _png(path: Path) -> str:
+    return "data:image/png;base64," + b64encode(path.read_bytes()).decode()

@@ -1,0 +1,122 @@
+"""Curves of a run."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from dira_scale.pages.figure import BAND, LABEL, LEVEL, LINES, svg
+from dira_scale.report.content import RECOGNISED, RunContent
+from dira_scale.runs.reader import Row
+
+TRAIN, HELD_OUT = LINES[:2]
+
+
+def curves(run: RunContent) -> list[tuple[str, str]]:
+    """(title, SVG) of the losses, the metrics and the learning rate, over optimizer steps."""
+    return [
+        (title, _curve(run, name, title)) for name, title in _titles(run).items() if not is_single(run.rows, [name])
+    ]
+
+
+def single_values(run: RunContent) -> list[tuple[str, str]]:
+    """(title, values) of those that were measured at one step only, which no curve shows."""
+    labels = {"train": "training", "val": "held out"}
+    return [
+        (title, at_one_step([(labels[row["split"]], row[name], row) for row in run.rows if name in row]))
+        for name, title in _titles(run).items() if is_single(run.rows, [name])
+    ]  # fmt: skip
+
+
+def is_single(rows: list[Row], names: Iterable[str]) -> bool:
+    """Whether ``rows`` have values of ``names`` at one step only: a chart of a dot tells less than its figure."""
+    return len({row["step"] for row in rows for name in names if name in row}) == 1
+
+
+def at_one_step(values: Sequence[tuple[str, float, Row]]) -> str:
+    """``training 0.82, held out 0.79 (step 4)``, of (label, value, row) of one step."""
+    return f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]['step']})"
+
+
+def _titles(run: RunContent) -> dict[str, str]:
+    """Of the curves: the total loss, its terms, the other metrics, the learning rate."""
+    terms = {f"loss/{name}": term.title for name, term in run.description.terms.items()}
+    metrics = {name: metric.title for name, metric in run.description.metrics.items()}
+    logged = dict.fromkeys(name for row in run.rows for name in row)
+    others = {name: name for name in logged if name.startswith("loss/") and name not in terms}
+    titles = {"loss": "Loss"} | terms | others | metrics
+    return {name: title for name, title in (titles | {"lr": "Learning rate"}).items() if name in logged}
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Bias-corrected exponential mean over about a twelfth of the series; short series stay as they are."""
+    if len(values) < 12:
+        return values
+    keep = 1 - 12 / len(values) if len(values) > 24 else 0.5
+    total = weight = 0.0
+    means = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight)
+    return np.array(means)
+
+
+def _curve(run: RunContent, name: str, title: str) -> str:
+    splits = ("train", "val")
+    stages = [s for s in run.stages if any(name in row for split in splits for row in run.select(s, split))]
+    start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
+
+    def draw(axes: Axes) -> None:
+        shade(axes, run, stages)
+        for stage in stages:
+            _stage_curve(axes, run, stage, name)
+        for step in run.restarts():
+            axes.axvline(step, color=LEVEL, linewidth=0.8, linestyle=":")
+        axes.set_xlim(start, end)
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+    last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in splits}
+    spoken = "".join(f", {split} {values[0]:.3g}" for split, values in last.items() if values)
+    return svg(f"{title} over optimizer steps; last value:{spoken[1:]}", draw)
+
+
+def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
+    """A separate line per stage: the total changes meaning between stages, and the schedule restarts."""
+    train = [row for row in run.select(stage, "train") if name in row]
+    held_out = [row for row in run.select(stage, "val") if name in row]
+    steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
+    if name == "lr":
+        axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=3, clip_on=False)
+        return
+    axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
+    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=3, clip_on=False)
+    axes.plot(
+        [row["step"] for row in held_out],
+        [row[name] for row in held_out],
+        color=HELD_OUT,
+        marker="o",
+        markersize=2.6,
+        linewidth=0.8,
+        clip_on=False,  # the last point is on the edge
+    )
+    if name in RECOGNISED:
+        for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)):
+            beside = [row for row in rows if "chance" in row]
+            at, chance = [row["step"] for row in beside], [row["chance"] for row in beside]
+            axes.plot(at, chance, color=colour, linewidth=1, linestyle="--")
+
+
+def _dot(steps: list[int]) -> str:
+    """A marker for a line of a single point, which would be invisible otherwise."""
+    return "o" if len(steps) == 1 else ""
+
+
+def shade(axes: Axes, run: RunContent, stages: list[str]) -> None:
+    """A band behind every other stage, and the stages' names above."""
+    for i, stage in enumerate(stages):
+        start, stop = run.span(stage)
+        if i % 2 == 0 and len(stages) > 1:
+            axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
+        axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color=LABEL)

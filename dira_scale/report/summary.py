@@ -1,0 +1,202 @@
+"""The figures of a run in words and tables.
+
+The page may be mailed, so it shows only the last part of file and folder names, and not the machine's name.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent
+from dira_scale.runs.reader import Row
+
+RESTORERS = {
+    "distorted": "the distorted input itself",
+    "blur": "a 5 × 5 blur of it",
+    "telea": "Telea's inpainting of its zeroed pixels",
+    "nearest": "the nearest visible voxel in hidden ones",
+    "gaussian": "a Gaussian mean of visible voxels in hidden ones",
+    "restored": "this model",
+}
+BASELINES = {  # in a headline
+    "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",
+    "nearest": "the nearest voxel", "gaussian": "a Gaussian mean",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """How fast a stage ran and where its time went."""
+
+    stage: str
+    terms: list[str]
+    steps: int
+    epochs: float
+    fraction: float | None  # of the planned epochs; None if they are unknown
+    speed: tuple[float, float, float]  # units per second: 10th, 50th, 90th percentile over rows
+    seconds: dict[str, float]  # by part
+    loading: dict[str, float]  # milliseconds of the loader's threads for a unit, by part; empty if unknown
+
+    @property
+    def total(self) -> float:
+        """Seconds of all parts."""
+        return sum(self.seconds.values())
+
+    def share(self, part: str) -> float:
+        """The part's share of the time; 0 if no time was logged."""
+        return self.seconds[part] / (self.total or 1)
+
+    @property
+    def bottleneck(self) -> str:
+        """The loader's part that takes longest; empty if unknown."""
+        return max(self.loading, key=lambda part: self.loading[part], default="")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the configuration; ``default`` is None where the value equals the default."""
+
+    key: str
+    value: str
+    default: str | None
+
+
+def failure(run: RunContent) -> str:
+    """The reason that status.json gives for a failed run; empty if the run did not fail."""
+    return run.reason() or "no reason given" if run.status.get("state") == "failed" else ""
+
+
+def throughput(run: RunContent) -> list[Throughput]:
+    """One row per stage."""
+    return [_throughput(run, stage) for stage in run.stages if run.select(stage, "train")]
+
+
+def terms(run: RunContent) -> dict[str, str]:
+    """What each term of the run's stages is, by name."""
+    used = dict.fromkeys(term for stage in run.stages for term in run.terms(stage))
+    return {term: run.description.terms[term].meaning for term in used}
+
+
+def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
+    """(restorer's description, its row by stage) for every restorer; MSE and SSIM against the clean held-out images."""
+    named = [(text, {r["stage"]: r for r in run.restoration if r["restorer"] == n}) for n, text in RESTORERS.items()]
+    return [(text, rows) for text, rows in named if rows]
+
+
+CONVENTIONS = {"both_empty=one": "a case with neither a true nor a predicted pixel counts as the best value"}
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """The figures of a split.
+
+    Attributes:
+        rows: (label or class, a value and its interval for each of ``metrics``).
+        remarks: what else decides a metric's values.
+    """
+
+    split: str
+    metrics: list[str]
+    rows: list[tuple[str, list[tuple[str, str]]]]
+    remarks: list[str]
+
+
+def result_tables(run: RunContent) -> list[ResultTable]:
+    """Of the test split before the validation split. Of a single class the mean over classes is left out."""
+    return [
+        _result_table(run.results["splits"][split], figures)
+        for split, figures in sorted(run.results.get("figures", {}).items())
+    ]
+
+
+def _result_table(split: str, figures: list[dict[str, Any]]) -> ResultTable:
+    names = list(dict.fromkeys(row["name"] for row in figures))
+    columns: dict[str, list[tuple[str, str]]] = {}
+    remarks: dict[str, list[str]] = {}
+    for metric in dict.fromkeys(row["metric"] for row in figures):
+        of_metric = {row["name"]: row for row in figures if row["metric"] == metric}
+        cells = [_cell(of_metric[name]) if name in of_metric else ("", "") for name in names]
+        if columns.get(metric.partition(" in cases ")[0]) == cells:
+            continue  # all cases have the class
+        columns[metric] = cells
+        conventions = {row["convention"] for row in of_metric.values()}
+        if len(conventions) == 1 and (convention := conventions.pop()):  # not a threshold for each label
+            remarks.setdefault(CONVENTIONS.get(convention, convention), []).append(metric)
+    rows = list(zip(names, map(list, zip(*columns.values(), strict=True)), strict=True))
+    single = len({tuple(cells) for _, cells in rows}) == 1
+    said = [f"{', '.join(metrics)}: {convention}" for convention, metrics in remarks.items()]
+    return ResultTable(split, [*columns], rows[: 1 if single else None], said)
+
+
+def _cell(row: dict[str, Any]) -> tuple[str, str]:
+    ends = row.get("interval")
+    return _figure(row["value"]), f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
+
+
+def _figure(value: float | str | None) -> str:
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.3f}"
+
+
+def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list[Setting]]:
+    """The flattened configuration, grouped by first key, with the defaults of changed settings."""
+    by_key = dict(_flatten(defaults)) | {"data.shards": "not set"}
+    groups: dict[str, list[Setting]] = {}
+    for key, value in _flatten(config):
+        if key in ("datasets", "selection", "outputs") or key.endswith(
+            "_version"
+        ):  # the run's identity beyond its settings
+            continue
+        default = _text(by_key[key]) if key in by_key else "not set"
+        group, _, rest = key.partition(".")
+        setting = Setting(key, _text(value), None if default == _text(value) else default)
+        groups.setdefault(group if rest else "run", []).append(setting)
+    return groups
+
+
+def environment(run: RunContent) -> list[tuple[str, str]]:
+    """Known software and hardware of the run, without the host and the command, which names folders."""
+    shown = {key: value for key, value in run.environment.items() if key not in ("host", "command")}
+    return [
+        (key.replace("_", " "), _text(value) or "none") for key, value in _flatten(shown) if key and value is not None
+    ]
+
+
+def _throughput(run: RunContent, stage: str) -> Throughput:
+    rows = run.select(stage, "train")
+    start, end = run.span(stage)
+    before = [row["epoch"] for row in run.rows if row["step"] <= start]
+    epochs = rows[-1]["epoch"] - max(before, default=0.0)
+    speeds = [row[run.description.rate] for row in rows]
+    low, high = np.percentile(speeds, [10, 90])
+    seconds = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in PARTS}
+    units = sum(row[run.description.rate] * (row.get("time/step", 0.0) + row.get("time/data", 0.0)) for row in rows)
+    loading = {part: sum(row.get(f"loader/{part}", 0.0) for row in rows) for part in LOADER_PARTS}
+    loading = {part: 1000 * value / units for part, value in loading.items() if units and value}
+    described = run.description.stage(stage)
+    planned = described.epochs if described else 0
+    return Throughput(
+        stage, run.terms(stage), end - start, epochs, epochs / planned if planned else None,
+        (float(low), median(speeds), float(high)), seconds, loading,
+    )  # fmt: skip
+
+
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; two folders with the same last part give the same key twice."""
+    if isinstance(value, dict) and value:
+        return [pair for name, child in value.items() for pair in _flatten(child, f"{prefix}{_name(name)}.")]
+    return [(prefix[:-1], value)]
+
+
+def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else _name(str(value))
+
+
+def _name(path: str) -> str:
+    """The last part of a path; any other text unchanged."""
+    return path.rstrip("/").rpartition("/")[2]

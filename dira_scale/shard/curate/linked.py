@@ -1,0 +1,96 @@
+"""Datasets derived from manifests: a part of one dataset (``subset``), or several joined (``merge``).
+
+No shard is copied: the new manifest points to the existing shards, so move them together.
+"""
+
+import os
+import posixpath
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dira_scale import __version__
+from dira_scale.archive.recipe import identity_hash
+from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, ShardedDataset
+from dira_scale.errors import UserError, print_line
+from dira_scale.storage.store import is_local, locate
+
+
+def empty_folder(out: str | Path) -> Path:
+    """``out`` as an empty folder. Raises UserError if it is not empty."""
+    folder = locate(out, "out")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"out={out} is not empty: choose another folder")
+    return folder
+
+
+def with_relative_shards(dataset: ShardedDataset, table: pa.Table, out: Path) -> pa.Table:
+    """``table``, rows of the manifest of ``dataset``, with shard paths relative to ``out``."""
+    names = {shard: _from(out, dataset.file(shard)) for shard in pc.unique(table["shard"]).to_pylist()}
+    column = pa.array([names[shard] for shard in table["shard"].to_pylist()], pa.string())
+    return table.set_column(table.schema.get_field_index("shard"), "shard", column)
+
+
+def _from(out: Path, shard: Path) -> str:
+    if is_local(out) != is_local(shard):
+        raise UserError(f"out={out} and {shard} must both be on this machine or in one store: no shard is copied")
+    if is_local(out):
+        return Path(os.path.relpath(os.path.realpath(shard), os.path.realpath(out))).as_posix()
+    if out.fs is not shard.fs:  # type: ignore[attr-defined]
+        raise UserError(f"out={out} and {shard} must be in one store: no shard is copied")
+    return posixpath.relpath(shard.path, out.path)  # type: ignore[attr-defined]
+
+
+def write(
+    out: Path, like: DatasetInfo, name: str, how: dict[str, Any], table: pa.Table, parents: Sequence[ShardedDataset]
+) -> DatasetInfo:
+    """Write ``table`` and its description: that of ``like``, updated from ``table`` and with ``how`` as its recipe.
+
+    Raises UserError if no row is left.
+    """
+    if not table.num_rows:
+        of = ", ".join(str(parent.root) for parent in parents)
+        raise UserError(f"out={out}: no sample is left of {of}; shard stats shows what there is")
+    sizes, sums = {}, {}
+    for parent in parents:
+        for shard, size in parent.info.shards.items():
+            there = _from(out, parent.file(shard))
+            sizes[there], sums[there] = size, parent.info.checksums.get(shard)
+    used = pc.unique(table["shard"]).to_pylist()
+    splits = pc.value_counts(table["split"]).to_pylist()
+    pairs = table.select(["patient", "split"]).group_by(["patient", "split"]).aggregate([])
+    info = replace(
+        like,
+        name=name,
+        counts={entry["values"]: entry["counts"] for entry in splits},
+        quarantined=0,  # counted in the source datasets
+        shards={shard: sizes[shard] for shard in used},
+        checksums={shard: checksum for shard in used if (checksum := sums[shard])},
+        recipe=how,
+        recipe_hash=identity_hash(how),
+        plan_hash="",
+        patients_in_two_splits=pairs.num_rows - len(pc.unique(pairs["patient"])),
+        tool_version=__version__,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    _put(out / QUARANTINE_FILE, QUARANTINE.empty_table())
+    (out / INFO_FILE).write_text(info.to_json())
+    _put(out / MANIFEST_FILE, table)  # last: a folder that has one is complete
+    return info
+
+
+def _put(path: Path, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    path.write_bytes(sink.getvalue())
+
+
+def print_summary(out: Path, info: DatasetInfo) -> None:
+    """Print what was made."""
+    counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
+    print_line(f"{out}: {counts} samples in {len(info.shards)} shards, which were not copied: move them together")

@@ -1,0 +1,281 @@
+"""Statistics of a dataset, from its manifest and a sample of its images."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import xxhash
+
+from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.data.manifest.schema import POSITION, SLICE
+from dira_scale.errors import counted
+from dira_scale.pixels.codecs import DecodeError, decode
+from dira_scale.storage.store import open_file
+
+LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and shown
+FEW = 16
+REJECTED = 0.05  # share of inputs in quarantine beyond which the reasons need a look
+
+
+@dataclass(frozen=True)
+class SplitStats:
+    """One line of the table of splits."""
+
+    name: str
+    samples: int
+    patients: int
+    studies: int
+    megabytes: float
+    masks: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class LabelStats:
+    """Counts of a label's values in a split: 0 and 1, CheXpert's -1 (uncertain), grades, classes; and of unknown."""
+
+    name: str
+    split: str
+    values: dict[float, int]
+    unknown: int
+    graded: bool  # some split has values other than -1, 0 and 1, or these are classes
+    classes: tuple[str, ...] = ()  # their names
+
+    @property
+    def positive(self) -> int:
+        return self.values.get(1, 0)
+
+    @property
+    def known(self) -> int:
+        return sum(self.values.values())
+
+    def __str__(self) -> str:
+        """``254 of 704 (36.1 %)``; for grades and classes, the count of each."""
+        texts = [f"{self._word(value)}: {count}" for value, count in self.values.items()][:10]
+        if not self.graded and self.known:
+            texts = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
+            texts += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
+        elif len(self.values) > 10:
+            texts.append("…")
+        return ", ".join([*texts, *([f"{self.unknown} unknown"] if self.unknown else [])])
+
+    def _word(self, value: float) -> str:
+        known = 0 <= value < len(self.classes) and value == int(value)
+        return self.classes[int(value)] if known else f"{value:g}"
+
+
+class Stats:
+    """Statistics of a dataset, computed lazily. ``seed`` selects the sampled images."""
+
+    def __init__(self, dataset: ShardedDataset, seed: int = 0):
+        self.dataset, self.info, self.seed = dataset, dataset.info, seed
+
+    @cached_property
+    def splits(self) -> list[SplitStats]:
+        records, boxes = self.dataset.index.records, self._boxes()
+        studies = self._hashes("study")
+        return [
+            SplitStats(
+                name=name,
+                samples=len(rows),
+                patients=_distinct(self._patients[rows]),
+                studies=_distinct(studies[rows]),
+                megabytes=sum(int(np.maximum(records[size][rows], 0).sum()) for size in ("size", "mask_size")) / 1e6,
+                masks=int(self.dataset.has_mask(rows).sum()),
+                boxes=int(boxes[rows].sum()),
+            )
+            for name in self.info.counts
+            for rows in [self.dataset.rows(name)]
+        ]
+
+    @cached_property
+    def _patients(self) -> np.ndarray:
+        return self._hashes("patient")
+
+    def _hashes(self, column: str) -> np.ndarray:
+        """Of each row's text, uint64 [rows]; 0 without one."""
+        texts = (text for batch in self.dataset.manifest.batches([column]) for text in batch[column].to_pylist())
+        hashes = (0 if text is None else xxhash.xxh3_64_intdigest(text.encode()) for text in texts)
+        return np.fromiter(hashes, np.uint64, len(self.dataset.index.records))
+
+    def _boxes(self) -> np.ndarray:
+        """Number of boxes, int32 [rows]."""
+        counts = [pc.list_value_length(batch["boxes"]) for batch in self.dataset.manifest.batches(["boxes"])]
+        return np.concatenate([np.empty(0, np.int32), *(pc.fill_null(count, 0).to_numpy() for count in counts)])
+
+    @cached_property
+    def labels(self) -> dict[str, list[LabelStats]]:
+        """By label name, one per split."""
+        rows = {split: self.dataset.rows(split) for split in self.info.counts}
+        result: dict[str, list[LabelStats]] = {}
+        for number, name in enumerate(self.info.label_names):
+            column = self.dataset.index.records["labels"][:, number]
+            classes = tuple(self.info.classes.get(name, ()))
+            graded = bool(classes or set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
+            result[name] = []
+            for split, mine in rows.items():
+                known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
+                values = dict(zip(known.tolist(), counts.tolist(), strict=True))
+                result[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded, classes))
+        return result
+
+    @cached_property
+    def shared_patients(self) -> int:
+        """Number of patients in more than one split; must be 0."""
+        return sum(split.patients for split in self.splits) - _distinct(self._patients)
+
+    @cached_property
+    def copies(self) -> int:
+        """Number of images that are exact copies of an earlier one."""
+        return len(self.dataset.checksums) - _distinct(self.dataset.checksums)
+
+    @cached_property
+    def attributes(self) -> dict[str, list[tuple[str, int]]]:
+        """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
+        parts = [_counted(batch["attributes"]) for batch in self.dataset.manifest.batches(["attributes"])]
+        result: dict[str, Counter[str]] = {}
+        for name, value, count in _summed(pa.concat_tables(parts)) if parts else ():
+            texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
+            result.setdefault(name, Counter())[texts] += count
+        return {
+            name: sorted(values.items()) if name == "age" else values.most_common() for name, values in result.items()
+        }
+
+    @cached_property
+    def quarantine(self) -> list[tuple[str, str, int]]:
+        """Stage, reason and count of rejected inputs, most frequent first."""
+        path = self.dataset.root / QUARANTINE_FILE
+        try:
+            with open_file(path) as file:
+                table = pq.read_table(file, schema=QUARANTINE)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{path} cannot be read ({type(error).__name__}): copy it again") from error
+        counts = Counter(zip(*(map(_printable, table[name].to_pylist()) for name in ("stage", "reason")), strict=True))
+        return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
+
+    def sides(self) -> dict[str, np.ndarray]:
+        """Stored pixels, or voxels, per side, by axis."""
+        axes = ("depth", "height", "width") if self.info.dims == 3 else ("height", "width")
+        return {axis: self.dataset.column(axis) for axis in axes}
+
+    def spacings(self) -> dict[str, np.ndarray]:
+        """Millimetres per pixel by axis, of the samples that have it."""
+        spacing = self.dataset.spacing
+        known = ~np.isnan(spacing).any(1)
+        axes = ("z", "y", "x") if self.info.dims == 3 else ("y", "x")
+        return {axis: spacing[known, number] for number, axis in enumerate(axes)} if known.any() else {}
+
+    def drawn(self, count: int) -> np.ndarray:
+        """Up to ``count`` random row numbers, in manifest order."""
+        rows = len(self.dataset.index.records)
+        return np.sort(np.random.default_rng(self.seed).choice(rows, min(count, rows), replace=False))
+
+    def mask(self, row: int) -> np.ndarray | None:
+        """uint8 [H, W] or [D, H, W]; None without one."""
+        payload = self.dataset.read_mask(row)
+        axes = ["depth", "height", "width"][-self.info.dims :]
+        sides = tuple(int(self.dataset.cell(axis, row)) for axis in axes)
+        try:
+            return None if payload is None else decode(payload, "png" if self.info.dims == 2 else "b2nd", sides)
+        except DecodeError as error:
+            raise self._damaged(row) from error
+
+    def picture(self, row: int, depth: int | None = None) -> np.ndarray:
+        """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
+        middle one."""
+        record = {name: self.dataset.cell(name, row) for name in ("low", "high", "codec")}
+        try:
+            if self.info.dims == 3:
+                voxels = self.dataset.voxels(row)
+                depth = voxels.shape[-3] // 2 if depth is None else depth
+                middle = voxels[(0,) * (len(voxels.shape) - 3) + (depth,)]
+            else:
+                middle = decode(self.dataset.read(row), record["codec"], self.dataset.shape(row))
+                middle = middle.mean(-1) if middle.ndim == 3 else middle
+        except DecodeError as error:
+            raise self._damaged(row) from error
+        scale = record["high"] - record["low"] or 1
+        return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
+
+    def _damaged(self, row: int) -> DatasetError:
+        key = self.dataset.cell("key", row)
+        return DatasetError(f"sample {key} of {self.dataset.root} is damaged: shard verify lists all damage")
+
+    @cached_property
+    def _looked_at(self) -> tuple[np.ndarray, int]:
+        total, plain = np.zeros(64, np.int64), 0
+        for row in self.drawn(LOOKED_AT):
+            picture = self.picture(int(row))
+            total += np.histogram(picture, 64, (0, 1))[0]
+            plain += len(np.unique(picture)) <= FEW
+        return total, plain
+
+    @property
+    def intensities(self) -> np.ndarray:
+        """int64 [64]: histogram of values from 0 to 1 over ``LOOKED_AT`` images."""
+        return self._looked_at[0]
+
+    @property
+    def plain(self) -> int:
+        """How many of these have so few distinct values that they look like masks."""
+        return self._looked_at[1]
+
+
+def _distinct(hashes: np.ndarray) -> int:
+    """How many there are but 0."""
+    ordered = np.sort(hashes)
+    return int(np.count_nonzero(np.diff(ordered, prepend=ordered.dtype.type(0))))
+
+
+def _counted(attributes: pa.ChunkedArray) -> pa.Table:
+    """``name``, ``value`` and how many rows have them."""
+    maps = attributes.combine_chunks()
+    pairs = pa.table({"name": maps.keys, "value": maps.items})
+    pairs = pairs.filter(pc.invert(pc.is_in(pairs["name"], pa.array([SLICE, POSITION]))))
+    return pairs.group_by(["name", "value"]).aggregate([([], "count_all")]).rename_columns(["name", "value", "count"])
+
+
+def _summed(counts: pa.Table) -> Iterator[tuple[str, str, int]]:
+    """Each name with its values and their count."""
+    total = counts.group_by(["name", "value"], use_threads=False).aggregate([("count", "sum")])
+    for batch in total.to_batches():
+        yield from zip(*(batch[column].to_pylist() for column in ("name", "value", "count_sum")), strict=True)
+
+
+def _printable(text: str | None) -> str:
+    """Remove terminal control sequences: a dataset is untrusted."""
+    return "".join(letter if letter.isprintable() else "?" for letter in (text or "")[:1000])
+
+
+def oddities(stats: Stats) -> list[str]:
+    """What to check before training on it."""
+    texts: list[str] = []
+    shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}
+    inputs = sum(shares.values()) + stats.info.quarantined
+    if stats.info.quarantined > REJECTED * inputs:
+        texts.append(f"{stats.info.quarantined} of {counted(inputs, 'input')} quarantined")
+    texts += _by_splits(stats, "never 1 in", lambda label: label.known and not label.graded and not label.positive)
+    texts += _by_splits(stats, "unknown in all of", lambda label: label.unknown and not label.known)
+    if stats.shared_patients:
+        texts.append(f"in more than one split: {counted(stats.shared_patients, 'patient')}")
+    if stats.plain:
+        texts.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} sampled images have at most {FEW} distinct "
+                    "values: masks among the images?")  # fmt: skip
+    if stats.copies:
+        texts.append(f"exact copies of others: {counted(stats.copies, 'image')} (shard audit names them)")
+    return texts
+
+
+def _by_splits(stats: Stats, what: str, is_odd: Callable[[LabelStats], object]) -> list[str]:
+    """A line for each set of splits in which labels are odd: ``what``, the splits, the names of these labels."""
+    result: dict[str, list[str]] = {}
+    for name, labels in stats.labels.items():
+        if splits := ", ".join(label.split for label in labels if is_odd(label)):
+            result.setdefault(splits, []).append(name)
+    return [f"{what} {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}" for splits, names in result.items()]

@@ -1,0 +1,168 @@
+"""Verify a dataset: compute every checksum, decode every image and mask, read every tar."""
+
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+import xxhash
+
+from dira_scale.data.checksum import checksum
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.tar import members
+from dira_scale.errors import print_line
+from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import worker_pool
+from dira_scale.pixels.bricks import BrickError, Bricks
+from dira_scale.pixels.codecs import DecodeError, decode
+from dira_scale.storage.store import open_file
+
+SHOWN = 20  # damages that are printed individually
+
+
+class Damage(NamedTuple):
+    """A mismatch between shard and manifest; ``key`` is the sample's, or empty for the shard itself."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+def verify(path: str | Path, workers: int) -> list[Damage]:
+    """All damage in the dataset at ``path``, in manifest order; empty if it is intact.
+
+    Raises DatasetError if ``dataset.json`` or the manifest cannot be read.
+    """
+    dataset = ShardedDataset.open(path, check_shards=False)
+    shards = list(dataset.info.shards)
+    result: dict[str, list[Damage]] = {}
+    with (
+        bar("verifying", "samples") as shown,
+        worker_pool(min(workers, len(shards)), __name__) as pool,
+    ):
+        task = shown.add_task("", total=dataset.table.num_rows)
+        waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
+        for done in as_completed(waiting):
+            shard = waiting[done]
+            result[shard] = done.result()
+            shown.advance(task, len(rows_of(dataset, shard)))
+    return [damage for shard in shards for damage in result[shard]]
+
+
+def print_damages(path: str | Path, damages: list[Damage]) -> int:
+    """Print the damage. Returns the exit code: 0 if intact, 1 if damaged."""
+    if not damages:
+        print_line(f"{path} is intact: every checksum matches, every image and mask was decoded")
+        return 0
+    for damage in damages[:SHOWN]:
+        print_line(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
+    if len(damages) > SHOWN:
+        print_line(f"… and {len(damages) - SHOWN} more")
+    shards = len({damage.shard for damage in damages})
+    print_line(
+        f"{path} is damaged in {shards} of its shards: copy them again from an intact copy, or rewrite them from the "
+        f"source: python -m dira_scale.shard repair path={path} recipe=…"
+    )
+    return 1
+
+
+def rows_of(dataset: ShardedDataset, shard: str) -> np.ndarray:
+    """Row numbers of the samples in ``shard``."""
+    return np.flatnonzero(pc.equal(dataset.table["shard"], shard).to_numpy())
+
+
+def verify_shard(path: str | Path, shard: str) -> list[Damage]:
+    """The damage in one shard."""
+    dataset = ShardedDataset.open(path, check_shards=False)
+    file = dataset.file(shard)
+    rows = sorted(dataset.table.take(rows_of(dataset, shard)).to_pylist(), key=itemgetter("offset"))
+    if not file.is_file():
+        return [Damage(shard, "", "missing")]
+    if (size := file.stat().st_size) != dataset.info.shards[shard]:
+        return [Damage(shard, "", f"{size} bytes instead of {dataset.info.shards[shard]}")]
+    with open_file(file) as stream:
+        damages: list[Damage] = []
+        for row in rows:
+            stream.seek(row["offset"])
+            damages += _sample(shard, row, stream.read(row["size"]))
+            if row["mask_size"] is not None:
+                stream.seek(row["mask_offset"])
+                damages += _mask(shard, row, stream.read(row["mask_size"]))
+        stream.seek(0)
+        damages += _members(shard, rows, stream)
+        if not damages and (known := dataset.info.checksums.get(shard)) and checksum(stream) != known:
+            damages.append(Damage(shard, "", "the file's checksum differs, but no image's does"))
+    return damages
+
+
+def _sample(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
+    if xxhash.xxh3_64_hexdigest(payload) != row["xxh3"]:
+        yield Damage(shard, row["key"], "the image's checksum differs")
+        return
+    try:
+        pixels = decode(payload, row["codec"], _shape(row, row["channels"]))
+    except (DecodeError, KeyError) as error:
+        yield Damage(shard, row["key"], f"the image cannot be decoded ({type(error).__name__}: {error})")
+        return
+    if 8 * pixels.itemsize != row["bits"]:
+        yield Damage(shard, row["key"], f"the image is {pixels.dtype}, not {row['bits']} bits")
+
+
+def _mask(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
+    shape = _shape(row, 1)
+    try:
+        decode(payload, "png" if row["affine"] is None else "b2nd", shape)
+        if row["affine"] is not None:  # its checksums
+            bricks = Bricks(shape, np.dtype(np.uint8), len(payload), partial(_fetch, payload))
+            bricks.cut([tuple(slice(0, side) for side in shape)])
+    except (DecodeError, BrickError) as error:
+        yield Damage(shard, row["key"], f"the mask cannot be decoded ({error})")
+
+
+def _fetch(payload: bytes, start: int, buffer: memoryview) -> None:
+    buffer[:] = memoryview(payload)[start : start + len(buffer)]
+
+
+def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
+    """The decoded array's shape: channels last in 2D, first in 3D."""
+    inner = (row["height"], row["width"])
+    if row["affine"] is None:
+        return inner if channels == 1 else (*inner, channels)
+    return (row["depth"], *inner) if channels == 1 else (channels, row["depth"], *inner)
+
+
+def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
+    """Check the tar: the manifest's samples in the order of ``rows``, each with its image, JSON and mask."""
+    try:
+        result = list(members(stream))
+    except tarfile.TarError as error:
+        yield Damage(shard, "", f"not a readable tar ({type(error).__name__})")
+        return
+    if not all(member.isreg() for member in result):
+        yield Damage(shard, "", "the tar holds members other than plain files")
+        return
+    named = [(member.name.partition("."), member.offset_data) for member in result]
+    there = [
+        (key, [(kind, offset) for (_, _, kind), offset in files])
+        for key, files in groupby(named, key=lambda member: member[0][0])
+    ]
+    if "/" in shard:  # of another dataset, which this one is derived from
+        mine = {row["key"] for row in rows}
+        there = [(key, files) for key, files in there if key in mine]
+    if [key for key, _ in there] != [row["key"] for row in rows]:
+        yield Damage(shard, "", "the tar holds other samples than the manifest")
+        return
+    for row, (key, files) in zip(rows, there, strict=True):
+        kinds = {row["codec"]: row["offset"], "json": None}
+        if row["mask_size"] is not None:
+            kinds["mask.png" if row["affine"] is None else "mask.b2nd"] = row["mask_offset"]
+        if sorted(kinds) != sorted(kind for kind, _ in files):
+            yield Damage(shard, key, "the tar holds other files for it than the manifest")
+        elif any(offset != kinds[kind] for kind, offset in files if kind != "json"):
+            yield Damage(shard, key, "its offset in the tar differs from the manifest's")

@@ -1,0 +1,95 @@
+"""Repair a dataset from its source: rewrites only shards that are missing, truncated or changed."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dira_scale.archive.claim import claimed, remove_leftovers
+from dira_scale.archive.naming import completed
+from dira_scale.archive.output import PARTIAL, Share, check_unchanged, differences
+from dira_scale.archive.plan import hasher_of, planned_from
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.writer import WrittenShard, sharding, write_shards
+from dira_scale.data.checksum import checksum
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.machine.console import Console
+from dira_scale.machine.progress import bar
+from dira_scale.storage.atomic import publish
+from dira_scale.storage.store import as_os_error, locate, remove
+
+
+def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:
+    """Rewrite the damaged shards of the dataset at ``path`` from the source of the recipe ``config``, byte for byte as
+    they were. Returns the repaired shards.
+
+    Raises:
+        DatasetError: ``dataset.json`` or the manifest is damaged.
+        UserError: another recipe or source, or libraries that no longer produce the same bytes.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    folder = locate(path, "path")
+    dataset = ShardedDataset.open(folder, check_shards=False)
+    if "converted_from" in dataset.info.recipe:
+        raise UserError(f"path={folder} was converted from another dataset, not made from its source: delete it, and "
+                        "run shard convert again")  # fmt: skip
+    recipe = Recipe.from_config(completed(config, folder))
+    hasher, _ = hasher_of(recipe, key_file)
+    identity = recipe.identity(hasher)
+    if different := differences(dataset.info.recipe, identity):
+        raise UserError(f"path={folder} holds the shards of another recipe ({different}): use the recipe that made it")
+    try:
+        broken = find_broken(folder, dataset.info, workers)
+        if not broken:
+            console.print(f"{folder} is intact: {len(dataset.info.shards)} shards, every checksum matches")
+            return []
+        for shard, reason in broken.items():
+            console.print(f"{shard}: {reason}")
+        planned = planned_from(recipe, hasher, workers)
+        check_unchanged(dataset, planned)
+        remove_leftovers(folder)  # leftovers of a late slice may be from other images
+        with claimed(folder, identity, planned, Share()) as scratch:
+            done = partial(_republish, folder, dataset.info.checksums)
+            write_shards(list(broken), planned, sharding(recipe), workers, scratch, done)
+            remove(folder / PARTIAL)
+            remove(scratch)
+    except OSError as error:
+        raise UserError(f"repairing {folder} failed ({error}): fix this, then run the same command again") from error
+    console.print(f"{folder} is repaired: {len(broken)} of {len(dataset.info.shards)} shards were rewritten")
+    return list(broken)
+
+
+def find_broken(folder: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
+    """The damaged shards, and what is wrong with each.
+
+    Raises:
+        UserError: the dataset points into shards of other datasets, which can only be repaired there.
+    """
+    if elsewhere := next((shard for shard in info.checksums if "/" in shard), None):
+        raise UserError(
+            f"{folder} has no shards of its own but points to {elsewhere}: repair the dataset that has them"
+        )
+
+    def look(shard: str) -> str:
+        with as_os_error(folder):
+            if not (folder / shard).exists():
+                return "missing"
+            if (size := (folder / shard).stat().st_size) != info.shards[shard]:
+                return f"{size} bytes instead of {info.shards[shard]}"
+            with (folder / shard).open("rb") as file:
+                return "" if checksum(file) == info.checksums[shard] else "another checksum"
+
+    with bar("looking at", "shards") as shown, ThreadPoolExecutor(workers) as pool:
+        reasons = shown.track(pool.map(look, info.shards), total=len(info.shards))
+        return {shard: reason for shard, reason in zip(info.shards, reasons, strict=True) if reason}
+
+
+def _republish(folder: Path, checksums: Mapping[str, str], name: str, part: Path, shard: WrittenShard) -> None:
+    if shard.xxh3 != checksums[name]:
+        raise UserError(
+            f"{name} came out different: an image or mask was replaced by one of the same size, or another version of "
+            f"a library encodes differently; remake {folder}"
+        )
+    publish(part, folder / name)

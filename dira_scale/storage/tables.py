@@ -1,0 +1,186 @@
+"""Untrusted CSV files, read a row at a time. Errors name file and line."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.storage.excel import SUFFIX, open_table
+from dira_scale.storage.store import open_file
+from dira_scale.storage.text import LONGEST, brief, lines_of
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins to compute
+DELIMITERS = ",;\t"  # Excel writes semicolons where the decimal sign is a comma
+
+
+class Row(NamedTuple):
+    """A row of a CSV file, keyed by column; missing cells are empty."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def read_table(
+    path: Path, columns: Sequence[str], named_by: str, advice: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Row]:
+    """The rows of a UTF-8 CSV with a header, one at a time; cells are separated as the header's.
+
+    Header and cells are stripped. A column is found in any case, and is then called as in ``columns``.
+
+    Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them,
+    ``advice`` what to do about a column), or has a line with more cells than the header.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    delimiter = _delimiter(path)
+    with lines_of(path) as lines:
+        reader, first_line = csv.reader(lines, delimiter=delimiter), 1  # of the row being read
+        try:
+            present = [cell.strip() for cell in next(reader, [])]
+            first_line = reader.line_num + 1
+            if twice := [column for column, count in Counter(filter(None, present)).items() if count > 1]:
+                raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
+            absent = []
+            for column in dict.fromkeys(columns):
+                if (index := _place_of(column, present, columns)) is not None:
+                    present[index] = column
+                else:
+                    absent.append(column)
+            if absent:
+                named = f"no column {' or '.join(f'{column!r}' for column in absent)} ({named_by})"
+                known = nearest(absent[0], present) if len(absent) == 1 else ""
+                known = known or f"; it has {', '.join(present) or 'no header'}"
+                raise UserError(
+                    f"{path} has " + brief(named + known) + "".join(advice.get(name, "") for name in absent)
+                )
+            for cells in reader:
+                lines.next_row()
+                first_line = reader.line_num + 1
+                cells = [as_written(cell.strip()) for cell in cells]
+                if any(cells[len(present) :]):
+                    raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
+                if cells:
+                    cells += [""] * (len(present) - len(cells))
+                    yield Row(reader.line_num, dict(zip(present, cells, strict=False)))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (from Latin-1: "
+                            "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
+        except csv.Error as error:
+            raise UserError(f"{path}, line {first_line}: {error}") from error
+
+
+def harmless(row: Iterable[Any]) -> list[Any]:
+    """The cells of a table to write: foreign text that a spreadsheet would compute is quoted, as is usual, by ``'``."""
+    return [f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell for cell in row]
+
+
+def as_written(cell: str) -> str:
+    """A cell before :func:`harmless`."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(cell: str) -> bool:
+    if not cell.startswith(FORMULA):
+        return False
+    try:
+        float(cell)
+    except ValueError:
+        return True
+    return False
+
+
+def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int | None:
+    """Where ``column`` is: under its own name, or under the only one, not ``named`` too, of another case."""
+    if column in present:
+        return present.index(column)
+    wanted = column.strip().casefold()
+    alike = [n for n, other in enumerate(present) if other.casefold() == wanted and other not in named]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _delimiter(path: Path) -> str:
+    if path.suffix.lower() == SUFFIX:
+        return ","  # whatever the header's cells contain
+    with open_table(path) as file:
+        return _most_frequent(file.readline(LONGEST).decode(errors="replace"))
+
+
+def _most_frequent(header: str) -> str:
+    """The delimiter that the header has most of; a comma if it has none."""
+    return max(DELIMITERS, key=header.count)
+
+
+def _undecodable(path: Path) -> int:
+    """The first line that is not UTF-8. The reader cannot tell: it decodes ahead of the current line."""
+    with open_file(path) as file:
+        for line, content in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                return line
+    return 1
+
+
+class Line(NamedTuple):
+    """A line of a published table: the stripped cells of the requested columns."""
+
+    number: int
+    cells: tuple[str, ...]
+
+
+def table_error(path: Path, what: str, line: Line | None = None) -> UserError:
+    """A one-line error about a table, of bounded length whatever its cells contain."""
+    where = f"{path}, line {line.number}" if line else f"{path}"
+    return UserError(f"{where}: {brief(what)}")
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
+    """The lines of a table with a header, one at a time: published lists have up to a million.
+
+    Header cells are stripped, other columns ignored, missing cells empty, empty lines skipped. Raises UserError if a
+    column is absent or the file is not UTF-8 text.
+    """
+    with lines_of(path) as lines:
+        table = csv.reader(lines)
+        try:
+            header = [cell.strip() for cell in next(table, [])]
+            for column in columns:
+                if column not in header:
+                    known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
+                    raise table_error(path, f"no column '{column}'{known}")
+            indices = [header.index(column) for column in columns]
+            if twice := [column for column in columns if header.count(column) > 1]:
+                raise table_error(path, f"two columns '{twice[0]}'")
+            for row in table:
+                lines.next_row()
+                if any(row):
+                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in indices))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise table_error(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
+
+
+def read_names(path: Path) -> Iterator[str]:
+    """The names in a list, one per line. Raises UserError if it is not UTF-8 text."""
+    try:
+        with lines_of(path) as lines:
+            for line in lines:
+                lines.next_row()
+                if name := line.strip():
+                    yield name
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise table_error(path, f"not a list of UTF-8 text ({error})") from error
+
+
+def cell_number(path: Path, line: Line, cell: int) -> float:
+    """The finite number in a cell. Raises UserError naming the line."""
+    try:
+        value = float(line.cells[cell])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise table_error(path, f"'{line.cells[cell]}' is not a number", line)
+    return value

@@ -1,0 +1,49 @@
+"""Untrusted UTF-8 text (tables, lists) with a limit on the length of a row."""
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dira_scale.storage.excel import open_table
+
+LONGEST = 2**20  # characters in a row: more is not a table, or one made to exhaust memory
+
+
+class Lines(Iterator[str]):
+    """The lines of a text with their line ends, for ``csv.reader``.
+
+    Raises csv.Error if a row (or a line of a list) is longer than ``LONGEST`` or contains NUL, which no path may.
+    """
+
+    def __init__(self, text: io.TextIOWrapper):
+        self._text, self._left = text, LONGEST
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise csv.Error(f"longer than {LONGEST} characters: not a row of a table")
+        if "\0" in line:
+            raise csv.Error("it contains NUL bytes: not a text file")
+        if not line:
+            raise StopIteration
+        return line
+
+    def next_row(self) -> None:
+        """Start counting the next row's characters."""
+        self._left = LONGEST
+
+
+@contextmanager
+def lines_of(path: Path) -> Iterator[Lines]:
+    """The lines of ``path``, read lazily. Raises OSError; iterating may raise UnicodeDecodeError."""
+    with open_table(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+        yield Lines(text)
+
+
+def brief(what: str) -> str:
+    """``what`` in one line of at most 300 characters."""
+    plain = " ".join(what.split())
+    return plain if len(plain) < 300 else f"{plain[:150]} … {plain[-100:]}"

@@ -1,0 +1,173 @@
+"""What is looked at before a sweep starts anything: every run's configuration, the machines, a rehearsal."""
+
+import logging
+import multiprocessing
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+from dira_scale.commands import COMMANDS
+from dira_scale.config.compose import compose
+from dira_scale.config.shared import shared_bases
+from dira_scale.errors import UserError
+from dira_scale.machine.progress import bar
+from dira_scale.sweep import benchmark
+from dira_scale.sweep.config import Cluster, SweepConfig
+from dira_scale.sweep.records import Run
+from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
+
+logger = logging.getLogger(__name__)
+
+GB = 1e9
+
+
+@shared_bases()
+def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
+    """Find what any run's verb would refuse without data; of runs that differ only in seed and outputs, ask one.
+
+    Data that a run finds only later (what a needed run makes) is not looked at. ``everything``: more runs of the sweep,
+    which these may read.
+
+    Raises UserError for the first one that is wrong; names phase, run and key.
+    """
+    trained = outputs([*runs, *everything])
+    reads = {run.id: read_by(run, trained) if COMMANDS[run.verb].reads_run else [] for run in runs}
+    distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
+    verbs = {run.verb: run for run in reversed(distinct)}
+    for run in verbs.values():  # here first: what forked processes have not imported, each would import
+        _raise(run, _problem(run, reads[run.id]))
+    rest = [run for run in distinct if run not in verbs.values()]
+    if not rest:
+        return
+    cores = min(len(rest), len(os.sched_getaffinity(0)))
+    together = max(4, len(rest) // (2 * cores))  # neighbours have much in common, which a process computes once
+    tasks = [(run, reads[run.id]) for run in rest]
+    with multiprocessing.get_context("fork").Pool(cores) as pool, bar("checking", "configurations") as shown:
+        task = shown.add_task("", total=len(rest))
+        for run, problem in zip(rest, pool.imap(_task, tasks, chunksize=together), strict=True):
+            _raise(run, problem)
+            shown.advance(task)
+
+
+def _raise(run: Run, problem: str) -> None:
+    if problem:
+        raise UserError(f"phase {run.phase}, run {run.name}: {problem}; nothing was started")
+
+
+def _task(task: tuple[Run, Sequence[Run]]) -> str:
+    return _problem(*task)
+
+
+def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
+    """Equal for runs whose configurations are right or wrong together."""
+    outputs = [re.escape(need) for need in run.needs]
+    needed = re.compile("|".join(outputs)) if outputs else None
+    kept = (word for word in run.words if not word.startswith((f"{COMMANDS[run.verb].output}=", "slice=")))
+    words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
+    return run.phase.partition("-")[0], run.verb, *words, *map(describing, reads)
+
+
+def _problem(run: Run, reads: Sequence[Run]) -> str:
+    """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
+    try:
+        if COMMANDS[run.verb].flags:
+            benchmark.check(run.words)
+        else:
+            _check_words(run, reads)
+    except UserError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def _check_words(run: Run, reads: Sequence[Run]) -> None:
+    """As the verb itself would, except for data. A sweep that trains nothing does without torch."""
+    verb = COMMANDS[run.verb]
+    asked: list[Any] = [compose(run.verb, run.words)]
+    if verb.trains:
+        asked.append(run.launch.nodes * run.launch.processes)
+    if verb.reads_run:
+        if (runs := descriptions(asked[0], reads)) is None:
+            return
+        asked.append(runs)
+    if verb.check:
+        resolve_name(verb.check)(*asked)
+
+
+def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
+    """Raises UserError for a profile that cannot carry out these runs."""
+    for run in runs:
+        profile = config.profile(run.phase)
+        where = f"sweep.phases.{run.phase.partition('-')[0]}"
+        if profile.executor == "local" and run.launch.nodes > 1:
+            raise UserError(f"{where}.nodes={run.launch.nodes}: executor local has one machine; use cluster=slurm")
+        if not COMMANDS[run.verb].trains and run.launch.nodes * run.launch.processes > 1:
+            able = " and ".join(verb.name for verb in COMMANDS.values() if verb.trains)
+            raise UserError(f"{where}: {run.verb} runs as one process; nodes and processes are for {able}")
+
+
+def gpus_of(run: Run, profile: Cluster) -> int:
+    """GPUs of a run on each of its nodes, where there are any."""
+    if profile.gpus_per_node is not None:
+        return profile.gpus_per_node
+    return run.launch.processes if COMMANDS[run.verb].gpu else 0
+
+
+def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
+    """A line about the first run of each phase that trains: memory, and hours and cost of it and of all of the phase.
+    Phases of which nothing can be said share a line for each reason.
+
+    Raises UserError if ``plan`` refuses its configuration.
+    """
+    phases: dict[str, list[Run]] = {}
+    for run in runs:
+        if COMMANDS[run.verb].trains:
+            phases.setdefault(run.phase, []).append(run)
+    lines, unknown = [], dict[str, list[str]]()
+    for phase, group in phases.items():
+        machine = config.profile(phase).plan
+        if machine is None:
+            unknown.setdefault("cluster.plan describes no GPU", []).append(phase)
+        elif not COMMANDS[group[0].verb].plan:
+            unknown.setdefault(f"plan does not know {group[0].verb}", []).append(phase)
+        else:
+            lines.append(_rehearsed(group, machine))
+    return lines + [f"{', '.join(named)}: no estimate of memory and hours: {why}" for why, named in unknown.items()]
+
+
+def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
+    run = runs[0]
+    exists = _data_exists(run)
+    words = [
+        word for word in run.words if not word.startswith("run=") and (exists or not word.startswith("data.shards="))
+    ]
+    machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
+    try:
+        planned = resolve_name(COMMANDS[run.verb].plan)(words, machine)
+    except UserError as error:
+        raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
+    row, count = planned.row, len(runs)
+    memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process" + (
+        "" if row.fits else ", MORE THAN THERE IS"
+    )
+    if not exists:
+        return (
+            f"{run.phase}: {memory}, {milliseconds(row.step)} a step; hours and cost are unknown until its data exists"
+        )
+    total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
+    first = f"{planned.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
+    return f"{run.phase}: {memory}; {first}{total}"
+
+
+def milliseconds(seconds: float) -> str:
+    """``12 ms``, ``0.31 ms``."""
+    return f"{1000 * seconds:{'.0f' if seconds >= 0.01 else '.2g'}} ms"
+
+
+def _data_exists(run: Run) -> bool:
+    """Whether the data need not be made by another run first, or has been."""
+    given = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
+    to_be_made = [path for path in given if any(need in path for need in run.needs)]
+    return all((Path(path) / "manifest.parquet").exists() for path in to_be_made)

@@ -1,0 +1,140 @@
+"""A run's command and its name: values with references resolved, as words; a hash of those that decide the result."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from dira_scale.commands import COMMANDS
+from dira_scale.config.keys import typed
+from dira_scale.config.words import as_words, places_in, written
+from dira_scale.sweep import benchmark
+
+REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
+DIGEST = 8  # hexadecimal digits
+LABEL = 64  # characters of a name before its hash
+NO_PLACES = ("", "null", "random")  # random: initial weights that are in no file (`init`)
+
+
+def command(
+    verb: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, config_dirs: Sequence[Path]
+) -> list[str]:
+    """The words after ``python -m dira_scale.VERB``: ``values``, those that are typed, and the key of the output.
+
+    Local places are absolute, so that the words mean the same when they are run from another folder.
+    """
+    if COMMANDS[verb].flags:
+        return benchmark.words({**values, **literal}, output)
+    places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
+    values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
+    typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
+    folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
+    return [*folders, *as_words(verb, values, config_dirs), *typed, f"{COMMANDS[verb].output}={output}"]
+
+
+def _absolute(value: Any) -> Any:
+    """A place, a list of places or a mapping by place, from this folder; URLs, ``~``, null and random as they are."""
+    if isinstance(value, dict):
+        return {_absolute(key): item for key, item in value.items()}
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    if not isinstance(value, str) or value in NO_PLACES or value.startswith("~") or "://" in value:
+        return value
+    return str(Path(value).absolute())
+
+
+def _absolute_text(text: str) -> str:
+    """The same of a place as typed."""
+    several = read(text)
+    return written(_absolute(several)) if isinstance(several, list | dict) else str(_absolute(text))
+
+
+def references(value: Any) -> set[str]:
+    """The phases in ``"{PHASE}"``, wherever in ``value``."""
+    if isinstance(value, str):
+        return set(REFERENCE.findall(value))
+    inner = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
+    return {name for item in inner for name in references(item)}
+
+
+def resolved(value: Any, outputs: Mapping[str, str], every: Mapping[str, list[str]] = MappingProxyType({})) -> Any:
+    """``value`` with each reference replaced by its phase's output.
+
+    Args:
+        every: outputs of phases that are read as a whole: an item of a list that refers to one becomes all of these.
+    """
+    if isinstance(value, str):
+        return REFERENCE.sub(lambda match: outputs[match[1]], value)
+    if isinstance(value, dict):
+        return {resolved(key, outputs): resolved(item, outputs, every) for key, item in value.items()}
+    if not isinstance(value, list):
+        return value
+    several = [every.get(reference(item)) or [resolved(item, outputs, every)] for item in value]
+    return [item for items in several for item in items]
+
+
+def reference(value: Any) -> str:
+    """The phase that ``value`` refers to, and says nothing else; empty if there is none."""
+    match = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return match[1] if match else ""
+
+
+def digest_of(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> str:
+    """The hash in a run's name: of the verb and the values that decide its result, wherever and however written.
+
+    Args:
+        identity: KEY: value, with ``PHASE/DIGEST`` of needed runs for their outputs.
+        varied: the phase's values that are not the same for all runs.
+    """
+    named = json.dumps([verb, _canonical(_named(verb, identity, varied))])
+    return hashlib.sha256(named.encode()).hexdigest()[:DIGEST]
+
+
+def name_of(digest: str, shown: Mapping[str, Any]) -> str:
+    """A name for a new run. ``shown``: what a reader knows the run by, values of the needed runs included."""
+    return "-".join(filter(None, [_label(shown), digest]))
+
+
+@lru_cache
+def read(text: str) -> Any:
+    """The value that is typed as ``text``: as Hydra's grammar has it; the text itself where that does not accept it."""
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+    except HydraException:
+        return text
+    return text if override.is_sweep_override() else override.value()
+
+
+def _canonical(value: Any) -> Any:
+    """``value`` with all that it holds as plain text and keys sorted: quotes and the order of keys say nothing."""
+    if isinstance(value, dict):
+        return {str(key): _canonical(value[key]) for key in sorted(value, key=str)}
+    return [_canonical(item) for item in value] if isinstance(value, list | tuple) else typed(value)
+
+
+def _named(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a command that its name is computed from: without what has no effect, unless the sweep varies it."""
+    left_out = COMMANDS[verb].execution
+    return {
+        key: identity[key]
+        for key in identity
+        if key in varied or not any(key == prefix or key.startswith(f"{prefix}.") for prefix in left_out)
+    }
+
+
+def _label(shown: Mapping[str, Any]) -> str:
+    """What a reader knows a run by: text as it is, numbers behind the last part of their key."""
+
+    def part(key: str, value: Any) -> str:
+        text = "_".join(map(str, value)) if isinstance(value, list) else str(value).rpartition("/")[2]
+        return text if isinstance(value, str) else f"{key.rpartition('.')[2]}{text}"
+
+    label = "-".join(part(key, value) for key, value in shown.items())
+    return re.sub(r"[^A-Za-z0-9._]+", "-", label)[:LABEL].strip("-._")

@@ -1,0 +1,228 @@
+"""A sweep's runs: list x grid x seeds of each phase, for each run of the phases that it needs.
+
+The hash at the end of a run's name depends on its own command alone, so that it is known before anything has run, and
+stays the same when a grid gets another value, or when a value is written elsewhere in the sweep. A recorded run of the
+same hash is the same run, and keeps its name: a sweep that is started again finds its runs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dira_scale.commands import COMMANDS
+from dira_scale.config.keys import typed
+from dira_scale.config.words import written
+from dira_scale.errors import UserError, nearest
+from dira_scale.sweep.command_line import DIGEST, command, digest_of, name_of, read, reference, references, resolved
+from dira_scale.sweep.config import Phase, Sweep
+from dira_scale.sweep.records import Launch, Run
+
+Lineage = Mapping[str, Run]  # by phase, a run and those that it follows from
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a run may read: ``one`` run by phase, and ``all`` runs of phases that it reads as a whole."""
+
+    one: Lineage
+    all: Mapping[str, Sequence[Run]]
+
+    def ids(self, phases: Iterable[str]) -> list[str]:
+        """Of the runs of ``phases``."""
+        runs = [run for phase in phases for run in ([self.one[phase]] if phase in self.one else self.all[phase])]
+        return sorted({run.id for run in runs})
+
+
+def expand(
+    sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]], config_dirs: Sequence[Path] = ()
+) -> list[Run]:
+    """All runs of ``sweep``, each after those that it needs.
+
+    Args:
+        folder: the sweep's, in which outputs of runs that others need are, and the runs that are recorded already.
+        literal: per phase, KEY: text, instead of what the sweep says about KEY.
+        config_dirs: the user's folders of configurations.
+
+    Raises:
+        UserError: an unknown phase, phases that need each other, a reference to a run that is not needed, a key set
+            twice, or two equal runs.
+    """
+    phases, folder = sweep.phases, folder.absolute()
+    for name in literal:
+        if name not in phases:
+            raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
+    recorded = _recorded(folder)
+    lineages: dict[str, list[Lineage]] = {}
+    runs: list[Run] = []
+    known: set[tuple[str, str]] = set()
+    for name in _order(phases):
+        everything = {other: [lineage[other] for lineage in lineages[other]] for other in phases[name].for_all or []}
+        for needed in _joined([lineages[other] for other in phases[name].for_each or []]):
+            typed = literal.get(name, {})
+            for values in _combinations(name, phases[name], typed):
+                in_turn = dict.fromkeys(other for value in values.values() if (other := reference(value)) in everything)
+                for followed in _joined([[needed], *(lineages[other] for other in in_turn)]):
+                    reads = Reads(followed, everything)
+                    *slices, run = _runs(name, phases[name], values, typed, reads, recorded, folder, config_dirs)
+                    if (same := (name, _digest(run))) in known:
+                        raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
+                    known.add(same)
+                    runs += [*slices, run]
+                    lineages.setdefault(name, []).append({**followed, name: run})
+    return runs
+
+
+def _recorded(folder: Path) -> dict[tuple[str, str], str]:
+    """The names of the runs that are recorded, by phase and hash."""
+    names = (file.parts[-3:-1] for file in sorted(folder.glob("*/*/run.json")))
+    return {(phase, name[-DIGEST:]): name for phase, name in names}
+
+
+def _digest(run: Run) -> str:
+    return run.name[-DIGEST:]
+
+
+def _order(phases: Mapping[str, Phase]) -> list[str]:
+    """The phases' names, each after those that it needs, otherwise as they are written."""
+    needs = {name: {*(phase.for_each or []), *(phase.for_all or [])} for name, phase in phases.items()}
+    for name, phase in phases.items():
+        for key in ("for_each", "for_all"):
+            for other in getattr(phase, key) or []:
+                if other not in phases:
+                    raise UserError(f"phases.{name}.{key}={other}: no such phase{_there_are(other, phases)}")
+    done: list[str] = []
+    while len(done) < len(phases):
+        ready = [name for name in phases if name not in done and needs[name] <= set(done)]
+        if not ready:
+            raise UserError(f"these phases need each other: {', '.join(sorted(set(phases) - set(done)))}")
+        done += ready
+    return done
+
+
+def _joined(parents: Sequence[Sequence[Lineage]]) -> Iterator[Lineage]:
+    """Each choice of one lineage per parent that agree: no run follows from two runs of one phase."""
+    lineages: list[Lineage] = [{}]
+    for parent in parents:
+        lineages = [
+            {**lineage, **other}
+            for lineage in lineages
+            for other in parent
+            if all(lineage.get(phase, run).id == run.id for phase, run in other.items())
+        ]
+    yield from lineages
+
+
+def _combinations(name: str, phase: Phase, literal: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The varied values of each run: list x grid x seeds, without the keys that are typed."""
+    entries = phase.list or [{}]
+    grid = dict(phase.grid or {}) | ({"seed": phase.seeds} if phase.seeds is not None else {})
+    listed = {key for entry in entries for key in entry}
+    for key in listed | grid.keys():
+        parts = (
+            key in (phase.set or {}),
+            key in listed,
+            key in (phase.grid or {}),
+            key == "seed" and bool(phase.seeds),
+        )
+        if sum(parts) > 1:
+            where = [part for part, has in zip(("set", "list", "grid", "seeds"), parts, strict=True) if has]
+            raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: keep one")
+    entries = [{key: value for key, value in entry.items() if key not in literal} for entry in entries]
+    if listed & literal.keys():  # a typed value may leave entries that are equal
+        entries = [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
+    grid = {key: values for key, values in grid.items() if key not in literal}
+    return [entry | dict(zip(grid, values, strict=True)) for entry in entries for values in product(*grid.values())]
+
+
+def _runs(
+    name: str,
+    phase: Phase,
+    varied: Mapping[str, Any],
+    literal: Mapping[str, str],
+    reads: Reads,
+    recorded: Mapping[tuple[str, str], str],
+    folder: Path,
+    config_dirs: Sequence[Path],
+) -> Iterator[Run]:
+    """The run of these values; before it, those of its slices."""
+    lineage = reads.one
+    values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
+    verb = COMMANDS[phase.command]
+    if verb.reads_run and "run" not in {*values, *literal}:
+        trained = [other for other in lineage if COMMANDS[lineage[other].verb].trains]
+        gathered = [f"{{{other}}}" for other, runs in reads.all.items() if COMMANDS[runs[0].verb].trains]
+        if gathered or len(trained) == 1:
+            values |= {"run": gathered or f"{{{trained[0]}}}"}
+    for key in (verb.output, "slice") if phase.slices else (verb.output,):
+        if key in {*values, *literal}:
+            raise UserError(f"phase {name}: {key} is set by the sweep; leave it out")
+    referred = {phase_name for value in values.values() for phase_name in references(value)}
+    if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
+        raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
+    for key, value in values.items():
+        if whole := sorted(_singly(value) - lineage.keys()):
+            raise UserError(
+                f"phase {name}: {key}={typed(value)}: for_all has {whole[0]}, so '{{{whole[0]}}}' stands for all its "
+                f"runs: make it an item of a list, or write {key} in grid or list, which take one run after the other"
+            )
+
+    identity = _resolved(values, reads, lambda run: f"{{{run.phase}/{_digest(run)}}}")
+    identity |= {key: read(text) for key, text in literal.items()}
+    shown, digest = _varied(name, varied, lineage), digest_of(phase.command, identity, varied)
+    needs = reads.ids({*(phase.for_each or []), *referred})
+    run = Run(
+        phase=name,
+        name=recorded.get((name, digest)) or name_of(digest, shown),
+        verb=phase.command,
+        words=[],
+        output="",
+        needs=needs,
+        varied=shown,
+        launch=Launch(phase.nodes, phase.processes, phase.launcher),
+    )
+    run = replace(run, output=f"{run.id}/output")
+    final = _resolved(values, reads, lambda run: str(folder / run.output))
+    words = command(phase.command, final, literal, str(folder / run.output), config_dirs)
+    parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
+    slices = [
+        replace(
+            run, phase=f"{name}-slices", name=f"{n:04d}-of-{len(parts):04d}-{digest}", words=[*words, f"slice={part}"]
+        )
+        for n, part in enumerate(parts, 1)
+    ]
+    yield from slices
+    yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
+
+
+def _resolved(values: Mapping[str, Any], reads: Reads, told: Callable[[Run], str]) -> dict[str, Any]:
+    """``values`` with what ``told`` says of the runs that they refer to."""
+    one = {phase: told(run) for phase, run in reads.one.items()}
+    several = {phase: [told(run) for run in runs] for phase, runs in reads.all.items() if phase not in one}
+    return {key: resolved(value, one, several) for key, value in values.items()}
+
+
+def _singly(value: Any) -> set[str]:
+    """The phases that ``value`` refers to otherwise than by an item of a list."""
+    if isinstance(value, list):
+        return {phase for item in value if not reference(item) for phase in _singly(item)}
+    if isinstance(value, dict):
+        return {phase for part in (*value, *value.values()) for phase in _singly(part)}
+    return references(value)
+
+
+def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:
+    """``PHASE.KEY: value``, of the runs that a run follows from too: one column each in a table of all phases."""
+    values: dict[str, Any] = {}
+    for run in lineage.values():
+        values |= run.varied
+    return values | {f"{name}.{key}": value for key, value in varied.items()}
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={written(value)}" for key, value in values.items()) or "no list, grid or seeds"
+
+
+def _there_are(name: str, phases: Mapping[str, Phase]) -> str:
+    return f"{nearest(name, phases) or '.'} There are: {', '.join(phases)}"

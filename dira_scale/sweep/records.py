@@ -1,0 +1,289 @@
+"""What a sweep's folder holds: its runs, what each try of them came to, and the jobs that were submitted.
+
+::
+
+    sweep.yaml              the sweep as last submitted, composed
+    current.json            ids of its runs; others were recorded under earlier settings
+    submissions.jsonl       a row for each array of jobs, before and after sbatch
+    jobs/                   submitit's files; what each job printed before and after its run
+    usage.json              what the sweep has used, once nothing of it is at work
+    PHASE/NAME/run.json     the run: command, what it needs, what varies
+               output/      what the command writes (its run=… or out=…)
+               tries/000.json 000.log    one try: where, when, how it ended; what it printed
+               cancelled    exists once the user has cancelled the run
+
+Files alone say what has happened, so that any process may take over from one that died. A try writes only its own
+files: the first life of a requeued job cannot change what the second one says. Imports no torch: a status is quick.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dira_scale.commands import COMMANDS
+from dira_scale.config.files import folder
+from dira_scale.errors import UserError, nearest
+from dira_scale.runs.exit_codes import DONE
+from dira_scale.runs.files import read_json, read_status
+from dira_scale.runs.shape import check_settings
+from dira_scale.storage.atomic import write_json
+
+
+class DamagedRecordError(UserError):
+    """A run's record, or that of a try, is no such record."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The processes of a run: ``processes`` on each of ``nodes``.
+
+    ``launcher``: ``tasks`` (SLURM starts each process) or ``torchrun`` (one launcher per node, which restarts a lost
+    process).
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    launcher: str = "tasks"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command of a sweep.
+
+    Attributes:
+        phase, name: its folder; the name has the varied values and a hash of the command's identity.
+        verb, words: ``python -m dira_scale.VERB WORDS…``, with the key that names the output.
+        output: folder of its output, relative to the sweep's.
+        needs: ids of the runs whose output it reads; it starts when these are done.
+        varied: keys and values by which the sweep's runs differ, those of the needed runs included.
+    """
+
+    phase: str
+    name: str
+    verb: str
+    words: list[str]
+    output: str
+    needs: list[str] = field(default_factory=list)
+    varied: dict[str, Any] = field(default_factory=dict)
+    launch: Launch = field(default_factory=Launch)
+
+    @property
+    def id(self) -> str:
+        """``PHASE/NAME``."""
+        return f"{self.phase}/{self.name}"
+
+
+@dataclass
+class Try:
+    """One try of a run.
+
+    Attributes:
+        number: from 0 on, counted over all jobs.
+        job: SLURM's id (``12_3`` in an array) or the process id on this machine.
+        restart: how often SLURM had restarted that job.
+        nodes: names of its nodes.
+        began, ended: seconds since 1970.
+        exit_code: the command's: 0 done, 2 bad input, 75 interrupted after a checkpoint, otherwise failed.
+        step_before, step: the step that the try resumed from, and the last that it made; None for commands without
+            steps.
+        reason: why it ended, in one line.
+    """
+
+    number: int
+    cluster: str
+    job: str
+    restart: int
+    nodes: list[str]
+    began: float
+    ended: float | None = None
+    exit_code: int | None = None
+    step_before: int | None = None
+    step: int | None = None
+    reason: str = ""
+
+
+def is_done(tries: Iterable[Try]) -> bool:
+    """Whether one of a run's tries has done its work."""
+    return any(attempt.exit_code == DONE for attempt in tries)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Jobs that were submitted at once: task i of array ``job`` is run ``runs[i]``; on SLURM, one is an array too.
+
+    Attributes:
+        cluster: ``slurm``, or ``local``: ``job`` is the id of a process on ``host``.
+        when: seconds since 1970.
+        host: that submitted it.
+        token: by which a submission without an answer is found: ``job`` is empty then; without ``runs``, there is none.
+    """
+
+    cluster: str
+    job: str
+    runs: list[str]
+    when: float
+    host: str = ""
+    token: str = ""
+
+
+class SweepFolder:
+    """The records of the sweep in ``path``.
+
+    Raises UserError on reading from a folder that holds no sweep.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.unreadable: dict[str, str] = {}
+
+    def output(self, run: Run) -> Path:
+        """Where ``run`` writes."""
+        return self.path / run.output
+
+    def add(self, run: Run) -> None:
+        """Record ``run`` before it is submitted."""
+        folder = self.path / run.id
+        (folder / "tries").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", asdict(run))
+
+    def run(self, run_id: str) -> Run:
+        """The run recorded under this id.
+
+        Raises UserError if this version does not know its command, DamagedRecordError if the record is none.
+        """
+        path = self.path / run_id / "run.json"
+        content = _recorded(path, Run)
+        if content["verb"] not in COMMANDS:
+            raise UserError(
+                f"{path}: verb: there is no command {content['verb']}{nearest(content['verb'], COMMANDS)}; use the "
+                "version of dira_scale that started the sweep"
+            )
+        return Run(**content | {"launch": Launch(**content["launch"])})
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """All runs by id, in the order of their names; without those that are then ``unreadable``."""
+        ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
+        if not ids:
+            raise UserError(_no_sweep(self.path))
+        runs: dict[str, Run] = {}
+        for run_id in ids:
+            try:
+                runs[run_id] = self.run(run_id)
+            except DamagedRecordError as error:
+                self.unreadable[run_id] = str(error)
+        return runs
+
+    def set_current(self, ids: Sequence[str]) -> None:
+        """Record which runs the sweep has as last submitted."""
+        write_json(self.path / "current.json", [*ids])
+
+    @property
+    def current(self) -> list[str]:
+        """The recorded runs that the sweep has as last submitted; all, where that is not recorded."""
+        path = self.path / "current.json"
+        ids = read_json(path, list[str](), list[str]) if path.is_file() else self.runs
+        return [run_id for run_id in ids if run_id in self.runs]
+
+    def begin(self, run_id: str, started: Try) -> Try:
+        """Take the next number for a try that begins: by creating its file, which only one process can."""
+        folder = self.path / run_id / "tries"
+        started.number = max((int(file.stem) for file in folder.glob("*.json")), default=-1) + 1
+        while True:
+            try:
+                os.close(os.open(folder / f"{started.number:03d}.json", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                started.number += 1
+                continue
+            self.write(run_id, started)
+            return started
+
+    def write(self, run_id: str, attempt: Try) -> None:
+        """Record what a try has come to."""
+        write_json(self.path / run_id / "tries" / f"{attempt.number:03d}.json", asdict(attempt))
+
+    def tries(self, run_id: str) -> list[Try]:
+        """All tries of a run, oldest first. Raises DamagedRecordError."""
+        files = sorted((self.path / run_id / "tries").glob("*.json"))
+        return [Try(**_recorded(file, Try)) for file in files if file.stat().st_size]
+
+    def log(self, run_id: str, number: int) -> Path:
+        """The file with what a try printed."""
+        return self.path / run_id / "tries" / f"{number:03d}.log"
+
+    def status(self, run: Run) -> dict[str, Any]:
+        """``status.json`` of a run that trains; empty for other commands, and before it is written."""
+        return read_status(self.output(run))
+
+    def cancel(self, run_id: str) -> None:
+        """Mark a run as cancelled: no try of it begins any more, and no job of it is requeued."""
+        (self.path / run_id / "cancelled").touch()
+
+    def is_cancelled(self, run_id: str) -> bool:
+        """Whether the user has cancelled the run."""
+        return (self.path / run_id / "cancelled").exists()
+
+    def revive(self, run_id: str) -> None:
+        """Let a cancelled run be submitted again."""
+        (self.path / run_id / "cancelled").unlink(missing_ok=True)
+
+    def submitted(self, submission: Submission) -> None:
+        """Record jobs right before and after they are submitted.
+
+        In one write, a line of its own even after one that was cut.
+        """
+        row = f"{json.dumps(asdict(submission))}\n".encode()
+        file = os.open(self.path / "submissions.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            size = os.fstat(file).st_size
+            row = row if not size or os.pread(file, 1, size - 1) == b"\n" else b"\n" + row
+            if os.write(file, row) < len(row):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / "submissions.jsonl"))
+        finally:
+            os.close(file)
+
+    @property
+    def submissions(self) -> list[Submission]:
+        """All that were answered, oldest first."""
+        return [row for row in self._rows() if row.job]
+
+    @property
+    def unanswered(self) -> list[Submission]:
+        """Submissions of which it is not known whether SLURM has taken them."""
+        last = {row.token: row for row in self._rows() if row.token}
+        return [row for row in last.values() if row.runs and not row.job]
+
+    def _rows(self) -> list[Submission]:
+        """A line that was cut as its writer died is left out."""
+        path = self.path / "submissions.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]
+
+
+def _recorded(path: Path, kind: type) -> dict[str, Any]:
+    """The fields of a ``kind``. Raises DamagedRecordError."""
+    needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
+    try:
+        content = read_json(path, dict[str, Any]())
+        if differing := (needed - content.keys()) | (content.keys() - {each.name for each in fields(kind)}):
+            raise UserError(f"{path} is damaged ({min(differing)} is missing or unknown): restore the file")
+        check_settings(kind, content, f"restore {path}")
+    except UserError as error:
+        raise DamagedRecordError(str(error)) from error
+    return content
+
+
+def _no_sweep(path: Path) -> str:
+    """That none was run in ``path``, what was typed, and which others there are."""
+    typed = f"sweep={path.name}" if path.parent == Path("out/sweeps").absolute() else f"folder={path}"
+    run = [file.parent.name for file in sorted(path.parent.glob("*/sweep.yaml"))]
+    others = sorted({file.stem for file in (folder("slurm") / "sweep").glob("*.yaml")} - {*run})
+    if path.name in others and typed.startswith("sweep="):
+        return f"{typed}: not run yet: python -m dira_scale.sweep {typed}"
+    near = nearest(path.name, [*run, *others])
+    return f"{typed}: no sweep there{near}; run: {', '.join(run) or 'none'}; not run yet: {', '.join(others)}"

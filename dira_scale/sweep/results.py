@@ -1,0 +1,160 @@
+"""The results of a sweep: all final figures of its runs in one table, and a page of means over seeds.
+
+::
+
+    results.parquet    a row for each figure: phase, run, verb, what varies (PHASE.KEY), metric, value, command, config
+    results.csv        the same without config
+    results.md         mean and standard deviation over seeds; of `finetune` the tables of spread.json
+    spread.json        of `finetune`: by phase the spread over pretraining runs, seeds and patients, and tests
+    spread.csv         the same without the tests
+"""
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from dira_scale.commands import COMMANDS
+from dira_scale.errors import UserError
+from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.owned import own
+from dira_scale.storage.tables import harmless
+from dira_scale.sweep.records import Run, SweepFolder, is_done
+from dira_scale.sweep.spread import UNREADABLE, compare_phases, print_tables, write_spread
+from dira_scale.sweep.summary import markdown
+
+UNIQUE = ("phase", "run", "verb")
+# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
+NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
+HOW = ("time/", "loader/")
+Figures = Iterator[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was written: of the runs ``read``. ``lines``: how many these are, one about runs of earlier settings, which
+    are left out, and one for each whose files cannot be read."""
+
+    read: list[Run]
+    lines: list[str]
+
+
+def write_results(path: Path, show: bool = False) -> Results:
+    """Write the results of those of the sweep's runs that are done; ``show``: and print the tables that compare them.
+
+    Raises:
+        UserError: no sweep there.
+    """
+    folder = SweepFolder(path)
+    own(path, "a sweep", "folder")
+    runs = [folder.runs[run_id] for run_id in folder.current]
+    varied = list(dict.fromkeys(key for run in runs for key in run.varied))
+    rows, unread, read = [], [f"{run} cannot be read: {why}" for run, why in folder.unreadable.items()], []
+    for run in runs:
+        try:
+            if not is_done(folder.tries(run.id)):
+                continue
+            rows += list(_rows(run, folder.output(run), varied))
+            read.append(run)
+        except UNREADABLE as error:
+            unread.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
+    columns = [*UNIQUE, *varied, "metric", "value", "command", "config"]
+    table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
+    parquet = io.BytesIO()
+    pq.write_table(table, parquet)
+    write_atomic(path / "results.parquet", parquet.getvalue())
+    text = io.StringIO()
+    written = [columns[:-1], *([row[name] for name in columns[:-1]] for row in table.to_pylist())]
+    csv.writer(text, lineterminator="\n").writerows(map(harmless, written))
+    write_atomic(path / "results.csv", text.getvalue())
+    earlier = len(folder.runs) - len(runs)
+    left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []
+    about = [f"{len(rows)} figures of {len(read)} of {len(runs) + len(folder.unreadable)} runs.", *left_out, *unread]
+    compared, problems = compare_phases(folder, read)
+    about += problems
+    if compared:
+        write_spread(path, compared)
+    write_atomic(path / "results.md", markdown(path.name, about, rows, varied, compared))
+    if show:
+        print_tables(compared)
+    return Results(read, [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]])
+
+
+def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each figure of a run."""
+    figures, config = resolve_name(COMMANDS[run.verb].results)(output)
+    command = shlex.join(["python", "-m", f"dira_scale.{run.verb}", *run.words])
+    columns = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
+    shared = {"command": command, "config": json.dumps(config)}
+    for metric, value in figures:
+        if value != "infinity" and not (isinstance(value, float) or (_is_number(value) and abs(value) < 2**63)):
+            raise ValueError(f"{metric} is {str(value)[:40]}")
+        yield columns | {"metric": metric, "value": value} | shared
+
+
+def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """The last row of each stage and split: ``STAGE/SPLIT/loss``."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    last = {(row["stage"], row["split"]): row for row in map(json.loads, lines)}
+    figures = (
+        (f"{stage}/{split}/{key}", value)
+        for (stage, split), row in last.items()
+        for key, value in row.items()
+        if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
+    )
+    # The C loader, where PyYAML has it: Python's own takes 30 ms a run.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return figures, yaml.load((output / "config.yaml").read_text(), loader)
+
+
+def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``; the encoder's name too where there are several of a kind."""
+    content = json.loads((output / "probe.json").read_text())
+    names: dict[str, set[str]] = {}
+    for figure in content["figures"]:
+        names.setdefault(figure["kind"], set()).add(figure["encoder"])
+
+    def metric(figure: Mapping[str, Any]) -> str:
+        kind = figure["kind"] if len(names[figure["kind"]]) == 1 else f"{figure['kind']}:{figure['encoder']}"
+        return "/".join(["auc", kind, figure["layer"], figure["probe"], f"{figure['fraction']:g}", figure["label"]])
+
+    figures = ((metric(figure), figure["auc"]) for figure in content["figures"] if figure["auc"] is not None)
+    return figures, content["config"]
+
+
+def from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """Every number in the JSON files that another command has left: ``FILE/KEY/KEY``."""
+    files = sorted(output.glob("*.json"))
+    return (figure for file in files for figure in _numbers(json.loads(file.read_text()), file.stem)), {}
+
+
+def _numbers(value: Any, name: str) -> Figures:
+    if _is_number(value):
+        yield name, value
+    inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
+    for key, item in enumerate(value) if isinstance(value, list) else inner:
+        yield from _numbers(item, f"{name}/{key}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """With the values' own type if they share one, otherwise as text."""
+    kinds = {float if _is_number(value) else type(value) for value in values if value is not None}
+    if kinds <= {float}:
+        whole = all(isinstance(value, int) for value in values if value is not None)
+        return pa.array(values, pa.int64() if whole and kinds else pa.float64())
+    if len(kinds) == 1 and kinds <= {str, bool}:
+        return pa.array(values)
+    return pa.array([None if value is None else str(value) for value in values])

@@ -1,0 +1,156 @@
+"""The sweep verb: what its command line says, what is printed, what is recorded before anything starts."""
+
+import logging
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.commands import COMMANDS
+from dira_scale.config.files import roots
+from dira_scale.config.overrides import Arguments, key_of
+from dira_scale.errors import UserError
+from dira_scale.runs.exit_codes import DONE
+from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.owned import own
+from dira_scale.sweep.cancel import retry
+from dira_scale.sweep.check import check_machines, check_runs, rehearse
+from dira_scale.sweep.command_line import read
+from dira_scale.sweep.config import OWN, SweepConfig
+from dira_scale.sweep.expand import expand
+from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.slurm import script
+from dira_scale.sweep.status import certain, states
+from dira_scale.sweep.watch import carry_out, to_start
+
+logger = logging.getLogger(__name__)
+
+RECORD = "sweep.yaml"
+
+
+def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The sweep's own words, and by phase ``KEY: text`` of each ``PHASE.KEY=text``.
+
+    Raises UserError if there is no ``sweep=NAME``.
+    """
+    kept: list[str] = []
+    literal: dict[str, dict[str, str]] = {}
+    arguments = Arguments.parse(words)
+    for word in words:
+        phase, dot, rest = word.partition("=")[0].partition(".")
+        if word in arguments.words and dot and "=" in word and phase.lstrip("+~") not in OWN:
+            literal.setdefault(phase, {})[rest] = word.partition("=")[2]
+        else:
+            kept.append(word)
+    if not arguments.help and "sweep" not in map(key_of, arguments.words):
+        folders = roots("sweep", arguments.config_dirs)
+        files = {file.stem for root in folders for file in (root / "sweep").glob("*.yaml")}
+        raise UserError(f"sweep=NAME must be given. There are: {', '.join(sorted(files))}; --config-dir adds yours")
+    return kept, literal
+
+
+def start(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: DictConfig) -> int:
+    """Carry out a sweep, or say what it would do (``dry_run``). ``words``: those that ``cfg`` was composed from."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, SweepConfig)
+    check_name(words, config.sweep.name)
+    folder = SweepFolder(Path(config.folder))
+    runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).config_dirs)
+    check_machines(config, runs)
+    now, problem = states(folder, runs)
+    if problem:
+        raise UserError(f"{problem}: the queue is unknown; nothing was started")
+    starting = to_start(runs, now)
+    logger.info("%s: %s", config.sweep.name, _counted(now))
+    if starting:
+        check_runs(starting, runs)
+        for line in rehearse(config, starting):
+            print(line)
+    if config.dry_run:
+        _show(folder, config, runs, now)
+        return DONE
+    own(folder.path, "a sweep", "folder")
+    return carry_out(folder, config, runs, starting, lambda started: record(folder, cfg, runs, started))
+
+
+def check_name(words: Sequence[str], name: str) -> None:
+    """Raise UserError for a sweep file that says another name than its own, by which its folder is looked for."""
+    typed = {key_of(word): str(read(word.partition("=")[2])) for word in Arguments.parse(words).words}
+    if "sweep.name" not in typed and (file := Path(typed["sweep"]).name) != name:
+        raise UserError(f"sweep={typed['sweep']}: its name is {name}; write name: {file} in {file}.yaml")
+
+
+def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Sequence[Run]) -> None:
+    """Write down the sweep, all its ``runs``, and those of them that are about to be started."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder.path / RECORD, OmegaConf.to_yaml(cfg))
+    for run in start:
+        folder.add(run)
+        if COMMANDS[run.verb].flags:  # the other commands make it
+            folder.output(run).mkdir(parents=True, exist_ok=True)
+    for run in runs:  # one that stays may vary in another key than before
+        before = folder.run(run.id)
+        if before.varied != run.varied:
+            folder.add(replace(before, varied=run.varied))
+    folder.set_current([run.id for run in runs])
+
+
+def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> int:
+    """Start failed and lost runs again, with what they have kept from starting, as they were recorded.
+
+    Raises UserError if there is no sweep in ``folder``, or a chosen run has not failed.
+    """
+    config = recorded(folder)
+    config.detach = detach and config.cluster.executor == "slurm"
+    statuses = certain(folder)
+    chosen = retry(folder, statuses, patterns)
+    if not chosen:
+        cancelled = any(status.state == "cancelled" for status in statuses.values())
+        print(
+            "nothing to retry: no run has failed or was lost"
+            + ("; runs='*' starts the cancelled ones" if cancelled else "")
+        )
+        return DONE
+    known = {*folder.current, *chosen}
+    runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first
+
+    def revive(started: Sequence[Run]) -> None:
+        for run in started:
+            folder.revive(run.id)
+
+    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen], revive)
+
+
+def recorded(folder: SweepFolder) -> SweepConfig:
+    """The sweep as last submitted. Raises UserError if there is none in the folder."""
+    path = folder.path / RECORD
+    if not path.is_file():
+        raise UserError(f"folder={folder.path}: no sweep there; name a folder that python -m dira_scale.sweep wrote")
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(path)))
+    assert isinstance(config, SweepConfig)
+    return config
+
+
+def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Mapping[str, str]) -> None:
+    """The runs with their commands; on SLURM, what sbatch would be given for each phase."""
+    for phase in dict.fromkeys(run.phase for run in runs):
+        group = [run for run in runs if run.phase == phase]
+        print(f"\n{phase}: {_counted({run.id: now[run.id] for run in group})}")
+        for run in group:
+            print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.verb} {shlex.join(run.words)}")
+        start = to_start(group, now)
+        if config.cluster.executor == "slurm" and start:
+            print("\n" + script(folder, config, start))
+
+
+def _counted(now: Mapping[str, str]) -> str:
+    """``7 runs: 5 done, 2 not started``; ``7 runs to start``."""
+    runs = f"{len(now)} run{'s' * (len(now) != 1)}"
+    counts = Counter("not started" if state == "missing" else state for state in now.values())
+    if [*counts] == ["not started"]:
+        return f"{runs} to start"
+    return f"{runs}: {', '.join(f'{count} {state}' for state, count in counts.items())}"

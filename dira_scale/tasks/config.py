@@ -1,0 +1,136 @@
+"""What is learned from labels, ``configs/task/*.yaml``. Reading it needs no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dira_scale.config.keys import typed
+from dira_scale.config.registry import chosen_class
+from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.data.config import COUNTS_AS
+from dira_scale.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from dira_scale.tasks.supervision import Supervision
+    from dira_scale.training.inputs import Inputs
+
+FINETUNE = "finetune"  # the command whose runs have tasks
+PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
+BALANCED = "balanced"
+
+
+@dataclass
+class TaskConfig(Schema):
+    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one."""
+
+    _target_: str = MISSING
+    loss: list[str] = MISSING
+
+    def asked(self) -> dict[str, Any]:
+        """Arguments of ``Inputs.of``: what batches must have beside images."""
+        raise NotImplementedError
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        """What is learned from ``data``. Raises UserError for data that lack it."""
+        raise NotImplementedError
+
+    def described(self, outputs: "tuple[str, ...]") -> "Supervision":
+        """The same without data. ``outputs``: the names of the network's outputs; empty: as far as they are known."""
+        raise NotImplementedError
+
+
+@dataclass
+class LabelTask(TaskConfig):
+    """Labels of whole images."""
+
+    loss: list[str] = one_of("ce")
+    labels: list[str] | None = None
+    scored: list[str] | None = None
+    uncertain: Any = MISSING
+    unknown: str = one_of(*COUNTS_AS)
+    exclusive: bool = MISSING
+    weights: str = one_of("none", BALANCED)
+    focal: float = at_least(0)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for scored labels where one figure of all classes decides, and for no labels."""
+        super().__post_init__()
+        if self.labels is not None and not self.labels:
+            raise UserError("labels=[]: name at least one label, or labels=null, which is all")
+        if self.scored is not None and (self.exclusive or not self.scored):
+            why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
+            raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")
+
+    def asked(self) -> dict[str, Any]:
+        from dira_scale.data.labels import LabelChoice
+
+        names = None if self.labels is None else tuple(self.labels)
+        return {"labels": LabelChoice(names, self.uncertain, self.unknown, self.exclusive, "task.labels")}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        from dira_scale.tasks.classification import Classification
+        from dira_scale.tasks.rows import balance, learned
+
+        assert data.labels is not None
+        balanced = self.weights == BALANCED
+        weights = balance(learned(data), self.exclusive) if balanced else None
+        for name in self.scored or ():
+            if name not in (names := data.labels.names):
+                raise UserError(
+                    f"task.scored: no label '{name}' is learned, but {', '.join(names)}{nearest(name, names)}"
+                )
+        return Classification(data.labels, weights, self.focal, self._scored())
+
+    def _scored(self) -> tuple[str, ...] | None:
+        return None if self.scored is None else tuple(self.scored)
+
+    def described(self, outputs: tuple[str, ...]) -> "Supervision":
+        from dira_scale.data.labels import Labels
+        from dira_scale.tasks.classification import Classification
+
+        names = outputs or tuple(self.labels or ())
+        nan = float("nan")
+        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
+
+
+@dataclass
+class MaskTask(TaskConfig):
+    """Masks of images."""
+
+    loss: list[str] = one_of("dice", "ce")
+    classes: dict[str, int] | None = None
+    decoder: str = one_of(PRETRAINED, RANDOM)
+
+    def asked(self) -> dict[str, Any]:
+        return {"masks": True}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        from dira_scale.tasks.masks import check_masks
+
+        check_masks(data, self.classes)
+        return self.described(())
+
+    def described(self, outputs: tuple[str, ...]) -> "Supervision":
+        from dira_scale.tasks.segmentation import Segmentation
+
+        return Segmentation(self.classes)
+
+
+def task_of(node: Mapping[str, Any]) -> TaskConfig:
+    """Return the object of a ``task`` node of a recorded configuration. Raises UserError naming the key."""
+    kind = chosen_class(TaskConfig, "task._target_", str(node.get("_target_")))
+    try:
+        task = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(node)))
+    except (OmegaConfBaseException, UserError, TypeError, ValueError) as error:
+        raise UserError(f"task: {str(error).partition(chr(10))[0]}") from error
+    assert isinstance(task, TaskConfig)
+    return task
+
+
+def without_data(task: TaskConfig) -> "Supervision":
+    """Where the data is not looked at, and says how many labels there are: with one, if the task does not name them."""
+    supervision = task.described(())
+    return supervision if supervision.outputs else task.described(("label",))

@@ -1,0 +1,127 @@
+"""Cubes of words, cut out of their volumes: an ordinary dataset's samples."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.data.tar import Sample
+from dira_scale.pixels.boxes import Crop
+from dira_scale.pixels.codecs import encode
+from dira_scale.words.config import Words
+from dira_scale.words.origin import Volumes
+from dira_scale.words.search import Word, boxes
+
+LABEL = "word"
+KEPT = ["key", "patient", "study", "low", "high", "affine"]  # columns of the volume that its cubes have, or come from
+
+
+class Cube(NamedTuple):
+    """One cube. ``sample`` is the position of its volume in its ``split``, ``row`` that in the manifest; ``resolution``
+    counts from 1, which is not resized; ``box`` is (z, y, x, d, h, w)."""
+
+    key: str
+    split: str
+    word: int
+    resolution: int
+    sample: int
+    row: int
+    box: tuple[int, ...]
+
+
+class PlannedCube(NamedTuple):
+    """What a worker needs to make a cube: ``volume``, columns ``KEPT`` of the manifest's row."""
+
+    cube: Cube
+    volume: dict[str, Any]
+
+
+class WordPlan:
+    """Which cubes make which shard; a ``PlannedShards`` of :mod:`dira_scale.archive.plan`.
+
+    Attributes:
+        shards: file name -> its cubes, by key and hence shuffled.
+        hash: identity of all cubes.
+    """
+
+    label_names = (LABEL,)
+
+    def __init__(self, dataset: ShardedDataset, cubes: Sequence[Cube], shard_size: int) -> None:
+        self._dataset = dataset
+        self.shards: dict[str, list[Cube]] = {}
+        for split in dict.fromkeys(cube.split for cube in cubes):
+            ordered = sorted(cube for cube in cubes if cube.split == split)
+            for number, first in enumerate(range(0, len(ordered), shard_size)):
+                self.shards[f"{split}-{number:06d}.tar"] = ordered[first : first + shard_size]
+        self.hash = hashlib.sha256(json.dumps([*self.shards.items()]).encode()).hexdigest()
+
+    def items(self, shard: str) -> list[PlannedCube]:
+        """The cubes of one shard."""
+        cubes = self.shards[shard]
+        rows = self._dataset.manifest.table(KEPT).take([cube.row for cube in cubes]).to_pylist()
+        return list(map(PlannedCube, cubes, rows))
+
+
+def planned_cubes(
+    words: Words, discovered: Sequence[Word], dataset: ShardedDataset, train: Volumes, val: Volumes
+) -> list[Cube]:
+    """Every cube of every word: of training neighbours also the zoomed ones."""
+    cubes = []
+    splits = (words.data.split, train, 1 + words.zoomed.cubes), (words.data.val_split, val, 1)
+    for number, word in enumerate(discovered):
+        for (split, volumes, resolutions), chosen in zip(splits, (word.train, word.val), strict=True):
+            rows = volumes.rows[chosen]
+            for resolution in range(resolutions):
+                each = boxes(words, number, word.corner, volumes, chosen, resolution)
+                for sample, row, box in zip(chosen.tolist(), rows.tolist(), each.tolist(), strict=True):
+                    name = f"{dataset.cell('key', row)} {number} {resolution + 1}"
+                    key = xxhash.xxh3_128_hexdigest(name.encode())[:24]
+                    cubes.append(Cube(key, split, number, resolution + 1, sample, row, tuple(box)))
+    return cubes
+
+
+def make_cube(planned: PlannedCube, shards: str, size: Sequence[int]) -> Iterator[Sample]:
+    """The sample of a cube of ``size``, from the dataset at ``shards``. Raises UserError for a volume that is damaged.
+
+    A zoomed cube has the spacing that its voxels have after resizing.
+    """
+    cube, volume = planned
+    voxels = cut(_samples(shards, cube.split), cube.sample, cube.box, size)
+    affine = _affine(np.array(volume["affine"]).reshape(4, 4), cube.box, size)
+    payload = encode(voxels, "b2nd")
+    row = {name: volume[name] for name in ("patient", "study", "low", "high")}
+    row |= {"key": cube.key, "split": cube.split, "codec": "b2nd", "channels": 1, "bits": 16}
+    row |= dict(zip(("depth", "height", "width"), size, strict=True))
+    row |= {"spacing": [*map(float, np.linalg.norm(affine[:3, :3], axis=0)[::-1])]}
+    row |= {"affine": [float(value) for value in affine.flat], "labels": [float(cube.word)], "boxes": []}
+    box = " ".join(map(str, cube.box))
+    row |= {"attributes": {"volume": volume["key"], "resolution": str(cube.resolution), "box": box}}
+    yield Sample(row | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}, payload, None)
+
+
+def cut(samples: Samples, sample: int, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """The voxels int16 [D, H, W] in ``box``, resized to ``size``. Raises UserError for a volume that is damaged."""
+    voxels = np.empty((1, *size), np.int16)
+    samples.read(sample, [Crop(tuple(map(float, box)), 3 * (False,))], [voxels])
+    return voxels[0]
+
+
+def _affine(affine: np.ndarray, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Of the cube, from that of its volume, NIfTI's [4, 4]: the centre of a resized voxel lies between old ones."""
+    step = np.array(box[3:]) / np.array(size)
+    start = np.array(box[:3]) + (step - 1) / 2
+    inside = np.diag([*step[::-1], 1.0])
+    inside[:3, 3] = start[::-1]
+    return np.asarray(affine @ inside)
+
+
+@lru_cache
+def _samples(shards: str, split: str) -> Samples:
+    """Once for each worker process."""
+    return Samples([ShardedDataset.open(shards, check_shards=False)], split)

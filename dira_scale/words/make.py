@@ -1,0 +1,160 @@
+"""A dataset of visual words: described, searched, cut and written, by the means of ``shard`` (``ingest``).
+
+Resumable, and the same bytes for any number of workers.
+"""
+
+import os
+import shlex
+import time
+from collections import Counter
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dira_scale import __version__
+from dira_scale.archive.claim import claimed, remove_leftovers
+from dira_scale.archive.finish import joined, publish_dataset
+from dira_scale.archive.outcome import sample_counts
+from dira_scale.archive.output import PARTIAL, Share, check_output, finished, made_of, publish_shard, unfinished
+from dira_scale.archive.recipe import identity_hash
+from dira_scale.archive.writer import Conversion, write_shards
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.errors import UserError, counted
+from dira_scale.machine.console import Console
+from dira_scale.storage.store import is_local, locate
+from dira_scale.words.config import Words
+from dira_scale.words.cubes import LABEL, WordPlan, cut, make_cube, planned_cubes
+from dira_scale.words.descriptors import Describer, describe, open_describer
+from dira_scale.words.origin import Volumes, references, too_small
+from dira_scale.words.search import search
+
+# What decides which cubes there are, beside the encoder and the volumes.
+DECISIVE = ("seed", "words", "neighbours", "size", "margin", "distance", "trials", "zoomed", "air", "shard_size")
+
+
+def make(words: Words, dataset: ShardedDataset, train: Volumes, val: Volumes) -> None:
+    """Write the words of ``dataset`` to ``words.out``; goes on with what an earlier call left.
+
+    Raises UserError if ``out`` or the encoder is unsuitable, a volume is damaged, or too few words are there.
+    """
+    console, out = Console(soft_wrap=True, highlight=False), locate(words.out, "out")
+    if not is_local(out):
+        raise UserError(f"out={words.out}: words are written to a folder of this machine; copy it from there")
+    describer = open_describer(words)
+    identity = _identity(words, dataset, describer)
+    started = time.monotonic()
+    try:
+        made = finished(out, identity)
+        if made is None:
+            check_output(out, None)
+            _print_small(console, words, dataset, train)
+            plan = _plan(console, words, dataset, train, val, describer, out)
+            made = _write(out, plan, words, dataset, identity)
+    except OSError as error:
+        raise UserError(
+            f"writing words to {out} failed ({error}); finished shards are kept: fix this, then run the same command "
+            "again"
+        ) from error
+    remove_leftovers(out)
+    console.print(f"{out}: {counted(words.words, 'word')}; {sample_counts(made.info)}; "
+                  f"{time.monotonic() - started:.0f} s")  # fmt: skip
+    console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
+
+
+def _plan(
+    console: Console,
+    words: Words,
+    dataset: ShardedDataset,
+    train: Volumes,
+    val: Volumes,
+    describer: Describer,
+    out: Path,
+) -> WordPlan:
+    """Which cubes there will be. The descriptors are kept in ``out`` until it is finished."""
+    kept = out / PARTIAL / f"descriptors-{_described(words, dataset, describer)[:16]}"
+    if not kept.exists():
+        console.print(f"describing {counted(len(train.rows) + len(val.rows), 'volume')}")
+    descriptors = describe(describer, dataset, (train, val), words, kept)
+    samples = Samples([dataset], words.data.split)
+
+    def read(volume: int, corner: Any, size: Any) -> Any:
+        return cut(samples, volume, (*corner, *size), size)
+
+    discovered = search(words, train, val, descriptors, read)
+    return WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)
+
+
+def _write(
+    out: Path, plan: WordPlan, words: Words, dataset: ShardedDataset, identity: dict[str, Any]
+) -> ShardedDataset:
+    """Write the missing shards and join all."""
+    with claimed(out, identity, plan, Share()) as scratch:
+        if made := finished(out, identity):  # by another process, while we searched
+            return made
+        todo = unfinished(out, plan.shards)
+        done = sum(len(plan.shards[shard]) for shard in set(plan.shards) - set(todo))
+        make = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
+        work = Conversion(make, doing="cutting words", kind="cubes")
+        publish = partial(publish_shard, out, made_of(plan, identity))
+        write_shards(todo, plan, work, words.workers or len(os.sched_getaffinity(0)), scratch, publish, done)
+        _finish(out, plan, words, dataset.info, identity, scratch)
+    return ShardedDataset.open(out)
+
+
+def _finish(
+    out: Path, plan: WordPlan, words: Words, origin: DatasetInfo, identity: dict[str, Any], scratch: Path
+) -> None:
+    """Join the shards' states into the dataset's tables."""
+    counts, sizes, checksums = Counter[str](), {}, {}
+    for shard, state in joined(out, plan, identity, scratch):
+        sizes[shard], checksums[shard] = state["size"], state["xxh3"]
+        counts.update(row["split"] for row in state["rows"])
+    info = DatasetInfo(
+        name=f"{origin.name}_words",
+        modality=origin.modality,
+        dims=3,
+        codec="b2nd",
+        label_names=[LABEL],
+        classes={LABEL: [str(number) for number in range(words.words)]},
+        counts=dict(counts),
+        quarantined=0,
+        shards=sizes,
+        checksums=checksums,
+        recipe=identity,
+        recipe_hash=identity_hash(identity),
+        plan_hash=plan.hash,
+        patients_in_two_splits=origin.patients_in_two_splits,
+        licence=origin.licence,
+        tool_version=__version__,
+    )
+    publish_dataset(out, scratch, info)
+
+
+def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> dict[str, Any]:
+    """What decides about every byte: settings, volumes, descriptors. With what makes patients' hashes comparable."""
+    settings = {name: value for name, value in asdict(words).items() if name in DECISIVE}
+    splits = [words.data.split, words.data.val_split]
+    origin = dataset.info.recipe
+    return {
+        "words_of": dataset.hash,
+        "recipe_hash": dataset.info.recipe_hash,
+        "splits": splits,
+        "encoder": describer.hash,
+        "seen": describer.seen,
+        **settings,
+        **{name: origin.get(name) for name in ("hash_key", "archive")},
+        **({"lists": origin["lists"]} if dataset.info.published_lists else {}),
+    }
+
+
+def _described(words: Words, dataset: ShardedDataset, describer: Describer) -> str:
+    """What decides about the descriptors."""
+    decisive = ("words_of", "splits", "encoder", "seen")
+    return identity_hash({name: _identity(words, dataset, describer)[name] for name in decisive})
+
+
+def _print_small(console: Console, words: Words, dataset: ShardedDataset, train: Volumes) -> None:
+    if small := too_small(dataset, train, ~references(train, words)):
+        console.print(f"warning: not every training volume can be a reference{small}", style="yellow")

@@ -1,0 +1,145 @@
+"""The search for visual words (TransVW; Haghighi et al., "Transferable Visual Words", IEEE TMI 2021).
+
+    for each word:
+        take a reference that was not taken before, and rank patients by the distance of their descriptors to its own
+        draw corners within its margins, until one is far from those of other words, is in a region of lung and air,
+            and lies within enough of the nearest patients' volumes; after ``trials`` of them take another reference
+        its cubes are those of the nearest patients at the same indices
+
+Every random number is keyed by seed, word and volume: none depends on the order of the search.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.data import random
+from dira_scale.errors import UserError
+from dira_scale.words.config import Words
+from dira_scale.words.origin import OFFSETS, Volumes, highest_corner, references
+
+CORNERS, SIZES = 110, 111  # streams of random numbers
+
+Read = Callable[[int, Sequence[int], Sequence[int]], np.ndarray]  # of a train volume: corner and size -> its voxels
+
+
+@dataclass(frozen=True)
+class Word:
+    """Attributes:
+    reference: position of its volume in the training split.
+    corner: z, y, x.
+    train, val: positions of the nearest patients' volumes in their splits, the nearest first.
+    """
+
+    reference: int
+    corner: tuple[int, int, int]
+    train: np.ndarray
+    val: np.ndarray
+
+
+def search(
+    words: Words, train: Volumes, val: Volumes, descriptors: tuple[np.ndarray, np.ndarray], read: Read
+) -> list[Word]:
+    """``words.words`` words. ``descriptors``: of both splits, float [n, channels].
+
+    Raises UserError if no reference is left before all are there.
+    """
+    result: list[Word] = []
+    for reference in order_of_references(words, train):
+        nearest = tuple(_ranked(each, descriptors[0][reference]) for each in descriptors)
+        nearest[0][:] = [reference, *nearest[0][nearest[0] != reference]]
+        if word := _in_reference(words, result, reference, (train, val), nearest, read):
+            result.append(word)
+            if len(result) == words.words:
+                return result
+    raise UserError(
+        f"words={words.words}: only {len(result)} were found in all references, {words.trials} trials in each: lower "
+        "words, distance or margin, or raise trials or air.share"
+    )
+
+
+def order_of_references(words: Words, train: Volumes) -> list[int]:
+    """Of each patient one volume that can be a reference, in an order drawn from the seed."""
+    count = len(train.rows)
+    order = random.permute(np.arange(count), count, random.key("references", words.seed))
+    return [int(volume) for volume in _one_per_patient(order[references(train, words)[order]], train)]
+
+
+def _in_reference(
+    words: Words,
+    before: Sequence[Word],
+    reference: int,
+    splits: tuple[Volumes, Volumes],
+    nearest: Sequence[np.ndarray],
+    read: Read,
+) -> Word | None:
+    """The word of the first corner that is suitable; None if none is."""
+    others = np.array([word.corner for word in before]).reshape(-1, 3)
+    wanted = words.neighbours.train, words.neighbours.val
+    for corner in corners(words, len(before), splits[0], reference):
+        if (np.linalg.norm(others - corner, axis=1) < words.distance).any():
+            continue
+        chosen = [
+            _one_per_patient(ranked[volumes.hold(corner, words.size)[ranked]], volumes)[:count]
+            for volumes, ranked, count in zip(splits, nearest, wanted, strict=True)
+        ]
+        if any(len(volumes) < count for volumes, count in zip(chosen, wanted, strict=True)):
+            continue
+        z, y, x = map(int, corner)
+        size = words.size[0] + OFFSETS - 1, *words.size[1:]
+        if words.air.hu is not None and dense(read(reference, (z, y, x), size), words.air.hu) > words.air.share:
+            continue
+        return Word(reference, (z, y, x), *chosen)
+    return None
+
+
+def corners(words: Words, word: int, train: Volumes, reference: int) -> np.ndarray:
+    """The corners that are tried for a word in a reference, int64 [trials, 3]."""
+    index = np.full(words.trials, train.rows[reference])
+    u = random.uniform(words.seed, word, index, np.arange(words.trials), view=0, n=3, stream=CORNERS)
+    return random.integers(u, np.array(words.margin), highest_corner(train.sides[reference], words))
+
+
+def dense(voxels: np.ndarray, hu: float) -> float:
+    """The share of a cube that is neither lung nor air. ``voxels`` [D + 2, H, W]: with the two slices above it.
+
+    A voxel counts 1 if it has at least ``hu``, a half if only the voxel above it has, else 0.
+    """
+    above = voxels >= hu
+    first, second = above[: 1 - OFFSETS], above[1 : 2 - OFFSETS]
+    return float(np.where(first, 1.0, np.where(second, 0.5, 0.0)).mean())
+
+
+def boxes(
+    words: Words, word: int, corner: Sequence[int], volumes: Volumes, chosen: np.ndarray, number: int
+) -> np.ndarray:
+    """The box (z, y, x, d, h, w) of a word in each ``chosen`` volume, int64 [n, 6]. ``number`` 0: the cube itself;
+    from 1: zoomed ones, drawn again until they lie in the volume."""
+    result = np.tile([*corner, *words.size], (len(chosen), 1)).astype(np.int64)
+    todo, draw = np.arange(len(chosen)), 0
+    while number and len(todo):
+        if draw == 2**16:
+            raise UserError(
+                f"zoomed.jitter={list(words.zoomed.jitter)}: hardly any cube that far lies in the volume with "
+                f"zoomed.sides={list(words.zoomed.sides)}; choose smaller ones"
+            )
+        rows, occurrence = volumes.rows[chosen[todo]], np.full(len(todo), draw)
+        u = random.uniform(words.seed, word, rows, occurrence, view=number, n=3, stream=SIZES)
+        side = random.integers(u[:, 0], *words.zoomed.sides)
+        start = random.integers(u[:, 1:], *words.zoomed.jitter) + np.array(corner[1:])
+        result[todo, 1:3], result[todo, 4], result[todo, 5] = start, side, side
+        inside = (start >= 0) & (start + side[:, None] <= volumes.sides[chosen[todo], 1:])
+        todo, draw = todo[~inside.all(1)], draw + 1
+    return result
+
+
+def _ranked(descriptors: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Positions by L2 distance, the nearest first; of equal ones the manifest's first."""
+    return np.argsort(np.linalg.norm(descriptors.astype(np.float64) - reference, axis=1), kind="stable")
+
+
+def _one_per_patient(order: np.ndarray, volumes: Volumes) -> np.ndarray:
+    """Of each patient the first volume in ``order``, as ordered."""
+    first = np.unique(volumes.patients[order], return_index=True)[1]
+    return np.asarray(order[np.sort(first)])

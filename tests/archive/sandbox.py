@@ -1,0 +1,217 @@
+"""The converter among damaged and hostile inputs, by its real command: all good ones come out, each bad one is counted,
+nothing else on the disk is touched, and memory and time stay bounded."""
+
+import contextlib
+import ctypes
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from archive.mutants import NAME
+from archive.sources.conftest import Here
+
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.shard import main
+from dira_scale.shard.convert import hasher_of
+from dira_scale.shard.curate.verify import verify
+
+MEMORY = {2: 3 * 2**30, 3: 6 * 2**30}  # address space of a process, 0.7 GiB of which are the libraries
+SECONDS = 900
+# Ours, in reasons; 1 is a mode of Pillow.
+LIMITS = {"0", "1", "3", "8", "16", "32", "255", "65536", str(2**26), str(2**28), str(2**31), str(2**32)}
+VALUES = (".raw", ".zraw")
+FOLDERS = ("home", "temporary", "cwd", "scratch", "elsewhere", "inputs")
+
+
+class Conversion(NamedTuple):
+    """What came of one: the manifest's rows and the quarantine's by key, and what the command said."""
+
+    rows: dict[str, dict[str, Any]]
+    quarantine: dict[str, dict[str, Any]]
+    said: str
+
+
+def confined(memory: int) -> Callable[[], None]:
+    """A child process of so much address space, to whom an unreadable file is unreadable even as root."""
+
+    def confine() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+        with contextlib.suppress(OSError):
+            libc = ctypes.CDLL(None)
+            for capability in (1, 2):  # to override permissions
+                libc.prctl(24, capability, 0, 0, 0)
+
+    return confine
+
+
+def run(words: list[str], sandbox: Path, memory: int) -> subprocess.CompletedProcess[str]:
+    """The command of a user whose home, working and temporary folders are in ``sandbox``; killed with all its children
+    when it takes too long."""
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # grandchildren whose parent is gone become children of this process
+    folders = {"HOME": sandbox / "home", "TMPDIR": sandbox / "temporary", "XDG_CONFIG_HOME": sandbox / "home"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=sandbox / "cwd", start_new_session=True, preexec_fn=confined(memory),
+        env=os.environ | {name: str(place) for name, place in folders.items()} | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+        with contextlib.suppress(ChildProcessError):
+            while True:  # whoever forks the workers, and they, so that their memory is known
+                os.waitpid(-process.pid, 0)
+        ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)
+
+
+def listing(folder: Path) -> dict[bytes, tuple[Any, ...]]:
+    """Everything below ``folder`` but the conversions' own: type, size and times."""
+    found = {}
+    for place, folders, names in os.walk(os.fsencode(folder)):
+        folders[:] = [name for name in folders if not (place == os.fsencode(folder) and name.startswith(b"out"))]
+        for name in [*folders, *names]:
+            path = place + b"/" + name
+            if not path.endswith(b".rejected.csv"):
+                status = os.lstat(path)
+                changed = 0 if path == os.fsencode(folder / "temporary") else status.st_mtime_ns  # sockets of workers
+                found[path] = (status.st_mode, status.st_size, changed, status.st_ino)
+    return found
+
+
+def convert(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
+    """By the real command, of ``sandbox/inputs`` unless ``keys`` of the recipe say otherwise."""
+    ended = run(["dira_scale.shard", *words(sandbox, out, dims, **keys)], sandbox, MEMORY[dims])
+    assert ended.returncode == 0, (ended.stdout[-2000:], ended.stderr[-4000:])
+    # libtiff has its own say, which names neither the file nor a value
+    said = [
+        line for line in ended.stderr.splitlines() if not re.match(r"tempfile\.tif: |\w+(Decode|SetupState): ", line)
+    ]
+    assert not said, said
+    return converted(sandbox / out, ended.stdout)
+
+
+def convert_good(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
+    """Of good inputs only: in this process, as it takes seconds to start one with workers."""
+    with here():
+        assert main(words(sandbox, out, dims, **keys)) == 0
+    return converted(sandbox / out, "")
+
+
+@contextlib.contextmanager
+def here() -> Iterator[None]:
+    """Nothing is given to processes of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("archive.writer", "shard.curate.verify"):
+            patch.setattr(f"dira_scale.{place}.worker_pool", Here)
+        yield
+
+
+def words(sandbox: Path, out: str, dims: int, **keys: str) -> list[str]:
+    """Of the command line."""
+    recipe, keys = "folder" if dims == 2 else "volumes", {"images": str(sandbox / "inputs")} | keys
+    keys = keys if dims == 2 else {"modality": "CT"} | keys
+    return [f"recipe={recipe}", f"out={sandbox / out}", "workers=2",
+            "recipe.splits={train: 1, val: 0, test: 0}", "recipe.shard_size=40",
+            *(f"recipe.{key}={value}" for key, value in keys.items())]  # fmt: skip
+
+
+def converted(out: Path, said: str) -> Conversion:
+    dataset = ShardedDataset.open(out)
+    quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
+    assert len(quarantine) == dataset.info.quarantined
+    rows = {row["key"]: row for row in dataset.table.to_pylist()}
+    return Conversion(rows, {row["source"]: row for row in quarantine}, said)
+
+
+def planned(
+    sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str
+) -> tuple[dict[str, SourceRecord], set[Path]]:
+    """All records by their keys; and all files that they are of."""
+    name = "folder" if dims == 2 else "volumes"
+    given = {key: yaml.safe_load(value) for key, value in keys.items()}
+    columns = {key.partition(".")[2]: value for key, value in given.items() if "." in key}
+    plain = {"images": str(sandbox / "inputs")} | {key: value for key, value in given.items() if "." not in key}
+    config = ingest.recipe(name, **plain)
+    recipe = Recipe.from_config(config | {"columns": config["columns"] | columns})
+    hasher, _ = hasher_of(recipe, None)
+    records: dict[str, SourceRecord] = {}
+    listed: set[Path] = set()
+    for record in recipe.make_source().records(2):
+        key = hasher("key", record.name)
+        assert key not in records
+        records[key] = record
+        listed.update(paths_of(record))
+    return records, listed
+
+
+def paths_of(record: SourceRecord) -> tuple[Path, ...]:
+    return record.image.paths if isinstance(record.image, Input) else (record.image,)
+
+
+def uncounted(sandbox: Path, listed: set[Path], dims: int) -> set[str]:
+    """Files that are in no record, neither themselves, nor as slices or frames, nor as the values beside a header."""
+    there = [Path(place, file) for place, _, files in os.walk(sandbox / "inputs", followlinks=False) for file in files]
+    missing = {path for path in there if path not in listed and Path(os.path.realpath(path)) not in listed}
+    return {str(path) for path in missing if dims == 2 or not path.name.endswith(VALUES)}
+
+
+def survived(
+    sandbox: Path,
+    ingest: SimpleNamespace,
+    dims: int,
+    alone: Conversion,
+    kind: Callable[[SourceRecord], str],
+    **keys: str,
+) -> tuple[Conversion, Counter[tuple[str, str]]]:
+    """Convert what is in ``inputs`` now, of which ``alone`` came when only the good ones were there; a table of what
+    became of the inputs by their ``kind``. All that must hold of any conversion is asserted."""
+    before, started = listing(sandbox), time.monotonic()
+    made = convert(sandbox, "out", dims, **keys)
+    seconds, after = time.monotonic() - started, listing(sandbox)
+    touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert not touched, f"outside the output folder: {touched}"
+
+    kept = ("xxh3", "patient", "study", "size", "low", "high", "spacing", "affine", "height", "width", "depth",
+            "mask_size")  # fmt: skip
+    for key, row in alone.rows.items():
+        assert key in made.rows and {name: made.rows[key][name] for name in kept} == {name: row[name] for name in kept}
+    records, listed = planned(sandbox, ingest, dims, **keys)
+    assert not made.rows.keys() & made.quarantine.keys()
+    assert made.rows.keys() | made.quarantine.keys() == records.keys(), "inputs that are counted nowhere"
+    assert keys or not uncounted(sandbox, listed, dims), "files that no record counts"
+    with here():
+        assert not verify(sandbox / "out", 1)
+
+    table: Counter[tuple[str, str]] = Counter()
+    for key, record in records.items():
+        refused = made.quarantine.get(key)
+        table[kind(record), f"{refused['stage']}: {refused['reason']}" if refused else "became samples"] += 1
+    for reason in {row["reason"] for row in made.quarantine.values()}:
+        plain = re.sub(r"\(Process \d+( and \d+)?\)", "", reason)  # in DICOM's own names of its codings
+        assert not set(re.findall(r"\d+", plain)) - LIMITS, reason
+        assert len(reason) < 150 and reason.isprintable() and not re.search(r"/|Quill|passwd|\bm\d{4}", reason), reason
+    published = b"".join(path.read_bytes() for path in (sandbox / "out").iterdir() if path.suffix != ".tar")
+    for secret in (NAME.encode(), b"passwd", os.fsencode(sandbox), b"\x1b[31mred"):
+        assert secret not in published and secret.decode() not in made.said.replace(str(sandbox / "out"), "")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    print(f"\n{dims}D: {len(records)} inputs, {seconds:.0f} s, {peak:.2f} GiB at most in a process")
+    for (what, outcome), number in sorted(table.items()):
+        print(f"{number:5d}  {what:36s}  {outcome}")
+    return made, table

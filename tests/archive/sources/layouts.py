@@ -1,0 +1,215 @@
+"""The published datasets as one table: how each miniature is made, and what a dataset of it must say."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+from archive.sources import miniatures, miniatures_3d
+
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sources.chestxray14 import FINDINGS
+
+GONE = "the file cannot be read (FileNotFoundError)"
+ABSENT = "listed, but missing"
+
+
+class Row(NamedTuple):
+    """A record's labels that are known, its attributes, its split where the source decides it, and its boxes."""
+
+    labels: Mapping[str, float] = {}
+    attributes: Mapping[str, str] = {}
+    split: str | None = None
+    boxes: Sequence[tuple[Any, ...]] = ()  # label, z, y, x, d, h, w
+
+
+class Layout(NamedTuple):
+    """``make(root)`` returns pixels and masks by record; ``{root}`` in the keys of the recipe is its folder."""
+
+    make: Callable[..., miniatures.Stored]
+    rows: Mapping[str, Row]
+    rejected: Mapping[str, str] = {}
+    keys: Mapping[str, Any] = {}
+    images: str = "{root}"
+    recipe: str | None = None  # that of its name in the table
+    columns: Mapping[str, Any] = {}  # of the manifest, the same for all
+
+
+def made(name: str, root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+    """The miniature ``name`` below ``root``."""
+    make = LAYOUTS[name].make
+    return make(root, ingest) if make in (miniatures.siim_acr, readings) else make(root)
+
+
+def config(name: str, root: Path | str, ingest: SimpleNamespace, **keys: Any) -> dict[str, Any]:
+    """The keys of the recipe of ``name`` for a miniature in ``root``, a folder or a store."""
+    layout = LAYOUTS[name]
+    keys = {"images": layout.images} | dict(layout.keys) | keys
+    filled = {key: value.format(root=root) if isinstance(value, str) else value for key, value in keys.items()}
+    plain: dict[str, Any] = ingest.recipe(layout.recipe or name, **filled)
+    return plain
+
+
+def listed(name: str, root: Path, ingest: SimpleNamespace, workers: int = 1, **keys: Any) -> list[Any]:
+    """The records of the miniature in ``root``."""
+    return list(Recipe.from_config(config(name, root, ingest, **keys)).make_source().records(workers))
+
+
+def readings(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+    """LIDC's, with one nodule of two readers in either series."""
+    scans = miniatures_3d.lidc_idri(root, ingest)
+    for n, uid in enumerate(scans):
+        outline = (f"{uid}.3", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
+        miniatures_3d.readings(root / f"{n}.xml", uid, [[(3, [outline])], [(4, [outline])]])
+    stored: miniatures.Stored = {}
+    for n, (uid, values) in enumerate(scans.items()):
+        mask = np.zeros(values.shape, np.uint8)
+        mask[(3, slice(3, 8), slice(4, 9)) if n == 0 else (5, slice(3, 8), slice(35, 40))] = 1
+        stored[uid] = values, mask
+    return stored
+
+
+def candidates(root: Path) -> miniatures.Stored:
+    """LUNA16's, with two in the list (their blocks: test_luna16.py)."""
+    miniatures_3d.luna16(root)
+    lines = "1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1"
+    miniatures.write_text(root / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", *lines)
+    return {}
+
+
+def _findings(*ones: str) -> dict[str, float]:
+    return dict.fromkeys(FINDINGS, 0.0) | dict.fromkeys(ones, 1.0)
+
+
+def _ball(middle: tuple[int, ...], diameter: float, spacing: tuple[float, ...], depth: int = 999) -> tuple[Any, ...]:
+    """The box of a nodule around the middle of a voxel, cut at the last slice."""
+    sides = np.array(diameter) / spacing
+    first = np.array(middle) + 0.5 - sides / 2
+    sides[0] = min(sides[0], depth - first[0])
+    return "nodule", *first, *sides
+
+
+CHEXPERT = {
+    "train/patient00001/study1/view1_frontal.jpg": Row(
+        {"No Finding": 1, "Pneumothorax": 0, "Support Devices": 1}, {"age": "68", "sex": "F", "view": "AP"}),
+    "train/patient00002/study2/view1_frontal.jpg": Row(
+        {"Cardiomegaly": -1, "Lung Opacity": 1, "Edema": -1, "Consolidation": -1, "Atelectasis": -1,
+         "Pleural Effusion": -1, "Fracture": 1}, {"sex": "M", "view": "LL"}),
+    "train/patient00002/study1/view2_lateral.jpg": Row({}, {"age": "90", "view": "LATERAL"}),
+    "valid/patient64541/study1/view1_frontal.jpg": Row(
+        {"No Finding": 0, "Enlarged Cardiomediastinum": 1, "Cardiomegaly": 1, "Lung Opacity": 1, "Lung Lesion": 0,
+         "Edema": 0, "Consolidation": 0, "Pneumonia": 0, "Atelectasis": 0, "Pneumothorax": 0, "Pleural Effusion": 0,
+         "Pleural Other": 0, "Fracture": 0, "Support Devices": 0}, {"age": "73", "sex": "M", "view": "AP"}, "test"),
+}  # fmt: skip
+NOT_CHEXPERT = {
+    "train/patient00003/study1/view1_frontal.jpg": "no line in the tables",
+    "train/patient00009/study1/view1_frontal.jpg": GONE,
+}
+PROSTATES = {"prostate_01": Row(), "prostate_04": Row(), "prostate_17": Row(), "prostate_03": Row(split="unlabelled")}
+NOT_PROSTATES = {"prostate_99": GONE, "imagesTr/prostate_50.nii.gz": "not in dataset.json"}
+BRATS = {
+    "Brats18_TCIA01_1_1": Row({"high_grade": 1}), "Brats18_2013_0_1": Row({"high_grade": 0}),
+    "BraTS20_Training_355": Row(),
+}  # fmt: skip
+SIDE = 15 / 0.175  # pixels of a nodule of 15 mm
+SPLITS = {"train": 12, "val": 5, "test": 6}
+LAYOUTS = {
+    "chestxray14": Layout(
+        miniatures.chestxray14,
+        {
+            "00000001_000.png": Row(_findings("Cardiomegaly"), {"age": "57", "sex": "M", "view": "PA"}),
+            "00000001_001.png": Row(_findings("Cardiomegaly", "Emphysema"), {"age": "58", "sex": "M", "view": "PA"}),
+            "00000002_000.png": Row(_findings(), {"sex": "F", "view": "AP"}),  # 414 years are none
+            "00000003_000.png": Row(
+                _findings("Hernia", "Pleural_Thickening", "Infiltration"), {"age": "81", "sex": "F", "view": "PA"},
+                "test", [("Infiltration", 0, 20.25, 10.5, 1, 40, 30), ("Hernia", 0, 0, 0, 1, 80.5, 64)]),
+            "00000004_000.png": Row(_findings(), {"age": "90", "sex": "M", "view": "AP"}, "test"),
+        },
+        {"00000005_000.png": "not in the official lists", "00000006_000.png": ABSENT,
+         "00000009_000.png": "not in the table of findings"},
+    ),
+    "chexpert": Layout(miniatures.chexpert, CHEXPERT, NOT_CHEXPERT, {"codec": "png"}),
+    "chexpert, full": Layout(
+        partial(miniatures.chexpert, form="CheXpert-v1.0"), CHEXPERT, NOT_CHEXPERT, {"codec": "png"},
+        recipe="chexpert"),
+    "siim_acr": Layout(
+        miniatures.siim_acr,
+        {f"1.2.276.{n}": Row({"Pneumothorax": float(n < 3)}, {"age": "51", "sex": "F", "view": "PA"})
+         for n in (1, 2, 3)},
+        {"1.2.276.4": "no line in the table", "1.2.276.5": ABSENT},
+    ),
+    "montgomery": Layout(
+        miniatures.montgomery,
+        {
+            "MCUCXR_0001_0.png": Row({"tuberculosis": 0}, {"age": "27", "sex": "F"}),
+            "MCUCXR_0108_1.png": Row({"tuberculosis": 1}, {"age": "90", "sex": "M"}),
+            "MCUCXR_0200_1.png": Row({"tuberculosis": 1}),
+        },
+        {"Thumbs.png": "not a file name of the dataset"},
+    ),
+    "shenzhen_original": Layout(
+        miniatures.shenzhen,
+        {
+            "CHNCXR_0001_0.png": Row({"tuberculosis": 0}, {"age": "45", "sex": "M"}),
+            "CHNCXR_0002_0.png": Row({"tuberculosis": 0}, {"age": "24", "sex": "F"}),
+            "CHNCXR_0328_1.png": Row({"tuberculosis": 1}, {"age": "32", "sex": "F"}),
+            "CHNCXR_0400_1.png": Row({"tuberculosis": 1}, {"age": "1", "sex": "M"}),
+        },
+        keys={"masks": ["mask"]},
+    ),
+    "jsrt": Layout(
+        miniatures.jsrt,
+        {
+            "JPCLN001.IMG": Row({"nodule": 1, "malignant": 1}, {"age": "53", "sex": "M"}, None,
+                                [("nodule", 0, 692.5 - SIDE / 2, 1634.5 - SIDE / 2, 1, SIDE, SIDE)]),
+            # 20 mm around (30, 2040) reach over the left and the lower edge
+            "JPCLN154.IMG": Row({"nodule": 1, "malignant": 0}, {"sex": "F"}, None,
+                                [("nodule", 0, 2040.5 - 10 / 0.175, 0, 1, 7.5 + 10 / 0.175, 30.5 + 10 / 0.175)]),
+            "JPCNN001.IMG": Row({"nodule": 0}, {"age": "37", "sex": "F"}),
+        },
+        {"JPCNN002.IMG": "not the 8388608 bytes of a JSRT image", "JPCNN003.IMG": ABSENT,
+         "NonNodule93images/JPCNN099.IMG": "no line in the tables, or duplicate"},
+        {"masks": "{root}/SCR"}, "{root}/JSRT",
+        columns={"low": 0, "high": 4095, "bits": 16, "spacing": [0.175, 0.175]},
+    ),
+    "medmnist": Layout(
+        miniatures.medmnist,
+        {f"set/{split}/{n}": Row({"pneumonia": n % 2}, split=split) for split in SPLITS for n in range(SPLITS[split])},
+        keys={"classes": ["pneumonia"]}, images="{root}/set.npz",
+    ),
+    "luna16": Layout(
+        miniatures_3d.luna16,
+        {
+            "1.3.6.1": Row({"nodule": 1}, split="train", boxes=[
+                _ball((20, 24, 30), 9, (1.25, 0.75, 0.7)), _ball((39, 10, 12), 8, (1.25, 0.75, 0.7), depth=40)]),
+            # y and x of the turned scan count from the other end
+            "1.3.6.2": Row({"nodule": 1}, split="train", boxes=[_ball((5, 39, 15), 6.5, (2.5, 0.7, 0.7))]),
+            "1.3.6.3": Row({"nodule": 0}, split="val"), "1.3.6.4": Row({"nodule": 0}, split="test"),
+        },
+        {"subset9/1.3.6.1.mhd": "a duplicate scan of this UID", "subset9/1.3.6.5.mhd": GONE},
+        columns={"low": -1000, "high": 1000},
+    ),
+    "luna16_candidates": Layout(candidates, {}, keys={"negatives": None, "patch": [8, 8, 8]}),
+    "lidc_idri": Layout(
+        readings,
+        {f"1.3.6.10{n}": Row({"nodule": 1, "malignancy": 3.5}, {"manufacturer": "ge"}, None,
+                             [("malignant", 1 + 2 * n, 3, 4 if n == 1 else 35, 1, 5, 5)]) for n in (1, 2)},
+        {"LIDC-IDRI-0001/1.2.5/1.3.6.103": "no readings of this series: a radiograph, or its XML file is missing"},
+        {"min_side": 1}, columns={"spacing": [2.5, 0.7, 0.7]},
+    ),
+    "lits": Layout(
+        miniatures_3d.lits,
+        {f"volume-{n}": Row(split=split)
+         for split, numbers in {"train": (0, 99), "val": (100, 114), "test": (115, 129)}.items() for n in numbers}
+        | {"test-volume-3": Row(split="unlabelled")},
+        {"volume-130": "a number outside all ranges", "volume-7": "no segmentation"},
+    ),
+    "brats": Layout(miniatures_3d.brats, BRATS, {"Brats18_incomplete": "no seg"}),
+    "brats, channels": Layout(
+        partial(miniatures_3d.brats, modalities=("t2", "flair", "t1ce")), BRATS, {"Brats18_incomplete": "no seg"},
+        {"modalities": ["t2", "flair", "t1ce"]}, recipe="brats", columns={"channels": 3}),
+    "msd": Layout(miniatures_3d.msd, PROSTATES, NOT_PROSTATES),
+    "msd, channels": Layout(partial(miniatures_3d.msd, channels=2), PROSTATES, NOT_PROSTATES, recipe="msd"),
+}  # fmt: skip

@@ -1,0 +1,170 @@
+"""Each published layout on its way into shards: pixels, masks, labels, attributes, splits and reasons; wrong lists."""
+
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from archive.sources.layouts import LAYOUTS, config, listed, made
+from upath import UPath
+
+from dira_scale.archive.plan import Item
+from dira_scale.archive.reading import QuarantinedError
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sample import make_sample
+from dira_scale.errors import UserError
+from dira_scale.shard.convert import convert
+
+
+@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.rows])
+def test_a_layout_arrives(
+    name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, opened: Callable
+) -> None:
+    layout, stored, out = LAYOUTS[name], made(name, tmp_path, ingest), tmp_path_factory.mktemp("shards") / "out"
+    convert(config(name, tmp_path, ingest), out, workers=1)
+    dataset = opened(out)
+    assert set(stored) == set(layout.rows) and len(dataset) == len(stored)
+    for record, (pixels, mask) in stored.items():
+        np.testing.assert_array_equal(dataset.pixels(record), pixels, err_msg=record)
+        np.testing.assert_array_equal(dataset.mask(record), mask, err_msg=record)  # type: ignore[arg-type]
+        expected, row = layout.rows[record], dataset.row(record)
+        known = {label: value for label, value in dataset.labels(record).items() if not math.isnan(value)}
+        assert (known, dataset.attributes(record)) == (expected.labels, expected.attributes), record
+        for box, (label, *sides) in zip(dataset.boxes(record), expected.boxes, strict=True):
+            assert box == (label, *(pytest.approx(side, rel=1e-5, abs=1e-3) for side in sides)), record
+        for column, value in layout.columns.items():
+            assert row[column] == pytest.approx(value), (record, column)
+        assert row["split"] == expected.split if expected.split else row["split"] in ("train", "val", "test")
+    assert dataset.rejected(*layout.rejected) == layout.rejected
+
+
+@pytest.mark.parametrize(
+    "name, records",
+    [
+        ("chestxray14", ("00000001_000.png", "00000001_001.png")),
+        ("chexpert", ("train/patient00002/study2/view1_frontal.jpg", "train/patient00002/study1/view2_lateral.jpg")),
+        ("lidc_idri", ("1.3.6.101", "1.3.6.102")),
+        ("siim_acr", ("1.2.276.1", "1.2.276.2")),
+        ("jsrt", ("JPCLN001.IMG", "JPCLN154.IMG")),
+        ("medmnist", ("set/train/0", "set/train/1")),
+    ],
+)
+def test_who_is_one_patient(name: str, records: tuple[str, str], tmp_path: Path, ingest: SimpleNamespace) -> None:
+    made(name, tmp_path, ingest)
+    first, second = ({r.name: r for r in listed(name, tmp_path, ingest)}[record] for record in records)
+    same = name in ("chestxray14", "chexpert", "lidc_idri")
+    assert (first.patient == second.patient and first.patient is not None) == same
+    assert first.study != second.study or first.study is None
+
+
+def told(recipe: Recipe) -> dict[str, tuple]:
+    """All that a record says but for where its files lie, and the sample that becomes of it."""
+    records = {}
+    for r in recipe.make_source().records(2):
+        read: object = None
+        if r.rejected is None:
+            try:
+                read = make_sample(Item("key", "patient", "study", "split", r), recipe)
+            except QuarantinedError as error:
+                read = error
+        said = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN
+        records[r.name] = (said, r.size, r.rejected, repr(read))
+    return records
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if "," not in name])
+def test_a_store_gives_what_a_folder_gives(name: str, tmp_path: Path, ingest: SimpleNamespace) -> None:
+    made(name, tmp_path, ingest)
+    root = UPath(f"memory://{name}-{id(tmp_path)}")
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            target = root / path.relative_to(tmp_path).as_posix()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    here, there = (told(Recipe.from_config(config(name, place, ingest))) for place in (tmp_path, root))
+    assert there == here and any(rejected is None for _, _, rejected, _ in here.values())
+
+
+NUMBER = "is not a number"
+LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout, keys, file, old, new, the error
+    ("chestxray14", {}, "Data_Entry_2017_v2020.csv", "", None,
+     "holds no Data_Entry_2017_v2020.csv and no Data_Entry_2017.csv: give"),
+    ("chestxray14", {}, "test_list.txt", "", None, "holds no test_list.txt"),
+    ("chestxray14", {}, "Data_Entry_2017_v2020.csv", "Patient ID", "Patient",
+     r"no column 'Patient ID'.*did you mean 'Patient"),
+    ("chestxray14", {}, "Data_Entry_2017_v2020.csv", "Mass", "Masses",
+     "line 7: 'Masses' is not one of the 14 findings; did you mean"),
+    ("chestxray14", {}, "Data_Entry_2017_v2020.csv", "00000004_000", "00000003_000",
+     "line 6: a second line for 00000003_000.png"),
+    ("chestxray14", {}, "BBox_List_2017.csv", "20.25", "twenty", f"BBox_List_2017.csv, line 2: 'twenty' {NUMBER}"),
+    ("chestxray14", {}, "BBox_List_2017.csv", "h]", "height]", r"no column 'h\]'"),
+    ("chestxray14", {}, "test_list.txt", "00000004_000", "00000001_000", "00000001_000.png is in both official lists"),
+    ("chexpert", {}, "valid.csv", "", None, "holds no valid.csv"),
+    ("chexpert", {}, "train.csv", "AP/PA", "View", "train.csv: no column 'AP/PA'"),
+    ("chexpert", {}, "train.csv", ",68,Frontal,AP,1.0", ",68,Frontal,AP,2.0",
+     "line 2: No Finding: expected 1, 0 or -1, got 2"),
+    ("chexpert", {}, "train.csv", ",68,Frontal,AP,1.0", ",68,Frontal,AP,yes", f"line 2: 'yes' {NUMBER}"),
+    ("chexpert", {}, "train.csv", "patient00001/", "",
+     "line 2: expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '"),
+    ("chexpert", {}, "train.csv", "train/patient00001", "../patient00001", "expected CheXpert-v1.0"),
+    ("chexpert", {}, "train.csv", "patient00009", "patient00001",
+     "line 5: a second line for train/patient00001/study1/view1"),
+    ("siim_acr", {}, "train-rle.csv", "", None, r"holds no train-rle\.csv and no stage_2_train\.csv"),
+    ("siim_acr", {}, "train-rle.csv", "EncodedPixels", "Pixels", "no column 'EncodedPixels'; did you mean"),
+    ("montgomery", {}, "CXR_png", "", None, "holds no folder CXR_png"),
+    ("montgomery", {"masks": ["mask"]}, "", "", "", "holds no folder mask"),
+    ("jsrt", {"structures": ["ribs"]}, "", "", "",
+     r"recipe\.structures: unknown 'ribs', use lungs, heart, clavicles"),
+    ("jsrt", {}, "SCR", "", None, "SCR: no such folder"),
+    ("jsrt", {}, "JSRT/Clinical_Information/CLNDAT_EN.txt", "malignant", "unclear",
+     r"malformed line for JPCLN001\.IMG"),
+    ("jsrt", {}, "JSRT/Clinical_Information/CLNDAT_EN.txt", "\t", " ", "expected at least 8 cells, got"),
+    ("jsrt", {}, "JSRT/Clinical_Information/CLNDAT_EN.txt", "", None, r"holds no CLNDAT_EN\.TXT at any depth"),
+    ("medmnist", {"classes": ["a", "b"]}, "", "", "", r"recipe.classes=\['a', 'b'\]: .*set.npz has 1 labels"),
+    ("medmnist", {}, "set.npz", "", None, r"no such file; give the \.npz"),
+    ("luna16", {}, "subset0 subset5 subset9", "", None, "holds none of subset0, subset1"),
+    ("luna16", {}, "annotations.csv", "coordZ", "coordz", r"annotations\.csv: no column 'coordZ'; did you mean"),
+    ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,2,3,", f"line 2: '' {NUMBER}"),
+    ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,nan,3,5.5", f"line 2: 'nan' {NUMBER}"),
+    ("luna16_candidates", {}, "candidates_V2.csv", "", None, r"holds no candidates_V2\.csv and no candidates\.csv"),
+    ("luna16_candidates", {}, "candidates_V2.csv", "-280,0", "-280,2", "line 2: expected class 0 or 1, got '2'"),
+    ("luna16_candidates", {"patch": [4, 4]}, "", "", "", r"recipe.patch=\[4, 4\]: give \[z, y, x\] in voxels"),
+    ("luna16_candidates", {"patch": [0, 4, 4]}, "", "", "", "recipe.patch="),
+    ("luna16_candidates", {"whole": ["fold9"]}, "", "", "",
+     "recipe.whole: unknown fold 'fold9', use some of subset0"),
+    ("lidc_idri", {"readers": 5}, "", "", "", r"recipe\.readers=5: use 1 to 4"),
+    ("lidc_idri", {}, "0.xml 1.xml LIDC-IDRI-0001/1.2.5/071.xml", "", None, "holds no XML file of LIDC's readings"),
+    ("lits", {"images": "{root}/LITS-Challenge-Test-Data"}, "LITS-Challenge-Test-Data/test-volume-3.nii", "", None,
+     r"holds no volume-N\.nii at any depth"),
+    ("lits", {"ranges": {"train": [0, 99], "val": [99, 114]}}, "", "", "", "they must not overlap"),
+    ("brats", {"modalities": ["flare"]}, "", "", "",
+     r"recipe\.modalities=\['flare'\]: use one or several of flair, t1, t1ce, t2"),
+    ("brats", {}, "HGG LGG BraTS20_Training_355", "", None, r"holds no \.nii or \.nii\.gz at any depth"),
+    ("msd", {}, "dataset.json", "", None, r"holds no dataset\.json"),
+    ("msd", {}, "dataset.json", '"name"', "name", r"dataset\.json: not the decathlon's list \(JSONDecodeError"),
+    ("msd", {}, "dataset.json", '"test"', '"tests"', "KeyError: 'test'"),
+    ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "../../x", "which is outside its folder"),
+    ("msd", {}, "dataset.json", "./imagesTs/prostate_03.nii.gz", "/etc/passwd",
+     "names /etc/passwd, which is outside its folder"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, keys, files, old, new, words", LISTS)
+def test_lists_that_are_wrong_are_named(
+    name: str, keys: dict, files: str, old: str, new: str | None, words: str, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
+    """``new=None``: ``files`` are not there."""
+    made(name, tmp_path, ingest)
+    for path in (tmp_path / file for file in files.split()):
+        if new is not None:
+            text = path.read_text()
+            assert old in text
+            path.write_text(text.replace(old, new))
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(UserError, match=words):
+        listed(name, tmp_path, ingest, **keys)

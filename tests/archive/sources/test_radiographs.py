@@ -1,0 +1,72 @@
+"""Masks of published radiographs: JSRT's outlines, SIIM's run lengths, and real images of Shenzhen."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from archive.sources import miniatures
+from needs import real_data
+from PIL import Image
+
+from dira_scale.archive.sources.siim_acr import Runs
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.rejection import RejectedError
+
+
+def test_lungs_alone_and_shrunken_in_8_bits(tmp_path: Path, shards: Callable) -> None:
+    made = miniatures.jsrt(tmp_path)
+    dataset = shards(
+        "jsrt", images=tmp_path / "JSRT", masks=str(tmp_path / "SCR"), structures=["lungs"], max_side=1024, bits=8
+    )
+    expected = np.zeros((1024, 1024), np.uint8)
+    for n in (0, 1):
+        expected[100 + 50 * n : 400 + 50 * n, 200 + 80 * n : 500 + 80 * n] = 1
+    np.testing.assert_array_equal(dataset.mask("JPCLN001.IMG"), expected)
+    assert dataset.mask("JPCNN001.IMG") is not None  # its heart is not asked for
+    assert dataset.row("JPCLN001.IMG")["spacing"] == pytest.approx([0.35, 0.35])
+    assert dataset.boxes("JPCLN001.IMG")[0][5] == pytest.approx(15 / 0.35)
+    inner = made["JPCLN001.IMG"][0][200:202, 200:202].mean() / 4095 * 255
+    assert dataset.pixels("JPCLN001.IMG")[100, 100] == pytest.approx(inner, abs=2)
+
+
+def test_shrunken_masks_stay_on_their_images(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:
+    made = miniatures.siim_acr(tmp_path / "siim", ingest)
+    dataset = shards("siim_acr", images=tmp_path / "siim", max_side=30, min_side=20)
+    for uid, (_, mask) in made.items():
+        shrunken = dataset.mask(uid)
+        assert shrunken.shape == dataset.pixels(uid).shape == (30, 25)
+        np.testing.assert_array_equal(shrunken, mask[1::2, 1::2])  # nearest: every second pixel
+
+
+@pytest.mark.parametrize("region", ["3", "0 4 x 2", "0 101", "90 5 5 1", "4 -1", "-1 4", "1.5 2"])
+def test_runs_that_are_none_are_refused(region: str) -> None:
+    image = GreyImage(np.zeros((10, 10), np.uint8), 0, 255, None)
+    with pytest.raises(RejectedError, match="run lengths"):
+        Runs((region,)).paint(image)
+
+
+def test_runs_by_hand() -> None:
+    """Three rows, two columns: skip one pixel, two of the first column; skip one, the second column's last two."""
+    mask = Runs(("1 2 1 2",)).paint(GreyImage(np.zeros((3, 2), np.uint8), 0, 255, None))
+    np.testing.assert_array_equal(mask, [[0, 0], [255, 255], [255, 255]])
+
+
+@pytest.mark.data
+def test_real_images_in_the_original_layout(tmp_path: Path, shards: Callable) -> None:
+    """Every tenth of Shenzhen's that have masks, at 256 pixels, under the names and in the folders of the originals."""
+    source, china = real_data("shenzhen_256"), tmp_path / "china"
+    for folder in ("CXR_png", "mask"):
+        (china / folder).mkdir(parents=True)
+    paths = sorted((source / "images").iterdir())[::10]
+    for path in paths:
+        (china / "CXR_png" / path.name).symlink_to(path)
+        (china / "mask" / f"{path.stem}_mask.png").symlink_to(source / "masks" / path.name)
+    dataset = shards("shenzhen_original", images=china, masks=["mask"])
+    assert len(dataset) == len(paths) == 57
+    for path in paths:
+        np.testing.assert_array_equal(dataset.pixels(path.name), np.asarray(Image.open(path)))
+        drawn = np.asarray(Image.open(source / "masks" / path.name)) > 0
+        np.testing.assert_array_equal(dataset.mask(path.name) > 0, drawn)
+        assert dataset.labels(path.name)["tuberculosis"] == float(path.stem[-1])

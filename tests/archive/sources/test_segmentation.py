@@ -1,0 +1,122 @@
+"""LiTS, BraTS, the decathlon and LIDC's cut-outs: volumes and masks, voxel by voxel."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from archive.sources import miniatures_3d
+from archive.sources.miniatures import write_text
+from needs import real_data
+
+from dira_scale.archive.sources.lidc_vois import LidcVois
+from dira_scale.errors import UserError
+
+
+def test_lits_masks_of_another_grid_are_not_guessed_at(tmp_path: Path, shards: Callable) -> None:
+    miniatures_3d.lits(tmp_path)
+    mask = nib.load(tmp_path / "Training Batch 1" / "segmentation-0.nii")
+    affine = mask.affine.copy()
+    affine[0] *= -1
+    turned = nib.Nifti1Image(np.asanyarray(mask.dataobj).copy(), affine)
+    nib.save(turned, tmp_path / "Training Batch 1" / "segmentation-0.nii")
+    dataset = shards("lits", images=tmp_path)
+    reasons = dataset.rejected("volume-0", "volume-130", "volume-7")
+    assert reasons["volume-0"] == "the mask's grid is not the volume's"
+
+
+def test_channels_share_one_range_and_one_grid(tmp_path: Path, shards: Callable) -> None:
+    order = ["t2", "flair", "t1ce"]
+    made = miniatures_3d.brats(tmp_path / "brats", tuple(order))
+    dataset = shards("brats", images=tmp_path / "brats", modalities=order)
+    for name, (channels, _) in made.items():
+        limits = [np.percentile(channel, [0.5, 99.5], method="inverted_cdf") for channel in channels]
+        assert dataset.row(name)["low"] == np.min(limits) and dataset.row(name)["high"] == np.max(limits)
+    path = tmp_path / "brats" / "HGG" / "Brats18_TCIA01_1_1" / "Brats18_TCIA01_1_1_t2.nii.gz"
+    miniatures_3d.write_nifti(path, np.abs(miniatures_3d.body(1, (36, 38, 34))), "RAS")
+    reasons = shards("brats", images=tmp_path / "brats", modalities=order).rejected(*made, "Brats18_incomplete")
+    assert reasons["Brats18_TCIA01_1_1"] == "modalities on different grids"
+
+
+def test_the_decathlon_says_which_tasks_are_ct(tmp_path: Path, shards: Callable) -> None:
+    miniatures_3d.msd(tmp_path / "Task03")
+    info = shards("msd", images=tmp_path / "Task03").dataset.info
+    assert info.modality == "MR" and info.recipe["volume"]["range"] is None
+    content = json.loads((tmp_path / "Task03/dataset.json").read_text())
+    write_text(tmp_path / "Task03/dataset.json", json.dumps(content | {"modality": {"0": "CT"}}))
+    info = shards("msd", images=tmp_path / "Task03").dataset.info
+    assert info.modality == "CT" and info.recipe["volume"]["range"] == [-1000, 1000]
+
+
+@pytest.mark.data
+def test_the_real_hippocampi(tmp_path: Path, shards: Callable) -> None:
+    """Twenty of the 130 pairs, and the folder's odd ones: an image whose mask is missing, a mask of another size."""
+    source = real_data("msd_hippocampus")
+    names = sorted(path.name for path in (source / "images").iterdir())[:20]
+    odd = "hippocampus_118.nii.gz"
+    for folder, kept in (("imagesTr", "images"), ("labelsTr", "labels")):
+        (tmp_path / "Task04" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "Task04" / folder / name).symlink_to(source / kept / name)
+    (tmp_path / "Task04" / "imagesTr" / odd).symlink_to(source / "unpaired" / odd)
+    wrong = tmp_path / "Task04" / "labelsTr" / names[0]
+    wrong.unlink()
+    wrong.symlink_to(source / "unpaired" / "hippocampus_010.nii.gz")
+    pairs = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in [*names, odd]]
+    write_text(
+        tmp_path / "Task04" / "dataset.json", json.dumps({"modality": {"0": "MRI"}, "training": pairs, "test": []})
+    )
+    dataset = shards("msd", images=tmp_path / "Task04")
+    assert len(dataset) == 19
+    for name in names[1:]:
+        image = nib.load(source / "images" / name)
+        volume, mask = miniatures_3d.axial(image), miniatures_3d.axial(nib.load(source / "labels" / name))
+        stem, spacing = name[:-7], dataset.row(name[:-7])["spacing"]
+        np.testing.assert_array_equal(dataset.mask(stem), mask)
+        assert spacing == pytest.approx(nib.affines.voxel_sizes(image.affine)[::-1])
+        stored = dataset.pixels(stem).astype(float)
+        if volume.max() <= 32767 and (volume == np.rint(volume)).all():
+            np.testing.assert_array_equal(stored, volume)
+        else:  # scaled into 15 bits: half a step off at most
+            step = (float(volume.max()) - float(volume.min())) / 32767
+            np.testing.assert_allclose(stored * step + float(volume.min()), volume, atol=0.51 * step)
+    reasons = dataset.rejected(odd[:-7], names[0][:-7])
+    assert reasons[names[0][:-7]] == "the mask's grid is not the volume's" and odd[:-7] in reasons
+
+
+@pytest.mark.data
+def test_the_real_cut_outs(tmp_path: Path, shards: Callable) -> None:
+    """The whole table; the volumes and masks of its first forty lines."""
+    source = real_data("lidc_vois")
+    records = list(LidcVois(str(source)).records(2))
+    assert len(records) == 996 and len({record.patient for record in records}) == 551
+    gone = {record.name for record in records if record.rejected}
+    assert gone == {f"LIDC-IDRI-1002_R_{n}.nii.gz" for n in (1, 2)}
+    malignant = [record.labels[0] for record in records]
+    assert (malignant.count(0), malignant.count(1)) == (650, 346)
+    assert sum(record.labels[1] == 3 for record in records) == 364
+    names = [record.name for record in records[:40]]
+    head, *lines = (source / "metadata.csv").read_text().splitlines()
+    write_text(tmp_path / "vois" / "metadata.csv", head, *lines[:40])
+    for folder in ("image", "nodule_mask"):
+        (tmp_path / "vois" / folder).mkdir()
+        for name in names:
+            (tmp_path / "vois" / folder / name).symlink_to(source / folder / name)
+    write_text(tmp_path / "vois" / "image" / "stray.nii.gz", "no line")
+    dataset = shards("lidc_vois", images=tmp_path / "vois")
+    assert len(dataset) == 40 and dataset.rejected("stray.nii.gz") == {"stray.nii.gz": "no line in the table"}
+    for name in names:
+        np.testing.assert_array_equal(dataset.pixels(name), miniatures_3d.axial(nib.load(source / "image" / name)))
+        mask = miniatures_3d.axial(nib.load(source / "nodule_mask" / name))
+        np.testing.assert_array_equal(dataset.mask(name), mask)
+
+
+def test_cut_outs_lack_a_column(tmp_path: Path) -> None:
+    write_text(tmp_path / "metadata.csv", "patient_id,nodule_id,seriesuid,Diagnosis_value")
+    with pytest.raises(UserError, match="holds no folder image"):
+        LidcVois(str(tmp_path))
+    (tmp_path / "image").mkdir()
+    with pytest.raises(UserError, match=r"metadata\.csv: no column 'Malignancy_value'"):
+        list(LidcVois(str(tmp_path)).records(1))

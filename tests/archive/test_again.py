@@ -1,0 +1,240 @@
+"""The same command again: after a kill, after Ctrl-C, on a finished dataset, on one that is damaged or has changed."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from archive.conftest import locked
+from archive.sources.conftest import Here
+from forked import Forked, Started
+from harness import job
+from PIL import Image
+
+from dira_scale.archive import writer
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.shard import main
+from dira_scale.shard.convert import convert, planned_from
+from dira_scale.shard.repair import repair
+
+
+@contextmanager
+def started(words: list[str], shards: int) -> Iterator[Forked | Started]:
+    """A conversion in a process of its own, when it is at work and has finished that many shards."""
+    work = Path(words[-1].removeprefix("out=")) / ".partial"
+    with job([sys.executable, "-m", "dira_scale.shard", *words]) as process:
+        deadline = time.monotonic() + 120
+        while not work.exists() or len(list(work.glob("*-*.json"))) < shards:
+            assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than two minutes"
+            time.sleep(0.002)
+        yield process
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_interrupted_and_run_again_is_byte_identical(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C, by the end of all its processes, of a worker, or of the parent alone; each goes on with what is left
+    of the one before."""
+    (tmp_path / "images").mkdir()
+    for number in range(60):
+        Image.fromarray(ingest.picture(number, 200, 200)).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG")
+    words = ["recipe=folder", f"recipe.images={tmp_path / 'images'}", "recipe.shard_size=2", "workers=2"]
+    words.append("recipe.name=pictures")  # not that of out: two are compared
+    out = tmp_path / "out"
+
+    def finished() -> set[str]:
+        return {path.name for path in (out / ".partial").glob("*-*.json")}
+
+    with started([*words, f"out={out}"], shards=0) as process:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
+
+    with started([*words, f"out={out}"], shards=1) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 75, process.printed()
+        assert "run the same command again" in process.printed() and "Traceback" not in process.printed()
+    before = finished()
+    assert before
+
+    with started([*words, f"out={out}"], shards=len(before) + 1) as process:
+        forked = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in forked if child.ppid() != process.pid).kill()
+        assert process.wait(60) == 2, process.printed()
+        assert "a worker process died" in process.printed() and "Traceback" not in process.printed()
+    assert finished() > before
+
+    with started([*words, f"out={out}"], shards=len(finished()) + 1) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+        deadline = time.monotonic() + 60
+        while any(map(lives, children)):
+            assert time.monotonic() < deadline, "workers outlive their parent"
+            time.sleep(0.01)
+    assert not (out / "manifest.parquet").exists()
+
+    monkeypatch.setattr(writer, "worker_pool", Here)  # however many do it, by the same command
+    assert main([*words, f"out={out}"]) == 0
+    assert main([*words, f"out={tmp_path / 'unbroken'}"]) == 0
+    assert ingest.contents(out) == ingest.contents(tmp_path / "unbroken")
+
+
+def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    moved = png_folder.rename(tmp_path / "moved")  # another place is not another source
+    config = ingest.recipe("folder", **ingest.source_of(moved))
+    convert(config, out, workers=1)
+    assert "is complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    with pytest.raises(UserError, match="max_side: null there, 40 here"):
+        convert(config | {"max_side": 40}, out, workers=1)
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "another key for tests only")
+    with pytest.raises(UserError, match=r"hash_key: .* made with another hash key, see key_file"):
+        convert(config, out, workers=1)
+
+
+def test_a_source_that_has_changed_is_not_declared_complete(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    (png_folder / "images" / "stray.txt").write_text("text")
+    convert(config, out, workers=1)
+    table, listed = (png_folder / "labels.csv"), (png_folder / "labels.csv").read_text()
+    convert(config, out, workers=1)
+
+    def refused(words: str) -> None:
+        with pytest.raises(UserError, match=f"source has changed since .*{words}.*choose another out, or delete"):
+            convert(config, out, workers=1)
+
+    Image.fromarray(ingest.picture(30)).save(png_folder / "images" / "im30.png")
+    table.write_text(listed + "im30.png,P0,1,,\n")
+    refused(r"\(1 images added\)")
+    table.write_text(listed.replace("im03.png,P3,1,1", "im03.png,P3,0,1").replace("im04.png,P4,0,", "im04.png,P4,0,1"))
+    (png_folder / "images" / "stray.txt").unlink()
+    refused(r"\(1 images added, 1 images removed, 2 images with other labels\)")
+    (png_folder / "images" / "stray.txt").write_text("text")
+    (png_folder / "images" / "im30.png").unlink()
+    table.write_text(listed.replace("nodule", "lump"))
+    refused("patients, names of labels, boxes, masks or files")
+    table.write_text(listed)
+    Image.fromarray(ingest.picture(3, 60, 60)).save(png_folder / "images" / "im03.png")
+    refused("files")
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda out: next(out.glob("train-*.tar")).unlink(), "train-000000.tar is missing.*shard repair"),
+        (lambda out: next(out.glob("train-*.tar")).write_bytes(b"x"), "1 bytes instead of.*shard repair"),
+        (
+            lambda out: (out / "manifest.parquet").unlink(),
+            "manifest.parquet is missing.*Delete .*, then run the same command again",
+        ),
+        (
+            lambda out: (out / "dataset.json").write_text("{"),
+            "dataset.json is damaged.*Delete .*, then run the same command again",
+        ),
+    ],
+)
+def test_a_damaged_dataset_is_told_and_how_to_mend_it(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, damage, words: str
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1)
+    damage(out)
+    with pytest.raises(UserError, match=words):
+        convert(config, out, workers=1)
+
+
+def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("dira_scale.shard.convert.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert(config, out, workers=1)
+    with pytest.raises(UserError, match=r"unfinished conversion of another recipe .*min_side: 32 there, 16 here"):
+        convert(config | {"min_side": 16}, out, workers=1)
+    table = (png_folder / "labels.csv").read_text()
+    (png_folder / "labels.csv").write_text(table.replace("im03.png,P3", "im03.png,P4"))
+    with pytest.raises(UserError, match="have changed since"):
+        convert(config, out, workers=1)
+    (png_folder / "labels.csv").write_text(table)
+    convert(config, out, workers=1)
+    assert ShardedDataset.open(out)
+
+
+def test_another_process_or_a_foreign_folder_is_refused(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:  # fmt: skip
+    config = ingest.recipe("folder", **ingest.source_of(png_folder))
+    (tmp_path / "home" / "mine").mkdir(parents=True)
+    with pytest.raises(UserError, match="not empty and not a sharded dataset"):
+        convert(config, tmp_path / "home", workers=1)
+    out = tmp_path / "out" / ".partial"
+    out.mkdir(parents=True)
+    with locked(out / "lock"), pytest.raises(UserError, match="another process is writing"):
+        convert(config, tmp_path / "out", workers=1)
+
+
+def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    """Repair, or a slice that is late, holds the lock of a dataset that looks finished."""
+    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1)
+    whole = ingest.contents(out)
+    (out / ".partial").mkdir()
+    (out / ".partial" / "train-000000.tar").write_bytes(b"at work")
+    (out / ".partial" / "plan.json").write_text('{"recipe": {}, "plan": "of other images"}')
+    with locked(out / ".partial" / "lock"):
+        convert(config, out, workers=1)
+        assert (out / ".partial" / "train-000000.tar").read_bytes() == b"at work"
+    shard = next(out.glob("train-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert repair(config, out, workers=1) == [shard.name]  # whatever else was planned there
+    assert ingest.contents(out) == whole
+    (out / ".partial").mkdir()
+    convert(config, out, workers=1, share="2/3")
+    assert capsys.readouterr().out.count("is complete") == 2 and ingest.contents(out) == whole
+
+
+def test_what_others_finish_while_the_images_are_listed_is_not_made_again(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
+
+    def listed(*arguments: Any) -> Any:
+        with monkeypatch.context() as others:
+            others.setattr("dira_scale.shard.convert.planned_from", planned_from)
+            convert(config, out, workers=1)
+        monkeypatch.setattr("dira_scale.shard.convert.write_shards", lambda *_: pytest.fail("made again"))
+        return planned_from(*arguments)
+
+    monkeypatch.setattr("dira_scale.shard.convert.planned_from", listed)
+    convert(config, out, workers=1, share="1/2")
+    assert ShardedDataset.open(out) and not (out / ".partial").exists()

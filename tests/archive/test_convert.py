@@ -1,0 +1,386 @@
+"""Whole conversions: what tar, webdataset and the manifest say of them, and that nothing but the inputs matters."""
+
+import io
+import json
+import math
+import os
+import re
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+import xxhash
+from needs import real_data
+from PIL import Image
+from rich.console import Console
+
+from dira_scale.archive import outcome, writer
+from dira_scale.archive.deidentify import Hasher
+from dira_scale.archive.plan import plan_shards
+from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.tar import add_to_tar
+from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box
+from dira_scale.pixels.codecs import decode
+from dira_scale.shard import main
+from dira_scale.shard.convert import convert
+
+
+def test_plain_tar_webdataset_and_the_manifest_agree(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:  # fmt: skip
+    out = tmp_path / "shards"
+    convert(ingest.recipe("folder", shard_size=5, **ingest.source_of(png_folder)), out, workers=1)
+    dataset = ShardedDataset.open(out)
+    assert sum(dataset.info.counts.values()) == 24 and set(dataset.splits) == {"train", "val", "test"}
+    assert {p.name for p in out.iterdir()} == {
+        "dataset.json", "manifest.parquet", "quarantine.parquet", "croissant.json", *dataset.info.shards
+    }  # fmt: skip
+    originals = {np.asarray(Image.open(p)).tobytes(): p.stem for p in (png_folder / "images").iterdir()}
+    patients: dict[str, set[str]] = {}
+    rows = dataset.table.to_pylist()
+    members = {}
+    for shard in dataset.info.shards:
+        with tarfile.open(out / shard) as tar:
+            members |= {m.name: (shard, m.offset_data, m.size) for m in tar}
+            assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in tar} == {(0, 0, 0, "", 0o644)}
+    for number, row in enumerate(rows):
+        payload = dataset.read(number)
+        pixels = decode(payload, "png")
+        name = originals.pop(pixels.tobytes())  # each image once, pixel for pixel
+        assert members[f"{row['key']}.png"] == (row["shard"], row["offset"], row["size"])
+        assert row["xxh3"] == xxhash.xxh3_64_hexdigest(payload) and (row["height"], row["width"]) == pixels.shape
+        patients.setdefault(f"P{int(name[2:]) % 8}", set()).add(row["patient"] + row["split"])
+        mask = dataset.read_mask(number)
+        assert (mask is not None) == (int(name[2:]) < 10)
+        if mask:
+            assert members[f"{row['key']}.mask.png"] == (row["shard"], row["mask_offset"], row["mask_size"])
+            np.testing.assert_array_equal(decode(mask, "png") > 0, pixels > 128)
+        assert row["labels"][0] == int(name[2:]) % 2 and np.isnan(row["labels"][1]) == bool(int(name[2:]) % 3)
+    assert not originals and all(len(hashes) == 1 for hashes in patients.values()) and len(patients) == 8
+
+    seen = {}
+    for sample in webdataset.WebDataset([str(out / s) for s in dataset.info.shards], shardshuffle=False).decode("l8"):
+        assert set(sample) >= {"__key__", "png", "json"}
+        seen[sample["__key__"]] = sample
+    assert [*seen] == [row["key"] for row in rows]  # the same order, too
+    for number, row in enumerate(rows):
+        sample = seen[row["key"]]
+        np.testing.assert_array_equal(sample["png"], decode(dataset.read(number), "png"))
+        labels = [
+            np.nan if sample["json"]["labels"][n] is None else sample["json"]["labels"][n] for n in ("nodule", "mass")
+        ]
+        np.testing.assert_array_equal(labels, row["labels"])
+        assert ("mask.png" in sample) == (row["mask_size"] is not None)
+
+
+@pytest.mark.parametrize("codec, bits", [("png", 16), ("jpg", 8), ("jp2", 16), ("npy", 8)])
+def test_codecs_and_bits(tmp_path: Path, ingest: SimpleNamespace, codec: str, bits: int) -> None:
+    stored = np.stack([np.linspace(0, 4095, 64).astype(np.uint16)] * 48)
+    for number in range(3):
+        ingest.dicom(
+            tmp_path / "images" / f"{number}.dcm", np.roll(stored, number, 0) + number % 2, PatientID=f"{number}"
+        )
+    config = ingest.recipe("folder", images=str(tmp_path / "images"), codec=codec, bits=bits)
+    convert(config, tmp_path / "out", workers=1)
+    dataset = ShardedDataset.open(tmp_path / "out")
+    pixels = decode(dataset.read(0), codec)
+    assert pixels.dtype == (np.uint8 if bits == 8 else np.uint16) and dataset.column("bits")[0] == bits
+    scaled = pixels / dataset.column("high")[0]
+    assert np.abs(scaled - stored / 4095).max() < (0.02 if codec == "jpg" else 0.0021 if bits == 8 else 1e-7)
+
+
+def test_masks_boxes_and_spacing_follow_the_size(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """A bright rectangle, its mask and its box still lie on one another at a third of the size."""
+    pixels, mask = np.full((300, 240), 100, np.uint16), np.zeros((300, 240), np.uint8)
+    pixels[60:120, 90:150], mask[60:120, 90:150] = 900, 1
+    for number in range(3):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, PixelSpacing=["0.2", "0.2"])
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = [f"{number}.dcm" for number in range(3)]
+    ingest.csv(tmp_path / "labels.csv", [{"file": f, "mask": "mask.png", "patient": f} for f in files])
+    boxes = ingest.csv(
+        tmp_path / "b.csv", [{"file": f, "label": "x", "y": 60, "x": 90, "h": 60, "w": 60} for f in files]
+    )
+    config = ingest.recipe("folder", **ingest.source_of(tmp_path), boxes=str(boxes), max_side=100)
+    convert(config, tmp_path / "out", workers=1)
+    dataset = ShardedDataset.open(tmp_path / "out")
+    row = dataset.table.to_pylist()[0]
+    assert (row["height"], row["width"]) == (100, 80) and row["spacing"] == pytest.approx([0.6, 0.6])
+    assert row["boxes"] == [{"label": "x", "y": 20, "x": 30, "h": 20, "w": 20, "z": 0, "d": 1}]
+    expected = np.zeros((100, 80))
+    expected[20:40, 30:50] = 1
+    np.testing.assert_array_equal(decode(dataset.read_mask(0) or b"", "png"), expected)
+    np.testing.assert_array_equal(decode(dataset.read(0), "png") > 127, expected)
+
+
+def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    images = png_folder / "images"
+    good = (images / "im05.png").read_bytes()
+    (images / "im05.png").write_bytes(good[: len(good) // 2])
+    (images / "im06.png").write_bytes(b"")
+    (images / "im07.png").unlink()
+    (images / "Doe_John.txt").write_text("not an image")
+    Image.fromarray(ingest.picture(0, 20, 90)).save(images / "im08.png")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(png_folder / "masks" / "m03.png")
+    out = tmp_path / "shards"
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), out, workers=1)
+    quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
+    assert sorted((entry["stage"], entry["reason"]) for entry in quarantine) == [
+        ("check", "shorter side is below 32 pixels (recipe.min_side)"),
+        ("decode", "damaged or cut short (OSError in PNG decoding)"),
+        ("decode", "the file is empty"),
+        ("list", "no row in the CSV of labels"),
+        ("list", "the file cannot be read (FileNotFoundError)"),
+        ("mask", "the mask is of another size than its image"),
+    ]
+    dataset = ShardedDataset.open(out)
+    assert sum(dataset.info.counts.values()) == 24 - 5 and dataset.info.quarantined == 6
+    said = capsys.readouterr().out
+    assert "quarantined: 6" in said and "warning: 24% of the inputs were refused" in said
+    assert not any(b"Doe_John" in content for content in ingest.contents(out).values())
+    names = tmp_path / "shards.rejected.csv"
+    assert "Doe_John.txt,list,no row" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
+
+
+def test_names_of_any_bytes_and_a_dataset_in_the_current_folder(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir(), out.mkdir()
+    for number in range(3):
+        Image.fromarray(ingest.picture(number)).save(os.fsencode(images) + b"/M\xfcller%d.png" % number)
+    Path(os.fsdecode(os.fsencode(images) + b"/Gr\xfcn.txt")).write_text("text")
+    monkeypatch.chdir(out)
+    convert(ingest.recipe("folder", images=str(images)), Path(), workers=1)
+    assert sum(ShardedDataset.open(out).info.counts.values()) == 3
+    assert b"Gr\xfcn.txt,decode" in (tmp_path / "out.rejected.csv").read_bytes()
+
+
+def test_what_a_codec_cannot_hold_and_boxes_outside_go_to_quarantine(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(ingest.picture(0, 66_000, 33)).save(tmp_path / "images" / "long.png")
+    for name in ("a", "b"):
+        Image.fromarray(ingest.picture(1)).save(tmp_path / "images" / f"{name}.png")
+    box = {"label": "m", "y": 0, "x": 0, "w": 4}
+    boxes = ingest.csv(
+        tmp_path / "b.csv", [{"file": f"{name}.png", "h": h} | box for name, h in (("a", 48), ("b", 60))]
+    )
+    convert(
+        ingest.recipe("folder", images=str(tmp_path / "images"), boxes=str(boxes), codec="jpg"), tmp_path / "out", 1
+    )
+    found = {
+        entry["stage"]: entry["reason"] for entry in pq.read_table(tmp_path / "out/quarantine.parquet").to_pylist()
+    }
+    assert found["check"] == "a box reaches out of the image by more than a pixel"
+    assert found["encode"].startswith("jpg cannot hold it (") and len(found) == 2
+
+
+def test_no_sidecar_has_a_number_that_json_does_not(png_folder: Path, ingest: SimpleNamespace) -> None:
+    recipe = Recipe.from_config(ingest.recipe("folder", **ingest.source_of(png_folder)))
+    item = plan_shards(
+        [SourceRecord("x", png_folder / "images/im00.png", boxes=(Box("a", 1, math.nan, 1, 1),))], recipe, Hasher(b"")
+    )
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(ValueError, match="not JSON compliant"):
+        add_to_tar(tar, make_sample(next(iter(item)), recipe), ())
+
+
+def test_nothing_usable_is_an_error_and_the_mended_command_works(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.txt").write_text("text")
+    with pytest.raises(UserError, match="none of the 1 inputs is usable: 1 x not a PNG, JPEG, TIFF"):
+        convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+    assert not list((tmp_path / "out").iterdir())
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out", workers=1)
+    assert (tmp_path / "out" / "manifest.parquet").exists()
+
+
+def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    for number, text in enumerate(("NO", "YES", "YES")):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
+    for burned_in, stored in (("refuse", 1), ("keep", 3)):
+        config = ingest.recipe("folder", images=str(tmp_path / "images"), burned_in=burned_in)
+        convert(config, tmp_path / burned_in, workers=1)
+        assert sum(ShardedDataset.open(tmp_path / burned_in).info.counts.values()) == stored
+
+
+def test_most_inputs_refused_is_said_while_it_converts(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:
+        prepare(*shared)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(writer, "_worker", None)
+    monkeypatch.setattr(writer, "worker_pool", threads)
+    monkeypatch.setattr(writer, "TRIED", 3)
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    for number, text in enumerate(("YES", "YES", "YES", "NO")):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
+    convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+    (line,) = caplog.messages
+    assert re.match(r"3 of the first [34] inputs are refused, the last one because: .*recipe.burned_in=keep", line)
+
+
+def test_croissant_names_what_is_there(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out", workers=1)
+    text = json.loads((tmp_path / "out" / "croissant.json").read_text())
+    assert text["conformsTo"] == "http://mlcommons.org/croissant/1.0" and text["name"] == "folder"
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet")
+    assert {f["source"]["extract"]["column"] for f in text["recordSet"][0]["field"]} <= set(table.column_names)
+
+
+REAL = {
+    "pediatric_pneumonia": ("pediatric_pneumonia_224", "labels.csv", {"train": 2099, "val": 294, "test": 607}),
+    "shenzhen": ("shenzhen_256", "list.csv", None),
+    "chestxray14_small": ("chestxray14_nih1000_64", "labels.csv", None),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name", [pytest.param("pediatric_pneumonia", marks=pytest.mark.system), "shenzhen", "chestxray14_small"]
+)
+def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None:
+    folder, table, counts = REAL[name]
+    root = real_data(folder)
+    convert(ingest.recipe(name, images=str(root / "images"), labels=str(root / table)), tmp_path / "out", workers=2)
+    dataset = ShardedDataset.open(tmp_path / "out")
+    assert dataset.info.quarantined == 0
+    assert sum(dataset.info.counts.values()) == len(list((root / "images").iterdir()))
+    if counts:
+        assert dataset.info.counts == counts
+    patients = dataset.table.group_by("patient").aggregate([("split", "count_distinct")])
+    assert set(patients["split_count_distinct"].to_pylist()) == {1}
+    rng = np.random.default_rng(0)
+    for row in rng.choice(dataset.table.num_rows, 5, replace=False):
+        pixels = decode(dataset.read(row), dataset.info.codec)
+        assert pixels.ndim == 2 and pixels.std() > 10
+        mask = dataset.read_mask(row)
+        assert (mask is not None) == (name == "shenzhen")
+        if mask:
+            lungs = np.asarray(Image.open(io.BytesIO(mask))) > 0
+            assert pixels[lungs].mean() < pixels[~lungs].mean() + 30 and 0.1 < lungs.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["recipe.images=", "out={out}"], "recipe.images= is empty: name a folder"),
+        (["recipe.images={images}", "out="], "out= is empty: name a folder"),
+        (["recipe.images={images}", "out={images}/shards"], "would be listed as images"),
+        (["recipe.images={images}", "out={locked}/a/b"], "locked is not writable: choose another out"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
+    keys: list[str], said: str, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """An empty one is a shell's variable that was not set: the folder in which it is typed is not meant."""
+    monkeypatch.chdir(png_folder)
+    locked, access = tmp_path / "locked", os.access
+    locked.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))  # this may be root
+    places = {"images": png_folder / "images", "out": tmp_path / "out", "locked": locked}
+    assert main(["recipe=folder", *(key.format(**places) for key in keys)]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and "files" not in told.out
+    assert not (tmp_path / "out").exists() and not (png_folder / "images" / "shards").exists()
+
+
+def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    """Six reasons, all of which are shown; and lists of one without their brackets."""
+    for number, size in enumerate((8, 12)):
+        Image.fromarray(ingest.picture(0, size, 90)).save(png_folder / "images" / f"im0{number}.png")
+    (png_folder / "images" / "im02.png").write_bytes(b"")
+    (png_folder / "images" / "im03.png").write_bytes(b"no image")
+    (png_folder / "images" / "im04.png").unlink()
+    (png_folder / "images" / "im05.png").write_bytes((png_folder / "images" / "im06.png").read_bytes()[:200])
+    (png_folder / "images" / "stray.png").write_bytes(b"")
+    (png_folder / "masks" / "m07.png").unlink()
+    config = ingest.recipe("folder", **ingest.source_of(png_folder) | {"attributes": "view"})
+    convert(config, tmp_path / "out", workers=1)
+    said = capsys.readouterr().out
+    counts = [int(count) for count in re.findall(r"^  (\d+) x ", said, re.MULTILINE)]
+    assert len(counts) == 6 and f"quarantined: {sum(counts)} " in said and "other reasons" not in said
+    assert "attributes: no sample has view;" in said
+
+
+@pytest.mark.parametrize(
+    ("counts", "quarantined", "said"),
+    [
+        ({"train": 90, "val": 10}, 11, []),
+        ({"train": 80, "val": 9}, 11, ["11% of the inputs were refused: see the reasons above"]),
+        ({"train": 32}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
+        (
+            {"train": 31, "val": 1},
+            0,
+            [
+                "31 images in the split 'train', fewer than a batch of 32: too few to learn from; "
+                "data.batch=16 only tries"
+            ],
+        ),
+        ({"train": 0, "val": 1}, 0, ["no image is in the split 'train'"]),
+    ],
+)
+def test_what_should_be_looked_at_before_training_is_a_warning(
+    counts: dict[str, int], quarantined: int, said: list[str]
+) -> None:
+    info = SimpleNamespace(
+        counts=counts, quarantined=quarantined, patients_in_two_splits=0, dims=2,
+        recipe={"_target_": "Folder"},
+    )  # fmt: skip
+    made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}), noted=Counter())
+    found = list(outcome._warnings(made))
+    assert len(found) == len(said) and all(map(str.startswith, found, said))
+    assert not any("key that decides" in line for line in found)  # "blank" names none
+
+
+@pytest.mark.parametrize(
+    ("counts", "refused", "following"),
+    [
+        # `small` needed 2,600 steps to learn: 28 epochs of 93. 109 images are 84 steps: 31 times as many are needed.
+        ({"train": 3000, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n"),
+        ({"train": 109, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n epoch_factor=31"),
+        ({"train": 3000, "val": 0}, 0, "experiment=small data.shards=d run=out/runs/n data.val_split=null"),
+        ({"train": 31, "val": 1}, 0, None),
+        ({"train": 0, "val": 17}, 0, None),
+        ({"train": 99, "val": 1}, 999, None),
+    ],
+)
+def test_the_next_command_works_or_is_not_proposed(
+    counts: dict[str, int], refused: int, following: str | None, capsys: pytest.CaptureFixture
+) -> None:
+    info = SimpleNamespace(
+        counts=counts, quarantined=refused, patients_in_two_splits=0, shards={"a": 1}, split_remark="", dims=2,
+        recipe={"_target_": "Folder"}, name="n",
+    )  # fmt: skip
+    made = outcome.Outcome(info, Counter({"blank": refused} if refused else {}), None, (0, 0), [])
+    outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")] or [None]
+    assert line == (following and f"next: python -m dira_scale.pretrain {following}")
+
+
+def test_of_many_reasons_ten_are_shown_and_a_last_one_is_not_hidden() -> None:
+    eleven = Counter({f"reason {n}": 20 - n for n in range(11)})
+    assert outcome.most_common(eleven) == eleven.most_common()
+    twelve = eleven + Counter({"one more": 1})
+    assert outcome.most_common(twelve) == [*twelve.most_common(10), ("other reasons", 11)]

@@ -1,0 +1,312 @@
+"""Datasets and shards of others are data only: one clear error or a correct reading, and nothing outside is read.
+
+``verify`` names every odd shard, also where manifest and checksums fit it. Nothing is written but what a command says
+that it writes; none takes more memory than a shard has bytes.
+"""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import stat
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from archive.mutants.tars import PAYLOAD, tars
+from archive.sandbox import listing
+
+from dira_scale.data.manifest import DatasetError, ShardedDataset
+from dira_scale.errors import UserError, printable
+from dira_scale.pages.figure import svg
+from dira_scale.shard.convert import convert
+from dira_scale.shard.curate import stats_page
+from dira_scale.shard.curate.audit.make import audit
+from dira_scale.shard.curate.beton import to_beton
+from dira_scale.shard.curate.merge import merge
+from dira_scale.shard.curate.stats import Stats
+from dira_scale.shard.curate.stats_page import print_table, render_dataset
+from dira_scale.shard.curate.subset import Part, subset
+from dira_scale.shard.curate.verify import print_damages, verify_shard
+
+SECRET = b"Drumwhistle's letter"
+PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+    """Two datasets of somebody else; beside them a file of ours."""
+    folder = tmp_path_factory.mktemp("made")
+    source = ingest.source_of(ingest.pngs(folder / "source"))
+    recipes = {
+        "theirs": ingest.recipe("folder", **source, splits={"train": 0.5, "val": 0.5}),
+        "other": ingest.recipe("folder", images=str(folder / "source/masks"), min_side=8, archive="another"),
+    }
+    for name, config in recipes.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DIRA_SCALE_HASH_KEY", f"the key of {name}, which is long enough")
+            convert(config, folder / "sets" / name, workers=1)
+    (folder / "sets" / "ours").mkdir()
+    (folder / "sets" / "ours" / "letter").write_bytes(SECRET * 1000)
+    return folder / "sets"
+
+
+@pytest.fixture
+def theirs(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of them, to be spoilt."""
+    monkeypatch.setattr(stats_page, "svg", undrawn)
+    return Path(shutil.copytree(sets, tmp_path / "sets")) / "theirs"
+
+
+def undrawn(label: str, draw: Callable[[Any], None]) -> str:
+    """What is to be drawn is computed; drawing it is most of a page's time."""
+    draw(MagicMock())
+    return "<svg></svg>"
+
+
+def info(folder: Path, **keys: Any) -> None:
+    """Change ``dataset.json``."""
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def column(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Change all cells of a column of the manifest."""
+    table = pq.read_table(folder / "manifest.parquet")
+    index = table.schema.get_field_index(name)
+    values = pa.array([change(value) for value in table[name].to_pylist()], table.schema.field(name).type)
+    pq.write_table(table.set_column(index, name, values), folder / "manifest.parquet")
+
+
+def renamed_shard(folder: Path, to: str) -> None:
+    """The dataset says that its first shard lies at ``to``."""
+    said = json.loads((folder / "dataset.json").read_text())
+    first = next(iter(said["shards"]))
+    try:
+        size = (folder / to).stat().st_size
+    except (OSError, ValueError):
+        size = 10
+    info(folder, shards={to: size} | {k: v for k, v in said["shards"].items() if k != first},
+         checksums={k: v for k, v in said["checksums"].items() if k != first})  # fmt: skip
+    column(folder, "shard", lambda name: to if name == first else name)
+
+
+def works(folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
+    """All that is done with a dataset."""
+    scratch.mkdir(parents=True, exist_ok=True)
+
+    def read() -> int:
+        dataset = ShardedDataset.open(folder)
+        return sum(len(dataset.read(row)) for row in range(dataset.table.num_rows))
+
+    def stats() -> str:
+        counted = Stats(ShardedDataset.open(folder))
+        print_table(counted)
+        return render_dataset(counted)
+
+    def verified() -> str:
+        dataset = ShardedDataset.open(folder, check_shards=False)
+        damages = [damage for shard in dataset.info.shards for damage in verify_shard(folder, shard)]
+        print_damages(folder, damages)
+        return f"{len(damages)} damages"
+
+    return {
+        "read": read,
+        "verify": verified,
+        "stats": stats,
+        "subset": lambda: subset(folder, scratch / "part", PART).counts,
+        "merge": lambda: merge([folder, folder.with_name("other")], scratch / "sum", "sum").counts,
+        "audit": lambda: audit(str(folder), str(folder.with_name("ours")), [], [], False, 1),
+        "beton": lambda: to_beton(folder),
+    }
+
+
+def use(folder: Path, scratch: Path) -> dict[str, str]:
+    """What each work but the last two gave, or its one line of error."""
+    outcomes = {}
+    for name, work in list(works(folder, scratch).items())[:-2]:
+        try:
+            outcomes[name] = str(work())
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000, error
+            outcomes[name] = f"error: {error}"
+    return outcomes
+
+
+def elsewhere(folder: Path, *but: Path) -> dict[bytes, tuple]:
+    """All files in ``folder``, but for those whose paths begin so."""
+    return {
+        path: state for path, state in listing(folder).items()
+        if not stat.S_ISDIR(state[0]) and not any(path.startswith(str(prefix).encode()) for prefix in but)
+    }  # fmt: skip
+
+
+TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=file:///etc/passwd]x[/link]", "=1+1",
+         "a\nb", "{{ 7*7 }}", "\u202e", "x" * 10000, "../../x"]  # fmt: skip
+# What no image hangs on is read as it is: the page reports that a spacing is NaN.
+HARMLESS = {"spacing no number", "ages that are no ages", "quarantine of other columns"}
+SPOILT: dict[str, Callable[[Path], None]] = {
+    "shard above": lambda f: renamed_shard(f, "../ours/letter"),
+    "shard by its whole path": lambda f: renamed_shard(f, str(f.with_name("ours") / "letter")),
+    "shard of the system": lambda f: renamed_shard(f, "/etc/passwd"),
+    "shard without end": lambda f: renamed_shard(f, "/dev/zero"),
+    "shard is a folder": lambda f: renamed_shard(f, "."),
+    "shard is a FIFO": lambda f: (os.mkfifo(f / "fifo"), renamed_shard(f, "fifo")),
+    "shard of no name": lambda f: renamed_shard(f, ""),
+    "shard with a NUL": lambda f: renamed_shard(f, "a\0b"),
+    "shard of a long name": lambda f: renamed_shard(f, "n" * 5000),
+    "shard that only the manifest names": lambda f: column(f, "shard", lambda _: "../ours/letter"),
+    "offset behind the end": lambda f: column(f, "offset", lambda _: 2**40),
+    "offset below zero": lambda f: column(f, "offset", lambda _: -512),
+    "size of a petabyte": lambda f: column(f, "size", lambda _: 2**50),
+    "size below zero": lambda f: column(f, "size", lambda _: -1),
+    "mask of a petabyte": lambda f: column(f, "mask_size", lambda _: 2**50),
+    "no size": lambda f: column(f, "size", lambda _: None),
+    "no shard": lambda f: column(f, "shard", lambda _: None),
+    "no split": lambda f: column(f, "split", lambda _: None),
+    "no labels": lambda f: column(f, "labels", lambda _: None),
+    "labels too many": lambda f: column(f, "labels", lambda v: [*v, 1.0]),
+    "codec unknown": lambda f: column(f, "codec", lambda _: "pickle"),
+    "codec of others": lambda f: column(f, "codec", lambda _: "b2nd"),
+    "sides absurd": lambda f: (column(f, "height", lambda _: 2**31 - 1), column(f, "width", lambda _: -1)),
+    "low and high no numbers": lambda f: (column(f, "low", lambda _: math.nan), column(f, "high", lambda _: None)),
+    "spacing no number": lambda f: column(f, "spacing", lambda _: [math.nan, math.inf]),
+    "ages that are no ages": lambda f: column(f, "attributes", lambda _: [("age", "²"), ("<b>", "<i>")]),
+    "counts that do not add up": lambda f: info(f, counts={"train": 5}),
+    "counts that are texts": lambda f: info(f, counts={"train": "many"}),
+    "counts of other splits": lambda f: info(f, counts={"nobody": 24}),
+    "counts that are a list": lambda f: info(f, counts=[24]),
+    "shards that are a list": lambda f: info(f, shards=["a", "b"]),
+    "shards of texts": lambda f: info(f, shards={"train-000000.tar": "big"}),
+    "no shards": lambda f: info(f, shards={}),
+    "label names that are a number": lambda f: info(f, label_names=7),
+    "one label name": lambda f: info(f, label_names=["a"]),
+    "name that is a list": lambda f: info(f, name=[1], modality={}, licence=3, dims="two", codec=None),
+    "dims that do not fit": lambda f: info(f, dims=3),
+    "recipe that is a text": lambda f: info(f, recipe="x", recipe_hash=4, quarantined="many"),
+    "dataset.json is a list": lambda f: (f / "dataset.json").write_text("[1]"),
+    "dataset.json is deep": lambda f: (f / "dataset.json").write_text("[" * 10**5),
+    "dataset.json is no UTF-8": lambda f: (f / "dataset.json").write_bytes(b'{"name": "\xff"}'),
+    "dataset.json is a folder": lambda f: ((f / "dataset.json").unlink(), (f / "dataset.json").mkdir()),
+    "dataset.json has a huge number": lambda f: (f / "dataset.json").write_text(f'{{"format_version": {"9" * 9999}}}'),
+    "manifest is cut": lambda f: (f / "manifest.parquet").write_bytes((f / "manifest.parquet").read_bytes()[:-99]),
+    "manifest is something else": lambda f: (f / "manifest.parquet").write_bytes(b"PAR1" + bytes(999) + b"PAR1"),
+    "quarantine is absent": lambda f: (f / "quarantine.parquet").unlink(),
+    "quarantine is something else": lambda f: (f / "quarantine.parquet").write_bytes(b"x"),
+    "quarantine of other columns": lambda f: pq.write_table(pa.table({"a": [1]}), f / "quarantine.parquet"),
+    **{f"texts {number}": lambda f, text=text: texts(f, text) for number, text in enumerate(TEXTS)},
+}  # fmt: skip
+
+
+def texts(folder: Path, text: str) -> None:
+    """``text`` wherever there may be one."""
+    info(folder, name=text, modality=text, licence=text, codec=text, tool_version=text, recipe={text: text},
+         label_names=[text, text + "2"])  # fmt: skip
+    for name in ("patient", "study"):
+        column(folder, name, lambda _: text)
+    column(folder, "attributes", lambda _: [(text, text), ("age", text)])
+    column(folder, "boxes", lambda _: [{"label": text} | dict.fromkeys("yxhwzd", 1.0)])
+    rows = {"source": [text], "stage": [text], "reason": [text]}
+    pq.write_table(pa.table(rows), folder / "quarantine.parquet")
+
+
+def test_datasets_of_others_are_data_only(
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(theirs, tmp_path / "whole")
+    whole = use(theirs, tmp_path / "scratch" / "whole")
+    assert not any(outcome.startswith("error") for outcome in whole.values()) and whole["verify"] == "0 damages"
+    failed, pages = {}, list[str]()
+    for number, (what, spoil) in enumerate(SPOILT.items()):
+        shutil.rmtree(theirs)
+        shutil.copytree(tmp_path / "whole", theirs)
+        spoil(theirs)
+        monkeypatch.setattr(stats_page, "svg", svg if what in HARMLESS else undrawn)
+        before, scratch = listing(tmp_path / "sets"), tmp_path / "scratch" / str(number)
+        capsys.readouterr()
+        try:
+            outcomes = use(theirs, scratch)
+        except Exception as error:  # all are told at the end
+            failed[what] = repr(error)[:300]
+            continue
+        assert listing(tmp_path / "sets") == before, what
+        shown = capsys.readouterr().out
+        if "\x1b[2J" in shown or "\x07" in shown:
+            failed[what] = "control characters reach the terminal"
+        if what.startswith("texts"):
+            if "<script>alert" in outcomes["stats"] and not outcomes["stats"].startswith("error"):
+                failed[what] = "HTML is not escaped"
+            pages.append(outcomes["stats"])
+        elif (
+            what not in HARMLESS
+            and all(not outcome.startswith("error") for outcome in outcomes.values())
+            and outcomes["verify"] == "0 damages"
+        ):
+            failed[what] = f"went unnoticed: {outcomes['read']}"
+    assert not failed, "\n".join(f"{what}: {error}" for what, error in failed.items())
+    assert any("&lt;script&gt;alert" in page for page in pages)  # it was read, and shown
+
+
+def exchanged(folder: Path, change: Callable[[bytes], bytes]) -> str:
+    """Change the first shard, and what ``dataset.json`` says of it; its name."""
+    said = json.loads((folder / "dataset.json").read_text())
+    shard = next(iter(said["shards"]))
+    content = change((folder / shard).read_bytes())
+    (folder / shard).write_bytes(content)
+    sums = said["checksums"] | {shard: xxhash.xxh3_64_hexdigest(content)}
+    info(folder, shards=said["shards"] | {shard: len(content)}, checksums=sums)
+    return shard
+
+
+def test_verify_notices_each_odd_tar(theirs: Path, tmp_path: Path) -> None:
+    whole = {path: path.read_bytes() for path in theirs.iterdir()}
+    before, unnoticed = elsewhere(tmp_path, theirs), []
+    for name, change in tars(theirs.with_name("ours") / "letter").items():
+        for path, content in whole.items():
+            path.write_bytes(content)
+        try:
+            if not verify_shard(theirs, exchanged(theirs, change)):
+                unnoticed.append(name)
+        except DatasetError as error:
+            assert "samples outside shard" in str(error)
+    assert not unnoticed and elsewhere(tmp_path, theirs) == before
+
+
+FEW = ("a link, and a file through it", "a size below zero", "a JSON of 8 GiB", "a sample twice")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.torture) for name in tars(Path("/ours/letter"))],
+)
+def test_a_shard_of_somebody_else(name: str, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scratch, letter = tmp_path / "scratch", theirs.with_name("ours") / "letter"
+    shard = exchanged(theirs, tars(letter)[name])
+    names = {path.name for path in theirs.iterdir()}
+    with contextlib.suppress(DatasetError):  # where the manifest points behind the shard's end
+        assert print_damages(theirs, verify_shard(theirs, shard)) == 1
+    before = elsewhere(tmp_path, theirs, scratch)
+    for what, work in works(theirs, scratch).items():
+        tracemalloc.start()
+        try:
+            work()
+        except UserError as error:
+            assert len(printable(str(error))) < 1000
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 2**26, f"{what} took {peak} bytes"
+    assert elsewhere(tmp_path, theirs, scratch) == before and letter.read_bytes() == SECRET * 1000
+    assert {path.name for path in theirs.iterdir()} <= names | {"train.beton", "val.beton"}
+    for path in scratch.rglob("*"):
+        assert not path.is_symlink() and (path.is_dir() or PAYLOAD not in path.read_bytes())
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown and "\x07" not in shown

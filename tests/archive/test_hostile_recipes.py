@@ -1,0 +1,69 @@
+"""Recipes of others (``--config-dir``) are data: no code runs, what does not fit is one line."""
+
+from pathlib import Path
+
+import pytest
+from archive.sandbox import listing
+
+from dira_scale.archive.recipe import Recipe
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError, printable
+
+GOOD = "defaults: [folder, _self_]\nname: theirs\nimages: {images}\n"
+RECIPES = {
+    "a tag that calls": 'x: !!python/object/apply:os.mkdir ["owned"]\n',
+    "a tag that makes an object": "x: !!python/object/new:pathlib.Path [owned]\n",
+    "a tag that names a module": "x: !!python/module:antigravity\n",
+    "a tag of a tuple": "x: !!python/tuple [1, 2]\n",
+    "a tag of its own": "x: !owned y\n",
+    "a target that calls": "_target_: os.mkdir\npath: owned\n",
+    "a target that runs": "_target_: subprocess.run\nargs: [mkdir, owned]\n",
+    "a target that evaluates": "_target_: builtins.eval\nsource: __import__('os').mkdir('owned')\n",
+    "a target that opens": "_target_: pathlib.Path\nargs: [owned]\n",
+    "a target that is no name": "_target_: ../owned\n",
+    "a target that is a list": "_target_: [os, mkdir]\n",
+    "an alias of itself": "a: &a [*a]\n",
+    "a mapping that is its own key": "a: &a {b: *a}\n",
+    "deep lists": "a: " + "[" * 20_000 + "]" * 20_000 + "\n",
+    "deep folders": "".join("  " * n + f"k{n}:\n" for n in range(1500)),
+    "a key twice": "x: 1\nx: 2\n",
+    "a number without end": f"x: {'9' * 10**5}\n",
+    "not YAML": "x: [1, 2\n",
+    "NUL bytes": "x: \0\n",
+    "a list": "[1, 2]\n",
+    "a text": "owned\n",
+    "an interpolation without end": "x: ${recipe.y}\ny: ${recipe.x}\n",
+    "an unknown resolver": "x: ${system:mkdir owned}\n",
+    "the environment": "licence: ${oc.env:DIRA_SCALE_SECRET,${oc.env:PATH}}\n",
+    "the environment, by a name in parts": "notes: env\nlicence: ${oc.${recipe.notes}:PATH}\n",
+    "a source of others": "_target_: owned.Source\n",
+    "defaults above": "defaults: [../../../../etc/passwd]\n",
+}  # fmt: skip
+
+
+def theirs(folder: Path, text: str) -> list[str]:
+    """The arguments of somebody who uses that recipe."""
+    (folder / "theirs" / "recipe").mkdir(parents=True)
+    (folder / "images").mkdir()
+    content = GOOD.format(images=folder / "images") + text if not text.startswith(("[", "defaults", "owned")) else text
+    (folder / "theirs" / "recipe" / "theirs.yaml").write_text(content)
+    return ["--config-dir", str(folder / "theirs"), "recipe=theirs", f"out={folder / 'out'}"]
+
+
+def test_a_recipe_of_ones_own_is_taken(tmp_path: Path) -> None:
+    config = compose("shard", theirs(tmp_path, "codec: jpg\nofficial: &a {b: {train: 1}}\nsplits: {train: 1}\n"))
+    assert config.recipe.codec == "jpg" and config.recipe.name == "theirs"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_of_others(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = theirs(tmp_path, RECIPES[name])
+    monkeypatch.chdir(tmp_path)
+    before = listing(tmp_path)
+    with pytest.raises(UserError) as error:
+        from omegaconf import OmegaConf
+
+        plain = OmegaConf.to_container(compose("shard", words).recipe, resolve=True)
+        Recipe.from_config(plain).make_source()  # type: ignore[arg-type]
+    assert len(printable(str(error.value))) < 2000
+    assert listing(tmp_path) == before and not (tmp_path / "owned").exists()

@@ -1,0 +1,132 @@
+"""Hostile tables: each gives one line of error or all good rows, rows that name nothing are counted; little memory."""
+
+import collections
+import itertools
+import tracemalloc
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from archive import mutants
+from archive.mutants.tables import GOOD, HEADER, LONG, TABLES
+from archive.sandbox import MEMORY, convert, convert_good, listing, run
+from archive.sources.conftest import Here
+
+from dira_scale.archive import writer
+from dira_scale.archive.sources.boxes import read_boxes, read_findings
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError, printable
+from dira_scale.shard.convert import convert as convert_here
+from dira_scale.storage.tables import read_columns, read_names, read_table
+
+ENDLESS = [name for name, table in TABLES.items() if table.outcome in (LONG, "field larger")]
+LARGE = 2**26  # bytes of a large table; under torture in the real command 2^30
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for number in range(GOOD):
+        picture = (mutants.picture(number) >> 4).astype(np.uint8)
+        (tmp_path / "images" / f"a{number}.png").write_bytes(mutants.raster(picture, "PNG"))
+    return tmp_path / "images"
+
+
+def told(error: UserError) -> str:
+    """What the user reads."""
+    line = printable(str(error))
+    assert len(line) < 1500 and line.isprintable(), line[:200]
+    return line
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table(name: str, images: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    table, out = images.parent / "t.csv", images.parent / "out"
+    content, outcome = TABLES[name]
+    table.write_bytes(content(2**22))
+    before = listing(images.parent)
+    try:
+        convert_here(ingest.recipe("folder", images=str(images), labels=str(table)), out, workers=1)
+    except UserError as error:
+        assert isinstance(outcome, str) and outcome in told(error), error
+        assert not (out / "manifest.parquet").exists()
+    else:
+        dataset = ShardedDataset.open(out)
+        rejected = pq.read_table(out / "quarantine.parquet").to_pylist()
+        assert (dataset.table.num_rows, len(rejected)) == outcome
+        assert all(row["reason"].isprintable() for row in rejected)
+    after = listing(images.parent)
+    assert after == before, "something else was touched"
+
+
+READERS: dict[str, Callable[[Path], Iterable[object]]] = {
+    "table": lambda path: read_table(path, ["file"], ""),
+    "boxes": read_boxes,
+    "findings": read_findings,
+    "columns": lambda path: read_columns(path, ["file", "nodule"]),
+    "names": read_names,
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_table_of_any_size_takes_little_memory(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(TABLES[name].content(LARGE))
+    for reader, read in READERS.items():
+        tracemalloc.start()
+        try:
+            collections.deque(itertools.islice(read(path), 10**5), 0)  # a list of names has no cells that are too long
+        except UserError as error:
+            told(error)
+        else:
+            assert reader == "names"
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < LARGE / 2, (reader, peak)
+
+
+@pytest.mark.parametrize("rows", [300, pytest.param(10**5, marks=[pytest.mark.torture, pytest.mark.timeout(3600)])])
+def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) -> None:
+    """Files that are there, and as many that are not."""
+    images, whole = sandbox / "inputs" / "images", sandbox / "whole.png"
+    images.mkdir()
+    whole.write_bytes(mutants.raster((mutants.picture(0, 16, 16) >> 4).astype(np.uint8), "PNG"))
+    lines = [HEADER]
+    for number in range(rows // 2):
+        (images / f"{number}.png").hardlink_to(whole)
+        lines.append(b"%d.png,P0,1\nabsent%d.png,P0,0\n" % (number, number))
+    for number in range(9):
+        (images / f"other{number}.png").hardlink_to(whole)
+        lines.append(b"other%d.png,Q%d,0\n" % (number, number))
+    (sandbox / "inputs" / "labels.csv").write_bytes(b"".join(lines))
+    keys = {"images": str(images), "labels": str(sandbox / "inputs" / "labels.csv"), "min_side": "8",
+            "splits": "{train: 0.5, val: 0.3, test: 0.2}", "shard_size": "1000"}  # fmt: skip
+    made = (convert_good if rows < 1000 else convert)(sandbox, "out", 2, **keys)  # a few in this process
+    assert len(made.rows) == rows // 2 + 9 and len(made.quarantine) == rows // 2
+    splits: dict[str, set[str]] = {}
+    for row in made.rows.values():
+        splits.setdefault(row["patient"], set()).add(row["split"])
+    assert len(splits) == 10 and all(len(of) == 1 for of in splits.values())
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_table_of_a_gigabyte(name: str, sandbox: Path) -> None:
+    """By the real command, which may take the memory of one for images."""
+    images, table = sandbox / "inputs" / "images", sandbox / "inputs" / "labels.csv"
+    images.mkdir()
+    for number in range(GOOD):
+        picture = (mutants.picture(number) >> 4).astype(np.uint8)
+        (images / f"a{number}.png").write_bytes(mutants.raster(picture, "PNG"))
+    table.write_bytes(TABLES[name].content(2**30))
+    words = ["dira_scale.shard", "recipe=folder", f"recipe.images={images}", f"recipe.labels={table}",
+             f"out={sandbox / 'out'}", "workers=2"]  # fmt: skip
+    ended = run(words, sandbox, MEMORY[2])
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and TABLES[name].outcome in line and len(line) < 1500  # type: ignore[operator]

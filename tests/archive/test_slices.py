@@ -1,0 +1,105 @@
+"""Several machines share the shards: each does a slice, a last call joins them."""
+
+import sys
+from contextlib import nullcontext
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from archive.conftest import locked
+from archive.sources.conftest import Here
+from harness import together
+
+from dira_scale.archive import writer
+from dira_scale.archive.output import Share
+from dira_scale.errors import UserError
+from dira_scale.shard.convert import convert
+
+
+def test_slices_joined_are_byte_identical_to_one_machine(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    (png_folder / "images" / "im05.png").write_bytes(b"")
+    config = ingest.recipe("folder", shard_size=3, **ingest.source_of(png_folder))
+    convert(config, tmp_path / "one", workers=1)
+    out = tmp_path / "shared"
+    for number in (3, 1, 3):  # the third is done twice, the second never
+        convert(config, out, workers=1, share=f"{number}/3")
+        assert not (out / "manifest.parquet").exists()
+    said = capsys.readouterr().out
+    assert "slice 3/3 is done" in said and "still to do by other slices" in said
+    convert(config, out, workers=1)
+    assert ingest.contents(out) == ingest.contents(tmp_path / "one")
+    assert (tmp_path / "one.rejected.csv").read_bytes() == (tmp_path / "shared.rejected.csv").read_bytes()
+
+
+def test_slices_at_once_in_processes_of_their_own(
+    tmp_path: Path, png_folder: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = ["recipe=folder", "recipe.name=folder", f"recipe.images={png_folder}/images", "recipe.shard_size=2"]
+    keys.append("workers=1")
+    words = [sys.executable, "-m", "dira_scale.shard", *keys, f"out={tmp_path}/shared"]
+    together([[*words, f"slice={number}/2"] for number in (1, 2)])
+    config = ingest.recipe("folder", images=f"{png_folder}/images", shard_size=2)
+    states = list((tmp_path / "shared" / ".partial").glob("*-*.json"))
+    assert len(states) == len(list((tmp_path / "shared").glob("*.tar"))) >= 12
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    convert(config, tmp_path / "shared", workers=1)
+    convert(config, tmp_path / "one", workers=1)
+    assert ingest.contents(tmp_path / "shared") == ingest.contents(tmp_path / "one")
+
+
+def test_every_shard_is_of_one_slice() -> None:
+    shards = SimpleNamespace(shards={f"train-{n:06d}.tar": range(0) for n in range(10)})
+    for of in (1, 3, 10, 16):
+        parts = [Share(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
+        assert sorted(chain(*parts)) == list(shards.shards) and max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("share", ["0/3", "4/3", "3", "a/b", "1/", "-1/3", "1/3/5"])
+def test_what_is_no_slice_is_refused(tmp_path: Path, share: str) -> None:
+    with pytest.raises(UserError, match=rf"slice={share}: give K/N"):
+        convert({}, tmp_path / "out", workers=1, share=share)
+
+
+@pytest.mark.parametrize(
+    "held, mine, words",
+    [
+        (".partial/lock", "2/3", "another process is writing out="),
+        (".partial/2-of-3/lock", "2/3", "another process is writing slice 2/3 of out="),
+        (".partial/2-of-3/lock", "1/3", None),
+    ],
+)
+def test_what_another_process_writes_is_left_to_it(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, held: str, mine: str, words: str | None
+) -> None:
+    out, config = tmp_path / "out", ingest.recipe("folder", **ingest.source_of(png_folder))
+    (out / held).parent.mkdir(parents=True)
+    with locked(out / held), pytest.raises(UserError, match=words) if words else nullcontext():
+        convert(config, out, workers=1, share=mine)
+
+
+def test_slices_of_another_archive_are_refused(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1, share="1/2")
+    with pytest.raises(UserError, match=r"unfinished conversion of another recipe .*min_side: 32 there, 16 here"):
+        convert(config | {"min_side": 16}, out, workers=1, share="2/2")
+    (png_folder / "images" / "im05.png").unlink()
+    with pytest.raises(UserError, match="have changed since"):
+        convert(config, out, workers=1, share="2/2")
+
+
+def test_slices_of_two_recipes_begun_in_one_moment_are_not_joined(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1, share="1/2")
+    (out / ".partial" / "plan.json").unlink()  # the other machine looked before there was one
+    convert(config | {"min_side": 16}, out, workers=1, share="2/2")
+    for mine in (config, config | {"min_side": 16}):
+        with pytest.raises(UserError):
+            convert(mine, out, workers=1)
+    with pytest.raises(UserError, match=r"train-000000\.tar was made from other images or another recipe: delete it"):
+        convert(config | {"min_side": 16}, out, workers=1)
+    assert not (out / "manifest.parquet").exists()

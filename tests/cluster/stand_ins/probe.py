@@ -1,8 +1,0 @@
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stand_in import stand_in
-
-if __name__ == "__main__":
-    raise SystemExit(stand_in("out"))

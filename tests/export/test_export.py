@@ -1,0 +1,607 @@
+"""Exported weights in plain timm and segmentation_models_pytorch, by the very code that the model card shows."""
+
+import copy
+import errno
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import tiny_swin
+import torch
+import torchvision
+import yaml
+from models.stub3d import TARGET
+from omegaconf import OmegaConf
+from recorded import record
+from safetensors.torch import load_file
+
+from dira_scale import models
+from dira_scale.config.compose import compose
+from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.views import ViewSpec
+from dira_scale.export import main
+from dira_scale.export.formats import EXPORT, FILES, FORMATS, MONAI, TORCHVISION
+from dira_scale.methods import build, views_of
+from dira_scale.methods.adversary import LOSSES
+from dira_scale.models import norm
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.layouts import StartWeights
+from dira_scale.models.unet import UNet
+from dira_scale.pretrain.config import AdversaryConfig
+from dira_scale.runs import checkpoint
+from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.runs.description import read_description
+from dira_scale.runs.reader import start_tensors
+from dira_scale.storage.owned import MARK, own
+
+CHANNELS = [32, 16, 16, 8, 8]
+STAGES = {
+    "di": {"terms": ["di"], "epochs": 2, "patience": None},
+    "skipped": {"terms": ["re"], "epochs": 0, "patience": None},
+    "dira": {"terms": ["di", "re", "ad"], "epochs": 3, "patience": None},
+}
+
+
+def dataset(root: Path) -> ShardedDataset:
+    root.mkdir()
+    (root / "train-000000.tar").write_bytes(b"ab")
+    blank = dict.fromkeys(SCHEMA.names)
+    image = {"split": "train", "shard": "train-000000.tar", "size": 1, "codec": "png", "low": 0.0, "high": 255.0}
+    image |= {"labels": [], "xxh3": "0" * 16, "channels": 1, "bits": 8, "height": 1, "width": 1, "depth": 1}
+    rows = [blank | image | {"key": key, "patient": key, "offset": offset} for offset, key in enumerate("ab")]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
+    info = DatasetInfo(
+        name="Toy", modality="CXR", dims=2, codec="png", label_names=[], counts={"train": 2}, quarantined=0,
+        shards={"train-000000.tar": 2}, recipe={}, recipe_hash="", licence="CC-BY-9.9", tool_version="0",
+    )  # fmt: skip
+    (root / "dataset.json").write_text(info.to_json())
+    return ShardedDataset.open(root)
+
+
+class Trained:
+    """A run folder as pretraining leaves it, and the method whose weights its last checkpoint holds.
+
+    It holds a momentum encoder too, which is not what is exported; large networks go without and have no ``stage=di``.
+    """
+
+    def __init__(self, root: Path, encoder: str) -> None:
+        self.run, shards = root / "demo", dataset(root / "shards")
+        words = [f"data.shards={shards.root}", "data.size=64", "data.batch=8", "data.val_split=null", "precision=bf16"]
+        config: Any = OmegaConf.to_container(compose("pretrain", [*words, f"model.encoder={encoder}"]))
+        model = config["model"] | {"decoder_channels": CHANNELS, "bn_groups": 4, "zero_init_residual": False}
+        base = {"_target_": "MoCo", "dim": 8, "queue": 16}
+        if large := encoder in TORCHVISION:
+            base = {"_target_": "SimSiam", "dim": 8, "bottleneck": 8}
+        method = {"_target_": "DiRA", "base": base}
+        self.config = config | {
+            "stages": STAGES, "model": model, "method": method,
+            "optim": {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
+            "datasets": [{"hash": shards.hash, "weight": 1.0}],
+        }  # fmt: skip
+        (self.run / "checkpoints").mkdir(parents=True)
+        record(self.run, self.config)
+        torch.manual_seed(0)
+        self.method = build(method, model, ViewSpec(size=64), batch=8)
+        self.method.to(memory_format=torch.channels_last)
+        self.best: dict[str, int] = {}
+        if not large:
+            self.save(step=2, stage=0, best="di")
+        self.method.train()
+        images = (torch.rand(8, 1, 64, 64), torch.rand(8, 1, 64, 64))
+        self.method(images, images, SimpleNamespace(step=0))
+        norm.commit_statistics(self.method)
+        for parameter in self.method.parameters():
+            parameter.data.mul_(1 + 0.1 * torch.randn_like(parameter))
+        self.save(step=5, stage=1, best="dira")
+        self.method.eval().to(memory_format=torch.contiguous_format)
+
+    def save(self, step: int, stage: int, best: str | None) -> None:
+        state = {"stage": stage, "stage_start": 0, "best": {"di": 4.5, "dira": 3.25}, "stale": 0}
+        writer = Checkpointer(self.run / "checkpoints", keep=5, rank=0, world=1)
+        self.best |= {best: step} if best else {}
+        tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        writer.save(step, replicated(tensors), state, self.best)
+        writer.wait()
+
+    def copy(self, root: Path) -> "Trained":
+        """As it was before its export, to be changed."""
+        other, shards = copy.copy(self), root / "shards"
+        other.run, other.best = root / self.run.name, dict(self.best)
+        shutil.copytree(self.run, other.run, ignore=shutil.ignore_patterns("export"))
+        shutil.copytree(self.config["data"]["shards"], shards)
+        other.config = self.config | {"data": self.config["data"] | {"shards": str(shards)}}
+        record(other.run, other.config)
+        return other
+
+    def card(self, out: str | Path = "export") -> str:
+        return (self.run / out / "README.md").read_text()
+
+    def card_of(self, model: dict[str, str]) -> str:
+        """The card of a run of the same weights whose configuration says otherwise."""
+        config = self.config | {"model": self.config["model"] | model}
+        record(self.run, config)
+        assert main([f"run={self.run}"]) == 0
+        return self.card()
+
+
+class TrainedPCRL(Trained):
+    """The same of PCRL, in a stage of its own."""
+
+    def __init__(self, root: Path, form: str, encoder: str = "test_resnet") -> None:
+        self.run, shards = root / "demo", dataset(root / "shards")
+        cfg = compose("pretrain", ["experiment=pcrl", f"data.shards={shards.root}", "data.size=64", "data.batch=8"])
+        cfg.model.encoder, cfg.model.decoder_channels = encoder, CHANNELS
+        cfg.method._target_, cfg.method.dim, cfg.method.queue = form, 8, 32
+        self.config = OmegaConf.to_container(cfg) | {"datasets": [{"hash": shards.hash, "weight": 1.0}]}
+        (self.run / "checkpoints").mkdir(parents=True)
+        record(self.run, self.config)
+        torch.manual_seed(0)
+        self.method = build(cfg.method, cfg.model, ViewSpec(size=64, orientations=2), batch=8)
+        for parameter in self.method.parameters():
+            parameter.data.mul_(1 + 0.1 * torch.randn_like(parameter))
+        writer, state = Checkpointer(self.run / "checkpoints", keep=5, rank=0, world=1), {"stage": 0, "stage_start": 0}
+        tensors = replicated({f"method.{k}": v for k, v in self.method.state_dict().items()})
+        writer.save(5, tensors, state | {"best": {"pcrl": 3.25}, "stale": 0}, {"pcrl": 5})
+        writer.wait()
+        self.method.eval()
+
+
+def front(card: str) -> dict[str, object]:
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Callable[[str], Trained]:
+    """One run of an encoder, exported in the usual formats, for all tests that only read it; ``said`` on the way."""
+
+    @cache
+    def make(encoder: str) -> Trained:
+        trained = Trained(tmp_path_factory.mktemp(encoder), encoder)
+        with redirect_stdout(StringIO()) as said:
+            assert main([f"run={trained.run}"]) == 0
+        trained.said = said.getvalue()
+        return trained
+
+    return make
+
+
+@pytest.fixture
+def trained(exported, tmp_path):
+    """A run that a test may change, not exported."""
+    return exported("test_resnet").copy(tmp_path)
+
+
+def follow(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """What the card's Python blocks compute in the folder that holds the card."""
+    monkeypatch.chdir(folder)
+    variables: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for block in re.findall(r"```python\n(.*?)```", card, re.S):
+            exec(block, variables)
+    return variables
+
+
+LARGE = [pytest.param(name, marks=pytest.mark.torture) for name in ("resnet18", "convnext_atto")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "test_convnext", pytest.param("regnetx_002", marks=pytest.mark.system), tiny_swin.NAME, *LARGE],
+)
+def test_the_cards_code_computes_what_we_compute(name, exported, monkeypatch):
+    trained = exported(name)
+    theirs, method = follow(trained.card(), trained.run / "export", monkeypatch), trained.method
+    image = theirs["image"]
+    assert image.shape == (1, 3, 64, 64)
+    with torch.no_grad():
+        pyramid = method.encoder(image[:, :1])
+        restored = torch.sigmoid(method.head(method.decoder(pyramid)))
+        if name != tiny_swin.NAME:  # whose features pass the final norm
+            last = theirs["encoder"].forward_features(image)
+        else:
+            last = theirs["encoder"].forward_intermediates(image, intermediates_only=True)[-1]
+        torch.testing.assert_close(last, pyramid[-1], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(theirs["restored"], restored, rtol=1e-6, atol=1e-6)
+    assert isinstance(theirs["unet"], smp.Unet)
+    if "convnext" not in name and name != tiny_swin.NAME:  # whose pooled features pass another norm
+        torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_transformers_card_computes_what_we_compute(exported, monkeypatch):
+    """timm's tokens and, with its light pyramid, our own U-Net."""
+    trained = exported("test_vit")
+    names = {path.name for path in (trained.run / "export").iterdir()}
+    assert names == {MARK, "README.md", "encoder.safetensors", "dira_scale_unet.safetensors"}
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        logits = trained.method.head(trained.method.decoder(pyramid))
+    torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.system)])
+def test_onnx_computes_what_we_compute(name, exported, tmp_path, monkeypatch):
+    """For one image, traced with two."""
+    trained = exported(name)
+    assert main([f"run={trained.run}", "formats=onnx", f"out={tmp_path}"]) == 0
+    theirs = follow(trained.card(tmp_path), tmp_path, monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        logits = trained.method.head(trained.method.decoder(pyramid))
+    torch.testing.assert_close(torch.as_tensor(theirs["last_map"]), pyramid[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.as_tensor(theirs["logits"]), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.system
+def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, monkeypatch):
+    trained = Trained(tmp_path, "resnet50")
+    assert main([f"run={trained.run}", "formats=[timm,smp,torchvision,monai]"]) == 0
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        logits = trained.method.head(trained.method.decoder(pyramid))
+    pooled = pyramid[-1].mean((2, 3))
+    torch.testing.assert_close(theirs["features"], pooled, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["pooled"], pooled, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["restored_by_monai"], logits.sigmoid(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_run_has_recorded_of_its_data_stands_in_the_card_when_they_are_gone(trained, capsys):
+    described = read_description(trained.run)
+    shards = Path(trained.config["data"]["shards"])
+    (dataset,) = described.data.datasets
+    known = dataset.known(ShardedDataset.open(shards).info)
+    recorded = replace(described, data=replace(described.data, datasets=(known,)))
+    (trained.run / "description.json").write_text(recorded.to_json())
+    assert main([f"run={trained.run}"]) == 0
+    before = trained.card()
+    shutil.rmtree(shards)
+    assert main([f"run={trained.run}"]) == 0
+    assert trained.card() == before and "CC-BY-9.9" in before
+    assert "not in the card" not in capsys.readouterr().out
+
+
+SIDES = "data.size=[16,16,16]"
+
+
+def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsys):
+    """Of volumes: all that is known of it is its configuration. Its BatchNorm is plain."""
+    words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.batch=4", SIDES]
+    words += [f"views.{part}.p=0" for part in ("blur", "cutout", "inverse_cutout", "shuffle")]
+    words += [f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2"]
+    words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
+    cfg = compose("pretrain", [f"data.shards={dataset(tmp_path / 'shards').root}", *words])
+    run, method = tmp_path / "demo", build(cfg.method, cfg.model, views_of(cfg), batch=4)
+    (run / "checkpoints").mkdir(parents=True)
+    record(run, cfg)
+    for tensor in method.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    writer = Checkpointer(run / "checkpoints", keep=5, rank=0, world=1)
+    writer.save(5, replicated({f"method.{k}": v for k, v in method.state_dict().items()}), {"stage": 1, "best": {}}, {})
+    writer.wait()
+    assert main([f"run={run}"]) == 0
+    card = (run / "export" / "README.md").read_text()
+    assert "library_name: pytorch" in card and "`Tiny3D` encoder" in card and "three channels" not in card
+    theirs = follow(card, run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = method.eval().encoder(theirs["image"])
+        restored = torch.sigmoid(method.head(method.decoder(pyramid)))
+    torch.testing.assert_close(theirs["pyramid"][-1], pyramid[-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(theirs["output"], restored, rtol=1e-6, atol=1e-6)
+    for name in sorted({*FORMATS} - {"plain"}):
+        assert main([f"run={run}", f"formats={name}"]) == 2
+        takes = {"nnunet": "model=resenc_l", "monai": "encoders of timm and model=swinunetr"}.get(
+            name, "encoders of timm"
+        )
+        assert f"formats: {name} takes {takes}; this run has tiny3d: use plain" in capsys.readouterr().err
+
+
+FORMS = ["PCRL", "PCRLReleased"]
+
+
+@pytest.mark.parametrize(
+    ("form", "onnx"),
+    [(FORMS[0], ""), (FORMS[1], ""), pytest.param(FORMS[1], ",onnx", marks=pytest.mark.torture)],
+)
+def test_pcrls_restored_image_is_its_heads_output(form, onnx, tmp_path, monkeypatch):
+    """Of the stage ``pcrl``; the files are a start of another run, bit for bit."""
+    trained = TrainedPCRL(tmp_path, form)
+    assert main([f"run={trained.run}", f"formats=[timm,smp,dira_scale{onnx}]"]) == 0
+    theirs, method = follow(trained.card(), trained.run / "export", monkeypatch), trained.method
+    with torch.no_grad():
+        pyramid = method.encoder(theirs["image"])
+        restored = method.head(method.decoder(pyramid))
+        torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(theirs["unet"](theirs["image"]), restored, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(torch.as_tensor(theirs["restored"]), restored, rtol=1e-4, atol=1e-4)
+    assert "sigmoid" not in trained.card() and "Stage `pcrl`, step 5" in trained.card()
+    assert ("behind an attention" in trained.card()) == (form == "PCRL")
+    for name in ("unet.safetensors", "dira_scale_unet.safetensors", ""):
+        encoder = build_encoder("test_resnet", size=64).eval()
+        unet = UNet(encoder, CHANNELS).eval()
+        path = trained.run / "export" / name if name else trained.run
+        StartWeights(path, encoder, start_tensors(path)).fill(unet)
+        with torch.no_grad():
+            assert torch.equal(unet(theirs["image"]), restored)
+
+
+@pytest.mark.system
+def test_pcrl_over_resnet50_in_torchvision_and_monai(tmp_path, monkeypatch):
+    trained = TrainedPCRL(tmp_path, FORMS[1], "resnet50")
+    assert main([f"run={trained.run}", "formats=[smp,torchvision,monai]"]) == 0
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        restored = trained.method.head(trained.method.decoder(pyramid))
+    torch.testing.assert_close(theirs["pooled"], pyramid[-1].mean((2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["restored"], restored, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs["restored_by_monai"], restored, rtol=1e-5, atol=1e-5)
+
+
+def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, monkeypatch):
+    method = trained.config["method"] | {"_target_": "nowhere.DiRA"}
+    record(trained.run, trained.config | {"method": method})
+    assert main([f"run={trained.run}"]) == 0
+    assert "unet(image).sigmoid()" in trained.card()
+
+
+def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained, capsys):
+    own(trained.run / "export", EXPORT, "out")
+    for name in FILES:
+        (trained.run / "export" / name).touch()
+    assert main([f"run={trained.run}"]) == 0
+    names = {path.name for path in (trained.run / "export").iterdir()} - {MARK}
+    written = {"encoder.safetensors", "unet.safetensors"}
+    assert names == {"README.md", *written} < FILES | {"README.md"}
+    said = capsys.readouterr().out
+    assert f"removed, of an earlier export: {', '.join(sorted(FILES - written))};" in said
+    assert main([f"run={trained.run}"]) == 0
+    assert "removed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["unet.safetensors", "encoder.safetensors", ""])
+def test_what_was_exported_is_a_start_of_another_run(exported, name):
+    """And so is the run's folder itself; decoder and head come along."""
+    trained = exported("test_resnet")
+    encoder = build_encoder("test_resnet", size=64).eval()
+    unet = UNet(encoder, CHANNELS).eval()
+    path = trained.run / "export" / name if name else trained.run
+    StartWeights(path, encoder, start_tensors(path)).fill(unet)
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(image)
+        assert torch.equal(encoder(image)[-1], pyramid[-1])
+        if name != "encoder.safetensors":
+            assert torch.equal(unet(image), trained.method.head(trained.method.decoder(pyramid)))
+
+
+# One of each depth of block, grouping and width; all others' names and shapes with the full counts.
+SHOWN = ("resnet18", "resnet50", "resnext101_64x4d", "wide_resnet50_2", "resnet200")
+
+
+def thinned(names: tuple[str, ...]) -> list[object]:
+    return [name if name in SHOWN else pytest.param(name, marks=pytest.mark.torture) for name in names]
+
+
+@pytest.mark.parametrize("name", thinned(MONAI))
+def test_monais_encoders_are_laid_out_as_timms(name):
+    from monai.networks.nets import FlexibleUNet  # seconds, which only the process that runs this needs to spend
+
+    with torch.device("meta"):
+        theirs = FlexibleUNet(3, 1, name, norm="batch", pre_conv=None, is_pad=False).encoder.state_dict()
+        ours = timm.create_model(name, num_classes=0).state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+@pytest.mark.parametrize("name", thinned(TORCHVISION))
+def test_torchvisions_networks_are_laid_out_as_timms(name):
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name).state_dict()
+        ours = timm.create_model(name).state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["formats=[torchvision]"], "formats: torchvision has no network laid out as test_resnet; it has resnet18"),
+        (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; it has"),
+        (
+            ["formats=[tim]"],
+            "or null; did you mean 'timm'?",
+        ),
+        (["formats=[]"], "formats=[]: must be one of timm"),
+        (["formats=[timm,smp]", "stage=di"], "formats: smp needs a U-Net, and no stage up to this one trained a"),
+    ],
+)
+def test_formats_that_do_not_fit_are_refused_before_anything_is_written(trained, arguments, expected, capsys):
+    assert main([f"run={trained.run}", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+    assert not (trained.run / "export").exists()
+
+
+def test_onnx_without_its_packages_names_the_extra(trained, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main([f"run={trained.run}", "formats=onnx"]) == 2
+    assert "dira_scale[onnx]" in capsys.readouterr().err
+
+
+FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_files_hold_the_libraries_names_and_the_runs_bits(name, exported):
+    any_family = exported(name)
+    encoder = load_file(any_family.run / "export" / "encoder.safetensors")
+    unet = load_file(any_family.run / "export" / "unet.safetensors")
+    plain = timm.create_model(name, in_chans=3, num_classes=0)
+    assert set(encoder) == set(plain.state_dict())
+    whole = smp.Unet(f"tu-{name}", encoder_weights=None, in_channels=3, classes=1, decoder_channels=CHANNELS)
+    assert set(unet) == set(whole.state_dict())
+    ours = any_family.method.state_dict()
+    pyramid = {key: value for key, value in unet.items() if key.startswith("encoder.")}
+    for key, value in pyramid.items():
+        assert torch.equal(value, ours[f"base.{key}"])
+    for key in unet.keys() - pyramid.keys():
+        assert torch.equal(unet[key], ours[key.replace("segmentation_head.0.", "head.")])
+    # The encoder's file holds the same tensors, in the same order, but for what lies behind the pyramid.
+    named = {key.replace("_", "."): value for key, value in encoder.items()}
+    rest = set(named)
+    for key, value in pyramid.items():
+        plain_key = key.removeprefix("encoder.model.").replace("_", ".")
+        assert torch.equal(named[plain_key], value)
+        rest.remove(plain_key)
+    behind = {"test_resnet": (), "test_convnext": ("head.norm.",), "test_efficientnet": ("conv.head.", "bn2.")}[name]
+    assert all(key.startswith(behind) for key in rest) and bool(rest) == bool(behind)
+    untrained = [key for key in encoder if key.replace("_", ".") in rest]
+    assert all(f"`{key}`" in any_family.card() for key in untrained)
+    assert ("Not trained" in any_family.card()) == bool(untrained)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_exporting_twice_writes_the_same_bytes(name, exported, tmp_path):
+    run = exported(name).run
+    torch.manual_seed(1)  # random draws are others than before
+    assert main([f"run={run}", f"out={tmp_path}"]) == 0
+    for file in ("encoder.safetensors", "unet.safetensors", "README.md"):
+        assert (run / "export" / file).read_bytes() == (tmp_path / file).read_bytes()
+
+
+def test_the_card_says_what_when_and_under_which_terms(exported):
+    trained = exported("test_resnet")
+    card = trained.card()
+    expected = (
+        "# demo", "Stage `dira`, step 5: the lowest validation loss of its stage, 3.25",
+        f"| Toy (CXR) | 2 | CC-BY-9.9 | `{trained.config['datasets'][0]['hash']}` |", "DiRA",
+        "`di` (di, 2 epochs), `dira` (di + re + ad, 3 epochs)", "views of 64 pixels, global batch 8, seed 0",
+    )  # fmt: skip
+    assert [text for text in expected if text not in card] == []
+    assert "skipped" not in card and "## Training" in card and "recipe" not in card.lower()
+    assert "stage dira, step 5: encoder.safetensors, unet.safetensors and README.md" in trained.said
+
+
+def test_a_stage_without_restoration_gives_no_decoder(trained):
+    own(trained.run / "export", EXPORT, "out")
+    (trained.run / "export" / "unet.safetensors").touch()  # of a stage with one
+    assert main([f"run={trained.run}", "stage=di"]) == 0
+    assert sorted(p.name for p in (trained.run / "export").iterdir()) == [MARK, "README.md", "encoder.safetensors"]
+    assert "No decoder" in trained.card() and "smp.Unet" not in trained.card()
+    assert "Stage `di`, step 2: the lowest validation loss of its stage, 4.5" in trained.card()
+
+
+def test_latest_is_the_newest_checkpoint(trained):
+    trained.save(step=9, stage=1, best=None)
+    assert main([f"run={trained.run}", "stage=latest", f"out={trained.run}/newest"]) == 0
+    assert "loss above" not in (trained.run / "newest" / "README.md").read_text()  # it names none
+    assert "Stage `dira`, step 9: the newest checkpoint, whatever its validation loss" in trained.card("newest")
+
+
+def test_a_best_checkpoint_long_before_the_newest_is_said(trained, capsys):
+    assert main([f"run={trained.run}"]) == 0
+    assert "stage=latest" not in capsys.readouterr().out
+    trained.save(step=1000, stage=1, best=None)
+    assert main([f"run={trained.run}"]) == 0
+    assert "stage=latest takes the newest checkpoint, of step 1000" in capsys.readouterr().out
+
+
+def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys):
+    path = Path(trained.config["data"]["shards"])
+    rows = pq.read_table(path / "manifest.parquet").to_pylist()
+    changed = [row | {"xxh3": "1" * 16} for row in rows]
+    pq.write_table(pa.Table.from_pylist(changed, SCHEMA), path / "manifest.parquet")
+    assert main([f"run={trained.run}"]) == 0
+    assert "the dataset there now has other images" in trained.card() and "CC-BY" not in trained.card()
+    assert f"{path}: the dataset there now has other images" in capsys.readouterr().out
+    (path / "dataset.json").unlink()
+    assert main([f"run={trained.run}"]) == 0
+    assert "| shards | unknown | unknown: no readable dataset where" in trained.card()
+    assert 'license_name: "unknown"' in trained.card()
+    assert str(path.parent) not in trained.card()
+    assert f"no sharded dataset at {path}" in capsys.readouterr().out
+
+
+def test_weights_that_it_started_from_come_along_with_their_terms(trained):
+    random = trained.card_of({})
+    assert "started from" not in random and "images above alone" in random
+    started = trained.card_of({"weights": "/home/someone/imagenet_r18.safetensors"})
+    assert "started from `imagenet_r18.safetensors`, not at random. Its terms" in started
+    assert "images above alone" not in started and "/home" not in started
+    assert front(started)["license_name"] == "CC-BY-9.9 and that of imagenet_r18.safetensors"
+
+
+def test_the_front_matter_names_what_was_learnt_from(exported):
+    trained = exported("test_resnet")
+    header = front(trained.card())
+    assert header["license_name"] == "CC-BY-9.9"
+    assert header["tags"] == ["medical-imaging", "self-supervised", "cxr"]
+    assert "radiograph" not in trained.card()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run=/no/such/run"], "run=/no/such/run is not a run folder"),
+        (["run={run}", "stage=dria"], "stage=dria: {run} has di, dira, latest; did you mean 'dira'?"),
+        ([], "run must be given"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(trained, arguments, expected, capsys):
+    assert main([argument.format(run=trained.run) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert expected.format(run=trained.run) in error and len(error.strip().splitlines()) == 1
+    assert not (trained.run / "export").exists()
+
+
+def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_said(trained, capsys):
+    for pointer in (trained.run / "checkpoints").glob("BEST-*"):
+        pointer.unlink()
+    assert main([f"run={trained.run}", "formats=timm"]) == 0
+    said = capsys.readouterr()
+    newest = int(checkpoint.latest(trained.run).name)
+    assert "no stage has a best checkpoint yet, so the newest is taken" in said.err and f"step {newest}:" in said.out
+    (trained.run / "checkpoints" / "LATEST").unlink()
+    assert main([f"run={trained.run}"]) == 2
+    assert "this run has no checkpoint yet: run its command again" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(trained, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dira_scale.export.formats.write_atomic", full)
+    assert main([f"run={trained.run}", "formats=timm"]) == 2
+    error = capsys.readouterr().err
+    where = trained.run / "export"
+    what = "cannot be written (No space left on device): free some space, or name another, out=…"
+    assert error == f"export: {where} {what}\n"
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(trained, capsys):
+    (part,) = (trained.run / "checkpoints" / "000000005").glob("*.safetensors")
+    part.write_bytes(part.read_bytes()[:-1])
+    assert main([f"run={trained.run}"]) == 2
+    error = capsys.readouterr().err
+    assert part.name in error and "name another (" in error and "run pretrain again" in error
+
+
+def test_the_schemas_names_are_those_of_the_formats_and_losses() -> None:
+    """The schemas have names of their own, as they are read where torch is not imported."""
+    assert tuple(FORMATS) == models.config.FORMATS
+    (rule,) = AdversaryConfig.__dataclass_fields__["loss"].metadata.values()
+    assert rule.options == LOSSES

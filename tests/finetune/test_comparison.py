@@ -1,0 +1,271 @@
+"""The table of a sweep's fine-tuning runs, of made-up results, by plain sums of numpy."""
+
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from finetune.conftest import TINY
+from omegaconf import OmegaConf
+from scipy import stats
+from sweep.made_up_sweep import begin
+
+from dira_scale.config.compose import compose
+from dira_scale.evaluation.comparison import NOTES, compared
+from dira_scale.evaluation.encoders import common_name, shown_name
+from dira_scale.metrics.cases import LabelCase, MaskCase, write_cases
+from dira_scale.metrics.figure import Figure
+from dira_scale.runs.description import FILE, Output, derived
+from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.results import write_results
+
+PATIENTS = 12
+Cases = list[LabelCase] | list[MaskCase]
+
+
+class Runs:
+    """Folders of finished runs below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        config: Any = OmegaConf.to_container(compose("finetune", [*TINY, "data.shards=d", "task.labels=[a,b]"]))
+        self.config, self.description = config, derived("finetune", config)
+
+    def run(self, name: str, init: str = "random", seed: int = 0, activation: str = "sigmoid", **recorded: Any) -> Path:
+        """As it has been trained, without results. ``recorded``: of its configuration; ``data``, ``task``: in part."""
+        (folder := self.root / name / "cases").mkdir(parents=True)
+        config = self.config | {"datasets": [{"hash": "0", "weight": 1.0}], "init": init, "seed": seed} | recorded
+        config |= {key: self.config[key] | recorded.get(key, {}) for key in ("data", "task")}
+        (folder.parent / "config.yaml").write_text(yaml.safe_dump(config))
+        network = replace(self.description.network, start=None if init == "random" else init)
+        description = replace(self.description, network=network, output=Output(activation, names=("a", "b")))
+        (folder.parent / FILE).write_text(description.to_json())
+        return folder.parent
+
+
+def judged(folder: Path, cases: Cases, figures: dict[tuple[str, str], float]) -> Path:
+    write_cases(folder / "cases" / "test.parquet", cases)
+    rows = [asdict(Figure(metric, name, value, 1, 0, PATIENTS)) for (metric, name), value in figures.items()]
+    (folder / "results.json").write_text(json.dumps({"figures": {"test": rows}}))
+    return folder
+
+
+def auroc(targets: np.ndarray, scores: np.ndarray) -> float:
+    """The share of pairs of a positive and a negative that are in order."""
+    return float((scores[targets == 1][:, None] > scores[targets == 0]).mean())
+
+
+def labelled(folder: Path, draw: int, first: str = "k") -> tuple[Path, float]:
+    """A run's cases of two labels, and its mean AUROC. Two images a patient; one label of the first is unknown.
+
+    ``first``: the letter of all keys."""
+    truth = np.random.default_rng(0).integers(0, 2, (2 * PATIENTS, 2)).astype(float)
+    truth[0, 1] = np.nan
+    scores = np.clip(np.random.default_rng(draw).random(truth.shape) * 0.7 + 0.3 * np.nan_to_num(truth), 0, 1)
+    cases = [
+        LabelCase(f"{first}{i:02d}", f"p{i // 2}", "test", "ab"[j], truth[i, j], scores[i, j])
+        for i in range(len(truth)) for j in range(2)
+    ]  # fmt: skip
+    value = float(np.mean([auroc(truth[:, j], scores[:, j]) for j in range(2)]))
+    return judged(folder, cases, {("AUROC", "mean"): value}), value
+
+
+def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -> None:
+    made, values, runs = Runs(tmp_path), dict[tuple[str, int], float](), []
+    for number in range(2):  # pretraining that differs in its seed alone, and another one
+        made.run(f"dira{number}", seed=number)
+    made.run("other", data={"batch": 16})
+    for init in ("random", "dira0", "dira1", "other"):
+        start = init if init == "random" else str(tmp_path / init)
+        for seed in range(3):
+            folder, values[init, seed] = labelled(made.run(f"{init}-{seed}", start, seed), len(values))
+            runs.append(({"init": start, "seed": seed, "pretrain.seed": 0}, folder))
+    again, _ = labelled(made.run("random-again", seed=0), 0)  # as for the next pretraining run of a sweep
+    result = compared([*runs, ({"init": "random", "seed": 0, "pretrain.seed": 1}, again)])
+    random, dira, other = result.spreads
+    of = {init: [values[init, seed] for seed in range(3)] for init in ("random", "dira0", "dira1", "other")}
+    names = ["init=random", "init=dira (2 runs)", f"init={tmp_path}/other"]
+    assert [spread.setting for spread in result.spreads] == names
+    assert {(spread.metric, spread.ddof, spread.patients, spread.left_out) for spread in result.spreads} == {
+        ("AUROC mean", 1, PATIENTS, 0)
+    }
+    assert (random.n, dira.n, other.n) == (3, 2, 1)  # each random seed is an initialisation
+    assert random.run_sd == pytest.approx(np.std(of["random"], ddof=1)) and random.seed_sd is None
+    assert dira.run_sd == pytest.approx(np.std([np.mean(of["dira0"]), np.mean(of["dira1"])], ddof=1))
+    within = sum(np.var(of[init], ddof=1) for init in ("dira0", "dira1")) / 2
+    assert dira.seed_sd == pytest.approx(np.sqrt(within)) and dira.results == 6
+    assert (other.run_sd, other.seed_sd) == (None, pytest.approx(np.std(of["other"], ddof=1)))
+    for spread, inits in zip(result.spreads, (["random"], ["dira0", "dira1"], ["other"]), strict=True):
+        mean = np.mean([of[init] for init in inits])
+        assert spread.mean == pytest.approx(mean)
+        assert spread.interval is not None and spread.interval.value == pytest.approx(mean)  # of the cases
+        assert spread.interval.low < mean < spread.interval.high and spread.interval.patients == PATIENTS
+
+    over_runs, over_seeds = result.comparisons
+    assert [(c.first, c.second, c.over, c.n_first, c.n_second, c.comparisons) for c in result.comparisons] == [
+        (names[1], names[0], "runs", 2, 3, 1), (names[2], names[0], "seeds", 3, 3, 1)
+    ]  # fmt: skip
+    means = [np.mean(of["dira0"]), np.mean(of["dira1"])]
+    assert over_runs.student == pytest.approx(stats.ttest_ind(means, of["random"]).pvalue)
+    assert over_seeds.welch == pytest.approx(stats.ttest_ind(of["other"], of["random"], equal_var=False).pvalue)
+
+
+OTHER: dict[str, tuple[str, Any, dict[str, Any]]] = {  # a key, and what a run with the second value records
+    "rows": ("data.fraction", 0.1, {"data": {"fraction": 0.1}, "selection": "1"}),
+    "images": ("shards.recipe.size", 64, {"datasets": [{"hash": "1", "weight": 1.0}]}),
+    "task": ("task.uncertain", "ones", {"task": {"uncertain": "ones"}}),
+    "test cases": ("shards.recipe.splits", "other", {}),
+}
+
+
+@pytest.mark.parametrize("other", OTHER)
+def test_settings_on_other_data_are_not_compared(tmp_path: Path, other: str) -> None:
+    made, runs = Runs(tmp_path), []
+    key, value, recorded = OTHER[other]
+    for of_key, content, first in (("-", {}, "k"), (value, recorded, "t" if other == "test cases" else "k")):
+        for init in ("random", "x.safetensors"):
+            for seed in range(2):
+                folder, _ = labelled(made.run(f"{of_key}-{init}-{seed}", init, seed, **content), seed, first)
+                runs.append(({key: of_key, "init": init, "seed": seed}, folder))
+    if other == "test cases":  # of random weights, equal configurations are one setting
+        runs = [run for run in runs if run[0]["init"] != "random"]
+    pairs = [(each.first, each.second) for each in compared(runs).comparisons]
+    assert pairs == [
+        (f"{key}={of_key} init=x.safetensors", f"{key}={of_key} init=random")
+        for of_key in ("-", value) if other != "test cases"
+    ]  # fmt: skip
+
+
+def test_an_encoder_is_compared_with_encoder_and_decoder(tmp_path: Path) -> None:
+    made, runs = Runs(tmp_path), []
+    for decoder in ("random", "pretrained"):
+        for seed in range(2):
+            folder, _ = labelled(made.run(f"{decoder}-{seed}", "x", seed, task={"decoder": decoder}), seed)
+            runs.append(({"init": "x", "task.decoder": decoder, "seed": seed}, folder))
+    (pair,) = compared(runs).comparisons
+    assert (pair.first, pair.second) == ("init=x task.decoder=pretrained", "init=x task.decoder=random")
+
+
+def test_random_weights_are_one_setting_whatever_is_pretrained(tmp_path: Path) -> None:
+    """Of each size of images, which another phase made."""
+    made, runs = Runs(tmp_path), []
+    for method in "ab":
+        for size in (32, 64):
+            for init in ("random", f"{method}.safetensors"):
+                for seed in range(2):
+                    run = made.run(f"{method}{size}{init}{seed}", init, seed, datasets=[{"hash": str(size)}])
+                    varied = {"shards.recipe.size": size, "pretrain.method": method, "init": init, "seed": seed}
+                    runs.append((varied, labelled(run, seed)[0]))
+    result = compared(runs)
+    random = [spread for spread in result.spreads if "random" in spread.setting]
+    assert [spread.setting for spread in random] == [f"shards.recipe.size={size} init=random" for size in (32, 64)]
+    assert [spread.n for spread in random] == [2, 2]
+    assert len(result.comparisons) == 6  # of each size: a and b against random, and against each other
+
+
+def test_intervals_are_of_the_tables_mean(tmp_path: Path) -> None:
+    """Over pretraining runs of unequal seeds."""
+    made, runs, values = Runs(tmp_path), [], dict[str, list[float]]()
+    for number, seeds in enumerate((3, 1)):
+        made.run(f"dira{number}", seed=number)
+        for seed in range(seeds):
+            folder, value = labelled(
+                made.run(f"{number}-{seed}", str(tmp_path / f"dira{number}"), seed), 3 * number + seed
+            )
+            values.setdefault(folder.name[0], []).append(value)
+            runs.append(({"init": str(tmp_path / f"dira{number}"), "seed": seed}, folder))
+    (spread,) = compared(runs).spreads
+    mean = np.mean([np.mean(of_run) for of_run in values.values()])
+    assert spread.interval is not None and (spread.mean, spread.interval.value) == pytest.approx((mean, mean))
+
+
+def test_the_mean_is_over_scored_labels(tmp_path: Path) -> None:
+    targets, scores = [[0, 0], [0, 1], [1, 0], [1, 1]], [[0.6, 0.1], [0.7, 0.2], [0.3, 0.3], [0.4, 0.4]]
+    cases = [
+        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], targets[i][j], scores[i][j]) for i in range(4) for j in range(2)
+    ]
+    folder = judged(Runs(tmp_path).run("one", task={"scored": ["b"]}), cases, {("AUROC", "mean"): 0.75})
+    (spread,) = compared([({}, folder)]).spreads
+    assert spread.interval is not None and spread.interval.value == 0.75  # of a: 0
+
+
+def test_masks_that_are_both_empty_are_right(tmp_path: Path) -> None:
+    made, rest = Runs(tmp_path), (0.0, 0.0, 0.0, 2.0, "pixels", 1, 1, 1)
+    dice = {"left": [0.5, 0.7, 0.9], "right": [0.8, 1.0, 0.6]}  # of the second case, right is nowhere
+    cases = [
+        MaskCase(f"k{i}", f"p{i}", "test", name, "both" if value == 1 else "", np.nan if value == 1 else value, *rest)
+        for i in range(3) for name, value in ((name, of[i]) for name, of in dice.items())
+    ]  # fmt: skip
+    folder = judged(made.run("one"), cases, {("Dice", "mean"): 0.75})
+    (spread,) = compared([({}, folder)]).spreads
+    assert spread.interval is not None and spread.interval.value == pytest.approx(0.75)
+    assert (spread.setting, spread.metric, spread.mean, spread.n) == ("all runs", "Dice mean", 0.75, 1)
+
+
+def test_of_classes_there_is_the_accuracy_too(tmp_path: Path) -> None:
+    scores, truth = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [0, 1, 1, None]
+    cases = [
+        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], np.nan if truth[i] is None else float(truth[i] == j), scores[i][j])
+        for i in range(4) for j in range(2)
+    ]  # fmt: skip
+    folder = Runs(tmp_path).run("one", activation="softmax")
+    judged(folder, cases, {("AUROC", "mean"): 1.0, ("accuracy", "all classes"): 2 / 3})
+    area, accuracy = compared([({}, folder)]).spreads
+    assert area.interval is not None and area.interval.value == 1.0
+    assert accuracy.interval is not None and accuracy.interval.value == pytest.approx(2 / 3)
+
+
+def test_runs_of_other_test_cases_are_not_one_setting(tmp_path: Path) -> None:
+    made = Runs(tmp_path)
+    first, _ = labelled(made.run("0"), 0)
+    cases = [LabelCase("x", "p", "test", name, 1.0, 0.5) for name in "ab"]
+    second = judged(made.run("1", seed=1), cases, {("AUROC", "mean"): 0.5})
+    with pytest.raises(ValueError, match="init=random: its runs were evaluated on different test cases"):
+        compared([({"init": "random"}, first), ({"init": "random"}, second)])
+
+
+def test_a_sweep_writes_and_shows_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, made = SweepFolder(tmp_path), Runs(tmp_path / "tune")
+    for init in ("random", "w.safetensors"):
+        for seed in range(2):
+            run = Run("tune", f"{init}-{seed}", "finetune", [], f"tune/{init}-{seed}/output", [])
+            run.varied.update({"tune.init": init, "tune.seed": seed})
+            folder.add(run)
+            begin(folder, run.id, "1", exit_code=0)
+            labelled(made.run(f"{init}-{seed}/output", init, seed), 2 * seed + len(init))
+    (said,) = write_results(tmp_path, show=True).lines
+    assert said.endswith("4 figures of 4 of 4 runs.")
+    shown, page = capsys.readouterr().out, (tmp_path / "results.md").read_text()
+    content = json.loads((tmp_path / "spread.json").read_text())["tune"]
+    with (tmp_path / "spread.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    random, start = content["spreads"]
+    assert [row["setting"] for row in rows] == ["init=random", "init=w.safetensors"]
+    assert [float(row["mean"]) for row in rows] == [random["mean"], start["mean"]]
+    assert float(rows[0]["low"]) == random["interval"]["low"] and rows[0]["seed_sd"] == ""
+    (difference,) = content["comparisons"]
+    assert difference["difference"] == pytest.approx(start["mean"] - random["mean"])
+    for text in (shown, page):
+        assert f"{random['mean']:.4f}" in text and f"{difference['difference']:+.4f}" in text
+    assert "| setting | metric | mean | n (runs) | sd over runs (ddof 1) | sd over seeds (ddof 1) |" in page
+    assert all(note in page for note in NOTES)
+    (tmp_path / "tune" / "random-0" / "output" / "cases" / "test.parquet").write_bytes(b"x")
+    _, problem = write_results(tmp_path).lines
+    assert problem.startswith("tune: its runs cannot be compared: ") and "test.parquet" in problem
+
+
+def test_a_sweeps_runs_are_called_by_phase_and_values(tmp_path: Path) -> None:
+    names = ("moco/seed0-0123abcd", "moco/seed1-89ef4567", "pcrl/76543210", "pretrain/small-seed2-abcdef01")
+    outputs = [tmp_path / name / "output" for name in names]
+    for output in outputs:
+        output.mkdir(parents=True)
+        (output.parent / "run.json").write_text("{}")
+    assert [shown_name(output) for output in outputs] == ["moco/seed0", "moco/seed1", "pcrl", "pretrain/small-seed2"]
+    assert common_name(outputs[:2]) == "moco" and common_name(outputs[:1]) == "moco/seed0"
+    assert common_name(outputs[3:] * 2) == "pretrain/small"
+    plain = tmp_path / "alone" / "output"
+    assert shown_name(plain) == "output" and common_name([tmp_path / "moco-0", tmp_path / "moco-1"]) == "moco"

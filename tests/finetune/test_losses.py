@@ -1,0 +1,93 @@
+"""The losses against their formulas, written plainly; what nobody knows does not count."""
+
+import math
+
+import pytest
+import torch
+
+from dira_scale.data.batch import IGNORE
+from dira_scale.tasks.classification import cross_entropy
+from dira_scale.tasks.rows import balance
+from dira_scale.tasks.segmentation import SMOOTH, dice_and_cross_entropy
+from dira_scale.tasks.supervision import single
+
+NAN = math.nan
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def softmax(values: list[float]) -> list[float]:
+    return [math.exp(x) / sum(map(math.exp, values)) for x in values]
+
+
+def test_binary_cross_entropy_is_the_mean_over_known_labels() -> None:
+    logits, targets = [[0.5, -2.0], [3.0, 0.1], [-1.0, 4.0]], [[1, NAN], [0, 1], [NAN, NAN]]
+    known = [
+        -math.log(sigmoid(x) if t else 1 - sigmoid(x))
+        for row, truth in zip(logits, targets, strict=True) for x, t in zip(row, truth, strict=True) if t == t
+    ]  # fmt: skip
+    loss = cross_entropy(torch.tensor(logits), torch.tensor(targets), False, single)
+    assert float(loss) == pytest.approx(sum(known) / 3)
+
+
+def test_cross_entropy_of_classes_is_the_mean_over_known_rows() -> None:
+    logits, targets = [[0.5, -2.0, 1.0], [3.0, 0.1, 0.0], [1.0, 1.0, 2.0]], [[0, 1, 0], [NAN, NAN, NAN], [0, 0, 1]]
+    expected = -(math.log(softmax(logits[0])[1]) + math.log(softmax(logits[2])[2])) / 2
+    assert float(cross_entropy(torch.tensor(logits), torch.tensor(targets), True, single)) == pytest.approx(expected)
+
+
+def test_weights_and_the_focal_exponent_are_those_of_the_formulas() -> None:
+    """Of labels the mean is over what is known, of classes it is weighted, as torch's own."""
+    logits, targets = torch.tensor([[0.5, -2.0], [3.0, 0.1]]), torch.tensor([[1.0, 0.0], [NAN, 1.0]])
+    chances = [(sigmoid(0.5), 3), (1 - sigmoid(-2.0), 1), (sigmoid(0.1), 5)]
+    expected = sum(-w * (1 - p) ** 2 * math.log(p) for p, w in chances) / 3
+    assert float(cross_entropy(logits, targets, False, single, (3, 5), 2.0)) == pytest.approx(expected)
+
+    one_hot = torch.tensor([[0.0, 1], [1, 0]])
+    expected = float(torch.nn.functional.cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([3.0, 5])))
+    assert float(cross_entropy(logits, one_hot, True, single, (3, 5))) == pytest.approx(expected)
+
+
+def test_balanced_weights() -> None:
+    targets = torch.tensor([[1, 0], [0, 0], [0, 1], [NAN, 0]])
+    assert balance(targets, False) == (2, 3)
+    classes = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert balance(classes, True) == pytest.approx((4 / 6, 4 / 3, 4 / 3))
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_batch_of_which_nothing_is_known_moves_nothing(exclusive: bool) -> None:
+    logits = torch.randn(4, 3, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((4, 3), NAN), exclusive, single)
+    loss.backward()
+    assert float(loss.detach()) == 0 and not logits.grad.any()
+
+
+@pytest.mark.parametrize("sides", [(5, 6), (3, 4, 5)])
+def test_dice_and_cross_entropy_of_one_structure(sides: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 1, *sides), torch.randint(-1, 2, (2, *sides))
+    pixels = [(x, t) for x, t in zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True) if t != IGNORE]
+    overlap = sum(sigmoid(x) * t for x, t in pixels)
+    extent = sum(sigmoid(x) + t for x, t in pixels)
+    entropy = -sum(math.log(sigmoid(x) if t else 1 - sigmoid(x)) for x, t in pixels) / len(pixels)
+    losses = dice_and_cross_entropy(logits, targets, single)
+    assert float(losses["dice"]) == pytest.approx(1 - (2 * overlap + SMOOTH) / (extent + SMOOTH), rel=1e-5)
+    assert float(losses["ce"]) == pytest.approx(entropy, rel=1e-5)
+
+
+def test_dice_and_cross_entropy_of_classes_leave_the_background_out_of_the_dice() -> None:
+    torch.manual_seed(1)
+    logits, targets = torch.randn(2, 3, 4, 5), torch.randint(-1, 3, (2, 4, 5))
+    columns, numbers = logits.movedim(1, -1).reshape(-1, 3).tolist(), targets.flatten().tolist()
+    pixels = [(softmax(x), t) for x, t in zip(columns, numbers, strict=True) if t != IGNORE]
+    dice = []
+    for number in (1, 2):
+        overlap = sum(p[number] * (t == number) for p, t in pixels)
+        extent = sum(p[number] + (t == number) for p, t in pixels)
+        dice.append((2 * overlap + SMOOTH) / (extent + SMOOTH))
+    losses = dice_and_cross_entropy(logits, targets, single)
+    assert float(losses["dice"]) == pytest.approx(1 - sum(dice) / 2, rel=1e-5)
+    assert float(losses["ce"]) == pytest.approx(-sum(math.log(p[t]) for p, t in pixels) / len(pixels), rel=1e-5)

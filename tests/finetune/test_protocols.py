@@ -1,0 +1,152 @@
+"""Named tasks are their datasets'; presets have the figures of their golden files, each with its source."""
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from dira_scale.archive.sources import chestxray14, chexpert, jsrt, nlm_tuberculosis
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
+from dira_scale.config.keys import leaves
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.finetune.description import describe
+from dira_scale.methods import views_of
+from dira_scale.training.inputs import Inputs
+
+GOLDEN = Path(__file__).parent / "golden"
+PAIRS = sorted((file.parent.name, file.stem) for file in GOLDEN.glob("*/*.yaml"))
+TASKS = sorted(file.stem for file in (folder("configs") / "task").glob("*.yaml"))
+# What a protocol decides; not where and how a run computes, which weights and patients it is given, what it writes.
+DECIDED = re.compile(
+    r"precision|normalise|(task|optim|stages|validate|evaluate)\..*|views\.(?!.*_target_).*"
+    r"|data\.(batch|size|remainder|val_split|test_split|fraction_from)"
+    r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"
+)
+CITED = re.compile(r"\S+\.(py|md):\d+|ours: |not used|(DiRA|PCRL), (CVPR|ICCV) 20\d\d|encoders/resnet.py: ")
+OURS = "volumes_small"  # no paper's protocol, for any task
+KNOWN = f"btl_v1, btl_v2, pcrl, {OURS}"
+PAGE = folder("configs").parent / "docs" / "reference" / "protocols.md"
+
+
+@lru_cache  # nobody changes it
+def composed(*words: str) -> Any:
+    return compose("finetune", ["data.shards=none", *words])
+
+
+@pytest.mark.parametrize(("preset", "task"), PAIRS)
+def test_every_field_of_a_preset_is_that_of_its_golden_file(preset: str, task: str) -> None:
+    golden = yaml.safe_load((GOLDEN / preset / f"{task}.yaml").read_text())
+    config = composed(f"preset={preset}", f"task={task}")
+    actual = {key: value for key, value in leaves(config) if DECIDED.fullmatch(key)}
+    flat = {
+        key: value for name, (value, _) in golden["fields"].items() for key, value in _leaves_of(name, value).items()
+    }
+    assert actual == flat
+    for name, (_, source) in golden["fields"].items():
+        assert CITED.search(source), f"{name}: {source}"
+    assert config.protocol.task == task and golden["code"] in config.protocol.source
+
+
+def test_each_preset_knows_the_tasks_of_its_golden_files_and_its_page_says_what_differs() -> None:
+    page = " ".join(PAGE.read_text().split())
+    known = {preset: composed(f"preset={preset}", f"task={task}").protocol.tasks for preset, task in PAIRS}
+    assert sorted((preset, task) for preset, tasks in known.items() for task in tasks) == PAIRS
+    presets = sorted(file.stem for file in (folder("configs") / "finetune" / "preset").glob("*.yaml"))
+    assert sorted([*known, OURS]) == presets
+    for preset, task in PAIRS:
+        for sentence in composed(f"preset={preset}", f"task={task}").protocol.differs.values():
+            assert sentence in page, f"preset={preset} task={task}"
+
+
+def test_a_run_says_whose_settings_it_began_with() -> None:
+    line = describe(_plain("preset=btl_v1", "task=chexpert")).training[0]
+    assert line.startswith("preset `btl_v1` for `chexpert`: MR-HosseinzadehTaher/BenchmarkTransferLearning@5656fec, ")
+    assert "a run has a seed, the code sets none; " in line and "the code shrinks them with the fraction" in line
+    assert not any("preset" in line for line in describe(_plain("task=chexpert")).training)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["preset=btl_v3"],
+            rf"no preset named 'btl_v3'; did you mean 'btl_v\d'\? There are: {KNOWN}$",
+        ),
+        (
+            ["preset=paper"],
+            f"no preset named 'paper'. There are: {KNOWN}$",
+        ),  # one of pretraining
+        (
+            ["preset=pcrl", "task=siim_acr"],
+            "preset=pcrl has no settings for this task, but for chestxray14: choose one of these as task=…",
+        ),
+        (["preset=btl_v1"], "preset=btl_v1 has no settings for this task, but for chestxray14, chexpert, shenzhen_tub"),
+    ],
+)
+def test_a_preset_that_cannot_be_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        composed(*words)
+
+
+def test_typed_values_are_taken_before_the_presets() -> None:
+    config = composed("preset=btl_v1", "task=siim_acr", "optim.optimizer.lr=5e-4", "views.warp.p=0")
+    assert (config.optim.optimizer.lr, config.views.warp.p, config.views.tone.p) == (5e-4, 0, 0.3)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.9, 0.1), (0.8, 0.2), (0.35, 0.6)])
+def test_pretraining_on_a_percent_and_labels_of_b_percent_share_no_patient(
+    a: float, b: float, make_dataset: Callable[..., ShardedDataset]
+) -> None:
+    """PCRL's a : b, from the two commands' configurations."""
+    flags = np.random.default_rng(0).random((40, 3)) < 0.3
+    shards = make_dataset([np.zeros((40, 40), np.uint8)] * 40, label_names=("a", "b", "c"), labels=flags.tolist()).root
+    patients = []
+    for words in (["experiment=pcrl", f"data.fraction={a}"], ["task=chestxray14", "preset=pcrl", f"data.fraction={b}"]):
+        verb = "finetune" if "preset=pcrl" in words else "pretrain"
+        config = compose(verb, [*words, f"data.shards={shards}", "data.val_split=null", "data.batch=2"])
+        data: Any = OmegaConf.to_object(config.data)
+        selection = Inputs(data, views_of(config), seed=0, rank=0, ranks=1).order.selection
+        assert selection is not None
+        patients.append(set(selection.samples.tolist()))  # of one sample each
+    assert len(patients[0]) == 40 * a and len(patients[1]) == 40 * b
+    assert not patients[0] & patients[1]
+
+
+# Of each task of labels those that its dataset is sharded with.
+LABELS = {
+    "chestxray14": chestxray14.FINDINGS, "chexpert": chexpert.FINDINGS, "jsrt_nodule": jsrt.Jsrt.label_names[:1],
+    "shenzhen_tuberculosis": nlm_tuberculosis.NlmTuberculosis.label_names,
+}  # fmt: skip
+# Of each task of masks with several values, the recipe's order of them.
+CLASSES = {
+    "jsrt": ["lungs", "heart", "clavicles"], "phantom_ct": ["lungs", "nodule"], "phantom_abdomen": ["liver", "lesion"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_is_its_datasets(task: str) -> None:
+    node = composed(f"task={task}").task
+    labels, classes = node.get("labels"), node.get("classes")
+    assert (None if labels is None else tuple(labels)) == (tuple(LABELS[task]) if task in LABELS else None)
+    assert (classes or {}) == {name: value for value, name in enumerate(CLASSES.get(task, []), 1)}
+    if task == "jsrt":
+        assert [*compose("shard", ["recipe=jsrt", "recipe.images=none", "out=none"]).recipe.structures] == CLASSES[task]
+
+
+def _plain(*words: str) -> Any:
+    return OmegaConf.to_container(composed(*words))
+
+
+def _leaves_of(name: str, value: Any) -> dict[str, Any]:
+    """As ``leaves`` has them: of a mapping each entry."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {f"{name}.{key}": entry for key, entry in value.items()}

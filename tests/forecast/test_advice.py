@@ -1,0 +1,86 @@
+"""Which experiment the doctor recommends, its steps and time, against arithmetic by hand."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from dira_scale.doctor.advice_table import show_advice
+from dira_scale.forecast import advice
+from dira_scale.forecast.advice import Choice, choice, duration, operations_per_second, recommend
+from dira_scale.machine.hardware import Gpu, Hardware
+
+LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
+TWO_GPUS = Hardware((Gpu("NVIDIA A100", 80.0, "570", 8.0),) * 2, "a CPU", 16, 32, (), 128.0, 100.0, 100.0)
+
+
+def choices(images: int, hours: float, memory: float) -> list[Choice]:
+    """``small`` in an hour; ``dira_moco`` in ``hours`` with ``memory`` of 76 GB."""
+    small = Choice("small", 64, "resnet18", 32, images, 9.3, 1, 2604, 1.0, 0.5, 76.0)
+    full = Choice("dira_moco", 224, "resnet50", 256, images, 1.0, 4, 17600, hours, memory, 76.0)
+    return [small, full]
+
+
+@pytest.mark.parametrize(
+    ("images", "hours", "memory", "expected", "why"),
+    [
+        (30000, 100.0, 40.0, "dira_moco", "fits and takes at most 4 days"),
+        (30000, 200.0, 40.0, "small", "dira_moco takes about 8 days here, more than 7 days"),
+        (30000, 100.0, 77.0, "small", "dira_moco needs 77.0 GB a process, 76.0 are free"),
+        (9999, 100.0, 40.0, "small", "dira_moco is for 10,000 images and more"),
+        (20, 100.0, 40.0, None, "small needs 32 images, a batch; data.batch=16 tries whether all works"),
+        (7, 100.0, 40.0, None, "small needs 32 images, a batch; data.batch=4 tries whether all works"),
+    ],
+)
+def test_the_full_size_experiment_is_recommended_where_it_fits(images, hours, memory, expected, why) -> None:
+    best, said = recommend(choices(images, hours, memory))
+    assert (best and best.experiment) == expected
+    assert why in said
+
+
+def test_the_command_can_be_typed() -> None:
+    text = StringIO()
+    show_advice(
+        "out/shards/a b", choices(30000, 200.0, 40.0), ["dira-scale", "pretrain"], Console(file=text, width=108)
+    )
+    said = text.getvalue()
+    keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
+    assert f"dira-scale pretrain {keys}" in said
+    assert "30,000 training images" in said and "17,600" in said
+    assert "val_split" not in said
+
+
+def test_without_held_out_images_the_command_says_so() -> None:
+    text = StringIO()
+    actual = [replace(single, held_out=False) for single in choices(30000, 200.0, 40.0)]
+    show_advice("out/shards/a", actual, ["pretrain"], Console(file=text, width=200))
+    assert "run=out/runs/a data.val_split=null\n" in text.getvalue()
+
+
+def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 steps an epoch, 40 epochs; 3,900 steps are enough: 9.8 times as many epochs."""
+    monkeypatch.setattr(advice, "operations_per_second", lambda *_: 1e9)
+    single, two = choice("small_pcrl", 320, LAPTOP), choice("small_pcrl", 320, TWO_GPUS)
+    assert (single.epoch_factor, single.steps, single.processes) == (9.8, 3920, 1)
+    assert (two.steps, two.processes) == (3920, 2)
+    assert single.hours and two.hours == pytest.approx(single.hours / 2, rel=0.01)
+    # PCRL passes an image through encoder and decoder several times: more than the encoder's forward and backward pass
+    # (0.22 GFLOP at 32 pixels), less than twenty of them.
+    assert 0.22 < single.hours * 3600 / 3920 / 32 < 4.4
+    assert not single.problem and single.available == pytest.approx(10.0 * 2**30 / 1e9)
+    assert choice("small_pcrl", 31, LAPTOP).problem == "needs 32 images, a batch"
+
+
+def test_the_measured_speed_counts_a_networks_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ResNet-18 has 1.82 G multiplications and additions at 224 pixels; a step has about six times as many FLOPs."""
+    clock = iter(range(100))
+    monkeypatch.setattr(advice.time, "perf_counter", lambda: next(clock))  # each step takes a second
+    expected = 6 * 1.82e9 * (64 / 224) ** 2 * 32
+    assert operations_per_second("resnet18", 64, 32, "fp32") == pytest.approx(expected, rel=0.05)
+
+
+def test_durations_read_well() -> None:
+    assert [duration(h) for h in (0.001, 0.5, 2.0, 30.4, 48.0, 2400.0)] == [
+        "1 min", "30 min", "2 hours", "30 hours", "2 days", "100 days",
+    ]  # fmt: skip

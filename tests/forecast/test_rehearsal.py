@@ -1,0 +1,230 @@
+"""The rehearsed step against formulas by hand; tests/system/test_plan.py holds it against real runs."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from data.volumes import WORDS
+from engine.regression import BATCH, FEATURES, STAGES, Regression, Shapes
+from harness import TINY
+from models.volumes import network
+from omegaconf import OmegaConf
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from dira_scale.config.compose import compose
+from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.forecast.ledger import Collective, Ledger
+from dira_scale.forecast.network import FakeTask, fake_pretraining, one_rank_of
+from dira_scale.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.pretrain.config import Pretrain
+
+
+@cache
+def rehearsed(*keys: str, ranks: int = 1, stage: str = "di", images: int = 0) -> Rehearsal:
+    cfg = compose("pretrain", [*TINY, "data.shards=none", "precision=fp32", *keys])
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Pretrain)
+    with one_rank_of(ranks):
+        fake = fake_pretraining(config, cfg)
+        if config.parallel.checkpoint_activations:
+            checkpoint_activations(fake.task.module)
+        plan = next(plan for plan in fake.stages if plan.name == stage)
+        return rehearse(fake, plan, images or config.data.batch // ranks, config.parallel.accumulate, foreach=False)
+
+
+def test_a_small_network_by_hand() -> None:
+    """Two layers on 8 x 100 numbers: the ReLU keeps its output, which the second layer keeps too: counted once."""
+    with FakeTensorMode():
+        net = nn.Sequential(nn.Linear(100, 50, bias=False), nn.ReLU(), nn.Linear(50, 20, bias=False))
+        x = torch.empty(8, 100)
+        ledger = Ledger(net.parameters())
+        ledger.ignore([x])
+        with ledger:
+            loss = net(x).sum()
+            seen = len(ledger.live_bytes)
+            loss.backward()
+            torch.empty(0)  # gradients are noted with the operation after them
+    hidden, out, scalar = 4 * 8 * 50, 4 * 8 * 20, 4
+    assert max(moment.others for moment in ledger.live_bytes[:seen]) == 2 * hidden  # while the ReLU computes
+    assert ledger.live_bytes[seen - 1].others == hidden + out + scalar  # while the sum computes
+    assert ledger.live_bytes[-1].gradients == 4 * (100 * 50 + 50 * 20)
+    assert ledger.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
+
+
+def test_a_step_on_volumes() -> None:
+    """On the tests' own network: with twice the depth, twice the multiplications of its convolutions."""
+
+    def forward(depth: int) -> float:
+        words = [*WORDS, "data.shards=none", f"data.size=[{depth},16,16]", "data.batch=4", "precision=fp32"]
+        cfg = compose("pretrain", words)
+        config: Any = OmegaConf.to_object(cfg)
+        fake = fake_pretraining(config, cfg)
+        views = fake.batch(4).views
+        assert [view.shape for view in views] == 2 * [(4, 1, depth, 16, 16)]
+        return rehearse(fake, fake.stages[0], 4).forward
+
+    assert 1.5 < forward(32) / forward(16) <= 2
+
+
+def test_a_unet_of_volumes_by_hand() -> None:
+    """At a quarter of its width: 8 to 128 channels. Numbers and operations for each voxel of two volumes."""
+
+    def passed(recompute: bool) -> tuple[float, float, float]:
+        with FakeTensorMode():
+            net, volumes = network("unet3d", (16, 32, 32), width=0.25).train(), torch.empty(2, 1, 16, 32, 32)
+            if recompute:
+                checkpoint_activations(net)
+            ledger = Ledger(net.parameters())
+            ledger.ignore([volumes, *net.buffers()])
+            with ledger:
+                loss = net(volumes).sum()
+                kept, forward = ledger.live_bytes[-1].others / 4 / volumes.numel(), ledger.flops / volumes.numel()
+                loss.backward()
+        return kept, forward, ledger.flops / volumes.numel() - forward
+
+    levels = ((1, 8, 16), (16, 16, 32), (32, 32, 64), (64, 64, 128))
+    steps = ((128, 64), (64, 32), (32, 16))  # coarse channels, skip: at 1/64, 1/8 and all of the voxels
+    encoder = [27 * (a * b + b * c) / 8**i for i, (a, b, c) in enumerate(levels)]
+    decoder = [(a * a + 27 * ((a + b) * b + b * b)) / 8 ** (2 - i) for i, (a, b) in enumerate(steps)]
+    # Of each convolution its output and the normalised one; where maps are halved, the largest and where it was, in 8
+    # bytes; before the first convolution of each step up the concatenated maps; the logits.
+    maps = [2 * (b + c) / 8**i for i, (_, b, c) in enumerate(levels)]
+    halved = sum(3 * levels[i][2] / 8 ** (i + 1) for i in range(3))
+    up = [(a + b + 4 * b) / 8 ** (2 - i) for i, (a, b) in enumerate(steps)]
+    kept, forward, backward = passed(recompute=False)
+    assert kept == pytest.approx(sum(maps) + halved + sum(up) + 1, abs=0.05)
+    assert forward == 2 * (sum(encoder) + sum(decoder) + 16)
+    assert backward == 2 * forward - 2 * 27 * 8  # the volumes need no gradient
+    spared, same, more = passed(recompute=True)  # of the two finest levels and steps only what they return
+    assert spared == pytest.approx(16 + 32 / 8 + sum(maps[2:]) + halved + up[0] + 32 / 8 + 16 + 1, abs=0.05)
+    assert (same, more) == (forward, backward + 2 * sum([*encoder[:2], *decoder[1:]]))
+
+
+def test_operations_are_those_of_torchs_counter() -> None:
+    net, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2)), torch.randn(2, 1, 9, 9)
+    with FlopCounterMode(display=False) as counter:
+        net(x).sum().backward()
+    with Ledger(net.parameters()) as ledger:
+        net(x).sum().backward()
+    assert ledger.flops == counter.get_total_flops() > 0
+
+
+def test_collectives_of_moco_by_hand() -> None:
+    """A rank's images change places, their keys come back and go to all, statistics and a term are averaged."""
+    step = rehearsed("data.size=32", ranks=2)
+    images, keys = 4 * 32 * 32 * 4, 8 * 128 * 4
+    assert [c for c in step.collectives if c.kind == "all_to_all"] == [
+        Collective("all_to_all", images, 2), Collective("all_to_all", keys // 2, 2),
+    ]  # fmt: skip
+    assert Collective("gather", keys, 2, asynchronous=True) in step.collectives
+    # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
+    encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
+    statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
+    assert Collective("all_reduce", statistics, 2) in step.collectives
+
+
+def test_messages_of_eight_ranks_by_hand() -> None:
+    """Rank 0 of 8: a gather awaited later; parts from and to ranks 1 and 3 alone; equal parts; a group of four."""
+    with one_rank_of(8), FakeTensorMode(), Ledger([]) as ledger:
+        part, whole = torch.empty(4, 5), torch.empty(32, 5)
+        work = dist.all_gather_into_tensor(whole, part, async_op=True)
+        assert work is not None
+        work.wait()
+        dist.all_to_all_single(torch.empty(4, 5), part, [0, 4, 0, 0, 0, 0, 0, 0], [0, 1, 0, 3, 0, 0, 0, 0])
+        dist.all_to_all_single(torch.empty(8, 5), torch.empty(8, 5))
+        dist.all_reduce(part, group=dist.new_group(range(4)))
+    assert ledger.collectives == [
+        Collective("gather", 4 * 32 * 5, 8, asynchronous=True),
+        Collective("all_to_all", 4 * 4 * 5, 3),
+        Collective("all_to_all", 4 * 8 * 5, 8),
+        Collective("all_reduce", 4 * 4 * 5, 4),
+    ]
+
+
+def test_operations_by_hand() -> None:
+    """A view, a product and a sum are three; what tensors without memory ask of one another is none."""
+    with FakeTensorMode():
+        a, b = torch.empty(3, 4), torch.empty(3, 4)
+        with Ledger([]) as ledger:
+            a.t().mm(b).sum()
+    assert ledger.operations == 3
+
+
+NARROW = "model.encoder=test_resnet"  # where no count is compared, for its time
+PCRL = ("method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "data.size=32", "stages.dira.epochs=0")
+
+
+def test_collectives_of_pcrl_by_hand() -> None:
+    """A rank's images change places, and what the momentum encoder makes of them comes back, level by level."""
+    step = rehearsed(*PCRL, ranks=2, stage="dir")
+    values = [32 * 32, 64 * 16 * 16, 64 * 8 * 8, 128 * 4 * 4, 256 * 2 * 2, 512, 128]  # of an image, five maps, its key
+    assert [c for c in step.collectives if c.kind == "all_to_all"] == [
+        Collective("all_to_all", 4 * 4 * count, 2) for count in values
+    ]
+    assert Collective("gather", 8 * 3 * 128 * 4, 2, asynchronous=True) in step.collectives  # o, m and h of all images
+
+
+@pytest.mark.system
+def test_the_released_pcrls_two_passes_take_more_than_the_papers_one() -> None:
+    """Twice through both encoders instead of once; four restorations instead of three."""
+    released = "method._target_=PCRLReleased"
+    paper, twice = (rehearsed(*PCRL, NARROW, *more, stage="dir") for more in ((), (released,)))
+    assert 4 / 3 < twice.forward / paper.forward < 2
+    assert twice.activations > 4 / 3 * paper.activations
+    assert twice.trained == paper.trained and twice.momentum == paper.momentum
+
+
+def test_optimizer_states_by_hand() -> None:
+    """AdamW: two live_bytes and a count; SGD with momentum, LARS: one."""
+    adam = rehearsed("data.size=64", "optim=adamw", images=16)
+    sgd, lars = (rehearsed(f"optim={name}", "optim.warmup_epochs=0", NARROW) for name in ("sgd_moco", "lars_byol"))
+    tensors = (adam.optimizer - 2 * adam.trained) / 4
+    assert tensors == 65  # parameters: 20 convolutions and 40 of BatchNorm in a ResNet-18, five in the projector
+    assert sgd.optimizer == sgd.trained == lars.optimizer
+
+
+def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations() -> None:
+    keys = "data.size=64", "optim=adamw"
+    few, many, more = (rehearsed(*keys, images=images) for images in (16, 32, 48))
+    spared = rehearsed(*keys, "parallel.checkpoint_activations=true", images=32)
+    assert few.activations < many.activations and spared.activations < many.activations
+    assert few.at(48, many).activations == pytest.approx(more.activations, rel=0.01)  # a line through two batches
+    assert many.forward == spared.forward == pytest.approx(2 * few.forward, rel=1e-4)  # but for top1 among all images
+    again = spared.backward - many.backward
+    assert 0.8 * many.forward / 2 < again < many.forward / 2  # the query encoder's blocks, and not the keys'
+    assert few.trained == many.trained == spared.trained
+
+
+def test_memory_is_known_between_batches_whatever_the_monitors_take_of_them() -> None:
+    """They look at 512 images at most: a batch of these has all of its own, and one of twice as many only half."""
+    few, many = (rehearsed("data.size=32", NARROW, ranks=2, images=images) for images in (256, 512))
+    between = few.at(384, many)
+    assert few.activations < between.activations < many.activations
+
+
+@pytest.mark.system
+def test_statistics_over_ranks_take_more_memory_than_on_one() -> None:
+    """One BatchNorm group over two processes: normalised by our own formula, which keeps fp32 copies."""
+    keys = ["data.size=64", "precision=bf16", "model.encoder=test_resnet"]
+    alone, shared = (rehearsed(*keys, f"model.bn_groups={groups}", ranks=2, images=32) for groups in (2, 1))
+    assert shared.activations > 1.1 * alone.activations
+    assert sum(c.kind == "gather" for c in shared.collectives) > sum(c.kind == "gather" for c in alone.collectives)
+
+
+def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:
+    """y = w·x + b on 16 rows of five numbers, 8 a micro-batch; then the side module, a factor, on 8 numbers twice."""
+    fake = FakeTask.of(Regression, STAGES, Shapes())
+    weights, everything = (rehearse(fake, stage, BATCH, accumulate=2) for stage in STAGES)
+    product = 2 * BATCH * FEATURES
+    assert weights.forward == everything.forward == weights.backward == product  # the numbers need no gradient
+    assert everything.backward == product + 2 * (2 * BATCH)
+    assert (weights.trained, weights.idle, weights.momentum, weights.buffers) == (4 * FEATURES, 4, 0, 0)
+    assert (everything.trained, everything.idle) == (4 * FEATURES + 4, 0)
+    assert [step.optimizer for step in (weights, everything)] == [4 * FEATURES, 4 * FEATURES + 4]  # momentum
+    assert weights.adversary == everything.adversary == 4
+    assert max(live.gradients for live in everything.live_in_passes) == everything.trained
+    assert weights.collectives == [] and weights.blocks == []

@@ -1,0 +1,131 @@
+"""Bytes of each strategy, by hand, for a step small enough to do so."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import compose
+from dira_scale.forecast import estimate
+from dira_scale.forecast.estimate import largest, seconds
+from dira_scale.forecast.ledger import LiveBytes
+from dira_scale.forecast.rehearsal import NetworkBlock, Rehearsal
+from dira_scale.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, memory, traffic
+
+# 100 bytes are trained (60 of them in a block that two views pass), 40 follow (30 in a block that one view passes).
+STEP = Rehearsal(
+    images=4,
+    trained=100,
+    idle=20,
+    momentum=40,
+    buffers=8,
+    optimizer=200,
+    adversary=12,
+    live_in_passes=[LiveBytes(0, 1000), LiveBytes(60, 980), LiveBytes(100, 300)],
+    live_in_update=[LiveBytes(100, 100)],
+    forward=0,
+    backward=0,
+    operations=0,
+    collectives=[],
+    blocks=[NetworkBlock(60, learning=2, looking=0), NetworkBlock(30, learning=0, looking=1)],
+)
+
+
+def test_memory_of_replicas() -> None:
+    alone, four = memory("ddp", 1, STEP), memory("ddp", 4, STEP)
+    fixed = 100 + 20 + 40 + 8 + 200 + 12
+    assert alone.peak == fixed + 980 + 60
+    assert four.peak == alone.peak + 100  # buckets
+    assert (four.parameters, four.momentum, four.gradients, four.optimizer) == (120, 48, 100, 200)
+
+
+@pytest.mark.parametrize(("ranks", "few", "many"), [(8, 2, 4), (2, 4, 8)])
+def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
+    ranks: int, few: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of a single image takes fewer operations: no line goes through it and another number's."""
+
+    def rehearse(fake: Any, plan: Any, images: int, accumulate: int) -> Rehearsal:
+        live = [LiveBytes(0, 1000 * images)] * (2 if images == 1 else 3)
+        return replace(STEP, images=images, live_in_passes=live)
+
+    monkeypatch.setattr(estimate, "rehearse", rehearse)
+    fake: Any = SimpleNamespace(stages=[SimpleNamespace(name="re", batch=8)], task=SimpleNamespace(module=None))
+    config: Any = SimpleNamespace(parallel=SimpleNamespace(accumulate=1))
+    every = estimate.rehearse_stages(lambda: fake, config, ranks)
+    assert (every.stages["re"].images, every.few.images, every.many.images) == (8 // ranks, few, many)
+    assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 2000
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters", "momentum", "gradients", "optimizer"),
+    [
+        ("fsdp2", 30, 18, 25, 50),
+        ("zero1", 120, 48, 100, 50 + 25),
+        ("zero2", 120, 48, 25, 50 + 25),
+        ("zero3", 30, 18, 25, 50 + 25),
+    ],
+)  # fmt: skip
+def test_memory_of_four_ranks(
+    strategy: str, parameters: float, momentum: float, gradients: float, optimizer: float
+) -> None:
+    held = memory(strategy, 4, STEP)
+    assert (held.parameters, held.momentum) == (parameters, momentum)
+    assert (held.gradients, held.optimizer) == (gradients, optimizer)
+    assert held.activations == 1000 and held.adversary == 12
+
+
+def test_buffers() -> None:
+    assert memory("fsdp2", 4, STEP).communication == (160 - 90) + 3 * 60
+    assert memory("zero2", 4, STEP).communication == 2 * DEEPSPEED_BUCKET
+    assert memory("zero3", 4, STEP).communication == 160 + DEEPSPEED_BUCKET
+    assert memory("zero2", 4, STEP, offload=True).optimizer == 0
+
+
+def test_traffic_of_four_ranks() -> None:
+    """A ring sends 2 · 3/4 of what is reduced, 3/4 of what is gathered or scattered."""
+    assert traffic("ddp", STEP, 1).sent(4) == 0.75 * 2 * 100
+    assert traffic("zero1", STEP, 1).sent(4) == traffic("zero2", STEP, 1).sent(4) == 0.75 * (100 + 100)
+    assert traffic("zero3", STEP, 1).sent(4) == 0.75 * (160 + 100 + 100)  # all parameters, then what is trained
+    root = 160 - 90
+    forward, backward, scattered = root + 2 * 60 + 30, 2 * 60, 2 * 60 + (100 - 60)
+    assert traffic("fsdp2", STEP, 1).sent(4) == 0.75 * (forward + backward + scattered)
+
+
+def test_accumulation_costs_replicas_nothing_and_sharded_gradients_much() -> None:
+    assert traffic("ddp", STEP, 4) == traffic("ddp", STEP, 1)
+    assert traffic("zero1", STEP, 4) == traffic("zero1", STEP, 1)
+    assert traffic("zero2", STEP, 4).sent(4) == 0.75 * (4 * 100 + 100)
+    assert traffic("zero3", STEP, 4).sent(4) == 4 * traffic("zero3", STEP, 1).sent(4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_more_ranks_never_take_more_and_always_send_more(strategy: str) -> None:
+    peaks = [memory(strategy, ranks, STEP).peak for ranks in (2, 4, 8, 64)]
+    sent = [traffic(strategy, STEP, 1).sent(ranks) for ranks in (1, 2, 4, 8, 64)]
+    assert peaks == sorted(peaks, reverse=True)
+    assert sent == sorted(sent) and sent[0] == 0
+
+
+def test_a_step_takes_no_less_than_its_host() -> None:
+    """2 FLOP at 10 a second; 500 operations of 1 ms. A measured speed has the host's work in it."""
+    step = replace(STEP, forward=1, backward=1, operations=500)
+    machine: Any = OmegaConf.to_object(compose("plan", ["plan.dispatch=1e-3"]).plan)
+    assert seconds(machine, step, "ddp", 1, 1, 10.0) == pytest.approx(0.5)
+    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
+    assert seconds(replace(machine, images_per_second=20.0), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
+
+
+def test_the_largest_batch_is_the_last_that_fits() -> None:
+    doubled = replace(
+        STEP, images=8, live_in_passes=[LiveBytes(b.gradients, 2 * b.others) for b in STEP.live_in_passes]
+    )
+
+    def peak(images: int) -> float:
+        return memory("ddp", 4, STEP.at(images, doubled)).peak
+
+    actual = largest(peak, 10_000)
+    assert peak(actual) <= 10_000 < peak(actual + 1)
+    assert largest(peak, 100) == 0 and largest(peak, peak(1)) == 1

@@ -1,0 +1,127 @@
+"""Grad-CAM beside its definition, written plainly with NumPy; of images and volumes."""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from localize import gradcam_peer
+from models.stub_classifier import Patches
+from needs import skip_without
+from torch import Tensor, nn
+
+from dira_scale.localize.gradcam import GradCam
+from dira_scale.models.classifier import CoarsestMap
+from dira_scale.models.network import Network
+from dira_scale.runs.description import Input
+
+PEER = "DIRA_SCALE_GRADCAM"  # the folder of an environment with grad-cam, which asks for another OpenCV than ours
+
+
+@pytest.fixture(autouse=True)
+def library() -> None:
+    pytest.importorskip("monai")
+
+
+class Bent(nn.Module):
+    """A head whose gradients depend on what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.flatten(2).mean(2).tanh())
+
+
+class Tiny(Network):
+    def __init__(self, dimensions: int, side: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.head = Patches(dimensions, side, 3), CoarsestMap(), Bent()
+
+
+def linear(values: np.ndarray, axis: int, length: int) -> np.ndarray:
+    """Along one axis, edge to edge: positions of pixels' centres, the nearest one beyond the outermost centres."""
+    old = values.shape[axis]
+    at = (np.arange(length) + 0.5) * old / length - 0.5
+    return np.apply_along_axis(lambda line: np.interp(at, np.arange(old), line), axis, values)
+
+
+@pytest.mark.parametrize(("size", "side"), [((12, 20), 4), ((8, 4, 12), 4)], ids=["image", "volume"])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, activation: str) -> None:
+    torch.manual_seed(3)
+    network, n = Tiny(len(size), side).eval(), len(size)
+    network.encoder.convolution.bias.data.fill_(0.3)  # type: ignore[union-attr, operator]
+    input = Input(size, mean=(0.4,), deviation=(0.2,))
+    image = torch.rand(1, *size)
+    cam = GradCam(network, input, activation)
+    for output in (0, 1, 0):
+        map, probability = cam(image, output)
+
+        state = {name: value.double().numpy() for name, value in network.state_dict().items()}
+        grid = [edge // side for edge in size]
+        patches = ((image[0].double().numpy() - 0.4) / 0.2).reshape([part for edge in grid for part in (edge, side)])
+        patches = np.moveaxis(patches, range(1, 2 * n, 2), range(n, 2 * n)).reshape(*grid, -1)
+        weights, bias = state["encoder.convolution.weight"].reshape(3, -1), state["encoder.convolution.bias"]
+        features = np.maximum(np.moveaxis(patches @ weights.T + bias, -1, 0), 0)  # [3, *grid]
+        pooled = np.tanh(features.reshape(3, -1).mean(1))
+        logits = state["head.fc.weight"] @ pooled + state["head.fc.bias"]
+        gradients = state["head.fc.weight"][output] * (1 - pooled**2) / np.prod(grid)  # of every position
+        expected = np.maximum(np.tensordot(gradients, features, 1), 0)
+        assert expected.max() > 0, "the seed gives a map"
+        for axis in range(n):
+            expected = linear(expected, axis, size[axis])
+        expected = 255 * (expected - expected.min()) / np.ptp(expected)
+        np.testing.assert_allclose(map, expected, atol=2e-3)
+        assert map.min() == 0 and map.max() == 255 and map.shape == size
+        odds = np.exp(logits)
+        known = odds[output] / odds.sum() if activation == "softmax" else 1 / (1 + np.exp(-logits[output]))
+        assert probability == pytest.approx(known, rel=1e-5)
+
+
+def test_where_nothing_speaks_for_a_label_the_map_is_zero() -> None:
+    network = Tiny(2, 4).eval()
+    network.head.fc.weight.data.fill_(-1.0)  # type: ignore[union-attr, operator]
+    map, _ = GradCam(network, Input((12, 12)), "sigmoid")(torch.rand(1, 12, 12), 0)
+    assert not map.any()
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_maps_are_those_of_pytorch_grad_cam(dimensions: int, tmp_path: Path) -> None:
+    """In 3D at the map's own size: beyond it grad-cam resizes by cubic splines."""
+    folder = os.environ.get(PEER)
+    skip_without(PEER, "" if folder else f"{PEER} names no environment with grad-cam (pip install grad-cam)")
+    assert folder
+    python = Path(folder) / "bin" / "python"
+    done = subprocess.run([python, gradcam_peer.__file__, str(dimensions), tmp_path / "maps.npz"], capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    theirs = np.load(tmp_path / "maps.npz")
+    plain, images = gradcam_peer.network(dimensions), gradcam_peer.images(dimensions)
+    cam = GradCam(of_plain(plain), Input(tuple(images.shape[2:])), "sigmoid")
+    empty = 0
+    for number, image in enumerate(images):
+        for output in range(gradcam_peer.OUTPUTS):
+            ours, _ = cam(image, output)
+            np.testing.assert_allclose(ours / 255, theirs["maps"][number, output], atol=2e-5)
+            empty += not ours.any()
+    assert empty < len(images) * gradcam_peer.OUTPUTS / 2
+
+
+def of_plain(plain: nn.Module) -> Network:
+    network = Network()
+    network.encoder, network.decoder, network.head = Seen(plain.features), CoarsestMap(), plain.head  # type: ignore[assignment]
+    return network.eval()
+
+
+class Seen(nn.Module):
+    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x, self.features(x)]

@@ -1,0 +1,171 @@
+"""The sum that a stage minimises, the views that it corrupts for it, and the random numbers of its steps."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
+from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.world import World
+from dira_scale.engine.means import Means
+from dira_scale.engine.nan_guard import NaNGuard
+from dira_scale.engine.parallel import StageModel
+from dira_scale.engine.step import Step
+from dira_scale.engine.task import Losses, StagePlan
+from dira_scale.methods.method import Terms
+from dira_scale.pretrain.objective import Objective
+
+COUNT = 2
+
+
+def batch() -> Any:
+    """Grey views with one box to cut out, and no other distortion."""
+    boxes = torch.zeros(COUNT, 10, 4, dtype=torch.int16)
+    boxes[:, 0] = torch.tensor([4, 5, 6, 7])
+    ones = torch.ones(COUNT)
+    off = {"brightness": ones, "contrast": ones, "contrast_first": ones > 0, "sigma": 0 * ones}
+    cut = {"branch": torch.full((COUNT,), CUTOUT, dtype=torch.uint8), "n_boxes": torch.ones(COUNT, dtype=torch.uint8)}
+    swaps = torch.zeros(COUNT, 10, 6, dtype=torch.int16)
+    turned = {"rotation": 0 * ones, "orientations": torch.zeros(COUNT, 0, 3, dtype=torch.uint8)}
+    without = {"tone": torch.zeros(COUNT, 0), "warp": torch.zeros(COUNT, 0)}
+    distortion = Distortion(**off, **cut, boxes=boxes, swaps=swaps, **turned, **without)
+    return SimpleNamespace(views=(torch.full((COUNT, 1, 32, 32), 0.5),) * 2, distortions=(distortion,) * 2)
+
+
+WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
+
+
+def objective_of(adversary: Any = None) -> Objective:
+    return Objective({"di": 1.0, "re": 10.0, "ad": 0.001}, adversary, ViewSpec(size=32), WORLD)
+
+
+@pytest.mark.parametrize(
+    ("terms", "holes"),
+    [(["di"], 0), (["re"], 42), (["di", "re"], 42), (["di", "re", "ad"], 42), (["di", "ad"], 42), (["ad"], 42)],
+)
+def test_views_are_cut_out_where_they_are_restored(terms: list[str], holes: int) -> None:
+    objective = objective_of()
+    for view in objective.distorted(batch(), terms):
+        assert (view == 0).sum(dim=(1, 2, 3)).tolist() == [holes] * COUNT
+    for view in objective.distorted(batch(), terms, corrupt=False):
+        assert (view == 0.5).all()
+
+
+def rotated_batch() -> Any:
+    """Images with one bright row, rotated by 90 degrees one way and the other; the second sample is mirrored."""
+    plain, images = batch(), torch.zeros(COUNT, 1, 32, 32)
+    images[:, :, 4, 10:20] = 1.0
+    distortion = replace(plain.distortions[0], rotation=torch.tensor([90.0, -90.0]))
+    flips = torch.tensor([[False, False], [False, True]])
+    return SimpleNamespace(views=(images, images / 2), distortions=(distortion,) * 2, flips=(flips, flips.roll(1, 0)))
+
+
+def test_clean_views_are_rotated_with_the_input() -> None:
+    objective = Objective({}, None, ViewSpec(size=32, rotation=90.0), WORLD)  # type: ignore[arg-type]
+    it = rotated_batch()
+    for view, clean, distorted in zip(it.views, objective.clean(it), objective.distorted(it, ["di"]), strict=True):
+        expected = torch.stack([view[0].rot90(1, (1, 2)), view[1].rot90(-1, (1, 2))])
+        torch.testing.assert_close(clean, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(distorted, expected, atol=1e-5, rtol=0)
+
+
+def test_released_clean_views_are_upright() -> None:
+    """As stored: neither rotated nor mirrored, whatever the input is."""
+    objective = Objective({}, None, ViewSpec(size=32, rotation=90.0, target_flip="released"), WORLD)  # type: ignore[arg-type]
+    it = rotated_batch()
+    for view, flip, clean in zip(it.views, it.flips, objective.clean(it), strict=True):
+        for i in range(COUNT):
+            assert torch.equal(clean[i], view[i].flip(-1) if flip[i, 1] else view[i])
+    rotated = objective.distorted(it, ["di"])[0]
+    torch.testing.assert_close(rotated[0], it.views[0][0].rot90(1, (1, 2)), atol=1e-5, rtol=0)
+
+
+def test_clean_views_have_the_inputs_rotation_in_every_precision() -> None:
+    """They are made under autocast, where a rotation in 16 bits would be pixels off."""
+    images = torch.rand(COUNT, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    distortion = replace(batch().distortions[0], rotation=torch.tensor([10.0, -7.0]))
+    it: Any = SimpleNamespace(views=(images,), distortions=(distortion,))
+    seen: list[Any] = []
+    engine: Any = lambda clean, distorted, _: seen.append((clean[0], distorted[0]))  # noqa: E731
+    for precision in ("fp32", "bf16"):
+        world = World(WORLD.accelerator, precision)
+        objective = Objective({}, None, ViewSpec(size=224, rotation=10.0), world)  # type: ignore[arg-type]
+        objective.forward(engine, it, objective.distorted(it, ["di"], corrupt=False))
+    (clean, distorted), (again, _) = seen
+    torch.testing.assert_close(clean, distorted, atol=1e-5, rtol=0)
+    assert torch.equal(clean, again)
+
+
+def test_clean_views_without_rotation_are_the_loaders_own() -> None:
+    it = rotated_batch()
+    objective = Objective({}, None, ViewSpec(size=32), WORLD)  # type: ignore[arg-type]
+    assert all(a is b for a, b in zip(objective.clean(it), it.views, strict=True))
+
+
+@pytest.mark.parametrize(("terms", "total"), [(["di"], 2.0), (["di", "re"], 5.0), (["di", "re", "ad"], 5.007)])
+def test_the_total_is_the_weighted_sum_of_the_stages_terms(terms: list[str], total: float) -> None:
+    actual = {"di": torch.tensor(2.0), "re": torch.tensor(0.3)}
+    adversary: Any = SimpleNamespace(validated=True, beside=lambda *_: (), generator_loss=lambda x: 7 * x.mean())
+    objective = objective_of(adversary)
+    restored = torch.ones(COUNT, 1, 32, 32)
+    engine: Any = lambda *_: Terms({k: v for k, v in actual.items() if k in terms}, restored=restored, target=restored)  # noqa: E731
+    losses = objective(engine, batch(), terms).values()
+    assert losses["loss"].item() == pytest.approx(total)
+    assert {name.removeprefix("loss/") for name in losses} == {"loss", *terms}
+
+
+def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:
+    """A step of two micro-batches of a module whose loss is its one weight, 1, times a random number; the weight moves
+    by ``rate``. Also the numbers that will be drawn, and a batch."""
+    module, drawn = nn.Linear(1, 1, bias=False), list[float]()
+    nn.init.ones_(module.weight)
+
+    def losses(stage: object, model: nn.Module, micro: object) -> Losses:
+        drawn.append(torch.rand(()).item())
+        loss = module.weight.sum() * drawn[-1]
+        return Losses(loss, {"di": loss})
+
+    task: Any = SimpleNamespace(
+        losses=losses,
+        side_modules=[],
+        monitor_every=1000,
+        optim=SimpleNamespace(clip=None),
+        after_step=lambda module: None,
+    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate)
+    model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer, {})
+    plan, guard = StagePlan("di", 2, 1, 1), NaNGuard(torch.device("cpu"))
+    step = Step(task, plan, model, guard, LossScale(False), Means(), 3, 2, torch.device("cpu"))
+    return step, module, drawn, SimpleNamespace(split=lambda n: [SimpleNamespace(to=lambda device: None)] * n)
+
+
+def test_only_a_micro_batch_at_a_time_becomes_floating_point() -> None:
+    step, _, drawn, _ = stepping(rate=0.0)
+    moved: list[tuple[int, int]] = []  # samples, and the forward passes before
+
+    def parts(n: int) -> list[SimpleNamespace]:
+        rows = torch.zeros(8, dtype=torch.uint8).chunk(n)
+        return [SimpleNamespace(to=lambda device, x=x: moved.append((len(x), len(drawn)))) for x in rows]
+
+    step(1, SimpleNamespace(split=parts))  # type: ignore[arg-type]
+    assert moved == [(4, 0), (4, 1)]
+
+
+def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
+    """Drop-path and the like: another draw for every step and micro-batch, the same when a step comes again."""
+    step, _, drawn, two = stepping(rate=0.0)
+    for number in (1, 2, 1):
+        torch.rand(number)
+        step(number, two)
+    assert len(set(drawn)) == 4 and drawn[:2] == drawn[4:]
+
+
+def test_a_step_goes_by_the_mean_gradient_of_its_micro_batches() -> None:
+    step, module, drawn, two = stepping(rate=1.0)
+    for number in (1, 2):
+        step(number, two)
+    assert module.weight.item() == pytest.approx(1 - sum(drawn) / 2, abs=1e-6) and len(drawn) == 4

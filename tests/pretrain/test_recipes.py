@@ -1,0 +1,389 @@
+"""Every recipe composes under every preset, can be trained, and has the figures of its paper."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
+from dira_scale.errors import UserError
+from dira_scale.methods.build import views_of
+from dira_scale.pretrain.task import build_method
+
+EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
+PRESETS = sorted(f.stem for f in (folder("configs") / "pretrain" / "preset").glob("*.yaml"))
+
+# The papers' and their released code's figures, written down independently of configs/:
+# base: (rate, its reference batch, weight decay, other for biases and norms, schedule, warm-up, end, fixed, di epochs,
+# BatchNorm groups, zero-initialised residual branches)
+FIGURES: dict[str, tuple[Any, ...]] = {
+    "moco": (0.03, None, 1e-4, {}, "cosine_epoch", 0, 0, [], 800, 4, False),
+    "simsiam": (0.05, 256, 1e-4, {}, "cosine_epoch", 0, 0, ["predictor"], 800, 1, True),
+    "barlow": (0.2, 256, 1e-6, {"lr": 0.0048, "weight_decay": 0}, "cosine", 10, 0.001, [], 1000, 1, True),
+    "byol": (0.2, 256, 1.5e-6, {"weight_decay": 0}, "cosine", 10, 0, [], 1000, 1, True),
+}
+HEADS: dict[str, dict[str, Any]] = {
+    "moco": {
+        "queue": 65536,
+        "dim": 128,
+        "temperature": 0.2,
+        "momentum": 0.999,
+        "batch_norm": False,
+        "shuffle": "blocks",
+    },
+    "simsiam": {"dim": 2048, "bottleneck": 512},
+    "barlow": {"dim": 8192, "off_diagonal": 0.0051, "scale": 1.0},
+    "byol": {"hidden": 4096, "dim": 256, "momentum": 0.996},
+}
+# PCRL's restoration loss is of images divided by ImageNet's deviations, ours of images in [0, 1].
+NORMALISED = sum(1 / deviation**2 for deviation in (0.229, 0.224, 0.225)) / 3
+CUBE, SIZES = [32, 64, 64], {(32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32)}  # of volumes: view, most crops
+DAMAGE: dict[str, dict[str, Any]] = {
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "p": 1.0},
+    "blur": {"sigma": [0.1, 2.0], "p": 0.5},
+    "cutout": {"p": 1.0, "boxes": 3, "side": [32, 32], "stop": 0.0},
+    "inverse_cutout": {"p": 0.0},
+    "shuffle": {"p": 0.0},
+}
+OPTIMIZER = {
+    "moco": "torch.optim.SGD", "simsiam": "torch.optim.SGD", "barlow": "timm.optim.Lars", "byol": "timm.optim.Lars",
+}  # fmt: skip
+
+
+MISSING = object()
+
+
+def composed(*overrides: str) -> Any:
+    config: Any = OmegaConf.to_object(compose("pretrain", ["data.shards=somewhere", *overrides]))
+    return config
+
+
+def shown(config: Any) -> tuple[Any, ...]:
+    """The figures of a configuration, as FIGURES has them."""
+    optim, model = config.optim, config.model
+    rate, decay = optim.optimizer["lr"], optim.optimizer["weight_decay"]
+    schedule = optim.one_dimensional, optim.schedule, optim.warmup_epochs, optim.end, optim.fixed_rate
+    rest = config.stages["di"].epochs, model.bn_groups, model.zero_init_residual
+    return (rate, optim.reference_batch, decay, *schedule, *rest)
+
+
+@pytest.mark.parametrize("base", sorted(FIGURES))
+def test_a_base_alone_has_its_papers_figures(base: str) -> None:
+    config = composed(f"experiment={base}")
+    assert shown(config) == FIGURES[base]
+    assert {k: v for k, v in config.method.items() if k != "_target_"} == HEADS[base]
+    assert config.optim.optimizer["_target_"] == OPTIMIZER[base]
+    assert (config.optim.optimizer["momentum"], config.optim.optimizer.get("trust_coeff", 0.001)) == (0.9, 0.001)
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet50")
+    assert {name for name, stage in config.stages.items() if stage.epochs} == {"di"}
+
+
+@pytest.mark.parametrize("base", sorted(FIGURES))
+def test_dira_adds_two_joint_stages_to_it(base: str) -> None:
+    config, expected, head = composed(f"experiment=dira_{base}"), list(FIGURES[base]), dict(HEADS[base])
+    if base == "barlow":  # its loss is scaled, and the rate of what LARS does not adapt makes up for that
+        expected[3], head["scale"] = {"lr": 0.2, "weight_decay": 0}, 0.024
+        assert 0.2 * head["scale"] == pytest.approx(0.0048)
+    assert shown(config) == tuple(expected)
+    assert {k: v for k, v in config.method["base"].items() if k != "_target_"} == head
+    assert config.method["weights"] == {"di": 1.0, "re": 10.0, "ad": 0.001}
+    assert (config.method["restoration"], config.method["restore"]) == ("mse", "first")
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet50")
+    assert config.model.decoder_channels == [256, 128, 64, 32, 16]
+    joint = {name: (stage.terms, stage.epochs) for name, stage in config.stages.items() if name != "di"}
+    assert joint == {"dir": (["di", "re"], 400), "dira": (["di", "re", "ad"], 400)}
+    assert {stage.patience for stage in config.stages.values()} == {30}
+    discriminator = {"_target_": "torch.optim.Adam", "lr": 2e-4, "betas": [0.5, 0.999]}
+    assert (config.optim.discriminator, config.adversary.loss) == (discriminator, "lsgan")
+    assert config.views["target_flip"] == "with_input"
+
+
+def test_preset_paper_is_its_equations_2_and_3() -> None:
+    assert _differences("preset=paper") == {
+        "adversary.loss": ("lsgan", "minimax"),
+        "views.target_flip": ("with_input", "released"),
+    }
+
+
+def test_preset_released_is_the_codes_two_commands() -> None:
+    assert _differences("preset=released") == {
+        "precision": ("auto", "fp32"),
+        "views.target_flip": ("with_input", "released"),
+        "stages.di.epochs": (800, 0),
+        "stages.dir.epochs": (400, 1200),
+        "stages.dir.patience": (30, None),
+        "stages.dira.patience": (30, None),
+        "stages.dira.batch": (None, 16),
+        "method.base.shuffle": ("blocks", "batch"),
+    }
+
+
+def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
+    config = composed("experiment=pcrl")
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet18")
+    assert config.model.decoder_channels == [256, 128, 64, 32, 16]
+    assert (config.model.bn_groups, config.model.zero_init_residual) == (4, False)
+    assert {k: v for k, v in config.method.items() if k not in ("_target_", "weights")} == {
+        "queue": 16384, "dim": 128, "temperature": 0.2, "momentum": 0.99, "batch_norm": False, "alpha": 1.0,
+        "attention": "channel", "target_scale": 1.0, "shuffle": "blocks",
+    }  # fmt: skip
+    assert config.method["weights"] == {"di": 0.5, "re": pytest.approx(NORMALISED / 2, rel=1e-3)}
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+    assert config.optim.optimizer == sgd
+    assert (config.optim.schedule, config.optim.warmup_epochs, config.optim.end) == ("cosine_epoch", 0, 0)
+    assert (config.optim.reference_batch, config.optim.one_dimensional) == (None, {})
+    [(name, stage)] = [pair for pair in config.stages.items() if pair[1].epochs]
+    assert (name, stage.terms, stage.epochs, stage.patience, stage.batch) == ("pcrl", ["di", "re"], 240, 30, None)
+
+
+def test_pcrls_views_are_the_released_codes() -> None:
+    views = composed("experiment=pcrl").views
+    shown = {key: views[key] for key in ("count", "scale", "flip", "rotation", "orientations", "target_flip")}
+    assert shown == {
+        "count": 2, "scale": [0.2, 1.0], "flip": 0.5, "rotation": 10, "orientations": 2, "target_flip": "with_input",
+    }  # fmt: skip
+    parts = {name: {k: v for k, v in part.items() if k != "_target_"} for name, part in views.items() if name in DAMAGE}
+    assert parts == DAMAGE
+
+
+def test_pcrl_on_volumes_has_its_papers_figures() -> None:
+    """An epoch of theirs has sixteen pairs of a scan, ours one."""
+    config, plain = composed("experiment=pcrl3d"), composed("experiment=pcrl")
+    assert (config.data.size, config.data.batch, config.model.bn_groups, config.optim) == (CUBE, 32, 4, plain.optim)
+    assert (config.data.spacing, config.data.range) == (1.0, [-1000, 1000])
+    assert config.method == plain.method | {"weights": {"di": 0.5, "re": 0.5}, "bounded": True}
+    [stage] = [stage for stage in config.stages.values() if stage.epochs]
+    assert (stage.terms, stage.epochs, stage.patience) == (["di", "re"], 16 * 240, 16 * 30)
+    pairs = {key: config.views[key] for key in ("iou", "same_size", "crop_border", "orientations")}
+    assert pairs == {"iou": 0.2, "same_size": True, "crop_border": [15, 70, 70], "orientations": 2}
+    assert {*map(tuple, config.views["crops"])} == SIZES | {(56, 112, 112)}
+
+
+def test_the_presets_of_pcrl_on_volumes_are_the_papers_and_the_codes() -> None:
+    paper = {"method.attention": ("channel", "outer"), "views.target_flip": ("with_input", "released")}
+    affine = {"views.corruptions.affine.p": (0.0, 1.0)}
+    assert _differences("preset=paper", "pcrl3d") == paper | affine
+    actual, of_images = (_differences("preset=released", name) for name in ("pcrl3d", "pcrl"))
+    same = {key for key in of_images if key.startswith(("method.", "views.", "stages.")) and "_scale" not in key}
+    assert {key: actual.pop(key) for key in same - {"method.weights.re"}} == {
+        key: of_images[key] if key != "stages.pcrl.patience" else (480, None) for key in same - {"method.weights.re"}
+    }
+    crops = actual.pop("views.crops")[1]
+    assert {*map(tuple, crops)} == SIZES | {(64, 112, 112)}
+    assert actual == affine | {
+        "data.batch": (32, 16), "views.iou": (0.2, 0.25), "views.same_size": (True, False),
+        "method.weights.re": (0.5, 1.0), "views.flip": (0.5, [0.0, 0.0, 0.5]),
+    }  # fmt: skip
+
+
+def test_models_genesis_as_released_never_mirrors_depth() -> None:
+    """The authors' loop, written plainly: an axis of [channel, x, y, z] is drawn from 0 to 2 up to three times."""
+    rng, odd, count = np.random.default_rng(0), np.zeros(4), 40000
+    for _ in range(count):
+        times = next((n for n in range(3) if rng.random() >= 0.4), 3)
+        odd += np.bincount(rng.integers(0, 3, times), minlength=4) % 2
+    _, x, y, z = odd / count
+    assert z == 0
+    assert _differences("preset=released", "models_genesis") == {
+        "views.flip": (0.5, [0.0, pytest.approx(y, abs=0.01), pytest.approx(x, abs=0.01)])
+    }
+
+
+def test_a_preset_is_of_the_methods_that_have_it() -> None:
+    for method in ("mae", "simsiam"):
+        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for dira_bar"):
+            composed(f"experiment={method}", "preset=released")
+
+
+def test_preset_paper_of_pcrl_is_its_attention_and_its_targets() -> None:
+    assert _differences("preset=paper", "pcrl") == {
+        "method.attention": ("channel", "outer"),
+        "views.target_flip": ("with_input", "released"),
+    }
+
+
+def test_preset_released_of_pcrl_is_the_codes() -> None:
+    actual = _differences("preset=released", "pcrl")
+    skipped = [key for key in actual if key.startswith(("stages.dir.", "stages.dira."))]
+    config = composed("experiment=pcrl", "preset=released")
+    assert config.stages["dir"].epochs == config.stages["dira"].epochs == config.stages["di"].epochs == 0
+    assert {key: pair for key, pair in actual.items() if key not in skipped} == {
+        "data.batch": (256, 64),
+        "views.target_flip": ("with_input", "released"),
+        "views.orientations": (2, 1),
+        "method._target_": ("PCRL", "PCRLReleased"),
+        "method.momentum": (0.99, 0.999),
+        "method.shuffle": ("blocks", "batch"),
+        "method.weights.di": (0.5, 1.0),
+        "method.weights.re": (pytest.approx(NORMALISED / 2, rel=1e-3), 1.0),
+        "method.target_scale": (1.0, pytest.approx(NORMALISED**0.5, rel=1e-3)),
+        "stages.pcrl.patience": (30, None),
+    }
+
+
+# Of the authors' code: optimizer, schedule, the batch, the size of a crop, epochs; the method's settings and the mask.
+# An epoch of Models Genesis has 32 cubes of a scan, of TransVW 59, ours one crop.
+SGD, NO_MASK = "torch.optim.SGD", (None, None)
+RESTORERS: dict[str, tuple[Any, ...]] = {
+    "models_genesis": (
+        {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 32 * 40, 0.5, 0, None), 6, CUBE,
+        {"models_genesis": (["re"], 32 * 400, 32 * 50)}, {}, NO_MASK,
+    ),
+    "mae3d": (
+        {"_target_": SGD, "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True},
+        ("cosine", 50, 0.5, 0, 12), 8, [160] * 3, {"mae": (["re"], 17.5, None)},
+        {"masking": "dense", "norm_target": False}, (16, 0.75),
+    ),
+    "mae": (
+        {"_target_": "timm.optim.Lamb", "lr": 2e-4, "betas": [0.9, 0.95], "weight_decay": 0.04},
+        ("cosine", 50, 0.5, 40, 5), 256, 224, {"mae": (["re"], 1600, None)},
+        {"masking": "sparse", "norm_target": True}, (32, 0.6),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", RESTORERS)
+def test_restorers_have_their_authors_figures(experiment: str) -> None:
+    config = composed(f"experiment={experiment}")
+    optimizer, schedule, batch, size, stages, settings, mask = RESTORERS[experiment]
+    optim, corruption = config.optim, config.views.get("corruptions", {}).get("mask", {})
+    assert optim.optimizer == optimizer
+    assert (optim.schedule, optim.step_epochs, optim.factor, optim.warmup_epochs, optim.clip) == schedule
+    assert (config.data.batch, config.data.size) == (batch, size)
+    trained = {name: stage for name, stage in config.stages.items() if stage.epochs}
+    assert {name: (stage.terms, stage.epochs, stage.patience) for name, stage in trained.items()} == stages
+    assert {key: value for key, value in config.method.items() if key != "_target_"} == settings
+    assert (corruption.get("block"), corruption.get("share")) == mask
+
+
+def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
+    config = composed("experiment=dira_moco3d")
+    assert (config.data.size, config.data.batch, config.method["base"]["queue"]) == (CUBE, 32, 16384)
+    assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 0.001}
+    assert config.optim.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
+    assert [stage.epochs for stage in config.stages.values()] == [59 * 50, 59 * 50, 59 * 100]
+    assert {*map(tuple, config.views["crops"])} == SIZES | {(56, 112, 112)}
+    assert (config.views["iou"], config.views["same_size"]) == (0.2, True)
+
+
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
+ONE_OF = {"shuffle": 0.25, "bezier": 0.25, "inpaint": 0.25, "outpaint": 0.25}
+WHOLE = {"count": 1, "crops": [], "flip": 0.0}  # cubes; no mirroring
+
+
+def test_transvw_has_its_codes_figures() -> None:
+    """Batches of 64, the rate halved every 40 epochs, at most 50 without a lower loss; an epoch is all cubes."""
+    config = composed("experiment=transvw")
+    assert (config.data.size, config.data.batch, config.model.bn_groups) == (CUBE, 64, 1)
+    assert config.method["base"] | {"_target_": ""} == {
+        "_target_": "", "label": "word", "classes": 44, "classifier": "pytorch",
+    }  # fmt: skip
+    assert (config.method["weights"]["di"], config.method["weights"]["re"]) == (0.01, 1.0)
+    assert config.method["restoration"] == "mse" and config.optim.optimizer == ADAM
+    assert (config.optim.schedule, config.optim.step_epochs, config.optim.factor) == ("step", 40, 0.5)
+    trained = {name: (stage.terms, stage.patience) for name, stage in config.stages.items() if stage.epochs}
+    assert trained == {"dir": (["di", "re"], 50)}
+
+
+@pytest.mark.parametrize("experiment", ["transvw", "dira_transvw"])
+def test_transvws_cubes_are_deformed_as_in_its_code(experiment: str) -> None:
+    views = composed(f"experiment={experiment}").views
+    elastic, other = views["corruptions"].values()
+    assert {key: views[key] for key in WHOLE} == WHOLE
+    assert {key: value for key, value in elastic.items() if key != "_target_"} == {"p": 1, "alpha": 991, "sigma": 8}
+    assert other["p"] == ONE_OF and other["of"]["shuffle"]["blocks"] == 5
+    assert all(part["p"] == 0 for name, part in views.items() if name in (*DAMAGE, "blur"))
+
+
+def test_dira_on_transvw_has_its_papers_figures() -> None:
+    """Lambda 1, 100 and 1, Adam at 1e-3 for all three networks, 200 epochs in batches of 8, one stage upon another."""
+    config = composed("experiment=dira_transvw")
+    assert (config.data.size, config.data.batch, config.model.bn_groups) == (CUBE, 8, 1)
+    assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 1.0}
+    assert (config.method["restoration"], config.method["base"]["classifier"]) == ("mse", "keras")
+    assert config.method["base"]["classes"] == 44
+    assert (config.adversary.loss, config.adversary.penalty) == ("wgan_gp", 100)
+    assert config.optim.optimizer == ADAM
+    assert config.optim.discriminator == {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [0.9, 0.999]}
+    stages = [(stage.terms, stage.epochs) for stage in config.stages.values()]
+    assert [terms for terms, _ in stages] == [["di"], ["di", "re"], ["di", "re", "ad"]]
+    assert sum(epochs for _, epochs in stages) == 200
+
+
+def test_the_presets_of_dira_on_transvw_are_equation_3_and_the_authors_script() -> None:
+    """What they say of mirrored targets has no effect: cubes are not mirrored."""
+    paper, released, alone = (
+        {key: pair for key, pair in _differences(f"preset={preset}", name).items() if key != "views.target_flip"}
+        for preset, name in (("paper", "dira_transvw"), ("released", "dira_transvw"), ("released", "transvw"))
+    )
+    painted = "views.corruptions.other.of"
+    assert paper == {"adversary.loss": ("wgan_gp", "minimax")}
+    assert released == {
+        "precision": ("auto", "fp32"), "adversary.loss": ("wgan_gp", "wgan_gp_released"),
+        "method.restoration": ("mse", "l1"), "model.up": ("transposed", "nearest"), "optim.step_epochs": (40, 16),
+        f"{painted}.shuffle.blocks": (5, 100), f"{painted}.inpaint.fill": ("noise", "constant"),
+        f"{painted}.outpaint.fill": ("noise", "constant"), "optim.optimizer.eps": (MISSING, 1e-7),
+        "optim.discriminator.eps": (MISSING, 1e-7),
+    } | {f"stages.{name}.patience": (30, 20) for name in ("di", "dir", "dira")}  # fmt: skip
+    assert alone == {"precision": ("auto", "fp32")}
+
+
+def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
+    plain, changed = (dict(_flat(composed(f"experiment={experiment}", *more))) for more in ((), (preset,)))
+    keys = dict.fromkeys([*plain, *changed])
+    pairs = {key: (plain.get(key, MISSING), changed.get(key, MISSING)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(config: Any) -> list[tuple[str, Any]]:
+    def walk(node: Any, prefix: str) -> list[tuple[str, Any]]:
+        if not isinstance(node, dict):
+            return [(prefix, node)]
+        return [pair for key, value in node.items() for pair in walk(value, f"{prefix}.{key}" if prefix else key)]
+
+    return walk(OmegaConf.to_container(OmegaConf.structured(config)), "")
+
+
+RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
+# Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
+SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
+SHOWN += [("dira_transvw", "released")]
+PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
+RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
+RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
+
+
+NARROW = {
+    "TimmUNet": "model.encoder=test_resnet",
+    "UNet3D": "model.width=0.0625",
+    "ResEnc": "model.features=[4,4,4,4,4,4]",
+}
+
+
+@pytest.mark.parametrize(("experiment", "preset"), RUNS)
+def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> None:
+    """All checks of all its stages, on a narrow network: batches, BatchNorm groups, queue, optimizer, schedule."""
+    chosen = [f"preset={preset}"] if preset else []
+    words = ["data.shards=somewhere", f"experiment={experiment}", *chosen]
+    cfg = compose("pretrain", [*words, NARROW[compose("pretrain", words).model["_target_"]]])
+    head = cfg.method.get("base", cfg.method)
+    for width in {"dim", "hidden", "bottleneck"} & set(head):
+        head[width] = 8
+    config: Any = OmegaConf.to_object(cfg)
+    build_method(config, cfg, views_of(cfg))
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "terms"),
+    [
+        ("L_dis", ["stages.dir.terms=[di]", "stages.dira.terms=[di]"], [["di"], ["di"], ["di"]]),
+        ("L_dis + L_res", ["stages.dira.terms=[di,re]"], [["di"], ["di", "re"], ["di", "re"]]),
+        ("all three", [], [["di"], ["di", "re"], ["di", "re", "ad"]]),
+    ],
+)
+@pytest.mark.parametrize("experiment", ["dira_moco", "small_barlow"])
+def test_the_papers_ablation_is_three_overrides(experiment: str, row: str, overrides: list[str], terms: Any) -> None:
+    config = composed(f"experiment={experiment}", *overrides)
+    assert [stage.terms for stage in config.stages.values() if stage.epochs] == terms, row

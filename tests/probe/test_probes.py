@@ -1,0 +1,248 @@
+"""The probes against slow, obvious versions: pair counts, one fit at a time, patients by hand."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+
+from dira_scale.data.selection import nested_draws
+from dira_scale.evaluation.probe_table import MEAN, Features, as_json, figures, markdown, rich_table, tables
+from dira_scale.probe.probing import (
+    PARTS,
+    Parts,
+    ProbeTask,
+    Score,
+    _accuracy,
+    knn_probe,
+    linear_probe,
+    probe,
+    standardise,
+)
+
+GRID = (0.0001, 0.01, 1.0, 100.0)
+
+
+def pairs(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The share of pairs of a positive and a negative that are in the right order; equal ones count one half."""
+    order = [(p > n) + 0.5 * (p == n) for p in scores[truth == 1] for n in scores[truth == 0]]
+    return float(np.mean(order))
+
+
+def task(labels: Parts, names: tuple[str, ...] = ("a",)) -> ProbeTask:
+    return ProbeTask(names, labels, {part: np.arange(len(values)).astype(str) for part, values in labels.items()})
+
+
+def gaussian(seed: int, signal: float, n: int = 60, width: int = 12, label_count: int = 1) -> tuple[Parts, Parts]:
+    """Noise whose first columns are shifted by the labels."""
+    rng = np.random.default_rng(seed)
+    labels = {part: rng.integers(0, 2, (n, label_count)).astype(float) for part in PARTS}
+    features = {part: rng.normal(size=(n, width)) for part in PARTS}
+    for part in PARTS:
+        features[part][:, :label_count] += signal * labels[part]
+    return features, labels
+
+
+def fit(features: Parts, labels: Parts, c: float) -> tuple[float, float]:
+    """AUC on validation and test part of C · sum of log(1 + e^(-y (w·x + b))) + |w|²/2 at its minimum, float64."""
+    x, y = (torch.as_tensor(values) for values in (features["train"], 2 * labels["train"][:, 0] - 1))
+    w, b = torch.zeros(x.shape[1], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    w.requires_grad_(), b.requires_grad_()
+    solver = torch.optim.LBFGS(
+        [w, b], max_iter=5000, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def objective() -> torch.Tensor:
+        solver.zero_grad()
+        loss = c * torch.nn.functional.softplus(-y * (x @ w + b)).sum() + w.square().sum() / 2
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    assert w.grad.abs().max() < 1e-6 * max(1, c)
+    return tuple(pairs(features[part] @ w.detach().numpy(), labels[part][:, 0]) for part in ("val", "test"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_c_is_the_best_on_validation_and_the_area_is_the_share_of_ordered_pairs(seed: int) -> None:
+    features, labels = gaussian(seed, signal=0.8)
+    by_c = {c: fit(features, labels, c) for c in GRID}
+    on_val = [by_c[c][0] for c in GRID]
+    score = linear_probe(features, task(labels), np.arange(60), GRID)
+    assert score.c[0] == GRID[int(np.argmax(on_val))] and score.unfinished == 0
+    assert score.auc[0] == pytest.approx(by_c[score.c[0]][1], abs=2e-3)  # a warm start ends a little elsewhere
+
+
+def test_the_validation_part_decides_and_the_test_part_does_not() -> None:
+    features, labels = gaussian(1, signal=0.8)
+    chosen = linear_probe(features, task(labels), np.arange(60), GRID).c
+    flipped = labels | {"val": 1 - labels["val"]}
+    assert linear_probe(features, task(flipped), np.arange(60), GRID).c != chosen
+    turned = linear_probe(features, task(labels | {"test": 1 - labels["test"]}), np.arange(60), GRID)
+    assert turned.c == chosen
+    assert turned.auc == pytest.approx(1 - linear_probe(features, task(labels), np.arange(60), GRID).auc)
+
+
+def test_separable_features_are_separated_whatever_else_is_unknown() -> None:
+    features, labels = gaussian(0, signal=8.0, label_count=2)
+    names = ("a", "b")
+    labels["train"][:20, 0] = np.nan
+    features["train"][:20, 0] = 1e3  # would spoil the fit
+    labels["test"][40:, 1] = np.nan
+    found = linear_probe(features, task(labels, names), np.arange(60), GRID)
+    np.testing.assert_allclose(found.auc, 1.0, atol=1e-3)
+    kept = {**features, "train": features["train"][20:]}, {**labels, "train": labels["train"][20:]}
+    np.testing.assert_allclose(linear_probe(kept[0], task(kept[1], names), np.arange(40), GRID).auc[0], found.auc[0])
+
+
+def test_neighbours_tell_clusters_apart() -> None:
+    features, labels = gaussian(0, signal=20.0, width=2)
+    ready = standardise(features)
+    assert knn_probe(ready, task(labels), np.arange(60), k=5).auc[0] == 1.0
+
+
+def test_a_draw_of_one_class_has_no_figure() -> None:
+    features, labels = gaussian(0, signal=1.0, label_count=2)
+    drawn = np.flatnonzero(labels["train"][:, 1] == 0)
+    for score in (
+        linear_probe(features, task(labels, ("a", "b")), drawn, GRID),
+        knn_probe(features, task(labels, ("a", "b")), drawn, 5),
+    ):
+        assert not np.isnan(score.auc[0]) and np.isnan(score.auc[1])
+
+
+def test_features_are_standardised_by_the_train_part_alone() -> None:
+    features, _ = gaussian(0, signal=0.0)
+    features["train"][:, 3] = 7.0
+    shifted = features | {"test": features["test"] + 5}
+    ready, moved = standardise(features), standardise(shifted)
+    np.testing.assert_allclose(ready["train"].mean(0), 0, atol=1e-12)
+    np.testing.assert_allclose(np.delete(ready["train"].std(0), 3), 1)
+    assert not ready["test"][:, 3].any()  # constant in training: nothing to learn from
+    np.testing.assert_array_equal(moved["train"], ready["train"])
+    np.testing.assert_array_equal(moved["val"], ready["val"])
+
+
+def test_draws_are_whole_patients_nested_and_seeded() -> None:
+    patients = np.repeat([f"p{i}" for i in range(40)], np.random.default_rng(0).integers(1, 5, 40))
+    np.random.default_rng(1).shuffle(patients)
+    draws = nested_draws(patients, (1.0, 0.5, 0.1), draws=3, seed=0)
+    assert {fraction: len(sets) for fraction, sets in draws.items()} == {1.0: 1, 0.5: 3, 0.1: 3}
+    np.testing.assert_array_equal(draws[1.0][0], np.arange(len(patients)))
+    for half, tenth in zip(draws[0.5], draws[0.1], strict=True):
+        assert set(tenth) < set(half)
+        assert (len(set(patients[half])), len(set(patients[tenth]))) == (20, 4)
+        for drawn in (half, tenth):
+            np.testing.assert_array_equal(drawn, np.flatnonzero(np.isin(patients, patients[drawn])))
+    assert len({tuple(drawn) for drawn in draws[0.1]}) == 3
+    again, other = (nested_draws(patients, (0.1,), 3, seed)[0.1] for seed in (0, 1))
+    assert [list(d) for d in again] == [list(d) for d in draws[0.1]] != [list(d) for d in other]
+
+
+def test_the_spread_is_over_encoders_where_there_are_several_else_over_draws() -> None:
+    def scores(*draws: tuple[float, float]) -> dict[tuple[str, float], list[Score]]:
+        return {("knn", 0.1): [Score(np.array(auc)) for auc in draws]}
+
+    of = Features("mine", "run", "5", 8, [{}, {}])
+    one = scores((0.5, 0.7), (0.7, np.nan), (0.6, 0.9))
+    two = scores((0.7, 0.7), (0.9, np.nan), (0.8, 0.5))
+    mean, a, b = figures(of, [one, two], ["a", "b"], {0.1: 6.0})
+    assert (a.auc, a.sd_over, a.encoders, a.draws) == (pytest.approx(70), "encoders", 2, 3)
+    assert a.sd == pytest.approx(np.std([60, 80], ddof=1))
+    assert (b.auc, b.draws, b.values) == (pytest.approx(70), 2, [pytest.approx([70, 90]), pytest.approx([70, 50])])
+    assert (mean.label, mean.auc) == (MEAN, pytest.approx(np.mean([60, 70, 75, 70, 90, 65])))
+    alone = figures(of, [one], ["a", "b"], {0.1: 6.0})[1]
+    assert (alone.sd_over, alone.sd) == ("draws", pytest.approx(np.std([50, 70, 60], ddof=1)))
+    title, cells = tables([mean, a, b])[0]
+    assert cells[1] == ["mine", "5", "2", mean.text()] and "knn @ 10 % (6)" in markdown(title, cells)
+
+
+def test_the_c_of_a_draw_without_a_figure_is_not_told() -> None:
+    of = Features("mine", "run", "5", 8, [{}])
+    draws = [Score(np.array([0.5]), np.array([0.1])), Score(np.array([np.nan]), np.array([np.nan]))]
+    (_, a) = figures(of, [{("linear", 0.1): draws}], ["a"], {0.1: 6.0})
+    assert (a.values, a.c) == ([[50.0]], [[0.1]])
+    json.dumps(as_json([a]), allow_nan=False)
+
+
+def test_a_narrow_terminal_folds_names_and_cuts_none() -> None:
+    names = ["dira_moco_of_all_radiographs_1", "dira_moco_of_all_radiographs_2"]
+    cells = [["encoder", *("linear @ 100 % (60)" for _ in range(6))], *([name, *["71.6 ± 14.3"] * 6] for name in names)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(rich_table("mean", cells))
+    text = console.export_text()
+    first = "".join(line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│"))
+    assert first == "".join(names) and "…" not in text
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    features, labels = gaussian(3, signal=0.5)
+    draws = nested_draws(np.arange(60).astype(str), (1.0, 0.3), 2, 0)
+    first, second = (probe(features, task(labels), draws, GRID, 5) for _ in range(2))
+    for key, scores in first.items():
+        assert [s.auc.tolist() for s in scores] == [s.auc.tolist() for s in second[key]]
+
+
+def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> None:
+    """Against scikit-learn's own classifier of several classes, with the same C for all; neighbours by their votes."""
+    rng = np.random.default_rng(3)
+    truth = {part: rng.integers(0, 3, 90) for part in PARTS}
+    features = {part: rng.normal(size=(90, 6)) + 1.2 * np.eye(6)[truth[part]] for part in PARTS}
+    labels = {part: np.eye(3)[truth[part]] for part in PARTS}
+    labels["test"][:5] = np.nan  # unknown
+    own = ProbeTask(
+        ("g: a", "g: b", "g: c"), labels, {part: np.arange(90).astype(str) for part in PARTS}, {"g": [0, 1, 2]}
+    )
+    score = linear_probe(features, own, np.arange(90), [0.1])
+    reference = OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=1000)).fit(features["train"], truth["train"])
+    assert score.accuracy["g"] == reference.score(features["test"][5:], truth["test"][5:])
+    scores = reference.decision_function(features["test"][5:])
+    for n in range(3):
+        assert score.auc[n] == pytest.approx(pairs(scores[:, n], labels["test"][5:, n]), abs=1e-3)
+    near = knn_probe(standardise(features), own, np.arange(90), k=1).accuracy["g"]
+    ready = standardise(features)
+    unit = {part: values / np.linalg.norm(values, axis=1, keepdims=True) for part, values in ready.items()}
+    nearest = truth["train"][(unit["test"][5:] @ unit["train"].T).argmax(1)]
+    assert near == (nearest == truth["test"][5:]).mean()
+
+    of = Features("net", "run", "last", 6, [{}])
+    found = {f.label: f for f in figures(of, [{("linear", 1.0): [score]}], own.names, {1.0: 90.0}, own.classes)}
+    assert list(found) == [MEAN, "g", "g: a", "g: b", "g: c"]
+    assert found["g"].auc == pytest.approx(100 * score.auc.mean()) == found[MEAN].auc
+    assert found["g"].accuracy == pytest.approx(100 * score.accuracy["g"]) and found["g: a"].accuracy is None
+    (title, _), (_, lines) = tables(list(found.values()))
+    assert title == "mean AUC of g" and [line[0] for line in lines] == [
+        "label",
+        "g",
+        "g: accuracy",
+        "g: a",
+        "g: b",
+        "g: c",
+    ]
+
+
+def test_accuracy_is_of_images_of_the_kept_classes() -> None:
+    """Six test images, two of a class that is left out; of the others three get their own class."""
+    truth = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0], [0, 0], [np.nan, np.nan]])
+    scores = np.array([[2, 1], [1, 2], [1, 2], [0, 3], [1, 0], [0, 1], [1, 0]], float)
+
+    def accuracy(scores: np.ndarray, columns: list[int]) -> float:
+        own = ProbeTask(("g: a", "g: b"), {"test": truth}, {}, {"g": columns})
+        return _accuracy(scores, own)["g"]
+
+    assert accuracy(scores, [0, 1]) == 3 / 4
+    assert np.isnan(accuracy(scores, [0]))  # the answer is given
+    assert np.isnan(accuracy(np.where([True, False], scores, np.nan), [0, 1]))
+
+
+def test_a_label_of_classes_counts_once_in_the_mean() -> None:
+    score = Score(np.array([0.9, 0.5, 0.6, 0.7]), accuracy={"g": 0.5})
+    of = Features("net", "run", "last", 6, [{}])
+    names = ("a", "g: x", "g: y", "g: z")
+    found = figures(of, [{("knn", 1.0): [score]}], names, {1.0: 4.0}, {"g": [1, 2, 3]})
+    assert found[0].auc == pytest.approx(100 * (0.9 + 0.6) / 2)
+    assert tables(found)[0][0] == "mean AUC of 2 labels"

@@ -1,0 +1,173 @@
+"""Planted copies are found with their keys, through every change; strangers are not. Patients in two splits too."""
+
+import io
+import shlex
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.shard import main
+from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.audit import twins
+from dira_scale.shard.curate.audit.leaks import SearchResult
+from dira_scale.shard.curate.audit.patients import shared_patients
+from dira_scale.shard.curate.audit.report import AuditReport, print_report
+from dira_scale.shard.curate.audit.twins import SAME, compare, near_twins
+
+
+def body(seed: int) -> np.ndarray:
+    """float32 [160, 160] in [0, 1]: what all have in common, and structures of one's own at all scales."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1:1:160j, -1:1:160j]
+    common = np.exp(-((np.abs(x) - 0.45) ** 2) / 0.06 - y**2 / 0.4)
+    own = sum(cv2.GaussianBlur(rng.normal(size=(160, 160)), (0, 0), s) * s for s in (2, 4, 8, 16))
+    return np.clip(0.5 + 0.3 * common + 0.12 * own, 0, 1).astype(np.float32)
+
+
+def recompressed(picture: np.ndarray, quality: int = 50) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray((picture * 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file), np.float32) / 255
+
+
+def halved(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+CHANGES = {
+    "recompressed": recompressed,
+    "halved": halved,
+    "brightened": lambda p: np.clip(p + 0.1, 0, 1),
+    "contrasted": lambda p: np.clip(1.25 * (p - 0.5) + 0.5, 0, 1),
+    "cropped": lambda p: p[2:-1, 1:-2],
+    "mirrored": lambda p: p[:, ::-1],
+    "upside down": lambda p: p[::-1],
+    "turned by 180°": lambda p: p[::-1, ::-1],
+    "all at once": lambda p: recompressed(halved(np.clip(1.1 * p[2:-1, 1:-2] - 0.05, 0, 1)))[:, ::-1],
+}
+
+
+def small(picture: np.ndarray) -> np.ndarray:
+    resized = cv2.resize(np.ascontiguousarray(picture), (64, 64), interpolation=cv2.INTER_AREA)
+    return resized[None].astype(np.float16)
+
+
+def test_scores_of_all_flips_are_plain_correlations() -> None:
+    """The four products of even and odd parts against the correlation with each flipped picture."""
+    pictures = np.random.default_rng(0).random((12, 3, 64, 64)).astype(np.float16)
+    parts = twins._vectors(pictures)
+    score = np.full((12, 12), -2.0)
+    whole = [np.stack([twins._band(twins._half(p.astype(np.float32)), twins.BAND) for p in q]) for q in pictures]
+    for i, j in np.ndindex(12, 12):
+        for flip in (lambda p: p, lambda p: p[..., ::-1], lambda p: p[:, ::-1], lambda p: p[:, ::-1, ::-1]):
+            score[i, j] = max(score[i, j], np.corrcoef(whole[i].ravel(), flip(whole[j]).ravel())[0, 1])
+    ee, eo, oe, oo = (part @ part.T for part in parts)
+    np.testing.assert_allclose(np.maximum(ee + eo + abs(oe + oo), ee - eo + abs(oe - oo)), score, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_the_same(change: str) -> None:
+    flips = [compare(small(body(n)), small(CHANGES[change](body(n)))) for n in range(5)]
+    assert min(alike for _, alike in flips) >= SAME
+    expected = {"mirrored": 1, "upside down": 2, "turned by 180°": 3, "all at once": 1}.get(change, 0)
+    assert {flip for flip, _ in flips} == {expected}
+
+
+def test_all_pairs_of_many_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 16 rows: pairs within a block, across two, and of the last, which is not full."""
+    monkeypatch.setattr(twins, "ROWS", 16)
+    pictures = [small(body(n)) for n in range(70)]
+    planted = {(0, 69): "cropped", (3, 5): "mirrored", (15, 16): "recompressed", (20, 64): "halved"}
+    for (one, other), change in planted.items():
+        pictures[other] = small(CHANGES[change](body(one)))
+    pictures[7] = pictures[8] = np.zeros((1, 64, 64), np.float16)  # of nothing there are no copies
+    stacked = np.stack(pictures)
+    assert {(t.image, t.other) for t in near_twins(stacked, np.arange(70), 70)} == set(planted)
+    group = np.arange(70)
+    group[5] = 3  # two of one patient
+    assert {(t.image, t.other) for t in near_twins(stacked, group, 70)} == set(planted) - {(3, 5)}
+    assert {(t.image, t.other) for t in near_twins(stacked, np.arange(70), 10)} == {(0, 69), (3, 5)}
+
+
+@pytest.fixture
+def two(tmp_path: Path, ingest: SimpleNamespace) -> SimpleNamespace:
+    """Two datasets of one archive: a copy within the first, a mirrored one in the second, a patient in both."""
+    pictures = {f"a{n}.png": body(n) for n in range(12)} | {f"b{n}.png": body(100 + n) for n in range(6)}
+    pictures["a11.png"], pictures["b5.png"] = pictures["a0.png"], pictures["a4.png"][:, ::-1]
+    for name in "ab":
+        folder = tmp_path / f"{name}_images"
+        folder.mkdir()
+        rows = []
+        for file, picture in pictures.items():
+            if file.startswith(name):
+                Image.fromarray((picture * 255).astype(np.uint8)).save(folder / file)
+                number = int(file[1:-4])
+                split = "test" if name == "b" or number % 4 == 3 else "train"
+                rows.append({"file": file, "patient": "P2" if file == "b2.png" else f"P-{file}", "split": split})
+                if file == "a2.png":
+                    rows[-1]["patient"] = "P2"
+        keys = {"labels": str(ingest.csv(tmp_path / f"{name}.csv", rows)), "images": str(folder)}
+        columns = {"file": "file", "patient": "patient", "split": "split"}
+        convert(ingest.recipe("folder", columns=columns, label_columns=[], **keys), tmp_path / name, workers=1)
+    return SimpleNamespace(a=tmp_path / "a", b=tmp_path / "b")
+
+
+def test_the_verb_names_copies_and_shared_patients(
+    two: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", f"path={two.a}", f"against={two.b}", "workers=1"]) == 1
+    said = capsys.readouterr().out
+    assert "patients: 1 are in a train and in b test" in said and "identifying values: not searched" in said
+    (shown,) = [line for line in said.splitlines() if line.startswith("to see the first pair: ")]
+    for command in shown.removeprefix("to see the first pair: ").split(" && "):
+        subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    one, other = (np.asarray(Image.open(path)) for path in tmp_path.glob("*.png"))
+    np.testing.assert_array_equal(one, other)  # the first are the most alike, here the same bytes
+    lines = [line.split() for line in said.splitlines() if line.startswith("  ")]
+    pairs = {frozenset(line[:2]): line[2:] for line in lines if len(line[0]) == 24}
+    a, b = (ShardedDataset.open(place).table.to_pylist() for place in (two.a, two.b))
+    (same,) = [{row["key"] for row in a if row["xxh3"] == x} for x in {row["xxh3"] for row in a}
+               if sum(row["xxh3"] == x for row in a) == 2]  # fmt: skip
+    assert pairs.pop(frozenset(same)) == ["1.000", "the", "same", "bytes"]
+    ((pair, how),) = pairs.items()
+    assert how[1] == "mirrored" and len(pair & {row["key"] for row in a}) == len(pair & {row["key"] for row in b}) == 1
+
+
+def test_hashes_of_two_keys_or_archives_prove_nothing(
+    two: SimpleNamespace, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"labels": str(tmp_path / "b.csv"), "images": str(tmp_path / "b_images")}
+    columns = {"file": "file", "patient": "patient", "split": "split"}
+    config = ingest.recipe("folder", columns=columns, label_columns=[], **keys)
+    convert(config | {"archive": "elsewhere"}, tmp_path / "c", workers=1)
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "another key for tests, of some length")
+    convert(config, tmp_path / "d", workers=1)
+    opened = [ShardedDataset.open(tmp_path / name) for name in "abcd"]
+    compared = shared_patients(opened)
+    assert [(shared.splits, len(shared.patients)) for shared in compared.shared] == [(("a train", "b test"), 1)]
+    assert compared.not_comparable == [
+        "a and c: their patients are of two archives by their recipes",
+        "a and d: their patients were hashed with two keys",
+    ]
+    assert shared_patients([opened[1]]).shared == []
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (AuditReport(), "the audit found no harm in patients; identifying values were not searched for"),
+        (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; identifying values"),
+        (AuditReport(leaks=SearchResult([], 0)), "the audit found nothing that must not be there"),
+    ],
+)
+def test_what_was_not_searched_is_not_called_absent(
+    report: AuditReport, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert print_report(report, tmp_path / "ds") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(said)

@@ -1,0 +1,182 @@
+"""Parts and unions of datasets: which samples they have, and that each is still read from where it lies."""
+
+import math
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.shard import main
+from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.merge import merge
+from dira_scale.shard.curate.subset import Part, subset
+from dira_scale.shard.curate.verify import verify
+
+PATIENTS, EACH = 24, 3
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+    return make(tmp_path_factory.mktemp("made"), ingest, "whole", "p", ["Nodule", "Effusion"])
+
+
+@pytest.fixture
+def whole(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "whole"))
+
+
+def make(tmp_path: Path, ingest: SimpleNamespace, name: str, prefix: str, labels: list[str]) -> Path:
+    """24 patients of 1 to 5 small images; patient n is in test where n % 6 == 0, else in train."""
+    rng, rows = np.random.default_rng(len(name)), []
+    (tmp_path / f"{name}_images").mkdir()
+    for patient in range(PATIENTS):
+        for number in range(1 + patient % 5):
+            file = f"{name}{patient}_{number}.png"
+            Image.fromarray(rng.integers(0, 255, (40, 36), np.uint8)).save(tmp_path / f"{name}_images" / file)
+            rows.append(
+                {"file": file, "patient": f"{prefix}{patient}", "split": "test" if patient % 6 == 0 else "train"}
+            )
+            rows[-1] |= {"view": "PA" if number % 2 else "AP"} | dict.fromkeys(labels, (patient + number) % 2)
+    config = ingest.recipe(
+        "folder", images=str(tmp_path / f"{name}_images"), labels=str(ingest.csv(tmp_path / f"{name}.csv", rows)),
+        columns={"file": "file", "patient": "patient", "split": "split"}, label_columns=labels, attributes=["view"],
+        shard_size=20,
+    )  # fmt: skip
+    convert(config | {"name": name, "secret": False}, tmp_path / name, workers=1)
+    return tmp_path / name
+
+
+def part(**keys) -> Part:
+    return Part(**{"fraction": 1.0, "seed": 0, "splits": ("train",), "where": {}, "folds": None, "fold": 0} | keys)
+
+
+def of(path: Path, split: str | None = None) -> dict[str, list[str]]:
+    """Keys by patient."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in ShardedDataset.open(path).table.to_pylist():
+        if split in (None, row["split"]):
+            found[row["patient"]].append(row["key"])
+    return found
+
+
+def test_fractions_are_of_whole_patients_and_nested(whole: Path, tmp_path: Path) -> None:
+    everybody, before = of(whole, "train"), set()
+    samples = sum(map(len, everybody.values()))
+    for fraction in (0.01, 0.1, 0.25, 0.5, 1.0):
+        out = tmp_path / f"f{fraction}"
+        subset(whole, out, part(fraction=fraction))
+        here = of(out, "train")
+        assert all(sorted(here[patient]) == sorted(everybody[patient]) for patient in here)  # nobody cut in two
+        assert set(here) >= before and of(out, "test") == of(whole, "test")
+        count = sum(map(len, here.values()))
+        assert fraction * samples <= count < fraction * samples + 5  # a patient has 5 at most
+        before = set(here)
+    subset(whole, tmp_path / "other", part(fraction=0.5, seed=1))
+    assert set(of(tmp_path / "other", "train")) != set(of(tmp_path / "f0.5", "train"))
+
+
+def test_the_samples_of_a_subset_are_those_of_the_whole(whole: Path, tmp_path: Path) -> None:
+    assert main(["subset", f"path={whole}", f"out={tmp_path / 'deep' / 'half'}", "fraction=0.5"]) == 0
+    small, large = ShardedDataset.open(tmp_path / "deep" / "half"), ShardedDataset.open(whole)
+    there = {key: number for number, key in enumerate(large.table["key"].to_pylist())}
+    for number, key in enumerate(small.table["key"].to_pylist()):
+        assert small.read(number) == large.read(there[key])
+    assert sorted(path.name for path in small.root.iterdir()) == [
+        "dataset.json",
+        "manifest.parquet",
+        "quarantine.parquet",
+    ]
+    assert verify(small.root, 1) == [] and small.info.recipe["subset_of"] == large.hash
+    shutil.move(tmp_path / "whole", tmp_path / "moved")
+    with pytest.raises(UserError, match="is missing"):
+        ShardedDataset.open(small.root)
+
+
+def test_folds_share_nobody_and_together_are_everybody(whole: Path, tmp_path: Path) -> None:
+    everybody, seen = set(of(whole, "train")), set()
+    for fold in range(4):
+        subset(whole, tmp_path / f"fold{fold}", part(folds=4, fold=fold))
+        val, train = set(of(tmp_path / f"fold{fold}", "val")), set(of(tmp_path / f"fold{fold}", "train"))
+        assert val | train == everybody and not val & train and not val & seen
+        assert len(val) == len(everybody) // 4 and of(tmp_path / f"fold{fold}", "test") == of(whole, "test")
+        seen |= val
+    assert seen == everybody
+
+
+def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> None:
+    rows = ShardedDataset.open(whole).table.to_pylist()
+    wanted = [
+        row["key"] for row in rows
+        if dict(row["attributes"])["view"] == "PA" and row["labels"][0] == 1 and row["split"] == "train"
+    ]  # fmt: skip
+    assert (
+        main(["subset", f"path={whole}", f"out={tmp_path / 'pa'}", "where={view: [PA], Nodule: 1, split: train}"]) == 0
+    )
+    assert ShardedDataset.open(tmp_path / "pa").table["key"].to_pylist() == wanted and wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["where={Nodul: 1}"], "where.Nodul: no such attribute or label; did you mean 'Nodule'?"),
+        (["where={view: [XX]}"], "no sample is left"),
+        (["fraction=0"], "fraction=0.0: must be above 0 and at most 1"),
+        (["fraction=10%"], "fraction=10%: expected float, above 0 and at most 1"),
+        (["folds=many"], "folds=many: expected int or null, at least 2"),
+        (["where=PA"], "where=PA: expected attributes or labels"),
+        (["splits=trian"], "no split 'trian'"),
+        (["folds=40"], "folds=40: only 20 patients in train"),
+        (["folds=4", "fold=4"], "fold=4: must be from 0 to 3 with folds=4"),
+        (["splits=[trian]"], "no split 'trian'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(
+    whole: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["subset", f"path={whole}", f"out={tmp_path / 'x'}", *words]) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_merged_datasets_keep_their_labels_and_protect_the_test_split(
+    whole: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Patients p0, p6 … are in test of the first, and in the second p1, p7 … would be: there all are one number on."""
+    other = make(tmp_path, ingest, "other", "p1", ["Effusion", "Mass"])  # p10 … p123: p10 to p19 are in both
+    assert main(["merge", f"paths=[{whole},{other}]", f"out={tmp_path / 'both'}"]) == 0
+    both, parents = ShardedDataset.open(tmp_path / "both"), [ShardedDataset.open(p) for p in (whole, other)]
+    assert both.info.name == "merged"
+    assert both.info.label_names == ["Nodule", "Effusion", "Mass"] and verify(both.root, 1) == []
+    split_of = [{row["patient"]: row["split"] for row in parent.table.to_pylist()} for parent in parents]
+    shared = split_of[0].keys() & split_of[1].keys()
+    assert any(split_of[0][p] != split_of[1][p] for p in shared)
+    expected = {}
+    for parent, splits, twin in zip(parents, split_of, split_of[::-1], strict=True):
+        for number, row in enumerate(parent.table.to_pylist()):
+            if not (splits[row["patient"]] == "train" and twin.get(row["patient"]) == "test"):
+                named = dict(zip(parent.info.label_names, row["labels"], strict=True))
+                expected[row["key"]] = (row["split"], named, parent.read(number))
+    rows = both.table.to_pylist()
+    assert len(rows) == len(expected) < sum(parent.table.num_rows for parent in parents)
+    for number, row in enumerate(rows):
+        split, named, payload = expected[row["key"]]
+        assert row["split"] == split and both.read(number) == payload
+        for name, value in zip(both.info.label_names, row["labels"], strict=True):
+            assert value == named[name] if name in named else math.isnan(value)
+    left = sum(parent.table.num_rows for parent in parents) - len(rows)
+    assert f"left out: {left} samples" in capsys.readouterr().out
+
+
+def test_one_dataset_is_nothing_to_merge(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", f"paths={whole}", f"out={tmp_path / 'x'}"]) == 2
+    assert f"paths=['{whole}']: give at least two datasets" in capsys.readouterr().err
+
+
+def test_a_dataset_is_not_merged_with_itself(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="samples are in more than one of"):
+        merge([whole, whole], tmp_path / "x", "x")

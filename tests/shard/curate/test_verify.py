@@ -1,0 +1,86 @@
+"""Verify finds whatever was done to a finished dataset, names the sample, and finds nothing in a whole one."""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.shard import main
+from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.verify import Damage, verify
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+    folder = tmp_path_factory.mktemp("verified")
+    source = ingest.source_of(ingest.pngs(folder / "source"))
+    convert(ingest.recipe("folder", **source, shard_size=5), folder / "ds", workers=1)
+    return folder / "ds"
+
+
+@pytest.fixture
+def dataset(whole: Path, tmp_path: Path) -> Path:
+    """A copy, to be spoilt."""
+    return Path(shutil.copytree(whole, tmp_path / "ds"))
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_whole_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", f"path={dataset}", "workers=2"]) == 0
+    assert "is intact" in capsys.readouterr().out
+
+
+def test_a_flipped_bit_of_an_image_names_it(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = ShardedDataset.open(dataset).table.to_pylist()[3]
+    flip(dataset / row["shard"], row["offset"] + row["size"] // 2)
+    assert verify(dataset, 1) == [Damage(row["shard"], row["key"], "the image's checksum differs")]
+    assert main(["verify", f"path={dataset}", "workers=1"]) == 1
+    said = capsys.readouterr().out
+    assert f"{row['shard']}, sample {row['key']}" in said and "damaged in 1 of its shards" in said
+
+
+def test_every_kind_of_a_damaged_shard(dataset: Path) -> None:
+    shards = sorted(ShardedDataset.open(dataset).info.shards)
+    assert len(shards) >= 3
+    (dataset / shards[0]).unlink()
+    (dataset / shards[1]).write_bytes((dataset / shards[1]).read_bytes()[:-1])
+    with tarfile.open(dataset / shards[2]) as tar:
+        sidecar = next(member for member in tar if member.name.endswith(".json"))
+    flip(dataset / shards[2], sidecar.offset_data + 3)
+    reasons = {damage.shard: damage.reason for damage in verify(dataset, 1)}
+    assert reasons[shards[0]] == "missing" and "bytes instead of" in reasons[shards[1]]
+    assert "checksum differs, but no image's does" in reasons[shards[2]] and len(reasons) == 3
+
+
+def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:
+    """A flipped bit in a header would leave all payloads as they are."""
+    row = ShardedDataset.open(dataset).table.to_pylist()[0]
+    info = json.loads((dataset / "dataset.json").read_text())
+    (dataset / "dataset.json").write_text(json.dumps(info | {"checksums": {}}))
+    content = (dataset / row["shard"]).read_bytes()
+    other = ("0" if row["key"][0] != "0" else "1") + row["key"][1:]
+    header = bytearray(content[:512].replace(row["key"].encode(), other.encode()))
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    (dataset / row["shard"]).write_bytes(bytes(header) + content[512:])
+    assert [damage.reason for damage in verify(dataset, 1)] == ["the tar holds other samples than the manifest"]
+
+
+@pytest.mark.parametrize(("workers", "said"), [("two", "expected int or null"), ("0", "must be at least 1, or null")])
+def test_workers_that_are_no_number(workers: str, said: str, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", f"path={dataset}", f"workers={workers}"]) == 2
+    assert f"workers={workers}: {said}" in capsys.readouterr().err
+
+
+def test_a_verb_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verfy", "path=x"]) == 2
+    assert "no subcommand 'verfy'; did you mean 'verify'?" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""Logs are found, runs cancelled before their jobs end, failed ones given back to be submitted again."""
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
+
+from dira_scale.errors import UserError
+from dira_scale.sweep.cancel import cancel, retry
+from dira_scale.sweep.logs import choose, last_lines, show_logs
+from dira_scale.sweep.records import Run, Submission, SweepFolder
+from dira_scale.sweep.status import certain, read_statuses
+
+A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
+
+
+@pytest.fixture
+def going(tmp_path: Path, slurm: Slurm) -> SweepFolder:
+    """A runs, B has failed, C waits in the queue, D is done."""
+    folder = made_up_sweep(tmp_path / "sweep", 4)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    begin(folder, A, "6_0")
+    failed = begin(folder, B, "6_1", exit_code=1, step=0, reason="it broke")
+    begin(folder, D, "6_3", exit_code=0)
+    folder.log(B, failed.number).write_text("first\n" + "bar 1\rbar 2\r\nlast\n")
+    slurm.says("squeue", {"6_0": "RUNNING|None|n1", "6_1": "FAILED|NonZeroExitCode|n1", "6_2": "PENDING|Priority|"})
+    return folder
+
+
+def test_runs_are_chosen_by_id_name_or_pattern(going: SweepFolder) -> None:
+    assert choose(going, [A]) == [A]
+    assert choose(going, ["lr0.1-seed0"]) == [A]
+    assert choose(going, ["*seed0", A]) == [B, A]  # each once, in the order of the folder
+    assert choose(going, ["pretrain/*"]) == [B, D, A, C]
+    with pytest.raises(UserError, match=r"lr0.2-seed0: no run of .*; did you mean 'lr0.\d-seed0'"):
+        choose(going, ["lr0.2-seed0"])
+
+
+def test_logs_of_what_failed(going: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    show_logs(going, [], 2)
+    header, file, _, *rest = capsys.readouterr().out.splitlines()
+    assert header == f"==> {B}: failed, it broke" and file.strip() == str(going.log(B, 0))
+    assert rest == ["bar 2", "last", ""]
+    show_logs(going, [A], 2)
+    assert "nothing printed yet" in capsys.readouterr().out
+
+
+def test_without_a_try_the_job_is_asked(going: SweepFolder, slurm: Slurm, capsys: pytest.CaptureFixture[str]) -> None:
+    (going.path / "jobs").mkdir()
+    (going.path / "jobs" / "6_2_0_log.out").write_text("python: not found\n")
+    slurm.says("squeue", {"6_2": "FAILED|NonZeroExitCode|n1"})
+    show_logs(going, [C], 5)
+    assert "python: not found" in capsys.readouterr().out
+
+
+def test_the_last_lines_of_a_huge_file(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("".join(f"line {i}\n" for i in range(100_000)))
+    assert last_lines(tmp_path / "log", 3) == ["line 99997", "line 99998", "line 99999"]
+
+
+def test_cancelling_marks_all_before_one_scancel(going: SweepFolder, slurm: Slurm) -> None:
+    count = f"ls {going.path}/pretrain/*/cancelled | wc -l"
+    (slurm.bin / "scancel").write_text(f'#!/bin/sh\n({count}; echo "$@") >> {slurm.calls_file}\n')
+    assert cancel(going, []) == [A, C]
+    assert slurm.calls[-2:] == ["2", "--quiet 6_[0,2]"]
+    assert [read_statuses(going)[0][run].state for run in (A, B, C, D)] == ["cancelled", "failed", "cancelled", "done"]
+    cancel(going, [C])  # again: in case that SLURM did not answer
+    assert slurm.calls[-1] == "--quiet 6_[2]"
+
+
+def test_what_has_failed_is_cancelled_only_by_its_name(going: SweepFolder) -> None:
+    cancel(going, [])
+    assert retry(going, certain(going), []) == [B]
+    assert cancel(going, [B, D]) == [B] and going.is_cancelled(B)
+
+
+def test_marks_stay_where_slurm_does_not_answer(going: SweepFolder, slurm: Slurm) -> None:
+    slurm.says("scancel", error="Unable to contact slurm controller")
+    with pytest.raises(UserError, match="scancel failed: Unable to contact"):
+        cancel(going, [A])
+    assert going.is_cancelled(A)
+
+
+def test_a_process_of_this_machine_gets_sigterm_and_another_machines_is_named(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for name in ("here", "there"):
+        folder.add(Run("shards", name, "shard", [], f"shards/{name}/output"))
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    for name, host in (("here", socket.gethostname()), ("there", "n9")):
+        begin(folder, f"shards/{name}", str(process.pid))
+        folder.submitted(Submission("local", str(process.pid), [f"shards/{name}"], time.time(), host))
+    with pytest.raises(UserError, match=f"there is marked as cancelled, but process {process.pid} on n9"):
+        cancel(folder, ["there"])
+    assert process.poll() is None
+    cancel(folder, ["here"])
+    assert process.wait(timeout=30) == -15
+
+
+def test_failed_runs_are_given_back_with_those_that_they_block(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    begin(folder, SHARDS, "5_0", exit_code=1)
+    begin(folder, A, "6_0", reason=f"blocked: {SHARDS} not done")
+    slurm.says("sacct", {"5_0": "FAILED", "6_0": "COMPLETED", "6_1": "CANCELLED by 0"})
+    assert [one.state for one in read_statuses(folder)[0].values()] == ["failed", "blocked", "blocked"]
+    assert retry(folder, certain(folder), []) == [SHARDS, B, A]
+    assert retry(folder, certain(folder), [SHARDS]) == [SHARDS, B, A]
+
+
+def test_only_what_failed_is_given_back(going: SweepFolder) -> None:
+    assert retry(going, certain(going), []) == [B]
+    with pytest.raises(UserError, match=f"{D} is done; retry is for runs that failed"):
+        retry(going, certain(going), [D])
+    going.cancel(C)
+    assert retry(going, certain(going), []) == [B]
+    assert retry(going, certain(going), [C]) == [C]
+    assert retry(going, certain(going), ["*"]) == [B, C]  # a pattern passes over what is done or runs
+
+
+def test_nothing_is_given_back_while_the_queue_is_not_known(going: SweepFolder, slurm: Slurm) -> None:
+    """A failed run's job may be queued again."""
+    slurm.says("squeue", error="Socket timed out")
+    with pytest.raises(UserError, match=r"Socket timed out.*nothing was started"):
+        certain(going)

@@ -1,0 +1,222 @@
+"""What is looked at before a sweep starts: configurations, benchmarks' flags, a rehearsal."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from harness import TINY, add_command
+
+from dira_scale import methods, plan
+from dira_scale.command import Command
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+from dira_scale.pretrain import check as refused
+from dira_scale.sweep import check
+from dira_scale.sweep import start as commands
+from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
+from dira_scale.sweep.records import Launch, Run
+from dira_scale.sweep.trained import describing
+
+ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0", "data.batch=8"]
+
+
+def run(
+    name: str, *words: str, verb: str = "pretrain", needs: tuple[str, ...] = (), launch: Launch | None = None
+) -> Run:
+    return Run("train", name, verb, [*words, f"run=/s/train/{name}/output"], "", [*needs], {}, launch or Launch())
+
+
+def config(**profile: object) -> SweepConfig:
+    cluster = Cluster(executor="local", cpus_per_task=1, tries=1, **profile)  # type: ignore[arg-type]
+    return SweepConfig("x", False, False, Sweep("s", {"train": Phase(command="pretrain")}), cluster)
+
+
+def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:
+    right = [run(f"r{n}", "data.shards=d", f"data.batch={n}") for n in (8, 16)]
+    wrong = [run("w1", "data.shards=d", "data.batch=0"), run("w2", "data.shards=d", "data.bach=8")]
+    message = r"^phase train, run w1: data\.batch=0: must be at least 1; nothing was started$"
+    with pytest.raises(UserError, match=message):
+        check.check_runs([*right, *wrong])
+    with pytest.raises(UserError, match=r"run w2: unknown key data\.bach; did you mean 'data\.batch'"):
+        check.check_runs([wrong[1], *right])
+    check.check_runs(right)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.optimizer.lr=abc"], r"run x: optim\.optimizer\.lr=abc: expected a number"),
+        (["optim.optimizer.momentun=0.9"], r"unknown key optim\.optimizer\.momentun"),
+        (["optim.discriminator.lr=abc"], r"run x: optim\.discriminator\.lr=abc: expected a number"),
+        (["optim.discriminator.betas=[0.5]"], r"run x: optim\.discriminator\.betas=\[0\.5\]: expected a list of 2"),
+        (["views.flip=abc"], r"run x: views\.flip=abc: expected a number"),
+        (["method.base.queue=abc"], r"run x: method\.base\.queue=abc: expected a whole number"),
+        (["model.encoder=resnet51"], "resnet51"),
+        (["optim.warmup_epochs=900"], r"optim\.warmup_epochs=900 is not shorter than"),
+        (["data.batch=9"], r"data\.batch=9 is not divisible by 2 ranks"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=rf"phase train, .*{message}.*; nothing was started"):
+        check.check_runs([run("x", "data.shards=d", "data.batch=8", *words, launch=Launch(processes=2))])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe=phantom_cxr", "recipe.size=16"], "size >= 64, not patients=400, size=16"),
+        (["recipe=phantom_ct", "recipe.patients=many"], "patients >= 1 .*not patients=many"),
+        (["recipe=phantom_cxr", "recipe.codec=jgp"], "did you mean 'jpg'"),
+        (["recipe=phantom_cxr", "slice=5/4"], "slice=5/4"),
+        (["recipe=folder", "recipe.images=/nowhere", "recipe.name=a", "recipe.splits={train: 2}"], "recipe.splits="),
+    ],
+)
+def test_what_sharding_would_refuse_is_refused_before(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=rf"phase data, run x: .*{message}.*; nothing was started"):
+        check.check_runs([Run("data", "x", "shard", [*words, "out=/s/data/x/output"], "")])
+
+
+def test_data_that_is_not_there_is_no_reason_to_refuse() -> None:
+    check.check_runs([
+        Run("data", "x", "shard", ["recipe=folder", "recipe.images=/nowhere", "recipe.name=a", "out=/s/x"], ""),
+        run("x", "data.shards=/nowhere", "model.weights=/nowhere/w.safetensors"),
+    ])  # fmt: skip
+
+
+def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = []
+    monkeypatch.setattr(check, "_problem", lambda run, _: composed.append(run.name) or "")
+    needs = [f"data/{n}-0000000{n}" for n in range(3)]
+    check.check_runs([
+        run(f"{n}{seed}", f"data.shards=/s/{need}/output", f"seed={seed}", needs=(need,))
+        for n, need in enumerate(needs) for seed in range(4)
+    ])  # fmt: skip
+    assert composed == ["00"]
+
+
+TRAINED = ("data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "model.encoder=test_resnet")
+
+
+def test_the_words_that_decide_a_description_are_as_the_commands_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Command("tune", "", output="tuned", trains=True, described=("head", "data.size"))
+    add_command(monkeypatch, row)
+    decisive = ["task=labels", "head.width=3", "data.size=8", "--config-dir", "own"]
+    words = [*decisive, "data.shards=d", "data.batch=4", "model.encoder=x", "tuned=/a", "seed=1", "steps=3"]
+    assert describing(Run("t", "x", "tune", words, "")) == tuple(decisive)
+
+
+def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:
+    return Run("later", name, verb, [*words, f"run={reads}", "out=/s/later/x/output"], "", ["train/t"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "message"),
+    [
+        ("probe", ["stage=dirr"], "stage=dirr: train/t has di, latest; did you mean 'di'"),
+        ("probe", ["layer=6"], "layer=6: test_resnet has .* and last"),
+        ("probe", ["layer=[]"], r"layer=\[\]: name a level"),
+        ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
+        ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
+        ("words", [], "run=train/t: test_resnet is an encoder of images; name one of volumes"),
+        ("words", ["size=[8,8]"], r"size=\[8, 8\]: give depth, height and width"),
+        ("export", ["stage=dir"], "stage=dir: train/t has di, latest"),
+        ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
+        ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),
+        ("export", ["formats=torchvision"], "torchvision has no network laid out as test_resnet"),
+    ],
+)
+def test_what_the_commands_would_refuse_of_a_run_is_refused_before_it_trains(
+    verb: str, words: list[str], message: str
+) -> None:
+    trained, data = run("t", *TRAINED), [] if verb == "export" else ["data.shards=d"]
+    with pytest.raises(UserError, match=rf"phase later, run x: .*{message}.*; nothing was started"):
+        check.check_runs([later(verb, *data, *words)], [trained])
+
+
+def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
+    trained = [run("a", *TRAINED), run("b", *TRAINED, "seed=1"), run("t", *TRAINED[:3], *TRAINED[4:])]
+    probes = [
+        later("probe", "data.shards=d", "stage=dira", reads=f"/s/train/{item}/output", name=item) for item in "tab"
+    ]
+    check.check_runs(probes[:1], trained)
+    with pytest.raises(UserError, match="stage=dira: train/a has di, latest"):
+        check.check_runs(probes, trained)
+
+
+def test_nothing_is_said_of_a_run_that_is_elsewhere_and_not_there_yet() -> None:
+    check.check_runs([later("probe", "data.shards=d", "stage=any", reads="/nowhere")])
+
+
+def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = methods.construct
+    monkeypatch.setattr(methods, "construct", lambda *arguments: built.append(1) or build(*arguments))
+    words = ["data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "method.queue=96"]
+    words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4"]
+
+    def check_one(*more: str) -> None:
+        refused.check(compose("pretrain", [*words, *more]), 1)
+
+    check_one("data.batch=8")
+    check_one("data.batch=16", "optim.optimizer.lr=1")
+    for batch, key in ((20, r"method\.queue=96 is not a multiple of data\.batch=20"), (6, r"model\.bn_groups: .*=6 ")):
+        with pytest.raises(UserError, match=key):
+            check_one(f"data.batch={batch}")
+    assert built == [1]
+    check_one("data.batch=8", "data.size=64")
+    assert built == [1, 1]
+
+
+def test_a_benchmarks_flags_are_those_of_its_parser() -> None:
+    check.check_runs([Run("b", "x", "bench", ["randomness", "--rows", "9"], "")])
+    for words, message in (
+        (["randomness", "--row", "9"], "benchmark randomness has no flag --row:"),
+        (["randomnes"], "no benchmark 'randomnes'; did you mean 'randomness'"),
+        ([""], "benchmark must be given"),
+    ):
+        with pytest.raises(UserError, match=f"phase b, run x: {message}"):
+            check.check_runs([Run("b", "x", "bench", words, "")])
+
+
+def test_machines_that_cannot_carry_out_a_run() -> None:
+    with pytest.raises(UserError, match=r"sweep\.phases\.train\.nodes=2: executor local has one machine"):
+        check.check_machines(config(), [run("x", launch=Launch(nodes=2))])
+    with pytest.raises(UserError, match="probe runs as one process"):
+        check.check_machines(config(), [run("x", verb="probe", launch=Launch(processes=2))])
+
+
+@pytest.mark.system
+def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
+    """On the profile's GPU, for as many steps as the run has; hours are unknown while data is to be made yet."""
+    profile = {"memory": 1.0, "tflops": 0.001, "price": 3.0}
+    machine = [f"plan.{key}={value}" for key, value in profile.items()]
+    words = [word for word in ONE_STAGE if not word.startswith("run=")]
+    assert plan.main([*words, *machine, "plan.gpus=2", "plan.images=75312", f"plan.json={tmp_path}/plan.json"]) == 0
+    rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["strategy"] == "ddp" and not row["checkpointing"])
+    planned = round(0.5 * (75312 // 8))
+    item = run("a", *ONE_STAGE, f"steps={planned // 10}", launch=Launch(processes=2))
+    (line,) = check.rehearse(config(plan=profile), [item, item, item])
+    hours, price = (row[key] * (planned // 10) / planned for key in ("hours", "price"))
+    assert line == (
+        f"train: {row['memory']['peak'] / 1e9:.2f} GB of GPU memory in each process; {planned // 10:,} steps of the "
+        f"first run: {hours:,.1f} h, cost {price:,.0f}; 3 runs: {3 * hours:,.1f} h, {3 * price:,.0f}"
+    )
+    later = run("a", *ONE_STAGE, "data.shards=/s/data/x/output", needs=("data/x",), launch=Launch(processes=2))
+    (line,) = check.rehearse(config(plan=profile), [later])
+    step = check.milliseconds(row["step"])
+    assert line.endswith(f", {step} a step; hours and cost are unknown until its data exists")
+    (line,) = check.rehearse(config(), [item, replace(item, phase="train-b")])
+    assert line == "train, train-b: no estimate of memory and hours: cluster.plan describes no GPU"
+
+
+def test_a_short_step_is_not_0_ms() -> None:
+    result = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
+    assert result == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]
+
+
+def test_runs_are_counted_by_what_happens_to_them() -> None:
+    assert commands._counted({"a": "missing", "b": "missing"}) == "2 runs to start"
+    assert commands._counted({"a": "missing"}) == "1 run to start"
+    assert commands._counted({"a": "done", "b": "missing", "c": "done"}) == "3 runs: 2 done, 1 not started"

@@ -1,0 +1,322 @@
+"""What follows a try, as a table; and jobs of this machine, which submitit's local executor starts."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import submitit
+from harness import add_command
+from submitit.helpers import environment_variables
+
+from dira_scale.command import Command
+from dira_scale.errors import UserError
+from dira_scale.sweep import requeue
+from dira_scale.sweep.job import Job, _stopped, after, futile
+from dira_scale.sweep.records import Run, SweepFolder, Try
+
+FOLDER = Path(__file__).parent / "commands"
+SECONDS = 60
+
+
+def tries(*ended: tuple[int | None, int | None, int | None]) -> list[Try]:
+    """Of (exit code, step before, step); without an exit code they have no end."""
+    return [
+        Try(i, "slurm", "7", i, ["n1"], 0.0, None if code is None else 1.0, code, before, step)
+        for i, (code, before, step) in enumerate(ended)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ended", "stopped", "cancelled", "follows"),
+    [
+        ([(0, 0, 9)], "", False, "done"),
+        ([(0, 0, 9)], "preempted", True, "done"),
+        ([(75, 0, 5)], "preempted", False, "requeue"),
+        ([(75, 0, 5)] * 2 + [(75, 5, 5)] * 2, "limit", False, "requeue"),
+        ([(75, 0, 5)] + [(75, 5, 5)] * 3, "limit", False, "failed"),  # never gets to a step within its time
+        ([(75, None, None)] * 3, "limit", False, "failed"),
+        ([(75, None, None)] * 9, "preempted", False, "requeue"),
+        ([(75, 0, 5)], "preempted", True, "leave"),
+        ([(75, 0, 5)], "ended", False, "leave"),
+        ([(75, 0, 5)], "", False, "leave"),
+        ([(-9, 0, 5)], "preempted", False, "requeue"),
+        ([(1, 0, 5)], "ended", False, "leave"),
+        ([(2, None, None)], "", False, "failed"),
+        ([(2, None, None)], "preempted", False, "failed"),
+        ([(2, 5, None)], "", False, "retry"),
+        ([(2, 5, 5)], "", False, "retry"),  # what has trained has good input: the node or the disk
+        ([(1, None, None)], "", False, "retry"),
+        ([(1, None, None)], "", True, "leave"),
+        ([(1, None, None)] * 2, "", False, "retry"),
+        ([(1, None, None)] * 3, "", False, "failed"),
+        ([(1, 0, 4), (1, 4, 4), (1, 4, 4)], "", False, "retry"),  # the first made steps
+        ([(1, 0, 4), (1, 4, 4), (1, 4, 4), (1, 4, 4)], "", False, "failed"),
+        ([(1, None, None), (None, None, None), (-9, None, None)], "", False, "failed"),  # killed with all of its job
+        ([(1, 0, 0), (None, 0, None), (1, 3, 3)], "", False, "retry"),  # the killed one had made steps
+        ([(1, 0, 0), (75, 0, 0), (1, 0, 0), (1, 0, 0)], "", False, "failed"),
+        ([(1, 0, 0), (75, 0, 2), (1, 2, 2), (1, 2, 2)], "", False, "retry"),
+    ],
+)
+def test_what_follows(
+    ended: list[tuple[int | None, int | None, int | None]], stopped: str, cancelled: bool, follows: str
+) -> None:
+    assert after(tries(*ended), stopped, cancelled, limit=3) == follows
+
+
+def test_a_step_in_every_try_goes_on_for_ever() -> None:
+    assert futile(tries(*((1, step, step + 1) for step in range(50)))) == 0
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path / "sweep")
+
+
+def counting(sweep: SweepFolder, name: str, *words: str, **rest: Any) -> Run:
+    output = f"count/{name}/output"
+    run = Run("count", name, "counting", [f"run={sweep.path / output}", *words], output, **rest)
+    sweep.add(run)
+    return run
+
+
+def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> submitit.Job[None]:
+    executor = submitit.LocalExecutor(sweep.path / "jobs")
+    executor.update_parameters(timeout_min=5)
+    path = f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    with environment_variables(PYTHONPATH=path):
+        return executor.submit(Job(str(sweep.path), run.id, limit))
+
+
+def task_of(job: submitit.Job[None]) -> psutil.Process:
+    """The process in which submitit calls :class:`Job`."""
+    (process,) = psutil.Process(int(job.job_id)).children()
+    return process
+
+
+def ends(process: psutil.Process) -> None:
+    wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+
+
+def wait(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sweep: SweepFolder) -> None:
+    good = counting(sweep, "good", "steps=3")
+    failing = counting(sweep, "failing", "steps=9", "fail_at=5", "code=1")
+    bad = counting(sweep, "bad", "steps=9", "fail_at=1", "code=2")
+    blocked = counting(sweep, "blocked", "steps=3", needs=["count/bad"])
+    cancelled = counting(sweep, "cancelled", "steps=3")
+    sweep.cancel(cancelled.id)
+    jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled)]
+    for job in jobs:
+        wait(job.done)
+    (attempt,) = sweep.tries(good.id)
+    assert (attempt.cluster, attempt.exit_code, attempt.step, attempt.reason) == ("local", 0, 3, "")
+    assert [(attempt.exit_code, attempt.step, attempt.reason) for attempt in sweep.tries(failing.id)] == [
+        (1, 4, "no step 5")
+    ] * 3
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(bad.id)] == [(2, "no step 1")]
+    (attempt,) = sweep.tries(blocked.id)
+    assert attempt.ended and (attempt.exit_code, attempt.reason) == (None, "blocked: count/bad not done")
+    assert sweep.tries(cancelled.id) == []
+    wait(submit(sweep, good).done)
+    assert len(sweep.tries(good.id)) == 1  # it is done
+
+
+def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> None:
+    """Its log ends with whatever it printed last."""
+    run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
+    wait(submit(sweep, run, limit=3).done)
+    why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
+    follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [
+        (-9, f"{why}{text}") for text in follows
+    ]
+
+
+def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
+    run = counting(sweep, "run", "steps=900", "pause=0.02")
+    job = submit(sweep, run)
+    wait(lambda: sweep.status(run).get("step", 0) > 2)
+    process = task_of(job)
+    process.send_signal(signal.SIGUSR2)
+    ends(process)
+    (attempt,) = sweep.tries(run.id)
+    assert (attempt.exit_code, attempt.step) == (75, sweep.status(run)["step"])
+
+    job = submit(sweep, run)
+    wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (attempt.step or 0))
+    task_of(job).kill()
+    wait(lambda: sweep.status(run)["state"] == "interrupted")
+    assert sweep.tries(run.id)[1].ended is None
+
+
+def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepFolder) -> None:
+    run = Run("wait", "run", "sleeping", [], "wait/run/output")
+    sweep.add(run)
+    job = submit(sweep, run)
+    wait(lambda: "asleep" in (sweep.log(run.id, 0).read_text() if sweep.log(run.id, 0).exists() else ""))
+    process = task_of(job)
+    (child,) = process.children()
+    child.send_signal(signal.SIGUSR2)  # as SLURM does: to every process
+    process.send_signal(signal.SIGUSR2)
+    wait(lambda: sweep.tries(run.id)[0].ended)
+    (attempt,) = sweep.tries(run.id)
+    assert (attempt.exit_code, attempt.reason) == (75, "asleep")
+
+
+def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
+    """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
+    run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
+    wait(submit(sweep, run, limit=2).done)
+    assert [(attempt.step_before, attempt.step) for attempt in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
+    assert sweep.status(run)["step"] == 6
+
+
+def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: SweepFolder) -> None:
+    """The second one takes the run over; the first one, which has to stop, made none of the steps that follow."""
+    run = counting(sweep, "run", "steps=900", "pause=0.02")
+    first = submit(sweep, run, limit=1)
+    wait(lambda: sweep.status(run).get("step", 0) > 2)
+    second = submit(sweep, run)
+    wait(first.done)
+    wait(lambda: sweep.status(run)["step"] > 20)
+    process = task_of(second)
+    process.send_signal(signal.SIGUSR2)
+    ends(process)
+    attempt, two, *_ = sweep.tries(run.id)  # a third one may have begun, where this process was slow
+    assert attempt.reason.endswith("was taken over") and attempt.step is None
+    assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]
+
+
+UNREACHED = 'echo "Unable to contact slurm controller" >&2; exit 1'
+CONTROLLER = """#!/bin/sh
+echo "$@" >>{folder}/asked
+case "$1" in
+show) echo "JobId=7 JobState=RUNNING Requeue=1 Restarts={restarts} PreemptTime={preempted}" ;;
+requeue) [ -e {folder}/back ] || {{ touch {folder}/back; {away}; }}
+         [ {allowed} = yes ] || {{ echo "Requested operation is presently disabled" >&2; exit 1; }} ;;
+esac
+"""
+
+
+@pytest.fixture
+def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], list[str]]]:
+    """Puts an scontrol in place that answers so, but not at first; the result tells what it was asked."""
+
+    def put(
+        restarts: int = 0, preempted: str = "None", allowed: str = "yes", away: str = UNREACHED
+    ) -> Callable[[], list[str]]:
+        file = tmp_path / "scontrol"
+        told = {"folder": tmp_path, "restarts": restarts, "preempted": preempted, "allowed": allowed, "away": away}
+        file.write_text(CONTROLLER.format(**told))
+        file.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        return lambda: (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+
+    return put
+
+
+SHOWN, REQUEUED = "show job --oneliner 5_3", "requeue 5_3"
+
+
+@pytest.fixture
+def task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is task 3 of SLURM's array 5, whose signals it leaves to pytest afterwards."""
+    told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    for name, value in (told | {"SLURM_JOB_NODELIST": "n[1-2]"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    add_command(monkeypatch, Command("counting", ""))
+    monkeypatch.setattr("dira_scale.sweep.job.SIGNALS", ())
+
+
+def ended(sweep: SweepFolder, run: Run, code: int) -> Try:
+    """The last try, of the job that this process is."""
+    with pytest.raises(SystemExit) as error:
+        Job(str(sweep.path), run.id)()
+    assert error.value.code == code
+    return sweep.tries(run.id)[-1]
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize("away", [UNREACHED, "kill -TERM $$"], ids=["unreached", "ended by the requeue's own signal"])
+def test_slurms_controller_is_asked_until_it_is_back(
+    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]], away: str
+) -> None:
+    asked = controller(away=away)
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
+    assert (attempt.job, attempt.nodes, attempt.reason) == ("5_3", ["n1", "n2"], "no step 5")
+    assert asked() == [SHOWN, REQUEUED, REQUEUED]
+
+
+@pytest.mark.usefixtures("task")
+def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
+    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
+) -> None:
+    controller(allowed="no")
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
+    assert attempt.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(
+    ("answer", "problem", "calls"),
+    [
+        ({"allowed": "no"}, "scontrol failed: Requested operation is presently disabled", 3),
+        ({"restarts": 1}, "SLURM has restarted the job", 1),  # its second life is not to be ended
+    ],
+)
+def test_why_a_job_is_not_requeued_is_recorded(
+    sweep: SweepFolder,
+    controller: Callable[..., Callable[[], list[str]]],
+    answer: dict[str, Any],
+    problem: str,
+    calls: int,
+) -> None:
+    asked = controller(**answer)
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
+    assert attempt.reason == f"no step 5; not requeued: {problem}" and len(asked()) == calls
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(
+    ("received", "since", "stopped"),
+    [
+        ([], "None", ""),
+        ([signal.SIGUSR2, signal.SIGTERM], "None", "limit"),
+        ([signal.SIGTERM], "None", "ended"),
+        ([signal.SIGTERM], "2026-11-22T08:16:02", "preempted"),
+    ],
+)
+def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
+    controller: Callable[..., Callable[[], list[str]]], received: list[int], since: str, stopped: str
+) -> None:
+    """SLURM requeues only those that it has to kill."""
+    controller(preempted=since)
+    assert _stopped(submitit.JobEnvironment(), received, resumes=False) == stopped
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(("scontrol", "told"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
+def test_an_scontrol_that_is_not_there_or_hangs_is_told(
+    scontrol: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dira_scale.sweep.queue.SECONDS", 0.2)
+    monkeypatch.setattr(requeue, "PATIENCE", 0)
+    if scontrol:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=told):
+        requeue.requeue(submitit.JobEnvironment(), {})

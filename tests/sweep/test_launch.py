@@ -1,0 +1,63 @@
+"""What a job starts, on SLURM and on this machine. (Really started: tests/system/test_jobs.py.)"""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dira_scale.sweep.launch import command, last_words
+from dira_scale.sweep.records import Launch, Run
+
+VERB = ["-m", "dira_scale.pretrain", "run=out"]
+
+
+def words(launch: Launch, cluster: str, node: int = 0) -> list[str]:
+    job = SimpleNamespace(cluster=cluster, node=node, hostnames=["n3", "n4"])
+    program, *rest = command(Run("p", "r", "pretrain", ["run=out"], "out", launch=launch), job)  # type: ignore[arg-type]
+    assert program == sys.executable and rest[-3:] == VERB
+    return rest[:-3]
+
+
+@pytest.fixture(autouse=True)
+def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "25")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+
+
+def test_one_process_and_tasks_of_slurm_are_the_verb_itself() -> None:
+    assert words(Launch(), "slurm") == words(Launch(), "local") == words(Launch(2, 4), "slurm") == []
+
+
+def test_one_launcher_on_each_node_meets_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (words(Launch(2, 4, "torchrun"), "slurm", node) for node in (0, 1))
+    assert {*first} ^ {*second} == {"--node_rank=0", "--node_rank=1"}
+    assert {"--nnodes=2", "--nproc_per_node=4", "--master_addr=n3", "--max_restarts=3"} < {*first}
+    (port,) = (word for word in first if word.startswith("--master_port="))
+    assert 10_000 <= int(port.partition("=")[2]) < 30_000
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert port not in words(Launch(2, 4, "torchrun"), "slurm")
+
+
+@pytest.mark.parametrize("launcher", ["tasks", "torchrun"])
+def test_several_processes_of_this_machine_have_one_launcher(launcher: str) -> None:
+    assert {"--standalone", "--nproc_per_node=4"} < {*words(Launch(1, 4, launcher), "local")}
+
+
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        ("", ""),
+        ("step 1\nKeyError: 'x'\n\n", "KeyError: 'x'"),
+        ("pretrain: warning: slow\npretrain: unknown key\nChildFailedError\n====\n", "pretrain: unknown key"),
+        ("pretrain: warning: slow\nKilled\n", "Killed"),
+    ],
+)
+def test_the_reason_is_the_commands_own_last_message(tmp_path: Path, printed: str, said: str) -> None:
+    log = tmp_path / "000.log"
+    log.write_text(printed)
+    assert last_words(log, "pretrain") == said
+
+
+def test_a_log_that_was_never_begun_gives_no_reason(tmp_path: Path) -> None:
+    assert last_words(tmp_path / "000.log", "pretrain") == ""

@@ -1,0 +1,56 @@
+"""The papers' tables as sweeps: each cell is trained, and each has its twin; a dry run refuses none of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dira_scale.config.files import folder
+from dira_scale.pages.tables.papers import PaperTable, figures
+from dira_scale.sweep.check import check_runs
+from dira_scale.sweep.config import Phase, Sweep
+from dira_scale.sweep.expand import expand
+from dira_scale.sweep.records import Run
+
+SWEEPS = ("dira_table1", "dira_table2", "dira_table4", "pcrl_table4a")
+
+
+def read(name: str) -> tuple[Sweep, list[Run]]:
+    content = yaml.safe_load((folder("slurm") / "sweep" / f"{name}.yaml").read_text())
+    phases = {phase: Phase(**parts) for phase, parts in content["phases"].items()}
+    sweep = Sweep(name=content["name"], phases=phases, tables=content["tables"])
+    literal = {phase: {"recipe.images": "/images"} for phase, of in phases.items() if of.command == "shard"}
+    return sweep, expand(sweep, Path("/sweep"), literal)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_each_published_cell_is_trained_and_has_its_twin(name: str) -> None:
+    sweep, runs = read(name)
+    trained: dict[tuple[str, str, float], Counter[str]] = {}
+    for run in (run for run in runs if run.verb == "finetune"):
+        init = str(run.varied.get(f"{run.phase}.init", "")).strip("{}")
+        words = dict(word.split("=", 1) for word in run.words)
+        place = run.phase, init, float(words.get("data.fraction", "1"))
+        trained.setdefault(place, Counter())[words["init"] + words.get("seed", "0")] += 1
+    for table in (PaperTable(**given) for given in sweep.tables):
+        tasks, rows = {task: phase for phase, task in table.tasks.items()}, table.rows
+        published = [key for key in figures() if key[:2] == (table.paper, table.table) and key[2] in tasks]
+        left_out = {key[4] for key in published} - set(rows.values())
+        assert left_out <= {"C2L", "Models Genesis", "Semantic Genesis"}  # not made
+        for _, _, task, _, row, percent in published:
+            starts = [start for start, its_row in rows.items() if its_row == row]
+            phases = [phase for phase, its_task in table.tasks.items() if its_task == task]
+            cells = [trained.get((phase, start, percent / 100)) for phase in phases for start in starts]
+            counts = [len(cell) for cell in cells if cell]
+            assert row in left_out or counts == [5], (task, row, percent)  # networks
+        for phase, start, fraction in trained:
+            assert phase not in table.tasks or start not in rows or len(trained[phase, "random", fraction]) == 5
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", ["dira_table4", "pcrl_table4a"])  # which have all kinds of runs
+def test_a_dry_run_refuses_none(name: str) -> None:
+    _, runs = read(name)
+    one_of_each = {(run.phase, str(run.varied.get(f"{run.phase}.init")) == "random"): run for run in runs}
+    check_runs([*one_of_each.values()], runs)

@@ -1,0 +1,195 @@
+"""The results of made-up runs: every figure with what varied, and means that numpy confirms."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+from sweep.made_up_sweep import SHARDS, begin, made_up_sweep, mark, train
+
+from dira_scale.errors import UserError
+from dira_scale.storage.owned import MARK
+from dira_scale.sweep.config import Phase, Sweep
+from dira_scale.sweep.expand import expand
+from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.results import write_results
+from dira_scale.sweep.start import record
+
+LOSSES = {0.1: [0.5, 0.75, 0.9], 0.01: [0.1]}  # of the validation, by learning rate and seed
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> SweepFolder:
+    """Sharding, four runs that train, a probe of the first; one more run that is not done."""
+    folder = made_up_sweep(tmp_path / "sweep", 5)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    output = folder.output(folder.run(SHARDS))
+    output.mkdir(parents=True)
+    (output / "dataset.json").write_text(
+        json.dumps({"name": "x", "counts": {"train": 40}, "sizes": [1, 2], "ok": True})
+    )
+    ids = {f"pretrain/lr{lr}-seed{seed}": loss for lr, of in LOSSES.items() for seed, loss in enumerate(of)}
+    for run_id, loss in ids.items():
+        begin(folder, run_id, "6_0", exit_code=0, step=20)
+        train(folder, run_id, step=20)
+        row = {"step": 20, "stage": "dira", "split": "val", "loss": loss, "epoch": 2.0, "lease": 1, "warnings": ["w"]}
+        path = folder.output(folder.run(run_id)) / "metrics.jsonl"
+        path.write_text(path.read_text().rpartition("\n")[0] + "\n" + json.dumps(row | {"time/step": 3.0}) + "\n")
+    varied = {"pretrain.optim.lr": 0.1, "pretrain.seed": 0, "probe.method": "moco"}
+    probe = Run("probe", "moco", "probe", ["seed=0"], "probe/moco/output", ["pretrain/lr0.1-seed0"], varied)
+    folder.add(probe)
+    begin(folder, probe.id, "7_0", exit_code=0)
+    folder.output(probe).mkdir(parents=True)
+    figure = {"encoder": "lr0.1", "kind": "run", "layer": "last", "probe": "linear", "fraction": 0.1}
+    figures = [figure | {"label": "mean", "auc": 71.5}, figure | {"label": "Nodule", "auc": None}]
+    figures += [figure | {"kind": "random", "encoder": name, "label": "mean", "auc": 50.0} for name in ("r1", "r2")]
+    (folder.output(probe) / "probe.json").write_text(json.dumps({"config": {"seed": 0}, "figures": figures}))
+    return SweepFolder(folder.path)
+
+
+def test_every_figure_of_every_finished_run_is_there_once(finished: SweepFolder) -> None:
+    (said,) = write_results(finished.path).lines
+    rows: list[dict[str, Any]] = pq.read_table(finished.path / "results.parquet").to_pylist()
+    assert said.endswith(f"{len(rows)} figures of 6 of 7 runs.")
+    of = {(row["run"], row["metric"]): row for row in rows}
+    assert len(of) == len(rows)
+    names = {metric for run, metric in of if run == "pretrain/lr0.1-seed0"}
+    assert names == {f"di/{split}/{key}" for split in ("train", "val") for key in ("loss", "images_per_second")} | {
+        "dira/val/loss"
+    }
+    row = of["pretrain/lr0.1-seed0", "dira/val/loss"]
+    assert (row["value"], row["pretrain.optim.lr"], row["pretrain.seed"], row["probe.method"]) == (0.5, 0.1, 0, None)
+    assert json.loads(row["config"]) == {"optim": {"lr": 0.1}, "seed": 0}
+    assert row["command"] == "python -m dira_scale.pretrain optim.lr=0.1 seed=0"
+    assert of["pretrain/lr0.1-seed0", "di/train/loss"]["value"] == 10 / 20  # the last row
+    assert {metric: row["value"] for (run, metric), row in of.items() if run == SHARDS} == {
+        "dataset/counts/train": 40, "dataset/sizes/0": 1, "dataset/sizes/1": 2,
+    }  # fmt: skip
+    assert {metric: row["value"] for (run, metric), row in of.items() if run == "probe/moco"} == {
+        "auc/run/last/linear/0.1/mean": 71.5,
+        "auc/random:r1/last/linear/0.1/mean": 50.0,
+        "auc/random:r2/last/linear/0.1/mean": 50.0,
+    }
+
+
+def test_the_csv_has_the_same_figures(finished: SweepFolder) -> None:
+    write_results(finished.path)
+    rows = pq.read_table(finished.path / "results.parquet").to_pylist()
+    with (finished.path / "results.csv").open(newline="") as file:
+        told = list(csv.DictReader(file))
+    assert [(row["run"], row["metric"], float(row["value"])) for row in told] == [
+        (row["run"], row["metric"], row["value"]) for row in rows
+    ]
+    assert "config" not in told[0] and told[0]["command"]
+
+
+def test_means_are_over_seeds(finished: SweepFolder) -> None:
+    write_results(finished.path)
+    page = (finished.path / "results.md").read_text()
+    for lr, values in LOSSES.items():
+        spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+        assert f"| {lr} | dira/val/loss | {np.mean(values):.4g}{spread} | {len(values)} |" in page
+    assert "| 0.1 | moco | auc/run/last/linear/0.1/mean | 71.5 | 1 |" in page
+    assert "Nodule" not in page and "images_per_second" not in page and "## shards" not in page
+
+
+def test_a_run_whose_files_are_gone_is_named(finished: SweepFolder) -> None:
+    (finished.output(finished.run("pretrain/lr0.1-seed0")) / "config.yaml").unlink()
+    said, missing = write_results(finished.path).lines
+    assert said.endswith("figures of 5 of 7 runs.") and missing.startswith("pretrain/lr0.1-seed0 cannot be read: ")
+    assert missing in (finished.path / "results.md").read_text()
+    assert "pretrain/lr0.1-seed0" not in (finished.path / "results.csv").read_text()
+
+
+def test_runs_of_earlier_settings_are_left_out(finished: SweepFolder) -> None:
+    kept = ["pretrain/lr0.1-seed0", "pretrain/lr0.1-seed1"]
+    finished.set_current(kept)
+    said, left_out = write_results(finished.path).lines
+    assert said.endswith("figures of 2 of 2 runs.") and left_out.startswith("5 runs of earlier settings are left out")
+    page = (finished.path / "results.md").read_text()
+    spread = np.std(LOSSES[0.1][:2], ddof=1)
+    assert left_out in page and f"| 0.1 | dira/val/loss | {np.mean(LOSSES[0.1][:2]):.4g} ± {spread:.2g} | 2 |" in page
+    rows = pq.read_table(finished.path / "results.parquet").to_pylist()
+    assert {row["run"] for row in rows} == {*kept} and "probe.method" not in rows[0]
+
+
+def test_what_a_sweep_records_are_its_present_runs_and_what_varies_between_them(tmp_path: Path) -> None:
+    def submit(*lrs: float, seed: int = 0) -> list[str]:
+        phase = Phase("pretrain", set={"data.shards": "d", "seed": seed}, grid={"optim.lr": [*lrs]} if lrs else None)
+        if not lrs:
+            phase.set = {"data.shards": "d", "seed": seed, "optim.lr": 0.1}
+        runs = expand(Sweep("one", {"train": phase}), tmp_path, {})
+        start = [run for run in runs if not (tmp_path / run.id).exists()]
+        record(SweepFolder(tmp_path), OmegaConf.create(), runs, start)
+        return [run.id for run in runs]
+
+    (alone,) = submit()
+    first, second = submit(0.1, 0.01)
+    mark(tmp_path)
+    folder = SweepFolder(tmp_path)
+    assert first == alone and folder.current == [first, second]
+    assert [folder.runs[item].varied for item in folder.current] == [{"train.optim.lr": 0.1}, {"train.optim.lr": 0.01}]
+    other = submit(0.1, seed=1)
+    mark(tmp_path)
+    folder = SweepFolder(tmp_path)
+    assert folder.current == other and {*folder.runs} == {first, second, *other}
+    submit()
+    assert SweepFolder(tmp_path).current == [alone] and SweepFolder(tmp_path).runs[alone].varied == {}
+    (tmp_path / "current.json").unlink()
+    assert SweepFolder(tmp_path).current == sorted([first, second, *other])
+
+
+def test_values_of_several_kinds_are_written_as_text(tmp_path: Path) -> None:
+    mark(tmp_path)
+    folder = SweepFolder(tmp_path)
+    for name, value in (("a", "auto"), ("b", 3), ("c", [1, 2])):
+        folder.add(run := Run("bench", name, "bench", [], f"bench/{name}/output", [], {"bench.size": value}))
+        begin(folder, run.id, "1", exit_code=0)
+        folder.output(run).mkdir(parents=True)
+        (folder.output(run) / "step.json").write_text(json.dumps({"seconds": 1.5}))
+    write_results(tmp_path)
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["bench.size"], row["value"]) for row in rows] == [("auto", 1.5), ("3", 1.5), ("[1, 2]", 1.5)]
+
+
+def test_before_anything_is_done_there_are_empty_tables(tmp_path: Path) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    assert write_results(folder.path).lines == [
+        f"results.parquet, .csv and .md in {folder.path}: 0 figures of 0 of 3 runs."
+    ]
+    assert pq.read_table(folder.path / "results.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("text", ["[]", "7", "{", '{"verb": "probe"}', "1e400", '{"verb": []}'])
+def test_a_damaged_record_or_result_is_named_and_the_others_stay(finished: SweepFolder, text: str) -> None:
+    whole = pq.read_table(finished.path / "results.parquet").num_rows if write_results(finished.path).lines else 0
+    (finished.output(finished.run("probe/moco")) / "probe.json").write_text(text)
+    first, *unread = write_results(finished.path).lines
+    (line,) = unread
+    assert first.endswith("figures of 5 of 7 runs.") and line.startswith("probe/moco cannot be read: ")
+    (finished.path / "pretrain/lr0.1-seed0/run.json").write_text(text)
+    (finished.path / "pretrain/lr0.1-seed1/tries/000.json").write_text(text)
+    first, *unread = write_results(finished.path).lines
+    assert first.endswith("figures of 3 of 7 runs.") and len(unread) == 3
+    assert all("cannot be read: " in line and "\n" not in line for line in unread)
+    assert 0 < pq.read_table(finished.path / "results.parquet").num_rows < whole
+
+
+def test_a_figure_that_is_no_number_is_named(finished: SweepFolder) -> None:
+    path = finished.output(finished.run("probe/moco")) / "probe.json"
+    content = json.loads(path.read_text())
+    content["figures"][0]["auc"] = "x"
+    path.write_text(json.dumps(content))
+    assert "probe/moco cannot be read: ValueError('auc/run/last" in "".join(write_results(finished.path).lines)
+
+
+def test_a_folder_without_the_mark_keeps_its_files(finished: SweepFolder) -> None:
+    (finished.path / MARK).unlink()
+    (finished.path / "results.md").write_text("mine")
+    with pytest.raises(UserError, match="holds files that this command has not written"):
+        write_results(finished.path)
+    assert (finished.path / "results.md").read_text() == "mine"

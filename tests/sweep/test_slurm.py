@@ -1,0 +1,202 @@
+"""What SLURM is given and how its refusals are told, with stand-ins for its commands; tests/system has a real one."""
+
+import os
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dira_scale.errors import UserError
+from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
+from dira_scale.sweep.records import Launch, Run, SweepFolder
+from dira_scale.sweep.refusals import _minutes
+from dira_scale.sweep.slurm import parameters, script, submit
+
+PROFILE: dict[str, Any] = {"executor": "slurm", "hours": 2.0, "signal_delay": 60, "cpus_per_task": 4, "tries": 5}
+SBATCH = """#!/bin/sh
+count=$(ls {log} | wc -l); cp "$1" {log}/$count
+{refusal}
+echo "Submitted batch job $((100 + count))"
+"""
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+Tools = Callable[..., Path]
+
+
+def config(phase: Phase | None = None, **profile: Any) -> SweepConfig:
+    sweep = Sweep(name="s", phases={"a": phase or Phase(command="pretrain"), "b": Phase(command="probe")})
+    return SweepConfig(folder="x", dry_run=False, detach=False, sweep=sweep, cluster=Cluster(**PROFILE | profile))
+
+
+def run(name: str, phase: str = "a", needs: tuple[str, ...] = (), verb: str = "pretrain", **launch: Any) -> Run:
+    return Run(phase, name, verb, [f"run={name}"], f"{phase}/{name}/output", list(needs), launch=Launch(**launch))
+
+
+def options(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
+    """Puts stand-ins of SLURM's commands on the path; returns the folder where sbatch's scripts are kept."""
+
+    def make(refusal: str = "", array: int = 1001, limits: str = "main*|infinite") -> Path:
+        (folder := tmp_path / "bin").mkdir()
+        (log := tmp_path / "scripts").mkdir()
+        programs = {
+            "sbatch": SBATCH.format(log=log, refusal=refusal), "srun": "#!/bin/sh\n",
+            "scontrol": f"#!/bin/sh\necho 'MaxArraySize            = {array}'\n",
+            "sinfo": f"#!/bin/sh\nprintf '{limits}\\n'\n",
+        }  # fmt: skip
+        for name, text in programs.items():
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        return log
+
+    return make
+
+
+def test_the_profile_is_what_sbatch_is_given(tmp_path: Path) -> None:
+    given = {
+        "account": "lab", "partition": "gpu", "qos": "high", "constraint": "a100", "memory": 64.0, "parallel": 8,
+        "setup": ["module load cuda"], "sbatch": {"reservation": "week"}, "python": "apptainer exec x.sif python",
+    }  # fmt: skip
+    folder, runs = SweepFolder(tmp_path), [run(str(n), nodes=2, processes=4) for n in range(20)]
+    text = script(folder, config(**given), runs)
+    assert options(text) == {
+        "account": "lab", "partition": "gpu", "qos": "high", "constraint": "a100", "mem": "64000M", "array": "0-19%8",
+        "time": "120", "signal": "USR2@60", "nodes": "2", "ntasks-per-node": "4", "cpus-per-task": "4",
+        "gpus-per-node": "4", "reservation": "week", "job-name": "s/a", "open-mode": "append", "wckey": "submitit",
+        "output": f"{tmp_path}/jobs/%A_%a_0_log.out",
+    }  # fmt: skip
+    assert text.index("module load cuda") < text.index("apptainer exec x.sif python -u -m submitit.core._submit")
+
+
+def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/slurm.md").read_text()
+    (block,) = re.findall(r"```yaml\n(executor: slurm\n.*?)```", text, re.DOTALL)
+    profile = yaml.safe_load(block)
+    assert profile.keys() == {each.name for each in fields(Cluster)}
+    given = parameters("s", run("x", processes=4), Cluster(**profile))
+    assert "gpus_per_node" not in given and (given["ntasks_per_node"], given["cpus_per_task"]) == (4, 16)
+
+
+def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
+    given = parameters("s", run("x", nodes=2, processes=4, launcher="torchrun"), Cluster(**PROFILE))
+    assert (given["ntasks_per_node"], given["cpus_per_task"], given["gpus_per_node"]) == (1, 16, 4)
+    assert "gpus_per_node" not in parameters("s", run("x"), Cluster(**PROFILE, gpus_per_node=0))
+    assert "gpus_per_node" not in parameters("s", run("x", verb="shard"), Cluster(**PROFILE))
+
+
+def test_a_phase_has_its_own_values() -> None:
+    item = config(Phase(command="pretrain", cluster={"hours": 7, "partition": "long"}))
+    assert (item.profile("a").hours, item.profile("a-slices").partition, item.profile("b").hours) == (7.0, "long", 2.0)
+    for wrong, message in (
+        ({"hurs": 1}, r"phases\.a\.cluster\.hurs: no phase may set that; did you mean 'hours'"),
+        ({"hours": "x"}, r"phases\.a\.cluster\.hours=x: expected float or null, above 0"),
+        ({"hours": -1}, r"phases\.a\.cluster\.hours=-1\.0: must be above 0"),
+        ({"executor": "local"}, r"cluster\.executor: no phase may set that"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config(Phase(command="pretrain", cluster=wrong)).profile("a")
+
+
+def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> None:
+    """Of at most as many jobs as an array may have; each task has its own run."""
+    log, folder = tools(array=2), SweepFolder(tmp_path / "sweep")
+    first = [run(str(n)) for n in range(3)]
+    second = [run("p0", "b", ("a/0", "a/2"), "probe"), run("p1", "b", ("a/9",), "probe")]
+    submit(folder, config(), [*first, *second], {"a/9": "77_4", "a/8": "78_0"})
+    assert [(item.cluster, item.job, item.runs) for item in folder.submissions] == [
+        ("slurm", "100", ["a/0", "a/1"]), ("slurm", "101", ["a/2"]), ("slurm", "102", ["b/p0", "b/p1"]),
+    ]  # fmt: skip
+    scripts = [options((log / str(n)).read_text()) for n in range(4)]
+    assert [item["array"] for item in scripts] == ["0-1%2", "0-0%1", "0-1%2", "0-0%1"]
+    after = [item.get("dependency") for item in scripts]
+    assert after == [None, None, "afterany:77:100:101", "afterany:77:78:100:101:102"]  # the last one: the results
+    assert [item.get("kill-on-invalid-dep") for item in scripts] == [None, None, "yes", "yes"]
+    calls = [
+        pickle.loads((tmp_path / f"sweep/jobs/{task}_submitted.pkl").read_bytes()).function
+        for task in ("100_1", "101_0")
+    ]
+    assert [(call.folder, call.run, call.limit) for call in calls] == [
+        (str(folder.path), name, 5) for name in ("a/1", "a/2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("invalid partition specified: x", r"phase a: cluster\.partition=None: SLURM refuses it .*sinfo lists"),
+        ("Batch job submission failed: Invalid account or account/partition combination", r"cluster\.account=None"),
+        (f"Batch job submission failed: {POLICY}", r"cluster\.partition=None, .*a limit of"),
+        ("something new", "phase a: sbatch failed: something new"),
+    ],
+)
+def test_what_sbatch_refuses_is_told_and_not_recorded(said: str, message: str, tools: Tools, tmp_path: Path) -> None:
+    tools(refusal=f'echo "sbatch: error: {said}" >&2; exit 1')
+    folder = SweepFolder(tmp_path / "sweep")
+    with pytest.raises(UserError, match=message) as caught:
+        submit(folder, config(), [run("x")], {})
+    assert "sbatch: error" not in str(caught.value)
+    assert folder.submissions == [] and not list(folder.path.rglob("*.pkl"))
+
+
+def test_what_was_submitted_before_a_refusal_is_recorded(tools: Tools, tmp_path: Path) -> None:
+    tools(refusal="[ $count = 0 ] || exit 1")
+    folder = SweepFolder(tmp_path / "sweep")
+    with pytest.raises(UserError, match="phase b: sbatch failed"):
+        submit(folder, config(), [run("x"), run("y", "b", ("a/x",), "probe")], {})
+    assert [item.runs for item in folder.submissions] == [["a/x"]]
+
+
+def test_an_answer_is_not_waited_for_for_ever(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dira_scale.sweep.queue.SECONDS", 0.3)
+    tools(refusal="exec sleep 60")
+    with pytest.raises(UserError, match=r"sbatch has not answered within 0\.3 s"):
+        submit(SweepFolder(tmp_path / "sweep"), config(), [run("x")], {})
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(UserError, match="scontrol has not answered"):
+        submit(SweepFolder(tmp_path / "sweep"), config(), [run("x")], {})
+
+
+def test_a_limit_that_a_partition_does_not_allow(tools: Tools, tmp_path: Path) -> None:
+    tools(limits=r"main*|1:00:00\nlong|2-00:00:00")
+    folder = SweepFolder(tmp_path / "sweep")
+    with pytest.raises(UserError, match=r"phase a: cluster\.hours=2: partition \(the default\) allows 1;"):
+        submit(folder, config(), [run("x")], {})
+    submit(folder, config(partition="main,long"), [run("x")], {})
+    times = {"infinite": float("inf"), "1:00": 1.0, "12:30:00": 750.0, "1-00:00:30": 1440.5}
+    assert {text: _minutes(text) for text in times} == times
+
+
+def test_no_slurm_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no sbatch here: use a login node, or cluster=local"):
+        submit(SweepFolder(tmp_path), config(), [run("x")], {})
+
+
+def test_a_profile_says_what_it_cannot_have() -> None:
+    with pytest.raises(UserError, match="account=lab: only SLURM takes it"):
+        Cluster(executor="local", cpus_per_task=1, tries=1, account="lab")
+    with pytest.raises(UserError, match="hours=null: a SLURM profile must have it"):
+        Cluster(executor="slurm", cpus_per_task=1, tries=1)
+    with pytest.raises(UserError, match=r"signal_delay=3600: a job of hours=1 ends after 3600 s"):
+        Cluster(**PROFILE | {"hours": 1.0, "signal_delay": 3600})
+    Cluster(**PROFILE | {"hours": 1.0, "signal_delay": 3599})
+    with pytest.raises(UserError, match=r"^sweep\.phases\.a\.cluster\.signal_delay=60: .* hours=0\.01 ends after 36 s"):
+        config(Phase(command="pretrain", cluster={"hours": 0.01})).profile("a")
+
+
+def test_what_only_slurm_can_do_is_refused_on_this_machine() -> None:
+    local = Cluster(executor="local", cpus_per_task=1, tries=1)
+    sweep = Sweep("s", {"a": Phase(command="pretrain", cluster={"parallel": 2})})
+    with pytest.raises(UserError, match="detach=true: only SLURM jobs run without this process"):
+        SweepConfig("x", False, True, sweep, local)
+    with pytest.raises(UserError, match=r"sweep\.phases\.a\.cluster\.parallel=2: .* set cluster\.parallel"):
+        SweepConfig("x", False, False, sweep, local).profile("a")

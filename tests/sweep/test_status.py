@@ -1,0 +1,241 @@
+"""The status of a sweep, from made-up records and a made-up SLURM."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep, train
+
+from dira_scale import sweep
+from dira_scale.errors import UserError
+from dira_scale.sweep.records import Run, Submission, SweepFolder
+from dira_scale.sweep.status import progress, read_statuses
+from dira_scale.sweep.table import duration, show
+
+A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
+
+
+def printed(folder: SweepFolder, width: int = 200) -> list[str]:
+    """The lines of the table; as if this were a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width)
+    show(folder, console, None)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def going(tmp_path: Path, slurm: Slurm) -> SweepFolder:
+    """The shard run is done; of four that train one runs, one was requeued, one has failed, one waits."""
+    folder = made_up_sweep(tmp_path / "sweep", 4)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    begin(folder, A, "6_0", "n2", seconds=100)
+    train(folder, A, step=25)
+    begin(folder, B, "6_1", "n3", exit_code=75, step=10, reason="SIGUSR2: checkpoint written")
+    train(folder, B, step=10, silent=900)
+    begin(folder, C, "6_2", exit_code=1, step=0, reason="no [GPU] found")
+    slurm.says("squeue", {"6_0": "RUNNING|None|n2", "6_1": "PENDING|BeginTime|", "6_3": "PENDING|Resources|"})
+    slurm.says("sacct", {"6_2": "FAILED"})
+    return folder
+
+
+def test_states_and_progress(going: SweepFolder, slurm: Slurm) -> None:
+    result, problem = read_statuses(going)
+    assert list(result) == [SHARDS, B, D, A, C] and not problem  # what is needed first, then by numbers
+    assert [one.state for one in result.values()] == ["done", "queued", "queued", "running", "failed"]
+    far = progress(going, result[A])
+    assert (far.step, far.steps, far.loss, far.images_per_second) == (25, 100, 10 / 25, 80.0)
+    assert far.to_go == pytest.approx(75 * 100 / 25, rel=0.05)  # 25 steps took 100 s
+    assert progress(going, result[B]).to_go is None and progress(going, result[SHARDS]).step is None
+    assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
+
+
+def test_the_table_has_counts_and_a_line_for_each_run(going: SweepFolder) -> None:
+    lines = printed(going)
+    assert lines[0] == "1 running, 2 queued, 1 done, 1 failed; 5 runs"
+    assert lines[1].split("  ")[0] == "run" and lines[1].split()[-1] == "reason"
+    (running,) = (line for line in lines if line.startswith(A))
+    assert running.split() == [A, "running", "25/100", "0.4", "80", "5", "min", "6_0", "n2", "1"]
+    (failed,) = (line for line in lines if line.startswith(C))
+    assert failed.rstrip().endswith("no [GPU] found")
+
+
+def test_a_narrow_terminal_shows_every_run_and_reason_in_full(going: SweepFolder) -> None:
+    lines = printed(going, 60)
+    assert max(map(len, lines)) <= 60 and "images/s" not in lines[1]
+    assert sum(line.startswith("pretrain/lr") for line in lines) == 4 + 4  # in the table, and with job and reason below
+    assert f"{C}: job 6_2 on n1; no [GPU] found" in [line.rstrip() for line in lines]
+
+
+LONG = "experiment_dira_moco-lr0.03-size224-batch256-weight_decay0.0001-seed12-0a1b2c3d"
+REASON = f"{'a long reason ' * 9}with /a/path/{'x' * 90}/of/one/word"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_nothing_is_cut_at_any_width(going: SweepFolder, slurm: Slurm, width: int) -> None:
+    """Job, state, node and reason of every run are there in full, however a line is folded."""
+    going.add(Run("pretrain", LONG, "pretrain", [], f"pretrain/{LONG}/output"))
+    going.submitted(Submission("slurm", "1234567", [f"pretrain/{LONG}"], time.time(), "login"))
+    begin(going, f"pretrain/{LONG}", "1234567_0", "gpu-a100-017", exit_code=1, step=0, reason=REASON)
+    lines = printed(SweepFolder(going.path), width)
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    together, starts = "".join("".join(lines).split()), "".join(line.split(" ")[0] for line in lines)
+    for run_id, one in read_statuses(SweepFolder(going.path))[0].items():
+        assert run_id in starts and "".join(one.reason.split()) in together
+        assert one.job in together and one.nodes in together
+        assert any(one.state in line.split() for line in lines)
+
+
+def test_json_has_every_run_and_the_counts(going: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["status", f"folder={going.path}", "json=true"]) == 1  # one has failed
+    said = capsys.readouterr()
+    content = json.loads(said.out)
+    assert not said.err and content["problem"] == "" and content["usage"] is None
+    assert {state: count for state, count in content["counts"].items() if count} == {
+        "running": 1, "queued": 2, "done": 1, "failed": 1,
+    }  # fmt: skip
+    runs = {f"{one['phase']}/{one['name']}": one for one in content["runs"]}
+    assert list(runs) == [SHARDS, B, D, A, C]
+    assert {key: runs[A][key] for key in ("state", "reason", "job", "try", "node", "step", "steps", "folder")} == {
+        "state": "running", "reason": "", "job": "6_0", "try": 1, "node": "n2", "step": 25, "steps": 100,
+        "folder": str(going.path / A),
+    }  # fmt: skip
+    assert (runs[C]["state"], runs[C]["reason"]) == ("failed", "no [GPU] found")
+    assert (runs[D]["try"], runs[D]["node"], runs[D]["step"]) == (None, None, None)
+    assert sweep.main(["status", f"folder={going.path}", "json=true", "watch=5"]) == 2
+    assert "json=true: prints one look; leave out watch" in capsys.readouterr().err
+
+
+def test_no_slurm_is_said_above_what_the_records_know(
+    going: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = printed(going)
+    assert "squeue is not installed here" in lines[1]
+    assert [one.state for one in read_statuses(going)[0].values()] == ["done", "ended", "queued", "running", "ended"]
+
+
+def test_a_run_whose_node_died_unseen_is_lost_once_its_lease_is_silent(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    for run_id, job, silent in ((A, "6_0", 5), (B, "6_1", 300)):
+        begin(folder, run_id, job)
+        train(folder, run_id, step=5, silent=silent)
+    result = read_statuses(folder)[0]  # neither squeue nor sacct know its jobs
+    assert (result[A].state, result[B].state) == ("running", "lost")
+
+
+def test_a_lease_from_before_the_try_says_nothing_about_it(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    begin(folder, A, "6_0", seconds=100)
+    train(folder, A, step=5, silent=300)
+    slurm.says("squeue", {"6_0": "RUNNING|None|n2"})
+    assert read_statuses(folder)[0][A].reason == ""
+
+
+def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm) -> None:
+    """By a job that has had a node for over a minute, or has ended there, and has left neither log nor try."""
+    folder = made_up_sweep(tmp_path / "sweep", 4)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    running = {"6_0": "RUNNING|None|n2|1:01", "6_1": "RUNNING|None|n2|0:59", "6_2": "RUNNING|None|n3|1-00:00:00"}
+    slurm.says("squeue", running)
+    slurm.says("sacct", {"6_3": "FAILED|0:53||n4|1"})
+    (folder.path / "jobs").mkdir()
+    (folder.path / "jobs" / "6_2_0_log.out").touch()
+    result = read_statuses(folder)[0]
+    unseen = f"no log appeared: does %s see {folder.path}?"
+    assert [result[run_id].reason.partition(" Mount")[0] for run_id in (A, B, C, D)] == [
+        unseen % "n2", "starting", "starting", unseen % "n4",
+    ]  # fmt: skip
+    assert [result[run_id].state for run_id in (A, D)] == ["running", "failed"]
+
+
+def test_a_sick_node_is_named(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    for run_id in (A, B):
+        begin(folder, run_id, "6_0", "n4", exit_code=1, step=0)
+        begin(folder, run_id, "6_0", "n1", exit_code=0, step=100)
+    assert any(line.startswith("node n4 failed 2 tries") for line in printed(folder))
+
+
+def test_processes_of_this_machine_are_looked_at(tmp_path: Path) -> None:
+    folder, host = SweepFolder(tmp_path), socket.gethostname()
+    for name in ("alive", "gone", "reused", "elsewhere"):
+        folder.add(Run("shards", name, "shard", [], f"shards/{name}/output"))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        for name, job, when, where in (
+            ("alive", process.pid, time.time(), host),
+            ("gone", ended.pid, time.time(), host),
+            ("reused", process.pid, time.time() - 1000, host),
+            ("elsewhere", process.pid, time.time(), "another"),
+        ):
+            begin(folder, f"shards/{name}", str(job))
+            folder.submitted(Submission("local", str(job), [f"shards/{name}"], when, where))
+        result = {run_id: one.state for run_id, one in read_statuses(folder)[0].items()}
+        process.communicate(b"\n", timeout=30)
+    assert result == {
+        "shards/alive": "running", "shards/gone": "lost", "shards/reused": "lost", "shards/elsewhere": "running",
+    }  # fmt: skip
+
+
+def test_two_calls_of_slurm_for_any_number_of_runs(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 60)
+    slurm.says("squeue", {"5_0": "PENDING|Priority|"})  # the others are not in the queue any more
+    assert len(printed(folder)) == 1 + 1 + 61
+    assert len(slurm.calls) == 2
+
+
+def test_watching_ends_when_nothing_runs(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    for run_id in (SHARDS, A):
+        begin(folder, run_id, "6_0", exit_code=0)
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    assert {one.state for one in show(folder, console, 60.0).values()} == {"done"}
+
+
+def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep there"):
+        read_statuses(SweepFolder(tmp_path))
+
+
+def test_a_status_imports_no_torch() -> None:
+    ask = "import sys, dira_scale.sweep.table, dira_scale.sweep.cancel, dira_scale.sweep.results"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{ask}; print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3, "3 s"), (98.6, "99 s"), (300, "5 min"), (7200, "2.0 h"), (200_000, "2.3 d")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_rows_without_training_are_no_progress(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    begin(folder, A, "6_0")
+    train(folder, A, step=3)
+    (folder.output(folder.run(A)) / "metrics.jsonl").write_text(json.dumps({"split": "val", "loss": 1.0}) + "\n")
+    far = progress(folder, read_statuses(folder)[0][A])
+    assert (far.step, far.loss) == (3, None)
+
+
+def test_a_sweep_that_is_none_is_answered_with_those_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out/sweeps/mine").mkdir(parents=True)
+    (tmp_path / "out/sweeps/mine/sweep.yaml").touch()
+    with pytest.raises(
+        UserError, match=r"^sweep=mina: no sweep there; did you mean 'mine'\?; run: mine; not run yet: "
+    ):
+        _ = SweepFolder(Path("out/sweeps/mina")).runs
+    with pytest.raises(UserError, match=r"^sweep=volumes_small: not run yet: python -m dira_scale.sweep"):
+        _ = SweepFolder(Path("out/sweeps/volumes_small")).runs
+    with pytest.raises(UserError, match=r"^folder=.*/elsewhere: no sweep there; run: none; not run yet: "):
+        _ = SweepFolder(Path("elsewhere")).runs

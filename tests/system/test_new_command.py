@@ -1,0 +1,90 @@
+"""A command of its own joins by its folder, its file in ``configs/`` and its name in the list; nothing else changes.
+
+The checkout that it joins is a folder of links to this one, with a copy of ``dira_scale/commands.py`` that names it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAST = '"bench",\n)'
+SWEEP = """
+name: squares
+phases:
+  squares: {command: toy, list: [{number: 3}, {number: 4, after: allowed}]}
+"""
+
+
+@dataclass
+class Checkout:
+    """Of the project with the command; sweeps are started in ``here``."""
+
+    root: Path
+    here: Path
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """What ``dira-scale WORDS`` prints."""
+        environment = os.environ | {"PYTHONPATH": str(self.root)}
+        command = [sys.executable, "-m", "dira_scale", *words]
+        done = subprocess.run(
+            command, cwd=self.here, env=environment, capture_output=True, text=True, timeout=150, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def sweep(self, *words: str, code: int = 0) -> str:
+        return self.run("sweep", "--config-dir", "own", "sweep=squares", "cluster.tries=1", *words, code=code)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    root, here = tmp_path / "checkout", tmp_path / "here"
+    for folder in ("dira_scale", "configs"):
+        (root / folder).mkdir(parents=True)
+        for path in (ROOT / folder).iterdir():
+            (root / folder / path.name).symlink_to(path)
+    for name in ("pyproject.toml", "shards", "slurm"):
+        (root / name).symlink_to(ROOT / name)
+    table = (ROOT / "dira_scale" / "commands.py").read_text()
+    assert table.count(LAST) == 1
+    (root / "dira_scale" / "commands.py").unlink()
+    (root / "dira_scale" / "commands.py").write_text(table.replace(LAST, '"bench", "toy",\n)'))
+    shutil.copytree(ROOT / "tests" / "toy" / "toy", root / "dira_scale" / "toy")
+    shutil.copy(ROOT / "tests" / "toy" / "toy.yaml", root / "configs")
+    (here / "own" / "sweep").mkdir(parents=True)
+    (here / "own" / "sweep" / "squares.yaml").write_text(SWEEP)
+    return Checkout(root, here)
+
+
+@pytest.mark.system
+def test_a_new_command_is_listed_checked_swept_and_read(checkout: Checkout) -> None:
+    assert "  toy        the square of a number\n" in checkout.run("--help")
+    assert "number=13: expected a number that is not 13; nothing was started" in checkout.sweep(
+        "squares.number=13", code=2
+    )
+
+    checkout.sweep(code=1)
+    assert "1 done, 1 failed; 2 runs" in checkout.run("sweep", "status", "sweep=squares", code=1)
+    assert "/here/allowed is missing" in checkout.run("sweep", "logs", "sweep=squares")
+    (checkout.here / "allowed").touch()
+    checkout.run("sweep", "retry", "sweep=squares")
+    assert "2 done; 2 runs" in checkout.run("sweep", "status", "sweep=squares")
+    folder = checkout.here / "out" / "sweeps" / "squares"
+    tries = {run.name.rpartition("-")[0]: len(list(run.glob("tries/*.json"))) for run in folder.glob("squares/*")}
+    assert tries == {"number3": 1, "number4-allowed": 2}
+    assert "2 runs: 2 done" in checkout.sweep("squares.workers=2", "dry_run=true")  # has no effect: no other runs
+
+    checkout.run("sweep", "results", "sweep=squares")
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    assert {(row["squares.number"], row["metric"], row["value"]) for row in rows} == {
+        (3, "square", 9), (3, "root", 3), (4, "square", 16), (4, "root", 4),
+    }  # fmt: skip
+    page = (folder / "results.md").read_text()
+    assert "| square | 16 |" in page and "root" not in page

@@ -1,0 +1,86 @@
+"""Rows of commands say what is so: of their folders, the configurations, and the pages that list commands."""
+
+import inspect
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+from omegaconf import OmegaConf
+
+from dira_scale import api
+from dira_scale.command import Command
+from dira_scale.commands import COMMANDS
+from dira_scale.config.compose import defaults
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "dira_scale"
+IN_SWEEPS = {name for name, row in COMMANDS.items() if row.in_sweeps}
+
+
+def page(path: str) -> str:
+    return (ROOT / path).read_text()
+
+
+def quoted(text: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", text))
+
+
+def test_every_folder_that_can_be_called_is_a_command() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__main__.py")} == COMMANDS.keys()
+
+
+def test_reading_the_rows_imports_neither_torch_nor_hydra() -> None:
+    script = "import sys; from dira_scale.commands import COMMANDS; [*COMMANDS.values()]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert {"torch", "hydra", "omegaconf", "numpy"}.isdisjoint(done.stdout.split())
+
+
+def test_what_is_called_holds_nothing_that_a_worker_would_look_for() -> None:
+    for name in COMMANDS:
+        text = (PACKAGE / name / "__main__.py").read_text()
+        assert text.splitlines() == [
+            f"from dira_scale.{name} import main", "", 'if __name__ == "__main__":', "    raise SystemExit(main())"
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", COMMANDS.values(), ids=lambda verb: verb.name)
+def test_a_row_names_what_there_is(verb: Command) -> None:
+    module = import_module(f"dira_scale.{verb.name}")
+    assert callable(module.main) and callable(getattr(module, verb.name))
+    named = [verb.plan, verb.describe, verb.page, *verb.subcommands.values()]
+    assert all(callable(resolve_name(path)) for path in named if path)
+    if verb.check:
+        arguments = 1 + verb.trains + verb.reads_run
+        assert len(inspect.signature(resolve_name(verb.check)).parameters) == arguments
+    assert list(inspect.signature(resolve_name(verb.results)).parameters) == ["output"]
+    if verb.compare:
+        assert list(inspect.signature(resolve_name(verb.compare)).parameters) == ["runs"]
+    assert bool(verb.output) or verb.flags or not verb.in_sweeps  # a sweep sets it
+    if verb.flags:
+        return
+    keys = [*([verb.output] if verb.output else []), *(["run"] if verb.reads_run else []), *verb.execution]
+    config = defaults(verb.name, ["experiment=small"] if verb.name == "pretrain" else [])
+    for key in [*keys, *(["slice"] if verb.slices else [])]:
+        parent, _, name = key.rpartition(".")
+        assert name in [*OmegaConf.select(config, parent)], key
+
+
+def test_the_functions_for_scripts_are_commands() -> None:
+    functions = {name for name in api.__all__ if inspect.isfunction(getattr(api, name))} - {"autocast"}
+    assert functions <= COMMANDS.keys()
+    assert functions == set(re.findall(r"^\| `(\w+)\(", page("docs/reference/api.md"), re.MULTILINE))
+
+
+def test_the_pages_list_the_commands() -> None:
+    (tree,) = re.findall(r"\n\n((?:    .*\n)+)", page("README.md"))[:1]
+    assert set(re.findall(r"^[ └├│─]+(\w+)  ", tree, re.MULTILINE)) == COMMANDS.keys()
+    (row,) = re.findall(r"^\| command \|.*: (.*) \|$", page("docs/reference/glossary.md"), re.MULTILINE)
+    assert quoted(row) == COMMANDS.keys()
+    (tree,) = re.findall(r"dira_scale/\n((?:.*\n)+?)\n", page("docs/explanation/architecture.md"))
+    assert COMMANDS.keys() <= set(re.findall(r"(\w+)/ ", tree))
+    (row,) = re.findall(r"^\| `command` \|(.*)\|$", page("docs/how-to/slurm.md"), re.MULTILINE)
+    assert quoted(row) == IN_SWEEPS
