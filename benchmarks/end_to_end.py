@@ -32,8 +32,8 @@ from benchmarks.backends import BACKENDS, make_shards, open_all
 from benchmarks.overlap import LoaderTurns, text
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
+from dira_scale.engine.loop import Loop
 from dira_scale.engine.signals import Signals
-from dira_scale.engine.trainer import Trainer
 from dira_scale.runs.environment import environment
 from dira_scale.runs.folder import RunFolder
 from dira_scale.storage.atomic import write_json
@@ -64,7 +64,7 @@ def measure(
         method, adversary = synthetic.networks(composed, config)
         run = RunFolder(Path(config.run), content)
         try:
-            trainer = Trainer(config, synthetic.task(config, world, method, adversary, turns), world, run)
+            trainer = Loop(config, synthetic.task(config, world, method, adversary, turns), world, run)
             with Signals() as signals, contextlib.closing(trainer):
                 ended = trainer.train(signals)
         finally:

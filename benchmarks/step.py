@@ -34,8 +34,8 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
 from dira_scale.distributed.world import World
+from dira_scale.engine.loop import Loop
 from dira_scale.engine.signals import Signals
-from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, nearest
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.task import FinetuneTask
@@ -82,7 +82,7 @@ class StepTurns(synthetic.SyntheticImages):
         clock: seconds, after waiting for the device.
     """
 
-    trainer: Trainer
+    trainer: Loop
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str], verb:
         content: Any = OmegaConf.to_container(composed)
         run = RunFolder(Path(folder), content)
         try:
-            turns.trainer = Trainer(config, task, world, run)
+            turns.trainer = Loop(config, task, world, run)
             with Signals() as signals, contextlib.closing(turns.trainer):
                 ended = turns.trainer.train(signals)
         finally:

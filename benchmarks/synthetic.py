@@ -15,8 +15,10 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
+from dira_scale.models.network import moved
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
-from dira_scale.pretrain.task import PretrainTask, build_adversary, on_device
+from dira_scale.pretrain.task import PretrainTask
 from dira_scale.training.schedule import stage_plans
 
 NEVER = 10**6  # steps
@@ -43,7 +45,8 @@ def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]
     """Method and adversary, freshly drawn from the seed."""
     torch.manual_seed(config.seed)
     views = methods.views_of(composed)
-    return methods.build(composed.method, composed.model, views, config.data.batch), build_adversary(config, views)
+    method = methods.build(composed.method, composed.model, views, config.data.batch)
+    return method, PretrainBlueprint(composed).adversary()
 
 
 def task(
@@ -51,7 +54,7 @@ def task(
 ) -> PretrainTask:
     """Pretraining on ``images`` in the place of its data."""
     stages = stage_plans(config, images.steps_per_epoch)
-    adversary = on_device(adversary, config, world)
+    moved(adversary, world.device, config.parallel.channels_last)
     return PretrainTask(config, world, method, adversary, stages, images)  # type: ignore[arg-type]
 
 

@@ -2,14 +2,19 @@
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from dira_scale.commands import COMMANDS
+from dira_scale.config.compose import configured
+from dira_scale.config.logs import Errors
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.machine.workers import refuse_in_worker
 from dira_scale.models.bf16 import autocast
-from dira_scale.runs.call import carried_out
+from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 
 __all__ = [
@@ -22,41 +27,64 @@ Where = str | Path
 
 def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
     """Convert images into the sharded dataset ``out``; the same call resumes after an interruption."""
-    return ShardedDataset.open(carried_out("shard", out, {"recipe": recipe}, settings))
+    return ShardedDataset.open(_run("shard", out, {"recipe": recipe}, settings))
 
 
 def pretrain(run: Where, shards: Where, experiment: str = "small", settings: Settings = None) -> RunReader:
     """Train, or resume, the run in folder ``run``. Raises ``RuntimeError`` with the reason if training fails."""
-    return RunReader(carried_out("pretrain", run, {"experiment": experiment, "data.shards": shards}, settings))
+    return _train("pretrain", {"experiment": experiment, "data.shards": shards, "run": run}, settings)
 
 
 def finetune(run: Where, shards: Where, task: str, init: Where = "random", settings: Settings = None) -> RunReader:
-    """The same on labels or masks, from the weights ``init``; figures of the test split are in ``results.json``."""
-    return RunReader(carried_out("finetune", run, {"task": task, "init": init, "data.shards": shards}, settings))
+    """Train on labels or masks from the weights ``init``, or resume; ``results.json`` has the test split's figures."""
+    return _train("finetune", {"task": task, "init": init, "data.shards": shards, "run": run}, settings)
 
 
 def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
     """Frozen features of ``run`` against labels: the content of ``probe.json``."""
-    folder = carried_out("probe", f"{run}/probe", {"run": run, "data.shards": shards}, settings)
+    folder = _run("probe", f"{run}/probe", {"run": run, "data.shards": shards}, settings)
     return dict(json.loads((folder / "probe.json").read_text()))
 
 
 def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
     """Features of every image of ``shards``, of the weights that ``settings`` name by ``run`` or ``init``; ``out``."""
-    return carried_out("embed", out, {"data.shards": shards}, settings)
+    return _run("embed", out, {"data.shards": shards}, settings)
 
 
 def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
     """A fine-tuned ``run`` on the test split of ``shards``, or on the folder ``images`` of ``settings``; ``out``."""
-    return carried_out("predict", out, {"run": run, "data.shards": shards}, settings)
+    return _run("predict", out, {"run": run, "data.shards": shards}, settings)
 
 
 def localize(run: Where, out: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
     """Where a fine-tuned ``run`` sees labels, against the boxes of ``shards``: the content of ``results.json``."""
-    folder = carried_out("localize", out, {"run": run, "data.shards": shards}, settings)
+    folder = _run("localize", out, {"run": run, "data.shards": shards}, settings)
     return dict(json.loads((folder / "results.json").read_text()))
 
 
 def export(run: Where, settings: Settings = None) -> Path:
     """Write the weights of ``run`` for other libraries; the folder that holds them."""
-    return carried_out("export", f"{run}/export", {"run": run}, settings)
+    return _run("export", f"{run}/export", {"run": run}, settings)
+
+
+def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:
+    from dira_scale.training.blueprint import blueprint_of
+    from dira_scale.training.trainer import Trainer
+
+    refuse_in_worker(command)
+    return Trainer(blueprint_of(command, configured(command, {**keys, **(settings or {})}))).train()
+
+
+def _run(command: str, output: Where, keys: Mapping[str, Any], settings: Settings) -> Path:
+    """Carry the command out; return where it has written.
+
+    Raises UserError for bad input, RuntimeError for all else that the command says.
+    """
+    refuse_in_worker(command)
+    key = COMMANDS[command].output
+    cfg = configured(command, {**keys, key: output, **(settings or {})})
+    with Errors() as errors:
+        code = getattr(import_module(f"dira_scale.{command}"), command)(cfg)
+    if code in (BAD_INPUT, FAILED):
+        raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"{key}={cfg[key]}: see log.txt")
+    return Path(cfg[key])

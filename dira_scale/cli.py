@@ -5,7 +5,7 @@ Hydra and what a command needs are imported when it is called, so that reading t
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +30,7 @@ def entry(
     function: Function,
     look: Function | None = None,
     words: Callable[[Sequence[str]], list[str]] = list,
+    subcommands: Mapping[str, Function] | None = None,
 ) -> Main:
     """Return the ``main`` of a command.
 
@@ -38,14 +39,20 @@ def entry(
         look: for a command of several processes: raises UserError, before torch is imported, for what is missing here.
             Of several processes none looks, as what only one lacks is told when they have met.
         words: rewrites the words before they are parsed.
+        subcommands: functions by name, in the place of the row's.
     """
+
+    def chosen(name: str) -> Function:
+        return subcommands[name] if subcommands else resolve_name(command.subcommands[name])
+
+    names = [*(subcommands or command.subcommands)]
 
     def main(argv: list[str] | None = None) -> int:
         typed = list(sys.argv[1:] if argv is None else argv)
-        if typed and (chosen := command.subcommands.get(typed[0])):
-            return run(f"{command.name}_{typed[0]}", resolve_name(chosen), typed[1:])
-        if command.subcommands and typed and typed[0].isalpha():
-            there = f"{nearest(typed[0], command.subcommands) or '.'} There are: {', '.join(command.subcommands)}"
+        if typed and typed[0] in names:
+            return run(f"{command.name}_{typed[0]}", chosen(typed[0]), typed[1:])
+        if names and typed and typed[0].isalpha():
+            there = f"{nearest(typed[0], names) or '.'} There {'are' if names[1:] else 'is'}: {', '.join(names)}"
             print(f"{command.name}: no subcommand '{typed[0]}'{there}", file=sys.stderr)
             return 2
         if look:
@@ -53,8 +60,8 @@ def entry(
         try:
             return run(command.name, function, words(typed))
         finally:  # --help ends by an exception
-            if command.subcommands and typed in (["-h"], ["--help"]):
-                print("\n".join(["", *_about(command)]))
+            if names and typed in (["-h"], ["--help"]):
+                print("\n".join(["", *_about(command.name, {name: chosen(name).__doc__ for name in names})]))
 
     return main
 
@@ -94,8 +101,7 @@ def _of_processes(command: Command, function: Function, look: Function, words: l
     return leave(lambda: run(command.name, function, words))
 
 
-def _about(command: Command) -> list[str]:
+def _about(command: str, docstrings: Mapping[str, str | None]) -> list[str]:
     """The subcommands, a line each: the first of their functions' docstrings."""
-    lines = {name: (resolve_name(path).__doc__ or "").splitlines()[0] for name, path in command.subcommands.items()}
-    usage = f"also: python -m dira_scale.{command.name} SUBCOMMAND KEY=VALUE ... (SUBCOMMAND --help lists its keys):"
-    return [usage, *(f"  {name:<8} {line}" for name, line in lines.items())]
+    usage = f"also: python -m dira_scale.{command} SUBCOMMAND KEY=VALUE ... (SUBCOMMAND --help lists its keys):"
+    return [usage, *(f"  {name:<8} {(text or '').splitlines()[0]}" for name, text in docstrings.items())]

@@ -19,16 +19,14 @@ class Command:
         flags: takes ``--flag VALUE``, not ``KEY=VALUE``.
         in_sweeps: may be the command of a sweep's phase.
         gpu: computes on a GPU where there is one.
-        trains: makes steps, and resumes at one; in a sweep, alone may have several processes.
         reads_run: its key ``run`` names what another command has trained.
         parts: keeps the finished parts of its output when it is stopped.
         slices: makes one of N parts of its output by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.
-        check: the function that refuses, before there is data, what the command would. It gets the configuration; then
-            the number of processes if the command trains, then the descriptions by name of the runs it reads.
-        plan: the function that estimates memory, hours and cost of a run that the command trains, from its words and a
-            machine's keys ``plan.*``; empty: a sweep starts such runs without an estimate.
-        describe: the function that describes a run that the command trains, from its configuration alone.
+        blueprint: of a command that trains: the class of its :class:`dira_scale.training.blueprint.Blueprint`, by which
+            sweeps check and estimate its runs, and know what they will be.
+        check: of one that does not train: the function that refuses, before there is data, what the command would. It
+            gets the configuration; then the descriptions by name of the runs it reads.
         described: keys and sections that decide what of this description a command that reads the run may refuse.
         results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
         compare: the function that compares a phase's finished runs, given what varies and the folder of each: spreads,
@@ -45,17 +43,20 @@ class Command:
     flags: bool = False
     in_sweeps: bool = False
     gpu: bool = False
-    trains: bool = False
     reads_run: bool = False
     parts: bool = False
     slices: bool = False
     execution: tuple[str, ...] = ()
+    blueprint: str = ""
     check: str = ""
-    plan: str = ""
-    describe: str = ""
     described: tuple[str, ...] = ()
     results: str = "dira_scale.sweep.results:from_json"
     compare: str = ""
     headline: str = ""
     page: str = ""
     subcommands: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it makes steps, and resumes at one; in a sweep, such a command alone may have several processes."""
+        return bool(self.blueprint)

@@ -247,7 +247,7 @@ MUTATIONS = (
     ),
     Mutation(
         "resumed-a-step-too-late",
-        "engine/trainer.py",
+        "engine/loop.py",
         "self.state, self.stored = RunState(**state), True",
         'self.state, self.stored = RunState(**state | {"step": state["step"] + 1}), True',
         ("pretrain/test_stages.py",),

@@ -264,7 +264,7 @@ def of_run(run: Path) -> Pins:
     yield f"{run} rows", " ".join(f"{row['split']}-{row['step']}" for row in rows)
     for row in rows:
         for key, value in row.items():
-            if not key.startswith(("time/", "loader/")) and key not in ("images_per_second", "lease"):
+            if not key.startswith(("time/", "loader/")) and not key.endswith("_per_second") and key != "lease":
                 yield f"{run} {row['split']} {row['step']} {key}", repr(value)
     tensors, state = checkpoint.load(checkpoint.latest(run))
     yield from ((f"{run} state {key}", repr(value)) for key, value in state.items())

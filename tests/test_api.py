@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from harness import TINY
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -15,7 +16,7 @@ from dira_scale import api
 from dira_scale.data.manifest import ShardedDataset
 
 ROOT = Path(__file__).parents[1]
-FEW = {key: value for key, _, value in (word.partition("=") for word in TINY)}
+FEW = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in TINY)}
 FEW = {key: value for key, value in FEW.items() if key != "experiment"} | {"model.encoder": "test_resnet"}
 
 

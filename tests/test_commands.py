@@ -51,10 +51,11 @@ def test_what_is_called_holds_nothing_that_a_worker_would_look_for() -> None:
 def test_a_row_names_what_there_is(verb: Command) -> None:
     module = import_module(f"dira_scale.{verb.name}")
     assert callable(module.main) and callable(getattr(module, verb.name))
-    named = [verb.plan, verb.describe, verb.page, *verb.subcommands.values()]
+    named = [verb.blueprint, verb.page, *verb.subcommands.values()]
     assert all(callable(resolve_name(path)) for path in named if path)
+    assert not (verb.check and verb.blueprint)
     if verb.check:
-        arguments = 1 + verb.trains + verb.reads_run
+        arguments = 1 + verb.reads_run
         assert len(inspect.signature(resolve_name(verb.check)).parameters) == arguments
     assert list(inspect.signature(resolve_name(verb.results)).parameters) == ["output"]
     if verb.compare:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from recorded import derived
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,7 +19,6 @@ from dira_scale.export.exported import Trained
 from dira_scale.export.formats import to_monai, to_smp, to_timm
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
-from dira_scale.runs.description import derived
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = (256, 128, 64, 32, 16)

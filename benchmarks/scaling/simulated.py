@@ -13,10 +13,11 @@ from benchmarks.scaling.published import efficiency
 from dira_scale.config.compose import compose
 from dira_scale.forecast.ledger import Collective
 from dira_scale.forecast.links import Links
-from dira_scale.forecast.network import fake_pretraining, one_rank_of
+from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import traffic
 from dira_scale.forecast.timeline import StepTimes, Workload
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 
 GPUS = tuple(2**i for i in range(3, 11))
 REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay
@@ -25,11 +26,11 @@ REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a sh
 def step_of(arguments: Sequence[str], processes: int, images: int) -> Rehearsal:
     """The step of a configuration, gone through as one of many ranks."""
     cfg = compose("plan", list(arguments))
-    config: Any = OmegaConf.to_object(cfg)
+    blueprint = PretrainBlueprint(cfg)
     with one_rank_of(processes):
-        fake = fake_pretraining(config, cfg)
+        fake = fake_task(blueprint)
         stage = next(plan for plan in fake.stages if plan.name == STAGE)
-        return rehearse(fake, stage, images, config.parallel.accumulate)
+        return rehearse(fake, stage, images, blueprint.config.parallel.accumulate)
 
 
 def here(result: Measured, cluster: Links) -> float:

@@ -6,10 +6,11 @@ only. Hydra's own entry point is not used: it would change the working directory
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -25,13 +26,13 @@ from dira_scale.config import shared
 from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
-from dira_scale.config.keys import leaves, typed
+from dira_scale.config.keys import keys, leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_only, quote, restore
 from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.config.trust import trust_typed
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
@@ -57,14 +58,32 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         raise
 
 
-def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
+def configured(verb: str, values: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration of ``verb`` as :func:`compose` does, from Python values by dotted keys, or nested.
+
+    Text for a group of files, such as ``experiment``, chooses one; a key that there is not yet begins with ``+``.
+
+    Raises UserError as :func:`compose` does.
+    """
+    groups = _hydra(verb, [], []).hydra.runtime.choices
+    files = {key: value for key, value in values.items() if key in groups and isinstance(value, str | None)}
+    given = {key: value for key, value in values.items() if key not in files}
+    chosen = Arguments.parse([f"{group}={typed(file)}" for group, file in files.items()])
+    return _composed(verb, Root.read(verb), chosen, given)
+
+
+def _composed(
+    verb: str, root: Root, arguments: Arguments, values: Mapping[str, Any] = MappingProxyType({})
+) -> DictConfig:
     schema = get_class(root.schema)
     try:
         places = _places(verb, schema, arguments)
         composed = _hydra(verb, quote(arguments.words, places), arguments.config_dirs)
+        for key, value in values.items():
+            _set(composed, key, value)
         trust_typed(composed)
         allow_typed(composed)
-        schema.adopt(composed, {key_of(word) for word in arguments.words})
+        schema.adopt(composed, {*map(key_of, arguments.words), *(key.lstrip("+") for key in values)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         if arguments.help or arguments.show:
@@ -136,6 +155,17 @@ def check(config: DictConfig, prefix: str = "") -> None:
             OmegaConf.to_object(config)
         except UserError as error:
             raise UserError(f"{prefix}{error}") from error
+
+
+def _set(composed: DictConfig, key: str, value: Any) -> None:
+    """Set one of Python's values. Raises UserError if there is no such key."""
+    name = key.lstrip("+")
+    plain = str(value) if isinstance(value, Path) else [*value] if isinstance(value, tuple) else value
+    try:
+        OmegaConf.update(composed, name, plain, merge=True, force_add=key != name)
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        hint = nearest(name, keys(_plain(composed)))
+        raise UserError(f"unknown key {name}{hint}") from error
 
 
 def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:

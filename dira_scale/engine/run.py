@@ -25,10 +25,10 @@ from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.engine import preflight
 from dira_scale.engine.config import Training
+from dira_scale.engine.loop import Loop
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.task import Task
 from dira_scale.engine.tracker import require_tracker
-from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, local_rank
 from dira_scale.runs import checkpoint
 from dira_scale.runs.errors import RunEndedError
@@ -112,7 +112,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")
         raise_on_all(lambda: preflight.check_shared(folder, lease))
-        trainer = Trainer(config, task, world, run)
+        trainer = Loop(config, task, world, run)
         if run is not None:
             for line in _summary(trainer):
                 print(line, flush=True)
@@ -155,7 +155,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _record_interruption(run: RunFolder | None, trainer: Trainer | None) -> None:
+def _record_interruption(run: RunFolder | None, trainer: Loop | None) -> None:
     """Ctrl-C before the first step, or a second one. The others are not waited for: they may be in a collective."""
     if run is None:
         return
@@ -175,7 +175,7 @@ def _leave(world: World, run: RunFolder | None) -> None:
 
 
 def _record_error(
-    error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Trainer | None
+    error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Loop | None
 ) -> None:
     """Write an error to status.json and, unless all processes agreed on it, to log.txt; the caller raises it."""
     agreed = isinstance(error, AgreedError)
@@ -194,7 +194,7 @@ def _record_error(
         log.write(f"rank {world.rank}\n{traceback.format_exc()}")
 
 
-def _summary(trainer: Trainer) -> list[str]:
+def _summary(trainer: Loop) -> list[str]:
     """What is trained, on what data, on what machine."""
     config, world, task = trainer.config, trainer.world, trainer.task
     first = f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}"

@@ -13,6 +13,7 @@ from dira_scale.config.schema import Schema, at_least, one_of, place
 from dira_scale.data.config import Data
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate
+from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
 from dira_scale.runs.description import FILE, read_description
 from dira_scale.tasks.config import TaskConfig
@@ -110,3 +111,8 @@ class Finetune(StagedTraining):
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)
+
+
+@dataclass
+class PlannedFinetune(Planned, Finetune):
+    """Of ``configs/plan_finetune.yaml``."""

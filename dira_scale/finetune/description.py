@@ -7,10 +7,11 @@ from dira_scale.data.batch import UNITS
 from dira_scale.models.architecture import architecture
 from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
-from dira_scale.runs.description import Data, Dataset, Description, Metric, Network, Stage, Tensors, Term
+from dira_scale.runs.description import Description, Metric, Network, Tensors, Term
 from dira_scale.runs.identity import execution
 from dira_scale.tasks.config import FINETUNE, task_of
 from dira_scale.tasks.supervision import CE, DICE
+from dira_scale.training.description import data_of, stages_of
 
 TERMS = {
     CE: Term("Cross-entropy", "cross-entropy of what is known"),
@@ -23,11 +24,6 @@ def describe(config: Mapping[str, Any]) -> Description:
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
     task = task_of(config["task"]).described(tuple(config.get("outputs", ())))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
-    limit = validate["batches"] and validate["batch"] * validate["batches"]
-    stages = tuple(
-        Stage(name, tuple(stage["terms"]), stage["epochs"] * config["epoch_factor"], not task.pooled)
-        for name, stage in config["stages"].items() if stage["epochs"] > 0
-    )  # fmt: skip
     network = Network(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
         head="pooled" if task.pooled else "dense",
@@ -40,8 +36,8 @@ def describe(config: Mapping[str, Any]) -> Description:
         input=input_of(
             model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data["range"]
         ),
-        data=Data(_datasets(config), data["split"], data["val_split"], limit),
-        stages=stages,
+        data=data_of(config),
+        stages=stages_of(config, lambda terms: not task.pooled),
         terms=TERMS,
         metrics={"loss": Metric("Total loss", "min"), **task.metrics},
         best=validate["best"] or task.best.metric,
@@ -60,16 +56,6 @@ TENSORS = {
     )
     for pooled in (True, False)
 }
-
-
-def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
-    """``data.shards`` is a path, a list of them or path: weight."""
-    shards = config["data"]["shards"]
-    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
-    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
-    return tuple(
-        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
-    )
 
 
 def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:

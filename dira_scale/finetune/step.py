@@ -11,14 +11,11 @@ from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.distributed.world import World
-from dira_scale.engine import optim, parallel
 from dira_scale.engine.task import Losses, SideModule, StagePlan
-from dira_scale.errors import UserError
 from dira_scale.finetune.config import Finetune
 from dira_scale.models import norm
 from dira_scale.models.normalise import input_of, normalised
 from dira_scale.tasks.supervision import Supervision, single
-from dira_scale.training.schedule import batches_of
 
 
 @dataclass(kw_only=True)
@@ -79,15 +76,3 @@ class Finetuning:
 
     def after_step(self, module: nn.Module) -> None:
         pass
-
-
-def try_stages(config: Finetune, network: nn.Module) -> None:
-    """Raise UserError for a stage that cannot be trained as configured, with its batch and the optimizer."""
-    for name, batch in batches_of(config).items():
-        try:
-            norm.regroup(network, config.bn_groups(batch), config.parallel.accumulate)
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from error
-        optimizer = optim.stage_optimizer(config.optim, network, batch)
-        if config.parallel.strategy.startswith("zero"):
-            parallel.refuse_layerwise(optimizer)

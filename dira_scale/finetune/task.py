@@ -4,34 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from dira_scale.data.batch import UNITS
-from dira_scale.data.manifest.schema import DimensionsError
-from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
-from dira_scale.engine import preflight
 from dira_scale.engine.task import Best, StagePlan, StagePosition
-from dira_scale.errors import UserError
 from dira_scale.evaluation.leak import Leak
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, describe
-from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches, warn_of_test
-from dira_scale.finetune.leak import leak_of
-from dira_scale.finetune.network import build_network, weights_fact
+from dira_scale.finetune.held_out import warn_of_test
 from dira_scale.finetune.results import summary, write_results
 from dira_scale.finetune.sides import told_apart_by_side
-from dira_scale.finetune.step import Finetuning, try_stages
-from dira_scale.methods import views_of
-from dira_scale.metrics.libraries import require_libraries
+from dira_scale.finetune.step import Finetuning
 from dira_scale.models.start import RANDOM, Start
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import few_steps, process_counts, stage_plans
+from dira_scale.training.schedule import few_steps, process_counts
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
 
 
@@ -66,39 +56,6 @@ class FinetuneTask(Finetuning):
             self.validation = HeldOutValidation(
                 validate.every, held_out, self.losses, world.device, [supervision.score], Best(*best)
             )
-
-    @classmethod
-    def build(cls, config: Finetune, cfg: DictConfig, world: World) -> "FinetuneTask":
-        """Open the data, build the network, check the stage. Collective.
-
-        Raises:
-            UserError: on all processes; names the wrong key, dataset or process.
-        """
-
-        def opened() -> tuple[Inputs, list[StagePlan], Supervision]:
-            require_libraries()
-            views = views_of(cfg)
-            held_out = held_out_views(config, views)
-            try:
-                data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out)
-            except DimensionsError as error:
-                whole = "preset=volumes_small, or init= a run on volumes"
-                raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
-            data.require_channels(config.model.name, config.channels or config.model.channels)
-            supervision = config.task.supervision(data)
-            check_crops(config, views, supervision)
-            check_scored(config, data)
-            if config.data.test_split is not None:
-                judged_batches(config, data, "test_split")
-            return data, stage_plans(config, data.steps_per_epoch), supervision
-
-        data, stages, supervision = raise_on_all(opened)
-        preflight.check_alike(cfg, data.facts() | weights_fact(config.init))
-        leak = raise_on_all(lambda: leak_of(config, data) if world.main else None)
-        torch.manual_seed(config.seed)
-        network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
-        try_stages(config, network)
-        return cls(config, world, network, supervision, stages, data, start, leak)
 
     def describe(self, config: dict[str, Any]) -> Description:
         described = describe(config)

@@ -20,9 +20,10 @@ from dira_scale.data.epochs import longer, smaller_batch
 from dira_scale.distributed.precision import autocast, choose
 from dira_scale.forecast import strategies
 from dira_scale.forecast.estimate import USABLE
-from dira_scale.forecast.network import fake_pretraining, one_rank_of
+from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import rehearse
 from dira_scale.machine.hardware import Hardware
+from dira_scale.training.blueprint import blueprint_of
 from dira_scale.training.schedule import process_counts, stage_plans
 
 FULL, SMALL = "dira_moco", "small"  # those that may be recommended
@@ -86,7 +87,7 @@ def choice(experiment: str, images: int, machine: Hardware) -> Choice:
         plans = stage_plans(config, lambda batch: images // batch)
     processes = max(n for n in process_counts(config) if n <= max(1, len(machine.gpus)))
     with one_rank_of(processes):
-        fake, accumulate = fake_pretraining(config, cfg), config.parallel.accumulate
+        fake, accumulate = fake_task(blueprint_of("pretrain", cfg)), config.parallel.accumulate
         steps = [rehearse(fake, plan, plan.batch // processes, accumulate, bool(machine.gpus)) for plan in plans]
     operations = sum(plan.steps * (step.forward + step.backward) for plan, step in zip(plans, steps, strict=True))
     speed = operations_per_second(about.encoder, about.size, about.batch // processes, precision)

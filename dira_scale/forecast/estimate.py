@@ -4,20 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from omegaconf import DictConfig
-
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.forecast import strategies
 from dira_scale.forecast.config import Machine
 from dira_scale.forecast.links import GB, Links
-from dira_scale.forecast.network import FakeTask, fake_pretraining, one_rank_of
+from dira_scale.forecast.network import FakeTask, fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import Memory
 from dira_scale.forecast.timeline import StepTimes, Workload
-from dira_scale.methods.method import Method
-from dira_scale.pretrain.config import Pretrain
-from dira_scale.pretrain.task import remarks
+from dira_scale.training.blueprint import Blueprint
 from dira_scale.training.config import StagedTraining
 from dira_scale.training.schedule import stage_plans
 
@@ -57,7 +53,7 @@ class Rehearsals:
     stages: Mapping[str, Rehearsal]
     few: Rehearsal
     many: Rehearsal
-    remarks: Sequence[str] = ()  # of the method
+    remarks: Sequence[str] = ()  # of what is trained
 
     @cached_property
     def heaviest(self) -> str:
@@ -70,16 +66,23 @@ class Rehearsals:
         return strategies.memory(strategy, self.ranks, stage, offload).peak
 
 
-def rehearse_all(
-    config: Pretrain, cfg: DictConfig, ranks: int, checkpointing: bool, done: Callable[[], None]
+def rehearse_run(
+    blueprint: Blueprint, ranks: int, checkpointing: bool = False, done: Callable[[], None] = lambda: None
 ) -> Rehearsals:
-    """Rehearse a step of every stage of pretraining as :func:`rehearse_stages` does."""
-    return rehearse_stages(lambda: fake_pretraining(config, cfg), config, ranks, checkpointing, done)
+    """Rehearse a step of every stage as :func:`rehearse_stages` does, with the remarks of what is trained."""
+    made = list[FakeTask]()
+
+    def make() -> FakeTask:
+        made.append(fake_task(blueprint))
+        return made[0]
+
+    rehearsals = rehearse_stages(make, blueprint.config.parallel.accumulate, ranks, checkpointing, done)
+    return replace(rehearsals, remarks=blueprint.remarks((made[0].task.module,)))
 
 
 def rehearse_stages(
     make: Callable[[], FakeTask],
-    config: StagedTraining,
+    accumulate: int,
     ranks: int,
     checkpointing: bool = False,
     done: Callable[[], None] = lambda: None,
@@ -90,7 +93,7 @@ def rehearse_stages(
     """
 
     def rehearsed(plan: StagePlan, images: int) -> Rehearsal:
-        rehearsal = rehearse(fake, plan, images, config.parallel.accumulate)
+        rehearsal = rehearse(fake, plan, images, accumulate)
         done()
         return rehearsal
 
@@ -102,12 +105,10 @@ def rehearse_stages(
         some = next(iter(stages.values()))
         heaviest = Rehearsals(ranks, stages, some, some).heaviest
         plan = next(plan for plan in fake.stages if plan.name == heaviest)
-        method = fake.task.module
-        said = remarks(config, method) if isinstance(config, Pretrain) and isinstance(method, Method) else ()
         few = stages[heaviest]
         if few.images == 1:
-            few = rehearse(fake, plan, 2, config.parallel.accumulate)
-        return Rehearsals(ranks, stages, few, rehearsed(plan, 2 * few.images), said)
+            few = rehearse(fake, plan, 2, accumulate)
+        return Rehearsals(ranks, stages, few, rehearsed(plan, 2 * few.images))
 
 
 def estimate(

@@ -1,4 +1,4 @@
-"""What a run of `finetune` takes on this machine where it has no GPU: its own network is trained for a moment."""
+"""What a run takes on this machine where it has no GPU: its own network is trained for a moment."""
 
 import time
 from math import prod
@@ -7,23 +7,19 @@ import torch
 from torch import nn
 
 from dira_scale.distributed.precision import autocast, choose
-from dira_scale.finetune.config import Finetune
 from dira_scale.forecast.advice import MEASURED_PIXELS, WARM_UP, duration
 from dira_scale.machine.hardware import hardware
-from dira_scale.tasks.config import without_data
+from dira_scale.training.config import StagedTraining
 from dira_scale.training.schedule import stage_plans
 
 
-def line(config: Finetune, images: int, size: int | tuple[int, ...]) -> str:
-    """For people: how long, by what, and how sure."""
+def line(config: StagedTraining, network: nn.Module, shape: tuple[int, ...], images: int) -> str:
+    """Return, for people, how long, by what, and how sure. ``shape``: of the network's input, [C, *size]."""
     plans = stage_plans(config, lambda batch: max(1, images // batch))
     steps = sum(plan.steps for plan in plans)
     share = min(steps, config.steps or steps) / steps
-    supervision = without_data(config.task)
-    network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
-    sides = config.model.dimensions * (size,) if isinstance(size, int) else size
-    views = min(max(plan.batch for plan in plans), max(2, MEASURED_PIXELS // prod(sides)))
-    seconds = seconds_of(network, (views, config.channels or config.model.channels, *sides), choose("auto"))
+    views = min(max(plan.batch for plan in plans), max(2, MEASURED_PIXELS // prod(shape[1:])))
+    seconds = seconds_of(network, (views, *shape), choose("auto"))
     hours = share * sum(plan.steps * plan.batch for plan in plans) * seconds / views / 3600
     return (
         f"This machine, {hardware().cores} CPU cores without a GPU: about {duration(hours)} for "

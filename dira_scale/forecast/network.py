@@ -8,20 +8,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore  # private; importing it registers the "fake" backend
 
-from dira_scale import methods
 from dira_scale.data import distort
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan, StepTask, TaskBatch
-from dira_scale.pretrain.config import Pretrain
-from dira_scale.pretrain.task import Pretraining, build_adversary
-from dira_scale.training.schedule import batches_of, stage_plans
-from dira_scale.training.shapes import Shapes, ViewShapes
+from dira_scale.training.blueprint import Blueprint
+from dira_scale.training.schedule import stage_plans
+from dira_scale.training.shapes import Shapes
 
 
 @contextmanager
@@ -79,24 +76,19 @@ class FakeTask:
         return list(names)
 
 
-def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
-    """The task of ``pretrain``, with 8-bit grey images."""
-    mode, world, views = FakeTensorMode(), fake_world(config.precision), methods.views_of(cfg)
-    batch = next(iter(batches_of(config).values()))
-    model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
+def fake_task(blueprint: Blueprint) -> FakeTask:
+    """Return what ``blueprint`` trains, with 8-bit grey images, built as on a GPU."""
+    config = blueprint.config
+    mode, world = FakeTensorMode(), fake_world(config.precision)
     with torch.device("meta"):
-        method = methods.build(cfg.method, model, views, batch, config.parallel.accumulate)
-        adversary = build_adversary(config, views)
-
-    for module in (method, adversary):
-        without_memory(module, mode, config.parallel.channels_last)
-    method.train()
+        networks = blueprint.networks()
+    for network in networks:
+        without_memory(network, mode, config.parallel.channels_last)
+    networks[0].train()
     with mode:
-        task = Pretraining(config, world, method, adversary, distort.build_batched)  # as on a GPU
-    stages, buffers = stage_plans(config, lambda batch: 1), list(task.objective.distort.buffers())
-    learned = methods.learned_label(cfg.method)
-    shapes = ViewShapes(views, labels=learned.classes if learned else None)
-    return FakeTask(task, stages, shapes, mode, world, buffers)
+        task = blueprint.step(world, networks, distort.build_batched)
+    stages = stage_plans(config, lambda batch: 1)
+    return FakeTask(task, stages, blueprint.shapes, mode, world, blueprint.buffers(task))
 
 
 def without_memory(module: nn.Module, mode: FakeTensorMode, channels_last: bool) -> None:

@@ -7,19 +7,16 @@ from typing import Any
 from rich.table import Table
 
 from dira_scale.data.batch import UNITS
-from dira_scale.finetune.config import Finetune
 from dira_scale.forecast.config import Machine
 from dira_scale.forecast.estimate import Estimate, Rehearsals, flops_per_second
 from dira_scale.forecast.links import GB
 from dira_scale.forecast.strategies import FLOAT
 from dira_scale.machine.console import Console
-from dira_scale.pretrain.config import Pretrain
 
-Training = Pretrain | Finetune
 WIDTH = 108  # columns of the table where the output is not a terminal
 
 
-def show(config: Training, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
+def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
     """Print networks and stages, then the table of strategies, then notes on the figures."""
     ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
     unit, dots = UNITS[config.model.dimensions], "pixels" if config.model.dimensions == 2 else "voxels"
@@ -65,7 +62,7 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
     return about | {"stages": stages, "rows": [asdict(row) for row in rows]}
 
 
-def _stages(config: Training, plain: Rehearsals) -> Table:
+def _stages(config: Any, plain: Rehearsals) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     unit = UNITS[config.model.dimensions].removesuffix("s")
     for name in ("stage", "terms", "trained", "momentum", f"GFLOP/{unit}", f"activations/{unit}"):
@@ -82,7 +79,7 @@ def _stages(config: Training, plain: Rehearsals) -> Table:
     return table
 
 
-def _strategies(config: Training, rows: Sequence[Estimate]) -> Table:
+def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
     table = Table(header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, box=None)
     head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step"
     for name in (*head.split(","), f"{UNITS[config.model.dimensions]}/s", "hours", "price"):
@@ -96,7 +93,7 @@ def _strategies(config: Training, rows: Sequence[Estimate]) -> Table:
     return table
 
 
-def _cells(config: Training, row: Estimate) -> list[str]:
+def _cells(config: Any, row: Estimate) -> list[str]:
     memory, parallel = row.memory, config.parallel
     configured = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
     parts = (

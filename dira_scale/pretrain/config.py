@@ -11,6 +11,7 @@ from dira_scale.config.files import folder
 from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
+from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import Architecture
 from dira_scale.training.config import StagedTraining, Validate
 
@@ -62,3 +63,8 @@ class Pretrain(StagedTraining):
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)
+
+
+@dataclass
+class PlannedPretrain(Planned, Pretrain):
+    """Of ``configs/plan.yaml``."""

@@ -11,8 +11,6 @@ from dira_scale.methods import method_class
 from dira_scale.models.architecture import architecture
 from dira_scale.pretrain.objective import restores
 from dira_scale.runs.description import (
-    Data,
-    Dataset,
     Description,
     Input,
     Metric,
@@ -23,6 +21,7 @@ from dira_scale.runs.description import (
     Term,
 )
 from dira_scale.runs.identity import execution
+from dira_scale.training.description import data_of, stages_of
 
 VERB = "pretrain"
 TERMS = {
@@ -47,12 +46,8 @@ def describe(config: Mapping[str, Any]) -> Description:
     """Of a run of the resolved ``config``: composed, or recorded, which has more keys."""
     data, method, factor = config["data"], config["method"], config["epoch_factor"]
     size, kind = data["size"], method_class(method)
-    network, validate = _network(config["model"]), config["validate"]
-    stages = tuple(
-        Stage(name, tuple(stage["terms"]), stage["epochs"] * factor, restores(stage["terms"]))
-        for name, stage in config["stages"].items() if stage["epochs"] > 0
-    )  # fmt: skip
-    limit = validate["batches"] and validate["batch"] * validate["batches"]
+    network = _network(config["model"])
+    stages = stages_of(config, restores)
     title = "Pretraining run"
     if factor != 1:
         title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
@@ -66,7 +61,7 @@ def describe(config: Mapping[str, Any]) -> Description:
             network.dimensions * (size,) if isinstance(size, int) else tuple(size),
             window=None if data["range"] is None else tuple(data["range"]),
         ),
-        data=Data(_datasets(config), data["split"], data["val_split"], limit),
+        data=data_of(config),
         stages=stages,
         terms=_terms(method, stages),
         metrics=METRICS | ({"accuracy": _accuracy(learned)} if (learned := _labelled(method)) else {}),
@@ -113,16 +108,6 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
         head="method.head" if decoder else None,
         momentum=f"{prefix}{momentum}" if momentum else None,
         side=("discriminator",),
-    )
-
-
-def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
-    """``data.shards`` is a path, a list of them or path: weight."""
-    shards = config["data"]["shards"]
-    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
-    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
-    return tuple(
-        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
     )
 
 

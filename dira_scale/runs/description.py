@@ -9,10 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.files import MOST_JSON, parse_json, read_text
@@ -286,10 +284,3 @@ def _require_fitting(run: Description) -> None:
     named = [term for stage in run.stages for term in stage.terms]
     if unknown := sorted({*named} - {*run.terms}):
         raise UserError(f"terms.{unknown[0]} is missing; {REPAIR}")
-
-
-def derived(verb: str, config: Mapping[str, Any]) -> Description:
-    """Of a run of ``verb`` with the resolved configuration ``config``, trained or not."""
-    result = resolve_name(COMMANDS[verb].describe)(config)
-    assert isinstance(result, Description)
-    return result

@@ -87,7 +87,9 @@ def _check_words(run: Run, reads: Sequence[Run]) -> None:
     verb = COMMANDS[run.verb]
     asked: list[Any] = [compose(run.verb, run.words)]
     if verb.trains:
-        asked.append(run.launch.nodes * run.launch.processes)
+        from dira_scale.training.blueprint import blueprint_of
+
+        return blueprint_of(run.verb, asked[0]).check(run.launch.nodes * run.launch.processes)
     if verb.reads_run:
         if (runs := descriptions(asked[0], reads)) is None:
             return
@@ -130,8 +132,6 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
         machine = config.profile(phase).plan
         if machine is None:
             unknown.setdefault("cluster.plan describes no GPU", []).append(phase)
-        elif not COMMANDS[group[0].verb].plan:
-            unknown.setdefault(f"plan does not know {group[0].verb}", []).append(phase)
         else:
             lines.append(_rehearsed(group, machine))
     return lines + [f"{', '.join(named)}: no estimate of memory and hours: {why}" for why, named in unknown.items()]
@@ -145,10 +145,12 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     ]
     machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
     try:
-        planned = resolve_name(COMMANDS[run.verb].plan)(words, machine)
+        from dira_scale.forecast.configured import planned  # imports torch
+
+        plan = planned(run.verb, words, machine)
     except UserError as error:
         raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
-    row, count = planned.row, len(runs)
+    row, count = plan.row, len(runs)
     memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process" + (
         "" if row.fits else ", MORE THAN THERE IS"
     )
@@ -157,7 +159,7 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
             f"{run.phase}: {memory}, {milliseconds(row.step)} a step; hours and cost are unknown until its data exists"
         )
     total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
-    first = f"{planned.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
+    first = f"{plan.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
     return f"{run.phase}: {memory}; {first}{total}"
 
 

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import compose, defaults
 from dira_scale.errors import UserError
-from dira_scale.runs.description import Description, derived, read_description
+from dira_scale.runs.description import Description, read_description
 from dira_scale.sweep.records import Run
 
 
@@ -63,8 +62,9 @@ def _described(verb: str, words: tuple[str, ...]) -> Description:
     """With anything for the other keys that the verb requires, such as its data."""
     given = {_key(word) for word in words}
     required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(verb))) if key not in given]
-    config: Any = OmegaConf.to_container(compose(verb, [*words, *required]))
-    return derived(verb, config)
+    from dira_scale.training.blueprint import blueprint_of  # imports torch
+
+    return blueprint_of(verb, compose(verb, [*words, *required])).describe()
 
 
 def _key(word: str) -> str:

@@ -34,8 +34,8 @@ Z, Y, X = 20, 24, 28
 @pytest.fixture(autouse=True)
 def threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instead of processes, whose start takes seconds."""
-    for module in ("writer", "survey"):
-        monkeypatch.setattr(f"dira_scale.archive.{module}.worker_pool", Here)
+    for module in ("archive.writer", "shard.survey"):
+        monkeypatch.setattr(f"dira_scale.{module}.worker_pool", Here)
 
 
 def body(make: SimpleNamespace, seed: int = 0) -> np.ndarray:

@@ -66,8 +66,8 @@ def test_slices_that_are_filled_in_are_told(
     tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     """Of four series one lacks a slice, one lacks two and one, one is uneven but whole."""
-    for module in ("survey", "writer"):  # threads start at once
-        monkeypatch.setattr(f"dira_scale.archive.{module}.worker_pool", lambda workers, *_: ThreadPoolExecutor(workers))
+    for module in ("shard.survey", "archive.writer"):  # threads start at once
+        monkeypatch.setattr(f"dira_scale.{module}.worker_pool", lambda workers, *_: ThreadPoolExecutor(workers))
     places = [range(18), [*range(5), *range(6, 18)], [*range(5), *range(7, 12), *range(13, 18)], range(18)]
     for number, there in enumerate(places):
         values, shift = make.smooth((18, 24, 28), number), 0.3 if number == 3 else 0

@@ -10,7 +10,7 @@ import pytest
 
 from dira_scale.bench import BENCHMARKS, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_without_a_name_it_lists_the_benchmarks(capfd: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from dira_scale.distributed.config import Parallel
 from dira_scale.engine.config import Training
+from dira_scale.engine.loop import Loop
 from dira_scale.engine.run import run_task
-from dira_scale.engine.trainer import Trainer
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import folder, writer
 from dira_scale.runs.config import CheckpointConfig
@@ -100,4 +100,4 @@ def test_a_second_ctrl_c_is_one_line_and_an_interrupted_run(
 def test_the_pauses_for_checkpoints_are_counted_as_one_says_it(saves: int, said: str) -> None:
     clock = SimpleNamespace(total={"checkpoint": 9.0})
     trainer: Any = SimpleNamespace(checkpointer=SimpleNamespace(saves=saves), log=SimpleNamespace(clock=clock))
-    assert Trainer.checkpoint_pauses(trainer) == said
+    assert Loop.checkpoint_pauses(trainer) == said

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dira_scale.data.geometry.fixed import centre
 from dira_scale.errors import UserError
+from dira_scale.evaluation.config import SLIDING, WHOLE
 from dira_scale.evaluation.stored import Stored, dense, read_ahead
 from dira_scale.pixels.codecs import encode
-from dira_scale.probe.config import SLIDING, WHOLE
 
 CPU = torch.device("cpu")
 

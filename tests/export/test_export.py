@@ -28,11 +28,10 @@ from omegaconf import OmegaConf
 from recorded import record
 from safetensors.torch import load_file
 
-from dira_scale import models
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.views import ViewSpec
-from dira_scale.export import main
+from dira_scale.export import config, main
 from dira_scale.export.formats import EXPORT, FILES, FORMATS, MONAI, TORCHVISION
 from dira_scale.methods import build, views_of
 from dira_scale.methods.adversary import LOSSES
@@ -602,6 +601,6 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, capsys):
 
 def test_the_schemas_names_are_those_of_the_formats_and_losses() -> None:
     """The schemas have names of their own, as they are read where torch is not imported."""
-    assert tuple(FORMATS) == models.config.FORMATS
+    assert tuple(FORMATS) == config.FORMATS
     (rule,) = AdversaryConfig.__dataclass_fields__["loss"].metadata.values()
     assert rule.options == LOSSES

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from finetune.conftest import TINY
 from omegaconf import OmegaConf
+from recorded import derived
 from scipy import stats
 from sweep.made_up_sweep import begin
 
@@ -19,7 +20,7 @@ from dira_scale.evaluation.comparison import NOTES, compared
 from dira_scale.evaluation.encoders import common_name, shown_name
 from dira_scale.metrics.cases import LabelCase, MaskCase, write_cases
 from dira_scale.metrics.figure import Figure
-from dira_scale.runs.description import FILE, Output, derived
+from dira_scale.runs.description import FILE, Output
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.results import write_results
 

@@ -9,8 +9,8 @@ from finetune.conftest import TINY
 from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
-from dira_scale.finetune.check import check
-from dira_scale.forecast.finetuning import planned
+from dira_scale.finetune.blueprint import FinetuneBlueprint
+from dira_scale.forecast.configured import planned
 
 WORDS = [*TINY, "data.shards=none"]
 
@@ -31,15 +31,15 @@ WORDS = [*TINY, "data.shards=none"]
 def test_a_configuration_is_refused_without_data(words: list[str], ranks: int, said: str) -> None:
     pytest.importorskip("monai")
     with pytest.raises(UserError, match=said):
-        check(compose("finetune", [*WORDS, *words]), ranks)
-    check(compose("finetune", WORDS), 1)
+        FinetuneBlueprint(compose("finetune", [*WORDS, *words])).check(ranks)
+    FinetuneBlueprint(compose("finetune", WORDS)).check(1)
 
 
 @pytest.mark.parametrize("task", ["labels", "masks"])
 def test_a_step_is_rehearsed(task: str) -> None:
     """A decoder costs memory and arithmetic; all parameters are trained, each with a gradient and two states."""
     words = [word for word in WORDS if not word.startswith("data.shards")]
-    row = planned([*words, f"task={task}"], {"gpus": 2, "nodes": 1, "images": 800})
+    row = planned("finetune", [*words, f"task={task}"], {"gpus": 2, "nodes": 1, "images": 800})
     assert row.steps == 2 * 100 and row.images == 800 and row.row.fits and row.row.hours > 0
     assert row.row.memory.optimizer == pytest.approx(2 * row.row.memory.gradients, rel=0.01)
 
@@ -53,7 +53,7 @@ def test_a_user_plans_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "stage finetune" in shown and "dice, ce" in shown
     content = json.loads(file.read_text())
     (row,) = [row for row in content["rows"] if row["strategy"] == "ddp" and not row["checkpointing"]]
-    of_sweep = planned([*words, "task=masks"], {"gpus": 2, "nodes": 1, "images": 800}).row
+    of_sweep = planned("finetune", [*words, "task=masks"], {"gpus": 2, "nodes": 1, "images": 800}).row
     assert (row["memory"]["peak"], row["hours"]) == (of_sweep.memory.peak, of_sweep.hours)
 
 

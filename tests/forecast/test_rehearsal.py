@@ -18,8 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.forecast.ledger import Collective, Ledger
-from dira_scale.forecast.network import FakeTask, fake_pretraining, one_rank_of
+from dira_scale.forecast.network import FakeTask, fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
 
 
@@ -29,7 +30,7 @@ def rehearsed(*keys: str, ranks: int = 1, stage: str = "di", images: int = 0) ->
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
     with one_rank_of(ranks):
-        fake = fake_pretraining(config, cfg)
+        fake = fake_task(PretrainBlueprint(cfg))
         if config.parallel.checkpoint_activations:
             checkpoint_activations(fake.task.module)
         plan = next(plan for plan in fake.stages if plan.name == stage)
@@ -61,8 +62,7 @@ def test_a_step_on_volumes() -> None:
     def forward(depth: int) -> float:
         words = [*WORDS, "data.shards=none", f"data.size=[{depth},16,16]", "data.batch=4", "precision=fp32"]
         cfg = compose("pretrain", words)
-        config: Any = OmegaConf.to_object(cfg)
-        fake = fake_pretraining(config, cfg)
+        fake = fake_task(PretrainBlueprint(cfg))
         views = fake.batch(4).views
         assert [view.shape for view in views] == 2 * [(4, 1, depth, 16, 16)]
         return rehearse(fake, fake.stages[0], 4).forward

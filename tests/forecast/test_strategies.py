@@ -53,8 +53,7 @@ def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
 
     monkeypatch.setattr(estimate, "rehearse", rehearse)
     fake: Any = SimpleNamespace(stages=[SimpleNamespace(name="re", batch=8)], task=SimpleNamespace(module=None))
-    config: Any = SimpleNamespace(parallel=SimpleNamespace(accumulate=1))
-    every = estimate.rehearse_stages(lambda: fake, config, ranks)
+    every = estimate.rehearse_stages(lambda: fake, 1, ranks)
     assert (every.stages["re"].images, every.few.images, every.many.images) == (8 // ranks, few, many)
     assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 2000
 

@@ -7,13 +7,14 @@ import torch
 import yaml
 from models.stub_classifier import Patches
 from omegaconf import OmegaConf
+from recorded import derived
 
 from dira_scale.config.compose import compose
 from dira_scale.evaluation.trained import Trained
 from dira_scale.models.architecture import architecture
 from dira_scale.models.classifier import Classifier
 from dira_scale.runs.checkpoint import Checkpointer, replicated
-from dira_scale.runs.description import FILE, derived
+from dira_scale.runs.description import FILE
 
 NAMES = ("bright", "dark")
 WORDS = ["data.shards=any", "model.encoder=test_resnet", "data.size=32"]

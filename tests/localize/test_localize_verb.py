@@ -15,6 +15,7 @@ from data.volumes import make as make_volumes
 from localize.made_up import NAMES, WORDS, sees_brightness, tuned
 from omegaconf import OmegaConf
 from PIL import Image
+from recorded import derived
 from system.faults import Job, killed_at
 from toy_run import train
 
@@ -26,7 +27,6 @@ from dira_scale.evaluation.trained import Trained
 from dira_scale.localize import main
 from dira_scale.localize.cases import cases_of
 from dira_scale.localize.check import check
-from dira_scale.runs.description import derived
 
 __all__ = ["make_dataset"]
 Make = Callable[..., ShardedDataset]

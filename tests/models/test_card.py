@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from export.test_export import Trained
 from finetune.test_comparison import Runs, labelled
 from made_up_run import dataset
 from models.test_classifier import model
 from models.test_formats_of_classes import described
-from test_export import Trained
 
 from dira_scale.data.manifest import MANIFEST_FILE
 from dira_scale.data.manifest.croissant import croissant

@@ -11,6 +11,7 @@ import torch
 from models.stub3d import TARGET
 from models.test_classifier import STUB, model
 from omegaconf import OmegaConf
+from recorded import derived
 from safetensors import safe_open
 
 from dira_scale.config.compose import compose
@@ -20,7 +21,7 @@ from dira_scale.export.exported import Trained
 from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.architecture import architecture
 from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.runs.description import Description, Output, Tensors, derived
+from dira_scale.runs.description import Description, Output, Tensors
 
 NAMES = ("background", "lung", "heart")
 

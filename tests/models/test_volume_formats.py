@@ -13,6 +13,7 @@ import torch
 from models.test_unet3d import Plain
 from models.volumes import chosen
 from omegaconf import OmegaConf
+from recorded import derived
 from safetensors.torch import load_file
 
 from dira_scale.config.compose import compose
@@ -22,7 +23,6 @@ from dira_scale.export.exported import Exported, Trained
 from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
-from dira_scale.runs.description import derived
 
 PEERS = "DIRA_SCALE_PEERS3D"  # the folder of an environment with nnunetv2, which asks for an older timm than ours
 SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64)}

@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.errors import UserError
-from dira_scale.methods.build import views_of
-from dira_scale.pretrain.task import build_method
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
 PRESETS = sorted(f.stem for f in (folder("configs") / "pretrain" / "preset").glob("*.yaml"))
@@ -371,8 +370,8 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     head = cfg.method.get("base", cfg.method)
     for width in {"dim", "hidden", "bottleneck"} & set(head):
         head[width] = 8
-    config: Any = OmegaConf.to_object(cfg)
-    build_method(config, cfg, views_of(cfg))
+    blueprint = PretrainBlueprint(cfg)
+    blueprint.try_stages(blueprint.networks())
 
 
 @pytest.mark.parametrize(

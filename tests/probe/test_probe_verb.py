@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from recorded import record
+from recorded import derived, record
 from safetensors.torch import save_file
 from toy_run import COUNTS, ENCODER, train, write
 
@@ -26,7 +26,7 @@ from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.probe.sources import compared_network
-from dira_scale.runs.description import Description, derived
+from dira_scale.runs.description import Description
 
 
 @pytest.fixture(scope="module")

@@ -453,7 +453,7 @@ def test_a_folder_that_may_not_be_written_to_is_one_line(
     def denied(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(report, "write_atomic", denied)
+    monkeypatch.setattr("dira_scale.report.page.write_atomic", denied)
     assert report.main([f"run={run}"]) == 2
     said = capsys.readouterr().err
     what = "cannot be written (Permission denied): allow this user to write there, or name another, out=…"

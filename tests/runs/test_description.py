@@ -9,12 +9,13 @@ import pytest
 import torch
 from engine.regression import Regression, train
 from omegaconf import OmegaConf
+from recorded import derived
 
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export import main as export
 from dira_scale.report import main as report
-from dira_scale.runs.description import FILE, Dataset, Description, derived, read_description
+from dira_scale.runs.description import FILE, Dataset, Description, read_description
 from dira_scale.runs.reader import RunReader
 from dira_scale.storage.store import locate
 from dira_scale.sweep.results import training

@@ -20,7 +20,7 @@ from toy_run import write
 from dira_scale import export, report
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
-from dira_scale.predict.make import predict
+from dira_scale.predict.make import make as predict
 from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run
 from dira_scale.runs.checkpoint.reading import sealed

@@ -8,12 +8,12 @@ import pytest
 import s3
 import torch
 from omegaconf import OmegaConf
+from recorded import derived
 
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer
-from dira_scale.runs.description import derived
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.reader import RunReader
 

@@ -11,7 +11,7 @@ from dira_scale import methods, plan
 from dira_scale.command import Command
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
-from dira_scale.pretrain import check as refused
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.sweep import check
 from dira_scale.sweep import start as commands
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
@@ -99,7 +99,7 @@ TRAINED = ("data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.e
 
 
 def test_the_words_that_decide_a_description_are_as_the_commands_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Command("tune", "", output="tuned", trains=True, described=("head", "data.size"))
+    row = Command("tune", "", output="tuned", blueprint="tune:Tune", described=("head", "data.size"))
     add_command(monkeypatch, row)
     decisive = ["task=labels", "head.width=3", "data.size=8", "--config-dir", "own"]
     words = [*decisive, "data.shards=d", "data.batch=4", "model.encoder=x", "tuned=/a", "seed=1", "steps=3"]
@@ -156,7 +156,7 @@ def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest
     words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4"]
 
     def check_one(*more: str) -> None:
-        refused.check(compose("pretrain", [*words, *more]), 1)
+        PretrainBlueprint(compose("pretrain", [*words, *more])).check(1)
 
     check_one("data.batch=8")
     check_one("data.batch=16", "optim.optimizer.lr=1")

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.forecast.network import fake_pretraining
+from dira_scale.forecast.network import fake_task
 from dira_scale.forecast.rehearsal import rehearse
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each
@@ -36,7 +37,7 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
     """The same bytes, rehearsed."""
     cfg = compose("pretrain", [*TINY, *KEYS, *keys, "data.shards=none"])
     config: Any = OmegaConf.to_object(cfg)
-    fake = fake_pretraining(config, cfg)
+    fake = fake_task(PretrainBlueprint(cfg))
     if config.parallel.checkpoint_activations:
         checkpoint_activations(fake.task.module)
     stages = {}

@@ -23,8 +23,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.description import describe
-from dira_scale.pretrain.task import PretrainTask
 
 COUNT, BATCH = 9, 3
 ORDER = Order((COUNT,), seed=5, batch=BATCH)
@@ -222,4 +222,4 @@ def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path, monk
     ):
         cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
         with pytest.raises(UserError, match=said):
-            PretrainTask.build(OmegaConf.to_object(cfg), cfg, alone)  # type: ignore[arg-type]
+            PretrainBlueprint(cfg).task(alone)

@@ -25,7 +25,7 @@ from dira_scale.runs import checkpoint, lease
 from dira_scale.runs.folder import RunFolder
 
 
-class Trainer:
+class Loop:
     """Trains ``task`` through its stages, from the newest checkpoint if there is one.
 
     Args:

@@ -1,0 +1,126 @@
+"""What `finetune` trains, by its configuration alone."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dira_scale.data.distort import build
+from dira_scale.data.manifest.schema import DimensionsError
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim, parallel, preflight
+from dira_scale.engine.task import StagePlan, StepTask
+from dira_scale.errors import UserError
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.description import describe
+from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
+from dira_scale.finetune.leak import leak_of
+from dira_scale.finetune.network import build_network, random_network, weights_fact
+from dira_scale.finetune.step import Finetuning
+from dira_scale.finetune.task import FinetuneTask
+from dira_scale.forecast.here import line
+from dira_scale.methods import views_of
+from dira_scale.methods.build import check_dimensions
+from dira_scale.metrics.libraries import require_libraries
+from dira_scale.models import norm
+from dira_scale.runs.description import Description
+from dira_scale.tasks.config import without_data
+from dira_scale.tasks.supervision import Supervision
+from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
+from dira_scale.training.inputs import Inputs
+from dira_scale.training.schedule import batches_of, stage_plans
+from dira_scale.training.shapes import ViewShapes
+
+
+class FinetuneBlueprint(Blueprint):
+    """A network, and what it learns."""
+
+    command = "finetune"
+    config: Finetune
+
+    @cached_property
+    def views(self) -> ViewSpec:
+        return views_of(self.cfg)
+
+    @cached_property
+    def supervision(self) -> Supervision:
+        """What is learned, as far as it is known without data."""
+        return without_data(self.config.task)
+
+    @property
+    def shapes(self) -> ViewShapes:
+        pooled = self.supervision.pooled
+        return ViewShapes(self.views, labels=len(self.supervision.outputs) if pooled else None, mask=not pooled)
+
+    def networks(self) -> Networks:
+        return (random_network(self.config.model, self.supervision, self.views.size, self.config.channels),)
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        plain: Any = OmegaConf.to_container(self.cfg)
+        size = plain["data"]["size"]
+        return {"model": plain["model"], "task": plain["task"], "size": size, "channels": plain["channels"]}
+
+    def refuse(self) -> None:
+        require_libraries()
+        check_dimensions(self.config.model, self.views)
+        check_crops(self.config, self.views, self.supervision)
+
+    def step(self, world: World, networks: Networks, distort: MakeDistort = build) -> Finetuning:
+        return Finetuning(self.config, world, networks[0], self.supervision, self.views, distort)
+
+    def try_stages(self, networks: Networks) -> None:
+        for name, batch in batches_of(self.config).items():
+            try:
+                norm.regroup(networks[0], self.config.bn_groups(batch), self.config.parallel.accumulate)
+            except UserError as error:
+                raise in_stage(name, error) from error
+            optimizer = optim.stage_optimizer(self.config.optim, networks[0], batch)
+            if self.config.parallel.strategy.startswith("zero"):
+                parallel.refuse_layerwise(optimizer)
+
+    def task(self, world: World) -> FinetuneTask:
+        config = self.config
+
+        def opened() -> tuple[Inputs, list[StagePlan], Supervision]:
+            require_libraries()
+            views = self.views
+            held_out = held_out_views(config, views)
+            try:
+                data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out)
+            except DimensionsError as error:
+                whole = "preset=volumes_small, or init= a run on volumes"
+                raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
+            data.require_channels(config.model.name, config.channels or config.model.channels)
+            supervision = config.task.supervision(data)
+            check_crops(config, views, supervision)
+            check_scored(config, data)
+            if config.data.test_split is not None:
+                judged_batches(config, data, "test_split")
+            return data, stage_plans(config, data.steps_per_epoch), supervision
+
+        data, stages, supervision = raise_on_all(opened)
+        preflight.check_alike(self.cfg, data.facts() | weights_fact(config.init))
+        leak = raise_on_all(lambda: leak_of(config, data) if world.main else None)
+        torch.manual_seed(config.seed)
+        network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
+        self.try_stages((network,))
+        return FinetuneTask(config, world, network, supervision, stages, data, start, leak)
+
+    def describe(self, recorded: Mapping[str, Any] | None = None) -> Description:
+        config: Any = recorded or OmegaConf.to_container(self.cfg)
+        return describe(config)
+
+    def here(self, images: int) -> str:
+        model = self.config.model
+        network = self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
+        return line(self.config, network, (self.config.channels or model.channels, *self.views.sides), images)
+
+    def buffers(self, task: StepTask) -> Sequence[Tensor]:
+        assert isinstance(task, Finetuning)
+        return [*task.distort.buffers()]

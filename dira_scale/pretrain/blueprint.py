@@ -1,0 +1,141 @@
+"""What `pretrain` trains, by its configuration alone."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dira_scale import methods
+from dira_scale.data.config import as_stored
+from dira_scale.data.distort import build
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim, parallel, preflight
+from dira_scale.engine.task import StagePlan, StepTask
+from dira_scale.errors import UserError
+from dira_scale.methods.adversary import Adversary, adversary_of
+from dira_scale.methods.method import Method
+from dira_scale.models.discriminator import check_size
+from dira_scale.models.network import moved
+from dira_scale.pretrain.config import Pretrain
+from dira_scale.pretrain.description import describe
+from dira_scale.pretrain.step import Pretraining
+from dira_scale.pretrain.task import PretrainTask, remarks
+from dira_scale.runs.description import Description
+from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
+from dira_scale.training.schedule import batches_of, stage_plans
+from dira_scale.training.shapes import ViewShapes
+
+ADVICE = "shard one of the channels, or, of a series in time, one of its images"  # for images of several
+
+
+class PretrainBlueprint(Blueprint):
+    """A method and its adversary."""
+
+    command = "pretrain"
+    config: Pretrain
+
+    @cached_property
+    def views(self) -> ViewSpec:
+        return methods.views_of(self.cfg)
+
+    @property
+    def shapes(self) -> ViewShapes:
+        learned = methods.learned_label(self.cfg.method)
+        return ViewShapes(self.views, labels=learned.classes if learned else None)
+
+    def networks(self) -> tuple[Method, Adversary]:
+        model = OmegaConf.merge(self.cfg.model, {"weights": None})
+        return methods.construct(self.cfg.method, model, self.views), self.adversary()
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        plain: Any = OmegaConf.to_container(self.cfg)
+        nodes = {name: plain[name] for name in ("method", "views", "adversary")}
+        data = {"size": plain["data"]["size"], **as_stored(plain["data"])}
+        return nodes | {"model": plain["model"] | {"weights": None}, "data": data}
+
+    def step(self, world: World, networks: Networks, distort: MakeDistort = build) -> Pretraining:
+        method, adversary = networks
+        assert isinstance(method, Method) and isinstance(adversary, Adversary)
+        return Pretraining(self.config, world, method, adversary, distort)
+
+    def try_stages(self, networks: Networks) -> None:
+        method, adversary = networks
+        assert isinstance(method, Method)
+        for name, batch in batches_of(self.config).items():
+            terms = self.config.stages[name].terms
+            try:
+                method.enter_stage(terms)
+                methods.check_batch(method, batch, self.config.bn_groups(batch), self.config.parallel.accumulate)
+                if "ad" in terms:
+                    check_size(method.views.sides)
+            except UserError as error:
+                raise in_stage(name, error) from error
+            optimizer = optim.stage_optimizer(self.config.optim, method, batch)
+            if self.config.parallel.strategy.startswith("zero"):
+                parallel.refuse_layerwise(optimizer)
+        optim.build(self.config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+
+    def task(self, world: World) -> PretrainTask:
+        # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
+        from dira_scale.data.manifest.schema import DimensionsError
+        from dira_scale.runs.reader import start_tensors
+        from dira_scale.training.inputs import Inputs
+
+        config = self.config
+
+        def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
+            learned = methods.learned_label(self.cfg.method)
+            try:
+                data = Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
+            except DimensionsError as error:
+                other = methods.experiments_on(5 - self.views.dimensions, config.method)
+                raise UserError(f"{error}{other}") from error
+            if learned:
+                learned.check(data.labels)
+            data.require_channels(config.model.name, config.model.channels, ADVICE)
+            weights = config.model.weights
+            stages = stage_plans(config, data.steps_per_epoch)
+            return data, stages, start_tensors(Path(weights)) if weights else None
+
+        data, stages, tensors = raise_on_all(opened)
+        preflight.check_alike(self.cfg, data.facts() | _weights_fact(config))
+        torch.manual_seed(config.seed)
+        method, adversary = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors), self.adversary()
+        self.try_stages((method, adversary))  # so that an error shows now, not hours later
+        moved(adversary, world.device, config.parallel.channels_last)
+        return PretrainTask(config, world, method, adversary, stages, data)
+
+    def adversary(self) -> Adversary:
+        """Return the discriminator with its loss, of random weights."""
+        adversary = self.config.adversary
+        return adversary_of(adversary.loss, adversary.penalty, self.config.model, self.views.size)
+
+    def describe(self, recorded: Mapping[str, Any] | None = None) -> Description:
+        config: Any = recorded or OmegaConf.to_container(self.cfg)
+        return describe(config)
+
+    def buffers(self, task: StepTask) -> Sequence[Tensor]:
+        assert isinstance(task, Pretraining)
+        return [*task.objective.distort.buffers()]
+
+    def remarks(self, networks: Networks) -> list[str]:
+        method = networks[0]
+        assert isinstance(method, Method)
+        return remarks(self.config, method)
+
+
+def _weights_fact(config: Pretrain) -> dict[str, str]:
+    """What the file ``model.weights`` contains, which must be the same on all processes."""
+    if config.model.weights is None or not Path(config.model.weights).is_file():
+        return {}
+    with Path(config.model.weights).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"the file model.weights": digest[: preflight.DIGITS]}

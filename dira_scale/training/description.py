@@ -1,0 +1,31 @@
+"""The parts of a run's description that all tasks on sharded datasets share."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dira_scale.runs.description import Data, Dataset, Stage
+
+
+def data_of(config: Mapping[str, Any]) -> Data:
+    """Return the datasets, the splits and the number of held-out images of a resolved configuration."""
+    data, validate = config["data"], config["validate"]
+    limit = validate["batches"] and validate["batch"] * validate["batches"]
+    return Data(_datasets(config), data["split"], data["val_split"], limit)
+
+
+def stages_of(config: Mapping[str, Any], decodes: Callable[[Any], bool]) -> tuple[Stage, ...]:
+    """Return the stages that are trained. ``decodes``: whether one of these terms trains a decoder."""
+    return tuple(
+        Stage(name, tuple(stage["terms"]), stage["epochs"] * config["epoch_factor"], decodes(stage["terms"]))
+        for name, stage in config["stages"].items() if stage["epochs"] > 0
+    )  # fmt: skip
+
+
+def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
+    """``data.shards`` is a path, a list of them or path: weight."""
+    shards = config["data"]["shards"]
+    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
+    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
+    return tuple(
+        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
+    )
