@@ -8,7 +8,7 @@ from torch import nn
 
 from dira_scale.data.batch import UNITS
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import Best, StagePlan, StagePosition
+from dira_scale.engine.task import Best, StagePlan
 from dira_scale.evaluation.leak import Leak
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, describe
@@ -21,11 +21,12 @@ from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import few_steps, process_counts
+from dira_scale.training.schedule import few_steps
+from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
 
 
-class FinetuneTask(Finetuning):
+class FinetuneTask(Finetuning, DatasetTask):
     """A network, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
 
     Args:
@@ -57,14 +58,10 @@ class FinetuneTask(Finetuning):
                 validate.every, held_out, self.losses, world.device, [supervision.score], Best(*best)
             )
 
-    def describe(self, config: dict[str, Any]) -> Description:
-        described = describe(config)
-        datasets = zip(described.data.datasets, self.data.datasets, strict=True)
-        data = replace(
-            described.data, datasets=tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
-        )
+    def described(self, config: Mapping[str, Any]) -> Description:
+        run = describe(config)
         licence = self.start.licence if self.start else None
-        return replace(described, data=data, network=replace(described.network, licence=licence))
+        return replace(run, network=replace(run.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
         return {"outputs": list(self.supervision.outputs)} | ({"leak": asdict(self.leak)} if self.leak else {})
@@ -83,18 +80,9 @@ class FinetuneTask(Finetuning):
             *few_steps(self.config, self.stages),
         ]
 
-    def process_counts(self) -> list[int]:
-        return process_counts(self.config)
-
-    def set_progress(self, module: nn.Module, share: float) -> None:
-        pass
-
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         """Evaluate the stage's best checkpoint on the test split, once. Collective."""
         if self.config.data.test_split is None:
             return []
         write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak)
         return [] if run is None else [summary(run.folder, self.supervision.best.metric)]
-
-    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
-        return []

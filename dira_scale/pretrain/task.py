@@ -20,14 +20,15 @@ from dira_scale.pretrain.objective import restores
 from dira_scale.pretrain.step import Pretraining
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
-from dira_scale.training.schedule import batches_of, few_steps, process_counts
+from dira_scale.training.schedule import batches_of, few_steps
+from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import HeldOutValidation
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
 
 
-class PretrainTask(Pretraining):
+class PretrainTask(Pretraining, DatasetTask):
     """A method, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
 
     Args:
@@ -54,13 +55,8 @@ class PretrainTask(Pretraining):
             scores = [partial(NeighbourAUC, validate.batch)]
             self.validation = HeldOutValidation(validate.every, held_out, self.losses, world.device, scores)
 
-    def describe(self, config: dict[str, Any]) -> Description:
-        described = describe(config)
-        datasets = zip(described.data.datasets, self.data.datasets, strict=True)
-        data = replace(
-            described.data, datasets=tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
-        )
-        return replace(described, data=data, tensors=self.tensors)
+    def described(self, config: Mapping[str, Any]) -> Description:
+        return replace(describe(config), tensors=self.tensors)
 
     def identity(self) -> dict[str, Any]:
         assert isinstance(self.module, Method)
@@ -78,9 +74,6 @@ class PretrainTask(Pretraining):
             *remarks(self.config, module),
             *few_steps(self.config, self.stages),
         ]
-
-    def process_counts(self) -> list[int]:
-        return process_counts(self.config)
 
     def set_progress(self, module: nn.Module, share: float) -> None:
         assert isinstance(module, Method)

@@ -20,6 +20,16 @@ name: squares
 phases:
   squares: {command: toy, list: [{number: 3}, {number: 4, after: allowed}]}
 """
+TRAINED = """
+name: bright
+phases:
+  bright:
+    command: brightness
+    set: {data.shards: shards, data.size: 32, data.batch: 8, data.workers: 1, model.encoder: test_resnet,
+          model.bn_groups: 1}
+    seeds: 2
+"""
+WORDS = ["data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_resnet", "model.bn_groups=1"]
 
 
 @dataclass
@@ -55,11 +65,14 @@ def checkout(tmp_path: Path) -> Checkout:
     table = (ROOT / "dira_scale" / "commands.py").read_text()
     assert table.count(LAST) == 1
     (root / "dira_scale" / "commands.py").unlink()
-    (root / "dira_scale" / "commands.py").write_text(table.replace(LAST, '"bench", "toy",\n)'))
-    shutil.copytree(ROOT / "tests" / "toy" / "toy", root / "dira_scale" / "toy")
-    shutil.copy(ROOT / "tests" / "toy" / "toy.yaml", root / "configs")
+    (root / "dira_scale" / "commands.py").write_text(table.replace(LAST, '"bench", "toy", "brightness",\n)'))
+    for name in ("toy", "brightness"):
+        shutil.copytree(ROOT / "tests" / "toy" / name, root / "dira_scale" / name)
+    for file in (ROOT / "tests" / "toy").glob("*.yaml"):
+        shutil.copy(file, root / "configs")
     (here / "own" / "sweep").mkdir(parents=True)
     (here / "own" / "sweep" / "squares.yaml").write_text(SWEEP)
+    (here / "own" / "sweep" / "bright.yaml").write_text(TRAINED)
     return Checkout(root, here)
 
 
@@ -88,3 +101,26 @@ def test_a_new_command_is_listed_checked_swept_and_read(checkout: Checkout) -> N
     }  # fmt: skip
     page = (folder / "results.md").read_text()
     assert "| square | 16 |" in page and "root" not in page
+
+
+@pytest.mark.system
+def test_a_new_command_that_trains_is_planned_swept_exported_and_reported(checkout: Checkout) -> None:
+    """By its blueprint alone: no other command names it."""
+    made = ["recipe=phantom_cxr", "out=shards", "recipe.patients=16", "recipe.size=64", "workers=1"]
+    checkout.run("shard", *made)
+    assert "stage learn" in (told := checkout.run("plan", "brightness", *WORDS, "plan.gpus=2")) and "ddp" in told
+
+    sweep = ["sweep", "--config-dir", "own", "sweep=bright", "cluster.tries=1"]
+    wrong = checkout.run(*sweep, "bright.data.batch=9", "bright.model.bn_groups=2", code=2)
+    assert "data.batch=9 does not divide into 2 BatchNorm groups" in wrong and "nothing was started" in wrong
+    estimate = checkout.run(*sweep, "cluster.plan={memory: 80, tflops: 61, price: 0}", "dry_run=true")
+    assert "bright: " in estimate and "GB of GPU memory in each process" in estimate
+    checkout.run(*sweep)
+    assert "2 done; 2 runs" in checkout.run("sweep", "status", "sweep=bright")
+
+    (run, _) = sorted((checkout.here / "out" / "sweeps" / "bright" / "bright").glob("*/output"))
+    checkout.run("export", f"run={run}", "formats=timm")
+    card = (run / "export" / "README.md").read_text()
+    assert "trained on how bright images are" in card and list((run / "export").glob("*.safetensors"))
+    checkout.run("report", f"run={run}")
+    assert "Brightness run" in (run / "report.html").read_text()

@@ -1,0 +1,48 @@
+"""What tasks on sharded datasets share."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dira_scale.engine.task import StagePlan, StagePosition
+from dira_scale.runs.description import Description
+from dira_scale.runs.folder import RunFolder
+from dira_scale.training.schedule import process_counts
+
+if TYPE_CHECKING:
+    from dira_scale.training.inputs import Inputs
+
+
+class DatasetTask:
+    """A task (:class:`dira_scale.engine.task.Task`) but for its step, its stages and its description; what is rarely
+    needed does nothing here."""
+
+    config: Any  # a StagedTraining
+    data: "Inputs"
+
+    def described(self, config: Mapping[str, Any]) -> Description:
+        """Return what the command says of a run of this recorded configuration."""
+        raise NotImplementedError
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        described = self.described(config)
+        datasets = zip(described.data.datasets, self.data.datasets, strict=True)
+        known = tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
+        return replace(described, data=replace(described.data, datasets=known))
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def process_counts(self) -> list[int]:
+        return process_counts(self.config)
+
+    def set_progress(self, module: nn.Module, share: float) -> None:
+        pass
+
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
+        return []
+
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        return []

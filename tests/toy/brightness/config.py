@@ -1,0 +1,24 @@
+"""The schemas of ``configs/brightness.yaml`` and ``configs/plan_brightness.yaml``."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from dira_scale.forecast.config import Planned
+from dira_scale.models.architecture import Architecture
+from dira_scale.training.config import StagedTraining
+
+
+@dataclass
+class Brightness(StagedTraining):
+    model: Architecture = field(default_factory=Architecture)
+    views: dict[str, Any] = MISSING
+
+    def bn_groups(self, batch: int) -> int:
+        return self.model.groups(batch)
+
+
+@dataclass
+class PlannedBrightness(Planned, Brightness):
+    pass
