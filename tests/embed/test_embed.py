@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
+import yaml
 from data.volumes import WORDS, make, plain_view, random_volumes
 from harness import finish
 from models.stub3d import TinyEncoder
@@ -162,7 +163,7 @@ def test_a_folder_of_other_rows_is_refused_by_name(unbroken: Path, run: Path, sh
         (["data.split=val"], "has other rows: data.split is all, not val"),
         ([f"data.shards={other}"], r"has other rows: dataset\.label_names is \['bright', 'coin', 'never'\]"),
     ):
-        keys = dict(word.split("=", 1) for word in [*ONE, *words])
+        keys = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in [*ONE, *words])}
         with pytest.raises(api.UserError, match=message.replace("data.split", "split")):
             api.embed(unbroken, keys.pop("data.shards", shards), {"run": str(run), **keys})
     assert files(unbroken) == before

@@ -27,7 +27,6 @@ phases:
     command: brightness
     set: {data.shards: shards, data.size: 32, data.batch: 8, data.workers: 1, model.encoder: test_resnet,
           model.bn_groups: 1}
-    seeds: 2
 """
 WORDS = ["data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_resnet", "model.bn_groups=1"]
 
@@ -113,12 +112,10 @@ def test_a_new_command_that_trains_is_planned_swept_exported_and_reported(checko
     sweep = ["sweep", "--config-dir", "own", "sweep=bright", "cluster.tries=1"]
     wrong = checkout.run(*sweep, "bright.data.batch=9", "bright.model.bn_groups=2", code=2)
     assert "data.batch=9 does not divide into 2 BatchNorm groups" in wrong and "nothing was started" in wrong
-    estimate = checkout.run(*sweep, "cluster.plan={memory: 80, tflops: 61, price: 0}", "dry_run=true")
-    assert "bright: " in estimate and "GB of GPU memory in each process" in estimate
-    checkout.run(*sweep)
-    assert "2 done; 2 runs" in checkout.run("sweep", "status", "sweep=bright")
+    started = checkout.run(*sweep, "cluster.plan={memory: 80, tflops: 61, price: 0}")
+    assert "bright: " in started and "GB of GPU memory in each process" in started
 
-    (run, _) = sorted((checkout.here / "out" / "sweeps" / "bright" / "bright").glob("*/output"))
+    (run,) = (checkout.here / "out" / "sweeps" / "bright" / "bright").glob("*/output")
     checkout.run("export", f"run={run}", "formats=timm")
     card = (run / "export" / "README.md").read_text()
     assert "trained on how bright images are" in card and list((run / "export").glob("*.safetensors"))
