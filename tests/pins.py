@@ -88,7 +88,7 @@ LAYERWISE = ("dira_barlow", "byol")  # LARS, of which ZeRO would make another al
 
 # Runs on volumes, an epoch a stage.
 SCANS = ["data.shards=datasets/phantom_scans", "data.batch=4", "data.pad=true", "model.width=0.125"]
-SMALL = [*SCANS, "views.crops=[]", "validate.restored=4", "validate.pictures=2", "log_every=1", "health.every=2"]
+SMALL = [*SCANS, "views.extents=[]", "validate.restored=4", "validate.pictures=2", "log_every=1", "health.every=2"]
 VOLUMES = {
     "small_mae3d": ["stages.mae.epochs=2"],
     "small_dira_moco3d": [

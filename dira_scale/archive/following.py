@@ -46,8 +46,8 @@ def require_images(shards: str) -> None:
 
 def _are_small(out: Path, config: Mapping[str, Any]) -> bool:
     """Whether a volume is smaller than the largest crop of an experiment, which then would refuse it."""
-    crops = config["views"].get("crops") or [config["data"]["size"]]
-    *depth, height, width = map(max, zip(*crops, strict=True))
+    extents = config["views"].get("extents") or [config["data"]["size"]]
+    *depth, height, width = map(max, zip(*extents, strict=True))
     dataset = ShardedDataset.open(out)
     smallest = [int(dataset.column(name).min()) for name in SIDES[3]]
     return any(side < edge for side, edge in zip(smallest, (*depth, *2 * [max(height, width)]), strict=True))

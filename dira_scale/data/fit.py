@@ -41,7 +41,7 @@ def _remedy(views: ViewSpec, sides: np.ndarray, step: np.ndarray | None) -> str:
         fit[1:] = fit[1:].min()
     if views.fixed or fit.min() < 1:
         return "use data.pad=true"
-    return f"use data.pad=true, or views.crops=[[{','.join(map(str, fit))}]], which fits all"
+    return f"use data.pad=true, or views.extents=[[{','.join(map(str, fit))}]], which fits all"
 
 
 def _require_spacing(samples: Samples, views: ViewSpec, spacing: np.ndarray) -> None:

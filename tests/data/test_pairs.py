@@ -137,7 +137,7 @@ def test_a_hundred_thousand_pairs_are_as_by_plain_rejection(name: str) -> None:
 
 def test_a_pair_does_not_depend_on_which_others_are_drawn_with_it() -> None:
     """On several ranks, in any order; each view's box is drawn with the view."""
-    views = spec(8, 8, 8, crops=((8, 16, 16), (12, 20, 24)), iou=0.3, turns=0.5, transpose=0.5)
+    views = spec(8, 8, 8, extents=((8, 16, 16), (12, 20, 24)), iou=0.3, turns=0.5, transpose=0.5)
     index, occurrence = np.arange(40) * 7919, np.arange(40) % 3
     sides = np.stack((20 + index % 7, 40 + index % 11, 50 - index % 5))
 
@@ -192,7 +192,7 @@ def test_candidates_are_few() -> None:
         ({"iou": 0.2, "pair": "patient"}, "got count=2, pair=patient"),
         ({"same_size": True}, "same_size=true is of pairs: add iou=0.2"),
         (
-            {"iou": 0.25, "turns": 0.5, "crops": ((16, 16, 64), (16, 8, 40))},
+            {"iou": 0.25, "turns": 0.5, "extents": ((16, 16, 64), (16, 8, 40))},
             "iou=0.25: no two crops of 16 x 16 x 64, 16 x 8 x 40 have more where one of them is turned, at most 0.143",
         ),
         ({"crop_border": (1, 2)}, r"crop_border=\[1, 2\]: give \[depth, height, width\] in voxels"),

@@ -157,7 +157,7 @@ def test_pcrl_on_volumes_has_its_papers_figures() -> None:
     assert (stage.terms, stage.epochs, stage.patience) == (["di", "re"], 16 * 240, 16 * 30)
     pairs = {key: config.views[key] for key in ("iou", "same_size", "crop_border", "orientations")}
     assert pairs == {"iou": 0.2, "same_size": True, "crop_border": [15, 70, 70], "orientations": 2}
-    assert {*map(tuple, config.views["crops"])} == SIZES | {(56, 112, 112)}
+    assert {*map(tuple, config.views["extents"])} == SIZES | {(56, 112, 112)}
 
 
 def test_the_presets_of_pcrl_on_volumes_are_the_papers_and_the_codes() -> None:
@@ -169,8 +169,8 @@ def test_the_presets_of_pcrl_on_volumes_are_the_papers_and_the_codes() -> None:
     assert {key: actual.pop(key) for key in same - {"method.weights.re"}} == {
         key: of_images[key] if key != "stages.pcrl.patience" else (480, None) for key in same - {"method.weights.re"}
     }
-    crops = actual.pop("views.crops")[1]
-    assert {*map(tuple, crops)} == SIZES | {(64, 112, 112)}
+    extents = actual.pop("views.extents")[1]
+    assert {*map(tuple, extents)} == SIZES | {(64, 112, 112)}
     assert actual == affine | {
         "data.batch": (32, 16), "views.iou": (0.2, 0.25), "views.same_size": (True, False),
         "method.weights.re": (0.5, 1.0), "views.flip": (0.5, [0.0, 0.0, 0.5]),
@@ -263,13 +263,13 @@ def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
     assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 0.001}
     assert config.optim.optimizer == {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
     assert [stage.epochs for stage in config.stages.values()] == [59 * 50, 59 * 50, 59 * 100]
-    assert {*map(tuple, config.views["crops"])} == SIZES | {(56, 112, 112)}
+    assert {*map(tuple, config.views["extents"])} == SIZES | {(56, 112, 112)}
     assert (config.views["iou"], config.views["same_size"]) == (0.2, True)
 
 
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
 ONE_OF = {"shuffle": 0.25, "bezier": 0.25, "inpaint": 0.25, "outpaint": 0.25}
-WHOLE = {"count": 1, "crops": [], "flip": 0.0}  # cubes; no mirroring
+WHOLE = {"count": 1, "extents": [], "flip": 0.0}  # cubes; no mirroring
 
 
 def test_transvw_has_its_codes_figures() -> None:

@@ -73,7 +73,7 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
     shards, run = make(tmp_path / "toy", random_volumes(16), val=4, test=4), tmp_path / "run"
     quick = [f"data.shards={shards.root}", "data.size=[16,16,16]", "data.batch=4", "data.workers=1"]
     quick += ["parallel.threads=1", "precision=fp32"]
-    words = [*quick, "experiment=small_dira_moco3d", "model.width=0.125", "views.crops=[]", "optim.warmup_epochs=0",
+    words = [*quick, "experiment=small_dira_moco3d", "model.width=0.125", "views.extents=[]", "optim.warmup_epochs=0",
              "method.base.queue=16", "validate.every=1",
              *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]  # fmt: skip
     assert plan.main(words) == 0
@@ -97,9 +97,10 @@ def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
 
 
 # Four steps, by SGD: Adam enlarges gradients that are rounding alone, as of biases before BatchNorm.
-STEPS = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0", "data.size=[16,16,16]", "views.crops=[]",
-         "data.batch=4", "data.workers=1", "model.width=0.125", "precision=fp32", "parallel.threads=1",
-         "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1", "checkpoint.keep=9"]  # fmt: skip
+STEPS = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "optim.warmup_epochs=0", "data.size=[16,16,16]",
+         "views.extents=[]", "data.batch=4", "data.workers=1", "model.width=0.125", "precision=fp32",
+         "parallel.threads=1", "validate.batch=4", "validate.every=9", "log_every=1", "checkpoint.every=1",
+         "checkpoint.keep=9"]  # fmt: skip
 PCRL = ["experiment=small_pcrl3d", *STEPS, "views.corruptions.affine.p=0.5", "views.corruptions.shuffle.blocks=50",
         "method.queue=24", "method.dim=8", "stages.pcrl.epochs=2"]  # fmt: skip
 RELEASED = [*PCRL, "method._target_=PCRLReleased"]

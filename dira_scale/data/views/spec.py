@@ -114,9 +114,9 @@ class ViewSpec:
         scale: of images: the crop's area as a fraction of the image's.
         ratio: of images: the crop's width over its height.
         sized: of images: crops of the image's own aspect, in the place of ``scale`` and ``ratio``.
-        crops: of volumes: the sizes in voxels, one of which each crop has; none: the view's size.
+        extents: of volumes: the sizes in voxels, one of which each crop has; none: the view's size.
         iou: of volumes: the intersection over union that the boxes of two views have more than; None: any.
-        same_size: of volumes with ``iou``: whether both crops have one of ``crops``, or each its own.
+        same_size: of volumes with ``iou``: whether both crops have one of ``extents``, or each its own.
         crop_border: of volumes: for each axis how many voxels crops stay away from the volume's edges, as far as they
             can; empty: none.
         flip: probability of mirroring: images left and right; volumes along each axis, or for [depth, height, width].
@@ -156,7 +156,7 @@ class ViewSpec:
     rotation: float = 0.0
     orientations: int = 0
     pair: str = "image"
-    crops: tuple[tuple[int, ...], ...] = ()
+    extents: tuple[tuple[int, ...], ...] = ()
     fixed: tuple[FixedCrop, ...] = ()
     sized: SizedCrop | None = None
     tone: Tone = field(default_factory=Tone)
@@ -229,8 +229,8 @@ class ViewSpec:
             raise UserError(f"need 0 < tone.gamma[0] <= tone.gamma[1] and 0 <= tone.contrast <= 1: {self.tone}")
         if not (self.warp.sigma > 0 and 0 <= self.warp.grid < 1):
             raise UserError(f"need warp.sigma > 0 and 0 <= warp.grid < 1: {self.warp}")
-        if self.crops:
-            raise UserError(f"crops={self.crops} are of volumes: views of images have scale and ratio")
+        if self.extents:
+            raise UserError(f"extents={self.extents} are of volumes: views of images have scale and ratio")
         names = {name: f"views.{name}" for name in ("iou", "same_size", "crop_border", "turns", "transpose")}
         names |= {name: f"data.{name}" for name in ("spacing", "pad")}
         given = [shown for name, shown in names.items() if getattr(self, name)]
@@ -243,20 +243,20 @@ class ViewSpec:
             )
 
     def _check_volume(self, size: tuple[int, ...]) -> None:
-        if not all(isinstance(crop, list | tuple) for crop in self.crops):
-            raise UserError(f"views.crops={[*self.crops]}: give a list of sizes, [{[*self.crops]}]")
-        if len(size) != 3 or not all(len(crop) == 3 and min(crop) > 0 for crop in self.crops):
-            raise UserError(f"views of volumes need size=[depth, height, width], and crops of such sizes: got size="
-                            f"{list(size)} and crops={[list(crop) for crop in self.crops]}")  # fmt: skip
+        if not all(isinstance(extent, list | tuple) for extent in self.extents):
+            raise UserError(f"views.extents={[*self.extents]}: give a list of sizes, [{[*self.extents]}]")
+        if len(size) != 3 or not all(len(extent) == 3 and min(extent) > 0 for extent in self.extents):
+            raise UserError(f"views of volumes need size=[depth, height, width], and extents of such sizes: got size="
+                            f"{list(size)} and extents={[list(extent) for extent in self.extents]}")  # fmt: skip
         names = ("blur", "cutout", "inverse_cutout", "shuffle", "tone", "warp")
         parts = {f"{name}.p": getattr(self, name).p for name in names}
         parts |= {"rotation": self.rotation}
         if given := [f"{name}={value:g}" for name, value in parts.items() if value]:
             raise UserError(f"views of volumes do not have {', '.join(given)}: set each to 0")
         if (tuple(self.scale), tuple(self.ratio)) != (ViewSpec.scale, ViewSpec.ratio):
-            raise UserError("views of volumes do not have scale and ratio, but crops: leave both at their defaults")
+            raise UserError("views of volumes do not have scale and ratio, but extents: leave both at their defaults")
         if self.sized:
-            raise UserError("views of volumes do not have sized, but crops: use sized=null")
+            raise UserError("views of volumes do not have sized, but extents: use sized=null")
         if self.crop_border and (len(self.crop_border) != 3 or min(self.crop_border) < 0):
             raise UserError(f"crop_border={list(self.crop_border)}: give [depth, height, width] in voxels")
         self._check_pairs()
@@ -328,7 +328,7 @@ class ViewSpec:
 
     @property
     def _volume_crop(self) -> VolumeCrop:
-        return VolumeCrop(self.crops or (self.sides,), self.flips, self.turns, self.transpose, self.crop_border)
+        return VolumeCrop(self.extents or (self.sides,), self.flips, self.turns, self.transpose, self.crop_border)
 
     def step(self, spacing: np.ndarray | None) -> np.ndarray | None:
         """Of volumes with this ``spacing`` [b, n] in mm: the stored voxels to each voxel of a crop's size. None: 1."""

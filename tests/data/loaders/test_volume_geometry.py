@@ -51,13 +51,13 @@ def plain_mask(voxels: np.ndarray, box: list[float], flip: list[bool], size: lis
 @pytest.mark.parametrize(
     "views",
     [
-        spec(8, 8, 8, crops=CROPS, turns=0.7, transpose=0.3),
+        spec(8, 8, 8, extents=CROPS, turns=0.7, transpose=0.3),
         spec(8, 10, 9, spacing=(1.5, 1.1, 1.1)),
-        spec(8, 12, 12, crops=((6, 11, 9), (9, 9, 9)), spacing=(2.0, 0.9, 0.9), turns=0.5),
+        spec(8, 12, 12, extents=((6, 11, 9), (9, 9, 9)), spacing=(2.0, 0.9, 0.9), turns=0.5),
         spec(20, 24, 24, pad=True, turns=0.5, range=(-2000.0, 500.0)),
-        spec(12, 16, 14, crops=((24, 12, 30), (12, 16, 14)), pad=True, spacing=(1.3, 0.9, 0.9), transpose=0.5),
-        spec(8, 8, 8, crops=CROPS, iou=0.25, crop_border=(1, 2, 2)),
-        spec(8, 8, 8, crops=CROPS, iou=0.2, same_size=True, spacing=1.7, pad=True, turns=0.5, crop_border=(0, 1, 1)),
+        spec(12, 16, 14, extents=((24, 12, 30), (12, 16, 14)), pad=True, spacing=(1.3, 0.9, 0.9), transpose=0.5),
+        spec(8, 8, 8, extents=CROPS, iou=0.25, crop_border=(1, 2, 2)),
+        spec(8, 8, 8, extents=CROPS, iou=0.2, same_size=True, spacing=1.7, pad=True, turns=0.5, crop_border=(0, 1, 1)),
     ],
     ids=["turned", "spacing", "both", "padded", "padded and transposed", "a pair", "all"],
 )
@@ -155,7 +155,7 @@ def test_what_a_volume_lacks_is_said_in_one_line(tmp_path: Path) -> None:
     whole = make(tmp_path / "whole", VOLUMES[:3], spacing=[(2.0, 0.7, 0.7)] * 3)
     message = (
         "whole: sample v0 has 17 x 20 x 16 voxels, fewer than a crop of 16 x 12 x 12 (of its voxels 8 x 17.1 x 17.1), "
-        "as have 2 of 3 in split 'train': use data.pad=true, or views.crops=[[34,12,11]], which fits all"
+        "as have 2 of 3 in split 'train': use data.pad=true, or views.extents=[[34,12,11]], which fits all"
     )
     with pytest.raises(UserError) as raised:
         load(whole, spec(16, 12, 12, spacing=1.0), order=Order((3,), seed=5, batch=3))
@@ -165,7 +165,7 @@ def test_what_a_volume_lacks_is_said_in_one_line(tmp_path: Path) -> None:
 def test_the_same_for_all_loaders_threads_and_ranks(tmp_path: Path) -> None:
     dataset = make(tmp_path / "toy", VOLUMES, spacing=SPACING, codec="b2nd")
     views = spec(
-        8, 12, 12, crops=CROPS, iou=0.25, spacing=1.5, pad=True, turns=0.5, transpose=0.5, crop_border=(1, 1, 1)
+        8, 12, 12, extents=CROPS, iou=0.25, spacing=1.5, pad=True, turns=0.5, transpose=0.5, crop_border=(1, 1, 1)
     )
     expected = load(dataset, views)
     assert any(flip.any() for batch in expected for flip in batch.flips)

@@ -78,7 +78,7 @@ def test_crops_are_those_of_the_arrays_mirrored_along_each_axis(dataset: Sharded
 @pytest.mark.parametrize("channels", [1, 2])
 def test_crops_of_other_sizes_are_resized_with_one_rounding(tmp_path: Path, codec: str, channels: int) -> None:
     volumes = random_volumes(COUNT, channels)
-    views = spec(8, 10, 9, crops=((14, 13, 9), (5, 10, 16), (8, 10, 9)))
+    views = spec(8, 10, 9, extents=((14, 13, 9), (5, 10, 16), (8, 10, 9)))
     for batch in load(make(tmp_path / "toy", volumes, codec), views):
         for channel in range(channels):
             arrays = [volume if channels == 1 else volume[channel] for volume in volumes]
@@ -139,11 +139,11 @@ def test_what_does_not_fit_is_refused_in_one_line(dataset: ShardedDataset, make_
             dataset,
             spec(18, 8, 8),
             r"v0 has 17 x 20 x 16 voxels, fewer than a crop of 18 x 8 x 8, as have 1 of 9 in split 'train': use "
-            r"data.pad=true, or views.crops=..17,1\d,1\d..",
+            r"data.pad=true, or views.extents=..17,1\d,1\d..",
         ),
         (
             dataset,
-            spec(8, 8, 8, crops=((8, 8, 8), (8, 17, 17))),
+            spec(8, 8, 8, extents=((8, 8, 8), (8, 17, 17))),
             r"v0 has 17 x 20 x 16 voxels, .* of 8 x 17 x 17, as have 4",
         ),
         (dataset, ViewSpec(size=16), r"holds volumes, and this loader reads images"),
@@ -170,12 +170,12 @@ def test_loaders_of_images_say_so(dataset: ShardedDataset, name: str) -> None:
     [
         ({"blur": Blur()}, "views of volumes do not have blur.p=0.5: set each to 0"),
         ({"rotation": 10.0, "orientations": 2}, "do not have rotation=10"),
-        ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but crops"),
+        ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but extents"),
         ({"size": (8, 8)}, r"need size=\[depth, height, width\], .* got size=\[8, 8\]"),
-        ({"crops": ((8, 8),)}, r"crops of such sizes: got .* crops=\[\[8, 8\]\]"),
-        ({"crops": (8, 8, 8)}, r"views.crops=\[8, 8, 8\]: give a list of sizes, \[\[8, 8, 8\]\]"),
+        ({"extents": ((8, 8),)}, r"extents of such sizes: got .* extents=\[\[8, 8\]\]"),
+        ({"extents": (8, 8, 8)}, r"views.extents=\[8, 8, 8\]: give a list of sizes, \[\[8, 8, 8\]\]"),
         ({"size": (8, 8, 7)}, "at least 8 pixels, got 2 of 8 x 8 x 7"),
-        ({"size": 32, "crops": ((8, 8, 8),)}, "are of volumes: views of images have scale and ratio"),
+        ({"size": 32, "extents": ((8, 8, 8),)}, "are of volumes: views of images have scale and ratio"),
     ],
 )
 def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], message: str) -> None:
@@ -212,7 +212,7 @@ def test_a_method_learns_from_a_loaders_batch_through_pretrainings_objective(dat
 def test_bricks_give_what_whole_volumes_give(tmp_path: Path, name: str, channels: int) -> None:
     """Of plain arrays the whole is read: equal batches."""
     volumes = [np.ascontiguousarray(np.tile(v, (2, 2, 3))) for v in random_volumes(COUNT, channels)]
-    views = spec(8, 10, 9, crops=((14, 13, 9), (8, 10, 9)))
+    views = spec(8, 10, 9, extents=((14, 13, 9), (8, 10, 9)))
     expected = load(make(tmp_path / "npy", volumes, "npy"), views, masks=True)
     bricks = make(tmp_path / "bricks", volumes, "b2nd")
     same_batches(load(bricks, views, name, masks=True, workers=2), expected)
