@@ -21,7 +21,7 @@ from dira_scale.data.order import Order
 from dira_scale.data.requests import Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Jitter, ViewSpec
-from dira_scale.data.views.spec import Blur, Cutout, InverseCutout, Shuffle
+from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Shuffle
 from dira_scale.errors import UserError
 from dira_scale.shard import main as shard
 

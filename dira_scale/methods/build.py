@@ -94,10 +94,13 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
 
 def views_of(cfg: DictConfig) -> ViewSpec:
     """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
+    node = _plain(cfg.views)
     with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
-        check_node(_plain(cfg.views), "views")
+        check_node(node, "views")
+        for number, crops in enumerate(node.get("crops") or ()):
+            check_values(ViewSpec, crops, f"views.crops[{number}]")
     try:
-        views: ViewSpec = instantiated("views", _plain(cfg.views), size=cfg.data.size, **as_stored(cfg.data))
+        views: ViewSpec = instantiated("views", node, size=cfg.data.size, **as_stored(cfg.data))
     except InstantiationException as error:
         raise UserError(f"views: {error.__cause__ or error}") from error
     return views

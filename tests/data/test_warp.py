@@ -13,7 +13,7 @@ from dira_scale.data.distort import BatchedDistort, Distort, build
 from dira_scale.data.distort.warp import Warping, uniform
 from dira_scale.data.random import mix
 from dira_scale.data.views import SizedCrop, Tone, ViewSpec, Warp, draw
-from dira_scale.data.views.spec import Blur, Cutout, InverseCutout, Jitter, Shuffle
+from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Jitter, Shuffle
 from dira_scale.data.views.warp import COLUMNS, ELASTIC, GRID, OPTICAL, UNWARPED, Warps
 from dira_scale.errors import UserError
 from dira_scale.methods import views_of

@@ -1,11 +1,10 @@
 """The views of a sample: what a method asks for, and what each of them gets."""
 
 from dira_scale.data.geometry.crop import Geometry
+from dira_scale.data.views.checks import TARGET_FLIPS
 from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_labels, draw_partner
-from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
-from dira_scale.data.views.spec import (
+from dira_scale.data.views.parts import (
     REFERENCE_SIZE,
-    TARGET_FLIPS,
     Blur,
     Cutout,
     InverseCutout,
@@ -13,10 +12,10 @@ from dira_scale.data.views.spec import (
     Shuffle,
     SizedCrop,
     Tone,
-    ViewSpec,
     Warp,
-    fixed_views,
 )
+from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
+from dira_scale.data.views.spec import ViewSpec, fixed_views
 
 __all__ = [
     "CUTOUT",

@@ -12,7 +12,8 @@ from dira_scale.data import random
 from dira_scale.data.geometry.crop import Geometry
 from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.data.views import patches, warp
-from dira_scale.data.views.spec import REFERENCE_SIZE, ViewSpec
+from dira_scale.data.views.parts import REFERENCE_SIZE
+from dira_scale.data.views.spec import ViewSpec
 
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 # Streams of random numbers.
@@ -93,6 +94,7 @@ def draw(
     of stored voxels in mm, has the same order; it matters to ``ViewSpec.spacing``.
     """
     assert len(sides) == spec.dimensions
+    spec = spec.each[view]
 
     def uniform(n: int, stream: int) -> np.ndarray:
         return random.uniform(seed, epoch, index, occurrence, view, n, stream)

@@ -1,0 +1,103 @@
+"""``views.crops``: each view is that of its own kind of crops, whatever the others are."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from data.volumes import NONE, spec
+
+from dira_scale.config.compose import compose
+from dira_scale.data.views import Blur, Cutout, Jitter, SizedCrop, ViewSpec, draw
+from dira_scale.errors import UserError
+from dira_scale.methods import views_of
+from dira_scale.runs.identity import identity
+
+GLOBAL, LOCAL = {"count": 2, "scale": (0.25, 1.0)}, {"size": 24, "count": 3, "scale": (0.05, 0.25)}
+CROPS = ViewSpec(size=48, crops=(GLOBAL, LOCAL | {"blur": {"p": 1.0}, "cutout": {"p": 0.0}}))
+VOLUMES = spec(16, 16, 16, crops=({"count": 2}, {"size": (8, 8, 8), "count": 2, "extents": ((8, 6, 6),), "flip": 1.0}))
+N = 4000
+
+
+def drawn(views: ViewSpec, view: int) -> Iterator[np.ndarray]:
+    index, sides = np.arange(N), [np.full(N, 200 + 10 * axis) for axis in range(views.dimensions)]
+    geometry, distortion = draw(views, 5, 3, index, index % 2, view, *sides)
+    yield from (geometry.box, geometry.flip)
+    yield from (values.numpy() for values in distortion.tensors().values())
+
+
+def equal(views: ViewSpec, other: ViewSpec, view: int) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(drawn(views, view), drawn(other, view), strict=True))
+
+
+@pytest.mark.parametrize("plain", [ViewSpec(size=48), spec(16, 16, 16, turns=0.5), spec(16, 16, 16, iou=0.3)])
+def test_one_kind_is_the_same_as_no_list(plain: ViewSpec) -> None:
+    assert replace(plain, crops=({},)) == replace(plain, crops=({"count": 2, "size": plain.size},)) == plain
+    other = replace(plain, crops=({"count": 2, "flip": 0.9, "jitter": Jitter(p=0.1)},))
+    assert other == replace(plain, flip=0.9, jitter=Jitter(p=0.1)) and not equal(other, plain, 0)
+
+
+@pytest.mark.parametrize("views", [CROPS, VOLUMES])
+def test_views_are_drawn_as_those_of_their_kind_alone(views: ViewSpec) -> None:
+    """With the same numbers, which run through all kinds."""
+    assert len(views.each) == views.count
+    for view, of_view in enumerate(views.each):
+        assert equal(views, replace(of_view, count=views.count), view)
+
+
+def test_areas_and_distortions_are_those_of_the_kind() -> None:
+    for view, of_view in enumerate(CROPS.each):
+        geometry, distortion = draw(CROPS, 0, 0, np.arange(N), np.zeros(N, int), view, np.full(N, 300), np.full(N, 300))
+        area = geometry.box[:, 2:].prod(1) / 300**2
+        low, high = of_view.scale
+        assert abs(area.min() - low) < 0.01 and abs(area.max() - high) < 0.05
+        local = view >= 2
+        assert (distortion.sigma > 0).float().mean().item() == pytest.approx(1.0 if local else 0.5, abs=0.03)
+        assert distortion.sigma.max() <= 2.0 * of_view.sides[0] / 224
+        assert (distortion.branch == 0).float().mean().item() == pytest.approx(0.0 if local else 0.3, abs=0.03)
+    flips = [draw(VOLUMES, 0, 0, np.arange(N), np.zeros(N, int), view, *[np.full(N, 40)] * 3)[0] for view in (0, 3)]
+    assert 0.4 < flips[0].flip.mean() < 0.6 and flips[1].flip.all()
+    assert (flips[0].box[:, 3:] == 16).all() and (flips[1].box[:, 3:] == (8, 6, 6)).all()
+
+
+def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:
+    first, second = CROPS.entries
+    assert (first.blur, first.cutout) == (Blur(), Cutout())
+    assert (second.blur, second.cutout) == (Blur(p=1.0), Cutout(p=0.0))
+    assert ViewSpec(size=48, crops=({}, {"sized": {"p": 0.5}})).entries[1].sized == SizedCrop(p=0.5)
+    assert (CROPS.count, CROPS.sides, CROPS.one_size) == (5, (48, 48), False)
+    again = replace(CROPS, target_flip="released")
+    assert again.count == 5 and {entry.target_flip for entry in again.entries} == {"released"}
+    assert replace(CROPS, crops=(GLOBAL, LOCAL | {"size": 48})).one_size
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"crops": (96,)}, r"views.crops=\[96\]: give a list of kinds of crops, such as \[{count: 2"),
+        ({"crops": ({}, {"siz": 24})}, r"views.crops\[1\].siz: a kind of crops has size, count.*mean 'size'"),
+        ({"crops": ({}, {"orientations": 2})}, r"views.crops\[1\].orientations: a kind of crops has"),
+        ({"crops": ({}, {"blur": {"q": 1}})}, r"views.crops\[1\].blur.q: expected sigma, p"),
+        ({"crops": ({}, {"scale": (0.0, 1.0)})}, r"views.crops\[1\]: need 0 < scale\[0\]"),
+        ({"crops": ({}, {"size": 4})}, r"views.crops\[1\]: need at least one view of at least 8 pixels"),
+        ({"crops": ({"size": 24}, {})}, r"views.crops\[0\].size=24: the network is made for .*data.size=24, or begin"),
+        ({"crops": ({}, {"count": 255})}, r"views.crops has 257 views of a sample: use at most 256"),
+        ({"size": (16, 16, 16), **NONE, "iou": 0.2, "crops": ({}, {})}, "iou=0.2 is of two crops of one kind"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ViewSpec(**{"size": 48} | given)
+
+
+def test_the_key_of_the_configuration() -> None:
+    """Read as typed, values checked by their kind; without it a run's name is what it was before there was one."""
+    words = ["experiment=small", "data.shards=any"]
+    typed = "views.crops=[{count: 2}, {size: 32, count: 4, scale: [0.05, 0.25], blur: {p: 0.1}}]"
+    plain, config = compose("pretrain", words), compose("pretrain", [*words, typed])
+    assert [view.sides for view in views_of(config).each] == 2 * [views_of(plain).sides] + 4 * [(32, 32)]
+    assert [entry.blur.p for entry in views_of(config).entries] == [0.5, 0.1]
+    assert [*identity({"views": {"crops": [], "flip": 0.5}}, ())] == ["views.flip"] and plain.views.crops == []
+    with pytest.raises(UserError, match=r"views.crops\[0\].count=two: expected a whole number"):
+        views_of(compose("pretrain", [*words, "views.crops=[{count: two}]"]))
