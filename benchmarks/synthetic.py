@@ -70,9 +70,12 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
     sides = np.full(count, 2 * views.size)
     drawn = [draw(views, 0, 0, index, np.zeros_like(index), view, sides, sides) for view in range(views.count)]
     coarse = torch.rand((count, 1, 8, 8), generator=generator) * 255
-    image = torch.nn.functional.interpolate(coarse, size=views.size, mode="bilinear").to(torch.uint8).to(device)
+    images = {
+        entry.size: torch.nn.functional.interpolate(coarse, size=entry.size, mode="bilinear").to(torch.uint8).to(device)
+        for entry in views.entries
+    }
     return Batch(
-        views=(image,) * views.count,
+        views=tuple(images[view.size] for view in views.each),
         distortions=tuple(distortion.to(device) for _, distortion in drawn),
         index=torch.from_numpy(index).to(device),
         low=torch.zeros(count, views.count, device=device),

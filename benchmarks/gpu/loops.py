@@ -57,7 +57,8 @@ class Ours:
         self.images = images(config, self.device)
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
         self.task = synthetic.task(config, world, method, adversary, synthetic.SyntheticImages(method.views))
-        self.task.objective.distort = BatchedDistort(method.views).to(self.device)  # in a rehearsal on a CPU too
+        batched = BatchedDistort(method.views).to(self.device)  # in a rehearsal on a CPU too
+        self.task.objective.distorts = (batched,) * method.views.count
         strategy = parallel.build(world, config.parallel, method)
         plan = next(plan for plan in self.task.stages if plan.name == STAGE)
         self.means = Means()

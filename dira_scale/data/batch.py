@@ -18,16 +18,17 @@ class Batch:
     """One rank's samples of one step: cropped, resized and flipped, but not yet distorted.
 
     Attributes:
-        views: per view a tensor [b, C, *size], of an image or a volume: the stored integers until ``to``, then float32.
+        views: per view a tensor [b, C, *size], of an image or a volume, with a size that may be the view's own: the
+            stored integers until ``to``, then float32.
         distortions: per view its parameters.
         index: int64 [b], samples counted over all datasets (``order.Positions``).
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L] as stored, NaN = unknown, -1 = uncertain (or what ``Labels.smooth`` drew): those asked
             for (``labels.Labels``, which makes targets of them), else all; None unless all datasets have the same.
-        mask: int16 [b, V, *size], the images' masks (0 to 255) cropped and flipped with the views, ``IGNORE`` where
-            there is none; None unless asked for. Views are rotated on the device, and masks then, too
-            (``turned_mask`` of ``distort``).
+        mask: int16 [b, V, *size], of views of one size: the images' masks (0 to 255) cropped and flipped with the
+            views, ``IGNORE`` where there is none; None unless asked for. Views are rotated on the device, and masks
+            then, too (``turned_mask`` of ``distort``).
         flips: per view bool [b, n]: along which axes samples are mirrored, before the last two may change places.
         images: int64 [b, V], whose image each view shows (``views.pair``); None: each sample's own.
     """

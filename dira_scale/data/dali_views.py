@@ -16,6 +16,7 @@ from dira_scale.data.batch import per_sample
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.machine.inventory import dali_extra, install_command
 
@@ -34,14 +35,17 @@ class DaliViews:
     """Makes the views of one batch after another; used by one thread.
 
     Args:
-        size: of the views, in pixels.
+        views: which it makes.
         device: where the views are wanted.
         threads: of DALI, for what it does on the CPU.
         seconds: gets ``decode`` and ``transform``; on a GPU these are the host's, which queues the work.
     """
 
-    def __init__(self, samples: Samples, size: int, device: torch.device, threads: int, seconds: StageSeconds) -> None:
-        self.samples, self.size, self.seconds = samples, size, seconds
+    def __init__(
+        self, samples: Samples, views: ViewSpec, device: torch.device, threads: int, seconds: StageSeconds
+    ) -> None:
+        self.samples, self.seconds = samples, seconds
+        self.sides = [view.sides[0] for view in views.each]
         self.colours = COLOURS[samples.channels]
         self.dtype = ndd.uint8 if samples.dtype == torch.uint8 else ndd.uint16
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
@@ -65,7 +69,8 @@ class DaliViews:
                 last = np.maximum.reduce([box[:, :2] + box[:, 2:] for box in boxes])
                 regions = self._decode([payloads[image] for image in images.tolist()], first, last)
                 for view, box in zip(views, boxes, strict=True):
-                    pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], request.geometries[view].flip)
+                    flip = request.geometries[view].flip
+                    pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], flip, self.sides[view])
                     made[view] = self._stored_values(pixels, images)
             done = self.stream.record_event() if self.stream else None
         return tuple(made[view] for view in range(len(request.images))), done
@@ -91,15 +96,15 @@ class DaliViews:
         self.seconds.add(decode=perf_counter() - began)
         return regions
 
-    def _resize(self, regions: ndd.Batch, start: np.ndarray, shape: np.ndarray, flip: np.ndarray) -> Tensor:
+    def _resize(self, regions: ndd.Batch, start: np.ndarray, shape: np.ndarray, flip: np.ndarray, side: int) -> Tensor:
         """The crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region, mirrored
-        along the axes of ``flip`` bool [b, 2]: [b, C, S, S]."""
+        along the axes of ``flip`` bool [b, 2] and resized to ``side``: [b, C, S, S]."""
         began = perf_counter()
         # A region of interest of resize() itself would let pixels beyond the crop contribute.
         crops = ndd.slice(
             regions, start=ndd.as_batch(start), shape=ndd.as_batch(np.ascontiguousarray(shape)), axis_names="HW"
         )
-        size = np.where(flip, -self.size, self.size).astype(np.float32)  # DALI mirrors an axis of negative size
+        size = np.where(flip, -side, side).astype(np.float32)  # DALI mirrors an axis of negative size
         resized = ndd.resize(crops, size=ndd.as_batch(size), interp_type=types.INTERP_TRIANGULAR)
         pixels = torch.from_dlpack(ndd.as_tensor(resized)).permute(0, 3, 1, 2)
         self.seconds.add(transform=perf_counter() - began)

@@ -16,11 +16,19 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
     for dataset in samples.datasets:
         dataset.require(views.dimensions, "this loader")
     index, step = np.arange(len(samples)), None
-    if views.spacing is not None or views.turns or views.transpose:
+    turned = any(entry.turns or entry.transpose for entry in views.entries)
+    if views.spacing is not None or turned:
         spacing = samples.spacing(index)
         step = views.step(spacing)
         _require_spacing(samples, views, spacing)
-    if views.pad or (least := views.least) is None:
+    if not views.pad:
+        for entry in views.entries:
+            _require_sides(samples, entry, index, step)
+
+
+def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None) -> None:
+    """Raise UserError for a sample that is smaller than a crop of ``views`` of one size."""
+    if (least := views.least) is None:
         return
     sides = np.stack(samples.sides(index), 1)
     extents = np.broadcast_to(least, sides.shape) if step is None else in_stored(np.array(least), step)

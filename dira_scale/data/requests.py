@@ -115,8 +115,10 @@ class Requests:
 
     def empty_views(self, request: Request, pinned: bool) -> tuple[Tensor, ...]:
         """Per view an uninitialised tensor [b, C, *size] of the stored type, to be filled."""
-        shape = len(request), self.samples.channels, *self.views.sides
-        return tuple(torch.empty(shape, dtype=self.samples.dtype, pin_memory=pinned) for _ in range(self.views.count))
+        shape = len(request), self.samples.channels
+        return tuple(
+            torch.empty(*shape, *view.sides, dtype=self.samples.dtype, pin_memory=pinned) for view in self.views.each
+        )
 
     def empty_mask(self, request: Request, pinned: bool) -> Tensor:
         """An uninitialised tensor [b, V, *size] for ``masks.fill_masks``."""

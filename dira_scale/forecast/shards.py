@@ -47,5 +47,6 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
 
     pixel = column("channels").max() * column("bits").max() / 8  # bytes
     decoded = pixel * np.mean(column("height") * column("width"))
-    crop = decoded * sum(views.scale) / 2
-    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * views.count * pixel * math.prod(views.sides))
+    crop = decoded * max(sum(entry.scale) for entry in views.entries) / 2
+    pixels = sum(math.prod(view.sides) for view in views.each)
+    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * pixel * pixels)

@@ -63,7 +63,8 @@ class DiRA(Method):
                 "use method.restore=first, or a base with two such as simsiam"
             )
         if restoration == MASK:
-            mask_blocks(base.views, "method.restoration=mask")
+            for view in base.views.each[: RESTORED_VIEWS[restore]]:
+                mask_blocks(view, "method.restoration=mask")
         assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
         self.base, base.key, self.corrupted = base, "method.base", base.corrupted
         self.decoder, self.head = network.decoder, network.head

@@ -12,9 +12,11 @@ from dira_scale.methods.method import Terms
 
 
 def check_pair(method: str, views: ViewSpec) -> None:
-    """Raise ``UserError`` unless ``method`` gets two views."""
+    """Raise ``UserError`` unless ``method`` gets two views, of one size."""
     if views.count != 2:
         raise UserError(f"views.count={views.count}: {method} needs 2 views")
+    if not views.one_size:
+        raise UserError(f"views.crops: {method} needs two views of one size; leave the sizes out")
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ MASK = "mask"  # the corruption that hides blocks, and its parameter
 
 
 def check_single(method: str, views: ViewSpec) -> None:
-    """Raise ``UserError`` unless ``method`` gets one view."""
+    """Raise ``UserError`` unless ``method`` gets one view, which is of one size."""
     if views.count != 1:
         raise UserError(f"views.count={views.count}: {method} restores one view; use views.count=1")
 

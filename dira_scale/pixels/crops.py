@@ -37,7 +37,8 @@ def fill(
     _ARENA.reset()
     boxes, plane = [crop.box for crop in crops], views[0].ndim == 3
     if plane:
-        parts = planes.decode_crops(payload, codec, boxes, views[0].shape[-1], shape, _ARENA.empty)
+        sizes = [view.shape[-1] for view in views]
+        parts = planes.decode_crops(payload, codec, boxes, sizes, shape, _ARENA.empty)
     else:
         parts = volumes.decode_crops(payload, codec, boxes, shape, _ARENA.empty, outside)
     decoded = perf_counter()

@@ -124,7 +124,7 @@ class PretrainBlueprint(Blueprint):
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         assert isinstance(task, Pretraining)
-        return [*task.objective.distort.buffers()]
+        return [*dict.fromkeys(buffer for module in task.objective.distorts for buffer in module.buffers())]
 
     def remarks(self, networks: Networks) -> list[str]:
         method = networks[0]

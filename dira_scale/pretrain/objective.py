@@ -49,7 +49,7 @@ class Objective:
 
     Args:
         weights: of the terms in the total loss.
-        distort: makes the module that distorts.
+        distort: makes the module that distorts the views of one size.
         corrupted: whether views are corrupted in stages that restore nothing, too.
     """
 
@@ -63,8 +63,10 @@ class Objective:
         corrupted: bool = False,
     ) -> None:
         self.weights, self.adversary, self.world, self.corrupted = weights, adversary, world, corrupted
-        self.distort, self.target_flip, self.axes = distort(views), views.target_flip, views.crop.axes
-        self.distort.to(world.device)
+        made = [distort(entry).to(world.device) for entry in views.entries]
+        of_each = (module for module, entry in zip(made, views.entries, strict=True) for _ in range(entry.count))
+        self.distorts = tuple(of_each)
+        self.target_flip, self.axes = views.target_flip, views.crop.axes
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
@@ -90,8 +92,8 @@ class Objective:
         """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""
         if self.target_flip != "with_input":
             return self.upright(batch.views, batch)
-        pairs = zip(batch.views, batch.distortions, strict=True)
-        return tuple(self.distort.turned(view, parameters) for view, parameters in pairs)
+        of_views = zip(self.distorts, batch.views, batch.distortions, strict=True)
+        return tuple(distort.turned(view, parameters) for distort, view, parameters in of_views)
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """``views`` in the orientation of the restoration target: flipped back if ``views.target_flip`` requires it."""
@@ -107,5 +109,5 @@ class Objective:
         """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`),
         unless the method has them always."""
         corrupt = corrupt and (self.corrupted or restores(terms))
-        pairs = zip(batch.views, batch.distortions, strict=True)
-        return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)
+        of_views = zip(self.distorts, batch.views, batch.distortions, strict=True)
+        return tuple(distort(view, parameters, corrupt) for distort, view, parameters in of_views)

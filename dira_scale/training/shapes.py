@@ -37,20 +37,21 @@ class ViewShapes:
 
     def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
-        size, count, index = self.views.sides, self.views.count, np.arange(samples)
-        stored = [np.full(samples, side) for side in self.views.least or size]
-        drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]
-        image = samples, self.channels, *size
+        count, index = self.views.count, np.arange(samples)
+        drawn = []
+        for view in self.views.entries:
+            stored = [np.full(samples, side) for side in view.least or view.sides]
+            drawn += [draw(view, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]] * view.count
         return Batch(
-            views=tuple(torch.empty(image, dtype=self.dtype) for _ in range(count)),
-            distortions=(drawn,) * count,
+            views=tuple(torch.empty(samples, self.channels, *view.sides, dtype=self.dtype) for view in self.views.each),
+            distortions=tuple(drawn),
             index=torch.empty(samples, dtype=torch.int64),
             low=torch.empty(samples, count),
             high=torch.empty(samples, count),
             step=0,
             epoch=0,
             labels=None if self.labels is None else torch.empty(samples, self.labels),
-            mask=torch.empty(samples, count, *size, dtype=torch.int16) if self.mask else None,
-            flips=tuple(torch.empty(samples, len(size), dtype=torch.bool) for _ in range(count)),
+            mask=torch.empty(samples, count, *self.views.sides, dtype=torch.int16) if self.mask else None,
+            flips=tuple(torch.empty(samples, self.views.dimensions, dtype=torch.bool) for _ in range(count)),
             images=torch.empty(samples, count, dtype=torch.int64),
         )

@@ -93,7 +93,7 @@ def test_clean_views_have_the_inputs_rotation_in_every_precision() -> None:
     engine: Any = lambda clean, distorted, _: seen.append((clean[0], distorted[0]))  # noqa: E731
     for precision in ("fp32", "bf16"):
         world = World(WORLD.accelerator, precision)
-        objective = Objective({}, None, ViewSpec(size=224, rotation=10.0), world)  # type: ignore[arg-type]
+        objective = Objective({}, None, ViewSpec(count=1, size=224, rotation=10.0), world)  # type: ignore[arg-type]
         objective.forward(engine, it, objective.distorted(it, ["di"], corrupt=False))
     (clean, distorted), (again, _) = seen
     torch.testing.assert_close(clean, distorted, atol=1e-5, rtol=0)

@@ -8,7 +8,7 @@ __all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build", "build_batche
 
 
 def build(views: ViewSpec) -> Distort | DistortVolumes:
-    """The module for these views."""
+    """The module for these views, which are of one size: one of ``ViewSpec.entries``."""
     return Distort(views) if views.dimensions == 2 else DistortVolumes(views)
 
 

@@ -10,6 +10,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.labels import Labels
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
 
 if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
     from dira_scale.data.manifest import ShardedDataset
@@ -30,7 +31,7 @@ class LoaderSpec:
         workers: decoding threads.
         prefetch: batches prepared ahead.
         fixed_epoch: always draw the views of this epoch (evaluation); None: the order's epoch.
-        masks: whether batches have ``mask``.
+        masks: whether batches have ``mask``; not of views of several sizes.
         labels: those that batches have; None: all, where the datasets have the same.
         device: where the batches are wanted; a loader may leave them on the host.
     """
@@ -48,6 +49,11 @@ class LoaderSpec:
     masks: bool = False
     labels: Labels | None = None
     device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raises UserError for masks of views of several sizes."""
+        if self.masks and not self.views.one_size:
+            raise UserError("views.crops has several sizes, and masks are of views of one size: leave the sizes out")
 
 
 @runtime_checkable

@@ -46,7 +46,7 @@ class DaliLoader(CpuLoader):
         """Batches whose views are where they are wanted; ``copies`` brings the rest."""
         readers = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         maker = ThreadPoolExecutor(1, thread_name_prefix="loader-dali")
-        views = DaliViews(self.samples, self.requests.views.sides[0], self.copies.device, self.workers, self.seconds)
+        views = DaliViews(self.samples, self.requests.views, self.copies.device, self.workers, self.seconds)
         pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
         requests = self.requests.between(start_step, stop_step)
         try:

@@ -50,7 +50,7 @@ class HelperLoader:
         if spec.masks:
             samples.require_masks()
         pixel = samples.dtype.itemsize * samples.channels + MASK_BYTES * spec.masks
-        self._sample = pixel * math.prod(spec.views.sides) * spec.views.count  # bytes
+        self._sample = pixel * sum(math.prod(view.sides) for view in spec.views.each)  # bytes
         self.seconds = StageSeconds()
         self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
 
