@@ -65,6 +65,9 @@ def construct(
     model = architecture(model_cfg)
     check_dimensions(model, views)
     encoder = model.build_encoder(views.size)
+    for number, crops in enumerate(views.entries):
+        if crops.sides != views.sides:
+            model.check_view(encoder, crops.size, f"views.crops[{number}].size")
     start, node = None, _plain(method_cfg)
     if model.weights is not None:
         start = StartWeights(Path(model.weights), encoder, tensors)

@@ -80,6 +80,9 @@ class Architecture(Schema):
         """
         raise NotImplementedError
 
+    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
+        """Raise ``UserError``, naming ``key``, unless ``encoder``, built for views of another size, takes ``size``."""
+
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         """``encoder`` with a decoder and a head of ``classes`` channels, of random weights. Raises ``UserError`` naming
         the key."""
@@ -115,6 +118,13 @@ class TimmUNet(Architecture):
         return build_encoder(
             self.encoder, channels or self.channels, size, zero_init_residual=self.zero_init_residual is True
         )
+
+    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
+        from dira_scale.models.encoder import check_view
+        from dira_scale.models.pyramid import TimmEncoder
+
+        assert isinstance(encoder, TimmEncoder) and isinstance(size, int)
+        check_view(encoder, size, key)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         from dira_scale.models.pyramid import TimmEncoder

@@ -65,6 +65,21 @@ def build_encoder(
     return encoder
 
 
+def check_view(encoder: TimmEncoder, size: int, key: str) -> None:
+    """Raise ``UserError``, naming ``key``, unless ``encoder`` has its pyramid for views of ``size``, another size than
+    that for which it was built."""
+    try:
+        _check_pyramid(encoder, encoder.channels[0], size)
+    except _UNSUITABLE as error:
+        reason, step = " ".join(str(error).split()) or type(error).__name__, 2**DEPTH
+        advice = "use a network that takes several, such as resnet50 or vit_small_patch16_224"
+        if size % step:  # no other network would do
+            advice = f"use {max(1, size // step) * step}"
+        raise UserError(
+            f"{key}={size}: '{encoder.name}', built for views of data.size, does not take these ({reason}); {advice}"
+        ) from error
+
+
 def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
     return list(_timm_entries(encoder.name, **encoder.arguments))

@@ -1,6 +1,7 @@
 """The interface of networks in any number of dimensions: an encoder's feature pyramid, a decoder over it, a head."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -42,13 +43,30 @@ def moved(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Mo
     return module.to(device)._apply(lambda x: x.to(memory_format=CHANNELS_LAST.get(x.dim(), torch.preserve_format)))
 
 
+@dataclass
+class Tokens:
+    """What an encoder makes of b images.
+
+    Attributes:
+        maps: the pyramid, as ``Encoder.forward`` returns it.
+        class_token: [b, dim], of transformers that have one.
+        registers: [b, r, dim], all other tokens that are of no patch; r may be 0. None of networks without tokens.
+        patches: [b, n, dim], row by row; None of networks without tokens.
+    """
+
+    maps: list[Tensor]
+    class_token: Tensor | None = None
+    registers: Tensor | None = None
+    patches: Tensor | None = None
+
+
 class Encoder(nn.Module):
     """[b, 1 or C, *size] -> its pyramid: the image itself, then ever coarser features, finest first.
 
     Attributes:
         name: what tables and messages call it.
         dimensions: of an image: 2 or 3.
-        fixed_size: whether it takes images of the size that it was built for only.
+        fixed_size: whether its parameters are for images of the size that it was built for.
         channels: the pyramid's channel counts, the image's first; 0 at a level without features.
         channels_last: whether the first layer gets an image that is channels last in memory. An expanded one has no
             layout of its own, so a convolution takes its weights': those of a sharded module are always contiguous.
@@ -71,6 +89,10 @@ class Encoder(nn.Module):
     @property
     def fixed_size(self) -> bool:
         return False
+
+    def tokens(self, x: Tensor) -> Tokens:
+        """The pyramid of images, and beside it the tokens of a transformer."""
+        return Tokens(self(x))
 
     def _expanded(self, x: Tensor) -> Tensor:
         """[b, 1 or C, *size] -> [b, C, *size], without copying unless ``channels_last``."""

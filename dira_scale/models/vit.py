@@ -1,12 +1,15 @@
 """A light feature pyramid over plain vision transformers, which have a single resolution."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import timm
 import torch
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, PatchEmbed
 from torch import Tensor, nn
 
+from dira_scale.models.network import Tokens
 from dira_scale.models.pyramid import TimmEncoder
 
 STRIDES = (4, 8, 16, 32)
@@ -21,8 +24,12 @@ class PlainEncoder(TimmEncoder):
 
     The last map is the backbone's own output, the patch tokens after the final norm, averaged down to 1/32 without
     parameters: pooled, it is the mean patch token (exactly, if the patch size divides 32). Class and register tokens
-    take part in attention but not in the maps. A final norm that follows the pooling (``fc_norm``) is applied to every
-    token instead.
+    take part in attention but not in the maps; ``tokens`` has them. A final norm that follows the pooling (``fc_norm``)
+    is applied to every token instead.
+
+    Images of another size than the network was built for get a position embedding that is resampled from its own,
+    unless timm's network has a way of its own (``dynamic_img_size``, as DINOv3's). Other networks whose positions are
+    not one learnt embedding (rotary, relative) do not take them.
     """
 
     def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
@@ -31,6 +38,8 @@ class PlainEncoder(TimmEncoder):
         self.model = timm.create_model(name, in_chans=in_channels, num_classes=0, **arguments)
         if getattr(self.model, "attn_pool", None) is not None:
             self.model.attn_pool = None  # methods do the pooling
+        if isinstance(patches := getattr(self.model, "patch_embed", None), PatchEmbed):
+            patches.strict_img_size = False
         self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
         self.block_indices = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
         doublings = [max(0, math.ceil(math.log2(self.patch / stride))) for stride in STRIDES]
@@ -41,21 +50,67 @@ class PlainEncoder(TimmEncoder):
     def channels(self) -> list[int]:
         return list(self._channels)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def tokens(self, x: Tensor) -> Tokens:
+        tokens: Tokens = self(x, with_tokens=True)  # by a call, so that hooks see the image
+        return tokens
+
+    def forward(self, x: Tensor, with_tokens: bool = False) -> list[Tensor] | Tokens:
         x = self._expanded(x)
         height, width = x.shape[2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"views of {height} x {width} pixels do not divide into patches of {self.patch}")
-        tokens, maps = self.model.forward_intermediates(x, indices=self.block_indices, output_fmt="NCHW")
+        with self._positions((height // self.patch, width // self.patch)):
+            tokens, maps = self.model.forward_intermediates(x, indices=self.block_indices, output_fmt="NCHW")
         if isinstance(self.model.norm, nn.Identity):
             tokens = self.model.fc_norm(tokens)
-        last = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :].transpose(1, 2).reshape(maps[-1].shape)
+        prefix = getattr(self.model, "num_prefix_tokens", 0)
+        patches = tokens[:, prefix:]
+        last = patches.transpose(1, 2).reshape(maps[-1].shape)
         levels = [level(features) for level, features in zip(self.pyramid, maps[:-1], strict=True)]
         pyramid = [
             _averaged(features, (height // stride, width // stride))
             for features, stride in zip([*levels, last], STRIDES, strict=True)
         ]
-        return [x, x.new_empty(x.shape[0], 0, height // 2, width // 2), *pyramid]
+        pyramid = [x, x.new_empty(x.shape[0], 0, height // 2, width // 2), *pyramid]
+        if not with_tokens:
+            return pyramid
+        first = int(getattr(self.model, "cls_token", None) is not None)
+        return Tokens(pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches)
+
+    @contextmanager
+    def _positions(self, grid: tuple[int, int]) -> Iterator[None]:
+        """While this lasts, the backbone's position embedding is one of a ``grid`` of patches (rows, columns)."""
+        own = getattr(getattr(self.model, "patch_embed", None), "grid_size", grid)
+        dynamic = getattr(self.model, "dynamic_img_size", False)
+        if own == grid or dynamic or getattr(self.model, "pos_embed", None) is None:
+            yield
+            return
+        prefix = self.model.pos_embed.shape[1] - own[0] * own[1]
+        tokens, patches = self.model.pos_embed[:, :prefix], self.model.pos_embed[:, prefix:]
+        embedding = torch.cat([tokens, _resampled(patches, own, grid)], 1)
+        vars(self.model)["pos_embed"] = embedding  # found before the parameter of this name
+        try:
+            yield
+        finally:
+            del vars(self.model)["pos_embed"]
+
+
+def _resampled(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """An ``embedding`` [1, n, dim] of a ``grid`` of patches for one of ``size``, as timm resamples it: bicubic,
+    antialiased. By sums of products: torch's own adds gradients in any order on a GPU, and matrix products are of 16
+    bits under autocast."""
+    rows, columns = (_bicubic(before, now, embedding) for before, now in zip(grid, size, strict=True))
+    lines = (rows[:, :, None, None] * embedding.unflatten(1, grid)).sum(1)  # [rows of size, columns of grid, dim]
+    return (columns[:, :, None] * lines[:, None]).sum(2).flatten(0, 1)[None]
+
+
+def _bicubic(before: int, now: int, like: Tensor) -> Tensor:
+    """[now, before]: Keys' cubic filter along one axis (a = -1/2), widened where there are fewer positions now."""
+    i, positions = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5 for n in (now, before))
+    x = (positions - i[:, None] * (before / now)).abs() / max(before / now, 1)
+    near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _averaged(features: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from timm.models.resnet import BasicBlock
 
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import build_encoder, timm_names
+from dira_scale.models.encoder import build_encoder, check_view, timm_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
 
@@ -128,6 +128,66 @@ def test_a_plain_transformers_last_map_is_its_normed_patch_tokens_without_class_
             maps = encoder(images)
         assert encoder.model.num_prefix_tokens == prefix and tokens.shape[1] == prefix + 36
         torch.testing.assert_close(maps[-1].mean((2, 3)), tokens[:, prefix:].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "extra"),
+    [("test_vit", 1, {}), ("test_vit2", 1, {}), ("vit_small_patch16_dinov3", 5, SHORT),
+     ("vit_small_patch14_reg4_dinov2", 5, SHORT)],
+)  # fmt: skip
+def test_tokens_are_timms(name, prefix, extra):
+    """Class token, registers and patches after the final norm, beside the maps; hooks see the images."""
+    size = 112 if "14" in name else 96
+    encoder = PlainEncoder(name, 3, {"img_size": size} | extra).eval()
+    images, seen = torch.rand(2, 3, size, size), []
+    encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        expected = encoder.model.forward_features(images)
+        if isinstance(encoder.model.norm, torch.nn.Identity):
+            expected = encoder.model.fc_norm(expected)
+        maps, found = encoder(images), encoder.tokens(images)
+    classes = 0 if encoder.model.cls_token is None else 1
+    assert len(seen) == 2 and all(map(torch.equal, maps, found.maps))
+    assert (found.class_token is None) == (classes == 0) and found.registers.shape[1] == prefix - classes
+    parts = [*([] if found.class_token is None else [found.class_token[:, None]]), found.registers, found.patches]
+    torch.testing.assert_close(torch.cat(parts, 1), expected)
+
+
+def test_networks_of_maps_have_no_tokens():
+    encoder, images = build_encoder("test_resnet", 3, 64).eval(), torch.rand(1, 1, 64, 64)
+    found = encoder.tokens(images)
+    assert all(map(torch.equal, found.maps, encoder(images)))
+    assert (found.class_token, found.registers, found.patches) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_tiny_patch16_224", "vit_wee_patch16_reg1_gap_256"])
+def test_a_plain_transformer_takes_views_of_other_sizes(name):
+    """As timm's with a dynamic size."""
+    encoder = PlainEncoder(name, 3, {"img_size": 96} | SHORT).eval()
+    theirs = timm.create_model(name, num_classes=0, dynamic_img_size=True, **encoder.arguments).eval()
+    theirs.load_state_dict({key: value for key, value in encoder.model.state_dict().items() if "attn_pool" not in key})
+    torch.nn.init.normal_(encoder.model.pos_embed)
+    theirs.pos_embed = encoder.model.pos_embed
+    for size in (32, 64, 96, 160):
+        images = torch.rand(2, 3, size, size)
+        found = encoder.tokens(images)
+        expected = theirs.fc_norm(theirs.forward_features(images))
+        torch.testing.assert_close(found.patches, expected[:, encoder.model.num_prefix_tokens :], rtol=1e-4, atol=1e-4)
+        assert [m.shape[-1] for m in found.maps] == [size >> level for level in range(6)]
+    assert "pos_embed" not in vars(encoder.model) and isinstance(encoder.model.pos_embed, torch.nn.Parameter)
+    encoder.tokens(torch.rand(1, 1, 32, 32)).patches.square().sum().backward()
+    assert encoder.model.pos_embed.grad.abs().sum() > 0
+
+
+def test_views_of_another_size_that_a_network_does_not_take():
+    check_view(build_encoder("test_resnet", 3, 64), 96, "key")
+    check_view(build_encoder("test_vit", 3, 64), 32, "key")
+    for name, size, message in (
+        ("test_resnet", 48, r"key=48: 'test_resnet', built for views of data.size, does not take .*; use 32"),
+        ("eva02_tiny_patch14_224", 448, r"key=448: .*; use a network that takes several, such as resnet50"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_view(build_encoder(name, 3, 64 if size < 64 else 224), size, "key")
 
 
 @pytest.mark.parametrize(

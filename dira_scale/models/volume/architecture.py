@@ -36,22 +36,25 @@ class VolumeArchitecture(Architecture):
         """What normalises each channel of the coarsest map by itself, for messages; empty if nothing does."""
         return "InstanceNorm"
 
-    def check_size(self, size: int | Sequence[int]) -> None:
-        """Raise UserError, naming ``data.size``, unless the network takes views of ``size``."""
+    def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
+        self.check_size(size, key)
+
+    def check_size(self, size: int | Sequence[int], key: str = "data.size") -> None:
+        """Raise UserError, naming ``key``, unless the network takes views of ``size``."""
         if isinstance(size, int):
-            raise UserError(f"data.size={size}: {self.name} takes volumes: give three, as data.size={[64] * 3}")
+            raise UserError(f"{key}={size}: {self.name} takes volumes: give three, as {key}={[64] * 3}")
         step = self.stride
         below, over = ([max(step, (side + more) // step * step) for side in size] for more in (0, step - 1))
         suitable = " or ".join(dict.fromkeys(str(self._enlarged(sides)) for sides in (below, over)))
         if below != [*size]:
             raise UserError(
-                f"data.size={list(size)}: {self.name} halves each side down to 1/{step}: give multiples of {step}, "
-                f"such as data.size={suitable}"
+                f"{key}={list(size)}: {self.name} halves each side down to 1/{step}: give multiples of {step}, "
+                f"such as {key}={suitable}"
             )
         if suitable != str([*size]):
             raise UserError(
-                f"data.size={list(size)}: the coarsest map of {self.name} is one voxel, which {self.instance_norm} "
-                f"cannot normalise; use data.size={suitable} or larger"
+                f"{key}={list(size)}: the coarsest map of {self.name} is one voxel, which {self.instance_norm} "
+                f"cannot normalise; use {key}={suitable} or larger"
             )
 
     def _enlarged(self, size: list[int]) -> list[int]:
