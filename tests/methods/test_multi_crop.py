@@ -1,0 +1,98 @@
+"""A method of several kinds of crops (``multi_crop``), in two and three dimensions, from the loader to its teacher."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from data.volumes import make, random_volumes
+from methods.multi_crop import CROPS, TARGET
+from models.stub3d import TARGET as TINY3D
+from omegaconf import OmegaConf
+from toy_run import write
+
+from dira_scale import methods
+from dira_scale.config.compose import compose
+from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.distributed.world import World
+from dira_scale.errors import UserError
+from dira_scale.forecast.network import fake_pretraining
+from dira_scale.forecast.rehearsal import rehearse
+from dira_scale.pretrain import check
+from dira_scale.pretrain.objective import Objective
+
+WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
+WORDS = ["data.shards=none", f"method._target_={TARGET}", "stages.dir.epochs=0", "stages.dira.epochs=0",
+         "stages.di.terms=[di]", "data.batch=4", "model.bn_groups=1", "precision=fp32",
+         *(f"~method.{key}" for key in ("base", "weights", "restoration", "restore"))]  # fmt: skip
+PLANE = [*WORDS, "data.size=64", f"views.crops={CROPS}"]
+VOLUME = [*WORDS, "views=volume", "data.size=[16,16,16]", f"model._target_={TINY3D}", "+model.width=4",
+          *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")),
+          "views.crops=[{count: 2}, {size: [8, 8, 8], count: 2, extents: [[6, 8, 8]], corruptions: {}}]"]  # fmt: skip
+
+
+def step(words: list[str], dataset: ShardedDataset) -> tuple[Any, float]:
+    """A method before and after a step on a loader's batch, and its loss."""
+    cfg = compose("pretrain", words)
+    views = methods.views_of(cfg)
+    torch.manual_seed(0)
+    method = methods.build(cfg.method, cfg.model, views, batch=4).train()
+    order = Order((len(dataset.rows("train")),), 1, 4)
+    (batch,) = CpuLoader(LoaderSpec([dataset], "train", order, views, 0)).iterate(0, 1)
+    assert [view.shape[2:] for view in batch.views] == [view.sides for view in views.each]
+    objective = Objective(method.weights, None, views, WORLD)  # type: ignore[arg-type]
+    losses = objective(method, batch.to("cpu"), ["di"])
+    losses.total.backward()
+    before = [parameter.clone() for parameter in method.teacher.parameters()]
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    method.after_step()
+    assert any(not torch.equal(a, b) for a, b in zip(before, method.teacher.parameters(), strict=True))
+    return method, losses.total.item()
+
+
+@pytest.mark.parametrize("encoder", ["test_resnet", "test_vit"])
+def test_a_step_on_images(encoder: str, tmp_path: Path) -> None:
+    method, loss = step([*PLANE, f"model.encoder={encoder}"], ShardedDataset.open(write(tmp_path / "toy")))
+    assert -1 <= loss <= 1 and [view.sides[0] for view in method.views.each] == [64, 64, 32, 32, 32]
+
+
+def test_a_step_on_volumes(tmp_path: Path) -> None:
+    method, loss = step(VOLUME, make(tmp_path / "toy", random_volumes(4)))
+    assert -1 <= loss <= 1 and [view.sides for view in method.views.each] == 2 * [(16,) * 3] + 2 * [(8,) * 3]
+
+
+def test_a_plan_counts_every_crop() -> None:
+    """Each more of the small ones adds the same to the floating-point operations, and the batch has its own sizes."""
+
+    def flops(count: int) -> float:
+        crops = f"views.crops=[{{count: 2}}, {{size: 32, count: {count}}}]"
+        cfg = compose("pretrain", [*PLANE, "model.encoder=test_resnet", crops])
+        config: Any = OmegaConf.to_object(cfg)
+        fake = fake_pretraining(config, cfg)
+        assert [view.shape[-1] for view in fake.batch(4).views] == [64] * 2 + [32] * count  # type: ignore[attr-defined]
+        done = rehearse(fake, fake.stages[0], 4, 1, foreach=False)
+        return done.forward + done.backward
+
+    one, two, three = flops(1), flops(2), flops(3)
+    assert two > one and three - two == two - one
+
+
+def test_what_does_not_fit_is_refused_without_data() -> None:
+    """Sizes that the network does not take, and methods of two views of one size."""
+    for words, message in (
+        ([*PLANE, "model.encoder=test_resnet", "views.crops=[{}, {size: 40}]"], r"views.crops\[1\].size=40: .*use 32"),
+        (["data.shards=none", "data.size=64", "views.crops=[{count: 1}, {size: 32, count: 1}]"],
+         "MoCo needs two views of one size; leave the sizes out"),
+        (["data.shards=none", "views=volume", "model=unet3d", "data.size=[16,16,16]",
+          f"method._target_={TARGET}", *WORDS[-4:], "views.crops=[{}, {size: [12, 16, 16]}]"],
+         r"views.crops\[1\].size=\[12, 16, 16\]: unet3d halves each side down to 1/8: give multiples of 8"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            check.check(compose("pretrain", words), ranks=1)
