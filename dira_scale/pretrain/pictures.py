@@ -63,8 +63,9 @@ def draw_restorations(
 
 
 def view_spacing(views: ViewSpec, stored: np.ndarray) -> np.ndarray:
-    """The millimetres between the voxels of views of volumes whose own are ``stored`` [b, n], NaN where unknown: then
-    the axes count alike."""
+    """The millimetres between the voxels of first views of volumes whose own are ``stored`` [b, n], NaN where unknown:
+    then the axes count alike."""
+    views = views.each[0]
     mm = stored if views.spacing is None else np.broadcast_to(np.asarray(views.spacing, np.float64), stored.shape)
     extent = views.extents[0] if views.extents else views.sides  # resized to the view; others are taken as of its shape
     known: np.ndarray = np.where(np.isnan(mm).any(1, keepdims=True), 1.0, mm)

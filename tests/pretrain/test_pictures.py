@@ -136,6 +136,19 @@ def test_the_hole_of_a_painted_view_is_where_it_differs() -> None:
     assert torch.equal(actual.hole, actual.distorted != actual.clean)
 
 
+def test_the_first_view_is_shown_whatever_the_sizes_of_the_others() -> None:
+    plain = ViewSpec(size=SIZE, orientations=1, rotation=10.0, **CUT)
+    several = replace(plain, crops=({"count": 1}, {"size": SIZE // 2, "count": 1}))
+    alone: Any = HeldOut(plain)
+    beside: Any = HeldOut(several)
+    first, second = beside.batch.views
+    beside.batch = replace(beside.batch, views=(first, second[..., ::2, ::2]))
+    [expected] = _restorations(objective_of(plain), Leaves(), alone, ["re"], of_volumes)
+    [actual] = _restorations(objective_of(several), Leaves(), beside, ["re"], of_volumes)
+    for name in ("clean", "distorted", "hole", "restored", "mirrored"):
+        assert torch.equal(getattr(actual, name), getattr(expected, name))
+
+
 def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None:
     """A dot in each plane: its place is told by hand, in voxels of 3 x 1 x 1 mm, 16 pixels to a mm."""
     for (z, y, x), plane, place in (
@@ -162,3 +175,5 @@ def test_views_of_resized_crops_have_the_spacing_of_their_crops() -> None:
     stored = np.array([[3.0, 1.0, 1.0], [np.nan, 1.0, 1.0]])
     assert view_spacing(views, stored).tolist() == [[6.0, 1.0, 2.0], [2.0, 1.0, 2.0]]
     assert view_spacing(replace(views, spacing=(2.0, 1.0, 1.0)), stored).tolist() == [[4.0, 1.0, 2.0]] * 2
+    several = replace(views, extents=(), crops=({"extents": ((32, 32, 64),)}, {"size": (8, 8, 8)}))
+    assert np.array_equal(view_spacing(several, stored), view_spacing(views, stored))

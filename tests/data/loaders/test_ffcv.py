@@ -117,6 +117,14 @@ def test_it_differs_from_the_cpu_loader_by_its_filter_only(
                 assert (view.float() - expected.float()).abs().mean((1, 2, 3)).max() < bound
 
 
+def test_views_of_several_sizes_are_those_of_each_alone(make: Callable[..., ShardedDataset]) -> None:
+    dataset, several = make("jpg"), replace(SPEC, crops=({}, {"size": 16, "count": 3, "scale": (0.05, 0.25)}))
+    (batch,) = ffcv(dataset, spec=several).iterate(0, 1)
+    for view, of_view in enumerate(several.each):
+        (alone,) = ffcv(dataset, spec=replace(of_view, count=several.count)).iterate(0, 1)
+        assert batch.views[view].shape[2:] == of_view.sides and torch.equal(batch.views[view], alone.views[view])
+
+
 def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:
     datasets = [make("jpg"), make("png", name="other")]
     order = EvalOrder(20, 20)
