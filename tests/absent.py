@@ -101,7 +101,7 @@ def wrong_answers(hidden: Iterable[str]) -> list[str]:
 
 
 def _inventory() -> list[Any]:
-    from dira_scale.imaging.decoders import dicom_decoders
+    from dira_scale.doctor.survey import dicom_decoders
     from dira_scale.machine import inventory
     from dira_scale.machine.hardware import hardware
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
 from dira_scale.engine.task import StagePlan, StepTask
 from dira_scale.errors import UserError
+from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
 from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
-from dira_scale.finetune.leak import leak_of
 from dira_scale.finetune.network import build_network, random_network, weights_fact
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
@@ -28,13 +29,32 @@ from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models import norm
+from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
+from dira_scale.runs.folder import recorded_config
 from dira_scale.tasks.config import without_data
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import batches_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
+
+
+def leak_of(config: Finetune, data: Inputs) -> Leak:
+    """What the run in the folder has recorded, whose data cannot change; else as they are compared now.
+
+    Raises UserError as ``check_leak``.
+    """
+    folder = Path(config.run)
+    checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)
+    with checkpoint.as_user_error(checkpoints):
+        recorded = recorded_config(folder, checkpoints).get("leak")
+    if recorded:
+        return Leak(**recorded)
+    splits = [split for split in (config.data.val_split, config.data.test_split) if split is not None]
+    judged = [Part.of(dataset, split) for split in dict.fromkeys(splits) for dataset in data.datasets]
+    sources = [own_source(data), *sources_of(config.init, "init", data.datasets)]
+    return check_leak(judged, config.data.test_split, sources)
 
 
 class FinetuneBlueprint(Blueprint):

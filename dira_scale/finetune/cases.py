@@ -1,8 +1,12 @@
 """What a network says of each case of a split: of labels from views, of masks at the size that images are stored in."""
 
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor, nn
 
@@ -10,14 +14,40 @@ from dira_scale.data.samples import Samples
 from dira_scale.distributed.world import World
 from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.stored import Stored, dense, read_ahead
-from dira_scale.finetune.pictures import picture, spread
 from dira_scale.models.normalise import normalised
+from dira_scale.pixels.outlines import outlined
 from dira_scale.runs.description import Input
 from dira_scale.tasks.segmentation import Segmentation
 from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.validation import evaluating
+
+CASES, SIDE, GAP = 6, 256, 4  # pictures; pixels
+
+
+def spread(samples: Sequence[int]) -> set[int]:
+    """``CASES`` of them, evenly spaced."""
+    return {samples[int(n)] for n in np.linspace(0, len(samples) - 1, CASES)} if samples else set()
+
+
+def picture(stored: Stored, true: Tensor, predicted: Tensor) -> bytes:
+    """A JPEG. ``true`` and ``predicted``: numbers of classes, int64 [*sides], 0 and below: background or unknown.
+
+    Of a volume the axial slice with most of the true mask, else with most of the predicted one.
+    """
+    grey = replace(stored, step=None).image().mean(0).numpy()
+    masks = [mask.clamp(min=0).to("cpu").numpy().astype(np.uint8) for mask in (true, predicted)]
+    if grey.ndim == 3:
+        shown = next((mask for mask in masks if mask.any()), masks[0])
+        depth = int((shown > 0).sum((1, 2)).argmax())
+        grey, masks = grey[depth], [mask[depth] for mask in masks]
+    plane = (255 * grey).round().astype(np.uint8)
+    left, right = (outlined(plane, mask, (), SIDE) for mask in masks)
+    file = io.BytesIO()
+    both = np.concatenate([left, np.full((SIDE, GAP, 3), 255, np.uint8), right], 1)
+    PIL.Image.fromarray(both).save(file, "jpeg", quality=88)
+    return file.getvalue()
 
 
 def predictor(world: World, supervision: Supervision, network: nn.Module, input: Input) -> Callable[[Tensor], Tensor]:

@@ -1,5 +1,6 @@
 """Fine-tuning as a task of the engine: a network on labels or masks, then its best checkpoint on the test split."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dira_scale.data.batch import UNITS
+from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Best, StagePlan
 from dira_scale.evaluation.leak import Leak
@@ -14,7 +16,6 @@ from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, describe
 from dira_scale.finetune.held_out import warn_of_test
 from dira_scale.finetune.results import summary, write_results
-from dira_scale.finetune.sides import told_apart_by_side
 from dira_scale.finetune.step import Finetuning
 from dira_scale.models.start import RANDOM, Start
 from dira_scale.runs.description import Description
@@ -24,6 +25,29 @@ from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import few_steps
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
+
+AXES = {  # of volumes as they are stored, counted from the last; images are mirrored along the last alone
+    "left": -1, "right": -1,
+    "anterior": -2, "posterior": -2, "front": -2, "back": -2, "ventral": -2, "dorsal": -2,
+    "superior": -3, "inferior": -3, "upper": -3, "lower": -3,
+}  # fmt: skip
+
+
+def told_apart_by_side(outputs: Sequence[str], views: ViewSpec) -> list[str]:
+    """A line if classes are called after sides of an axis that ``views.flip`` mirrors: masks and labels do not change
+    their names with it, and the network cannot tell these classes apart."""
+    flips, found = [*views.flips], list[str]()
+    for output in outputs:
+        axes = {AXES[word] for word in re.findall("[a-z]+", output.lower()) if word in AXES}
+        for axis in (axis for axis in axes if -axis <= len(flips) and views.flips[axis]):
+            flips[axis] = 0.0
+            found.append(output)
+    if not found:
+        return []
+    shown = "0" if not any(flips) else f"[{','.join(f'{p:g}' for p in flips)}]"
+    return [
+        f"mirrored: views.flip makes alike what {' and '.join(dict.fromkeys(found))} tell apart: use views.flip={shown}"
+    ]
 
 
 class FinetuneTask(Finetuning, DatasetTask):

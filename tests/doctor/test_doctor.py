@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from dira_scale import doctor
-from dira_scale.doctor.launch import as_typed, launch_command
 from dira_scale.doctor.show import show
+from dira_scale.doctor.survey import as_typed, launch_command
 from dira_scale.machine import hardware as looking
 from dira_scale.machine import inventory as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from dira_scale.localize.cases import Case
-from dira_scale.localize.look import Seen
-from dira_scale.localize.regions import in_stored, overlap, regions
+from dira_scale.localize.look import Seen, in_stored, overlap, regions
 from dira_scale.localize.results import cells, figures
 
 SIX = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]

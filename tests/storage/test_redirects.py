@@ -9,8 +9,7 @@ from shard_server import serve
 from yarl import URL
 
 from dira_scale.data.manifest import DatasetError, DatasetInfo
-from dira_scale.storage.redirects import _is_same
-from dira_scale.storage.store import locate, open_file, read_ranges
+from dira_scale.storage.store import _is_same, locate, open_file, read_ranges
 from dira_scale.storage.streams import fetch, stream
 
 

@@ -3,22 +3,25 @@
 It is created when a stage begins and released when it ends. ``sharded.py`` is the base of the sharded kinds.
 """
 
+import os
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from dira_scale.distributed.collectives import world as processes
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
-from dira_scale.engine.parallel.quiet import spend_ddp_warning
 from dira_scale.models.momentum import local_shard
 from dira_scale.runs.checkpoint import CheckpointTensor
 
@@ -26,6 +29,29 @@ Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 # Prefixes of names: the module's tensors, and its optimizer's states. Checkpoints have the task's names (``state.py``).
 MODULE, OPTIMIZER = "module", "optimizer"
+
+
+@cache
+def spend_ddp_warning(device: torch.device) -> None:
+    """DDP warns, once per process, that looking for unused parameters found none. We look for another reason
+    (``distributed/processes.py``). The warning is C++'s, which no Python filter reaches, so a tiny module draws it
+    while stderr is away. Collective; takes no random numbers.
+    """
+    tiny = DistributedDataParallel(nn.PReLU().to(device), find_unused_parameters=True)
+    with _without_stderr():
+        tiny(torch.zeros(1, device=device))  # waits for no other process, so nothing else is hidden for long
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class StageModel:

@@ -1,18 +1,49 @@
 """Strategies by name. A strategy holds the complete module between stages and creates each stage's model from it."""
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch._dynamo
 import torch._functorch.config
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.torch_version import TorchVersion
 
 from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.world import World
-from dira_scale.engine.parallel.fsdp2 import FullyShardedModel
 from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
+from dira_scale.models.momentum import local_shard
 from dira_scale.models.network import Encoder, moved
+
+
+class FullyShardedModel(ShardedModel):
+    """ZeRO stage 3 in torch. Momentum networks are sharded in the same way as the encoder that they follow."""
+
+    # In torch 2.11 the backward pass of the first step fails after a loss was differentiated for the monitors ("data is
+    # not allocated yet"). 2.13 is the first release that we have seen work.
+    differentiable = TorchVersion(torch.__version__) >= "2.13"
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        assert isinstance(self.module, FSDPModule)
+        self.module.set_requires_gradient_sync(last)
+        return nullcontext()
+
+    def gradients(self) -> list[Tensor]:
+        return [local_shard(gradient) for gradient in super().gradients()]
+
+    def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
+        mesh = init_device_mesh(self.world.device.type, (dist.get_world_size(),))
+        for block in blocks(self.module):
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.module, mesh=mesh)
+        self.wrapped = forward.train()
+        self.optimizer = make(self.module)
 
 
 class Strategy:

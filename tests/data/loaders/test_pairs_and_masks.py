@@ -15,7 +15,7 @@ from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
-from dira_scale.data.patients import Patients
+from dira_scale.data.requests import Patients
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.errors import UserError
