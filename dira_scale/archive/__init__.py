@@ -1,1 +1,1 @@
-"""From an archive to shards: sources, decoding, de-identification, writing."""
+"""From an archive to shards: sources, recipes, de-identification, reading and writing of samples."""

@@ -31,7 +31,8 @@ _MODULES = {
         "Blur", "Cutout", "InverseCutout", "Jitter", "Shuffle", "SizedCrop", "Tone", "ViewSpec", "Warp",
     ),
     "dira_scale.data.distort.corruptions": (
-        "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "Inpaint", "LocalShuffle", "OneOf", "Outpaint",
+        "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint", "LocalShuffle", "OneOf",
+        "Outpaint",
     ),
     "dira_scale.tasks.config": ("LabelTask", "MaskTask"),
     "dira_scale.archive.sources.brats": ("Brats",),

@@ -1,1 +1,1 @@
-"""What a machine has: hardware, software, and the launch command that fits it."""
+"""What a machine has, hardware and software; worker processes and progress bars on it."""

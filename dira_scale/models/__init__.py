@@ -1,1 +1,1 @@
-"""Networks: encoder, U-Net, heads, discriminator, and BatchNorm over groups of the global batch."""
+"""Networks of images and volumes, BatchNorm over groups of the global batch, layouts of published weights."""

@@ -1,7 +1,7 @@
 """``description.json``: what a task says of its run. Who reads a run knows its task by this alone. Imports no torch.
 
 A task writes it when its run begins (``Task.describe``). Of a run that is only planned, the verb derives it from the
-configuration (``Verb.describe``).
+configuration (``Blueprint.describe``).
 """
 
 import json

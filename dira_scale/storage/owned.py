@@ -19,7 +19,7 @@ from dira_scale.storage.atomic import machine_tag, write_json
 from dira_scale.storage.store import is_local
 
 MARK = ".dira_scale.json"
-TORN = re.compile(r"\..+\.([0-9a-f]{8})\.([0-9]+)\.[0-9]+\.tmp")  # as places.atomic names what it has not finished
+TORN = re.compile(r"\..+\.([0-9a-f]{8})\.([0-9]+)\.[0-9]+\.tmp")  # as storage.atomic names what it has not finished
 DAY = 86_400.0  # after which an unfinished file of another machine is nobody's any more
 STAMP = 65_536  # bytes at a file's beginning in which its stamp is looked for
 GENERATOR = '<meta name="generator" content="dira_scale">'  # the stamp of a page

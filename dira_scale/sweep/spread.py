@@ -1,4 +1,4 @@
-"""A phase's finished runs in one table, by what their command says of spread and differences (``Verb.compare``)."""
+"""A phase's finished runs in one table, by what their command says of spread and differences (``Command.compare``)."""
 
 import csv
 import io

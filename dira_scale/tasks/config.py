@@ -1,4 +1,4 @@
-"""What is learned from labels, ``configs/task/*.yaml``. Reading it needs no torch."""
+"""What is learned from labels and masks, ``configs/task/*.yaml``. Reading it needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A dataset of visual words: described, searched, cut and written, by the means of ``shard`` (``ingest``).
+"""A dataset of visual words: described, searched, cut and written, by the means of ``shard`` (``archive``).
 
 Resumable, and the same bytes for any number of workers.
 """

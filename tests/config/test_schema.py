@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from dira_scale.config.schema import (
     whole_or,
     within,
 )
+from dira_scale.data import views
+from dira_scale.data.distort import corruptions
 from dira_scale.errors import UserError
 
 VERBS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
@@ -133,6 +135,11 @@ def test_a_target_is_a_name_in_a_module_or_in_a_class() -> None:
             imported("key", target)
     with pytest.raises(UserError, match=r"key: Dira is neither a registered name nor .*did you mean 'DiRA'"):
         imported("key", "Dira")
+
+
+def test_all_that_views_may_name_is_registered() -> None:
+    classes = [value for module in (views, corruptions) for value in vars(module).values() if is_dataclass(value)]
+    assert {each.__name__ for each in classes} - {"Distortion", "Geometry"} <= REGISTERED.keys()
 
 
 @pytest.mark.parametrize("name", REGISTERED)

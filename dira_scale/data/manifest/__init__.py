@@ -1,6 +1,6 @@
 """A sharded dataset: ``dataset.json``, ``manifest.parquet`` (one row per sample) and the tar files that it points into.
 
-This format is all that ``ingest`` (which writes it) and the loaders (which read it) share::
+This format is all that ``archive`` (which writes it) and the loaders (which read it) share::
 
     NAME/
       dataset.json         DatasetInfo: what the dataset is, how it was made, its shards and their sizes

@@ -1,6 +1,6 @@
 """``shard convert to=webdataset``: a dataset's shards in another codec, bit depth or size, without its source.
 
-Resumable, and the same bytes for any number of workers, by the means of ``shard`` itself (``ingest``). Shards keep
+Resumable, and the same bytes for any number of workers, by the means of ``shard`` itself (``archive``). Shards keep
 their names and samples; all that is not pixels is carried over.
 """
 
