@@ -9,7 +9,6 @@ import torch
 from data.volumes import make, random_volumes
 from methods.multi_crop import CROPS, TARGET
 from models.stub3d import TARGET as TINY3D
-from omegaconf import OmegaConf
 from toy_run import write
 
 from dira_scale import methods
@@ -20,9 +19,9 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
-from dira_scale.forecast.network import fake_pretraining
+from dira_scale.forecast.network import fake_task
 from dira_scale.forecast.rehearsal import rehearse
-from dira_scale.pretrain import check
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.objective import Objective
 
 WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
@@ -73,9 +72,7 @@ def test_a_plan_counts_every_crop() -> None:
 
     def flops(count: int) -> float:
         crops = f"views.crops=[{{count: 2}}, {{size: 32, count: {count}}}]"
-        cfg = compose("pretrain", [*PLANE, "model.encoder=test_resnet", crops])
-        config: Any = OmegaConf.to_object(cfg)
-        fake = fake_pretraining(config, cfg)
+        fake = fake_task(PretrainBlueprint(compose("pretrain", [*PLANE, "model.encoder=test_resnet", crops])))
         assert [view.shape[-1] for view in fake.batch(4).views] == [64] * 2 + [32] * count  # type: ignore[attr-defined]
         done = rehearse(fake, fake.stages[0], 4, 1, foreach=False)
         return done.forward + done.backward
@@ -95,4 +92,4 @@ def test_what_does_not_fit_is_refused_without_data() -> None:
          r"views.crops\[1\].size=\[12, 16, 16\]: unet3d halves each side down to 1/8: give multiples of 8"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            check.check(compose("pretrain", words), ranks=1)
+            PretrainBlueprint(compose("pretrain", words)).check(ranks=1)
