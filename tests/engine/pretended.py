@@ -109,7 +109,7 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
     views = method.views
     alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
     task = synthetic.task(config, World(alone, config.precision), method, adversary, synthetic.SyntheticImages(views))
-    for module in (method, adversary, task.objective.distort):
+    for module in (method, adversary, *dict.fromkeys(task.objective.distorts)):
         moved(module, mode, device)
     alone.device = device
     for number, name in enumerate(stages, start=1):

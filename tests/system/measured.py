@@ -32,9 +32,10 @@ def measured(self: Any, step: int, batch: Batch) -> None:
         take(self, step, batch)
     peak, with_kernels = largest(profiler)
     states = [s for p in self.model.optimizer.state.values() for s in p.values() if torch.is_tensor(s)]
+    parts = [self.model.module, *self.task.objective.distorts]
     stages[",".join(self.stage.terms)] = {
         "parameters": size(self.model.module.parameters()),
-        "buffers": size([*self.model.module.buffers(), *self.task.objective.distort.buffers()]),
+        "buffers": size({buffer for part in parts for buffer in part.buffers()}),
         "optimizer": size(states),
         "step": peak,
         "with kernels": with_kernels,

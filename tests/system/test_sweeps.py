@@ -21,7 +21,7 @@ from system.jobs import SECONDS, Jobs
 from dira_scale.sweep import main
 from dira_scale.sweep.records import Run
 
-COUNTED = Path(__file__).parents[1] / "cluster" / "counted"
+COUNTED = Path(__file__).parents[1] / "sweep" / "counted"
 QUICK = "import dira_scale.sweep.watch as w; w.LOOK = 0.5"
 SWEEP = """
 name: counted
