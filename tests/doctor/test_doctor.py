@@ -220,7 +220,7 @@ def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
 
 def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     result = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", "pip …")]
-    monkeypatch.setattr(software, "components", lambda *_: result)
+    monkeypatch.setattr("dira_scale.doctor.survey.components", lambda *_: result)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert {"hardware", "software", "launch", "experiments"} == said.keys()
