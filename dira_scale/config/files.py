@@ -7,8 +7,6 @@ from typing import Any
 
 import yaml
 
-PLANNED = {"plan": "pretrain", "plan_finetune": "finetune"}  # whose keys, and so whose groups, they have
-
 
 def folder(name: str) -> Path:
     """The folder ``configs``, ``shards`` …: beside the package in a checkout, inside it in a wheel."""
@@ -20,7 +18,8 @@ def folder(name: str) -> Path:
 def roots(verb: str, config_dirs: list[Path]) -> list[Path]:
     """All folders of a verb's configuration groups: the project's, with those of this verb alone, then those of
     ``--config-dir``."""
-    its_own = folder("configs") / PLANNED.get(verb, verb)
+    own = "pretrain" if verb == "plan" else verb.removeprefix("plan_")  # a plan has the groups of what is planned
+    its_own = folder("configs") / own
     return [folder("configs"), *[its_own] * its_own.is_dir(), folder("shards"), folder("slurm"), *config_dirs]
 
 

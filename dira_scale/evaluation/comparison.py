@@ -47,7 +47,7 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Members:
-    """Of a setting: ``keys``, what varies; ``random``, whether weights are; ``outputs``, the folders of its runs."""
+    """The runs of a setting. ``keys``: what varies; ``random``: whether weights are; ``outputs``: the runs' folders."""
 
     keys: dict[str, Any]
     random: bool
@@ -126,7 +126,7 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
 
 
 def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evaluated]) -> Compared:
-    """The same of what any command has computed of fine-tuned networks, as ``evaluate`` reads it. Raises as it does,
+    """Compare what any command has computed of fine-tuned networks, as ``evaluate`` reads it. Raises as it does,
     and as :func:`compared`."""
     runs = _grouped(_without_pretraining([*runs]))
     # A sweep repeats runs of random weights for each pretraining run that it goes through.
@@ -162,7 +162,7 @@ def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evalua
 
 
 def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
-    """Of the fine-tuning run in folder ``run``; ``output``: what was computed of its network, the run itself or not."""
+    """Return the fine-tuning run in ``run``. ``output``: what was computed of its network, the run itself or not."""
     description = read_description(run)
     config = yaml.safe_load((run / "config.yaml").read_text())
     keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
@@ -225,7 +225,7 @@ def _result(run: Finished, figure: Mapping[str, Any], title: str) -> Result:
 
 
 def _evaluated(run: Finished) -> Evaluated:
-    """Of the run itself, by its test cases."""
+    """Return what the run's own test cases say of it."""
     cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
     each = len({case.label for case in cases})  # rows of a case
     statistics = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run)
@@ -238,7 +238,7 @@ def _evaluated(run: Finished) -> Evaluated:
 
 
 def figures_of(output: Path) -> dict[Metric, Mapping[str, Any]]:
-    """Of ``results.json`` the figures of the test split."""
+    """Return the figures of the test split in ``results.json``."""
     rows = json.loads((output / FILE).read_text())["figures"]["test"]
     return {(row["metric"], row["name"]): row for row in rows}
 
@@ -266,8 +266,8 @@ def of_masks(cases: Sequence[MaskCase]) -> dict[Metric, Statistic]:
 def _comparisons(
     results: Sequence[Result], settings: Mapping[str, Sequence[Finished]], data: Mapping[str, set[tuple[str, ...]]]
 ) -> list[Comparison]:
-    """Of all pairs of settings that have the same ``data``: over pretraining runs where both have several, else, where
-    each has one or its weights are random, over seeds."""
+    """Compare all pairs of settings of the same ``data``: over pretraining runs where both have several; else over
+    seeds, where each has one or its weights are random."""
     counts = {setting: len({run.pretraining for run in runs}) for setting, runs in settings.items()}
     random = {setting for setting, runs in settings.items() if all(run.start is None for run in runs)}
     pairs: dict[Over, list[tuple[str, str]]] = {"runs": [], "seeds": []}

@@ -132,8 +132,7 @@ class FinetuneBlueprint(Blueprint):
         self.try_stages((network,))
         return FinetuneTask(config, world, network, supervision, stages, data, start, leak)
 
-    def describe(self, recorded: Mapping[str, Any] | None = None) -> Description:
-        config: Any = recorded or OmegaConf.to_container(self.cfg)
+    def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)
 
     def here(self, images: int) -> str:

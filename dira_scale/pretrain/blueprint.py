@@ -118,8 +118,7 @@ class PretrainBlueprint(Blueprint):
         adversary = self.config.adversary
         return adversary_of(adversary.loss, adversary.penalty, self.config.model, self.views.size)
 
-    def describe(self, recorded: Mapping[str, Any] | None = None) -> Description:
-        config: Any = recorded or OmegaConf.to_container(self.cfg)
+    def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:

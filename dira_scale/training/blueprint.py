@@ -79,9 +79,13 @@ class Blueprint(ABC):
         """Open the data and return what is trained on it. Collective. Raises UserError on all processes."""
 
     @abstractmethod
-    def describe(self, recorded: Mapping[str, Any] | None = None) -> Description:
-        """Return the description of a run, as far as the configuration says it. ``recorded``: that of a run, which has
-        what its data added."""
+    def described(self, config: Mapping[str, Any]) -> Description:
+        """Return the description of a run with this configuration, composed or recorded."""
+
+    def describe(self) -> Description:
+        """Return the description of a run before it has trained."""
+        config: Any = OmegaConf.to_container(self.cfg)
+        return self.described(config)
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         """Return the tensors that a step keeps on the device beside its networks."""

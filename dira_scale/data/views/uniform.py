@@ -97,7 +97,7 @@ class UniformViews:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of a view, an entry for each axis."""
+        """The sides of a view, an entry for each axis."""
         return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
 
     @property
@@ -131,7 +131,7 @@ class UniformViews:
         return VolumeCrop(self.extents or (self.sides,), self.flips, self.turns, self.transpose, self.crop_border)
 
     def step(self, spacing: np.ndarray | None) -> np.ndarray | None:
-        """Of volumes with this ``spacing`` [b, n] in mm: the stored voxels to each voxel of a crop's size. None: 1."""
+        """Return the stored voxels to each voxel of a crop's size, for volumes of ``spacing`` [b, n] in mm; None: 1."""
         return None if self.spacing is None or spacing is None else np.array(self.spacing) / spacing
 
     @property

@@ -64,7 +64,7 @@ class BrightnessTask(BrightnessStep, DatasetTask):
     def __init__(self, blueprint: "BrightnessBlueprint", world: World, network: nn.Module, data: Inputs):
         super().__init__(blueprint.config, world, network, data.views, build)
         self.stages, self.data, self.tensors = stage_plans(blueprint.config, data.steps_per_epoch), data, TENSORS
-        self.unit, self.described = UNITS[data.views.dimensions], blueprint.describe  # type: ignore[method-assign]
+        self.unit, self.described = UNITS[data.views.dimensions], blueprint.described  # type: ignore[method-assign]
 
     def summary(self, module: nn.Module) -> list[str]:
         return self.data.summary(self.stages[0])
@@ -107,8 +107,7 @@ class BrightnessBlueprint(Blueprint):
         self.try_stages(networks)
         return BrightnessTask(self, world, networks[0], data)
 
-    def describe(self, recorded: Mapping[str, Any] | None = None) -> Description:
-        config: Any = recorded or OmegaConf.to_container(self.cfg)
+    def described(self, config: Mapping[str, Any]) -> Description:
         model = architecture(config["model"])
         size = config["data"]["size"]
         return Description(
