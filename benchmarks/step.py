@@ -176,7 +176,7 @@ def fine_tuning(
     composed: DictConfig, config: Finetune, world: World, case: StepCase, steps: int
 ) -> tuple[StepTurns, FinetuneTask]:
     """The same of `finetune`."""
-    views, supervision = views_of(composed), config.task.described(())
+    views, supervision = views_of(composed), config.task.described({})
     drawn = finetuning.network(config, supervision)
     batches = [finetuning.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
     bare = finetuning.PlainFinetune(config, views, drawn, world)

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "tasks": TRAINING | {"metrics"},
     "evaluation": TRAINING | {"metrics", "tasks"},
     "forecast": TRAINING,
-    "pages": FOUNDATION | {"runs", "metrics"},
+    "pages": FOUNDATION | {"runs", "metrics", "pixels"},
     "api": FOUNDATION | {"data", "models", "runs", "training"},
 }
 LARGEST_FILE, MEDIAN_FILE = 400, 120  # lines

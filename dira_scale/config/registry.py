@@ -34,7 +34,7 @@ _MODULES = {
         "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint", "LocalShuffle", "OneOf",
         "Outpaint",
     ),
-    "dira_scale.tasks.config": ("LabelTask", "MaskTask"),
+    "dira_scale.tasks.config": ("LabelTask", "MaskTask", "RegressionTask"),
     "dira_scale.archive.sources.brats": ("Brats",),
     "dira_scale.archive.sources.chestxray14": ("ChestXray14",),
     "dira_scale.archive.sources.chexpert": ("CheXpert",),

@@ -25,7 +25,7 @@ class Batch:
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L] as stored, NaN = unknown, -1 = uncertain (or what ``Labels.smooth`` drew): those asked
-            for (``labels.Labels``, which makes targets of them), else all; None unless all datasets have the same.
+            for (``labels.Columns``, which makes targets of them), else all; None unless all datasets have the same.
         mask: int16 [b, V, *size], of views of one size: the images' masks (0 to 255) cropped and flipped with the
             views, ``IGNORE`` where there is none; None unless asked for. Views are rotated on the device, and masks
             then, too (``turned_mask`` of ``distort``).

@@ -6,7 +6,7 @@ several classes is a column for each class, of which one is 1 (``DatasetInfo.fla
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,36 @@ UNCERTAIN = -1
 UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
 LSR_ONES = "lsr_ones"  # uncertain labels only: a number from SMOOTHED at each draw (Pham et al., arXiv:1911.06475, 2.4)
 SMOOTHED = (0.55, 0.85)
+
+
+class Columns(Protocol):
+    """The columns of labels that batches have, and the targets that they are: :class:`Labels`, and ``numbers.Numbers``,
+    which have the same attributes."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], ...]: ...
+
+    @property
+    def smoothed(self) -> tuple[bool, ...]: ...
+
+    def smooth(self, labels: np.ndarray, u: np.ndarray) -> np.ndarray: ...
+
+    def targets(self, labels: Tensor) -> Tensor: ...
+
+    def check(
+        self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None, keys: str = ""
+    ) -> None: ...
+
+
+class Choice(Protocol):
+    """Labels as a user names them: :class:`LabelChoice`, and ``numbers.NumberChoice``."""
+
+    def of(self, datasets: Sequence["ShardedDataset"]) -> Columns:
+        """Return the columns of these datasets. Raises UserError, naming dataset and label, for what one lacks."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +79,7 @@ class LabelChoice:
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Labels":
         """The labels of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
         names = tuple(datasets[0].info.label_names) if self.names is None else self.names
-        columns = tuple(self._columns(dataset, names) for dataset in datasets)
+        columns = tuple(columns_of(dataset, names, self.key) for dataset in datasets)
         first = _names(datasets[0], columns[0])
         for dataset, chosen in zip(datasets, columns, strict=True):
             if (here := _names(dataset, chosen)) != first:
@@ -72,18 +102,6 @@ class LabelChoice:
         unknown = COUNTS_AS[_checked(self._beside("unknown"), self.unknown, COUNTS_AS)]
         smoothed = tuple(word == LSR_ONES for word in words)
         return Labels(first, columns, uncertain, unknown, self.exclusive, smoothed, self.complete)
-
-    def _columns(self, dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
-        """Of the labels ``names`` among the dataset's labels as yes and no."""
-        have = dataset.info.label_names
-        if not have:
-            raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=… and another out")
-        for name in names:
-            if name not in have:
-                listed = f"{', '.join(have)}{nearest(name, have)}"
-                raise UserError(f"{self.key}: {dataset.root} has no label '{name}', but {listed}")
-        flags = list(enumerate(dataset.info.flags))
-        return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
 
     def _uncertain(self, names: Sequence[str]) -> dict[str, str]:
         """For each label, as what -1 counts."""
@@ -165,8 +183,8 @@ class Labels:
         for name, given, target in zip(self.names, values.T, targets.T, strict=True):
             if (wrong := ~np.isin(given, (0, 1, UNCERTAIN)) & ~np.isnan(given)).any():
                 raise UserError(f"{where}: label '{name}' has the value {given[wrong][0]:g}: need 0, 1, {UNCERTAIN} "
-                                "(uncertain) or nothing (unknown); one of several classes is sharded with "
-                                "recipe.class_columns")  # fmt: skip
+                                "(uncertain) or nothing (unknown). Numbers are learned by task=regression; one of "
+                                "several classes is sharded with recipe.class_columns")  # fmt: skip
             if np.isnan(target).all():
                 why = " or uncertain, which is ignored" * bool((given == UNCERTAIN).any())
                 refused[name] = f"is unknown{why} in all {len(given)} samples"
@@ -187,6 +205,22 @@ class Labels:
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
             raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
                             f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
+
+
+def columns_of(dataset: "ShardedDataset", names: Sequence[str], key: str) -> tuple[int, ...]:
+    """Return which of the dataset's labels as yes and no the labels ``names`` are.
+
+    Raises UserError, naming the ``key`` that chose them, for one that it does not have.
+    """
+    have = dataset.info.label_names
+    if not have:
+        raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=… and another out")
+    for name in names:
+        if name not in have:
+            listed = f"{', '.join(have)}{nearest(name, have)}"
+            raise UserError(f"{key}: {dataset.root} has no label '{name}', but {listed}")
+    flags = list(enumerate(dataset.info.flags))
+    return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
 
 
 def _names(dataset: "ShardedDataset", columns: Sequence[int]) -> tuple[str, ...]:

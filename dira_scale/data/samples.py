@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import xxhash
 
-from dira_scale.data.labels import Labels
+from dira_scale.data.labels import Columns
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
@@ -55,7 +55,7 @@ class Samples:
         self,
         datasets: Sequence[ShardedDataset],
         split: str,
-        chosen: Labels | None = None,
+        chosen: Columns | None = None,
         views: ViewSpec | None = None,
     ) -> None:
         self.datasets, self.split, self.chosen, self.views = list(datasets), split, chosen, views

@@ -5,7 +5,6 @@ setting, and each of these runs counts. Random weights are drawn by the seed: th
 a pretraining that the sweep varies has no part in them.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -13,26 +12,25 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.evaluation.encoders import common_name
-from dira_scale.metrics.cases import CASES, LabelCase, MaskCase, label_arrays, read_cases
-from dira_scale.metrics.figure import MEAN
-from dira_scale.metrics.multiclass import ALL
-from dira_scale.metrics.segmentation import BOTH_EMPTY
+from dira_scale.evaluation.results import read_results
+from dira_scale.metrics.cases import CASES, read_cases
+from dira_scale.metrics.figure import Figure, Key
 from dira_scale.metrics.statistics.bootstrap import Interval, bootstrap
+from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.metrics.statistics.significance import Comparison, Over, compare, comparison_table
 from dira_scale.metrics.statistics.spread import Result, Spread, spread_table, spreads
-from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_auroc, weighted_mean
+from dira_scale.metrics.statistics.weighted import Statistic, average
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Description, read_description
 from dira_scale.runs.identity import identity, seedless
-from dira_scale.runs.results import FILE
+from dira_scale.tasks.config import task_of
+from dira_scale.tasks.supervision import Chosen
 
-Metric = tuple[str, str]  # metric and name of a figure
 # Of a run's identity: what is learned, from which rows. `task.decoder` says where weights are from, as `init` does.
 DATA, WEIGHTS = ("datasets", "selection", "data", "task"), ("task.decoder",)
 NOTES = (
@@ -104,15 +102,12 @@ class Evaluated:
     """What a run is compared by.
 
     Attributes:
-        figures: by metric the fields of a ``Figure``; ``value`` None where it has none.
-        statistics: of some of these metrics, of the same rows of all runs of a setting: they get intervals and tests.
-        keys, patients: of the rows.
+        figures: by metric and name.
+        statistics: of some of these, of the same rows of all runs of a setting: they get intervals and tests.
     """
 
-    figures: Mapping[Metric, Mapping[str, Any]]
-    statistics: Mapping[Metric, Statistic]
-    keys: Sequence[str]
-    patients: Sequence[str]
+    figures: Mapping[Key, Figure]
+    statistics: Statistics
 
 
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
@@ -139,20 +134,22 @@ def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evalua
     for setting, members in settings.items():
         evaluated = [evaluate(run) for run in members]
         first = evaluated[0]
-        if any([*each.keys] != [*first.keys] for each in evaluated):
+        if any([*each.statistics.keys] != [*first.statistics.keys] for each in evaluated):
             raise ValueError(f"{setting}: its runs were evaluated on different test cases")
-        data[setting] = {(run.data, *first.keys) for run in members}
-        for metric in first.figures:
-            title = " ".join(metric)
-            results += [_result(run, each.figures[metric], title) for run, each in zip(members, evaluated, strict=True)]
-            if metric not in first.statistics:
+        data[setting] = {(run.data, *first.statistics.keys) for run in members}
+        for key, figure in first.figures.items():
+            results += [
+                Result(run.setting, run.pretraining, run.seed, each.figures[key])
+                for run, each in zip(members, evaluated, strict=True)
+            ]
+            if key not in first.statistics.of:
                 continue
-            tested.add(title)
+            tested.add(figure.title)
             of_runs: dict[str, list[Statistic]] = {}
             for run, each in zip(members, evaluated, strict=True):
-                of_runs.setdefault(run.pretraining, []).append(each.statistics[metric])
+                of_runs.setdefault(run.pretraining, []).append(each.statistics.of[key])
             mean = average([average(of_seeds) for of_seeds in of_runs.values()])  # as that of ``spreads``
-            intervals[setting, title] = bootstrap(mean, [*first.patients])
+            intervals[setting, figure.title] = bootstrap(mean, [*first.statistics.patients])
     compared = _comparisons([result for result in results if result.metric in tested], settings, data)
     of_settings = {
         setting: Members(dict(runs[0].keys), all(run.start is None for run in runs), [str(run.output) for run in runs])
@@ -219,48 +216,23 @@ def _pretraining(start: str) -> str:
         return start
 
 
-def _result(run: Finished, figure: Mapping[str, Any], title: str) -> Result:
-    value = float("nan") if figure["value"] is None else figure["value"]
-    return Result(run.setting, run.pretraining, run.seed, title, value, figure["patients"])
-
-
 def _evaluated(run: Finished) -> Evaluated:
     """Return what the run's own test cases say of it."""
-    cases: list[Any] = read_cases(run.output / CASES / "test.parquet")
-    each = len({case.label for case in cases})  # rows of a case
-    statistics = of_masks(cases) if isinstance(cases[0], MaskCase) else of_labels(cases, run)
-    figures = figures_of(run.output)
-    for metric in statistics:
-        if metric not in figures:
-            raise ValueError(f"{run.output} has no {' '.join(metric)} among its test figures")
-    keys, patients = ([getattr(case, name) for case in cases[::each]] for name in ("key", "patient"))
-    return Evaluated({metric: figures[metric] for metric in statistics}, statistics, keys, patients)
+    supervision, cases = (
+        task_of(run.config["task"]).described(run.config),
+        read_cases(run.output / CASES / "test.parquet"),
+    )
+    statistics, figures = supervision.statistics(cases, Chosen()), figures_of(run.output)
+    for key in supervision.compared:
+        if key not in figures:
+            raise ValueError(f"{run.output} has no {' '.join(key)} among its test figures")
+    of = {key: statistics.of[key] for key in supervision.compared}
+    return Evaluated({key: figures[key] for key in of}, replace(statistics, of=of))
 
 
-def figures_of(output: Path) -> dict[Metric, Mapping[str, Any]]:
+def figures_of(output: Path) -> dict[Key, Figure]:
     """Return the figures of the test split in ``results.json``."""
-    rows = json.loads((output / FILE).read_text())["figures"]["test"]
-    return {(row["metric"], row["name"]): row for row in rows}
-
-
-def of_labels(cases: Sequence[LabelCase], run: Finished) -> dict[Metric, Statistic]:
-    """The mean AUROC over the scored labels; of one label of several classes the accuracy, too. Of rows: cases."""
-    targets, scores, names, _ = label_arrays(cases)
-    scored = run.config["task"]["scored"] or names
-    each = [weighted_auroc(targets[:, i], scores[:, i]) for i, name in enumerate(names) if name in scored]
-    statistics: dict[Metric, Statistic] = {("AUROC", MEAN): average(each)}
-    if run.description.output.activation == "softmax":
-        right = (scores.argmax(1) == np.nan_to_num(targets).argmax(1)).astype(float)
-        right[np.isnan(targets).any(1)] = np.nan
-        statistics["accuracy", ALL] = weighted_mean(right)
-    return statistics
-
-
-def of_masks(cases: Sequence[MaskCase]) -> dict[Metric, Statistic]:
-    """The mean Dice over classes, of masks that are both empty 1. Of rows: cases."""
-    names = [*dict.fromkeys(case.label for case in cases)]
-    dice = np.array([BOTH_EMPTY["Dice"] if case.empty == "both" else case.dice for case in cases])
-    return {("Dice", MEAN): average([weighted_mean(of_class) for of_class in dice.reshape(-1, len(names)).T])}
+    return {figure.key: figure for figure in read_results(output)["figures"]["test"]}
 
 
 def _comparisons(

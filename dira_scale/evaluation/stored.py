@@ -106,6 +106,10 @@ class Stored:
             pixels = np.moveaxis(pixels, -1, 0)
         return self._scaled(pixels.reshape(self.channels, *self.sides))
 
+    def grey(self) -> np.ndarray:
+        """float32 [*sides] in [0, 1], without ``step``: the mean over channels. Raises DecodeError."""
+        return np.asarray(replace(self, step=None).image().mean(0).numpy())
+
     def _scaled(self, pixels: np.ndarray) -> Tensor:
         low, high = np.float32(self.low), np.float32(self.high)
         return torch.from_numpy(np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1))

@@ -15,7 +15,9 @@ from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate
+from dira_scale.evaluation.results import Numbers, read_results
 from dira_scale.evaluation.stored import held_out_crops
+from dira_scale.metrics.figure import number
 from dira_scale.models.architecture import architecture
 from dira_scale.models.bounded import as_large_as
 from dira_scale.models.network import Network, moved
@@ -23,11 +25,9 @@ from dira_scale.models.normalise import input_of, normalised
 from dira_scale.models.stored import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
-from dira_scale.runs.results import Numbers, read_results
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
-from dira_scale.tasks.classification import Classification
 from dira_scale.tasks.config import FINETUNE, task_of
-from dira_scale.tasks.segmentation import Segmentation
+from dira_scale.tasks.supervision import Chosen, Supervision
 
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
 MILLIMETRES = Within(0.05, 50)
@@ -52,6 +52,7 @@ class About(TypedDict):
     channels: CHANNELS | None
     task: dict[str, Any]
     outputs: list[str]
+    normalised: dict[str, Annotated[list[float], Within(2, 2)]] | None
     size: Annotated[list[SIDE], Within(2, 3)]
     stored: Seen
     normalise: Literal["none", "imagenet"]
@@ -83,8 +84,15 @@ class Trained:
             raise UserError(f"run={folder}: {error}") from error
 
     @property
-    def supervision(self) -> Classification | Segmentation:
+    def supervision(self) -> Supervision:
         return _supervision(self.about)
+
+    @property
+    def chosen(self) -> Chosen:
+        """What the run's validation split chose."""
+        names = "thresholds", "temperatures", "calibrated_thresholds"
+        given = {name: self.about[name] for name in names if self.about[name] is not None}
+        return Chosen(**{name: {label: number(value) for label, value in of.items()} for name, of in given.items()})
 
     @property
     def channels(self) -> int:
@@ -118,22 +126,22 @@ class Trained:
 
     @property
     def crops(self) -> tuple[FixedCrop, ...]:
-        """Those of a test image whose probabilities of labels are averaged."""
+        """Those of a test image whose predictions are averaged."""
         evaluate = _evaluate(self.about)
         return held_out_crops(self.size, evaluate.crops, evaluate.share)
 
     def predictor(self, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """The network on ``device``, of images [b, C, *size] in [0, 1], to probabilities there, as it was evaluated."""
+        """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there."""
         network, supervision = moved(self.network, device, channels_last=False), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
         set_fp32(precision)
 
         @torch.no_grad()
-        def probabilities(images: Tensor) -> Tensor:
+        def predicted(images: Tensor) -> Tensor:
             with autocast(device, precision):
-                return supervision.probabilities(network(normalised(images.to(device), input)))
+                return supervision.predicted(network(normalised(images.to(device), input)))
 
-        return probabilities
+        return predicted
 
 
 def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
@@ -158,6 +166,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "channels": config["channels"],
         "task": config["task"],
         "outputs": list(described.output.names),
+        "normalised": config.get("normalised"),
         "size": list(described.input.size),
         "stored": as_stored(config["data"] or {}),
         "normalise": config["normalise"],
@@ -175,9 +184,9 @@ def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
     model, size, supervision = architecture(about["model"]), tuple(about["size"]), _supervision(about)
     if len(size) != model.dimensions or math.prod(size) > VIEW:
         raise UserError(f"size is {[*size]}, which is no view of {model.dimensions} dimensions; {REPAIR}")
-    temperatures = about["temperatures"]
-    if lacking := {*supervision.outputs} - {*(supervision.outputs if temperatures is None else temperatures)}:
-        raise UserError(f"temperatures.{min(lacking)} is missing; {REPAIR}")
+    for name in ("temperatures", "normalised"):
+        if about[name] is not None and (lacking := {*supervision.outputs} - {*about[name]}):
+            raise UserError(f"{name}.{min(lacking)} is missing; {REPAIR}")
     _evaluate(about)
     channels = about["channels"] or model.channels
     if about["normalise"] == IMAGENET and channels != 3:
@@ -197,13 +206,8 @@ def _evaluate(about: Mapping[str, Any]) -> Evaluate:
     return evaluate
 
 
-def _supervision(about: Mapping[str, Any]) -> Classification | Segmentation:
-    result = task_of(about["task"]).described(tuple(about["outputs"]))
-    assert isinstance(result, Classification | Segmentation)
-    values = (result.classes or {}).values() if isinstance(result, Segmentation) else ()
-    if not all(0 < value < 256 for value in values):
-        raise UserError(f"task.classes is {[*values]}, and masks have values from 1 to 255; {REPAIR}")
-    return result
+def _supervision(about: Mapping[str, Any]) -> Supervision:
+    return task_of(about["task"]).described(about)
 
 
 def _is_export(folder: Path) -> bool:

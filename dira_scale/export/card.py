@@ -88,7 +88,7 @@ class Card:
     def _what(self) -> str:
         network = f"a `{self.run.network.name}` encoder"
         if self.run.network.head == "pooled":
-            network = f"a `{self.run.network.name}` classifier"
+            network = f"a `{self.run.network.name}` {'classifier' if self.run.output.activation else 'regressor'}"
         elif self.decoder:
             network += f", and the same encoder with a {'' if [*self.exports] == ['plain'] else 'U-Net '}decoder,"
         chosen = "the newest checkpoint, whatever its validation loss"
@@ -157,7 +157,11 @@ class Card:
         return "\n".join(lines)
 
     def _outputs(self) -> str:
-        names, activation = self.run.output.names, self.run.output.activation
+        names, activation, pairs = self.run.output.names, self.run.output.activation, self.run.output.normalised
+        if pairs:
+            each = [f"| {n} | {names[n]} | {mean:.6g} | {deviation:.6g} |" for n, (mean, deviation) in enumerate(pairs)]
+            title = "## Outputs\n\nA channel for each number, which is channel × deviation + mean:\n"
+            return "\n".join([title, "| channel | number | mean | deviation |", "|---|---|---|---|", *each])
         what = "at each pixel" if self.run.network.head == "dense" else "for the whole image"
         last = f", by a {activation}" if activation else ""
         rows = [f"| {number} | {name} |" for number, name in enumerate(names)]

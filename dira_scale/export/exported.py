@@ -54,11 +54,14 @@ class Trained:
         """What the network returns after ``last``, as source text."""
         if not self.run.output.names:
             return "restored"
-        return "probabilities" if self.last else "outputs"
+        return "numbers" if self.run.output.normalised else "probabilities" if self.last else "outputs"
 
     @property
     def last(self) -> str:
-        """What follows the network in the restoration of an image or the probabilities, as source text."""
+        """What follows the network in the restoration of an image, the probabilities or the numbers, as source text."""
+        if pairs := self.run.output.normalised:
+            means, deviations = ([round(value, 6) for value in values] for values in zip(*pairs, strict=True))
+            return f" * torch.tensor({deviations}) + torch.tensor({means})"
         return {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)"}[self.run.output.activation]
 
 

@@ -11,12 +11,12 @@ from omegaconf import DictConfig
 from dira_scale.errors import UserError
 from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.probe_table import Figure, markdown, tables
+from dira_scale.evaluation.results import FILE
 from dira_scale.export.config import CardWords
 from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.statistics.spread import spread_table
 from dira_scale.runs.description import read_description
 from dira_scale.runs.reader import RunReader, TrainingData
-from dira_scale.runs.results import FILE
 
 PROBE = "probe.json"
 

@@ -119,7 +119,7 @@ class FinetuneBlueprint(Blueprint):
             data.require_channels(config.model.name, config.channels or config.model.channels)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
-            check_scored(config, data)
+            check_scored(config, data, supervision)
             if config.data.test_split is not None:
                 judged_batches(config, data, "test_split")
             return data, stage_plans(config, data.steps_per_epoch), supervision

@@ -7,22 +7,16 @@ from dira_scale.data.batch import UNITS
 from dira_scale.models.architecture import architecture
 from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
-from dira_scale.runs.description import Description, Metric, Network, Tensors, Term
+from dira_scale.runs.description import Description, Metric, Network, Output, Tensors
 from dira_scale.runs.identity import execution
 from dira_scale.tasks.config import FINETUNE, task_of
-from dira_scale.tasks.supervision import CE, DICE
 from dira_scale.training.description import data_of, stages_of
-
-TERMS = {
-    CE: Term("Cross-entropy", "cross-entropy of what is known"),
-    DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
-}
 
 
 def describe(config: Mapping[str, Any]) -> Description:
-    """Of a run of the resolved ``config``: composed, or recorded, which has the names of the ``outputs``, too."""
+    """Of a run of the resolved ``config``: composed, or recorded, which has what the task knows of the data, too."""
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
-    task = task_of(config["task"]).described(tuple(config.get("outputs", ())))
+    task = task_of(config["task"]).described(config)
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
     network = Network(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
@@ -31,21 +25,21 @@ def describe(config: Mapping[str, Any]) -> Description:
     return Description(
         verb=FINETUNE,
         title="Fine-tuning run",
-        trained=f"fine-tuned on {'labels' if task.pooled else 'masks'}",
+        trained=f"fine-tuned on {task.learned}",
         network=network,
         input=input_of(
             model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data["range"]
         ),
         data=data_of(config),
         stages=stages_of(config, lambda terms: not task.pooled),
-        terms=TERMS,
+        terms=task.loss_terms,
         metrics={"loss": Metric("Total loss", "min"), **task.metrics},
         best=validate["best"] or task.best.metric,
         output=task.output,
         tensors=TENSORS[task.pooled],
         execution=execution(FINETUNE),
         unit=UNITS[model.dimensions],
-        training=_training(config),
+        training=(*_training(config), *_normalised(task.output)),
         enough_steps=config["enough_steps"],
     )
 
@@ -56,6 +50,13 @@ TENSORS = {
     )
     for pooled in (True, False)
 }
+
+
+def _normalised(output: Output) -> tuple[str, ...]:
+    """How numbers were normalised."""
+    pairs = zip(output.names, output.normalised, strict=False)
+    each = ", ".join(f"{name} {mean:.6g} and {deviation:.6g}" for name, (mean, deviation) in pairs)
+    return (f"numbers normalised by the mean and the deviation of the training split: {each}",) if each else ()
 
 
 def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:

@@ -5,8 +5,6 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE, IMAGENET
 from dira_scale.evaluation.stored import held_out_crops
 from dira_scale.finetune.config import Finetune
-from dira_scale.tasks.config import LabelTask
-from dira_scale.tasks.rows import targets_of
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.inputs import Inputs
@@ -27,7 +25,7 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         raise UserError(f"evaluate.crops={evaluate.crops}: masks are judged on one crop; use {CENTRE}")
     if evaluate.share < 1 and not supervision.pooled:
         raise UserError(f"evaluate.share={evaluate.share}: masks are judged on the whole image; use 1")
-    if evaluate.temperature and not supervision.pooled:
+    if evaluate.temperature and not supervision.calibrates:
         raise UserError("evaluate.temperature=true: temperature scaling is of labels; use false")
     if evaluate.temperature and config.data.val_split is None:
         raise UserError("evaluate.temperature=true: it is fitted on the validation split, and data.val_split=null")
@@ -40,37 +38,24 @@ def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> 
         )
 
 
-def check_scored(config: Finetune, data: Inputs) -> None:
-    """Raise UserError if checkpoints are compared by the AUROC, and no label has both classes in the validation."""
+def check_scored(config: Finetune, data: Inputs, supervision: Supervision) -> None:
+    """Raise UserError if checkpoints are compared by a figure that the validation split cannot have."""
     split, validate = config.data.val_split, config.validate
     if split is None or validate.best is not None:
         return
     samples = None if validate.batches is None else validate.batch * validate.batches
-    if why := _without_auroc(config, data, split, samples):
+    if why := supervision.unscored(data, split, samples):
         raise UserError(
-            f"data.val_split={split}: {why}, so there is no AUROC to compare checkpoints by: use a larger split, or "
-            "validate.best=loss"
+            f"data.val_split={split}: {why}, so there is no {supervision.best.metric.upper()} to compare checkpoints "
+            "by: use a larger split, or validate.best=loss"
         )
 
 
-def warn_of_test(config: Finetune, data: Inputs) -> list[str]:
-    """A line if no label has both classes in the test split."""
+def warn_of_test(config: Finetune, data: Inputs, supervision: Supervision) -> list[str]:
+    """A line if the test split cannot have the figure by which checkpoints are compared."""
     split = config.data.test_split
-    why = "" if split is None else _without_auroc(config, data, split)
+    why = "" if split is None else supervision.unscored(data, split)
     return [f"data.test_split={split}: {why}, so there will be no figure over all labels"] if why else []
-
-
-def _without_auroc(config: Finetune, data: Inputs, split: str, samples: int | None = None) -> str:
-    """Why no label that is scored has an AUROC on a split, or on the first ``samples`` of it; empty if one has."""
-    labels = data.labels
-    if labels is None or labels.exclusive:
-        return ""
-    scored = config.task.scored if isinstance(config.task, LabelTask) else None
-    targets = targets_of(data, split)[:samples, [name in (scored or labels.names) for name in labels.names]]
-    if ((targets == 0).any(0) & (targets == 1).any(0)).any():
-        return ""
-    which = f"none of {', '.join(scored)}" if scored else "no label"
-    return f"{which} has a positive and a negative among its {len(targets)} samples"
 
 
 def judged_batches(config: Finetune, data: Inputs, key: str, rank: int = 0, ranks: int = 1) -> HeldOutBatches:

@@ -16,7 +16,6 @@ from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.start import RANDOM, Start, start_weights
 from dira_scale.runs.description import FILE, read_description
-from dira_scale.tasks.config import PRETRAINED, MaskTask
 from dira_scale.tasks.supervision import Supervision
 
 NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")  # keys of networks with equal weights
@@ -30,9 +29,8 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
     check_dimensions(config.model, views)
     encoder = config.model.build_encoder(views.size, config.channels)
     network = supervision.network(config.model, encoder)
-    decoder = isinstance(config.task, MaskTask) and config.task.decoder == PRETRAINED
     try:
-        start = start_weights(config.init, encoder, network if decoder else None)
+        start = start_weights(config.init, encoder, network if config.task.takes_decoder else None)
     except UserError as error:
         if differing := _differing(config):
             raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error

@@ -88,7 +88,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         return replace(run, network=replace(run.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
-        return {"outputs": list(self.supervision.outputs)} | ({"leak": asdict(self.leak)} if self.leak else {})
+        return self.supervision.facts | ({"leak": asdict(self.leak)} if self.leak else {})
 
     def summary(self, module: nn.Module) -> list[str]:
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
@@ -99,7 +99,7 @@ class FinetuneTask(Finetuning, DatasetTask):
             *(self.leak.lines if self.leak else []),
             f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
             f"{stages}",
-            *warn_of_test(self.config, self.data),
+            *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),
             *few_steps(self.config, self.stages),
         ]

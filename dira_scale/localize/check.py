@@ -18,12 +18,12 @@ def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
     for name, run in runs.items():
         if run.verb != FINETUNE:
             raise UserError(f"run={name} is of {run.verb}: fine-tune it first (docs/how-to/finetune.md)")
-        if run.network.head != "pooled":
-            raise UserError(of_masks(name))
+        if run.network.head != "pooled" or run.output.activation is None:
+            raise UserError(not_of_labels(name, run.trained))
         if run.output.names:  # not known yet where all labels of a dataset are learned
             check_labels(cfg.labels, run.output.names, "the run")
 
 
-def of_masks(run: str) -> str:
-    """Why a run that was fine-tuned on masks is refused."""
-    return f"run={run} was fine-tuned on masks: localize asks where labels are seen; name a run that learned labels"
+def not_of_labels(run: str, trained: str) -> str:
+    """Why a run that is ``trained`` otherwise is refused."""
+    return f"run={run} was {trained}: localize asks where labels are seen; name a run that learned labels"

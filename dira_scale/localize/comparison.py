@@ -9,7 +9,9 @@ import yaml
 
 from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished
 from dira_scale.localize.results import ACCURACY, BOXES, CONFIG, accuracies
-from dira_scale.metrics.figure import MEAN
+from dira_scale.metrics.figure import MEAN, Key
+from dira_scale.metrics.statistics.of_cases import Statistics
+from dira_scale.metrics.statistics.weighted import Statistic
 
 
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
@@ -37,9 +39,9 @@ def _evaluated(run: Finished) -> Evaluated:
     thresholds = [float(name.rpartition("/")[2]) for _, name in figures if name.startswith(f"{MEAN}/")]
     columns = pq.read_table(run.output / BOXES).to_pydict()
     keys = [f"{key} {label}" for key, label in zip(columns["key"], columns["label"], strict=True)]
-    statistics = {
+    statistics: dict[Key, Statistic] = {
         (ACCURACY, name): statistic
         for name, statistic in accuracies(columns["label"], columns["iou"], thresholds).items()
         if name.startswith(f"{MEAN}/")
     }
-    return Evaluated(figures, statistics, keys, columns["patient"])
+    return Evaluated(figures, Statistics(statistics, keys, columns["patient"]))

@@ -1,5 +1,6 @@
 """Grad-CAM (Selvaraju et al., ICCV 2017) by MONAI, of images and volumes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from dira_scale.models.network import Network
 from dira_scale.models.normalise import normalised
 from dira_scale.runs.description import Input
-from dira_scale.tasks.supervision import probable
 
 
 class Classified(nn.Module):
@@ -36,13 +36,13 @@ class GradCam:
     """The maps of a classifier, which is in evaluation mode.
 
     Args:
-        activation: of its probabilities: ``sigmoid`` or ``softmax``.
+        probabilities: of its logits [b, L].
     """
 
-    def __init__(self, network: Network, input: Input, activation: str | None) -> None:
+    def __init__(self, network: Network, input: Input, probabilities: Callable[[Tensor], Tensor]) -> None:
         from monai.visualize import GradCAM  # lazy: takes seconds, and comes with an extra
 
-        self.classified, self.activation = Classified(network, input), activation
+        self.classified, self.probabilities = Classified(network, input), probabilities
         # MONAI's own post-processing makes the largest value 0.
         self.cam: Any = GradCAM(self.classified, "map", postprocessing=scaled)
 
@@ -53,7 +53,7 @@ class GradCam:
         where nothing speaks for the label), and the output's probability.
         """
         map = self.cam(image[None], class_idx=output)[0, 0]
-        probability = probable(self.classified.logits.detach(), self.activation)[0, output]
+        probability = self.probabilities(self.classified.logits.detach())[0, output]
         return map.detach().cpu().double().numpy() * 255, float(probability)
 
 

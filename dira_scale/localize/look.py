@@ -98,7 +98,7 @@ class Eye:
         moved(network := trained.network, self.device, channels_last=False)
         self.outputs = trained.supervision.outputs
         input = input_of(trained.size, trained.about["normalise"])
-        self.cam = GradCam(network, input, trained.supervision.output.activation)
+        self.cam = GradCam(network, input, trained.supervision.predicted)
 
     def view(self, case: Case) -> tuple[Stored, Tensor]:
         """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""

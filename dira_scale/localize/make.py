@@ -29,17 +29,16 @@ from dira_scale.evaluation.probe_table import rich_table
 from dira_scale.evaluation.stored import Stored, read_ahead
 from dira_scale.evaluation.trained import Trained
 from dira_scale.localize.cases import Case, Cases, cases_of
-from dira_scale.localize.check import of_masks
+from dira_scale.localize.check import not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Eye
 from dira_scale.localize.pictures import FOLDER, draw, file_name
-from dira_scale.localize.results import BOXES, CONFIG, FILE, Row, cells, figures, write_boxes
+from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cells, figures, write_boxes
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import remedy, write_atomic, write_json
 from dira_scale.storage.owned import own
-from dira_scale.tasks.segmentation import Segmentation
 
 WIDTH = 120  # columns where the output is not a terminal
 
@@ -48,8 +47,8 @@ def make(config: Localize) -> None:
     """Look at what is not yet looked at. Raises UserError."""
     out = Path(config.out)
     trained = Trained.of(Path(config.run))
-    if isinstance(trained.supervision, Segmentation):
-        raise UserError(of_masks(config.run))
+    if trained.supervision.output.activation is None or not trained.supervision.pooled:
+        raise UserError(not_of_labels(config.run, f"fine-tuned on {trained.supervision.learned}"))
     dataset = ShardedDataset.open(config.data.shards)
     dataset.require(len(trained.size), "this network")
     cases = cases_of(dataset, config.data.split, trained.supervision.outputs, config.labels)
@@ -120,7 +119,8 @@ def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, A
     counts = {"images": len(cases.images), "boxes": len(rows), "patients": len({row.patient for row in rows})}
     counts |= {"without_region": sum(row.regions == 0 for row in rows)}
     written = {"dira_scale": __version__, **about, **counts, "left_out": dict(cases.left_out)}
-    write_json(out / FILE, written | {"splits": {"test": config.data.split}, "figures": {"test": of_test}})
+    said = {"interval": INTERVAL, "splits": {"test": config.data.split}}
+    write_json(out / FILE, written | said | {"figures": {"test": [figure.as_json() for figure in of_test]}})
     (out / UNFINISHED).unlink()
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     console.print(rich_table("accuracy in per cent, by the intersection over union", cells(of_test)))

@@ -1,9 +1,8 @@
 """Rows of boxes, the accuracies that are computed from them, and the files of both."""
 
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from dira_scale.evaluation.comparison import figures_of
 from dira_scale.localize.cases import SIDES
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.statistics.bootstrap import bootstrap
+from dira_scale.metrics.statistics.intervals import ABOUT
 from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_mean
 from dira_scale.storage.atomic import write_atomic
 
 FILE, BOXES, CONFIG = "results.json", "boxes.parquet", "config.yaml"
 ACCURACY = "accuracy"
+INTERVAL = {**ABOUT, "resamples": 2000}
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,9 @@ def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequenc
     return made
 
 
-def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[dict[str, Any]]:
-    """The fields of a ``Figure`` for each accuracy, and its interval over patients: ``low``, ``high``, ``level``; None
-    with fewer than two patients. ``n``: the boxes of a label; of the mean, the labels."""
+def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[Figure]:
+    """Return each accuracy with its interval over patients, of whom there must be two. ``n``: the boxes of a label; of
+    the mean, the labels."""
     made = []
     for label in [*dict.fromkeys(row.label for row in rows), MEAN]:
         kept = [row for row in rows if label in (MEAN, row.label)]
@@ -88,23 +90,22 @@ def figures(rows: Sequence[Row], thresholds: Sequence[float]) -> list[dict[str, 
         boxes = None if label == MEAN else len(kept)
         n = boxes or len({row.label for row in kept})
         for name, threshold in zip(names, thresholds, strict=True):
-            interval = bootstrap(statistics[name], [row.patient for row in kept])
-            about = interval.value, n, 0, interval.patients, boxes, f"IoU >= {threshold:g}"
-            ends = {"low": interval.low, "high": interval.high}
-            known = {end: None if np.isnan(value) else value for end, value in ends.items()}
-            made.append(asdict(Figure(ACCURACY, name, *about)) | known | {"level": interval.level})
+            found = bootstrap(statistics[name], [row.patient for row in kept], INTERVAL["resamples"], INTERVAL["level"])
+            ends = None if np.isnan(found.low) else (found.low, found.high)
+            about = found.value, n, 0, found.patients, boxes, f"IoU >= {threshold:g}"
+            made.append(Figure(ACCURACY, name, *about, interval=ends))
     return made
 
 
-def cells(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def cells(figures: Sequence[Figure]) -> list[list[str]]:
     """A row for each label, the mean last, with a column for each threshold: per cent, header first."""
     rows: dict[str, list[str]] = {}
     head = ["label", "boxes"]
     for figure in figures:
-        label, _, threshold = figure["name"].rpartition("/")
+        label, _, threshold = figure.name.rpartition("/")
         if label not in rows:
-            rows[label] = [label, str(figure["positives"] or "-")]
-        rows[label].append(f"{100 * figure['value']:.2f}")
+            rows[label] = [label, str(figure.positives or "-")]
+        rows[label].append(f"{100 * figure.value:.2f}")
         if f">= {threshold}" not in head:
             head.append(f">= {threshold}")
     return [head, *rows.values()]
@@ -112,6 +113,5 @@ def cells(figures: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
     """Of a finished folder for sweeps: ``accuracy/LABEL/THRESHOLD``, and the configuration."""
-    content = json.loads((output / FILE).read_text())
-    pairs = ((f"{figure['metric']}/{figure['name']}", figure["value"]) for figure in content["figures"]["test"])
+    pairs = ((f"{figure.metric}/{figure.name}", figure.value) for figure in figures_of(output).values())
     return pairs, yaml.safe_load((output / CONFIG).read_text())

@@ -15,7 +15,7 @@ from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.config.registry import imported, instantiated
 from dira_scale.data.config import as_stored
-from dira_scale.data.labels import LabelChoice, Labels
+from dira_scale.data.labels import Columns, LabelChoice
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
@@ -125,7 +125,7 @@ class LearnedLabel(NamedTuple):
     classes: int
     key: str  # of ``classes``
 
-    def check(self, labels: Labels | None) -> None:
+    def check(self, labels: Columns | None) -> None:
         """Raise ``UserError`` unless the datasets' ``labels`` are so many classes."""
         count = len(labels.names) if labels else 0
         if count != self.classes:

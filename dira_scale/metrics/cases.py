@@ -1,6 +1,7 @@
 """Per-case rows: what a run said of each case, from which every figure can be computed again. Their Parquet files.
 
-A file has rows of labels or of masks. It names cases by the manifest's keys, never by paths or DICOM's identifiers.
+A file has rows of one kind: of labels, masks or numbers. It names cases by the manifest's keys, never by paths or
+DICOM's identifiers.
 """
 
 import io
@@ -40,6 +41,10 @@ MASKS = pa.schema(
     ],
     metadata={KIND: b"masks 1"},
 )
+NUMBERS = pa.schema(
+    [*ABOUT, ("target", pa.float32()), ("prediction", pa.float64())],  # in the number's own unit; target null = unknown
+    metadata={KIND: b"numbers 1"},
+)
 A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
 
@@ -75,39 +80,67 @@ class MaskCase:
     present: int
 
 
-Case = TypeVar("Case", LabelCase, MaskCase)
+@dataclass(frozen=True, slots=True)
+class NumberCase:
+    """A number of one case. ``target``: NaN = unknown."""
+
+    key: str
+    patient: str
+    split: str
+    label: str
+    target: float
+    prediction: float
 
 
-def label_cases(
+SCHEMAS = {LabelCase: LABELS, MaskCase: MASKS, NumberCase: NUMBERS}
+Case = LabelCase | MaskCase | NumberCase
+C = TypeVar("C", LabelCase, MaskCase, NumberCase)
+Whole = TypeVar("Whole", LabelCase, NumberCase)  # rows of whole images
+Arrays = tuple[np.ndarray, np.ndarray, list[str], list[str]]
+
+
+def image_cases(
+    kind: type[Whole],
     keys: Sequence[str],
     patients: Sequence[str],
     split: str,
     names: Sequence[str],
     targets: np.ndarray,
-    scores: np.ndarray,
-) -> list[LabelCase]:
-    """A row for each of N keys and L names. ``targets``, ``scores``: [N, L]."""
+    predicted: np.ndarray,
+) -> list[Whole]:
+    """Return a row for each of N keys and L names. ``targets``, ``predicted``: [N, L]."""
     return [
-        LabelCase(key, patient, split, name, float(target), float(score))
-        for key, patient, values in zip(keys, patients, zip(targets, scores, strict=True), strict=True)
-        for name, target, score in zip(names, *values, strict=True)
+        kind(key, patient, split, name, float(target), float(value))
+        for key, patient, values in zip(keys, patients, zip(targets, predicted, strict=True), strict=True)
+        for name, target, value in zip(names, *values, strict=True)
     ]
 
 
-def label_arrays(cases: Sequence[LabelCase]) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """Of :func:`merged` rows: targets [N, L], scores [N, L], names [L], patients [N]; what ``classification`` takes."""
+def label_arrays(cases: Sequence[LabelCase]) -> Arrays:
+    """Return of :func:`merged` rows what ``classification`` takes: targets [N, L], scores [N, L], names [L],
+    patients [N]."""
+    return _arrays(cases, "probability")
+
+
+def number_arrays(cases: Sequence[NumberCase]) -> Arrays:
+    """Return of :func:`merged` rows what ``regression`` takes: targets [N, L], predictions [N, L], names [L],
+    patients [N]."""
+    return _arrays(cases, "prediction")
+
+
+def _arrays(cases: Sequence[LabelCase] | Sequence[NumberCase], predicted: str) -> Arrays:
     names = list(dict.fromkeys(case.label for case in cases))
     each = max(1, len(names))  # rows of a case
     if [case.label for case in cases] != names * (len(cases) // each):
         raise ValueError("each case must have a row for each label, in one order")
-    targets, scores = (
+    targets, values = (
         np.array([getattr(case, field) for case in cases], float).reshape(len(cases) // each, len(names))
-        for field in ("target", "probability")
+        for field in ("target", predicted)
     )
-    return targets, scores, names, [case.patient for case in cases[::each]]
+    return targets, values, names, [case.patient for case in cases[::each]]
 
 
-def merged(parts: Iterable[Sequence[Case]]) -> list[Case]:
+def merged(parts: Iterable[Sequence[C]]) -> list[C]:
     """All processes' rows, in the order of keys, a case's in their own: the same for any number of processes.
 
     Raises ValueError if a label of a case is there twice, as where processes pad their shares to the same length.
@@ -118,18 +151,18 @@ def merged(parts: Iterable[Sequence[Case]]) -> list[Case]:
     return rows
 
 
-def write_cases(path: Path, cases: Sequence[LabelCase] | Sequence[MaskCase]) -> None:
+def write_cases(path: Path, cases: Sequence[Case]) -> None:
     """Write rows of one kind, NaN as null.
 
-    Raises ValueError for rows of both kinds or none, and for a key or patient that is a path or a DICOM identifier;
+    Raises ValueError for rows of several kinds or none, and for a key or patient that is a path or a DICOM identifier;
     OSError.
     """
     kinds = {type(case) for case in cases}
     if len(kinds) != 1:
-        raise ValueError(f"{path} must have rows of labels or of masks, not of {len(kinds)} kinds")
+        raise ValueError(f"{path} must have rows of one kind, not of {len(kinds)}")
     if wrong := [name for case in cases for name in (case.key, case.patient) if A_PATH_OR_DICOM_ID.search(name)]:
         raise ValueError(f"{path}: {len(wrong)} keys or patients are paths or DICOM identifiers, not a manifest's keys")
-    schema = LABELS if kinds == {LabelCase} else MASKS
+    schema = SCHEMAS[kinds.pop()]
     columns = {name: [getattr(case, name) for case in cases] for name in schema.names}
     arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]
     file = io.BytesIO()
@@ -137,16 +170,15 @@ def write_cases(path: Path, cases: Sequence[LabelCase] | Sequence[MaskCase]) -> 
     write_atomic(path, file.getvalue())
 
 
-def read_cases(path: Path) -> list[LabelCase] | list[MaskCase]:
-    """The rows of a file, null as NaN. Raises UserError for another file; OSError."""
+def read_cases(path: Path) -> list[Any]:
+    """Return the rows of a file, all of one kind, null as NaN. Raises UserError for another file; OSError."""
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file of cases: {error}") from error
-    if _is(table.schema, LABELS):
-        return [LabelCase(**row) for row in _rows(table)]
-    if _is(table.schema, MASKS):
-        return [MaskCase(**row) for row in _rows(table)]
+    for kind, schema in SCHEMAS.items():
+        if _is(table.schema, schema):
+            return [kind(**row) for row in _rows(table)]
     raise UserError(f"{path} has no rows of cases of this version: compute the metrics again")
 
 

@@ -1,11 +1,15 @@
-"""A figure of a table, with what it was computed from."""
+"""A figure, from the metric that computes it to the tables that show it, with what it was computed from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
-MEAN = "mean"  # the name of a figure over all labels or classes
+MEAN, ALL = "mean", "all classes"  # names of figures over all labels or classes
+INFINITE = "infinity"  # in JSON
+Key = tuple[str, str]  # metric and name
 
 
 @dataclass(frozen=True)
@@ -14,9 +18,10 @@ class Figure:
 
     ``value``: NaN where there is nothing to compute it from. ``n``: of a label the rows that count, of a mean the
     labels that have a value; ``left_out``: the others. ``positives``: rows with the label, cases whose target has the
-    class; None of a mean. ``patients``: with a row that counts. ``convention``: of both-empty masks
+    class; None of a mean and of numbers. ``patients``: with a row that counts. ``convention``: of both-empty masks
     (``both_empty=one``), the threshold, the specificity: what else decides the value. ``both_empty``: of masks, the
     cases in which target and prediction are empty, whether or not they count; None of others and of a mean.
+    ``interval``: its ends over patients (``statistics.intervals``); None: not computed, or too few patients.
     """
 
     metric: str
@@ -28,6 +33,56 @@ class Figure:
     positives: int | None = None
     convention: str = ""
     both_empty: int | None = None
+    interval: tuple[float, float] | None = None
+
+    @property
+    def key(self) -> Key:
+        return self.metric, self.name
+
+    @property
+    def title(self) -> str:
+        """``AUROC mean``."""
+        return f"{self.metric} {self.name}".strip()
+
+    @property
+    def overall(self) -> bool:
+        """Whether it is over all labels or classes."""
+        return self.name in (MEAN, ALL)
+
+    def text(self) -> str:
+        """``0.912``."""
+        return "–" if math.isnan(self.value) else INFINITE if math.isinf(self.value) else f"{self.value:.3f}"
+
+    def in_words(self) -> str:
+        """``AUROC 0.912``."""
+        return f"{self.metric} {self.text()}"
+
+    def as_json(self) -> dict[str, Any]:
+        """A row of ``results.json``."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> "Figure":
+        """The figure of a row that :meth:`as_json` has made."""
+        known = {field.name: row[field.name] for field in fields(cls) if field.name in row}
+        value, interval = number(row["value"]), row.get("interval")
+        return cls(**{**known, "value": value, "interval": None if interval is None else tuple(interval)})
+
+
+def plain(value: Any) -> Any:
+    """``value`` ready for JSON, which has neither NaN nor infinity: None, and a word."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else INFINITE
+
+
+def number(value: float | str | None) -> float:
+    """The number that :func:`plain` has made ``value`` of."""
+    return math.nan if value is None else math.inf if value == INFINITE else float(value)
 
 
 def mean(figures: Sequence[Figure], patients: int) -> Figure:

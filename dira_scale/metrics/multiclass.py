@@ -6,10 +6,9 @@ import numpy as np
 import torch
 
 from dira_scale.metrics.classification import BINS, SPECIFICITY, classification
-from dira_scale.metrics.figure import Figure
+from dira_scale.metrics.figure import ALL, Figure
 
 UNKNOWN = -100  # the class of a row whose label is not known: that of torch's cross_entropy, and of LabelledImages
-ALL = "all classes"
 
 
 def multiclass(

@@ -2,7 +2,7 @@
 
 ::
 
-    predictions.csv     of labels: a row for each image, its key and a probability for each label
+    predictions.csv     of labels and numbers: a row for each image, its key and a probability or number for each
     masks/KEY.png       of masks: images; KEY.nii.gz: volumes. Pixels have the values of the classes that were learned
     quarantine.csv      images that could not be used: key, stage, reason
     predict.json        the network, the data, thresholds and temperatures of the run, counts. Written last
@@ -16,7 +16,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,13 +36,14 @@ from dira_scale.pixels.codecs import DecodeError
 from dira_scale.predict.config import Predict
 from dira_scale.predict.folder import FolderImages, conversion_of
 from dira_scale.predict.images import DatasetImages, Images, Loaded
-from dira_scale.predict.tables import PROBABILITIES, write_probabilities, write_quarantine, write_rejected_names
+from dira_scale.predict.tables import PREDICTIONS, write_predictions, write_quarantine, write_rejected_names
 from dira_scale.storage.atomic import remedy, write_atomic, write_json
 from dira_scale.storage.owned import own
-from dira_scale.tasks.segmentation import Segmentation
 
 ABOUT, MASKS = "predict.json", "masks"
-Row = dict[str, Any]  # of the journal: ``values`` of labels, ``mask``, or ``stage`` and ``reason`` of a refused image
+Row = dict[
+    str, Any
+]  # of the journal: ``values`` of labels or numbers, ``mask``, or ``stage`` and ``reason`` of a refused image
 Prepared = TypeVar("Prepared")
 
 
@@ -51,9 +51,9 @@ def make(config: Predict) -> None:
     """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
     trained, out = Trained.of(Path(config.run)), Path(config.out)
     check_output(out, config.images, "images")
-    masks = isinstance(trained.supervision, Segmentation)
+    masks, learned = not trained.supervision.pooled, trained.supervision.learned
     if config.window is not None and not masks:
-        raise UserError(f"window={config.window}: windows are of masks, and this network has labels; leave it out")
+        raise UserError(f"window={config.window}: windows are of masks, and this network has {learned}; leave it out")
     if masks and (config.window or trained.window) == SLIDING:
         require_libraries()
     images = _images(config, trained)
@@ -68,7 +68,7 @@ def make(config: Predict) -> None:
         own(out, "predictions", "out")
         with journal(out, about) as rows:
             todo = [number for number, key in enumerate(images.keys) if key not in rows.done]
-            predicted = _masks if masks else _labels
+            predicted = _masks if masks else _values
             with bar("predicting", UNITS[len(trained.size)]) as shown:
                 task = shown.add_task("", total=len(images.keys), completed=len(images.keys) - len(todo))
                 for number, row in predicted(config, trained, images, todo):
@@ -91,8 +91,8 @@ def _images(config: Predict, trained: Trained) -> Images:
     return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, config.workers)
 
 
-def _labels(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
-    """As the run's test split was evaluated: the mean of the probabilities of its crops."""
+def _values(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
+    """As the run's test split was evaluated: the mean of what is predicted of its crops."""
     device = _device()
     predicted = trained.predictor(device)
 
@@ -117,21 +117,19 @@ def _labels(config: Predict, trained: Trained, images: Images, todo: list[int]) 
 
 def _masks(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
     device, window, folder = _device(), config.window or trained.window, Path(config.out) / MASKS
-    predicted, supervision = trained.predictor(device), trained.supervision
-    assert isinstance(supervision, Segmentation)
+    predicted, supervision, chosen = trained.predictor(device), trained.supervision, trained.chosen
     if len({*images.targets}) < len(images.targets):
         twice = Counter(images.targets).most_common(1)[0][0]
         raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
-    values = np.array([0, *(supervision.classes or {"mask": 1}).values()], np.uint8)
     for number, loaded in _read(config, trained, images, todo, lambda loaded: loaded):
         if isinstance(loaded, dict):
             yield number, loaded
             continue
         probabilities = dense(predicted, loaded.stored, trained.size, window, device, config.batch)
-        answers = supervision.answers(loaded.geometry.restored(probabilities)[None])[0]
+        mask = supervision.answers(loaded.geometry.restored(probabilities)[None], chosen)[0]
         path = folder / f"{images.targets[number]}{loaded.geometry.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, loaded.geometry.encoded(values[answers.numpy()]))
+        write_atomic(path, loaded.geometry.encoded(mask))
         yield number, {"mask": path.relative_to(folder).as_posix()}
 
 
@@ -168,13 +166,12 @@ def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], a
         (out / UNFINISHED).unlink()
         raise UserError(f"none of the {len(rows)} images is usable: {said} (full list: {table})")
     write_quarantine(out, refused)
-    supervision = trained.supervision
-    where = out / MASKS
-    if not isinstance(supervision, Segmentation):
-        values = np.array([row["values"] for row in usable.values()])
-        temperatures, exclusive = trained.about["temperatures"], supervision.labels.exclusive
-        write_probabilities(out, [*usable], values, supervision.outputs, temperatures, exclusive)
-        where = out / PROBABILITIES
+    supervision, where = trained.supervision, out / MASKS
+    if supervision.pooled:
+        values = torch.tensor([row["values"] for row in usable.values()], dtype=torch.float64)
+        columns = supervision.columns(trained.chosen)
+        write_predictions(out, [*usable], columns, supervision.answers(values, trained.chosen))
+        where = out / PREDICTIONS
     judged = ("outputs", "thresholds", "temperatures", "calibrated_thresholds")
     counts = {"predicted": len(usable), "quarantined": len(refused)}
     written = about | {"dira_scale": __version__} | {name: trained.about[name] for name in judged} | counts

@@ -1,4 +1,4 @@
-"""The tables of a prediction: probabilities, images that could not be used, and those by name beside the folder."""
+"""The tables of a prediction: values, images that could not be used, and those by name beside the folder."""
 
 import csv
 import io
@@ -12,29 +12,14 @@ from dira_scale.archive.output import names_file
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import REJECTED
 from dira_scale.storage.tables import harmless
-from dira_scale.tasks.calibration import scaled
 
-PROBABILITIES, QUARANTINE = "predictions.csv", "quarantine.csv"
+PREDICTIONS, QUARANTINE = "predictions.csv", "quarantine.csv"
 
 
-def write_probabilities(
-    out: Path,
-    keys: Sequence[str],
-    probabilities: np.ndarray,
-    names: Sequence[str],
-    temperatures: Mapping[str, float] | None,
-    exclusive: bool,
-) -> None:
-    """A row for each key and a column for each of L names; with ``temperatures`` a calibrated one, too.
-
-    ``probabilities``: [N, L].
-    """
-    columns, values = list(names), probabilities
-    if temperatures is not None:
-        after = scaled(probabilities, [temperatures[name] for name in names], exclusive)
-        columns, values = [*columns, *(f"{name} calibrated" for name in names)], np.concatenate((values, after), 1)
+def write_predictions(out: Path, keys: Sequence[str], columns: Sequence[str], values: np.ndarray) -> None:
+    """A row for each of N keys, with its ``values`` [N, columns]."""
     rows = ([key, *map(repr, row)] for key, row in zip(keys, values.tolist(), strict=True))
-    _write(out / PROBABILITIES, ["key", *columns], rows)
+    _write(out / PREDICTIONS, ["key", *columns], rows)
 
 
 def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
+from dira_scale.evaluation.results import read_results
 from dira_scale.runs.checkpoint import StoredCheckpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import Row, RunReader, TrainingData
-from dira_scale.runs.results import read_results
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training

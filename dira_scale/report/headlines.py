@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from dira_scale.evaluation.results import overall
 from dira_scale.pages.template import duration, rate
 from dira_scale.pages.verdict import Grade, Headline, Verdict
 from dira_scale.report.content import RECOGNISED, RunContent
 from dira_scale.report.summary import BASELINES, RESTORERS, throughput
-from dira_scale.runs.results import in_words, overall
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
@@ -68,12 +68,11 @@ def _result(run: RunContent) -> Headline | None:
         return None
     first, *others = figures
     validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
-    validation = f"; on the validation split {in_words(validated)}" if validated else ""
-    ends = first.get("interval")
+    validation = f"; on the validation split {validated.in_words()}" if validated else ""
     return Headline(
-        in_words(first) + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""),
-        f"on the test split ({first['patients']} patients)",
-        f"checkpoint of step {run.results['step']}; {', '.join(map(in_words, others))}{validation}",
+        first.in_words() + (f" ({first.interval[0]:.3f} to {first.interval[1]:.3f})" if first.interval else ""),
+        f"on the test split ({first.patients} patients)",
+        f"checkpoint of step {run.results['step']}; {', '.join(each.in_words() for each in others)}{validation}",
     )
 
 

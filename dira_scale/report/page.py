@@ -11,8 +11,9 @@ from dira_scale import __version__
 from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import defaults
 from dira_scale.errors import print_line
+from dira_scale.pages.results import ShownResults
 from dira_scale.pages.template import template
-from dira_scale.report import evaluated, health, plots, summary
+from dira_scale.report import health, plots, summary
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent, read_run
 from dira_scale.report.headlines import headlines
 from dira_scale.storage.atomic import as_user_error, write_atomic
@@ -36,7 +37,8 @@ def write_page(folder: Path, out: Path) -> None:
 
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
-    warnings = [*health.warnings(run), *evaluated.warnings(run)]
+    shown = ShownResults.of(run.folder, run.results, run.description.output.names)
+    warnings = [*health.warnings(run), *shown.warnings]
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
@@ -48,10 +50,7 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         headlines=headlines(run, len(warnings)),
         terms=summary.terms(run),
         throughput=summary.throughput(run),
-        results=summary.result_tables(run),
-        roc=evaluated.roc(run),
-        cases=evaluated.cases(run),
-        case_keys=evaluated.case_keys(run),
+        shown=shown,
         restoration=summary.restoration_table(run),
         settings=summary.settings(run.config, defaults),
         environment=summary.environment(run),

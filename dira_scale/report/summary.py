@@ -20,6 +20,7 @@ RESTORERS = {
     "gaussian": "a Gaussian mean of visible voxels in hidden ones",
     "restored": "this model",
 }
+BEYOND_SETTINGS = ("datasets", "selection", "outputs", "normalised")  # of a run's identity
 BASELINES = {  # in a headline
     "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",
     "nearest": "the nearest voxel", "gaussian": "a Gaussian mean",
@@ -85,68 +86,12 @@ def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
     return [(text, rows) for text, rows in named if rows]
 
 
-CONVENTIONS = {"both_empty=one": "a case with neither a true nor a predicted pixel counts as the best value"}
-
-
-@dataclass(frozen=True)
-class ResultTable:
-    """The figures of a split.
-
-    Attributes:
-        rows: (label or class, a value and its interval for each of ``metrics``).
-        remarks: what else decides a metric's values.
-    """
-
-    split: str
-    metrics: list[str]
-    rows: list[tuple[str, list[tuple[str, str]]]]
-    remarks: list[str]
-
-
-def result_tables(run: RunContent) -> list[ResultTable]:
-    """Of the test split before the validation split. Of a single class the mean over classes is left out."""
-    return [
-        _result_table(run.results["splits"][split], figures)
-        for split, figures in sorted(run.results.get("figures", {}).items())
-    ]
-
-
-def _result_table(split: str, figures: list[dict[str, Any]]) -> ResultTable:
-    names = list(dict.fromkeys(row["name"] for row in figures))
-    columns: dict[str, list[tuple[str, str]]] = {}
-    remarks: dict[str, list[str]] = {}
-    for metric in dict.fromkeys(row["metric"] for row in figures):
-        of_metric = {row["name"]: row for row in figures if row["metric"] == metric}
-        cells = [_cell(of_metric[name]) if name in of_metric else ("", "") for name in names]
-        if columns.get(metric.partition(" in cases ")[0]) == cells:
-            continue  # all cases have the class
-        columns[metric] = cells
-        conventions = {row["convention"] for row in of_metric.values()}
-        if len(conventions) == 1 and (convention := conventions.pop()):  # not a threshold for each label
-            remarks.setdefault(CONVENTIONS.get(convention, convention), []).append(metric)
-    rows = list(zip(names, map(list, zip(*columns.values(), strict=True)), strict=True))
-    single = len({tuple(cells) for _, cells in rows}) == 1
-    said = [f"{', '.join(metrics)}: {convention}" for convention, metrics in remarks.items()]
-    return ResultTable(split, [*columns], rows[: 1 if single else None], said)
-
-
-def _cell(row: dict[str, Any]) -> tuple[str, str]:
-    ends = row.get("interval")
-    return _figure(row["value"]), f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
-
-
-def _figure(value: float | str | None) -> str:
-    return "–" if value is None else value if isinstance(value, str) else f"{value:.3f}"
-
-
 def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list[Setting]]:
     """The flattened configuration, grouped by first key, with the defaults of changed settings."""
     by_key = dict(_flatten(defaults)) | {"data.shards": "not set"}
     groups: dict[str, list[Setting]] = {}
     for key, value in _flatten(config):
-        if key in ("datasets", "selection", "outputs") or key.endswith(
-            "_version"
-        ):  # the run's identity beyond its settings
+        if key.partition(".")[0] in BEYOND_SETTINGS or key.endswith("_version"):
             continue
         default = _text(by_key[key]) if key in by_key else "not set"
         group, _, rest = key.partition(".")

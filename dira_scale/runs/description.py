@@ -180,13 +180,15 @@ class Output:
         activation: that follows it; None: nothing does.
         scale: what it is to be divided by.
         remark: a sentence for cards.
-        names: of the classes, one for each of the head's channels; empty: it has one channel, an image.
+        names: of the classes or numbers, one for each of the head's channels; empty: it has one channel, an image.
+        normalised: of numbers, mean and deviation for each channel: a number is output x deviation + mean.
     """
 
     activation: Literal["sigmoid", "softmax"] | None = None
     scale: float = 1.0
     remark: str = ""
     names: tuple[str, ...] = ()
+    normalised: tuple[Annotated[tuple[float, ...], Within(2, 2)], ...] = ()
 
     @property
     def channels(self) -> int:
@@ -282,5 +284,7 @@ def _require_fitting(run: Description) -> None:
     if math.prod(size) > VIEW:
         raise UserError(f"input.size is {[*size]}, and views have at most {VIEW:,} pixels; {REPAIR}")
     named = [term for stage in run.stages for term in stage.terms]
+    if (count := len(run.output.normalised)) not in (0, len(run.output.names)):
+        raise UserError(f"output.normalised has {count} entries, and output.names {len(run.output.names)}; {REPAIR}")
     if unknown := sorted({*named} - {*run.terms}):
         raise UserError(f"terms.{unknown[0]} is missing; {REPAIR}")

@@ -2,18 +2,18 @@
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
 from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
 from dira_scale.machine.console import Console
+from dira_scale.metrics.figure import plain
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.sweep.records import Run, SweepFolder
 
@@ -50,7 +50,7 @@ def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, 
 
 def write_spread(path: Path, compared: Mapping[str, "Compared"]) -> None:
     """``spread.json`` and ``spread.csv``, in the sweep's folder ``path``."""
-    write_json(path / "spread.json", {phase: _plain(asdict(of)) for phase, of in compared.items()})
+    write_json(path / "spread.json", {phase: plain(asdict(of)) for phase, of in compared.items()})
     rows = [
         {"phase": phase} | {key: value for key, value in row.items() if key != "interval"}
         | {key: (row["interval"] or {}).get(key) for key in ("low", "high", "level")}
@@ -75,12 +75,3 @@ def print_tables(compared: Mapping[str, "Compared"]) -> None:
             console.print(rich_table(f"{phase}: {title}", cells))
         for note in of.notes:
             console.print(note, markup=False, highlight=False)
-
-
-def _plain(value: Any) -> Any:
-    """With NaN as null, which JSON has."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""What is learned from labels and masks, ``configs/task/*.yaml``. Reading it needs no torch."""
+"""What is learned from labels, masks and numbers, ``configs/task/*.yaml``. Reading it needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,9 +37,15 @@ class TaskConfig(Schema):
         """What is learned from ``data``. Raises UserError for data that lack it."""
         raise NotImplementedError
 
-    def described(self, outputs: "tuple[str, ...]") -> "Supervision":
-        """The same without data. ``outputs``: the names of the network's outputs; empty: as far as they are known."""
+    def described(self, facts: Mapping[str, Any]) -> "Supervision":
+        """The same without data. ``facts``: those of the data that a run has recorded (``Supervision.facts``); without
+        them as far as the task says it itself."""
         raise NotImplementedError
+
+    @property
+    def takes_decoder(self) -> bool:
+        """Whether the network begins with the decoder of ``init``, too, if that has one."""
+        return False
 
 
 @dataclass
@@ -71,12 +77,12 @@ class LabelTask(TaskConfig):
         return {"labels": LabelChoice(names, self.uncertain, self.unknown, self.exclusive, "task.labels")}
 
     def supervision(self, data: "Inputs") -> "Supervision":
-        from dira_scale.tasks.classification import Classification
-        from dira_scale.tasks.rows import balance, learned
+        from dira_scale.data.labels import Labels
+        from dira_scale.tasks.labels import Classification, balance
 
-        assert data.labels is not None
+        assert isinstance(data.labels, Labels), "asked for"
         balanced = self.weights == BALANCED
-        weights = balance(learned(data), self.exclusive) if balanced else None
+        weights = balance(data.learned_targets(), self.exclusive) if balanced else None
         for name in self.scored or ():
             if name not in (names := data.labels.names):
                 raise UserError(
@@ -87,11 +93,11 @@ class LabelTask(TaskConfig):
     def _scored(self) -> tuple[str, ...] | None:
         return None if self.scored is None else tuple(self.scored)
 
-    def described(self, outputs: tuple[str, ...]) -> "Supervision":
+    def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.data.labels import Labels
-        from dira_scale.tasks.classification import Classification
+        from dira_scale.tasks.labels import Classification
 
-        names = outputs or tuple(self.labels or ())
+        names = tuple(facts.get("outputs") or self.labels or ())
         nan = float("nan")
         return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
 
@@ -104,19 +110,58 @@ class MaskTask(TaskConfig):
     classes: dict[str, int] | None = None
     decoder: str = one_of(PRETRAINED, RANDOM)
 
+    def __post_init__(self) -> None:
+        """Raises UserError for two classes of one value, or one of the background's."""
+        super().__post_init__()
+        values = (self.classes or {}).values()
+        if len({*values}) < len(values) or not all(0 < value < 256 for value in values):
+            raise UserError(
+                f"classes={typed(self.classes)}: give each class a value of its own from 1 to 255; 0 is background"
+            )
+
+    @property
+    def takes_decoder(self) -> bool:
+        return self.decoder == PRETRAINED
+
     def asked(self) -> dict[str, Any]:
         return {"masks": True}
 
     def supervision(self, data: "Inputs") -> "Supervision":
-        from dira_scale.tasks.masks import check_masks
+        from dira_scale.tasks.mask_values import check_masks
 
         check_masks(data, self.classes)
-        return self.described(())
+        return self.described({})
 
-    def described(self, outputs: tuple[str, ...]) -> "Supervision":
-        from dira_scale.tasks.segmentation import Segmentation
+    def described(self, facts: Mapping[str, Any]) -> "Supervision":
+        from dira_scale.tasks.masks import Segmentation
 
         return Segmentation(self.classes)
+
+
+@dataclass
+class RegressionTask(TaskConfig):
+    """Numbers of whole images."""
+
+    loss: list[str] = one_of("mse", "mae")
+    labels: list[str] | None = None
+
+    def asked(self) -> dict[str, Any]:
+        from dira_scale.data.numbers import NumberChoice
+
+        return {"labels": NumberChoice(None if self.labels is None else tuple(self.labels), "task.labels")}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        from dira_scale.data.numbers import Numbers
+        from dira_scale.tasks.regression import Regression, normalisation
+
+        assert isinstance(data.labels, Numbers), "asked for"
+        return Regression(data.labels, normalisation(data.learned_targets(), data.labels.names))
+
+    def described(self, facts: Mapping[str, Any]) -> "Supervision":
+        from dira_scale.data.numbers import Numbers
+        from dira_scale.tasks.regression import Regression
+
+        return Regression(Numbers(tuple(facts.get("outputs") or self.labels or ())), facts.get("normalised") or {})
 
 
 def task_of(node: Mapping[str, Any]) -> TaskConfig:
@@ -132,5 +177,5 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
 
 def without_data(task: TaskConfig) -> "Supervision":
     """Where the data is not looked at, and says how many labels there are: with one, if the task does not name them."""
-    supervision = task.described(())
-    return supervision if supervision.outputs else task.described(("label",))
+    supervision = task.described({})
+    return supervision if supervision.outputs else task.described({"outputs": ["label"]})

@@ -1,88 +1,201 @@
-"""Whether the masks of a dataset can be learned: asked of some of them before training."""
+"""Masks of images, in any number of dimensions: one structure (binary), or several classes and a background."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.samples import Samples
-from dira_scale.data.selection import Selection
-from dira_scale.errors import UserError
+from dira_scale.data.batch import IGNORE, Batch
+from dira_scale.engine.task import Best
+from dira_scale.metrics.cases import MaskCase
+from dira_scale.metrics.figure import MEAN, Figure, Key
+from dira_scale.metrics.segmentation import mask_cases, segmentation
+from dira_scale.metrics.statistics.of_cases import Statistics, of_masks
+from dira_scale.pixels.outlines import outlined
+from dira_scale.runs.description import Metric, Output, Term
+from dira_scale.tasks.labels import CE
+from dira_scale.tasks.supervision import Chosen, Seen, Shared, Supervision, gathered
 
-if TYPE_CHECKING:
-    from dira_scale.training.inputs import Inputs
+DICE = "dice"  # a loss term, and the figure of a validation
+MASK, BACKGROUND = "mask", "background"
+SMOOTH = 1.0  # of the soft Dice (BenchmarkTransferLearning)
+THRESHOLD = 0.5
+SIDE, GAP = 256, 4  # of pictures, in pixels
 
-LOOKED_AT = 256  # masks of each dataset in a split, spread over it
 
+def dice_and_cross_entropy(logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
+    """Soft Dice loss over all pixels of the batch, mean over classes; mean cross-entropy. Unknown pixels do not count.
 
-def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
-    """Look at some masks of each dataset: of those that are trained on, and of the validation and test splits.
-
-    Raises UserError, naming datasets and split: several values beside 0 although no classes are named, values that are
-    no class's, a class that none has, or no mask among what is trained on.
+    Args:
+        logits: [b, 1, *size] of one structure, or [b, C, *size], the background first.
+        targets: int64 [b, *size], 0 the background; ``IGNORE``: unknown.
     """
-    if classes is not None and (
-        len({*classes.values()}) < len(classes) or not all(0 < v < 256 for v in classes.values())
-    ):
-        raise UserError(
-            f"task.classes={dict(classes)}: give each class a value of its own from 1 to 255; 0 is background"
-        )
-    _check_split(data.datasets, data.data.split, classes, data.order.selection)
-    held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
-    for split in sorted(map(str, held_out)):
-        if all(split in dataset.splits for dataset in data.datasets):  # others are refused with their key
-            _check_split(data.datasets, split, classes, trained=False)
+    logits, known, numbers = logits.float(), targets != IGNORE, targets.clamp(min=0)
+    binary = logits.shape[1] == 1
+    if binary:
+        truth, probabilities = numbers[:, None].float(), torch.sigmoid(logits)
+        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]
+    else:
+        truth = F.one_hot(numbers, logits.shape[1]).movedim(-1, 1).float()
+        probabilities = torch.softmax(logits, 1)
+        losses = F.cross_entropy(logits, numbers, reduction="none")
+    axes = [0, *range(2, logits.dim())]
+    truth, probabilities = truth * known[:, None], probabilities * known[:, None]
+    overlap, extent = (truth * probabilities).sum(axes), (truth + probabilities).sum(axes)
+    sums = shared(torch.cat([overlap, extent, torch.stack([(losses * known).sum(), known.sum()])]))
+    overlap, extent = sums[:-2].chunk(2)
+    dice = (2 * overlap + SMOOTH) / (extent + SMOOTH)
+    return {DICE: 1 - (dice if binary else dice[1:]).mean(), CE: sums[-2] / sums[-1].clamp(min=1)}
 
 
-def _check_split(
-    datasets: Sequence[ShardedDataset],
-    split: str,
-    classes: Mapping[str, int] | None,
-    selection: Selection | None = None,
-    trained: bool = True,
-) -> None:
-    where = f"split '{split}'" + (f" at {selection.keys}" if selection else "")
-    values, counts, first = set[int](), list[int](), 0
-    for dataset in datasets:
-        numbers = np.arange(len(dataset.rows(split)))
-        chosen = numbers[np.isin(first + numbers, selection.samples)] if selection else numbers
-        first += len(numbers)
-        here, count = _values(dataset, split, chosen)
-        looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
-        if classes is None and len(here) > 1:
-            listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)
-            raise UserError(
-                f"task.classes=null: {looked}, have the values {listed} beside 0, and a binary mask has one: name the "
-                "classes, task.classes={NAME: VALUE, …}"
-            )
-        if classes is not None and (other := sorted(here - {*classes.values()})):
-            raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: name its class")
-        values |= here
-        counts.append(count)
-    roots = ", ".join(str(dataset.root) for dataset in datasets)
-    larger = "use a larger data.fraction" if selection and "data.fraction" in selection.keys else ""
-    if not sum(counts):
-        if selection is None:
-            return  # loaders refuse a split without masks
-        raise UserError(f"{roots}, {where}: none of {len(selection.samples)} images has a mask: "
-                        f"{larger or 'keep some that have one'}")  # fmt: skip
-    if max(counts) >= LOOKED_AT:
-        return  # not all were looked at
-    looked = f"masks of {roots}, {where} ({sum(counts)} were looked at)"
-    if classes is None and not values and trained:  # where nobody has it, an answer is judged, too
-        raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
-    if absent := [name for name, value in (classes or {}).items() if value not in values]:
-        advice = f"{larger}, or leave it out" if larger else "leave it out, or use another split"
-        raise UserError(f"task.classes: {looked}, have no pixel of '{absent[0]}': {advice}")
+@dataclass(frozen=True)
+class Segmentation(Supervision):
+    """Targets: int64 [b, *size], ``IGNORE`` where nobody knows.
+
+    Attributes:
+        classes: the value of each class in masks, 0 the background; a pixel of another value counts as unknown. None:
+            one structure, wherever a mask is above 0.
+    """
+
+    classes: Mapping[str, int] | None
+    learned, pooled = "masks", False
+    loss_terms: ClassVar[Mapping[str, Term]] = {
+        CE: Term("Cross-entropy", "cross-entropy of what is known"),
+        DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
+    }
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes, without the background."""
+        return (MASK,) if self.classes is None else tuple(self.classes)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return self.names if self.classes is None else (BACKGROUND, *self.names)
+
+    @property
+    def output(self) -> Output:
+        return Output("sigmoid" if self.classes is None else "softmax", names=self.outputs)
+
+    @property
+    def best(self) -> Best:
+        return Best(DICE, "max")
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
+
+    @property
+    def compared(self) -> Sequence[Key]:
+        return [("Dice", MEAN)]
+
+    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        assert batch.mask is not None
+        return self.numbers(batch.mask[:, 0] if turned is None else turned(batch.mask[:, 0]))
+
+    def numbers(self, stored: Tensor) -> Tensor:
+        """Of the values of masks [b, *size], ``IGNORE`` where nobody knows."""
+        if self.classes is None:
+            return torch.where(stored == IGNORE, IGNORE, (stored > 0).long())
+        numbers = torch.where(stored == 0, 0, IGNORE)
+        for number, value in enumerate(self.classes.values(), 1):
+            numbers = torch.where(stored == value, number, numbers)
+        return numbers
+
+    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
+        return dice_and_cross_entropy(logits, targets, shared)
+
+    def predicted(self, logits: Tensor) -> Tensor:
+        return torch.sigmoid(logits.float()) if self.classes is None else torch.softmax(logits.float(), 1)
+
+    def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is predicted and what is true, bool [b, classes, *size], both False where nobody knows."""
+        predicted, numbers = self.classified(probabilities), [*range(1, len(self.names) + 1)]
+        known = targets != IGNORE
+        pairs = [((predicted == number) & known, targets == number) for number in numbers]
+        return torch.stack([a for a, _ in pairs], 1), torch.stack([b for _, b in pairs], 1)
+
+    def classified(self, probabilities: Tensor) -> Tensor:
+        """[b, K, *size] -> the number of the predicted class, int64 [b, *size], 0 the background."""
+        return (probabilities[:, 0] > THRESHOLD).long() if self.classes is None else probabilities.argmax(1)
+
+    def score(self) -> "DiceScore":
+        return DiceScore(self)
+
+    def cases(self, seen: Seen) -> list[MaskCase]:
+        """Without images of which no pixel is known: they have no mask."""
+        made, about = list[MaskCase](), seen.about
+        for image in seen.whole():
+            targets, row = self.numbers(image.mask), int(image.index)
+            if not (targets != IGNORE).any():
+                continue
+            predicted, true = (masks[0].cpu() for masks in self.masks(image.predicted, targets))
+            described = about.keys[row], about.patients[row], about.split
+            made += mask_cases(*described, predicted, true, self.names, image.spacing)
+            if image.grey is not None:
+                answers = self.classified(image.predicted)[0]
+                seen.pictures[about.keys[row]] = picture(image.grey(), targets[0], answers)
+        return made
+
+    def figures(self, cases: Sequence[MaskCase], chosen: Chosen) -> list[Figure]:
+        return segmentation(cases)
+
+    def statistics(self, cases: Sequence[MaskCase], chosen: Chosen) -> Statistics:
+        return of_masks(cases, dict.fromkeys(figure.metric for figure in segmentation(cases)))
+
+    def never_answered(self, cases: Sequence[MaskCase]) -> list[str]:
+        true, predicted = ({c.label for c in cases if getattr(c, of)} for of in ("present", "predicted"))
+        return [name for name in self.names if name in true - predicted]
+
+    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
+        values = np.array([0, *(self.classes or {MASK: 1}).values()], np.uint8)
+        return np.asarray(values[self.classified(predicted).numpy()])
 
 
-def _values(dataset: ShardedDataset, split: str, chosen: np.ndarray) -> tuple[set[int], int]:
-    """The values above 0 of some masks of the ``chosen`` samples of a split, and of how many."""
-    masked = chosen[dataset.has_mask(dataset.rows(split)[chosen])]
-    if not len(masked):
-        return set(), 0
-    samples = Samples([dataset], split)
-    some = masked[np.unique(np.linspace(0, len(masked) - 1, LOOKED_AT).astype(int))]
-    values = [np.unique(mask) for sample in some.tolist() if (mask := samples.mask(sample)) is not None]
-    return {int(value) for part in values for value in part} - {0}, len(values)
+class DiceScore:
+    """The mean over held-out images of the Dice of each class, 1 where both masks are empty; the mean over classes."""
+
+    def __init__(self, task: Segmentation) -> None:
+        self.task, self.rows = task, list[tuple[np.ndarray, ...]]()
+
+    def add(self, batch: Batch, losses: Any, count: int) -> None:
+        from monai.metrics import compute_dice  # lazy: takes seconds, and comes with an extra
+
+        predicted, true = self.task.masks(self.task.predicted(losses.logits), losses.targets)
+        dice = compute_dice(predicted[:count].float(), true[:count].float(), ignore_empty=False)
+        dice[~(losses.targets[:count] != IGNORE).flatten(1).any(1)] = float("nan")  # no mask
+        self.rows.append((batch.index[:count].cpu().numpy(), dice.cpu().numpy()))
+
+    def values(self) -> dict[str, float]:
+        _, dice = gathered(self.rows)
+        by_class = np.nanmean(dice, 0)
+        each = {f"{DICE}/{name}": float(value) for name, value in zip(self.task.names, by_class, strict=True)}
+        return {DICE: float(by_class.mean())} | (each if len(each) > 1 else {})
+
+
+def picture(grey: np.ndarray, true: Tensor, predicted: Tensor) -> bytes:
+    """A JPEG of the outlines of both masks, side by side.
+
+    Of a volume the axial slice with most of the true mask, else with most of the predicted one.
+
+    Args:
+        grey: float32 [*sides] in [0, 1].
+        true, predicted: numbers of classes, int64 [*sides], 0 and below: background or unknown.
+    """
+    masks = [mask.clamp(min=0).to("cpu").numpy().astype(np.uint8) for mask in (true, predicted)]
+    if grey.ndim == 3:
+        shown = next((mask for mask in masks if mask.any()), masks[0])
+        depth = int((shown > 0).sum((1, 2)).argmax())
+        grey, masks = grey[depth], [mask[depth] for mask in masks]
+    plane = (255 * grey).round().astype(np.uint8)
+    left, right = (outlined(plane, mask, (), SIDE) for mask in masks)
+    file = io.BytesIO()
+    both = np.concatenate([left, np.full((SIDE, GAP, 3), 255, np.uint8), right], 1)
+    PIL.Image.fromarray(both).save(file, "jpeg", quality=88)
+    return file.getvalue()

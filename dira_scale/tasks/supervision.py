@@ -1,23 +1,28 @@
-"""What a task learns, as training and evaluation see it: targets, losses, scores, rows of cases and their figures."""
+"""What a task owns: targets, losses, scores, the rows of its cases, their figures, and what `predict` writes.
 
-from collections.abc import Callable, Mapping, Sequence
+A task is one file beside this one, with a class derived from :class:`Supervision`, and its keys in ``config.py``.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.task import Best
-from dira_scale.metrics.figure import Figure
+from dira_scale.metrics.figure import Figure, Key
+from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.network import Encoder, Network
-from dira_scale.runs.description import Metric, Output
+from dira_scale.runs.description import Metric, Output, Term
+from dira_scale.training.inputs import Inputs
 from dira_scale.training.validation import Score
 
-CE, DICE = "ce", "dice"  # loss terms
 # Sums over the processes, for a loss that is a mean over what is known in the global batch; in evaluation, where each
 # process has batches of its own, what it gets.
 Shared = Callable[[Tensor], Tensor]
@@ -45,82 +50,190 @@ class SplitCases:
         return cls(split, column("key"), column("patient"))
 
 
-class Supervision(Protocol):
-    """Attributes:
-    outputs: names of the network's outputs, a channel each.
-    output: what they mean.
-    best: the figure of a validation by which checkpoints are compared.
-    metrics: of validation, by name.
+@dataclass(frozen=True)
+class Viewed:
+    """A batch of held-out samples as views show them.
+
+    Attributes:
+        batch: on the device; its first ``count`` samples count.
+        predicted: [b, K], the mean over the crops of each sample.
     """
 
+    batch: Batch
+    count: int
+    predicted: Tensor
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A held-out sample at the size that it is stored in.
+
+    Attributes:
+        index: its number in the split, int64 [1].
+        mask: as stored, int64 [1, *sides].
+        predicted: [1, K, *sides].
+        spacing: in mm; None: unknown.
+        grey: the image, float32 [*sides] in [0, 1], of a sample that is shown; None: it is not.
+    """
+
+    index: Tensor
+    mask: Tensor
+    predicted: Tensor
+    spacing: Sequence[float] | None
+    grey: Callable[[], np.ndarray] | None = None
+
+
+class Seen(Protocol):
+    """A split's samples through a network, this process's share."""
+
     @property
+    def about(self) -> SplitCases: ...
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        """JPEGs of those that are shown, by key."""
+        ...
+
+    def views(self) -> Iterator[Viewed]:
+        """As views that loaders make."""
+        ...
+
+    def whole(self) -> Iterator[Whole]:
+        """Those that have a mask, at stored size."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen on the cases of the validation split, by name.
+
+    Attributes:
+        thresholds: from which probability on the answer is yes; infinite: it never is; NaN: there is no answer.
+        temperatures: by which logits are divided (Guo et al., ICML 2017); None: not fitted.
+        calibrated_thresholds: thresholds of the probabilities with ``temperatures``.
+    """
+
+    thresholds: Mapping[str, float] | None = None
+    temperatures: Mapping[str, float] | None = None
+    calibrated_thresholds: Mapping[str, float] | None = None
+
+
+class Supervision(ABC):
+    """What a network learns of labelled images.
+
+    Attributes:
+        learned: what; completes "fine-tuned on …".
+        pooled: whether an image has one output, or each of its pixels.
+        calibrates: whether it has probabilities of images, which temperatures can scale.
+        loss_terms: what :meth:`terms` gives, by name.
+        outputs: names of the network's outputs, a channel each.
+        output: what they mean.
+        best: the figure of a validation by which checkpoints are compared.
+        metrics: of validation, by name.
+        compared: the figures by which runs are compared, the first before the others.
+    """
+
+    learned: ClassVar[str]
+    pooled: ClassVar[bool]
+    calibrates: ClassVar[bool] = False
+    loss_terms: ClassVar[Mapping[str, Term]]
+
+    @property
+    @abstractmethod
     def outputs(self) -> tuple[str, ...]: ...
 
     @property
+    @abstractmethod
     def output(self) -> Output: ...
 
     @property
+    @abstractmethod
     def best(self) -> Best: ...
 
     @property
+    @abstractmethod
     def metrics(self) -> Mapping[str, Metric]: ...
 
     @property
-    def pooled(self) -> bool:
-        """Whether an image has one output, or each of its pixels."""
-        ...
+    @abstractmethod
+    def compared(self) -> Sequence[Key]: ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the data since training began. A run's configuration has it (``TaskConfig.described``)."""
+        return {"outputs": list(self.outputs)}
 
     def network(self, model: Architecture, encoder: Encoder) -> Network:
-        """``encoder`` with the head, and a decoder where the task has one, of random weights."""
-        ...
+        """``encoder`` with the head, and a decoder where each pixel has an output, of random weights."""
+        build = model.build_classifier if self.pooled else model.build_network
+        return build(encoder, len(self.outputs))
 
+    @abstractmethod
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Of a batch on the device. ``turned``: puts masks where the distorted view has them."""
-        ...
+        """Return those of a batch on the device. ``turned``: puts masks where the distorted view has them."""
 
+    @abstractmethod
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        """The losses by name, 0-dim means over what is known."""
-        ...
+        """Return the losses by name, 0-dim means over what is known."""
 
-    def probabilities(self, logits: Tensor) -> Tensor: ...
+    @abstractmethod
+    def predicted(self, logits: Tensor) -> Tensor:
+        """Return what logits [b, K, ...] stand for: float32 probabilities, or numbers in their own unit."""
 
+    @abstractmethod
     def score(self) -> Score:
-        """For one validation."""
-        ...
+        """Return what computes the ``metrics`` of one validation."""
 
-    def cases(
-        self,
-        about: SplitCases,
-        index: Tensor,
-        probabilities: Tensor,
-        targets: Tensor,
-        spacing: Sequence[float] | None = None,
-    ) -> list[Any]:
-        """Rows of ``metrics.cases`` of the samples ``index``. ``spacing``: of the pixels of masks in mm, if known."""
-        ...
+    def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
+        """Return why ``best`` has no value on a split, or on its first ``samples``; empty: it has one."""
+        return ""
 
-    def thresholds(self, cases: Sequence[Any]) -> dict[str, float] | None:
-        """By name, chosen on all cases of the validation split; None where the task has none."""
-        ...
+    @abstractmethod
+    def cases(self, seen: Seen) -> list[Any]:
+        """Return rows of ``metrics.cases`` of a split."""
 
-    def figures(self, cases: Sequence[Any], thresholds: Mapping[str, float] | None) -> list[Figure]:
-        """Of all cases of a split."""
-        ...
+    def chosen(self, cases: Sequence[Any]) -> Chosen:
+        """Return what is chosen on all cases of the validation split."""
+        return Chosen()
+
+    def temperatures(self, cases: Sequence[Any]) -> dict[str, float]:
+        """Return those that are fitted on all cases of the validation split, where the task ``calibrates``."""
+        raise NotImplementedError
+
+    def calibrated(self, cases: Sequence[Any], temperatures: Mapping[str, float]) -> list[Any]:
+        """Return the same cases with ``temperatures``."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def figures(self, cases: Sequence[Any], chosen: Chosen) -> list[Figure]:
+        """Return those of all cases of a split."""
+
+    @abstractmethod
+    def statistics(self, cases: Sequence[Any], chosen: Chosen) -> Statistics:
+        """Return the same figures, each as a function of the cases' weights."""
 
     def never_answered(self, cases: Sequence[Any]) -> list[str]:
-        """The classes that cases have and no answer has, although each case has an answer."""
-        ...
+        """Return the classes that cases have and no answer has, although each case has an answer."""
+        return []
 
-    def judged(self, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
-        """What the figures' intervals depend on: arguments of ``statistics.intervals``."""
-        ...
+    @abstractmethod
+    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
+        """Return what `predict` writes of ``predicted``: [b, K] -> float64 [b, columns]; [b, K, *sides] -> masks uint8
+        [b, *sides] of the values that were learned."""
+
+    def columns(self, chosen: Chosen) -> tuple[str, ...]:
+        """Return the names of the answers' columns."""
+        return self.outputs
+
+
+def gathered(rows: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    """Return all processes' rows in the order of the samples, whose numbers are the first array. Collective."""
+    parts = [row for part in gather_objects([*rows]) for row in part if len(row[0])]
+    arrays = [np.concatenate(values) for values in zip(*parts, strict=True)]
+    order = np.argsort(arrays[0])
+    return tuple(values[order] for values in arrays)
 
 
 def single(value: Tensor) -> Tensor:
     """``Shared`` of evaluation."""
     return value
-
-
-def probable(logits: Tensor, activation: str | None) -> Tensor:
-    """Probabilities of logits [b, C, ...], float32."""
-    return torch.sigmoid(logits.float()) if activation == "sigmoid" else torch.softmax(logits.float(), 1)

@@ -12,7 +12,7 @@ from dira_scale.data.batch import UNITS, Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
 from dira_scale.data.exclusion import excluded_patients
-from dira_scale.data.labels import LabelChoice
+from dira_scale.data.labels import Choice
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
@@ -63,7 +63,7 @@ class Inputs:
         cores: int = 1,
         masks: bool = False,
         held_out_views: ViewSpec | None = None,
-        labels: LabelChoice | None = None,
+        labels: Choice | None = None,
     ) -> None:
         paths = _paths(data.shards)
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
@@ -163,6 +163,18 @@ class Inputs:
         batches = EvalOrder(size, batch).steps
         order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
         return HeldOutBatches(self._loader(self.loader_choice, split, views, order, fixed_epoch=0), order)
+
+    def targets(self, split: str) -> torch.Tensor:
+        """Return what all samples of a split, counted over all datasets, have of the ``labels``: float32 [N, L]."""
+        assert self.labels is not None
+        parts = zip(self.datasets, map(list, self.labels.columns), strict=True)
+        values = [dataset.flags(dataset.rows(split))[:, columns] for dataset, columns in parts]
+        return self.labels.targets(torch.from_numpy(np.concatenate(values)))
+
+    def learned_targets(self) -> torch.Tensor:
+        """Return those of the samples that are trained on."""
+        targets, selection = self.targets(self.data.split), self.order.selection
+        return targets if selection is None else targets[torch.from_numpy(selection.samples)]
 
     def identity(self) -> dict[str, Any]:
         """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from dira_scale.metrics.cases import label_arrays, label_cases
+from dira_scale.metrics.cases import LabelCase, image_cases, label_arrays
 from dira_scale.metrics.temperature import class_temperature, label_temperatures
 from dira_scale.tasks.calibration import calibrated, scaled, temperatures
 
@@ -26,12 +26,12 @@ def test_temperatures_are_those_of_the_logits(exclusive: bool) -> None:
     targets = np.eye(3)[classes]
     if not exclusive:
         targets[::7, 1] = np.nan
-    cases = label_cases(KEYS, KEYS, "val", NAMES, targets, activation(values))
+    cases = image_cases(LabelCase, KEYS, KEYS, "val", NAMES, targets, activation(values))
     fitted = temperatures(cases, exclusive)
     expected = [class_temperature(classes, values)] * 3 if exclusive else label_temperatures(targets, values).tolist()
     assert [*fitted.values()] == pytest.approx(expected, rel=1e-4) and min(expected) > 1.5
     other, _ = logits(1)
-    test = label_cases(KEYS, KEYS, "test", NAMES, targets, activation(other))
+    test = image_cases(LabelCase, KEYS, KEYS, "test", NAMES, targets, activation(other))
     after = label_arrays(calibrated(test, fitted, exclusive))[1]
     np.testing.assert_allclose(after, activation(other / np.array(expected)), rtol=1e-3, atol=1e-6)
 

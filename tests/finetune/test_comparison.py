@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dira_scale.evaluation.comparison import NOTES, compared
 from dira_scale.evaluation.encoders import common_name, shown_name
 from dira_scale.metrics.cases import LabelCase, MaskCase, write_cases
 from dira_scale.metrics.figure import Figure
-from dira_scale.runs.description import FILE, Output
+from dira_scale.runs.description import FILE
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.results import write_results
 
@@ -31,27 +31,29 @@ Cases = list[LabelCase] | list[MaskCase]
 class Runs:
     """Folders of finished runs below ``root``."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *task: str) -> None:
+        """``task``: its words."""
         self.root = root
-        config: Any = OmegaConf.to_container(compose("finetune", [*TINY, "data.shards=d", "task.labels=[a,b]"]))
+        words = [*TINY, "data.shards=d", *(task or ("task=labels", "task.labels=[a,b]"))]
+        config: Any = OmegaConf.to_container(compose("finetune", words))
         self.config, self.description = config, derived("finetune", config)
 
-    def run(self, name: str, init: str = "random", seed: int = 0, activation: str = "sigmoid", **recorded: Any) -> Path:
+    def run(self, name: str, init: str = "random", seed: int = 0, **recorded: Any) -> Path:
         """As it has been trained, without results. ``recorded``: of its configuration; ``data``, ``task``: in part."""
         (folder := self.root / name / "cases").mkdir(parents=True)
         config = self.config | {"datasets": [{"hash": "0", "weight": 1.0}], "init": init, "seed": seed} | recorded
         config |= {key: self.config[key] | recorded.get(key, {}) for key in ("data", "task")}
         (folder.parent / "config.yaml").write_text(yaml.safe_dump(config))
         network = replace(self.description.network, start=None if init == "random" else init)
-        description = replace(self.description, network=network, output=Output(activation, names=("a", "b")))
-        (folder.parent / FILE).write_text(description.to_json())
+        (folder.parent / FILE).write_text(replace(self.description, network=network).to_json())
         return folder.parent
 
 
 def judged(folder: Path, cases: Cases, figures: dict[tuple[str, str], float]) -> Path:
     write_cases(folder / "cases" / "test.parquet", cases)
-    rows = [asdict(Figure(metric, name, value, 1, 0, PATIENTS)) for (metric, name), value in figures.items()]
-    (folder / "results.json").write_text(json.dumps({"figures": {"test": rows}}))
+    rows = [Figure(metric, name, value, 1, 0, PATIENTS).as_json() for (metric, name), value in figures.items()]
+    content = {"step": 1, "splits": {"test": "test"}, "figures": {"test": rows}}
+    (folder / "results.json").write_text(json.dumps(content))
     return folder
 
 
@@ -73,6 +75,12 @@ def labelled(folder: Path, draw: int, first: str = "k") -> tuple[Path, float]:
     ]  # fmt: skip
     value = float(np.mean([auroc(truth[:, j], scores[:, j]) for j in range(2)]))
     return judged(folder, cases, {("AUROC", "mean"): value}), value
+
+
+def masked(key: str, name: str, dice: float) -> MaskCase:
+    """``dice`` 1: both masks are empty."""
+    empty, value = ("both", np.nan) if dice == 1 else ("", dice)
+    return MaskCase(key, key, "test", name, empty, value, 0.0, 0.0, 0.0, 2.0, "pixels", 1, 1, 1)
 
 
 def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -> None:
@@ -142,10 +150,11 @@ def test_settings_on_other_data_are_not_compared(tmp_path: Path, other: str) -> 
 
 
 def test_an_encoder_is_compared_with_encoder_and_decoder(tmp_path: Path) -> None:
-    made, runs = Runs(tmp_path), []
+    made, runs = Runs(tmp_path, "task=masks"), []
     for decoder in ("random", "pretrained"):
         for seed in range(2):
-            folder, _ = labelled(made.run(f"{decoder}-{seed}", "x", seed, task={"decoder": decoder}), seed)
+            run, dice = made.run(f"{decoder}-{seed}", "x", seed, task={"decoder": decoder}), 0.5 + seed / 10
+            folder = judged(run, [masked("k", "mask", dice)], {("Dice", "mean"): dice})
             runs.append(({"init": "x", "task.decoder": decoder, "seed": seed}, folder))
     (pair,) = compared(runs).comparisons
     assert (pair.first, pair.second) == ("init=x task.decoder=pretrained", "init=x task.decoder=random")
@@ -195,13 +204,11 @@ def test_the_mean_is_over_scored_labels(tmp_path: Path) -> None:
 
 
 def test_masks_that_are_both_empty_are_right(tmp_path: Path) -> None:
-    made, rest = Runs(tmp_path), (0.0, 0.0, 0.0, 2.0, "pixels", 1, 1, 1)
     dice = {"left": [0.5, 0.7, 0.9], "right": [0.8, 1.0, 0.6]}  # of the second case, right is nowhere
     cases = [
-        MaskCase(f"k{i}", f"p{i}", "test", name, "both" if value == 1 else "", np.nan if value == 1 else value, *rest)
-        for i in range(3) for name, value in ((name, of[i]) for name, of in dice.items())
-    ]  # fmt: skip
-    folder = judged(made.run("one"), cases, {("Dice", "mean"): 0.75})
+        masked(f"k{i}", name, value) for i in range(3) for name, value in ((name, of[i]) for name, of in dice.items())
+    ]
+    folder = judged(Runs(tmp_path, "task=masks").run("one"), cases, {("Dice", "mean"): 0.75})
     (spread,) = compared([({}, folder)]).spreads
     assert spread.interval is not None and spread.interval.value == pytest.approx(0.75)
     assert (spread.setting, spread.metric, spread.mean, spread.n) == ("all runs", "Dice mean", 0.75, 1)
@@ -213,7 +220,7 @@ def test_of_classes_there_is_the_accuracy_too(tmp_path: Path) -> None:
         LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], np.nan if truth[i] is None else float(truth[i] == j), scores[i][j])
         for i in range(4) for j in range(2)
     ]  # fmt: skip
-    folder = Runs(tmp_path).run("one", activation="softmax")
+    folder = Runs(tmp_path).run("one", task={"exclusive": True})
     judged(folder, cases, {("AUROC", "mean"): 1.0, ("accuracy", "all classes"): 2 / 3})
     area, accuracy = compared([({}, folder)]).spreads
     assert area.interval is not None and area.interval.value == 1.0

@@ -17,8 +17,8 @@ from harness import together
 from dira_scale.data.batch import IGNORE
 from dira_scale.data.labels import Labels
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
-from dira_scale.tasks.classification import Classification
-from dira_scale.tasks.segmentation import Segmentation
+from dira_scale.tasks.labels import Classification
+from dira_scale.tasks.masks import Segmentation
 
 NAN = float("nan")
 

@@ -28,7 +28,7 @@ from dira_scale.metrics.temperature import label_temperatures
 from dira_scale.metrics.thresholds import choose_thresholds
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.reader import RunReader
-from dira_scale.tasks.masks import check_masks
+from dira_scale.tasks.mask_values import check_masks
 from dira_scale.training.inputs import Inputs
 
 pytestmark = pytest.mark.usefixtures("libraries")

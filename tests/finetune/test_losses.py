@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from dira_scale.data.batch import IGNORE
-from dira_scale.tasks.classification import cross_entropy
-from dira_scale.tasks.rows import balance
-from dira_scale.tasks.segmentation import SMOOTH, dice_and_cross_entropy
+from dira_scale.tasks.labels import balance, cross_entropy
+from dira_scale.tasks.masks import SMOOTH, dice_and_cross_entropy
 from dira_scale.tasks.supervision import single
 
 NAN = math.nan

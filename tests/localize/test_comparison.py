@@ -23,7 +23,9 @@ def looked(root: Path, tuned: Path, draw: int, boxes: int = 12) -> Path:
         for i, iou in enumerate(ious)
     ]
     write_boxes(out / "boxes.parquet", rows)
-    (out / FILE).write_text(json.dumps({"figures": {"test": figures(rows, THRESHOLDS)}}))
+    made = [figure.as_json() for figure in figures(rows, THRESHOLDS)]
+    content = {"step": 1, "splits": {"test": "test"}, "figures": {"test": made}}
+    (out / FILE).write_text(json.dumps(content))
     (out / CONFIG).write_text(yaml.safe_dump({"run": str(tuned)}))
     return out
 

@@ -58,7 +58,7 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
     network.encoder.convolution.bias.data.fill_(0.3)  # type: ignore[union-attr, operator]
     input = Input(size, mean=(0.4,), deviation=(0.2,))
     image = torch.rand(1, *size)
-    cam = GradCam(network, input, activation)
+    cam = GradCam(network, input, {"sigmoid": torch.sigmoid, "softmax": lambda logits: logits.softmax(1)}[activation])
     for output in (0, 1, 0):
         map, probability = cam(image, output)
 
@@ -86,7 +86,7 @@ def test_maps_are_those_of_the_definition(size: tuple[int, ...], side: int, acti
 def test_where_nothing_speaks_for_a_label_the_map_is_zero() -> None:
     network = Tiny(2, 4).eval()
     network.head.fc.weight.data.fill_(-1.0)  # type: ignore[union-attr, operator]
-    map, _ = GradCam(network, Input((12, 12)), "sigmoid")(torch.rand(1, 12, 12), 0)
+    map, _ = GradCam(network, Input((12, 12)), torch.sigmoid)(torch.rand(1, 12, 12), 0)
     assert not map.any()
 
 
@@ -102,7 +102,7 @@ def test_maps_are_those_of_pytorch_grad_cam(dimensions: int, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr.decode()
     theirs = np.load(tmp_path / "maps.npz")
     plain, images = gradcam_peer.network(dimensions), gradcam_peer.images(dimensions)
-    cam = GradCam(of_plain(plain), Input(tuple(images.shape[2:])), "sigmoid")
+    cam = GradCam(of_plain(plain), Input(tuple(images.shape[2:])), torch.sigmoid)
     empty = 0
     for number, image in enumerate(images):
         for output in range(gradcam_peer.OUTPUTS):

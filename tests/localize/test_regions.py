@@ -70,12 +70,13 @@ def test_accuracies_at_six_thresholds() -> None:
         row = Seen(map, 0.5, crop, predicted).row(case, label, case.boxes[label][0])
         assert (row.iou, row.intensity, row.key) == (iou, intensity, name)
         rows.append(row)
-    made = {figure["name"]: figure for figure in figures(rows, SIX)}
+    made = {figure.name: figure for figure in figures(rows, SIX)}
     for threshold, mass, nodule in zip(SIX, MASS, NODULE, strict=True):
-        assert made[f"Mass/{threshold}"]["value"] == mass and made[f"Nodule/{threshold}"]["value"] == nodule
-        assert made[f"mean/{threshold}"]["value"] == (mass + nodule) / 2  # over labels, not over boxes
-    assert made["Mass/0.1"]["n"] == 4 and made["mean/0.1"]["n"] == 2 and made["mean/0.1"]["patients"] == 5
-    assert made["Mass/0.1"]["low"] <= 3 / 4 <= made["Mass/0.1"]["high"]
+        assert made[f"Mass/{threshold}"].value == mass and made[f"Nodule/{threshold}"].value == nodule
+        assert made[f"mean/{threshold}"].value == (mass + nodule) / 2  # over labels, not over boxes
+    assert made["Mass/0.1"].n == 4 and made["mean/0.1"].n == 2 and made["mean/0.1"].patients == 5
+    low, high = made["Mass/0.1"].interval or (1, 0)
+    assert low <= 3 / 4 <= high
     assert cells([*made.values()])[1] == ["Mass", "4", "75.00", "50.00", "50.00", "25.00", "25.00", "25.00"]
 
 
@@ -88,4 +89,4 @@ def test_an_interval_draws_patients_with_all_their_boxes() -> None:
         case = Case(0, "k", patient, {})
         rows.append(Seen(map, 0.5, crop, predicted).row(case, "Mass", np.array(box)))
     figure = figures(rows, [0.5])[0]
-    assert (figure["value"], figure["low"], figure["high"]) == (pytest.approx(0.5), 0, 1)
+    assert (figure.value, figure.interval) == (pytest.approx(0.5), (0, 1))

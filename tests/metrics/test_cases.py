@@ -13,8 +13,8 @@ from dira_scale.metrics.cases import (
     MASKS,
     LabelCase,
     MaskCase,
+    image_cases,
     label_arrays,
-    label_cases,
     merged,
     read_cases,
     write_cases,
@@ -24,7 +24,7 @@ from dira_scale.metrics.classification import classification
 NAMES = ["b", "a"]
 TARGETS = np.array([[0, 1], [np.nan, 0], [1, 1]])
 SCORES = np.array([[0.1, 0.7], [1 / 3, 0.2], [0.8, 0.4]])
-ROWS = label_cases(["k1", "k2", "k3-0004"], ["p", "p", "q"], "test", NAMES, TARGETS, SCORES)
+ROWS = image_cases(LabelCase, ["k1", "k2", "k3-0004"], ["p", "p", "q"], "test", NAMES, TARGETS, SCORES)
 MASKED = [
     MaskCase("k1", "p", "test", "lung", "", 0.9, 0.8, 1.25, 0.95, 2.0, "mm", 90, 100, 100),
     MaskCase("k1", "p", "test", "heart", "target", 0.0, 0.0, float("inf"), 0.0, 2.0, "mm", 0, 7, 0),
@@ -74,7 +74,7 @@ def test_a_path_or_a_dicom_identifier_is_never_written(name: str, tmp_path: Path
 
 def test_other_files_and_rows_are_refused(tmp_path: Path) -> None:
     for rows in ([], [*ROWS, *MASKED]):
-        with pytest.raises(ValueError, match="rows of labels or of masks"):
+        with pytest.raises(ValueError, match="rows of one kind"):
             write_cases(tmp_path / "cases.parquet", rows)  # type: ignore[arg-type]
     (tmp_path / "text.parquet").write_text("key")
     with pytest.raises(UserError, match=r"text\.parquet is not a Parquet file of cases"):

@@ -2,8 +2,9 @@
 
 import csv
 import json
+import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from scipy import stats
 
 from dira_scale import report
 from dira_scale.errors import UserError
+from dira_scale.metrics.figure import plain
+from dira_scale.metrics.statistics.bootstrap import Interval
+from dira_scale.metrics.statistics.significance import Comparison
+from dira_scale.metrics.statistics.spread import Spread
 from dira_scale.pages.tables.beside import beside
 from dira_scale.pages.tables.cells import Cell, Published, Table, Twin
 from dira_scale.pages.tables.papers import PaperTable, figures
@@ -136,14 +141,11 @@ def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
         (output / "config.yaml").write_text("run: r\n")
         members[f"init={start}"] = {"keys": {"init": start}, "random": start == "random", "outputs": [str(output)]}
         spreads += [
-            {"setting": f"init={start}", "metric": metric, "mean": 0.3 if start == "random" else 0.5, "run_sd": 0.1,
-             "n": n, "interval": None}
+            asdict(Spread(f"init={start}", metric, 0.3 if start == "random" else 0.5, 0.1, n, None, n, 0, None, 9, 1))
             for metric in ("accuracy mean/0.1", "accuracy mean/0.6", "accuracy Mass/0.1")
         ]  # fmt: skip
-    comparisons.append({
-        "metric": "accuracy mean/0.1", "first": "init=random", "second": "init=moco", "over": "runs", "welch": 0.001,
-        "welch_holm": 0.002,
-    })  # fmt: skip
+    test = Comparison("init=random", "init=moco", "accuracy mean/0.1", "runs", 10, 5, -0.2, 0.001, 0.001, 0.002, 0.002)
+    comparisons.append(asdict(test))
     spread = {"boxes": {"members": members, "spreads": spreads, "comparisons": comparisons}}
     (tmp_path / "spread.json").write_text(json.dumps(spread))
     runs = [SweepRun(f"boxes/{start}-0123abcd", "localize", tmp_path, []) for start in ("random", "moco")]
@@ -173,17 +175,16 @@ def made_up_phase(
         setting = f"init={start} lr={rate}"
         keys = {"init": start, "optim.optimizer.lr": rate}
         members[setting] = {"keys": keys, "random": start.startswith("random"), "outputs": [str(output)]}
-        spreads.append({"setting": setting, "metric": metric, "mean": mean, "run_sd": 0.1, "n": n,
-                        "interval": {"low": None, "high": None}})  # fmt: skip
+        nobody = Interval(mean, math.nan, math.nan, 0.95, "percentile", 1, 0, 0)
+        spreads.append(asdict(Spread(setting, metric, mean, 0.1, n, None, n, 0, nobody, 9, 1)))
     comparisons = [
-        {"metric": metric, "first": f"init=moco lr={rate}", "second": f"init=random lr={rate}", "over": "runs",
-         "welch": p, "welch_holm": p}
+        asdict(Comparison(f"init=moco lr={rate}", f"init=random lr={rate}", metric, "runs", 5, 5, 0.1, p, p, p, p))
         for rate, p in tests.items()
-    ]  # fmt: skip
+    ]
     path = root / "spread.json"
     content = json.loads(path.read_text()) if path.is_file() else {}
     content[phase] = {"members": members, "spreads": spreads, "comparisons": comparisons}
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(plain(content)))
     return [SweepRun(f"{phase}/{o['outputs'][0].split('/')[-2]}", "finetune", root, []) for o in members.values()]
 
 

@@ -29,11 +29,12 @@ from runs.writers import write
 from dira_scale import report
 from dira_scale.config.compose import compose
 from dira_scale.config.reach import allow
-from dira_scale.metrics.cases import label_cases, write_cases
+from dira_scale.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
+from dira_scale.pages import results
 from dira_scale.pages.template import duration
 from dira_scale.pretrain import diagnosis
-from dira_scale.report import evaluated, health, plots, summary
-from dira_scale.report import headlines as judged
+from dira_scale.report import headlines as module
+from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent, read_run
 from dira_scale.report.headlines import Headline, headlines
 from dira_scale.report.page import of_volumes, render
@@ -256,7 +257,7 @@ def test_speed_has_no_verdict_but_waiting_has(finished: Path, waited: float, gra
 
 def test_thresholds_are_those_of_the_runs_own_warnings() -> None:
     """Reporting may not import pretraining, so that they are written twice."""
-    ours = judged.COLLAPSED_SPREAD, judged.COLLAPSED_RANK, judged.SETTLED, judged.AT_CHANCE, judged.ENOUGH_STEPS
+    ours = module.COLLAPSED_SPREAD, module.COLLAPSED_RANK, module.SETTLED, module.AT_CHANCE, module.ENOUGH_STEPS
     assert ours == (
         diagnosis.COLLAPSED_STD, diagnosis.COLLAPSED_RANK, diagnosis.SETTLED, diagnosis.ABOVE_CHANCE, diagnosis.ENOUGH,
     )  # fmt: skip
@@ -591,7 +592,8 @@ RESULTS = {
     "splits": {"val": "val", "test": "held-out"},
     "figures": {
         split: [
-            {"metric": metric, "name": name, "value": value, "patients": 33, "positives": count, "convention": said}
+            {"metric": metric, "name": name, "value": value, "n": 40, "left_out": 0, "patients": 33, "positives": count,
+             "convention": said, "both_empty": None}
             for metric, said, values in (
                 ("Dice", "both_empty=one", (0.9, 0.8, 0.85)),
                 ("Dice in cases with the class", "both_empty=one", (0.9, 0.8, 0.85)),
@@ -609,7 +611,7 @@ def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) 
     (run / "results.json").write_text(json.dumps(RESULTS))
     content = replace(read_run(run), description=replace(read_run(run).description, best="dice"))
     cards = [headline.figure for headline in headlines(content, 0)]
-    test, _ = summary.result_tables(content)
+    test, _ = results.tables(content.results)
 
     assert cards[1] == "Dice 0.850"
     assert (test.split, test.metrics) == ("held-out", ["Dice", "HD95 (mm)"])
@@ -622,11 +624,11 @@ def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) 
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_evaluated_run_shows_intervals_cases_and_what_it_never_answers(run: Path) -> None:
-    results = json.loads(json.dumps(RESULTS))
-    for figures in results["figures"].values():
+    judged = json.loads(json.dumps(RESULTS))
+    for figures in judged["figures"].values():
         figures[2] |= {"interval": [0.8012, 0.8991]}
-    results |= {"interval": {"level": 0.95}, "never_answered": {"val": ["left", "right"], "test": ["right"]}}
-    (run / "results.json").write_text(json.dumps(results))
+    judged |= {"interval": {"level": 0.95}, "never_answered": {"val": ["left", "right"], "test": ["right"]}}
+    (run / "results.json").write_text(json.dumps(judged))
     (run / "cases").mkdir()
     (run / "cases" / "test-0.jpg").write_bytes(b"one")
     (run / "cases" / "test-1.jpg").symlink_to(run.parent)  # leaves the run
@@ -641,12 +643,26 @@ def test_an_evaluated_run_shows_intervals_cases_and_what_it_never_answers(run: P
 def test_labels_have_roc_curves(run: Path) -> None:
     rng = np.random.default_rng(0)
     targets = np.stack([rng.integers(0, 2, 30), rng.integers(0, 2, 30), np.zeros(30)], 1).astype(float)
-    cases = label_cases([f"k{n}" for n in range(30)], [f"p{n}" for n in range(30)], "test", ["a", "b", "none"],
-                        targets, rng.random((30, 3)))  # fmt: skip
+    keys = [f"k{n}" for n in range(30)]
+    cases = image_cases(LabelCase, keys, keys, "test", ["a", "b", "none"], targets, rng.random((30, 3)))
     (run / "cases").mkdir()
     write_cases(run / "cases" / "test.parquet", cases)
-    plot: Any = evaluated.roc(read_run(run))
+    (plot,) = results.plots(run)
     assert [name for name, *_ in plot.keys] == ["a", "b"]
+
+
+def test_of_numbers_what_is_predicted_stands_over_what_is_true(run: Path) -> None:
+    rng, keys = np.random.default_rng(0), [f"k{n}" for n in range(30)]
+    true = np.where(np.arange(60).reshape(30, 2) % 7 == 0, np.nan, rng.normal(60, 9, (30, 2)))
+    (run / "cases").mkdir()
+    cases = image_cases(NumberCase, keys, keys, "test", ["age", "weight"], true, true.round(-1))
+    write_cases(run / "cases" / "test.parquet", cases)
+    age, weight = results.plots(run)
+    assert (age.title, weight.title) == (
+        "age: predicted over true, test split",
+        "weight: predicted over true, test split",
+    )
+    assert age.drawing.count("<use") >= np.isfinite(true[:, 0]).sum()
 
 
 def test_words_about_images_are_said_of_volumes() -> None:

@@ -141,7 +141,8 @@ def test_damaged_rows_are_left_out_and_counted(run: Path, caplog: pytest.LogCapt
 
 # In the place of any value, as JSON; the two numbers are read as infinity and as one of 400 digits.
 WRONG = ["null", "[]", "{}", '"x"', "-1", "1e400", "1" + 400 * "0", "true"]
-FIGURE = {"metric": "AUROC", "name": "mean", "value": 0.75, "n": 3, "patients": 3, "positives": None, "convention": ""}
+FIGURE = {"metric": "AUROC", "name": "mean", "value": 0.75, "n": 3, "left_out": 0, "patients": 3, "positives": None,
+          "convention": "", "both_empty": None}  # fmt: skip
 RESULTS = {
     "step": 3, "splits": {"test": "test"}, "thresholds": {"bright": 0.5}, "never_answered": {"test": ["dark"]},
     "interval": {"level": 0.95, "over": "patients", "resamples": 1000}, "temperatures": {"bright": 1.0, "dark": 2.0},

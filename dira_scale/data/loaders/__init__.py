@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.labels import Labels
+from dira_scale.data.labels import Columns
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
@@ -47,7 +47,7 @@ class LoaderSpec:
     prefetch: int = 4
     fixed_epoch: int | None = None
     masks: bool = False
-    labels: Labels | None = None
+    labels: Columns | None = None
     device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:

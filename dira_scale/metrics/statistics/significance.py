@@ -1,12 +1,13 @@
 """Whether two settings differ by more than chance: Student's t-test as in the papers, Welch's; Holm's correction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import ttest_ind
 
+from dira_scale.metrics.figure import number
 from dira_scale.metrics.statistics.spread import Result, values_by_run
 
 Over = Literal["runs", "seeds"]
@@ -33,6 +34,12 @@ class Comparison:
     student_holm: float = float("nan")
     welch_holm: float = float("nan")
     comparisons: int = 0
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> "Comparison":
+        """The comparison of a row of ``spread.json``."""
+        tests = ("difference", "student", "welch", "student_holm", "welch_holm")
+        return cls(**{**row, **{name: number(row[name]) for name in tests}})
 
 
 def compare(results: Sequence[Result], pairs: Sequence[tuple[str, str]], over: Over = "runs") -> list[Comparison]:

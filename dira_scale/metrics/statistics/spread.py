@@ -6,24 +6,28 @@ test patients other figures of the same network. None of the three says anything
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from dira_scale.metrics.figure import Figure, number
 from dira_scale.metrics.statistics.bootstrap import Interval
 
 
 @dataclass(frozen=True)
 class Result:
     """A figure of one fine-tuned network. ``setting``: what is compared, such as a method; ``run``: the pretraining
-    run that it began with (of random weights, the draw of these); ``seed``: of fine-tuning; ``patients``: of the test
-    split, their number."""
+    run that it began with (of random weights, the draw of these); ``seed``: of fine-tuning."""
 
     setting: str
     run: str
     seed: int
-    metric: str
-    value: float
-    patients: int
+    figure: Figure
+
+    @property
+    def metric(self) -> str:
+        """With the figure's name."""
+        return self.figure.title
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class Spread:
     interval: Interval | None
     patients: int
     ddof: int
+
+    @classmethod
+    def of_json(cls, row: Mapping[str, Any]) -> "Spread":
+        """The spread of a row of ``spread.json``."""
+        ends = row["interval"] and {name: number(row["interval"][name]) for name in ("value", "low", "high")}
+        interval = Interval(**{**row["interval"], **ends}) if ends else None
+        return cls(**{**row, "mean": number(row["mean"]), "interval": interval})
 
 
 def spreads(
@@ -74,8 +85,8 @@ def values_by_run(results: Sequence[Result]) -> dict[str, np.ndarray]:
         raise ValueError(f"{results[0].setting}, {results[0].metric}: a run and seed is there twice")
     runs: dict[str, list[float]] = {}
     for result in results:
-        if not np.isnan(result.value):
-            runs.setdefault(result.run, []).append(result.value)
+        if not np.isnan(result.figure.value):
+            runs.setdefault(result.run, []).append(result.figure.value)
     return {run: np.array(values) for run, values in runs.items()}
 
 
@@ -89,7 +100,7 @@ def spread_table(spreads: Sequence[Spread]) -> list[list[str]]:
 
 
 def _spread(results: Sequence[Result], interval: Interval | None, ddof: int) -> Spread:
-    patients = {result.patients for result in results}
+    patients = {result.figure.patients for result in results}
     setting, metric = results[0].setting, results[0].metric
     if len(patients) > 1:
         counts = ", ".join(map(str, sorted(patients)))

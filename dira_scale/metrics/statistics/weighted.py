@@ -73,6 +73,36 @@ def weighted_calibration(targets: np.ndarray, scores: np.ndarray, bins: int) -> 
     return lambda weights: _ratio(np.abs(weights[:, known] @ in_bin).sum(1), weights[:, known].sum(1))
 
 
+def weighted_root(square: Statistic) -> Statistic:
+    """The square root, as the RMSE of the mean squared error."""
+    return lambda weights: np.sqrt(square(weights))
+
+
+def weighted_r2(targets: np.ndarray, predictions: np.ndarray) -> Statistic:
+    """1 - squared errors / squared differences from the mean; ``targets`` [N]: NaN does not count."""
+    known = ~np.isnan(targets)
+    y = targets[known] - targets[known].mean() if known.any() else targets[known]  # near 0: differences keep digits
+    error = (predictions[known] - targets[known]) ** 2
+
+    def explained(weights: np.ndarray) -> np.ndarray:
+        w = weights[:, known].astype(float)
+        return 1 - _ratio(w @ error, _squares(w, y, y))
+
+    return explained
+
+
+def weighted_correlation(targets: np.ndarray, predictions: np.ndarray) -> Statistic:
+    """Pearson's r; ``targets`` [N]: NaN does not count."""
+    known = ~np.isnan(targets)
+    x, y = (v[known] - v[known].mean() if known.any() else v[known] for v in (predictions, targets))
+
+    def correlation(weights: np.ndarray) -> np.ndarray:
+        w = weights[:, known].astype(float)
+        return _ratio(_squares(w, x, y), np.sqrt(_squares(w, x, x).clip(0) * _squares(w, y, y).clip(0)))
+
+    return correlation
+
+
 def with_both(targets: np.ndarray, statistic: Statistic) -> Statistic:
     """``statistic``, NaN where the weighted rows are not both of positives and negatives."""
     positive, negative = (targets == 1).astype(float), (targets == 0).astype(float)
@@ -92,6 +122,14 @@ def average(statistics: Sequence[Statistic]) -> Statistic:
 def difference(first: Statistic, second: Statistic) -> Statistic:
     """``first`` - ``second``, of the same rows: the comparison of two networks on the same patients."""
     return lambda weights: first(weights) - second(weights)
+
+
+def _squares(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The weighted sum of products of differences from the weighted means, [b]; rounding errors are 0."""
+    total = np.maximum(weights.sum(1), 1e-300)
+    products = weights @ (x * y)
+    result = products - (weights @ x) * (weights @ y) / total
+    return np.asarray(np.where(np.abs(result) <= 1e-12 * np.abs(weights @ np.abs(x * y)), 0.0, result))
 
 
 def _ranked(targets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dira_scale.metrics.statistics.spread import Spread
+
 ENOUGH = 5  # pretraining runs, and random initialisations, below which nothing is claimed
 LEVEL = 0.05  # of p, with Holm's correction
 
@@ -22,7 +24,8 @@ class Twin:
 @dataclass(frozen=True)
 class Cell:
     """A figure. ``mean``, ``sd`` and ``interval``: in percent where the metric is a share; ``sd`` is over the ``n``
-    pretraining runs (ddof 1), None of one; ``interval``: over test patients; ``runs``: ids of those it is from."""
+    pretraining runs (ddof 1), None of one; ``interval``: over test patients; ``runs``: ids of those it is from;
+    ``digits``: behind the point, in its text."""
 
     mean: float
     sd: float | None
@@ -30,6 +33,16 @@ class Cell:
     interval: tuple[float, float] | None = None
     twin: Twin | None = None
     runs: tuple[str, ...] = ()
+    digits: int = 1
+
+    @classmethod
+    def of(cls, spread: Spread, scale: int, twin: Twin | None, runs: tuple[str, ...]) -> "Cell":
+        """``scale``: 100 for per cent."""
+        ends = spread.interval
+        interval = (scale * ends.low, scale * ends.high) if ends and not math.isnan(ends.low + ends.high) else None
+        sd = None if spread.run_sd is None else scale * spread.run_sd
+        digits = 3 if scale == 1 and abs(spread.mean) < 1 else 1  # a number's error is in its own unit
+        return cls(scale * spread.mean, sd, spread.n, interval, twin, runs, digits)
 
     @property
     def better(self) -> bool | None:
@@ -41,9 +54,8 @@ class Cell:
 
     def text(self) -> str:
         """``92.4 ± 0.4``."""
-        return (
-            "–" if math.isnan(self.mean) else f"{self.mean:.1f}" + (f" ± {self.sd:.1f}" if self.sd is not None else "")
-        )
+        spread = "" if self.sd is None else f" ± {self.sd:.{self.digits}f}"
+        return "–" if math.isnan(self.mean) else f"{self.mean:.{self.digits}f}{spread}"
 
     def about_twin(self) -> str:
         """``+6.9, p 0.02``: against random weights, p with Holm's correction; empty without a twin."""
@@ -51,7 +63,7 @@ class Cell:
             return ""
         p = self.twin.p_holm
         test = "" if math.isnan(p) else ", p < 0.001" if p < 0.001 else f", p {p:.2g}"
-        return f"{self.twin.difference:+z.1f}{test}"
+        return f"{self.twin.difference:+z.{self.digits}f}{test}"
 
     def verdict(self) -> str:
         """``better``, ``worse`` or nothing."""

@@ -101,8 +101,7 @@ def _cases(runs: Sequence[SweepRun]) -> list[tuple[np.ndarray, np.ndarray, list[
     for run in runs:
         path = run.output / "cases" / "test.parquet"
         cases = read_cases(path) if path.is_file() else []
-        labels = [case for case in cases if isinstance(case, LabelCase)]
-        made += [label_arrays(labels)[:3]] if labels else []
+        made += [label_arrays(cases)[:3]] if cases and type(cases[0]) is LabelCase else []
     return made
 
 
@@ -121,6 +120,16 @@ def roc(axes: Axes, of: Scores) -> None:
     axes.plot([0, 1], [0, 1], color=LEVEL, linewidth=0.8, linestyle="--")
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("sensitivity", color=LABEL)
+
+
+def scatter(axes: Axes, true: np.ndarray, predicted: np.ndarray) -> None:
+    """A point for each case whose number is known; on the dashed line both are the same."""
+    known = ~np.isnan(true)
+    both = np.concatenate((true[known], predicted[known], [] if known.any() else [0.0, 1.0]))
+    axes.plot([both.min(), both.max()], [both.min(), both.max()], color=LEVEL, linewidth=0.8, linestyle="--")
+    axes.scatter(true[known], predicted[known], s=7, color=LINES[0], alpha=0.7, linewidths=0)
+    axes.set_xlabel("true")
+    axes.set_ylabel("predicted", color=LABEL)
 
 
 def _reliability(axes: Axes, of: Scores) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dira_scale.metrics.figure import Figure as Mean
 from dira_scale.metrics.statistics.significance import Comparison, compare
 from dira_scale.metrics.statistics.spread import Result
 from dira_scale.pages.tables.cells import Cell, Table, Twin
@@ -49,7 +50,7 @@ def _share(figure: Figure) -> str:
 def _tests(figures: Sequence[Figure]) -> dict[tuple[str, str], Comparison]:
     """By row and column: each trained encoder against the random ones of its level, over encoders."""
     results = [
-        Result(_row(figure), str(number), 0, _share(figure), sum(draws) / len(draws), 0)
+        Result(_row(figure), str(number), 0, Mean(_share(figure), "", sum(draws) / len(draws), len(draws), 0, 0))
         for figure in figures for number, draws in enumerate(figure["values"]) if draws
     ]  # fmt: skip
     random = {figure["layer"]: _row(figure) for figure in figures if figure["kind"] == RANDOM}

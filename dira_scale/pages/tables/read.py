@@ -7,7 +7,6 @@ column and other settings from random weights; of a probe, its random encoders.
 
 import json
 import logging
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ from typing import Any
 import yaml
 
 from dira_scale.errors import UserError
+from dira_scale.metrics.statistics.significance import Comparison
+from dira_scale.metrics.statistics.spread import Spread
 from dira_scale.pages.tables.cells import Cell, Table, Twin
 from dira_scale.pages.tables.probed import probed
 from dira_scale.pages.tables.runs import SweepRun, ids_of
@@ -24,7 +25,7 @@ from dira_scale.runs.files import read_json
 
 logger = logging.getLogger(__name__)
 RANDOM, ALL_LABELS = "random", "100 %"
-SHARES = ("AUROC", "accuracy", "Dice", "IoU", "IoU at least")  # metrics from 0 to 1, which tables have in percent
+SHARES = ("AUROC", "accuracy", "Dice", "IoU", "R2")  # metrics up to 1, which tables have in percent
 OF_DATA = ("data.", "task")  # keys of columns; `task.decoder` says what a network starts from
 
 
@@ -64,10 +65,11 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
     alike = {setting: (at[setting][1], _besides_start(of["keys"], phases)) for setting, of in members.items()}
     random = {alike[setting]: setting for setting, of in members.items() if of["random"]}
     baselines = [*dict.fromkeys(at[setting][0] for setting in random.values())]
-    tests = {(c["metric"], *pair): c for c in content["comparisons"] for pair in _both(c["first"], c["second"])}
-    by_metric: dict[str, dict[str, Any]] = {}
-    for spread in content["spreads"]:
-        by_metric.setdefault(spread["metric"], {})[spread["setting"]] = spread
+    tests = {(c.metric, *pair): c for c in map(Comparison.of_json, content["comparisons"])
+             for pair in _both(c.first, c.second)}  # fmt: skip
+    by_metric: dict[str, dict[str, Spread]] = {}
+    for spread in map(Spread.of_json, content["spreads"]):
+        by_metric.setdefault(spread.metric, {})[spread.setting] = spread
     groups: dict[str, list[str]] = {}
     for metric in by_metric:
         groups.setdefault(metric.partition("/")[0], []).append(metric)
@@ -79,12 +81,9 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
                 row, column, fraction = at[setting]
                 column, fractions[column] = _column(column, metric), fraction
                 other = None if members[setting]["random"] else random.get(alike[setting])
-                twin = _twin(setting, other, spreads, tests, metric, scale)
-                low, high = ((spread["interval"] or {}).get(end) for end in ("low", "high"))
-                interval = None if low is None or high is None else (scale * low, scale * high)
-                of_runs = spread["run_sd"] and scale * spread["run_sd"]
+                twin = _twin(spread, spreads.get(other or ""), tests, scale)
                 ids = tuple(ids_of(members[setting]["outputs"], runs))
-                cells[row, column] = Cell(_scaled(spread["mean"], scale), of_runs, spread["n"], interval, twin, ids)
+                cells[row, column] = Cell.of(spread, scale, twin, ids)
         rows, columns = (dict.fromkeys(key[part] for key in cells) for part in (0, 1))
         known = {column: fractions[column] for column in columns if column in fractions}
         yield Table(phase, f"{title}, %" if scale == 100 else title, [*rows], [*columns], cells, baselines, known)
@@ -102,15 +101,15 @@ def _column(column: str, metric: str) -> str:
 
 
 def _twin(
-    setting: str, random: str | None, spreads: Mapping[str, Any], tests: Mapping[Any, Any], metric: str, scale: int
+    spread: Spread, random: Spread | None, tests: Mapping[tuple[str, str, str], Comparison], scale: int
 ) -> Twin | None:
-    if random is None or random not in spreads:
+    if random is None:
         return None
-    difference = scale * (_scaled(spreads[setting]["mean"], 1) - _scaled(spreads[random]["mean"], 1))
-    test = tests.get((metric, setting, random))
-    if test is None or test["over"] != "runs":  # over seeds of one run: nothing is said of another pretraining
-        return Twin(spreads[random]["n"], difference)
-    return Twin(spreads[random]["n"], difference, _scaled(test["welch"], 1), _scaled(test["welch_holm"], 1))
+    difference = scale * (spread.mean - random.mean)
+    test = tests.get((spread.metric, spread.setting, random.setting))
+    if test is None or test.over != "runs":  # over seeds of one run: nothing is said of another pretraining
+        return Twin(random.n, difference)
+    return Twin(random.n, difference, test.welch, test.welch_holm)
 
 
 def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[str]) -> tuple[str, str, float]:
@@ -143,8 +142,3 @@ def _config_fraction(output: Path) -> float:
     if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
         config = yaml.safe_load(tuned.read_text())
     return float(config.get("data", {}).get("fraction") or 1.0)
-
-
-def _scaled(value: float | None, scale: int) -> float:
-    """NaN, which JSON does not have, where there is no value."""
-    return math.nan if value is None else scale * value

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from dira_scale.metrics.cases import LabelCase, MaskCase, label_arrays, label_cases
+from dira_scale.metrics.cases import LabelCase, MaskCase, NumberCase, image_cases, label_arrays, number_arrays
 from dira_scale.metrics.classification import classification
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.multiclass import UNKNOWN, multiclass
+from dira_scale.metrics.regression import regression
 from dira_scale.metrics.segmentation import segmentation
-from dira_scale.metrics.statistics import intervals as module
-from dira_scale.metrics.statistics.intervals import intervals
+from dira_scale.metrics.statistics.intervals import with_intervals
+from dira_scale.metrics.statistics.of_cases import of_labels, of_masks, of_numbers
 
 NAMES = ["a", "b", "c"]
 PATIENTS = [f"p{n // 2}" for n in range(60)]
@@ -27,7 +29,7 @@ def made(exclusive: bool) -> list[LabelCase]:
     else:
         targets = (scores + rng.normal(0, 0.3, scores.shape) > 0.4).astype(float)
         targets[rng.random(targets.shape) < 0.1] = np.nan
-    return label_cases([f"k{n:02}" for n in range(60)], PATIENTS, "test", NAMES, targets, scores)
+    return image_cases(LabelCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", NAMES, targets, scores)
 
 
 def judged(cases: Sequence[LabelCase], exclusive: bool, thresholds: dict[str, float]) -> list[Figure]:
@@ -38,7 +40,7 @@ def judged(cases: Sequence[LabelCase], exclusive: bool, thresholds: dict[str, fl
     return classification(targets, scores, names, patients, [*thresholds.values()], scored=["a", "c"])
 
 
-def drawn_rows(cases: Sequence[LabelCase] | Sequence[MaskCase], times: np.ndarray) -> list[LabelCase | MaskCase]:
+def drawn_rows(cases: Sequence[LabelCase] | Sequence[MaskCase] | Sequence[NumberCase], times: np.ndarray) -> list[Any]:
     """The rows of each case ``times`` over, as cases of their own."""
     keys = list(dict.fromkeys(case.key for case in cases))
     return [
@@ -52,15 +54,15 @@ def drawn_rows(cases: Sequence[LabelCase] | Sequence[MaskCase], times: np.ndarra
 def test_a_draw_has_torchmetrics_figures_of_its_rows(exclusive: bool, seed: int) -> None:
     cases, thresholds = made(exclusive), {"a": 0.3, "b": 0.42, "c": 0.25}
     asked = (None, None) if exclusive else (thresholds, ["a", "c"])
-    statistics, patients = module._of_labels(cases, exclusive, *asked)
-    members, row = np.unique(patients, return_inverse=True)
+    statistics = of_labels(cases, exclusive, *asked)
+    members, row = np.unique(statistics.patients, return_inverse=True)
     count = np.random.default_rng(seed).multinomial(len(members), [1 / len(members)] * len(members))
     for times in (np.ones(60, int), count[row]):
         repeated = [case for case in drawn_rows(cases, times) if isinstance(case, LabelCase)]
         figures = judged(repeated, exclusive, thresholds)
-        assert {(f.metric, f.name) for f in figures} == statistics.keys()
+        assert {figure.key for figure in figures} == statistics.of.keys()
         for figure in figures:
-            value = statistics[figure.metric, figure.name](times[None].astype(float))[0]
+            value = statistics.of[figure.key](times[None].astype(float))[0]
             assert value == pytest.approx(figure.value, abs=2e-6, nan_ok=True), figure
 
 
@@ -77,19 +79,51 @@ def test_a_draw_has_the_figures_of_its_masks() -> None:
             dice, iou, hd95, surface = values
             cases.append(MaskCase(f"k{n:02}", patient, "test", label, empty, dice, iou, hd95, surface, unit[1], unit[0],
                                   3 if present and predicted else 0, predicted, present))  # fmt: skip
-    keys = [(figure.metric, figure.name) for figure in segmentation(cases)]
-    statistics, patients = module._of_masks(cases, keys)
-    for times in (np.ones(30, int), rng.integers(0, 3, 15)[np.unique(patients, return_inverse=True)[1]]):
+    statistics = of_masks(cases, {figure.metric for figure in segmentation(cases)})
+    for times in (np.ones(30, int), rng.integers(0, 3, 15)[np.unique(statistics.patients, return_inverse=True)[1]]):
         repeated = [case for case in drawn_rows(cases, times) if isinstance(case, MaskCase)]
         for figure in segmentation(repeated):
-            value = statistics[figure.metric, figure.name](times[None].astype(float))[0]
+            value = statistics.of[figure.key](times[None].astype(float))[0]
             assert value == pytest.approx(figure.value, abs=1e-9, nan_ok=True), figure
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_draw_has_torchmetrics_figures_of_its_numbers(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets = np.stack([rng.normal(60, 12, 60), rng.normal(1e4, 3, 60)], 1)  # the mean may be large beside the spread
+    predictions = targets + rng.normal(0, 2, targets.shape)
+    targets[rng.random(targets.shape) < 0.1] = np.nan
+    cases = image_cases(
+        NumberCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", ["age", "b"], targets, predictions
+    )
+    statistics = of_numbers(cases)
+    members, row = np.unique(statistics.patients, return_inverse=True)
+    count = rng.multinomial(len(members), [1 / len(members)] * len(members))
+    for times in (np.ones(60, int), count[row]):
+        for figure in regression(*number_arrays(drawn_rows(cases, times))):
+            value = statistics.of[figure.key](times[None].astype(float))[0]
+            assert value == pytest.approx(figure.value, rel=1e-5), figure
+
+
+def test_numbers_that_do_not_vary_in_a_draw_have_no_r2() -> None:
+    cases = image_cases(NumberCase, ["a", "b", "c"], ["a", "b", "c"], "test", ["age"], np.array([[5.3], [5.3], [7]]),
+                        np.array([[5.0], [6], [7]]))  # fmt: skip
+    statistics, times = of_numbers(cases), np.array([[1.0, 2, 0], [1, 1, 1]])
+    for metric in ("R2", "Pearson r"):
+        assert np.isnan(statistics.of[metric, "age"](times)).tolist() == [True, False]
+    assert statistics.of["MAE", "age"](times).tolist() == pytest.approx([(0.3 + 2 * 0.7) / 3, 1 / 3])
 
 
 def test_ends_are_the_quantiles_of_draws_and_rows_of_a_patient_are_drawn_together() -> None:
     cases = made(False)
+
+    def intervals(cases: Sequence[LabelCase]) -> dict[tuple[str, str], tuple[float, float] | None]:
+        targets, scores, names, patients = label_arrays(cases)
+        figures = [f for f in classification(targets, scores, names, patients) if f.key in keys]
+        return {figure.key: figure.interval for figure in with_intervals(figures, of_labels(cases))}
+
     keys = [("AUROC", "a"), ("AUROC", MEAN)]
-    ends = intervals(cases, keys)
+    ends = intervals(cases)
     targets, scores, _, patients = label_arrays(cases)
     rng, members, values = np.random.default_rng(9), sorted(set(patients)), list[float]()
     for _ in range(600):
@@ -97,21 +131,21 @@ def test_ends_are_the_quantiles_of_draws_and_rows_of_a_patient_are_drawn_togethe
         truth, score = targets[rows, 0], scores[rows, 0]
         pairs = score[truth == 1][:, None] - score[truth == 0][None]
         values.append(float(np.mean((pairs > 0) + 0.5 * (pairs == 0))))
-    np.testing.assert_allclose(ends["AUROC", "a"], np.quantile(values, [0.025, 0.975]), atol=0.03)
-    assert ends == intervals(cases, keys)
+    np.testing.assert_allclose(ends["AUROC", "a"] or (), np.quantile(values, [0.025, 0.975]), atol=0.03)
+    assert ends == intervals(cases)
     few = [replace(case, patient=case.patient[:2]) for case in cases]  # p0 to p9, of which each has some
-    assert np.isfinite(intervals(few, keys)["AUROC", "a"]).all()
+    assert intervals(few)["AUROC", "a"] is not None
     fewer = [case for case in few if case.patient != "p9"]
-    assert np.isnan(intervals(fewer, keys)["AUROC", "a"]).all()
+    assert intervals(fewer)["AUROC", "a"] is None
 
 
 def test_a_draw_without_both_classes_has_no_figure() -> None:
     """As torchmetrics' figures have it: of accuracy and calibration, too."""
     cases, thresholds = made(False), {"a": 0.3, "b": 0.42, "c": 0.25}
-    statistics, _ = module._of_labels(cases, False, thresholds, None)
+    statistics = of_labels(cases, False, thresholds)
     targets = label_arrays(cases)[0]
     times = (targets[:, 0] == 1).astype(int)
     figures = judged([c for c in drawn_rows(cases, times) if isinstance(c, LabelCase)], False, thresholds)
     for figure in figures:
         if figure.name == "a":
-            assert np.isnan(figure.value) and np.isnan(statistics[figure.metric, "a"](times[None].astype(float))[0])
+            assert np.isnan(figure.value) and np.isnan(statistics.of[figure.metric, "a"](times[None].astype(float))[0])

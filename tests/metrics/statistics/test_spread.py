@@ -1,20 +1,28 @@
 """Three kinds of uncertainty in three columns, and tests between settings, by numpy's and scipy's own sums."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from dira_scale.metrics.figure import Figure, plain
 from dira_scale.metrics.statistics.bootstrap import Interval
-from dira_scale.metrics.statistics.significance import compare, holm
-from dira_scale.metrics.statistics.spread import Result, spread_table, spreads
+from dira_scale.metrics.statistics.significance import Comparison, compare, holm
+from dira_scale.metrics.statistics.spread import Result, Spread, spread_table, spreads
 
 DIRA = {"r0": [0.80, 0.82, 0.84], "r1": [0.86, 0.88], "r2": [0.81]}
 RANDOM = {"i0": [0.70, 0.74], "i1": [0.71, 0.75], "i2": [0.60, 0.66]}
 
 
+def figure(value: float, patients: int = 50, metric: str = "AUROC") -> Figure:
+    return Figure(metric, "", value, 100, 0, patients)
+
+
 def rows(setting: str, runs: dict[str, list[float]], metric: str = "AUROC") -> list[Result]:
     return [
-        Result(setting, run, seed, metric, value, 50)
+        Result(setting, run, seed, figure(value, metric=metric))
         for run, values in runs.items()
         for seed, value in enumerate(values)
     ]
@@ -60,7 +68,7 @@ def test_what_one_run_or_one_seed_cannot_say_is_none() -> None:
 def test_results_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(ValueError, match="a run and seed is there twice"):
         spreads(rows("a", {"r": [0.5]}) * 2)
-    other = Result("a", "s", 0, "AUROC", 0.5, 49)
+    other = Result("a", "s", 0, figure(0.5, 49))
     with pytest.raises(ValueError, match="test splits of 49, 50 patients are not one"):
         spreads([*rows("a", {"r": [0.5]}), other])
 
@@ -113,3 +121,14 @@ def test_holms_correction() -> None:
                     break
                 rejected.add(int(index))
             assert set(np.flatnonzero(adjusted[:-1] <= level)) == rejected
+
+
+def test_json_keeps_spreads_and_comparisons() -> None:
+    """With NaN, of which JSON has none."""
+    interval = Interval(0.83, np.nan, np.nan, 0.95, "percentile", 50, 0, 0)
+    made = spreads(rows("dira", DIRA) + rows("one", {"r": [np.nan]}), {("dira", "AUROC"): interval})
+    again = [Spread.of_json(row) for row in json.loads(json.dumps(plain([asdict(spread) for spread in made])))]
+    assert repr(again) == repr(made)
+    tests = compare(rows("dira", DIRA) + rows("one", {"r": [0.5]}), [("dira", "one")])
+    assert np.isnan(tests[0].welch)
+    assert repr([Comparison.of_json(row) for row in plain([asdict(test) for test in tests])]) == repr(tests)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,18 +11,19 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.labels import Labels, certain, class_numbers
-from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.task import Best
-from dira_scale.metrics.cases import LabelCase, label_arrays, label_cases
+from dira_scale.metrics.cases import LabelCase, image_cases, label_arrays
 from dira_scale.metrics.classification import classification
-from dira_scale.metrics.figure import MEAN, Figure
-from dira_scale.metrics.multiclass import ALL, multiclass
+from dira_scale.metrics.figure import ALL, MEAN, Figure, Key
+from dira_scale.metrics.multiclass import multiclass
+from dira_scale.metrics.statistics.of_cases import Statistics, of_labels
 from dira_scale.metrics.thresholds import choose_thresholds
-from dira_scale.models.architecture import Architecture
-from dira_scale.models.network import Encoder, Network
-from dira_scale.runs.description import Metric, Output
-from dira_scale.tasks.supervision import CE, Shared, SplitCases, probable
+from dira_scale.runs.description import Metric, Output, Term
+from dira_scale.tasks.calibration import calibrated, scaled, temperatures
+from dira_scale.tasks.supervision import Chosen, Seen, Shared, Supervision, gathered
+from dira_scale.training.inputs import Inputs
 
+CE = "ce"  # a loss term
 AUROC, ACCURACY = "auroc", "accuracy"
 
 
@@ -59,10 +60,19 @@ def cross_entropy(
     return total / counted.clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def balance(targets: Tensor, exclusive: bool) -> tuple[float, ...]:
+    """The weights with which both answers to each label count equally, or all classes do.
+
+    Of labels the weight of a positive, a negative having 1: negatives / positives. Of classes N / (C x the class's).
+    """
+    positives, negatives = (targets == 1).sum(0), (targets == 0).sum(0)
+    weights = positives.sum() / (len(positives) * positives) if exclusive else negatives / positives
+    return tuple(weights.tolist())
+
+
 @dataclass(frozen=True)
-class Classification:
-    """See :class:`dira_scale.tasks.supervision.Supervision`. Targets: float32 [b, L] of 0, 1 and NaN;
-    smoothed ones between, which losses count and scores do not.
+class Classification(Supervision):
+    """Targets: float32 [b, L] of 0, 1 and NaN; smoothed ones between, which losses count and scores do not.
 
     Attributes:
         scored: the labels over which means are; None: all.
@@ -72,7 +82,8 @@ class Classification:
     weights: tuple[float, ...] | None = None
     focal: float = 0.0
     scored: tuple[str, ...] | None = None
-    pooled = True
+    learned, pooled, calibrates = "labels", True, True
+    loss_terms: ClassVar[Mapping[str, Term]] = {CE: Term("Cross-entropy", "cross-entropy of what is known")}
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -92,8 +103,9 @@ class Classification:
         mean = {AUROC: Metric(f"AUROC, mean over {over} both classes", "max")}
         return mean | ({ACCURACY: Metric("Accuracy", "max")} if self.labels.exclusive else {})
 
-    def network(self, model: Architecture, encoder: Encoder) -> Network:
-        return model.build_classifier(encoder, len(self.outputs))
+    @property
+    def compared(self) -> Sequence[Key]:
+        return [("AUROC", MEAN), *[("accuracy", ALL)] * self.labels.exclusive]
 
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         assert batch.labels is not None
@@ -102,35 +114,53 @@ class Classification:
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
         return {CE: cross_entropy(logits, targets, self.labels.exclusive, shared, self.weights, self.focal)}
 
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return probable(logits, self.output.activation)
+    def predicted(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits.float(), 1) if self.labels.exclusive else torch.sigmoid(logits.float())
 
     def score(self) -> "LabelScore":
         return LabelScore(self)
 
-    def cases(
-        self,
-        about: SplitCases,
-        index: Tensor,
-        probabilities: Tensor,
-        targets: Tensor,
-        spacing: Sequence[float] | None = None,
-    ) -> list[LabelCase]:
-        rows, values = index.cpu().numpy(), (certain(targets).cpu().numpy(), probabilities.double().cpu().numpy())
-        return label_cases(about.keys[rows], about.patients[rows], about.split, self.outputs, *values)
+    def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
+        labels = self.labels
+        if labels.exclusive:
+            return ""
+        targets = data.targets(split)[:samples, [name in (self.scored or labels.names) for name in labels.names]]
+        if ((targets == 0).any(0) & (targets == 1).any(0)).any():
+            return ""
+        which = f"none of {', '.join(self.scored)}" if self.scored else "no label"
+        return f"{which} has a positive and a negative among its {len(targets)} samples"
 
-    def thresholds(self, cases: Sequence[LabelCase]) -> dict[str, float] | None:
+    def cases(self, seen: Seen) -> list[LabelCase]:
+        made, about = list[LabelCase](), seen.about
+        for view in seen.views():
+            rows = view.batch.index[: view.count].cpu().numpy()
+            targets = certain(self.targets(view.batch)[: view.count]).cpu().numpy()
+            scores = view.predicted[: view.count].double().cpu().numpy()
+            named = about.keys[rows], about.patients[rows], about.split, self.outputs
+            made += image_cases(LabelCase, *named, targets, scores)
+        return made
+
+    def chosen(self, cases: Sequence[LabelCase]) -> Chosen:
         if self.labels.exclusive:
-            return None
+            return Chosen()
         targets, scores, names, _ = label_arrays(cases)
-        return dict(zip(names, choose_thresholds(targets, scores).tolist(), strict=True))
+        return Chosen(dict(zip(names, choose_thresholds(targets, scores).tolist(), strict=True)))
 
-    def figures(self, cases: Sequence[LabelCase], thresholds: Mapping[str, float] | None) -> list[Figure]:
+    def temperatures(self, cases: Sequence[LabelCase]) -> dict[str, float]:
+        return temperatures(cases, self.labels.exclusive)
+
+    def calibrated(self, cases: Sequence[LabelCase], temperatures: Mapping[str, float]) -> list[LabelCase]:
+        return calibrated(cases, temperatures, self.labels.exclusive)
+
+    def figures(self, cases: Sequence[LabelCase], chosen: Chosen) -> list[Figure]:
         targets, scores, names, patients = label_arrays(cases)
         if self.labels.exclusive:
             return multiclass(class_numbers(torch.from_numpy(targets)).numpy(), scores, names, patients)
-        chosen = None if thresholds is None else [thresholds[name] for name in names]
-        return classification(targets, scores, names, patients, chosen, scored=self.scored)
+        thresholds = None if chosen.thresholds is None else [chosen.thresholds[name] for name in names]
+        return classification(targets, scores, names, patients, thresholds, scored=self.scored)
+
+    def statistics(self, cases: Sequence[LabelCase], chosen: Chosen) -> Statistics:
+        return of_labels(cases, self.labels.exclusive, chosen.thresholds, self.scored)
 
     def never_answered(self, cases: Sequence[LabelCase]) -> list[str]:
         if not self.labels.exclusive:
@@ -139,8 +169,17 @@ class Classification:
         answered = {*scores.argmax(1).tolist()} if len(scores) else set()
         return [name for i, name in enumerate(names) if (targets[:, i] == 1).any() and i not in answered]
 
-    def judged(self, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
-        return {"exclusive": self.labels.exclusive, "thresholds": thresholds, "scored": self.scored}
+    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
+        """Probabilities, then with temperatures the calibrated ones."""
+        values = predicted.double().numpy()
+        if chosen.temperatures is None:
+            return values
+        by_label = [chosen.temperatures[name] for name in self.outputs]
+        return np.concatenate((values, scaled(values, by_label, self.labels.exclusive)), 1)
+
+    def columns(self, chosen: Chosen) -> tuple[str, ...]:
+        both = () if chosen.temperatures is None else tuple(f"{name} calibrated" for name in self.outputs)
+        return (*self.outputs, *both)
 
 
 class LabelScore:
@@ -150,7 +189,7 @@ class LabelScore:
         self.task, self.rows = task, list[tuple[np.ndarray, ...]]()
 
     def add(self, batch: Batch, losses: Any, count: int) -> None:
-        row = batch.index, certain(losses.targets), self.task.probabilities(losses.logits)
+        row = batch.index, certain(losses.targets), self.task.predicted(losses.logits)
         self.rows.append(tuple(values[:count].cpu().numpy() for values in row))
 
     def values(self) -> dict[str, float]:
@@ -167,13 +206,5 @@ class LabelScore:
             for figure in figures if figure.metric == "AUROC"
         }  # fmt: skip
         if exclusive:
-            values[ACCURACY] = next(f.value for f in figures if (f.metric, f.name) == ("accuracy", ALL))
+            values[ACCURACY] = next(f.value for f in figures if f.key == ("accuracy", ALL))
         return {name: value for name, value in values.items() if not np.isnan(value)}
-
-
-def gathered(rows: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    """All processes' rows in the order of the samples, whose numbers are the first array. Collective."""
-    parts = [row for part in gather_objects([*rows]) for row in part if len(row[0])]
-    arrays = [np.concatenate(values) for values in zip(*parts, strict=True)]
-    order = np.argsort(arrays[0])
-    return tuple(values[order] for values in arrays)

@@ -1,0 +1,93 @@
+"""``results.json``: what a network reached on the splits of labelled datasets. Imports no torch.
+
+::
+
+    figures             by split, a row for each figure (``metrics.figure.Figure``)
+    interval            how their intervals were computed
+    thresholds          by label, chosen on the validation split
+    never_answered      by split, the classes that cases have and no answer has
+    calibrated          thresholds and figures with ``temperatures``, where these were fitted
+    step, splits        the checkpoint's, and what the splits are called in the dataset
+    leak                whether patients that are evaluated on were trained on
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from dira_scale.errors import UserError
+from dira_scale.metrics.figure import Figure
+from dira_scale.runs.files import read_json
+from dira_scale.runs.shape import STEP, Within
+
+FILE = "results.json"
+SHOWN = 3  # figures in a line
+Number = float | Literal["infinity"] | None  # as metrics.figure.plain writes it
+Numbers = dict[str, Number]  # by label
+
+
+class Row(TypedDict):
+    """A figure, as a stranger's file has it."""
+
+    metric: str
+    name: str
+    value: Number
+    n: int
+    left_out: int
+    patients: int
+    positives: int | None
+    convention: str
+    both_empty: int | None
+    interval: NotRequired[Annotated[list[float], Within(2, 2)] | None]
+
+
+class Interval(TypedDict):
+    """How ends of intervals were computed."""
+
+    level: float
+
+
+class Judged(TypedDict, total=False):
+    """What was chosen and computed of a checkpoint's predictions."""
+
+    thresholds: Numbers | None
+    figures: dict[str, list[Row]]
+
+
+class Results(Judged, total=False):
+    """``results.json``. What is not named here is kept as it is."""
+
+    step: STEP
+    splits: dict[str, str]
+    interval: Interval
+    never_answered: dict[str, list[str]]
+    temperatures: Numbers | None
+    calibrated: Judged
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return what is written in ``folder``, the rows of ``figures`` as Figures; empty before that.
+
+    Raises UserError naming the key of what it cannot be.
+    """
+    empty: dict[str, Any] = {}
+    content = read_json(folder / FILE, empty, Results)
+    named = {f"splits.{split}" for split in content.get("splits", ())} | content.keys()
+    shown = {f"splits.{split}" for split in content.get("figures", ())} | ({"step", "figures"} if content else set())
+    if missing := sorted(shown - named):
+        raise UserError(f"{folder / FILE} is damaged ({missing[0]} is missing): restore the file")
+    for part in (content, content.get("calibrated", {})):
+        if "figures" in part:
+            part["figures"] = {split: [*map(Figure.of_json, rows)] for split, rows in part["figures"].items()}
+    return content
+
+
+def overall(figures: Sequence[Figure], best: str) -> list[Figure]:
+    """Return of a split's figures the first that are over all labels or classes, ``best`` before the others.
+
+    ``best``: the metric by which checkpoints are compared, as a description names it.
+    """
+    over_all = {figure.metric: figure for figure in figures if figure.overall and not math.isnan(figure.value)}
+    usual = [figure for metric, figure in over_all.items() if " in cases " not in metric]
+    return sorted(usual, key=lambda figure: figure.metric.casefold() != best.casefold())[:SHOWN]

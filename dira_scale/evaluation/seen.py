@@ -1,0 +1,93 @@
+"""A split's samples through a network: as views, or whole at the size that they are stored in."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.engine.watchdog import alive
+from dira_scale.evaluation.stored import Stored, dense, read_ahead
+from dira_scale.tasks.supervision import SplitCases, Supervision, Viewed, Whole
+from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.validation import evaluating
+
+SHOWN = 6  # pictures of a split
+
+
+@dataclass(frozen=True)
+class HeldOutSplit:
+    """This process's share of a split, as :class:`dira_scale.tasks.supervision.Seen`.
+
+    Attributes:
+        predicted: images [b, C, *size] in [0, 1] on ``device`` to what the network says of them.
+        held_out: batches of views, of which several are crops of one image. Their order is that of the split.
+        size: of views; ``stored``: what ``Stored.seen`` is told.
+        window: by which whole samples are seen (``evaluation.config``).
+        workers: decoding threads.
+        shows: whether pictures are made of some samples.
+    """
+
+    datasets: Sequence[ShardedDataset]
+    about: SplitCases
+    predicted: Callable[[Tensor], Tensor]
+    device: torch.device
+    held_out: HeldOutBatches
+    size: tuple[int, ...]
+    stored: Mapping[str, Any]
+    window: str
+    workers: int
+    shows: bool = False
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def cases(self, supervision: Supervision, network: nn.Module) -> list[Any]:
+        """Return this process's rows of cases. ``network``: that which ``predicted`` asks."""
+        with evaluating(network):
+            return supervision.cases(self)
+
+    def views(self) -> Iterator[Viewed]:
+        for stored, count in self.held_out.batches():
+            alive()
+            if count:
+                batch = stored.to(self.device)
+                yield Viewed(batch, count, torch.stack([*map(self.predicted, batch.views)]).mean(0))
+
+    def whole(self) -> Iterator[Whole]:
+        samples = Samples(self.datasets, self.about.split)
+
+        def read(sample: int) -> tuple[int, Stored, Tensor] | None:
+            mask = samples.mask(sample)
+            if mask is None:
+                return None
+            return sample, Stored.of(samples, sample).seen(**self.stored), torch.from_numpy(mask).long()
+
+        mine = [*self._counted()]
+        shown = {mine[int(n)] for n in np.linspace(0, len(mine) - 1, SHOWN)} if mine and self.shows else set()
+        for item in read_ahead(read, mine, self.workers):
+            alive()
+            if item is None:
+                continue
+            sample, stored, mask = item
+            predicted = dense(self.predicted, stored, self.size, self.window, self.device)
+            number, row = samples.locate(np.array([sample]))
+            spacing = self.datasets[int(number[0])].cell("spacing", int(row[0]))
+            grey = stored.grey if sample in shown else None
+            yield Whole(torch.tensor([sample]), mask[None], predicted[None], spacing, grey)
+
+    @property
+    def samples(self) -> int:
+        """How many samples all processes see together."""
+        order = self.held_out.order
+        return min(order.batches * order.batch, order.size)
+
+    def _counted(self) -> Iterator[int]:
+        """The samples that this process counts."""
+        order = self.held_out.order
+        for step in range(order.steps):
+            if order.counts(step):
+                yield from order.batch_at(step).index.tolist()

@@ -1,0 +1,128 @@
+"""The statistics of cases: each figure of a split as a function of row weights (:mod:`.weighted`), for the bootstrap
+over patients and for comparisons of networks on the same cases. A kind of rows has one function."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.metrics.cases import LabelCase, MaskCase, NumberCase, label_arrays, number_arrays
+from dira_scale.metrics.classification import BINS, SPECIFICITY
+from dira_scale.metrics.figure import ALL, MEAN, Key
+from dira_scale.metrics.regression import MAE, PEARSON, R2, RMSE
+from dira_scale.metrics.segmentation import BOTH_EMPTY, IN_CASES
+from dira_scale.metrics.statistics.weighted import (
+    Statistic,
+    average,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_calibration,
+    weighted_correlation,
+    weighted_mean,
+    weighted_r2,
+    weighted_ratio,
+    weighted_root,
+    weighted_sensitivity,
+    with_both,
+)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The figures of a split's cases by metric and name. ``keys``, ``patients``: [N], of the rows that are weighted."""
+
+    of: Mapping[Key, Statistic]
+    keys: Sequence[str]
+    patients: Sequence[str]
+
+
+def of_labels(
+    cases: Sequence[LabelCase],
+    exclusive: bool = False,
+    thresholds: Mapping[str, float] | None = None,
+    scored: Sequence[str] | None = None,
+) -> Statistics:
+    """All figures of ``classification``, or of ``multiclass`` (``exclusive``), which had the same arguments."""
+    targets, scores, names, patients = label_arrays(cases)
+    found: dict[Key, Statistic] = {}
+    for name, target, score in zip(names, targets.T, scores.T, strict=True):
+        found["AUROC", name] = weighted_auroc(target, score)
+        found["average precision", name] = weighted_average_precision(target, score)
+        found["calibration error", name] = with_both(target, weighted_calibration(target, score, BINS))
+        found["sensitivity at specificity", name] = weighted_sensitivity(target, score, SPECIFICITY)
+        if thresholds is not None:
+            answer = (score >= thresholds[name]).astype(float)
+            unknown = np.isnan(target) | np.isnan(thresholds[name])
+            found["sensitivity", name] = weighted_mean(np.where(unknown | (target == 0), np.nan, answer))
+            found["specificity", name] = weighted_mean(np.where(unknown | (target == 1), np.nan, 1 - answer))
+            found["accuracy", name] = weighted_mean(np.where(unknown, np.nan, answer == target))
+            found["balanced accuracy", name] = average([found["sensitivity", name], found["specificity", name]])
+            for metric in ("sensitivity", "specificity", "accuracy", "balanced accuracy"):
+                found[metric, name] = with_both(target, found[metric, name])
+    for metric in dict.fromkeys(metric for metric, _ in found):
+        found[metric, MEAN] = average([found[metric, name] for name in names if name in (scored or names)])
+    if exclusive:
+        known = ~np.isnan(targets).any(1)
+        truth, answers = targets.argmax(1), scores.argmax(1)
+        right = np.where(known, answers == truth, np.nan)
+        for number, name in enumerate(names):
+            found["accuracy", name] = weighted_mean(np.where(truth == number, right, np.nan))
+        found["accuracy", ALL] = weighted_mean(right)
+        found["balanced accuracy", ALL] = average([found["accuracy", name] for name in names])
+        found["calibration error", ALL] = weighted_calibration(right, scores.max(1), BINS)
+    return Statistics(found, _keys(cases, len(names)), patients)
+
+
+def of_masks(cases: Sequence[MaskCase], metrics: Iterable[str]) -> Statistics:
+    """The figures of ``segmentation`` that ``metrics`` names. Rows are cases; each class has a value of each."""
+    of = {(case.key, case.label): case for case in cases}
+    rows, names = dict.fromkeys(case.key for case in cases), dict.fromkeys(case.label for case in cases)
+    patients = {case.key: case.patient for case in cases}
+    found: dict[Key, Statistic] = {}
+    for metric in metrics:
+        for name in names:
+            found[metric, name] = _of_class(metric, [of.get((row, name)) for row in rows])
+        found[metric, MEAN] = average([found[metric, name] for name in names])
+    return Statistics(found, [*rows], [patients[row] for row in rows])
+
+
+def of_numbers(cases: Sequence[NumberCase]) -> Statistics:
+    """All figures of ``regression``."""
+    targets, predictions, names, patients = number_arrays(cases)
+    found: dict[Key, Statistic] = {}
+    for name, target, prediction in zip(names, targets.T, predictions.T, strict=True):
+        found[MAE, name] = weighted_mean(abs(prediction - target))
+        found[RMSE, name] = weighted_root(weighted_mean((prediction - target) ** 2))
+        found[R2, name] = weighted_r2(target, prediction)
+        found[PEARSON, name] = weighted_correlation(target, prediction)
+    for metric in (MAE, RMSE, R2, PEARSON):
+        found[metric, MEAN] = average([found[metric, name] for name in names])
+    return Statistics(found, _keys(cases, len(names)), patients)
+
+
+def _keys(cases: Sequence[LabelCase] | Sequence[NumberCase], each: int) -> list[str]:
+    return [case.key for case in cases[:: max(1, each)]]
+
+
+def _of_class(metric: str, cases: Sequence[MaskCase | None]) -> Statistic:
+    title = metric.removesuffix(IN_CASES)
+    if title.startswith("pooled "):
+        overlap, both = (
+            np.array([value(case) if case else 0 for case in cases], float)
+            for value in (lambda case: case.overlap, lambda case: case.predicted + case.present)
+        )
+        return weighted_ratio(2 * overlap, both) if title.endswith("Dice") else weighted_ratio(overlap, both - overlap)
+    base = next(name for name in BOTH_EMPTY if title.startswith(name))
+    field = {"Dice": "dice", "IoU": "iou", "HD95": "hd95", "surface Dice": "surface_dice"}[base]
+    values = np.full(len(cases), np.nan)
+    for number, case in enumerate(cases):
+        if case is None or (title != metric and not case.present) or not _has_unit(title, case):
+            continue
+        values[number] = BOTH_EMPTY[base] if case.empty == "both" else getattr(case, field)
+    return weighted_mean(np.where(np.isfinite(values), values, np.nan))
+
+
+def _has_unit(title: str, case: MaskCase) -> bool:
+    if title.startswith("HD95"):
+        return title == f"HD95 ({case.unit})"
+    return not title.startswith("surface Dice") or title == f"surface Dice at {case.tolerance:g} {case.unit}"

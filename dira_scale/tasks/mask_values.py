@@ -1,0 +1,82 @@
+"""Whether the masks of a dataset can be learned: asked of some of them before training."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.data.selection import Selection
+from dira_scale.errors import UserError
+
+if TYPE_CHECKING:
+    from dira_scale.training.inputs import Inputs
+
+LOOKED_AT = 256  # masks of each dataset in a split, spread over it
+
+
+def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
+    """Look at some masks of each dataset: of those that are trained on, and of the validation and test splits.
+
+    Raises UserError, naming datasets and split: several values beside 0 although no classes are named, values that are
+    no class's, a class that none has, or no mask among what is trained on.
+    """
+    _check_split(data.datasets, data.data.split, classes, data.order.selection)
+    held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
+    for split in sorted(map(str, held_out)):
+        if all(split in dataset.splits for dataset in data.datasets):  # others are refused with their key
+            _check_split(data.datasets, split, classes, trained=False)
+
+
+def _check_split(
+    datasets: Sequence[ShardedDataset],
+    split: str,
+    classes: Mapping[str, int] | None,
+    selection: Selection | None = None,
+    trained: bool = True,
+) -> None:
+    where = f"split '{split}'" + (f" at {selection.keys}" if selection else "")
+    values, counts, first = set[int](), list[int](), 0
+    for dataset in datasets:
+        numbers = np.arange(len(dataset.rows(split)))
+        chosen = numbers[np.isin(first + numbers, selection.samples)] if selection else numbers
+        first += len(numbers)
+        here, count = _values(dataset, split, chosen)
+        looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
+        if classes is None and len(here) > 1:
+            listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)
+            raise UserError(
+                f"task.classes=null: {looked}, have the values {listed} beside 0, and a binary mask has one: name the "
+                "classes, task.classes={NAME: VALUE, …}"
+            )
+        if classes is not None and (other := sorted(here - {*classes.values()})):
+            raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: name its class")
+        values |= here
+        counts.append(count)
+    roots = ", ".join(str(dataset.root) for dataset in datasets)
+    larger = "use a larger data.fraction" if selection and "data.fraction" in selection.keys else ""
+    if not sum(counts):
+        if selection is None:
+            return  # loaders refuse a split without masks
+        raise UserError(f"{roots}, {where}: none of {len(selection.samples)} images has a mask: "
+                        f"{larger or 'keep some that have one'}")  # fmt: skip
+    if max(counts) >= LOOKED_AT:
+        return  # not all were looked at
+    looked = f"masks of {roots}, {where} ({sum(counts)} were looked at)"
+    if classes is None and not values and trained:  # where nobody has it, an answer is judged, too
+        raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
+    if absent := [name for name, value in (classes or {}).items() if value not in values]:
+        advice = f"{larger}, or leave it out" if larger else "leave it out, or use another split"
+        raise UserError(f"task.classes: {looked}, have no pixel of '{absent[0]}': {advice}")
+
+
+def _values(dataset: ShardedDataset, split: str, chosen: np.ndarray) -> tuple[set[int], int]:
+    """The values above 0 of some masks of the ``chosen`` samples of a split, and of how many."""
+    masked = chosen[dataset.has_mask(dataset.rows(split)[chosen])]
+    if not len(masked):
+        return set(), 0
+    samples = Samples([dataset], split)
+    some = masked[np.unique(np.linspace(0, len(masked) - 1, LOOKED_AT).astype(int))]
+    values = [np.unique(mask) for sample in some.tolist() if (mask := samples.mask(sample)) is not None]
+    return {int(value) for part in values for value in part} - {0}, len(values)
