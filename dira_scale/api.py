@@ -36,7 +36,7 @@ def pretrain(run: Where, shards: Where, experiment: str = "small", settings: Set
 
 
 def finetune(run: Where, shards: Where, task: str, init: Where = "random", settings: Settings = None) -> RunReader:
-    """Train on labels or masks from the weights ``init``, or resume; ``results.json`` has the test split's figures."""
+    """Train on labels, masks or numbers from the weights ``init``, or resume; ``results.json`` has the figures."""
     return _train("finetune", {"task": task, "init": init, "data.shards": shards, "run": run}, settings)
 
 

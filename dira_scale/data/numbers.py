@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
-from dira_scale.data.labels import UNCERTAIN, columns_of
+from dira_scale.data.labels import columns_of
 from dira_scale.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class NumberChoice:
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Numbers":
         """The numbers of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
-        names = numbers_of(datasets[0]) if self.names is None else self.names
+        names = datasets[0].number_labels if self.names is None else self.names
         if not names and datasets[0].info.label_names:
             have = ", ".join(datasets[0].info.label_names)
             raise UserError(
@@ -42,14 +42,6 @@ class NumberChoice:
                     "task=labels, or shard it again with recipe.label_columns"
                 )
         return Numbers(names, tuple(columns_of(dataset, names, self.key) for dataset in datasets))
-
-
-def numbers_of(dataset: "ShardedDataset") -> tuple[str, ...]:
-    """Return the labels of a dataset that have a value other than 0, 1 and -1, and are no label of classes."""
-    values = dataset.labels(np.arange(sum(dataset.info.counts.values())))
-    other = (~np.isnan(values) & ~np.isin(values, (0, 1, UNCERTAIN))).any(0)
-    return tuple(name for name, is_one in zip(dataset.info.label_names, other, strict=True)
-                 if is_one and name not in dataset.info.classes)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,6 +87,6 @@ class Numbers:
                 raise UserError(f"{where}: label '{name}' is unknown in all {len(given)} samples: {advice}")
             if learned is not None and (known == known[0]).all():
                 raise UserError(
-                    f"{where}: label '{name}' is {known[0]:g} in all {len(known)} samples that have it, so there is "
-                    f"nothing to learn: {advice}"
+                    f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn: "
+                    f"{advice}"
                 )

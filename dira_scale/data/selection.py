@@ -174,7 +174,8 @@ def select(
     that is all. The fraction is of the patients that are not ``excluded``.
 
     With ``negatives`` a dataset has two parts: its positives, and as many slots of negatives for each of theirs. A
-    positive is a sample of which any label of yes and no is above 0; unknown and uncertain are none.
+    positive is a sample of which any label of yes and no is above 0; unknown and uncertain are none, nor are numbers
+    (``ShardedDataset.number_labels``).
 
     Raises UserError, naming key and dataset, where there are no labels, positives or negatives, a label is lost, or
     nobody is left.
@@ -185,21 +186,23 @@ def select(
     shares: list[float] = []
     first = 0
     for dataset, weight in zip(datasets, weights, strict=True):
-        rows, names = dataset.rows(split), [flag.name for flag in dataset.info.flags]
-        positive, chosen = dataset.flags(rows) > 0, np.arange(len(rows))
+        rows, names = dataset.rows(split), dataset.info.label_names
+        kept = [n for n, f in enumerate(dataset.info.flags) if names[f.number] not in dataset.number_labels]
+        flags = [dataset.info.flags[number] for number in kept]
+        positive, chosen = dataset.flags(rows)[:, kept] > 0, np.arange(len(rows))
         if excluded:
             chosen = np.flatnonzero([patient not in excluded for patient in dataset.column("patient")[rows]])
             if not len(chosen):
                 raise UserError(f"data.exclude: {dataset.root} has no other patient in split '{split}'")
         if fraction < 1:
             patients = dataset.column("patient")[rows[chosen]]
-            chosen = chosen[stratified(patients, positive[chosen], names, fraction, seed, from_end)]
+            chosen = chosen[stratified(patients, positive[chosen], [f.name for f in flags], fraction, seed, from_end)]
         if negatives is None:
             parts.append(first + chosen)
             shares.append(weight)
         else:
-            flags = [number for number, flag in enumerate(dataset.info.flags) if flag.value is None]
-            positive = positive[:, flags]  # labels of classes do not count: none is the others' negative
+            # Labels of classes do not count: none is the others' negative.
+            positive = positive[:, [number for number, flag in enumerate(flags) if flag.value is None]]
             where = f"split '{split}'" + f" at data.fraction={fraction:g}" * (fraction < 1)
             has = _with_positives(dataset, where, positive[chosen], negatives)
             count = max(1, round(weight * int(has.sum())))

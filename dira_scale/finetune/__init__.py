@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMMAND = Command(
-    "finetune", "train on labels or masks, from pretrained weights", output="run", in_sweeps=True, gpu=True,
+    "finetune", "train on labels, masks or numbers, from pretrained weights", output="run", in_sweeps=True, gpu=True,
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
                "data.loader", "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "enough_steps"),
     blueprint="dira_scale.finetune.blueprint:FinetuneBlueprint", described=("stages", "model", "data.size", "task"),
     results="dira_scale.finetune.results:finetuning", compare="dira_scale.evaluation.comparison:compared",
-    headline="test/(AUROC|accuracy|Dice)/(mean|all classes)$",
+    headline="test/(AUROC|accuracy|Dice|R2)/(mean|all classes)$",
 )  # fmt: skip
 
 

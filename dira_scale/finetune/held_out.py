@@ -17,7 +17,7 @@ def held_out_views(config: Finetune, views: ViewSpec, crops: str = CENTRE) -> Vi
 
 
 def check_crops(config: Finetune, views: ViewSpec, supervision: Supervision) -> None:
-    """Raise UserError for several views in training, for an evaluation that labels or masks do not have."""
+    """Raise UserError for several views in training, for an evaluation that the task does not have."""
     if views.count != 1:
         raise UserError(f"views.count={views.count}: fine-tuning has one view of each image; use views.count=1")
     evaluate = config.evaluate

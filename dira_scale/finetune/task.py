@@ -1,4 +1,4 @@
-"""Fine-tuning as a task of the engine: a network on labels or masks, then its best checkpoint on the test split."""
+"""Fine-tuning as a task of the engine: a network on what a task learns, then its best checkpoint on the test split."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

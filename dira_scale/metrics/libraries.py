@@ -1,4 +1,4 @@
-"""The libraries that compute metrics of labels and masks: the extra ``evaluation``."""
+"""The libraries that compute metrics of labels, masks and numbers: the extra ``evaluation``."""
 
 from importlib.util import find_spec
 

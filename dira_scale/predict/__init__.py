@@ -1,4 +1,4 @@
-"""``python -m dira_scale.predict run=RUN data.shards=OUT out=FOLDER``: probabilities of labels, or masks.
+"""``python -m dira_scale.predict run=RUN data.shards=OUT out=FOLDER``: probabilities of labels, numbers, or masks.
 
 One process, on a GPU if there is one.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMMAND = Command(
-    "predict", "labels or masks of new images, by a fine-tuned run", output="out", gpu=True, reads_run=True,
+    "predict", "labels, masks or numbers of new images, by a fine-tuned run", output="out", gpu=True, reads_run=True,
     execution=("batch", "workers", "trust", "reach"),
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.labels import UNCERTAIN
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.metrics.neighbours import knn_scores, mean_auc
 from dira_scale.models.heads import global_average
@@ -48,6 +49,8 @@ def knn_auc(features: Tensor, labels: Tensor) -> float:
     parts = gather(padded[None])
     everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
     features, labels = everyone.split([features.shape[1], labels.shape[1]], dim=1)
+    of_yes_and_no = (labels.isnan() | torch.isin(labels, labels.new_tensor([0, 1, UNCERTAIN]))).all(0)
+    labels = labels[:, of_yes_and_no]  # the others are numbers
     # With few images, leaving out an image's own label biases the vote against it: the AUC would fall below one half.
     k = min(20, max(1, len(features) // 10))
     return mean_auc(knn_scores(features, labels, features, k, leave_one_out=True), labels)

@@ -16,9 +16,11 @@ from harness import together
 
 from dira_scale.data.batch import IGNORE
 from dira_scale.data.labels import Labels
+from dira_scale.data.numbers import Numbers
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
 from dira_scale.tasks.labels import Classification
 from dira_scale.tasks.masks import Segmentation
+from dira_scale.tasks.regression import Regression
 
 NAN = float("nan")
 
@@ -33,6 +35,10 @@ def tasks():
         targets = one if exclusive else torch.tensor([[0.0, 1, 0], [1, 0, 1]]).repeat(4, 1).double()
         targets[5:] = NAN
         yield f"labels {exclusive}", Classification(labels), torch.randn(8, 4, generator=generator).double(), targets
+    numbers = Regression(Numbers(("a", "b")), {"a": (50.0, 9.0), "b": (0.5, 0.2)})
+    targets = torch.randn(8, 2, generator=generator).double() * torch.tensor([9.0, 0.2]) + torch.tensor([50.0, 0.5])
+    targets[5:, 1] = NAN
+    yield "numbers", numbers, torch.randn(8, 4, generator=generator).double(), targets
     for classes in (None, {"left": 1, "right": 2}):
         targets = torch.randint(0, 2 if classes is None else 3, (8, 6, 5), generator=generator)
         targets[5:, :, 1:], targets[7] = IGNORE, IGNORE
@@ -64,6 +70,7 @@ def test_two_processes_equal_one(tmp_path):
     together([[sys.executable, __file__, str(number), "2", str(tmp_path)] for number in range(2)])
     expected = work()
     assert {"score auroc", "score auroc/a"} <= set(expected["labels False"])
+    assert {"score r2", "score mae/b"} <= set(expected["numbers"])
     assert {"score accuracy"} <= set(expected["labels True"]) and {"score dice"} <= set(expected["masks None"])
     for number in range(2):
         results = torch.load(tmp_path / f"{number}.pt")

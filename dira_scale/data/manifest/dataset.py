@@ -159,6 +159,14 @@ class ShardedDataset:
         """The payloads' 64-bit xxHash3, uint64 [rows]."""
         return self.index.records["xxh3"]
 
+    @cached_property
+    def number_labels(self) -> tuple[str, ...]:
+        """The labels that are numbers: some sample has another value than 0, 1 and -1, which is no class."""
+        values = self.index.records["labels"]
+        other = (~np.isnan(values) & ~np.isin(values, (0, 1, -1))).any(0)
+        named = zip(self.info.label_names, other, strict=True)
+        return tuple(name for name, is_one in named if is_one and name not in self.info.classes)
+
     def labels(self, rows: np.ndarray) -> np.ndarray:
         """Labels float32 [n, L] of ``rows``; NaN = unknown, columns in the order of ``info.label_names``."""
         return self.index.records["labels"][rows]
