@@ -28,7 +28,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.evaluation.probe_table import MEAN
+from dira_scale.metrics.figure import MEAN
 from dira_scale.runs.environment import environment
 
 # Fractions of the images by stage: di, dir, dira.

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from dira_scale.errors import UserError
 from dira_scale.evaluation.comparison import compared
-from dira_scale.evaluation.probe_table import Figure, markdown, tables
+from dira_scale.evaluation.probe_figures import from_json
+from dira_scale.evaluation.probe_table import markdown, overviews
 from dira_scale.evaluation.results import FILE
 from dira_scale.export.config import CardWords
 from dira_scale.export.release import Compute, Release
@@ -57,10 +58,9 @@ def _probed(folder: Path, run: Path) -> str:
     content = json.loads((folder / PROBE).read_text())
     asked = content["config"]["run"] or []
     _check(folder, run, [asked] if isinstance(asked, str) else asked)
-    rows = [row | {"auc": float("nan") if row["auc"] is None else row["auc"]} for row in content["figures"]]
-    title, cells = tables([Figure(**row) for row in rows])[0]
-    notes = "\n".join(f"- {note}" for note in content["notes"])
-    return f"{markdown(f'Frozen features, {title}, in percent', cells)}\n{notes}"
+    tables = overviews(from_json(content["figures"]))
+    shown = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
+    return "\n".join([*shown, *(f"- {note}" for note in content["notes"])])
 
 
 def _finetuned(folder: Path, run: Path) -> str:

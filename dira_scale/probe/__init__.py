@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
     reads_run=True, execution=("data.workers", "trust", "reach"), check="dira_scale.probe.check:check",
-    results="dira_scale.sweep.results:probing", headline="auc/.*/mean$",
+    results="dira_scale.sweep.results:probing", headline="auc/.*/mean$|r2/",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from rich.progress import track
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_table import Figure, figures
+from dira_scale.evaluation.probe_figures import Probed, figures
 from dira_scale.probe import probing as probes
 from dira_scale.probe.config import PROBES, USUAL
 from dira_scale.probe.probing import PARTS, Parts, ProbeTask
@@ -27,7 +27,7 @@ FEW = 100  # test images below which a figure says little: an AUC of .8 has a st
 class Comparison:
     """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each."""
 
-    figures: list[Figure]
+    figures: list[Probed]
     compared: list[dict[str, Any]]
     data: dict[str, Any]
     config: dict[str, Any]
@@ -139,7 +139,7 @@ def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[
     return ProbeTask(tuple(chosen[i] for i in kept), labelled, patients, classes), left_out
 
 
-def _notes(name: str, about: dict[str, Any], results: list[Figure], cfg: DictConfig) -> list[str]:
+def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictConfig) -> list[str]:
     images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
     notes = [
         f"{about['name']}: {images}; {name} at {about['size']} pixels.",

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from dira_scale.evaluation.probe_table import Score
+from dira_scale.evaluation.probe_figures import Score
 from dira_scale.metrics.neighbours import knn_scores
 from dira_scale.probe.config import USUAL
 from dira_scale.probe.heads import RATES, train_heads, with_ones

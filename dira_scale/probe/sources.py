@@ -24,7 +24,7 @@ from dira_scale.evaluation.encoders import (
     weights_group,
 )
 from dira_scale.evaluation.features import Images, features
-from dira_scale.evaluation.probe_table import Features
+from dira_scale.evaluation.probe_figures import Features
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
 from dira_scale.probe.probing import PARTS, Parts
 from dira_scale.runs.description import Description

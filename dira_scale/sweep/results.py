@@ -117,17 +117,19 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
 
 
 def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
-    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``; the encoder's name too where there are several of a kind."""
+    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``, of numbers ``r2/…``; the encoder's name too where there are several of a
+    kind."""
     content = json.loads((output / "probe.json").read_text())
     names: dict[str, set[str]] = {}
     for figure in content["figures"]:
         names.setdefault(figure["kind"], set()).add(figure["encoder"])
 
-    def metric(figure: Mapping[str, Any]) -> str:
+    def place(figure: Mapping[str, Any]) -> str:
         kind = figure["kind"] if len(names[figure["kind"]]) == 1 else f"{figure['kind']}:{figure['encoder']}"
-        return "/".join(["auc", kind, figure["layer"], figure["probe"], f"{figure['fraction']:g}", figure["label"]])
+        return "/".join([kind, figure["layer"], figure["probe"], f"{figure['fraction']:g}", figure["label"]])
 
-    figures = ((metric(figure), figure["auc"]) for figure in content["figures"] if figure["auc"] is not None)
+    named = (("r2" if "r2" in figure else "auc", figure) for figure in content["figures"])
+    figures = ((f"{name}/{place(figure)}", figure[name]) for name, figure in named if figure[name] is not None)
     return figures, content["config"]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from models.test_formats_of_classes import described
 from dira_scale.data.manifest import MANIFEST_FILE
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_table import Figure
+from dira_scale.evaluation.probe_figures import Probed, as_json
 from dira_scale.export import main
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
@@ -37,9 +37,9 @@ def words(**keys: Any) -> CardWords:
 def probed(folder: Path, run: str) -> Path:
     """What `probe` leaves, of one figure."""
     folder.mkdir(exist_ok=True)
-    figure = Figure("demo", "run", "last", 8, "linear", 0.1, 16.0, "mean", 71.25, 1.5, "draws", 1, 5, [[71.25]])
+    figure = Probed("demo", "run", "last", 8, "linear", 0.1, 16.0, "mean", 71.25, 1.5, "draws", 1, 5, [[71.25]])
     label = replace(figure, label="Nodule")
-    content = {"config": {"run": run}, "notes": ["On the test part."], "figures": [asdict(figure), asdict(label)]}
+    content = {"config": {"run": run}, "notes": ["On the test part."], "figures": as_json([figure, label])}
     (folder / "probe.json").write_text(json.dumps(content))
     return folder
 

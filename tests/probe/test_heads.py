@@ -52,6 +52,6 @@ def test_the_validation_part_decides_on_the_rate() -> None:
         return sgd_probe(features, ProbeTask(("a",), of, patients), np.arange(60))
 
     chosen = score(labels)
-    assert chosen.rate is not None and chosen.rate[0] in RATES and chosen.auc[0] > 0.7
+    assert chosen.rate is not None and chosen.rate[0] in RATES and chosen.value[0] > 0.7
     flipped = score(labels | {"test": 1 - labels["test"]})
-    assert flipped.rate == chosen.rate and np.isclose(flipped.auc, 1 - chosen.auc)
+    assert flipped.rate == chosen.rate and np.isclose(flipped.value, 1 - chosen.value)

@@ -11,7 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from dira_scale.data.selection import nested_draws
-from dira_scale.evaluation.probe_table import MEAN, Features, as_json, figures, markdown, rich_table, tables
+from dira_scale.evaluation.probe_figures import Features, as_json, figures
+from dira_scale.evaluation.probe_table import by_label, markdown, overviews, rich_table
+from dira_scale.metrics.figure import MEAN
 from dira_scale.probe.probing import (
     PARTS,
     Parts,
@@ -74,7 +76,7 @@ def test_c_is_the_best_on_validation_and_the_area_is_the_share_of_ordered_pairs(
     on_val = [by_c[c][0] for c in GRID]
     score = linear_probe(features, task(labels), np.arange(60), GRID)
     assert score.c[0] == GRID[int(np.argmax(on_val))] and score.unfinished == 0
-    assert score.auc[0] == pytest.approx(by_c[score.c[0]][1], abs=2e-3)  # a warm start ends a little elsewhere
+    assert score.value[0] == pytest.approx(by_c[score.c[0]][1], abs=2e-3)  # a warm start ends a little elsewhere
 
 
 def test_the_validation_part_decides_and_the_test_part_does_not() -> None:
@@ -84,7 +86,7 @@ def test_the_validation_part_decides_and_the_test_part_does_not() -> None:
     assert linear_probe(features, task(flipped), np.arange(60), GRID).c != chosen
     turned = linear_probe(features, task(labels | {"test": 1 - labels["test"]}), np.arange(60), GRID)
     assert turned.c == chosen
-    assert turned.auc == pytest.approx(1 - linear_probe(features, task(labels), np.arange(60), GRID).auc)
+    assert turned.value == pytest.approx(1 - linear_probe(features, task(labels), np.arange(60), GRID).value)
 
 
 def test_separable_features_are_separated_whatever_else_is_unknown() -> None:
@@ -94,15 +96,17 @@ def test_separable_features_are_separated_whatever_else_is_unknown() -> None:
     features["train"][:20, 0] = 1e3  # would spoil the fit
     labels["test"][40:, 1] = np.nan
     found = linear_probe(features, task(labels, names), np.arange(60), GRID)
-    np.testing.assert_allclose(found.auc, 1.0, atol=1e-3)
+    np.testing.assert_allclose(found.value, 1.0, atol=1e-3)
     kept = {**features, "train": features["train"][20:]}, {**labels, "train": labels["train"][20:]}
-    np.testing.assert_allclose(linear_probe(kept[0], task(kept[1], names), np.arange(40), GRID).auc[0], found.auc[0])
+    np.testing.assert_allclose(
+        linear_probe(kept[0], task(kept[1], names), np.arange(40), GRID).value[0], found.value[0]
+    )
 
 
 def test_neighbours_tell_clusters_apart() -> None:
     features, labels = gaussian(0, signal=20.0, width=2)
     ready = standardise(features)
-    assert knn_probe(ready, task(labels), np.arange(60), k=5).auc[0] == 1.0
+    assert knn_probe(ready, task(labels), np.arange(60), k=5).value[0] == 1.0
 
 
 def test_a_draw_of_one_class_has_no_figure() -> None:
@@ -112,7 +116,7 @@ def test_a_draw_of_one_class_has_no_figure() -> None:
         linear_probe(features, task(labels, ("a", "b")), drawn, GRID),
         knn_probe(features, task(labels, ("a", "b")), drawn, 5),
     ):
-        assert not np.isnan(score.auc[0]) and np.isnan(score.auc[1])
+        assert not np.isnan(score.value[0]) and np.isnan(score.value[1])
 
 
 def test_features_are_standardised_by_the_train_part_alone() -> None:
@@ -151,13 +155,13 @@ def test_the_spread_is_over_encoders_where_there_are_several_else_over_draws() -
     one = scores((0.5, 0.7), (0.7, np.nan), (0.6, 0.9))
     two = scores((0.7, 0.7), (0.9, np.nan), (0.8, 0.5))
     mean, a, b = figures(of, [one, two], ["a", "b"], {0.1: 6.0})
-    assert (a.auc, a.sd_over, a.encoders, a.draws) == (pytest.approx(70), "encoders", 2, 3)
+    assert (a.value, a.sd_over, a.encoders, a.draws) == (pytest.approx(70), "encoders", 2, 3)
     assert a.sd == pytest.approx(np.std([60, 80], ddof=1))
-    assert (b.auc, b.draws, b.values) == (pytest.approx(70), 2, [pytest.approx([70, 90]), pytest.approx([70, 50])])
-    assert (mean.label, mean.auc) == (MEAN, pytest.approx(np.mean([60, 70, 75, 70, 90, 65])))
+    assert (b.value, b.draws, b.values) == (pytest.approx(70), 2, [pytest.approx([70, 90]), pytest.approx([70, 50])])
+    assert (mean.label, mean.value) == (MEAN, pytest.approx(np.mean([60, 70, 75, 70, 90, 65])))
     alone = figures(of, [one], ["a", "b"], {0.1: 6.0})[1]
     assert (alone.sd_over, alone.sd) == ("draws", pytest.approx(np.std([50, 70, 60], ddof=1)))
-    title, cells = tables([mean, a, b])[0]
+    title, cells = overviews([mean, a, b])[0]
     assert cells[1] == ["mine", "5", "2", mean.text()] and "knn @ 10 % (6)" in markdown(title, cells)
 
 
@@ -184,7 +188,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     draws = nested_draws(np.arange(60).astype(str), (1.0, 0.3), 2, 0)
     first, second = (probe(features, task(labels), draws, GRID, 5) for _ in range(2))
     for key, scores in first.items():
-        assert [s.auc.tolist() for s in scores] == [s.auc.tolist() for s in second[key]]
+        assert [s.value.tolist() for s in scores] == [s.value.tolist() for s in second[key]]
 
 
 def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> None:
@@ -202,7 +206,7 @@ def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> N
     assert score.accuracy["g"] == reference.score(features["test"][5:], truth["test"][5:])
     scores = reference.decision_function(features["test"][5:])
     for n in range(3):
-        assert score.auc[n] == pytest.approx(pairs(scores[:, n], labels["test"][5:, n]), abs=1e-3)
+        assert score.value[n] == pytest.approx(pairs(scores[:, n], labels["test"][5:, n]), abs=1e-3)
     near = knn_probe(standardise(features), own, np.arange(90), k=1).accuracy["g"]
     ready = standardise(features)
     unit = {part: values / np.linalg.norm(values, axis=1, keepdims=True) for part, values in ready.items()}
@@ -212,9 +216,9 @@ def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> N
     of = Features("net", "run", "last", 6, [{}])
     found = {f.label: f for f in figures(of, [{("linear", 1.0): [score]}], own.names, {1.0: 90.0}, own.classes)}
     assert list(found) == [MEAN, "g", "g: a", "g: b", "g: c"]
-    assert found["g"].auc == pytest.approx(100 * score.auc.mean()) == found[MEAN].auc
+    assert found["g"].value == pytest.approx(100 * score.value.mean()) == found[MEAN].value
     assert found["g"].accuracy == pytest.approx(100 * score.accuracy["g"]) and found["g: a"].accuracy is None
-    (title, _), (_, lines) = tables(list(found.values()))
+    ((title, _),), ((_, lines),) = overviews([*found.values()]), by_label([*found.values()], "linear")
     assert title == "mean AUC of g" and [line[0] for line in lines] == [
         "label",
         "g",
@@ -244,5 +248,5 @@ def test_a_label_of_classes_counts_once_in_the_mean() -> None:
     of = Features("net", "run", "last", 6, [{}])
     names = ("a", "g: x", "g: y", "g: z")
     found = figures(of, [{("knn", 1.0): [score]}], names, {1.0: 4.0}, {"g": [1, 2, 3]})
-    assert found[0].auc == pytest.approx(100 * (0.9 + 0.6) / 2)
-    assert tables(found)[0][0] == "mean AUC of 2 labels"
+    assert found[0].value == pytest.approx(100 * (0.9 + 0.6) / 2)
+    assert overviews(found)[0][0] == "mean AUC of 2 labels"

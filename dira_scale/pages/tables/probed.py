@@ -15,27 +15,32 @@ TRAINED, RANDOM, BASELINES = ("run", "init"), "random", ("random", "pixels")
 
 def probed(run: SweepRun, content: Mapping[str, Any], runs: Sequence[SweepRun]) -> Iterator[Table]:
     """A table for each classifier and label of ``probe.json``."""
-    figures = [figure for figure in content["figures"] if figure["auc"] is not None and figure["label"] != "mean"]
+    figures = [figure for figure in content["figures"] if _value(figure) is not None and figure["label"] != "mean"]
     members = {(of["encoder"], of["layer"]): of["members"] for of in content["compared"]}
     groups = dict.fromkeys((figure["probe"], figure["label"]) for figure in figures)
     for probe, label in groups:
         chosen = [figure for figure in figures if (figure["probe"], figure["label"]) == (probe, label)]
-        tests = _tests(chosen)
+        metric, tests = "R2" if "r2" in chosen[0] else "AUROC", _tests(chosen)
         cells = {}
         for figure in chosen:
             outputs = [member["run"] for member in members[figure["encoder"], figure["layer"]] if "run" in member]
             spread = figure["sd"] if figure["sd_over"] == "encoders" else None
             test = tests.get((_row(figure), _share(figure)))
             cells[_row(figure), _share(figure)] = Cell(
-                figure["auc"], spread, figure["encoders"], runs=(run.id, *ids_of(outputs, runs)),
+                _value(figure), spread, figure["encoders"], runs=(run.id, *ids_of(outputs, runs)),
                 twin=Twin(test.n_second, test.difference, test.welch, test.welch_holm) if test else None,
             )  # fmt: skip
         fractions = {_share(figure): figure["fraction"] for figure in chosen}
         yield Table(
-            f"{run.phase}: {label}", f"AUROC of a {probe} probe, %", [*dict.fromkeys(map(_row, chosen))],
+            f"{run.phase}: {label}", f"{metric} of a {probe} probe, %", [*dict.fromkeys(map(_row, chosen))],
             sorted(fractions, key=lambda column: fractions[column]), cells,
             [*dict.fromkeys(_row(figure) for figure in chosen if figure["kind"] in BASELINES)], fractions,
         )  # fmt: skip
+
+
+def _value(figure: Figure) -> Any:
+    """Null where there is nothing to score."""
+    return figure["r2"] if "r2" in figure else figure["auc"]
 
 
 def _row(figure: Figure) -> str:
