@@ -46,7 +46,7 @@ def overviews(results: Sequence[Probed]) -> list[tuple[str, Cells]]:
 
 
 def by_label(results: Sequence[Probed], probe: str) -> list[tuple[str, Cells]]:
-    """A table for each fraction with all labels, and one with all numbers. A single label has none: it is the mean."""
+    """For each fraction a table with all labels, unless a single one is the mean, and one with all numbers."""
     of, made = _Layout(results), []
     columns = ["label", *(f"{encoder} {layer}".strip() for encoder, layer in of.rows)]
     for fraction, share in of.shares.items():

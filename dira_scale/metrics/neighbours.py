@@ -20,12 +20,12 @@ def knn_scores(
     temperature: float = 0.07,
     leave_one_out: bool = False,
 ) -> Tensor:
-    """The share of the vote for each label, float32 [m, L] in [0, 1], on the device of ``bank``.
+    """The share of the vote for each label, of numbers the mean weighted so: float32 [m, L], on the device of ``bank``.
 
     Args:
         bank, queries: features [n, d] and [m, d]; their norms do not matter.
-        bank_labels: [n, L] in [0, 1], NaN = unknown. A label's voters are the k nearest images whose label is known
-            (all such images if fewer than k); its scores are NaN if there are none.
+        bank_labels: [n, L] in [0, 1], or any numbers; NaN = unknown. A label's voters are the k nearest images whose
+            label is known (all such images if fewer than k); its scores are NaN if there are none.
         leave_one_out: ``queries`` are ``bank`` itself, in the same order; no image votes for itself.
     """
     features, labels = torch.as_tensor(bank), torch.as_tensor(bank_labels)

@@ -10,7 +10,7 @@ from rich.progress import track
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_figures import Probed, figures
+from dira_scale.evaluation.probe_figures import AUC, R2, Probed, figures
 from dira_scale.probe import probing as probes
 from dira_scale.probe.config import PROBES, USUAL
 from dira_scale.probe.probing import PARTS, Parts, ProbeTask
@@ -20,6 +20,8 @@ RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: o
 NOT_RANDOM = (
     "Embeddings of random weights (embed init=random) reach theirs without training: show them beside the others."
 )
+OF_FLAGS = "Figures are areas under the ROC curve in %, on the test part: 50 is chance."
+OF_NUMBERS = "are R2 in %, on the test part: 0, or a little less, is what the mean of the training values reaches."
 FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
 
 
@@ -46,28 +48,36 @@ def compare(cfg: DictConfig) -> Comparison:
     dataset: Labelled = source.dataset
     rows = _rows(dataset, cfg.data)
     leak = _leak(source, cfg, config["run"])
-    task, left_out = _task(dataset, rows, cfg.labels)
-    draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
+    tasks, left_out = _tasks(dataset, rows, cfg.labels)
+    patients = tasks[0].patients
+    draws = nested_draws(patients["train"], fractions, cfg.draws, cfg.seed)
     compared = source.features(rows)
 
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
     asked = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
-    steps = [(i, parts) for i, (_, members) in enumerate(compared) for parts in members]
-    scores: list[list[Any]] = [[] for _ in compared]
-    for i, parts in track(steps, "probes", transient=True):
-        scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k, asked))
+    steps = [(i, task, parts) for i, (_, members) in enumerate(compared) for task in tasks for parts in members]
+    scores: dict[tuple[int, str], list[Any]] = {}
+    for i, task, parts in track(steps, "probes", transient=True):
+        values = scores.setdefault((i, task.metric), [])
+        values.append(probes.probe(parts, task, draws, cfg.c, cfg.k, asked))
     results = [
         f
-        for (of, _), values in zip(compared, scores, strict=True)
-        for f in figures(of, values, task.names, labelled, task.classes)
+        for i, (of, _) in enumerate(compared)
+        for task in tasks
+        for f in figures(of, scores[i, task.metric], task.names, labelled, task.classes, task.metric)
     ]
     about = {
-        "name": dataset.info.name, "hash": dataset.hash, "size": source.size, "labels": list(task.names),
+        "name": dataset.info.name, "hash": dataset.hash, "size": source.size,
+        "labels": [name for task in tasks for name in task.names],
         "left_out": left_out,
-        "classes": list(task.classes),
+        "numbers": [name for task in tasks if task.metric == R2 for name in task.names],
+        "classes": [label for task in tasks for label in task.classes],
         "images": {part: len(rows[part]) for part in PARTS},
-        "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
-        "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
+        "patients": {part: len(np.unique(patients[part])) for part in PARTS},
+        "positive": {
+            part: [int(n) for task in tasks if task.metric == AUC for n in np.nansum(task.labels[part], 0)]
+            for part in PARTS
+        },
         "leak": asdict(leak),
     }  # fmt: skip
     notes = [*_notes(source.encoder, about, results, cfg), *leak.lines]
@@ -107,8 +117,12 @@ def _leak(source: Computed | Stored, cfg: DictConfig, run: str | list[str] | Non
     return check_leak(judged, cfg.data.test_split, sources)
 
 
-def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
-    """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
+def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask], dict[str, str]]:
+    """What to probe, yes and no apart from numbers, and the labels left out with the reason.
+
+    A label that has any other value than 0, 1 and -1 in the three parts is a number. Raises UserError if no label is
+    left.
+    """
     names, flags = dataset.info.label_names, dataset.info.flags
     if not names:
         raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
@@ -119,31 +133,39 @@ def _task(dataset: Labelled, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[
     columns = [column for number in numbers for column, flag in enumerate(flags) if flag.number == number]
     chosen = [flags[column].name for column in columns]
     values = {part: dataset.flags(rows[part])[:, columns] for part in PARTS}
-    values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
+    every = np.concatenate([*values.values()])
+    number = (np.isfinite(every) & ~np.isin(every, (-1, 0, 1))).any(0)  # [L]; never of a class, which is yes or no
+    known = {part: np.where(number, np.isfinite(v), (v == 0) | (v == 1)) for part, v in values.items()}
+    values = {part: np.where(known[part], v, np.nan) for part, v in values.items()}  # uncertain: unknown
     left_out = {}
     for i, name in enumerate(chosen):
         single = [part for part in PARTS if len(np.unique(values[part][~np.isnan(values[part][:, i]), i])) < 2]
         if single:
-            left_out[name] = f"one class only in {', '.join(single)}"
+            few = "fewer than two different values" if number[i] else "one class only"
+            left_out[name] = f"{few} in {', '.join(single)}"
     kept = [i for i, name in enumerate(chosen) if name not in left_out]
     lost = [name for name in labels or [] if not any(names[flags[columns[i]].number] == name for i in kept)]
     if not kept or lost:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({reasons})")
+        raise UserError(f"{dataset.root}: a label needs two different known values in every part ({reasons})")
     patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-    classes: dict[str, list[int]] = {}
-    for column, i in enumerate(kept):
-        if flags[columns[i]].value is not None:
-            classes.setdefault(names[flags[columns[i]].number], []).append(column)
-    labelled = {part: v[:, kept] for part, v in values.items()}
-    return ProbeTask(tuple(chosen[i] for i in kept), labelled, patients, classes), left_out
+    tasks = []
+    for metric, own in ((AUC, [i for i in kept if not number[i]]), (R2, [i for i in kept if number[i]])):
+        classes: dict[str, list[int]] = {}
+        for column, i in enumerate(own):
+            if flags[columns[i]].value is not None:
+                classes.setdefault(names[flags[columns[i]].number], []).append(column)
+        labelled = {part: v[:, own] for part, v in values.items()}
+        tasks += [ProbeTask(tuple(chosen[i] for i in own), labelled, patients, classes, metric)] if own else []
+    return tasks, left_out
 
 
 def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictConfig) -> list[str]:
     images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
     notes = [
         f"{about['name']}: {images}; {name} at {about['size']} pixels.",
-        "Figures are areas under the ROC curve in %, on the test part: 50 is chance.",
+        *([OF_FLAGS] if len(about["labels"]) > len(about["numbers"]) else []),
+        *([f"Figures of {', '.join(about['numbers'])} {OF_NUMBERS}"] if about["numbers"] else []),
         "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
         NOT_RANDOM if cfg.embeddings is not None else RANDOM,
     ]
@@ -159,14 +181,13 @@ def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictCon
         )
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
-    linear = [f for f in results if f.c is not None]
-    at = [c for f in linear for draws in f.c or [] for c in draws]
-    edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
-    for edge, share in edges.items():
-        if share > 0.5 and len(cfg.c) > 1:
-            notes.append(
-                f"C={edge:g}, at the edge of the grid `c`, was chosen in {100 * share:.0f} % of the fits: widen it."
-            )
+    for metric, fits in ((AUC, "fits"), (R2, "fits of numbers")):
+        at = [c for f in results if f.metric == metric for draws in f.c or [] for c in draws]
+        edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
+        for edge, share in edges.items():
+            if share > 0.5 and len(cfg.c) > 1:
+                often = f"{100 * share:.0f} % of the {fits}"
+                notes.append(f"C={edge:g}, at the edge of the grid `c`, was chosen in {often}: widen it.")
     unfinished = sum(f.unfinished for f in results)
     if unfinished:
         notes.append(f"{unfinished} logistic regressions did not converge in {probes.ITERATIONS} iterations.")

@@ -1,19 +1,19 @@
-"""Probes of frozen features: linear classifiers and nearest neighbours, at several shares of the labels.
+"""Probes of frozen features: linear models and nearest neighbours, at several shares of the labels.
 
 Every encoder gets the same :class:`ProbeTask`: the same images, the same draws of labelled patients.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
-from dira_scale.evaluation.probe_figures import Score
+from dira_scale.evaluation.probe_figures import AUC, R2, Score
 from dira_scale.metrics.neighbours import knn_scores
 from dira_scale.probe.config import USUAL
 from dira_scale.probe.heads import RATES, train_heads, with_ones
@@ -21,17 +21,22 @@ from dira_scale.probe.heads import RATES, train_heads, with_ones
 PARTS = ("train", "val", "test")
 ITERATIONS = 1000  # of L-BFGS
 Parts = dict[str, np.ndarray]  # an array for each of PARTS
+Measure = Callable[[np.ndarray, np.ndarray], float]  # of what is true and what is answered, both [n]
+Fit = tuple[float, Callable[[np.ndarray], np.ndarray], bool]  # C, answers to features, whether it converged
 
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), and ``patients`` [n]. ``classes``: the columns of each
-    label of several classes, one against the rest."""
+    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), of the ``metric`` R2 any numbers or NaN, and
+    ``patients`` [n]. ``classes``: the columns of each label of several classes, one against the rest. ``unit`` [L]:
+    what 1 means in the label's own unit."""
 
     names: tuple[str, ...]
     labels: Parts
     patients: Parts
     classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    metric: str = AUC
+    unit: np.ndarray | float = 1.0
 
 
 def standardise(features: Parts) -> Parts:
@@ -42,68 +47,81 @@ def standardise(features: Parts) -> Parts:
     return {part: (values - mean) * scale for part, values in features.items()}
 
 
-def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequence[float]) -> Score:
-    """One logistic regression (L2) per label, on the drawn training images whose label is known.
+def normalised(task: ProbeTask, drawn: np.ndarray) -> ProbeTask:
+    """Numbers less their mean over the ``drawn`` training images, in their standard deviations there."""
+    if task.metric == AUC:
+        return task
+    values = np.ma.masked_invalid(task.labels["train"][drawn].astype(np.float64))
+    mean, deviation = values.mean(0).filled(0.0), values.std(0).filled(0.0)
+    unit = np.where(deviation > 0, deviation, 1.0)
+    return replace(task, labels={part: (values - mean) / unit for part, values in task.labels.items()}, unit=unit)
 
-    C is the value in ``grid`` with the largest area under the ROC curve on the whole validation part, the smaller one
-    on ties; there is no refit with the validation images.
+
+def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequence[float]) -> Score:
+    """One logistic regression (L2) per label, of numbers ridge regression, on the drawn training images that have it.
+
+    C is the value in ``grid`` with the largest area under the ROC curve, of numbers R2, on the whole validation part,
+    the smaller one on ties; there is no refit with the validation images.
     """
-    auc, chosen, unfinished = np.full(len(task.names), np.nan), np.full(len(task.names), np.nan), 0
+    task = normalised(task, drawn)
+    labels, fits = task.labels["train"][drawn], _logistic if task.metric == AUC else _ridge
+    counts, chosen, unfinished = _varied(labels), np.full(len(task.names), np.nan), 0
     on_test = np.full(task.labels["test"].shape, np.nan)
-    for label in range(len(task.names)):
-        truth = task.labels["train"][drawn, label]
-        known = ~np.isnan(truth)
-        x, y = features["train"][drawn[known]], truth[known]
-        if len(np.unique(y)) < 2:
-            continue
+    for label in np.flatnonzero(counts):
+        known = ~np.isnan(labels[:, label])
         best = -np.inf
-        model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # continues from the previous C
-        for c in sorted(grid):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # counted below
-                model.set_params(C=c).fit(x, y)
-            unfinished += int(model.n_iter_[0] >= ITERATIONS)
-            on_val = _auc(model.decision_function(features["val"]), task.labels["val"][:, label])
+        for c, answers, finished in fits(features["train"][drawn[known]], labels[known, label], sorted(grid)):
+            unfinished += not finished
+            on_val = _measured(MEASURES[task.metric], answers(features["val"]), task.labels["val"][:, label])
             if on_val > best:
-                on_test[:, label] = model.decision_function(features["test"])
-                best, chosen[label], auc[label] = on_val, c, _auc(on_test[:, label], task.labels["test"][:, label])
-    return Score(auc, chosen, unfinished, _accuracy(on_test, task))
+                on_test[:, label] = answers(features["test"])
+                best, chosen[label] = on_val, c
+    return replace(_judged(task, on_test, counts), c=chosen, unfinished=unfinished)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Fit]:
+    model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # continues from the previous C
+    for c in grid:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # counted by the caller
+            model.set_params(C=c).fit(x, y)
+        yield c, model.decision_function, model.n_iter_[0] < ITERATIONS
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, grid: Sequence[float]) -> Iterator[Fit]:
+    for c in grid:
+        yield c, Ridge(alpha=1 / c).fit(x, y).predict, True
 
 
 def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Score:
-    """The vote of the ``k`` nearest drawn training images, by cosine similarity of standardised features."""
+    """The vote of the ``k`` nearest drawn training images, of numbers their weighted mean, by cosine similarity of
+    standardised features."""
+    task = normalised(task, drawn)
     bank, labels = features["train"][drawn].astype(np.float32), task.labels["train"][drawn]
     scores = knn_scores(bank, labels, features["test"].astype(np.float32), k=k).cpu().numpy()
-    auc = np.full(len(task.names), np.nan)
-    for label, truth in enumerate(task.labels["test"].T):
-        if len(np.unique(labels[~np.isnan(labels[:, label]), label])) == 2:
-            auc[label] = _auc(scores[:, label], truth)
-    return Score(auc, accuracy=_accuracy(scores, task))
+    return _judged(task, scores, _varied(labels))
 
 
 def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
-    """Linear classifiers at 13 learning rates in one training, on the drawn training images.
+    """Linear models at 13 learning rates in one training, on the drawn training images.
 
-    As for C, a label's rate is the one with the largest area under the ROC curve on the whole validation part, the
-    smaller one on ties.
+    As for C, a label's rate is the one with the best figure on the whole validation part, the smaller one on ties.
     """
+    task = normalised(task, drawn)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     of = {part: torch.from_numpy(values.astype(np.float32)).to(device) for part, values in features.items()}
     labels = task.labels["train"][drawn]
-    weights = train_heads(of["train"][torch.from_numpy(drawn).to(device)], torch.from_numpy(labels).to(device).float())
+    inputs, targets = of["train"][torch.from_numpy(drawn).to(device)], torch.from_numpy(labels).to(device).float()
+    weights = train_heads(inputs, targets, numbers=task.metric == R2)
     scores = {part: (with_ones(of[part]) @ weights).cpu().numpy() for part in ("val", "test")}
-    auc, chosen = np.full(len(task.names), np.nan), np.full(len(task.names), np.nan)
-    on_test = np.full(task.labels["test"].shape, np.nan)
-    for label, truth in enumerate(labels.T):
-        if len(np.unique(truth[~np.isnan(truth)])) < 2:
-            continue
+    chosen, on_test = np.full(len(task.names), np.nan), np.full(task.labels["test"].shape, np.nan)
+    counts = _varied(labels) & _varied(task.labels["val"])  # else there is nothing to choose a rate by
+    for label in np.flatnonzero(counts):
         held_out = task.labels["val"][:, label]
-        if len(np.unique(held_out[~np.isnan(held_out)])) < 2:  # nothing to choose a rate by
-            continue
-        best = int(np.argmax([_auc(values[:, label], held_out) for values in scores["val"]]))
+        on_val = [_measured(MEASURES[task.metric], values[:, label], held_out) for values in scores["val"]]
+        best = int(np.argmax(np.nan_to_num(on_val, nan=-np.inf)))  # of numbers, large rates may diverge
         on_test[:, label], chosen[label] = scores["test"][best, :, label], RATES[best]
-        auc[label] = _auc(on_test[:, label], task.labels["test"][:, label])
-    return Score(auc, accuracy=_accuracy(on_test, task), rate=chosen)
+    return replace(_judged(task, on_test, counts), rate=chosen)
 
 
 def probe(
@@ -140,6 +158,42 @@ def _accuracy(scores: np.ndarray, task: ProbeTask) -> dict[str, float]:
     return accuracy
 
 
-def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
+def _judged(task: ProbeTask, on_test: np.ndarray, counts: np.ndarray) -> Score:
+    """The figures of answers ``on_test`` [n, L] for the labels that have any and of which ``counts`` [L] is true."""
+    scored = np.flatnonzero(counts & ~np.isnan(on_test).any(0))
+
+    def each(measure: Measure) -> np.ndarray:
+        values = np.full(len(task.names), np.nan)
+        values[scored] = [_measured(measure, on_test[:, i], task.labels["test"][:, i]) for i in scored]
+        return values
+
+    score = Score(each(MEASURES[task.metric]), accuracy=_accuracy(on_test, task))
+    return score if task.metric == AUC else replace(score, mae=task.unit * each(_error), pearson=each(_pearson))
+
+
+def _measured(measure: Measure, answers: np.ndarray, truth: np.ndarray) -> float:
+    """Over the images whose label is known."""
     known = ~np.isnan(truth)
-    return float(roc_auc_score(truth[known], scores[known]))
+    return float(measure(truth[known], answers[known]))
+
+
+def _varied(labels: np.ndarray) -> np.ndarray:
+    """[n, L] -> [L]: whether two different values of a label are known."""
+    return np.array([len(np.unique(column[~np.isnan(column)])) > 1 for column in labels.T], dtype=bool)
+
+
+def _r2(truth: np.ndarray, answers: np.ndarray) -> float:
+    """Minus infinity or NaN of answers that are not finite, which scikit-learn's refuses."""
+    return 1 - np.square(truth - answers).sum() / np.square(truth - truth.mean()).sum()
+
+
+def _error(truth: np.ndarray, answers: np.ndarray) -> float:
+    return np.abs(truth - answers).mean()
+
+
+def _pearson(truth: np.ndarray, answers: np.ndarray) -> float:
+    """NaN if all answers are the same."""
+    return np.corrcoef(truth, answers)[0, 1] if np.ptp(answers) > 0 else float("nan")
+
+
+MEASURES: dict[str, Measure] = {AUC: roc_auc_score, R2: _r2}

@@ -255,7 +255,7 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
     assert listed(named)["im00.png"].labels == (0.5,)
     said = capsys.readouterr().out
-    assert "list.csv: zip has other values than 0 and 1" in said
+    assert "list.csv: zip has other values than 0, 1 and -1: numbers for `probe` and `finetune task=regression`" in said
     assert "For grades or classes use recipe.class_columns=[zip] instead of label_columns" in said
 
 

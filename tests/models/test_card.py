@@ -35,11 +35,11 @@ def words(**keys: Any) -> CardWords:
 
 
 def probed(folder: Path, run: str) -> Path:
-    """What `probe` leaves, of one figure."""
+    """What `probe` leaves, of one figure, of one label and of one number."""
     folder.mkdir(exist_ok=True)
     figure = Probed("demo", "run", "last", 8, "linear", 0.1, 16.0, "mean", 71.25, 1.5, "draws", 1, 5, [[71.25]])
-    label = replace(figure, label="Nodule")
-    content = {"config": {"run": run}, "notes": ["On the test part."], "figures": as_json([figure, label])}
+    label, age = replace(figure, label="Nodule"), replace(figure, label="age", value=12.5, metric="r2")
+    content = {"config": {"run": run}, "notes": ["On the test part."], "figures": as_json([figure, label, age])}
     (folder / "probe.json").write_text(json.dumps(content))
     return folder
 
@@ -99,6 +99,7 @@ def test_a_release_names_all_gaps_at_once_and_writes_nothing(
     card = (out / "README.md").read_text()
     assert "Not written" not in card and "Not evaluated" not in card
     assert "71.2 ± 1.5" in section(card, "Evaluation") and "On the test part." in section(card, "Evaluation")
+    assert "**Frozen features, R2 of age, in percent**" in card and "12.5 ± 1.5" in section(card, "Evaluation")
     assert section(card, "Citation") == WORDS["citation"]
 
 

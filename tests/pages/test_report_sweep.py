@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_tables import FRACTIONS, TABLES, finished_sweep
+from made_up_tables import FRACTIONS, TABLES, finished_sweep, probe_json
 from scipy import stats
 
 from dira_scale import report
@@ -23,6 +23,7 @@ from dira_scale.metrics.statistics.spread import Spread
 from dira_scale.pages.tables.beside import beside
 from dira_scale.pages.tables.cells import Cell, Published, Table, Twin
 from dira_scale.pages.tables.papers import PaperTable, figures
+from dira_scale.pages.tables.probed import probed
 from dira_scale.pages.tables.read import read_sweep
 from dira_scale.pages.tables.runs import SweepRun
 from dira_scale.pages.tables.written import latex, markdown
@@ -78,6 +79,22 @@ def test_a_probes_twins_are_its_random_encoders(sweep: Sweep) -> None:
             assert float(row["mean"]) == pytest.approx(own.mean()) and float(row["p"]) == pytest.approx(p)
             assert float(row["difference"]) == pytest.approx(own.mean() - values["random", fraction].mean())
         assert written["probe: sick", "pixels 16x16", column]["difference"] == ""
+
+
+def test_a_number_has_tables_of_r2(tmp_path: Path) -> None:
+    content = probe_json([""] * 5, [""] * 5)
+    for figure in [figure for figure in content["figures"] if figure["label"] == "sick"]:
+        others = {key: value for key, value in figure.items() if key != "auc"}
+        content["figures"] += [
+            others | {"label": "age", "r2": figure["auc"] - 100},
+            others | {"label": "ef", "r2": None},
+        ]
+    sick, age = probed(SweepRun("probe/a", "probe", tmp_path, []), content, [])
+    assert (sick.title, sick.metric) == ("probe: sick", "AUROC of a linear probe, %")
+    assert (age.title, age.metric) == ("probe: age", "R2 of a linear probe, %")
+    assert age.cells.keys() == sick.cells.keys()
+    for place, cell in age.cells.items():
+        assert cell == replace(sick.cells[place], mean=sick.cells[place].mean - 100)
 
 
 def test_only_five_runs_and_a_twin_make_a_claim(sweep: Sweep) -> None:

@@ -1,6 +1,7 @@
 """Linear heads at several learning rates, beside torch's own layers, optimizer and schedule."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -8,13 +9,15 @@ from dira_scale.probe.heads import RATES, batches, train_heads
 from dira_scale.probe.probing import ProbeTask, sgd_probe
 
 
-def test_each_head_is_what_sgd_with_its_rate_makes_of_it() -> None:
+@pytest.mark.parametrize("numbers", [False, True])
+def test_each_head_is_what_sgd_with_its_rate_makes_of_it(numbers: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     features, steps = torch.randn(200, 6, generator=generator), 10
-    labels = (features[:, :3] + 0.3 * torch.randn(200, 3, generator=generator) > 0).float()
+    labels = features[:, :3] + 0.3 * torch.randn(200, 3, generator=generator)
+    labels = labels if numbers else (labels > 0).float()
     labels[torch.rand(200, 3, generator=generator) < 0.2] = torch.nan
     rates = RATES[-3:]
-    weights = train_heads(features, labels, rates, steps)
+    weights = train_heads(features, labels, rates, steps, numbers)
     for rate, trained in zip(rates, weights, strict=True):
         layer = torch.nn.Linear(6, 3)
         torch.nn.init.zeros_(layer.weight)
@@ -24,7 +27,9 @@ def test_each_head_is_what_sgd_with_its_rate_makes_of_it() -> None:
         for rows in batches(200, 128, steps):
             logits, targets = layer(features[rows]), labels[rows]
             losses = [
-                F.binary_cross_entropy_with_logits(logits[known, i], targets[known, i])
+                F.mse_loss(logits[known, i], targets[known, i]) / 2
+                if numbers
+                else F.binary_cross_entropy_with_logits(logits[known, i], targets[known, i])
                 for i in range(3)
                 for known in [~targets[:, i].isnan()]
             ]

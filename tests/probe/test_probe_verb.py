@@ -141,7 +141,7 @@ def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shard
     ("arguments", "message"),
     [
         (["labels=[brigt]"], "labels=brigt: {shards} has bright, coin, never; did you mean 'bright'?"),
-        (["labels=[never]"], "a label needs known positives and negatives in every part (never: one class only"),
+        (["labels=[never]"], "a label needs two different known values in every part (never: one class only"),
         (["data.test_split=tset"], "data.test_split=tset: {shards} has train, val, test; did you mean 'test'?"),
         (["data.test_split=train"], "share 30 patients"),
         (["layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),

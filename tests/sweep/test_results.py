@@ -47,6 +47,7 @@ def finished(tmp_path: Path) -> SweepFolder:
     figure = {"encoder": "lr0.1", "kind": "run", "layer": "last", "probe": "linear", "fraction": 0.1}
     figures = [figure | {"label": "mean", "auc": 71.5}, figure | {"label": "Nodule", "auc": None}]
     figures += [figure | {"kind": "random", "encoder": name, "label": "mean", "auc": 50.0} for name in ("r1", "r2")]
+    figures += [figure | {"label": "age", "r2": -2.5}, figure | {"label": "size", "r2": None}]
     (folder.output(probe) / "probe.json").write_text(json.dumps({"config": {"seed": 0}, "figures": figures}))
     return SweepFolder(folder.path)
 
@@ -73,6 +74,7 @@ def test_every_figure_of_every_finished_run_is_there_once(finished: SweepFolder)
         "auc/run/last/linear/0.1/mean": 71.5,
         "auc/random:r1/last/linear/0.1/mean": 50.0,
         "auc/random:r2/last/linear/0.1/mean": 50.0,
+        "r2/run/last/linear/0.1/age": -2.5,
     }
 
 
@@ -94,6 +96,7 @@ def test_means_are_over_seeds(finished: SweepFolder) -> None:
         spread = f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
         assert f"| {lr} | dira/val/loss | {np.mean(values):.4g}{spread} | {len(values)} |" in page
     assert "| 0.1 | moco | auc/run/last/linear/0.1/mean | 71.5 | 1 |" in page
+    assert "| 0.1 | moco | r2/run/last/linear/0.1/age | -2.5 | 1 |" in page
     assert "Nodule" not in page and "images_per_second" not in page and "## shards" not in page
 
 

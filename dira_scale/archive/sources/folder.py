@@ -248,8 +248,8 @@ class Folder:
         if graded and not guess:
             names = brief(",".join(graded))
             self.notes.append(
-                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, but `probe` reads only 0 and 1. "
-                f"For grades or classes use recipe.class_columns=[{names}] instead of label_columns"
+                f"{path.name}: {names} has other values than 0, 1 and -1: numbers for `probe` and `finetune "
+                f"task=regression`. For grades or classes use recipe.class_columns=[{names}] instead of label_columns"
             )
         if repeated:
             self.notes.append(f"{path.name}: repeated rows, each counted once: {repeated}")
