@@ -330,6 +330,80 @@ MUTATIONS = (
         "value.lower())), value)",
         ("archive/test_deidentify.py",),
     ),
+    # ------------------------------------------------------------------ what is learned from labels
+    Mutation(
+        "unknown-label-is-a-negative",
+        "tasks/labels.py",
+        "known, truth = (~targets.isnan()).float(), targets.nan_to_num().float()",
+        "known, truth = torch.ones_like(targets).float(), targets.nan_to_num().float()",
+        ("finetune/test_losses.py",),
+    ),
+    Mutation(
+        "unknown-pixel-counts-in-the-dice",
+        "tasks/masks.py",
+        "truth * known[:, None], probabilities * known[:, None]",
+        "truth, probabilities",
+        ("finetune/test_losses.py",),
+    ),
+    Mutation(
+        "number-in-units-of-its-deviation",
+        "tasks/regression.py",
+        "return logits.float() * deviation + mean",
+        "return logits.float() + mean",
+        ("finetune/test_regression.py",),
+    ),
+    Mutation(
+        "interval-over-rows-of-a-patient",  # too narrow
+        "metrics/statistics/bootstrap.py",
+        "weights = _drawn(generator, size, count)[:, row].astype(float)",
+        "weights = _drawn(generator, size, len(row)).astype(float)",
+        ("metrics/statistics/test_bootstrap.py",),
+    ),
+    # ------------------------------------------------------------------ volumes
+    Mutation(
+        "slices-in-the-order-of-files",
+        "imaging/volumes/series.py",
+        "return self.values if (order == np.arange(len(order))).all() else self.values[order]",
+        "return self.values",
+        ("imaging/volumes/test_series.py",),
+    ),
+    Mutation(
+        "every-axis-mirrored-as-the-first",
+        "data/geometry/volume.py",
+        "u[:, 1 + n : 1 + 2 * n] < np.array(self.flip), np.zeros(len(u), bool)",
+        "u[:, 1 + n : 2 + n] < np.array(self.flip) + np.zeros(n), np.zeros(len(u), bool)",
+        ("data/test_geometry.py",),
+    ),
+    # ------------------------------------------------------------------ tables
+    Mutation(
+        "seeds-counted-as-pretraining-runs",
+        "metrics/statistics/spread.py",
+        "n=len(means),",
+        "n=count,",
+        ("metrics/statistics/test_spread.py", "finetune/test_comparison.py"),
+    ),
+    Mutation(
+        "twin-of-other-settings",
+        "pages/tables/read.py",
+        "random = {alike[setting]: setting for",
+        "random = {other: setting for other in alike.values() for",
+        ("pages/test_report_sweep.py",),
+    ),
+    # ------------------------------------------------------------------ visual words
+    Mutation(
+        "word-of-the-farthest-patients",
+        "words/search.py",
+        "nearest = tuple(_ranked(each, descriptors[0][reference]) for each in descriptors)",
+        "nearest = tuple(_ranked(each, descriptors[0][reference])[::-1].copy() for each in descriptors)",
+        ("words/test_words.py",),
+    ),
+    Mutation(
+        "two-volumes-of-a-patient-in-a-word",
+        "words/search.py",
+        "return np.asarray(order[np.sort(first)])",
+        "return np.asarray(order)",
+        ("words/test_words.py",),
+    ),
     # ------------------------------------------------------------------ sweeps
     Mutation(
         "lost-node-is-no-failure",  # a run that takes its node down is requeued for ever

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dira_scale.metrics.statistics import weighted
-from dira_scale.metrics.statistics.bootstrap import Method, bootstrap
+from dira_scale.metrics.statistics.bootstrap import Method, bootstrap, bootstraps
 from dira_scale.metrics.statistics.weighted import Statistic, average, difference, weighted_auroc, weighted_mean
 
 SIMULATIONS = 1000
@@ -142,3 +142,14 @@ def test_intervals_over_patients_hold_the_truth_and_those_over_images_do_not(
     over_patients, over_images = coverage(draw, truth)
     assert 0.93 <= over_patients <= 0.97
     assert over_images < 0.90
+
+
+def test_several_statistics_have_the_intervals_that_each_has_alone() -> None:
+    """Of whole patients, whose rows are copies of each other here: over rows they would be narrower."""
+    rng = np.random.default_rng(0)
+    patients = [f"p{n // 5}" for n in range(200)]
+    each = {name: weighted_mean(np.repeat(rng.normal(size=40), 5)) for name in "ab"}
+    ends = bootstraps(each, patients, 500, 0.9, seed=3)
+    for name, statistic in each.items():
+        alone = bootstrap(statistic, patients, 500, 0.9, seed=3)
+        assert ends[name] == (alone.low, alone.high)
