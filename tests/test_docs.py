@@ -137,7 +137,10 @@ def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
     assert {page for page in pages if f"{page}\n" not in site} == set()
 
 
-PAGES = {"shard": "sharding", "plan": "planning", "pretrain": "training", "sweep": "slurm", "export": "weights"}
+PAGES = {
+    "shard": "sharding", "plan": "planning", "doctor": "planning", "pretrain": "training", "sweep": "slurm",
+    "export": "weights",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

@@ -72,7 +72,7 @@ def _without_package(key: str, arguments: Arguments) -> str:
     chosen = {key_of(word): word.partition("=")[2] for word in arguments.words}
     files = [folder / key / f"{chosen.get(key)}.yaml" for folder in arguments.config_dirs]
     file = next((file for file in files if file.is_file()), None)
-    return f"{file}: the first line must be '# @package _global_' (docs/how-to/settings.md)" if file else ""
+    return f"{file}: the first line must be '# @package _global_' (docs/how-to/training.md)" if file else ""
 
 
 def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ class NaNStop:
                 ". This CPU gets some gradients wrong in bf16, and only layers of torch.nn are guarded against it: if "
                 "this network calls convolutions otherwise, start a new run with precision=fp32"
             )
-        left += ". docs/how-to/health.md says what to do"
+        left += ". docs/how-to/training.md says what to do"
         self._report(step, left, f"{message}; {left}")
         self.world.wait()
         raise NotFiniteError(f"{message}; {left}")

@@ -1,7 +1,7 @@
 """Detect pixels that may show a name: from the DICOM header, and from the pixels themselves.
 
 ``recipe.burned_in`` selects the checks: ``refuse`` header and pixels, ``tagged`` the header only, ``keep`` none. Error
-rates of the pixel check, both ways: ``docs/evidence/detection.md``.
+rates of the pixel check, both ways: ``docs/evidence/proof.md``.
 """
 
 import cv2

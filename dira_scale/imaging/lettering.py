@@ -2,7 +2,7 @@
 
 Text is a row of small pieces on a line, equal in height and brightness, with many strokes. Anatomy has thin bright and
 dark structures too, but rarely six in such a row. A side marker has one or two letters. The thresholds are measured
-(``docs/evidence/detection.md``).
+(``docs/evidence/proof.md``).
 """
 
 from bisect import bisect_left

@@ -11,14 +11,14 @@ from dira_scale.report.summary import BASELINES, RESTORERS, throughput
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
 WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
-# methods.md: five times chance shows that a method learns. Below twice a run warns (health.md).
+# methods.md: five times chance shows that a method learns. Below twice a run warns (training.md).
 LEARNS, AT_CHANCE = 5.0, 2.0
 FEW = 200  # steps of fine-tuning (finetune.md)
-ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (health.md), nor here if its experiment names none
-# health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
+ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (training.md), nor here if its experiment names none
+# training.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
 SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
 WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs more workers
-NOISE = 100  # health.md: with fewer held-out images the neighbours' AUC is noise
+NOISE = 100  # training.md: with fewer held-out images the neighbours' AUC is noise
 
 
 def headlines(run: RunContent, warnings: int) -> list[Headline]:

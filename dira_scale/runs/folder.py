@@ -173,7 +173,7 @@ class RunFolder:
             shown = "; ".join(differing[:6])
             raise UserError(
                 f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=… "
-                "(docs/how-to/longer.md: to train longer)"
+                "(docs/how-to/training.md: to train longer)"
             )
 
 

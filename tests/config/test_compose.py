@@ -112,10 +112,10 @@ def test_what_is_no_yaml_is_one_line_that_names_the_file(content: bytes, said: s
     assert "\n" not in str(raised.value)
 
 
-PAGE = folder("configs").parent / "docs" / "how-to" / "settings.md"
+PAGE = folder("configs").parent / "docs" / "how-to" / "training.md"
 
 
-def test_the_files_of_settings_md_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_of_training_md_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text()
     names, contents = re.findall(r"`(my/\w+/\w+\.yaml)`", text), re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)

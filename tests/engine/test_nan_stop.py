@@ -75,5 +75,5 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     second = capfd.readouterr().err
     assert second.startswith(f"pretrain: the checkpoint of step 1 {left}") and second.count("\n") == 1
     assert said == [f"step 2: loss/di is not finite; {second.removeprefix('pretrain: ')}".strip()]
-    assert status(tmp_path)["reason"] == said[0] and said[0].endswith(". docs/how-to/health.md says what to do")
+    assert status(tmp_path)["reason"] == said[0] and said[0].endswith(". docs/how-to/training.md says what to do")
     run.release()

@@ -173,7 +173,7 @@ def test_real_images_are_not_taken_for_lettering(tmp_path: Path, count: int | No
     ],
 )
 def test_how_many_names_on_real_images_are_found(tmp_path: Path, count: int) -> None:
-    """As docs/evidence/detection.md says (here 20 images a set): white names mostly found, in CT all."""
+    """As docs/evidence/proof.md says (here 20 images a set): white names mostly found, in CT all."""
     sets = dict(real_sets(count)) | {"dicom_ct_series_ge": head_slices(tmp_path)[:: 28 // count]}
     least = {
         "pediatric_pneumonia_224": 0.8,

@@ -111,7 +111,7 @@ def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never
     assert told[0].endswith("rank-1/batch.json")
     (last,) = [line.removeprefix("pretrain: ") for line in printed.splitlines() if "is intact" in line]
     assert last.startswith("the checkpoint of step 4 is intact. ")  # then what bf16 may have to do with it
-    assert last.endswith("docs/how-to/health.md says what to do")
+    assert last.endswith("docs/how-to/training.md says what to do")
     ended = status(run)
     assert (ended["state"], ended["exit_code"], ended["step"]) == ("failed", 1, 8)
     assert ended["reason"] == f"{told[0].removeprefix('pretrain: ')}; {last}"

@@ -49,7 +49,7 @@ def test_the_views_of_a_saved_batch_are_seen_as_the_guide_says(tmp_path: Path, m
     folder = tmp_path / "out/runs/demo/nan/step-000000008/rank-0"
     save_batch(folder, batch, [stub("a", ["x0", "x1"], [0, 1])], "train", NotFinite(7, {"loss/re": [0]}, [{}]).row(0))
     monkeypatch.chdir(tmp_path)
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "health.md").read_text(), re.DOTALL)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "training.md").read_text(), re.DOTALL)
     exec(code, {})
     seen = np.asarray(Image.open(folder / "views.png")).astype(int)
     assert np.abs(seen - np.concatenate(list(views[:, 0].numpy()), axis=1).astype(int)).max() <= 1

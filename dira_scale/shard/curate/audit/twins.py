@@ -5,7 +5,7 @@ images are compared after a band-pass, which removes shared anatomy and keeps in
 
 1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, for all four flips at the cost of one.
 2. Likely pairs: the best correlation at 64 pixels over small shifts and scales (error rates on altered copies of real
-   radiographs: docs/evidence/detection.md).
+   radiographs: docs/evidence/proof.md).
 """
 
 from collections.abc import Iterator, Sequence
