@@ -33,6 +33,9 @@ class Adversary(nn.Module):
     patches, the generator's 1. ``minimax``: the score's sigmoid is the probability D(x) of a clean patch; D ascends
     E log D(x) + E log(1 - D(x')) (paper, eq. 3), and the generator descends it.
 
+    D has four blocks of convolution and InstanceNorm without weights, and a scoring convolution, as released: 1,554,433
+    parameters, a map of 28 x 28 scores at 224 pixels.
+
     ``dimensions``: of an image.
 
     Raises ``UserError`` for a loss that does not exist.
@@ -86,7 +89,13 @@ class Wasserstein(Adversary):
     BatchNorm takes the statistics of each batch (clean, restored, between), in the groups of the global batch.
 
     ``wgan_gp``: between is u · clean + (1 - u) · restored with the distorted view; ``wgan_gp_released``: with itself,
-    as in the script. u is from [0, 1), for each sample.
+    as in the script. u is from [0, 1), for each sample and step. D takes one step for each of the generator's.
+
+    Different from the script: generator and D learn from the same pass and the same weights (there D first, on a cube
+    restored in evaluation mode); D's rate is constant (there halved with the generator's every 16 epochs, the first
+    time after 15, and the generator's is 1e-4 where it starts from weights, 1e-2 for the classifier alone, batch 16); a
+    worsening validation loss is no improvement (there the comparison is inverted); Glorot's initialisation and Keras'
+    BatchNorm (1e-3, momentum 0.99) are PyTorch's; an option that takes the size of D's mean alone is not offered.
 
     Args:
         penalty: factor of (|d ΣD / d pair| - 1)^2: the norm of each pair's gradient, the sum over all patches.

@@ -21,7 +21,14 @@ class BarlowTwins(Method):
 
     L = scale · (sum_i (1 - C_ii)^2 + off_diagonal · sum_{i≠j} C_ij^2) with C [dim, dim] the correlation of the views'
     embeddings over the **global** batch, whatever ``model.bn_groups``; in evaluation over the current batch. As it
-    couples the whole batch, steps cannot accumulate micro-batches.
+    couples the whole batch, steps cannot accumulate micro-batches. Compare validation losses only at the same
+    ``validate.batch``.
+
+    Chance correlations of N unrelated samples contribute off_diagonal · dim² / N, 1,337 at 8,192 components and 256
+    samples, and the diagonal up to dim, while DiRA's 10 L_re is of the order of 1. So under DiRA the loss is scaled by
+    0.024, as in the authors' first code, with a rate of 0.2 for biases and norms; their current code has no factor and
+    a rate of 0.0048 = 0.2 · 0.024. LARS normalises all other gradients, so for Barlow Twins alone both are the same
+    training, but for the weight decay, which is relatively stronger with a smaller loss.
 
     Monitors, on the standardised embeddings that the loss compares: ``top1``, how often an image's first embedding is
     nearest to its second in the batch; ``chance``.

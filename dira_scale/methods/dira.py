@@ -25,6 +25,20 @@ class DiRA(Method):
     base learns from both: distorted in, clean (with the same flip) out. L_ad is the adversary's loss on
     ``Terms.restored``; the training loop adds it.
 
+    With ``restoration=mask`` L_re is the mean over each sample's hidden voxels, then over samples (with ``both``, of
+    each view by its own mask). The adversary judges the whole picture, as in inpainting (Iizuka et al., SIGGRAPH 2017):
+    outside the blocks the decoder's output is untrained, and alone they do not show whether they fit their
+    surroundings. Gradients reach hidden voxels only. Masks apply to all views, so MoCo's keys are of masked views, too.
+
+    Where the paper leaves a choice: one encoder pass per view feeds head and decoder, as released. The momentum encoder
+    has no decoder, as its output would not be used. Equation 6 compares SimSiam's head output with an encoder output;
+    here the predictor's output is compared with the projector's, as in SimSiam's own equation.
+
+    Different from the released code under every preset: the blur is a Gaussian with mirrored edges, theirs Pillow's
+    three box filters, up to 22 of 255 grey levels apart at the edges. BatchNorm's running statistics move once a step;
+    in the code of SimSiam and Barlow Twins they move once a view, so their momentum acts twice a step. All other
+    arithmetic agreed when their functions were run on the same tensors.
+
     Args:
         weights: of the terms, at least 0; a term with weight 0 is computed but not learnt.
         restoration: distance between restored and clean: ``mse`` or ``l1``; or ``mask``: the squared error of what the

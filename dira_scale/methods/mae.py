@@ -26,6 +26,17 @@ class MAE(Method):
     convolutional networks (SparK): the encoder computes as if hidden voxels were not there, at every layer
     (``dira_scale.models.sparse``), and before the decoder a learnt token for each level takes their places.
 
+    In a dense encoder the constant spreads, and the network sees a distribution that no image has. In a sparse one
+    hidden voxels are zeroed before every layer that mixes positions (SparK: after each layer, which is the same at
+    visible positions), and norms take their statistics of the visible ones. Attention and layers that pool the whole
+    image are refused. MAE's own encoder, which is given visible tokens only, is not built: its gain is speed.
+
+    Different from the sources: the decoder is the network's own, with skips (MAE: 8 transformer blocks; SparK: a light
+    U-Net); the mean is of each sample, then over samples (theirs: over all hidden patches of a batch), so it does not
+    matter how processes share the batch; intensities are in [0, 1], nnssl's are z-scores, and hidden blocks are as dark
+    as the darkest voxel, nnssl's as the mean. nnssl's views are also turned by up to 30 degrees about each axis and
+    scaled by 0.7 to 1.4, with a probability of 0.2 each.
+
     Either way the encoder does not see them: its output is the same whatever they are. Predictions are linear. The
     restored view has them in the hidden blocks, and is the given view elsewhere.
 

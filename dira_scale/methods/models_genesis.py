@@ -18,7 +18,11 @@ class ModelsGenesis(Method):
 
     g ends with a sigmoid, as intensities are in [0, 1]. f is what the views do: in the paper non-linear intensity,
     local shuffling, in- and out-painting (``configs/views/models_genesis.yaml``). Flips are of x itself, so the target
-    has them, too.
+    has them, too. It is DiRA's stage ``terms=[re]`` on one view, without a base that idles.
+
+    Different from the authors' code: each axis is mirrored with probability 0.5, theirs in a loop that mirrors x and y
+    in 15 % of the cubes and z never (``preset=released``); BatchNorm is evaluated with running statistics, theirs with
+    the batch's; crops are anywhere, theirs leave out cubes of which more than 15 % are denser than -150 HU.
 
     Raises ``UserError`` unless there is one view.
     """

@@ -40,7 +40,11 @@ class PCRL(MoCo):
 
     After a step the embeddings of o, m and h enter the queue. No gradient reaches the momentum encoder. T is a random
     mirroring and rotation by quarter turns, its own for each sample of o, m and h (``views.orientations``). In
-    evaluation λ = 1/2.
+    evaluation λ = 1/2. Of volumes T mirrors along each of the three axes and turns in the plane.
+
+    With ResNet-18 the projector has 82,176 parameters, the attention 133,376 (``channel``) or 136,710,912 (``outer``);
+    on ``unet3d`` 133,632 or 141,429,760. With several BatchNorm groups the momentum encoder's feature maps are sent
+    back to the process that decodes them, about 1.2 million numbers an image at 224 pixels.
 
     Monitors: MoCo's; ``re_ordinary``, ``re_momentum``, ``re_hybrid``: the three errors.
 
@@ -50,7 +54,10 @@ class PCRL(MoCo):
         attention: ``channel`` (released code) or ``outer`` (paper).
         weights: of the terms.
         target_scale: of what the decoder predicts and is compared with, for images in [0, 1]. A larger one makes the
-            decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images.
+            decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images:
+            with it, before training (224 pixels, eight radiographs, three seeds), the gradient of ``re`` as a share of
+            the weights is 0.19 instead of 1.34 for the encoder (that of ``di`` is 0.05), 0.17 instead of 1.33 for the
+            decoder, 13 instead of 68 for the head.
         shuffle: as MoCo's.
         bounded: whether the decoder's image goes through a sigmoid (the released code's, of volumes).
 

@@ -18,7 +18,9 @@ class SimSiam(Method):
     """Each view must predict the other's embedding: L = D(p1, sg(z2)) / 2 + D(p2, sg(z1)) / 2, D = -cosine.
 
     z is the projector's output for a view, p the ``predictor``'s for z. No gradient flows into z (``sg``), which
-    prevents collapse. L is in [-1, 1] and starts near 0.
+    prevents collapse. L is in [-1, 1], starts near 0 and must stay above -1, where all embeddings are the same. The
+    released projector's last layer has 2,048 biases more, frozen at random values (12,593,152 parameters instead of
+    12,591,104); the BatchNorm behind it removes them.
 
     Monitors: ``top1``, how often an image's first z is nearest to its second in the batch; ``chance``.
 

@@ -28,6 +28,9 @@ class TransVW(Method):
     experiments have L_di + 100 L_re + L_ad (``method=dira_transvw``). As in the authors' code, cubes are deformed in
     stages without restoration, too.
 
+    Different from that code: the cross-entropy is of logits (theirs takes a softmax's logarithm for logits, which is
+    equal); BatchNorm is evaluated with running statistics, theirs with the batch's.
+
     Args:
         label: of the dataset: one of several classes.
         classes: of it.
