@@ -1,0 +1,136 @@
+"""The tables of docs/reference/experiments.md, from what configs/ composes: ``python tests/experiments_page.py`` writes
+them into the page, and ``test_experiments_page.py`` compares."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import compose
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reference" / "experiments.md"
+EXPERIMENTS = ROOT / "configs" / "experiment"
+PRESETS = ROOT / "configs" / "_preset_of"
+DIFFERS = ("dira_moco", "pcrl", "pcrl3d", "dira_transvw", "models_genesis")  # whose presets have a table
+SIDES = ("paper", "released")
+NAMES = {"TimmUNet": "", "UNet3D": "`unet3d`", "ResEnc": "`resenc_l`", "SwinUNETR": "`swinunetr`"}
+ABSENT = object()
+
+
+def tables() -> dict[str, str]:
+    """Each table of the page by its name."""
+    small = {path.stem: path.stem.startswith(("small", "phantom")) for path in sorted(EXPERIMENTS.glob("*.yaml"))}
+    head = ("`experiment=`", "method", "network", "view", "batch", "optimizer, rate, decay", "schedule", "epochs")
+    result = {
+        name: table(head, [row(each) for each, is_small in small.items() if is_small == wanted])
+        for name, wanted in (("full", False), ("small", True))
+    }
+    for experiment in DIFFERS:
+        sides = [side for side in SIDES if (PRESETS / f"{experiment}_{side}.yaml").exists()]
+        columns = [f"`preset={side}`" for side in sides]
+        result[f"presets of {experiment}"] = table(("key", "default", *columns), differences(experiment, sides))
+    return result
+
+
+def composed(experiment: str, *words: str) -> dict[str, Any]:
+    config = compose("pretrain", [f"experiment={experiment}", "data.shards=any", *words])
+    return dict(OmegaConf.to_container(config))  # type: ignore[arg-type]
+
+
+def row(experiment: str) -> list[str]:
+    config = composed(experiment)
+    loss, model, optim, data = (config[key] for key in ("method", "model", "optim", "data"))
+    base = loss.get("base", {}).get("_target_")
+    with_base = f"{loss['_target_']} on {base}" if base else loss["_target_"]
+    return [
+        f"`{experiment}`",
+        with_base,
+        network(model),
+        " × ".join(map(str, data["size"])) if isinstance(data["size"], list) else str(data["size"]),
+        str(data["batch"]),
+        optimizer(optim),
+        schedule(optim),
+        lengths([(name, stage) for name, stage in config["stages"].items() if stage["epochs"]]),
+    ]
+
+
+def network(model: dict[str, Any]) -> str:
+    """Its name, and its width where it is not the full one."""
+    name = NAMES[model["_target_"]] or f"`{model['encoder']}`"
+    smaller = [f"{key}={shown(model[key])}" for key in ("width",) if model.get(key, 1) != 1]
+    return ", ".join([name, *smaller])
+
+
+def optimizer(optim: dict[str, Any]) -> str:
+    settings = optim["optimizer"]
+    rate = shown(settings["lr"]) + (f" · B / {optim['reference_batch']}" if optim["reference_batch"] else "")
+    return f"{settings['_target_'].rpartition('.')[2]} {rate}, {shown(settings['weight_decay'])}"
+
+
+def schedule(optim: dict[str, Any]) -> str:
+    """With what it starts, and by what it falls."""
+    warm = f"warm-up {shown(optim['warmup_epochs'])}, " if optim["warmup_epochs"] else ""
+    steps = f" × {shown(optim['factor'])} every {shown(optim['step_epochs'])}" if optim["schedule"] == "step" else ""
+    return f"{warm}`{optim['schedule']}`{steps}"
+
+
+def lengths(stages: list[tuple[str, dict[str, Any]]]) -> str:
+    """Epochs of each, and the patience, which they share."""
+    epochs = ", ".join(f"{name} {shown(stage['epochs'])}" for name, stage in stages)
+    (patience,) = {stage["patience"] for _, stage in stages}
+    return epochs + (f"; patience {patience}" if patience else "")
+
+
+def differences(experiment: str, sides: Iterable[str]) -> Iterator[list[str]]:
+    """A row for each key in which a preset differs from the experiment."""
+    plain = dict(leaves(composed(experiment)))
+    chosen = [dict(leaves(composed(experiment, f"preset={side}"))) for side in sides]
+    for key in sorted({key for each in (plain, *chosen) for key in each} - {"preset"}):
+        values = [each.get(key, ABSENT) for each in (plain, *chosen)]
+        if any(value != values[0] for value in values):
+            first, *others = ("none" if value is ABSENT else f"`{shown(value)}`" for value in values)
+            yield [f"`{key}`", first, *("" if value == first else value for value in others)]
+
+
+def leaves(config: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a list is a value."""
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def shown(value: Any) -> str:
+    """As it is typed."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = [*head]
+    lines = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    return f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n{lines.replace('|  |', '| |').replace('|  |', '| |')}"
+
+
+def filled(page: str) -> str:
+    """The page with each table after its mark replaced by what is composed now."""
+    for name, text in tables().items():
+        mark = f"<!-- generated: {name} -->\n"
+        if page.count(mark) != 1:
+            raise ValueError(f"{PAGE.name}: expected {mark.strip()} once")
+        before, _, after = page.partition(mark)
+        page = before + mark + text + re.sub(r"\A(?:\|.*\n)*", "", after)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))
+    sys.stdout.write(f"{PAGE}\n")

@@ -1,0 +1,14 @@
+"""The page on experiments says what configs/ composes, and knows every experiment."""
+
+from experiments_page import EXPERIMENTS, PAGE, filled
+
+
+def test_the_tables_are_what_is_composed() -> None:
+    """If not: ``python tests/experiments_page.py`` writes them."""
+    page = PAGE.read_text()
+    assert filled(page) == page
+
+
+def test_every_experiment_has_a_row() -> None:
+    page = PAGE.read_text()
+    assert [path.stem for path in EXPERIMENTS.glob("*.yaml") if f"\n| `{path.stem}` |" not in page] == []
