@@ -30,8 +30,8 @@ def test_the_site_is_built_without_a_warning_and_has_the_api(tmp_path: Path) -> 
     source = ROOT / "docs"
     documents = {path.relative_to(source).with_suffix(".html").as_posix() for path in source.rglob("*.md")}
     assert documents - {"README.html"} <= pages.keys() and "index.html" in pages
-    reference = pages["reference/python.html"]
-    modules = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference" / "python.md").read_text(), re.MULTILINE)
+    reference = pages["reference/api.html"]
+    modules = re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference" / "api.md").read_text(), re.MULTILINE)
     names = [*modules, *(f"dira_scale.api.{name}" for name in api.__all__)]
     assert [name for name in names if f'id="{name}"' not in reference] == []
     assert {
