@@ -234,6 +234,6 @@ def certain(targets: Tensor) -> Tensor:
 
 
 def class_numbers(targets: Tensor) -> Tensor:
-    """Of targets [b, L] that exclude each other the number of the one that is 1: int64 [b], ``UNKNOWN_CLASS`` where one
-    of them is unknown."""
+    """Return which of the targets [b, L], which exclude each other, is 1: int64 [b], ``UNKNOWN_CLASS`` where one of
+    them is unknown."""
     return torch.where(targets.isnan().any(1), UNKNOWN_CLASS, targets.nan_to_num().argmax(1))

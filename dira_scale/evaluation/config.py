@@ -23,5 +23,5 @@ class Evaluate(Schema):
     temperature: bool = MISSING
 
     def window_of(self, dimensions: int) -> str:
-        """Of masks of images (2) or volumes (3): as the usual views of training show them."""
+        """Return the window of masks of images (2) or volumes (3): as the usual views of training show them."""
         return self.window or (WHOLE if dimensions == 2 else SLIDING)

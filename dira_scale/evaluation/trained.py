@@ -76,7 +76,7 @@ class Trained:
 
     @classmethod
     def of(cls, folder: Path) -> "Trained":
-        """Of a run or an export. Raises UserError if it is neither, or not fine-tuned."""
+        """Read a run or an export. Raises UserError if it is neither, or not fine-tuned."""
         about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
         try:
             return cls(_network(about, state), about)
@@ -96,12 +96,12 @@ class Trained:
 
     @property
     def channels(self) -> int:
-        """Of an image, beside 1."""
+        """The channels of an image that has more than one."""
         return int(self.network.encoder.channels[0])
 
     @property
     def hash(self) -> str:
-        """Of the weights."""
+        """The hash of the weights."""
         digest = xxhash.xxh3_64()
         for name, tensor in self.network.state_dict().items():
             digest.update(name.encode())
@@ -110,7 +110,7 @@ class Trained:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Of what was trained on."""
+        """The size of what was trained on."""
         return tuple(self.about["size"])
 
     @property
@@ -126,7 +126,7 @@ class Trained:
 
     @property
     def crops(self) -> tuple[FixedCrop, ...]:
-        """Those of a test image whose predictions are averaged."""
+        """The crops of a test image whose predictions are averaged."""
         evaluate = _evaluate(self.about)
         return held_out_crops(self.size, evaluate.crops, evaluate.share)
 

@@ -101,7 +101,7 @@ def best_network(config: Finetune, supervision: Supervision, stage: str) -> tupl
 
 
 def finetuning(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
-    """Of a finished run for sweeps: ``SPLIT/METRIC/NAME``, and the configuration."""
+    """Return the figures of a finished run for sweeps, as ``SPLIT/METRIC/NAME``, and its configuration."""
     figures = (
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
         for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None

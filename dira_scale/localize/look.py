@@ -55,7 +55,7 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Seen:
-    """Of one label.
+    """What the network sees of one label.
 
     Attributes:
         map: float64 [*size] of the view, from 0 to 255.

@@ -41,7 +41,7 @@ class KeyShuffle:
         self._blocks = None
 
     def exchange(self, images: int, groups: int, device: torch.device, step: int, micro_batch: int) -> Exchange:
-        """Of a micro-batch with ``images`` on each process, in ``groups`` on all of them."""
+        """Return the exchange of a micro-batch with ``images`` on each process, in ``groups`` on all of them."""
         count = images * world()
         if self.kind == "batch":
             return Exchange(permutation(count, step, micro_batch), device)
@@ -66,7 +66,8 @@ def transposition(count: int, groups: int) -> IntArray:
 
 
 def permutation(count: int, step: int, micro_batch: int) -> IntArray:
-    """The same on every process, different for every micro-batch; on the host, which plans the exchange."""
+    """Return a permutation that is the same on every process and different for every micro-batch; on the host, which
+    plans the exchange."""
     return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)
 
 
@@ -89,7 +90,7 @@ def leak(kind: str, count: int, groups: int) -> float:
 
 
 def block_leak(size: int, block: int) -> float:
-    """Of one block of so many groups; a single group keeps all companions."""
+    """Return the leak of one block of so many groups; a single group keeps all companions."""
     met = np.bincount(np.arange(size) % block)  # images of a group that go to the same one
     return float((met * (met - 1)).sum() / (size * (size - 1)))
 

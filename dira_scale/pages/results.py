@@ -52,7 +52,7 @@ class ShownResults:
 
     @classmethod
     def of(cls, folder: Path, content: Mapping[str, Any], outputs: Sequence[str]) -> "ShownResults":
-        """Of the ``folder`` that has the ``content``; ``outputs``: the network's."""
+        """Show the ``folder`` that has the ``content``; ``outputs``: the network's."""
         names = [name for name in outputs if name != "background"]
         keys = ", ".join(f"{name} {colour}" for name, colour in zip(names, [*COLOURS] * len(names), strict=False))
         return cls(content, tables(content), plots(folder), pictures(folder), keys)
@@ -65,7 +65,8 @@ class ShownResults:
 
 
 def tables(content: Mapping[str, Any]) -> list[ResultTable]:
-    """Of the test split before the validation split. Of a single class the mean over classes is left out."""
+    """Return the tables, that of the test split before the validation split. Of a single class the mean over classes is
+    left out."""
     return [_table(content["splits"][split], figures) for split, figures in sorted(content.get("figures", {}).items())]
 
 
@@ -93,7 +94,7 @@ def _cell(figure: Figure) -> tuple[str, str]:
 
 
 def plots(folder: Path) -> list["Plot"]:
-    """Those of the kind of rows that the test split's cases are."""
+    """Return the plots for the kind of rows that the test split's cases are."""
     path = folder / CASES / "test.parquet"
     cases = read_cases(path) if is_inside(path, folder) and path.is_file() else []
     return PLOTS[type(cases[0])](cases) if cases and type(cases[0]) in PLOTS else []

@@ -71,7 +71,7 @@ def fetch(path: Path, most: int) -> bytes:
 
 
 def _steady(path: Path, blocks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
-    """The same blocks, unless they trickle."""
+    """Yield the blocks, unless they trickle."""
     since, received = time.monotonic(), 0
     with with_errno(path, StoppedError):
         for block in blocks:

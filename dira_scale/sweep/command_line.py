@@ -51,7 +51,7 @@ def _absolute(value: Any) -> Any:
 
 
 def _absolute_text(text: str) -> str:
-    """The same of a place as typed."""
+    """Return a place as typed, from this folder."""
     several = read(text)
     return written(_absolute(several)) if isinstance(several, list | dict) else str(_absolute(text))
 

@@ -133,7 +133,7 @@ def _arrays(jobs: Collection[str]) -> str:
 
 
 def _rows(text: str) -> Iterator[tuple[str, JobState]]:
-    """Of squeue's lines ``ID|STATE|REASON|NODES|ELAPSED``."""
+    """Return the rows of squeue's lines ``ID|STATE|REASON|NODES|ELAPSED``."""
     for line in text.splitlines():
         job, state, reason, nodes, elapsed = (*line.split("|"), "", "", "")[:5]
         known = JobState(
@@ -144,15 +144,15 @@ def _rows(text: str) -> Iterator[tuple[str, JobState]]:
 
 
 def _seconds(text: str) -> int:
-    """Of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
+    """Return the seconds of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
     match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
     return 86400 * days + 3600 * hours + 60 * minutes + seconds
 
 
 def _accounted(text: str) -> dict[str, JobState]:
-    """Of lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps (``12_3.batch``), which have
-    its memory."""
+    """Return what is accounted in lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps
+    (``12_3.batch``), which have its memory."""
     states: dict[str, JobState] = {}
     codes: dict[str, str] = {}
     memory: dict[str, float] = {}

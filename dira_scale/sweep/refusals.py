@@ -67,7 +67,8 @@ def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:
 
 
 def _minutes(limit: str) -> float:
-    """Of a time as SLURM writes it: ``infinite``, ``1-12:00:00``, ``30:00``, or minutes and seconds, ``1:00``."""
+    """Return the minutes of a time as SLURM writes it: ``infinite``, ``1-12:00:00``, ``30:00``, or minutes and seconds,
+    ``1:00``."""
     if not limit[0].isdigit():
         return float("inf")
     days, _, clock = limit.rpartition("-")

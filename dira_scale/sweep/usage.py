@@ -78,7 +78,7 @@ def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
 
 
 def _usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> tuple[Usage, float]:
-    """The same, read and asked; and when the last try ended."""
+    """Return the usage, read and asked, and when the last try ended."""
     counts = Counter(run.state for run in runs.values())
     spans = {run_id: _spans(folder, run) for run_id, run in runs.items()}
     seconds = {run_id: sum(end - began for began, end in each) for run_id, each in spans.items()}

@@ -38,8 +38,8 @@ class TaskConfig(Schema):
         raise NotImplementedError
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
-        """The same without data. ``facts``: those of the data that a run has recorded (``Supervision.facts``); without
-        them as far as the task says it itself."""
+        """Return what is learned, without data. ``facts``: those of the data that a run has recorded
+        (``Supervision.facts``); without them as far as the task says it itself."""
         raise NotImplementedError
 
     @property

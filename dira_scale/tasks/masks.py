@@ -72,7 +72,7 @@ class Segmentation(Supervision):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, without the background."""
+        """The names of the classes, without the background."""
         return (MASK,) if self.classes is None else tuple(self.classes)
 
     @property
@@ -100,7 +100,7 @@ class Segmentation(Supervision):
         return self.numbers(batch.mask[:, 0] if turned is None else turned(batch.mask[:, 0]))
 
     def numbers(self, stored: Tensor) -> Tensor:
-        """Of the values of masks [b, *size], ``IGNORE`` where nobody knows."""
+        """Return the numbers of the classes of masks [b, *size], ``IGNORE`` where nobody knows."""
         if self.classes is None:
             return torch.where(stored == IGNORE, IGNORE, (stored > 0).long())
         numbers = torch.where(stored == 0, 0, IGNORE)

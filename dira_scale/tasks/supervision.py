@@ -99,7 +99,7 @@ class Seen(Protocol):
         ...
 
     def whole(self) -> Iterator[Whole]:
-        """Those that have a mask, at stored size."""
+        """Yield the samples that have a mask, at stored size."""
         ...
 
 
