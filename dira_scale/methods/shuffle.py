@@ -16,8 +16,8 @@ from dira_scale.errors import UserError, nearest
 BLOCK = 8  # groups
 VERSION = 2  # of ``blocks``, in the identity of runs that use them
 SHUFFLES = ("blocks", "batch")
-MUCH = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
-LEAST = 8  # images of a group that is worth advising
+MAX_LEAK = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
+MIN_GROUP = 8  # images of a group that is worth advising
 
 
 class KeyShuffle:
@@ -96,7 +96,7 @@ def block_leak(size: int, block: int) -> float:
 
 
 def leak_line(kind: str, count: int, groups: int) -> str:
-    """What :func:`leak` is, for people; with a warning if it is above :data:`MUCH`, or that of the last block is."""
+    """Say what :func:`leak` is, with a warning if it, or that of the last block, is above :data:`MAX_LEAK`."""
     share, size = leak(kind, count, groups), count // groups
     line = f"key shuffle: of {count} images in {groups} BatchNorm group{'s' * (groups > 1)}, a query and its key share "
     line += f"{share:.1%} of their {size - 1} companions"
@@ -104,10 +104,10 @@ def leak_line(kind: str, count: int, groups: int) -> str:
     if kind == "blocks" and last < min(groups, BLOCK):
         share = max(share, block_leak(size, last))
         line += f", {block_leak(size, last):.1%} in the last block, of {last} group{'s' * (last > 1)}"
-    if share <= MUCH:
+    if share <= MAX_LEAK:
         return line
-    line += f": above {MUCH:.0%}, their statistics may tell which key is the query's"
-    for smaller in range(size - 1, LEAST - 1, -1):
-        if count % smaller == 0 and (less := leak(kind, count, count // smaller)) <= MUCH:
+    line += f": above {MAX_LEAK:.0%}, their statistics may tell which key is the query's"
+    for smaller in range(size - 1, MIN_GROUP - 1, -1):
+        if count % smaller == 0 and (less := leak(kind, count, count // smaller)) <= MAX_LEAK:
             return f"{line}; with model.bn_groups={count // smaller}, groups of {smaller}, it is {less:.1%}"
-    return f"{line}; more groups (model.bn_groups) of {LEAST} images or more need a larger data.batch"
+    return f"{line}; more groups (model.bn_groups) of {MIN_GROUP} images or more need a larger data.batch"

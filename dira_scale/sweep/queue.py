@@ -78,7 +78,7 @@ def ask(jobs: Collection[str]) -> Answer:
             f"--jobs={_arrays(jobs)}",
             "--format=%i|%T|%r|%N|%M",
         ]
-        answered = dict(_rows(said(squeue, nothing="Invalid job id")))
+        answered = dict(_rows(run_slurm(squeue, nothing="Invalid job id")))
     except UserError as error:
         return Answer({}, False, str(error))
     # SLURM forgets jobs some minutes after their end; of those that broke, accounting knows more.
@@ -87,7 +87,7 @@ def ask(jobs: Collection[str]) -> Answer:
         return Answer(answered)
     try:
         sacct = ["sacct", "--noheader", "--parsable2", "--units=M", f"--jobs={_arrays(left)}"]
-        ended = _accounted(said([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
+        ended = _accounted(run_slurm([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
         return Answer(answered, True, str(error))
     # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
@@ -107,7 +107,7 @@ def cancel(jobs: Collection[str]) -> None:
         tasks.setdefault(array, []).append(task)
     if tasks:
         words = [f"{array}_[{','.join(of)}]" if all(of) else array for array, of in tasks.items()]
-        said(["scancel", "--quiet", *words], nothing="Invalid job id")
+        run_slurm(["scancel", "--quiet", *words], nothing="Invalid job id")
 
 
 def expand(job: str) -> list[str]:
@@ -172,7 +172,7 @@ def _accounted(text: str) -> dict[str, JobState]:
     return states
 
 
-def said(command: list[str], nothing: str = "") -> str:
+def run_slurm(command: list[str], nothing: str = "") -> str:
     """Output of a command of SLURM; ``nothing`` in its error means that it found nothing.
 
     Raises:

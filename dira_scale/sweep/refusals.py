@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dira_scale.errors import UserError
 from dira_scale.sweep import queue
 from dira_scale.sweep.config import Cluster, SweepConfig
-from dira_scale.sweep.queue import said
+from dira_scale.sweep.queue import run_slurm
 
 # What sbatch says, the profile's key that it is about, and what to do; the first that fits.
 SAID = (
@@ -45,14 +45,14 @@ def explain(error: Exception, phase: str, profile: Cluster) -> str:
 
 def longest_array() -> int:
     """Jobs that an array may have on this cluster."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_slurm(["scontrol", "show", "config"]), re.MULTILINE)
     assert match, "scontrol show config names MaxArraySize"
     return int(match[1])
 
 
 def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:
     """SLURM takes a job that is longer than its partition allows, and never starts it."""
-    answer = (line.split("|") for line in said(["sinfo", "--noheader", "--format=%P|%l"]).splitlines())
+    answer = (line.split("|") for line in run_slurm(["sinfo", "--noheader", "--format=%P|%l"]).splitlines())
     limits = {name: _minutes(limit) for name, limit in answer}
     for phase in phases:
         profile = config.profile(phase)

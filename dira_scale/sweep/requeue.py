@@ -8,7 +8,7 @@ from submitit import JobEnvironment
 
 from dira_scale.errors import UserError
 from dira_scale.sweep.launch import restarts
-from dira_scale.sweep.queue import said
+from dira_scale.sweep.queue import run_slurm
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def _scontrol(*words: str) -> str:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return said(["scontrol", *words])
+            return run_slurm(["scontrol", *words])
         except UserError as error:
             if not any(text in str(error) for text in TRANSIENT) or time.monotonic() > deadline:
                 raise

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import write_json
-from dira_scale.sweep.queue import said
+from dira_scale.sweep.queue import run_slurm
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.state import STATES
 from dira_scale.sweep.status import AT_WORK, RunStatus
@@ -132,7 +132,7 @@ def _accounted(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> tuple[
     if not jobs:
         raise UserError("only SLURM's accounting has them")
     arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
-    rows = said([
+    rows = run_slurm([
         "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={arrays}",
         "--format=JobID,ElapsedRaw,AllocTRES",
     ]).splitlines()  # fmt: skip
