@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
+from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
-from dira_scale.evaluation.config import IMAGENET, Evaluate
+from dira_scale.evaluation.config import IMAGENET, Evaluate, require_finetuned
 from dira_scale.evaluation.results import Numbers, read_results
 from dira_scale.evaluation.stored import held_out_crops
 from dira_scale.metrics.figure import number
@@ -26,7 +27,7 @@ from dira_scale.models.stored import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
-from dira_scale.tasks.config import FINETUNE, task_of
+from dira_scale.tasks.config import TaskConfig, task_of
 from dira_scale.tasks.supervision import Chosen, Supervision
 
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
@@ -84,6 +85,10 @@ class Trained:
             raise UserError(f"run={folder}: {error}") from error
 
     @property
+    def task(self) -> TaskConfig:
+        return task_of(self.about["task"])
+
+    @property
     def supervision(self) -> Supervision:
         return _supervision(self.about)
 
@@ -130,9 +135,15 @@ class Trained:
         evaluate = _evaluate(self.about)
         return held_out_crops(self.size, evaluate.crops, evaluate.share)
 
-    def predictor(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+    @property
+    def views(self) -> ViewSpec:
+        """As which a test image was seen."""
+        size = self.size if len(self.size) == 3 else self.size[0]
+        return fixed_views(size, self.crops, **self.stored)
+
+    def predictor(self, device: torch.device, channels_last: bool = False) -> Callable[[Tensor], Tensor]:
         """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there."""
-        network, supervision = moved(self.network, device, channels_last=False), self.supervision
+        network, supervision = moved(self.network, device, channels_last), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
         set_fp32(precision)
 
@@ -151,8 +162,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     were chosen for this checkpoint. Raises UserError for another run.
     """
     described, config = reader.description, reader.config
-    if described.verb != FINETUNE:
-        raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
+    require_finetuned(str(reader.folder), described)
     if lacking := {"task", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
         raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
     datasets = [data.info for data in reader.datasets()]
@@ -184,7 +194,7 @@ def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
     model, size, supervision = architecture(about["model"]), tuple(about["size"]), _supervision(about)
     if len(size) != model.dimensions or math.prod(size) > VIEW:
         raise UserError(f"size is {[*size]}, which is no view of {model.dimensions} dimensions; {REPAIR}")
-    for name in ("temperatures", "normalised"):
+    for name in ("thresholds", "temperatures", "calibrated_thresholds", "normalised"):
         if about[name] is not None and (lacking := {*supervision.outputs} - {*about[name]}):
             raise UserError(f"{name}.{min(lacking)} is missing; {REPAIR}")
     _evaluate(about)

@@ -71,7 +71,7 @@ def _result(run: RunContent) -> Headline | None:
     validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
     validation = f"; on the validation split {validated.in_words()}" if validated else ""
     return Headline(
-        first.in_words() + (f" ({first.interval[0]:.3f} to {first.interval[1]:.3f})" if first.interval else ""),
+        first.with_interval(),
         f"on the test split ({first.patients} patients)",
         f"checkpoint of step {run.results['step']}; {', '.join(each.in_words() for each in others)}{validation}",
     )

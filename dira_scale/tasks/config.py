@@ -1,7 +1,7 @@
 """What is learned from labels, masks and numbers, ``configs/task/*.yaml``. Reading it needs no torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING, OmegaConf
@@ -14,12 +14,15 @@ from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from dira_scale.data.labels import Choice, Columns
+    from dira_scale.data.manifest import ShardedDataset
     from dira_scale.tasks.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
 FINETUNE = "finetune"  # the command whose runs have tasks
 PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
 BALANCED = "balanced"
+ELSEWHERE = "name another split, or another dataset"
 
 
 @dataclass
@@ -40,6 +43,13 @@ class TaskConfig(Schema):
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         """Return what is learned, without data. ``facts``: those of the data that a run has recorded
         (``Supervision.facts``); without them as far as the task says it itself."""
+        raise NotImplementedError
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        """The same on a split of any dataset, of which all that was learned is asked for.
+
+        Raises UserError for a dataset that lacks it.
+        """
         raise NotImplementedError
 
     @property
@@ -101,6 +111,15 @@ class LabelTask(TaskConfig):
         nan = float("nan")
         return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
 
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.data.labels import Labels, labels_of
+        from dira_scale.tasks.labels import Classification
+
+        choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).asked()["labels"]
+        labels = _columns(choice, facts["outputs"], dataset, split)
+        assert isinstance(labels, Labels), "asked for"
+        return Classification(labels, scored=self._scored())
+
 
 @dataclass
 class MaskTask(TaskConfig):
@@ -137,6 +156,12 @@ class MaskTask(TaskConfig):
 
         return Segmentation(self.classes)
 
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.tasks.mask_values import check_evaluated
+
+        check_evaluated(dataset, split, self.classes, ELSEWHERE)
+        return self.described(facts)
+
 
 @dataclass
 class RegressionTask(TaskConfig):
@@ -163,6 +188,15 @@ class RegressionTask(TaskConfig):
 
         return Regression(Numbers(tuple(facts.get("outputs") or self.labels or ())), facts.get("normalised") or {})
 
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.data.numbers import Numbers
+        from dira_scale.tasks.regression import Regression
+
+        choice = replace(self, labels=[*facts["outputs"]]).asked()["labels"]
+        numbers = _columns(choice, facts["outputs"], dataset, split)
+        assert isinstance(numbers, Numbers), "asked for"
+        return Regression(numbers, facts.get("normalised") or {})
+
 
 def task_of(node: Mapping[str, Any]) -> TaskConfig:
     """Return the object of a ``task`` node of a recorded configuration. Raises UserError naming the key."""
@@ -173,6 +207,17 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
         raise UserError(f"task: {str(error).partition(chr(10))[0]}") from error
     assert isinstance(task, TaskConfig)
     return task
+
+
+def _columns(choice: "Choice", outputs: Sequence[str], dataset: "ShardedDataset", split: str) -> "Columns":
+    """The columns that a network's ``outputs`` are of. Raises UserError for a dataset that lacks one, or has a label of
+    other classes, and for a label that nobody knows in the split."""
+    columns = choice.of([dataset])
+    if [*columns.names] != [*outputs]:
+        raise UserError(f"{dataset.root} has the classes {', '.join(columns.names)}: shard it again with the same "
+                        "recipe.class_columns, in the same order")  # fmt: skip
+    columns.check([dataset], split, learned=None, remedy=ELSEWHERE)
+    return columns
 
 
 def without_data(task: TaskConfig) -> "Supervision":

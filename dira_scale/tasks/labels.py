@@ -104,6 +104,10 @@ class Classification(Supervision):
         return mean | ({ACCURACY: Metric("Accuracy", "max")} if self.labels.exclusive else {})
 
     @property
+    def asked(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    @property
     def compared(self) -> Sequence[Key]:
         return [("AUROC", MEAN), *[("accuracy", ALL)] * self.labels.exclusive]
 

@@ -92,6 +92,10 @@ class Segmentation(Supervision):
         return {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
 
     @property
+    def asked(self) -> dict[str, Any]:
+        return {"masks": True}
+
+    @property
     def compared(self) -> Sequence[Key]:
         return [("Dice", MEAN)]
 

@@ -65,6 +65,10 @@ class Regression(Supervision):
         return {"r2": Metric("R2" + ", mean over the numbers" * (len(self.outputs) > 1), "max")} | of_one
 
     @property
+    def asked(self) -> dict[str, Any]:
+        return {"labels": self.numbers}
+
+    @property
     def compared(self) -> Sequence[Key]:
         return [(R2, MEAN), *((MAE, name) for name in self.outputs)]
 

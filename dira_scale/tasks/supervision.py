@@ -159,6 +159,11 @@ class Supervision(ABC):
     def compared(self) -> Sequence[Key]: ...
 
     @property
+    @abstractmethod
+    def asked(self) -> dict[str, Any]:
+        """Arguments of ``LoaderSpec``: what batches must have beside images."""
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is known of the data since training began. A run's configuration has it (``TaskConfig.described``)."""
         return {"outputs": list(self.outputs)}
