@@ -33,6 +33,7 @@ from dira_scale.tasks.supervision import Chosen, Supervision
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
 MILLIMETRES = Within(0.05, 50)
 REPAIR = "export the run again"
+LARGER = "name a dataset of larger volumes, or fine-tune with data.pad=true"  # where all volumes must be as its views
 
 
 class Seen(TypedDict, total=False):

@@ -16,7 +16,7 @@ from dira_scale.distributed.precision import set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.stored import Stored, held_out_crops
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import LARGER, Trained
 from dira_scale.localize.cases import Case
 from dira_scale.localize.gradcam import GradCam
 from dira_scale.localize.results import Row
@@ -92,7 +92,7 @@ class Eye:
         crops = held_out_crops(trained.size, CENTRE, 1.0)
         self.crop, self.samples = crops[0], Samples([dataset], split)
         if len(trained.size) == 3:
-            require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored))
+            require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored), LARGER)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         set_fp32("fp32")
         moved(network := trained.network, self.device, channels_last=False)
