@@ -23,34 +23,37 @@ import yaml
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
+from dira_scale.data.fit import require_fit
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import AUTO
 from dira_scale.data.loaders.build import choose as choose_loader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
-from dira_scale.errors import UserError, counted, print_line
+from dira_scale.data.samples import Samples
+from dira_scale.errors import UserError, counted, nearest, print_line
 from dira_scale.evaluate.config import Evaluation
 from dira_scale.evaluate.page import FILE as PAGE
 from dira_scale.evaluate.page import page
 from dira_scale.evaluation.config import require_masks
-from dira_scale.evaluation.features import rows_of
 from dira_scale.evaluation.journal import check_same
 from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import LARGER, Trained
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
-from dira_scale.storage.owned import own
+from dira_scale.storage.owned import check_own, own
 from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 
+KIND = "evaluations"  # of the folder
+
 
 def make(config: Evaluation) -> None:
-    """Evaluate, unless that is done. Raises UserError before anything is written."""
+    """Evaluate, unless that is done. Raises UserError, unless a sample is damaged before anything is written."""
     out, trained = Path(config.out), Trained.of(Path(config.run))
     require_masks(config.window, trained.supervision.pooled, trained.supervision.learned)
     dataset = ShardedDataset.open(config.data.shards)
@@ -59,7 +62,9 @@ def make(config: Evaluation) -> None:
     seen = {"crops": trained.about["evaluate"]["crops"]} if supervision.pooled else {"window": window}
     about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash, **seen}
     about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
-    if (out / FILE).is_file():
+    with as_user_error(out, "out"):
+        begun = check_own(out, KIND, "out")
+    if begun and (out / FILE).is_file():
         check_same(out, json.loads((out / FILE).read_text()), about)
         print_line(f"{out} is complete: nothing is left to evaluate")
         return
@@ -67,7 +72,7 @@ def make(config: Evaluation) -> None:
     leak = check_leak([part], config.data.split, [*sources_of(config.run, "run", [dataset])])
     with _split(config, trained, dataset, supervision, window) as split:
         with as_user_error(out, "out"):
-            own(out, "evaluations", "out")
+            own(out, KIND, "out")
         cases = split.cases(supervision, trained.network)
     content = {"dira_scale": __version__, **about, "splits": {"test": config.data.split}}
     content |= judged(supervision, {"test": cases}, trained.chosen)
@@ -86,15 +91,18 @@ def make(config: Evaluation) -> None:
 def _supervision(config: Evaluation, trained: Trained, dataset: ShardedDataset) -> Supervision:
     """What is evaluated on the split. Raises UserError for a dataset that the network cannot be judged by."""
     dataset.require(len(trained.size), "this network")
-    rows_of(dataset, config.data.split)
-    stored = {kind.channels for kind in dataset.kinds(config.data.split)}
+    split, filled = config.data.split, [name for name in dataset.splits if len(dataset.rows(name))]
+    if split not in filled:
+        raise UserError(f"data.split={split}: {dataset.root} has {', '.join(filled)}{nearest(split, filled)}")
+    stored = {kind.channels for kind in dataset.kinds(split)}
     if other := sorted(stored - {1, trained.channels}):
         raise UserError(
             f"data.shards={dataset.root} has images of {other[0]} channels, and the network in run={config.run} takes "
             f"1 or {trained.channels}: name a dataset of such images"
         )
+    require_fit(Samples([dataset], split), trained.views, LARGER)
     try:
-        return trained.task.evaluated(trained.about, dataset, config.data.split)
+        return trained.task.evaluated(trained.about, dataset, split)
     except UserError as error:
         learned = ", ".join(trained.supervision.outputs)
         raise UserError(f"run={config.run} has learned {learned}, and all of it is asked for: {error}") from error

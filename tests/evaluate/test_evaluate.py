@@ -10,7 +10,7 @@ import pytest
 from data.conftest import make_dataset
 from data.volumes import WORDS, make, random_volumes
 from finetune.conftest import TINY
-from localize.made_up import NAMES, tuned
+from localize.made_up import NAMES, sees_brightness, tuned
 from omegaconf import OmegaConf
 from recorded import derived
 from toy_run import train
@@ -22,6 +22,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluate import main
 from dira_scale.evaluate.check import check
 from dira_scale.evaluation.results import evaluated, read_results
+from dira_scale.evaluation.trained import Trained
 from dira_scale.finetune import main as finetune
 from dira_scale.tasks.config import task_of
 
@@ -193,7 +194,8 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         ([f"run={run}", "window=whole"], dataset, "windows are of masks, and this network has labels; leave it out"),
         ([f"run={run}"], volumes, "holds volumes, and this network reads images"),
         ([f"run={run}"], four, f"four has images of 4 channels, and the network in run={run} takes 1 or 3"),
-        ([f"run={run}", "data.split=tset"], dataset, "has train, val, test, all; did you mean 'test'?"),
+        ([f"run={run}", "data.split=tset"], dataset, f"{dataset.root} has train, val, test; did you mean 'test'?"),
+        ([f"run={run}", "data.split=all"], dataset, f"data.split=all: {dataset.root} has train, val, test"),
         ([f"run={run}"], dataset, f"run={run} has learned bright, dark, and all of it is asked for: task.labels: "
          f"{dataset.root} has no label 'dark', but bright, new"),
         ([f"run={run}"], none, "none has no labels: shard it again with recipe.labels=… and another out"),
@@ -203,6 +205,20 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         assert main([*asked, f"data.shards={data.root}", f"out={out}"]) == 2
         assert said in capsys.readouterr().err
     assert not out.exists()
+    before = sorted(run.rglob("*"))
+    assert main([f"run={run}", f"data.shards={whole.root}", f"out={run}"]) == 2
+    assert "holds files that this command has not written" in capsys.readouterr().err
+    assert before == sorted(run.rglob("*"))
+
+
+def test_volumes_smaller_than_the_views_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Trained, "of", classmethod(lambda cls, folder: sees_brightness(24, 24, 24)))
+    volumes = make(tmp_path / "volumes", random_volumes(2), test=1)
+    assert main([f"run={tmp_path}", f"data.shards={volumes.root}", f"out={tmp_path / 'out'}"]) == 2
+    said = capsys.readouterr().err
+    assert "fewer than a crop of 24 x 24 x 24, as have 1 of 1 in split 'test': name a dataset of larger" in said
 
 
 REFUSED: dict[str, tuple[list[str], list[str], str]] = {
