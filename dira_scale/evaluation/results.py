@@ -103,7 +103,7 @@ def overall(figures: Sequence[Figure], best: str) -> list[Figure]:
 
 
 def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
-    """Of a finished folder for sweeps: ``SPLIT/METRIC/NAME``, and the configuration."""
+    """Return the figures of a finished folder for sweeps, as ``SPLIT/METRIC/NAME``, and its configuration."""
     figures = (
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
         for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None

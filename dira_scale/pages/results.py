@@ -103,7 +103,8 @@ def _cell(figure: Figure) -> tuple[str, str]:
 
 
 def plots(folder: Path, split: str = "test") -> list["Plot"]:
-    """Return the plots for the kind of rows that the test split's cases are. ``split``: what it is called in the dataset."""
+    """Return the plots for the kind of rows that the test split's cases are. ``split``: what it is called in the
+    dataset."""
     path = folder / CASES / "test.parquet"
     cases = read_cases(path) if is_inside(path, folder) and path.is_file() else []
     return PLOTS[type(cases[0])](cases, split) if cases and type(cases[0]) in PLOTS else []

@@ -46,7 +46,7 @@ class TaskConfig(Schema):
         raise NotImplementedError
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
-        """The same on a split of any dataset, of which all that was learned is asked for.
+        """Return what is learned, on a split of any dataset, of which all that was learned is asked for.
 
         Raises UserError for a dataset that lacks it.
         """
