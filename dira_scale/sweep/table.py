@@ -20,9 +20,11 @@ from dira_scale.sweep.usage import Usage, usage
 
 WIDE = Console(width=10_000)  # measures what a table takes where there is room
 FIGURES = ("step", "loss", "samples/s", "to go")
-# The first that fits is shown. What the narrow one lacks of job, node and reason is below its table, for each run in
-full. LAYOUTS = ( ("run", "state", *FIGURES, "job", "node", "tries", "reason"), ("run", "state", "step", "to go",
-"tries"), )
+# The first that fits is shown; what the narrow one lacks of job, node and reason is below it, for each run in full.
+LAYOUTS = (
+    ("run", "state", *FIGURES, "job", "node", "tries", "reason"),
+    ("run", "state", "step", "to go", "tries"),
+)
 
 
 def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, RunStatus]:
