@@ -24,7 +24,7 @@ SHOWN = 6  # pictures of a split
 
 @dataclass(frozen=True)
 class HeldOutSplit:
-    """This process's share of a split, as :class:`dira_scale.tasks.supervision.Seen`.
+    """This process's share of a split, as :class:`dira_scale.tasks.supervision.Predictions`.
 
     Attributes:
         predicted: images [b, C, *size] in [0, 1] on ``device`` to what the network says of them.

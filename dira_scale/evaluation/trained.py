@@ -36,7 +36,7 @@ REPAIR = "export the run again"
 LARGER = "name a dataset of larger volumes, or fine-tune with data.pad=true"  # where all volumes must be as its views
 
 
-class Seen(TypedDict, total=False):
+class StoredAs(TypedDict, total=False):
     """What ``Stored.seen`` is told."""
 
     spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(1, 3)]
@@ -56,7 +56,7 @@ class About(TypedDict):
     outputs: list[str]
     normalised: dict[str, Annotated[list[float], Within(2, 2)]] | None
     size: Annotated[list[SIDE], Within(2, 3)]
-    stored: Seen
+    stored: StoredAs
     normalise: Literal["none", "imagenet"]
     evaluate: dict[str, Any]
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]

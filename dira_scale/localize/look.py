@@ -54,7 +54,7 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LocatedLabel:
     """What the network sees of one label.
 
     Attributes:
@@ -80,7 +80,7 @@ class Seen:
         return Row(*about, float(shares[best]), sources[best], tuple(boxes[best].tolist()))
 
 
-class Eye:
+class Localizer:
     """A fine-tuned network and the images of a split. The whole image is resized to what was trained on; of a volume
     that was cropped in voxels, its middle is seen, as in the run's evaluation. Computed in fp32.
 
@@ -111,11 +111,11 @@ class Eye:
         except DecodeError as error:
             raise self.samples.damaged(case.sample, error) from error
 
-    def look(self, stored: Stored, view: Tensor, label: str) -> Seen:
+    def look(self, stored: Stored, view: Tensor, label: str) -> LocatedLabel:
         map, probability = self.cam(view.to(self.device), self.outputs.index(label))
         step = None if stored.step is None else np.array([stored.step])
         crop = self.crop.of(np.array([stored.sides]), step).box[0].astype(float)
         predicted = {
             intensity: in_stored(regions(map, intensity), crop, self.trained.size) for intensity in self.intensities
         }
-        return Seen(map, probability, crop, predicted)
+        return LocatedLabel(map, probability, crop, predicted)

@@ -16,7 +16,7 @@ from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.regression import MAE, R2, regression
 from dira_scale.metrics.statistics.of_cases import Statistics, of_numbers
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, Seen, Shared, Supervision, gathered
+from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
 from dira_scale.training.inputs import Inputs
 
 SQUARED, ABSOLUTE = "mse", "mae"  # loss terms
@@ -105,9 +105,9 @@ class Regression(Supervision):
             return ""
         return f"no number has two values among its {len(targets)} samples"
 
-    def cases(self, seen: Seen) -> list[NumberCase]:
-        made, about = list[NumberCase](), seen.about
-        for view in seen.views():
+    def cases(self, predictions: Predictions) -> list[NumberCase]:
+        made, about = list[NumberCase](), predictions.about
+        for view in predictions.views():
             rows = view.batch.index[: view.count].cpu().numpy()
             targets = self.targets(view.batch)[: view.count].cpu().numpy()
             values = view.predicted[: view.count].double().cpu().numpy()

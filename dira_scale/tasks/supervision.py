@@ -83,7 +83,7 @@ class Whole:
     grey: Callable[[], np.ndarray] | None = None
 
 
-class Seen(Protocol):
+class Predictions(Protocol):
     """A split's samples through a network, this process's share."""
 
     @property
@@ -194,7 +194,7 @@ class Supervision(ABC):
         return ""
 
     @abstractmethod
-    def cases(self, seen: Seen) -> list[Any]:
+    def cases(self, predictions: Predictions) -> list[Any]:
         """Return rows of ``metrics.cases`` of a split."""
 
     def chosen(self, cases: Sequence[Any]) -> Chosen:
