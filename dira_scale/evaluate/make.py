@@ -102,7 +102,7 @@ def _supervision(config: Evaluation, trained: Trained, dataset: ShardedDataset) 
         )
     require_fit(Samples([dataset], split), trained.views, LARGER)
     try:
-        return trained.task.evaluated(trained.about, dataset, split)
+        return trained.task.evaluated(trained.about["facts"], dataset, split)
     except UserError as error:
         learned = ", ".join(trained.supervision.outputs)
         raise UserError(f"run={config.run} has learned {learned}, and all of it is asked for: {error}") from error
@@ -119,7 +119,7 @@ def _split(
     order = DistributedEvalOrder(size, batch, EvalOrder(size, batch).steps, rank=0, ranks=1)
     spec = LoaderSpec(
         [dataset], config.data.split, order, views, seed=0, workers=config.data.workers, fixed_epoch=0, device=device,
-        **supervision.asked,
+        **supervision.loader_arguments,
     )  # fmt: skip
     held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
     predicted = trained.predictor(device, channels_last=True)  # as runs have it, by default

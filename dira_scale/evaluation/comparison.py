@@ -227,7 +227,7 @@ def _pretraining(start: str) -> str:
 def evaluated(run: Finished) -> Evaluated:
     """Return what the test cases in a run's output say of it."""
     supervision, cases = (
-        task_of(run.config["task"]).described(run.config),
+        task_of(run.config["task"]).described(run.config.get("facts", {})),
         read_cases(run.output / CASES / "test.parquet"),
     )
     statistics, figures = supervision.statistics(cases, Chosen()), figures_of(run.output)

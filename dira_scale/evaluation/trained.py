@@ -45,7 +45,8 @@ class StoredAs(TypedDict, total=False):
 
 
 class About(TypedDict):
-    """``predict.json``. ``task`` and ``model`` are checked by their classes, ``conversion`` where it is used."""
+    """``predict.json``. ``task``, its ``facts`` and ``model`` are checked by their classes, ``conversion`` where it is
+    used."""
 
     network: str
     stage: str
@@ -53,8 +54,7 @@ class About(TypedDict):
     model: dict[str, Any]
     channels: CHANNELS | None
     task: dict[str, Any]
-    outputs: list[str]
-    normalised: dict[str, Annotated[list[float], Within(2, 2)]] | None
+    facts: dict[str, Any]
     size: Annotated[list[SIDE], Within(2, 3)]
     stored: StoredAs
     normalise: Literal["none", "imagenet"]
@@ -164,7 +164,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     """
     described, config = reader.description, reader.config
     require_finetuned(str(reader.folder), described)
-    if lacking := {"task", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
+    if lacking := {"task", "facts", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
         raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
     datasets = [data.info for data in reader.datasets()]
     judged = read_results(reader.folder)
@@ -176,8 +176,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "model": {**described.network.architecture} | {"weights": None},
         "channels": config["channels"],
         "task": config["task"],
-        "outputs": list(described.output.names),
-        "normalised": config.get("normalised"),
+        "facts": config["facts"],
         "size": list(described.input.size),
         "stored": as_stored(config["data"] or {}),
         "normalise": config["normalise"],
@@ -195,7 +194,7 @@ def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
     model, size, supervision = architecture(about["model"]), tuple(about["size"]), _supervision(about)
     if len(size) != model.dimensions or math.prod(size) > VIEW:
         raise UserError(f"size is {[*size]}, which is no view of {model.dimensions} dimensions; {REPAIR}")
-    for name in ("thresholds", "temperatures", "calibrated_thresholds", "normalised"):
+    for name in ("thresholds", "temperatures", "calibrated_thresholds"):
         if about[name] is not None and (lacking := {*supervision.outputs} - {*about[name]}):
             raise UserError(f"{name}.{min(lacking)} is missing; {REPAIR}")
     _evaluate(about)
@@ -218,7 +217,8 @@ def _evaluate(about: Mapping[str, Any]) -> Evaluate:
 
 
 def _supervision(about: Mapping[str, Any]) -> Supervision:
-    return task_of(about["task"]).described(about)
+    task = task_of(about["task"])
+    return task.described(Shape(REPAIR).of(task.facts, about["facts"], "facts."))
 
 
 def _is_export(folder: Path) -> bool:

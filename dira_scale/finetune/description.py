@@ -17,7 +17,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     """Describe a run of the resolved ``config``: composed, or recorded, which has what the task knows of the data,
     too."""
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
-    task = task_of(config["task"]).described(config)
+    task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
     network = Network(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,

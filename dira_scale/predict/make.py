@@ -171,9 +171,10 @@ def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], a
         columns = supervision.columns(trained.chosen)
         write_predictions(out, [*usable], columns, supervision.answers(values, trained.chosen))
         where = out / PREDICTIONS
-    judged = ("outputs", "thresholds", "temperatures", "calibrated_thresholds")
+    judged = ("thresholds", "temperatures", "calibrated_thresholds")
     counts = {"predicted": len(usable), "quarantined": len(refused)}
-    written = about | {"dira_scale": __version__} | {name: trained.about[name] for name in judged} | counts
+    network = {"dira_scale": __version__, "outputs": [*supervision.outputs]}
+    written = about | network | {name: trained.about[name] for name in judged} | counts
     write_json(out / ABOUT, written)
     (out / UNFINISHED).unlink()
     print_line(f"{where}: {counted(len(usable), 'image')}")

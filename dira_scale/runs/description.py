@@ -201,7 +201,7 @@ class Description:
     """A run.
 
     Attributes:
-        verb: that has trained it.
+        verb: the command that has trained it.
         title: what the run is; code in backticks.
         trained: what was done to the network; completes "weights of a network …".
         training: how: lines of a card, Markdown.

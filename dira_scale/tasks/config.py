@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,6 +12,7 @@ from dira_scale.config.registry import chosen_class
 from dira_scale.config.schema import Schema, at_least, one_of
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
+from dira_scale.runs.shape import Within
 
 if TYPE_CHECKING:
     from dira_scale.data.labels import Choice, Columns
@@ -25,15 +26,32 @@ BALANCED = "balanced"
 ELSEWHERE = "name another split, or another dataset"
 
 
+class Facts(TypedDict):
+    """What a run has recorded of its data, for its task (``Supervision.facts``)."""
+
+    outputs: list[str]
+
+
+class NumberFacts(Facts):
+    """``normalised``: mean and deviation by name."""
+
+    normalised: dict[str, Annotated[list[float], Within(2, 2)]]
+
+
 @dataclass
 class TaskConfig(Schema):
-    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one."""
+    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one.
 
+    Attributes:
+        facts: the type of its facts, by which those of a stranger's file are checked.
+    """
+
+    facts: ClassVar[type] = Facts
     _target_: str = MISSING
     loss: list[str] = MISSING
 
-    def asked(self) -> dict[str, Any]:
-        """Arguments of ``Inputs.of``: what batches must have beside images."""
+    def input_arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``Inputs.of`` that say what batches must have beside images."""
         raise NotImplementedError
 
     def supervision(self, data: "Inputs") -> "Supervision":
@@ -80,7 +98,7 @@ class LabelTask(TaskConfig):
             why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
             raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")
 
-    def asked(self) -> dict[str, Any]:
+    def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.labels import LabelChoice
 
         names = None if self.labels is None else tuple(self.labels)
@@ -115,7 +133,7 @@ class LabelTask(TaskConfig):
         from dira_scale.data.labels import Labels, labels_of
         from dira_scale.tasks.labels import Classification
 
-        choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).asked()["labels"]
+        choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).input_arguments()["labels"]
         labels = _columns(choice, facts["outputs"], dataset, split)
         assert isinstance(labels, Labels), "asked for"
         return Classification(labels, scored=self._scored())
@@ -142,7 +160,7 @@ class MaskTask(TaskConfig):
     def takes_decoder(self) -> bool:
         return self.decoder == PRETRAINED
 
-    def asked(self) -> dict[str, Any]:
+    def input_arguments(self) -> dict[str, Any]:
         return {"masks": True}
 
     def supervision(self, data: "Inputs") -> "Supervision":
@@ -167,10 +185,11 @@ class MaskTask(TaskConfig):
 class RegressionTask(TaskConfig):
     """Numbers of whole images."""
 
+    facts: ClassVar[type] = NumberFacts
     loss: list[str] = one_of("mse", "mae")
     labels: list[str] | None = None
 
-    def asked(self) -> dict[str, Any]:
+    def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.numbers import NumberChoice
 
         return {"labels": NumberChoice(None if self.labels is None else tuple(self.labels), "task.labels")}
@@ -186,13 +205,16 @@ class RegressionTask(TaskConfig):
         from dira_scale.data.numbers import Numbers
         from dira_scale.tasks.regression import Regression
 
-        return Regression(Numbers(tuple(facts.get("outputs") or self.labels or ())), facts.get("normalised") or {})
+        names, normalised = facts.get("outputs") or self.labels or (), facts.get("normalised") or {}
+        if normalised and (lacking := {*names} - {*normalised}):
+            raise UserError(f"facts.normalised.{min(lacking)} is missing")
+        return Regression(Numbers(tuple(names)), normalised)
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.data.numbers import Numbers
         from dira_scale.tasks.regression import Regression
 
-        choice = replace(self, labels=[*facts["outputs"]]).asked()["labels"]
+        choice = replace(self, labels=[*facts["outputs"]]).input_arguments()["labels"]
         numbers = _columns(choice, facts["outputs"], dataset, split)
         assert isinstance(numbers, Numbers), "asked for"
         return Regression(numbers, facts.get("normalised") or {})

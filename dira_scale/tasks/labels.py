@@ -104,7 +104,7 @@ class Classification(Supervision):
         return mean | ({ACCURACY: Metric("Accuracy", "max")} if self.labels.exclusive else {})
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def loader_arguments(self) -> dict[str, Any]:
         return {"labels": self.labels}
 
     @property

@@ -92,7 +92,7 @@ class Segmentation(Supervision):
         return {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def loader_arguments(self) -> dict[str, Any]:
         return {"masks": True}
 
     @property

@@ -65,7 +65,7 @@ class Regression(Supervision):
         return {"r2": Metric("R2" + ", mean over the numbers" * (len(self.outputs) > 1), "max")} | of_one
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def loader_arguments(self) -> dict[str, Any]:
         return {"labels": self.numbers}
 
     @property

@@ -23,8 +23,8 @@ from dira_scale.runs.description import Metric, Output, Term
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.validation import Score
 
-# Sums over the processes, for a loss that is a mean over what is known in the global batch; in evaluation, where each
-# process has batches of its own, what it gets.
+# Sums over the processes, for a loss that is a mean over what is known in the global batch. In evaluation, where each
+# process has batches of its own, it returns its argument unchanged.
 Shared = Callable[[Tensor], Tensor]
 
 
@@ -160,12 +160,13 @@ class Supervision(ABC):
 
     @property
     @abstractmethod
-    def asked(self) -> dict[str, Any]:
+    def loader_arguments(self) -> dict[str, Any]:
         """Arguments of ``LoaderSpec``: what batches must have beside images."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the data since training began. A run's configuration has it (``TaskConfig.described``)."""
+        """What is known of the data since training began, of the type ``TaskConfig.facts``: runs and exports have
+        it."""
         return {"outputs": list(self.outputs)}
 
     def network(self, model: Architecture, encoder: Encoder) -> Network:
