@@ -29,8 +29,8 @@ from dira_scale.errors import UserError, nearest
 class Places(Enum):
     """How a key holds places: folders, files or prefixes in a store."""
 
-    ONE = "a path, taken literally"
-    SEVERAL = "a path, taken literally, or a list or mapping in Hydra's grammar"
+    ONE = "a path"
+    SEVERAL = "a path, or a list or mapping of paths"
     CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with Place are places"
 
 
@@ -84,7 +84,7 @@ def one_of(*options: str, default: Any = MISSING) -> Any:
 
 
 def place(default: Any = MISSING) -> Any:
-    """A path or URL, taken literally from the command line."""
+    """A path or URL."""
     return field(default=default, metadata={Places: Places.ONE})
 
 
