@@ -20,10 +20,9 @@ from benchmarks.gpu.report import Job
 ROOT = Path(__file__).parents[2]
 OURS = ("dira_scale", "benchmarks", "harness", "needs")  # to lack one of these is a failure
 NOTHING = 5  # pytest's exit code where a file has no such test
-# What pytest says that was raised, here or in a process whose words are the reason; the last is why a test broke.
-RAISED = re.compile(
-    r"^E\s+(?:.*[\s.])?(\w+(?:Error|Exception))(?::|\s*$)(?: No module named '([\w.]+)')?", re.MULTILINE
-)
+# What pytest says that was raised, here or in a process whose words are the reason.
+ABSENT = re.compile(r"^E\s.*\bModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
+HANDLED = "During handling of the above exception, another exception occurred"
 
 
 def check(path: Path, out: Path, seconds: float) -> dict[str, Any]:
@@ -53,12 +52,10 @@ def check(path: Path, out: Path, seconds: float) -> dict[str, Any]:
 
 
 def lacks(text: str) -> str | None:
-    """The package for want of which a test broke that pytest tells of in ``text``; None if it broke for another reason.
-
-    An absence that is handled is followed by another error.
-    """
-    raised = RAISED.findall(text)
-    return absent(raised[-1][1]) if raised and raised[-1][0] == "ModuleNotFoundError" else None
+    """The package for want of which a test broke that pytest tells of in ``text``; None if it broke for another reason,
+    as after an absence that was handled."""
+    found = ABSENT.findall(text.rpartition(HANDLED)[2])
+    return absent(found[-1]) if found else None
 
 
 def absent(module: str) -> str | None:
