@@ -18,8 +18,8 @@ from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 
 __all__ = [
-    "LabelledImages", "UserError", "autocast", "embed", "export", "finetune", "localize", "predict", "pretrain",
-    "probe", "shard",
+    "LabelledImages", "UserError", "autocast", "embed", "evaluate", "export", "finetune", "localize", "predict",
+    "pretrain", "probe", "shard",
 ]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path
@@ -54,6 +54,12 @@ def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
 def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:
     """A fine-tuned ``run`` on the test split of ``shards``, or on the folder ``images`` of ``settings``; ``out``."""
     return _run("predict", out, {"run": run, "data.shards": shards}, settings)
+
+
+def evaluate(run: Where, out: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:
+    """A fine-tuned ``run`` on the test split of ``shards``, with intervals: the content of ``results.json``."""
+    folder = _run("evaluate", out, {"run": run, "data.shards": shards}, settings)
+    return dict(json.loads((folder / "results.json").read_text()))
 
 
 def localize(run: Where, out: Where, shards: Where, settings: Settings = None) -> dict[str, Any]:

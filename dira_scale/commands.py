@@ -6,8 +6,8 @@ from importlib import import_module
 from dira_scale.command import Command
 
 NAMES = (
-    "shard", "plan", "pretrain", "finetune", "probe", "embed", "predict", "words", "localize", "sweep", "export",
-    "report", "doctor", "bench",
+    "shard", "plan", "pretrain", "finetune", "probe", "embed", "predict", "evaluate", "words", "localize", "sweep",
+    "export", "report", "doctor", "bench",
 )  # fmt: skip
 
 

@@ -407,10 +407,10 @@ MUTATIONS = (
     # ------------------------------------------------------------------ sweeps
     Mutation(
         "lost-node-is-no-failure",  # a run that takes its node down is requeued for ever
-        "sweep/health.py",
+        "sweep/job.py",
         "return attempt.ended is None and not last",
         "return False",
-        ("sweep/test_job.py", "sweep/test_health.py"),
+        ("sweep/test_job.py",),
     ),
     Mutation(
         "name-by-where-a-value-is-written",  # what has been computed is not found again

@@ -170,7 +170,20 @@ def test_nobody_asks_which_task_it_is() -> None:
         f"{name}:{node.lineno}"
         for name, path in modules().items()
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"
-        and tasks & {inner.id for inner in ast.walk(node.args[1]) if isinstance(inner, ast.Name)}
+        if (isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"))
+        or isinstance(node, ast.Compare)
+        if tasks & {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
     ]  # fmt: skip
     assert asked == []
+
+
+def test_docstrings_are_sentences() -> None:
+    """Read in a hover or on a page of the API, where nothing stands before them."""
+    without_subject = [
+        f"{name}: {text}"
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (text := ast.get_docstring(node) or "").startswith(("Of ", "The same", "Those", "Whose"))
+    ]
+    assert without_subject == []

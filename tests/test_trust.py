@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from toy_run import train, write
 
-from dira_scale import embed, export, finetune, localize, predict, probe, report, words
+from dira_scale import embed, evaluate, export, finetune, localize, predict, probe, report, words
 from dira_scale.archive.recipe import Recipe
 from dira_scale.config import trust
 from dira_scale.config.compose import compose
@@ -55,6 +55,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "probe": (probe.main, ["run=run", "data.shards=toy"]),
     "finetune": (finetune.main, ["task=labels", "init=run", "data.shards=toy", "run=tuned"]),
     "predict": (predict.main, ["run=run", "data.shards=toy", "out=predicted"]),
+    "evaluate": (evaluate.main, ["run=run", "data.shards=toy", "out=judged"]),
     "localize": (localize.main, ["run=run", "data.shards=toy", "out=boxes"]),
     "words": (words.main, ["run=run", "data.shards=toy", "out=cubes"]),
     "report": (report.main, ["run=run"]),
@@ -73,7 +74,7 @@ def test_no_command_imports_what_only_a_run_names(
     if command != "report":  # which shows a run, and builds nothing
         said = capsys.readouterr().err
         assert code == 2 and said.count("\n") == 1
-        assert command in ("predict", "localize", "words") or "trust=evil" in said  # those refuse it before
+        assert command in ("predict", "evaluate", "localize", "words") or "trust=evil" in said  # those refuse it before
 
 
 def test_nor_what_only_weights_name(evil: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,8 @@ def _locked(path: Path, how: int, what: str) -> Iterator[None]:
 
 
 def _temporary_folder(out: Path) -> Path:
-    """The same at every call for this machine and user, so that what a killed process left there is found again."""
+    """Return a path that is the same at every call for this machine and user, so that what a killed process left there
+    is found again."""
     name = f"dira_scale-{os.getuid()}-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)

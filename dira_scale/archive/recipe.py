@@ -126,7 +126,7 @@ class Recipe:
             self.make_source()
 
     def _arguments(self) -> dict[str, Any]:
-        """Of the source. Raises UserError if it does not take them."""
+        """Return the source's arguments. Raises UserError if it does not take them."""
         arguments = {key: value for key, value in self.source.items() if key != "_target_"}
         try:
             inspect.signature(self._source_class()).bind(**arguments)

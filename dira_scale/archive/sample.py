@@ -27,7 +27,7 @@ def make_sample(item: Item, recipe: Recipe) -> Sample:
 
 
 def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
-    """Of an input that was read. Raises QuarantinedError."""
+    """Return the sample of an input that was read. Raises QuarantinedError."""
     if isinstance(image, Volume):
         return _volume(item, image, recipe)
     check_shape(image.pixels.shape, item.record.boxes, recipe)

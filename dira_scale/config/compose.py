@@ -5,8 +5,7 @@ beside the class that it configures (:mod:`dira_scale.config.schema`). Defaults 
 only. Hydra's own entry point is not used: it would change the working directory and configure logging.
 """
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -27,7 +26,7 @@ from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import keys, leaves, typed
-from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_only, quote, restore
+from dira_scale.config.overrides import Arguments, expand_home, key_of
 from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
@@ -41,21 +40,12 @@ MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, V
 def compose(verb: str, argv: list[str]) -> DictConfig:
     """The configuration of ``verb`` with the overrides in ``argv``, resolved and checked.
 
-    A key that holds a place takes its value literally, bypassing Hydra's grammar. ``--config-dir DIR`` adds a folder of
-    your own groups and experiments. ``--help`` and ``--cfg`` print and exit.
+    ``--config-dir DIR`` adds a folder of your own groups and experiments. ``--help`` and ``--cfg`` print and exit.
 
     Raises:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
-    arguments = Arguments.parse(argv)
-    root = Root.read(verb)
-    if root.schema.rpartition(".")[0] not in sys.modules:
-        _check_keys(verb, arguments)  # before the schema's imports, which may take seconds
-    try:
-        return _composed(verb, root, arguments)
-    except UserError:
-        _check_keys(verb, arguments)  # a mistaken key is said before a mistaken value
-        raise
+    return _composed(verb, Root.read(verb), Arguments.parse(argv))
 
 
 def configured(verb: str, values: Mapping[str, Any]) -> DictConfig:
@@ -77,8 +67,7 @@ def _composed(
 ) -> DictConfig:
     schema = get_class(root.schema)
     try:
-        places = _places(verb, schema, arguments)
-        composed = _hydra(verb, quote(arguments.words, places), arguments.config_dirs)
+        composed = _hydra(verb, arguments.words, arguments.config_dirs)
         for key, value in values.items():
             _set(composed, key, value)
         trust_typed(composed)
@@ -86,8 +75,7 @@ def _composed(
         schema.adopt(composed, {*map(key_of, arguments.words), *(key.lstrip("+") for key in values)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
-        if arguments.help or arguments.show:
-            restore(config)
+        places = _places(schema, lambda: composed)
         if arguments.help:
             choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
             print(describe(verb, config, schema, places, root, choices, arguments.config_dirs))
@@ -98,7 +86,6 @@ def _composed(
         _complete(config)
         with _closed_environment(verb):
             OmegaConf.resolve(config)
-        restore(config)
         expand_home(config, places)
     except MISTAKES as error:
         raise UserError(explain(error, schema, arguments)) from error
@@ -119,25 +106,11 @@ def places_of(verb: str, choices: Sequence[str], config_dirs: Sequence[Path]) ->
 
     Raises UserError if there is no such choice.
     """
-    arguments = Arguments([*choices], [*config_dirs], help=True)
     schema = get_class(Root.read(verb).schema)
     try:
-        return _places(verb, schema, arguments)
+        return _places(schema, lambda: _hydra(verb, choices, config_dirs))
     except MISTAKES as error:
-        raise UserError(explain(error, schema, arguments)) from error
-
-
-def _check_keys(verb: str, arguments: Arguments) -> None:
-    """Raise UserError for a key or an option that there is not, or a required key not set; imports no schema."""
-    try:
-        composed = _hydra(verb, keys_only(arguments.words), arguments.config_dirs)
-        if not arguments.help and not arguments.show:
-            _complete(_plain(composed))
-    except (ConfigCompositionException, MissingConfigException) as error:
-        if isinstance(error.__cause__ or error, ConfigKeyError | ConfigAttributeError | MissingConfigException):
-            raise UserError(explain(error, Schema, arguments)) from error
-    except MISTAKES:
-        return  # compose() explains it
+        raise UserError(explain(error, schema, Arguments([*choices], [*config_dirs]))) from error
 
 
 def check(config: DictConfig, prefix: str = "") -> None:
@@ -168,17 +141,14 @@ def _set(composed: DictConfig, key: str, value: Any) -> None:
         raise UserError(f"unknown key {name}{hint}") from error
 
 
-def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
-    """The keys that hold places; within a constructed node, as the class chosen on this command line annotates them."""
+def _places(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Places]:
+    """The keys that hold places; within a constructed node, as the class that it names annotates them."""
     places = place_keys(schema)
     for node in [key for key, places_of in places.items() if places_of is Places.CONSTRUCTED]:
-        inside = [word for word in arguments.words if key_of(word).startswith(f"{node}.")]
-        if not inside and not arguments.help:
-            continue
-        chosen = [w for w in arguments.words if w not in inside or key_of(w) == f"{node}._target_"]
-        target = OmegaConf.select(_hydra(verb, quote(chosen, places), arguments.config_dirs), f"{node}._target_")
+        target = OmegaConf.select(composed(), f"{node}._target_")
         try:
-            places |= {f"{node}.{name}": kind for name, kind in place_arguments(imported(node, target)).items()}
+            chosen = imported(f"{node}._target_", target)
+            places |= {f"{node}.{name}": kind for name, kind in place_arguments(chosen).items()}
         except Exception:  # a user's class: constructing it will report what is wrong
             continue
     return places

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from yaml import MarkedYAMLError, YAMLError
@@ -30,7 +31,9 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
             known = f" There are: {', '.join(options)}" if options else ""
             return f"no {group} named '{name}'{nearest(name, options) or '.'}{known}"
         case OverrideParseException(override=word):
-            return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); quote text: {key_of(word)}=\"'…'\""
+            return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
+        case HydraException() if word := next((w for w in arguments.words if f"argument '{w}'" in str(cause)), ""):
+            return f"{word}: a comma separates the values of a sweep in Hydra's grammar; {_quoted(word)}"
         case (
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
@@ -50,6 +53,12 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
         case RecursionError():
             return "the configuration is nested too deeply, or an alias in it contains itself"
     return _line(str(cause))
+
+
+def _quoted(word: str) -> str:
+    """What to type for a word whose value is text."""
+    key, _, value = word.partition("=")
+    return f'type text in quotes of its own: {key}="{QuotedString(value, Quote.single).with_quotes()}"'
 
 
 def _own_file(missing: str, words: Sequence[str]) -> str:

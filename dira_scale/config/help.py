@@ -34,7 +34,7 @@ def describe(
     groups = dict(_groups(choices, roots(verb, config_dirs)))
     text = [
         f"example: python -m dira_scale.{verb.replace('_', ' ')} {root.example}".rstrip(),
-        "(KEY=VALUE in Hydra's grammar; paths are taken as typed; --cfg prints the configuration and stops; "
+        "(KEY=VALUE in Hydra's grammar; --cfg prints the configuration and stops; "
         "--config-dir DIR adds a folder of your own groups, such as experiments)",
     ]
     if root.first:

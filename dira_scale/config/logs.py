@@ -31,7 +31,7 @@ def start(verb: str) -> None:
 
 
 def verb() -> str | None:
-    """Whose messages are shown; None before :func:`start`."""
+    """The command whose messages are shown; None before :func:`start`."""
     handlers = logging.getLogger(PACKAGE).handlers
     formatters = (handler.formatter for handler in handlers if isinstance(handler, _StderrHandler))
     return next((formatter.verb for formatter in formatters if isinstance(formatter, LineFormatter)), None)

@@ -22,8 +22,8 @@ def trust(names: Sequence[str]) -> None:
 
 
 def trust_typed(config: DictConfig) -> None:
-    """The same of all classes that a configuration names, which was composed of what the user has typed, and of the
-    modules of its key ``trust``."""
+    """Trust the modules of all classes that a configuration names, which was composed of what the user has typed, and
+    of the modules of its key ``trust``."""
     trust([*_targets(OmegaConf.to_container(config))])
     named = config.get("trust") or []
     trust([named] if isinstance(named, str) else [*named])

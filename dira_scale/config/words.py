@@ -11,27 +11,15 @@ from dira_scale.config.compose import places_of
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import Places
 
-PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # read as text by Hydra's grammar, but for these:
+PLAIN = re.compile(r"([a-z0-9]+://|\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII)  # text in Hydra's grammar, but for these:
 SPECIAL = {"null", "true", "false", "nan", "inf"}
 
 _places = lru_cache(places_of)  # a composition each
 
 
-def as_words(verb: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> list[str]:
-    """``KEY=VALUE`` for each value, from which ``verb`` composes exactly these.
-
-    A key of a place takes its text literally; other text is quoted where the grammar would read something else in it.
-    ``${KEY}`` stays an interpolation.
-
-    Raises UserError if a choice among ``values`` (``recipe: phantom_ct``) does not exist.
-    """
-    places = places_in(verb, values, config_dirs)
-
-    def text(key: str, value: object) -> str:
-        literal = isinstance(value, str) and key.lstrip("+") in places
-        return str(value) if literal else written(value)
-
-    return [f"{key}={text(key, value)}" for key, value in values.items()]
+def as_words(values: Mapping[str, object]) -> list[str]:
+    """``KEY=VALUE`` for each value, of which a command composes exactly these. ``${KEY}`` stays an interpolation."""
+    return [f"{key}={written(value)}" for key, value in values.items()]
 
 
 def places_in(verb: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> set[str]:

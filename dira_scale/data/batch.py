@@ -46,7 +46,7 @@ class Batch:
     images: Tensor | None = None
 
     def copy_to(self, device: torch.device | str) -> Self:
-        """The same on ``device``, as stored."""
+        """Return the batch on ``device``, as stored."""
 
         def copied(tensor: Tensor) -> Tensor:
             return tensor.to(device, non_blocking=True)

@@ -21,7 +21,7 @@ class DeviceCopies:
         self._stream: torch.cuda.Stream | None = None  # made with the first batch: a loader is built before it is used
 
     def beside(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
-        """The same batches, on the device. Closing it closes ``batches``.
+        """Yield the batches on the device. Closing it closes ``batches``.
 
         A batch is asked for, and its copy begins, when the caller asks for it: by then it has queued the step on the
         batch before, which the device computes meanwhile. Asking earlier would keep that step waiting for a loader

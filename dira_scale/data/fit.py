@@ -10,9 +10,12 @@ from dira_scale.errors import UserError
 SQUARE = 0.01  # by how much a voxel's height and width may differ if views are turned, as a share
 
 
-def require_fit(samples: Samples, views: ViewSpec) -> None:
+def require_fit(samples: Samples, views: ViewSpec, remedy: str | None = None) -> None:
     """Raise UserError, naming the first sample, if the views have other dimensions, a sample is smaller than a crop, or
-    its spacing is unknown or not that of squares where that matters."""
+    its spacing is unknown or not that of squares where that matters.
+
+    ``remedy``: what to do about small samples; None: change ``data`` or ``views``.
+    """
     for dataset in samples.datasets:
         dataset.require(views.dimensions, "this loader")
     index, step = np.arange(len(samples)), None
@@ -23,10 +26,12 @@ def require_fit(samples: Samples, views: ViewSpec) -> None:
         _require_spacing(samples, views, spacing)
     if not views.pad:
         for entry in views.entries:
-            _require_sides(samples, entry, index, step)
+            _require_sides(samples, entry, index, step, remedy)
 
 
-def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None) -> None:
+def _require_sides(
+    samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None, remedy: str | None
+) -> None:
     """Raise UserError for a sample that is smaller than a crop of ``views`` of one size."""
     if (least := views.least) is None:
         return
@@ -38,7 +43,7 @@ def _require_sides(samples: Samples, views: ViewSpec, index: np.ndarray, step: n
             crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
         raise UserError(
             f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
-            f"{len(sides)} in split '{samples.split}': {_remedy(views, sides, step)}"
+            f"{len(sides)} in split '{samples.split}': {remedy or _remedy(views, sides, step)}"
         )
 
 

@@ -43,7 +43,12 @@ class Columns(Protocol):
     def targets(self, labels: Tensor) -> Tensor: ...
 
     def check(
-        self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None, keys: str = ""
+        self,
+        datasets: Sequence["ShardedDataset"],
+        split: str,
+        learned: np.ndarray | None,
+        keys: str = "",
+        remedy: str | None = None,
     ) -> None: ...
 
 
@@ -106,8 +111,8 @@ class LabelChoice:
     def _uncertain(self, names: Sequence[str]) -> dict[str, str]:
         """For each label, as what -1 counts."""
         policies, key = (*COUNTS_AS, LSR_ONES), self._beside("uncertain")
-        if isinstance(self.uncertain, str):
-            return dict.fromkeys(names, _checked(key, self.uncertain, policies))
+        if not isinstance(self.uncertain, Mapping):
+            return dict.fromkeys(names, _checked(key, str(self.uncertain), policies))
         for name in self.uncertain:
             if name not in names:
                 raise UserError(f"{key}.{name}: the labels are {', '.join(names)}{nearest(name, names)}")
@@ -162,7 +167,12 @@ class Labels:
         return torch.where(labels == UNCERTAIN, uncertain, known)
 
     def check(
-        self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None, keys: str = ""
+        self,
+        datasets: Sequence["ShardedDataset"],
+        split: str,
+        learned: np.ndarray | None,
+        keys: str = "",
+        remedy: str | None = None,
     ) -> None:
         """Raise UserError, naming datasets, split and label, unless the labels can be learned or evaluated.
 
@@ -170,6 +180,7 @@ class Labels:
             learned: the samples that are trained on, int64, counted over the whole splits; None: all, and they are only
                 evaluated, where a label may have no positive or no negative.
             keys: that chose them, as a user writes them.
+            remedy: what to do; None: learn other labels.
         """
         values = np.concatenate(
             [dataset.flags(dataset.rows(split))[:, columns]
@@ -197,7 +208,7 @@ class Labels:
             told = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
             rest = [name for name in self.names if name not in refused]
             advice += f": task.labels=[{','.join(rest)}]" * bool(rest and not self.exclusive and "fraction" not in keys)
-            raise UserError(f"{where}: {told}: {advice}")
+            raise UserError(f"{where}: {told}: {remedy or advice}")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
             raise UserError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "
@@ -223,6 +234,12 @@ def columns_of(dataset: "ShardedDataset", names: Sequence[str], key: str) -> tup
     return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
 
 
+def labels_of(dataset: "ShardedDataset", names: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of which columns have the ``names``, each once, in this order; other names as they are."""
+    have, label = dataset.info.label_names, {flag.name: flag.number for flag in dataset.info.flags}
+    return tuple(dict.fromkeys(have[label[name]] if name in label else name for name in names))
+
+
 def _names(dataset: "ShardedDataset", columns: Sequence[int]) -> tuple[str, ...]:
     flags = dataset.info.flags
     return tuple(flags[column].name for column in columns)
@@ -234,6 +251,6 @@ def certain(targets: Tensor) -> Tensor:
 
 
 def class_numbers(targets: Tensor) -> Tensor:
-    """Of targets [b, L] that exclude each other the number of the one that is 1: int64 [b], ``UNKNOWN_CLASS`` where one
-    of them is unknown."""
+    """Return which of the targets [b, L], which exclude each other, is 1: int64 [b], ``UNKNOWN_CLASS`` where one of
+    them is unknown."""
     return torch.where(targets.isnan().any(1), UNKNOWN_CLASS, targets.nan_to_num().argmax(1))

@@ -65,7 +65,12 @@ class Numbers:
         return labels
 
     def check(
-        self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None, keys: str = ""
+        self,
+        datasets: Sequence["ShardedDataset"],
+        split: str,
+        learned: np.ndarray | None,
+        keys: str = "",
+        remedy: str | None = None,
     ) -> None:
         """Raise UserError, naming datasets, split and label, unless the numbers can be learned or evaluated.
 
@@ -73,6 +78,7 @@ class Numbers:
             learned: the samples that are trained on, int64, counted over the whole splits, where a number needs two
                 values; None: all, and they are only evaluated.
             keys: that chose them, as a user writes them.
+            remedy: what to do; None: learn other numbers.
         """
         values = np.concatenate(
             [dataset.flags(dataset.rows(split))[:, columns]
@@ -84,7 +90,7 @@ class Numbers:
         for name, given in zip(self.names, values.T, strict=True):
             known = given[~np.isnan(given)]
             if not len(known):
-                raise UserError(f"{where}: label '{name}' is unknown in all {len(given)} samples: {advice}")
+                raise UserError(f"{where}: label '{name}' is unknown in all {len(given)} samples: {remedy or advice}")
             if learned is not None and (known == known[0]).all():
                 raise UserError(
                     f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn: "

@@ -128,7 +128,7 @@ class Requests:
             yield Request(step, of_views, index[span], occurrence[span], shown_here, geometries, distortions)
 
     def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
-        """Whose image ``view`` of each sample shows: its own, or another one of its patient."""
+        """Return whose image ``view`` of each sample shows: its own, or another one of its patient."""
         if self._patients is None or view == 0:
             return index
         others = self._patients.others(index)

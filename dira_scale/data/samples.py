@@ -102,8 +102,8 @@ class Samples:
         return tuple(self.column(name, index) for name in SIDES[self.dimensions])
 
     def spacing(self, index: np.ndarray) -> np.ndarray:
-        """Of samples ``index`` [b] the millimetres between pixels along each axis, as ``sides``: float64 [b, n]; NaN =
-        unknown."""
+        """Return the millimetres between pixels of samples ``index`` [b] along each axis, as ``sides``: float64 [b, n];
+        NaN = unknown."""
         dataset, row = self.locate(index)
         values = np.empty((len(index), self.dimensions))
         for d in np.unique(dataset):
@@ -148,13 +148,14 @@ class Samples:
         return np.concatenate(numbers)
 
     def codec(self, sample: int) -> str:
-        """Of one image."""
+        """Return the codec of one image."""
         dataset, row = self._place(sample)
         codes, names = self.datasets[dataset].codes("codec")
         return names[codes[row]]
 
     def shape(self, sample: int) -> tuple[int, ...]:
-        """Of one image or volume, as its payload must have it: [H, W] or [H, W, C], [Z, Y, X] or [C, Z, Y, X]."""
+        """Return the shape of one image or volume, as its payload must have it: [H, W] or [H, W, C], [Z, Y, X] or [C,
+        Z, Y, X]."""
         dataset, row = self._place(sample)
         return self.datasets[dataset].shape(row)
 
@@ -216,7 +217,7 @@ class Samples:
         return [values[part] for part in parts]
 
     def mask_sides(self, sample: int) -> tuple[int, ...]:
-        """Of one image, in pixels: those of its mask."""
+        """Return the sides of one image's mask, in pixels."""
         number, row = self._place(sample)
         return tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
 
@@ -263,7 +264,7 @@ class Samples:
                 )
 
     def name(self, sample: int | np.integer) -> str:
-        """Of its dataset and its key, for messages."""
+        """Return a sample's dataset and key, for messages."""
         number, row = self._place(int(sample))
         return f"{self.datasets[number].root}: sample {self.datasets[number].cell('key', row)}"
 

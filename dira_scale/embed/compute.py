@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of a process's part. ``signal``: that has stopped it."""
+    """How a process's part ended. ``signal``: that has stopped it."""
 
     signal: str = ""
     unreadable: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ from torch import Tensor
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.runs.errors import RunEndedError
 
-NEVER = 2**62
+NO_STEP = 2**62
 GRADIENT = "gradient"  # prefix of the names of gradient norms; all other names are of losses
 
 
@@ -92,7 +92,7 @@ class NaNGuard:
         notes = torch.stack([torch.cat([*self._first.values()]).double(), torch.cat([*self._values.values()]).double()])
         first, values = gather(notes[None]).cpu().unbind(1)  # [ranks, names]
         step = int(first.min())
-        if step >= NEVER:
+        if step >= NO_STEP:
             return None
         broken = {name: (first[:, i] == step).nonzero()[:, 0].tolist() for i, name in enumerate(names)}
         # The earliest in order of computation. Of the losses, the terms rather than their total.
@@ -108,10 +108,10 @@ class NaNGuard:
         fine = seen.isfinite()
         before = self._first.get(group)
         if before is None:
-            before = torch.full((len(group),), NEVER, device=self.device)
+            before = torch.full((len(group),), NO_STEP, device=self.device)
             self._values[group] = seen
-        self._values[group] = torch.where(self._broken | (before < NEVER).any(), self._values[group], seen)
-        self._first[group] = torch.minimum(before, torch.where(fine, NEVER, step))
+        self._values[group] = torch.where(self._broken | (before < NO_STEP).any(), self._values[group], seen)
+        self._first[group] = torch.minimum(before, torch.where(fine, NO_STEP, step))
         return fine.all()
 
 

@@ -107,7 +107,7 @@ class Signals:
         self._question = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
 
     def _answer(self) -> int:
-        """Of the question under way, the largest of the signals' numbers; 0 without a question."""
+        """Return, of the question under way, the largest of the signals' numbers; 0 without a question."""
         if self._question is None:
             return 0
         self._question.wait()  # gloo's error, if a process has died

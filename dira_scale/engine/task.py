@@ -132,7 +132,7 @@ class StagePosition:
 
     @property
     def fraction(self) -> float:
-        """Of the stage's steps that are done."""
+        """The share of the stage's steps that are done."""
         return self.done / self.steps
 
 

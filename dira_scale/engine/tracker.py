@@ -51,7 +51,7 @@ def require_tracker(name: str) -> None:
 
 
 def _shown(value: bool | int | float | str) -> bool | int | float | str:
-    """Of paths the last part: a tracker's server may be elsewhere, and a path may name a person."""
+    """Return the last part of paths: a tracker's server may be elsewhere, and a path may name a person."""
     return re.sub(r"(?<![\w.])~?/?(?:[^\s/:,\[{]+/)+(?=[^\s/])", "", value) if isinstance(value, str) else value
 
 

@@ -117,7 +117,7 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
         UserError, OSError, KeyError: a file of a run is missing or damaged.
         ValueError: a setting's runs are of several test splits; a seed is there twice.
     """
-    return compare_runs([finished(varied, output, output) for varied, output in runs], _evaluated)
+    return compare_runs([finished(varied, output, output) for varied, output in runs], evaluated)
 
 
 def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evaluated]) -> Compared:
@@ -164,6 +164,14 @@ def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
     config = yaml.safe_load((run / "config.yaml").read_text())
     keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
     return Finished(keys, description.network.start, config, output, description)
+
+
+def finished_by(varied: Mapping[str, Any], output: Path) -> Finished:
+    """Return the fine-tuning run that a command has read which has written ``output``. Keys of the phase that has
+    trained it are told without its name, as where its runs are compared."""
+    run = Path(yaml.safe_load((output / "config.yaml").read_text())["run"])
+    of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
+    return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)
 
 
 def _without_pretraining(runs: list[Finished]) -> list[Finished]:
@@ -216,10 +224,10 @@ def _pretraining(start: str) -> str:
         return start
 
 
-def _evaluated(run: Finished) -> Evaluated:
-    """Return what the run's own test cases say of it."""
+def evaluated(run: Finished) -> Evaluated:
+    """Return what the test cases in a run's output say of it."""
     supervision, cases = (
-        task_of(run.config["task"]).described(run.config),
+        task_of(run.config["task"]).described(run.config.get("facts", {})),
         read_cases(run.output / CASES / "test.parquet"),
     )
     statistics, figures = supervision.statistics(cases, Chosen()), figures_of(run.output)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, one_of
+from dira_scale.errors import UserError
+from dira_scale.runs.description import Description
+from dira_scale.tasks.config import FINETUNE
 
 IMAGENET = "imagenet"
 CENTRE, TEN_CROPS = "centre", "ten_crops"
@@ -23,5 +26,17 @@ class Evaluate(Schema):
     temperature: bool = MISSING
 
     def window_of(self, dimensions: int) -> str:
-        """Of masks of images (2) or volumes (3): as the usual views of training show them."""
+        """Return the window of masks of images (2) or volumes (3): as the usual views of training show them."""
         return self.window or (WHOLE if dimensions == 2 else SLIDING)
+
+
+def require_finetuned(run: str, described: Description) -> None:
+    """Raise UserError for a run of another command."""
+    if described.verb != FINETUNE:
+        raise UserError(f"run={run} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
+
+
+def require_masks(window: str | None, pooled: bool, learned: str) -> None:
+    """Raise UserError for a ``window`` of a ``pooled`` network, which has no masks but what it has ``learned``."""
+    if window is not None and pooled:
+        raise UserError(f"window={window}: windows are of masks, and this network has {learned}; leave it out")

@@ -31,7 +31,7 @@ SMALLEST, LARGEST, PARTS = 64, 4096, 256  # rows of a part; parts of a dataset, 
 
 @dataclass(frozen=True)
 class Weights:
-    """Whose features.
+    """The weights whose features these are.
 
     Attributes:
         kind: run | init | random.
@@ -51,7 +51,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Source:
-    """Of which dataset. ``classes``: names of the values of a label of several classes."""
+    """The dataset whose features these are. ``classes``: names of the values of a label of several classes."""
 
     name: str
     hash: str
@@ -132,7 +132,7 @@ class About:
 
 
 def part_rows(rows: int) -> int:
-    """Of a dataset: so few that a stopped process loses little, so many that files are not tiny."""
+    """Return how many rows a part has: so few that a stopped process loses little, so many that files are not tiny."""
     return min(LARGEST, max(SMALLEST, -(-rows // PARTS)))
 
 

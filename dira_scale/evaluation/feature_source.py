@@ -1,4 +1,4 @@
-"""Whose features are computed: the encoder of a run, of a file of weights, or a random one."""
+"""The encoder whose features are computed: that of a run, of a file of weights, or a random one."""
 
 import hashlib
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def asked_input(cfg: DictConfig, run: Description | None) -> Input:
 
 
 def architecture_of(cfg: DictConfig) -> Architecture:
-    """Of ``init``'s encoder, a timm backbone."""
+    """Return the architecture of ``init``'s encoder, a timm backbone."""
     return TimmUNet(encoder=cfg.model.encoder, decoder_channels=[1], zero_init_residual=False)
 
 

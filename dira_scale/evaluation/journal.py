@@ -30,7 +30,7 @@ class Journal:
 
 @contextmanager
 def journal(out: Path, about: Mapping[str, Any]) -> Iterator[Journal]:
-    """Of the prediction ``about`` in ``out``, which is this process's alone.
+    """Open the journal of the prediction ``about`` in ``out``, which is this process's alone.
 
     Raises UserError if another process has it, or another prediction was begun there.
     """

@@ -53,6 +53,8 @@ def _judged(supervision: Supervision, cases: Cases, chosen: Chosen) -> dict[str,
 def write_split(folder: Path, split: str, cases: Sequence[Any], pictures: Mapping[str, bytes]) -> None:
     """Write the rows of a split, ``cases/SPLIT.parquet``, and its pictures, ``cases/SPLIT-0.jpg`` …"""
     (folder / CASES).mkdir(exist_ok=True)
+    for left in (folder / CASES).glob(f"{split}-*.jpg"):  # by a killed call, perhaps of another split
+        left.unlink()
     for number, image in enumerate(pictures.values()):
         write_atomic(folder / CASES / f"{split}-{number}.jpg", image)
     write_cases(folder / CASES / f"{split}.parquet", cases)

@@ -111,7 +111,8 @@ def own_source(data: Inputs) -> Source:
 
 
 def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> Iterator[Source]:
-    """Of the weights ``start``: the run of which they are, and those that it was started from, as far as recorded.
+    """Yield the sources of the weights ``start``: the run of which they are, and those that it was started from, as far
+    as recorded.
 
     Args:
         key: that has named them.
@@ -172,7 +173,7 @@ def _opened(dataset: Dataset, known: Sequence[ShardedDataset]) -> ShardedDataset
 
 
 def _parts(datasets: Sequence[ShardedDataset], split: str, selection: Selection | None) -> list[Part]:
-    """Those of ``split`` that are trained on."""
+    """Return the parts of ``split`` that are trained on."""
     parts, first = [], 0
     for dataset in datasets:
         size, samples = len(dataset.rows(split)), None

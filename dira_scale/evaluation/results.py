@@ -12,12 +12,14 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+import yaml
+
 from dira_scale.errors import UserError
-from dira_scale.metrics.figure import Figure
+from dira_scale.metrics.figure import Figure, plain
 from dira_scale.runs.files import read_json
 from dira_scale.runs.shape import STEP, Within
 
@@ -77,10 +79,17 @@ def read_results(folder: Path) -> dict[str, Any]:
     shown = {f"splits.{split}" for split in content.get("figures", ())} | ({"step", "figures"} if content else set())
     if missing := sorted(shown - named):
         raise UserError(f"{folder / FILE} is damaged ({missing[0]} is missing): restore the file")
-    for part in (content, content.get("calibrated", {})):
-        if "figures" in part:
-            part["figures"] = {split: [*map(Figure.of_json, rows)] for split, rows in part["figures"].items()}
-    return content
+    return with_figures(content)
+
+
+def with_figures(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``results.json`` says, the rows of ``figures`` as Figures."""
+    read = dict(content)
+    if "figures" in content:
+        read["figures"] = {split: [*map(Figure.of_json, rows)] for split, rows in content["figures"].items()}
+    if "calibrated" in content:
+        read["calibrated"] = with_figures(content["calibrated"])
+    return read
 
 
 def overall(figures: Sequence[Figure], best: str) -> list[Figure]:
@@ -91,3 +100,12 @@ def overall(figures: Sequence[Figure], best: str) -> list[Figure]:
     over_all = {figure.metric: figure for figure in figures if figure.overall and not math.isnan(figure.value)}
     usual = [figure for metric, figure in over_all.items() if " in cases " not in metric]
     return sorted(usual, key=lambda figure: figure.metric.casefold() != best.casefold())[:SHOWN]
+
+
+def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
+    """Return the figures of a finished folder for sweeps, as ``SPLIT/METRIC/NAME``, and its configuration."""
+    figures = (
+        (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
+        for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None
+    )  # fmt: skip
+    return figures, yaml.safe_load((output / "config.yaml").read_text())

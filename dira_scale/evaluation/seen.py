@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
+from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.stored import Stored, dense, read_ahead
+from dira_scale.metrics.cases import merged
+from dira_scale.pixels.codecs import DecodeError
 from dira_scale.tasks.supervision import SplitCases, Supervision, Viewed, Whole
 from dira_scale.training.held_out import HeldOutBatches
 from dira_scale.training.validation import evaluating
@@ -21,7 +24,7 @@ SHOWN = 6  # pictures of a split
 
 @dataclass(frozen=True)
 class HeldOutSplit:
-    """This process's share of a split, as :class:`dira_scale.tasks.supervision.Seen`.
+    """This process's share of a split, as :class:`dira_scale.tasks.supervision.Predictions`.
 
     Attributes:
         predicted: images [b, C, *size] in [0, 1] on ``device`` to what the network says of them.
@@ -30,6 +33,7 @@ class HeldOutSplit:
         window: by which whole samples are seen (``evaluation.config``).
         workers: decoding threads.
         shows: whether pictures are made of some samples.
+        advance: called with the number of samples that were seen.
     """
 
     datasets: Sequence[ShardedDataset]
@@ -42,13 +46,18 @@ class HeldOutSplit:
     window: str
     workers: int
     shows: bool = False
+    advance: Callable[[int], None] = lambda count: None
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     @torch.no_grad()
     def cases(self, supervision: Supervision, network: nn.Module) -> list[Any]:
-        """Return this process's rows of cases. ``network``: that which ``predicted`` asks."""
+        """Return all processes' rows of cases. ``network``: that which ``predicted`` asks. Collective."""
         with evaluating(network):
-            return supervision.cases(self)
+            return merged(gather_objects(supervision.cases(self)))
+
+    def without_mask(self, cases: Sequence[Any]) -> int:
+        """Return how many samples have no mask, and so no row in all processes' ``cases``."""
+        return self.samples - len({case.key for case in cases})
 
     def views(self) -> Iterator[Viewed]:
         for stored, count in self.held_out.batches():
@@ -56,6 +65,7 @@ class HeldOutSplit:
             if count:
                 batch = stored.to(self.device)
                 yield Viewed(batch, count, torch.stack([*map(self.predicted, batch.views)]).mean(0))
+                self.advance(count)
 
     def whole(self) -> Iterator[Whole]:
         samples = Samples(self.datasets, self.about.split)
@@ -70,10 +80,14 @@ class HeldOutSplit:
         shown = {mine[int(n)] for n in np.linspace(0, len(mine) - 1, SHOWN)} if mine and self.shows else set()
         for item in read_ahead(read, mine, self.workers):
             alive()
+            self.advance(1)
             if item is None:
                 continue
             sample, stored, mask = item
-            predicted = dense(self.predicted, stored, self.size, self.window, self.device)
+            try:
+                predicted = dense(self.predicted, stored, self.size, self.window, self.device)
+            except DecodeError as error:
+                raise samples.damaged(sample, error) from error
             number, row = samples.locate(np.array([sample]))
             spacing = self.datasets[int(number[0])].cell("spacing", int(row[0]))
             grey = stored.grey if sample in shown else None

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
+from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
-from dira_scale.evaluation.config import IMAGENET, Evaluate
+from dira_scale.evaluation.config import IMAGENET, Evaluate, require_finetuned
 from dira_scale.evaluation.results import Numbers, read_results
 from dira_scale.evaluation.stored import held_out_crops
 from dira_scale.metrics.figure import number
@@ -26,15 +27,16 @@ from dira_scale.models.stored import read_tensors
 from dira_scale.runs.files import read_json
 from dira_scale.runs.reader import RunReader
 from dira_scale.runs.shape import CHANNELS, SIDE, STEP, VIEW, Shape, Within
-from dira_scale.tasks.config import FINETUNE, task_of
+from dira_scale.tasks.config import TaskConfig, task_of
 from dira_scale.tasks.supervision import Chosen, Supervision
 
 FILE, WEIGHTS = "predict.json", "plain_network.safetensors"  # of an export
 MILLIMETRES = Within(0.05, 50)
 REPAIR = "export the run again"
+LARGER = "name a dataset of larger volumes, or fine-tune with data.pad=true"  # where all volumes must be as its views
 
 
-class Seen(TypedDict, total=False):
+class StoredAs(TypedDict, total=False):
     """What ``Stored.seen`` is told."""
 
     spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(1, 3)]
@@ -43,7 +45,8 @@ class Seen(TypedDict, total=False):
 
 
 class About(TypedDict):
-    """``predict.json``. ``task`` and ``model`` are checked by their classes, ``conversion`` where it is used."""
+    """``predict.json``. ``task``, its ``facts`` and ``model`` are checked by their classes, ``conversion`` where it is
+    used."""
 
     network: str
     stage: str
@@ -51,10 +54,9 @@ class About(TypedDict):
     model: dict[str, Any]
     channels: CHANNELS | None
     task: dict[str, Any]
-    outputs: list[str]
-    normalised: dict[str, Annotated[list[float], Within(2, 2)]] | None
+    facts: dict[str, Any]
     size: Annotated[list[SIDE], Within(2, 3)]
-    stored: Seen
+    stored: StoredAs
     normalise: Literal["none", "imagenet"]
     evaluate: dict[str, Any]
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"]
@@ -76,12 +78,16 @@ class Trained:
 
     @classmethod
     def of(cls, folder: Path) -> "Trained":
-        """Of a run or an export. Raises UserError if it is neither, or not fine-tuned."""
+        """Read a run or an export. Raises UserError if it is neither, or not fine-tuned."""
         about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
         try:
             return cls(_network(about, state), about)
         except UserError as error:
             raise UserError(f"run={folder}: {error}") from error
+
+    @property
+    def task(self) -> TaskConfig:
+        return task_of(self.about["task"])
 
     @property
     def supervision(self) -> Supervision:
@@ -96,12 +102,12 @@ class Trained:
 
     @property
     def channels(self) -> int:
-        """Of an image, beside 1."""
+        """The channels of an image that has more than one."""
         return int(self.network.encoder.channels[0])
 
     @property
     def hash(self) -> str:
-        """Of the weights."""
+        """The hash of the weights."""
         digest = xxhash.xxh3_64()
         for name, tensor in self.network.state_dict().items():
             digest.update(name.encode())
@@ -110,7 +116,7 @@ class Trained:
 
     @property
     def size(self) -> tuple[int, ...]:
-        """Of what was trained on."""
+        """The size of what was trained on."""
         return tuple(self.about["size"])
 
     @property
@@ -126,13 +132,19 @@ class Trained:
 
     @property
     def crops(self) -> tuple[FixedCrop, ...]:
-        """Those of a test image whose predictions are averaged."""
+        """The crops of a test image whose predictions are averaged."""
         evaluate = _evaluate(self.about)
         return held_out_crops(self.size, evaluate.crops, evaluate.share)
 
-    def predictor(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+    @property
+    def views(self) -> ViewSpec:
+        """As which a test image was seen."""
+        size = self.size if len(self.size) == 3 else self.size[0]
+        return fixed_views(size, self.crops, **self.stored)
+
+    def predictor(self, device: torch.device, channels_last: bool = False) -> Callable[[Tensor], Tensor]:
         """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there."""
-        network, supervision = moved(self.network, device, channels_last=False), self.supervision
+        network, supervision = moved(self.network, device, channels_last), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
         set_fp32(precision)
 
@@ -151,9 +163,8 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
     were chosen for this checkpoint. Raises UserError for another run.
     """
     described, config = reader.description, reader.config
-    if described.verb != FINETUNE:
-        raise UserError(f"run={reader.folder} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
-    if lacking := {"task", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
+    require_finetuned(str(reader.folder), described)
+    if lacking := {"task", "facts", "data", "channels", "normalise", "evaluate", "precision_used"} - config.keys():
         raise UserError(f"run={reader.folder}: its config.yaml has no {min(lacking)}: restore the file")
     datasets = [data.info for data in reader.datasets()]
     judged = read_results(reader.folder)
@@ -165,8 +176,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "model": {**described.network.architecture} | {"weights": None},
         "channels": config["channels"],
         "task": config["task"],
-        "outputs": list(described.output.names),
-        "normalised": config.get("normalised"),
+        "facts": config["facts"],
         "size": list(described.input.size),
         "stored": as_stored(config["data"] or {}),
         "normalise": config["normalise"],
@@ -184,7 +194,7 @@ def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
     model, size, supervision = architecture(about["model"]), tuple(about["size"]), _supervision(about)
     if len(size) != model.dimensions or math.prod(size) > VIEW:
         raise UserError(f"size is {[*size]}, which is no view of {model.dimensions} dimensions; {REPAIR}")
-    for name in ("temperatures", "normalised"):
+    for name in ("thresholds", "temperatures", "calibrated_thresholds"):
         if about[name] is not None and (lacking := {*supervision.outputs} - {*about[name]}):
             raise UserError(f"{name}.{min(lacking)} is missing; {REPAIR}")
     _evaluate(about)
@@ -207,7 +217,8 @@ def _evaluate(about: Mapping[str, Any]) -> Evaluate:
 
 
 def _supervision(about: Mapping[str, Any]) -> Supervision:
-    return task_of(about["task"]).described(about)
+    task = task_of(about["task"])
+    return task.described(Shape(REPAIR).of(task.facts, about["facts"], "facts."))
 
 
 def _is_export(folder: Path) -> bool:

@@ -28,7 +28,7 @@ class Trained:
 
     @property
     def size(self) -> int:
-        """Of the run's views, in pixels a side."""
+        """The size of the run's views, in pixels a side."""
         return self.run.input.size[0]
 
     @property

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.errors import print_line
-from dira_scale.evaluation.trained import FILE, FINETUNE, about_run
+from dira_scale.evaluation.trained import FILE, about_run
 from dira_scale.export.card import Card
 from dira_scale.export.exported import Trained
 from dira_scale.export.formats import EXPORT, FORMATS, default_formats, replace_export
@@ -14,6 +14,7 @@ from dira_scale.export.measured import release_of
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.reader import LATEST, RunReader
 from dira_scale.storage.owned import check_own
+from dira_scale.tasks.config import FINETUNE
 
 
 def make(cfg: DictConfig) -> None:

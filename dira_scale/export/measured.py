@@ -23,7 +23,7 @@ PROBE = "probe.json"
 
 
 def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:
-    """Of a ``run``, for ``configs/export.yaml``.
+    """Return the release of a ``run``, for ``configs/export.yaml``.
 
     Raises:
         UserError: a folder of ``card.evaluation`` is not an evaluation of this run; with ``release``, there are gaps.

@@ -13,7 +13,7 @@ COMMAND = Command(
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
                "data.loader", "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "enough_steps"),
     blueprint="dira_scale.finetune.blueprint:FinetuneBlueprint", described=("stages", "model", "data.size", "task"),
-    results="dira_scale.finetune.results:finetuning", compare="dira_scale.evaluation.comparison:compared",
+    results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared",
     headline="test/(AUROC|accuracy|Dice|R2)/(mean|all classes)$",
 )  # fmt: skip
 

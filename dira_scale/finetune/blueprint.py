@@ -112,7 +112,7 @@ class FinetuneBlueprint(Blueprint):
             views = self.views
             held_out = held_out_views(config, views)
             try:
-                data = Inputs.of(config, views, world, **config.task.asked(), held_out_views=held_out)
+                data = Inputs.of(config, views, world, **config.task.input_arguments(), held_out_views=held_out)
             except DimensionsError as error:
                 whole = "preset=volumes_small, or init= a run on volumes"
                 raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error

@@ -34,7 +34,7 @@ class FinetuneValidate(Validate):
 
 @dataclass
 class Protocol(Schema):
-    """Of a preset: whose settings these are, and what is done otherwise on purpose."""
+    """The protocol of a preset: whose settings these are, and what is done otherwise on purpose."""
 
     preset: str | None = None
     source: str | None = None
@@ -115,4 +115,4 @@ class Finetune(StagedTraining):
 
 @dataclass
 class PlannedFinetune(Planned, Finetune):
-    """Of ``configs/plan_finetune.yaml``."""
+    """The schema of ``configs/plan_finetune.yaml``."""

@@ -14,9 +14,10 @@ from dira_scale.training.description import data_of, stages_of
 
 
 def describe(config: Mapping[str, Any]) -> Description:
-    """Of a run of the resolved ``config``: composed, or recorded, which has what the task knows of the data, too."""
+    """Describe a run of the resolved ``config``: composed, or recorded, which has what the task knows of the data,
+    too."""
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
-    task = task_of(config["task"]).described(config)
+    task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
     network = Network(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
@@ -60,7 +61,7 @@ def _normalised(output: Output) -> tuple[str, ...]:
 
 
 def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """Whose settings a run began with."""
+    """Say whose settings a run began with."""
     if not node.get("preset"):
         return ()
     differs = "; ".join(node["differs"].values())

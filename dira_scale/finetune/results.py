@@ -9,15 +9,13 @@
     cases/test-0.jpg …      some of the test split's masks and what is predicted, as outlines
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
-from dira_scale.distributed.control import broadcast_from_main, gather_objects, raise_on_all
+from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.evaluation.judge import choose, judged, write_split
@@ -27,8 +25,6 @@ from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS
 from dira_scale.finetune.held_out import judged_batches
-from dira_scale.metrics.cases import merged
-from dira_scale.metrics.figure import plain
 from dira_scale.models.network import moved
 from dira_scale.models.normalise import input_of, normalised
 from dira_scale.runs import checkpoint
@@ -67,8 +63,8 @@ def write_results(
             data.datasets, SplitCases.of(data.datasets, str(names[name])), predicted, world.device, batches,
             input.size, data.views.stored, window, data.workers, shows=run is not None and name == "test",
         )  # fmt: skip
-        cases[name] = merged(gather_objects(split.cases(supervision, network)))
-        without_mask[name] = split.samples - len({case.key for case in cases[name]})
+        cases[name] = split.cases(supervision, network)
+        without_mask[name] = split.without_mask(cases[name])
         if run is not None:
             run.lease.check()
             write_split(run.folder, name, cases[name], split.pictures)
@@ -98,12 +94,3 @@ def best_network(config: Finetune, supervision: Supervision, stage: str) -> tupl
     network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
     return network, int(path.name)
-
-
-def finetuning(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
-    """Of a finished run for sweeps: ``SPLIT/METRIC/NAME``, and the configuration."""
-    figures = (
-        (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
-        for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None
-    )  # fmt: skip
-    return figures, yaml.safe_load((output / "config.yaml").read_text())

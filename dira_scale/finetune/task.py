@@ -88,7 +88,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         return replace(run, network=replace(run.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
-        return self.supervision.facts | ({"leak": asdict(self.leak)} if self.leak else {})
+        return {"facts": self.supervision.facts} | ({"leak": asdict(self.leak)} if self.leak else {})
 
     def summary(self, module: nn.Module) -> list[str]:
         parameters = sum(p.numel() for p in module.parameters()) / 1e6

@@ -29,7 +29,7 @@ def line(config: StagedTraining, network: nn.Module, shape: tuple[int, ...], ima
 
 
 def seconds_of(network: nn.Module, shape: tuple[int, ...], precision: str) -> float:
-    """Of the fastest of some forward and backward passes on random views."""
+    """Return the seconds of the fastest of some forward and backward passes on random views."""
     views, seconds = torch.rand(shape), []
     network.train()
     for _ in range(WARM_UP + 3):

@@ -35,7 +35,7 @@ class Links:
 
     @classmethod
     def of(cls, machine: Machine, per_node: int) -> "Links":
-        """Of a machine as ``plan.*`` describes it."""
+        """Return the links of a machine as ``plan.*`` describes it."""
         return cls(
             per_node,
             machine.within * GB,
@@ -59,8 +59,8 @@ class Links:
         return 2 * self.gather(count, ranks)
 
     def tree(self, count: float, ranks: int) -> float:
-        """The same with two binary trees of nodes that share the links (Sanders, Speck, Träff, Parallel Computing 35,
-        2009); the GPUs of a node are a chain, as in NCCL."""
+        """Return the time with two binary trees of nodes that share the links (Sanders, Speck, Träff, Parallel
+        Computing 35, 2009); the GPUs of a node are a chain, as in NCCL."""
         nodes = math.ceil(ranks / self.per_node)
         chain = (min(ranks, self.per_node) - 1) * self.latency_within
         depth = math.ceil(math.log2(nodes)) * self.latency_between

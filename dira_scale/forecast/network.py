@@ -57,7 +57,7 @@ class FakeTask:
     def of(
         cls, make: Callable[[World], StepTask], stages: Sequence[StagePlan], shapes: Shapes, precision: str = "fp32"
     ) -> "FakeTask":
-        """Of a task that ``make`` builds on a process of its own."""
+        """Return the task that ``make`` builds on a process of its own, of fake tensors."""
         mode, world = FakeTensorMode(), fake_world(precision)
         with mode:
             return cls(make(world), stages, shapes, mode, world)

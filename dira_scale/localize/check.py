@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from omegaconf import DictConfig
 
 from dira_scale.errors import UserError
+from dira_scale.evaluation.config import require_finetuned
 from dira_scale.localize.cases import check_labels
 from dira_scale.runs.description import Description
-from dira_scale.tasks.config import FINETUNE
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
@@ -16,8 +16,7 @@ def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
     ``runs``: the one that it reads, by its name.
     """
     for name, run in runs.items():
-        if run.verb != FINETUNE:
-            raise UserError(f"run={name} is of {run.verb}: fine-tune it first (docs/how-to/finetune.md)")
+        require_finetuned(name, run)
         if run.network.head != "pooled" or run.output.activation is None:
             raise UserError(not_of_labels(name, run.trained))
         if run.output.names:  # not known yet where all labels of a dataset are learned

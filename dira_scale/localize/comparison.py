@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import yaml
 
-from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished
-from dira_scale.localize.results import ACCURACY, BOXES, CONFIG, accuracies
+from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished_by
+from dira_scale.localize.results import ACCURACY, BOXES, accuracies
 from dira_scale.metrics.figure import MEAN, Key
 from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.metrics.statistics.weighted import Statistic
@@ -23,14 +22,7 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
         ValueError: a setting's runs are of other boxes; a seed is there twice.
     """
 
-    return compare_runs([_finished(varied, output) for varied, output in runs], _evaluated)
-
-
-def _finished(varied: Mapping[str, Any], output: Path) -> Finished:
-    """Keys of the phase that has fine-tuned the network are told without its name, as where its runs are compared."""
-    run = Path(yaml.safe_load((output / CONFIG).read_text())["run"])
-    of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
-    return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)
+    return compare_runs([finished_by(varied, output) for varied, output in runs], _evaluated)
 
 
 def _evaluated(run: Finished) -> Evaluated:

@@ -47,7 +47,7 @@ class GradCam:
         self.cam: Any = GradCAM(self.classified, "map", postprocessing=scaled)
 
     def __call__(self, image: Tensor, output: int) -> tuple[np.ndarray, float]:
-        """Of ``image`` [C, *size] in [0, 1] and one of the network's outputs, by its logit.
+        """Map ``image`` [C, *size] in [0, 1] for one of the network's outputs, by its logit.
 
         Returns the map, float64 [*size] from 0 to 255, resized linearly to the image's sides before it is scaled (all 0
         where nothing speaks for the label), and the output's probability.

@@ -16,7 +16,7 @@ from dira_scale.distributed.precision import set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.stored import Stored, held_out_crops
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import LARGER, Trained
 from dira_scale.localize.cases import Case
 from dira_scale.localize.gradcam import GradCam
 from dira_scale.localize.results import Row
@@ -54,8 +54,8 @@ def overlap(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Of one label.
+class LocatedLabel:
+    """What the network sees of one label.
 
     Attributes:
         map: float64 [*size] of the view, from 0 to 255.
@@ -80,7 +80,7 @@ class Seen:
         return Row(*about, float(shares[best]), sources[best], tuple(boxes[best].tolist()))
 
 
-class Eye:
+class Localizer:
     """A fine-tuned network and the images of a split. The whole image is resized to what was trained on; of a volume
     that was cropped in voxels, its middle is seen, as in the run's evaluation. Computed in fp32.
 
@@ -92,7 +92,7 @@ class Eye:
         crops = held_out_crops(trained.size, CENTRE, 1.0)
         self.crop, self.samples = crops[0], Samples([dataset], split)
         if len(trained.size) == 3:
-            require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored))
+            require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored), LARGER)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         set_fp32("fp32")
         moved(network := trained.network, self.device, channels_last=False)
@@ -111,11 +111,11 @@ class Eye:
         except DecodeError as error:
             raise self.samples.damaged(case.sample, error) from error
 
-    def look(self, stored: Stored, view: Tensor, label: str) -> Seen:
+    def look(self, stored: Stored, view: Tensor, label: str) -> LocatedLabel:
         map, probability = self.cam(view.to(self.device), self.outputs.index(label))
         step = None if stored.step is None else np.array([stored.step])
         crop = self.crop.of(np.array([stored.sides]), step).box[0].astype(float)
         predicted = {
             intensity: in_stored(regions(map, intensity), crop, self.trained.size) for intensity in self.intensities
         }
-        return Seen(map, probability, crop, predicted)
+        return LocatedLabel(map, probability, crop, predicted)

@@ -31,7 +31,7 @@ from dira_scale.evaluation.trained import Trained
 from dira_scale.localize.cases import Case, Cases, cases_of
 from dira_scale.localize.check import not_of_labels
 from dira_scale.localize.config import Localize
-from dira_scale.localize.look import Eye
+from dira_scale.localize.look import Localizer
 from dira_scale.localize.pictures import FOLDER, draw, file_name
 from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cells, figures, write_boxes
 from dira_scale.machine.console import Console
@@ -62,14 +62,14 @@ def make(config: Localize) -> None:
         return
     judged = Part(dataset, config.data.split, frozenset(case.patient for case in cases.images))
     leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])
-    eye = Eye(trained, dataset, config.data.split, config.intensities)
+    localizer = Localizer(trained, dataset, config.data.split, config.intensities)
     try:
         own(out, "localizations", "out")
         (out / FOLDER).mkdir(exist_ok=True)
         with journal(out, about) as rows:
             write_atomic(out / CONFIG, yaml.safe_dump(asdict(config), sort_keys=False))
             write_json(out / "environment.json", environment())
-            _look(config, eye, cases, rows)
+            _look(config, localizer, cases, rows)
             _finish(config, cases, rows, about | {"leak": asdict(leak)})
     except OSError as error:
         raise UserError(
@@ -78,19 +78,19 @@ def make(config: Localize) -> None:
         ) from error
 
 
-def _look(config: Localize, eye: Eye, cases: Cases, rows: Journal) -> None:
+def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -> None:
     """One image after another, so that those of a second call are as they would have been in the first."""
     todo, drawn = [case for case in cases.images if case.key not in rows.done], _drawn(cases, config.pictures)
 
     def read(case: Case) -> tuple[Case, Stored, Tensor]:
-        return case, *eye.view(case)
+        return case, *localizer.view(case)
 
-    with bar("localizing", UNITS[len(eye.trained.size)]) as shown:
+    with bar("localizing", UNITS[len(localizer.trained.size)]) as shown:
         task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
         for case, stored, view in read_ahead(read, todo, config.data.workers):
             made: list[Row] = []
             for label, boxes in case.boxes.items():
-                seen = eye.look(stored, view, label)
+                seen = localizer.look(stored, view, label)
                 of_label = [seen.row(case, label, box) for box in boxes]
                 made += of_label
                 if (case.key, label) in drawn:

@@ -12,7 +12,7 @@ from torch import Tensor
 from dira_scale.localize.results import Row
 
 if TYPE_CHECKING:
-    from dira_scale.localize.look import Seen
+    from dira_scale.localize.look import LocatedLabel
 
 FOLDER = "pictures"
 HEIGHT, GAP, LINE, TEXT = 384, 6, 2, 13  # pixels
@@ -24,7 +24,7 @@ def file_name(label: str, key: str) -> str:
     return f"{re.sub(r'[^A-Za-z0-9]+', '_', label)}-{key}.png"
 
 
-def draw(view: Tensor, seen: "Seen", rows: Sequence[Row]) -> bytes:
+def draw(view: Tensor, seen: "LocatedLabel", rows: Sequence[Row]) -> bytes:
     """A PNG of ``view`` [C, *size] in [0, 1]; of a volume the slice in the middle of the first box.
 
     ``rows``: of the same image and label.
@@ -61,7 +61,7 @@ def draw(view: Tensor, seen: "Seen", rows: Sequence[Row]) -> bytes:
     return encoded.getvalue()
 
 
-def _in_view(box: np.ndarray, seen: "Seen") -> np.ndarray:
+def _in_view(box: np.ndarray, seen: "LocatedLabel") -> np.ndarray:
     """From the stored image's pixels to the view's: the inverse of ``regions.in_stored``."""
     n = seen.map.ndim
     scale = np.array(seen.map.shape) / seen.crop[n:]

@@ -65,8 +65,9 @@ def write_boxes(path: Path, rows: Sequence[Row]) -> None:
 
 
 def accuracies(labels: Sequence[str], ious: Sequence[float], thresholds: Sequence[float]) -> dict[str, Statistic]:
-    """Of each threshold the accuracy of each label, and their mean, by ``LABEL/THRESHOLD`` and ``mean/THRESHOLD``:
-    statistics of N boxes, each with its label and the largest intersection over union of a predicted one."""
+    """Return the accuracy of each label at each threshold, and their mean, by ``LABEL/THRESHOLD`` and
+    ``mean/THRESHOLD``: statistics of N boxes, each with its label and the largest intersection over union of a
+    predicted one."""
     of_boxes, shares = np.array(labels), np.array(ious, float)
     made: dict[str, Statistic] = {}
     for threshold in thresholds:
@@ -112,6 +113,6 @@ def cells(figures: Sequence[Figure]) -> list[list[str]]:
 
 
 def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
-    """Of a finished folder for sweeps: ``accuracy/LABEL/THRESHOLD``, and the configuration."""
+    """Return the figures of a finished folder for sweeps, as ``accuracy/LABEL/THRESHOLD``, and its configuration."""
     pairs = ((f"{figure.metric}/{figure.name}", figure.value) for figure in figures_of(output).values())
     return pairs, yaml.safe_load((output / CONFIG).read_text())

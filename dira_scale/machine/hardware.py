@@ -109,7 +109,7 @@ def _cgroup(name: str) -> int | None:
 
 
 def cpu_bf16() -> tuple[str, ...]:
-    """Those of BF16_FLAGS that the CPU has."""
+    """Return which of BF16_FLAGS the CPU has."""
     info = _cpuinfo()
     return tuple(flag for flag in BF16_FLAGS if flag in info.get("flags", info.get("Features", "")).split())
 

@@ -21,7 +21,7 @@ def bar(doing: str, units: str) -> Progress:
 
 
 class _Progress(Progress):
-    """Of one task. In a log file a bar would stay unseen until its end."""
+    """The progress of one task. In a log file a bar would stay unseen until its end."""
 
     def __init__(self, *columns: Any, doing: str) -> None:
         super().__init__(*columns)

@@ -20,7 +20,7 @@ from dira_scale.models.heads import MLP, Projector
 from dira_scale.models.momentum import ema_update
 from dira_scale.models.network import Encoder
 
-NEVER = 2**30  # steps
+EMPTY = 2**30  # steps
 
 
 class MoCo(Method):
@@ -82,7 +82,7 @@ class MoCo(Method):
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
         # Age of each key in steps, for the monitor; the initial random keys are older than any.
-        self.register_buffer("queue_age", torch.full((queue,), NEVER, dtype=torch.int32))
+        self.register_buffer("queue_age", torch.full((queue,), EMPTY, dtype=torch.int32))
         # Keys of this step's micro-batches, each [W·b, n, dim] with n keys of an image.
         self._waiting: list[Gathering] = []
 
@@ -149,7 +149,7 @@ class MoCo(Method):
         Args:
             positive: which of the n is that of the query.
         """
-        terms.monitors["queue_fresh"] = (self.queue_age < min(1 / max(1 - self.momentum, 1e-9), NEVER)).float().mean()
+        terms.monitors["queue_fresh"] = (self.queue_age < min(1 / max(1 - self.momentum, 1e-9), EMPTY)).float().mean()
         if not self.training:
             terms.monitors |= top1(queries, keys[:, positive], 0)
             return

@@ -16,8 +16,8 @@ from dira_scale.errors import UserError, nearest
 BLOCK = 8  # groups
 VERSION = 2  # of ``blocks``, in the identity of runs that use them
 SHUFFLES = ("blocks", "batch")
-MUCH = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
-LEAST = 8  # images of a group that is worth advising
+MAX_LEAK = 0.3  # of a query's companions; the paper's 4 groups of 64 share a quarter
+MIN_GROUP = 8  # images of a group that is worth advising
 
 
 class KeyShuffle:
@@ -41,7 +41,7 @@ class KeyShuffle:
         self._blocks = None
 
     def exchange(self, images: int, groups: int, device: torch.device, step: int, micro_batch: int) -> Exchange:
-        """Of a micro-batch with ``images`` on each process, in ``groups`` on all of them."""
+        """Return the exchange of a micro-batch with ``images`` on each process, in ``groups`` on all of them."""
         count = images * world()
         if self.kind == "batch":
             return Exchange(permutation(count, step, micro_batch), device)
@@ -66,7 +66,8 @@ def transposition(count: int, groups: int) -> IntArray:
 
 
 def permutation(count: int, step: int, micro_batch: int) -> IntArray:
-    """The same on every process, different for every micro-batch; on the host, which plans the exchange."""
+    """Return a permutation that is the same on every process and different for every micro-batch; on the host, which
+    plans the exchange."""
     return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)
 
 
@@ -89,13 +90,13 @@ def leak(kind: str, count: int, groups: int) -> float:
 
 
 def block_leak(size: int, block: int) -> float:
-    """Of one block of so many groups; a single group keeps all companions."""
+    """Return the leak of one block of so many groups; a single group keeps all companions."""
     met = np.bincount(np.arange(size) % block)  # images of a group that go to the same one
     return float((met * (met - 1)).sum() / (size * (size - 1)))
 
 
 def leak_line(kind: str, count: int, groups: int) -> str:
-    """What :func:`leak` is, for people; with a warning if it is above :data:`MUCH`, or that of the last block is."""
+    """Say what :func:`leak` is, with a warning if it, or that of the last block, is above :data:`MAX_LEAK`."""
     share, size = leak(kind, count, groups), count // groups
     line = f"key shuffle: of {count} images in {groups} BatchNorm group{'s' * (groups > 1)}, a query and its key share "
     line += f"{share:.1%} of their {size - 1} companions"
@@ -103,10 +104,10 @@ def leak_line(kind: str, count: int, groups: int) -> str:
     if kind == "blocks" and last < min(groups, BLOCK):
         share = max(share, block_leak(size, last))
         line += f", {block_leak(size, last):.1%} in the last block, of {last} group{'s' * (last > 1)}"
-    if share <= MUCH:
+    if share <= MAX_LEAK:
         return line
-    line += f": above {MUCH:.0%}, their statistics may tell which key is the query's"
-    for smaller in range(size - 1, LEAST - 1, -1):
-        if count % smaller == 0 and (less := leak(kind, count, count // smaller)) <= MUCH:
+    line += f": above {MAX_LEAK:.0%}, their statistics may tell which key is the query's"
+    for smaller in range(size - 1, MIN_GROUP - 1, -1):
+        if count % smaller == 0 and (less := leak(kind, count, count // smaller)) <= MAX_LEAK:
             return f"{line}; with model.bn_groups={count // smaller}, groups of {smaller}, it is {less:.1%}"
-    return f"{line}; more groups (model.bn_groups) of {LEAST} images or more need a larger data.batch"
+    return f"{line}; more groups (model.bn_groups) of {MIN_GROUP} images or more need a larger data.batch"

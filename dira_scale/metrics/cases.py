@@ -95,19 +95,19 @@ class NumberCase:
 SCHEMAS = {LabelCase: LABELS, MaskCase: MASKS, NumberCase: NUMBERS}
 Case = LabelCase | MaskCase | NumberCase
 C = TypeVar("C", LabelCase, MaskCase, NumberCase)
-Whole = TypeVar("Whole", LabelCase, NumberCase)  # rows of whole images
+ImageCase = TypeVar("ImageCase", LabelCase, NumberCase)  # rows of whole images
 Arrays = tuple[np.ndarray, np.ndarray, list[str], list[str]]
 
 
 def image_cases(
-    kind: type[Whole],
+    kind: type[ImageCase],
     keys: Sequence[str],
     patients: Sequence[str],
     split: str,
     names: Sequence[str],
     targets: np.ndarray,
     predicted: np.ndarray,
-) -> list[Whole]:
+) -> list[ImageCase]:
     """Return a row for each of N keys and L names. ``targets``, ``predicted``: [N, L]."""
     return [
         kind(key, patient, split, name, float(target), float(value))
@@ -170,15 +170,18 @@ def write_cases(path: Path, cases: Sequence[Case]) -> None:
     write_atomic(path, file.getvalue())
 
 
-def read_cases(path: Path) -> list[Any]:
-    """Return the rows of a file, all of one kind, null as NaN. Raises UserError for another file; OSError."""
+def read_cases(path: Path, kind: type[Case] | None = None) -> list[Any]:
+    """Return the rows of a file, all of one kind, null as NaN; with ``kind`` none of a file of another kind.
+
+    Raises UserError for another file; OSError.
+    """
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise UserError(f"{path} is not a Parquet file of cases: {error}") from error
-    for kind, schema in SCHEMAS.items():
+    for each, schema in SCHEMAS.items():
         if _is(table.schema, schema):
-            return [kind(**row) for row in _rows(table)]
+            return [each(**row) for row in _rows(table)] if kind in (None, each) else []
     raise UserError(f"{path} has no rows of cases of this version: compute the metrics again")
 
 

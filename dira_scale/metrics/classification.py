@@ -62,7 +62,8 @@ def classification(
 def checked(
     targets: np.ndarray, scores: np.ndarray, names: Sequence[str], patients: Sequence[str] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same as float64 [N, L], float64 [N, L] and [N]. Raises ValueError as :func:`classification` does."""
+    """Return the arguments as float64 [N, L], float64 [N, L] and [N]. Raises ValueError as :func:`classification`
+    does."""
     targets, scores, patients = np.asarray(targets, float), np.asarray(scores, float), np.asarray(patients)
     shape = (len(patients), len(names))
     if targets.shape != shape or scores.shape != shape:
@@ -77,7 +78,7 @@ def checked(
 def _values(
     truth: np.ndarray, scores: np.ndarray, threshold: float | None, specificity: float
 ) -> dict[str, tuple[float, str]]:
-    """Of one label's known rows, each metric's value and its convention."""
+    """Return each metric's value and its convention, of one label's known rows."""
     from torchmetrics.functional import classification as by  # lazy: takes seconds, and comes with an extra
 
     both = bool(truth.any() and not truth.all())

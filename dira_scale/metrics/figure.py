@@ -57,6 +57,11 @@ class Figure:
         """``AUROC 0.912``."""
         return f"{self.metric} {self.text()}"
 
+    def with_interval(self) -> str:
+        """``AUROC 0.912 (0.880 to 0.934)``; without an interval as :meth:`in_words`."""
+        ends = f" ({self.interval[0]:.3f} to {self.interval[1]:.3f})" if self.interval else ""
+        return f"{self.in_words()}{ends}"
+
     def as_json(self) -> dict[str, Any]:
         """A row of ``results.json``."""
         return {name: plain(value) for name, value in asdict(self).items()}

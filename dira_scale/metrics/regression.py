@@ -46,7 +46,7 @@ def regression(
 
 
 def _values(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Of one number's known rows."""
+    """Return each metric's value, of one number's known rows."""
     from torchmetrics.functional import regression as by  # lazy: takes seconds, and comes with an extra
 
     if not len(targets):

@@ -167,7 +167,7 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
 
 
 def architecture_metadata(node: Mapping[str, Any]) -> dict[str, str]:
-    """Of a file with weights of the network of a ``model`` node."""
+    """Return the metadata of a file with weights of the network of a ``model`` node."""
     network = {key: value for key, value in node.items() if key not in OF_TRAINING}
     return {ARCHITECTURE: json.dumps(network, ensure_ascii=False)}
 

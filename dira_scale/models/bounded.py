@@ -13,7 +13,7 @@ from dira_scale.errors import UserError
 MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)  # what layers are made with
 BESIDE = 2**24  # numbers that a network may have beside its file's: tables of positions, a head that is not loaded
 LONGEST = 200  # letters of torch's reason, which may list every tensor
-LEAST = 1024  # numbers that a tensor counts as, at least: of tiny ones the objects are larger
+MIN_NUMEL = 1024  # numbers that a tensor counts as, at least: of tiny ones the objects are larger
 
 
 @contextmanager
@@ -50,4 +50,4 @@ class _Limited(TorchFunctionMode):
 
 
 def _size(tensor: Tensor) -> int:
-    return max(tensor.numel(), LEAST)
+    return max(tensor.numel(), MIN_NUMEL)

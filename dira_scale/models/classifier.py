@@ -32,7 +32,7 @@ class ClassificationHead(nn.Module):
 
 
 class CoarsestMap(nn.Module):
-    """Of a pyramid; a classifier's decoder, without parameters."""
+    """The coarsest map of a pyramid: a classifier's decoder, without parameters."""
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         return pyramid[-1]

@@ -154,7 +154,7 @@ def groups(module: nn.Module) -> int:
 
 
 def groups_at_once(module: nn.Module) -> int:
-    """Those of a micro-batch of all processes."""
+    """Return how many groups a micro-batch of all processes has."""
     layer = first_layer(module)
     return layer.local * world() // layer.ranks if layer else 1
 

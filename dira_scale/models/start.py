@@ -61,7 +61,8 @@ def start_weights(
 
 
 def licence_of(path: Path) -> str | None:
-    """Of the weights at ``path``: as the card beside an exported file says, or of a run's data and its own start.
+    """Return the licence of the weights at ``path``: as the card beside an exported file says, or of a run's data and
+    its own start.
 
     None if neither is there, as of a published file.
     """

@@ -52,20 +52,30 @@ class ShownResults:
 
     @classmethod
     def of(cls, folder: Path, content: Mapping[str, Any], outputs: Sequence[str]) -> "ShownResults":
-        """Of the ``folder`` that has the ``content``; ``outputs``: the network's."""
+        """Show the ``folder`` that has the ``content``; ``outputs``: the network's."""
         names = [name for name in outputs if name != "background"]
         keys = ", ".join(f"{name} {colour}" for name, colour in zip(names, [*COLOURS] * len(names), strict=False))
-        return cls(content, tables(content), plots(folder), pictures(folder), keys)
+        return cls(content, tables(content), plots(folder, split_of(content)), pictures(folder), keys)
+
+    @property
+    def split(self) -> str:
+        return split_of(self.content)
 
     @property
     def warnings(self) -> list[str]:
         """A line for the classes that are never answered on the test split."""
         names = self.content.get("never_answered", {}).get("test", [])
-        return [f"never answered on the test split: {', '.join(names)}"] if names else []
+        return [f"never answered on the {self.split} split: {', '.join(names)}"] if names else []
+
+
+def split_of(content: Mapping[str, Any]) -> str:
+    """Return what the test split is called in the dataset."""
+    return str(content.get("splits", {}).get("test", "test"))
 
 
 def tables(content: Mapping[str, Any]) -> list[ResultTable]:
-    """Of the test split before the validation split. Of a single class the mean over classes is left out."""
+    """Return the tables, that of the test split before the validation split. Of a single class the mean over classes is
+    left out."""
     return [_table(content["splits"][split], figures) for split, figures in sorted(content.get("figures", {}).items())]
 
 
@@ -92,14 +102,15 @@ def _cell(figure: Figure) -> tuple[str, str]:
     return figure.text(), f"{figure.interval[0]:.3f} to {figure.interval[1]:.3f}" if figure.interval else ""
 
 
-def plots(folder: Path) -> list["Plot"]:
-    """Those of the kind of rows that the test split's cases are."""
+def plots(folder: Path, split: str = "test") -> list["Plot"]:
+    """Return the plots for the kind of rows that the test split's cases are. ``split``: what it is called in the
+    dataset."""
     path = folder / CASES / "test.parquet"
     cases = read_cases(path) if is_inside(path, folder) and path.is_file() else []
-    return PLOTS[type(cases[0])](cases) if cases and type(cases[0]) in PLOTS else []
+    return PLOTS[type(cases[0])](cases, split) if cases and type(cases[0]) in PLOTS else []
 
 
-def _roc(cases: Sequence[LabelCase]) -> list["Plot"]:
+def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:
     """The ROC curve of each label, of those with most positives, that has both answers."""
     from dira_scale.pages.tables import figures  # lazy: takes seconds
 
@@ -109,27 +120,25 @@ def _roc(cases: Sequence[LabelCase]) -> list["Plot"]:
     of = {names[i]: [(targets[:, i], scores[:, i])] for i in sorted(chosen)}
     if not of:
         return []
-    title = "ROC curves of the test split"
-    return [
-        figures.Plot("ROC curves, test split", figures.svg(title, partial(figures.roc, of=of)), figures.keys([*of]))
-    ]
+    title = f"ROC curves, {split} split"
+    return [figures.Plot(title, figures.svg(title, partial(figures.roc, of=of)), figures.keys([*of]))]
 
 
-def _scatter(cases: Sequence[NumberCase]) -> list["Plot"]:
+def _scatter(cases: Sequence[NumberCase], split: str) -> list["Plot"]:
     """What is predicted over what is true, a plot for each number."""
     from dira_scale.pages.tables import figures  # lazy: takes seconds
 
     targets, predictions, names, _ = number_arrays(cases)
     return [
         figures.Plot(
-            f"{name}: predicted over true, test split",
+            f"{name}: predicted over true, {split} split",
             figures.svg(f"{name}, predicted over true", partial(figures.scatter, true=true, predicted=predicted)), [],
         )
         for name, true, predicted in [*zip(names, targets.T, predictions.T, strict=True)][:MOST]
     ]  # fmt: skip
 
 
-PLOTS: Mapping[type, Callable[[Any], list["Plot"]]] = {LabelCase: _roc, NumberCase: _scatter}
+PLOTS: Mapping[type, Callable[[Any, str], list["Plot"]]] = {LabelCase: _roc, NumberCase: _scatter}
 
 
 def pictures(folder: Path) -> list[str]:

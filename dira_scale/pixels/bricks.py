@@ -141,7 +141,8 @@ class Bricks:
 def _overlaps(
     part: Part, result: np.ndarray, decoded: np.ndarray, grid: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Of each brick that ``part`` needs: number, what it fills of ``result``, and what of ``decoded`` goes there."""
+    """Yield of each brick that ``part`` needs: number, what it fills of ``result``, and what of ``decoded`` goes
+    there."""
     zs, ys, xs = (_overlaps_of_axis(axis, side) for axis, side in zip(part, decoded.shape, strict=True))
     for c in range(grid[0]):
         for z, z_of_brick, z_of_part in zs:

@@ -53,7 +53,7 @@ def fill(
 def fill_from_bricks(
     bricks: Bricks, crops: Sequence[Crop], views: Sequence[np.ndarray], outside: int | None = None
 ) -> tuple[float, float, float]:
-    """The same of a volume in bricks, of which those are read that the crops need.
+    """Fill crops of a volume in bricks, of which those are read that the crops need.
 
     Returns the seconds of reading, decoding and resampling. Raises DecodeError where a box is not within the volume,
     BrickError where a brick is damaged.

@@ -39,7 +39,7 @@ def cut(
     sides: tuple[int, ...],
     outside: int | None = None,
 ) -> list[tuple[np.ndarray, Box]]:
-    """The same of a volume of ``sides``, by what takes parts of whole voxels out of it."""
+    """Cut boxes out of a volume of ``sides``; ``take`` gives parts of whole voxels of it."""
     try:
         parts = [around(box if outside is None else inside(box, sides), sides) for box in boxes]
     except ValueError as error:

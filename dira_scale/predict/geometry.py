@@ -85,7 +85,8 @@ class Space:
 
     @classmethod
     def of(cls, source: object, read: Volume, stored: np.ndarray) -> "Space":
-        """Of a ``source`` that was ``read``, and then stored with another affine. Raises RejectedError."""
+        """Return the space of a ``source`` that was ``read``, and then stored with another affine. Raises
+        RejectedError."""
         if not isinstance(source, Path):
             return cls(stored, read.shape, read.affine)
         try:

@@ -25,7 +25,7 @@ from dira_scale.archive.output import check_output
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError, counted, print_line
-from dira_scale.evaluation.config import SLIDING
+from dira_scale.evaluation.config import SLIDING, require_masks
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import check_same, journal
 from dira_scale.evaluation.stored import dense, read_ahead
@@ -52,8 +52,7 @@ def make(config: Predict) -> None:
     trained, out = Trained.of(Path(config.run)), Path(config.out)
     check_output(out, config.images, "images")
     masks, learned = not trained.supervision.pooled, trained.supervision.learned
-    if config.window is not None and not masks:
-        raise UserError(f"window={config.window}: windows are of masks, and this network has {learned}; leave it out")
+    require_masks(config.window, not masks, learned)
     if masks and (config.window or trained.window) == SLIDING:
         require_libraries()
     images = _images(config, trained)
@@ -172,9 +171,10 @@ def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], a
         columns = supervision.columns(trained.chosen)
         write_predictions(out, [*usable], columns, supervision.answers(values, trained.chosen))
         where = out / PREDICTIONS
-    judged = ("outputs", "thresholds", "temperatures", "calibrated_thresholds")
+    judged = ("thresholds", "temperatures", "calibrated_thresholds")
     counts = {"predicted": len(usable), "quarantined": len(refused)}
-    written = about | {"dira_scale": __version__} | {name: trained.about[name] for name in judged} | counts
+    network = {"dira_scale": __version__, "outputs": [*supervision.outputs]}
+    written = about | network | {name: trained.about[name] for name in judged} | counts
     write_json(out / ABOUT, written)
     (out / UNFINISHED).unlink()
     print_line(f"{where}: {counted(len(usable), 'image')}")

@@ -28,7 +28,7 @@ def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> Non
 
 
 def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, str]]]) -> Path:
-    """The same by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
+    """Write the table by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
     path = names_file(out)
     _write(path, REJECTED, ([name, row["stage"], row["reason"]] for name, row in refused), private=True)
     return path

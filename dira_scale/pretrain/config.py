@@ -67,4 +67,4 @@ class Pretrain(StagedTraining):
 
 @dataclass
 class PlannedPretrain(Planned, Pretrain):
-    """Of ``configs/plan.yaml``."""
+    """The schema of ``configs/plan.yaml``."""

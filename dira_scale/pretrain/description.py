@@ -43,7 +43,7 @@ WORDS = Term("Discrimination", "discrimination: the encoder learns to tell which
 
 
 def describe(config: Mapping[str, Any]) -> Description:
-    """Of a run of the resolved ``config``: composed, or recorded, which has more keys."""
+    """Describe a run of the resolved ``config``: composed, or recorded, which has more keys."""
     data, method, factor = config["data"], config["method"], config["epoch_factor"]
     size, kind = data["size"], method_class(method)
     network = _network(config["model"])
@@ -78,7 +78,8 @@ def describe(config: Mapping[str, Any]) -> Description:
 
 
 def _network(model: Mapping[str, Any]) -> Network:
-    """Of the node ``model``; of one that cannot be built here no more than its name: a report needs no network."""
+    """Describe the node ``model``; of one that cannot be built here no more than its name: a report needs no
+    network."""
     try:
         network = architecture(model)
     except UserError:
@@ -87,7 +88,7 @@ def _network(model: Mapping[str, Any]) -> Network:
 
 
 def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = ()) -> Tensors:
-    """Of the node ``method``.
+    """Return where the node ``method`` has its parts in a checkpoint.
 
     Args:
         decoder: whether a stage trains one.

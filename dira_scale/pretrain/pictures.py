@@ -140,7 +140,8 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
 
 
 def middle_planes(volume: np.ndarray, spacing: Sequence[float]) -> list[np.ndarray]:
-    """Of a volume [D, H, W] the plane in the middle of each axis: axial, coronal, sagittal, as radiologists see them.
+    """Return the planes in the middle of each axis of a volume [D, H, W]: axial, coronal, sagittal, as radiologists see
+    them.
 
     The patient's head is up, the front up or to the left, and a voxel as high and as wide as ``spacing`` says. All are
     padded to one width.

@@ -60,7 +60,7 @@ class Labelled(Protocol):
 
 
 class Computed:
-    """Of the encoders of ``run`` and ``init``, of random ones, and of raw pixels.
+    """The features of the encoders of ``run`` and ``init``, of random ones, and of raw pixels.
 
     Attributes:
         encoder: what notes call them. ``size``: of the images.
@@ -91,7 +91,7 @@ class Computed:
 
 
 class Stored:
-    """Of the folders ``embeddings``, of one dataset, without a look at its images. Attributes as above."""
+    """The features in the folders ``embeddings``, of one dataset, without a look at its images. Attributes as above."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Raises UserError for keys that encoders need, or folders of different datasets."""

@@ -61,7 +61,8 @@ def _state(run: RunContent, warnings: int) -> Headline:
 
 
 def _result(run: RunContent) -> Headline | None:
-    """Of the best checkpoint. No threshold: what is good depends on the labels, and on what random weights reach."""
+    """Return the headline of the best checkpoint. No threshold: what is good depends on the labels, and on what random
+    weights reach."""
     splits = run.results.get("figures", {})
     figures = overall(splits.get("test", []), run.description.best)
     if not figures:
@@ -70,7 +71,7 @@ def _result(run: RunContent) -> Headline | None:
     validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
     validation = f"; on the validation split {validated.in_words()}" if validated else ""
     return Headline(
-        first.in_words() + (f" ({first.interval[0]:.3f} to {first.interval[1]:.3f})" if first.interval else ""),
+        first.with_interval(),
         f"on the test split ({first.patients} patients)",
         f"checkpoint of step {run.results['step']}; {', '.join(each.in_words() for each in others)}{validation}",
     )
@@ -183,7 +184,7 @@ def _neighbours(run: RunContent) -> Headline | None:
 
 
 def _held_out_images(run: RunContent) -> float:
-    """Those that a validation looks at; infinite if a dataset cannot be read any more."""
+    """Return how many images a validation looks at; infinite if a dataset cannot be read any more."""
     data = run.description.data
     known = [now.known.samples for now in run.datasets]
     counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]

@@ -40,7 +40,7 @@ def at_one_step(values: Sequence[tuple[str, float, Row]]) -> str:
 
 
 def _titles(run: RunContent) -> dict[str, str]:
-    """Of the curves: the total loss, its terms, the other metrics, the learning rate."""
+    """Return the titles of the curves: the total loss, its terms, the other metrics, the learning rate."""
     terms = {f"loss/{name}": term.title for name, term in run.description.terms.items()}
     metrics = {name: metric.title for name, metric in run.description.metrics.items()}
     logged = dict.fromkeys(name for row in run.rows for name in row)

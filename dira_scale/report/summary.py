@@ -20,7 +20,7 @@ RESTORERS = {
     "gaussian": "a Gaussian mean of visible voxels in hidden ones",
     "restored": "this model",
 }
-BEYOND_SETTINGS = ("datasets", "selection", "outputs", "normalised")  # of a run's identity
+BEYOND_SETTINGS = ("datasets", "selection", "facts")  # of a run's identity
 BASELINES = {  # in a headline
     "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",
     "nearest": "the nearest voxel", "gaussian": "a Gaussian mean",

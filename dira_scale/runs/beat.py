@@ -40,7 +40,7 @@ def has_stopped(seconds: float) -> bool:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Of all leases of the run, in no order."""
+    """Return the numbers of all leases of the run, in no order."""
     return [int(path.stem) for path in (folder / "leases").glob("[0-9]*.json")]
 
 

@@ -192,7 +192,7 @@ class Output:
 
     @property
     def channels(self) -> int:
-        """Of the head."""
+        """The channels of the head."""
         return len(self.names) or 1
 
 
@@ -201,7 +201,7 @@ class Description:
     """A run.
 
     Attributes:
-        verb: that has trained it.
+        verb: the command that has trained it.
         title: what the run is; code in backticks.
         trained: what was done to the network; completes "weights of a network …".
         training: how: lines of a card, Markdown.
@@ -255,7 +255,7 @@ class Description:
 
 
 def read_description(run: Path) -> Description:
-    """Of the run in folder ``run``.
+    """Read the description of the run in folder ``run``.
 
     Raises:
         UserError: there is no run, or its description is missing or damaged; names file and key.

@@ -19,7 +19,7 @@ from dira_scale.storage.store import is_local, with_errno
 T = TypeVar("T")
 PIECE = 2**23  # bytes of one request to a store: enough for its latency hardly to count
 BLOCK = 2**20  # bytes at once from a disk or a connection
-GLANCE = 0.2  # seconds after which a wait looks whether it is to stop
+POLL = 0.2  # seconds after which a wait looks whether it is to stop
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def fetch(path: Path, most: int) -> bytes:
 
 
 def _steady(path: Path, blocks: Iterator[bytes], stop: threading.Event) -> Iterator[bytes]:
-    """The same blocks, unless they trickle."""
+    """Yield the blocks, unless they trickle."""
     since, received = time.monotonic(), 0
     with with_errno(path, StoppedError):
         for block in blocks:
@@ -136,7 +136,7 @@ def _await(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], s
     future, deadline = asyncio.run_coroutine_threadsafe(coroutine, loop), time.monotonic() + PATIENCE.silence
     while True:
         try:
-            return future.result(GLANCE)
+            return future.result(POLL)
         except TimeoutError:
             if future.done():
                 return future.result()

@@ -36,7 +36,7 @@ def command(
     values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
     typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
-    return [*folders, *as_words(verb, values, config_dirs), *typed, f"{COMMANDS[verb].output}={output}"]
+    return [*folders, *as_words(values), *typed, f"{COMMANDS[verb].output}={output}"]
 
 
 def _absolute(value: Any) -> Any:
@@ -51,9 +51,8 @@ def _absolute(value: Any) -> Any:
 
 
 def _absolute_text(text: str) -> str:
-    """The same of a place as typed."""
-    several = read(text)
-    return written(_absolute(several)) if isinstance(several, list | dict) else str(_absolute(text))
+    """Return a place as typed, from this folder."""
+    return written(_absolute(read(text)))
 
 
 def references(value: Any) -> set[str]:

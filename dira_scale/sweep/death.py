@@ -42,7 +42,7 @@ class Death:
 
 
 def killed(code: int) -> str:
-    """Of a negative exit code: ``killed by SIGKILL``."""
+    """Say what a negative exit code means: ``killed by SIGKILL``."""
     known = {int(number): number.name for number in signal.Signals}
     return f"killed by {known.get(-code, f'signal {-code}')}"
 

@@ -30,7 +30,7 @@ class Reads:
     all: Mapping[str, Sequence[Run]]
 
     def ids(self, phases: Iterable[str]) -> list[str]:
-        """Of the runs of ``phases``."""
+        """Return the ids of the runs of ``phases``."""
         runs = [run for phase in phases for run in ([self.one[phase]] if phase in self.one else self.all[phase])]
         return sorted({run.id for run in runs})
 

@@ -35,7 +35,6 @@ from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 from dira_scale.sweep import death, launch
-from dira_scale.sweep.health import failed, sick_nodes
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
 from dira_scale.sweep.requeue import in_grace_time, requeue
 
@@ -84,6 +83,16 @@ def futile(tries: Sequence[Try]) -> int:
     return count
 
 
+def failed(attempt: Try, last: bool) -> bool:
+    """Whether a try came to nothing by no fault of its input: it failed, or something followed that it did not end.
+
+    ``last``: no try has followed it, so without an end it may still be running.
+    """
+    if attempt.exit_code is None:
+        return attempt.ended is None and not last
+    return attempt.exit_code not in (DONE, BAD_INPUT, INTERRUPTED)
+
+
 def without_step(tries: Sequence[Try]) -> int:
     """How many of the last tries have made no new step, however they ended."""
     made = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
@@ -117,7 +126,7 @@ class Job(Checkpointable):
                 break
         if following in ("requeue", "retry") and launch.on_slurm(job):
             try:
-                requeue(job, sick_nodes(_phase(sweep, run)))
+                requeue(job)
             except UserError as error:
                 reason = FOLLOWS.sub("", ended.reason)  # none does
                 ended.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
@@ -216,12 +225,6 @@ def _carry_out(words: list[str], log: Path | None, received: list[int], name: st
     with suppress(ProcessLookupError):  # what it has left behind
         os.killpg(child.pid, signal.SIGKILL)
     return child.returncode
-
-
-def _phase(sweep: SweepFolder, run: Run) -> dict[str, list[Try]]:
-    """The tries of all runs of a run's phase."""
-    ids = [f"{run.phase}/{folder.name}" for folder in (sweep.path / run.phase).iterdir()]
-    return {other: sweep.tries(other) for other in ids}
 
 
 def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:

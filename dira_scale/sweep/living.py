@@ -13,7 +13,7 @@ import psutil
 from dira_scale.errors import UserError
 from dira_scale.sweep.records import Submission, SweepFolder
 
-GLANCE = 1.0  # seconds for which a status may hold the lock, to see whether another does
+LOCK_WAIT = 1.0  # seconds for which a status may hold the lock, to see whether another does
 CLOCK = 5.0  # seconds by which process start times may be off
 
 
@@ -21,13 +21,13 @@ CLOCK = 5.0  # seconds by which process start times may be off
 def in_control(folder: SweepFolder) -> Iterator[None]:
     """No other process starts runs of this sweep meanwhile. Raises UserError if one does already."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + GLANCE
+    deadline = time.monotonic() + LOCK_WAIT
     with (folder.path / "lock").open("a+") as file:
         while not _taken(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 file.seek(0)
                 raise UserError(f"folder={folder.path}: process {file.read().strip()} is already running this sweep")
-            time.sleep(GLANCE / 20)
+            time.sleep(LOCK_WAIT / 20)
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()

@@ -78,7 +78,7 @@ def ask(jobs: Collection[str]) -> Answer:
             f"--jobs={_arrays(jobs)}",
             "--format=%i|%T|%r|%N|%M",
         ]
-        answered = dict(_rows(said(squeue, nothing="Invalid job id")))
+        answered = dict(_rows(run_slurm(squeue, nothing="Invalid job id")))
     except UserError as error:
         return Answer({}, False, str(error))
     # SLURM forgets jobs some minutes after their end; of those that broke, accounting knows more.
@@ -87,7 +87,7 @@ def ask(jobs: Collection[str]) -> Answer:
         return Answer(answered)
     try:
         sacct = ["sacct", "--noheader", "--parsable2", "--units=M", f"--jobs={_arrays(left)}"]
-        ended = _accounted(said([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
+        ended = _accounted(run_slurm([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
         return Answer(answered, True, str(error))
     # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
@@ -107,7 +107,7 @@ def cancel(jobs: Collection[str]) -> None:
         tasks.setdefault(array, []).append(task)
     if tasks:
         words = [f"{array}_[{','.join(of)}]" if all(of) else array for array, of in tasks.items()]
-        said(["scancel", "--quiet", *words], nothing="Invalid job id")
+        run_slurm(["scancel", "--quiet", *words], nothing="Invalid job id")
 
 
 def expand(job: str) -> list[str]:
@@ -133,7 +133,7 @@ def _arrays(jobs: Collection[str]) -> str:
 
 
 def _rows(text: str) -> Iterator[tuple[str, JobState]]:
-    """Of squeue's lines ``ID|STATE|REASON|NODES|ELAPSED``."""
+    """Return the rows of squeue's lines ``ID|STATE|REASON|NODES|ELAPSED``."""
     for line in text.splitlines():
         job, state, reason, nodes, elapsed = (*line.split("|"), "", "", "")[:5]
         known = JobState(
@@ -144,15 +144,15 @@ def _rows(text: str) -> Iterator[tuple[str, JobState]]:
 
 
 def _seconds(text: str) -> int:
-    """Of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
+    """Return the seconds of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
     match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
     return 86400 * days + 3600 * hours + 60 * minutes + seconds
 
 
 def _accounted(text: str) -> dict[str, JobState]:
-    """Of lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps (``12_3.batch``), which have
-    its memory."""
+    """Return what is accounted in lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps
+    (``12_3.batch``), which have its memory."""
     states: dict[str, JobState] = {}
     codes: dict[str, str] = {}
     memory: dict[str, float] = {}
@@ -172,7 +172,7 @@ def _accounted(text: str) -> dict[str, JobState]:
     return states
 
 
-def said(command: list[str], nothing: str = "") -> str:
+def run_slurm(command: list[str], nothing: str = "") -> str:
     """Output of a command of SLURM; ``nothing`` in its error means that it found nothing.
 
     Raises:

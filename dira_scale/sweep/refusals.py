@@ -1,4 +1,4 @@
-"""What SLURM refuses, asked beforehand or answered by sbatch, in the words of the profile."""
+"""What SLURM refuses, asked beforehand or answered by sbatch."""
 
 import re
 import subprocess
@@ -6,53 +6,29 @@ from collections.abc import Sequence
 
 from dira_scale.errors import UserError
 from dira_scale.sweep import queue
-from dira_scale.sweep.config import Cluster, SweepConfig
-from dira_scale.sweep.queue import said
-
-# What sbatch says, the profile's key that it is about, and what to do; the first that fits.
-SAID = (
-    ("invalid partition", "partition", "sinfo lists the partitions"),
-    ("invalid account", "account", "`sacctmgr show associations user=$USER` lists your accounts and partitions"),
-    ("invalid qos", "qos", "`sacctmgr show associations user=$USER format=account,qos` lists yours"),
-    ("policy", "partition, qos, hours, parallel", "a limit of the cluster; jobs in the queue count"),
-    ("time limit", "hours", "sinfo lists the partitions' limits"),
-    ("invalid feature", "constraint", "`sinfo -o '%N %f'` lists the nodes' features"),
-    ("invalid generic resource", "gpus_per_node", "`sinfo -o '%N %G'` lists the nodes' GPUs"),
-    ("memory specification", "memory", "`sinfo -o '%N %m'` lists the nodes' memory"),
-    (
-        "node configuration is not available",
-        "constraint, gpus_per_node, cpus_per_task, memory",
-        "no node has all of it",
-    ),
-    ("unrecognized option", "sbatch", "`sbatch --help` lists its options"),
-)
+from dira_scale.sweep.config import SweepConfig
+from dira_scale.sweep.queue import run_slurm
 
 
-def explain(error: Exception, phase: str, profile: Cluster) -> str:
-    """sbatch's refusal of jobs of ``phase``, in the profile's words."""
-    told = " ".join(
-        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in str(error).splitlines()
-    )
+def explain(error: Exception, phase: str) -> str:
+    """Say in sbatch's words why it refuses jobs of ``phase``."""
     cause = error.__cause__
     if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
         return f"phase {phase}: sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
-    for text, keys, hint in SAID:
-        if text in told.lower():
-            given = ", ".join(f"cluster.{key}={getattr(profile, key)}" for key in keys.split(", "))
-            return f"phase {phase}: {given}: SLURM refuses it ({told}); {hint}"
-    return f"phase {phase}: sbatch failed: {told or cause}"
+    words = " ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines())
+    return f"phase {phase}: sbatch failed: {words or cause}"
 
 
 def longest_array() -> int:
     """Jobs that an array may have on this cluster."""
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_slurm(["scontrol", "show", "config"]), re.MULTILINE)
     assert match, "scontrol show config names MaxArraySize"
     return int(match[1])
 
 
 def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:
     """SLURM takes a job that is longer than its partition allows, and never starts it."""
-    answer = (line.split("|") for line in said(["sinfo", "--noheader", "--format=%P|%l"]).splitlines())
+    answer = (line.split("|") for line in run_slurm(["sinfo", "--noheader", "--format=%P|%l"]).splitlines())
     limits = {name: _minutes(limit) for name, limit in answer}
     for phase in phases:
         profile = config.profile(phase)
@@ -67,7 +43,8 @@ def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:
 
 
 def _minutes(limit: str) -> float:
-    """Of a time as SLURM writes it: ``infinite``, ``1-12:00:00``, ``30:00``, or minutes and seconds, ``1:00``."""
+    """Return the minutes of a time as SLURM writes it: ``infinite``, ``1-12:00:00``, ``30:00``, or minutes and seconds,
+    ``1:00``."""
     if not limit[0].isdigit():
         return float("inf")
     days, _, clock = limit.rpartition("-")

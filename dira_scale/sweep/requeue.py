@@ -8,7 +8,7 @@ from submitit import JobEnvironment
 
 from dira_scale.errors import UserError
 from dira_scale.sweep.launch import restarts
-from dira_scale.sweep.queue import said
+from dira_scale.sweep.queue import run_slurm
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,8 @@ def in_grace_time(job: JobEnvironment) -> bool:
     return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown))
 
 
-def requeue(job: JobEnvironment, sick: dict[str, str]) -> None:
-    """Have SLURM start this job again, not on sick nodes.
+def requeue(job: JobEnvironment) -> None:
+    """Have SLURM start this job again.
 
     Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
 
@@ -40,10 +40,6 @@ def requeue(job: JobEnvironment, sick: dict[str, str]) -> None:
     if match is None or int(match[1]) != restarts():
         raise UserError("SLURM has restarted the job")
     _scontrol("requeue", job.job_id)
-    for node, why in sick.items():
-        logger.warning("%s is excluded: %s", node, why)
-    if sick:  # only now: SLURM changes this of pending jobs only
-        _scontrol("update", f"JobId={job.job_id}", f"ExcNodeList={','.join(sick)}")
 
 
 def _shown(job: JobEnvironment) -> str:
@@ -55,7 +51,7 @@ def _scontrol(*words: str) -> str:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            return said(["scontrol", *words])
+            return run_slurm(["scontrol", *words])
         except UserError as error:
             if not any(text in str(error) for text in TRANSIENT) or time.monotonic() > deadline:
                 raise

@@ -3,13 +3,10 @@
 ::
 
     results.parquet    a row for each figure: phase, run, verb, what varies (PHASE.KEY), metric, value, command, config
-    results.csv        the same without config
     results.md         mean and standard deviation over seeds; of `finetune` the tables of spread.json
     spread.json        of `finetune`: by phase the spread over pretraining runs, seeds and patients, and tests
-    spread.csv         the same without the tests
 """
 
-import csv
 import io
 import json
 import shlex
@@ -27,7 +24,6 @@ from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own
-from dira_scale.storage.tables import harmless
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 from dira_scale.sweep.spread import UNREADABLE, compare_phases, print_tables, write_spread
 from dira_scale.sweep.summary import markdown
@@ -72,10 +68,6 @@ def write_results(path: Path, show: bool = False) -> Results:
     parquet = io.BytesIO()
     pq.write_table(table, parquet)
     write_atomic(path / "results.parquet", parquet.getvalue())
-    text = io.StringIO()
-    written = [columns[:-1], *([row[name] for name in columns[:-1]] for row in table.to_pylist())]
-    csv.writer(text, lineterminator="\n").writerows(map(harmless, written))
-    write_atomic(path / "results.csv", text.getvalue())
     earlier = len(folder.runs) - len(runs)
     left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []
     about = [f"{len(rows)} figures of {len(read)} of {len(runs) + len(folder.unreadable)} runs.", *left_out, *unread]
@@ -86,7 +78,7 @@ def write_results(path: Path, show: bool = False) -> Results:
     write_atomic(path / "results.md", markdown(path.name, about, rows, varied, compared))
     if show:
         print_tables(compared)
-    return Results(read, [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]])
+    return Results(read, [f"results.parquet and .md in {path}: {about[0]}", *about[1:]])
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Arrays of jobs on SLURM, submitted through submitit; what sbatch answers, in the profile's words."""
+"""Arrays of jobs on SLURM, submitted through submitit; what sbatch answers."""
 
 import shlex
 import shutil
@@ -134,7 +134,7 @@ def _submit(
         with redirect_stderr(StringIO()):  # sbatch's message, which the error has
             submitted = executor.submit_array(calls)
     except SUBMISSION_ERRORS as error:
-        raise UserError(explain(error, like.phase, profile)) from error
+        raise UserError(explain(error, like.phase)) from error
     return str(submitted[0].job_id).partition("_")[0]
 
 

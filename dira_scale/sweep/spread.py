@@ -1,7 +1,5 @@
 """A phase's finished runs in one table, by what their command says of spread and differences (``Command.compare``)."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +12,7 @@ from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
 from dira_scale.machine.console import Console
 from dira_scale.metrics.figure import plain
-from dira_scale.storage.atomic import write_atomic, write_json
+from dira_scale.storage.atomic import write_json
 from dira_scale.sweep.records import Run, SweepFolder
 
 if TYPE_CHECKING:  # imports torch
@@ -49,20 +47,8 @@ def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, 
 
 
 def write_spread(path: Path, compared: Mapping[str, "Compared"]) -> None:
-    """``spread.json`` and ``spread.csv``, in the sweep's folder ``path``."""
+    """Write ``spread.json`` in the sweep's folder ``path``."""
     write_json(path / "spread.json", {phase: plain(asdict(of)) for phase, of in compared.items()})
-    rows = [
-        {"phase": phase} | {key: value for key, value in row.items() if key != "interval"}
-        | {key: (row["interval"] or {}).get(key) for key in ("low", "high", "level")}
-        for phase, of in compared.items() for row in map(asdict, of.spreads)
-    ]  # fmt: skip
-    if not rows:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*rows[0]], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path / "spread.csv", text.getvalue())
 
 
 def print_tables(compared: Mapping[str, "Compared"]) -> None:

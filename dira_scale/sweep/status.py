@@ -67,13 +67,13 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], str]:
 
 
 def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str, RunStatus]:
-    """Those of ``statuses`` that the sweep has now, and those of earlier settings that are still at work."""
+    """Return which of ``statuses`` the sweep has now, and those of earlier settings that are still at work."""
     now = set(folder.current)
     return {run_id: status for run_id, status in statuses.items() if run_id in now or status.state in AT_WORK}
 
 
 def certain(folder: SweepFolder) -> dict[str, RunStatus]:
-    """The same, for those who start runs. Raises UserError where SLURM's queue is not known, too."""
+    """Return the statuses for those who start runs. Raises UserError where SLURM's queue is not known, too."""
     statuses, answer = _survey(folder)
     if not answer.complete:
         raise UserError(f"{answer.problem}: the queue is unknown; nothing was started")

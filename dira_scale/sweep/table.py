@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dira_scale.machine.console import Console
-from dira_scale.sweep.health import sick_nodes
 from dira_scale.sweep.records import SweepFolder
 from dira_scale.sweep.state import STATES
 from dira_scale.sweep.status import AT_WORK, Progress, RunStatus, present, progress, read_statuses
@@ -21,11 +20,9 @@ from dira_scale.sweep.usage import Usage, usage
 
 WIDE = Console(width=10_000)  # measures what a table takes where there is room
 FIGURES = ("step", "loss", "samples/s", "to go")
-# The first that fits is shown. What a layout lacks of job, node and reason is below its table, for each run in full.
+# The first that fits is shown; what the narrow one lacks of job, node and reason is below it, for each run in full.
 LAYOUTS = (
     ("run", "state", *FIGURES, "job", "node", "tries", "reason"),
-    ("run", "state", *FIGURES, "job", "node", "tries"),
-    ("run", "state", "step", "to go", "job", "node", "tries"),
     ("run", "state", "step", "to go", "tries"),
 )
 
@@ -77,8 +74,6 @@ def draw(
     above = [Text(f"{counted}; {len(statuses)} runs")]
     if problem:
         above.append(Text(problem))
-    sick = sick_nodes({run_id: status.tries for run_id, status in statuses.items()})
-    above += [Text(f"node {node} {why}") for node, why in sick.items()]
     rows = {run_id: _cells(status, far[run_id]) for run_id, status in statuses.items()}
     trains = any(made.step is not None for made in far.values())
     layouts = [[name for name in layout if trains or name not in FIGURES] for layout in LAYOUTS]
@@ -141,7 +136,6 @@ def as_json(folder: SweepFolder) -> tuple[dict[str, RunStatus], dict[str, Any]]:
         "problem": problem,
         "counts": {state: counts[state] for state in STATES},
         "runs": [_as_json(folder, status) for status in statuses.values()],
-        "sick_nodes": sick_nodes({run_id: status.tries for run_id, status in statuses.items()}),
         "usage": asdict(used) if used else None,
     }
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from dira_scale.errors import UserError
 from dira_scale.sweep.executors import move, pickles
-from dira_scale.sweep.queue import said
+from dira_scale.sweep.queue import run_slurm
 from dira_scale.sweep.records import Submission, SweepFolder
 
 SETTLED = 20  # seconds after which SLURM has taken a submission or never will; its own commands give up after 10
@@ -41,7 +41,7 @@ def find(folder: SweepFolder) -> str:
 
 def _jobs(user: int) -> dict[str, str]:
     """The numbers of this user's arrays by the last words of their comments."""
-    rows = said(["squeue", "--noheader", f"--user={user}", "--states=all", "--format=%F|%k"]).splitlines()
+    rows = run_slurm(["squeue", "--noheader", f"--user={user}", "--states=all", "--format=%F|%k"]).splitlines()
     parts = (row.partition("|") for row in rows)
     return {comment.split()[-1]: job for job, _, comment in parts if comment.split()}
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import write_json
-from dira_scale.sweep.queue import said
+from dira_scale.sweep.queue import run_slurm
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.state import STATES
 from dira_scale.sweep.status import AT_WORK, RunStatus
@@ -78,7 +78,7 @@ def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
 
 
 def _usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> tuple[Usage, float]:
-    """The same, read and asked; and when the last try ended."""
+    """Return the usage, read and asked, and when the last try ended."""
     counts = Counter(run.state for run in runs.values())
     spans = {run_id: _spans(folder, run) for run_id, run in runs.items()}
     seconds = {run_id: sum(end - began for began, end in each) for run_id, each in spans.items()}
@@ -132,7 +132,7 @@ def _accounted(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> tuple[
     if not jobs:
         raise UserError("only SLURM's accounting has them")
     arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
-    rows = said([
+    rows = run_slurm([
         "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={arrays}",
         "--format=JobID,ElapsedRaw,AllocTRES",
     ]).splitlines()  # fmt: skip

@@ -27,7 +27,7 @@ LEFT_ALONE = (*AT_WORK, "done", "cancelled")  # what a sweep that is started aga
 
 
 def to_start(runs: Sequence[Run], now: Mapping[str, str]) -> list[Run]:
-    """Those of ``runs`` that are missing, or ended without a result."""
+    """Return which of ``runs`` are missing, or ended without a result."""
     return [run for run in runs if now[run.id] not in LEFT_ALONE]
 
 

@@ -24,7 +24,7 @@ def temperatures(cases: Sequence[LabelCase], exclusive: bool) -> dict[str, float
 
 
 def calibrated(cases: Sequence[LabelCase], by_label: Mapping[str, float], exclusive: bool) -> list[LabelCase]:
-    """The same cases, their probabilities with the temperatures."""
+    """Return the cases, their probabilities with the temperatures."""
     _, scores, names, _ = label_arrays(cases)
     values = scaled(scores, [by_label[name] for name in names], exclusive).ravel().tolist()
     return [replace(case, probability=value) for case, value in zip(cases, values, strict=True)]
@@ -37,7 +37,8 @@ def scaled(scores: np.ndarray, temperature: Sequence[float], exclusive: bool) ->
 
 
 def logits(scores: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Of probabilities [N, L]; of classes up to a constant of each row, which the softmax does not see."""
+    """Return the logits of probabilities [N, L]; of classes up to a constant of each row, which the softmax does not
+    see."""
     if not exclusive:
         return np.asarray(logit(np.clip(np.asarray(scores, float), CLOSEST, 1 - CLOSEST)))
     return np.asarray(log_softmax(np.log(np.maximum(np.asarray(scores, float), CLOSEST)), axis=1))

@@ -1,8 +1,8 @@
 """What is learned from labels, masks and numbers, ``configs/task/*.yaml``. Reading it needs no torch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,25 +12,46 @@ from dira_scale.config.registry import chosen_class
 from dira_scale.config.schema import Schema, at_least, one_of
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
+from dira_scale.runs.shape import Within
 
 if TYPE_CHECKING:
+    from dira_scale.data.labels import Choice, Columns
+    from dira_scale.data.manifest import ShardedDataset
     from dira_scale.tasks.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
 FINETUNE = "finetune"  # the command whose runs have tasks
 PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
 BALANCED = "balanced"
+ELSEWHERE = "name another split, or another dataset"
+
+
+class Facts(TypedDict):
+    """What a run has recorded of its data, for its task (``Supervision.facts``)."""
+
+    outputs: list[str]
+
+
+class NumberFacts(Facts):
+    """``normalised``: mean and deviation by name."""
+
+    normalised: dict[str, Annotated[list[float], Within(2, 2)]]
 
 
 @dataclass
 class TaskConfig(Schema):
-    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one."""
+    """What is learned, ``configs/task/*.yaml``. ``_target_`` names a class derived from this one.
 
+    Attributes:
+        facts: the type of its facts, by which those of a stranger's file are checked.
+    """
+
+    facts: ClassVar[type] = Facts
     _target_: str = MISSING
     loss: list[str] = MISSING
 
-    def asked(self) -> dict[str, Any]:
-        """Arguments of ``Inputs.of``: what batches must have beside images."""
+    def input_arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``Inputs.of`` that say what batches must have beside images."""
         raise NotImplementedError
 
     def supervision(self, data: "Inputs") -> "Supervision":
@@ -38,8 +59,15 @@ class TaskConfig(Schema):
         raise NotImplementedError
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
-        """The same without data. ``facts``: those of the data that a run has recorded (``Supervision.facts``); without
-        them as far as the task says it itself."""
+        """Return what is learned, without data. ``facts``: those of the data that a run has recorded
+        (``Supervision.facts``); without them as far as the task says it itself."""
+        raise NotImplementedError
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        """Return what is learned, on a split of any dataset, of which all that was learned is asked for.
+
+        Raises UserError for a dataset that lacks it.
+        """
         raise NotImplementedError
 
     @property
@@ -70,7 +98,7 @@ class LabelTask(TaskConfig):
             why = "the accuracy of all classes decides" if self.exclusive else "name at least one label"
             raise UserError(f"scored={typed(self.scored)}: {why}, or scored=null")
 
-    def asked(self) -> dict[str, Any]:
+    def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.labels import LabelChoice
 
         names = None if self.labels is None else tuple(self.labels)
@@ -101,6 +129,15 @@ class LabelTask(TaskConfig):
         nan = float("nan")
         return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
 
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.data.labels import Labels, labels_of
+        from dira_scale.tasks.labels import Classification
+
+        choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).input_arguments()["labels"]
+        labels = _columns(choice, facts["outputs"], dataset, split)
+        assert isinstance(labels, Labels), "asked for"
+        return Classification(labels, scored=self._scored())
+
 
 @dataclass
 class MaskTask(TaskConfig):
@@ -123,7 +160,7 @@ class MaskTask(TaskConfig):
     def takes_decoder(self) -> bool:
         return self.decoder == PRETRAINED
 
-    def asked(self) -> dict[str, Any]:
+    def input_arguments(self) -> dict[str, Any]:
         return {"masks": True}
 
     def supervision(self, data: "Inputs") -> "Supervision":
@@ -137,15 +174,22 @@ class MaskTask(TaskConfig):
 
         return Segmentation(self.classes)
 
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.tasks.mask_values import check_evaluated
+
+        check_evaluated(dataset, split, self.classes, ELSEWHERE)
+        return self.described(facts)
+
 
 @dataclass
 class RegressionTask(TaskConfig):
     """Numbers of whole images."""
 
+    facts: ClassVar[type] = NumberFacts
     loss: list[str] = one_of("mse", "mae")
     labels: list[str] | None = None
 
-    def asked(self) -> dict[str, Any]:
+    def input_arguments(self) -> dict[str, Any]:
         from dira_scale.data.numbers import NumberChoice
 
         return {"labels": NumberChoice(None if self.labels is None else tuple(self.labels), "task.labels")}
@@ -161,7 +205,19 @@ class RegressionTask(TaskConfig):
         from dira_scale.data.numbers import Numbers
         from dira_scale.tasks.regression import Regression
 
-        return Regression(Numbers(tuple(facts.get("outputs") or self.labels or ())), facts.get("normalised") or {})
+        names, normalised = facts.get("outputs") or self.labels or (), facts.get("normalised") or {}
+        if normalised and (lacking := {*names} - {*normalised}):
+            raise UserError(f"facts.normalised.{min(lacking)} is missing")
+        return Regression(Numbers(tuple(names)), normalised)
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.data.numbers import Numbers
+        from dira_scale.tasks.regression import Regression
+
+        choice = replace(self, labels=[*facts["outputs"]]).input_arguments()["labels"]
+        numbers = _columns(choice, facts["outputs"], dataset, split)
+        assert isinstance(numbers, Numbers), "asked for"
+        return Regression(numbers, facts.get("normalised") or {})
 
 
 def task_of(node: Mapping[str, Any]) -> TaskConfig:
@@ -173,6 +229,17 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
         raise UserError(f"task: {str(error).partition(chr(10))[0]}") from error
     assert isinstance(task, TaskConfig)
     return task
+
+
+def _columns(choice: "Choice", outputs: Sequence[str], dataset: "ShardedDataset", split: str) -> "Columns":
+    """The columns that a network's ``outputs`` are of. Raises UserError for a dataset that lacks one, or has a label of
+    other classes, and for a label that nobody knows in the split."""
+    columns = choice.of([dataset])
+    if [*columns.names] != [*outputs]:
+        raise UserError(f"{dataset.root} has the classes {', '.join(columns.names)}: shard it again with the same "
+                        "recipe.class_columns, in the same order")  # fmt: skip
+    columns.check([dataset], split, learned=None, remedy=ELSEWHERE)
+    return columns
 
 
 def without_data(task: TaskConfig) -> "Supervision":

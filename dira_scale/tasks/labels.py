@@ -20,7 +20,7 @@ from dira_scale.metrics.statistics.of_cases import Statistics, of_labels
 from dira_scale.metrics.thresholds import choose_thresholds
 from dira_scale.runs.description import Metric, Output, Term
 from dira_scale.tasks.calibration import calibrated, scaled, temperatures
-from dira_scale.tasks.supervision import Chosen, Seen, Shared, Supervision, gathered
+from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
 from dira_scale.training.inputs import Inputs
 
 CE = "ce"  # a loss term
@@ -104,6 +104,10 @@ class Classification(Supervision):
         return mean | ({ACCURACY: Metric("Accuracy", "max")} if self.labels.exclusive else {})
 
     @property
+    def loader_arguments(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    @property
     def compared(self) -> Sequence[Key]:
         return [("AUROC", MEAN), *[("accuracy", ALL)] * self.labels.exclusive]
 
@@ -130,9 +134,9 @@ class Classification(Supervision):
         which = f"none of {', '.join(self.scored)}" if self.scored else "no label"
         return f"{which} has a positive and a negative among its {len(targets)} samples"
 
-    def cases(self, seen: Seen) -> list[LabelCase]:
-        made, about = list[LabelCase](), seen.about
-        for view in seen.views():
+    def cases(self, predictions: Predictions) -> list[LabelCase]:
+        made, about = list[LabelCase](), predictions.about
+        for view in predictions.views():
             rows = view.batch.index[: view.count].cpu().numpy()
             targets = certain(self.targets(view.batch)[: view.count]).cpu().numpy()
             scores = view.predicted[: view.count].double().cpu().numpy()

@@ -29,12 +29,19 @@ def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
             _check_split(data.datasets, split, classes, trained=False)
 
 
+def check_evaluated(dataset: ShardedDataset, split: str, classes: Mapping[str, int] | None, remedy: str) -> None:
+    """Raise UserError, with ``remedy``, for a split without masks, or whose masks are not of these classes."""
+    Samples([dataset], split).require_masks()
+    _check_split([dataset], split, classes, trained=False, remedy=remedy)
+
+
 def _check_split(
     datasets: Sequence[ShardedDataset],
     split: str,
     classes: Mapping[str, int] | None,
     selection: Selection | None = None,
     trained: bool = True,
+    remedy: str | None = None,
 ) -> None:
     where = f"split '{split}'" + (f" at {selection.keys}" if selection else "")
     values, counts, first = set[int](), list[int](), 0
@@ -46,12 +53,13 @@ def _check_split(
         looked = f"masks of {dataset.root}, {where} ({count} were looked at)"
         if classes is None and len(here) > 1:
             listed = ", ".join(map(str, sorted(here)[:8])) + ", …" * (len(here) > 8)
+            advice = remedy or "name the classes, task.classes={NAME: VALUE, …}"
             raise UserError(
-                f"task.classes=null: {looked}, have the values {listed} beside 0, and a binary mask has one: name the "
-                "classes, task.classes={NAME: VALUE, …}"
+                f"task.classes=null: {looked}, have the values {listed} beside 0, and a binary mask has one: {advice}"
             )
         if classes is not None and (other := sorted(here - {*classes.values()})):
-            raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: name its class")
+            advice = remedy or "name its class"
+            raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: {advice}")
         values |= here
         counts.append(count)
     roots = ", ".join(str(dataset.root) for dataset in datasets)
@@ -67,7 +75,7 @@ def _check_split(
     if classes is None and not values and trained:  # where nobody has it, an answer is judged, too
         raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
     if absent := [name for name, value in (classes or {}).items() if value not in values]:
-        advice = f"{larger}, or leave it out" if larger else "leave it out, or use another split"
+        advice = remedy or (f"{larger}, or leave it out" if larger else "leave it out, or use another split")
         raise UserError(f"task.classes: {looked}, have no pixel of '{absent[0]}': {advice}")
 
 

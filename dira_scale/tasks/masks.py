@@ -20,7 +20,7 @@ from dira_scale.metrics.statistics.of_cases import Statistics, of_masks
 from dira_scale.pixels.outlines import outlined
 from dira_scale.runs.description import Metric, Output, Term
 from dira_scale.tasks.labels import CE
-from dira_scale.tasks.supervision import Chosen, Seen, Shared, Supervision, gathered
+from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
 
 DICE = "dice"  # a loss term, and the figure of a validation
 MASK, BACKGROUND = "mask", "background"
@@ -72,7 +72,7 @@ class Segmentation(Supervision):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, without the background."""
+        """The names of the classes, without the background."""
         return (MASK,) if self.classes is None else tuple(self.classes)
 
     @property
@@ -92,6 +92,10 @@ class Segmentation(Supervision):
         return {DICE: Metric("Dice, mean over classes of the mean over images", "max")}
 
     @property
+    def loader_arguments(self) -> dict[str, Any]:
+        return {"masks": True}
+
+    @property
     def compared(self) -> Sequence[Key]:
         return [("Dice", MEAN)]
 
@@ -100,7 +104,7 @@ class Segmentation(Supervision):
         return self.numbers(batch.mask[:, 0] if turned is None else turned(batch.mask[:, 0]))
 
     def numbers(self, stored: Tensor) -> Tensor:
-        """Of the values of masks [b, *size], ``IGNORE`` where nobody knows."""
+        """Return the numbers of the classes of masks [b, *size], ``IGNORE`` where nobody knows."""
         if self.classes is None:
             return torch.where(stored == IGNORE, IGNORE, (stored > 0).long())
         numbers = torch.where(stored == 0, 0, IGNORE)
@@ -128,10 +132,10 @@ class Segmentation(Supervision):
     def score(self) -> "DiceScore":
         return DiceScore(self)
 
-    def cases(self, seen: Seen) -> list[MaskCase]:
+    def cases(self, predictions: Predictions) -> list[MaskCase]:
         """Without images of which no pixel is known: they have no mask."""
-        made, about = list[MaskCase](), seen.about
-        for image in seen.whole():
+        made, about = list[MaskCase](), predictions.about
+        for image in predictions.whole():
             targets, row = self.numbers(image.mask), int(image.index)
             if not (targets != IGNORE).any():
                 continue
@@ -140,7 +144,7 @@ class Segmentation(Supervision):
             made += mask_cases(*described, predicted, true, self.names, image.spacing)
             if image.grey is not None:
                 answers = self.classified(image.predicted)[0]
-                seen.pictures[about.keys[row]] = picture(image.grey(), targets[0], answers)
+                predictions.pictures[about.keys[row]] = picture(image.grey(), targets[0], answers)
         return made
 
     def figures(self, cases: Sequence[MaskCase], chosen: Chosen) -> list[Figure]:

@@ -16,7 +16,7 @@ from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.regression import MAE, R2, regression
 from dira_scale.metrics.statistics.of_cases import Statistics, of_numbers
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, Seen, Shared, Supervision, gathered
+from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
 from dira_scale.training.inputs import Inputs
 
 SQUARED, ABSOLUTE = "mse", "mae"  # loss terms
@@ -65,6 +65,10 @@ class Regression(Supervision):
         return {"r2": Metric("R2" + ", mean over the numbers" * (len(self.outputs) > 1), "max")} | of_one
 
     @property
+    def loader_arguments(self) -> dict[str, Any]:
+        return {"labels": self.numbers}
+
+    @property
     def compared(self) -> Sequence[Key]:
         return [(R2, MEAN), *((MAE, name) for name in self.outputs)]
 
@@ -101,9 +105,9 @@ class Regression(Supervision):
             return ""
         return f"no number has two values among its {len(targets)} samples"
 
-    def cases(self, seen: Seen) -> list[NumberCase]:
-        made, about = list[NumberCase](), seen.about
-        for view in seen.views():
+    def cases(self, predictions: Predictions) -> list[NumberCase]:
+        made, about = list[NumberCase](), predictions.about
+        for view in predictions.views():
             rows = view.batch.index[: view.count].cpu().numpy()
             targets = self.targets(view.batch)[: view.count].cpu().numpy()
             values = view.predicted[: view.count].double().cpu().numpy()

@@ -23,8 +23,8 @@ from dira_scale.runs.description import Metric, Output, Term
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.validation import Score
 
-# Sums over the processes, for a loss that is a mean over what is known in the global batch; in evaluation, where each
-# process has batches of its own, what it gets.
+# Sums over the processes, for a loss that is a mean over what is known in the global batch. In evaluation, where each
+# process has batches of its own, it returns its argument unchanged.
 Shared = Callable[[Tensor], Tensor]
 
 
@@ -83,7 +83,7 @@ class Whole:
     grey: Callable[[], np.ndarray] | None = None
 
 
-class Seen(Protocol):
+class Predictions(Protocol):
     """A split's samples through a network, this process's share."""
 
     @property
@@ -99,7 +99,7 @@ class Seen(Protocol):
         ...
 
     def whole(self) -> Iterator[Whole]:
-        """Those that have a mask, at stored size."""
+        """Yield the samples that have a mask, at stored size."""
         ...
 
 
@@ -159,8 +159,14 @@ class Supervision(ABC):
     def compared(self) -> Sequence[Key]: ...
 
     @property
+    @abstractmethod
+    def loader_arguments(self) -> dict[str, Any]:
+        """Arguments of ``LoaderSpec``: what batches must have beside images."""
+
+    @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the data since training began. A run's configuration has it (``TaskConfig.described``)."""
+        """What is known of the data since training began, of the type ``TaskConfig.facts``: runs and exports have
+        it."""
         return {"outputs": list(self.outputs)}
 
     def network(self, model: Architecture, encoder: Encoder) -> Network:
@@ -189,7 +195,7 @@ class Supervision(ABC):
         return ""
 
     @abstractmethod
-    def cases(self, seen: Seen) -> list[Any]:
+    def cases(self, predictions: Predictions) -> list[Any]:
         """Return rows of ``metrics.cases`` of a split."""
 
     def chosen(self, cases: Sequence[Any]) -> Chosen:

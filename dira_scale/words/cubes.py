@@ -113,7 +113,8 @@ def cut(samples: Samples, sample: int, box: Sequence[int], size: Sequence[int]) 
 
 
 def _affine(affine: np.ndarray, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Of the cube, from that of its volume, NIfTI's [4, 4]: the centre of a resized voxel lies between old ones."""
+    """Return the affine of the cube, from that of its volume, NIfTI's [4, 4]: the centre of a resized voxel lies
+    between old ones."""
     step = np.array(box[3:]) / np.array(size)
     start = np.array(box[:3]) + (step - 1) / 2
     inside = np.diag([*step[::-1], 1.0])

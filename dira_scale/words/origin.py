@@ -15,7 +15,7 @@ OFFSETS = 3  # slices at and above a voxel that the air filter looks at; so many
 
 @dataclass(frozen=True)
 class Volumes:
-    """Of one split, in the manifest's order; the numbers below are positions in it.
+    """The volumes of one split, in the manifest's order; the numbers below are positions in it.
 
     Attributes:
         rows: of the manifest, int64 [n].

@@ -60,7 +60,7 @@ def search(
 
 
 def order_of_references(words: Words, train: Volumes) -> list[int]:
-    """Of each patient one volume that can be a reference, in an order drawn from the seed."""
+    """Return of each patient one volume that can be a reference, in an order drawn from the seed."""
     count = len(train.rows)
     order = random.permute(np.arange(count), count, random.key("references", words.seed))
     return [int(volume) for volume in _one_per_patient(order[references(train, words)[order]], train)]
@@ -140,6 +140,6 @@ def _ranked(descriptors: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _one_per_patient(order: np.ndarray, volumes: Volumes) -> np.ndarray:
-    """Of each patient the first volume in ``order``, as ordered."""
+    """Return the first volume of each patient in ``order``, as ordered."""
     first = np.unique(volumes.patients[order], return_index=True)[1]
     return np.asarray(order[np.sort(first)])

@@ -12,8 +12,8 @@ ALIKE = (
     ["data.size=64", "optim.optimizer.lr=0.5", "optim.optimizer.lr=0.25"],  # the last one counts
     ["method={base: {queue: 1024}}", "method.base.queue=2048"],
     ["~optim.optimizer.weight_decay", "+optim.optimizer.nesterov=true"],
-    ["data.shards=/a (b", "checkpoint.folder=${run}/x", "seed=3"],
-    ["experiment=small", "model.encoder=a,b", "data.split=${model.encoder}"],
+    ["data.shards=/a b", "checkpoint.folder=${run}/x", "seed=3"],
+    ["experiment=small", "model.encoder=a", "data.split=${model.encoder}"],
 )
 
 

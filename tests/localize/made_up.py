@@ -29,14 +29,15 @@ def sees_brightness(*size: int) -> Trained:
     network.head.fc.weight.data[:] = torch.tensor([[1.0], [-1.0]])
     config: Any = OmegaConf.to_container(compose("finetune", [*WORDS, "task=labels"]))
     about = {name: config[name] for name in ("task", "evaluate", "normalise")} | {"model": {}}
-    about |= {"network": "made up", "stage": "finetune", "step": 1, "outputs": [*NAMES], "size": [*size], "stored": {}}
+    about |= {"network": "made up", "stage": "finetune", "step": 1, "facts": {"outputs": [*NAMES]}, "size": [*size]}
+    about |= {"stored": {}}
     return Trained(network.eval(), about)
 
 
 def tuned(run: Path, *words: str, hash: str = "0") -> Path:
     """As fine-tuning leaves it, of random weights. ``hash``: of its dataset."""
     config: Any = OmegaConf.to_container(compose("finetune", [*WORDS, f"run={run}", *words]))
-    config |= {"outputs": [*NAMES], "datasets": [{"hash": hash}], "precision_used": "fp32"}
+    config |= {"facts": {"outputs": [*NAMES]}, "datasets": [{"hash": hash}], "precision_used": "fp32"}
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / FILE).write_text((described := derived("finetune", config)).to_json())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dira_scale.localize.cases import Case
-from dira_scale.localize.look import Seen, in_stored, overlap, regions
+from dira_scale.localize.look import LocatedLabel, in_stored, overlap, regions
 from dira_scale.localize.results import cells, figures
 
 SIX = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
@@ -67,7 +67,7 @@ def test_accuracies_at_six_thresholds() -> None:
         map, crop = drawn((20, 20), *parts), np.array([0.0, 0, 200, 200])
         predicted = {level: in_stored(regions(map, level), crop, (20, 20)) for level in (60.0, 180.0)}
         case = Case(number, name, f"p{number % 5}", {label: np.array([box], float)})
-        row = Seen(map, 0.5, crop, predicted).row(case, label, case.boxes[label][0])
+        row = LocatedLabel(map, 0.5, crop, predicted).row(case, label, case.boxes[label][0])
         assert (row.iou, row.intensity, row.key) == (iou, intensity, name)
         rows.append(row)
     made = {figure.name: figure for figure in figures(rows, SIX)}
@@ -87,6 +87,6 @@ def test_an_interval_draws_patients_with_all_their_boxes() -> None:
     rows = []
     for patient, box in (("a", [0.0, 0, 1, 1]), ("a", [0.0, 0, 1, 1]), ("b", [1.0, 1, 1, 1]), ("b", [1.0, 1, 1, 1])):
         case = Case(0, "k", patient, {})
-        rows.append(Seen(map, 0.5, crop, predicted).row(case, "Mass", np.array(box)))
+        rows.append(LocatedLabel(map, 0.5, crop, predicted).row(case, "Mass", np.array(box)))
     figure = figures(rows, [0.5])[0]
     assert (figure.value, figure.interval) == (pytest.approx(0.5), (0, 1))

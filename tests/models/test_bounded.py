@@ -73,7 +73,7 @@ def test_so_is_that_of_a_description_and_of_an_export(tmp_path: Path, key: str, 
                          "classes": {"a": 1}, "decoder": "random"}  # fmt: skip
         described["network"]["head"], described["output"]["names"] = "dense", []
     else:
-        about[key] = value
+        (about["facts"] if key == "outputs" else about)[key] = value
         part = {"channels": "network", "size": "input", "outputs": "output"}[key]
         described[part]["names" if key == "outputs" else key] = value
     (run.parent / "out/predict.json").write_text(json.dumps(about))

@@ -20,7 +20,7 @@ from dira_scale.config.compose import compose
 from dira_scale.data.config import as_stored
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed.config import AUTO, PRECISIONS
-from dira_scale.evaluation.trained import About, Seen
+from dira_scale.evaluation.trained import About, StoredAs
 from dira_scale.finetune import main as finetune
 from dira_scale.metrics.cases import LabelCase, read_cases
 from dira_scale.models.network import Network
@@ -282,4 +282,4 @@ def test_an_export_may_say_all_that_a_run_may() -> None:
     assert {*get_args(hints["precision"])} == {AUTO, *PRECISIONS}
     for spacing in (2, 1.5, [1.5], [5, 0.8, 0.8]):
         stored = as_stored(compose("finetune", ["data.shards=any", f"data.spacing={spacing}"]).data)
-        assert Shape("").of(Seen, json.loads(json.dumps(stored, default=list)), "stored.") == stored
+        assert Shape("").of(StoredAs, json.loads(json.dumps(stored, default=list)), "stored.") == stored

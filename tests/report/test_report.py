@@ -635,7 +635,7 @@ def test_an_evaluated_run_shows_intervals_cases_and_what_it_never_answers(run: P
     content = replace(read_run(run), description=replace(read_run(run).description, best="dice"))
     html = render(content, {})
     assert "Dice 0.850 (0.801 to 0.899)" in html and "0.801 to 0.899</span>" in html
-    assert html.count("data:image/jpeg") == 1 and "never answered on the test split: right" in html
+    assert html.count("data:image/jpeg") == 1 and "never answered on the held-out split: right" in html
     assert "Done" not in html or "✓ good" not in html.partition("Done")[2][:200]
 
 

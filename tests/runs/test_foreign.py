@@ -144,8 +144,9 @@ WRONG = ["null", "[]", "{}", '"x"', "-1", "1e400", "1" + 400 * "0", "true"]
 FIGURE = {"metric": "AUROC", "name": "mean", "value": 0.75, "n": 3, "left_out": 0, "patients": 3, "positives": None,
           "convention": "", "both_empty": None}  # fmt: skip
 RESULTS = {
-    "step": 3, "splits": {"test": "test"}, "thresholds": {"bright": 0.5}, "never_answered": {"test": ["dark"]},
-    "interval": {"level": 0.95, "over": "patients", "resamples": 1000}, "temperatures": {"bright": 1.0, "dark": 2.0},
+    "step": 3, "splits": {"test": "test"}, "thresholds": {"bright": 0.5, "dark": 0.5},
+    "never_answered": {"test": ["dark"]}, "interval": {"level": 0.95, "over": "patients", "resamples": 1000},
+    "temperatures": {"bright": 1.0, "dark": 2.0},
     "figures": {"test": [FIGURE | {"interval": [0.5, 1.0]}, FIGURE | {"name": "bright", "positives": 1}]},
 }  # fmt: skip
 

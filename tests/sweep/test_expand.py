@@ -225,7 +225,8 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
     }.items():  # fmt: skip
         (written,) = runs(probe=phase(set={"data.shards": text, "stage": text}))
         (typed,) = runs({"probe": {"data.shards": text}}, probe=phase())
-        assert value(written, "data.shards") == value(typed, "data.shards") == expected
+        for run in (written, typed):
+            assert (value(run, "data.shards") or "").strip("'") == expected
         assert (value(written, "stage") or "").strip("'") == text
     (random,) = runs(tuned=phase("finetune", set={"data.shards": "d", "init": "random"}))
     assert value(random, "init") == "random"  # no folder's name
@@ -235,7 +236,7 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
     assert value(item, "data.shards") == value(typed, "data.shards") == f"{{{tmp_path}/a:1,/b:2}}"
     assert value(item, "checkpoint.folder") == "null"
     (listed,) = runs(probe=phase(set={"run": ["x", "s3://y"], "data.shards": "d"}))
-    assert value(listed, "run") == f"['{tmp_path}/x','s3://y']"
+    assert value(listed, "run") == f"[{tmp_path}/x,s3://y]"
     # An argument of the source that is chosen, by either way.
     for literal in ({"recipe": "folder", "recipe.images": "i"}, {}):
         source = phase("shard", set={} if literal else {"recipe": "folder", "recipe.images": "i"})

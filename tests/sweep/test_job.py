@@ -319,4 +319,4 @@ def test_an_scontrol_that_is_not_there_or_hangs_is_told(
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=told):
-        requeue.requeue(submitit.JobEnvironment(), {})
+        requeue.requeue(submitit.JobEnvironment())

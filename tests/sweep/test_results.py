@@ -1,6 +1,5 @@
 """The results of made-up runs: every figure with what varied, and means that numpy confirms."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -78,17 +77,6 @@ def test_every_figure_of_every_finished_run_is_there_once(finished: SweepFolder)
     }
 
 
-def test_the_csv_has_the_same_figures(finished: SweepFolder) -> None:
-    write_results(finished.path)
-    rows = pq.read_table(finished.path / "results.parquet").to_pylist()
-    with (finished.path / "results.csv").open(newline="") as file:
-        told = list(csv.DictReader(file))
-    assert [(row["run"], row["metric"], float(row["value"])) for row in told] == [
-        (row["run"], row["metric"], row["value"]) for row in rows
-    ]
-    assert "config" not in told[0] and told[0]["command"]
-
-
 def test_means_are_over_seeds(finished: SweepFolder) -> None:
     write_results(finished.path)
     page = (finished.path / "results.md").read_text()
@@ -105,7 +93,7 @@ def test_a_run_whose_files_are_gone_is_named(finished: SweepFolder) -> None:
     said, missing = write_results(finished.path).lines
     assert said.endswith("figures of 5 of 7 runs.") and missing.startswith("pretrain/lr0.1-seed0 cannot be read: ")
     assert missing in (finished.path / "results.md").read_text()
-    assert "pretrain/lr0.1-seed0" not in (finished.path / "results.csv").read_text()
+    assert "pretrain/lr0.1-seed0" not in pq.read_table(finished.path / "results.parquet")["run"].to_pylist()
 
 
 def test_runs_of_earlier_settings_are_left_out(finished: SweepFolder) -> None:
@@ -161,9 +149,7 @@ def test_values_of_several_kinds_are_written_as_text(tmp_path: Path) -> None:
 
 def test_before_anything_is_done_there_are_empty_tables(tmp_path: Path) -> None:
     folder = made_up_sweep(tmp_path / "sweep", 2)
-    assert write_results(folder.path).lines == [
-        f"results.parquet, .csv and .md in {folder.path}: 0 figures of 0 of 3 runs."
-    ]
+    assert write_results(folder.path).lines == [f"results.parquet and .md in {folder.path}: 0 figures of 0 of 3 runs."]
     assert pq.read_table(folder.path / "results.parquet").num_rows == 0
 
 

@@ -153,14 +153,6 @@ def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm
     assert [result[run_id].state for run_id in (A, D)] == ["running", "failed"]
 
 
-def test_a_sick_node_is_named(tmp_path: Path, slurm: Slurm) -> None:
-    folder = made_up_sweep(tmp_path / "sweep", 2)
-    for run_id in (A, B):
-        begin(folder, run_id, "6_0", "n4", exit_code=1, step=0)
-        begin(folder, run_id, "6_0", "n1", exit_code=0, step=100)
-    assert any(line.startswith("node n4 failed 2 tries") for line in printed(folder))
-
-
 def test_processes_of_this_machine_are_looked_at(tmp_path: Path) -> None:
     folder, host = SweepFolder(tmp_path), socket.gethostname()
     for name in ("alive", "gone", "reused", "elsewhere"):

@@ -101,18 +101,6 @@ def test_a_preempted_job_goes_on_after_the_urgent_one(jobs: Jobs) -> None:
     assert lines(jobs, run) == list(range(1, 61))
 
 
-@pytest.mark.torture
-def test_a_sick_node_is_excluded_from_the_next_try(jobs: Jobs) -> None:
-    """It fails every run at once, so that it is always the first that is free."""
-    well = jobs.counting("well", "steps=2")
-    jobs.end(jobs.submit(well, nodelist="n3"))
-    run = jobs.counting("moved", "steps=9", "fail_at=1", "code=1", "on=n1")
-    job = jobs.submit(run, exclude="n3,n4")
-    jobs.end(job)
-    tries = jobs.tries(run)
-    assert [(each.nodes, each.exit_code) for each in tries] == [(["n1"], 1), (["n1"], 1), (["n2"], 0)], jobs.told()
-
-
 def training(jobs: Jobs, shards: Path, name: str, *words: str, launcher: str = "tasks", nodes: int = 1) -> Run:
     """DiRA on tiny images; on two nodes, two processes each."""
     output = f"train/{name}/output"

@@ -45,7 +45,8 @@ class Classes:
         }
 
     def number(self, column: str, cell: str, where: str) -> float:
-        """Of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is, for another."""
+        """Return the number of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is,
+        for another."""
         known = self._numbers[column]
         if cell.strip() and key_of(cell) not in known:
             names = self.names[column]

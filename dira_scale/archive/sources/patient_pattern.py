@@ -23,6 +23,7 @@ class PatientPattern:
         self._group: str | int = GROUP if named else 1
 
     def patient(self, path: str) -> str | None:
-        """Of the file at ``path``, relative to ``recipe.images``, with / between folders; None where it finds none."""
+        """Return the patient of the file at ``path``, relative to ``recipe.images``, with / between folders; None where
+        it finds none."""
         match = self._pattern.search(path)
         return (match[self._group] or None) if match else None

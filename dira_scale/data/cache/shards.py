@@ -98,7 +98,7 @@ class Shards:
         return numbers
 
     def at(self, dataset: int, row: int) -> Shard:
-        """Of one row of a dataset's manifest."""
+        """Return the shard of one row of a dataset's manifest."""
         return self.all[self._first[dataset] + int(self._codes[dataset][row])]
 
     def members(self, number: int) -> np.ndarray:

@@ -13,5 +13,5 @@ def build(views: ViewSpec) -> Distort | DistortVolumes:
 
 
 def build_batched(views: ViewSpec) -> Distort | DistortVolumes:
-    """The same, which distorts all samples at once also on a CPU."""
+    """Build the module as :func:`build` does, but one that distorts all samples at once also on a CPU."""
     return BatchedDistort(views) if views.dimensions == 2 else DistortVolumes(views)

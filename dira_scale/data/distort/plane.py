@@ -88,7 +88,7 @@ class Distort(nn.Module):
         return distorted
 
     def at_once(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
-        """The same, batched: reads no parameter on the host."""
+        """Distort all samples at once: this reads no parameter on the host."""
         x = self._blur(jitter(x, params), params.sigma)
         return _shuffle(_cutout(x, params), params.swaps) if corrupt else x
 
@@ -132,7 +132,7 @@ def _rotation(size: int, degrees: Tensor) -> Tensor:
 
 
 def _rows(*columns: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Of each sample its values, as Python's numbers and lists."""
+    """Yield each sample's values, as Python's numbers and lists."""
     return zip(*(column.tolist() for column in columns), strict=True)
 
 

@@ -46,7 +46,7 @@ class CropRule(Protocol):
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """Those that may be mirrored, counted from the last, which is -1."""
+        """The axes that may be mirrored, counted from the last, which is -1."""
         ...
 
     @property

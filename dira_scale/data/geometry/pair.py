@@ -76,7 +76,7 @@ class PairCrop:
 
 
 class _Pairs:
-    """Of b samples the pairs of sizes, and where their boxes may begin.
+    """The pairs of sizes of b samples, and where their boxes may begin.
 
     Attributes:
         extents, low, high: [2, b, pairs, n], of both boxes: extents, the first and the last voxel that they begin at.

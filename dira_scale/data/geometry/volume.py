@@ -71,7 +71,8 @@ class VolumeCrop:
         return flip, transposed
 
     def extents(self, transposed: np.ndarray, step: np.ndarray | None) -> np.ndarray:
-        """Of boxes of each size in stored voxels: [b, sizes, n]; their height and width change places later."""
+        """Return the extents of boxes of each size in stored voxels, [b, sizes, n]; their height and width change
+        places later."""
         sizes = np.array(self.sizes)
         extents = np.where(transposed[:, None, None], sizes[:, [*range(sizes.shape[1] - 2), -1, -2]], sizes)
         return extents if step is None else in_stored(extents, step[:, None])

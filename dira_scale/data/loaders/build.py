@@ -65,7 +65,8 @@ class LoaderChoice:
         return loader
 
     def in_helper(self) -> "LoaderChoice":
-        """The same loader in a process of its own (``data.helper``). Raises UserError for one that needs the GPU."""
+        """Return the loader, but in a process of its own (``data.helper``). Raises UserError for one that needs the
+        GPU."""
         if self.name == "dali":
             raise UserError("data.helper=true: dali decodes on the GPU, which is the training process's; use false")
         return LoaderChoice(self.name, self.why, HELPER, {"inner": self.target, "settings": self.settings})

@@ -188,7 +188,7 @@ class ShardedDataset:
         return self._read(row, "offset", "size")
 
     def read_into(self, row: int, new: Allocate) -> memoryview:
-        """The same, in memory that ``new`` makes."""
+        """Read a row's bytes as ``read`` does, into memory that ``new`` makes."""
         record = self.index.records[row]
         payload = new((int(record["size"]),), np.uint8).data
         if self._file(row).read_into(payload, int(record["offset"])) != len(payload):

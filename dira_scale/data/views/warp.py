@@ -17,7 +17,7 @@ NUMBERS = 1 + 2 + 6 + 2 * CELLS + 1  # random ones that a sample takes
 
 
 class Warps(NamedTuple):
-    """Of b images; the columns of ``Distortion.warp``, in this order.
+    """The warps of b images: the columns of ``Distortion.warp``, in this order.
 
     Attributes:
         kind: [b, 1], ``UNWARPED``, ``ELASTIC``, ``GRID`` or ``OPTICAL``.

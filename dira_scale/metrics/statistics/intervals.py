@@ -11,7 +11,7 @@ from dira_scale.metrics.statistics.bootstrap import bootstraps
 from dira_scale.metrics.statistics.of_cases import Statistics
 
 RESAMPLES, LEVEL = 1000, 0.95
-LEAST = 10  # patients: an interval from fewer is too narrow
+MIN_PATIENTS = 10  # patients: an interval from fewer is too narrow
 ABOUT: Mapping[str, Any] = {
     "level": LEVEL,
     "over": "patients",
@@ -22,8 +22,8 @@ ABOUT: Mapping[str, Any] = {
 
 def with_intervals(figures: Sequence[Figure], statistics: Statistics) -> list[Figure]:
     """Return the figures with their intervals: the percentile bootstrap over patients, ``LEVEL`` of ``RESAMPLES``; None
-    with fewer than ``LEAST`` patients, and where a figure or an end has no value."""
-    if len({*statistics.patients}) < LEAST:
+    with fewer than ``MIN_PATIENTS`` patients, and where a figure or an end has no value."""
+    if len({*statistics.patients}) < MIN_PATIENTS:
         return [*figures]
     chosen = {figure.key: statistics.of[figure.key] for figure in figures}
     ends = bootstraps(chosen, statistics.patients, RESAMPLES, LEVEL)

@@ -12,8 +12,9 @@ LEVEL = 0.05  # of p, with Holm's correction
 
 @dataclass(frozen=True)
 class Twin:
-    """The same runs from random weights. ``difference``: the cell's mean less theirs; ``p``: Welch's, over runs, and
-    ``p_holm`` corrected for all tests of the phase, of a paper's table for all of that; NaN without a test."""
+    """The runs that differ from a cell's in random weights alone. ``difference``: the cell's mean less theirs; ``p``:
+    Welch's, over runs, and ``p_holm`` corrected for all tests of the phase, of a paper's table for all of that; NaN
+    without a test."""
 
     n: int
     difference: float

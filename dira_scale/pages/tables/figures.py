@@ -100,8 +100,8 @@ def _cases(runs: Sequence[SweepRun]) -> list[tuple[np.ndarray, np.ndarray, list[
     made = []
     for run in runs:
         path = run.output / "cases" / "test.parquet"
-        cases = read_cases(path) if path.is_file() else []
-        made += [label_arrays(cases)[:3]] if cases and type(cases[0]) is LabelCase else []
+        cases = read_cases(path, LabelCase) if path.is_file() else []
+        made += [label_arrays(cases)[:3]] if cases else []
     return made
 
 

@@ -44,13 +44,14 @@ class PaperTable:
             _known("rows", row, {key[4] for key in keys} | {"Random"})
 
     def metric(self, task: str) -> str:
-        """Of a task, without the threshold that it may have: ``AUC``, ``Dice``, ``IoU``, ``Accuracy``."""
+        """Return the metric of a task, without the threshold that it may have: ``AUC``, ``Dice``, ``IoU``,
+        ``Accuracy``."""
         keys = (key for key in figures() if key[:3] == (self.paper, self.table, task))
         return str(next(keys)[3]).partition("@")[0]
 
     def figure(self, task: str, row: str, fraction: float, column: str = "") -> Published | None:
-        """Of a share of the labels; None if the paper has none. ``column``: of ours, which says the IoU where there is
-        one (``IoU ≥ 10 %``)."""
+        """Return the figure of a share of the labels; None if the paper has none. ``column``: of ours, which says the
+        IoU where there is one (``IoU ≥ 10 %``)."""
         at = column.partition("IoU ≥ ")[2].removesuffix(" %")
         for (paper, table, its_task, metric, its_row, percent), figure in figures().items():
             same = (paper, table, its_task, its_row) == (self.paper, self.table, task, row)

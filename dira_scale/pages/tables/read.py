@@ -94,7 +94,7 @@ def _both(first: str, second: str) -> tuple[tuple[str, str], tuple[str, str]]:
 
 
 def _column(column: str, metric: str) -> str:
-    """Of a metric at a threshold, ``accuracy mean/0.1``, the threshold."""
+    """Return the column; of a metric at a threshold, ``accuracy mean/0.1``, with the threshold."""
     _, slash, threshold = metric.partition("/")
     at = f"IoU ≥ {100 * float(threshold):g} %" if slash else ""
     return at if column == ALL_LABELS and at else ", ".join(filter(None, [column, at]))
@@ -137,7 +137,7 @@ def _besides_start(keys: Mapping[str, Any], phases: Collection[str]) -> tuple[tu
 
 
 def _config_fraction(output: Path) -> float:
-    """Of what was fine-tuned; where a command looks at such a run, of that run."""
+    """Return the share of labels of what was fine-tuned; where a command looks at such a run, of that run."""
     config = yaml.safe_load((output / "config.yaml").read_text())
     if (run := config.get("run")) and (tuned := Path(run) / "config.yaml").is_file():
         config = yaml.safe_load(tuned.read_text())

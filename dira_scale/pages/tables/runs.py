@@ -25,12 +25,12 @@ class SweepRun:
 
     @property
     def hash(self) -> str:
-        """Of the configuration."""
+        """The hash of the configuration."""
         return self.id.rpartition("/")[2].rpartition("-")[2]
 
     @property
     def commit(self) -> str:
-        """Of the code that it was computed with; empty where it does not say."""
+        """The commit of the code that it was computed with; empty where it does not say."""
         for file in ("environment.json", "probe.json", "results.json"):
             with suppress(UserError):  # of what is damaged it is said elsewhere
                 if commit := read_json(self.output / file, dict[str, Any]()).get("commit"):

@@ -46,7 +46,7 @@ def shadows(implants: Sequence[Implant], chest: Torso, view: View, rng: np.rando
 
 
 def _attached(view: View, rng: np.random.Generator) -> list["Painter"]:
-    """Of one study. The lying are more often the seriously ill."""
+    """Return the devices that are attached in one study. The lying are more often the seriously ill."""
     shares = (0.1, 0.01, 0.01, 0.02) if view.front else (0.5, 0.25, 0.25, 0.25)
     kinds: tuple[Painter, ...] = (_electrodes, _tracheal_tube, _gastric_tube, _central_line)
     return [kind for kind, share in zip(kinds, shares, strict=True) if rng.random() < share]

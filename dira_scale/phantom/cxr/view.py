@@ -64,5 +64,5 @@ class View:
         return x, y
 
     def coarse(self, factor: int) -> "View":
-        """The same view with `factor` times larger pixels."""
+        """Return the view with `factor` times larger pixels."""
         return replace(self, size=-(-self.size // factor))

@@ -99,7 +99,7 @@ class Stats:
         return self._hashes("patient")
 
     def _hashes(self, column: str) -> np.ndarray:
-        """Of each row's text, uint64 [rows]; 0 without one."""
+        """Return the hashes of each row's text, uint64 [rows]; 0 without one."""
         texts = (text for batch in self.dataset.manifest.batches([column]) for text in batch[column].to_pylist())
         hashes = (0 if text is None else xxhash.xxh3_64_intdigest(text.encode()) for text in texts)
         return np.fromiter(hashes, np.uint64, len(self.dataset.index.records))

@@ -15,7 +15,7 @@ KEY = 2  # numbers that a key takes
 
 
 def key(u: np.ndarray) -> np.ndarray:
-    """Of random voxels: int64 [b] below 2^48, by ``u`` [b, 2], uniform in [0, 1)."""
+    """Return the key of random voxels: int64 [b] below 2^48, by ``u`` [b, 2], uniform in [0, 1)."""
     high, low = np.floor(u * 2**24).astype(np.int64).T
     return (high << 24) + low
 

@@ -122,7 +122,8 @@ def _random(bits: Tensor) -> Tensor:
 
 
 def _sources_at_once(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
-    """The same without a number that the host must know: all blocks as large as the largest."""
+    """Return the sources as ``_sources`` does, without a number that the host must know: all blocks as large as the
+    largest."""
     sides, starts = _blocks(key, blocks, size)
     offsets, voxels = _offsets(size).to(key.device), math.prod(size)
     most, slot = offsets.shape[1], torch.arange(offsets.shape[1], device=key.device)

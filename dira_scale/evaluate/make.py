@@ -1,0 +1,144 @@
+"""What ``python -m dira_scale.evaluate`` does: a split of any dataset through the best checkpoint of a fine-tuned run,
+as the run's own test split was.
+
+::
+
+    cases/test.parquet  the rows of each case (metrics.cases)
+    cases/test-0.jpg …  some masks and what is predicted, as outlines
+    report.html         the figures with their intervals, on a page
+    config.yaml         the resolved configuration
+    environment.json    versions, commit, machine
+    results.json        the network, the data, the figures, as a run's (evaluation.results). Written last
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dira_scale import __version__
+from dira_scale.data.batch import UNITS
+from dira_scale.data.fit import require_fit
+from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.loaders.build import AUTO
+from dira_scale.data.loaders.build import choose as choose_loader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder
+from dira_scale.data.samples import Samples
+from dira_scale.errors import UserError, counted, nearest, print_line
+from dira_scale.evaluate.config import Evaluation
+from dira_scale.evaluate.page import FILE as PAGE
+from dira_scale.evaluate.page import page
+from dira_scale.evaluation.config import require_masks
+from dira_scale.evaluation.journal import check_same
+from dira_scale.evaluation.judge import judged, write_split
+from dira_scale.evaluation.leak import Part, check_leak, sources_of
+from dira_scale.evaluation.results import FILE, overall, with_figures
+from dira_scale.evaluation.seen import HeldOutSplit
+from dira_scale.evaluation.trained import LARGER, Trained
+from dira_scale.machine.progress import bar
+from dira_scale.metrics.cases import CASES
+from dira_scale.runs.environment import environment
+from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.storage.owned import check_own, own
+from dira_scale.tasks.supervision import SplitCases, Supervision
+from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
+
+KIND = "evaluations"  # of the folder
+
+
+def make(config: Evaluation) -> None:
+    """Evaluate, unless that is done. Raises UserError, unless a sample is damaged before anything is written."""
+    out, trained = Path(config.out), Trained.of(Path(config.run))
+    require_masks(config.window, trained.supervision.pooled, trained.supervision.learned)
+    dataset = ShardedDataset.open(config.data.shards)
+    supervision = _supervision(config, trained, dataset)
+    window = config.window or trained.window
+    seen = {"crops": trained.about["evaluate"]["crops"]} if supervision.pooled else {"window": window}
+    about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash, **seen}
+    about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}
+    with as_user_error(out, "out"):
+        begun = check_own(out, KIND, "out")
+    if begun and (out / FILE).is_file():
+        check_same(out, json.loads((out / FILE).read_text()), about)
+        print_line(f"{out} is complete: nothing is left to evaluate")
+        return
+    part = Part.of(dataset, config.data.split)
+    leak = check_leak([part], config.data.split, [*sources_of(config.run, "run", [dataset])])
+    with _split(config, trained, dataset, supervision, window) as split:
+        with as_user_error(out, "out"):
+            own(out, KIND, "out")
+        cases = split.cases(supervision, trained.network)
+    content = {"dira_scale": __version__, **about, "splits": {"test": config.data.split}}
+    content |= judged(supervision, {"test": cases}, trained.chosen)
+    content |= {} if supervision.pooled else {"without_mask": {"test": split.without_mask(cases)}}
+    content |= {"leak": asdict(leak)}
+    with as_user_error(out, "out"):
+        write_split(out, "test", cases, split.pictures)
+        write_atomic(out / PAGE, page(out, trained, dataset, supervision, content))
+        write_atomic(out / "config.yaml", yaml.safe_dump(asdict(config), sort_keys=False))
+        write_json(out / "environment.json", environment())
+        write_json(out / FILE, content)
+    for line in _summary(out, supervision, content):
+        print_line(line)
+
+
+def _supervision(config: Evaluation, trained: Trained, dataset: ShardedDataset) -> Supervision:
+    """What is evaluated on the split. Raises UserError for a dataset that the network cannot be judged by."""
+    dataset.require(len(trained.size), "this network")
+    split, filled = config.data.split, [name for name in dataset.splits if len(dataset.rows(name))]
+    if split not in filled:
+        raise UserError(f"data.split={split}: {dataset.root} has {', '.join(filled)}{nearest(split, filled)}")
+    stored = {kind.channels for kind in dataset.kinds(split)}
+    if other := sorted(stored - {1, trained.channels}):
+        raise UserError(
+            f"data.shards={dataset.root} has images of {other[0]} channels, and the network in run={config.run} takes "
+            f"1 or {trained.channels}: name a dataset of such images"
+        )
+    require_fit(Samples([dataset], split), trained.views, LARGER)
+    try:
+        return trained.task.evaluated(trained.about["facts"], dataset, split)
+    except UserError as error:
+        learned = ", ".join(trained.supervision.outputs)
+        raise UserError(f"run={config.run} has learned {learned}, and all of it is asked for: {error}") from error
+
+
+@contextmanager
+def _split(
+    config: Evaluation, trained: Trained, dataset: ShardedDataset, supervision: Supervision, window: str
+) -> Iterator[HeldOutSplit]:
+    """The split, and a bar of how much of it was seen. Raises UserError for one that loaders cannot read."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    views, about = trained.views, SplitCases.of([dataset], config.data.split)
+    size, batch = len(about.keys), max(1, config.batch // views.count)
+    order = DistributedEvalOrder(size, batch, EvalOrder(size, batch).steps, rank=0, ranks=1)
+    spec = LoaderSpec(
+        [dataset], config.data.split, order, views, seed=0, workers=config.data.workers, fixed_epoch=0, device=device,
+        **supervision.loader_arguments,
+    )  # fmt: skip
+    held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
+    predicted = trained.predictor(device, channels_last=True)  # as runs have it, by default
+    with bar("evaluating", UNITS[views.dimensions]) as shown:
+        task = shown.add_task("", total=size)
+        yield HeldOutSplit(
+            [dataset], about, predicted, device, held_out, trained.size, trained.stored, window, config.data.workers,
+            shows=True, advance=lambda count: shown.advance(task, count),
+        )  # fmt: skip
+
+
+def _summary(out: Path, supervision: Supervision, content: dict[str, Any]) -> Iterator[str]:
+    split = content["splits"]["test"]
+    figures = overall(with_figures(content)["figures"]["test"], supervision.best.metric)
+    words = ", ".join(figure.with_interval() for figure in figures) or "no figure over all labels"
+    yield f"{content['data']['dataset']}, split '{split}': {words}"
+    if without := content.get("without_mask", {}).get("test"):
+        yield f"left out: {counted(without, 'sample')} without a mask"
+    if supervision.output.activation == "sigmoid" and supervision.pooled and content["thresholds"] is None:
+        yield "thresholds: the run has chosen none on a validation split, so there are no figures that need one"
+    yield from content["leak"]["lines"]
+    yield f"{FILE}, {PAGE} and {CASES}/ in {out}"
