@@ -1,31 +1,33 @@
-"""The loaders that benchmarks of training compare, by the keys of ``pretrain`` that choose them."""
+"""The loaders that benchmarks of training compare, by the keys of ``pretrain``, and phantoms for them to read."""
 
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks import synthetic
 from dira_scale.data.loaders import Loader
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.machine.workers import parallel_map
+from dira_scale.phantom.anatomy import Anatomy
+from dira_scale.phantom.cxr.radiograph import take
+from dira_scale.pixels import codecs
 from dira_scale.shard import main as shard
+from dira_scale.storage.atomic import write_atomic
 from dira_scale.training.inputs import Inputs
+
+WHITE = 4095  # of 12 bits
 
 BACKENDS = {
     "cpu": ("data.loader=cpu",),
     "helper": ("data.loader=cpu", "data.helper=true"),
     "dali": ("data.loader=dali",),
     "ffcv": ("data.loader=ffcv",),
-    "stream": ("data.loader=stream",),  # and a cache
+    "stream": ("data.loader=stream",),  # and a cache for its shards
 }
-
-
-def keys_of(name: str, folder: Path) -> list[str]:
-    """Its keys; ``folder``: for the shards that ``stream`` keeps."""
-    cache = [f"data.cache={folder / 'cache'}"] if name == "stream" else []
-    return [*BACKENDS[name], *cache]
 
 
 def open_all(
@@ -39,7 +41,8 @@ def open_all(
     loaders: dict[str, Loader] = {}
     reasons: dict[str, str] = {}
     for name in names:
-        _, config = synthetic.configuration(*given, *keys_of(name, folder))
+        cache = [f"data.cache={folder / 'cache'}"] if name == "stream" else []
+        _, config = synthetic.configuration(*given, *BACKENDS[name], *cache)
         try:
             loaders[name] = Inputs(config.data, views, config.seed, 0, 1, device=device, cores=cores).train(
                 config.data.batch
@@ -51,14 +54,38 @@ def open_all(
     return loaders, reasons
 
 
-def make_shards(folder: Path, patients: int, size: int) -> Path:
-    """Phantom radiographs of ``size`` pixels as JPEG, all to train on; also in FFCV's form where FFCV is installed."""
+def make_shards(folder: Path, images: int, side: int, stored: int, workers: int) -> Path:
+    """Phantom radiographs of ``side`` pixels, stored as JPEG of ``stored`` pixels, all to train on; also in FFCV's form
+    where FFCV is installed. They are drawn by ``workers`` processes.
+
+    They come from PNGs of 8 bits, as ChestX-ray14 has them, rather than from the DICOM files of `recipe=phantom_cxr`:
+    these are compressed with pylibjpeg, which GPU containers lack.
+
+    Raises:
+        UserError: they could not be sharded, as was said.
+    """
     out = folder / "shards"
-    words = [f"recipe.patients={patients}", f"recipe.size={size}", f"recipe.max_side={size}"]
-    words.append("recipe.splits={train: 1, val: 0, test: 0}")
-    code = shard(["recipe=phantom_cxr", f"+recipe.folder={folder / 'dicom'}", f"out={out}", *words])
+    words = [f"recipe.images={draw(folder / 'png', images, side, workers)[0].parent}", f"recipe.max_side={stored}"]
+    words += ["recipe.codec=jpg", "recipe.bits=8", "recipe.secret=false", "recipe.burned_in=keep"]
+    code = shard(["recipe=folder", f"out={out}", *words, "recipe.splits={train: 1, val: 0, test: 0}"])
     if code == 0 and find_spec("ffcv"):
         code = shard(["convert", f"path={out}", "to=ffcv"])
     if code:
-        raise UserError("no phantoms could be made, see above")
+        raise UserError("no phantoms could be sharded, see above")
     return out
+
+
+def draw(folder: Path, count: int, side: int, workers: int) -> list[Path]:
+    """``count`` radiographs of ``side`` pixels in ``folder`` as PNGs of 8 bits, those that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:05d}.png" for number in range(count)]
+    lacking = [(path, number, side) for number, path in enumerate(paths) if not path.exists()]
+    list(parallel_map(draw_one, iter(lacking), min(workers, count)))
+    return paths
+
+
+def draw_one(path: Path, number: int, side: int) -> None:
+    """A healthy chest; a function of ``number`` and ``side``."""
+    random = np.random.default_rng(number)
+    levels = take(Anatomy.draw(random), [], side, random).pixels.astype(np.float32) * (255 / WHITE)
+    write_atomic(path, codecs.encode(levels.round().clip(0, 255).astype(np.uint8), "png"))

@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
-            shards = asked.shards or make_shards(Path(folder), 1024 if torch.cuda.is_available() else 24, 256)
+            images = 2048 if torch.cuda.is_available() else 48
+            shards = asked.shards or make_shards(Path(folder), images, 256, 256, CORES)
         print("case            images  ours/s  bare/s  loader/s  ratio")
         for case in asked.cases:
             rows.append(row := measure(case, shards, asked.rounds, asked.keys))

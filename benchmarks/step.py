@@ -1,11 +1,9 @@
 """Images/s of the training loop, compared with a bare PyTorch loop of the same network, losses, optimizers and images.
 
     python -m dira_scale.bench step [--cases resnet18-64 resnet50-96] [--rounds 5] [--steps N] [--json step.json]
-    python -m dira_scale.bench step --verb finetune [--keys task=masks]
 
-Ours is the trainer that `pretrain` and `finetune` run, with everything it does in and between steps: health monitors
-(of `pretrain`), NaN guard, BatchNorm groups, means, metrics rows, progress bar, signals. The bare loop is
-benchmarks/plain.py; for `finetune`, on 14 labels or on masks, it is in benchmarks/finetuning.py. Both run in one
+Ours is the trainer that `pretrain` runs, with everything it does in and between steps: health monitors, NaN guard,
+BatchNorm groups, means, metrics rows, progress bar, signals. The bare loop is benchmarks/plain.py. Both run in one
 process, in turns of --steps steps, on images that are already on the device; their first losses must agree.
 
 Ratio 1 means that the loop adds no overhead. It is the ratio of medians over all turns; in brackets the lowest and
@@ -26,27 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from benchmarks import finetuning, synthetic
+from benchmarks import synthetic
 from benchmarks.plain import Plain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
-from dira_scale.distributed.world import World
-from dira_scale.engine.loop import Loop
-from dira_scale.engine.signals import Signals
 from dira_scale.errors import UserError, nearest
-from dira_scale.finetune.config import Finetune
-from dira_scale.finetune.task import FinetuneTask
-from dira_scale.methods import views_of
-from dira_scale.pretrain.config import Pretrain
-from dira_scale.pretrain.task import PretrainTask
 from dira_scale.runs.environment import environment
-from dira_scale.runs.folder import RunFolder
 from dira_scale.storage.atomic import write_json
 
-PRETRAIN, FINETUNE = "pretrain", "finetune"
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most
 ROUND = 4  # turns
@@ -63,10 +50,9 @@ class StepCase:
     def name(self) -> str:
         return f"{self.encoder}-{self.size}"
 
-    def overrides(self, verb: str) -> list[str]:
+    def overrides(self) -> list[str]:
         settings = [f"model.encoder={self.encoder}", f"data.size={self.size}", f"data.batch={self.batch}"]
-        method = ["method=dira_moco", "optim=sgd_moco"] if verb == PRETRAIN else []
-        return [*method, "model.bn_groups=1", *settings]
+        return ["method=dira_moco", "optim=sgd_moco", "model.bn_groups=1", *settings]
 
 
 CPU = (StepCase("resnet18", 64, 32), StepCase("resnet50", 96, 16))
@@ -81,8 +67,6 @@ class StepTurns(synthetic.SyntheticImages):
         steps: of a turn.
         clock: seconds, after waiting for the device.
     """
-
-    trainer: Loop
 
     def __init__(
         self,
@@ -130,58 +114,26 @@ def clock(device: torch.device) -> Callable[[], float]:
     return wall
 
 
-def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str], verb: str = PRETRAIN) -> dict[str, Any]:
-    """One case of ``verb``, in turns of ``steps`` steps."""
+def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> dict[str, Any]:
+    """One case, in turns of ``steps`` steps."""
+    keys = [*case.overrides(), *extra]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        of_verb = synthetic.configuration if verb == PRETRAIN else finetuning.configuration
-        _, usual = of_verb(*case.overrides(verb), *extra)
-        every = [f"log_every={ROUND * steps}", *([f"health.every={ROUND * steps}"] if verb == PRETRAIN else [])]
+        _, usual = synthetic.configuration(*keys)
+        every = [f"log_every={ROUND * steps}", f"health.every={ROUND * steps}"]
         length = f"steps={(1 + rounds) * ROUND * steps + 1}"
-        composed, config = of_verb(*case.overrides(verb), *extra, *every, length, f"run={folder}")
-        world = start(config.parallel, config.precision)
-        prepare: Callable[..., tuple[StepTurns, Any]] = pretraining if verb == PRETRAIN else fine_tuning
-        turns, task = prepare(composed, config, world, case, steps)
-        content: Any = OmegaConf.to_container(composed)
-        run = RunFolder(Path(folder), content)
-        try:
-            turns.trainer = Loop(config, task, world, run)
-            with Signals() as signals, contextlib.closing(turns.trainer):
-                ended = turns.trainer.train(signals)
-        finally:
-            run.release()
-    if ended != "done":
-        raise KeyboardInterrupt
+        composed, config = synthetic.configuration(*keys, *every, length, f"run={folder}")
+        world, views = start(config.parallel, config.precision), ViewSpec(size=case.size)
+        method, adversary = synthetic.networks(composed, config)
+        batches = [synthetic.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
+        bare = Plain(config, method, adversary, world.device)
+        turns = StepTurns(views, batches, bare, clock(world.device), steps)
+        synthetic.train(composed, config, world, method, adversary, turns)
     check_losses(*turns.first, AGREE[world.precision])
     about = {"case": case.name, "batch": case.batch, "device": world.device.type}
-    looks = usual.health.every if isinstance(usual, Pretrain) else synthetic.NEVER
-    result = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, looks, usual.log_every)
+    result = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
     speeds = {"images_per_second": case.batch / result["seconds"]}
     speeds |= {"bare_images_per_second": case.batch / result["bare_seconds"]}
     return about | speeds | result
-
-
-def pretraining(
-    composed: DictConfig, config: Pretrain, world: World, case: StepCase, steps: int
-) -> tuple[StepTurns, PretrainTask]:
-    """The turns, and the task that has them in the place of its data."""
-    views = ViewSpec(size=case.size)
-    method, adversary = synthetic.networks(composed, config)
-    batches = [synthetic.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
-    bare = Plain(config, method, adversary, world.device)
-    turns = StepTurns(views, batches, bare, clock(world.device), steps)
-    return turns, synthetic.task(config, world, method, adversary, turns)
-
-
-def fine_tuning(
-    composed: DictConfig, config: Finetune, world: World, case: StepCase, steps: int
-) -> tuple[StepTurns, FinetuneTask]:
-    """The same of `finetune`."""
-    views, supervision = views_of(composed), config.task.described({})
-    drawn = finetuning.network(config, supervision)
-    batches = [finetuning.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
-    bare = finetuning.PlainFinetune(config, views, drawn, world)
-    turns = StepTurns(views, batches, bare, clock(world.device), steps)
-    return turns, finetuning.task(config, world, supervision, drawn, turns)
 
 
 def check_losses(ours: dict[str, float], theirs: dict[str, float], tolerance: float) -> None:
@@ -219,14 +171,13 @@ def figures(
 def main(argv: Sequence[str] | None = None) -> None:
     cases = {case.name: case for case in (GPU if torch.cuda.is_available() else CPU)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--verb", choices=(PRETRAIN, FINETUNE), default=PRETRAIN)
     parser.add_argument("--cases", nargs="+", default=list(cases), help=f"of {', '.join(cases)}")
     parser.add_argument("--rounds", type=int, default=5)
     steps = 5 if torch.cuda.is_available() else 1  # a GPU must not be waited for after every step
     parser.add_argument("--steps", type=int, default=steps, help=f"of a turn; default {steps}")
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument(
-        "--keys", nargs="+", default=["parallel.threads=1"], help="KEY=VALUE of the verb; default: %(default)s"
+        "--keys", nargs="+", default=["parallel.threads=1"], help="KEY=VALUE of pretrain; default: %(default)s"
     )
     asked = parser.parse_args(argv)
     for name in asked.cases:
@@ -235,17 +186,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     print("case            batch  ours/s  bare/s  ratio                look  row   (images/s; costs in steps)")
     for name in asked.cases:
-        rows.append(row := measure(cases[name], asked.rounds, asked.steps, asked.keys, asked.verb))
+        rows.append(row := measure(cases[name], asked.rounds, asked.steps, asked.keys))
         print(
             f"{row['case']:<16}{row['batch']:>5}{row['images_per_second']:8.1f}{row['bare_images_per_second']:8.1f}"
             f"{row['ratio']:7.3f} ({row['lowest']:.3f} to {row['highest']:.3f}){row['look']:6.2f}{row['row']:5.2f}"
             f"{'' if row['ratio'] >= GOAL else f'   below the goal, {GOAL}'}", flush=True
         )  # fmt: skip
     if asked.json:
-        write_json(
-            asked.json,
-            {"environment": environment(), "verb": asked.verb, "keys": asked.keys, "goal": GOAL, "cases": rows},
-        )
+        write_json(asked.json, {"environment": environment(), "keys": asked.keys, "goal": GOAL, "cases": rows})
 
 
 if __name__ == "__main__":

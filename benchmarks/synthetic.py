@@ -1,7 +1,9 @@
 """Pretraining without shards: the images are already on the device, so that only the step is timed."""
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.task import PretrainTask
 from dira_scale.training.schedule import stage_plans
+
+if TYPE_CHECKING:
+    from dira_scale.engine.loop import Loop
 
 NEVER = 10**6  # steps
 # One long stage of all three terms, without validation or checkpoints.
@@ -58,6 +63,31 @@ def task(
     return PretrainTask(config, world, method, adversary, stages, images)  # type: ignore[arg-type]
 
 
+def train(
+    composed: DictConfig,
+    config: Pretrain,
+    world: World,
+    method: Method,
+    adversary: Adversary,
+    images: "SyntheticImages",
+) -> None:
+    """Pretraining on ``images``, to its end, by the trainer that `pretrain` runs; ``images.trainer`` is it."""
+    from dira_scale.engine.loop import Loop
+    from dira_scale.engine.signals import Signals
+    from dira_scale.runs.folder import RunFolder
+
+    content: Any = OmegaConf.to_container(composed)
+    run = RunFolder(Path(config.run), content)
+    try:
+        images.trainer = Loop(config, task(config, world, method, adversary, images), world, run)
+        with Signals() as signals, closing(images.trainer):
+            ended = images.trainer.train(signals)
+    finally:
+        run.release()
+    if ended != "done":
+        raise KeyboardInterrupt
+
+
 def wait(device: torch.device) -> Callable[[], None]:
     """What waits until the device has done all it was given."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -88,6 +118,8 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
 
 class SyntheticImages:
     """Stands where the task has its data and its loader; :meth:`iterate` is the benchmark's own."""
+
+    trainer: "Loop"
 
     def __init__(self, views: ViewSpec) -> None:
         self.views = views

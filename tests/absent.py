@@ -115,7 +115,6 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from harness import require_strategy
     from needs import need_extra
 
-    from benchmarks.loader.contenders.base import require
     from dira_scale.data.ffcv_library import FfcvLibrary
     from dira_scale.data.loaders.build import choose
     from dira_scale.distributed.launcher import _refuse_missing
@@ -133,9 +132,8 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     return {
         "nvidia.dali": [
             lambda: need_extra("dali"), lambda: backends.build("dali"), lambda: choose("dali"),
-            lambda: require("nvidia.dali", "dali"),
         ],
-        "ffcv": [lambda: need_extra("ffcv"), FfcvLibrary, lambda: require("ffcv", "ffcv")],
+        "ffcv": [lambda: need_extra("ffcv"), FfcvLibrary],
         "deepspeed": zero, "transformers": zero, "onnx": onnx, "onnxscript": onnx, "mkdocs": docs, "mkdocstrings": docs,
         "wandb": [lambda: need_extra("trackers"), lambda: require_tracker("wandb")],
         "mlflow": [lambda: need_extra("trackers"), lambda: require_tracker("mlflow")],
@@ -144,8 +142,6 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         "openpyxl": [lambda: need_extra("excel"), lambda: open_table(ROOT / "x.xlsx").__enter__()],
         "s3fs": [lambda: locate("s3://bucket/shards", "data.shards")],
         "aiohttp": [lambda: locate("https://example.org/shards", "data.shards")],
-        "webdataset": [lambda: require("webdataset", "bench")],
-        "torchvision": [lambda: require("torchvision", "bench")],
     }  # fmt: skip
 
 

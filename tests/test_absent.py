@@ -12,16 +12,17 @@ from harness import finish
 from needs import installed
 from packaging.requirements import Requirement
 
-from benchmarks.gpu.checks import MODULES
-
 ROOT = Path(__file__).parents[1]
+# Packages whose modules are not called as they are.
+MODULES = {
+    "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali", "nvidia-dali-cuda120": "nvidia.dali",
+    "mlflow-skinny": "mlflow", "pytest-xdist": "xdist", "mkdocs-material": "material",
+}  # fmt: skip
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
     "nvidia.dali": {"dira_scale.data.dali_views", "dira_scale.data.loaders.dali"},
-    "monai": {"benchmarks.loader3d.monai_datasets"},
-    "blosc2": {"benchmarks.loader.bricks"},
     "nibabel": {
-        "benchmarks.loader.bricks", "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset",
+        "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset",
         "dira_scale.archive.sources.phantom_ct",
     },
     "SimpleITK": {
@@ -32,11 +33,9 @@ MAY_NEED = {
         "dira_scale.pages.figure", "dira_scale.report.plots", "dira_scale.report.health",
         "dira_scale.report.page", "dira_scale.pages.tables.figures", "dira_scale.pages.tables.page",
         "dira_scale.shard.curate.stats_page",
-        "benchmarks.learning", "benchmarks.loader.plot", "benchmarks.loader.__main__", "benchmarks.scaling.plot",
-        "benchmarks.scaling.__main__",
     },
-    "litdata": {"benchmarks.loader.peers_run"},
-    "torchio": {"benchmarks.loader3d.peers_run"},
+    "litdata": {"benchmarks.loader.peers"},
+    "torchio": {"benchmarks.loader3d.peers"},
 }  # fmt: skip
 LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
 ELSEWHERE = ("litdata", "streaming", "nnunetv2", "torchio")  # in an environment of their own
@@ -52,8 +51,8 @@ def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 INSTALLED_AS = packages(EXTRAS)
-TOGETHER = {"all extras": (*INSTALLED_AS, "nvidia"), "nvidia.dali": ("nvidia.dali",), "nibabel": ("nibabel",),
-            "other lazy ones": tuple(name for name in LAZY if name != "nibabel")}  # fmt: skip
+TOGETHER = {"all extras": (*INSTALLED_AS, "nvidia", "torchvision"), "nvidia.dali": ("nvidia.dali",),
+            "nibabel": ("nibabel",), "other lazy ones": tuple(name for name in LAZY if name != "nibabel")}  # fmt: skip
 OURS = {name: lines for name, lines in EXTRAS.items() if name not in ("test", "docs")}  # which our modules use
 ALONE = sorted({*packages(OURS), *LAZY, "nvidia"} - TOGETHER.keys() - {"mkdocs"})
 

@@ -1,148 +1,170 @@
 """How fast is a training step, from the authors' loop to our fastest settings, one change per rung?
 
-    python -m benchmarks.gpu.ladder OUT [--name ladder] [--batch 256] [--size 224] [--rehearse] [--rungs PART ...]
-
 Each rung (benchmarks/gpu/rungs.py) starts from the same weights and images; the losses of its first steps must be those
 of IEEE fp32 within its precision's tolerance, else its speed is invalid. Rungs for which there is no time left are
-named and not run. The table in OUT/gpu.json, under --name, is updated after every rung; rungs that it already has are
-not run again.
+named and not run. The table in gpu.json is updated after every rung; rungs that it already has are not run again.
 
 images/s and ms: median over turns of five steps. x authors: at the same batch. Host ms: of a step on eight images,
-where the GPU always waits for the host. Launches: of such a step, counted after all rungs were timed. TFLOP/s: the
-products that a step of our loop needs, as torch.utils.flop_counter counts them, divided by its time; unneeded ones of
-the authors' loop are not counted. Share of peak: of the vendor's figure for the rung's kind of product
-(benchmarks/gpu/peaks.py). Memory: torch's peak allocation. The second table has the parts of each step
-(benchmarks/gpu/split.py). `bench gpu` calls this and stops it when its time is up.
+where the GPU always waits for the host. TFLOP/s: the products that a step of our loop needs, as
+torch.utils.flop_counter counts them, divided by its time; unneeded ones of the authors' loop are not counted. Share of
+peak: of the vendor's figure for the rung's kind of product. Memory: torch's peak allocation.
 """
 
-import argparse
 import gc
-import sys
+import itertools
+import statistics
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partialmethod
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import synthetic
-from benchmarks.gpu import launches
-from benchmarks.gpu.figures import CHECKED, build, measure
-from benchmarks.gpu.loops import FEW, alone, loopback
-from benchmarks.gpu.report import Report
-from benchmarks.gpu.rungs import COMPILED, SHARDED, TINY, Rung, rungs
+from benchmarks.gpu.loops import Authors, Ours, alone, loopback
+from benchmarks.gpu.report import Job
+from benchmarks.gpu.rungs import COMPILED, NETWORKS, SHARDED, TINY, Rung, rungs
 from benchmarks.gpu.table import HEAD, finish, line, sound
 
 BROKEN = "its process ended while it was measured"
+BATCH, SIZE = 256, 224
+TURNS = 3.0  # seconds of measuring a rung
+CHECKED, TURN = 3, 5  # first steps whose losses are compared; steps of a turn, of which a rehearsal takes one
 
 
-def climb(asked: argparse.Namespace) -> dict[str, Any]:
-    """All rungs that stand in no report yet and fit into ``asked.seconds``; the report is written after each."""
-    began, longest, file = time.perf_counter(), 0.0, Report(asked.out)
-    report = (file.read().get(asked.name) or _empty(asked)) | {"lost": False}
-    reference = file.read().get("ladder", {}).get("rungs", []) if asked.name != "ladder" else []
-    network = None
+def run(job: Job) -> bool:
+    """All rungs that fit into the time; whether they ended well."""
+    print(HEAD, flush=True)
+    return sound(climb(job))
+
+
+def climb(job: Job, chosen: Sequence[Rung] | None = None) -> dict[str, Any]:
+    """The rungs that stand in no report yet and fit into ``job.seconds``; the report is written after each.
+
+    ``chosen``: only these.
+    """
+    began, longest, network = time.perf_counter(), 0.0, None
+    report = (job.report.read().get("ladder") or _empty(job, chosen or rungs())) | {"lost": False}
     for rung in [rung for rung in rungs() if rung.title in report["not_run"]]:
         start = time.perf_counter()
-        if asked.seconds - (start - began) < longest:  # it would take no less than the longest so far
+        if job.seconds - (start - began) < longest:  # it would take no less than the longest so far
             continue
         report["not_run"].remove(rung.title)
         row: dict[str, Any] = {"network": rung.network, "rung": rung.name, "kind": rung.kind, "authors": rung.authors}
         row |= {"alike": rung.alike, "failed": BROKEN}
         report["rungs"].append(row)
-        file.add(**{asked.name: report})
-        result = attempt(rung, chosen(rung, asked), asked.rehearse, asked.turns)
+        job.report.add(ladder=report)
+        result = attempt(rung, job.rehearse)
         del row["failed"]
         row |= result
         longest = max(longest, time.perf_counter() - start)
-        finish([*report["rungs"], *reference], report["device"])
+        finish(report["rungs"], report["device"])
         print(*([rung.network] if rung.network != network else []), line(row), sep="\n", flush=True)
         network = rung.network
-        file.add(**{asked.name: report})
-        if lost():
-            report["lost"] = True
-            file.add(**{asked.name: report})
-            return report
-    tally(report, asked, began + asked.seconds, file)
+        report["lost"] = lost()
+        job.report.add(ladder=report)
+        if report["lost"]:
+            break
     return report
 
 
-def chosen(rung: Rung, asked: argparse.Namespace, batch: int | None = None) -> list[str]:
-    """A rung's keys that are not its own: its batch, or another, and size."""
-    batch = batch or (rung.batch if rung.batch and not asked.rehearse else asked.batch)
-    return [f"data.batch={batch}", f"data.size={asked.size}", *(TINY[rung.network] if asked.rehearse else ())]
-
-
-def tally(report: dict[str, Any], asked: argparse.Namespace, end: float, file: Report) -> None:
-    """Count the launches of each rung's step, once all are timed: the profiler might slow what comes after it.
-
-    Rungs that differ in their batch alone are counted once. What cannot be counted stays empty.
-    """
-    known, longest = {rung.title: rung for rung in rungs()}, 0.0
-    result: dict[tuple[object, ...], int] = {}
-    for row in report["rungs"]:
-        rung = known[f"{row['network']}: {row['rung']}"]
-        if "seconds_per_step" not in row or "launches" in row or rung.name == COMPILED:  # it would compile anew
-            continue
-        start = time.perf_counter()
-        same = rung.network, rung.keys, rung.authors, rung.free
-        if same not in result and end - start < longest:
-            report["launches_unknown"] = "of some rungs, the time was up"
-            break
-        try:
-            result[same] = result[same] if same in result else launched(rung, chosen(rung, asked, FEW))
-        except Exception as error:  # the speeds stand
-            report["launches_unknown"] = " ".join(str(error).split())[:300]
-            break
-        row["launches"] = result[same]
-        longest = max(longest, time.perf_counter() - start)
-        file.add(**{asked.name: report})
-    file.add(**{asked.name: report})
-
-
-def launched(rung: Rung, keys: Sequence[str]) -> int:
-    """CUDA launches of a step.
-
-    Raises:
-        NotCountedError: see :func:`launches.count`.
-    """
-    if not torch.cuda.is_available():
-        raise launches.NotCountedError("there is no GPU to launch on")
-    with alone():
-        loop, _ = build(rung, keys)
-        for number in range(CHECKED):
-            loop.step(number)
-        return launches.count(lambda: loop.step(CHECKED), loop.device)
-
-
-def _empty(asked: argparse.Namespace) -> dict[str, Any]:
+def _empty(job: Job, chosen: Sequence[Rung]) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    report: dict[str, Any] = {"device": device, "batch": asked.batch, "size": asked.size, "torch": torch.__version__}
-    titles = [rung.title for rung in rungs()]
+    report: dict[str, Any] = {"device": device, "torch": torch.__version__, "rehearsal": job.rehearse, "rungs": []}
     # What is not run is named from the start: this may be stopped from outside at any time.
-    named = [title for title in titles if asked.rungs is None or any(part in title for part in asked.rungs)]
-    return report | {"rehearsal": asked.rehearse, "rungs": [], "not_run": named}
+    return report | {"batch": BATCH, "size": SIZE, "not_run": [rung.title for rung in chosen]}
 
 
-def attempt(rung: Rung, keys: Sequence[str], rehearse: bool, seconds: float) -> dict[str, Any]:
+def attempt(rung: Rung, rehearse: bool) -> dict[str, Any]:
     """``measure``, or why it did not come to an end; the device's memory is free again after it."""
     if rung.keys == SHARDED and not loopback():  # torch would try for half an hour
         return {"left_out": "this machine's loopback network is down, which a process group needs"}
+    keys = [f"data.batch={rung.batch or BATCH}", f"data.size={SIZE}"]
     try:
-        with traced_only() if rehearse else nullcontext(), alone():
-            return measure(rung, keys, *((0, 1) if rehearse else (seconds,)))
+        with alone():
+            if not rehearse:
+                return measure(rung, keys, TURNS)
+            with traced_only():
+                return measure(rung, ["data.batch=8", "data.size=32", *TINY[rung.network]], 0, 1)
     except torch.cuda.OutOfMemoryError:
-        return {"failed": "out of memory: a smaller --batch fits"}
+        return {"failed": "out of memory"}
     except Exception as error:  # a rung that breaks must not cost the others
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     finally:
         gc.collect()
         if torch.cuda.is_available() and not lost():
             torch.cuda.empty_cache()
+
+
+def measure(rung: Rung, keys: Sequence[str], seconds: float, steps: int = TURN) -> dict[str, Any]:
+    """A rung's figures over about ``seconds`` of turns of ``steps``, its first losses among them."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated() if cuda else None
+    loop, batch = build(rung, keys)
+    losses = []
+    for number in range(CHECKED):
+        loop.step(number)
+        losses.append(loop.losses())
+    step = [turn(loop, number, steps) for number in _until(time.perf_counter() + seconds)]
+    result = {
+        "batch": batch,
+        "seconds_per_step": statistics.median(step),
+        "images_per_second": batch / statistics.median(step),
+        "turns": step,
+        "peak_memory": torch.cuda.max_memory_allocated() if cuda else None,
+        "memory_before": held,  # what earlier rungs have left
+        "losses": losses,
+    }
+    if rung.kind == "fp32":  # the same in all of a network's rungs
+        result["flops_per_image"] = count(loop, CHECKED) / batch
+    if rung.name == COMPILED:  # it would be compiled for these sizes anew
+        return result | {"host_seconds_per_step": None}
+    turn(loop, CHECKED, 1, few=True)  # kernels are chosen for these sizes anew
+    host = [turn(loop, number, steps, few=True) for number in _until(time.perf_counter() + seconds / 8)]
+    return result | {"host_seconds_per_step": statistics.median(host)}
+
+
+def build(rung: Rung, keys: Sequence[str]) -> tuple[Ours | Authors, int]:
+    """A rung's loop, and how many images a step of it takes."""
+    composed, config = synthetic.configuration("model.bn_groups=1", *NETWORKS[rung.network], *rung.keys, *keys)
+    loop = Authors(composed, config) if rung.authors else Ours(composed, config)
+    if rung.free:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+    return loop, config.data.batch
+
+
+def _until(end: float) -> Iterator[int]:
+    """Numbers of the first steps of turns, of one at least."""
+    for i in itertools.count():
+        yield CHECKED + i * TURN
+        if time.perf_counter() >= end:
+            return
+
+
+def turn(loop: Ours | Authors, number: int, steps: int, few: bool = False) -> float:
+    """Seconds of one of ``steps`` steps from ``number`` on."""
+    wait = synthetic.wait(loop.device)
+    wait()
+    began = time.perf_counter()
+    for i in range(steps):
+        loop.step(number + i, few)
+    wait()
+    return (time.perf_counter() - began) / steps
+
+
+def count(loop: Ours | Authors, number: int) -> int:
+    """Floating-point operations of the products of a step, forward and backward; a multiplication and an addition are
+    two. Attention is taken apart for it, whose fused CPU kernel is not known to torch's counter."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        loop.step(number)
+    return int(counter.get_total_flops())
 
 
 def traced_only() -> AbstractContextManager[Any]:
@@ -157,28 +179,3 @@ def lost() -> bool:
     except RuntimeError:
         return True
     return False
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=440, help="for all rungs")
-    parser.add_argument("--turns", type=float, default=3, help="seconds of measuring a rung")
-    parser.add_argument("--name", default="ladder", help="of the table in gpu.json")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--size", type=int, default=224, help="pixels a side")
-    parser.add_argument("--rehearse", action="store_true", help="tiny networks, on the CPU too: does all of it run?")
-    parser.add_argument("--rungs", nargs="+", help="only those whose title has one of these parts")
-    asked = parser.parse_args(argv)
-    if asked.rehearse:
-        asked.batch, asked.size = 8, 32
-    asked.out.mkdir(parents=True, exist_ok=True)
-    print(HEAD, flush=True)
-    report = climb(asked)
-    for title in report["not_run"]:
-        print(f"not run, the time was up: {title}")
-    return 0 if sound(report) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

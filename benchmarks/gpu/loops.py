@@ -2,16 +2,14 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
-from torch import nn
 
 from benchmarks import synthetic
 from benchmarks.plain import ReleasedPlain
@@ -28,23 +26,7 @@ from dira_scale.pretrain.config import Pretrain
 
 BATCHES = 4  # different ones, in turn
 FEW = 8  # images of a step whose work takes the device no time
-# What belongs to a part of a step that `Split` tells apart, by the names of a network's modules.
-QUERY, KEY = ("encoder", "projector", "predictor"), ("key_encoder", "key_projector")
-DECODER = ("decoder", "head")
 STAGE = "dira"
-
-
-class Loop(Protocol):
-    """Weights, optimizers and images of one rung."""
-
-    device: torch.device
-    parts: Mapping[str, Sequence[nn.Module]]  # modules by the part of a step that they are
-
-    def step(self, number: int, few: bool = False) -> None:
-        """Take it, on a batch or on a ``FEW`` of its images."""
-
-    def losses(self) -> dict[str, float]:
-        """Of the steps since the last call, their means; waits for the device."""
 
 
 class Ours:
@@ -64,11 +46,9 @@ class Ours:
         self.means = Means()
         accumulate, scale = config.parallel.accumulate, LossScale(config.precision == "fp16")
         self.stage = begin_stage(plan, self.task, strategy, {}, scale, self.means, config.seed, accumulate, world)
-        trained = self.stage.model.module  # a sharded one is a copy
-        named_parts = named(trained, getattr(trained, "base", None))
-        self.parts: Mapping[str, Sequence[nn.Module]] = named_parts | {"discriminator": [adversary.discriminator]}
 
     def step(self, number: int, few: bool = False) -> None:
+        """Take it, on a batch or on a ``FEW`` of its images."""
         self.stage.step(number, self.few if few else self.images[number % BATCHES])
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -80,6 +60,7 @@ class Ours:
         return tensors
 
     def losses(self) -> dict[str, float]:
+        """Of the steps since the last call, their means; waits for the device."""
         return {name: value for name, value in self.means.take().items() if name.startswith("loss")}
 
 
@@ -95,8 +76,6 @@ class Authors:
         self.take.distort = BatchedDistort(method.views).to(self.device)
         self.images = [batch.to(self.device) for batch in images(config, self.device)]
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
-        parts = named(self.take.network) | {"discriminator": [self.take.discriminator]}
-        self.parts: Mapping[str, Sequence[nn.Module]] = parts | {"key": [*parts["key"], *self.take.key_decoder]}
 
     def step(self, number: int, few: bool = False) -> None:
         self.last = self.take(self.few if few else self.images[number % BATCHES])
@@ -126,16 +105,6 @@ def loopback() -> bool:
     except OSError:
         return False
     return True
-
-
-def named(*networks: nn.Module | None) -> dict[str, list[nn.Module]]:
-    """The networks' modules by the parts of a step; a wrapped method's encoder is its wrapper's."""
-    parts = {"query": QUERY, "key": KEY, "decoder": DECODER}
-    result: dict[str, list[nn.Module]] = {}
-    for part, names in parts.items():
-        modules = {getattr(network, name, None) for network in networks for name in names}
-        result[part] = [module for module in modules if isinstance(module, nn.Module)]
-    return result
 
 
 def images(config: Pretrain, device: torch.device) -> list[Batch]:

@@ -1,11 +1,9 @@
 """The ladder's figures as a table, and what follows from the rows of all rungs together."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.gpu.peaks import peak
+from benchmarks.gpu.basics import peak
 from benchmarks.gpu.rungs import IEEE
-from benchmarks.gpu.split import PARTS
 
 # How far the losses of the first step may be from IEEE fp32's: another order of sums, 10 bits of mantissa, 7 bits. Each
 # step's rounding grows in the next: the others may be LATER times as far.
@@ -13,7 +11,7 @@ TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "bf16": 1e-2}
 LATER = 10
 WIDTH = 32  # of a rung's name
 HEAD = (
-    f"{'':<{WIDTH}}{'images/s':>9}{'x authors':>11}{'ms':>8}{'host ms':>9}{'launches':>10}{'TFLOP/s':>9}{'% peak':>8}"
+    f"{'':<{WIDTH}}{'images/s':>9}{'x authors':>11}{'ms':>8}{'host ms':>9}{'TFLOP/s':>9}{'% peak':>8}"
     f"{'GiB':>7}{'losses off by':>18}"
 )
 
@@ -50,23 +48,13 @@ def text(report: dict[str, Any]) -> str:
     """The report as tables, network by network, and in words what was not run."""
     title = f"{report['device']}, torch {report['torch']}, batch {report['batch']} of {report['size']} pixels"
     lines = [title + (": a rehearsal, its figures say nothing" if report["rehearsal"] else ""), HEAD]
-    lines += [said for network, rows in by_network(report["rungs"]) for said in (network, *map(line, rows))]
+    for network in dict.fromkeys(row["network"] for row in report["rungs"]):
+        lines += [network, *(line(row) for row in report["rungs"] if row["network"] == network)]
     lines.append(
         "x authors: images/s as a multiple of the authors' loop at the same batch; empty where that was not run"
     )
-    if why := report.get("launches_unknown"):
-        lines.append(f"launches are not counted: {why}")
-    if split := by_network([row for row in report["rungs"] if "parts_ms" in row]):
-        lines += ["", f"{'ms of a step in':<{WIDTH}}" + "".join(f"{part:>15}" for part in PARTS)]
-        lines += [said for network, rows in split for said in (network, *map(split_line, rows))]
     lines += [f"not run, the time was up: {title}" for title in report["not_run"]]
     return "\n".join(lines) + "\n"
-
-
-def by_network(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The rows of each network, in the order in which they were run."""
-    networks = dict.fromkeys(row["network"] for row in rows)
-    return [(network, [row for row in rows if row["network"] == network]) for network in networks]
 
 
 def line(row: dict[str, Any]) -> str:
@@ -78,16 +66,11 @@ def line(row: dict[str, Any]) -> str:
     memory, share, host = row["peak_memory"], row.get("share_of_peak"), row["host_seconds_per_step"]
     cells = [
         cell(row["images_per_second"], 9, 1), cell(row.get("times_authors"), 11, 2),
-        cell(1e3 * row["seconds_per_step"], 8, 1), cell(host and 1e3 * host, 9, 1), cell(row.get("launches"), 10, 0),
+        cell(1e3 * row["seconds_per_step"], 8, 1), cell(host and 1e3 * host, 9, 1),
         cell(row.get("tflops"), 9, 2), cell(share and 100 * share, 8, 1), cell(memory and memory / 2**30, 7, 1),
     ]  # fmt: skip
     off = "" if "deviation" not in row else f"{row['deviation']:.0e} of {row['tolerance']:.0e}"
     return f"{start}{''.join(cells)}{off:>18}{'' if row.get('agrees', True) else '  DIFFERS'}".rstrip()
-
-
-def split_line(row: dict[str, Any]) -> str:
-    """A rung in the table of parts."""
-    return f"  {row['rung']:<{WIDTH - 2}}{''.join(cell(row['parts_ms'][part], 15, 1) for part in PARTS)}"
 
 
 def cell(value: float | None, width: int, digits: int) -> str:

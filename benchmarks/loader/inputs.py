@@ -9,7 +9,6 @@ pixels as by a detector: the low bits are neither empty nor a copy of the high o
 import contextlib
 import io
 import os
-import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,11 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.backends import draw as draw_phantoms
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
-from dira_scale.imaging.read import read_image
-from dira_scale.phantom.cxr.dataset import generate
 from dira_scale.pixels import codecs
 from dira_scale.shard import main as shard
 
@@ -54,7 +52,6 @@ class LoaderInputs:
     Attributes:
         dataset: its shards, each of a quarter of the images.
         files: the payloads of its rows as single files, in the order of the rows.
-        originals: the PNGs of 8 bits and 1024 pixels that were sharded.
         boxes, flips: int32 [EPOCHS * images, 2, 4] (y, x, h, w) and bool [EPOCHS * images, 2]: both views of row
             ``i % images`` in epoch ``i // images``, those that a loader of ours draws with the seed 0.
         workers: threads or processes of every contender.
@@ -64,7 +61,6 @@ class LoaderInputs:
     case: LoaderCase
     dataset: ShardedDataset
     files: list[Path]
-    originals: list[Path]
     boxes: np.ndarray
     flips: np.ndarray
     workers: int
@@ -78,44 +74,46 @@ class LoaderInputs:
         """All rows' encoded images."""
         return [self.dataset.read(row) for row in range(self.images)]
 
+    def save(self) -> Path:
+        """The files' folder's parent, for a process that takes the same crops of them."""
+        folder = self.files[0].parents[1]
+        numbers = np.array([self.workers, self.batch])
+        np.savez(folder / "crops.npz", boxes=self.boxes, flips=self.flips, numbers=numbers)
+        return folder
+
 
 def radiographs(folder: Path, images: int) -> tuple[list[Path], str]:
     """``images`` PNGs of 8 bits in ``folder``, and what they are, in words."""
     given = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL / "images"
-    result = sorted(given.glob("*.png"))[:images]
-    folder.mkdir(parents=True)
-    if result:
-        what = f"{len(result)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
-        contents = [path.read_bytes() for path in result]
-    else:
-        patients = min(4, images)
-        drawn = sorted(generate(folder.parent / "phantoms", patients, size=SIDE).glob("dicom/*/*/*.dcm"))[:images]
-        contents = [codecs.encode(read_image(path, 8).pixels, "png") for path in drawn]
+    drawn = sorted(given.glob("*.png"))[:images]
+    what = f"{len(drawn)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
+    if not drawn:
+        drawn = draw_phantoms(folder.parent / "phantoms", min(8, images), SIDE, len(os.sched_getaffinity(0)))
         what = f"{len(drawn)} phantoms ({SIDE} x {SIDE}), repeated to {images}: no {given} (DIRA_SCALE_DATA names it)"
+    folder.mkdir(parents=True)
     paths = [folder / f"{number:05d}.png" for number in range(images)]
     for number, path in enumerate(paths):
-        path.write_bytes(contents[number % len(contents)])
+        path.write_bytes(drawn[number % len(drawn)].read_bytes())
     return paths, what
 
 
 def sixteen_bits(originals: list[Path], folder: Path) -> Path:
-    """A folder with the same radiographs in 16 bits; made once."""
-    if not folder.exists():
-        folder.mkdir()
-        for number, path in enumerate(originals):
-            noise = gaussian_filter(np.random.default_rng(number).standard_normal((SIDE, SIDE)), 0.7)
-            levels = codecs.decode(path.read_bytes(), "png") + noise / noise.std()
-            pixels = np.rint(257 * levels).clip(0, 65535).astype(np.uint16)
-            (folder / path.name).write_bytes(codecs.encode(pixels, "png"))
+    """A folder with the same radiographs in 16 bits."""
+    folder.mkdir()
+    for number, path in enumerate(originals):
+        noise = gaussian_filter(np.random.default_rng(number).standard_normal((SIDE, SIDE)), 0.7)
+        levels = codecs.decode(path.read_bytes(), "png") + noise / noise.std()
+        pixels = np.rint(257 * levels).clip(0, 65535).astype(np.uint16)
+        (folder / path.name).write_bytes(codecs.encode(pixels, "png"))
     return folder
 
 
 def prepare(case: LoaderCase, originals: list[Path], folder: Path, workers: int, batch: int) -> LoaderInputs:
-    """Shard the radiographs as ``case`` says, by the verb that users call, also in FFCV's form where FFCV is installed;
-    and write the payloads as files.
+    """Shard the radiographs in ``folder`` as ``case`` says, by the verb that users call, also in FFCV's form where FFCV
+    is installed; and write the payloads as files.
     """
     source = originals[0].parent if case.bits == 8 else sixteen_bits(originals, folder / "png16")
-    out, said = folder / str(case), io.StringIO()
+    out, said = folder / "shards", io.StringIO()
     with contextlib.redirect_stdout(said):
         code = shard(
             ["recipe=folder", f"recipe.images={source}", f"out={out}", f"recipe.codec={case.codec}",
@@ -127,12 +125,11 @@ def prepare(case: LoaderCase, originals: list[Path], folder: Path, workers: int,
     dataset = ShardedDataset.open(out) if code == 0 else None
     if dataset is None or dataset.table.num_rows != len(originals):
         raise UserError(f"sharding the benchmark's images as {case} failed (exit code {code}):\n{said.getvalue()}")
-    single = folder / f"{case}-files"
-    single.mkdir()
-    files = [single / f"{row:05d}.{case.codec}" for row in range(len(originals))]
+    (folder / "files").mkdir()
+    files = [folder / "files" / f"{row:05d}.{case.codec}" for row in range(len(originals))]
     for row, path in enumerate(files):
         path.write_bytes(dataset.read(row))
-    return LoaderInputs(case, dataset, files, originals, *crops(dataset), workers, batch)
+    return LoaderInputs(case, dataset, files, *crops(dataset), workers, batch)
 
 
 def crops(dataset: ShardedDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -145,9 +142,3 @@ def crops(dataset: ShardedDataset) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.concatenate([np.stack([geometry.box for geometry in epoch], 1) for epoch in drawn])
     flips = np.concatenate([np.stack([geometry.flip[:, 1] for geometry in epoch], 1) for epoch in drawn])
     return boxes, flips
-
-
-def forget(inputs: LoaderInputs, folder: Path) -> None:
-    """Remove a case's shards and files: ten cases of 1024 pixels would need gigabytes."""
-    shutil.rmtree(inputs.dataset.root)
-    shutil.rmtree(folder / f"{inputs.case}-files")

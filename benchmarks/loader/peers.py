@@ -1,78 +1,85 @@
-"""litdata and MosaicML's streaming, measured in an environment of their own: streaming wants an older NumPy than ours.
+"""litdata and MosaicML's streaming, in an environment of their own, where dira_scale is not.
 
-    python -m benchmarks.loader.peers FOLDER      makes FOLDER/venv, measures, rewrites benchmarks/loader/peers.json
-
-`bench loader` shows the figures with their date: each package's ratio to "files, PIL", which was measured beside it.
+Both packages hold the JPEG bytes; a subclass of their dataset decodes with PIL and takes the same crops, in the
+DataLoader's processes. Their epochs have a cost of their own, so each length of a turn is a dataset of its own.
 """
 
-import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from datetime import date
+from collections.abc import Callable, Iterable
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import litdata
 import numpy as np
+import streaming
+import torch
+from litdata.streaming.cache import Cache
+from PIL import Image
+from torch.utils.data import DataLoader
 
-from benchmarks.loader.inputs import CASES, prepare, radiographs
-from dira_scale.machine import torchvision_ops
+from benchmarks.loader.files import Crops
+from benchmarks.turns import LEAD, Turn, turn_of
 
-PEERS = Path(__file__).with_suffix(".json")
-# torch alone and first: only its exact version is a CPU build everywhere.
-TORCH = "torch==2.13.0"
-PACKAGES = [[TORCH], [TORCH, "litdata==0.2.76", "mosaicml-streaming==0.13.0", "numpy<2.2", "pillow", "psutil"]]
-MEASURED = ["jpg8-1024", "jpg8-512"]
-SECONDS = 1800  # bound on the wait
-
-
-def make(folder: Path) -> Path:
-    """The environment's Python; installs what is missing."""
-    python = folder / "venv" / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=SECONDS)
-        for packages in PACKAGES:
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=SECONDS)
-    # streaming imports torchvision, whose library does not load beside a CPU build of torch.
-    subprocess.run([python, torchvision_ops.__file__], check=True, timeout=SECONDS)
-    return python
+PACKAGES = ("litdata", "mosaicml-streaming", "torch", "numpy", "pillow")
+CHUNK = 2**24  # bytes of a file of either package
 
 
-def measure(python: Path, rounds: int) -> dict[str, Any]:
-    """Images/s by case and name, round by round."""
-    result = {}
-    root = str(Path(__file__).parents[2])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        originals, images = radiographs(folder / "originals", 64)
-        for case in MEASURED:
-            inputs = prepare(CASES[case], originals, folder, len(os.sched_getaffinity(0)), 16)
-            np.savez(folder / "crops.npz", boxes=inputs.boxes, flips=inputs.flips)
-            words = [folder / f"{case}-files", folder / "crops.npz", inputs.workers, inputs.batch, rounds]
-            command = [str(python), "-m", "benchmarks.loader.peers_run", *map(str, words)]
-            environment = os.environ | {"PYTHONPATH": root}
-            done = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=True
-            )
-            result[case] = json.loads(done.stdout.splitlines()[-1])
-    return {"images": images, "cases": result}
+def decoded(sample: dict[str, Any], crops: Crops) -> torch.Tensor:
+    """Both views of a stored sample."""
+    with Image.open(BytesIO(sample["image"])) as image:
+        return crops(image, sample["position"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="of the environment; kept")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    python = make(arguments.folder)
-    code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in %r}))"
-    names = ("torch", "litdata", "mosaicml-streaming", "numpy", "pillow")
-    told = subprocess.run([python, "-c", code % (names,)], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
-    about = {"date": f"{date.today()}", "workers": len(os.sched_getaffinity(0)), "packages": json.loads(told.stdout)}
-    PEERS.write_text(json.dumps(about | measure(python, arguments.rounds), indent=1) + "\n")
-    print(PEERS)
+class Lit(litdata.StreamingDataset):
+    """litdata's dataset of JPEG bytes."""
+
+    def __init__(self, folder: str, crops: Crops) -> None:
+        super().__init__(folder, shuffle=True)
+        self.crops = crops
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return decoded(super().__getitem__(index), self.crops)
 
 
-if __name__ == "__main__":
-    main()
+class Mosaic(streaming.StreamingDataset):
+    """streaming's dataset of JPEG bytes."""
+
+    def __init__(self, folder: str, crops: Crops, batch: int) -> None:
+        super().__init__(local=folder, shuffle=True, batch_size=batch)
+        self.crops = crops
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return decoded(super().__getitem__(index), self.crops)
+
+
+def contenders(folder: Path) -> tuple[dict[str, Turn], dict[str, int]]:
+    """Turns over datasets that are written when their length is first asked for; nothing is known of their sizes."""
+    files, given = sorted((folder / "files").iterdir()), np.load(folder / "crops.npz")
+    crops, (workers, batch) = Crops(given["boxes"], given["flips"]), given["numbers"].tolist()
+    settings: dict[str, Any] = {"batch_size": batch, "num_workers": workers, "persistent_workers": True}
+
+    def samples(batches: int) -> Iterable[dict[str, Any]]:
+        for position in range(batches * batch):
+            yield {"image": files[position % len(files)].read_bytes(), "position": position}
+
+    def lit(batches: int) -> Any:
+        writer = Cache(str(folder / f"litdata{batches}"), chunk_bytes=CHUNK)
+        for position, sample in enumerate(samples(batches)):
+            writer[position] = sample
+        writer.done()
+        writer.merge()
+        return litdata.StreamingDataLoader(Lit(str(folder / f"litdata{batches}"), crops), **settings)
+
+    def mosaic(batches: int) -> Any:
+        out, columns = str(folder / f"streaming{batches}"), {"image": "bytes", "position": "int"}
+        with streaming.MDSWriter(out=out, columns=columns, size_limit=CHUNK) as shards:
+            for sample in samples(batches):
+                shards.write(sample)
+        return DataLoader(Mosaic(out, crops, batch), **settings)
+
+    made: dict[str, Callable[[int], Any]] = {"litdata": cache(lit), "streaming": cache(mosaic)}
+    for loader in made.values():
+        assert sum(1 for _ in loader(LEAD)) == LEAD
+    turns = {name: turn_of(lambda batches, of=loader: of(batches), batch) for name, loader in made.items()}  # type: ignore[misc]
+    return turns, dict.fromkeys(turns, 0)

@@ -1,26 +1,69 @@
 """The settings with which this machine loads a dataset fastest, for ``pretrain`` to take.
 
 Loaders and numbers of threads in turns; of those within a few per cent of the fastest, the one with the fewest threads.
-Then prefetch, likewise. Then, in ``forms.py``, what another stored form would give.
+Then prefetch, likewise.
 """
 
 import shlex
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.loader.forms import compare_forms
-from benchmarks.loader.settings import LoaderSetting, speeds
-from dira_scale.data.loaders.build import LOADERS
+from benchmarks import tables
+from benchmarks.turns import rates, take_turns, turn_of
+from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.loaders.build import LOADERS, choose
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
 
 CLOSE = 0.95  # of the fastest: not worth another thread, or more memory
 PREFETCH = (1, 2, 4, 8)  # batches
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class LoaderSetting:
+    """A loader, and its settings.
+
+    Attributes:
+        size: pixels of a view.
+        device: where the batches are wanted.
+    """
+
+    loader: str
+    helper: bool
+    workers: int
+    prefetch: int
+    size: int
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.loader}{' in a process of its own' * self.helper}, {self.workers} thread(s)"
+
+    def build(self, dataset: ShardedDataset) -> Any:
+        """The loader. Raises UserError if it cannot read the dataset."""
+        order = Order((len(dataset.rows("train")),), seed=0, batch=BATCH, remainder="wrap")
+        choice = choose(self.loader, [dataset], self.device)
+        spec = LoaderSpec(
+            [dataset], "train", order, ViewSpec(size=self.size), seed=0, workers=self.workers,
+            prefetch=self.prefetch, device=self.device,
+        )  # fmt: skip
+        return (choice.in_helper() if self.helper else choice).build(spec)
+
+    def reads(self, dataset: ShardedDataset) -> bool:
+        try:
+            self.build(dataset)
+        except UserError:
+            return False
+        return True
 
 
 def tune(shards: Path, out: Path, size: int, cores: int, rounds: int, seconds: float, console: Console) -> None:
@@ -32,20 +75,19 @@ def tune(shards: Path, out: Path, size: int, cores: int, rounds: int, seconds: f
     dataset.require_images("bench loader")
 
     def fastest(settings: list[LoaderSetting], cost: Callable[[LoaderSetting], int]) -> LoaderSetting:
-        result = speeds([(setting, dataset) for setting in settings], rounds, seconds)
+        turns = {str(i): turn_of(partial(each.build(dataset).iterate, 0), BATCH) for i, each in enumerate(settings)}
+        result = list(rates(take_turns(turns, rounds, seconds)).values())
         chosen = _cheapest(settings, result, cost)
-        console.print(_table(settings, result, chosen))
+        _tell(console, settings, result, chosen)
         return chosen
 
     threads = sorted({1, *(2**i for i in range(8) if 2**i < cores), cores})
     best = fastest(_settings(dataset, threads, size, device), lambda setting: setting.workers)
     best = fastest([replace(best, prefetch=prefetch) for prefetch in PREFETCH], lambda setting: setting.prefetch)
-    command = compare_forms(dataset, best, rounds, seconds, console)
     file = out / "data" / "tuned.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(
         f"# bench loader --tune, for views of {size} pixels, on {cores} cores and {device}.\n"
-        f"# Another stored form: {command or 'none was faster without a visible loss'}\n"
         f"defaults: [default]\n\nloader: {best.loader}\nhelper: {str(best.helper).lower()}\n"
         f"workers: {best.workers}\nprefetch: {best.prefetch}\n"
     )
@@ -74,9 +116,9 @@ def _cheapest(
     return settings[min(near, key=lambda i: (cost(settings[i]), -medians[i]))]
 
 
-def _table(settings: list[LoaderSetting], result: list[list[float]], chosen: LoaderSetting) -> Table:
-    table = Table("loader", "prefetch", "images/s", "lowest", "highest", "")
+def _tell(console: Console, settings: list[LoaderSetting], result: list[list[float]], chosen: LoaderSetting) -> None:
+    rows = []
     for setting, speed in zip(settings, result, strict=True):
         figures = (f"{value:.0f}" for value in (statistics.median(speed), min(speed), max(speed)))
-        table.add_row(str(setting), str(setting.prefetch), *figures, "chosen" if setting == chosen else "")
-    return table
+        rows.append((f"{setting}", f"{setting.prefetch}", *figures, "chosen" if setting == chosen else ""))
+    tables.tell(console, "", ["loader", "prefetch", "images/s", "lowest", "highest", ""], rows, {})

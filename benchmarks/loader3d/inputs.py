@@ -1,14 +1,11 @@
 """What every contender reads: CT volumes as shards and as single files, and the crops to take.
 
 The volumes are phantoms (``recipe=phantom_ct``), by default of a scanner's 512 rows and columns, kept between runs as
-drawing one takes half a minute; and the CT of ``$DIRA_SCALE_DATA/totalsegmentator_ct`` where that is. Single files are
-written from the stored voxels, so all contenders read the same ones.
+drawing one takes half a minute. Single files are written from the stored voxels, so all contenders read the same ones.
 """
 
 import contextlib
 import io
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +24,6 @@ from dira_scale.shard import main as shard
 
 SIZES = {"64x64x32": (32, 64, 64), "96x96x96": (96, 96, 96)}  # the papers' name; (depth, height, width)
 BATCHES = 256  # of different crops
-REAL = "totalsegmentator_ct"
-PARTS = ("example_ct.nii.gz", "ct_cropped.nii.gz")
-REPEATED = 4  # times, so that a batch has a usual size
 
 
 @dataclass(frozen=True)
@@ -65,24 +59,12 @@ class VolumeInputs:
         return [np.load(file, mmap_mode="r") for file in self.npy]
 
 
-def sources(folder: Path, patients: int, size: int) -> Iterator[tuple[str, list[str]]]:
-    """The names of the sets of volumes, each with the words that shard it."""
+def source(folder: Path, patients: int, size: int) -> list[str]:
+    """The words that shard the volumes."""
     from dira_scale.phantom.ct.dataset import generate  # needs nibabel and SimpleITK
 
     made = generate(folder / f"phantoms-{patients}-{size}", patients, format="nifti", size=size)
-    yield f"CT phantoms of {size} x {size}", ["recipe=phantom_ct", "recipe.format=nifti", f"recipe.images={made}"]
-    given = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL
-    if files := sorted(file for file in given.rglob("*.nii.gz") if file.name in PARTS):
-        linked = folder / REAL
-        linked.mkdir(exist_ok=True)
-        for number, file in enumerate(REPEATED * files):
-            link = linked / f"{number:02d}.nii.gz"
-            link.unlink(missing_ok=True)
-            link.symlink_to(file.resolve())
-        yield (
-            f"{REAL}, {len(files)} volumes repeated",
-            ["recipe=volumes", f"recipe.images={linked}", "recipe.modality=CT"],
-        )
+    return ["recipe=phantom_ct", "recipe.format=nifti", f"recipe.images={made}"]
 
 
 def prepare(words: list[str], folder: Path) -> ShardedDataset:

@@ -1,91 +1,69 @@
-"""nnU-Net and torchio, which need an environment of their own: a process of its Python, which takes turns when asked.
+"""nnU-Net's reader and torchio's Queue, in an environment of their own, where dira_scale is not."""
 
-    python -m benchmarks.loader3d.peers FOLDER      makes FOLDER, for --peers FOLDER or DIRA_SCALE_PEERS3D
-
-nnunetv2 asks for an older timm than ours.
-"""
-
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.loader.peers import SECONDS, TORCH
-from benchmarks.loader.turns import Pace
-from benchmarks.loader3d.turns import CropList
-from dira_scale.errors import UserError
-from dira_scale.machine import torchvision_ops
+import numpy as np
+import torch
+import torchio
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 
-VARIABLE = "DIRA_SCALE_PEERS3D"  # the environment's folder
-HOW = f"python -m benchmarks.loader3d.peers FOLDER makes the environment, --peers FOLDER or {VARIABLE} names it"
-PACKAGES = [[TORCH], [TORCH, "nnunetv2==2.8.1", "torchio==1.2.1", "psutil"]]  # torch alone and first, as for peers.py
-# What keep_freed_memory() of ours sets.
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": f"{2**30}", "MALLOC_TRIM_THRESHOLD_": f"{2**31 - 1}"}
+from benchmarks.loader3d.turns import Contender, CropList, check, turn
+from benchmarks.turns import Turn
 
-
-class Peers:
-    """Contenders of the other environment, in a process that reads nothing but in its turns.
-
-    Attributes:
-        sizes: bytes of the files that each one reads, by name.
-        packages: their versions.
-
-    Raises UserError where there is no such environment, or its process fails.
-    """
-
-    def __init__(self, environment: Path | None, folder: Path, crops: CropList) -> None:
-        python = environment and environment / "bin" / "python"
-        if python is None or not python.exists():
-            raise UserError(f"no {python}: {HOW}" if python else HOW)
-        drawn = folder / f"crops-{crops.name}.npz"
-        crops.save(drawn)
-        self.log = folder / f"peers-{crops.name}.log"
-        words = ["-m", "benchmarks.loader3d.peers_run", str(folder), str(drawn)]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [str(python.absolute()), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-                env=os.environ | KEEP_FREED_MEMORY | {"PYTHONPATH": str(Path(__file__).parents[2])},
-            )  # fmt: skip
-        told = self._answer()
-        self.sizes: dict[str, int] = told["sizes"]
-        self.packages: dict[str, str] = told["packages"]
-
-    def turn(self, name: str, seconds: float, cold: bool) -> Pace:
-        """Raises OSError where the kernel keeps its files in memory."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps({"name": name, "seconds": seconds, "cold": cold}) + "\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        if "kept" in answer:
-            raise OSError(answer["kept"])
-        return Pace(*answer["pace"])
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait(60)
-
-    def _answer(self) -> Any:
-        assert self.process.stdout
-        if line := self.process.stdout.readline():
-            return json.loads(line)
-        said = self.log.read_text().strip().splitlines() or ["without a word"]
-        raise UserError(f"the process of the other environment ended: {said[-1]}")
+PACKAGES = ("nnunetv2", "blosc2", "torchio", "torch", "numpy")
+NNUNET = "nnU-Net's reader"
+SAMPLES = 1, 16  # crops that torchio's Queue takes of a volume
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=SECONDS)
-        for packages in PACKAGES:
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, timeout=SECONDS)
-    # torchvision's library does not load beside a CPU build of torch.
-    subprocess.run([python, torchvision_ops.__file__], check=True, timeout=SECONDS)
-    print(f"{VARIABLE}={folder.absolute()}")
+def write_nnunet(folder: Path, volumes: list[np.ndarray], size: tuple[int, ...]) -> None:
+    """By its own class, in the bricks that its own function chooses for patches of ``size`` and two bytes a voxel; as
+    int16, not float32: this is its form at equal bytes. No voxel is labelled."""
+    folder.mkdir()
+    for number, voxels in enumerate(volumes):
+        data = np.array(voxels)[None]
+        blocks, chunks = comp_blosc2_params(data.shape, size, data.itemsize)
+        blocks_seg, chunks_seg = comp_blosc2_params(data.shape, size)
+        nnUNetDatasetBlosc2.save_case(
+            data, np.zeros(data.shape, np.int8), {"class_locations": {}}, str(folder / f"{number:05d}"),
+            chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg,
+        )  # fmt: skip
 
 
-if __name__ == "__main__":
-    main()
+def reader(dataset: nnUNetDatasetBlosc2, crops: CropList) -> Generator[np.ndarray, None, None]:
+    """``load_case``, which opens image, labels and properties, and the image's crop as its dataloader makes it."""
+    for wanted in crops.batches():
+        batch = np.empty((len(wanted), 1, *crops.size), np.int16)
+        for slot, (volume, span) in zip(batch, wanted, strict=True):
+            data, *_ = dataset.load_case(dataset.identifiers[volume])
+            slot[...] = crop_and_pad_nd(data, [[axis.start, axis.stop] for axis in span], 0)
+        yield batch
+
+
+def queue(files: list[Path], crops: CropList, samples: int) -> Generator[list[torch.Tensor], None, None]:
+    """torchio's Queue without processes: ``samples`` crops of its own of each volume that it reads."""
+    subjects = torchio.SubjectsDataset([torchio.Subject(image=torchio.ScalarImage(file)) for file in files])
+    size = tuple(reversed(crops.size))  # its axes are x, y, z
+    made = torchio.Queue(subjects, samples, samples, torchio.data.UniformSampler(size), num_workers=0)
+    while True:
+        yield [made[0]["image"][torchio.DATA].contiguous() for _ in range(samples)]
+
+
+def contenders(folder: Path) -> tuple[dict[str, Turn], dict[str, int]]:
+    """Their turns, and the bytes that each reads; nnU-Net's form of the volumes is written here."""
+    torch.set_num_threads(1)
+    crops = CropList.load(folder / "crops.npz")
+    volumes = [np.load(file, mmap_mode="r") for file in sorted((folder / "npy").iterdir())]
+    stored = folder / f"nnunet-{crops.name}"
+    write_nnunet(stored, volumes, crops.size)
+    bricks, nifti = sorted(stored.iterdir()), sorted((folder / "nifti").iterdir())
+    made = [Contender(NNUNET, partial(reader, nnUNetDatasetBlosc2(str(stored)), crops), bricks)]
+    for number in SAMPLES:
+        read = partial(queue, nifti, crops, number)
+        made.append(Contender(f"torchio Queue, {number} a volume", read, nifti, same=False))
+    for contender in made:
+        check(contender, crops, volumes)
+    sizes = {contender.name: sum(file.stat().st_size for file in contender.files) for contender in made}
+    return {contender.name: partial(turn, contender) for contender in made}, sizes

@@ -1,29 +1,36 @@
-"""Measured: steps of pretraining by several processes of this machine, as one job and separately; gloo's links."""
+"""Measured: steps of pretraining by several processes of this machine, as one job and separately.
+
+python -m benchmarks.scaling.measured ARGUMENTS     what `bench scaling` starts: `pretrain`, whose first step waits
+"""
 
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.backends import keys_of
-from benchmarks.scaling.processes import BYTES, alone, run, torchrun
-from dira_scale.forecast.links import Links
+from dira_scale.distributed.processes import leave
 
 IMAGES = 16  # of a process
 WARM = 3  # steps not counted
 STAGE = "dira"
+SECONDS = 900  # bound on every wait
+ALONE = [sys.executable, "-m", "benchmarks.scaling.measured"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a step of ``processes`` fed by ``loader``: as one job, and as so many jobs beside each other."""
+    """Seconds of a step of ``processes``: as one job, and as so many jobs beside each other."""
 
     processes: int
-    loader: str
     together: float
     apart: float
-    jitter: float  # of the runs apart, as a share of their step
 
     @property
     def efficiency(self) -> float:
@@ -39,22 +46,18 @@ def keys(processes: int) -> list[str]:
     return ["experiment=small", "precision=fp32", *batch, *stages, *once]
 
 
-def measure(processes: int, loader: str, steps: int, shards: Path, out: Path) -> Measured:
+def measure(processes: int, steps: int, shards: Path, out: Path) -> Measured:
     """``steps`` of ``processes`` as one job, then of as many jobs beside each other."""
-    rest = [f"data.shards={shards}", f"steps={steps}", *keys_of(loader, out)]
-    runs = out / "runs" / loader
+    rest = [f"data.shards={shards}", f"steps={steps}"]
+    runs = out / "runs"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     together = [f"run={runs}/together{processes}", *keys(processes), *rest]
-    run([torchrun(processes, "pretrain", *together)], out, processes)
+    run([[*torchrun, *ALONE[1:], *together]], out, processes)
     mine = [runs / f"apart{processes}.{i}" for i in range(processes)]
-    run([alone("pretrain", f"run={folder}", *keys(1), *rest) for folder in mine], out, processes)
-    apart = [times(folder) for folder in mine]
-    return Measured(
-        processes,
-        loader,
-        together=statistics.median(times(runs / f"together{processes}")),
-        apart=statistics.fmean(map(statistics.median, apart)),
-        jitter=statistics.fmean(map(deviation, apart)),
-    )
+    run([[*ALONE, f"run={folder}", *keys(1), *rest] for folder in mine], out, processes)
+    seconds = statistics.median(times(runs / f"together{processes}"))
+    apart = statistics.fmean(statistics.median(times(folder)) for folder in mine)
+    return Measured(processes, together=seconds, apart=apart)
 
 
 def times(folder: Path) -> list[float]:
@@ -63,18 +66,46 @@ def times(folder: Path) -> list[float]:
     return [row["time/step"] + row.get("time/data", 0.0) for row in rows if row["split"] == "train"][WARM:]
 
 
-def deviation(values: Sequence[float]) -> float:
-    """Standard deviation as a share of the median, by the median of absolute deviations: few steps, some disturbed."""
-    middle = statistics.median(values)
-    return 1.4826 * statistics.median(abs(value - middle) for value in values) / middle
+def run(commands: Sequence[list[str]], out: Path, processes: int) -> None:
+    """Run commands beside each other; their first steps wait for one another (:func:`pretrain`)."""
+    gate = out / f"gate{time.time_ns()}"
+    gate.mkdir(parents=True)
+    mine = os.environ | {"SCALING_GATE": str(gate), "SCALING_PROCESSES": str(processes), "OMP_NUM_THREADS": "1"}
+    mine["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    started = []
+    try:
+        for i, command in enumerate(commands):
+            log = (gate / f"{i}.log").open("w")
+            started.append(
+                subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=mine, start_new_session=True)
+            )
+        codes = [process.wait(timeout=SECONDS) for process in started]
+    finally:
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    for i, code in enumerate(codes):
+        if code:
+            raise SystemExit(f"{' '.join(commands[i])}: exit code {code}\n{(gate / f'{i}.log').read_text()[-2000:]}")
 
 
-def gloo(processes: int, out: Path) -> Links:
-    """This machine as a cluster of one node, from two sizes of all-reduce."""
-    file = out / f"link{processes}.json"
-    run([torchrun(processes, "link", str(file))], out, processes)
-    small, large = json.loads(file.read_text())
-    latency = small / (2 * (processes - 1))
-    sent = 2 * (processes - 1) / processes * (BYTES[1] - BYTES[0])
-    speed = sent / max(large - small, 1e-9)
-    return Links(processes, speed, speed, latency, latency)
+def pretrain(arguments: list[str]) -> int:
+    """The verb, its first step taken when all processes have come to theirs."""
+    from dira_scale.engine.step import Step
+    from dira_scale.pretrain import main as verb
+
+    gate, processes, take = Path(os.environ["SCALING_GATE"]), int(os.environ["SCALING_PROCESSES"]), Step.__call__
+
+    def wait(self: Any, step: int, batch: Any) -> None:
+        (gate / f"ready{os.getpid()}").touch()
+        end = time.monotonic() + SECONDS
+        while len(list(gate.glob("ready*"))) < processes and time.monotonic() < end:
+            time.sleep(0.01)
+        take(self, step, batch)
+
+    Step.__call__ = wait  # type: ignore[method-assign]
+    return verb(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(leave(lambda: pretrain(sys.argv[1:])))

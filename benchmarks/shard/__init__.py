@@ -1,1 +1,1 @@
-"""bench shard: memory for many records, speed compared with decoder and encoder."""
+"""bench shard: speed compared with decoder and encoder."""

@@ -1,15 +1,11 @@
-"""Sharding: memory for many records, and images/s compared with a bare decoder + encoder.
+"""Sharding: images/s compared with a bare decoder + encoder.
 
-    python -m dira_scale.bench shard [--json out/shard.json] [--parts memory speed] [--records 10000 100000]
+    python -m dira_scale.bench shard [--json out/shard.json] [--sources dicom png mha]
 
-`memory`: peak resident memory of all processes together, sampled ten times a second (shared pages count once per
-process), of `python -m dira_scale.shard recipe=folder` on tiny images with a CSV of patients and labels. Read the ratio
-of the largest to the smallest number of records.
-
-`speed`: the writer against a bare loop of decoding and encoding the same files, both with 1 and 2 processes and in
-turns, from each process's first images on. The share is of CPU time per image, which hardly depends on other load, as a
-median over the rounds; images/s are wall time. Radiographs are phantoms of 1024 x 1024: 12 bits in DICOM, or 16-bit
-PNG; volumes are noise over a smooth body, 512 x 512 x 200, MetaImage.
+The writer against a bare loop of decoding and encoding the same files, both with 1 and 2 processes and in turns, from
+each process's first images on. The share is of CPU time per image, which hardly depends on other load, as a median over
+the rounds; images/s are wall time. Radiographs are phantoms of 1024 x 1024: 12 bits in DICOM, or 16-bit PNG; volumes
+are noise over a smooth body, 512 x 512 x 200, MetaImage.
 """
 
 import argparse
@@ -21,43 +17,31 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.shard.memory import memory
 from benchmarks.shard.speed import CASES, make_inputs, speed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the results here too")
-    parser.add_argument("--parts", nargs="+", choices=["memory", "speed"], default=["memory", "speed"])
-    parser.add_argument("--records", nargs="+", type=int, default=[10_000, 100_000], help="of memory")
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sources", nargs="+", default=["dicom", "png", "mha"], help="of speed")
+    parser.add_argument("--sources", nargs="+", default=["dicom", "png", "mha"])
     arguments = parser.parse_args()
     result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    result["load"] = os.getloadavg()[0]
+    result |= {"load": os.getloadavg()[0], "speed": []}
     with tempfile.TemporaryDirectory() as name:
-        if "memory" in arguments.parts:
-            result["memory"] = [memory(Path(name), count, max(arguments.processes)) for count in arguments.records]
-            print("\n  records   peak MB  seconds")
-            for row in result["memory"]:
-                print(f"{row['records']:9,} {row['peak_mb']:9.0f} {row['seconds']:8.0f}")
-            ratio = result["memory"][-1]["peak_mb"] / result["memory"][0]["peak_mb"]
-            print(f"peak of the last is {ratio:.2f} times that of the first\n")
-        if "speed" in arguments.parts:
-            inputs, result["speed"] = make_inputs(Path(name)), []
-            cases = [case for case in CASES if case.source in arguments.sources]
-            for case, processes in itertools.product(cases, arguments.processes):
-                row = speed(case, inputs[case.source], processes, arguments.rounds)
-                result["speed"].append(row)
-                if len(result["speed"]) == 1:
-                    print("\nsource codec bits processes   limit/s  writer/s   ms/image   share  (of each round)")
-                shares = " ".join(f"{share:.2f}" for share in row["shares"])
-                print(
-                    f"{row['source']:6} {row['codec']:5} {row['bits']:4} {row['processes']:9} {row['limit']:9.2f} "
-                    f"{row['writer']:9.2f} {row['processor_ms']:10.1f} {row['share']:7.2f}  ({shares})",
-                    flush=True,
-                )
+        inputs = make_inputs(Path(name))
+        cases = [case for case in CASES if case.source in arguments.sources]
+        print("\nsource codec bits processes   limit/s  writer/s   ms/image   share  (of each round)")
+        for case, processes in itertools.product(cases, arguments.processes):
+            row = speed(case, inputs[case.source], processes, arguments.rounds)
+            result["speed"].append(row)
+            shares = " ".join(f"{share:.2f}" for share in row["shares"])
+            print(
+                f"{row['source']:6} {row['codec']:5} {row['bits']:4} {row['processes']:9} {row['limit']:9.2f} "
+                f"{row['writer']:9.2f} {row['processor_ms']:10.1f} {row['share']:7.2f}  ({shares})",
+                flush=True,
+            )
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -68,15 +68,8 @@ def recipe_of(case: ShardCase) -> Recipe:
     name = "volumes" if case.source == "mha" else "folder"
     config = compose("shard", [f"recipe={name}", "out=none", "recipe.images=none"]).recipe
     keys: Any = OmegaConf.to_container(config, resolve=True)
-    return Recipe.from_config(
-        keys
-        | {
-            "codec": case.codec,
-            "bits": case.bits,
-            "shard_size": 1 if case.source == "mha" else 4,
-            "splits": {"train": 1},
-        }
-    )
+    keys |= {"codec": case.codec, "bits": case.bits, "splits": {"train": 1}}
+    return Recipe.from_config(keys | {"shard_size": 1 if case.source == "mha" else 4})
 
 
 def decode_and_encode(path: Path, recipe: Recipe) -> int:

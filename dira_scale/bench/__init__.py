@@ -15,11 +15,8 @@ BENCHMARKS = {
     "step": "the training loop, against a bare PyTorch loop",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
     "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
-    "shard": "memory and speed of sharding, against bare decoding and encoding",
+    "shard": "speed of sharding, against bare decoding and encoding",
     "scaling": "several processes on this machine, and a simulation of many GPUs",
-    "randomness": "how far from a full shuffle an order of blocks is",
-    "leak": "what MoCo learns from BatchNorm's statistics alone, by the shuffle of its keys",
-    "sweep": "a sweep's controlling process: checks, status and results of 10 to 1,000 runs",
     "gpu": "on a CUDA GPU: correctness of a step, synchronisations, speed against the authors' loop",
 }
 

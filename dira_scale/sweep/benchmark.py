@@ -8,22 +8,19 @@ from typing import Any
 
 from dira_scale.errors import UserError
 
-TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE, but for this one:
-SILENT = ("randomness",)
+TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE
 HELP_SECONDS = 120  # for a benchmark to say its flags
 
 
 def words(values: Mapping[str, Any], output: str) -> list[str]:
-    """``benchmark: step, cases: [a, b], cold: true`` as ``step --cases a b --cold --json …/step.json``."""
+    """``benchmark: gpu, parts: [a, b], rehearse: true`` as ``gpu --parts a b --rehearse --out …``."""
     flags = dict(values)
     name = str(flags.pop("benchmark", ""))
     words = [name]
     for key, value in flags.items():
         several = value if isinstance(value, list) else [value]
         words += [f"--{key.replace('_', '-')}", *([] if value is True else map(str, several))]
-    if name not in SILENT:
-        words += ["--out", output] if name in TO_FOLDER else ["--json", f"{output}/{name}.json"]
-    return words
+    return words + (["--out", output] if name in TO_FOLDER else ["--json", f"{output}/{name}.json"])
 
 
 def check(words: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
 
-PEERS = "DIRA_SCALE_PEERS3D"  # the folder of an environment with nnunetv2, which asks for an older timm than ours
+PEERS = "DIRA_SCALE_PEERS"  # the folder of an environment with nnunetv2, which asks for an older timm than ours
 SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64)}
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"width": 0.125}, "resenc_l": {"features": "[4,8,8]", "blocks": "[1,2,1]"},
@@ -161,7 +161,7 @@ def test_nnunet_itself_trains_the_full_unet_and_its_scratch_twin(tmp_path: Path)
     """Three iterations at 64 voxels a side, on one thread; it compares every tensor with the library's own network."""
     python = Path(os.environ.get(PEERS, "")) / "bin" / "python"
     if PEERS not in os.environ or not python.is_file():
-        pytest.skip(f"{PEERS} names no environment with nnunetv2: python -m benchmarks.loader3d.peers FOLDER makes one")
+        pytest.skip(f"{PEERS} names no environment with nnunetv2: python -m benchmarks.peers FOLDER makes one")
     network = trained("resenc_l", size=(64, 64, 64), blocks="[1,3,4,6,6,6]")
     for name, content in FORMATS["nnunet"](network).files.items():
         (tmp_path / name).write_bytes(content)

@@ -169,10 +169,10 @@ def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest
 
 
 def test_a_benchmarks_flags_are_those_of_its_parser() -> None:
-    check.check_runs([Run("b", "x", "bench", ["randomness", "--rows", "9"], "")])
+    check.check_runs([Run("b", "x", "bench", ["shard", "--rounds", "9"], "")])
     for words, message in (
-        (["randomness", "--row", "9"], "benchmark randomness has no flag --row:"),
-        (["randomnes"], "no benchmark 'randomnes'; did you mean 'randomness'"),
+        (["shard", "--round", "9"], "benchmark shard has no flag --round:"),
+        (["shad"], "no benchmark 'shad'; did you mean 'shard'"),
         ([""], "benchmark must be given"),
     ):
         with pytest.raises(UserError, match=f"phase b, run x: {message}"):

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -10,14 +11,16 @@ import psutil
 
 LEAD = 6  # batches of the shorter run: as many as any contender prepares ahead
 
-Run = Callable[[int], Iterable[Any]]
-
 
 class Pace(NamedTuple):
     """Of one contender in one round."""
 
-    rate: float  # images/s
-    core_ms: float  # of all processes, an image: hardly depends on what else the machine does
+    rate: float  # images/s or crops/s
+    core_ms: float  # of all processes, an image or a crop: hardly depends on what else the machine does
+
+
+Run = Callable[[int], Iterable[Any]]  # so many batches
+Turn = Callable[[float], Pace]  # of so many seconds
 
 
 def exhaust(run: Run, batches: int) -> float:
@@ -57,30 +60,29 @@ def pace(run: Run, batch: int, batches: int) -> Pace:
         batches *= 2  # on a busy machine a few batches may take longer than many
 
 
-def enough(run: Run, seconds: float) -> int:
-    """Batches that take about ``seconds``; the first runs, which may compile, do not count."""
-    exhaust(run, 1)
-    return max(1, round(seconds * LEAD / exhaust(run, LEAD)))
+def turn_of(run: Run, batch: int) -> Turn:
+    """Turns of ``run``, all with as many batches as take the first one's seconds."""
+
+    @cache
+    def enough(seconds: float) -> int:
+        exhaust(run, 1)  # may compile, and does not count
+        return max(1, round(seconds * LEAD / exhaust(run, LEAD)))
+
+    return lambda seconds: pace(run, batch, enough(seconds))
 
 
-def take_turns(runs: Mapping[str, Run], batch: int, rounds: int, seconds: float) -> dict[str, list[Pace]]:
+def take_turns(turns: Mapping[str, Turn], rounds: int, seconds: float) -> dict[str, list[Pace]]:
     """By name, one for each round. Every other round goes backwards."""
-    batches = {name: enough(run, seconds) for name, run in runs.items()}
-    result: dict[str, list[Pace]] = {name: [] for name in runs}
+    result: dict[str, list[Pace]] = {name: [] for name in turns}
     for number in range(rounds):
-        for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
-            result[name].append(pace(runs[name], batch, batches[name]))
+        for name in list(turns)[:: 1 if number % 2 == 0 else -1]:
+            result[name].append(turns[name](seconds))
     return result
 
 
 def rates(paces: Mapping[str, Sequence[Pace]]) -> dict[str, list[float]]:
-    """Their images/s."""
+    """Images/s of each, round by round."""
     return {name: [turn.rate for turn in turns] for name, turns in paces.items()}
-
-
-def core_ms(paces: Mapping[str, Sequence[Pace]]) -> dict[str, list[float]]:
-    """Their cost."""
-    return {name: [turn.core_ms for turn in turns] for name, turns in paces.items()}
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,10 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.lowest:.2f}-{self.highest:.2f})"
+
+    def whole(self) -> str:
+        """The same of rates, without decimals."""
+        return f"{self.median:,.0f} ({self.lowest:,.0f}-{self.highest:,.0f})"
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Spread:

@@ -1,0 +1,170 @@
+"""`setup/gpu.py`: what a GPU container's Python lacks is carried there, and all parts of the check run with that."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from harness import SECONDS
+
+from benchmarks.gpu.machine import CARRIED, REQUIRED
+from benchmarks.gpu.parts import SHARES
+from benchmarks.gpu.rungs import rungs
+
+ROOT = Path(__file__).parents[1]
+# Packages of the container, with all that they depend on.
+PRESENT = (
+    *REQUIRED, "torchvision", "triton", "accelerate", "safetensors", "scipy", "pyyaml", "psutil", "pyarrow",
+    "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "torchmetrics", "pip",
+)  # fmt: skip
+SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
+
+
+def pretended(folder: Path, packages: Iterable[str] = (*PRESENT, *CARRIED)) -> Path:
+    """A Python in ``folder`` with ``packages``, as far as this one has them, and what they depend on, by links.
+
+    Nothing else can be found there: neither by an import nor among the installed distributions.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    for dist in closure(packages):
+        for top in sorted(tops(dist)):
+            link, target = site / top, Path(str(dist.locate_file(top)))
+            link.parent.mkdir(exist_ok=True)
+            if not link.exists() and target.exists():
+                link.symlink_to(target)
+    for path in Path(str(distribution("torch").locate_file(""))).glob(f"{SHIM}.*"):
+        (site / path.name).symlink_to(path)
+    return folder / "bin" / "python"
+
+
+def closure(packages: Iterable[str]) -> list[Distribution]:
+    """The installed ones of ``packages`` and of all that they require, without extras."""
+    waiting, distributions = list(packages), dict[str, Distribution]()
+    while waiting:
+        name = canonical(waiting.pop())
+        try:
+            distributions[name] = distributions.get(name) or distribution(name)
+        except PackageNotFoundError:  # of another platform or Python, say
+            continue
+        needs = (re.match(r"[\w.-]+", need) for need in distributions[name].requires or [] if "extra ==" not in need)
+        waiting += [need[0] for need in needs if need and canonical(need[0]) not in distributions]
+    return list(distributions.values())
+
+
+def canonical(name: str) -> str:
+    """A package's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def tops(dist: Distribution) -> set[str]:
+    """What a distribution has in site-packages: files and folders, and of a folder that others share (a namespace, such
+    as ``nvidia``) those in it."""
+    tops = set()
+    for path in dist.files or []:
+        first = path.parts[0]
+        if first in ("..", "__pycache__"):
+            continue
+        shared = len(path.parts) > 2 and not first.endswith((".dist-info", ".libs")) and not _is_package(dist, first)
+        tops.add(f"{first}/{path.parts[1]}" if shared else first)
+    if any(Path(str(dist.locate_file(top))).exists() for top in tops):
+        return tops
+    return set((dist.read_text("top_level.txt") or "").split())  # installed by setup.py, which lists sources
+
+
+def _is_package(dist: Distribution, folder: str) -> bool:
+    return Path(str(dist.locate_file(folder)), "__init__.py").exists()
+
+
+# Sets the flag IFF_UP of a new network's only interface, which process groups need, and goes on as the command given.
+LOOPBACK_UP = """
+import fcntl, os, socket, struct, sys
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
+    """A plain checkout; a Python with a GPU container's packages; the wheels; no way out. All parts are rehearsed."""
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", ROOT, checkout], check=True)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    bare = pretended(tmp_path / "bare", PRESENT)
+    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse"]
+    offline = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_UP]
+
+    lacking = subprocess.run([*offline, *check], capture_output=True, text=True)
+    assert lacking.returncode == 2 and lacking.stderr.count("\n") == 1
+    assert "hydra-core" in lacking.stderr and "python3 setup/gpu.py wheels" in lacking.stderr
+
+    collected = subprocess.run(
+        [sys.executable, checkout / "setup" / "gpu.py", "wheels", version], capture_output=True, text=True
+    )
+    assert collected.returncode == 0, collected.stderr
+    out = tmp_path / "named"
+    done = subprocess.run([*offline, *check], capture_output=True, text=True, env=os.environ | {"OUT": str(out)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in out.iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
+    found = json.loads((out / "gpu.json").read_text())
+    assert all(part["fine"] for part in found["parts"].values()) and list(found["parts"]) == list(SHARES)
+    assert all(check["fine"] for check in found["steady"].values()) and len(found["steady"]) == 3
+    assert all(found["loaders"]["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
+    assert [f"{row['network']}: {row['rung']}" for row in found["ladder"]["rungs"]] == [rung.title for rung in rungs()]
+    assert all(row.get("agrees", not row["alike"]) for row in found["ladder"]["rungs"])
+    skipped = {Path(row["file"]).name: row["why"] for row in found["tests"] if row["state"] == "skipped"}
+    assert list(skipped) == ["test_dali.py"] and "nvidia is missing" in skipped["test_dali.py"]
+    assert (out / "gpu.txt").read_text() in done.stdout
+    assert subprocess.run(
+        ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
+    ).stdout == ""  # fmt: skip
+
+
+def test_the_wheels_and_the_checkout_may_not_be_too_large(tmp_path: Path) -> None:
+    """With a pip that collects nothing; the checkout's files count, those that git ignores do not."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for name in ("setup/gpu.py", "benchmarks/gpu/machine.py", "constraints.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".gitignore").write_text("/out/\n")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**26)
+    (tmp_path / "pip.py").write_text(
+        "import pathlib; pathlib.Path('out/gpu-wheels').mkdir(parents=True, exist_ok=True)"
+    )
+    command = [sys.executable, "setup/gpu.py", "wheels", "3.12"]
+    how = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0 and "the checkout: 0.0 MB" in done.stdout, done.stderr  # nothing is tracked
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+    done = subprocess.run(command, **how)
+    assert done.returncode == 1 and "64.0 MiB together, expected at most 64" in done.stderr
+
+
+MEASURED = ("parts", "basics", "steady", "loaders", "ladder", "checks")
+
+
+@pytest.mark.parametrize(
+    ("packages", "modules"),
+    [
+        (REQUIRED, [f"benchmarks.gpu.{name}" for name in MEASURED]),  # the least that a container has
+        pytest.param(PRESENT, ["benchmarks.end_to_end", "dira_scale.pretrain"], marks=pytest.mark.system),
+    ],
+)
+def test_what_is_measured_imports_nothing_that_is_neither_there_nor_carried(
+    tmp_path: Path, packages: tuple[str, ...], modules: list[str]
+) -> None:
+    python = pretended(tmp_path / "python", (*packages, *CARRIED))
+    lacks = (
+        "import importlib.util as u; assert u.find_spec('torch') and not u.find_spec('nibabel'), 'nothing is hidden'"
+    )
+    code = f"{lacks}; import {', '.join(modules)}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=SECONDS, env=environment)
+    assert done.returncode == 0, done.stderr
