@@ -157,7 +157,9 @@ def unlucky(dataset: ShardedDataset) -> int:
 
 def test_what_is_chosen_is_trained_on_and_is_part_of_the_identity(make_dataset: Any, radiograph: Any) -> None:
     """Image 0 is negative and 1 to 7 are positive: of six patients it is one, as labels keep their shares."""
-    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(8)])
+    images = [radiograph(20, 20, seed=i) for i in range(8)]
+    labels = [(i, i > 0) for i in range(8)]
+    dataset = make_dataset(images, label_names=("number", "sick"), labels=labels)
     everything, some = inputs([dataset.root]), inputs([dataset.root], fraction=0.75, fraction_seed=3, negatives=1)
     content = some.identity()
     assert some.order.identity == f"{everything.order.identity},{content.pop('selection')}"
