@@ -24,7 +24,7 @@ def outside(sandbox: Path) -> Path:
     return sandbox / "elsewhere" / "outside"
 
 
-def some(seed: int, dims: int) -> dict[str, dict[str, bytes]]:
+def valid_inputs(seed: int, dims: int) -> dict[str, dict[str, bytes]]:
     """Valid inputs of every kind."""
     return images(seed) if dims == 2 else volumes(seed)
 
@@ -35,13 +35,13 @@ def some(seed: int, dims: int) -> dict[str, dict[str, bytes]]:
 def test_mutants_among_good_files(sandbox: Path, outside: Path, dims: int, count: int | None) -> None:
     """One of each kind, or as many as ``count``."""
     inputs = sandbox / "inputs"
-    for kind, contents in some(10**6, dims).items():
+    for kind, contents in valid_inputs(10**6, dims).items():
         (inputs / "good" / kind).mkdir(parents=True)
         for name, content in contents.items():
             (inputs / "good" / kind / name).write_bytes(content)
     alone = convert_good(sandbox, "out-alone", dims)
     assert alone.rows and not alone.quarantine, alone.quarantine
-    made = chosen(corpus(some(7, dims), picture(7) if dims == 2 else voxels(7), 7, outside), count)
+    made = chosen(corpus(valid_inputs(7, dims), picture(7) if dims == 2 else voxels(7), 7, outside), count)
     _, table = survived(sandbox, dims, alone, place_all(made, inputs))
     assert {outcome for what, outcome in table if what == "good, with an odd name"} == {"became samples"}, table
 

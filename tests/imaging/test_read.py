@@ -31,9 +31,11 @@ def test_grey_stored_in_colour_stays_exactly_grey(tmp_path: Path, ingest: Simple
 
 def test_colour_becomes_luminance(tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (40, 33, 3), np.uint8)
-    grey = read_image(save(tmp_path / "x.png", colour), bits=8).pixels
-    expected = colour @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(grey - expected).max() <= 0.51
+    save(tmp_path / "x.png", colour)
+    np.save(tmp_path / "x.npy", colour)
+    for name in ("x.png", "x.npy"):
+        grey = read_image(tmp_path / name, bits=8).pixels
+        assert np.abs(grey - colour @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
 
 
 def test_colour_jpeg_gives_its_luma(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -62,7 +64,9 @@ def test_sixteen_bits_keep_every_step(tmp_path: Path) -> None:
 
 
 def windowed(x: float, c: float, w: float, function: str) -> float:
-    """DICOM PS3.3 C.11.2.1.2.1 and C.11.2.1.3.2 with output range 0 to 1, written down as printed there."""
+    """DICOM PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and 3.2 with output range 0 to 1, written down as printed there."""
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(-4 * (x - c) / w))
     if function == "LINEAR":
         if x <= c - 0.5 - (w - 1) / 2:
             return 0.0
@@ -73,7 +77,7 @@ def windowed(x: float, c: float, w: float, function: str) -> float:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT"])
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_dicom_window(
     tmp_path: Path, ingest: SimpleNamespace, bits: int, function: str, photometric: str
