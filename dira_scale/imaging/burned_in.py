@@ -2,17 +2,32 @@
 
 ``recipe.burned_in`` selects the checks: ``refuse`` header and pixels, ``tagged`` the header only, ``keep`` none. Error
 rates of the pixel check, both ways: ``docs/evidence/proof.md``.
+
+Pixels are searched for rows of thin, sharp strokes of one brightness, without a trained network. Text is a row of small
+pieces on a line, equal in height and brightness, with many strokes. Anatomy has thin bright and dark structures too,
+but rarely six in such a row. A side marker has one or two letters.
 """
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from statistics import median
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
 from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.lettering import count_strokes
 from dira_scale.imaging.rejection import RejectedError
 
 STROKES = 6  # in a row of lettering; a side marker has fewer, a name or a date has more
+LARGEST, SMALLEST = 1024, 100  # pixels: range of the longer side that is searched
+NARROWEST = 16  # pixels of the shorter side
+THICKEST = 9  # pixels: a stroke is thinner
+CONTRAST = 40  # of 255, between a stroke and its surroundings
+HEIGHTS = 5, 32  # pixels of a letter; doubled with each halving of the image
+NEAR = 16  # brightness difference that counts as equal
+
 SC, STORAGE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1."
 TEXT_CLASSES = {  # screenshots, scanned films and ultrasound often show the patient's name (PS3.4 B.5, PS3.6 A)
     **dict.fromkeys([SC, *(f"{SC}.{kind}" for kind in range(1, 5))], "secondary capture"),
@@ -41,3 +56,99 @@ def check_pixels(image: GreyImage) -> None:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)
     if count_strokes(pixels) >= STROKES:
         raise RejectedError("the pixels seem to contain lettering (recipe.burned_in=tagged or keep accepts it)")
+
+
+class Piece(NamedTuple):
+    """A letter, or several that touch."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+    value: int  # of the ink
+    even: float  # share of the piece that has this brightness
+    strokes: float  # crossed by a horizontal line; median over its rows
+
+
+def count_strokes(pixels: np.ndarray) -> int:
+    """The number of strokes in the longest row of lettering in uint8 [H, W]; 0 if there is none."""
+    longest = 0.0
+    while max(pixels.shape) > LARGEST and min(pixels.shape) >= 2 * NARROWEST:
+        pixels = _halved(pixels)
+    while max(pixels.shape) >= SMALLEST and min(pixels.shape) >= NARROWEST:
+        for bright in (True, False):
+            rows = (row for band in _bands(_pieces(pixels, bright)) for row in _rows(band))
+            longest = max([longest, *(sum(piece.strokes for piece in row) for row in rows if _is_written(row))])
+        pixels = _halved(pixels)
+    return int(longest)
+
+
+def _halved(pixels: np.ndarray) -> np.ndarray:
+    return cv2.resize(pixels, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+
+
+def _pieces(pixels: np.ndarray, bright: bool) -> list[Piece]:
+    """Connected pieces that are thin, brighter or darker than their surroundings, and as high as a letter."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (THICKEST, THICKEST))
+    shape = cv2.MORPH_TOPHAT if bright else cv2.MORPH_BLACKHAT
+    relief = cv2.morphologyEx(pixels, shape, kernel, borderType=cv2.BORDER_REPLICATE)
+    labels, boxes = cv2.connectedComponentsWithStats((relief >= CONTRAST).astype(np.uint8), connectivity=8)[1:3]
+    w, h, area = boxes[:, 2:].T
+    letters = (h >= HEIGHTS[0]) & (h <= HEIGHTS[1]) & (w <= 20 * h) & (area >= 0.12 * w * h) & (area >= 6)
+    letters &= (area <= 0.9 * w * h) | (w <= h / 2)  # only a letter I fills its box
+    letters[0] = False  # the background
+    pieces = []
+    for number in np.flatnonzero(letters):
+        left, top, width, height = (int(side) for side in boxes[number][:4])
+        window = np.s_[top : top + height, left : left + width]
+        inked = labels[window] == number
+        values = np.sort(pixels[window][inked]).astype(int)
+        value = int(values[int((0.9 if bright else 0.1) * len(values))])
+        even = float(np.mean(abs(values - value) <= NEAR))
+        strokes = float(np.median((np.diff(inked.astype(np.int8), axis=1, prepend=0) == 1).sum(1)))
+        pieces.append(Piece(left, top, width, height, value, even, strokes))
+    return pieces
+
+
+def _bands(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    """Pieces that may form a row, i.e. start within two letter heights of each other, from left to right."""
+    ordered = sorted(pieces, key=lambda piece: piece.y)
+    tops = [piece.y for piece in ordered]
+    for top in range(0, max(tops, default=-1) + 1, HEIGHTS[1]):
+        yield sorted(ordered[bisect_left(tops, top) : bisect_left(tops, top + 2 * HEIGHTS[1])])
+
+
+def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:
+    """Runs of pieces of similar height and brightness on one line."""
+    left = list(pieces)
+    while left:
+        row, rest = [left[0]], []
+        height, value, end = float(row[0].h), float(row[0].value), row[0].x + row[0].w
+        for number, piece in enumerate(left[1:], 1):
+            if piece.x - end > 1.5 * height:
+                rest += left[number:]
+                break
+            last = row[-1]
+            shared = min(piece.y + piece.h, last.y + last.h) - max(piece.y, last.y)
+            follows = piece.x - end >= -0.3 * height and shared >= 0.6 * min(piece.h, last.h)
+            if follows and 0.6 <= piece.h / height <= 1.6 and abs(piece.value - value) <= 20:
+                row.append(piece)
+                height, value = median(p.h for p in row), median(p.value for p in row)
+                end = max(end, piece.x + piece.w)
+            else:
+                rest.append(piece)
+        yield row
+        left = rest
+
+
+def _is_written(row: list[Piece]) -> bool:
+    """Whether a row is as regular as writing: pieces aligned at the bottom or top, of one brightness."""
+    height = np.median([piece.h for piece in row])
+    tops, feet = np.array([piece.y for piece in row]), np.array([piece.y + piece.h for piece in row])
+    uneven = min(np.median(np.abs(edge - np.median(edge))) for edge in (tops, feet))
+    return bool(
+        len(row) >= 3
+        and uneven <= 0.15 * height
+        and max(feet) - min(tops) <= 1.7 * height
+        and np.mean([piece.even for piece in row]) >= 0.3
+    )

@@ -11,19 +11,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from archive.mutants import NAME
+from archive.mutants.damage import NAME, Mutant
 from archive.sources.conftest import Here
+from omegaconf import OmegaConf
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import hasher_of
@@ -38,11 +38,18 @@ FOLDERS = ("home", "temporary", "cwd", "scratch", "elsewhere", "inputs")
 
 
 class Conversion(NamedTuple):
-    """What came of one: the manifest's rows and the quarantine's by key, and what the command said."""
+    """The manifest's rows and the quarantine's by key, and what the command printed."""
 
     rows: dict[str, dict[str, Any]]
     quarantine: dict[str, dict[str, Any]]
-    said: str
+    printed: str
+
+    @classmethod
+    def of(cls, out: Path, printed: str = "") -> "Conversion":
+        dataset, quarantine = ShardedDataset.open(out), pq.read_table(out / "quarantine.parquet").to_pylist()
+        assert len(quarantine) == dataset.info.quarantined
+        rows = {row["key"]: row for row in dataset.table.to_pylist()}
+        return cls(rows, {row["source"]: row for row in quarantine}, printed)
 
 
 def confined(memory: int) -> Callable[[], None]:
@@ -96,22 +103,20 @@ def listing(folder: Path) -> dict[bytes, tuple[Any, ...]]:
 
 
 def convert(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
-    """By the real command, of ``sandbox/inputs`` unless ``keys`` of the recipe say otherwise."""
+    """Convert ``sandbox/inputs`` by the real command, unless ``keys`` of the recipe say otherwise."""
     ended = run(["dira_scale.shard", *words(sandbox, out, dims, **keys)], sandbox, MEMORY[dims])
     assert ended.returncode == 0, (ended.stdout[-2000:], ended.stderr[-4000:])
-    # libtiff has its own say, which names neither the file nor a value
-    said = [
-        line for line in ended.stderr.splitlines() if not re.match(r"tempfile\.tif: |\w+(Decode|SetupState): ", line)
-    ]
-    assert not said, said
-    return converted(sandbox / out, ended.stdout)
+    # libtiff prints lines of its own, which name neither the file nor a value
+    lines = [x for x in ended.stderr.splitlines() if not re.match(r"tempfile\.tif: |\w+(Decode|SetupState): ", x)]
+    assert not lines, lines
+    return Conversion.of(sandbox / out, ended.stdout)
 
 
 def convert_good(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
-    """Of good inputs only: in this process, as it takes seconds to start one with workers."""
+    """Convert good inputs only: in this process, as it takes seconds to start one with workers."""
     with here():
         assert main(words(sandbox, out, dims, **keys)) == 0
-    return converted(sandbox / out, "")
+    return Conversion.of(sandbox / out)
 
 
 @contextlib.contextmanager
@@ -124,41 +129,22 @@ def here() -> Iterator[None]:
 
 
 def words(sandbox: Path, out: str, dims: int, **keys: str) -> list[str]:
-    """Of the command line."""
-    recipe, keys = "folder" if dims == 2 else "volumes", {"images": str(sandbox / "inputs")} | keys
-    keys = keys if dims == 2 else {"modality": "CT"} | keys
-    return [f"recipe={recipe}", f"out={sandbox / out}", "workers=2",
+    """The command line."""
+    keys = {"images": str(sandbox / "inputs")} | ({} if dims == 2 else {"modality": "CT"}) | keys
+    return [f"recipe={'folder' if dims == 2 else 'volumes'}", f"out={sandbox / out}", "workers=2",
             "recipe.splits={train: 1, val: 0, test: 0}", "recipe.shard_size=40",
             *(f"recipe.{key}={value}" for key, value in keys.items())]  # fmt: skip
 
 
-def converted(out: Path, said: str) -> Conversion:
-    dataset = ShardedDataset.open(out)
-    quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
-    assert len(quarantine) == dataset.info.quarantined
-    rows = {row["key"]: row for row in dataset.table.to_pylist()}
-    return Conversion(rows, {row["source"]: row for row in quarantine}, said)
-
-
-def planned(
-    sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str
-) -> tuple[dict[str, SourceRecord], set[Path]]:
-    """All records by their keys; and all files that they are of."""
-    name = "folder" if dims == 2 else "volumes"
-    given = {key: yaml.safe_load(value) for key, value in keys.items()}
-    columns = {key.partition(".")[2]: value for key, value in given.items() if "." in key}
-    plain = {"images": str(sandbox / "inputs")} | {key: value for key, value in given.items() if "." not in key}
-    config = ingest.recipe(name, **plain)
-    recipe = Recipe.from_config(config | {"columns": config["columns"] | columns})
+def planned(sandbox: Path, dims: int, **keys: str) -> tuple[dict[str, SourceRecord], set[Path]]:
+    """All records by their keys, and all files that they are made of."""
+    composed = compose("shard", words(sandbox, "out", dims, **keys)).recipe
+    recipe = Recipe.from_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     hasher, _ = hasher_of(recipe, None)
-    records: dict[str, SourceRecord] = {}
-    listed: set[Path] = set()
-    for record in recipe.make_source().records(2):
-        key = hasher("key", record.name)
-        assert key not in records
-        records[key] = record
-        listed.update(paths_of(record))
-    return records, listed
+    listed = list(recipe.make_source().records(2))
+    records = {hasher("key", record.name): record for record in listed}
+    assert len(records) == len(listed)
+    return records, {path for record in listed for path in paths_of(record)}
 
 
 def paths_of(record: SourceRecord) -> tuple[Path, ...]:
@@ -172,16 +158,28 @@ def uncounted(sandbox: Path, listed: set[Path], dims: int) -> set[str]:
     return {str(path) for path in missing if dims == 2 or not path.name.endswith(VALUES)}
 
 
+def place_all(mutants: Sequence[Mutant], folder: Path) -> Callable[[SourceRecord], str]:
+    """Make each in a folder of its own, ``m0000`` …; returns the kind of a record, or the name of another folder."""
+    for number, mutant in enumerate(mutants):
+        (folder / f"m{number:04d}").mkdir(parents=True)
+        mutant.place(folder / f"m{number:04d}")
+
+    def kind(record: SourceRecord) -> str:
+        inside = [path for path in paths_of(record) if path.is_relative_to(folder)]
+        name = inside[0].relative_to(folder).parts[0] if inside else "through a link"
+        return mutants[int(name[1:])].kind if re.fullmatch(r"m\d{4}", name) else name
+
+    return kind
+
+
 def survived(
-    sandbox: Path,
-    ingest: SimpleNamespace,
-    dims: int,
-    alone: Conversion,
-    kind: Callable[[SourceRecord], str],
-    **keys: str,
+    sandbox: Path, dims: int, alone: Conversion, kind: Callable[[SourceRecord], str], **keys: str
 ) -> tuple[Conversion, Counter[tuple[str, str]]]:
-    """Convert what is in ``inputs`` now, of which ``alone`` came when only the good ones were there; a table of what
-    became of the inputs by their ``kind``. All that must hold of any conversion is asserted."""
+    """Convert what is in ``inputs`` now, and assert all that must hold of any conversion.
+
+    ``alone`` came of the good inputs when nothing else was there. Returns also a table of what became of the inputs
+    by their ``kind``.
+    """
     before, started = listing(sandbox), time.monotonic()
     made = convert(sandbox, "out", dims, **keys)
     seconds, after = time.monotonic() - started, listing(sandbox)
@@ -192,26 +190,32 @@ def survived(
             "mask_size")  # fmt: skip
     for key, row in alone.rows.items():
         assert key in made.rows and {name: made.rows[key][name] for name in kept} == {name: row[name] for name in kept}
-    records, listed = planned(sandbox, ingest, dims, **keys)
+    records, listed = planned(sandbox, dims, **keys)
     assert not made.rows.keys() & made.quarantine.keys()
     assert made.rows.keys() | made.quarantine.keys() == records.keys(), "inputs that are counted nowhere"
     assert keys or not uncounted(sandbox, listed, dims), "files that no record counts"
     with here():
         assert not verify(sandbox / "out", 1)
+    check_privacy(sandbox, made)
 
     table: Counter[tuple[str, str]] = Counter()
     for key, record in records.items():
         refused = made.quarantine.get(key)
         table[kind(record), f"{refused['stage']}: {refused['reason']}" if refused else "became samples"] += 1
-    for reason in {row["reason"] for row in made.quarantine.values()}:
-        plain = re.sub(r"\(Process \d+( and \d+)?\)", "", reason)  # in DICOM's own names of its codings
-        assert not set(re.findall(r"\d+", plain)) - LIMITS, reason
-        assert len(reason) < 150 and reason.isprintable() and not re.search(r"/|Quill|passwd|\bm\d{4}", reason), reason
-    published = b"".join(path.read_bytes() for path in (sandbox / "out").iterdir() if path.suffix != ".tar")
-    for secret in (NAME.encode(), b"passwd", os.fsencode(sandbox), b"\x1b[31mred"):
-        assert secret not in published and secret.decode() not in made.said.replace(str(sandbox / "out"), "")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     print(f"\n{dims}D: {len(records)} inputs, {seconds:.0f} s, {peak:.2f} GiB at most in a process")
     for (what, outcome), number in sorted(table.items()):
         print(f"{number:5d}  {what:36s}  {outcome}")
     return made, table
+
+
+def check_privacy(sandbox: Path, made: Conversion) -> None:
+    """Assert that no reason quotes a value or a path, and that no name or path is in what goes out."""
+    for reason in {row["reason"] for row in made.quarantine.values()}:
+        plain = re.sub(r"\(Process \d+( and \d+)?\)", "", reason)  # in DICOM's own names of its codings
+        assert not set(re.findall(r"\d+", plain)) - LIMITS, reason
+        assert len(reason) < 150 and reason.isprintable() and not re.search(r"/|Quill|passwd|\bm\d{4}", reason), reason
+    published = b"".join(path.read_bytes() for path in (sandbox / "out").iterdir() if path.suffix != ".tar")
+    printed = made.printed.replace(str(sandbox / "out"), "")
+    for secret in (NAME.encode(), b"passwd", os.fsencode(sandbox), b"\x1b[31mred"):
+        assert secret not in published and secret.decode() not in printed

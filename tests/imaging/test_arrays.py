@@ -77,13 +77,6 @@ def test_tiff_and_npy_give_the_same_image(tmp_path: Path, ingest: SimpleNamespac
         np.testing.assert_allclose(shown, (pixels.astype(float) - low) / (float(high) - low), atol=1e-4)
 
 
-def test_colours_become_luminance(tmp_path: Path) -> None:
-    colours = np.random.default_rng(0).integers(0, 256, (40, 33, 3), np.uint8)
-    np.save(tmp_path / "x.npy", colours)
-    grey = read_image(tmp_path / "x.npy", 8).pixels
-    assert np.abs(grey - colours @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
-
-
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     for bad in (np.nan, np.inf):
         np.save(tmp_path / "x.npy", np.array([[0, 1], [bad, 3.0]]))

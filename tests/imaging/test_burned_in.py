@@ -13,8 +13,7 @@ from needs import real_data
 from PIL import Image, ImageDraw, ImageFont
 from unpacked import unpack
 
-from dira_scale.imaging.burned_in import STROKES
-from dira_scale.imaging.lettering import count_strokes
+from dira_scale.imaging.burned_in import STROKES, count_strokes
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.rejection import RejectedError
 

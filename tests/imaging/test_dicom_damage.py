@@ -5,8 +5,9 @@ import random
 import resource
 import struct
 import time
-import zlib
+import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
+from archive.mutants.damage import damaged
 from pydicom.encaps import encapsulate
 
 from dira_scale.archive.sources.folder import Folder
@@ -28,18 +30,6 @@ SEEDS = (
     "SC_rgb_jpeg_gdcm.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle_2frame.dcm", "image_dfl.dcm", "examples_palette.dcm",
     "MR_small_bigendian.dcm", "MR_small_implicit.dcm",
 )  # fmt: skip
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Cut short, or with some bytes replaced: anywhere, in the header, in lengths."""
-    damaged = bytearray(content)
-    kind = rng.randrange(4)
-    if kind == 0:
-        return bytes(damaged[: rng.randrange(len(damaged))])
-    start, end = (0, len(damaged)) if kind == 1 else (132, min(len(damaged), 3000))
-    for _ in range(rng.choice((1, 3, 10, 40))):
-        damaged[rng.randrange(start, end)] = rng.choice((0, 0xFF, rng.randrange(256)))
-    return bytes(damaged)
 
 
 def read(content: bytes) -> None:
@@ -61,15 +51,13 @@ def test_every_damaged_file_gets_a_verdict(name: str, count: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(count):
         started = time.monotonic()
-        read(mutated(content, rng))
+        read(damaged(content, rng)[1])
         assert time.monotonic() - started < 60, (name, number)  # a hang, not a slow machine
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, name  # KiB
 
 
 def peak(work: Callable[[], None]) -> int:
-    """Bytes that the address space has grown by at most, as numpy and Python see it."""
-    import tracemalloc
-
+    """Bytes that were taken at most, as numpy and Python see it."""
     tracemalloc.start()
     try:
         work()
@@ -83,10 +71,11 @@ def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, ingest: SimpleNam
     content = path.read_bytes()
     place = content.index(b"(\x00\x56\x10CS")  # becomes an element of a length of 4 GB
     lying = content[:place] + b"(\x00\x10\x30OW\0\0" + struct.pack("<I", 0xFFFFFFF0) + content[place + 8 :]
-    for damaged in (lying, content.replace(b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", PIXELS.nbytes),
-                                           b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", 0xFFFFFFF0))):  # fmt: skip
-        assert damaged != content
-        assert peak(lambda damaged=damaged: read(damaged)) < 10 * len(content) + 2**20
+    pixels = b"\xe0\x7f\x10\x00OW\0\0"
+    long = content.replace(pixels + struct.pack("<I", PIXELS.nbytes), pixels + struct.pack("<I", 0xFFFFFFF0))
+    assert content not in (lying, long)
+    for spoilt in (lying, long):
+        assert peak(partial(read, spoilt)) < 10 * len(content) + 2**20
 
 
 @pytest.mark.parametrize(
@@ -145,7 +134,7 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path, ingest: SimpleNamespace, mon
         np.testing.assert_array_equal(DicomFile(file).frame().values, PIXELS)
     ds.PixelData = bytes(2**24)
     ds.save_as(path)
-    assert path.stat().st_size < 2**16 and zlib
+    assert path.stat().st_size < 2**16
     with path.open("rb") as file, pytest.raises(RejectedError, match="inflates to more than"):
         DicomFile(file)
 

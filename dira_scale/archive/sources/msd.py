@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from dira_scale.archive.sources.base import SourceRecord
@@ -58,11 +58,13 @@ class Msd:
                 if path not in listed:
                     yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
 
-    def _name(self, path: Path) -> str:
+    def _name(self, path: PurePath) -> str:
         return path.name.removesuffix(".gz").removesuffix(".nii")
 
     def _path(self, cell: Any) -> Path:
         path = PurePosixPath(cell)
         if path.is_absolute() or ".." in path.parts:
             raise table_error(self.list, f"names {cell}, which is outside its folder")
+        if not self._name(path):
+            raise table_error(self.list, f"names {cell!r}, which is no name of a volume")
         return self.root / str(path)

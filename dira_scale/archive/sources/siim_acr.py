@@ -35,10 +35,10 @@ class Runs:
         for region in self.regions:
             try:
                 runs = np.array(region.split(), dtype=np.int64).reshape(-1, 2)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise RejectedError("run lengths that are not pairs of integers") from error
             ends = runs.cumsum().reshape(-1, 2)  # of each gap and each run
-            if (runs < 0).any() or (len(ends) and ends[-1, 1] > columns.size):
+            if (runs < 0).any() or (runs > columns.size).any() or (len(ends) and ends[-1, 1] > columns.size):
                 raise RejectedError("run lengths that leave the image")
             for start, end in ends:
                 columns[start:end] = 255

@@ -49,7 +49,9 @@ class Grid:
             raise RejectedError("no voxels")
         if np.prod(self.shape, dtype=object) > MAX_VOXELS:
             raise RejectedError(f"more than {MAX_VOXELS} voxels")
-        if not np.isfinite(self.affine).all():
+        with np.errstate(over="ignore"):
+            stored = self.affine.astype(np.float32)  # as in the manifest
+        if not np.isfinite(stored).all():
             raise GeometryError("orientation or position is not a number")
         if not ((self.spacing >= MIN_SPACING) & (self.spacing <= MAX_SPACING)).all():
             raise GeometryError("distance between voxels that is zero, negative or absurd")

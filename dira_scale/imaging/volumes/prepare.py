@@ -3,14 +3,18 @@
 from dataclasses import replace
 
 import numpy as np
+import scipy.ndimage
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.imaging.volume import Annotated, Volume
-from dira_scale.imaging.volumes.body import crop_to_body
 from dira_scale.imaging.volumes.resample import resample
 from dira_scale.imaging.volumes.values import FLAT
+
+SKIN = -500  # HU, halfway between air and tissue
+MARGIN = 10.0  # mm
+COARSE = 3.0  # mm; the body is sought in every n-th voxel: ten times faster, and the margin covers the error
 
 
 def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], settings: VolumeSettings) -> Annotated:
@@ -37,3 +41,45 @@ def _clip(volume: Volume, low: float, high: float) -> Volume:
         raise RejectedError(FLAT)
     black, white = np.clip([volume.low, volume.high], floor, ceiling).tolist()
     return replace(volume, voxels=voxels, low=black, high=white) if black < white else replace(volume, voxels=voxels)
+
+
+def crop_to_body(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
+    """The block around the largest connected part above -500 HU, with a margin of 10 mm.
+
+    It is enlarged to include all boxes and mask voxels. A volume without such a part is unchanged.
+    """
+    block = _body(volume)
+    if block is None:
+        return Annotated(volume, mask, boxes)
+    first, last = block
+    if mask is not None and mask.any():
+        edges = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        first = np.minimum(first, [edge[0] for edge in edges])
+        last = np.maximum(last, [edge[-1] + 1 for edge in edges])
+    for box in boxes:
+        corner = np.array([box.z, box.y, box.x])
+        first = np.minimum(first, np.floor(corner))
+        last = np.maximum(last, np.ceil(corner + np.array([box.d, box.h, box.w])))
+    first, last = np.clip([first, last], 0, volume.shape).astype(int)
+    z, y, x = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first[::-1]
+    return Annotated(
+        replace(volume, voxels=volume.voxels[..., z, y, x], affine=affine),
+        None if mask is None else mask[z, y, x],
+        tuple(b._replace(z=b.z - z.start, y=b.y - y.start, x=b.x - x.start) for b in boxes),
+    )
+
+
+def _body(volume: Volume) -> tuple[np.ndarray, np.ndarray] | None:
+    """First voxel and end along z, y and x."""
+    steps = np.maximum(1, COARSE // np.array(volume.spacing)).astype(int)
+    thin = volume.voxels.reshape(-1, *volume.shape)[0][tuple(slice(None, None, step) for step in steps)]
+    parts, count = scipy.ndimage.label(thin > (SKIN - volume.offset) / volume.scale)
+    if count == 0:
+        return None
+    largest = int(np.bincount(parts.ravel())[1:].argmax())
+    block = scipy.ndimage.find_objects(parts)[largest]
+    first, last = np.array([[side.start, side.stop] for side in block]).T * steps
+    margin = np.ceil(MARGIN / np.array(volume.spacing))
+    return first - margin, last + margin

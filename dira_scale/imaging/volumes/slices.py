@@ -9,7 +9,7 @@ import numpy as np
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, GreyWindow, store
 from dira_scale.imaging.volume import Annotated, Volume
-from dira_scale.imaging.volumes.body import SKIN
+from dira_scale.imaging.volumes.prepare import SKIN
 from dira_scale.imaging.volumes.resample import resample
 
 FAINT = 0.1  # of the window: what is below may be the noise of the background (other modalities than CT)

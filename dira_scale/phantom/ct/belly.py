@@ -37,36 +37,18 @@ class Belly:
 
     def _muscles(self) -> Tubes:
         """Psoas, quadratus lumborum and diaphragmatic crura, on both sides."""
-        top = self.top
         muscles: list[Tubes] = []
         for side in (-1, 1):
             z = np.array([self.trunk.level(n) for n in (12.3, 13.5, 15, 16.5, 18)])
             y = np.array([self.trunk.spine(v) for v in z])
-            muscles.append(
-                Tubes.along(
-                    np.stack([side * np.array([22, 29, 38, 46, 54]), y + np.array([4, 2, -2, -6, -12]), z], -1),
-                    np.array([5, 11, 18, 22, 22.0]),
-                    16,
-                )
-            )
-            muscles.append(
-                Tubes.along(
-                    np.stack([side * np.array([44, 48, 54, 60]), y[:4] + 20, z[:4]], -1), np.array([5, 8, 10, 11.0])
-                )
-            )
-            muscles.append(
-                Tubes.along(
-                    np.stack(
-                        [
-                            side * np.array([14, 15, 17, 14]),
-                            np.array([self.trunk.spine(v) - 20 for v in (top - 20, top - 50, top - 90, top - 130)]),
-                            top - np.array([20, 50, 90, 130]),
-                        ],
-                        -1,
-                    ),
-                    np.array([4, 5, 5, 3.0]),
-                )
-            )
+            psoas = np.stack([side * np.array([22, 29, 38, 46, 54]), y + np.array([4, 2, -2, -6, -12]), z], -1)
+            quadratus = np.stack([side * np.array([44, 48, 54, 60]), y[:4] + 20, z[:4]], -1)
+            z = self.top - np.array([20, 50, 90, 130])
+            y = np.array([self.trunk.spine(v) - 20 for v in z])
+            crus = np.stack([side * np.array([14, 15, 17, 14]), y, z], -1)
+            muscles.append(Tubes.along(psoas, [5, 11, 18, 22, 22], 16))
+            muscles.append(Tubes.along(quadratus, [5, 8, 10, 11]))
+            muscles.append(Tubes.along(crus, [4, 5, 5, 3]))
         return Tubes.joined(muscles)
 
     def _liver_vessels(self, rng: np.random.Generator) -> None:
@@ -80,35 +62,18 @@ class Belly:
             as_tubes(*tree(start, fed, 6.8, rng, 1.1)) for start, fed in ((porta, points[::2]), (outflow, points[1::2]))
         )
         trunk = np.array([(2, -14, porta[2] - 42), (-4, -14, porta[2] - 18), porta])
-        portal += Tubes.along(trunk, np.array([7, 7, 6.8]))
-        portal += Tubes.along(
-            np.array([trunk[0], (38, 2, porta[2] - 22), (80, 20, porta[2] - 8)]), np.array([5.5, 5, 4.5])
-        )
-        portal += Tubes.along(
-            np.array([trunk[0], (6, -22, porta[2] - 90), (4, -28, porta[2] - 150)]), np.array([6, 5.5, 3.5])
-        )
+        portal += Tubes.along(trunk, [7, 7, 6.8])
+        portal += Tubes.along([trunk[0], (38, 2, porta[2] - 22), (80, 20, porta[2] - 8)], [5.5, 5, 4.5])
+        portal += Tubes.along([trunk[0], (6, -22, porta[2] - 90), (4, -28, porta[2] - 150)], [6, 5.5, 3.5])
         arteries = []
         for (cx, cy, cz), _, side in self.kidneys:
             y = self.trunk.spine(cz) - 26
-            arteries.append(
-                Tubes.along(
-                    np.array([(side * 4, y, cz + 12), (side * 30, y + 16, cz + 6), (cx - side * 14, cy - 4, cz)]),
-                    np.array([3, 2.8, 2.4]),
-                )
-            )
-        y = self.trunk.spine(self.top - 90) - 30
-        arteries.append(
-            Tubes.along(
-                np.array([(4, y, self.top - 84), (6, y - 16, self.top - 100), (8, y - 20, self.top - 150)]),
-                np.array([3.8, 3.6, 2.5]),
-            )
-        )
-        arteries.append(
-            Tubes.along(
-                np.array([(4, y, self.top - 70), (6, y - 18, self.top - 70), (-10, y - 22, self.top - 74), porta]),
-                np.array([3.6, 3.4, 2.6, 2.2]),
-            )
-        )
+            path = [(side * 4, y, cz + 12), (side * 30, y + 16, cz + 6), (cx - side * 14, cy - 4, cz)]
+            arteries.append(Tubes.along(path, [3, 2.8, 2.4]))
+        y, top = self.trunk.spine(self.top - 90) - 30, self.top
+        mesenteric = [(4, y, top - 84), (6, y - 16, top - 100), (8, y - 20, top - 150)]
+        coeliac = [(4, y, top - 70), (6, y - 18, top - 70), (-10, y - 22, top - 74), tuple(porta)]
+        arteries += [Tubes.along(mesenteric, [3.8, 3.6, 2.5]), Tubes.along(coeliac, [3.6, 3.4, 2.6, 2.2])]
         points = np.stack(
             [rng.uniform(-75, 80, 300), rng.uniform(-85, -8, 300), self.top - rng.uniform(120, 250, 300)], -1
         )

@@ -25,7 +25,7 @@ class Bowel:
             path = np.array(points, float) * (1, 1, u) + (0, 0, top)
             wander = rng.normal(0, 4, path.shape)
             wander[0] = 0
-            return Tubes.along(path + wander, np.array(radii), samples)
+            return Tubes.along(path + wander, radii, samples)
 
         self.stomach = placed(
             along([(56, 14, -34), (62, -8, -50), (60, -36, -72), (44, -52, -92), (14, -46, -104), (-14, -34, -104)],
@@ -53,7 +53,7 @@ class Bowel:
             gap = np.linalg.norm(spots - path[-1], axis=1)
             taken = np.min([np.linalg.norm(spots - p, axis=1) for p in path], 0)
             path.append(spots[np.argmin(np.abs(gap - 34) + 1e3 * (taken < 23))])
-        self.bowel = placed(Tubes.along(np.array(path), rng.uniform(9, 14, len(path)), 8 * LOOPS))
+        self.bowel = placed(Tubes.along(path, rng.uniform(9, 14, len(path)), 8 * LOOPS))
 
     def paint_loops(self, slab: Slab, inside: Array) -> None:
         """The small bowel: fluid with pockets of gas."""

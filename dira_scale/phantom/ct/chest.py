@@ -47,13 +47,12 @@ class Thorax:
         trachea_y = self.trunk.spine(c) - 31
         neck = self.trunk.spine(30.0) - 34
         ways = Tubes.along(
-            np.array([(0, neck, 45), (0, neck + 4, -10), (-1, trachea_y - 4, c + 40), (-2, trachea_y, c)]),
-            np.array([8.6, 8.6, 8.8, 9]),
+            [(0, neck, 45), (0, neck + 4, -10), (-1, trachea_y - 4, c + 40), (-2, trachea_y, c)], [8.6, 8.6, 8.8, 9]
         )
         roots = {-1: np.array([-37.0, trachea_y + 5, h + 2]), 1: np.array([38.0, trachea_y + 8, h - 4])}
         for root in roots.values():
-            middle = np.array([root[0] * 0.45, trachea_y + 2, (c + root[2]) / 2 + 2])
-            ways += Tubes.along(np.array([(-2, trachea_y, c), middle, root]), np.array([7.2, 6.6, 5.8]))
+            middle = root[0] * 0.45, trachea_y + 2, (c + root[2]) / 2 + 2
+            ways += Tubes.along([(-2, trachea_y, c), middle, tuple(root)], [7.2, 6.6, 5.8])
         pipes: list[Tubes] = []
         bronchi: list[Tubes] = []
         for side in (-1, 1):

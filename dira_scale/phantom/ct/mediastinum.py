@@ -67,44 +67,35 @@ class Mediastinum:
         """(arteries, veins)."""
         a, base, hil = self.arch, self.base, self.hilum
         r, spine = self.trunk.anatomy.aorta, self.trunk.spine
+        rise = (-3, -26, base + 72), (-16, -34, a - 30), (-14, -30, a - 2), (0, -16, a + 9), (14, 0, a + 6)
         aorta = Tubes.along(
-            np.array([(-3, -26, base + 72), (-16, -34, a - 30), (-14, -30, a - 2), (0, -16, a + 9), (14, 0, a + 6),
-                      (22, spine(a - 22) - 6, a - 22)]),
-            np.array([1.08, 1.12, 1.08, 1.0, 0.96, 0.9]) * r, 24,
-        )  # fmt: skip
+            [*rise, (22, spine(a - 22) - 6, a - 22)], np.array([1.08, 1.12, 1.08, 1.0, 0.96, 0.9]) * r, 24
+        )
         down = np.linspace(a - 22, self.trunk.level(16.5), 9)
         share = (down[0] - down) / (down[0] - down[-1])
         path = [(22 - 20 * s, spine(z) - 6 - 22 * min(1, 1.6 * s), z) for s, z in zip(share, down, strict=True)]
-        aorta += Tubes.along(np.array(path), r * (0.88 - 0.25 * share), 40)
+        aorta += Tubes.along(path, r * (0.88 - 0.25 * share), 40)
         for x, y, lean in ((-10, -26, -14), (3, -16, 6), (14, -8, 14)):  # to neck and arms
             aorta += Tubes.along(
-                np.array(
-                    [(x, y, a + 6), (x + lean / 2, y - 2, a + 35), (x + lean, y, a + 70), (x + 2 * lean, y, a + 110)]
-                ),
-                np.array([6.0, 4.8, 4.4, 4.0]),
+                [(x, y, a + 6), (x + lean / 2, y - 2, a + 35), (x + lean, y, a + 70), (x + 2 * lean, y, a + 110)],
+                [6.0, 4.8, 4.4, 4.0],
             )
         lungs = Tubes.along(
-            np.array([(12, -42, base + 84), (18, -34, hil + 2), (26, -18, hil + 4), (44, 4, hil + 6)]),
-            np.array([14, 14, 12, 8.5]), 16,
-        )  # fmt: skip
+            [(12, -42, base + 84), (18, -34, hil + 2), (26, -18, hil + 4), (44, 4, hil + 6)], [14, 14, 12, 8.5], 16
+        )
         lungs += Tubes.along(
-            np.array([(20, -28, hil), (2, -16, hil - 4), (-20, -12, hil - 5), (-44, -2, hil - 6)]),
-            np.array([11, 10.5, 10, 8.5]), 16,
-        )  # fmt: skip
+            [(20, -28, hil), (2, -16, hil - 4), (-20, -12, hil - 5), (-44, -2, hil - 6)], [11, 10.5, 10, 8.5], 16
+        )
         cava = Tubes.along(
-            np.array([(-22, -18, base + 60), (-25, -22, hil), (-24, -26, a), (-21, -30, a + 30)]),
-            np.array([11, 10, 9, 8.0]),
+            [(-22, -18, base + 60), (-25, -22, hil), (-24, -26, a), (-21, -30, a + 30)], [11, 10, 9, 8.0]
         )
+        cava += Tubes.along([(-21, -30, a + 28), (-30, -32, a + 60), (-40, -24, a + 95)], [8, 6.5, 6])
         cava += Tubes.along(
-            np.array([(-21, -30, a + 28), (-30, -32, a + 60), (-40, -24, a + 95)]), np.array([8, 6.5, 6])
-        )
-        cava += Tubes.along(
-            np.array([(-21, -30, a + 22), (0, -38, a + 34), (28, -34, a + 56), (42, -24, a + 95)]),
-            np.array([7.5, 6.5, 6.5, 6]),
+            [(-21, -30, a + 22), (0, -38, a + 34), (28, -34, a + 56), (42, -24, a + 95)], [7.5, 6.5, 6.5, 6]
         )
         z = np.linspace(base + 40, self.trunk.level(16.6), 7)
         path = [(-21 + 4 * min(1, i / 3), spine(v) - 34 + 4 * min(i, 3), v) for i, v in enumerate(z)]
-        cava += Tubes.along(np.array(path), np.array([13, 13.5, 13, 12, 11, 10.5, 9.5]), 30)
+        cava += Tubes.along(path, [13, 13.5, 13, 12, 11, 10.5, 9.5], 30)
         return aorta, lungs + cava
 
     def _gullet(self) -> Tubes:
@@ -112,4 +103,4 @@ class Mediastinum:
         before = np.array([22, 23, 24, 26, 34, 40])  # mm in front of the spine
         y = np.array([self.trunk.spine(v) for v in z]) - before
         points = np.stack([np.array([2, 4, 6, 6, 8, 22]), y, z], -1)
-        return Tubes.along(points, np.array([6, 6.5, 7, 7, 7, 8.0]), 30)
+        return Tubes.along(points, [6, 6.5, 7, 7, 7, 8.0], 30)

@@ -81,7 +81,7 @@ class Skeleton:
         parts = []
         for side in (-1, 1):
             points = [(16, front + 17, -30 * u), (55, front + 14, -18 * u), (105, front + 38, -2), (reach, -12, 14)]
-            parts.append(Tubes.along(np.array(points) * (side, 1, 1), np.array([7.5, 5.5, 5.2, 6.0]), 20))
+            parts.append(Tubes.along(np.array(points) * (side, 1, 1), [7.5, 5.5, 5.2, 6.0], 20))
         return parts[0] + parts[1]
 
     def _sternum(self, slab: Slab) -> None:

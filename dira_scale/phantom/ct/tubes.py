@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from dira_scale.phantom.curve import curve
 
@@ -19,8 +19,8 @@ class Tubes:
     radii: NDArray[np.float64]
 
     @classmethod
-    def along(cls, points: NDArray, radii: NDArray, samples: int = 12) -> "Tubes":
-        """A smooth tube through control points [M, 3]."""
+    def along(cls, points: ArrayLike, radii: ArrayLike, samples: int = 12) -> "Tubes":
+        """A smooth tube through control points [M, 3] with radii [M]."""
         fine, thick = curve(np.asarray(points, float)[None], samples)[0], curve(np.asarray(radii, float)[None], samples)
         return cls.chain(fine, thick[0])
 

@@ -1,51 +1,76 @@
-"""Accidents of disks, networks and programs."""
+"""What a mutant is, the odd words of which many are made, and accidents of disks, networks and programs."""
 
-# ruff: noqa: E501
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+NAME = "Quillfeather^Osbertina"  # stands in every header: must come out nowhere
+ODD_NUMBERS = (
+    "0",
+    "-1",
+    "-0.5",
+    "nan",
+    "inf",
+    "1e308",
+    "-1e999",
+    "65536",
+    "2147483648",
+    "99999999999999999999",
+    "",
+    "x",
+)
+ODD_TEXTS = ("../../etc/passwd", "/dev/zero", "http://127.0.0.1:9/x.raw", "%s%n%03d.raw 1 9 1", "LIST", "\x1b[2J",
+             "=1+1", NAME * 20, "\0", "None")  # fmt: skip
+ODD_BYTES = (b"", b",", b"\n", b'"', b"\0", b"\xff", b"<", b"{", b"[]", b"../../x", *(n.encode() for n in ODD_NUMBERS))
 
 
-def damaged(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """One of the accidents of disks, networks and programs: its kind, and what is left."""
-    accidents: list[tuple[str, Callable[[bytes, random.Random], bytes]]] = [
-        ("one bit flipped", lambda c, r: _flipped(c, r, 1)),
-        ("ten bits flipped", lambda c, r: _flipped(c, r, 10)),
-        ("ten bits flipped, header", lambda c, r: _flipped(c, r, 10, 400)),
-        ("1 % of bytes replaced", lambda c, r: _replaced(c, r, 1 + len(c) // 100)),
-        ("header bytes 0 or 255", lambda c, r: _replaced(c, r, 5, 400, (0, 255))),
-        ("cut short", lambda c, r: c[: r.choice((1, 2, 4, 16, 131, 132, 144, 347, 352, len(c) - 1, r.randrange(len(c))))]),
-        ("a part missing", lambda c, r: _without(c, r)),
-        ("a part twice", lambda c, r: _twice(c, r)),
-        ("rubbish behind", lambda c, r: c + r.randbytes(r.choice((1, 100, 5000)))),
-        ("rubbish before", lambda c, r: r.randbytes(r.choice((1, 128, 512))) + c),
-        ("zeros from the middle", lambda c, r: c[: len(c) // 2] + bytes(len(c) - len(c) // 2)),
-    ]  # fmt: skip
-    kind, accident = rng.choice(accidents)
-    return kind, accident(content, rng)
+class Mutant(NamedTuple):
+    """What is done to a folder: ``kind`` for the table of outcomes, ``place`` makes it in a folder of its own."""
+
+    kind: str
+    place: Callable[[Path], object]
 
 
-def _flipped(content: bytes, rng: random.Random, count: int, end: int | None = None) -> bytes:
-    spoilt = bytearray(content)
-    for _ in range(count):
-        spoilt[rng.randrange(min(end or len(spoilt), len(spoilt)))] ^= 1 << rng.randrange(8)
-    return bytes(spoilt)
+def files(kind: str, contents: Mapping[str, bytes]) -> Mutant:
+    """A mutant of several files."""
+    return Mutant(kind, lambda folder: [(folder / name).write_bytes(content) for name, content in contents.items()])
 
 
-def _replaced(
-    content: bytes, rng: random.Random, count: int, end: int | None = None, by: tuple[int, ...] = tuple(range(256))
-) -> bytes:
-    spoilt = bytearray(content)
-    for _ in range(count):
-        spoilt[rng.randrange(min(end or len(spoilt), len(spoilt)))] = rng.choice(by)
-    return bytes(spoilt)
+def file(kind: str, name: str | bytes, content: bytes | Callable[[], bytes]) -> Mutant:
+    """A mutant of one file; ``content`` may be made when it is wanted."""
+    return Mutant(
+        kind, lambda folder: (folder / os.fsdecode(name)).write_bytes(content() if callable(content) else content)
+    )
 
 
-def _without(content: bytes, rng: random.Random) -> bytes:
-    start = rng.randrange(len(content))
-    return content[:start] + content[start + rng.randrange(1, 2000) :]
+def damaged(content: bytes, rng: random.Random, kinds: Sequence[str] = ()) -> tuple[str, bytes]:
+    """One accident, of ``kinds`` if given: its kind, and what is left."""
+    start, length = rng.randrange(len(content)), rng.randrange(1, min(2000, 2 + len(content) // 4))
+    end = start + length
 
+    def exchanged(count: int, stop: int, values: Sequence[int] = ()) -> bytes:
+        """``count`` bytes before ``stop`` become one of ``values``, or lose or gain a bit."""
+        changed = bytearray(content)
+        for _ in range(count):
+            place = rng.randrange(min(stop, len(changed)))
+            changed[place] = rng.choice(values) if values else changed[place] ^ 1 << rng.randrange(8)
+        return bytes(changed)
 
-def _twice(content: bytes, rng: random.Random) -> bytes:
-    start = rng.randrange(len(content))
-    end = start + rng.randrange(1, 2000)
-    return content[:end] + content[start:]
+    accidents: dict[str, Callable[[], bytes]] = {
+        "one bit flipped": lambda: exchanged(1, len(content)),
+        "ten bits flipped": lambda: exchanged(10, len(content)),
+        "ten bits flipped, header": lambda: exchanged(10, 400),
+        "1 % of bytes replaced": lambda: exchanged(1 + len(content) // 100, len(content), range(256)),
+        "header bytes 0 or 255": lambda: exchanged(5, 400, (0, 255)),
+        "an odd word": lambda: content[:start] + rng.choice(ODD_BYTES) + content[start + rng.randrange(9) :],
+        "cut short": lambda: content[: rng.choice((1, 2, 16, 131, 132, 144, 347, 352, len(content) - 1, start))],
+        "a part missing": lambda: content[:start] + content[end:],
+        "a part twice": lambda: content[:end] + content[start:],
+        "rubbish behind": lambda: content + rng.randbytes(rng.choice((1, 100, 5000))),
+        "rubbish before": lambda: rng.randbytes(rng.choice((1, 128, 512))) + content,
+        "zeros from the middle": lambda: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+    }
+    kind = rng.choice(list(kinds or accidents))
+    return kind, accidents[kind]()

@@ -4,6 +4,7 @@
 import gzip
 import io
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +16,7 @@ import numpy as np
 import pydicom
 import SimpleITK
 import tifffile
-from archive.mutants.mutant import NAME
+from archive.mutants.damage import NAME
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -92,6 +93,11 @@ def raster(pixels: np.ndarray, kind: str, **keys: object) -> bytes:
     return target.getvalue()
 
 
+def png(seed: int, *sides: int) -> bytes:
+    """A picture of 8 bits."""
+    return raster((picture(seed, *sides) >> 4).astype(np.uint8), "PNG")
+
+
 def numpy_file(array: np.ndarray, compressed: bool | None = None) -> bytes:
     """A ``.npy``; with ``compressed`` an ``.npz``."""
     target = io.BytesIO()
@@ -102,20 +108,17 @@ def numpy_file(array: np.ndarray, compressed: bool | None = None) -> bytes:
     return target.getvalue()
 
 
-def images(seed: int) -> dict[str, bytes]:
-    """One of each kind, by file name."""
+def images(seed: int) -> dict[str, dict[str, bytes]]:
+    """One image of each kind: its files by their names."""
     grey = picture(seed)
     small = (grey >> 4).astype(np.uint8)
-    jpeg = "1.2.840.10008.1.2.4.50"
-    made = {
-        f"{syntax.rpartition('.')[2]}.dcm": dicom(grey, syntax) for syntax in SYNTAXES if syntax != jpeg
-    }  # fmt: skip
-    return made | {
-        "50.dcm": dicom(grey, jpeg, BitsAllocated=8, BitsStored=8, HighBit=7),
+    made = {f"{syntax.rpartition('.')[2]}.dcm": dicom(grey, syntax) for syntax in SYNTAXES}
+    made |= {
+        "50.dcm": dicom(grey, "1.2.840.10008.1.2.4.50", BitsAllocated=8, BitsStored=8, HighBit=7),
         "frames.dcm": dicom(np.stack([grey, picture(seed + 1000)])),
         "window.dcm": dicom(grey, WindowCenter=2000, WindowWidth=3000, RescaleSlope=1, RescaleIntercept=-100,
                             PixelPaddingValue=0, PixelSpacing=["0.2", "0.2"]),
-        "8.png": raster(small, "PNG"),
+        "8.png": png(seed),
         "16.png": raster(grey, "PNG"),
         "x.jpg": raster(small, "JPEG", quality=90),
         "8.tif": raster(small, "TIFF", compression="tiff_lzw"),
@@ -123,46 +126,37 @@ def images(seed: int) -> dict[str, bytes]:
         "x.npy": numpy_file(grey),
         "x.npz": numpy_file(grey, compressed=True),
     }  # fmt: skip
-
-
-def itk(array: np.ndarray, folder: Path, name: str, compressed: bool = False) -> dict[str, bytes]:
-    """As SimpleITK writes it, in one file or two."""
-    image = SimpleITK.GetImageFromArray(array)
-    image.SetSpacing((0.7, 0.8, 2.0))
-    SimpleITK.WriteImage(image, str(folder / name), useCompression=compressed)
-    made = {path.name: path.read_bytes() for path in sorted(folder.glob(f"{name.partition('.')[0]}.*"))}
-    for path in list(folder.iterdir()):
-        path.unlink()
-    return made
+    return {name: {name: content} for name, content in made.items()}
 
 
 @cache
-def volumes(seed: int, scratch: Path) -> dict[str, dict[str, bytes]]:
-    """One of each kind: its name, and its files by their names. ``scratch`` is an empty folder."""
-    array = voxels(seed)
-    frames = {"frames.dcm": series_files(array, seed, whole=True)[0]}
-    return stacks(array, scratch) | {"frames.dcm": frames, "series": series(seed)}
+def volumes(seed: int) -> dict[str, dict[str, bytes]]:
+    """One volume of each kind: its files by their names."""
+    frames = {"frames.dcm": series_files(voxels(seed), seed, whole=True)[0]}
+    return stacks(voxels(seed)) | {"frames.dcm": frames, "series": series(seed)}
 
 
-def stacks(array: np.ndarray, scratch: Path) -> dict[str, dict[str, bytes]]:
+def stacks(array: np.ndarray) -> dict[str, dict[str, bytes]]:
     """int16 [Z, Y, X] in each kind of file but DICOM, on one grid where the kind knows millimetres."""
     nifti = nibabel.Nifti1Image(array.T, np.diag([-0.7, -0.8, 2.0, 1]))
     nifti.header["descrip"] = NAME.encode()
-    plain = nifti.to_bytes()
-    tiff = io.BytesIO()
+    plain, tiff = nifti.to_bytes(), io.BytesIO()
     tifffile.imwrite(tiff, (array - array.min()).astype(np.uint16), photometric="minisblack")
-    return {
-        "x.nii": {"x.nii": plain},
-        "x.nii.gz": {"x.nii.gz": gzip.compress(plain, 1)},
-        "x.npy": {"x.npy": numpy_file(array)},
-        "x.npz": {"x.npz": numpy_file(array, compressed=True)},
-        "x.tif": {"x.tif": tiff.getvalue()},
-        "x.mha": itk(array, scratch, "x.mha"),
-        "z.mha": itk(array, scratch, "z.mha", compressed=True),
-        "x.mhd": itk(array, scratch, "x.mhd"),
-        "x.nrrd": itk(array, scratch, "x.nrrd"),
-        "z.nrrd": itk(array, scratch, "z.nrrd", compressed=True),
-    }
+    made = {
+        "x.nii": plain, "x.nii.gz": gzip.compress(plain, 1), "x.npy": numpy_file(array), "x.tif": tiff.getvalue(),
+        "x.npz": numpy_file(array, compressed=True),
+    }  # fmt: skip
+    by_itk = {name: itk(array, name) for name in ("x.mha", "z.mha", "x.mhd", "x.nrrd", "z.nrrd")}
+    return {name: {name: content} for name, content in made.items()} | by_itk
+
+
+def itk(array: np.ndarray, name: str) -> dict[str, bytes]:
+    """The files that SimpleITK writes, compressed if the name begins with z."""
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing((0.7, 0.8, 2.0))
+    with tempfile.TemporaryDirectory() as folder:
+        SimpleITK.WriteImage(image, f"{folder}/{name}", useCompression=name.startswith("z"))
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def series(seed: int) -> dict[str, bytes]:

@@ -150,6 +150,7 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "../../x", "which is outside its folder"),
     ("msd", {}, "dataset.json", "./imagesTs/prostate_03.nii.gz", "/etc/passwd",
      "names /etc/passwd, which is outside its folder"),
+    ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "./imagesTr/", "'./imagesTr/.nii.gz', which is no name"),
 ]  # fmt: skip
 
 

@@ -40,7 +40,13 @@ def test_shrunken_masks_stay_on_their_images(tmp_path: Path, shards: Callable, i
         np.testing.assert_array_equal(shrunken, mask[1::2, 1::2])  # nearest: every second pixel
 
 
-@pytest.mark.parametrize("region", ["3", "0 4 x 2", "0 101", "90 5 5 1", "4 -1", "-1 4", "1.5 2"])
+LONG = 2**63 - 1  # two of them overflow an int64
+
+
+@pytest.mark.parametrize(
+    "region",
+    ["3", "0 4 x 2", "0 101", "90 5 5 1", "4 -1", "-1 4", "1.5 2", "0 99999999999999999999", f"{LONG} {LONG} 2 1"],
+)
 def test_runs_that_are_none_are_refused(region: str) -> None:
     image = GreyImage(np.zeros((10, 10), np.uint8), 0, 255, None)
     with pytest.raises(RejectedError, match="run lengths"):

@@ -1,6 +1,7 @@
 """Volumes of one file: what nibabel and SimpleITK read is what we read, and what is broken has its reason."""
 
 import gzip
+import random
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
+from archive.mutants.damage import damaged
 
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
@@ -290,40 +292,27 @@ BROKEN = {
     "nifti header only": (nifti()[:200], "damaged or missing NIfTI"),
     "nifti in two files": (nifti(lambda b: b.__setitem__(slice(344, 348), b"ni1\0")), "two files"),
     "nifti of absurd size": (nifti(set_at(42, "h", 32767, 32767, 32767)), "more than"),
-    "nifti that claims more than it has": (nifti(set_at(42, "h", 700, 600, 500)), "ends before"),
-    "nifti of negative size": (nifti(set_at(42, "h", -7, 6, 5)), "no voxels|damaged"),
     "nifti in time": (nifti(values=np.zeros((3, 3, 3, 40), np.int16)), "series in time"),
     "nifti of two axes": (nifti(values=np.zeros((30, 30), np.int16)), "fewer than three"),
     "nifti of colours": (nifti(set_at(70, "h", 128)), "colours"),
     "nifti of negative spacing": (nifti(set_at(80, "f", 1, -1, 1)), "zero, negative"),
-    "nifti of no spacing": (nifti(set_at(80, "f", 1, 0, 1)), "zero, negative"),
-    "nifti of spacing NaN": (nifti(set_at(80, "f", 1, float("nan"), 1)), "zero, negative"),
     "nifti with a flat sform": (nifti(set_at(280, "f", 0, 0, 0, 0)), "zero, negative|do not span"),
     "nifti with an sform of NaN": (nifti(set_at(280, "f", float("nan"))), "not a number"),
     "nifti of NaN": (nifti(values=np.where(whole == 7, np.nan, whole)), "NaN or infinite"),
-    "nifti of infinity": (nifti(values=np.where(whole == 7, np.inf, whole)), "NaN or infinite"),
     "nifti of one value": (nifti(values=np.ones((4, 4, 4), np.int16)), "equal"),
     "metaimage cut short": (metaimage()[:-20], "ends before"),
     "metaimage of absurd size": (metaimage(DimSize="50000 60000 70000"), "more than"),
     "metaimage of negative size": (metaimage(DimSize="5 -6 7"), "negative size"),
-    "metaimage of negative spacing": (metaimage(ElementSpacing="1 -1 1"), "zero, negative"),
     "metaimage of spacing NaN": (metaimage(ElementSpacing="1 nan 1"), "zero, negative"),
     "metaimage of flat axes": (metaimage(TransformMatrix="1 0 0 1 0 0 0 0 1"), "do not span"),
-    "metaimage of two axes": (metaimage(NDims="2", DimSize="5 6"), "another number of axes"),
     "metaimage with a list": (metaimage(ElementDataFile="LIST"), "is missing"),
-    "metaimage with a pattern": (metaimage(ElementDataFile="x%03d.raw 1 7 1"), "outside its folder"),
     "metaimage that looks elsewhere": (metaimage(ElementDataFile="/etc/passwd"), "outside its folder"),
-    "metaimage that climbs": (metaimage(ElementDataFile="../secret.raw"), "outside its folder"),
     "metaimage without its file": (metaimage(ElementDataFile="gone.raw"), "is missing"),
-    "metaimage of a long name": (metaimage(ElementDataFile="x" * 300), "outside its folder"),
     "metaimage without an end": (b"ObjectType = Image\n" * 5, "without ElementDataFile"),
     "metaimage of a strange type": (metaimage(ElementType="MET_OTHER"), "damaged MetaImage"),
     "nrrd cut short": (nrrd({})[:-20], "ends before"),
-    "nrrd of absurd size": (nrrd({"sizes": "50000 60000 70000"}), "more than"),
     "nrrd in text": (nrrd({"encoding": "ascii"}), "another encoding"),
     "nrrd of negative spacing": (nrrd({"spacings": "1 -1 1"}), "zero, negative"),
-    "nrrd that looks elsewhere": (nrrd({"data file": "/etc/passwd"}), "outside its folder"),
-    "nrrd of two axes": (nrrd({"dimension": "2", "sizes": "5 42"}), "another number of axes"),
     "nrrd without sizes": (b"NRRD0004\ntype: short\n\n", "damaged NRRD"),
     "tiff cut short": (b"II*\0\x08\0\0\0", "damaged TIFF"),
 }
@@ -396,17 +385,6 @@ def test_bytes_to_skip_are_not_inflated_without_end(tmp_path: Path, make: Simple
         tracemalloc.stop()
 
 
-def mutated(whole: bytes, number: int, rng: np.random.Generator) -> bytes:
-    """Bits flipped, numbers made wild, the end cut off; most of it in the header."""
-    mutant = bytearray(whole)
-    if number % 3 == 0:
-        del mutant[int(rng.integers(len(whole))) :]
-    for place in rng.integers(0, 350, 1 + number % 5):
-        if place < len(mutant):
-            mutant[place] = mutant[place] ^ 1 << int(rng.integers(8)) if number % 2 else int(rng.integers(256))
-    return bytes(mutant)
-
-
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", ["nifti", "nifti.gz", "metaimage", "nrrd", "npy", "tiff", "slices"])
 def test_mutants_are_read_or_refused(tmp_path: Path, make: SimpleNamespace, name: str, count: int) -> None:
@@ -418,9 +396,9 @@ def test_mutants_are_read_or_refused(tmp_path: Path, make: SimpleNamespace, name
     whole = {"nifti": nifti(), "nifti.gz": nifti(), "metaimage": metaimage(), "nrrd": nrrd({}),
              "npy": (tmp_path / "a.npy").read_bytes(), "tiff": (tmp_path / "a.tiff").read_bytes(),
              "slices": first.read_bytes()[128:]}[name]  # fmt: skip
-    rng, outcomes = np.random.default_rng(7), set()
-    for number in range(count):
-        mutant = mutated(whole, number, rng)
+    rng, outcomes = random.Random(7), set()
+    for _ in range(count):
+        _, mutant = damaged(whole, rng)
         changed = first if name == "slices" else tmp_path / "x"
         changed.write_bytes({"slices": bytes(128) + mutant, "nifti.gz": gzip.compress(mutant, 1)}.get(name, mutant))
         try:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from phantom.ct.subjects import QUIET, body, scan
+from phantom.ct.conftest import QUIET, scan
 from scipy import ndimage
 
 from dira_scale.phantom.ct import tissue
@@ -30,6 +30,10 @@ def core(study: Study, value: int, rounds: int = 2) -> np.ndarray:
     return study.voxels[ndimage.binary_erosion(study.mask == value, iterations=rounds)]
 
 
+def test_a_plain_scan_has_the_textbooks_values() -> None:
+    assert (tissue.PLAIN.liver, tissue.PLAIN.blood, tissue.FAT, tissue.MUSCLE) == (57, 42, -100, 50)
+
+
 @pytest.mark.system
 def test_air_lungs_fat_and_muscle(thorax: Study) -> None:
     assert (thorax.voxels[:, :4] == -1000).all()
@@ -49,8 +53,6 @@ def test_windpipe_aorta_and_bone(thorax: Study, chest: Body) -> None:
     assert np.median(blood) == pytest.approx(chest.trunk.contrast.blood, abs=6)
     fine = scan(chest, (0, float(chest.trunk.outline(-150).spine), -150), (8, 80, 80), 0.7)
     assert 700 < np.percentile(fine.voxels, 99.8) < 1300  # cortex
-    spongy = fine.voxels[(fine.voxels > 100) & (fine.voxels < 350)]
-    assert len(spongy) > 0.03 * fine.voxels.size
 
 
 @pytest.mark.system
@@ -65,10 +67,6 @@ def test_liver_spleen_and_kidneys(belly: Study, abdomen: Body) -> None:
         value = at(belly, np.array([lesion.middle]))[0]
         assert value < contrast.liver - 15 if lesion.kind == "metastasis" else abs(value - 6) < 20
     assert deep
-
-
-def test_a_plain_scan_has_the_textbooks_values() -> None:
-    assert (tissue.PLAIN.liver, tissue.PLAIN.blood, tissue.FAT, tissue.MUSCLE) == (57, 42, -100, 50)
 
 
 @pytest.mark.system
@@ -99,11 +97,7 @@ def test_the_noise_has_the_scanners_strength_and_correlation() -> None:
     assert neighbours["SOFT"] > 0.25 and neighbours["SHARP"] < neighbours["SOFT"]
 
 
-@pytest.mark.system
-def test_patients_differ_and_slices_are_means_of_thin_ones(chest: Body) -> None:
-    other = body("thorax", 6)
-    coarse = {"centre": (0, 0, -130), "shape": (20, 40, 40), "spacing": 9.0}
-    assert (scan(chest, **coarse).voxels != scan(other, **coarse).voxels).mean() > 0.5
+def test_a_thick_slice_is_the_mean_of_thin_ones(chest: Body) -> None:
     thin, thick = (
         chest.scan(ScanGrid.around((20, 10, -130), (slices, 60, 60), (apart, 1.25, 1.25)), np.zeros(3), QUIET, 0)
         for slices, apart in ((7, 10 / 7), (1, 10.0))

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantom.ct.subjects import QUIET, scan
+from phantom.ct.conftest import scan
 
-from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.study import FINDING, ORGAN, Body
 
 
@@ -54,12 +53,3 @@ def test_one_smaller_than_a_voxel_still_has_one(chest: Body) -> None:
     assert study.mask[at] == FINDING
     z, y, x, d, h, w = found.box
     assert z <= at[0] < z + d and y <= at[1] < y + h and x <= at[2] < x + w
-
-
-def test_the_scan_of_a_part_is_a_part_of_the_scan(chest: Body) -> None:
-    whole, part = (
-        chest.scan(ScanGrid.around((60, 10, -140), shape, (3.0, 3.0, 3.0)), np.zeros(3), QUIET, 0)
-        for shape in ((30, 40, 40), (10, 20, 20))
-    )
-    np.testing.assert_allclose(part.voxels, whole.voxels[10:20, 10:30, 10:30], atol=1)
-    np.testing.assert_array_equal(part.mask, whole.mask[10:20, 10:30, 10:30])

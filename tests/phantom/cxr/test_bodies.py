@@ -1,15 +1,13 @@
-"""Patients' bodies differ, a patient's own studies share theirs: anatomy, ribs, implants."""
+"""Patients' bodies differ, a patient's own studies share theirs: anatomy and implants."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
-from dira_scale.phantom.anatomy import PAIRS_OF_RIBS, Anatomy, StudyState
-from dira_scale.phantom.cxr import devices, radiograph, skeleton
-from dira_scale.phantom.cxr.torso import Build, Torso
+from dira_scale.phantom.anatomy import Anatomy, StudyState
+from dira_scale.phantom.cxr import devices, radiograph
+from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import View
 from dira_scale.shard.curate.audit.twins import compare, near_twins
 
@@ -38,35 +36,6 @@ def test_own_studies_are_more_alike_than_those_of_others() -> None:
     own = [compare(a, b)[1] for a, b in zip(first, second, strict=True)]
     others = [compare(a, b)[1] for shift in (1, 2) for a, b in zip(first, np.roll(second, shift, 0), strict=True)]
     assert np.median(own) > np.percentile(others, 90)
-
-
-def test_the_number_of_ribs_varies_and_is_drawn() -> None:
-    assert {patient(number).ribs for number in range(120)} == set(PAIRS_OF_RIBS[0])
-    anatomy = replace(patient(0), scoliosis=0.0)
-    view = View(256, shift=(0.0, 0.8 * anatomy.height))
-    eleven, twelve = (
-        skeleton.ribs(Torso(replace(anatomy, ribs=n), StudyState()), view, np.random.default_rng(0)) for n in (11, 12)
-    )
-    added = twelve > eleven + 0.3
-    _, count = ndimage.label(ndimage.binary_dilation(added))
-    lowest = view.project(np.array([0, float(Torso(anatomy, StudyState()).vertebra(11)), -60]))[0]
-    assert count == 2 and np.argwhere(added)[:, 0].min() > lowest  # one on each side, below the eleventh pair
-
-
-def test_the_spine_of_a_scoliosis_is_bent_and_the_ribs_start_at_it() -> None:
-    anatomy = patient(0)
-    view = View(128, shift=(0.0, 0.6 * anatomy.height))
-    bent, straight = (Torso(replace(anatomy, scoliosis=mm), StudyState()) for mm in (18.0, 0.0))
-    y = np.linspace(0, anatomy.height, 50)
-    assert np.ptp(bent.midline(y)) > 12 and np.ptp(straight.midline(y)) == 0
-    spines = [skeleton.spine(chest, view) for chest in (bent, straight)]
-    moved = [(image * np.arange(128)).sum(1)[30:100] / image.sum(1)[30:100] for image in spines]
-    expected = bent.midline(view.grid[1][30:100, 0]) / view.spacing
-    np.testing.assert_allclose(moved[0] - moved[1], expected, atol=1.2)
-
-
-def test_a_patients_build_follows_from_the_anatomy() -> None:
-    assert Build.draw(patient(3)) == Build.draw(patient(3)) != Build.draw(patient(4))
 
 
 def test_implants_stay_from_their_first_study_on() -> None:

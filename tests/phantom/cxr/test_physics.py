@@ -42,19 +42,3 @@ def test_denser_is_brighter_and_fills_12_bits() -> None:
     shown = projection.display(light, 1.6, Exposure(detail=0.0, equalise=0.0)).astype(int)
     assert (np.diff(shown[128]) >= 0).all()
     assert shown.max() <= 4095 and np.ptp(shown) > 2500
-
-
-def test_smooth_is_a_gaussian_blur() -> None:
-    from scipy import ndimage
-
-    image = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32)
-    image = ndimage.gaussian_filter(image, 6)
-    expected = ndimage.gaussian_filter(image.astype(float), 20, mode="nearest")
-    inner = np.s_[40:-40, 40:-40]
-    assert np.abs(projection._smooth(image, 20)[inner] - expected[inner]).max() < 0.03 * np.abs(expected).max() + 1e-3
-
-
-def test_texture_is_the_same_and_standardised() -> None:
-    tile = projection.texture(64)
-    assert tile.shape == (128, 128)
-    assert abs(tile.mean()) < 1e-4 and tile.std() == pytest.approx(1, rel=1e-4)

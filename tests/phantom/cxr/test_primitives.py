@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from dira_scale.phantom.curve import curve
-from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
+from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.phantom.cxr.view import View
 
 FAR = 1e7  # mm to the source: parallel rays, so that the brute force stays simple
@@ -56,47 +55,9 @@ def test_tube_is_as_thick_as_a_marched_cylinder(tilt: float) -> None:
     assert abs(got.sum() / expected.sum() - 1) < 0.06
 
 
-def test_shell_of_a_tube_lacks_its_marrow() -> None:
-    view, line = View(64, field=64, shift=(0, 0), source=FAR), np.linspace([-40.0, 0, 0], [40.0, 0, 0], 12)[None]
-    whole, shell = TubeLayer(view), TubeLayer(view)
-    whole.add(line, np.full((1, 12), 10.0))
-    shell.add(line, np.full((1, 12), 10.0), core=0.0, wall=0.8)
-    middle, rim = slice(30, 34), slice(23, 24)
-    assert whole.thickness()[middle, 32] == pytest.approx(20, abs=0.4)
-    assert shell.thickness()[middle, 32] == pytest.approx(4, abs=0.4)
-    assert shell.thickness()[rim, 32] == pytest.approx(whole.thickness()[rim, 32])
-
-
-def test_tubes_of_one_layer_unite() -> None:
-    view = View(64, field=64, shift=(0, 0), source=FAR)
-    line = np.linspace([-40.0, 0, 0], [40.0, 0, 0], 12)[None]
-    once, twice = TubeLayer(view), TubeLayer(view)
-    once.add(line, np.full((1, 12), 6.0))
-    for _ in range(2):
-        twice.add(line, np.full((1, 12), 6.0))
-    np.testing.assert_allclose(twice.thickness(), once.thickness(), rtol=1e-5)
-
-
-def test_nearer_to_the_source_is_larger() -> None:
-    front, back = View(256, shift=(0, 0)), View(256, shift=(0, 0), front=False)
-    heart = np.array([[-50.0, 0, 40], [50.0, 0, 40]])
-    for view in (front, back):
-        distance = 130 - 40 if view.front else 130 + 40
-        _, column, _ = view.project(heart)
-        assert np.ptp(column) * view.spacing == pytest.approx(100 * 1800 / (1800 - distance))
-
-
 def test_grid_inverts_the_projection() -> None:
     view = View(64, roll=0.1, shift=(5.0, 120.0))
     x, y = view.grid
     row, column, _ = view.project(np.stack([x, y, np.zeros_like(x)], -1))
     np.testing.assert_allclose(row, np.mgrid[:64, :64][0], atol=1e-3)
     np.testing.assert_allclose(column, np.mgrid[:64, :64][1], atol=1e-3)
-
-
-def test_curve_meets_its_points_and_upsampling_keeps_a_ramp() -> None:
-    points = np.random.default_rng(0).normal(size=(3, 4, 3))
-    np.testing.assert_allclose(curve(points, 10)[:, [0, 3, -1]], points[:, [0, 1, -1]], atol=1e-12)
-    ramp = np.tile(np.arange(8, dtype=np.float32), (8, 1))
-    large = upsample(ramp, 32)
-    np.testing.assert_allclose(large[0, 2:-2], (np.arange(32)[2:-2] + 0.5) / 4 - 0.5, atol=1e-5)

@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from archive import mutants
 from archive.mutants.tables import GOOD, HEADER, LONG, TABLES
-from archive.sandbox import MEMORY, convert, convert_good, listing, run
-from archive.sources.conftest import Here
+from archive.mutants.valid import png
+from archive.sandbox import MEMORY, convert, convert_good, here, listing, run
 
-from dira_scale.archive import writer
 from dira_scale.archive.sources.boxes import read_boxes, read_findings
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, printable
@@ -26,16 +23,15 @@ ENDLESS = [name for name, table in TABLES.items() if table.outcome in (LONG, "fi
 LARGE = 2**26  # bytes of a large table; under torture in the real command 2^30
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    (tmp_path / "images").mkdir()
+def write_images(folder: Path) -> Path:
+    """The images of all good rows."""
+    folder.mkdir()
     for number in range(GOOD):
-        picture = (mutants.picture(number) >> 4).astype(np.uint8)
-        (tmp_path / "images" / f"a{number}.png").write_bytes(mutants.raster(picture, "PNG"))
-    return tmp_path / "images"
+        (folder / f"a{number}.png").write_bytes(png(number))
+    return folder
 
 
-def told(error: UserError) -> str:
+def shown(error: UserError) -> str:
     """What the user reads."""
     line = printable(str(error))
     assert len(line) < 1500 and line.isprintable(), line[:200]
@@ -43,24 +39,22 @@ def told(error: UserError) -> str:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table(name: str, images: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "worker_pool", Here)
-    table, out = images.parent / "t.csv", images.parent / "out"
+def test_a_table(name: str, tmp_path: Path, ingest: SimpleNamespace) -> None:
+    images, table, out = write_images(tmp_path / "images"), tmp_path / "t.csv", tmp_path / "out"
     content, outcome = TABLES[name]
     table.write_bytes(content(2**22))
-    before = listing(images.parent)
+    before = listing(tmp_path)
     try:
-        convert_here(ingest.recipe("folder", images=str(images), labels=str(table)), out, workers=1)
+        with here():
+            convert_here(ingest.recipe("folder", images=str(images), labels=str(table)), out, workers=1)
     except UserError as error:
-        assert isinstance(outcome, str) and outcome in told(error), error
+        assert isinstance(outcome, str) and outcome in shown(error), error
         assert not (out / "manifest.parquet").exists()
     else:
-        dataset = ShardedDataset.open(out)
         rejected = pq.read_table(out / "quarantine.parquet").to_pylist()
-        assert (dataset.table.num_rows, len(rejected)) == outcome
+        assert (ShardedDataset.open(out).table.num_rows, len(rejected)) == outcome
         assert all(row["reason"].isprintable() for row in rejected)
-    after = listing(images.parent)
-    assert after == before, "something else was touched"
+    assert listing(tmp_path) == before, "something else was touched"
 
 
 READERS: dict[str, Callable[[Path], Iterable[object]]] = {
@@ -81,7 +75,7 @@ def test_a_table_of_any_size_takes_little_memory(name: str, tmp_path: Path) -> N
         try:
             collections.deque(itertools.islice(read(path), 10**5), 0)  # a list of names has no cells that are too long
         except UserError as error:
-            told(error)
+            shown(error)
         else:
             assert reader == "names"
         finally:
@@ -95,7 +89,7 @@ def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) ->
     """Files that are there, and as many that are not."""
     images, whole = sandbox / "inputs" / "images", sandbox / "whole.png"
     images.mkdir()
-    whole.write_bytes(mutants.raster((mutants.picture(0, 16, 16) >> 4).astype(np.uint8), "PNG"))
+    whole.write_bytes(png(0, 16, 16))
     lines = [HEADER]
     for number in range(rows // 2):
         (images / f"{number}.png").hardlink_to(whole)
@@ -108,9 +102,9 @@ def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) ->
             "splits": "{train: 0.5, val: 0.3, test: 0.2}", "shard_size": "1000"}  # fmt: skip
     made = (convert_good if rows < 1000 else convert)(sandbox, "out", 2, **keys)  # a few in this process
     assert len(made.rows) == rows // 2 + 9 and len(made.quarantine) == rows // 2
-    splits: dict[str, set[str]] = {}
+    splits = collections.defaultdict(set)
     for row in made.rows.values():
-        splits.setdefault(row["patient"], set()).add(row["split"])
+        splits[row["patient"]].add(row["split"])
     assert len(splits) == 10 and all(len(of) == 1 for of in splits.values())
 
 
@@ -119,11 +113,7 @@ def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) ->
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_table_of_a_gigabyte(name: str, sandbox: Path) -> None:
     """By the real command, which may take the memory of one for images."""
-    images, table = sandbox / "inputs" / "images", sandbox / "inputs" / "labels.csv"
-    images.mkdir()
-    for number in range(GOOD):
-        picture = (mutants.picture(number) >> 4).astype(np.uint8)
-        (images / f"a{number}.png").write_bytes(mutants.raster(picture, "PNG"))
+    images, table = write_images(sandbox / "inputs" / "images"), sandbox / "inputs" / "labels.csv"
     table.write_bytes(TABLES[name].content(2**30))
     words = ["dira_scale.shard", "recipe=folder", f"recipe.images={images}", f"recipe.labels={table}",
              f"out={sandbox / 'out'}", "workers=2"]  # fmt: skip

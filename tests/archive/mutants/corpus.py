@@ -1,0 +1,54 @@
+"""All mutants of one kind of input, and a choice of them."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from archive.mutants.bombs import bombs
+from archive.mutants.damage import Mutant, damaged, files
+from archive.mutants.liars import array_liars, dicom_liars, nifti_liars, raster_liars, text_liars
+from archive.mutants.places import companions, places
+from archive.mutants.valid import series
+
+
+def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, seed: int, outside: Path) -> Iterator[Mutant]:
+    """Mutants of the images (``array`` is 2D) or volumes in ``valid``, 200 of them damaged copies.
+
+    Some name ``outside``, a file that nobody may read.
+    """
+    yield from bombs(array.ndim)
+    yield from array_liars(array)
+    name = "8.png" if array.ndim == 2 else "x.nii"
+    yield from places(name, valid[name][name], outside)
+    if array.ndim == 2:
+        yield from raster_liars(array)
+        yield from dicom_liars(seed)
+    else:
+        yield from nifti_liars(valid["x.nii"]["x.nii"])
+        yield from text_liars(valid["x.mha"], "x.mha", b" = ")
+        yield from text_liars(valid["x.nrrd"], "x.nrrd", b": ")
+        values = valid["x.mhd"]["x.raw"]
+        yield from companions(valid["x.mhd"]["x.mhd"], values, b"ElementDataFile = ", outside)
+        nrrd = valid["x.nrrd"]["x.nrrd"].partition(b"\n\n")[0]
+        yield from companions(nrrd + b"\ndata file: x.raw\n\n", values, b"data file: ", outside)
+    rng = random.Random(seed)
+    for number in range(200):
+        which = list(valid)[number % len(valid)]
+        contents = dict(valid[which]) if which != "series" else series(seed + 1 + number)
+        name = rng.choice(list(contents))
+        kind, contents[name] = damaged(contents[name], rng)
+        yield files(kind, contents)
+
+
+def chosen(made: Iterator[Mutant], count: int | None) -> list[Mutant]:
+    """``count`` of them, as many of each kind as there are; one of each without a count."""
+    rng, kinds = random.Random(count), defaultdict[str, list[Mutant]](list)
+    for mutant in made:
+        kinds[mutant.kind].append(mutant)
+    for kind in kinds.values():
+        rng.shuffle(kind)
+    rounds = max(map(len, kinds.values())) if count else 1
+    taken = [kind[turn] for turn in range(rounds) for kind in kinds.values() if turn < len(kind)]
+    return taken[:count]
