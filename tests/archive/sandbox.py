@@ -26,7 +26,6 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
-from dira_scale.shard.convert import hasher_of
 from dira_scale.shard.curate.verify import verify
 
 MEMORY = {2: 3 * 2**30, 3: 6 * 2**30}  # address space of a process, 0.7 GiB of which are the libraries
@@ -150,7 +149,7 @@ def planned(
     plain = {"images": str(sandbox / "inputs")} | {key: value for key, value in given.items() if "." not in key}
     config = ingest.recipe(name, **plain)
     recipe = Recipe.from_config(config | {"columns": config["columns"] | columns})
-    hasher, _ = hasher_of(recipe, None)
+    hasher, _ = recipe.hasher(None)
     records: dict[str, SourceRecord] = {}
     listed: set[Path] = set()
     for record in recipe.make_source().records(2):
