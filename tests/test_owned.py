@@ -23,8 +23,8 @@ from dira_scale.predict.tables import write_rejected_names
 from dira_scale.runs.checkpoint import clean_up
 from dira_scale.runs.complete import numbered
 from dira_scale.runs.folder import RunFolder
+from dira_scale.shard.commands import stats
 from dira_scale.shard.curate.audit.report import full_file
-from dira_scale.shard.curate.commands import stats
 from dira_scale.storage import atomic, owned
 from dira_scale.storage.atomic import machine_tag, open_new, write_atomic
 from dira_scale.storage.owned import GENERATOR, MARK, SWEEP_PAGE, check_own, own, own_file

@@ -1,4 +1,4 @@
-"""Locks on an unfinished dataset, and the check that all processes write the same one."""
+"""Writing a dataset: locks, the check that all processes write the same one, and the shards that are missing."""
 
 import contextlib
 import fcntl
@@ -6,15 +6,101 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from dira_scale.archive.output import LOCK, PARTIAL, PLAN_FILE, Share, differences
+from dira_scale.archive.output import LOCK, PARTIAL, PLAN_FILE, differences, finished
 from dira_scale.archive.plan import PlannedShards
+from dira_scale.archive.recipe import identity_hash
+from dira_scale.archive.writer import Conversion, WrittenShard, write_shards
+from dira_scale.data.manifest import MANIFEST_FILE, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.storage.atomic import write_json
+from dira_scale.storage.atomic import publish, write_json
 from dira_scale.storage.store import as_os_error, is_local, remove
+
+T = TypeVar("T")
+
+
+class Share(NamedTuple):
+    """The shards that one process writes: every ``of``-th."""
+
+    number: int = 1  # from 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Share":
+        """Parse ``3/16``; null means all. Raises UserError."""
+        number, slash, of = (text or "1/1").partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UserError(f"slice={text}: give K/N with K from 1 to N, such as 3/16")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def shards(self, plan: PlannedShards) -> list[str]:
+        """The shards of this slice."""
+        return list(plan.shards)[self.number - 1 :: self.of]
+
+
+ALL = Share()
+
+
+def write_dataset(
+    out: Path,
+    plan: PlannedShards,
+    identity: dict[str, Any],
+    work: Conversion,
+    workers: int,
+    join: Callable[[Path], T],
+    share: Share = ALL,
+) -> ShardedDataset | T | None:
+    """Write the shards of ``share`` that are missing; if that is all of them, ``join`` them from a scratch folder.
+
+    Returns what ``join`` does; the dataset, if others finish it first; None after a slice. Raises UserError if another
+    process is writing here, or another recipe or plan was begun.
+    """
+    with claimed(out, identity, plan, share) as scratch:
+        if made := finished(out, identity):  # by another process, while this one planned
+            return made
+        mine = share.shards(plan)
+        todo = unfinished(out, mine)
+        before = sum(len(plan.shards[shard]) for shard in set(mine) - set(todo))
+        write_shards(todo, plan, work, workers, scratch, partial(publish_shard, out, made_of(plan, identity)), before)
+        if made := finished(out, identity):  # by another machine: stores have no locks
+            return made
+        return join(scratch) if share.of == 1 else None
+
+
+def state_file(out: Path, shard: str) -> Path:
+    """The state file of a finished shard."""
+    return out / PARTIAL / f"{Path(shard).stem}.json"
+
+
+def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
+    """The ``shards`` without a state file."""
+    with as_os_error(out):
+        there = {path.name for path in (out / PARTIAL).iterdir()} if (out / PARTIAL).exists() else set()
+    return [shard for shard in shards if state_file(out, shard).name not in there]
+
+
+def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: WrittenShard) -> None:
+    """Publish a written shard, then its state, which marks it as finished.
+
+    Without locks, another machine may have finished the dataset in the meantime; then this shard is dropped.
+    """
+    with as_os_error(out):
+        if not is_local(out) and (out / MANIFEST_FILE).exists():
+            return
+    publish(part, out / name)
+    write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
+
+
+def made_of(plan: PlannedShards, identity: dict[str, Any]) -> str:
+    """Identifies the plan and recipe that a shard was made from."""
+    return f"{plan.hash} {identity_hash(identity)}"
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale import __version__
-from dira_scale.archive.naming import modality_of
-from dira_scale.archive.output import PARTIAL, made_of, names_file, state_file
+from dira_scale.archive.claim import made_of, state_file
+from dira_scale.archive.modality import modality_of
+from dira_scale.archive.output import PARTIAL, names_file
 from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sample import FILLED
@@ -49,22 +50,21 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     sizes, checksums, reasons, noted = {}, {}, Counter[str](), Counter[str]()
     filled = dict[str, int]()  # by volume that lacked slices
     kept = set[str]()  # attributes that some sample has
-    names = _RejectedNames(names_file(out), plan)
-    with names:
-        for shard, state in joined(out, plan, identity, scratch):
-            sizes[shard], checksums[shard] = state["size"], state["xxh3"]
-            counts[shard.rpartition("-")[0]] += len(state["rows"])
-            lacking = (row for row in state["rows"] if FILLED in row["attributes"])
-            filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
-            kept.update(*(row["attributes"] for row in state["rows"]))
-            reasons.update(entry["reason"] for entry in state["rejected"])
-            noted.update(state["noted"])
-            names.add(state["rejected"])
+    for shard, state in joined(out, plan, identity, scratch):
+        sizes[shard], checksums[shard] = state["size"], state["xxh3"]
+        counts[shard.rpartition("-")[0]] += len(state["rows"])
+        lacking = (row for row in state["rows"] if FILLED in row["attributes"])
+        filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
+        kept.update(*(row["attributes"] for row in state["rows"]))
+        reasons.update(entry["reason"] for entry in state["rejected"])
+        noted.update(state["noted"])
+    names = names_file(out) if reasons else None
+    if names:
+        _write_names(names, plan, scratch / QUARANTINE_FILE)
     if not counts.total():
         discard(out, plan, scratch)
-        raise UserError(
-            f"none of the {len(plan)} inputs is usable: {_most_frequent(reasons)} (full list: {names.path})"
-        )
+        most = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+        raise UserError(f"none of the {len(plan)} inputs is usable: {most} (full list: {names})")
     info = DatasetInfo(
         name=recipe.name,
         modality=recipe.modality or _modality(plan, scratch / QUARANTINE_FILE),
@@ -86,7 +86,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     publish_dataset(out, scratch, info)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
     filled_in = len(filled), sum(filled.values())
-    return Outcome(info, reasons, names.path if reasons else None, filled_in, absent, noted)
+    return Outcome(info, reasons, names, filled_in, absent, noted)
 
 
 def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
@@ -141,34 +141,16 @@ def joined(
             yield shard, state
 
 
-class _RejectedNames:
-    """The rejected inputs by name, beside the dataset rather than in it: file names may identify patients."""
-
-    def __init__(self, path: Path, plan: ShardPlan):
-        self.path, self._plan, self._part = path, plan, path.with_name(f".{path.name}.part")
-        self._empty = True
-
-    def __enter__(self) -> "_RejectedNames":
-        part = open_new(self._part, private=True)
-        self._file = io.TextIOWrapper(part, errors="surrogateescape", newline="", encoding="utf-8")
-        self._csv = csv.writer(self._file)
-        self._csv.writerow(REJECTED)
-        return self
-
-    def add(self, rejected: list[dict[str, str]]) -> None:
-        for entry in rejected:
-            key, index = input_of(entry["source"])
-            name = self._plan.item(key).record.name
-            row = [f"{name}/{index}" if index else name, entry["stage"], entry["reason"]]
-            self._csv.writerow(harmless(row))
-            self._empty = False
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
-        if kind or self._empty:
-            return self._part.unlink()
-        publish(self._part, self.path)
-
-
-def _most_frequent(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+def _write_names(path: Path, plan: ShardPlan, quarantine: Path) -> None:
+    """Write the rejected inputs by name, beside the dataset rather than in it: file names may identify patients."""
+    part = path.with_name(f".{path.name}.part")
+    with io.TextIOWrapper(open_new(part, private=True), "utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(REJECTED)
+        for batch in pq.ParquetFile(quarantine).iter_batches():
+            for entry in batch.to_pylist():
+                key, index = input_of(entry["source"])
+                name = plan.item(key).record.name
+                row = [f"{name}/{index}" if index else name, entry["stage"], entry["reason"]]
+                table.writerow(harmless(row))
+    publish(part, path)

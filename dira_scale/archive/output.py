@@ -1,4 +1,4 @@
-"""The output folder: whether it is finished, and from which recipe (``claim.py``: which processes write it).
+"""What the output folder holds: nothing, a finished dataset, or an unfinished one (``claim.py`` writes it).
 
 An unfinished dataset has a folder ``.partial``::
 
@@ -16,21 +16,18 @@ A dataset with a manifest is finished; a remaining ``.partial`` is removed.
 """
 
 import json
-import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
-from dira_scale.archive.recipe import identity_hash
-from dira_scale.archive.writer import WrittenShard
+from dira_scale.archive.plan import ShardPlan, input_of
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.storage.atomic import publish, write_json
 from dira_scale.storage.owned import REJECTED, own_file
 from dira_scale.storage.store import as_os_error, is_local, locate, open_file
 
@@ -40,55 +37,22 @@ PLAN_FILE, LOCK = "plan.json", "lock"
 OURS = re.compile(r"[^/]+-[0-9]{6}\.(tar|json)|[0-9]+-of-[0-9]+|descriptors-[0-9a-f]{16}")
 
 
-class Share(NamedTuple):
-    """The shards that one process writes: every ``of``-th."""
+def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """The keys ``recipe``; name and modality, if null, are those of the dataset at ``out``, finished or begun.
 
-    number: int = 1  # from 1
-    of: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Share":
-        """Parse ``3/16``; null means all. Raises UserError."""
-        number, slash, of = (text or "1/1").partition("/")
-        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-            raise UserError(f"slice={text}: give K/N with K from 1 to N, such as 3/16")
-        return cls(int(number), int(of))
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
-
-    def shards(self, plan: PlannedShards) -> list[str]:
-        """The shards of this slice."""
-        return list(plan.shards)[self.number - 1 :: self.of]
-
-
-def state_file(out: Path, shard: str) -> Path:
-    """The state file of a finished shard."""
-    return out / PARTIAL / f"{Path(shard).stem}.json"
-
-
-def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
-    """The ``shards`` without a state file."""
-    with as_os_error(out):
-        there = {path.name for path in (out / PARTIAL).iterdir()} if (out / PARTIAL).exists() else set()
-    return [shard for shard in shards if state_file(out, shard).name not in there]
-
-
-def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: WrittenShard) -> None:
-    """Publish a written shard, then its state, which marks it as finished.
-
-    Without locks, another machine may have finished the dataset in the meantime; then this shard is dropped.
+    Thus a dataset that was moved is still that of its recipe. A new one is named after its folder, and its modality
+    stays null: ``modality.py`` finds it in the inputs. Raises OSError.
     """
-    with as_os_error(out):
-        if not is_local(out) and (out / MANIFEST_FILE).exists():
-            return
-    publish(part, out / name)
-    write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
-
-
-def made_of(plan: PlannedShards, identity: dict[str, Any]) -> str:
-    """Identifies the plan and recipe that a shard was made from."""
-    return f"{plan.hash} {identity_hash(identity)}"
+    stored: dict[str, str] = {}
+    for file in (out / PARTIAL / PLAN_FILE, out / INFO_FILE):  # one that cannot be read is reported elsewhere
+        with suppress(FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError), \
+                as_os_error(out):  # fmt: skip
+            content = json.loads(file.read_text())["recipe"]
+            stored = {key: value for key, value in content.items() if isinstance(value, str)}
+    name = Path(os.path.abspath(out)).name if is_local(out) else out.name  # noqa: PTH100 (a link keeps its name)
+    name = "".join(letter if letter.isprintable() else "_" for letter in name) or "dataset"
+    name = recipe.get("name") or stored.get("name") or name
+    return {**recipe, "name": name, "modality": recipe.get("modality") or stored.get("modality")}
 
 
 def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
@@ -144,27 +108,16 @@ def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
     """Raises UserError if a finished dataset was made from another plan, i.e. its source has changed."""
     if dataset.info.plan_hash == plan.hash:
         return
-    stored = {input_of(row["key"])[0]: row["labels"] for row in dataset.table.select(["key", "labels"]).to_pylist()}
     with open_file(dataset.root / QUARANTINE_FILE) as file:
-        rejected = {input_of(key)[0] for key in pq.read_table(file)["source"].to_pylist()}
-    here = {item.key: item.record.labels for item in plan}
-    there = stored.keys() | rejected
-    named = {
-        "added": len(here.keys() - there),
-        "removed": len(there - here.keys()),
-        "with other labels": sum(not _same(stored[key], here[key]) for key in stored.keys() & here.keys()),
-    }
-    changes = ", ".join(f"{count} images {what}" for what, count in named.items() if count)
-    changes = changes or "patients, names of labels, boxes, masks or files"
+        rejected = pq.read_table(file)["source"].to_pylist()
+    there = {input_of(key)[0] for key in (*dataset.table["key"].to_pylist(), *rejected)}
+    here = {item.key for item in plan}
+    changes = [f"{len(here - there)} images added"] if here - there else []
+    changes += [f"{len(there - here)} images removed"] if there - here else []
+    what = ", ".join(changes) or "labels and their names, patients, splits, boxes, masks or files"
     raise UserError(
-        f"the source has changed since out={dataset.root} was made ({changes}): "
-        f"choose another out, or delete {dataset.root} to remake it"
-    )
-
-
-def _same(stored: list[float], here: tuple[float, ...]) -> bool:
-    return len(stored) == len(here) and all(
-        math.isclose(a, b, rel_tol=1e-6) or (math.isnan(a) and math.isnan(b)) for a, b in zip(stored, here, strict=True)
+        f"the source has changed since out={dataset.root} was made ({what}): choose another out, or delete "
+        f"{dataset.root} to remake it"
     )
 
 

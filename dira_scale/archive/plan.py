@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from dira_scale.archive.deidentify import Hasher, coarse, load_key
+from dira_scale.archive.deidentify import Hasher, coarse
 from dira_scale.archive.recipe import Recipe, classes_of
-from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.splits import draw_splits, split_names
-from dira_scale.data.manifest.checks import SPLIT
+from dira_scale.archive.sources.base import Source, SourceRecord
+from dira_scale.archive.splits import draw_splits
 from dira_scale.errors import UserError
 
 # SQLite's unnamed temporary file: it disappears with the process, however it ends.
@@ -162,8 +161,8 @@ def plan_shards(
         table.executescript(TABLES)
         _fill(table, records, hasher)
         table.executescript(NAME_PATIENTS)
-        draw_splits(table, recipe, hasher)
-        return ShardPlan(table, _order(table, recipe), hasher, label_names, classes)
+        splits = draw_splits(table, recipe, hasher)
+        return ShardPlan(table, _order(table, splits, recipe.shard_size), hasher, label_names, classes)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"
@@ -192,17 +191,8 @@ def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Ha
         raise UserError(f"the source names two files {name}: every image needs a name of its own") from error
 
 
-def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
+def _order(table: sqlite3.Connection, splits: Sequence[str], shard_size: int) -> dict[str, range]:
     """Fill the table ``place``; the positions of each shard, split by split."""
-    drawn = {split for (split,) in table.execute("SELECT DISTINCT split FROM item WHERE drawn")}
-    splits = [split for split in dict.fromkeys([*split_names(recipe), *sorted(drawn)]) if split in drawn]
-    splits = splits or split_names(recipe)[:1]
-    for split in splits:
-        if not SPLIT.fullmatch(split):
-            raise UserError(
-                f"invalid split name '{split}': it becomes part of file names, so use letters, digits, _ and - in "
-                "the split column, recipe.splits and recipe.official"
-            )
     table.execute("UPDATE item SET split = ? WHERE NOT drawn", [splits[0]])
     table.execute("CREATE INDEX item_split ON item (split, key)")
     shards, start = {}, 0
@@ -211,22 +201,15 @@ def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
             "INSERT INTO place SELECT ? + row_number() OVER (ORDER BY key), number FROM item WHERE split = ?",
             [start - 1, split],
         ).rowcount
-        for shard, first in enumerate(range(start, start + count, recipe.shard_size)):
-            shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + recipe.shard_size, start + count))
+        for shard, first in enumerate(range(start, start + count, shard_size)):
+            shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + shard_size, start + count))
         start += count
     table.execute("CREATE UNIQUE INDEX place_number ON place (number)")  # rejected items are looked up by key
     return shards
 
 
-def hasher_of(recipe: Recipe, key_file: str | None) -> tuple[Hasher, str]:
-    """Return the recipe's hasher, and where its key is from."""
-    key, key_from = load_key(recipe.secret, key_file)
-    return Hasher(key, recipe.archive), key_from
-
-
-def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
+def planned_from(source: Source, recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
     """Return the plan for all images that the recipe's source lists. Raises UserError."""
-    source = recipe.make_source()
     try:
         return plan_shards(source.records(workers), recipe, hasher, source.label_names, classes_of(source))
     except OSError as error:

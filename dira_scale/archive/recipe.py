@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from dira_scale.archive.deidentify import Hasher, check_attributes
+from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.split_lists import checksums, split_lists
 from dira_scale.config.registry import imported
@@ -28,7 +28,7 @@ class Recipe:
     """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
 
     name: str  # empty only where nothing is stored
-    modality: str | None  # None: as the inputs' headers say; those of volumes must (``naming.with_modality``)
+    modality: str | None  # None: as the inputs' headers say; those of volumes must (``modality.with_modality``)
     licence: str
     secret: bool
     archive: str | None
@@ -45,23 +45,29 @@ class Recipe:
     slices: SliceSettings | None
     volume: VolumeSettings
     source: Mapping[str, Any]
+    auto_range: bool = False  # recipe.volume.range=auto: that of CT, if it is CT
+
+    @classmethod
+    def key_names(cls) -> list[str]:
+        """The keys that are fields of the same name."""
+        return [field.name for field in dataclasses.fields(cls) if field.name not in ("source", "auto_range")]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
         """Raises UserError if a key is missing or a value invalid."""
-        common = [*(field.name for field in dataclasses.fields(cls) if field.name != "source"), "every", "window"]
+        common = [*cls.key_names(), "every", "window"]
         if missing := [name for name in (*common, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
         keys = {field.name for field in dataclasses.fields(VolumeSettings)}
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
         if given.keys() != keys:
             raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
-        if given["range"] == AUTO:
+        auto_range = given["range"] == AUTO
+        if auto_range:
             given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
         slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
         whole = config["dims"] == 3 and slices is None
-        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name != "source"}
-        values |= {
+        values = {name: config[name] for name in cls.key_names()} | {
             "name": config["name"] or "",
             "volume": VolumeSettings(**given),
             "slices": slices,
@@ -72,7 +78,7 @@ class Recipe:
         for name in ("attributes", "label_columns", "class_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
                 source[name] = [source[name]]
-        return cls(**values, source=source)
+        return cls(**values, source=source, auto_range=auto_range)
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -100,6 +106,16 @@ class Recipe:
         for value, shares in (self.official or {}).items():
             _check_shares(f"official.{value}", shares)
         check_attributes(self.source.get("attributes") or ())
+
+    def of_modality(self, modality: str) -> "Recipe":
+        """The recipe with the modality that the inputs' headers say."""
+        volume = replace(self.volume, range=None) if self.auto_range and modality != "CT" else self.volume
+        return replace(self, modality=modality, volume=volume)
+
+    def hasher(self, key_file: str | None) -> tuple[Hasher, str]:
+        """What hashes names, and where its key is from. Raises UserError."""
+        key, key_from = load_key(self.secret, key_file)
+        return Hasher(key, self.archive), key_from
 
     @property
     def reading(self) -> ReadSettings:
@@ -140,8 +156,7 @@ class Recipe:
         It is published with the dataset, so it omits arguments that the source annotates as places; published lists
         are named by their checksums. Raises UserError if there is no such source, or no such list.
         """
-        common = dataclasses.asdict(self)
-        del common["source"]
+        common = {name: value for name, value in dataclasses.asdict(self).items() if name in self.key_names()}
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
         if self.listed:

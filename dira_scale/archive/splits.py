@@ -8,25 +8,19 @@ from itertools import accumulate
 from dira_scale.archive.deidentify import Hasher
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.split_lists import SPLITS
+from dira_scale.data.manifest.checks import SPLIT
 from dira_scale.errors import UserError
 
 
-def split_names(recipe: Recipe) -> list[str]:
-    """The recipe's splits, in its order."""
-    if recipe.listed:
-        return list(SPLITS)
-    tables = [recipe.splits, *(recipe.official or {}).values()]
-    return list(dict.fromkeys(name for table in tables for name, share in table.items() if share > 0))
-
-
-def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> None:
-    """Set ``item.split`` for all drawn items in a plan's ``table``.
+def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> list[str]:
+    """Set ``item.split`` for all drawn items in a plan's ``table``; return the splits in the recipe's order.
 
     A patient's position in [0, 1) depends only on key and patient. Each value of the source's split column (``hint``)
     is divided separately. With ``recipe.lists`` the hint is the split, even if that cuts a patient.
 
     Raises:
-        UserError: a patient in two splits, or a hint that is not in ``recipe.official``.
+        UserError: a patient in two splits, a hint that is not in ``recipe.official``, or a split's name that cannot be
+            part of a file name.
     """
     table.create_function("place", 1, lambda patient: hasher.fraction("split", patient), deterministic=True)
     table.executescript("""
@@ -46,6 +40,18 @@ def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> No
     if not recipe.listed:
         _refuse_cut(table)
     table.execute("DROP TABLE person")
+    drawn = {split for (split,) in table.execute("SELECT DISTINCT split FROM item WHERE drawn")}
+    shares = [recipe.splits, *(recipe.official or {}).values()]
+    names = [name for given in shares for name, share in given.items() if share > 0]
+    names = list(dict.fromkeys(SPLITS if recipe.listed else names))
+    splits = [split for split in dict.fromkeys([*names, *sorted(drawn)]) if split in drawn] or names[:1]
+    for split in splits:
+        if not SPLIT.fullmatch(split):
+            raise UserError(
+                f"invalid split name '{split}': it becomes part of file names, so use letters, digits, _ and - in "
+                "the split column, recipe.splits and recipe.official"
+            )
+    return splits
 
 
 def _shares(hint: str | None, recipe: Recipe) -> Mapping[str, float]:

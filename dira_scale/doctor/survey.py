@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS as DECODERS
 
-from dira_scale.archive.following import require_images
+from dira_scale.archive.outcome import require_images
 from dira_scale.doctor.show import show
 from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import hardware

@@ -1,6 +1,5 @@
 """The images of a folder, each read and stored in memory as a conversion to shards would store it."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.archive.plan import Item, hasher_of
+from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
@@ -44,7 +43,7 @@ class FolderImages:
     ) -> None:  # fmt: skip
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
-        hasher, _ = hasher_of(self.recipe, key_file)
+        hasher, _ = self.recipe.hasher(key_file)
         source = Volumes(folder) if dimensions == 3 else Folder(folder)
         records = [*source.records(workers)]
         if not records:
@@ -89,7 +88,7 @@ def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: st
 
 def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
     """Raises UserError for one that is not of a conversion, or of another kind of images."""
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "source"]
+    names = Recipe.key_names()
     if not conversion or any(name not in conversion for name in names):
         raise UserError("like: this dataset does not say how its images were read; name one that `shard` has converted")
     if conversion["slices"]:

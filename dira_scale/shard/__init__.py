@@ -14,12 +14,12 @@ COMMAND = Command(
     subcommands={
         "plan": "dira_scale.shard.commands:plan",
         "repair": "dira_scale.shard.commands:repair",
-        "verify": "dira_scale.shard.curate.commands:verify",
-        "subset": "dira_scale.shard.curate.commands:subset",
-        "merge": "dira_scale.shard.curate.commands:merge",
-        "convert": "dira_scale.shard.curate.commands:convert",
-        "audit": "dira_scale.shard.curate.commands:audit",
-        "stats": "dira_scale.shard.curate.commands:stats",
+        "verify": "dira_scale.shard.commands:verify",
+        "subset": "dira_scale.shard.commands:subset",
+        "merge": "dira_scale.shard.commands:merge",
+        "convert": "dira_scale.shard.commands:convert",
+        "audit": "dira_scale.shard.commands:audit",
+        "stats": "dira_scale.shard.commands:stats",
     },
 )  # fmt: skip
 

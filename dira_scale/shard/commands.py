@@ -1,6 +1,7 @@
-"""`shard` and its subcommands on archives. Imports are inside the functions, to keep quick commands quick."""
+"""`shard` and its subcommands. Imports are inside the functions, to keep quick commands quick."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,8 +19,8 @@ def convert_archive(config: DictConfig) -> int:
 
 def check(config: DictConfig) -> None:
     """Raises UserError for what `shard` refuses before it reads anything."""
-    from dira_scale.archive.naming import completed
-    from dira_scale.archive.output import Share
+    from dira_scale.archive.claim import Share
+    from dira_scale.archive.output import completed
     from dira_scale.archive.recipe import Recipe
 
     Share.parse(config.slice)
@@ -42,6 +43,76 @@ def repair(config: DictConfig) -> int:
     return 0
 
 
+def verify(config: DictConfig) -> int:
+    """Check every checksum and image of a dataset."""
+    from dira_scale.shard.curate.verify import print_damages, verify
+
+    return print_damages(config.path, verify(config.path, _workers(config)))
+
+
+def subset(config: DictConfig) -> int:
+    """Take a part of a dataset: a fraction of its patients, some kinds of samples, one of k folds; copies no shard."""
+    from dira_scale.shard.curate.subset import Part, subset
+
+    where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
+    part = Part(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
+    subset(config.path, config.out, part)
+    return 0
+
+
+def merge(config: DictConfig) -> int:
+    """Join several datasets; copies no shard."""
+    from dira_scale.shard.curate.merge import merge
+
+    merge(_list(config.paths), config.out, config.name)
+    return 0
+
+
+def stats(config: DictConfig) -> int:
+    """Describe a dataset: a table, and an HTML page with a contact sheet, sizes, intensities, labels."""
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.shard.curate.stats import Stats
+    from dira_scale.shard.curate.stats_page import print_table, render_dataset
+    from dira_scale.storage.atomic import as_user_error, write_atomic
+    from dira_scale.storage.owned import own_file
+
+    stats = Stats(ShardedDataset.open(config.path))
+    beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
+    page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
+    own_file(page, "page")
+    html = render_dataset(stats)
+    with as_user_error(page, "page"):
+        write_atomic(page, html)
+    print_table(stats)
+    print(f"page: {page.resolve()}")
+    return 0
+
+
+def convert(config: DictConfig) -> int:
+    """Convert a dataset to another codec, bit depth or size, or to FFCV's format."""
+    from dira_scale.shard.config import convert_to
+
+    if convert_to(config.to, config.out) == "webdataset":
+        from dira_scale.shard.curate.recode import recode
+        from dira_scale.shard.curate.recode_sample import Form
+
+        form = Form(config.codec, config.max_side, config.quality, config.bits)
+        recode(config.path, config.out, form, _workers(config))
+        return 0
+    from dira_scale.shard.curate.beton import to_beton
+
+    print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
+    return 0
+
+
+def audit(config: DictConfig) -> int:
+    """Search for identifying values of the source, and for patients and images in two splits or datasets."""
+    from dira_scale.shard.curate.audit.make import audit
+
+    named = {name: _list(config[name]) for name in ("tables", "against")}
+    return audit(config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config))
+
+
 def _plain(node: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(node, resolve=True)
     assert isinstance(plain, dict)
@@ -50,3 +121,8 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 def _workers(config: DictConfig) -> int:
     return config.workers or len(os.sched_getaffinity(0))
+
+
+def _list(value: Any) -> list[Any]:
+    """Accept a list of one without its brackets."""
+    return list(value) if OmegaConf.is_list(value) else [value]

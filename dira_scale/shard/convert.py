@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dira_scale.archive.claim import claimed, remove_leftovers
+from dira_scale.archive.claim import Share, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.finish import Outcome, finish
-from dira_scale.archive.naming import completed, with_modality
+from dira_scale.archive.modality import with_modality
 from dira_scale.archive.outcome import print_outcome, sample_counts
-from dira_scale.archive.output import Share, check_output, check_unchanged, finished, made_of, publish_shard, unfinished
-from dira_scale.archive.plan import ShardPlan, hasher_of, planned_from
+from dira_scale.archive.output import check_output, check_unchanged, completed, finished
+from dira_scale.archive.plan import ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.writer import sharding, write_shards
+from dira_scale.archive.writer import sharding
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
@@ -35,20 +35,23 @@ def convert(
     try:
         config = completed(config, folder)
         recipe = Recipe.from_config(config)
-        hasher, key_from = hasher_of(recipe, key_file)
+        hasher, key_from = recipe.hasher(key_file)
+        source = recipe.make_source()
         made: ShardedDataset | Outcome | None = finished(folder, recipe.identity(hasher))
         if made is None:  # check before an hour of listing
             check_output(folder, recipe.source.get("images"))
         console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
-        planned = planned_from(recipe, hasher, workers)
-        recipe = Recipe.from_config(with_modality(config, planned))
-        identity = recipe.identity(hasher)
+        plan = planned_from(source, recipe, hasher, workers)
+        recipe = with_modality(recipe, plan)
         started = time.monotonic()
-        made = made or _make(folder, planned, recipe, identity, part, workers)
         if made is None:
-            return _print_slice(console, folder, planned, part)
+            identity = recipe.identity(hasher)
+            join = partial(finish, folder, plan, recipe, identity)
+            made = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)
+        if made is None:
+            return _print_slice(console, folder, plan, part)
         if isinstance(made, ShardedDataset):
-            check_unchanged(made, planned)
+            check_unchanged(made, plan)
             remove_leftovers(folder)
             console.print(f"{folder} is complete: {sample_counts(made.info)}")
             return
@@ -60,26 +63,9 @@ def convert(
     print_outcome(console, folder, made, time.monotonic() - started)
 
 
-def _make(
-    out: Path, planned: ShardPlan, recipe: Recipe, identity: dict[str, Any], part: Share, workers: int
-) -> ShardedDataset | Outcome | None:
-    """Write the shards of ``part``; if that is all of them, join them. The dataset, if others finished it first."""
-    with claimed(out, identity, planned, part) as scratch:
-        if made := finished(out, identity):  # by another process, while we listed
-            return made
-        mine = part.shards(planned)
-        todo = unfinished(out, mine)
-        done = sum(len(planned.shards[shard]) for shard in set(mine) - set(todo))
-        publish = partial(publish_shard, out, made_of(planned, identity))
-        write_shards(todo, planned, sharding(recipe), workers, scratch, publish, done)
-        if made := finished(out, identity):  # by another machine: stores have no locks
-            return made
-        return finish(out, planned, recipe, identity, scratch) if part.of == 1 else None
-
-
-def _print_slice(console: Console, out: Path, planned: ShardPlan, part: Share) -> None:
-    mine, missing = part.shards(planned), unfinished(out, planned.shards)
-    console.print(f"{out}: slice {part} is done, {len(mine)} of {len(planned.shards)} shards")
+def _print_slice(console: Console, out: Path, plan: ShardPlan, part: Share) -> None:
+    mine, missing = part.shards(plan), unfinished(out, plan.shards)
+    console.print(f"{out}: slice {part} is done, {len(mine)} of {len(plan.shards)} shards")
     if missing:
         console.print(f"still to do by other slices: {counted(len(missing), 'shard')}")
     when = "when all slices are done" if missing else "all shards are written"

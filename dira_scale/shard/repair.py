@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dira_scale.archive.claim import claimed, remove_leftovers
-from dira_scale.archive.naming import completed
-from dira_scale.archive.output import PARTIAL, Share, check_unchanged, differences
-from dira_scale.archive.plan import hasher_of, planned_from
+from dira_scale.archive.claim import ALL, claimed, remove_leftovers
+from dira_scale.archive.output import PARTIAL, check_unchanged, completed, differences
+from dira_scale.archive.plan import planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.writer import WrittenShard, sharding, write_shards
 from dira_scale.data.checksum import checksum
@@ -36,7 +35,7 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
         raise UserError(f"path={folder} was converted from another dataset, not made from its source: delete it, and "
                         "run shard convert again")  # fmt: skip
     recipe = Recipe.from_config(completed(config, folder))
-    hasher, _ = hasher_of(recipe, key_file)
+    hasher, _ = recipe.hasher(key_file)
     identity = recipe.identity(hasher)
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"path={folder} holds the shards of another recipe ({different}): use the recipe that made it")
@@ -47,10 +46,10 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
             return []
         for shard, reason in broken.items():
             console.print(f"{shard}: {reason}")
-        planned = planned_from(recipe, hasher, workers)
+        planned = planned_from(recipe.make_source(), recipe, hasher, workers)
         check_unchanged(dataset, planned)
         remove_leftovers(folder)  # leftovers of a late slice may be from other images
-        with claimed(folder, identity, planned, Share()) as scratch:
+        with claimed(folder, identity, planned, ALL) as scratch:
             done = partial(_republish, folder, dataset.info.checksums)
             write_shards(list(broken), planned, sharding(recipe), workers, scratch, done)
             remove(folder / PARTIAL)

@@ -1,40 +1,89 @@
 """``shard plan``: what a conversion would find and need, before hours are spent on it."""
 
 import io
-import pickle
+import math
 import random
-import sqlite3
+import statistics
 import tarfile
 import time
-from collections.abc import Mapping
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import repeat
+from dataclasses import dataclass, field
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import xxhash
 
-from dira_scale.archive.naming import with_modality
-from dira_scale.archive.plan import Item, ShardPlan, hasher_of, planned_from
+from dira_scale.archive.modality import with_modality
+from dira_scale.archive.outcome import most_common
+from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.data.tar import add_to_tar
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
 from dira_scale.machine.workers import worker_pool
-from dira_scale.shard.survey_report import EDGE, Survey, Trial, report
+
+EDGE = 4096  # bytes compared at both ends of a file to detect copies
 
 
-def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int = 0) -> Survey:
+class Trial(NamedTuple):
+    """The conversion of one sampled input."""
+
+    seconds: float
+    size: int  # bytes in the tar
+    samples: int  # 1, or the slices of a volume
+    shape: tuple[int, ...]  # as stored
+    rejected: str
+    odd: str = ""
+
+
+@dataclass
+class Survey:
+    """What is known before the conversion."""
+
+    kinds: Counter[str] = field(default_factory=Counter)  # inputs
+    size: int = 0  # bytes of the inputs
+    samples: Counter[str] = field(default_factory=Counter)  # by split
+    patients: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)  # when listed, by reason
+    unknown_patients: int = 0  # neither patient nor study known
+    cut_patients: int = 0  # in two splits, by published lists
+    masks: int = 0
+    copies: int = 0
+    absent_masks: int = 0
+    gaps: list[int] = field(default_factory=list)  # number of missing slices per incomplete series
+    trials: list[Trial] = field(default_factory=list)
+
+
+def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:
+    """List, inspect, try, and print the report. Raises UserError."""
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"sample={count}: must be an integer of at least 1")
+    recipe = Recipe.from_config(config)
+    hasher, _ = recipe.hasher(key_file)
+    started = time.monotonic()
+    plan = planned_from(recipe.make_source(), recipe, hasher, workers)
+    recipe = with_modality(recipe, plan)
+    listing = time.monotonic() - started
+    result = survey(plan, recipe, workers, count)
+    Console(soft_wrap=True, highlight=False).print("\n".join(report(result, plan, recipe, workers, listing)))
+    return result
+
+
+def survey(plan: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int = 0) -> Survey:
     """Survey the plan, look for copies, and try to convert ``count`` random inputs."""
     result, dice = Survey(), random.Random(seed)
-    table = sqlite3.connect("")  # an unnamed file on disk
-    table.execute("CREATE TABLE file (size INT, record BLOB)")
-    table.execute("CREATE TABLE person (split TEXT, patient TEXT, UNIQUE (split, patient) ON CONFLICT IGNORE)")
+    patients: dict[str, set[str]] = {}
+    sizes = array("q")  # of all files, in the plan's order
     drawn: list[Item] = []
-    for item in planned:
+    for item in plan:
         record = item.record
         result.kinds[_kind(record)] += 1
         result.size += record.size or 0
@@ -45,19 +94,18 @@ def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: i
         result.unknown_patients += not (record.patient or record.study)
         result.masks += record.mask is not None
         result.gaps += [record.missing] if record.missing else []
-        table.execute("INSERT INTO person VALUES (?, ?)", [item.split, item.patient])
-        table.execute("INSERT INTO file VALUES (?, ?)", [record.size, pickle.dumps(record)])
-        seen = result.samples.total()
+        patients.setdefault(item.split, set()).add(item.patient)
+        sizes.append(record.size or 0)
         if len(drawn) < count:
             drawn.append(item)
-        elif (index := dice.randrange(seen)) < count:
+        elif (index := dice.randrange(result.samples.total())) < count:
             drawn[index] = item
-    result.patients.update(dict(table.execute("SELECT split, count(*) FROM person GROUP BY split")))
-    ((result.cut_patients,),) = table.execute("SELECT count(*) - count(DISTINCT patient) FROM person")
-    _look(table, result, workers)
+    result.patients.update({split: len(known) for split, known in patients.items()})
+    result.cut_patients = sum(result.patients.values()) - len(set().union(*patients.values()))
+    _look(plan, np.array(sizes), result, workers)
     with worker_pool(workers, __name__) as pool:
         list(pool.map(_warm, range(workers)))
-        result.trials = list(pool.map(_try, drawn, repeat(recipe), repeat(planned.label_names)))
+        result.trials = list(pool.map(_try, drawn, repeat(recipe), repeat(plan.label_names)))
     return result
 
 
@@ -67,31 +115,32 @@ def _kind(record: SourceRecord) -> str:
     return "".join(record.image.suffixes[-2:]).lower() if record.image.suffix == ".gz" else record.image.suffix.lower()
 
 
-def _look(table: sqlite3.Connection, result: Survey, workers: int) -> None:
+def _look(plan: ShardPlan, sizes: np.ndarray, result: Survey, workers: int) -> None:
     """Count copies (same size, same first and last bytes) and missing masks; local files only."""
-    table.execute("CREATE INDEX file_size ON file (size)")
-    table.execute("CREATE TABLE mark (size INT, mark TEXT)")
-    rows = table.execute("SELECT size, count(*) OVER (PARTITION BY size), record FROM file")
+    values, counts = np.unique(sizes, return_counts=True)
+    shared = set(values[counts > 1].tolist())  # only files of one size can be copies
+    accepted = (item.record for item in plan if item.record.rejected is None)
+    marks = Counter[tuple[int | None, str]]()
     with ThreadPoolExecutor(4 * workers) as pool:
-        while chunk := rows.fetchmany(1024):
-            marks = pool.map(_mark, [pickle.loads(record) for *_, record in chunk], [same > 1 for _, same, _ in chunk])
-            for (size, *_), (mark, absent) in zip(chunk, marks, strict=True):
-                result.absent_masks += absent
-                if mark:
-                    table.execute("INSERT INTO mark VALUES (?, ?)", [size, mark])
-    query = "SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM mark GROUP BY size, mark)"
-    ((result.copies,),) = table.execute(query)
+        while chunk := list(islice(accepted, 1024)):
+            result.absent_masks += sum(pool.map(_lacks_its_mask, chunk))
+            same = [record for record in chunk if record.size in shared and isinstance(record.image, Path)]
+            marks.update((record.size, mark) for record, mark in zip(same, pool.map(_mark, same), strict=True) if mark)
+    result.copies = marks.total() - len(marks)
 
 
-def _mark(record: SourceRecord, alike: bool) -> tuple[str, bool]:
-    absent = isinstance(record.mask, Path) and not record.mask.exists()
-    if not alike or not isinstance(record.image, Path):  # other inputs may share files
-        return "", absent
-    with suppress(OSError), record.image.open("rb") as file:  # the conversion will report it
+def _lacks_its_mask(record: SourceRecord) -> bool:
+    return isinstance(record.mask, Path) and not record.mask.exists()
+
+
+def _mark(record: SourceRecord) -> str:
+    """A hash of the file's both ends; empty if it cannot be read, which the conversion will report."""
+    assert isinstance(record.image, Path)
+    with suppress(OSError), record.image.open("rb") as file:
         first = file.read(EDGE)
         file.seek(max(0, (record.size or 0) - EDGE))
-        return xxhash.xxh3_64_hexdigest(first + file.read(EDGE)), absent
-    return "", absent
+        return xxhash.xxh3_64_hexdigest(first + file.read(EDGE))
+    return ""
 
 
 def _warm(_: int) -> None:
@@ -119,16 +168,83 @@ def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
     return Trial(time.monotonic() - started, size, count, shape, "" if count else rejected, odd)
 
 
-def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:
-    """List, inspect, try, and print the report. Raises UserError."""
-    if not isinstance(count, int) or count < 1:
-        raise UserError(f"sample={count}: must be an integer of at least 1")
-    recipe = Recipe.from_config(config)
-    hasher, _ = hasher_of(recipe, key_file)
-    started = time.monotonic()
-    planned = planned_from(recipe, hasher, workers)
-    recipe = Recipe.from_config(with_modality(config, planned))
-    listing = time.monotonic() - started
-    result = survey(planned, recipe, workers, count)
-    Console(soft_wrap=True, highlight=False).print("\n".join(report(result, planned, recipe, workers, listing)))
-    return result
+def report(result: Survey, plan: ShardPlan, recipe: Recipe, workers: int, listing: float) -> list[str]:
+    """The report's lines; ``listing`` is its time in seconds."""
+    kinds = ", ".join(
+        counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
+        for kind, count in result.kinds.most_common()
+    )
+    lines = [f"inputs    {len(plan):,} ({kinds}), {_bytes(result.size)}; listed in {_time(listing)}"]
+    for split, count in result.samples.items():
+        lines.append(f"split     {split}: {counted(count, 'input')} of {counted(result.patients[split], 'patient')}")
+    lines += [f"odd       {line}" for line in _odd(result, recipe)] or ["odd       nothing"]
+    good = [trial for trial in result.trials if not trial.rejected]
+    if good:
+        total, tried = result.samples.total(), result.trials
+        samples = sum(trial.samples for trial in tried) / len(tried)
+        size = _estimate([trial.size for trial in tried], total)
+        seconds = _estimate([trial.seconds for trial in tried], total)
+        shapes = Counter(trial.shape for trial in good)
+        stored = " x ".join(map(str, shapes.most_common(1)[0][0]))
+        drawn = len(tried) < total
+        within = f" ({_bytes(size[1])} to {_bytes(size[2])})" if drawn else ""
+        between = f" ({_time(seconds[1] / workers)} to {_time(seconds[2] / workers)})" if drawn else ""
+        others = f" and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
+        basis = f"{counted(len(tried), 'input')} drawn at random; in brackets the 95 % interval"
+        lines += [
+            f"stored    {recipe.codec}, {stored}{others}",
+            f"expected  {counted(round(total * samples), 'sample')} in {counted(len(plan.shards), 'shard')}",
+            f"          {_bytes(size[0])}{within}",
+            f"          {_time(seconds[0] / workers)}{between} with workers={workers}, after listing",
+            f"          from {basis if drawn else 'all inputs'}",
+        ]
+    return lines
+
+
+def _odd(result: Survey, recipe: Recipe) -> list[str]:
+    lines = [f"{count:,} rejected when listed: {reason}" for reason, count in most_common(result.rejected)]
+    if result.copies:
+        copies = "1 copy" if result.copies == 1 else f"{result.copies:,} copies"
+        lines.append(f"{copies} of other inputs (of one size, and the same first and last {EDGE} bytes)")
+    if result.unknown_patients and result.unknown_patients < result.samples.total():
+        lines.append(f"{result.unknown_patients:,} without patient and study: each counts as its own patient")
+    if result.cut_patients:
+        lines.append(f"{counted(result.cut_patients, 'patient')} in two splits, as the lists of recipe.lists have it")
+    if 0 < result.masks < result.samples.total():
+        lines.append(f"{result.samples.total() - result.masks:,} without a mask, {result.masks:,} with one")
+    if result.absent_masks:
+        lines.append(f"missing: {counted(result.absent_masks, 'mask')} that the source names")
+    if result.gaps:
+        taken = "to be interpolated" if recipe.volume.irregular == "resample" else "to be rejected"
+        lines.append(f"{counted(sum(result.gaps), 'slice')} missing in {counted(len(result.gaps), 'volume')}, {taken} "
+                     f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
+    refused = Counter(trial.rejected for trial in result.trials if trial.rejected)
+    tried = len(result.trials)
+    lines += [
+        f"{count} of {tried} tried ({count / tried:.0%}) are rejected, {why}" for why, count in most_common(refused)
+    ]
+    odd = Counter(trial.odd for trial in result.trials if trial.odd)
+    lines += [f"{count} of {len(result.trials)} tried: {what}" for what, count in odd.items()]
+    return lines
+
+
+def _estimate(values: Sequence[float], count: int) -> tuple[float, float, float]:
+    """The sum over ``count`` from a sample of ``values``, and its 95 % interval (normal)."""
+    mean = statistics.fmean(values)
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else mean
+    error *= math.sqrt(max(0.0, 1 - len(values) / count))  # finite population: the tried ones are known
+    return count * mean, count * max(0.0, mean - 1.96 * error), count * (mean + 1.96 * error)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

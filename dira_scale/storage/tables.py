@@ -25,11 +25,12 @@ class Row(NamedTuple):
 
 
 def read_table(
-    path: Path, columns: Sequence[str], named_by: str, advice: Mapping[str, str] = MappingProxyType({})
+    path: Path, columns: Sequence[str], named_by: str = "", advice: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[Row]:
     """The rows of a UTF-8 CSV with a header, one at a time; cells are separated as the header's.
 
-    Header and cells are stripped. A column is found in any case, and is then called as in ``columns``.
+    Header and cells are stripped, empty lines skipped. A column is found in any case, and is then called as in
+    ``columns``.
 
     Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them,
     ``advice`` what to do about a column), or has a line with more cells than the header.
@@ -51,7 +52,8 @@ def read_table(
                 else:
                     absent.append(column)
             if absent:
-                named = f"no column {' or '.join(f'{column!r}' for column in absent)} ({named_by})"
+                named = f"no column {' or '.join(f'{column!r}' for column in absent)}"
+                named += f" ({named_by})" if named_by else ""
                 known = nearest(absent[0], present) if len(absent) == 1 else ""
                 known = known or f"; it has {', '.join(present) or 'no header'}"
                 raise UserError(
@@ -63,7 +65,7 @@ def read_table(
                 cells = [as_written(cell.strip()) for cell in cells]
                 if any(cells[len(present) :]):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
-                if cells:
+                if any(cells):
                     cells += [""] * (len(present) - len(cells))
                     yield Row(reader.line_num, dict(zip(present, cells, strict=False)))
         except UnicodeDecodeError as error:
@@ -125,42 +127,10 @@ def _undecodable(path: Path) -> int:
     return 1
 
 
-class Line(NamedTuple):
-    """A line of a published table: the stripped cells of the requested columns."""
-
-    number: int
-    cells: tuple[str, ...]
-
-
-def table_error(path: Path, what: str, line: Line | None = None) -> UserError:
+def table_error(path: Path, what: str, row: Row | None = None) -> UserError:
     """A one-line error about a table, of bounded length whatever its cells contain."""
-    where = f"{path}, line {line.number}" if line else f"{path}"
+    where = f"{path}, line {row.line}" if row else f"{path}"
     return UserError(f"{where}: {brief(what)}")
-
-
-def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
-    """The lines of a table with a header, one at a time: published lists have up to a million.
-
-    Header cells are stripped, other columns ignored, missing cells empty, empty lines skipped. Raises UserError if a
-    column is absent or the file is not UTF-8 text.
-    """
-    with lines_of(path) as lines:
-        table = csv.reader(lines)
-        try:
-            header = [cell.strip() for cell in next(table, [])]
-            for column in columns:
-                if column not in header:
-                    known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
-                    raise table_error(path, f"no column '{column}'{known}")
-            indices = [header.index(column) for column in columns]
-            if twice := [column for column in columns if header.count(column) > 1]:
-                raise table_error(path, f"two columns '{twice[0]}'")
-            for row in table:
-                lines.next_row()
-                if any(row):
-                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in indices))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise table_error(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
 
 
 def read_names(path: Path) -> Iterator[str]:
@@ -175,12 +145,12 @@ def read_names(path: Path) -> Iterator[str]:
         raise table_error(path, f"not a list of UTF-8 text ({error})") from error
 
 
-def cell_number(path: Path, line: Line, cell: int) -> float:
+def cell_number(path: Path, row: Row, column: str) -> float:
     """The finite number in a cell. Raises UserError naming the line."""
     try:
-        value = float(line.cells[cell])
+        value = float(row.cells[column])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise table_error(path, f"'{line.cells[cell]}' is not a number", line)
+        raise table_error(path, f"'{row.cells[column]}' is not a number", row)
     return value

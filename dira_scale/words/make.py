@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale import __version__
-from dira_scale.archive.claim import claimed, remove_leftovers
+from dira_scale.archive.claim import remove_leftovers, write_dataset
 from dira_scale.archive.finish import joined, publish_dataset
 from dira_scale.archive.outcome import sample_counts
-from dira_scale.archive.output import PARTIAL, Share, check_output, finished, made_of, publish_shard, unfinished
+from dira_scale.archive.output import PARTIAL, check_output, finished
 from dira_scale.archive.recipe import identity_hash
-from dira_scale.archive.writer import Conversion, write_shards
+from dira_scale.archive.writer import Conversion
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError, counted
@@ -90,16 +90,10 @@ def _write(
     out: Path, plan: WordPlan, words: Words, dataset: ShardedDataset, identity: dict[str, Any]
 ) -> ShardedDataset:
     """Write the missing shards and join all."""
-    with claimed(out, identity, plan, Share()) as scratch:
-        if made := finished(out, identity):  # by another process, while we searched
-            return made
-        todo = unfinished(out, plan.shards)
-        done = sum(len(plan.shards[shard]) for shard in set(plan.shards) - set(todo))
-        make = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
-        work = Conversion(make, doing="cutting words", kind="cubes")
-        publish = partial(publish_shard, out, made_of(plan, identity))
-        write_shards(todo, plan, work, words.workers or len(os.sched_getaffinity(0)), scratch, publish, done)
-        _finish(out, plan, words, dataset.info, identity, scratch)
+    make = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
+    work = Conversion(make, doing="cutting words", kind="cubes")
+    workers = words.workers or len(os.sched_getaffinity(0))
+    write_dataset(out, plan, identity, work, workers, partial(_finish, out, plan, words, dataset.info, identity))
     return ShardedDataset.open(out)
 
 

@@ -26,7 +26,6 @@ from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
-from dira_scale.shard.convert import hasher_of
 from dira_scale.shard.curate.verify import verify
 
 MEMORY = {2: 3 * 2**30, 3: 6 * 2**30}  # address space of a process, 0.7 GiB of which are the libraries
@@ -140,7 +139,7 @@ def planned(sandbox: Path, dims: int, **keys: str) -> tuple[dict[str, SourceReco
     """All records by their keys, and all files that they are made of."""
     composed = compose("shard", words(sandbox, "out", dims, **keys)).recipe
     recipe = Recipe.from_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
-    hasher, _ = hasher_of(recipe, None)
+    hasher, _ = recipe.hasher(None)
     listed = list(recipe.make_source().records(2))
     records = {hasher("key", record.name): record for record in listed}
     assert len(records) == len(listed)

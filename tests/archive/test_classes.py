@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.classes import MOST, Classes
+from dira_scale.archive.sources.label_columns import MOST_CLASSES, Classes
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import DatasetError
@@ -69,7 +69,7 @@ def test_classes_in_an_order_of_one_s_own() -> None:
 @pytest.mark.parametrize(
     "given, cells, words",
     [
-        (["kind"], [str(n) for n in range(MOST + 1)], "column kind has more than 100 values"),
+        (["kind"], [str(n) for n in range(MOST_CLASSES + 1)], "column kind has more than 100 values"),
         (["kind"], ["a", "", "A"], r"kind has a: two .* needed; recipe.class_columns='{kind: \["),
         (["kind"], [""], "kind has no value: two different"),
         ({"kind": ["a", "b", "A"]}, [], "kind has a, b, A: two different"),

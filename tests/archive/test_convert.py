@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import re
 import stat
@@ -24,15 +23,8 @@ from PIL import Image
 from rich.console import Console
 
 from dira_scale.archive import outcome, writer
-from dira_scale.archive.deidentify import Hasher
-from dira_scale.archive.plan import plan_shards
-from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import make_sample
-from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box
 from dira_scale.pixels.codecs import decode
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
@@ -138,7 +130,7 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
     Image.fromarray(ingest.picture(0, 20, 90)).save(images / "im08.png")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(png_folder / "masks" / "m03.png")
     out = tmp_path / "shards"
-    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), out, workers=1)
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder), attributes="view"), out, workers=1)
     quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
     assert sorted((entry["stage"], entry["reason"]) for entry in quarantine) == [
         ("check", "shorter side is below 32 pixels (recipe.min_side)"),
@@ -152,6 +144,8 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
     assert sum(dataset.info.counts.values()) == 24 - 5 and dataset.info.quarantined == 6
     said = capsys.readouterr().out
     assert "quarantined: 6" in said and "warning: 24% of the inputs were refused" in said
+    assert len(re.findall(r"^  1 x ", said, re.MULTILINE)) == 6 and "other reasons" not in said
+    assert "attributes: no sample has view;" in said
     assert not any(b"Doe_John" in content for content in ingest.contents(out).values())
     names = tmp_path / "shards.rejected.csv"
     assert "Doe_John.txt,list,no row" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
@@ -188,15 +182,6 @@ def test_what_a_codec_cannot_hold_and_boxes_outside_go_to_quarantine(tmp_path: P
     }
     assert found["check"] == "a box reaches out of the image by more than a pixel"
     assert found["encode"].startswith("jpg cannot hold it (") and len(found) == 2
-
-
-def test_no_sidecar_has_a_number_that_json_does_not(png_folder: Path, ingest: SimpleNamespace) -> None:
-    recipe = Recipe.from_config(ingest.recipe("folder", **ingest.source_of(png_folder)))
-    item = plan_shards(
-        [SourceRecord("x", png_folder / "images/im00.png", boxes=(Box("a", 1, math.nan, 1, 1),))], recipe, Hasher(b"")
-    )
-    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(ValueError, match="not JSON compliant"):
-        add_to_tar(tar, make_sample(next(iter(item)), recipe), ())
 
 
 def test_nothing_usable_is_an_error_and_the_mended_command_works(
@@ -304,26 +289,6 @@ def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
     assert not (tmp_path / "out").exists() and not (png_folder / "images" / "shards").exists()
 
 
-def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
-) -> None:
-    """Six reasons, all of which are shown; and lists of one without their brackets."""
-    for number, size in enumerate((8, 12)):
-        Image.fromarray(ingest.picture(0, size, 90)).save(png_folder / "images" / f"im0{number}.png")
-    (png_folder / "images" / "im02.png").write_bytes(b"")
-    (png_folder / "images" / "im03.png").write_bytes(b"no image")
-    (png_folder / "images" / "im04.png").unlink()
-    (png_folder / "images" / "im05.png").write_bytes((png_folder / "images" / "im06.png").read_bytes()[:200])
-    (png_folder / "images" / "stray.png").write_bytes(b"")
-    (png_folder / "masks" / "m07.png").unlink()
-    config = ingest.recipe("folder", **ingest.source_of(png_folder) | {"attributes": "view"})
-    convert(config, tmp_path / "out", workers=1)
-    said = capsys.readouterr().out
-    counts = [int(count) for count in re.findall(r"^  (\d+) x ", said, re.MULTILINE)]
-    assert len(counts) == 6 and f"quarantined: {sum(counts)} " in said and "other reasons" not in said
-    assert "attributes: no sample has view;" in said
-
-
 @pytest.mark.parametrize(
     ("counts", "quarantined", "said"),
     [
@@ -357,6 +322,7 @@ def test_what_should_be_looked_at_before_training_is_a_warning(
 @pytest.mark.parametrize(
     ("counts", "refused", "following"),
     [
+        ({"train": 3000, "val": 1, "_target_": "Phantom"}, 0, "experiment=phantom data.shards=d run=out/runs/n"),
         # `small` needed 2,600 steps to learn: 28 epochs of 93. 109 images are 84 steps: 31 times as many are needed.
         ({"train": 3000, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n"),
         ({"train": 109, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n epoch_factor=31"),
@@ -367,11 +333,12 @@ def test_what_should_be_looked_at_before_training_is_a_warning(
     ],
 )
 def test_the_next_command_works_or_is_not_proposed(
-    counts: dict[str, int], refused: int, following: str | None, capsys: pytest.CaptureFixture
+    counts: dict[str, Any], refused: int, following: str | None, capsys: pytest.CaptureFixture
 ) -> None:
+    recipe = {"_target_": counts.pop("_target_", "Folder")}
     info = SimpleNamespace(
         counts=counts, quarantined=refused, patients_in_two_splits=0, shards={"a": 1}, split_remark="", dims=2,
-        recipe={"_target_": "Folder"}, name="n",
+        recipe=recipe, name="n",
     )  # fmt: skip
     made = outcome.Outcome(info, Counter({"blank": refused} if refused else {}), None, (0, 0), [])
     outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)

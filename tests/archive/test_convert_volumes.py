@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dira_scale.archive.following import pretraining
+from dira_scale.archive.outcome import pretraining
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.pixels.codecs import decode
 from dira_scale.shard.convert import convert

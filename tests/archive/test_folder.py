@@ -12,7 +12,7 @@ from PIL import Image
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
-from dira_scale.archive.sources.mask_names import is_mask
+from dira_scale.archive.sources.paths import is_mask
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import header
@@ -291,17 +291,6 @@ def test_linked_folders_are_searched_once_and_loops_end(tmp_path: Path, ingest: 
     (tmp_path / "images" / "copy.png").symlink_to(tmp_path / "images" / "a" / "x.png")
     found = {record.name: record.image for record in Folder(str(tmp_path / "images")).records(workers=1)}
     assert set(found.values()) == {tmp_path / "images/a/x.png", tmp_path / "elsewhere/x.png"} and len(found) == 2
-
-
-def test_a_folder_that_cannot_be_listed_is_an_error(
-    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(path: str) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr("os.scandir", refuse)
-    with pytest.raises(PermissionError):
-        listed(Folder(str(tmp_path)))
 
 
 def test_studies_are_known_where_the_patient_is_not(tmp_path: Path, ingest: SimpleNamespace) -> None:

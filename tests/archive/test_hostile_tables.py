@@ -17,7 +17,7 @@ from dira_scale.archive.sources.boxes import read_boxes, read_findings
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, printable
 from dira_scale.shard.convert import convert as convert_here
-from dira_scale.storage.tables import read_columns, read_names, read_table
+from dira_scale.storage.tables import read_names, read_table
 
 ENDLESS = [name for name, table in TABLES.items() if table.outcome in (LONG, "field larger")]
 LARGE = 2**26  # bytes of a large table; under torture in the real command 2^30
@@ -61,7 +61,6 @@ READERS: dict[str, Callable[[Path], Iterable[object]]] = {
     "table": lambda path: read_table(path, ["file"], ""),
     "boxes": read_boxes,
     "findings": read_findings,
-    "columns": lambda path: read_columns(path, ["file", "nodule"]),
     "names": read_names,
 }
 

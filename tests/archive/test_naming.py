@@ -14,8 +14,9 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dira_scale.archive.following import pretraining
-from dira_scale.archive.naming import completed, modality_of
+from dira_scale.archive.modality import modality_of
+from dira_scale.archive.outcome import pretraining
+from dira_scale.archive.output import completed
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
@@ -193,16 +194,6 @@ def test_values_that_are_hardly_hounsfield_units_are_counted(
         assert "warning: 2 x values that are hardly Hounsfield units" in capsys.readouterr().out
     survey_and_print(config, workers=1, key_file=None, count=3)
     assert "odd       2 of 3 tried: values that are hardly Hounsfield units" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("recipe", "experiment"), [("phantom_cxr", "phantom"), ("folder", "small")])
-def test_the_next_command_names_the_experiment_of_the_recipe(
-    recipe: str, experiment: str, ingest: SimpleNamespace
-) -> None:
-    made_by = ingest.recipe(recipe, **({"images": "i"} if recipe == "folder" else {}))
-    info: Any = SimpleNamespace(recipe=made_by, counts={"train": 3000, "val": 1}, name="n", dims=2)
-    said = f"python -m dira_scale.pretrain experiment={experiment} data.shards=d run=out/runs/n"
-    assert pretraining(Path("d"), info) == said
 
 
 def test_the_steps_of_the_next_command_are_those_that_pretrain_plans() -> None:

@@ -204,7 +204,7 @@ def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(
         put(there, png_folder)
         config = ingest.recipe("folder", images=f"{there.url}/source/images", shard_size=5)
         monkeypatch.setattr(
-            "dira_scale.shard.convert.unfinished", lambda out, shards: (there.process.kill(), list(shards))[1]
+            "dira_scale.archive.claim.unfinished", lambda out, shards: (there.process.kill(), list(shards))[1]
         )
         with pytest.raises(UserError, match=r"sharding to .*/out failed .*finished shards are kept"):
             convert(config, tmp_path / "out", workers=1)

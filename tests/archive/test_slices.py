@@ -12,7 +12,7 @@ from archive.sources.conftest import Here
 from harness import together
 
 from dira_scale.archive import writer
-from dira_scale.archive.output import Share
+from dira_scale.archive.claim import Share
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
 

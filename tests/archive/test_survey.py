@@ -10,8 +10,7 @@ import pytest
 from dira_scale.errors import UserError
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
-from dira_scale.shard.survey import survey_and_print
-from dira_scale.shard.survey_report import _estimate
+from dira_scale.shard.survey import _estimate, survey_and_print
 
 
 def test_what_is_there_and_what_is_odd_is_counted(

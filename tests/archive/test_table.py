@@ -10,7 +10,7 @@ import pytest
 from needs import need_extra
 
 from dira_scale.archive.sources.boxes import read_boxes
-from dira_scale.archive.sources.table_cells import flags_and_numbers, number
+from dira_scale.archive.sources.label_columns import flags_and_numbers, number
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.storage import excel

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from dira_scale.archive.sources.table_cells import number
+from dira_scale.archive.sources.label_columns import number
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Ball, Box, clip_box
 from dira_scale.imaging.rejection import RejectedError

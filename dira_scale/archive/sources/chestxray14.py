@@ -12,7 +12,7 @@ from dira_scale.archive.sources.split_lists import split_lists, splits_of
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
-from dira_scale.storage.tables import cell_number, read_columns, read_names, table_error
+from dira_scale.storage.tables import cell_number, read_names, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 FINDINGS = (
@@ -99,15 +99,15 @@ class ChestXray14:
 
     def _entries(self) -> Iterator[tuple[str, TableEntry]]:
         seen: set[str] = set()
-        for line in read_columns(self.table, COLUMNS):
-            name, findings, patient, age, sex, view = line.cells
+        for row in read_table(self.table, COLUMNS):
+            name, findings, patient, age, sex, view = (row.cells[column] for column in COLUMNS)
             try:
                 labels = _labels(findings)
             except ValueError as error:
-                raise table_error(self.table, str(error), line) from error
+                raise table_error(self.table, str(error), row) from error
             if name in seen or not name:
                 what = f"a second line for {name}: keep one" if name else "no image name"
-                raise table_error(self.table, what, line)
+                raise table_error(self.table, what, row)
             seen.add(name)
             yield name, TableEntry(labels, patient, _age(age), sex, view)
 
@@ -121,9 +121,11 @@ class ChestXray14:
         """The header has ``Bbox [x``, ``y``, ``w``, ``h]`` for the box, then three unnamed columns."""
         boxes: dict[str, list[Box]] = {}
         if self.boxes.is_file():
-            for line in read_columns(self.boxes, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
-                x, y, w, h = (cell_number(self.boxes, line, cell) for cell in range(2, 6))
-                boxes.setdefault(line.cells[0], []).append(Box(_finding(line.cells[1]), y, x, h, w))
+            sides = ("Bbox [x", "y", "w", "h]")
+            for row in read_table(self.boxes, ["Image Index", "Finding Label", *sides]):
+                x, y, w, h = (cell_number(self.boxes, row, side) for side in sides)
+                box = Box(_finding(row.cells["Finding Label"]), y, x, h, w)
+                boxes.setdefault(row.cells["Image Index"], []).append(box)
         return boxes
 
 

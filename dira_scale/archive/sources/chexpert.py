@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, folder_in, in_threads, listed_in, with_size
 from dira_scale.config.schema import Place
-from dira_scale.storage.tables import Line, cell_number, read_columns, table_error
+from dira_scale.storage.tables import Row, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 FINDINGS = (
@@ -43,10 +43,10 @@ class CheXpert:
     def _records(self) -> Iterator[SourceRecord]:
         listed: set[str] = set()
         for table in self.tables:
-            for line in read_columns(table, COLUMNS):
-                record = self._record(table, line)
+            for row in read_table(table, COLUMNS):
+                record = self._record(table, row)
                 if record.name in listed:
-                    raise table_error(table, f"a second line for {record.name}: keep one", line)
+                    raise table_error(table, f"a second line for {record.name}: keep one", row)
                 listed.add(record.name)
                 yield record
         for folder in self.folders:
@@ -55,12 +55,12 @@ class CheXpert:
                 if name not in listed:
                     yield SourceRecord(name, path, rejected="no line in the tables")
 
-    def _record(self, table: Path, line: Line) -> SourceRecord:
-        path, sex, age, side, projection, *_ = line.cells
+    def _record(self, table: Path, row: Row) -> SourceRecord:
+        path, sex, age, side, projection = (row.cells[column] for column in COLUMNS[:5])
         below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
         parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
         if not parts:
-            raise table_error(table, f"expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '{path}'", line)
+            raise table_error(table, f"expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '{path}'", row)
         known = {
             "sex": sex,  # one patient's is Unknown, which is dropped later
             "age": "" if age in ("0", "0.0") else age,  # three films of adults have age 0
@@ -71,14 +71,14 @@ class CheXpert:
             self.root / str(below),
             patient=parts[2],
             study=parts[3],
-            labels=tuple(_label(table, line, cell) for cell in range(5, len(COLUMNS))),
+            labels=tuple(_label(table, row, finding) for finding in FINDINGS),
             split=parts[1],
             attributes={name: known[name] for name in self.attributes if known.get(name)},
         )
 
 
-def _label(table: Path, line: Line, cell: int) -> float:
-    value = cell_number(table, line, cell) if line.cells[cell] else math.nan
+def _label(table: Path, row: Row, finding: str) -> float:
+    value = cell_number(table, row, finding) if row.cells[finding] else math.nan
     if value not in (0, 1, -1) and value == value:
-        raise table_error(table, f"{COLUMNS[cell]}: expected 1, 0 or -1, got {value:g}", line)
+        raise table_error(table, f"{finding}: expected 1, 0 or -1, got {value:g}", row)
     return value

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
-from dira_scale.archive.sources.classes import Classes, Given
-from dira_scale.archive.sources.mask_names import with_note
-from dira_scale.archive.sources.patient_pattern import UNMATCHED, PatientPattern
-from dira_scale.archive.sources.table_cells import flags_and_numbers, number
+from dira_scale.archive.sources.label_columns import Classes, Given, flags_and_numbers, number
+from dira_scale.archive.sources.paths import UNMATCHED, PatientPattern, with_note
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box

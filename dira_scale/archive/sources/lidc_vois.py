@@ -12,9 +12,10 @@ from dira_scale.archive.sources.published import (
     with_size,
 )
 from dira_scale.config.schema import Place
-from dira_scale.storage.tables import cell_number, read_columns
+from dira_scale.storage.tables import cell_number, read_table
 from dira_scale.storage.walk import folder_at
 
+NAMES = ("patient_id", "nodule_id", "seriesuid")
 RATINGS = {  # label: column
     "malignant": "Diagnosis_value",
     "malignancy": "Malignancy_value",
@@ -51,11 +52,11 @@ class LidcVois:
 
     def _records(self) -> Iterator[SourceRecord]:
         listed = set()
-        for line in read_columns(self.table, ["patient_id", "nodule_id", "seriesuid", *RATINGS.values()]):
-            patient, nodule, series = line.cells[:3]
+        for row in read_table(self.table, [*NAMES, *RATINGS.values()]):
+            patient, nodule, series = (row.cells[column] for column in NAMES)
             name = f"{patient}_R_{nodule}.nii.gz"
             listed.add(name)
-            labels = tuple(cell_number(self.table, line, cell) for cell in range(3, len(line.cells)))
+            labels = tuple(cell_number(self.table, row, column) for column in RATINGS.values())
             mask = self.root / "nodule_mask" / name
             yield SourceRecord(name, self.folder / name, patient, series, labels=labels, mask=mask)
         for path in files_ending(self.folder, ".nii.gz"):

@@ -13,9 +13,10 @@ from dira_scale.imaging.boxes import Ball, clip_box
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.read import grid_of
-from dira_scale.storage.tables import cell_number, read_columns
+from dira_scale.storage.tables import cell_number, read_table
 from dira_scale.storage.walk import folder_at
 
+CENTRE = ("coordX", "coordY", "coordZ")  # columns
 FOLDS = tuple(f"subset{n}" for n in range(10))
 
 
@@ -48,9 +49,9 @@ class Luna16:
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """All scans of the existing folds; nodules of other scans are skipped, and their number printed."""
         nodules: dict[str, list[Ball]] = defaultdict(list)
-        for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]):
-            x, y, z, diameter = (cell_number(self.list, line, cell) for cell in range(1, 5))
-            nodules[line.cells[0]].append(Ball("nodule", (-x, -y, z), diameter))
+        for row in read_table(self.list, ["seriesuid", *CENTRE, "diameter_mm"]):
+            x, y, z, diameter = (cell_number(self.list, row, column) for column in (*CENTRE, "diameter_mm"))
+            nodules[row.cells["seriesuid"]].append(Ball("nodule", (-x, -y, z), diameter))
         yield from self.scans.rejected
         yield from in_threads(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.by_uid, workers)
         self.scans.print_warnings(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.luna16 import FOLDS, Scans
+from dira_scale.archive.sources.luna16 import CENTRE, FOLDS, Scans
 from dira_scale.archive.sources.published import listed_in
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.volumes.block import Block
-from dira_scale.storage.tables import Line, cell_number, read_columns, table_error
+from dira_scale.storage.tables import Row, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 
@@ -44,33 +44,34 @@ class Luna16Candidates:
     def records(self, workers: int) -> Iterator[SourceRecord]:
         yield from self.scans.rejected
         share, absent = self._share(), Counter[str]()
-        for line in self._lines():
-            uid, kind = line.cells[0], line.cells[4]
+        for row in self._rows():
+            uid, kind = row.cells["seriesuid"], row.cells["class"]
             scan = self.scans.by_uid.get(uid)
             if scan is None:
                 absent[uid] += 1
-            elif kind == "1" or scan.fold in self.whole or self._drawn(line) < share:
-                x, y, z = (cell_number(self.list, line, cell) for cell in (1, 2, 3))
+            elif kind == "1" or scan.fold in self.whole or self._drawn(row) < share:
+                x, y, z = (cell_number(self.list, row, column) for column in CENTRE)
                 block = Block(scan.path, (x, y, z), self.patch)
-                name = f"{uid}/{line.number}"
+                name = f"{uid}/{row.line}"
                 yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
         self.scans.print_warnings(self.list, absent)
 
-    def _lines(self) -> Iterator[Line]:
-        for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "class"]):
-            if line.cells[4] not in ("0", "1"):
-                raise table_error(self.list, f"expected class 0 or 1, got '{line.cells[4]}'", line)
-            yield line
+    def _rows(self) -> Iterator[Row]:
+        for row in read_table(self.list, ["seriesuid", *CENTRE, "class"]):
+            if row.cells["class"] not in ("0", "1"):
+                raise table_error(self.list, f"expected class 0 or 1, got '{row.cells['class']}'", row)
+            yield row
 
     def _share(self) -> float:
         """The share of negatives kept in folds not in ``whole``."""
         if self.negatives is None:
             return 1.0
         thinned = {uid for uid, scan in self.scans.by_uid.items() if scan.fold not in self.whole}
-        counts = Counter(line.cells[4] for line in self._lines() if line.cells[0] in thinned)
+        counts = Counter(row.cells["class"] for row in self._rows() if row.cells["seriesuid"] in thinned)
         return self.negatives * counts["1"] / max(1, counts["0"])
 
-    def _drawn(self, line: Line) -> float:
+    def _drawn(self, row: Row) -> float:
         """A number in [0, 1) determined by seed and candidate."""
-        digest = hashlib.blake2b(" ".join([str(self.seed), *line.cells[:4]]).encode(), digest_size=8).digest()
+        cells = [row.cells[column] for column in ("seriesuid", *CENTRE)]
+        digest = hashlib.blake2b(" ".join([str(self.seed), *cells]).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64

@@ -13,7 +13,7 @@ from dira_scale.imaging.dicom import header_of
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.storage.tables import read_columns, table_error
+from dira_scale.storage.tables import read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 
@@ -68,10 +68,10 @@ class SiimAcr:
 
     def _records(self) -> Iterator[SourceRecord]:
         regions: dict[str, list[str]] = defaultdict(list)
-        for line in read_columns(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
-            name, runs = line.cells
+        for row in read_table(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
+            name, runs = row.cells["ImageId"], row.cells["EncodedPixels"]
             if not name:
-                raise table_error(self.table, "no ImageId", line)
+                raise table_error(self.table, "no ImageId", row)
             regions[name] += [runs] if runs not in ("", "-1") else []
         seen = set()
         for path in files_ending(self.root, ".dcm"):

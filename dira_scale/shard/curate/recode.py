@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import pyarrow.parquet as pq
 
 from dira_scale import __version__
-from dira_scale.archive.claim import claimed, remove_leftovers
+from dira_scale.archive.claim import remove_leftovers, write_dataset
 from dira_scale.archive.finish import discard, joined, publish_dataset
 from dira_scale.archive.outcome import sample_counts
-from dira_scale.archive.output import Share, check_output, finished, made_of, publish_shard, unfinished
+from dira_scale.archive.output import check_output, finished
 from dira_scale.archive.recipe import identity_hash
-from dira_scale.archive.writer import Conversion, write_shards
+from dira_scale.archive.writer import Conversion
 from dira_scale.data.manifest import QUARANTINE_FILE, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
@@ -65,7 +65,10 @@ def recode(path: str | Path, out: str | Path, form: Form, workers: int) -> None:
         if made is None:
             check_output(folder, None)
             console.print(f"{origin.root}: {described(origin)}; {planned(origin, form)}")
-            made = _make(folder, plan, origin, recipe, form, workers)
+            work = Conversion(partial(recoded, form=form), doing="converting")
+            join = partial(_finish, folder, plan, origin, recipe, form)
+            made = write_dataset(folder, plan, recipe, work, workers, join)
+            assert made is not None
     except OSError as error:
         raise UserError(
             f"converting to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
@@ -78,22 +81,6 @@ def recode(path: str | Path, out: str | Path, form: Form, workers: int) -> None:
                         f"another out, or delete {out} to remake it")  # fmt: skip
     remove_leftovers(folder)
     console.print(f"{folder} is complete: {sample_counts(made.info)}")
-
-
-def _make(
-    out: Path, plan: RecodePlan, origin: ShardedDataset, recipe: dict[str, Any], form: Form, workers: int
-) -> ShardedDataset | Recoded:
-    """Write the missing shards and join all. The dataset, if others finished it first."""
-    with claimed(out, recipe, plan, Share()) as scratch:
-        if made := finished(out, recipe):  # by another process, while we looked
-            return made
-        todo = unfinished(out, plan.shards)
-        done = sum(len(plan.shards[shard]) for shard in set(plan.shards) - set(todo))
-        work = Conversion(partial(recoded, form=form), doing="converting")
-        write_shards(todo, plan, work, workers, scratch, partial(publish_shard, out, made_of(plan, recipe)), done)
-        if made := finished(out, recipe):  # by another machine: stores have no locks
-            return made
-        return _finish(out, plan, origin, recipe, form, scratch)
 
 
 def _finish(

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.archive.sources.classes import key_of
+from dira_scale.archive.sources.label_columns import key_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.selection import fold_of, fraction_of_samples
 from dira_scale.errors import UserError, nearest

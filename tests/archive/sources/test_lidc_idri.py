@@ -15,7 +15,6 @@ from archive.sources.miniatures import write_text
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.lidc_idri import LidcIdri, Rows
-from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import Plane
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.lidc_xml import _enclosed
@@ -106,18 +105,6 @@ def test_consensus_boxes_and_ratings(tmp_path: Path, shards: Callable, made: dic
     }
 
 
-def test_masks_and_boxes_follow_a_resampling(tmp_path: Path, shards: Callable, made: dict[str, np.ndarray]) -> None:
-    volume = {"spacing": [1.25, 1.4, 1.4], "clip": None, "range": [-1000, 1000], "crop": "none", "irregular": "refuse"}
-    dataset = shards("lidc_idri", images=tmp_path / "lidc", min_side=4, volume=volume)
-    one, two = expected()
-    for uid in made:
-        np.testing.assert_array_equal(dataset.mask(uid).shape, (18, 20, 22))
-        np.testing.assert_array_equal(dataset.mask(uid)[::2, :10, :] > 0, (one | two)[:, 1:21:2, 1::2])
-        (box,) = (box for box in dataset.boxes(uid) if box[0] == "malignant")
-        (block,) = scipy.ndimage.find_objects(one.astype(int))
-        np.testing.assert_allclose(box[1:4], [block[0].start * 2, block[1].start / 2, block[2].start / 2])
-
-
 def test_more_readers_must_agree(tmp_path: Path, made: dict[str, np.ndarray]) -> None:
     records = {r.name: r for r in LidcIdri(str(tmp_path / "lidc"), readers=3).records(1)}
     record = records["1.3.6.101"]
@@ -160,10 +147,6 @@ def test_rows_hold_any_voxels() -> None:
 def test_readings_that_do_not_fit_are_rejected(tmp_path: Path, ingest: SimpleNamespace) -> None:
     root = tmp_path / "lidc"
     miniatures_3d.lidc_idri(root, ingest)
-    with pytest.raises(UserError, match="holds no XML file of LIDC's readings"):
-        list(LidcIdri(str(root), readers=2).records(1))
-    with pytest.raises(UserError, match=r"recipe\.readers=5: use 1 to 4"):
-        LidcIdri(str(root), readers=5)
     outline = ("1.3.6.77", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
     miniatures_3d.readings(root / "a.xml", "1.3.6.101", [[(3, [outline])]])
     miniatures_3d.readings(root / "b.xml", "1.3.6.102", [[(3, [outline])]])
@@ -184,41 +167,6 @@ def test_a_series_with_a_gap_or_a_copy_is_rejected(tmp_path: Path, made: dict[st
     told = {record.name: record.rejected for record in LidcIdri(str(tmp_path / "lidc"), readers=2).records(1)}
     assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "slices without position, or duplicate slices"
     assert told["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "files of several series in one folder"
-
-
-@pytest.mark.parametrize("gone, taken", [([4], {4: (3, 5)}), ([3, 4], {3: (2,), 4: (5,)})])
-def test_a_mask_has_no_hole_where_a_slice_is_missing(
-    tmp_path: Path, ingest: SimpleNamespace, shards: Callable, gone: list[int], taken: dict[int, tuple[int, ...]]
-) -> None:
-    """Outlines that move from slice to slice: an interpolated slice has those of the nearest one that is there."""
-    scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
-    for n, uid in enumerate(scans):
-        there = [z for z in range(2, 7) if z not in gone]
-        blocks: list[Block] = [(range(z, z + 1), slice(8 + z, 18 + 2 * z), slice(10, 20 + z)) for z in there]
-        hole: list[Block] = [(range(5, 6), slice(15, 18), slice(14, 17))]
-        reader = [stated(uid, blocks, 4, hole, n == 1)]
-        miniatures_3d.readings(tmp_path / "lidc" / f"{n}.xml", uid, [reader, reader])
-        for path in (tmp_path / "lidc").rglob(f"{uid}/*.dcm"):
-            instance = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
-            if instance in [f"{uid}.{8 - z if n else z}" for z in gone]:
-                path.unlink()
-    drawn = np.zeros(SHAPE, np.uint8)
-    for (z,), rows, columns in blocks:
-        drawn[z, rows, columns] = 1
-    drawn[5, 15:18, 14:17] = 0
-    dataset = shards("lidc_idri", images=tmp_path / "lidc", min_side=4)
-    for uid, values in scans.items():
-        mask = dataset.mask(uid)
-        assert mask is not None and mask.shape == SHAPE
-        rest = [z for z in range(9) if z not in gone]
-        np.testing.assert_array_equal(mask[rest], drawn[rest])
-        for z, options in taken.items():
-            assert any((mask[z] == drawn[other]).all() for other in options) and mask[z].any()
-        np.testing.assert_array_equal(dataset.pixels(uid)[rest], values[rest])
-        ((_, z, y, x, d, h, w),) = dataset.boxes(uid)
-        (block,) = scipy.ndimage.find_objects(mask)
-        assert [(z, z + d), (y, y + h), (x, x + w)] == [(side.start, side.stop) for side in block]
-        assert dataset.attributes(uid)["filled_slices"] == str(len(gone))
 
 
 def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Path, ingest: SimpleNamespace) -> None:

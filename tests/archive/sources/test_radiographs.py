@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,15 +28,6 @@ def test_lungs_alone_and_shrunken_in_8_bits(tmp_path: Path, shards: Callable) ->
     assert dataset.boxes("JPCLN001.IMG")[0][5] == pytest.approx(15 / 0.35)
     inner = made["JPCLN001.IMG"][0][200:202, 200:202].mean() / 4095 * 255
     assert dataset.pixels("JPCLN001.IMG")[100, 100] == pytest.approx(inner, abs=2)
-
-
-def test_shrunken_masks_stay_on_their_images(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:
-    made = miniatures.siim_acr(tmp_path / "siim", ingest)
-    dataset = shards("siim_acr", images=tmp_path / "siim", max_side=30, min_side=20)
-    for uid, (_, mask) in made.items():
-        shrunken = dataset.mask(uid)
-        assert shrunken.shape == dataset.pixels(uid).shape == (30, 25)
-        np.testing.assert_array_equal(shrunken, mask[1::2, 1::2])  # nearest: every second pixel
 
 
 LONG = 2**63 - 1  # two of them overflow an int64

@@ -133,7 +133,6 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
         (["splits=trian"], "no split 'trian'"),
         (["folds=40"], "folds=40: only 20 patients in train"),
         (["folds=4", "fold=4"], "fold=4: must be from 0 to 3 with folds=4"),
-        (["splits=[trian]"], "no split 'trian'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(

@@ -1,5 +1,1 @@
 """``shard audit``: identifying values from the source in the dataset; patients and images in two splits."""
-
-from dira_scale.shard.curate.audit.make import audit
-
-__all__ = ["audit"]

@@ -16,7 +16,7 @@ from pydicom.multival import MultiValue
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom
 from dira_scale.machine.workers import parallel_map
-from dira_scale.shard.curate.audit.metadata import texts_of
+from dira_scale.shard.curate.audit.texts import texts_of
 from dira_scale.shard.curate.audit.values import Value
 from dira_scale.storage.store import is_local, locate
 from dira_scale.storage.tables import read_table

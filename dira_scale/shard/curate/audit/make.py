@@ -12,8 +12,7 @@ from dira_scale.shard.curate.audit.harvest import harvest
 from dira_scale.shard.curate.audit.leaks import find_leaks
 from dira_scale.shard.curate.audit.patients import shared_patients
 from dira_scale.shard.curate.audit.report import AuditReport, TwinImage, TwinPair, full_file, print_report
-from dira_scale.shard.curate.audit.thumbnails import thumbnails
-from dira_scale.shard.curate.audit.twins import exact_twins, near_twins
+from dira_scale.shard.curate.audit.twins import exact_twins, near_twins, thumbnails
 from dira_scale.shard.curate.audit.values import Values
 from dira_scale.shard.curate.audit.words import own_words
 
@@ -25,8 +24,6 @@ def audit(
 
     Raises UserError if an input is missing, unreadable or incompatible.
     """
-    if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers={workers}: must be an integer of at least 1, or null for all cores")
     if tables and not source:
         raise UserError("tables=… needs a source: name its folder with source=…")
     datasets = [ShardedDataset.open(folder) for folder in (path, *against)]
@@ -37,7 +34,8 @@ def audit(
     with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # mode 0700: it holds identities
         try:
             if source:
-                _leaks(report, datasets[0], source, tables, Path(scratch), workers)
+                report.values = Values.of(harvest(source, tables, workers), own_words(datasets[0]))
+                report.leaks = find_leaks(datasets[0], report.values, Path(scratch), workers)
             if near_duplicates:
                 report.twins = _twins(datasets, Path(scratch), workers)
         except OSError as error:
@@ -45,17 +43,6 @@ def audit(
                 f"the audit of {path} failed ({error}): fix this, then run the same command again"
             ) from error
     return print_report(report, datasets[0].root)
-
-
-def _leaks(
-    report: AuditReport, dataset: ShardedDataset, source: str, tables: Sequence[str], scratch: Path, workers: int
-) -> None:  # fmt: skip
-    values = Values(scratch, own_words(dataset))
-    values.add(harvest(source, tables, workers))
-    values.finish()
-    report.searched, report.not_searched = (values.count(long=True), values.count(long=False)), values.not_searched()
-    report.leaks = find_leaks(dataset, scratch, workers)
-    report.expected_by_chance = values.expected_by_chance() * report.leaks.size
 
 
 def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[TwinPair]:

@@ -5,16 +5,16 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.table import Table
-
+from dira_scale.errors import counted
 from dira_scale.machine.console import Console
-from dira_scale.shard.curate.audit.leaks import MOST, Hit, SearchResult
+from dira_scale.shard.curate.audit.leaks import MOST_HITS, SearchResult
 from dira_scale.shard.curate.audit.patients import PatientComparison, harmful
-from dira_scale.shard.curate.audit.twins import SAME
+from dira_scale.shard.curate.audit.twins import LEAST
+from dira_scale.shard.curate.audit.values import Values
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own_file
 from dira_scale.storage.store import is_local
@@ -22,8 +22,7 @@ from dira_scale.storage.tables import harmless
 
 HEADER = ("found", "file", "member", "place", "kind", "value")  # of the table in full, and its stamp
 SHOWN = 10  # examples of a kind
-WIDTH = 160  # of tables: wide enough not to cut keys
-WORTH_TELLING = 0.01  # expected hits by chance
+CHANCE = 0.01  # expected hits by chance from which they are mentioned
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,10 @@ class TwinImage:
     patient: str
     file: str = ""  # path of its shard
     codec: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.dataset} {self.split}"
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,10 @@ class TwinPair:
 
 @dataclass
 class AuditReport:
-    """All findings; ``leaks`` is None if no source was named."""
+    """All findings; ``values`` and ``leaks`` are None if no source was named."""
 
+    values: Values | None = None
     leaks: SearchResult | None = None
-    searched: tuple[int, int] = (0, 0)  # long values, short ones
-    not_searched: list[tuple[str, str]] = field(default_factory=list)
-    expected_by_chance: float = 0.0
     patients: PatientComparison = field(default_factory=lambda: PatientComparison([], []))
     twins: list[TwinPair] | None = None
 
@@ -69,8 +70,8 @@ class AuditReport:
 
 def print_report(report: AuditReport, root: Path) -> int:
     """Print it, and write the full findings beside the dataset at ``root``; returns 1 for harm, else 0."""
-    console = Console(soft_wrap=True, highlight=False, width=WIDTH)
-    _print_leaks(report, console)
+    console = Console(soft_wrap=True, highlight=False)
+    _print_leaks(report.values, report.leaks, console)
     _print_patients(report.patients, console)
     if report.twins is not None:
         _print_twins(report.twins, console)
@@ -94,46 +95,33 @@ def mask(value: str) -> str:
     return f"{value[: min(2, len(value) // 2)]}… ({len(value)})"
 
 
-def _print_leaks(report: AuditReport, console: Console) -> None:
-    if report.leaks is None:
+def _print_leaks(values: Values | None, leaks: SearchResult | None, console: Console) -> None:
+    if values is None or leaks is None:
         console.print("identifying values: not searched; name their source with source=FOLDER (and tables=[CSV])")
         return
-    long, short = report.searched
-    console.print(f"identifying values: {long} searched in {report.leaks.size / 1e6:.1f} MB of raw bytes and "
-                  f"the decoded texts, {short} shorter ones as words of the decoded texts")  # fmt: skip
-    if report.not_searched:
-        counts = Counter(kind for kind, _ in report.not_searched).most_common()
+    console.print(f"identifying values: {len(values.long)} searched in {leaks.size / 1e6:.1f} MB of raw bytes and the "
+                  f"decoded texts, {len(values.short)} shorter ones as words of the decoded texts")  # fmt: skip
+    if values.not_searched:
+        counts = Counter(kind for kind, _ in values.not_searched).most_common()
         kinds = ", ".join(f"{kind} {count}" for kind, count in counts)
         console.print(
-            f"not searched, as they are words of the recipe or the program: {len(report.not_searched)} ({kinds})"
+            f"not searched, as they are words of the recipe or the program: {len(values.not_searched)} ({kinds})"
         )
-    if report.leaks.coincidences:
-        count = report.leaks.coincidences
-        console.print(f"not counted: {count} places within our own longer words, hashes or numbers")
-    if report.expected_by_chance > WORTH_TELLING:
-        console.print(f"of the hits in raw bytes, {report.expected_by_chance:.2g} are expected by chance")
-    if not report.leaks.hits:
+    if leaks.coincidences:
+        console.print(f"not counted: {leaks.coincidences} places within our own longer words, hashes or numbers")
+    if (chance := values.expected_by_chance() * leaks.size) > CHANCE:
+        console.print(f"of the hits in raw bytes, {chance:.2g} are expected by chance")
+    if not leaks.hits:
         return console.print("identifying values: none found")
-    table = Table("value (length)", "what it is", "file", "where", "first in", "times", box=None)
-    console.print("identifying values found:")
-    values = {hit.value for hit in report.leaks.hits}
-    for (hit, where), count in list(_counted(report.leaks.hits).items())[: 2 * SHOWN]:
-        shown = mask(where) if any(value in where.lower() for value in values) else where
-        file, member = (_masked_name(name, values) for name in (hit.file, hit.member))
-        table.add_row(mask(hit.value), hit.kind, file, shown, member, str(count))
-    console.print(table)
-    console.print(f"{len(report.leaks.hits)} places; the search of a file stops after {MOST}")
-
-
-def _counted(hits: Sequence[Hit]) -> dict[tuple[Hit, str], int]:
-    """One line per value, kind and place in a file, with its first sample; and the count."""
-    counts: Counter[tuple[str, ...]] = Counter()
-    first: dict[tuple[str, ...], Hit] = {}
-    for hit in hits:
-        line = (hit.file, hit.kind, hit.value, "raw bytes" if hit.position.startswith("byte") else hit.position)
-        counts[line] += 1
-        first.setdefault(line, hit)
-    return {(first[line], first[line].position): count for line, count in counts.items()}
+    console.print(f"identifying values found in {len(leaks.hits)} places (the search of a file stops at {MOST_HITS}):")
+    found = {hit.value.lower() for hit in leaks.hits}
+    lines: Counter[str] = Counter()
+    for hit in leaks.hits:
+        place = "raw bytes" if hit.position.startswith("byte") else hit.position
+        place = mask(place) if any(value in place.lower() for value in found - {place.lower()}) else place
+        lines[f"{mask(hit.value)}, {hit.kind}, in {_masked_name(hit.file, found)}, {place}"] += 1
+    for line, count in lines.most_common(SHOWN):
+        console.print(f"  {line}: {count} x")
 
 
 def _masked_name(name: str, values: Collection[str]) -> str:
@@ -158,28 +146,28 @@ def _print_patients(compared: PatientComparison, console: Console) -> None:
 def _print_twins(twins: list[TwinPair], console: Console) -> None:
     if not twins:
         return console.print("near-duplicates: none between patients, splits and datasets")
-    kinds = Counter((f"{p.image.dataset} {p.image.split}", f"{p.other.dataset} {p.other.split}", p.how) for p in twins)
-    table = Table("in", "and in", "how", "pairs", box=None)
     console.print("near-duplicates between patients, splits or datasets:")
-    for (image, other, how), count in kinds.most_common():
-        table.add_row(image, other, how or "nearly the same", str(count))
-    console.print(table)
+    kinds = Counter(f"{p.image.place} and {p.other.place}, {p.how or 'nearly the same'}" for p in twins)
+    for kind, count in kinds.most_common():
+        console.print(f"in {kind}: {counted(count, 'pair')}")
     for pair in sorted(twins, key=lambda pair: -pair.alike)[:SHOWN]:
         console.print(f"  {pair.image.key}  {pair.other.key}  {pair.alike:.3f} {pair.how}")
     first = max(twins, key=lambda pair: pair.alike)
     commands = [shlex.join(["tar", "-xf", i.file, f"{i.key}.{i.codec}"]) for i in (first.image, first.other)]
     console.print(f"to see the first pair: {' && '.join(commands)}")
     console.print("the number is the correlation of the two images' fine detail at 64 pixels: 1 is the same image; "
-                  f"pairs are listed from {SAME} on")  # fmt: skip
+                  f"pairs are listed from {LEAST} on")  # fmt: skip
 
 
 def _full_rows(report: AuditReport) -> list[list[str]]:
     rows = [["leak", *hit] for hit in (report.leaks.hits if report.leaks else ())]
-    rows += [["not searched", "", "", "", kind, text] for kind, text in report.not_searched]
-    rows += [["shared patient", *shared.splits, "", "", key] for shared in report.patients.shared
-             for key in shared.patients]  # fmt: skip
-    rows += [["near-duplicate", f"{p.image.dataset} {p.image.split}", f"{p.other.dataset} {p.other.split}",
-              f"{p.alike} {p.how}", p.image.key, p.other.key] for p in report.twins or ()]  # fmt: skip
+    not_searched = report.values.not_searched if report.values else ()
+    rows += [["not searched", "", "", "", kind, text] for kind, text in sorted(not_searched)]
+    for shared in report.patients.shared:
+        rows += [["shared patient", *shared.splits, "", "", key] for key in shared.patients]
+    for p in report.twins or ():
+        how = f"{p.alike} {p.how}"
+        rows.append(["near-duplicate", p.image.place, p.other.place, how, p.image.key, p.other.key])
     return rows
 
 

@@ -4,15 +4,14 @@ Any occurrence of ``LONG`` or more bytes covers a complete gram of ``GRAM`` byte
 these grams are looked up: first hashed in a sparse bit table, then exactly, then the value itself.
 """
 
-import sqlite3
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-LONG, LONGEST = 6, 64  # bytes of a value that is searched in raw bytes; longer ones are truncated
+from dira_scale.shard.curate.audit.values import LONG
+
 STRIDE = 2
 GRAM = LONG - STRIDE + 1
 BLOCK = 2**18  # bytes; its arrays fit a processor's cache
@@ -31,21 +30,17 @@ class Match(NamedTuple):
 
 
 class Searcher:
-    """Searches for the values that ``values.Values`` wrote to ``folder``. Construct one per process."""
+    """Searches for ``values``, each of at least ``LONG`` bytes, which have their kinds."""
 
-    def __init__(self, folder: Path):
-        self._table = sqlite3.connect(f"file:{folder / 'values.db'}?mode=ro", uri=True)
-        self._grams = np.load(folder / "grams.npy", mmap_mode="r")
+    def __init__(self, values: Mapping[bytes, str]):
+        self._values = values
+        self._lengths = sorted({len(form) for form in values}, reverse=True)
+        grams = [form[shift : shift + GRAM] for form in values for shift in range(STRIDE)]
+        self._grams = np.unique(np.array([int.from_bytes(gram, "little") for gram in grams], "<u8"))
         bits = min(max(64 * len(self._grams), 2**16).bit_length(), 26)
         self._shift = np.uint64(64 - bits)
         self._marked = np.zeros(2**bits, bool)
         self._marked[self._hashes(self._grams)] = True
-        lengths = self._table.execute("SELECT DISTINCT length(form) FROM value WHERE long")
-        self._lengths = sorted((length for (length,) in lengths), reverse=True)
-        marks = ", ".join("?" * len(self._lengths))
-        self._query = f"SELECT form, kind FROM value WHERE form IN ({marks}) ORDER BY length(form) DESC LIMIT 1"
-        self.words = {word for (word,) in self._table.execute("SELECT form FROM word")}
-        self.short = dict(self._table.execute("SELECT form, kind FROM value WHERE NOT long"))
 
     def file(self, file: BinaryIO) -> Iterator[Match]:
         """Matches in ``file`` from its position, in overlapping blocks; of overlapping matches, the first."""
@@ -78,11 +73,11 @@ class Searcher:
             return
         folded, end = text.lower(), 0
         for at in self._candidates(folded):
-            match = self._longest(folded, at) if at >= end else None
-            if match:
-                form, kind = match
+            prefixes = (folded[at : at + length] for length in self._lengths)
+            form = next((form for form in prefixes if form in self._values), None) if at >= end else None
+            if form:
                 end = at + len(form)
-                yield Match(at, form, kind, text[max(0, at - AROUND) : at], text[end : end + AROUND])
+                yield Match(at, form, self._values[form], text[max(0, at - AROUND) : at], text[end : end + AROUND])
 
     def _candidates(self, folded: bytes) -> list[int]:
         """Offsets at which a value may begin, in order."""
@@ -100,8 +95,3 @@ class Searcher:
         hashes *= FACTOR
         hashes >>= self._shift
         return hashes.view(np.int64)
-
-    def _longest(self, folded: bytes, at: int) -> tuple[bytes, str] | None:
-        prefixes = [folded[at : at + length] for length in self._lengths]
-        match: tuple[bytes, str] | None = self._table.execute(self._query, prefixes).fetchone()
-        return match

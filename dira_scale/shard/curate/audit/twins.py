@@ -4,11 +4,12 @@ Nearly: recompressed, shrunk, brightened, cropped by a few percent, flipped. Bod
 images are compared after a band-pass, which removes shared anatomy and keeps individual detail.
 
 1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, for all four flips at the cost of one.
-2. Likely pairs: the best correlation at 64 pixels over small shifts and scales (error rates on altered copies of real
-   radiographs: docs/evidence/proof.md).
+2. Pairs with a high correlation: the best correlation at 64 pixels over small shifts and scales (error rates on altered
+   copies of real radiographs: docs/evidence/proof.md).
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -16,10 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
+from dira_scale.pixels.codecs import DecodeError, decode
 
-LIKELY, SAME = 0.75, 0.92  # minimum correlation in the two steps
-MOST = 16  # likely twins per image that are compared closely
+SIDE = 64  # pixels of the small versions
+SLICES = (0.25, 0.5, 0.75)  # of a volume's depth
+ROWS_PER_TASK = 256
+COARSE_LEAST, LEAST = 0.75, 0.92  # minimum correlation in the two steps
+CANDIDATES = 16  # per image that are compared closely
 PAIRS = 512  # per task
 ROWS = 1024  # images per side of a block of pairs
 BAND, FINE_BAND = (0.0, 2.0), (0.67, 2.67)  # sigmas in pixels, at 32 and at 64 pixels
@@ -48,18 +54,63 @@ def exact_twins(datasets: Sequence[ShardedDataset]) -> list[Twins]:
     ]  # fmt: skip
 
 
+def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -> np.ndarray:
+    """float16 [rows of all, K, SIDE, SIDE] in [0, 1], in a file in ``folder``; K = 1, for volumes 3 axial slices.
+
+    Images that cannot be decoded are 0: ``shard verify`` names them.
+    """
+    dims = {dataset.info.dims for dataset in datasets}
+    shape = (sum(dataset.table.num_rows for dataset in datasets), 1 if dims == {2} else len(SLICES), SIDE, SIDE)
+    pictures = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.float16, shape)
+    jobs = ((str(dataset.root), range(n, min(n + ROWS_PER_TASK, dataset.table.num_rows)))
+            for dataset in datasets for n in range(0, dataset.table.num_rows, ROWS_PER_TASK))  # fmt: skip
+    with bar("looking at", "images") as shown:
+        task, start = shown.add_task("", total=shape[0]), 0
+        for made in parallel_map(_of_rows, jobs, workers):
+            pictures[start : start + len(made)] = made
+            start += len(made)
+            shown.advance(task, len(made))
+    return pictures
+
+
+def _of_rows(path: str, rows: range) -> np.ndarray:
+    cv2.setNumThreads(1)
+    dataset = ShardedDataset.open(path, check_shards=False)
+    return np.stack([thumbnail(dataset, row) for row in rows])
+
+
+def thumbnail(dataset: ShardedDataset, row: int) -> np.ndarray:
+    """float16 [K, SIDE, SIDE]; the aspect ratio is not kept."""
+    low, high = (float(dataset.column(name)[row]) for name in ("low", "high"))
+    try:
+        planes = _planes(dataset, row)
+    except DecodeError:
+        return np.zeros((len(SLICES) if dataset.info.dims == 3 else 1, SIDE, SIDE), np.float16)
+    scaled = [np.clip((plane.astype(np.float32) - low) / ((high - low) or 1), 0, 1) for plane in planes]
+    return np.stack([cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in scaled]).astype(np.float16)
+
+
+def _planes(dataset: ShardedDataset, row: int) -> list[np.ndarray]:
+    if dataset.info.dims == 3:
+        voxels = dataset.voxels(row)
+        first = (0,) * (len(voxels.shape) - 3)
+        return [np.asarray(voxels[(*first, int(part * voxels.shape[-3]))]) for part in SLICES]
+    pixels = decode(dataset.read(row), dataset.column("codec")[row], dataset.shape(row))
+    return [pixels.mean(-1) if pixels.ndim == 3 else pixels]
+
+
 def near_twins(pictures: np.ndarray, group: np.ndarray, queries: int, workers: int = 1) -> list[Twins]:
     """Pairs of ``pictures`` [N, K, 64, 64] that show the same image, except two of one ``group`` [N], and two after the
     first ``queries``."""
-    likely = np.array(list(_likely(_vectors(pictures), group, queries)), np.int64).reshape(-1, 2)
-    parts = [likely[n : n + PAIRS] for n in range(0, len(likely), PAIRS)]
+    pairs = np.array(list(_candidates(_vectors(pictures), group, queries)), np.int64).reshape(-1, 2)
+    parts = [pairs[n : n + PAIRS] for n in range(0, len(pairs), PAIRS)]
     twins = []
     jobs = ((pictures[part[:, 0]], pictures[part[:, 1]]) for part in parts)
     for part, flips in zip(parts, parallel_map(_closely, jobs, workers), strict=True):
         twins += [
             Twins(int(image), int(other), round(alike, 3), FLIPS[flip])
             for (image, other), (flip, alike) in zip(part, flips, strict=True)
-            if alike >= SAME
+            if alike >= LEAST
         ]
     return sorted(twins)
 
@@ -122,8 +173,8 @@ def _vectors(pictures: np.ndarray) -> np.ndarray:
     return parts
 
 
-def _likely(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterator[tuple[int, int]]:
-    """Pairs that correlate by at least ``LIKELY`` under any flip; the ``MOST`` best per image."""
+def _candidates(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterator[tuple[int, int]]:
+    """Pairs that correlate by at least ``COARSE_LEAST`` under any flip; the ``CANDIDATES`` best per image."""
     count = len(group)
     for start in range(0, min(queries, count), ROWS):
         rows = slice(start, min(start + ROWS, queries))
@@ -132,17 +183,17 @@ def _likely(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterator[tu
         order = np.lexsort((-score, image))
         image, other = image[order], other[order]
         rank = np.arange(len(image)) - np.searchsorted(image, image)  # rank: 0 for each image's best
-        yield from zip(image[rank < MOST].tolist(), other[rank < MOST].tolist(), strict=True)
+        yield from zip(image[rank < CANDIDATES].tolist(), other[rank < CANDIDATES].tolist(), strict=True)
 
 
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows of the images, rows of the others, scores
-
-
-def _of_block(vectors: np.ndarray, group: np.ndarray, rows: slice, columns: slice) -> Pairs:
+def _of_block(
+    vectors: np.ndarray, group: np.ndarray, rows: slice, columns: slice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of images, rows of others, and their scores."""
     ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
     # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
     score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
-    image, other = np.nonzero(score >= LIKELY)
+    image, other = np.nonzero(score >= COARSE_LEAST)
     score = score[image, other]
     image, other = image + rows.start, other + columns.start
     counts = (image < other) & (group[image] != group[other])

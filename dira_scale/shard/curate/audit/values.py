@@ -1,17 +1,14 @@
-"""The identifying values, as the bytes to search for; on disk, as an archive has millions.
+"""The identifying values of a source, as the bytes to search for.
 
 Case-insensitive: ASCII by folding both sides, other alphabets by one form per case.
 """
 
 import re
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import numpy as np
-
-from dira_scale.shard.curate.audit.search import GRAM, LONG, LONGEST, STRIDE
+LONG, LONGEST = 6, 64  # bytes of a value that is searched in raw bytes; longer ones are truncated
 
 
 class Value(NamedTuple):
@@ -26,57 +23,35 @@ class Value(NamedTuple):
     encodings: tuple[str, ...] = ()
 
 
+@dataclass
 class Values:
-    """Writes ``folder/values.db`` and ``folder/grams.npy``, which ``search.Searcher`` reads.
+    """The forms of all values with their kinds: ``long`` ones for raw bytes, ``short`` ones for words.
 
     ``words`` (lower case) are the dataset's own and cannot be distinguished from leaks: values that equal one are
-    listed by ``not_searched``, and a value within one (thorax in Pneumothorax) is no hit.
+    ``not_searched``, and a value within one (thorax in Pneumothorax) is no hit.
     """
 
-    def __init__(self, folder: Path, words: Collection[str]):
-        self.folder, self._words = folder, words
-        self._table = sqlite3.connect(folder / "values.db")
-        self._table.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
-            "CREATE TABLE value (form BLOB PRIMARY KEY, kind TEXT, long INT) WITHOUT ROWID;"
-            "CREATE TABLE own (text TEXT PRIMARY KEY, kind TEXT) WITHOUT ROWID;"
-            "CREATE TABLE word (form BLOB PRIMARY KEY) WITHOUT ROWID"
-        )
-        self._table.executemany(
-            "INSERT OR IGNORE INTO word VALUES (?)", ((word.encode("utf-8", "replace"),) for word in words)
-        )
+    words: frozenset[bytes]
+    long: dict[bytes, str] = field(default_factory=dict)
+    short: dict[bytes, str] = field(default_factory=dict)
+    not_searched: set[tuple[str, str]] = field(default_factory=set)  # kind and text
 
-    def add(self, values: Iterable[Value]) -> None:
+    @classmethod
+    def of(cls, values: Iterable[Value], words: Collection[str]) -> "Values":
+        result = cls(frozenset(word.encode("utf-8", "replace") for word in words))
         for value in values:
             for text in texts(value):
                 plain = text.lower()
-                if plain in self._words or len(set(plain)) == 1:  # 00000000 and the like identify nobody
-                    self._table.execute("INSERT OR IGNORE INTO own VALUES (?, ?)", (plain, value.kind))
+                if plain in words or len(set(plain)) == 1:  # 00000000 and the like identify nobody
+                    result.not_searched.add((value.kind, plain))
                     continue
-                rows = [(form, value.kind, len(form) >= LONG) for form in forms(text, value.encodings)]
-                self._table.executemany("INSERT OR IGNORE INTO value VALUES (?, ?, ?)", rows)
-
-    def finish(self) -> None:
-        """Call after the last ``add``: writes the grams by which the search finds the long values."""
-        self._table.commit()
-        grams = np.empty(STRIDE * self.count(long=True), "<u8")
-        for number, (form,) in enumerate(self._table.execute("SELECT form FROM value WHERE long")):
-            for shift in range(STRIDE):
-                grams[STRIDE * number + shift] = int.from_bytes(form[shift : shift + GRAM], "little")
-        np.save(self.folder / "grams.npy", np.unique(grams))
-
-    def count(self, long: bool) -> int:
-        ((count,),) = self._table.execute("SELECT count(*) FROM value WHERE long = ?", [long])
-        return int(count)
-
-    def not_searched(self) -> list[tuple[str, str]]:
-        """Kind and text of the values that are not searched for."""
-        return self._table.execute("SELECT kind, text FROM own ORDER BY kind, text").fetchall()
+                for form in forms(text, value.encodings):
+                    (result.long if len(form) >= LONG else result.short).setdefault(form, value.kind)
+        return result
 
     def expected_by_chance(self) -> float:
         """Expected hits per byte of random data."""
-        lengths = self._table.execute("SELECT form FROM value WHERE long")
-        return sum((2 ** len(re.findall(rb"[a-z]", form))) / 256.0 ** len(form) for (form,) in lengths)
+        return sum((2 ** len(re.findall(rb"[a-z]", form))) / 256.0 ** len(form) for form in self.long)
 
 
 def texts(value: Value) -> Iterator[str]:

@@ -1,18 +1,24 @@
 """A dataset's words from its recipe and this program, which cannot be distinguished from leaks."""
 
+import ast
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+import dira_scale
 from dira_scale.archive.deidentify import MANUFACTURERS, SEXES, VIEWS
 from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.sample import FILLED
+from dira_scale.archive.slices import EMPTY
+from dira_scale.archive.sources.paths import UNMATCHED
 from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.data.manifest.schema import POSITION, SLICE
-from dira_scale.shard.curate.audit.metadata import strings, tokens
+from dira_scale.shard.curate.audit.texts import strings, tokens
 
 CLASSES = {
     "sex": sorted(set(SEXES.values())),
@@ -22,26 +28,9 @@ CLASSES = {
 }
 NUMBERS = {FILLED: r"[1-9]\d{0,2}", SLICE: r"\d{1,4}", POSITION: r"-?\d{1,4}\.\d"}
 FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"}
-# Words of the rejection reasons (a test keeps the list complete).
-REASONS = """
-    12 16 16-bit 255 absurd accepts after against all an and another apart archive are array as at axes be before
-    begin below beside between beyond binary bit bits box boxes burned but by bytes can candidate cannot channels
-    check claims close coding colour colours columns complex compressed contain continue copy csv cut damaged data
-    dataset decode decoding decompressing dicom differ different dims distance distances do does duplicate each
-    elementdatafile empty encode encoding end ends exactly extent fewer file files findings first fit floats folder
-    for four fractional frame frames from gantry gap geometry give grey grid grids gzip has have hdr header here
-    hold image img impossible in indices infinite inflates instead integers irregular is it its jpeg json jsrt keep
-    kind labels lacks large leave leaves length lengths less lettering lies line lines link list listed mask masks
-    may metaimage millimetres min missing modalities modality more most must name names nan negative neither nifti
-    nii no none nor not npy npz nrrd number numbers numpy of offsets on one or order orientation orientations other
-    out outline outside overlap pages pairs patient permissionerror pixel pixels png position radiograph raw reaches
-    read readings reads recipe recipe.burned_in recipe.dims recipe.modality recipe.volume.irregular rectangles
-    regular resample row rows run save say says scan screen seem seg segmentation segments series several shape
-    sheared shifted short shorter shot show side single size sizes skip slice slices space spacing spacings span
-    split study such table tables tagged tell test text than that the them these this three tiff tilt time tissue to
-    together too training twice two uid uint8 uneven unlabelled value values volume volumes voxel voxels was where
-    which while whole whose with without would xml zero
-"""
+# Functions whose arguments are or become reasons.
+GIVEN_TO = {"RejectedError", "GeometryError", "QuarantinedError", "Refused", "rejects", "replace", "SourceRecord",
+            "_found_series"}  # fmt: skip
 
 
 def own_words(dataset: ShardedDataset) -> set[str]:
@@ -57,12 +46,19 @@ def own_words(dataset: ShardedDataset) -> set[str]:
     for name, form in NUMBERS.items():
         values += [number for number in attributes.get(name, ()) if re.fullmatch(form, number)]
     values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
-    values += [list(asdict(info)), _croissant(dataset), sorted(FILES), REASONS]
+    values += [list(asdict(info)), croissant(info, dataset.root / MANIFEST_FILE), sorted(FILES), list(reasons())]
     return {word for value in values for text in strings("", value) for word in tokens(text.text)}
 
 
-def _croissant(dataset: ShardedDataset) -> dict[str, Any]:
-    return croissant(dataset.info, dataset.root / MANIFEST_FILE)
+def reasons() -> Iterator[str]:
+    """The texts in this program's code of which the reasons for rejections are made."""
+    yield from (EMPTY, UNMATCHED)
+    package = Path(dira_scale.__path__[0])
+    for path in (*package.glob("imaging/**/*.py"), *package.glob("archive/**/*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in GIVEN_TO:
+                parts = (part.value for part in ast.walk(call) if isinstance(part, ast.Constant))
+                yield from (part for part in parts if isinstance(part, str))
 
 
 def _attributes(dataset: ShardedDataset) -> dict[str, set[str]]:

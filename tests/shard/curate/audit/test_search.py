@@ -1,21 +1,17 @@
 """The search against brute force: every value, at every place, whatever borders and neighbours it has."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dira_scale.shard.curate.audit import search
-from dira_scale.shard.curate.audit.search import LONG, LONGEST, Searcher
-from dira_scale.shard.curate.audit.values import Value, Values, forms, texts
+from dira_scale.shard.curate.audit.search import Searcher
+from dira_scale.shard.curate.audit.values import LONG, LONGEST, Value, Values, forms, texts
 
 
-def searcher(folder: Path, texts: list[str]) -> Searcher:
-    values = Values(folder, set())
-    values.add(Value("planted", text) for text in texts)
-    values.finish()
-    return Searcher(folder)
+def searcher(texts: list[str]) -> Searcher:
+    return Searcher(Values.of((Value("planted", text) for text in texts), set()).long)
 
 
 def reference(data: bytes, forms: set[bytes]) -> list[tuple[int, bytes]]:
@@ -35,13 +31,13 @@ def reference(data: bytes, forms: set[bytes]) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_finds_what_bytes_find_finds(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finds_what_bytes_find_finds(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few letters, so that values stand in each other and by chance; many small blocks, so that borders cut them."""
     rng = np.random.default_rng(seed)
     alphabet = list("abAB1" if seed % 2 else "abcdeFGH0123456789. ^é")
     planted = {"".join(rng.choice(alphabet, rng.integers(4, 90))).strip() for _ in range(60)}
     monkeypatch.setattr(search, "BLOCK", int(rng.choice([64, 300, 1000, 2**18])))
-    found = searcher(tmp_path, sorted(planted))
+    found = searcher(sorted(planted))
     data = bytearray("".join(rng.choice(alphabet, 6000)).encode())
     for text in planted:
         at = int(rng.integers(0, len(data)))
@@ -53,10 +49,10 @@ def test_finds_what_bytes_find_finds(seed: int, tmp_path: Path, monkeypatch: pyt
     assert max(map(len, expected)) <= LONGEST
 
 
-def test_a_value_at_each_place_of_a_block_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_at_each_place_of_a_block_border(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "BLOCK", 1024)
     uid = "1.2.826.0.1.3680043.8.498.77133019"
-    found, noise = searcher(tmp_path, [uid, "ACC55018822"]), np.random.default_rng(0).bytes(5000)
+    found, noise = searcher([uid, "ACC55018822"]), np.random.default_rng(0).bytes(5000)
     for at in range(960, 1100):
         data = noise[:at] + uid.encode() + noise[at:]
         (hit,) = found.file(io.BytesIO(data))
@@ -64,17 +60,16 @@ def test_a_value_at_each_place_of_a_block_border(tmp_path: Path, monkeypatch: py
         assert hit.before == data[at - search.AROUND : at] and hit.after.startswith(data[at + len(uid) :][:32])
 
 
-def test_no_value_at_all_is_found_nowhere(tmp_path: Path) -> None:
-    assert not list(searcher(tmp_path, ["short"]).file(io.BytesIO(b"short" * 100)))
+def test_no_value_at_all_is_found_nowhere() -> None:
+    assert not list(searcher(["short"]).file(io.BytesIO(b"short" * 100)))
 
 
-def test_hits_by_chance_by_the_plain_formula(tmp_path: Path) -> None:
+def test_hits_by_chance_by_the_plain_formula() -> None:
     """4,000 values of six letters: each stands in a byte of random data by chance once in (256 / 2)^6 places."""
     rng = np.random.default_rng(5)
-    values = Values(tmp_path, set())
-    values.add(Value("name", "".join(rng.choice(list("abcdefghijkl"), 6))) for _ in range(4000))
-    values.finish()
-    assert values.expected_by_chance() == pytest.approx(values.count(long=True) / 128**6, rel=1e-9)
+    names = (Value("name", "".join(rng.choice(list("abcdefghijkl"), 6))) for _ in range(4000))
+    values = Values.of(names, set())
+    assert values.expected_by_chance() == pytest.approx(len(values.long) / 128**6, rel=1e-9)
 
 
 def test_a_name_a_date_and_a_note_in_all_their_forms() -> None:

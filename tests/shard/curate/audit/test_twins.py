@@ -18,7 +18,8 @@ from dira_scale.shard.curate.audit import twins
 from dira_scale.shard.curate.audit.leaks import SearchResult
 from dira_scale.shard.curate.audit.patients import shared_patients
 from dira_scale.shard.curate.audit.report import AuditReport, print_report
-from dira_scale.shard.curate.audit.twins import SAME, compare, near_twins
+from dira_scale.shard.curate.audit.twins import LEAST, compare, near_twins
+from dira_scale.shard.curate.audit.values import Values
 
 
 def body(seed: int) -> np.ndarray:
@@ -74,7 +75,7 @@ def test_scores_of_all_flips_are_plain_correlations() -> None:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_the_same(change: str) -> None:
     flips = [compare(small(body(n)), small(CHANGES[change](body(n)))) for n in range(5)]
-    assert min(alike for _, alike in flips) >= SAME
+    assert min(alike for _, alike in flips) >= LEAST
     expected = {"mirrored": 1, "upside down": 2, "turned by 180°": 3, "all at once": 1}.get(change, 0)
     assert {flip for flip, _ in flips} == {expected}
 
@@ -163,7 +164,7 @@ def test_hashes_of_two_keys_or_archives_prove_nothing(
     [
         (AuditReport(), "the audit found no harm in patients; identifying values were not searched for"),
         (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; identifying values"),
-        (AuditReport(leaks=SearchResult([], 0)), "the audit found nothing that must not be there"),
+        (AuditReport(Values(frozenset()), SearchResult()), "the audit found nothing that must not be there"),
     ],
 )
 def test_what_was_not_searched_is_not_called_absent(

@@ -1,22 +1,61 @@
-"""Columns of several classes, such as a diagnosis or a grade: a label is then the number of its class."""
+"""Label columns of hand-made tables: numbers, yes and no, and classes such as a diagnosis or a grade."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.storage.tables import Row
 from dira_scale.storage.text import brief
 
-MOST = 100  # classes of a column: more is a measurement, a date or free text
+WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}  # in any case
+MOST_CLASSES = 100  # classes of a column: more is a measurement, a date or free text
 KEY = "recipe.class_columns"
 Given = Sequence[str] | Mapping[str, Sequence[object] | None] | None
+
+
+def number(cell: str, where: str) -> float:
+    """A cell's finite number (a word of ``WORDS``: 1 or 0), NaN if empty. Raises UserError naming ``where`` it is."""
+    value = _number(cell)
+    if value is None:
+        what = brief(f"'{cell}' is not a number; recipe.class_columns takes several classes")
+        raise UserError(f"{where}: {what}")
+    return value
+
+
+def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
+    """The columns (except ``taken``) whose cells are only 0, 1, -1, yes, no or empty; those with other numbers too."""
+    kinds: dict[str, set[str]] = {}  # columns with only numbers so far
+    for number, row in enumerate(rows):
+        if number == 0:
+            kinds = {column: set() for column in row.cells if column not in taken}
+        for column in list(kinds):
+            cell = row.cells[column].strip()
+            value = _number(cell)
+            if value is None:
+                del kinds[column]
+            elif cell:
+                kinds[column].add("flag" if value in (0, 1, -1) or value != value else "number")
+    flags = [column for column, kind in kinds.items() if kind == {"flag"}]
+    return flags, [column for column, kind in kinds.items() if "number" in kind]
+
+
+def _number(cell: str) -> float | None:
+    """NaN for an empty cell, None if it is not a finite number."""
+    word = cell.strip()
+    if word.casefold() in WORDS:
+        return WORDS[word.casefold()]
+    try:
+        value = float(word or "nan")
+    except ValueError:
+        return None
+    return None if math.isinf(value) else value
 
 
 class Classes:
     """The classes of each column: those given, else all values of the table in ascending order, whole numbers by value
     and text by letter. Cells are compared in any case.
 
-    Raises UserError for fewer than two classes, more than ``MOST``, or a class given twice.
+    Raises UserError for fewer than two classes, more than ``MOST_CLASSES``, or a class given twice.
     """
 
     def __init__(self, given: Given, rows: Iterable[Row], table: object):
@@ -24,7 +63,7 @@ class Classes:
         seen = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
         for row in rows if seen else ():
             for column, values in seen.items():
-                if (cell := row.cells[column].strip()) and len(values) <= MOST:
+                if (cell := row.cells[column].strip()) and len(values) <= MOST_CLASSES:
                     values.setdefault(key_of(cell), cell)
         self.names = dict[str, tuple[str, ...]]()
         for column, names in columns.items():
@@ -32,9 +71,9 @@ class Classes:
                 raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are not text in YAML: "
                                 "quote yes and no, as in ['no', 'yes']")  # fmt: skip
             classes = [str(name).strip() for name in names or ()] or _ascending(seen[column])
-            if len(classes) > MOST:
-                raise UserError(f"{table}: column {brief(column)} has more than {MOST} values: {KEY} takes classes, "
-                                "such as a diagnosis or a grade")  # fmt: skip
+            if len(classes) > MOST_CLASSES:
+                raise UserError(f"{table}: column {brief(column)} has more than {MOST_CLASSES} values: {KEY} takes "
+                                "classes, such as a diagnosis or a grade")  # fmt: skip
             if len(classes) < 2 or len({key_of(name) for name in classes}) < len(classes):
                 what = f"has {brief(', '.join(classes)) or 'no value'}: "
                 raise UserError(f"{table}: column {brief(column)} {what}two different classes or more are needed; "
