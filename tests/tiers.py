@@ -1,4 +1,4 @@
-"""The tiers of the tests: what begins first, how long a tier took beside what docs/evidence/testing.md says, and what
+"""The tiers of the tests: what begins first, how long a tier took beside what docs/evidence/proof.md says, and what
 ``make test`` leaves to ``make test-rest``."""
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "testing.md"
+PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "proof.md"
 TIERS = {
     "not system and not torture and not gpu": "make test",
     "system and not torture and not gpu": "make test-system",
@@ -56,7 +56,7 @@ class Tier:
         terminalreporter.section(f"{tier}: {seconds // 60:.0f} min {seconds % 60:02.0f} s on {processor()}")
         for line in PAGE.read_text().splitlines():
             if line.startswith(f"| `{tier}`"):
-                terminalreporter.line(f"docs/evidence/testing.md: {line.strip('| ')}")
+                terminalreporter.line(f"docs/evidence/proof.md: {line.strip('| ')}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Report, Report]:

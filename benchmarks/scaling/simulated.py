@@ -19,7 +19,7 @@ GPUS = tuple(2**i for i in range(3, 11))
 REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay
 STAGE = "dira"
 # How much the speed of equal GPUs varies from step to step; nobody publishes it. With it torchtitan's 97.3 % is
-# simulated (Llama 3.1 8B, FSDP, 8 to 128 H100); docs/evidence/plan.md has more of what it gives.
+# simulated (Llama 3.1 8B, FSDP, 8 to 128 H100); docs/evidence/scale.md has more of what it gives.
 JITTER = 0.02397
 
 

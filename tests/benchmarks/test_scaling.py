@@ -65,7 +65,7 @@ def test_rows_of_measured_processes() -> None:
 
 @pytest.mark.system
 def test_the_prediction_in_the_documentation_is_what_is_simulated() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "evidence" / "proof.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "evidence" / "scale.md").read_text()
     text = page.partition("<!-- prediction -->")[2]
     found = re.findall(r"^\| ([\d,]+) \|(.*)\|$", text.partition("\n\n")[0], re.MULTILINE)
     columns = ["machine=a100"], ["machine=a100", "plan.links=8"], ["machine=h200"]

@@ -33,7 +33,7 @@ DECIDED = re.compile(
 CITED = re.compile(r"\S+\.(py|md):\d+|ours: |not used|(DiRA|PCRL), (CVPR|ICCV) 20\d\d|encoders/resnet.py: ")
 OURS = "volumes_small"  # no paper's protocol, for any task
 KNOWN = f"btl_v1, btl_v2, pcrl, {OURS}"
-PAGE = folder("configs").parent / "docs" / "reference" / "protocols.md"
+PAGE = folder("configs").parent / "docs" / "reference" / "metrics.md"
 
 
 @lru_cache  # nobody changes it

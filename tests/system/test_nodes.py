@@ -182,7 +182,7 @@ def test_a_launcher_ends_too_when_a_node_goes_away(pair: list[Node], shards: Pat
 def test_launchers_that_do_not_find_each_other_say_what_the_manual_says(
     pair: list[Node], launcher: Callable[[int], list[str]]
 ) -> None:
-    """They start none of our processes; their words are in docs/how-to/many_nodes.md."""
+    """They start none of our processes; their words are in docs/how-to/slurm.md."""
     pair[0].drop(PORT)
     processes = [node.start([*launcher(i), "--rdzv_conf=timeout=8", "/dev/null"]) for i, node in enumerate(pair)]
     (code_a, printed_a), (code_b, printed_b) = ends(processes)

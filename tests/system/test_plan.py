@@ -20,7 +20,7 @@ from dira_scale.pretrain.blueprint import PretrainBlueprint
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each
 # What the rehearsal does not see: memory that kernels other than convolutions' take and give back (the errors found are
-# in docs/evidence/proof.md). What convolutions' take differs between processors and is not compared (measured.py).
+# in docs/evidence/scale.md). What convolutions' take differs between processors and is not compared (measured.py).
 TOLERANCE = 0.05
 
 

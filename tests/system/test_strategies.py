@@ -106,7 +106,7 @@ def assert_losses_agree(run: Path, reference: Path, relative: float, absolute: f
 
 
 def largest(run: Path, reference: Path) -> str:
-    """The largest differences, of tensors that went farther than rounding goes (docs/evidence/proof.md)."""
+    """The largest differences, of tensors that went farther than rounding goes (docs/evidence/scale.md)."""
     apart, said = distances(run, reference), []
     for what, mine in (("generator", False), ("adversary", True)):
         pairs = [
@@ -189,8 +189,8 @@ def counted() -> tuple[int, int]:
 
 
 def documented(ranks: int) -> dict[str, float]:
-    """MB of each strategy in the table of docs/evidence/proof.md."""
-    page = (Path(__file__).parents[2] / "docs" / "evidence" / "proof.md").read_text().splitlines()
+    """MB of each strategy in the table of docs/evidence/scale.md."""
+    page = (Path(__file__).parents[2] / "docs" / "evidence" / "scale.md").read_text().splitlines()
     head = next(i for i, line in enumerate(page) if line.startswith("| processes | `ddp` |"))
     names = [cell.strip() for cell in page[head].split("|")[2:-1]]
     row = next(line for line in page[head:] if line.startswith(f"| {ranks} |")).split("|")[2:-1]

@@ -2,7 +2,7 @@
 
 One library decodes RLE and the whole JPEG family: libjpeg-turbo (8, 12 and 16 bits, lossy and lossless), CharLS and
 OpenJPEG (including High Throughput). It was chosen for its handling of damaged frames
-(``docs/reference/dependencies.md``).
+(``docs/how-to/install.md``).
 pydicom does what all codecs share: finding a frame's fragments, signs, unused bits.
 """
 
