@@ -125,6 +125,12 @@ class Trained:
         record(other.run, other.config)
         return other
 
+    @torch.no_grad()
+    def computed(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The encoder's pyramid, and what the head makes of the decoder's map."""
+        pyramid = self.method.encoder(image)
+        return pyramid, self.method.head(self.method.decoder(pyramid))
+
     def card(self, out: str | Path = "export") -> str:
         return (self.run / out / "README.md").read_text()
 
@@ -202,18 +208,17 @@ LARGE = [pytest.param(name, marks=pytest.mark.torture) for name in ("resnet18", 
 )
 def test_the_cards_code_computes_what_we_compute(name, exported, monkeypatch):
     trained = exported(name)
-    theirs, method = follow(trained.card(), trained.run / "export", monkeypatch), trained.method
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
     image = theirs["image"]
     assert image.shape == (1, 3, 64, 64)
+    pyramid, logits = trained.computed(image[:, :1])
     with torch.no_grad():
-        pyramid = method.encoder(image[:, :1])
-        restored = torch.sigmoid(method.head(method.decoder(pyramid)))
         if name != tiny_swin.NAME:  # whose features pass the final norm
             last = theirs["encoder"].forward_features(image)
         else:
             last = theirs["encoder"].forward_intermediates(image, intermediates_only=True)[-1]
         torch.testing.assert_close(last, pyramid[-1], rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(theirs["restored"], restored, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-6, atol=1e-6)
     assert isinstance(theirs["unet"], smp.Unet)
     if "convnext" not in name and name != tiny_swin.NAME:  # whose pooled features pass another norm
         torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
@@ -226,9 +231,7 @@ def test_a_transformers_card_computes_what_we_compute(exported, monkeypatch):
     plain = {"plain_encoder.safetensors", "plain_network.safetensors"}
     assert names == {MARK, "README.md", "encoder.safetensors"} | plain
     theirs = follow(trained.card(), trained.run / "export", monkeypatch)
-    with torch.no_grad():
-        pyramid = trained.method.encoder(theirs["image"])
-        logits = trained.method.head(trained.method.decoder(pyramid))
+    pyramid, logits = trained.computed(theirs["image"])
     torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(theirs["output"], logits.sigmoid(), rtol=1e-6, atol=1e-6)
 
@@ -240,9 +243,7 @@ def test_onnx_computes_what_we_compute(name, exported, tmp_path, monkeypatch):
     trained = exported(name)
     assert main([f"run={trained.run}", "formats=onnx", f"out={tmp_path}"]) == 0
     theirs = follow(trained.card(tmp_path), tmp_path, monkeypatch)
-    with torch.no_grad():
-        pyramid = trained.method.encoder(theirs["image"])
-        logits = trained.method.head(trained.method.decoder(pyramid))
+    pyramid, logits = trained.computed(theirs["image"])
     torch.testing.assert_close(torch.as_tensor(theirs["last_map"]), pyramid[-1], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(torch.as_tensor(theirs["logits"]), logits, rtol=1e-4, atol=1e-4)
 
@@ -256,9 +257,8 @@ def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, m
     resnet = torchvision.models.resnet50().eval()
     resnet.fc = torch.nn.Identity()
     resnet.load_state_dict(load_file("encoder.safetensors"))
+    pyramid, logits = trained.computed(theirs["image"])
     with torch.no_grad():
-        pyramid = trained.method.encoder(theirs["image"])
-        logits = trained.method.head(trained.method.decoder(pyramid))
         torch.testing.assert_close(resnet(theirs["image"]), theirs["features"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-5, atol=1e-6)
@@ -320,10 +320,9 @@ def test_pcrls_restored_image_is_its_heads_output(form, tmp_path, monkeypatch):
     """Of the stage ``pcrl``; the files are a start of another run, bit for bit."""
     trained = TrainedPCRL(tmp_path, form)
     assert main([f"run={trained.run}", "formats=[timm,smp]"]) == 0
-    theirs, method = follow(trained.card(), trained.run / "export", monkeypatch), trained.method
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    pyramid, restored = trained.computed(theirs["image"])
     with torch.no_grad():
-        pyramid = method.encoder(theirs["image"])
-        restored = method.head(method.decoder(pyramid))
         torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(theirs["unet"](theirs["image"]), restored, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(torch.as_tensor(theirs["restored"]), restored, rtol=1e-4, atol=1e-4)
@@ -368,11 +367,11 @@ def test_what_was_exported_is_a_start_of_another_run(exported, name):
     path = trained.run / "export" / name if name else trained.run
     StartWeights(path, encoder, start_tensors(path)).fill(unet)
     image = torch.rand(1, 1, 64, 64)
+    pyramid, logits = trained.computed(image)
     with torch.no_grad():
-        pyramid = trained.method.encoder(image)
         assert torch.equal(encoder(image)[-1], pyramid[-1])
         if name != "encoder.safetensors":
-            assert torch.equal(unet(image), trained.method.head(trained.method.decoder(pyramid)))
+            assert torch.equal(unet(image), logits)
 
 
 @pytest.mark.parametrize("name", MONAI)
