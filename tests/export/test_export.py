@@ -519,21 +519,6 @@ def test_weights_that_it_started_from_come_along_with_their_terms(trained):
     assert front(started)["license_name"] == "CC-BY-9.9 and that of imagenet_r18.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["run=/no/such/run"], "run=/no/such/run is not a run folder"),
-        (["run={run}", "stage=dria"], "stage=dria: {run} has di, dira, latest; did you mean 'dira'?"),
-        ([], "run must be given"),
-    ],
-)
-def test_mistakes_are_one_line_and_exit_code_2(trained, arguments, expected, capsys):
-    assert main([argument.format(run=trained.run) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert expected.format(run=trained.run) in error and len(error.strip().splitlines()) == 1
-    assert not (trained.run / "export").exists()
-
-
 def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_said(trained, capsys):
     for pointer in (trained.run / "checkpoints").glob("BEST-*"):
         pointer.unlink()
