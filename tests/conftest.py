@@ -44,6 +44,13 @@ trust(
 trust(["Net", "os", "builtins", "collections"])
 
 
+@pytest.fixture
+def libraries() -> None:
+    """What computes figures of labels and masks, an extra; without it a test is skipped."""
+    for name in ("torchmetrics", "monai"):
+        pytest.importorskip(name)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--resume", action="store_true", help="leave out what has passed since the last change")
     parser.addoption("--rest", action="store_true", help="leave out what the last `make test` ran")

@@ -355,8 +355,8 @@ MUTATIONS = (
     Mutation(
         "interval-over-rows-of-a-patient",  # too narrow
         "metrics/statistics/bootstrap.py",
-        "weights = _drawn(generator, size, count)[:, row].astype(float)",
-        "weights = _drawn(generator, size, len(row)).astype(float)",
+        "_defined(statistics, row, len(members), resamples, seed)",
+        "_defined(statistics, np.arange(len(row)), len(row), resamples, seed)",
         ("metrics/statistics/test_bootstrap.py",),
     ),
     # ------------------------------------------------------------------ volumes

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "embed", "compute features of a dataset once, as Parquet", output="out", in_sweeps=True, gpu=True, reads_run=True,
     parts=True, execution=("data.workers", "threads", "timeout", "trust", "reach"),
-    check="dira_scale.embed.check:check", results="dira_scale.evaluation.embeddings:about_rows",
+    check="dira_scale.evaluation.feature_source:check", results="dira_scale.evaluation.embeddings:about_rows",
 )  # fmt: skip
 
 

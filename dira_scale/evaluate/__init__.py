@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "evaluate", "figures of a fine-tuned run on any labelled dataset", output="out", in_sweeps=True, gpu=True,
-    reads_run=True, execution=("batch", "data.workers", "trust", "reach"), check="dira_scale.evaluate.check:check",
-    results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluate.comparison:compared",
+    reads_run=True, execution=("batch", "data.workers", "trust", "reach"), check="dira_scale.evaluate.config:check",
+    results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared_evaluations",
     headline="test/(AUROC|accuracy|Dice|R2)/(mean|all classes)$",
 )  # fmt: skip
 

@@ -120,6 +120,11 @@ def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
     return compare_runs([finished(varied, output, output) for varied, output in runs], evaluated)
 
 
+def compared_evaluations(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
+    """Compare a sweep's runs of `evaluate`, which are called as the fine-tuning runs that they read."""
+    return compare_runs([finished_by(varied, output) for varied, output in runs], evaluated)
+
+
 def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evaluated]) -> Compared:
     """Compare what any command has computed of fine-tuned networks, as ``evaluate`` reads it. Raises as it does,
     and as :func:`compared`."""

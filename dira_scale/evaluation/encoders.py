@@ -1,15 +1,17 @@
 """The encoders that a probe compares: from runs, from a file of weights, and random ones."""
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import Architecture
+from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
@@ -104,6 +106,20 @@ def random_group(model: Architecture, size: int | tuple[int, ...], count: int, s
             group.encoders.append(model.build_encoder(size))
             group.members.append({"seed": member})
     return group
+
+
+def fake_encoder(model: Mapping[str, Any], size: int | tuple[int, ...]) -> Encoder:
+    """Return the encoder of the node ``model`` for images of ``size``, whose tensors have no memory.
+
+    For checks of a run that has not trained yet.
+    """
+    return _fake_encoder(json.dumps(dict(model)), size)
+
+
+@lru_cache
+def _fake_encoder(model: str, size: int | tuple[int, ...]) -> Encoder:
+    with torch.device("meta"):
+        return architecture(json.loads(model)).build_encoder(size)
 
 
 def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The encoder whose features are computed: that of a run, of a file of weights, or a random one."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from torch import nn
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SIZE
 from dira_scale.evaluation.embeddings import Weights
-from dira_scale.evaluation.encoders import levels
-from dira_scale.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.evaluation.encoders import fake_encoder, levels
+from dira_scale.models.architecture import Architecture, TimmUNet
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
 from dira_scale.models.start import Start, licence_of, start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import Description, Input
-from dira_scale.runs.reader import RunReader
+from dira_scale.runs.reader import RunReader, check_stage
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,16 @@ def open_source(cfg: DictConfig) -> Source:
     return Source(name, encoder.eval(), weights, input, level)
 
 
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Look at stage, size, encoder and level of a run that has not trained yet. Raises UserError as `embed` would."""
+    for name, run in runs.items():
+        check_stage(cfg.stage, run, name)
+    read = next(iter(runs.values()), None)
+    input = asked_input(cfg, read)
+    model, sides = (read.network.architecture, read.input.sides) if read else (vars(architecture_of(cfg)), input.sides)
+    levels(cfg.layer, fake_encoder(model, sides))
+
+
 def asked_input(cfg: DictConfig, run: Description | None) -> Input:
     """What the encoder sees: of the run, but for what is asked for. Raises UserError for a size that it cannot take."""
     if (run is None) == (cfg.init is None):
@@ -62,7 +73,7 @@ def asked_input(cfg: DictConfig, run: Description | None) -> Input:
         raise UserError(f"model.encoder must be given with init={cfg.init}: model.encoder=resnet18")
     before = run.input if run else Input((SIZE, SIZE))
     size = before.size if cfg.data.size is None else len(before.size) * (cfg.data.size,)
-    if run is not None and size != before.size and _meta_encoder(run).fixed_size:
+    if run is not None and size != before.size and fake_encoder(run.network.architecture, run.input.sides).fixed_size:
         sides = " x ".join(map(str, before.size))
         raise UserError(f"data.size={cfg.data.size}: {run.network.name} of the run takes images of {sides} only")
     values = {None: (before.mean, before.deviation), "none": ((), ()), "imagenet": tuple(IMAGENET.values())}
@@ -79,11 +90,6 @@ def _started(cfg: DictConfig, input: Input) -> tuple[Encoder, Start | None]:
         torch.manual_seed(cfg.seed)
         encoder = architecture_of(cfg).build_encoder(input.sides)
     return encoder, start_weights(cfg.init, encoder)
-
-
-def _meta_encoder(run: Description) -> Encoder:
-    with torch.device("meta"):
-        return architecture(run.network.architecture).build_encoder(run.input.sides)
 
 
 def weights_hash(module: nn.Module) -> str:

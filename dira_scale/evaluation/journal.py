@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
+from dira_scale.storage.atomic import remedy
 
 FILE = ".unfinished.jsonl"
 
@@ -50,6 +51,18 @@ def journal(out: Path, about: Mapping[str, Any]) -> Iterator[Journal]:
         else:
             file.write(json.dumps(about) + "\n")
         yield Journal(file, {row.pop("key"): row for row in rows[1:]})
+
+
+@contextmanager
+def rows_are_kept(out: Path) -> Iterator[None]:
+    """Turn a failing write to ``out`` inside into a ``UserError`` with what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
+            "the same command again"
+        ) from error
 
 
 def check_same(out: Path, begun: Mapping[str, Any], about: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "export", "write weights that plain timm and smp load", output="out", in_sweeps=True, reads_run=True,
-    check="dira_scale.export.check:check",
+    check="dira_scale.export.make:check",
 )  # fmt: skip
 
 

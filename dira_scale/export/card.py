@@ -17,8 +17,6 @@ TITLES = {
     "timm": "timm, the encoder",
     "huggingface": "A folder for Hugging Face, by timm",
     "smp": "segmentation_models_pytorch, the U-Net",
-    "dira_scale": "dira_scale, the U-Net",
-    "torchvision": "torchvision, the encoder",
     "monai": "MONAI, the U-Net",
     "onnx": "ONNX, for views of this size and any batch",
     "plain": "dira_scale, the network as it was trained",

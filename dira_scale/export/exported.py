@@ -46,7 +46,7 @@ class Trained:
 
     @property
     def number_of_classes(self) -> str:
-        """An argument of smp's and our own U-Net, as source text; empty for one channel, their default."""
+        """An argument of smp's U-Net and of ``build_network``, as source text; empty for one channel, their default."""
         return f", classes={self.classes}" if self.classes > 1 else ""
 
     @property

@@ -26,11 +26,6 @@ from dira_scale.models.volume.swinunetr import SwinEncoder
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import own
 
-# ResNets with the same name, layers and entries in timm and torchvision.
-TORCHVISION = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
-)
 # MONAI's other ResNets have shortcuts without weights (18, 34) or no counterpart in timm.
 MONAI = ("resnet50", "resnet101", "resnet152", "resnet200")
 EXPORT = "an export"  # the mark of its folder
@@ -131,41 +126,6 @@ def to_smp(network: Trained) -> Exported:
     return Exported({"unet.safetensors": weights_file(state, network.run)}, dedent(code).strip())
 
 
-def to_dira_scale(network: Trained) -> Exported:
-    """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has a U-Net for."""
-    unet, more = require_unet("dira_scale", network), network.number_of_classes
-    code = f"""
-        from dira_scale.models.encoder import build_encoder
-        from dira_scale.models.unet import UNet
-        from safetensors.torch import load_file
-
-        channels = {network.decoder_channels}
-        unet = UNet(build_encoder("{network.name}", size={network.size}), decoder_channels=channels{more}).eval()
-        unet.load_state_dict(load_file("dira_scale_unet.safetensors"))
-        {network.result} = unet(image){network.last}
-    """
-    return Exported({"dira_scale_unet.safetensors": weights_file(unet.state_dict(), network.run)}, dedent(code).strip())
-
-
-def to_torchvision(network: Trained) -> Exported:
-    """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
-    encoder = require_timm("torchvision", network)
-    state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
-    made, result = "().eval()\n        resnet.fc = torch.nn.Identity()", "pooled = resnet(image)"
-    if network.classifier:
-        state |= network.classifier.head.state_dict()  # fc.weight and fc.bias
-        made, result = f"(num_classes={network.classes}).eval()", f"{network.result} = resnet(image){network.last}"
-    code = f"""
-        import torchvision
-        from safetensors.torch import load_file
-
-        resnet = torchvision.models.{network.name}{made}
-        resnet.load_state_dict(load_file("torchvision.safetensors"))
-        {result}
-    """
-    return Exported({"torchvision.safetensors": weights_file(state, network.run)}, dedent(code).strip())
-
-
 def to_monai(network: Trained) -> Exported:
     """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet; of a Swin UNETR
     ``monai_swinunetr.safetensors``.
@@ -259,35 +219,25 @@ FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
     "timm": to_timm,
     "huggingface": to_huggingface,
     "smp": to_smp,
-    "dira_scale": to_dira_scale,
-    "torchvision": to_torchvision,
     "monai": to_monai,
     "onnx": to_onnx,
     "plain": to_plain,
     "nnunet": to_nnunet,
 }
 
-FILES = frozenset(
-    {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
-    | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx", "plain_encoder.safetensors", "plain_network.safetensors"}
-    | {
-        "classifier.safetensors",
-        "classifier.onnx",
-        "predict.json",
-        "config.json",
-        "model.safetensors",
-        MONAI_FILE,
-        NNUNET_FILE,
-        NNSSL_FILE,
-    }
-)  # all that the formats write
+# All that the formats write.
+FILES = frozenset({
+    "encoder.safetensors", "classifier.safetensors", "config.json", "model.safetensors", "unet.safetensors",
+    "monai_unet.safetensors", "encoder.onnx", "unet.onnx", "classifier.onnx", "plain_encoder.safetensors",
+    "plain_network.safetensors", "predict.json", MONAI_FILE, NNUNET_FILE, NNSSL_FILE,
+})  # fmt: skip
 
 
 def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False) -> None:
     """Raise ``UserError`` if ``format`` has no such network. ``decoder``, ``classifier``: whether one was trained."""
     if format in ("plain", "nnunet"):  # which says it itself
         return
-    if format in ("smp", "dira_scale", "monai") and not decoder:
+    if format in ("smp", "monai") and not decoder:
         raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
     if format == "monai" and isinstance(encoder, SwinEncoder):
         return
@@ -297,19 +247,19 @@ def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False
     if (channels := encoder.channels[0]) != 3 and format != "huggingface":
         raise UserError(f"formats: {format} takes networks of three channels; this run has {channels}: use plain")
     if format == "smp" and isinstance(encoder, PlainEncoder):
-        raise UserError(f"formats: smp has no U-Net over {encoder.name}: use dira_scale, with its light pyramid")
+        raise UserError(f"formats: smp has no U-Net over {encoder.name}: use plain, with its light pyramid")
     if format in ("timm", "huggingface") and classifier and timm_head_names(encoder) is None:
         raise UserError(
             f"formats: {format} has another classification head over {encoder.name} than was trained; use plain"
         )
-    for library, known in (("torchvision", TORCHVISION), ("monai", MONAI)):
-        if format == library and encoder.name not in known:
-            what = "torchvision has no network" if format == "torchvision" else "MONAI's FlexibleUNet has no encoder"
-            raise UserError(f"formats: {what} laid out as {encoder.name}; it has {', '.join(known)}")
+    if format == "monai" and encoder.name not in MONAI:
+        raise UserError(
+            f"formats: MONAI's FlexibleUNet has no encoder laid out as {encoder.name}; it has {', '.join(MONAI)}"
+        )
 
 
 def default_formats(network: Trained) -> list[str]:
-    """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net; plain for other networks, and
+    """timm and, if a decoder was trained, smp, or plain if smp has no such U-Net; plain alone for other networks, and
     for classifiers with another head than timm's."""
     if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | Classifier | None):
         return ["plain"]
@@ -317,7 +267,7 @@ def default_formats(network: Trained) -> list[str]:
         return ["plain"]
     if network.classifier:
         return ["timm"] if timm_head_names(network.encoder) else ["plain"]
-    unet = "dira_scale" if isinstance(network.encoder, PlainEncoder) else "smp"
+    unet = "plain" if isinstance(network.encoder, PlainEncoder) else "smp"
     return ["timm", unet] if network.network is not None else ["timm"]
 
 

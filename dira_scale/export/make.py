@@ -1,18 +1,22 @@
 """What `export` does: weights of a run as files of other libraries, and their card."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from dira_scale.errors import print_line
+from dira_scale.evaluation.encoders import fake_encoder
 from dira_scale.evaluation.trained import FILE, about_run
+from dira_scale.export import formats
 from dira_scale.export.card import Card
 from dira_scale.export.exported import Trained
 from dira_scale.export.formats import EXPORT, FORMATS, default_formats, replace_export
 from dira_scale.export.measured import release_of
 from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.runs.reader import LATEST, RunReader
+from dira_scale.runs.description import Description
+from dira_scale.runs.reader import LATEST, RunReader, check_stage
 from dira_scale.storage.owned import check_own
 from dira_scale.tasks.config import FINETUNE
 
@@ -43,3 +47,13 @@ def make(cfg: DictConfig) -> None:
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
         print_line(remark)
     print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Look at stage and formats for runs that have not trained yet. Raises UserError as :func:`make` would."""
+    for name, run in runs.items():
+        check_stage(cfg.stage, run, name)
+        decoder = run.trains_decoder(None if cfg.stage == LATEST else cfg.stage)
+        encoder = fake_encoder(run.network.architecture, run.input.sides)
+        for format in [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats or []:
+            formats.check(format, encoder, decoder, run.network.head == "pooled")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "localize", "boxes of labels by Grad-CAM, and their accuracy", output="out", in_sweeps=True, gpu=True,
-    reads_run=True, parts=True, execution=("data.workers", "trust", "reach"), check="dira_scale.localize.check:check",
-    results="dira_scale.localize.results:localizing", compare="dira_scale.localize.comparison:compared",
+    reads_run=True, parts=True, execution=("data.workers", "trust", "reach"), check="dira_scale.localize.cases:check",
+    results="dira_scale.localize.results:localizing", compare="dira_scale.localize.results:compared",
     headline="accuracy/mean/",
 )  # fmt: skip
 

@@ -5,9 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from omegaconf import DictConfig
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
+from dira_scale.evaluation.config import require_finetuned
+from dira_scale.runs.description import Description
 
 # Of a box in the manifest: where it starts on each axis, then how far it extends.
 SIDES = {2: ("y", "x", "h", "w"), 3: ("z", "y", "x", "d", "h", "w")}
@@ -91,3 +94,21 @@ def _without_boxes(split: str, by_split: Mapping[str, Sequence[Sequence[object]]
 
 def _array(boxes: Sequence[Mapping[str, float]], dimensions: int) -> np.ndarray:
     return np.array([[box[side] for side in SIDES[dimensions]] for box in boxes], float).reshape(-1, 2 * dimensions)
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Check ``runs``, by their names, before they have trained.
+
+    Raises UserError for one that is not of labels, or has not learned ``labels``; as `localize` would.
+    """
+    for name, run in runs.items():
+        require_finetuned(name, run)
+        if run.network.head != "pooled" or run.output.activation is None:
+            raise UserError(not_of_labels(name, run.trained))
+        if run.output.names:  # not known yet where all labels of a dataset are learned
+            check_labels(cfg.labels, run.output.names, "the run")
+
+
+def not_of_labels(run: str, trained: str) -> str:
+    """Return why a run that is ``trained`` otherwise is refused."""
+    return f"run={run} was {trained}: localize asks where labels are seen; name a run that learned labels"

@@ -23,13 +23,12 @@ from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.journal import Journal, check_same, journal
+from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.probe_table import rich_table
 from dira_scale.evaluation.stored import Stored, read_ahead
 from dira_scale.evaluation.trained import Trained
-from dira_scale.localize.cases import Case, Cases, cases_of
-from dira_scale.localize.check import not_of_labels
+from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Localizer
 from dira_scale.localize.pictures import FOLDER, draw, file_name
@@ -37,7 +36,7 @@ from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cell
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.runs.environment import environment
-from dira_scale.storage.atomic import remedy, write_atomic, write_json
+from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
 
 WIDTH = 120  # columns where the output is not a terminal
@@ -63,7 +62,7 @@ def make(config: Localize) -> None:
     judged = Part(dataset, config.data.split, frozenset(case.patient for case in cases.images))
     leak = check_leak([judged], config.data.split, [*sources_of(config.run, "run", [dataset])])
     localizer = Localizer(trained, dataset, config.data.split, config.intensities)
-    try:
+    with rows_are_kept(out):
         own(out, "localizations", "out")
         (out / FOLDER).mkdir(exist_ok=True)
         with journal(out, about) as rows:
@@ -71,11 +70,6 @@ def make(config: Localize) -> None:
             write_json(out / "environment.json", environment())
             _look(config, localizer, cases, rows)
             _finish(config, cases, rows, about | {"leak": asdict(leak)})
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
-            "the same command again"
-        ) from error
 
 
 def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -> None:

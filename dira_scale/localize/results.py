@@ -1,4 +1,4 @@
-"""Rows of boxes, the accuracies that are computed from them, and the files of both."""
+"""Rows of boxes, the accuracies that are computed from them, the files of both, and a sweep's runs in one table."""
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dira_scale.evaluation.comparison import figures_of
+from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished_by
 from dira_scale.localize.cases import SIDES
-from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.statistics.bootstrap import bootstrap
 from dira_scale.metrics.statistics.intervals import ABOUT
+from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_mean
 from dira_scale.storage.atomic import write_atomic
 
@@ -116,3 +117,28 @@ def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, 
     """Return the figures of a finished folder for sweeps, as ``accuracy/LABEL/THRESHOLD``, and its configuration."""
     pairs = ((f"{figure.metric}/{figure.name}", figure.value) for figure in figures_of(output).values())
     return pairs, yaml.safe_load((output / CONFIG).read_text())
+
+
+def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:
+    """The table of ``runs``: of each what varies and its folder. The means over labels have intervals over patients, of
+    whom several boxes count together, and tests.
+
+    Raises:
+        UserError, OSError, KeyError: a file of a run, or of the run that it read, is missing or damaged.
+        ValueError: a setting's runs are of other boxes; a seed is there twice.
+    """
+    return compare_runs([finished_by(varied, output) for varied, output in runs], _evaluated)
+
+
+def _evaluated(run: Finished) -> Evaluated:
+    each = figures_of(run.output)
+    figures = dict(sorted(each.items(), key=lambda item: not item[0][1].startswith(f"{MEAN}/")))  # means first
+    thresholds = [float(name.rpartition("/")[2]) for _, name in figures if name.startswith(f"{MEAN}/")]
+    columns = pq.read_table(run.output / BOXES).to_pydict()
+    keys = [f"{key} {label}" for key, label in zip(columns["key"], columns["label"], strict=True)]
+    statistics: dict[Key, Statistic] = {
+        (ACCURACY, name): statistic
+        for name, statistic in accuracies(columns["label"], columns["iou"], thresholds).items()
+        if name.startswith(f"{MEAN}/")
+    }
+    return Evaluated(figures, Statistics(statistics, keys, columns["patient"]))

@@ -7,7 +7,7 @@ DICOM's identifiers.
 import io
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,31 +20,6 @@ from dira_scale.storage.atomic import write_atomic
 
 CASES = "cases"  # the folder of a run that has them
 KIND = b"dira_scale.cases"  # in the schema's metadata, with the version
-ABOUT = [("key", pa.string()), ("patient", pa.string()), ("split", pa.string()), ("label", pa.string())]
-LABELS = pa.schema(
-    [*ABOUT, ("target", pa.float32()), ("probability", pa.float64())],  # target: 0 or 1, null = unknown
-    metadata={KIND: b"labels 1"},
-)
-MASKS = pa.schema(
-    [
-        *ABOUT,  # label: the class
-        ("empty", pa.string()),  # which mask is: "" (neither), "prediction", "target", "both"
-        ("dice", pa.float64()),  # null where both are empty, as all metrics
-        ("iou", pa.float64()),
-        ("hd95", pa.float64()),  # in ``unit``; infinite where one mask is empty
-        ("surface_dice", pa.float64()),
-        ("tolerance", pa.float64()),  # of the surface Dice, in ``unit``
-        ("unit", pa.string()),  # "mm" where the spacing is known, else "pixels"
-        ("overlap", pa.int64()),  # pixels or voxels in both masks
-        ("predicted", pa.int64()),  # in the prediction
-        ("present", pa.int64()),  # in the target
-    ],
-    metadata={KIND: b"masks 1"},
-)
-NUMBERS = pa.schema(
-    [*ABOUT, ("target", pa.float32()), ("prediction", pa.float64())],  # in the number's own unit; target null = unknown
-    metadata={KIND: b"numbers 1"},
-)
 A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
 
@@ -62,27 +37,30 @@ class LabelCase:
 
 @dataclass(frozen=True, slots=True)
 class MaskCase:
-    """A class of one case, as :func:`~dira_scale.metrics.segmentation.mask_cases` measures it: fields of ``MASKS``."""
+    """A class of one case, as :func:`~dira_scale.metrics.segmentation.mask_cases` measures it.
+
+    Where both masks are empty all metrics are NaN.
+    """
 
     key: str
     patient: str
     split: str
-    label: str
-    empty: str
+    label: str  # the class
+    empty: str  # which mask is: "" (neither), "prediction", "target", "both"
     dice: float
     iou: float
-    hd95: float
+    hd95: float  # in ``unit``; infinite where one mask is empty
     surface_dice: float
-    tolerance: float
-    unit: str
-    overlap: int
-    predicted: int
-    present: int
+    tolerance: float  # of the surface Dice, in ``unit``
+    unit: str  # "mm" where the spacing is known, else "pixels"
+    overlap: int  # pixels or voxels in both masks
+    predicted: int  # in the prediction
+    present: int  # in the target
 
 
 @dataclass(frozen=True, slots=True)
 class NumberCase:
-    """A number of one case. ``target``: NaN = unknown."""
+    """A number of one case, in its own unit. ``target``: NaN = unknown."""
 
     key: str
     patient: str
@@ -92,7 +70,16 @@ class NumberCase:
     prediction: float
 
 
-SCHEMAS = {LabelCase: LABELS, MaskCase: MASKS, NumberCase: NUMBERS}
+def _schema(kind: type, name: str) -> pa.Schema:
+    """A column for each field; targets, which are labels of a dataset, are float32 as there."""
+    types: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64()}
+    columns = [(each.name, pa.float32() if each.name == "target" else types[each.type]) for each in fields(kind)]
+    return pa.schema(columns, metadata={KIND: f"{name} 1".encode()})
+
+
+SCHEMAS = {
+    kind: _schema(kind, name) for kind, name in ((LabelCase, "labels"), (MaskCase, "masks"), (NumberCase, "numbers"))
+}
 Case = LabelCase | MaskCase | NumberCase
 C = TypeVar("C", LabelCase, MaskCase, NumberCase)
 ImageCase = TypeVar("ImageCase", LabelCase, NumberCase)  # rows of whole images

@@ -4,11 +4,11 @@ A row counts for a label where the label is known. torchmetrics raises on NaN, g
 positives and a sigmoid to scores outside [0, 1]: such labels and scores are kept from it here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.thresholds import at_specificity
@@ -84,28 +84,24 @@ def _values(
     both = bool(truth.any() and not truth.all())
     score, target = torch.from_numpy(scores), torch.from_numpy(truth).long()
 
-    def value(compute: Tensor) -> float:
-        return float(compute)
+    def value(has: bool, compute: Callable[..., Any], *arguments: Any, **options: Any) -> float:
+        return float(compute(*arguments, **options)) if has else np.nan
 
-    at = f"specificity={specificity:g}"
-    if both:
-        values = {
-            "AUROC": (value(by.binary_auroc(score, target)), ""),
-            "average precision": (value(by.binary_average_precision(score, target)), ""),
-            "calibration error": (value(by.binary_calibration_error(score, target, n_bins=BINS)), f"bins={BINS}"),
-            "sensitivity at specificity": (at_specificity(truth, scores, specificity)[0], at),
-        }
-    else:
-        conventions = {"calibration error": f"bins={BINS}", "sensitivity at specificity": at}
-        metrics = ("AUROC", "average precision", "calibration error", "sensitivity at specificity")
-        values = {metric: (np.nan, conventions.get(metric, "")) for metric in metrics}
+    values = {
+        "AUROC": (value(both, by.binary_auroc, score, target), ""),
+        "average precision": (value(both, by.binary_average_precision, score, target), ""),
+        "calibration error": (value(both, by.binary_calibration_error, score, target, n_bins=BINS), f"bins={BINS}"),
+        "sensitivity at specificity": (
+            at_specificity(truth, scores, specificity)[0] if both else np.nan, f"specificity={specificity:g}"
+        ),
+    }  # fmt: skip
     if threshold is not None:
         # Not torchmetrics' own threshold: it compares with >, its ROC curve with >=.
         answers, at = torch.from_numpy(scores >= threshold).long(), f"threshold={threshold:.4g}"
-        answered = both and not np.isnan(threshold)
-        sensitivity = value(by.binary_recall(answers, target)) if answered else np.nan
-        rejected = value(by.binary_specificity(answers, target)) if answered else np.nan
+        has = both and not np.isnan(threshold)
+        sensitivity = value(has, by.binary_recall, answers, target)
+        rejected = value(has, by.binary_specificity, answers, target)
         values["sensitivity"], values["specificity"] = (sensitivity, at), (rejected, at)
-        values["accuracy"] = (value(by.binary_accuracy(answers, target)) if answered else np.nan, at)
+        values["accuracy"] = (value(has, by.binary_accuracy, answers, target), at)
         values["balanced accuracy"] = ((sensitivity + rejected) / 2, at)
     return values

@@ -15,9 +15,8 @@ RANDOM = "random"
 CARD = "README.md"
 # Of an exported folder, the first that is there: those with a decoder before those without.
 EXPORTED = (
-    "unet.safetensors", "dira_scale_unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors",
-    "checkpoint_final.pth", "encoder.safetensors", "plain_encoder.safetensors", "torchvision.safetensors",
-    "model.safetensors",
+    "unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors", "checkpoint_final.pth",
+    "encoder.safetensors", "plain_encoder.safetensors", "model.safetensors",
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError, counted, print_line
 from dira_scale.evaluation.config import SLIDING, require_masks
 from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.journal import check_same, journal
+from dira_scale.evaluation.journal import check_same, journal, rows_are_kept
 from dira_scale.evaluation.stored import dense, read_ahead
 from dira_scale.evaluation.trained import Trained
 from dira_scale.machine.progress import bar
@@ -37,7 +37,7 @@ from dira_scale.predict.config import Predict
 from dira_scale.predict.folder import FolderImages, conversion_of
 from dira_scale.predict.images import DatasetImages, Images, Loaded
 from dira_scale.predict.tables import PREDICTIONS, write_predictions, write_quarantine, write_rejected_names
-from dira_scale.storage.atomic import remedy, write_atomic, write_json
+from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
 
 ABOUT, MASKS = "predict.json", "masks"
@@ -63,7 +63,7 @@ def make(config: Predict) -> None:
         check_same(out, json.loads((out / ABOUT).read_text()), about)
         print_line(f"{out} is complete: nothing is left to predict")
         return
-    try:
+    with rows_are_kept(out):
         own(out, "predictions", "out")
         with journal(out, about) as rows:
             todo = [number for number, key in enumerate(images.keys) if key not in rows.done]
@@ -74,11 +74,6 @@ def make(config: Predict) -> None:
                     rows.add(images.keys[number], row)
                     shown.advance(task)
             _finish(out, trained, images, rows.done, about)
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}); what is finished is kept: {remedy(error)}, then run "
-            "the same command again"
-        ) from error
 
 
 def _images(config: Predict, trained: Trained) -> Images:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
-    reads_run=True, execution=("data.workers", "trust", "reach"), check="dira_scale.probe.check:check",
+    reads_run=True, execution=("data.workers", "trust", "reach"), check="dira_scale.probe.sources:check",
     results="dira_scale.sweep.results:probing", headline="auc/.*/mean$|r2/",
 )  # fmt: skip
 
@@ -28,7 +28,7 @@ def probe(cfg: "DictConfig") -> None:
         config_file(Path(run))
     if cfg.data.shards is not None:
         check_present(cfg.data.shards)
-    from dira_scale.probe.show import compare_and_show
+    from dira_scale.probe.comparison import compare_and_show
 
     compare_and_show(cfg)
 

@@ -1,20 +1,27 @@
-"""The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
+"""What `probe` does: open data and encoders, check that they match, score each encoder, show and write the figures."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
+from dira_scale import __version__
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_figures import AUC, R2, Probed, figures
+from dira_scale.evaluation.probe_figures import AUC, R2, Probed, as_json, figures
+from dira_scale.evaluation.probe_table import by_label, markdown, overviews, rich_table
+from dira_scale.machine.console import Console
 from dira_scale.probe import probing as probes
-from dira_scale.probe.config import PROBES, USUAL
+from dira_scale.probe.config import PROBES, USUAL, refuse_other_figures
 from dira_scale.probe.probing import PARTS, Parts, ProbeTask
 from dira_scale.probe.sources import Computed, Labelled, Stored
+from dira_scale.runs.environment import environment
+from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
+from dira_scale.storage.owned import check_own, own
 
 RANDOM = "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit."
 NOT_RANDOM = (
@@ -34,6 +41,33 @@ class Comparison:
     data: dict[str, Any]
     config: dict[str, Any]
     notes: list[str]
+
+
+def compare_and_show(cfg: DictConfig) -> None:
+    """Print the table; write ``probe.json`` and ``probe.md`` to ``out``."""
+    out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
+    with as_user_error(out, "out"):
+        check_own(out, "a probe", "out", None if cfg.out or not isinstance(cfg.run, str) else Path(cfg.run))
+        refuse_other_figures(out, cfg)
+    result = compare(cfg)
+    probes = dict.fromkeys(figure.probe for figure in result.figures)
+    shown, first, *others = overviews(result.figures), *(by_label(result.figures, probe) for probe in probes)
+    about = {"dira_scale": __version__, "commit": environment()["commit"], "config": result.config}
+    rows = {"compared": result.compared, "figures": as_json(result.figures)}
+    with as_user_error(out, "out"):
+        own(out, "a probe", "out")
+        write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
+    console = Console()
+    for title, cells in shown + first:  # per label, the first probe only; probe.md has all
+        console.print(rich_table(title, cells))
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False)
+    intro = [f"dira_scale {__version__}, commit {about['commit']}. {note}" for note in result.notes[:1]]
+    lines = ["# Probe", "", *intro, "", *(f"- {note}" for note in result.notes[1:]), ""]
+    with as_user_error(out, "out"):
+        titled = sum(others, shown + first)
+        write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)]))
+    console.print(f"probe.json and probe.md in {out}", markup=False, highlight=False)
 
 
 def compare(cfg: DictConfig) -> Comparison:
@@ -150,13 +184,14 @@ def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask]
         raise UserError(f"{dataset.root}: a label needs two different known values in every part ({reasons})")
     patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
     tasks = []
-    for metric, own in ((AUC, [i for i in kept if not number[i]]), (R2, [i for i in kept if number[i]])):
+    for metric, of_metric in ((AUC, [i for i in kept if not number[i]]), (R2, [i for i in kept if number[i]])):
         classes: dict[str, list[int]] = {}
-        for column, i in enumerate(own):
+        for column, i in enumerate(of_metric):
             if flags[columns[i]].value is not None:
                 classes.setdefault(names[flags[columns[i]].number], []).append(column)
-        labelled = {part: v[:, own] for part, v in values.items()}
-        tasks += [ProbeTask(tuple(chosen[i] for i in own), labelled, patients, classes, metric)] if own else []
+        labelled = {part: v[:, of_metric] for part, v in values.items()}
+        if of_metric:
+            tasks.append(ProbeTask(tuple(chosen[i] for i in of_metric), labelled, patients, classes, metric))
     return tasks, left_out
 
 

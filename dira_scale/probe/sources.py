@@ -1,6 +1,6 @@
 """The rows of a probe's table: features of encoders, computed now, or read from folders that `embed` has written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from dira_scale.evaluation.config import PIXELS, SIZE
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.encoders import (
     Group,
+    fake_encoder,
     levels,
     make_names_unique,
     random_group,
@@ -28,6 +29,7 @@ from dira_scale.evaluation.probe_figures import Features
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
 from dira_scale.probe.probing import PARTS, Parts
 from dira_scale.runs.description import Description
+from dira_scale.runs.reader import check_stage
 
 Rows = list[tuple[Features, list[Parts]]]  # each with the features of its members
 
@@ -169,3 +171,16 @@ def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Arch
     if size < 2 * PIXELS:
         raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")
     return model, size
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Look at stage, encoder, size and levels of runs that have not trained yet, by their names.
+
+    Raises UserError as `probe` would.
+    """
+    if cfg.embeddings is not None:
+        return  # are read when they are there
+    for name, run in runs.items():
+        check_stage(cfg.stage, run, name)
+    model, size = compared_network(cfg, [*runs.values()])
+    levels(cfg.layer, fake_encoder(vars(model), size))

@@ -77,7 +77,7 @@ def is_local(path: Path) -> bool:
 
 @contextmanager
 def as_os_error(path: Path, *passed: type[Exception]) -> Iterator[None]:
-    """Convert whatever a store's library raises inside to ``OSError``; errors of the types ``own`` pass unchanged."""
+    """Convert whatever a store's library raises inside to ``OSError``; errors of types ``passed`` pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -140,7 +140,7 @@ def _fetch(path: Path) -> bytes:
 
 @contextmanager
 def with_errno(path: Path, *passed: type[Exception]) -> Iterator[None]:
-    """Give a store's ``OSError`` the errno that the same error has on a disk; ``own`` as in :func:`as_os_error`."""
+    """Give a store's ``OSError`` the errno that the same error has on a disk; ``passed`` as in :func:`as_os_error`."""
     try:
         with as_os_error(path, *passed):
             yield

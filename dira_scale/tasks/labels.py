@@ -12,7 +12,7 @@ from torch import Tensor
 from dira_scale.data.batch import Batch
 from dira_scale.data.labels import Labels, certain, class_numbers
 from dira_scale.engine.task import Best
-from dira_scale.metrics.cases import LabelCase, image_cases, label_arrays
+from dira_scale.metrics.cases import LabelCase, label_arrays
 from dira_scale.metrics.classification import classification
 from dira_scale.metrics.figure import ALL, MEAN, Figure, Key
 from dira_scale.metrics.multiclass import multiclass
@@ -20,7 +20,7 @@ from dira_scale.metrics.statistics.of_cases import Statistics, of_labels
 from dira_scale.metrics.thresholds import choose_thresholds
 from dira_scale.runs.description import Metric, Output, Term
 from dira_scale.tasks.calibration import calibrated, scaled, temperatures
-from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
+from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, image_rows
 from dira_scale.training.inputs import Inputs
 
 CE = "ce"  # a loss term
@@ -121,8 +121,19 @@ class Classification(Supervision):
     def predicted(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits.float(), 1) if self.labels.exclusive else torch.sigmoid(logits.float())
 
-    def score(self) -> "LabelScore":
-        return LabelScore(self)
+    def score(self) -> ImageScore:
+        return ImageScore(self, self._validated, certain)
+
+    def _validated(self, targets: np.ndarray, scores: np.ndarray, index: np.ndarray) -> dict[str, float]:
+        """AUROC of each label and their mean, accuracy of classes."""
+        if self.labels.exclusive:
+            figures = multiclass(class_numbers(torch.from_numpy(targets)).numpy(), scores, self.outputs, index)
+        else:
+            figures = classification(targets, scores, self.outputs, index, scored=self.scored)
+        areas = [figure for figure in figures if figure.metric == "AUROC"]
+        values = {AUROC if f.name == MEAN else f"{AUROC}/{f.name}": f.value for f in areas}
+        right = [(ACCURACY, figure.value) for figure in figures if figure.key == ("accuracy", ALL)]
+        return values | dict(right)
 
     def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
         labels = self.labels
@@ -135,14 +146,7 @@ class Classification(Supervision):
         return f"{which} has a positive and a negative among its {len(targets)} samples"
 
     def cases(self, predictions: Predictions) -> list[LabelCase]:
-        made, about = list[LabelCase](), predictions.about
-        for view in predictions.views():
-            rows = view.batch.index[: view.count].cpu().numpy()
-            targets = certain(self.targets(view.batch)[: view.count]).cpu().numpy()
-            scores = view.predicted[: view.count].double().cpu().numpy()
-            named = about.keys[rows], about.patients[rows], about.split, self.outputs
-            made += image_cases(LabelCase, *named, targets, scores)
-        return made
+        return image_rows(LabelCase, predictions, self.outputs, lambda batch: certain(self.targets(batch)))
 
     def chosen(self, cases: Sequence[LabelCase]) -> Chosen:
         if self.labels.exclusive:
@@ -184,31 +188,3 @@ class Classification(Supervision):
     def columns(self, chosen: Chosen) -> tuple[str, ...]:
         both = () if chosen.temperatures is None else tuple(f"{name} calibrated" for name in self.outputs)
         return (*self.outputs, *both)
-
-
-class LabelScore:
-    """AUROC of each label and their mean, accuracy of classes: of all held-out samples at once, as rows."""
-
-    def __init__(self, task: Classification) -> None:
-        self.task, self.rows = task, list[tuple[np.ndarray, ...]]()
-
-    def add(self, batch: Batch, losses: Any, count: int) -> None:
-        row = batch.index, certain(losses.targets), self.task.predicted(losses.logits)
-        self.rows.append(tuple(values[:count].cpu().numpy() for values in row))
-
-    def values(self) -> dict[str, float]:
-        index, targets, scores = gathered(self.rows)
-        names, exclusive = self.task.outputs, self.task.labels.exclusive
-        truth = class_numbers(torch.from_numpy(targets)).numpy() if exclusive else targets
-        figures = (
-            multiclass(truth, scores, names, index)
-            if exclusive
-            else classification(truth, scores, names, index, scored=self.task.scored)
-        )
-        values = {
-            AUROC if figure.name == MEAN else f"{AUROC}/{figure.name}": figure.value
-            for figure in figures if figure.metric == "AUROC"
-        }  # fmt: skip
-        if exclusive:
-            values[ACCURACY] = next(f.value for f in figures if f.key == ("accuracy", ALL))
-        return {name: value for name, value in values.items() if not np.isnan(value)}

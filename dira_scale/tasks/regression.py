@@ -11,12 +11,12 @@ from torch import Tensor
 from dira_scale.data.batch import Batch
 from dira_scale.data.numbers import Numbers
 from dira_scale.engine.task import Best
-from dira_scale.metrics.cases import NumberCase, image_cases, number_arrays
+from dira_scale.metrics.cases import NumberCase, number_arrays
 from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.regression import MAE, R2, regression
 from dira_scale.metrics.statistics.of_cases import Statistics, of_numbers
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
+from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, image_rows
 from dira_scale.training.inputs import Inputs
 
 SQUARED, ABSOLUTE = "mse", "mae"  # loss terms
@@ -96,8 +96,16 @@ class Regression(Supervision):
         pairs = [self.normalised.get(name, (0.0, 1.0)) for name in self.outputs]
         return torch.tensor(pairs, dtype=torch.float32, device=like.device).T
 
-    def score(self) -> "NumberScore":
-        return NumberScore(self)
+    def score(self) -> ImageScore:
+        return ImageScore(self, self._validated)
+
+    def _validated(self, targets: np.ndarray, predictions: np.ndarray, index: np.ndarray) -> dict[str, float]:
+        """R2 of each number and their mean, and absolute errors."""
+        names, figures = {R2: "r2", MAE: "mae"}, regression(targets, predictions, self.outputs, index)
+        return {
+            names[figure.metric] if figure.name == MEAN else f"{names[figure.metric]}/{figure.name}": figure.value
+            for figure in figures if figure.metric in names
+        }  # fmt: skip
 
     def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
         targets = data.targets(split)[:samples]
@@ -106,14 +114,7 @@ class Regression(Supervision):
         return f"no number has two values among its {len(targets)} samples"
 
     def cases(self, predictions: Predictions) -> list[NumberCase]:
-        made, about = list[NumberCase](), predictions.about
-        for view in predictions.views():
-            rows = view.batch.index[: view.count].cpu().numpy()
-            targets = self.targets(view.batch)[: view.count].cpu().numpy()
-            values = view.predicted[: view.count].double().cpu().numpy()
-            named = about.keys[rows], about.patients[rows], about.split, self.outputs
-            made += image_cases(NumberCase, *named, targets, values)
-        return made
+        return image_rows(NumberCase, predictions, self.outputs, self.targets)
 
     def figures(self, cases: Sequence[NumberCase], chosen: Chosen) -> list[Figure]:
         targets, predictions, names, patients = number_arrays(cases)
@@ -124,24 +125,3 @@ class Regression(Supervision):
 
     def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
         return np.asarray(predicted.double().numpy())
-
-
-class NumberScore:
-    """R2 of each number and their mean, and absolute errors: of all held-out samples at once, as rows."""
-
-    def __init__(self, task: Regression) -> None:
-        self.task, self.rows = task, list[tuple[np.ndarray, ...]]()
-
-    def add(self, batch: Batch, losses: Any, count: int) -> None:
-        row = batch.index, losses.targets, self.task.predicted(losses.logits)
-        self.rows.append(tuple(values[:count].cpu().numpy() for values in row))
-
-    def values(self) -> dict[str, float]:
-        index, targets, predictions = gathered(self.rows)
-        figures = regression(targets, predictions, self.task.outputs, index)
-        names = {R2: "r2", MAE: "mae"}
-        values = {
-            names[figure.metric] if figure.name == MEAN else f"{names[figure.metric]}/{figure.name}": figure.value
-            for figure in figures if figure.metric in names
-        }  # fmt: skip
-        return {name: value for name, value in values.items() if not np.isnan(value)}

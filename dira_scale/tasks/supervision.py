@@ -15,6 +15,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed.control import gather_objects
 from dira_scale.engine.task import Best
+from dira_scale.metrics.cases import ImageCase, image_cases
 from dira_scale.metrics.figure import Figure, Key
 from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.models.architecture import Architecture
@@ -230,6 +231,45 @@ class Supervision(ABC):
     def columns(self, chosen: Chosen) -> tuple[str, ...]:
         """Return the names of the answers' columns."""
         return self.outputs
+
+
+def image_rows(
+    kind: type[ImageCase], predictions: Predictions, outputs: Sequence[str], targets: Callable[[Batch], Tensor]
+) -> list[ImageCase]:
+    """Return a row of ``kind`` for each image and each of its ``outputs``. ``targets``: of a batch, [b, L]."""
+    made, about = list[ImageCase](), predictions.about
+    for view in predictions.views():
+        rows = view.batch.index[: view.count].cpu().numpy()
+        known = targets(view.batch)[: view.count].cpu().numpy()
+        values = view.predicted[: view.count].double().cpu().numpy()
+        made += image_cases(kind, about.keys[rows], about.patients[rows], about.split, outputs, known, values)
+    return made
+
+
+class ImageScore:
+    """Figures of all held-out images at once, as rows.
+
+    Args:
+        figures: by name, of targets and predictions [N, L] and the numbers of the images [N]; NaN is left out.
+        known: the targets that count, of a batch's.
+    """
+
+    def __init__(
+        self,
+        task: Supervision,
+        figures: Callable[[np.ndarray, np.ndarray, np.ndarray], Mapping[str, float]],
+        known: Callable[[Tensor], Tensor] = lambda targets: targets,
+    ) -> None:
+        self.task, self.figures, self.known, self.rows = task, figures, known, list[tuple[np.ndarray, ...]]()
+
+    def add(self, batch: Batch, losses: Any, count: int) -> None:
+        row = batch.index, self.known(losses.targets), self.task.predicted(losses.logits)
+        self.rows.append(tuple(values[:count].cpu().numpy() for values in row))
+
+    def values(self) -> dict[str, float]:
+        index, targets, predicted = gathered(self.rows)
+        figures = self.figures(targets, predicted, index)
+        return {name: value for name, value in figures.items() if not np.isnan(value)}
 
 
 def gathered(rows: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "words", "cut visual words out of volumes, as a dataset with labels", output="out", in_sweeps=True, gpu=True,
     reads_run=True, parts=True, execution=("batch", "workers", "data.workers", "trust", "reach"),
-    check="dira_scale.words.check:check",
+    check="dira_scale.words.config:check",
 )  # fmt: skip
 
 

@@ -1,13 +1,15 @@
 """The schema of ``configs/words.yaml``. Reading it needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from dira_scale.config.schema import Schema, above, at_least, place, places
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
+from dira_scale.runs.description import Description
 
 
 @dataclass
@@ -94,3 +96,16 @@ class Words(Schema):
             )
         if self.trials > 2**16:
             raise UserError(f"trials={self.trials}: must be at most {2**16}")
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Check settings and ``runs``, by their names, before they have trained. Raises UserError as `words` would."""
+    OmegaConf.to_object(cfg)
+    for name, run in runs.items():
+        check_dimensions(f"run={name}", run.network.name, run.network.dimensions)
+
+
+def check_dimensions(key: str, name: str, dimensions: int) -> None:
+    """Raises UserError for an encoder, named by ``key``, that is not of volumes."""
+    if dimensions != 3:
+        raise UserError(f"{key}: {name} is an encoder of images; name one of volumes")

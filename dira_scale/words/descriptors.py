@@ -19,8 +19,7 @@ from dira_scale.models.start import start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.reader import RunReader
 from dira_scale.storage.atomic import write_atomic
-from dira_scale.words.check import check_dimensions
-from dira_scale.words.config import Words
+from dira_scale.words.config import Words, check_dimensions
 from dira_scale.words.origin import Volumes
 
 SIZE = (64, 128, 128)  # of whole volumes, as the authors' auto-encoder sees them

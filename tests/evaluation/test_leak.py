@@ -138,9 +138,8 @@ def finetune(run: Path, shards: str, *words: str) -> int:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("libraries")
 def test_a_mixture_with_a_patient_in_two_splits_is_refused(make: Make, tmp_path: Path, caplog) -> None:  # type: ignore[no-untyped-def]
-    for name in ("torchmetrics", "monai"):
-        pytest.importorskip(name)
     one = make("one", train=["a", "b", "x"], val=["c", "d"], test=["e", "f"])
     two = make("two", train=["g", "h"], val=["i", "j"], test=["k", "x"])
     assert finetune(tmp_path / "run", f"[{one.root},{two.root}]") == 2
@@ -150,10 +149,9 @@ def test_a_mixture_with_a_patient_in_two_splits_is_refused(make: Make, tmp_path:
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("libraries")
 def test_a_run_keeps_what_it_has_found(make: Make, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
     """In config.yaml, its first lines and results.json, also when the weights' run is gone."""
-    for name in ("torchmetrics", "monai"):
-        pytest.importorskip(name)
     ours = make("ours", train=["a", "b", "x", "y"], val=["c", "d"], test=["e", "f"])
     first, second = tmp_path / "first", tmp_path / "second"
     assert finetune(first, str(ours.root)) == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.conftest import make_dataset
+from data.volumes import WORDS
 
 from dira_scale.data.manifest import ShardedDataset
 
@@ -15,6 +16,12 @@ NAMES = ("bright", "coin")
 TINY = [
     "data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_resnet", "precision=fp32", "log_every=1",
     "model.decoder_channels=[32,16,16,8,8]", "parallel.threads=1", "validate.batch=8", "stages.finetune.epochs=2",
+]  # fmt: skip
+# The same of the toy network of volumes.
+TINY_VOLUMES = [
+    *(word for word in TINY if not word.startswith(("model", "data.size", "data.batch"))),
+    *(word for word in WORDS if not word.startswith(("method", "views", "~model.decoder"))),
+    "~model.decoder_channels", "views=tune_volumes",
 ]  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from dira_scale.shard.convert import convert
 
 TRAINED, TESTED = 56, 14  # patients
 SHAPE = 56, 64
-LUNGS = slice(10, 30), slice(34, 50)  # columns
 
 
 def sharded(name: str, root: Path) -> Path:
@@ -71,55 +70,4 @@ def siim_acr(root: Path) -> dict[str, Any]:
     return {"images": str(root)}
 
 
-def montgomery(root: Path) -> dict[str, Any]:
-    for n in range(40):
-        name = f"MCUCXR_{n:04d}_{n % 2}.png"
-        write_png(root / "CXR_png" / name, picture(n, *SHAPE))
-        for side, columns in zip(("right", "left"), LUNGS, strict=True):
-            write_png(root / "ManualMask" / f"{side}Mask" / name, _lungs(n, columns))
-    return {"images": str(root)}
-
-
-def shenzhen_original(root: Path) -> dict[str, Any]:
-    """Of some there is no mask."""
-    for n in range(40):
-        stem = f"CHNCXR_{n:04d}_{n % 2}"
-        write_png(root / "CXR_png" / f"{stem}.png", picture(n, *SHAPE))
-        if n % 4:
-            write_png(root / "mask" / f"{stem}_mask.png", _lungs(n, *LUNGS))
-    return {"images": str(root), "masks": ["mask"]}
-
-
-def jsrt(root: Path) -> dict[str, Any]:
-    """Half have a nodule."""
-    clinical: dict[bool, list[str]] = {True: [], False: []}
-    for n in range(10):
-        stem, nodule = f"JPC{'LN'[n % 2]}N{n:03d}", n % 2 == 0
-        values = (np.indices((2048, 2048)).sum(0) + 300 * n) % 4096
-        (root / "JSRT").mkdir(parents=True, exist_ok=True)
-        (root / "JSRT" / f"{stem}.IMG").write_bytes(values.astype(">u2").tobytes())
-        line = f"{stem}.IMG\t5\t15\t53\tmale\t1634\t692\tmalignant\tl.upper lobe\tlung cancer"
-        clinical[nodule].append(line if nodule else f"{stem}.IMG\t37\tfemale\tnon-nodule")
-        for k, structure in enumerate(("left lung", "right lung", "heart", "left clavicle", "right clavicle")):
-            mask = np.zeros((1024, 1024), np.uint8)
-            mask[100 + 50 * k : 400 + 50 * k, 200 + 80 * k : 500 + 80 * k] = 255
-            path = root / "SCR" / f"fold{n % 2 + 1}" / "masks" / structure / f"{stem}.gif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask).save(path)
-    write_text(root / "JSRT" / "CLNDAT_EN.txt", *clinical[True])
-    write_text(root / "JSRT" / "CNNDAT_EN.TXT", *clinical[False])
-    splits = {"train": 0.5, "val": 0.25, "test": 0.25}  # there are so few
-    return {"images": str(root / "JSRT"), "masks": str(root / "SCR"), "splits": splits, "max_side": 64}
-
-
-def _lungs(n: int, *columns: slice) -> np.ndarray:
-    mask = np.zeros(SHAPE, np.uint8)
-    for part in columns:
-        mask[10 + n % 5 : 40, part] = 255
-    return mask
-
-
-MAKERS = {
-    "chestxray14": chestxray14, "chexpert": chexpert, "siim_acr": siim_acr, "montgomery": montgomery,
-    "shenzhen_original": shenzhen_original, "jsrt": jsrt,
-}  # fmt: skip
+MAKERS = {"chestxray14": chestxray14, "chexpert": chexpert, "siim_acr": siim_acr}

@@ -87,15 +87,16 @@ def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -
     for number in range(2):  # pretraining that differs in its seed alone, and another one
         made.run(f"dira{number}", seed=number)
     made.run("other", data={"batch": 16})
-    for init in ("random", "dira0", "dira1", "other"):
+    seeds = {"random": range(3), "dira0": range(3), "dira1": range(2), "other": range(3)}
+    for init in seeds:
         start = init if init == "random" else str(tmp_path / init)
-        for seed in range(3):
+        for seed in seeds[init]:
             folder, values[init, seed] = labelled(made.run(f"{init}-{seed}", start, seed), len(values))
             runs.append(({"init": start, "seed": seed, "pretrain.seed": 0}, folder))
     again, _ = labelled(made.run("random-again", seed=0), 0)  # as for the next pretraining run of a sweep
     result = compared([*runs, ({"init": "random", "seed": 0, "pretrain.seed": 1}, again)])
     random, dira, other = result.spreads
-    of = {init: [values[init, seed] for seed in range(3)] for init in ("random", "dira0", "dira1", "other")}
+    of = {init: [values[init, seed] for seed in seeds[init]] for init in seeds}
     names = ["init=random", "init=dira (2 runs)", f"init={tmp_path}/other"]
     assert [spread.setting for spread in result.spreads] == names
     assert {(spread.metric, spread.ddof, spread.patients, spread.left_out) for spread in result.spreads} == {
@@ -104,11 +105,11 @@ def test_pretraining_runs_seeds_and_patients_are_three_columns(tmp_path: Path) -
     assert (random.n, dira.n, other.n) == (3, 2, 1)  # each random seed is an initialisation
     assert random.run_sd == pytest.approx(np.std(of["random"], ddof=1)) and random.seed_sd is None
     assert dira.run_sd == pytest.approx(np.std([np.mean(of["dira0"]), np.mean(of["dira1"])], ddof=1))
-    within = sum(np.var(of[init], ddof=1) for init in ("dira0", "dira1")) / 2
-    assert dira.seed_sd == pytest.approx(np.sqrt(within)) and dira.results == 6
+    squares = sum(np.var(of[init]) * len(of[init]) for init in ("dira0", "dira1"))
+    assert dira.seed_sd == pytest.approx(np.sqrt(squares / (2 + 1))) and dira.results == 5
     assert (other.run_sd, other.seed_sd) == (None, pytest.approx(np.std(of["other"], ddof=1)))
     for spread, inits in zip(result.spreads, (["random"], ["dira0", "dira1"], ["other"]), strict=True):
-        mean = np.mean([of[init] for init in inits])
+        mean = np.mean([np.mean(of[init]) for init in inits])
         assert spread.mean == pytest.approx(mean)
         assert spread.interval is not None and spread.interval.value == pytest.approx(mean)  # of the cases
         assert spread.interval.low < mean < spread.interval.high and spread.interval.patients == PATIENTS
@@ -176,61 +177,48 @@ def test_random_weights_are_one_setting_whatever_is_pretrained(tmp_path: Path) -
     assert len(result.comparisons) == 6  # of each size: a and b against random, and against each other
 
 
-def test_intervals_are_of_the_tables_mean(tmp_path: Path) -> None:
-    """Over pretraining runs of unequal seeds."""
-    made, runs, values = Runs(tmp_path), [], dict[str, list[float]]()
-    for number, seeds in enumerate((3, 1)):
-        made.run(f"dira{number}", seed=number)
-        for seed in range(seeds):
-            folder, value = labelled(
-                made.run(f"{number}-{seed}", str(tmp_path / f"dira{number}"), seed), 3 * number + seed
-            )
-            values.setdefault(folder.name[0], []).append(value)
-            runs.append(({"init": str(tmp_path / f"dira{number}"), "seed": seed}, folder))
-    (spread,) = compared(runs).spreads
-    mean = np.mean([np.mean(of_run) for of_run in values.values()])
-    assert spread.interval is not None and (spread.mean, spread.interval.value) == pytest.approx((mean, mean))
+Judged = tuple[Cases, dict[tuple[str, str], float]]
 
 
-def test_the_mean_is_over_scored_labels(tmp_path: Path) -> None:
-    targets, scores = [[0, 0], [0, 1], [1, 0], [1, 1]], [[0.6, 0.1], [0.7, 0.2], [0.3, 0.3], [0.4, 0.4]]
-    cases = [
-        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], targets[i][j], scores[i][j]) for i in range(4) for j in range(2)
-    ]
-    folder = judged(Runs(tmp_path).run("one", task={"scored": ["b"]}), cases, {("AUROC", "mean"): 0.75})
-    (spread,) = compared([({}, folder)]).spreads
-    assert spread.interval is not None and spread.interval.value == 0.75  # of a: 0
-
-
-def test_masks_that_are_both_empty_are_right(tmp_path: Path) -> None:
-    dice = {"left": [0.5, 0.7, 0.9], "right": [0.8, 1.0, 0.6]}  # of the second case, right is nowhere
-    cases = [
-        masked(f"k{i}", name, value) for i in range(3) for name, value in ((name, of[i]) for name, of in dice.items())
-    ]
-    folder = judged(Runs(tmp_path, "task=masks").run("one"), cases, {("Dice", "mean"): 0.75})
-    (spread,) = compared([({}, folder)]).spreads
-    assert spread.interval is not None and spread.interval.value == pytest.approx(0.75)
-    assert (spread.setting, spread.metric, spread.mean, spread.n) == ("all runs", "Dice mean", 0.75, 1)
-
-
-def test_of_classes_there_is_the_accuracy_too(tmp_path: Path) -> None:
-    scores, truth = [[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [0, 1, 1, None]
-    cases = [
-        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], np.nan if truth[i] is None else float(truth[i] == j), scores[i][j])
+def cases_of_two(probabilities: list[list[float]], targets: list[list[float]]) -> list[LabelCase]:
+    return [
+        LabelCase(f"k{i}", f"p{i}", "test", "ab"[j], targets[i][j], probabilities[i][j])
         for i in range(4) for j in range(2)
     ]  # fmt: skip
-    folder = Runs(tmp_path).run("one", task={"exclusive": True})
-    judged(folder, cases, {("AUROC", "mean"): 1.0, ("accuracy", "all classes"): 2 / 3})
-    area, accuracy = compared([({}, folder)]).spreads
-    assert area.interval is not None and area.interval.value == 1.0
-    assert accuracy.interval is not None and accuracy.interval.value == pytest.approx(2 / 3)
+
+
+SCORED = cases_of_two([[0.6, 0.1], [0.7, 0.2], [0.3, 0.3], [0.4, 0.4]], [[0, 0], [0, 1], [1, 0], [1, 1]])
+CLASSES = cases_of_two([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [[1, 0], [0, 1], [0, 1], [np.nan, np.nan]])
+# Of the second case, right is nowhere.
+EMPTY = [masked(f"k{i}", name, dice) for i, pair in enumerate(((0.5, 0.8), (0.7, 1.0), (0.9, 0.6)))
+         for name, dice in zip(("left", "right"), pair, strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "task", "judgement"),
+    [
+        ([], {"scored": ["b"]}, (SCORED, {("AUROC", "mean"): 0.75})),  # of a: 0
+        ([], {"exclusive": True}, (CLASSES, {("AUROC", "mean"): 1.0, ("accuracy", "all classes"): 2 / 3})),
+        (["task=masks"], {}, (EMPTY, {("Dice", "mean"): 0.75})),
+    ],
+    ids=["scored labels", "classes", "empty masks"],
+)
+def test_the_interval_is_of_the_runs_figure(
+    words: list[str], task: dict[str, Any], judgement: Judged, tmp_path: Path
+) -> None:
+    cases, expected = judgement
+    folder = judged(Runs(tmp_path, *words).run("one", task=task), cases, expected)
+    spreads = compared([({}, folder)]).spreads
+    assert [(spread.setting, spread.metric, spread.n) for spread in spreads] == [
+        ("all runs", " ".join(key), 1) for key in expected
+    ]
+    for spread, value in zip(spreads, expected.values(), strict=True):
+        assert spread.interval is not None and (spread.mean, spread.interval.value) == pytest.approx((value, value))
 
 
 def test_runs_of_other_test_cases_are_not_one_setting(tmp_path: Path) -> None:
     made = Runs(tmp_path)
-    first, _ = labelled(made.run("0"), 0)
-    cases = [LabelCase("x", "p", "test", name, 1.0, 0.5) for name in "ab"]
-    second = judged(made.run("1", seed=1), cases, {("AUROC", "mean"): 0.5})
+    first, second = (labelled(made.run(key, seed=seed), 0, key)[0] for seed, key in enumerate("kl"))
     with pytest.raises(ValueError, match="init=random: its runs were evaluated on different test cases"):
         compared([({"init": "random"}, first), ({"init": "random"}, second)])
 

@@ -1,16 +1,9 @@
 """Grad-CAM beside its definition, written plainly with NumPy; of images and volumes."""
 
-import os
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from localize import gradcam_peer
 from models.stub_classifier import Patches
-from needs import skip_without
 from torch import Tensor, nn
 
 from dira_scale.localize.gradcam import GradCam
@@ -18,12 +11,7 @@ from dira_scale.models.classifier import CoarsestMap
 from dira_scale.models.network import Network
 from dira_scale.runs.description import Input
 
-PEER = "DIRA_SCALE_GRADCAM"  # the folder of an environment with grad-cam, which asks for another OpenCV than ours
-
-
-@pytest.fixture(autouse=True)
-def library() -> None:
-    pytest.importorskip("monai")
+pytestmark = pytest.mark.usefixtures("libraries")
 
 
 class Bent(nn.Module):
@@ -88,40 +76,3 @@ def test_where_nothing_speaks_for_a_label_the_map_is_zero() -> None:
     network.head.fc.weight.data.fill_(-1.0)  # type: ignore[union-attr, operator]
     map, _ = GradCam(network, Input((12, 12)), torch.sigmoid)(torch.rand(1, 12, 12), 0)
     assert not map.any()
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_maps_are_those_of_pytorch_grad_cam(dimensions: int, tmp_path: Path) -> None:
-    """In 3D at the map's own size: beyond it grad-cam resizes by cubic splines."""
-    folder = os.environ.get(PEER)
-    skip_without(PEER, "" if folder else f"{PEER} names no environment with grad-cam (pip install grad-cam)")
-    assert folder
-    python = Path(folder) / "bin" / "python"
-    done = subprocess.run([python, gradcam_peer.__file__, str(dimensions), tmp_path / "maps.npz"], capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    theirs = np.load(tmp_path / "maps.npz")
-    plain, images = gradcam_peer.network(dimensions), gradcam_peer.images(dimensions)
-    cam = GradCam(of_plain(plain), Input(tuple(images.shape[2:])), torch.sigmoid)
-    empty = 0
-    for number, image in enumerate(images):
-        for output in range(gradcam_peer.OUTPUTS):
-            ours, _ = cam(image, output)
-            np.testing.assert_allclose(ours / 255, theirs["maps"][number, output], atol=2e-5)
-            empty += not ours.any()
-    assert empty < len(images) * gradcam_peer.OUTPUTS / 2
-
-
-def of_plain(plain: nn.Module) -> Network:
-    network = Network()
-    network.encoder, network.decoder, network.head = Seen(plain.features), CoarsestMap(), plain.head  # type: ignore[assignment]
-    return network.eval()
-
-
-class Seen(nn.Module):
-    def __init__(self, features: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [x, self.features(x)]

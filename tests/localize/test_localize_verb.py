@@ -25,17 +25,11 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.evaluation.trained import Trained
 from dira_scale.localize import main
-from dira_scale.localize.cases import cases_of
-from dira_scale.localize.check import check
+from dira_scale.localize.cases import cases_of, check
 
 __all__ = ["make_dataset"]
+pytestmark = pytest.mark.usefixtures("libraries")
 Make = Callable[..., ShardedDataset]
-
-
-@pytest.fixture(autouse=True)
-def libraries() -> None:
-    for name in ("torchmetrics", "monai"):
-        pytest.importorskip(name)
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.metrics.cases import (
-    LABELS,
-    MASKS,
     LabelCase,
     MaskCase,
     image_cases,
@@ -58,10 +56,6 @@ def test_a_file_keeps_its_rows(rows: list[LabelCase] | list[MaskCase], tmp_path:
     table = pq.read_table(tmp_path / "cases.parquet")
     nulls = {"target": 1} if rows is ROWS else {"dice": 1, "iou": 1, "hd95": 1, "surface_dice": 1}  # what others read
     assert {name: table[name].null_count for name in table.column_names if table[name].null_count} == nulls
-
-
-def test_a_file_has_the_fields_of_its_rows() -> None:
-    assert LABELS.names == [*LabelCase.__slots__] and MASKS.names == [*MaskCase.__slots__]
 
 
 @pytest.mark.parametrize("name", ["images/a.png", "C:\\a.dcm", "1.2.840.113619.2.55.3"])

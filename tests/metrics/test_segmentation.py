@@ -60,21 +60,6 @@ def test_every_metric_is_its_monai_call_and_its_definition(dimensions: int, know
             assert case.unit == ("mm" if known else "pixels")
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_the_surface_dice_of_a_moved_block(dimensions: int) -> None:
-    """A block and the same moved by two pixels along the first axis, of 3 mm each: 6 mm away on two sides."""
-    target = torch.zeros(1, 40, *(30,) * (dimensions - 1), dtype=torch.bool)
-    target[(0, slice(10, 20), *(slice(10, 20),) * (dimensions - 1))] = True
-    prediction = target.roll(2, 1)
-    spacing = (3.0, *(1.0,) * (dimensions - 1))
-
-    def at(tolerance: float, spacing: tuple[float, ...] | None) -> float:
-        return mask_cases("k", "p", "test", prediction, target, ["a"], spacing, tolerance)[0].surface_dice
-
-    assert at(6.01, spacing) == 1 and at(2.01, None) == 1
-    assert at(5.0, spacing) < 1 and at(1.5, None) < 1
-
-
 def test_the_surface_dice_of_images_by_lengths_of_contours() -> None:
     """As DeepMind's code has it: each window of 2 x 2 pixels that are not all alike is a piece of the contour."""
     high, wide = SPACINGS[2]

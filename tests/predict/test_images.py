@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from data.conftest import make_dataset
 
-from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.predict.folder import FolderImages
@@ -25,18 +24,6 @@ def test_all_splits_are_those_of_the_manifest(make_dataset: Callable[..., Sharde
     assert DatasetImages(str(dataset.root), "val", 2).keys == every.keys[1::3]
     with pytest.raises(UserError, match=r"data.split=vall: .* has .*, all; did you mean 'val'"):
         DatasetImages(str(dataset.root), "vall", 2)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ([], "^give one of images=FOLDER, new files, and data.shards=OUT, a dataset$"),
-        (["images=a", "data.shards=b"], "^images=a and data.shards=b: leave one of them out$"),
-    ],
-)
-def test_one_place_is_asked_for(words: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
-        compose("predict", ["run=r", "out=o", *words])
 
 
 def test_the_key_that_was_typed_is_named(tmp_path: Path) -> None:

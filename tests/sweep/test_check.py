@@ -123,7 +123,6 @@ def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = 
         ("export", ["stage=dir"], "stage=dir: train/t has di, latest"),
         ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
         ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),
-        ("export", ["formats=torchvision"], "torchvision has no network laid out as test_resnet"),
     ],
 )
 def test_what_the_commands_would_refuse_of_a_run_is_refused_before_it_trains(

@@ -53,13 +53,12 @@ def bootstrap(
     NaN as both ends with fewer than two patients, or where the statistic is NaN.
     """
     members, row = np.unique(patients, return_inverse=True)
-    count, generator = len(members), np.random.default_rng(seed)
+    count = len(members)
     value = float(statistic(np.ones((1, len(row))))[0])
     if count < 2 or np.isnan(value):
         return Interval(value, np.nan, np.nan, level, method, count, 0, 0)
 
-    values = np.concatenate([statistic(_drawn(generator, n, count)[:, row]) for n in _batches(resamples, len(row))])
-    defined = values[~np.isnan(values)]
+    defined = _defined({"": statistic}, row, count, resamples, seed)[""]
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
         tails = _corrected(tails, defined, value, _left_out(statistic, row, count))
@@ -72,24 +71,24 @@ def bootstraps(
 ) -> dict[K, tuple[float, float]]:
     """The ends of each statistic's percentile interval, as :func:`bootstrap`, from the same draws."""
     members, row = np.unique(patients, return_inverse=True)
-    count, generator = len(members), np.random.default_rng(seed)
-    drawn: dict[K, list[np.ndarray]] = {key: [] for key in statistics}
-    for size in _batches(resamples, len(row)):
-        weights = _drawn(generator, size, count)[:, row].astype(float)
-        for key, statistic in statistics.items():
-            drawn[key].append(statistic(weights))
     tails, ends = [(1 - level) / 2, (1 + level) / 2], dict[K, tuple[float, float]]()
-    for key, parts in drawn.items():
-        values = np.concatenate(parts)
-        values = values[~np.isnan(values)]
+    for key, values in _defined(statistics, row, len(members), resamples, seed).items():
         ends[key] = tuple(np.quantile(values, tails).tolist()) if len(values) else (np.nan, np.nan)
     return ends
 
 
-def _drawn(generator: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """How often each of ``count`` patients is drawn, [size, count]."""
-    numbers = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-    return np.bincount(numbers.ravel(), minlength=size * count).reshape(size, count)
+def _defined(
+    statistics: Mapping[K, Statistic], row: np.ndarray, count: int, resamples: int, seed: int
+) -> dict[K, np.ndarray]:
+    """The values of each statistic in draws of ``count`` patients, without NaN. ``row``: the patient of each row."""
+    generator, values = np.random.default_rng(seed), {key: list[np.ndarray]() for key in statistics}
+    for size in _batches(resamples, len(row)):
+        numbers = generator.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(numbers.ravel(), minlength=size * count).reshape(size, count)  # each patient is drawn
+        for key, statistic in statistics.items():
+            values[key].append(statistic(times[:, row].astype(float)))
+    joined = {key: np.concatenate(parts) for key, parts in values.items()}
+    return {key: each[~np.isnan(each)] for key, each in joined.items()}
 
 
 def _left_out(statistic: Statistic, row: np.ndarray, count: int) -> np.ndarray:
