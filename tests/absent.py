@@ -115,8 +115,8 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from harness import require_strategy
     from needs import need_extra
 
-    from dira_scale.data.ffcv_library import FfcvLibrary
     from dira_scale.data.loaders.build import choose
+    from dira_scale.data.loaders.ffcv import FfcvLibrary
     from dira_scale.distributed.launcher import _refuse_missing
     from dira_scale.engine.tracker import require_tracker
     from dira_scale.export.formats import _onnx

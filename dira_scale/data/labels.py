@@ -182,13 +182,7 @@ class Labels:
             keys: that chose them, as a user writes them.
             remedy: what to do; None: learn other labels.
         """
-        values = np.concatenate(
-            [dataset.flags(dataset.rows(split))[:, columns]
-             for dataset, columns in zip(datasets, map(list, self.columns), strict=True)]
-        )  # fmt: skip
-        values = values if learned is None else values[learned]
-        advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
-        where = f"{', '.join(str(d.root) for d in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
+        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
         targets = self.targets(torch.from_numpy(values)).numpy()
         refused: dict[str, str] = {}
         for name, given, target in zip(self.names, values.T, targets.T, strict=True):
@@ -216,6 +210,21 @@ class Labels:
         if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
             raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
                             f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
+
+
+def stored_values(
+    datasets: Sequence["ShardedDataset"],
+    split: str,
+    columns: Sequence[Sequence[int]],
+    learned: np.ndarray | None,
+    keys: str,
+) -> tuple[np.ndarray, str, str]:
+    """Return the labels [n, L] that ``Columns.check`` looks at; for its messages, where they are, and what to do."""
+    parts = zip(datasets, map(list, columns), strict=True)
+    values = np.concatenate([dataset.flags(dataset.rows(split))[:, chosen] for dataset, chosen in parts])
+    where = f"{', '.join(str(dataset.root) for dataset in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
+    advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
+    return values if learned is None else values[learned], where, advice
 
 
 def columns_of(dataset: "ShardedDataset", names: Sequence[str], key: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from torch import Tensor
 
-from dira_scale.data.labels import columns_of
+from dira_scale.data.labels import columns_of, stored_values
 from dira_scale.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,13 +80,7 @@ class Numbers:
             keys: that chose them, as a user writes them.
             remedy: what to do; None: learn other numbers.
         """
-        values = np.concatenate(
-            [dataset.flags(dataset.rows(split))[:, columns]
-             for dataset, columns in zip(datasets, map(list, self.columns), strict=True)]
-        )  # fmt: skip
-        values = values if learned is None else values[learned]
-        where = f"{', '.join(str(d.root) for d in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
-        advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
+        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
         for name, given in zip(self.names, values.T, strict=True):
             known = given[~np.isnan(given)]
             if not len(known):

@@ -146,7 +146,7 @@ class Requests:
         )
 
     def empty_mask(self, request: Request, pinned: bool) -> Tensor:
-        """An uninitialised tensor [b, V, *size] for ``masks.fill_masks``."""
+        """An uninitialised tensor [b, V, *size] for ``loaders.cpu.fill_masks``."""
         shape = len(request), self.views.count, *self.views.sides
         return torch.empty(shape, dtype=torch.int16, pin_memory=pinned)
 

@@ -11,7 +11,7 @@ from dira_scale.errors import UserError
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.losses.redundancy import cross_correlation, redundancy, standardised
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, note_matches
+from dira_scale.methods.pairs import check_pair, check_range, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -48,13 +48,9 @@ class BarlowTwins(Method):
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("Barlow Twins", views)
-        for name, value, valid in (
-            ("dim", dim, dim > 0),
-            ("off_diagonal", off_diagonal, off_diagonal >= 0),
-            ("scale", scale, scale > 0),
-        ):
-            if not valid:
-                raise UserError(f"Barlow Twins' {name}: {value} is out of range")
+        check_range(
+            "BarlowTwins", dim=(dim, dim > 0), off_diagonal=(off_diagonal, off_diagonal >= 0), scale=(scale, scale > 0)
+        )
         self.off_diagonal, self.scale = off_diagonal, scale
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, bias=False)

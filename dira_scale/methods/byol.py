@@ -9,10 +9,9 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, note_matches
+from dira_scale.methods.pairs import check_pair, check_range, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import ema_update
 from dira_scale.models.network import Encoder
@@ -45,13 +44,7 @@ class BYOL(Method):
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("BYOL", views)
-        for name, value, valid in (
-            ("hidden", hidden, hidden > 0),
-            ("dim", dim, dim > 0),
-            ("momentum", momentum, 0 <= momentum <= 1),
-        ):
-            if not valid:
-                raise UserError(f"BYOL's {name}: {value} is out of range")
+        check_range("BYOL", hidden=(hidden, hidden > 0), dim=(dim, dim > 0), momentum=(momentum, 0 <= momentum <= 1))
         self.momentum = momentum
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], hidden, dim)

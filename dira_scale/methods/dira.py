@@ -1,6 +1,5 @@
 """DiRA: discriminative, restorative and adversarial learning in one network (Haghighi et al., CVPR 2022, sec. 3)."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import RESTORATION_LOSSES, hidden_mean
-from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.method import Method, Terms, check_weights
 from dira_scale.methods.restoration import MASK, hidden_voxels, mask_blocks
 from dira_scale.models.network import Network
 
@@ -60,11 +59,7 @@ class DiRA(Method):
         restore: str = "first",
     ) -> None:
         super().__init__(base.views, dict(weights))
-        if set(weights) != set(PAPER_WEIGHTS):
-            raise UserError(f"method.weights: needs di, re and ad, got {', '.join(weights) or 'nothing'}")
-        for name, weight in weights.items():
-            if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
-                raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
+        check_weights(weights, PAPER_WEIGHTS)
         for key, value, choices in (
             ("restoration", restoration, (*RESTORATION_LOSSES, MASK)),
             ("restore", restore, RESTORED_VIEWS),

@@ -1,6 +1,7 @@
 """The interface between a method and the training loop."""
 
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -31,6 +32,17 @@ class Terms:
     pyramids: tuple[list[Tensor], ...] = ()
     features: tuple[Tensor, ...] = ()
     embeddings: tuple[Tensor, ...] = ()  # of each view, as compared, [b, dim], detached: for the health monitors
+
+
+def check_weights(weights: Mapping[str, float], terms: Collection[str]) -> None:
+    """Raise ``UserError`` unless ``weights`` has a number of at least 0 for each of ``terms``, and nothing else."""
+    if set(weights) != set(terms):
+        *first, last = terms
+        given = ", ".join(weights) or "nothing"
+        raise UserError(f"method.weights: needs {', '.join(first)} and {last}, got {given}")
+    for name, weight in weights.items():
+        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+            raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
 
 
 class Method(nn.Module):

@@ -13,7 +13,7 @@ from dira_scale.distributed.collectives import Exchange, Gathering, rank, world
 from dira_scale.errors import UserError
 from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, top1
+from dira_scale.methods.pairs import check_pair, check_range, top1
 from dira_scale.methods.shuffle import VERSION, KeyShuffle, leak_line
 from dira_scale.models import norm
 from dira_scale.models.heads import MLP, Projector
@@ -68,14 +68,13 @@ class MoCo(Method):
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("MoCo", views)
-        for name, value, valid in (
-            ("dim", dim, dim > 0),
-            ("queue", queue, queue > 0),
-            ("temperature", temperature, temperature > 0),
-            ("momentum", momentum, 0 <= momentum <= 1),
-        ):
-            if not valid:
-                raise UserError(f"MoCo's {name}: {value} is out of range")
+        check_range(
+            "MoCo",
+            dim=(dim, dim > 0),
+            queue=(queue, queue > 0),
+            temperature=(temperature, temperature > 0),
+            momentum=(momentum, 0 <= momentum <= 1),
+        )
         self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle, "MoCo's shuffle")
         self.encoder = encoder
         self.projector = Projector(encoder.channels[-1], dim, batch_norm)

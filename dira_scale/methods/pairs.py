@@ -19,6 +19,14 @@ def check_pair(method: str, views: ViewSpec) -> None:
         raise UserError(f"views.crops: {method} needs two views of one size; leave the sizes out")
 
 
+def check_range(method: str, **settings: tuple[float, bool]) -> None:
+    """Raise ``UserError``, naming ``method`` and the setting, where one of the ``settings`` (value, whether it may be
+    that) is out of its range."""
+    for name, (value, valid) in settings.items():
+        if not valid:
+            raise UserError(f"{method}'s {name}: {value} is out of range")
+
+
 @torch.no_grad()
 def note_matches(terms: Terms, first: Tensor, second: Tensor, training: bool) -> None:
     """Add to the monitors ``top1``: how often an image's first view, of [b, dim] embeddings, is nearest (by cosine) to

@@ -18,7 +18,7 @@ from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
 from dira_scale.losses.info_nce import info_nce
-from dira_scale.methods.method import Terms
+from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
@@ -219,8 +219,4 @@ def _check(
     if attention not in ATTENTIONS:
         known = f"{' or '.join(ATTENTIONS)}{nearest(attention, ATTENTIONS)}"
         raise UserError(f"method.attention={attention}: expected {known}")
-    if set(weights) != set(PAPER_WEIGHTS):
-        raise UserError(f"method.weights: needs di and re, got {', '.join(weights) or 'nothing'}")
-    for name, weight in weights.items():
-        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
-            raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
+    check_weights(weights, PAPER_WEIGHTS)

@@ -6,10 +6,9 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, note_matches
+from dira_scale.methods.pairs import check_pair, check_range, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -36,8 +35,7 @@ class SimSiam(Method):
     def __init__(self, encoder: Encoder, views: ViewSpec, dim: int = 2048, bottleneck: int = 512) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("SimSiam", views)
-        if min(dim, bottleneck) < 1:
-            raise UserError(f"SimSiam's dim and bottleneck must be at least 1, got {dim} and {bottleneck}")
+        check_range("SimSiam", dim=(dim, dim > 0), bottleneck=(bottleneck, bottleneck > 0))
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, normalised=True)
         self.predictor = MLP(dim, bottleneck, dim)

@@ -1,15 +1,20 @@
-"""From a payload to its resized crops, in one call: what a loader does with a sample."""
+"""From a payload to its resized crops, in one call: what a loader does with a sample.
 
-from collections.abc import Sequence
+Images are cut out and resized in ``planes``, volumes here, by the same filter.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 
 import numpy as np
 
-from dira_scale.pixels import planes, volumes
+from dira_scale.pixels import planes
 from dira_scale.pixels.arena import Arena
-from dira_scale.pixels.boxes import Box, Crop
+from dira_scale.pixels.boxes import Box, Crop, Part, around, inside, mirrored
 from dira_scale.pixels.bricks import Bricks
+from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.pixels.headers import Payload
 
 _ARENA = Arena()
@@ -40,7 +45,9 @@ def fill(
         sizes = [view.shape[-1] for view in views]
         parts = planes.decode_crops(payload, codec, boxes, sizes, shape, _ARENA.empty)
     else:
-        parts = volumes.decode_crops(payload, codec, boxes, shape, _ARENA.empty, outside)
+        voxels = decode(payload, codec, shape, _ARENA.empty)
+        whole = voxels if voxels.ndim == 4 else voxels[None]
+        parts = _cut(lambda parts: [whole[:, *part] for part in parts], boxes, whole.shape[1:], outside)
     decoded = perf_counter()
     for (pixels, box), crop, view in zip(parts, crops, views, strict=True):
         if plane:
@@ -61,12 +68,57 @@ def fill_from_bricks(
     began = perf_counter()
     _ARENA.reset()
     cut = partial(bricks.cut, new=_ARENA.empty)
-    parts = volumes.cut(cut, [crop.box for crop in crops], bricks.shape[-3:], outside)
+    parts = _cut(cut, [crop.box for crop in crops], bricks.shape[-3:], outside)
     decoded = perf_counter()
     for (voxels, box), crop, view in zip(parts, crops, views, strict=True):
         _fill_volume(voxels, box, crop, view)
     return bricks.seconds, decoded - began - bricks.seconds, perf_counter() - decoded
 
 
+def _cut(
+    take: Callable[[Sequence[Part]], Sequence[np.ndarray]],
+    boxes: Sequence[Box],
+    sides: tuple[int, ...],
+    outside: int | None,
+) -> list[tuple[np.ndarray, Box]]:
+    """Cut ``boxes`` (z, y, x, d, h, w), in stored voxels, out of a volume of ``sides``.
+
+    ``take`` gives parts of whole voxels of it. Returns for each box the smallest array of whole voxels around it,
+    [C, D, H, W], and the box within that array. Raises DecodeError where, with ``outside`` None, a box is not within
+    the volume.
+    """
+    try:
+        parts = [around(box if outside is None else inside(box, sides), sides) for box in boxes]
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
+    pieces = zip(take([part for part, _ in parts]), (within for _, within in parts), boxes, strict=True)
+    if outside is None:
+        return [(voxels, within) for voxels, within, _ in pieces]
+    return [_padded(voxels, within, box, sides, outside) for voxels, within, box in pieces]
+
+
+def _padded(voxels: np.ndarray, within: Box, box: Box, sides: Sequence[int], outside: int) -> tuple[np.ndarray, Box]:
+    """``voxels`` [C, D, H, W] around the part ``within`` of ``box`` that a volume of these ``sides`` covers, with
+    ``outside`` where ``box`` lies beyond the volume; and the whole box within that array."""
+    if box == inside(box, sides):
+        return voxels, within
+    before = [max(0, math.ceil(-start)) for start in box[:3]]
+    after = [max(0, math.ceil(start + e - side)) for start, e, side in zip(box, box[3:], sides, strict=False)]
+    margins = ((0, 0), *zip(before, after, strict=True))
+    starts = [start - max(0, math.floor(start)) + margin for start, margin in zip(box, before, strict=False)]
+    return np.pad(voxels, margins, constant_values=outside), (*starts, *box[3:])
+
+
 def _fill_volume(voxels: np.ndarray, box: Box, crop: Crop, view: np.ndarray) -> None:
-    volumes.resize(voxels, box, crop.flip, view.swapaxes(-1, -2) if crop.transposed else view)
+    """Write the part ``box`` of ``voxels`` [C, D, H, W] into ``view`` [C, *size], resized, mirrored and turned as
+    ``crop`` says. Equal where nothing is resized; else rounded once, from float32."""
+    out = view.swapaxes(-1, -2) if crop.transposed else view
+    starts, extents, size = box[:3], box[3:], out.shape[1:]
+    if tuple(extents) != size or any(starts):
+        values = voxels.astype(np.float32)
+        for start, extent, side in zip(starts, extents, size, strict=True):  # each axis comes second, and goes last
+            weights = planes.triangles(start, extent, values.shape[1], side)
+            resized = np.stack([weights @ channel.reshape(len(channel), -1) for channel in values])
+            values = np.moveaxis(resized.reshape(len(values), side, *values.shape[2:]), 1, -1)
+        voxels = np.rint(values)
+    out[...] = mirrored(voxels, crop.flip)

@@ -16,7 +16,7 @@ from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder
-from dira_scale.data.views import ViewSpec, draw, fixed_views
+from dira_scale.data.views import draw, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.pixels.planes import resize
 
@@ -106,7 +106,3 @@ def test_nothing_is_drawn() -> None:
 def test_impossible_crops_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         replace(TEN, **change)
-
-
-def test_drawn_views_are_as_before() -> None:
-    assert not ViewSpec().fixed and ViewSpec().least is None and ViewSpec(size=16).crop == ViewSpec().crop

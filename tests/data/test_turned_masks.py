@@ -1,19 +1,16 @@
 """A mask goes where its image goes: drawn from the image itself, it is the turned image's own mask."""
 
 import numpy as np
-import pytest
 import torch
 from data.volumes import spec as volume_spec
 
 from dira_scale.data.batch import IGNORE
 from dira_scale.data.distort import DistortVolumes, build
-from dira_scale.data.distort.plane import rotate, rotate_mask
-from dira_scale.data.geometry.orientation import reorient
+from dira_scale.data.distort.plane import rotate_mask
 from dira_scale.data.views import ViewSpec, draw
 
 SIZE = 31
 DEGREES = torch.tensor([0.0, 90.0, 180.0, -90.0, 10.0, -7.5, 33.0, 137.0])
-ALL = [(vertical, horizontal, quarters) for vertical in (0, 1) for horizontal in (0, 1) for quarters in range(4)]
 
 
 def bright(images: torch.Tensor) -> torch.Tensor:
@@ -53,19 +50,6 @@ def test_a_rotated_mask_takes_the_nearest_pixel_and_nothing_from_beyond() -> Non
         assert (turned == IGNORE).any() == (degrees % 90 != 0)
 
 
-def test_a_rotated_mask_is_the_rotated_images() -> None:
-    """Exactly after quarter turns; else but where the image is within half a pixel's change of the threshold, and but
-    for the pixels at the edge, which are mixed with what is beyond it."""
-    images = waves(len(DEGREES))
-    turned, masks = rotate(images, DEGREES), rotate_mask(bright(images), DEGREES)
-    assert torch.equal(masks[:4], bright(turned[:4]))
-    inside = rotate(torch.ones_like(images), DEGREES)[:, 0] > 0.999
-    sure = inside & ((turned[:, 0] - 0.5).abs() > 0.12)
-    assert sure[4:].float().mean() > 0.5
-    assert torch.equal(masks[sure], bright(turned)[sure])
-    assert (masks[rotate(torch.ones_like(images), DEGREES)[:, 0] == 0] == IGNORE).all()
-
-
 def test_masks_of_distorted_views_are_turned_as_the_views() -> None:
     """By the angles that were drawn; views that are not rotated leave them as they are."""
     spec = ViewSpec(size=SIZE, rotation=30.0)
@@ -81,12 +65,3 @@ def test_masks_of_distorted_views_are_turned_as_the_views() -> None:
     assert build(ViewSpec(size=SIZE)).turned_mask(masks, params) is masks
     volumes = torch.zeros(6, 8, 8, 8, dtype=torch.int16)
     assert DistortVolumes(volume_spec(8, 8, 8)).turned_mask(volumes, params) is volumes
-
-
-@pytest.mark.parametrize("size", [30, SIZE])
-def test_a_mask_in_every_orientation_is_the_image_s_in_it(size: int) -> None:
-    images, orientations = waves(len(ALL), size), torch.tensor(ALL, dtype=torch.uint8)
-    turned = reorient(bright(images)[:, None], orientations)[:, 0]
-    assert torch.equal(turned, bright(reorient(images, orientations)))
-    assert len({mask.numpy().tobytes() for mask in reorient(bright(images[:1]).expand(16, -1, -1)[:, None],
-                                                            orientations)}) == 8  # fmt: skip

@@ -1,7 +1,6 @@
 """View parameters: the same however a batch is cut, and distributed as the recipe says."""
 
 import math
-import random as python_random
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from dira_scale.data.views import Cutout, InverseCutout, Shuffle, ViewSpec, draw
 from dira_scale.errors import UserError
 
 N = 20000
+TURNED = ViewSpec(rotation=10.0, orientations=2)
 
 
 def draws(n=N, spec=None, seed=0, epoch=0, view=0, height=200, width=300, occurrence=0):
@@ -31,25 +31,24 @@ def draws(n=N, spec=None, seed=0, epoch=0, view=0, height=200, width=300, occurr
     return geometry, {name: values.numpy() for name, values in distortion.tensors().items()}
 
 
-def flattened(index, spec=None, heights=None, view=1):
-    heights = 100 + np.asarray(index) % 150 if heights is None else heights
-    geometry, distortion = draw(
-        spec or ViewSpec(size=64), 5, 3, np.asarray(index), np.asarray(index) % 3, view, heights, 260 - heights
-    )
+def flattened(index, spec):
+    heights = 100 + index % 150
+    geometry, distortion = draw(spec, 5, 3, index, index % 3, 1, heights, 260 - heights)
     columns = [geometry.box, geometry.flip, *(values.numpy() for values in distortion.tensors().values())]
     return np.concatenate(
         [column.reshape(len(index), math.prod(column.shape[1:])).astype(np.float64) for column in columns], 1
     )
 
 
-def test_the_same_however_the_batch_is_cut():
+@pytest.mark.parametrize("spec", [ViewSpec(size=64), TURNED])
+def test_the_same_however_the_batch_is_cut(spec):
     index = np.arange(100) * 7919
-    whole = flattened(index)
-    np.testing.assert_array_equal(np.concatenate([flattened(index[i : i + 1]) for i in range(100)]), whole)
-    np.testing.assert_array_equal(np.concatenate([flattened(part) for part in np.array_split(index, 7)]), whole)
+    whole = flattened(index, spec)
+    np.testing.assert_array_equal(np.concatenate([flattened(index[i : i + 1], spec) for i in range(100)]), whole)
+    np.testing.assert_array_equal(np.concatenate([flattened(part, spec) for part in np.array_split(index, 7)]), whole)
     permutation = np.random.default_rng(0).permutation(100)
-    np.testing.assert_array_equal(flattened(index[permutation]), whole[permutation])
-    assert flattened(index[:0]).shape == (0, whole.shape[1])
+    np.testing.assert_array_equal(flattened(index[permutation], spec), whole[permutation])
+    assert flattened(index[:0], spec).shape == (0, whole.shape[1])
 
 
 def test_every_part_of_the_key_gives_another_view():
@@ -58,49 +57,6 @@ def test_every_part_of_the_key_gives_another_view():
         geometry, distortion = draws(50, **change)
         assert (geometry.box != base[0].box).any(1).all()
         assert (distortion["sigma"] != base[1]["sigma"]).any() and (distortion["branch"] != base[1]["branch"]).any()
-
-
-def plain_resized_crop(rng, height, width, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
-    """RandomResizedCrop.get_params as torchvision documents it, one crop at a time."""
-    for _ in range(10):
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            return rng.randint(0, height - h), rng.randint(0, width - w), h, w
-    if width / height < ratio[0]:
-        w, h = width, round(width / ratio[0])
-    elif width / height > ratio[1]:
-        h, w = height, round(height * ratio[1])
-    else:
-        h, w = height, width
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-@pytest.mark.parametrize(("height", "width"), [(200, 300), (64, 64), (40, 400), (300, 61)])
-def test_crops_are_distributed_as_torchvisions(height, width):
-    rng = python_random.Random(1)
-    expected = np.array([plain_resized_crop(rng, height, width) for _ in range(8000)])
-    box = draws(8000, height=height, width=width)[0].box
-    for i in range(4):
-        assert stats.ks_2samp(box[:, i], expected[:, i]).pvalue > 1e-3
-    for statistic in (lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2], lambda b: b[:, 0] + b[:, 2]):
-        assert stats.ks_2samp(statistic(box), statistic(expected)).pvalue > 1e-3
-
-
-def test_the_central_crop_when_nothing_fits():
-    """In an image 20 times as wide as high, no crop of a fifth of its area has an admissible shape."""
-    box = draws(50, height=20, width=400)[0].box
-    assert (box == plain_resized_crop(python_random.Random(0), 20, 400)).all()
-    box = draws(50, height=400, width=20)[0].box
-    assert (box == plain_resized_crop(python_random.Random(0), 400, 20)).all()
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (37, 1000), (512, 512)])
-def test_crops_lie_within_the_image(height, width):
-    y, x, h, w = draws(2000, height=height, width=width)[0].box.T
-    assert (h > 0).all() and (w > 0).all() and (y >= 0).all() and (x >= 0).all()
-    assert (y + h <= height).all() and (x + w <= width).all()
 
 
 def near(observed, probability, n=N):
@@ -174,9 +130,6 @@ def test_sizes_scale_with_the_view(size):
     assert (swaps[..., 2:] >= 0).all() and (swaps[..., 4] + swaps[..., 0] <= size).all()
 
 
-TURNED = ViewSpec(rotation=10.0, orientations=2)
-
-
 def test_rotations_are_uniform_either_way():
     degrees = draws(spec=TURNED)[1]["rotation"]
     assert degrees.shape == (N,) and degrees.dtype == np.float32 and np.abs(degrees).max() <= 10
@@ -203,15 +156,6 @@ def test_rotations_and_orientations_are_independent_of_each_other_and_of_the_vie
             assert abs(np.corrcoef(column, other)[0, 1]) < 0.03
     assert abs(np.corrcoef(first[1]["rotation"], first[0].flip[:, 1])[0, 1]) < 0.03
     assert near((first[1]["orientations"][:, 0] == second[1]["orientations"][:, 0]).all(1).mean(), 1 / 16)
-
-
-def test_they_are_the_same_however_the_batch_is_cut():
-    index = np.arange(60) * 7919
-    whole = flattened(index, TURNED)
-    assert whole.shape[1] > flattened(index, ViewSpec()).shape[1]
-    np.testing.assert_array_equal(np.concatenate([flattened(index[i : i + 1], TURNED) for i in range(60)]), whole)
-    permutation = np.random.default_rng(0).permutation(60)
-    np.testing.assert_array_equal(flattened(index[permutation], TURNED), whole[permutation])
 
 
 @pytest.mark.parametrize("change", [{"rotation": 10.0}, {"orientations": 2}, {"rotation": 45.0, "orientations": 3}])

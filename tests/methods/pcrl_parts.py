@@ -49,17 +49,6 @@ class Decoder(nn.Module):
         return self.larger(self.second(y.relu()))
 
 
-class Given(nn.Module):
-    """An encoder that returns these pyramids, one a call."""
-
-    def __init__(self, *pyramids):
-        super().__init__()
-        self.pyramids = iter(pyramids)
-
-    def forward(self, x):
-        return next(self.pyramids)
-
-
 def build(kind, groups=1, seed=0, batch_norm=False, orientations=2, **settings):
     """In float64: deviations are errors, not rounding."""
     torch.manual_seed(seed)
@@ -86,11 +75,6 @@ def part(whole, samples):
     cut = tuple(SimpleNamespace(orientations=each.orientations[samples]) for each in facts.distortions)
     views = (tuple(view[samples] for view in pair) for pair in (clean, distorted))
     return *views, SimpleNamespace(step=facts.step, distortions=cut)
-
-
-def pyramid(count=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [rand(count, c, SIZE >> i, SIZE >> i, generator=generator) for i, c in enumerate(CHANNELS)]
 
 
 def rand(*shape, generator):
@@ -200,12 +184,12 @@ class Expected(NamedTuple):
 
 
 def formulas(model, whole, maps):
-    """Of a method and the maps of its encoders, ``network_maps`` or others."""
+    """What a batch's losses, images and keys must be, given the maps of the method's encoders (``network_maps``)."""
     return (_released if isinstance(model, PCRLReleased) else _paper)(model, whole, maps)
 
 
 def network_maps(model, whole):
-    """Of the ordinary and the momentum encoder on the views and, in the released form, on the mixtures of images."""
+    """The maps of both encoders, for the views and, in the released form, for the mixtures of images."""
     step, pairs = whole[2].step, [whole[1]]
     if isinstance(model, PCRLReleased):
         order, mu = _mixture(model, whole)
@@ -242,7 +226,7 @@ def assert_formulas(model, terms, expected):
     assert terms.losses["di"].item() == pytest.approx(expected.contrast, rel=1e-9)
     for name, error in expected.errors.items():
         assert terms.monitors[f"re_{name}"].item() == pytest.approx(error, rel=1e-9)
-    factor, handed_on = {PCRL: (1, "ordinary"), PCRLReleased: (4.425**2 / 4, "mixed")}[type(model)]
+    factor, handed_on = {PCRL: (model.target_scale**2, "ordinary"), PCRLReleased: (4.425**2 / 4, "mixed")}[type(model)]
     assert terms.losses["re"].item() == pytest.approx(factor * sum(expected.errors.values()), rel=1e-9)
     images = array(terms.restored)[:, 0], array(terms.target)[:, 0]
     for image, pairs in zip(images, zip(*expected.images[handed_on], strict=True), strict=True):

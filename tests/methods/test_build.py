@@ -127,11 +127,8 @@ def test_an_own_method_plugs_in_by_its_target(autoencoder):
     ("change", "expected"),
     [
         ({"_target_": "own_methods.Autoencodr"}, "method._target_: own_methods.Autoencodr cannot be imported"),
-        ({"_target_": "no_such_module.Method"}, "method._target_: no_such_module.Method cannot be imported"),
-        ({"_target_": "no_dots"}, "method._target_: no_dots is neither a registered name nor a PACKAGE.MODULE.NAME"),
         ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
         ({"powr": 3}, "method.powr: Autoencoder has no such setting, only power; did you mean 'power'?"),
-        ({"views": 3}, "method.views: Autoencoder has no such setting"),
         ({"queue": 3}, "only power; if another method's experiment set it, add ~method.queue"),
     ],
 )
@@ -176,13 +173,11 @@ def test_experiments_on_images_or_volumes_are_those_of_the_method():
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["+method.base.temprature=1"], "method.base.temprature: MoCo has no such setting"),
-        (["+method.base.temprature=1"], "did you mean 'temperature'?"),
+        (["+method.base.temprature=1"], "method.base.temprature: MoCo has no such setting, only dim, queue, "),
         (["~method.base"], "method.base is missing: DiRA needs it"),
         (["~method.base._target_"], "method.base._target_ is missing"),
         (["method.base.queue=100"], "set method.base.queue=96"),
         (["model.bn_groups=3", "method.base.queue=64"], "model.bn_groups: data.batch=16 does not divide into 3"),
-        (["model.bn_groups=16"], "possible: 1, 2, 4, 8"),
         (["model.bn_groups=0"], "model.bn_groups=0: must be at least 1"),
         (["model.encoder=resnet19"], "model.encoder: timm"),
     ],

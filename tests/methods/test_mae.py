@@ -156,10 +156,6 @@ def test_recomputed_layers_see_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_a_sparse_encoder_has_the_names_of_its_plain_one() -> None:
-    assert mae(masking="sparse").encoder.state_dict().keys() == mae().encoder.state_dict().keys()
-
-
 class Blurred(nn.Sequential):
     """An encoder whose maps are halved as timm's blurred ResNets do."""
 

@@ -46,15 +46,6 @@ def test_info_nce_is_lightlys():
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
-def test_info_nce_at_chance_is_the_log_of_the_number_of_keys():
-    """A query orthogonal to every key: ln(K + 1), 11.09 for the paper's queue."""
-    query = torch.eye(4)[:1].expand(3, 4)
-    key, queue = torch.eye(4)[1:2].expand(3, 4), torch.eye(4)[2:3].expand(65536, 4)
-    loss = info_nce(query, key, queue, 0.2).item()
-    assert loss == pytest.approx(math.log(65537), rel=1e-6)
-    assert loss == pytest.approx(11.09, abs=0.005)
-
-
 def test_info_nce_stays_in_float32_under_autocast():
     q, k, queue = unit(6, 5).float(), unit(6, 5).float(), unit(24, 5).float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -73,14 +64,6 @@ def test_forward_is_the_formula_on_its_own_embeddings():
     assert measure()["top1"].item() == pytest.approx(sum(hits) / 8)
     assert measure()["chance"].item() == 1 / 8
     assert torch.equal(terms.pyramids[0][-1], model.encoder(images[0])[-1])
-
-
-def test_projector_pools_and_applies_two_layers():
-    projector, features = method(MoCo, groups=1).projector, torch.rand(3, 6, 4, 4)
-    first, _, second = projector.layers
-    pooled = features.flatten(2).mean(2)
-    expected = (pooled @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
-    torch.testing.assert_close(projector(features), expected)
 
 
 def test_gradients_stop_at_keys_and_queue():
@@ -163,19 +146,6 @@ def test_keys_of_an_evaluation_do_not_enter_the_queue():
     forward(model, views())
     model.after_step()
     assert model.queue_pointer == 8
-
-
-@pytest.mark.parametrize("kind", SHUFFLES)
-def test_images_are_shuffled_and_keys_put_back(kind, monkeypatch):
-    """Over the whole batch in every step in another way."""
-    model, seen = method(MoCo, groups=2, shuffle=kind), []
-    # An embedding that is the image's own number.
-    monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
-    numbers = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 1, 2, 2)
-    for step in (0, 0, 1):
-        assert model._keys(numbers, step).flatten().tolist() == list(range(16))
-    assert all(sorted(order) == list(range(16)) and order != list(range(16)) for order in seen)
-    assert seen[0] == seen[1] and (seen[1] == seen[2]) == (kind == "blocks")
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -223,17 +223,6 @@ def test_torchvisions_other_families_give_their_features(name, make, size, tmp_p
     assert "torchvision" in str(start) and "not used: " in str(start)
 
 
-def test_a_stem_for_one_channel_gives_the_same_features_of_a_grey_image(tmp_path):
-    peer = trained(timm.create_model(TINY, in_chans=1, num_classes=0))
-    path = tmp_path / "grey.safetensors"
-    save_file(peer.state_dict(), path)
-    encoder = build_encoder(TINY).eval()
-    StartWeights(path, encoder)
-    images = torch.rand(2, 1, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(encoder(images)[-1], peer.forward_features(images), rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["test_vit", tiny_swin.NAME])
 def test_weights_of_another_image_size_are_resampled_as_timm_does(name, tmp_path):
     """Position embeddings of 10 x 10 patches, biases of windows of 7 pixels; into 2 x 2 and windows of 2."""

@@ -7,11 +7,8 @@ from omegaconf import OmegaConf
 
 from dira_scale import methods
 from dira_scale.config.compose import compose
-from dira_scale.data.batch import Batch
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Shuffle, ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.architecture import TimmUNet, architecture
 from dira_scale.models.network import check_torch, moved
 
@@ -19,32 +16,6 @@ SIZE, COUNT = 16, 4
 NONE = {"blur": Blur(p=0), "cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
 VIEWS = ViewSpec(size=(SIZE, SIZE, SIZE), **NONE)  # type: ignore[arg-type]
 STUB = {"_target_": TARGET, "width": 8, "weights": None, "bn_groups": 2}
-WORDS = {
-    "dira_moco": ["method.base.queue=8"],
-    "dira_simsiam": ["method.base.dim=16", "method.base.bottleneck=8"],
-    "dira_barlow": ["method.base.dim=16"],
-    "dira_byol": ["method.base.dim=16", "method.base.hidden=16"],
-}
-
-
-@pytest.mark.parametrize("name", WORDS)
-def test_methods_learn_from_volumes_through_a_network_that_nobody_else_knows(name: str) -> None:
-    """Losses of all terms, and a gradient for every parameter that is trained."""
-    cfg = compose("pretrain", [f"method={name}", *WORDS[name], "data.shards=any"])
-    method = methods.build(cfg.method, STUB, VIEWS, batch=COUNT).train()
-    adversary = Adversary(dimensions=3)
-    generator = torch.Generator().manual_seed(0)
-    clean, distorted = (
-        tuple(torch.rand(COUNT, 1, SIZE, SIZE, SIZE, generator=generator) for _ in range(2)) for _ in range(2)
-    )
-    terms = method(clean, distorted, Batch((), (), torch.arange(COUNT), torch.zeros(0), torch.zeros(0), 0, 0))
-    assert terms.restored is not None and terms.restored.shape == terms.target.shape
-    assert terms.restored.shape[1:] == (1, SIZE, SIZE, SIZE)
-    terms.losses["ad"] = adversary.generator_loss(terms.restored)
-    sum(terms.losses.values()).backward()  # type: ignore[union-attr]
-    assert set(terms.losses) == {"di", "re", "ad"}
-    assert [key for key, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
-    method.after_step()
 
 
 def test_views_and_network_have_the_same_dimensions() -> None:
@@ -68,15 +39,6 @@ def test_volumes_on_a_gpu_ask_for_a_torch_that_computes_them(monkeypatch: pytest
         moved(volumes, gpu, channels_last=True)
     monkeypatch.setattr("torch.__version__", "2.10.0")
     check_torch(volumes, gpu)
-
-
-@pytest.mark.parametrize("kind", ATTENTIONS)
-def test_pcrls_attention_weights_the_channels_of_maps_of_any_dimension(kind: str) -> None:
-    maps = torch.rand(2, 8, 3, 3)
-    for dimensions, features in ((2, maps), (3, maps[..., None])):
-        torch.manual_seed(0)
-        indicator = torch.ones(2, {2: 6, 3: 7}[dimensions])
-        assert ATTENTIONS[kind](8, dimensions)(features, indicator).shape == features.shape
 
 
 def test_a_configuration_has_the_keys_of_the_network_that_it_names() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models.test_unet3d import Plain
 from models.volumes import network
 from torch import Tensor, nn
 
@@ -19,45 +20,21 @@ SIZE = (8, 8, 16)
 WIDTH = 0.125  # 4 to 64 channels
 
 
-def layer(inputs: int, outputs: int) -> nn.Module:
-    """A convolution as the authors name it."""
-    part = nn.Sequential()
-    part.conv1, part.bn1, part.activation = nn.Conv3d(inputs, outputs, 3, padding=1), nn.BatchNorm3d(outputs), nn.ReLU()
-    return part
-
-
-class Published(nn.Module):
-    """The U-Net of Models Genesis and TransVW by its published names, without the sigmoid after ``final_conv``."""
-
-    def __init__(self, base: int) -> None:
-        super().__init__()
-        c1, c2, c3, c4 = (2 * base << level for level in range(4))
-        for name, inputs, outputs in (("64", 1, c1), ("128", c1, c2), ("256", c2, c3), ("512", c3, c4)):
-            down = nn.Module()
-            down.ops = nn.Sequential(layer(inputs, outputs // 2), layer(outputs // 2, outputs))
-            setattr(self, f"down_tr{name}", down)
-        for name, coarse, skip in (("256", c4, c3), ("128", c3, c2), ("64", c2, c1)):
-            up = nn.Module()
-            up.up_conv = nn.ConvTranspose3d(coarse, coarse, 2, stride=2)
-            up.ops = nn.Sequential(layer(coarse + skip, skip), layer(skip, skip))
-            setattr(self, f"up_tr{name}", up)
-        self.out_tr = nn.Module()
-        self.out_tr.final_conv = nn.Conv3d(c1, 1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skips = []
-        for name in ("64", "128", "256", "512"):
-            x = getattr(self, f"down_tr{name}").ops(nn.functional.max_pool3d(x, 2) if skips else x)
-            skips.append(x)
-        for name, skip in zip(("256", "128", "64"), skips[-2::-1], strict=True):
-            up = getattr(self, f"up_tr{name}")
-            x = up.ops(torch.cat([up.up_conv(x), skip], 1))
-        result: Tensor = self.out_tr.final_conv(x)
-        return result
-
-
 def prefixed(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names that Models Genesis and TransVW gave the tensors of ``Plain``, whose axes are x, y, z there."""
+    renamed = {}
+    for name, tensor in state.items():
+        part, _, level, rest = name.split(".", 3) if not name.startswith("head") else ("head", "", "0", name[5:])
+        finest = {"encoder": 64 << int(level), "decoder": 256 >> int(level), "head": 0}[part]
+        rest = rest.replace("convs.", "").replace(".conv.", ".conv1.").replace(".norm.", ".bn1.")
+        names = {"encoder": f"down_tr{finest}.ops.{rest}", "head": f"out_tr.final_conv.{rest}"}
+        names["decoder"] = f"up_tr{finest}." + (f"up_conv.{rest[3:]}" if rest.startswith("up.") else f"ops.{rest}")
+        renamed[names[part]] = tensor
+    return renamed
 
 
 CLASSES = {"clc_out.conv1.weight": torch.zeros(4, 4), "clc_out.fc1.bias": torch.zeros(44)}
@@ -82,10 +59,11 @@ def start(path: Path, unet: Network) -> str:
 @pytest.mark.parametrize("release", FILES)
 def test_the_authors_weights_give_the_authors_restorations(release: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    peer, ours = Published(4), network("unet3d", SIZE, width=WIDTH).eval()
+    peer = Plain(4, "batch", "transposed", channels=1, classes=1)
+    ours = network("unet3d", SIZE, width=WIDTH).eval()
     peer(torch.rand(4, 1, *SIZE[::-1]))  # running statistics of its own
     path = tmp_path / "weights.pt"
-    torch.save(FILES[release](peer.eval().state_dict()), path)
+    torch.save(FILES[release](published(peer.eval().state_dict())), path)
     said = start(path, ours)
     volumes = torch.rand(2, 1, *SIZE, dtype=torch.float64)
     theirs = peer.double()(volumes.transpose(2, 4)).transpose(2, 4)  # their arrays are [x, y, z]
@@ -107,7 +85,8 @@ def test_a_runs_adversary_of_the_same_kind_is_not_its_encoder() -> None:
 
 
 def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path) -> None:
-    path, state = tmp_path / "weights.pt", Published(4).state_dict()
+    path = tmp_path / "weights.pt"
+    state = published(Plain(4, "batch", "transposed", channels=1, classes=1).state_dict())
     torch.save(prefixed("module.", state), path)
     with pytest.raises(
         UserError, match=r"'module.down_tr64.ops.0.conv1.weight' has shape \(4, 1, .*, unet3d needs \(8"

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
 from dira_scale.data.distort.corruptions import corrupted
-from dira_scale.data.distort.intensity import jitter, tone
 from dira_scale.data.distort.warp import Warping
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
@@ -103,6 +102,27 @@ class Distort(nn.Module):
         distance = torch.arange(len(self.blur_taps), device=sigma.device, dtype=sigma.dtype)
         weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)  # sigma 0: exactly (1, 0, 0, ...)
         return weight / (2 * weight.sum(1, keepdim=True) - 1)
+
+
+def jitter(x: Tensor, params: Distortion) -> Tensor:
+    """Brightness and contrast of ``x`` [b, C, *size] in [0, 1], in any number of dimensions.
+
+    Each operation is a factor and an offset; the second one's offset depends on the first one's result.
+    """
+    brightness, contrast, contrast_first = (
+        per_sample(value, x) for value in (params.brightness, params.contrast, params.contrast_first)
+    )
+    for is_contrast in (contrast_first, ~contrast_first):
+        mean = x.mean(tuple(range(1, x.dim())), keepdim=True)
+        factor = torch.where(is_contrast, contrast, brightness)
+        x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
+    return x
+
+
+def tone(x: Tensor, params: Distortion) -> Tensor:
+    """Gamma and the like of ``x`` [b, C, *size] in [0, 1]: times a factor, plus a number, clipped, to a power."""
+    factor, added, power = (per_sample(value, x) for value in params.tone.unbind(1))
+    return (x * factor + added).clamp(0, 1) ** power
 
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:

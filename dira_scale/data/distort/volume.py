@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.data.distort.corruptions import corrupted
-from dira_scale.data.distort.intensity import jitter
+from dira_scale.data.distort.plane import jitter
 from dira_scale.data.views import Distortion, ViewSpec
 
 

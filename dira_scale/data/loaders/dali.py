@@ -15,8 +15,7 @@ import torch
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.dali_views import COLOURS, DaliViews, Payloads, hand_over
-from dira_scale.data.loaders.cpu import CpuLoader
-from dira_scale.data.masks import fill_masks
+from dira_scale.data.loaders.cpu import CpuLoader, fill_masks
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples, stored_codecs
 from dira_scale.errors import UserError

@@ -1,8 +1,6 @@
 """Which loader ``data.loader`` names, what it says of that, and that nothing else knows the implementations."""
 
-import ast
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,30 +116,3 @@ def test_the_loader_of_the_documentation_gives_the_cpu_loaders_views(arguments, 
     for a, b in zip(ours.to("cpu").views, theirs.to("cpu").views, strict=True):
         assert torch.equal(a, b)
     assert torch.equal(ours.index, theirs.index)
-
-
-def imported(path: Path) -> Iterator[str]:
-    """Names of modules, and of what is taken from them, that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def test_only_the_factory_imports_a_loader():
-    room = ROOT / "dira_scale" / "data" / "loaders"
-    loaders = {f"dira_scale.data.loaders.{file.stem}" for file in room.glob("*.py")} - {
-        "dira_scale.data.loaders.__init__",
-        "dira_scale.data.loaders.build",
-    }
-    assert "dira_scale.data.loaders.cpu" in loaders
-    files = [file for folder in ("dira_scale", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
-    files = [file for file in files if file.parent != room]  # a loader may build on another
-    knowing = {
-        str(file.relative_to(ROOT))
-        for file in files
-        if file.parent != room  # a loader may be made of another
-        and any(name == loader or name.startswith(f"{loader}.") for name in imported(file) for loader in loaders)
-    }
-    assert not knowing  # build.py imports by name, when one is chosen

@@ -1,17 +1,18 @@
 """Every loader gives the pictures of a plain reference, in the same order, for any ranks and from any step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from data.loaders.backends import build, parameters
+from data.loaders.test_cpu import slow_batch
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
-from dira_scale.data.views import ViewSpec, draw
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 
 SPEC = ViewSpec(size=32)
@@ -31,32 +32,6 @@ def images(radiograph: Callable[..., np.ndarray]) -> list[np.ndarray]:
 def arguments(make_dataset: Make, images: list[np.ndarray]) -> dict[str, Any]:
     order = Order((COUNT,), seed=5, batch=BATCH)
     return {"datasets": [make_dataset(images, "jpg")], "split": "train", "order": order, "views": SPEC, "seed": 3}
-
-
-def plain_view(image: np.ndarray, box: Sequence[int], flip: bool) -> np.ndarray:
-    """The crop by the filter's definition, in float64: a triangle as wide as the larger of the grids' two steps."""
-    y, x, h, w = box
-
-    def matrix(source: int) -> np.ndarray:
-        step = source / SPEC.size
-        centre = (np.arange(SPEC.size)[:, None] + 0.5) * step
-        weight = np.clip(1 - np.abs(np.arange(source) + 0.5 - centre) / max(step, 1), 0, None)
-        return weight / weight.sum(1, keepdims=True)
-
-    view = matrix(h) @ image[y : y + h, x : x + w].astype(float) @ matrix(w).T
-    return view[:, ::-1] if flip else view
-
-
-def plain_batch(images: list[np.ndarray], order: Order, step: int) -> list[np.ndarray]:
-    """Views [b, S, S] of a step, from the order and the draws alone."""
-    at = order.batch_at(step)
-    sides = np.array([images[i].shape for i in at.index]).T
-    views = []
-    for view in range(SPEC.count):
-        geometry, _ = draw(SPEC, 3, at.epoch, at.index, at.occurrence, view, *sides)
-        parts = zip(at.index, geometry.box.tolist(), geometry.flip[:, 1], strict=True)
-        views.append(np.stack([plain_view(images[i], box, flip) for i, box, flip in parts]))
-    return views
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -79,7 +54,7 @@ def test_pictures_are_those_of_the_definition(
         assert batch.index.tolist() == order.batch_at(step).index.tolist()
         assert batch.labels is not None and batch.labels[:, 0].tolist() == batch.index.tolist()
         scaled = batch.to("cpu").views
-        for view, expected in zip(scaled, plain_batch(images, order, step), strict=True):
+        for view, expected in zip(scaled, slow_batch(images, order, step, SPEC, seed=3), strict=True):
             error = np.abs(view[:, 0].numpy() - expected / 255).mean((1, 2))
             assert error.max() < BOUNDS[codec]
 

@@ -248,7 +248,7 @@ def test_what_it_cannot_read_is_refused_at_once(
     with pytest.raises(UserError, match="it holds other samples than the manifest"):
         ffcv(rewritten(shorter, betons=other.info.betons), EvalOrder(9, 3))
 
-    monkeypatch.setattr("dira_scale.data.ffcv_library.find_spec", lambda _: None)
+    monkeypatch.setattr("dira_scale.data.loaders.ffcv.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"_libffcv cannot be loaded .*dira_scale\.doctor.*install\.md"):
         ffcv(other)
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3
 import xxhash
+from data.loaders.test_cpu import everything
 from harness import job
 from shard_server import serve
 
@@ -106,14 +107,6 @@ def stream(dataset, order, cache, **options):
 
 def cpu(dataset, order, **options):
     return CpuLoader(LoaderSpec([dataset], "train", order, SPEC, seed=0, **options))
-
-
-def everything(batches):
-    for batch in batches:
-        yield from (view.numpy() for view in batch.views)
-        yield from (batch.index.numpy(), batch.low.numpy(), batch.high.numpy(), batch.labels.numpy())
-        for distortion in batch.distortions:
-            yield from (values.numpy() for values in distortion.tensors().values())
 
 
 def assert_equal(ours, theirs):
@@ -350,25 +343,31 @@ def test_a_copy_that_went_bad_is_fetched_again_and_a_bad_original_is_named(cut_u
         list(loader.iterate(0, 6))
 
 
+# A process that trains on ``size`` images by the stream loader, and prints what it sees.
+RANK = """
+import hashlib, sys
+from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.loaders.stream import StreamLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.data.views import ViewSpec
+url, cache, size, rank, world = sys.argv[1:]
+order = Order((int(size),), seed=1, batch=4, lanes=2, block=1)
+data = ShardedDataset.open(url, check_shards=False)
+spec = LoaderSpec([data], "train", order, ViewSpec(size=16), seed=0, rank=int(rank), world=int(world))
+loader = StreamLoader(spec, cache=CacheSettings(cache, 1.0))
+for batch in loader.iterate(0, 12):
+    print(batch.index.tolist(), hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.views)).hexdigest())
+"""
+
+
 def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
     """SIGKILL in the middle of a download; nothing is locked afterwards, and the rest is asked for."""
     local = cut_up(shards=1)
     size = local.info.shards["train-000000.tar"]
     server.faults = {"train-000000.tar": [("slow", 4000, 0.05)]}
-    code = (
-        "import sys\n"
-        "from dira_scale.data.cache.settings import CacheSettings\n"
-        "from dira_scale.data.loaders import LoaderSpec\n"
-        "from dira_scale.data.loaders.stream import StreamLoader\n"
-        "from dira_scale.data.manifest import ShardedDataset\n"
-        "from dira_scale.data.order import EvalOrder\n"
-        "from dira_scale.data.views import ViewSpec\n"
-        "data = ShardedDataset.open(sys.argv[1], check_shards=False)\n"
-        "spec = LoaderSpec([data], 'train', EvalOrder(6, 6), ViewSpec(size=16), seed=0)\n"
-        "loader = StreamLoader(spec, cache=CacheSettings(sys.argv[2], 1.0))\n"
-        "next(loader.iterate(0, 1))\n"
-    )
-    with job([sys.executable, "-c", code, f"{server.url}/toy", str(cache.folder)]) as killed:
+    with job([sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder), "6", "0", "1"]) as killed:
         waited = threading.Event()
         for _ in range(int(SECONDS / 0.01)):
             if server.served["train-000000.tar"] >= 8000:
@@ -384,30 +383,12 @@ def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
     assert server.starts["train-000000.tar"] == [0, found] and not list(Path(cache.folder).glob("*.part"))
 
 
-RANK = """
-import hashlib, sys
-from dira_scale.data.cache.settings import CacheSettings
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.stream import StreamLoader
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import Order
-from dira_scale.data.views import ViewSpec
-url, cache, rank = sys.argv[1:]
-order = Order((24,), seed=1, batch=4, lanes=2, block=1)
-data = ShardedDataset.open(url, check_shards=False)
-spec = LoaderSpec([data], "train", order, ViewSpec(size=16), seed=0, rank=int(rank), world=2)
-loader = StreamLoader(spec, cache=CacheSettings(cache, 1.0))
-for batch in loader.iterate(0, 12):
-    print(batch.index.tolist(), hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.views)).hexdigest())
-"""
-
-
 def test_two_processes_share_the_cache(cut_up, server, cache):
     """One download of a shard for both, and the batches of the CPU loader."""
     local = cut_up()
     server.faults = {name: [("slow", 3000, 0.1)] for name in local.info.shards}  # so that they meet
-    command = [sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder)]
-    with job([*command, "0"]) as first, job([*command, "1"]) as second:
+    command = [sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder), "24"]
+    with job([*command, "0", "2"]) as first, job([*command, "1", "2"]) as second:
         for process in (first, second):
             assert process.wait(SECONDS) == 0, process.printed()
         printed = [process.printed().splitlines() for process in (first, second)]

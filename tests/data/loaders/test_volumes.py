@@ -15,12 +15,11 @@ from torch import nn
 
 from dira_scale import methods
 from dira_scale.config.compose import compose
-from dira_scale.data.batch import IGNORE, Batch
+from dira_scale.data.batch import Batch
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.index_files import index_of
-from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.order import Order
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, ViewSpec, draw
 from dira_scale.distributed.world import World
@@ -86,17 +85,6 @@ def test_crops_of_other_sizes_are_resized_with_one_rounding(tmp_path: Path, code
                 assert np.abs(view[:, channel].numpy() - expected).max() < 0.501
 
 
-def test_order_and_views_are_the_same_for_all_threads_and_ranks(dataset: ShardedDataset) -> None:
-    expected = load(dataset, masks=True)
-    same_batches(load(dataset, masks=True, workers=2), expected)
-    same_batches(load(dataset, masks=True, name="stream"), expected)
-    for rank in range(2):
-        for batch, same in zip(load(dataset, rank=rank, world=2), expected, strict=True):
-            part = slice(2 * rank, 2 * rank + 2)
-            assert all(torch.equal(x, y[part]) for x, y in zip(batch.views, same.views, strict=True))
-            assert all(torch.equal(x, y[part]) for x, y in zip(batch.flips, same.flips, strict=True))
-
-
 @pytest.mark.system
 def test_a_process_of_its_own_makes_the_same(dataset: ShardedDataset) -> None:
     same_batches(load(dataset, masks=True, name="helper", workers=2), load(dataset, masks=True))
@@ -106,30 +94,6 @@ def same_batches(batches: list[Batch], expected: list[Batch]) -> None:
     for batch, same in zip(batches, expected, strict=True):
         assert torch.equal(batch.index, same.index) and torch.equal(batch.mask, same.mask)  # type: ignore[arg-type]
         assert all(torch.equal(x, y) for x, y in zip(batch.views, same.views, strict=True))
-
-
-def test_masks_and_labels_come_with_their_volumes(dataset: ShardedDataset) -> None:
-    """A mask says where its volume is above 0; crops are not resized, so it does so in each of them."""
-    batches = load(dataset, masks=True, order=EvalOrder(COUNT, BATCH), fixed_epoch=0)
-    for batch in batches:
-        assert batch.mask is not None and batch.mask.shape == (len(batch.index), 2, 8, 10, 9)
-        assert torch.equal(batch.labels, (batch.index % 3 == 0).float()[:, None])  # type: ignore[arg-type]
-        for i, sample in enumerate(batch.index.tolist()):
-            for view in range(2):
-                above = (batch.views[view][i, 0] > 0).to(torch.int16)
-                expected = above if sample % 2 == 0 else torch.full_like(above, IGNORE)
-                assert torch.equal(batch.mask[i, view], expected)
-    assert [len(batch.index) for batch in batches] == [4, 4, 1]
-
-
-def test_depths_are_in_the_index(dataset: ShardedDataset) -> None:
-    """Not read from the manifest, which of a large dataset is not in memory."""
-    index = index_of(dataset.manifest, dataset.info)
-    assert index.records["depth"].tolist() == [volume.shape[0] for volume in VOLUMES]
-    assert index.records.dtype.itemsize == 68 + 4  # a label
-    assert [dataset.shape(row) for row in range(COUNT)] == [volume.shape for volume in VOLUMES]
-    sides = Samples([dataset], "train").sides(np.array([4, 0]))
-    assert [axis.tolist() for axis in sides] == [[VOLUMES[4].shape[i], VOLUMES[0].shape[i]] for i in range(3)]
 
 
 def test_what_does_not_fit_is_refused_in_one_line(dataset: ShardedDataset, make_dataset, radiograph) -> None:

@@ -1,13 +1,11 @@
-"""Corruptions of views, for ``views.corruptions``: one file each, in any number of dimensions."""
+"""Corruptions of views, for ``views.corruptions``, in any number of dimensions."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from dira_scale.data.distort.corruptions.affine import Affine
-from dira_scale.data.distort.corruptions.bezier import Bezier
-from dira_scale.data.distort.corruptions.elastic import Elastic
-from dira_scale.data.distort.corruptions.intensity import GaussianBlur, GaussianNoise
+from dira_scale.data.distort.corruptions.deformation import Affine, Elastic
+from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, GaussianNoise
 from dira_scale.data.distort.corruptions.local_shuffle import LocalShuffle
 from dira_scale.data.distort.corruptions.mask import BlockMask
 from dira_scale.data.distort.corruptions.one_of import OneOf

@@ -1,5 +1,10 @@
-"""Blur and noise: torchio's RandomBlur, and the additive noise of Models Genesis' fine-tuning."""
+"""Intensities of voxels: blur, noise and non-linear curves.
 
+torchio's RandomBlur, the additive noise of Models Genesis' fine-tuning, and its non-linear intensity (sec. 2.2): a
+random monotone curve from (0, 0) to (1, 1), or mirrored.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +15,10 @@ from torch import Tensor
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
 from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, share
-from dira_scale.data.distort.corruptions.smoothing import matrices, smoothed
 from dira_scale.errors import UserError
+
+REACH = 4.0  # standard deviations at which a filter ends (SciPy's default)
+NODES = 4096  # of the curves' tables: a curve's error is about 4e-6
 
 
 @dataclass(frozen=True)
@@ -76,3 +83,90 @@ def _noisy(x: Tensor, params: Params) -> Tensor:
     u = field(params["key"], x.shape[2:], x.shape[1]).double() + 2.0**-25  # never 0, never 1
     noise = torch.special.ndtri(u).float()
     return (x + per_sample(params["sigma"], x) * noise).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Bezier:
+    """With probability ``p``, intensities go through a cubic Bézier curve with two random inner points.
+
+    Half of the curves rise; the others have their ordinates in the opposite order, as in the authors' code, which sorts
+    the abscissae only: dark becomes bright.
+
+    Parameters: ``on``, ``falls`` bool [b], ``points`` float32 [b, 4]: x, x, y, y of the inner points.
+    """
+
+    p: float = 0.9
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``."""
+        share("p", self.p)
+        return 6
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        return {"on": u[:, 0] < self.p, "falls": u[:, 1] < 0.5, "points": u[:, 2:].astype(np.float32)}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        return of_some(x, params["on"], params, _curved)
+
+
+def _curved(x: Tensor, params: Params) -> Tensor:
+    """By a table over u with intensity = sin²(π u / 2), as curves may be vertical at both ends."""
+    u = x.clamp(0, 1).sqrt_().asin_().mul_((NODES - 1) * 2 / math.pi).flatten(1)
+    index = u.long().clamp_(max=NODES - 2)
+    table = _table(params["points"], params["falls"])
+    step = table.diff(dim=1)
+    return u.sub_(index).mul_(step.gather(1, index)).add_(table.gather(1, index)).view(x.shape)
+
+
+def _table(points: Tensor, falls: Tensor) -> Tensor:
+    """Ordinates [b, NODES] of the curves at abscissae sin²(π u / 2) with evenly spaced u."""
+    points = points.double()
+    t = torch.linspace(0, 1, NODES, dtype=torch.float64, device=points.device)
+
+    def curve(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        return 3 * a[:, None] * t * (1 - t) ** 2 + 3 * b[:, None] * t**2 * (1 - t) + t**3
+
+    x = curve(points[:, 0], points[:, 1], t).contiguous()  # rises, as its points are within [0, 1]
+    wanted = torch.sin(t * (math.pi / 2)).square().expand(len(x), -1).contiguous()
+    right = torch.searchsorted(x, wanted).clamp(1, NODES - 1)
+    left_x, right_x = x.gather(1, right - 1), x.gather(1, right)
+    weight = ((wanted - left_x) / (right_x - left_x).clamp(min=1e-300)).clamp(0, 1)
+    at = (right - 1 + weight) / (NODES - 1)
+    at = torch.where(falls[:, None], 1 - at, at)
+    return curve(points[:, 2], points[:, 3], at).float()
+
+
+def matrices(side: int, sigma: Tensor, mirrored: bool = True) -> Tensor:
+    """Return SciPy's ``gaussian_filter`` along an axis of ``side`` voxels, a matrix for each ``sigma`` [b] in voxels (0
+    for none): [b, side, side].
+
+    Beyond the edges is the volume ``mirrored``, or 0 (SciPy's ``reflect`` and ``constant``).
+    """
+    sigma = sigma.double()[:, None, None]
+    position = torch.arange(side, device=sigma.device)
+    row, column = position[:, None], position[None, :]
+    reach = torch.floor(REACH * sigma + 0.5)
+
+    def weight(distance: Tensor) -> Tensor:
+        return torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma.clamp(min=1e-9)) ** 2), 0.0)
+
+    # What lies beyond an edge is the volume mirrored at it, edge voxels repeated; and again beyond that.
+    turns = 2 * side * torch.arange(-1 - int(REACH), 2 + int(REACH), device=sigma.device)
+    total = torch.zeros(len(sigma), side, side, dtype=torch.float64, device=sigma.device)
+    for turn in turns:
+        total = total + weight((row - column + turn).abs()) + weight((row + column + 1 + turn).abs())
+    within = total if mirrored else weight((row - column).abs())
+    return (within / total.sum(2, keepdim=True)).float()
+
+
+def smoothed(x: Tensor, filters: list[Tensor]) -> Tensor:
+    """``x`` [b, C, *size], filtered along each axis by its matrices [b or 1, n, n]."""
+    for axis, matrix in enumerate(filters, 2):
+        before, side = math.prod(x.shape[1:axis]), x.shape[axis]
+        if axis == x.dim() - 1:
+            x = (x.reshape(len(x), before, side) @ matrix.mT).view(x.shape)
+        else:  # without a copy with this axis last
+            x = (matrix[:, None] @ x.reshape(len(x), before, side, -1)).view(x.shape)
+    return x
