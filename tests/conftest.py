@@ -2,17 +2,15 @@
 --rest``: what ``make test`` left (``make test-rest``). Signals that whoever started the tests ignores reach the
 processes that the tests start."""
 
-import hashlib
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from tiers import TIERS, Ran, Rest, Tier
+from tiers import TIERS, Passed, Ran, Rest, Tier
 
+from dira_scale.config import shared
 from dira_scale.config.trust import trust
 
 with suppress(ImportError):  # a GPU machine has only what is carried there
@@ -94,51 +92,12 @@ def heard() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Passed:
-    """Names of the tests that passed, one a line, for as long as no file changes; forgotten once all have passed."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self.folder = config.cache.mkdir("passed")  # type: ignore[union-attr]
-        self.file = self.folder / _code(config.rootpath)
-        for old in self.folder.iterdir():
-            if old != self.file:
-                old.unlink()
-        self.before = set(self.file.read_text().splitlines()) if self.file.exists() else set()
-
-    @pytest.hookimpl(trylast=True)  # after -m and -k
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        done = [item for item in items if item.nodeid in self.before]
-        config.hook.pytest_deselected(items=done)
-        items[:] = [item for item in items if item.nodeid not in self.before]
-
-    def pytest_report_collectionfinish(self) -> str:
-        return f"left out {len(self.before)} that passed before: {self.file}" if self.before else ""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        if not self.failed:
-            with self.file.open("a") as file:
-                file.write(f"{nodeid}\n")
-
-    def pytest_runtest_logstart(self) -> None:
-        self.failed = False
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.failed = self.failed or not report.passed
-
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
-        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            self.file.unlink(missing_ok=True)
+BASES: dict[object, bytes] = {}  # of all tests of this process, none of which changes a file of configs/
 
 
-def _code(root: Path) -> str:
-    """A name for the files of the checkout as they are now."""
-
-    def git(*command: str) -> bytes:
-        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True)
-        if done.returncode:
-            raise pytest.UsageError(f"--resume: {root} must be a git checkout, whose changes tell what to run again")
-        return done.stdout
-
-    parts = git("rev-parse", "HEAD"), git("diff", "HEAD"), git("status", "--porcelain")
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+@pytest.fixture(scope="module", autouse=True)
+def shared_bases(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Command lines share what Hydra composes, a quarter of a second each, but in the tests of composing itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared, "_bases", None if "config" in request.path.parts else BASES)
+        yield

@@ -1,6 +1,7 @@
 """The tables of docs/reference/experiments.md, from what configs/ composes: ``python tests/experiments_page.py`` writes
 them into the page, and ``test_experiments_page.py`` compares."""
 
+import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -36,6 +37,7 @@ def tables() -> dict[str, str]:
     return result
 
 
+@functools.cache
 def composed(experiment: str, *words: str) -> dict[str, Any]:
     config = compose("pretrain", [f"experiment={experiment}", "data.shards=any", *words])
     return dict(OmegaConf.to_container(config))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,58 +36,34 @@ class Server:
         command = [sys.executable, str(Path(__file__).with_name("forkserver.py")), str(theirs.fileno())]
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env=ENVIRONMENT)
         theirs.close()
-        # Two files: one that is both is not to be read by one thread and written by another.
-        self.requests, self.answers, self.lock = ours.makefile("w"), ours.makefile("r"), threading.Lock()
-        self.started: dict[int, int] = {}  # pids by the requests' numbers
-        self.count, self.gone = 0, False
-        self.codes: dict[int, int] = {}
-        self.news = threading.Condition()
+        ours.settimeout(STARTING)
+        self.requests, self.answers = ours.makefile("w"), ours.makefile("r")
         self.outputs = tempfile.TemporaryDirectory(prefix="forked-")
-        threading.Thread(target=self._read, name="forks", daemon=True).start()
         atexit.register(ours.shutdown, socket.SHUT_RDWR)
 
     def fork(self, **request: Any) -> int:
-        """The number of a process that carries out ``request``."""
-        with self.lock:
-            self.count += 1
-            number = self.count
-            print(json.dumps(request | {"number": number}), file=self.requests, flush=True)
-            with self.news:
-                answered = self.news.wait_for(lambda: self.gone or number in self.started, STARTING)
-                assert answered and not self.gone, "the fork server does not answer, or has ended: see its errors"
-                return self.started.pop(number)
-
-    def _read(self) -> None:
-        for line in self.answers:
-            told = json.loads(line)
-            with self.news:
-                if "ended" in told:
-                    self.codes[told["ended"]] = told["code"]
-                else:
-                    self.codes.pop(told["started"], None)  # of another process that had this number
-                    self.started[told["number"]] = told["started"]
-                self.news.notify_all()
-        with self.news:
-            self.gone = True
-            self.news.notify_all()
+        """The pid of a process that carries out ``request``."""
+        print(json.dumps(request), file=self.requests, flush=True)
+        answer = self.answers.readline()
+        assert answer, "the fork server has ended: see its errors"
+        return int(answer)
 
 
-_server: Server | None = None
+_servers: list[Server] = []
 
 
 def server() -> Server:
     """This process's."""
-    global _server
-    if _server is None or _server.gone:
-        _server = Server()
-    return _server
+    if not _servers or _servers[0].process.poll() is not None:
+        _servers[:] = [Server()]
+    return _servers[0]
 
 
 class Forked:
     """A command of ``sys.executable``, or of torchrun on this machine alone, whose ranks it then is.
 
     ``pid`` is the first rank's; signals go to all; the exit code is the first that is not 0. Output of all goes to one
-    file, ``output``.
+    file, ``output``, beside which the server writes their exit codes.
 
     Args:
         before: Python that every process runs first: shorter waits, say.
@@ -106,23 +82,27 @@ class Forked:
             self.pids.append(self.server.fork(**request, output=self.output, before=before))
         self.pid = self.pids[0]
 
+    def codes(self) -> list[int | None]:
+        """The exit codes of the ranks; None of those that have not ended."""
+        files = [Path(f"{self.output}.{pid}") for pid in self.pids]
+        return [int(text) if (text := file.exists() and file.read_text()) else None for file in files]
+
     def alive(self) -> list[int]:
         """Those that have not ended."""
-        return [pid for pid in self.pids if pid not in self.server.codes]
+        return [pid for pid, code in zip(self.pids, self.codes(), strict=True) if code is None]
 
     def poll(self) -> int | None:
-        codes = [self.server.codes.get(pid) for pid in self.pids]
+        codes = self.codes()
         return None if None in codes else next((code for code in codes if code), 0)
 
     def wait(self, timeout: float) -> int:
         """Its exit code. Raises ``subprocess.TimeoutExpired``."""
-        with self.server.news:
-            ended = self.server.news.wait_for(lambda: self.server.gone or not self.alive(), timeout)
-            assert not self.server.gone, "the fork server has ended: see its errors"
-            if not ended:
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            assert self.server.process.poll() is None, "the fork server has ended: see its errors"
+            if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired("forked", timeout)
-        code = self.poll()
-        assert code is not None
+            time.sleep(0.01)
         return code
 
     def send_signal(self, number: int) -> None:

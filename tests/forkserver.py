@@ -1,8 +1,9 @@
 """A Python that has imported torch, Accelerate, timm and this package once, and forks a process for every command.
 
-``python forkserver.py FD``: carries out requests of the socket FD (tests/forked.py), one JSON line each, and tells of
-every process's end. It never computes anything and has no thread of its own, so that what it forks is as fresh as a
-Python just started, but for its imports, which take 5 of the 6 seconds that a small run has.
+``python forkserver.py FD``: carries out requests of the socket FD (tests/forked.py), one JSON line each, answers with
+the process's number, and writes its exit code into a file when it ends. It never computes anything and has no thread of
+its own, so that what it forks is as fresh as a Python just started, but for its imports, which take 5 of the 6 seconds
+that a small run has.
 """
 
 import atexit
@@ -21,7 +22,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 IMPORTS = (
     "torch", "accelerate", "timm", "torch.distributed.fsdp", "torch.utils.tensorboard", "sklearn.metrics",
@@ -37,38 +38,28 @@ def serve(requests: socket.socket) -> None:
     os.set_blocking(wakes, False)
     signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    answers, stream = requests.makefile("w"), requests.makefile("r")
+    answers, stream, outputs = requests.makefile("w"), requests.makefile("r"), dict[int, str]()
     while True:
         ready, _, _ = select.select([requests, woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
-        for pid, status in _ended():
-            _tell(answers, ended=pid, code=os.waitstatus_to_exitcode(status))
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                _write_code(outputs.pop(ended[0]), *ended)
         if requests in ready:
             if not (line := stream.readline()):
                 return
             request = json.loads(line)
-            _tell(answers, number=request["number"], started=_fork(request, requests))
+            if (pid := os.fork()) == 0:
+                os.close(requests.fileno())  # its end is to be seen even while this process lives
+                _become(request)
+            outputs[pid] = request["output"]
+            print(pid, file=answers, flush=True)
 
 
-def _tell(answers: TextIO, **what: int) -> None:
-    print(json.dumps(what), file=answers, flush=True)
-
-
-def _ended() -> list[tuple[int, int]]:
-    ended = []
-    with suppress(ChildProcessError):
-        while (end := os.waitpid(-1, os.WNOHANG))[0]:
-            ended.append(end)
-    return ended
-
-
-def _fork(request: dict[str, Any], requests: socket.socket) -> int:
-    pid = os.fork()
-    if pid == 0:
-        os.close(requests.fileno())  # its end is to be seen even while this process lives
-        _become(request)
-    return pid
+def _write_code(output: str, pid: int, status: int) -> None:
+    with suppress(FileNotFoundError):  # pytest has ended, and its files are gone
+        Path(f"{output}.{pid}").write_text(str(os.waitstatus_to_exitcode(status)))
 
 
 def _become(request: dict[str, Any]) -> NoReturn:
@@ -154,6 +145,10 @@ if __name__ == "__main__":
         with suppress(ImportError):
             for module in OF_ZERO:
                 importlib.import_module(module)
+        from dira_scale.config import compose, shared
+
+        shared._bases = {}  # what a tiny run composes, which takes a quarter of a second
+        compose.compose("pretrain", ["experiment=small", "precision=fp32", "data.shards=any"])
         gc.collect()
         gc.freeze()  # nothing of it is looked at again: pages stay shared
         serve(asked)

@@ -10,16 +10,16 @@ the copy without it. Prints a line a fault; exits 1 where one survives, or is ca
 """
 
 import argparse
-import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from harness import job
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "out", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis")
@@ -28,13 +28,22 @@ SECONDS = 900  # bound on the tests of one room
 
 
 class Mutation(NamedTuple):
-    """``old`` becomes ``new`` in ``file``; ``tests`` are the files, relative to tests/, one of which must notice."""
+    """``old`` becomes ``new`` in ``file``; one of ``tests``, files relative to tests/, must notice.
+
+    By default, that is the file's own: ``data/test_order.py`` of ``data/order.py``.
+    """
 
     name: str
     file: str
     old: str
     new: str
-    tests: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+
+    @property
+    def catching(self) -> list[str]:
+        """The files of tests, relative to the checkout."""
+        room, _, name = self.file.rpartition("/")
+        return [f"tests/{test}" for test in self.tests or (f"{room}/test_{name}",)]
 
 
 MUTATIONS = (
@@ -44,14 +53,12 @@ MUTATIONS = (
         "data/order.py",
         "epoch, step = divmod(step, self.steps_per_epoch)",
         "epoch, step = divmod(step + 1, self.steps_per_epoch)",
-        ("data/test_order.py",),
     ),
     Mutation(
         "order-without-the-epochs-offset",
         "data/order.py",
         "start = epoch * self._used",
         "start = 0",
-        ("data/test_order.py",),
     ),
     Mutation(
         "view-without-the-epoch",
@@ -79,7 +86,6 @@ MUTATIONS = (
         "data/requests.py",
         "epoch = np.repeat(epochs, [len(part.index) for part in parts])",
         "epoch = np.repeat(epochs[:1], len(index))",
-        ("data/test_requests.py",),
     ),
     # ------------------------------------------------------------------ loaders
     Mutation(
@@ -94,7 +100,6 @@ MUTATIONS = (
         "data/loaders/helper.py",
         "                    if event is not None:\n                        event.synchronize()\n",
         "",
-        ("data/loaders/test_helper.py",),
     ),
     Mutation(
         "partner-cut-from-the-first-views-image",  # of views.pair=patient
@@ -116,14 +121,12 @@ MUTATIONS = (
         "models/norm.py",
         "else (torch.cat(normalised), seen.mean(0))",
         "else (torch.cat(normalised), seen[0])",
-        ("models/test_norm.py",),
     ),
     Mutation(
         "recomputed-statistics-counted-twice",
         "models/norm.py",
         "if not _recomputing:",
         "if True:",
-        ("models/test_norm.py",),
     ),
     Mutation(
         "keys-normalised-among-their-queries",  # BatchNorm gives the answer away
@@ -144,21 +147,18 @@ MUTATIONS = (
         "methods/moco.py",
         "ema_update(key, query, 1.0 - self.momentum)",
         "ema_update(key, query, 0.0)",
-        ("methods/test_moco.py",),
     ),
     Mutation(
         "momentum-inverted",
         "methods/moco.py",
         "ema_update(key, query, 1.0 - self.momentum)",
         "ema_update(key, query, self.momentum)",
-        ("methods/test_moco.py",),
     ),
     Mutation(
         "validation-fills-the-queue",
         "methods/moco.py",
         "if not self.training:\n            terms.monitors",
         "if False:\n            terms.monitors",
-        ("methods/test_moco.py",),
     ),
     Mutation(
         "info-nce-without-temperature",
@@ -172,14 +172,12 @@ MUTATIONS = (
         "methods/pcrl.py",
         "blend(clean[0], clean[1], share)",
         "blend(clean[0], clean[1], self.share(batch.step, 1))",
-        ("methods/test_pcrl.py",),
     ),
     Mutation(
         "shuffled-maps-shuffled-again",  # the right images where a permutation is its own inverse
         "methods/pcrl.py",
         "(exchange.back(x) for",
         "(exchange(x) for",
-        ("methods/test_pcrl.py",),
     ),
     Mutation(
         "target-turned-otherwise-than-the-attention-says",
@@ -193,7 +191,6 @@ MUTATIONS = (
         "methods/adversary.py",
         "self._scores(restored, frozen)",
         "self._scores(restored)",
-        ("methods/test_adversary.py",),
     ),
     Mutation(
         "generator-step-reaches-the-critic",
@@ -207,14 +204,12 @@ MUTATIONS = (
         "methods/adversary.py",
         "self._scores(fake.detach())",
         "self._scores(fake)",
-        ("methods/test_adversary.py",),
     ),
     Mutation(
         "terms-without-their-weights",
         "pretrain/objective.py",
         "self.weights[term] * loss.float()",
         "loss.float()",
-        ("pretrain/test_objective.py",),
     ),
     Mutation(
         "gradients-summed-over-ranks",
@@ -292,7 +287,6 @@ MUTATIONS = (
         "data/order.py",
         "ORDER_VERSION = 1",
         "ORDER_VERSION = 2",
-        ("data/test_order.py",),
     ),
     # ------------------------------------------------------------------ from an archive to a dataset
     Mutation(
@@ -328,7 +322,6 @@ MUTATIONS = (
         "archive/deidentify.py",
         'value.lower())), "other")',
         "value.lower())), value)",
-        ("archive/test_deidentify.py",),
     ),
     # ------------------------------------------------------------------ what is learned from labels
     Mutation(
@@ -357,7 +350,6 @@ MUTATIONS = (
         "metrics/statistics/bootstrap.py",
         "_defined(statistics, row, len(members), resamples, seed)",
         "_defined(statistics, np.arange(len(row)), len(row), resamples, seed)",
-        ("metrics/statistics/test_bootstrap.py",),
     ),
     # ------------------------------------------------------------------ volumes
     Mutation(
@@ -365,7 +357,6 @@ MUTATIONS = (
         "imaging/volumes/series.py",
         "return self.values if (order == np.arange(len(order))).all() else self.values[order]",
         "return self.values",
-        ("imaging/volumes/test_series.py",),
     ),
     Mutation(
         "every-axis-mirrored-as-the-first",
@@ -410,7 +401,6 @@ MUTATIONS = (
         "sweep/job.py",
         "return attempt.ended is None and not last",
         "return False",
-        ("sweep/test_job.py",),
     ),
     Mutation(
         "name-by-where-a-value-is-written",  # what has been computed is not found again
@@ -424,18 +414,15 @@ MUTATIONS = (
         "sweep/results.py",
         "runs = [folder.runs[run_id] for run_id in folder.current]",
         "runs = [*folder.runs.values()]",
-        ("sweep/test_results.py",),
     ),
 )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="all of them by default")
-    names = parser.parse_args().names
-    if unknown := set(names) - {mutation.name for mutation in MUTATIONS}:
-        parser.error(f"no mutation is called {sorted(unknown)[0]}; there is {', '.join(m.name for m in MUTATIONS)}")
-    chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
+    known = {mutation.name: mutation for mutation in MUTATIONS}
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=known, help="all of them by default")
+    chosen = [known[name] for name in parser.parse_args().names or known]
     for mutation in chosen:
         check(mutation)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is running and the copy go with it
@@ -448,60 +435,42 @@ def main() -> int:
 def check(mutation: Mutation) -> None:
     """Exit where the code or the tests have moved on, and the mutation must be written anew."""
     found = (ROOT / "dira_scale" / mutation.file).read_text().count(mutation.old)
-    if found != 1:
+    if found != 1 or mutation.old == mutation.new:
         sys.exit(f"{mutation.name}: {mutation.old!r} is in dira_scale/{mutation.file} {found} times, not once")
-    for test in mutation.tests:
-        if not (ROOT / "tests" / test).is_file():
-            sys.exit(f"{mutation.name}: there is no tests/{test}")
+    if lost := [test for test in mutation.catching if not (ROOT / test).is_file()]:
+        sys.exit(f"{mutation.name}: there is no {lost[0]}")
 
 
 def report(copy: Path, chosen: list[Mutation]) -> int:
+    """Print a line a fault; return the exit code."""
     survived, catchers, width = 0, dict[str, str](), max(len(mutation.name) for mutation in chosen)
-    began = time.monotonic()
     for mutation in chosen:
         start = time.monotonic()
-        catcher = caught_by(copy, mutation)
-        survived += catcher is None
-        print(f"{mutation.name:{width}}  {time.monotonic() - start:5.0f} s  {catcher or 'SURVIVES'}", flush=True)
-        if catcher:
-            catchers[catcher] = mutation.name
-    print(f"{len(chosen) - survived} of {len(chosen)} caught in {time.monotonic() - began:.0f} s", flush=True)
-    anyway = failed(copy, list(catchers), stop=False) if catchers else []
+        file = copy / "dira_scale" / mutation.file
+        text = file.read_text()
+        file.write_text(text.replace(mutation.old, mutation.new))
+        caught = failed(copy, mutation.catching, "-x")
+        file.write_text(text)
+        survived += not caught
+        catchers |= dict.fromkeys(caught[:1], mutation.name)
+        print(f"{mutation.name:{width}}  {time.monotonic() - start:5.0f} s  {(caught or ['SURVIVES'])[0]}", flush=True)
+    print(f"{len(chosen) - survived} of {len(chosen)} caught", flush=True)
+    anyway = failed(copy, list(catchers)) if catchers else []
     for test in anyway:
         print(f"{catchers[test]}: {test} fails without it too")
     return 1 if survived or anyway else 0
 
 
-def caught_by(copy: Path, mutation: Mutation) -> str | None:
-    """The first test that fails with the mutation, if one does."""
-    file = copy / "dira_scale" / mutation.file
-    text = file.read_text()
-    file.write_text(text.replace(mutation.old, mutation.new))
-    try:
-        found = failed(copy, [f"tests/{test}" for test in mutation.tests], stop=True)
-    finally:
-        file.write_text(text)
-    return found[0] if found else None
-
-
-def failed(copy: Path, tests: list[str], stop: bool) -> list[str]:
-    """Which of the copy's ``tests`` of the default tier fail; with ``stop`` the first one only."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "-m", TIER]
-    command += ["-o", "addopts=--import-mode=importlib", *(["-x"] if stop else []), *tests]
+def failed(copy: Path, tests: list[str], *options: str) -> list[str]:
+    """Which of the copy's ``tests`` of the default tier fail."""
+    command = ["env", f"--chdir={copy}", sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider"]
+    command += ["-m", TIER, "-o", "addopts=--import-mode=importlib", *options, *tests]
     # Bytecode of a file whose size and second of writing are the same would be taken for the mutated file's.
-    environment = os.environ | {"PYTHONPATH": f"{copy}:{copy / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        command, cwd=copy, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:  # fmt: skip
-        try:
-            printed, _ = process.communicate(timeout=SECONDS)
-        except BaseException:  # too long, Ctrl-C
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+    with job(command, PYTHONPATH=f"{copy}:{copy / 'tests'}", PYTHONDONTWRITEBYTECODE="1") as process:
+        code, printed = process.wait(SECONDS), process.printed()
     found = re.findall(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", printed, re.MULTILINE)
-    if process.returncode not in (0, 1) or bool(found) != bool(process.returncode):
-        sys.exit(f"{' '.join(command)} ended with {process.returncode} without a verdict:\n{printed}")
+    if code not in (0, 1) or bool(found) != bool(code):
+        sys.exit(f"{' '.join(command)} ended with {code} without a verdict:\n{printed}")
     return found
 
 

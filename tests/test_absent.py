@@ -51,10 +51,9 @@ def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 INSTALLED_AS = packages(EXTRAS)
-TOGETHER = {"all extras": (*INSTALLED_AS, "nvidia", "torchvision"), "nvidia.dali": ("nvidia.dali",),
-            "nibabel": ("nibabel",), "other lazy ones": tuple(name for name in LAZY if name != "nibabel")}  # fmt: skip
+TOGETHER = {"all extras": (*INSTALLED_AS, "nvidia", "torchvision"), "lazy ones": LAZY}
 OURS = {name: lines for name, lines in EXTRAS.items() if name not in ("test", "docs")}  # which our modules use
-ALONE = sorted({*packages(OURS), *LAZY, "nvidia"} - TOGETHER.keys() - {"mkdocs"})
+ALONE = sorted({*packages(OURS), *LAZY, "nvidia"} - {"mkdocs"})
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The floor plan of docs/explanation/architecture.md, held by reading every import, those inside functions too."""
 
 import ast
+import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
+
+import pytest
 
 from dira_scale.commands import COMMANDS
 
@@ -46,6 +49,7 @@ LARGEST_FILE, MEDIAN_FILE = 400, 120  # lines
 LARGEST_ROOM = 0.15  # of all lines
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Files by dotted name, without the package's own."""
     found = {}
@@ -55,11 +59,30 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(path: Path, known: Iterable[str]) -> set[str]:
-    """Which of the ``known`` modules a file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: write imports in full"
+@functools.cache
+def nodes(module: str) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return [*ast.walk(ast.parse(modules()[module].read_text()))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """The trees do not stay for the tests that follow."""
+    yield
+    nodes.cache_clear()
+
+
+def everywhere(*kinds: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
+    """Every node of these kinds, with its module."""
+    return ((name, node) for name in modules() for node in nodes(name) if isinstance(node, kinds))
+
+
+@functools.cache
+def imported(module: str) -> set[str]:
+    """The modules that a file imports."""
+    found, known = set(), modules()
+    for node in nodes(module):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{module}: write imports in full"
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dira_scale":
             base = node.module.partition(".")[2]
             found |= {name if (name := f"{base}.{alias.name}".lstrip(".")) in known else base for alias in node.names}
@@ -92,15 +115,14 @@ def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
 
 
 def test_a_folder_imports_only_what_lies_below_it() -> None:
-    known = modules()
-    folders = {room(name) for name in known} - {"", "__main__"}
+    folders = {room(name) for name in modules()} - {"", "__main__"}
     assert folders == MAY_IMPORT.keys() | COMMANDS.keys(), (
         "a new library: say here and in docs/explanation/architecture.md what it may import"
     )
     wrong = [
         f"{name} imports {other}"
-        for name, path in known.items()
-        for other in imported(path, known)
+        for name in modules()
+        for other in imported(name)
         if room(name) != room(other) and not _may(room(name), room(other))
     ]
     assert not wrong
@@ -117,8 +139,7 @@ def test_no_file_bears_its_folders_name() -> None:
 
 
 def test_no_files_and_no_rooms_import_each_other() -> None:
-    known = modules()
-    files = {name: imported(path, known) - {name} for name, path in known.items()}
+    files = {name: imported(name) - {name} for name in modules()}
     assert circles(files) == []
     rooms: dict[str, set[str]] = {}
     for name, others in files.items():
@@ -128,11 +149,9 @@ def test_no_files_and_no_rooms_import_each_other() -> None:
 
 def test_only_the_factory_imports_a_loader() -> None:
     """And a loader, one that it is made of."""
-    known = modules()
-    loaders = {name for name in known if name.startswith("data.loaders.")} - {"data.loaders.build"}
-    others = {name: path for name, path in known.items() if not name.startswith("data.loaders.")}
-    wrong = [name for name, path in others.items() if imported(path, known) & loaders]
-    assert not wrong
+    inside = {name for name in modules() if name.startswith("data.loaders.")}
+    loaders = inside - {"data.loaders.build"}
+    assert [name for name in modules().keys() - inside if imported(name) & loaders] == []
 
 
 # Of pretraining's configuration, its loss terms and its tensors: words of its own, which readers get by description.
@@ -144,10 +163,8 @@ def test_readers_of_runs_know_nothing_of_pretrainings_configuration() -> None:
     """Exact words. Dotted keys in run names are others; the translations of published weights have timm's names."""
     wrong = [
         f"{name}, line {node.lineno}: {node.value!r}"
-        for name, path in modules().items()
-        if room(name) in READERS and name != "models.translations"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value in PRETRAINING
+        for name, node in everywhere(ast.Constant)
+        if room(name) in READERS and name != "models.translations" and node.value in PRETRAINING
     ]  # fmt: skip
     assert not wrong
 
@@ -168,10 +185,8 @@ def test_nobody_asks_which_task_it_is() -> None:
     tasks |= {"LabelCase", "MaskCase", "NumberCase"}
     asked = [
         f"{name}:{node.lineno}"
-        for name, path in modules().items()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if (isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"))
-        or isinstance(node, ast.Compare)
+        for name, node in everywhere(ast.Call, ast.Compare)
+        if isinstance(node, ast.Compare) or ast.unparse(node.func) in ("isinstance", "issubclass")
         if tasks & {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
     ]  # fmt: skip
     assert asked == []
@@ -181,9 +196,7 @@ def test_docstrings_are_sentences() -> None:
     """Read in a hover or on a page of the API, where nothing stands before them."""
     without_subject = [
         f"{name}: {text}"
-        for name, path in modules().items()
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        and (text := ast.get_docstring(node) or "").startswith(("Of ", "The same", "Those", "Whose"))
+        for name, node in everywhere(ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        if (text := ast.get_docstring(node) or "").startswith(("Of ", "The same", "Those", "Whose"))
     ]
     assert without_subject == []

@@ -1,9 +1,8 @@
 """The documentation is run: its links lead somewhere, its commands work, its list of dependencies is the project's.
 
-A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test``, under ``<!-- run: system -->`` by ``make
-test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``. Each tier types those of
-one document in a shell, as a user does. ``make test`` runs the others in its own process, ``make test-system`` in
-forked ones: torch is imported once.
+A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test`` in its own process. ``make test-system`` runs it
+again, with those under ``<!-- run: system -->``: one document's blocks in order in one folder, at the sizes of
+``SMALLER``, by forked processes, and README's in a shell, as a user types them.
 """
 
 import os
@@ -28,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
-    "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=48 ",
+    "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=32 ",
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "patients64-size512": "patients16-size128",
@@ -43,26 +42,12 @@ SMALLER = {
     "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
     "data.shards=out/shards/mine run=",
 }
-# In a shell; the first by ``make test``. Takes 10 s and 45 s: each command is a Python that imports torch.
-TYPED = "deidentification", "README"
+TYPED = "README"  # in a shell; takes 45 s: each command is a Python that imports torch
 
 
-def cheap(document: Path) -> str:
-    """The commands of a document that ``make test`` runs."""
-    return "".join(text for tier, text in BLOCK.findall(document.read_text()) if not tier)
-
-
-def scripts() -> list[object]:
-    """One case a document and tier; the system tier runs the document's other blocks too, in their order."""
-    cases = []
-    for document in DOCUMENTS:
-        whole = "".join(text for _, text in BLOCK.findall(document.read_text()))
-        if cheap(document) and (document.stem == TYPED[0] or whole == cheap(document)):
-            later = () if document.stem == TYPED[0] else pytest.mark.system
-            cases.append(pytest.param(document.stem, cheap(document), id=document.stem, marks=later))
-        if whole != cheap(document):
-            cases.append(pytest.param(document.stem, whole, id=f"{document.stem}-system", marks=pytest.mark.system))
-    return cases
+def commands(document: Path, all_tiers: bool = False) -> str:
+    """The commands of a document that ``make test`` runs, or all."""
+    return "".join(text for tier, text in BLOCK.findall(document.read_text()) if all_tiers or not tier)
 
 
 def modules(line: str) -> list[str]:
@@ -78,11 +63,12 @@ def small(script: str) -> str:
     return script
 
 
-@pytest.mark.parametrize(("name", "script"), scripts())
-def test_commands_work(name: str, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = small(script)
+@pytest.mark.system
+@pytest.mark.parametrize("document", [page for page in DOCUMENTS if commands(page, True)], ids=lambda path: path.stem)
+def test_commands_work(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = small(commands(document, all_tiers=True))
     monkeypatch.chdir(tmp_path)
-    if name in TYPED:
+    if document.stem == TYPED:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         command = ["bash", "-euo", "pipefail", "-c", script]
         done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280)
@@ -96,11 +82,7 @@ def test_commands_work(name: str, script: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of modules run a second time
-@pytest.mark.parametrize(
-    "document",
-    [document for document in DOCUMENTS if cheap(document) and document.stem != TYPED[0]],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("document", [page for page in DOCUMENTS if commands(page)], ids=lambda path: path.stem)
 def test_commands_are_understood(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +93,7 @@ def test_commands_are_understood(
     monkeypatch.setattr("dira_scale.machine.inventory.components", lambda *_: [])
     for place in ("archive.writer", "shard.curate.verify", "machine.workers"):
         monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
-    for line in small(cheap(document)).splitlines():
+    for line in small(commands(document)).splitlines():
         _, module, *words = modules(line)
         monkeypatch.setattr(sys, "argv", [module, *words])
         try:
@@ -192,27 +174,12 @@ def test_every_dependency_has_its_reason() -> None:
     assert explained == declared
 
 
-@pytest.mark.parametrize(
-    "target", ["pretrain", "test", "test-system", "torture", "gpu-check", "doctor", "docs", "setup"]
-)
-def test_make_knows_its_targets(target: str) -> None:
-    """Each is listed by ``make help`` and can be planned (``make -n``)."""
+def test_make_lists_its_targets_and_can_plan_them() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.search(rf"^make {target} ", listed, re.MULTILINE)
-    subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True)
-
-
-def test_no_folder_is_left_out_of_the_system_tests() -> None:
-    """Those of this file too: README's commands are run by ``make test-system``."""
-    planned = subprocess.run(["make", "-n", "test-system"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.search(r'pytest .*-m "system and ', planned)
-
-
-def test_what_the_set_up_may_ask_for_stands_beside_the_two_commands() -> None:
-    text = (ROOT / "README.md").read_text()
-    section = text.partition("## Three commands")[2].partition("\n## ")[0]
-    assert "PIP_EXTRA_INDEX_URL" in section
-    assert "docs/how-to/install.md" in section
+    targets = {"pretrain", "pretrain3d", "test", "test-system", "test-rest", "torture", "gpu-check", "doctor", "docs"}
+    assert targets <= set(re.findall(r"^make (\S+) ", listed, re.MULTILINE))
+    planned = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r'pytest .*-m "system and ', planned)  # of every folder
 
 
 def test_readme_shards_into_another_folder_than_make_pretrain() -> None:

@@ -1,4 +1,5 @@
-"""What the tests themselves run on: nothing that they start outlives them, or is deaf to signals."""
+"""What the tests themselves run on: nothing that they start outlives them or is deaf to signals; the names that they
+hand to other processes exist."""
 
 import os
 import re
@@ -6,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import harness
 import psutil
 import pytest
 from forked import Forked, Started
+
+from dira_scale.errors import UserError
 
 LAUNCHER = """
 import subprocess, sys, time
@@ -51,6 +55,28 @@ def test_finish_leaves_nothing_behind_whatever_ends_it(
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_names_that_tests_import_in_text_exist() -> None:
+    """Code that is handed to other processes is a string, into which no linter looks."""
+    found = {
+        (module, name.split(" as ")[0].strip())
+        for file in Path(__file__).parent.rglob("*.py")
+        if "toy" not in file.parts  # commands of another checkout
+        for module, names in re.findall(r"from (dira_scale[\w.]*) import ([\w, ]+)", file.read_text())
+        for name in names.split(",")
+    }
+    assert sorted(names for names in found if not exists(*names)) == []
+
+
+def exists(module: str, name: str) -> bool:
+    """Whether ``from module import name`` works, or lacks no more than a package."""
+    try:
+        return hasattr(import_module(module), name) or bool(import_module(f"{module}.{name}"))
+    except ImportError:
+        return False
+    except UserError:
+        return True
 
 
 def pytest_in(folder: Path, *flags: str, before: str = "") -> str:

@@ -1,9 +1,11 @@
-"""The tiers of the tests: what begins first, how long a tier took beside what docs/evidence/proof.md says, and what
-``make test`` leaves to ``make test-rest``."""
+"""The tiers of the tests: what begins first, how long a tier took beside what docs/evidence/proof.md says, what
+``make test`` leaves to ``make test-rest``, and what an interrupted ``make torture`` has still to do."""
 
+import hashlib
 import os
 import platform
 import re
+import subprocess
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ TIERS = {
 }
 # They use one SLURM in turns: in processes of their own they would wait for each other.
 SLURM = tuple(f"tests/system/test_{name}.py" for name in ("sweeps", "jobs", "sweep_status", "dev_cluster"))
-NOTES = "dira_scale/make-test"  # in pytest's cache
+NOTES, PASSED = "dira_scale/make-test", "dira_scale/passed"  # in pytest's cache
 LACKING = "lacking"  # the mark of a test's report
 Report = pytest.TestReport
 
@@ -112,6 +114,44 @@ class Rest:
     def _compare(self, collected: Sequence[str]) -> None:
         if self.all and (lost := sorted(self.lacking.difference(collected))):
             raise pytest.UsageError(f"--rest: `make test` skipped what is not here any more: {', '.join(lost)}")
+
+
+class Passed:
+    """``--resume``: all but what has passed, for as long as no file changes; forgotten once all have passed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.cache, self.code, self.failed = config.cache, _code(config.rootpath), False
+        self.before = (config.cache.get(PASSED, None) or {}).get(self.code, [])
+        self.passed = [*self.before]
+
+    @pytest.hookimpl(trylast=True)  # after -m and -k
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self.before])
+        items[:] = [item for item in items if item.nodeid not in self.before]
+
+    def pytest_report_collectionfinish(self) -> str:
+        return f"left out {len(self.before)} that passed before" if self.before else ""
+
+    def pytest_runtest_logreport(self, report: Report) -> None:
+        self.failed = not report.passed or (self.failed and report.when != "setup")
+        if report.when == "teardown" and not self.failed:
+            self.passed.append(report.nodeid)
+            self.cache.set(PASSED, {self.code: self.passed})
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            self.cache.set(PASSED, None)
+
+
+def _code(root: Path) -> str:
+    """A name for the files of the checkout as they are now."""
+    found = b""
+    for command in (["rev-parse", "HEAD"], ["diff", "HEAD"], ["status", "--porcelain"]):
+        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True)
+        if done.returncode:
+            raise pytest.UsageError(f"--resume: {root} must be a git checkout, whose changes tell what to run again")
+        found += done.stdout
+    return hashlib.sha256(found).hexdigest()[:16]
 
 
 def processor() -> str:

@@ -155,14 +155,18 @@ def _places(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Place
 
 
 def _hydra(verb: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
-    paths = ",".join(f"file://{path}" for path in roots(verb, list(config_dirs))[1:])
+    folders = roots(verb, list(config_dirs))
+    paths = ",".join(f"file://{path}" for path in folders[1:])
 
     def compose(words: Sequence[str]) -> DictConfig:
         with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
             overrides = [f"hydra.searchpath=[{paths}]", *words]
             return hydra_compose(config_name=verb, overrides=overrides, return_hydra_config=True)
 
-    return shared.composed((verb, paths), words, compose)
+    def groups() -> set[str]:
+        return {"hydra", *(path.name for folder in folders if folder.is_dir() for path in folder.iterdir())}
+
+    return shared.composed((verb, paths), words, compose, groups)
 
 
 def _plain(composed: DictConfig) -> DictConfig:

@@ -4,7 +4,7 @@ Of a sweep's hundreds of configurations a few differ in their choices of groups,
 """
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # private: what Hydra itself applies values with
@@ -25,15 +25,21 @@ def shared_bases() -> Iterator[None]:
         _bases = before
 
 
-def composed(key: object, words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> DictConfig:
+def composed(
+    key: object,
+    words: Sequence[str],
+    compose: Callable[[Sequence[str]], DictConfig],
+    groups: Callable[[], Collection[str]],
+) -> DictConfig:
     """``compose(words)``, from the base of those ``words`` that may choose groups where that has been composed.
 
-    ``key``: what else the composition depends on.
+    ``key``: what else the composition depends on. ``groups``: names of all groups outside others.
     """
     if _bases is None or any("={" in word and not _dotted(word) for word in words):  # sets what values set, too
         return compose(words)
-    values = [word for word in words if _is_value(word)]
-    choices = tuple(word for word in words if not _is_value(word))
+    known = groups()
+    values = [word for word in words if _is_value(word, known)]
+    choices = tuple(word for word in words if not _is_value(word, known))
     try:
         if (key, choices) not in _bases:
             _bases[key, choices] = pickle.dumps(compose(choices))
@@ -47,10 +53,11 @@ def composed(key: object, words: Sequence[str], compose: Callable[[Sequence[str]
     return config
 
 
-def _is_value(word: str) -> bool:
-    """Whether a word sets a key within a group's node, and so chooses no group. Mappings may set the same key twice."""
-    key, _, value = word.partition("=")
-    return _dotted(word) and "@" not in key and "/" not in key and not value.startswith("{")
+def _is_value(word: str, groups: Collection[str]) -> bool:
+    """Whether a word sets a key, and so chooses no group. Mappings may set the same key twice."""
+    key, equals, value = word.partition("=")
+    plain = equals and key.isidentifier() and key not in groups
+    return bool(plain or _dotted(word)) and "@" not in key and "/" not in key and not value.startswith("{")
 
 
 def _dotted(word: str) -> bool:

@@ -1,14 +1,12 @@
 """The benchmark of a whole pretraining: its arithmetic by hand, and that each turn sees what it should."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import backends, end_to_end
+from benchmarks import end_to_end
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
 
 
 def test_the_slower_half_is_the_measure() -> None:
@@ -80,9 +78,3 @@ def test_a_loader_that_breaks_costs_no_other() -> None:
     assert result["loaders"]["good"]["both"] > 0
     about = {"device": "cpu", "batch": 4, "size": 32}
     assert "bad         ValueError: a broken batch\n" in end_to_end.text(about | result)
-
-
-def test_shards_that_none_can_read_are_one_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError) as error:
-        backends.open_all(["cpu", "ffcv"], [f"data.shards={tmp_path / 'none'}"], ViewSpec(), "cpu", 1, tmp_path)
-    assert str(error.value).count("no sharded dataset at") == 1

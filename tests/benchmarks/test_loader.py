@@ -11,7 +11,6 @@ from PIL import Image
 from benchmarks import turns
 from benchmarks.loader import contenders
 from benchmarks.loader import inputs as made
-from benchmarks.loader.__main__ import Result
 from benchmarks.loader.contenders import CPU, DECODING, RESIZING
 from benchmarks.loader.inputs import CASES, VIEWS, LoaderInputs, prepare
 from dira_scale.bench import main
@@ -84,14 +83,6 @@ def test_a_speed_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch) -> No
     given = {"a": turns.turn_of(runs("a", 0.25), 10), "b": turns.turn_of(runs("b", 0.5), 10)}
     assert turns.rates(turns.take_turns(given, rounds=2, seconds=9.0)) == {"a": [40.0, 40.0], "b": [20.0, 20.0]}
     assert "".join(order) == "aaaa" + "bbbb" + "bb" + "aa"  # the first two runs of each find how long they take
-
-
-def test_rows_of_made_up_figures() -> None:
-    speeds = {CPU: [80.0, 160.0, 90.0], "files, PIL": [40.0, 80.0, 45.0], DECODING: [100.0, 200.0, 100.0]}
-    cost = {name: [2000 / speed for speed in result] for name, result in speeds.items()}
-    rows = {row[0]: row[1:] for row in Result("jpg8-512", 70.0, speeds, cost, {}).rows()}
-    assert rows[CPU] == ("90 (80-160)", "", "", "0.80 (0.80-0.90)", "22.22")
-    assert rows["files, PIL"] == ("45 (40-80)", "2.00 (2.00-2.00)", "2.00 (2.00-2.00)", "0.40 (0.40-0.45)", "44.44")
 
 
 def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

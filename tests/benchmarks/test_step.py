@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import step
-from dira_scale.bench import main as bench
 
 TINY = ["precision=fp32", "parallel.threads=1", "model.decoder_channels=[32,16,16,8,8]", "method.base.queue=64"]
 
@@ -32,11 +31,3 @@ def test_both_loops_compute_the_same(tmp_path: Path) -> None:
     assert row["case"] == "test_resnet-32" and row["bare_images_per_second"] > 0
     assert row["ratio"] == pytest.approx(row["bare_seconds"] / row["seconds"])
     json.dumps(row)
-
-
-@pytest.mark.filterwarnings("ignore:'benchmarks.step' found in sys.modules")  # these tests import it too
-def test_an_unknown_case_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
-    assert bench(["step", "--cases", "resnet18-46"]) == 2
-    assert capfd.readouterr().err == (
-        "bench: --cases resnet18-46: there is resnet18-64, resnet50-96; did you mean 'resnet18-64'?\n"
-    )

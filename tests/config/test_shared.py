@@ -14,6 +14,7 @@ ALIKE = (
     ["~optim.optimizer.weight_decay", "+optim.optimizer.nesterov=true"],
     ["data.shards=/a b", "checkpoint.folder=${run}/x", "seed=3"],
     ["experiment=small", "model.encoder=a", "data.split=${model.encoder}"],
+    ["precision=fp32", "run=x", "parallel=fsdp2", "steps=7"],
 )
 
 
@@ -38,14 +39,15 @@ def test_a_shared_base_gives_what_hydra_gives(words: list[str]) -> None:
     words = [SHARDS, *words]
     alone = compose("pretrain", words)
     with shared.shared_bases():
-        compose("pretrain", [*words, "log_every=3"])  # its values stay out of the base
+        compose("pretrain", [*words, "log_every=3", "seed=4"])  # its values stay out of the base
         assert compose("pretrain", words) == alone
 
 
 def test_hydra_composes_once_for_all_values(composed: list[list[str]]) -> None:
     with shared.shared_bases():
-        result = [compose("pretrain", [SHARDS, f"optim.optimizer.lr={rate}"]) for rate in (1, 2, 3)]
-    assert [item.optim.optimizer.lr for item in result] == [1, 2, 3] and composed == [[]]
+        result = [compose("pretrain", [SHARDS, f"optim.optimizer.lr={rate}", f"run=r{rate}"]) for rate in (1, 2, 3)]
+    assert [(item.optim.optimizer.lr, item.run) for item in result] == [(1, "r1"), (2, "r2"), (3, "r3")]
+    assert composed == [[]]
     compose("pretrain", [SHARDS])
     assert len(composed) == 2, "afterwards, files may change: each is composed on its own"
 

@@ -5,7 +5,6 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import psutil
 import pytest
 from dev_cluster import DevCluster
 from harness import CALM, EACH, SECONDS, assert_equal_runs, finish, losses, pretrain, rows
@@ -21,20 +20,6 @@ def jobs(dev_cluster: DevCluster, tmp_path: Path) -> Jobs:
 
 def lines(jobs: Jobs, run: Run) -> list[int]:
     return [int(line) for line in (jobs.sweep.output(run) / "steps").read_text().split()]
-
-
-@pytest.mark.torture
-def test_a_requeued_job_goes_on_where_it_was(jobs: Jobs) -> None:
-    run = jobs.counting("requeued", "steps=40", "pause=0.05")
-    job = jobs.submit(run)
-    jobs.wait(lambda: jobs.step(run) > 3)
-    jobs.client("scontrol", "requeue", job)
-    jobs.end(job)
-    first, second = jobs.tries(run)
-    assert (first.exit_code, second.exit_code, second.step) == (75, 0, 40), jobs.told()
-    assert (first.job, first.restart, second.job, second.restart) == (job, 0, job, 1)
-    assert first.step == second.step_before and first.nodes and first.ended
-    assert lines(jobs, run) == list(range(1, 41))
 
 
 @pytest.mark.system
@@ -182,17 +167,3 @@ def test_four_processes_on_two_nodes_are_preempted_and_go_on(
     first, second = jobs.tries(run)
     assert (first.exit_code, second.exit_code, second.restart, second.step) == (75, 0, 1, 30), jobs.told()
     assert_equal_runs(jobs.sweep.output(run), tmp_path / "four")
-
-
-@pytest.mark.torture
-def test_a_rank_that_dies_under_torchrun_costs_no_job(jobs: Jobs, shards: Path) -> None:
-    run = training(jobs, shards, "elastic", "epoch_factor=4", launcher="torchrun", nodes=2)
-    job = jobs.submit(run)
-    jobs.wait(lambda: jobs.step(run) > 2)
-    ranks = [
-        p for p in psutil.process_iter(["cmdline"]) if f"run={jobs.sweep.output(run)}" in (p.info["cmdline"] or [])
-    ]
-    next(p for p in ranks if p.environ().get("RANK") == "3").kill()
-    jobs.end(job)
-    (only,) = jobs.tries(run)
-    assert only.exit_code == 0 and jobs.sweep.status(run)["lease"] == 2, jobs.told()

@@ -24,7 +24,6 @@ machine_rank: 0
     [
         ("data.bach=8", "unknown key data.bach; did you mean 'data.batch'?", True),
         ("data.batch=9", "data.batch=9 is not divisible by 2 ranks x parallel.accumulate=1", False),
-        ("data.split=trian", "did you mean 'train'?", False),
         ("model.encoder=resnet81", "resnet81", True),
     ],
 )

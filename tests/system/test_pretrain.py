@@ -72,11 +72,11 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
         double = tmp_path / f"2 from {step - 1}"
         if step > 1:
             rewound(single, double, step - 1)
-        finish(pretrain(double, shards, *EACH, *CALM, ranks=2))
-        assert f"from step {step - 1} of 3" in (double / "log.txt").read_text()
+        finish(pretrain(double, shards, *EACH, *CALM, f"steps={step}", ranks=2))
+        assert f"from step {step - 1} of " in (double / "log.txt").read_text()
         for split in ("train", "val"):
-            assert len(losses(double, split)) >= 3
-            for ours, theirs in zip(losses(double, split), losses(single, split), strict=True):
+            assert len(losses(double, split)) == step
+            for ours, theirs in zip(losses(double, split), losses(single, split)[:step], strict=True):
                 assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 1e-7, 1e-7, 2e-5
         if step > 1:
             assert_moved_alike(double, single, share=0.02, still=1e-7, zero=1e-9, since=step - 1, at=step)
@@ -159,23 +159,18 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
     ("overrides", "message"),
     [
         (["seed=1"], "other settings: seed: 0 -> 1"),
-        (["stages.dira.terms=[di,re,add]", "run=/tmp/unused"], "stage dira: term 'add'"),
-        (["stages.dira.terms=[di,re,add]"], "another stages.dira.terms|stage dira: term 'add'"),
+        (["stages.dira.terms=[di,re,add]"], "stage dira: term 'add'"),
         (["data.batch=6"], "method.base.queue=64 is not a multiple of data.batch=6"),
         (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
         (["data.batch=64"], "64"),
         (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),
         (["parallel.accumulate=2"], "with 2 BatchNorm groups: a micro-batch would be one of them"),
-        (["views.flip=1.5"], r"views: probabilities must be in \[0, 1\]"),
-        (["data.size=4"], "views: need at least one view of at least 8 pixels"),
         (["data.val_split=vall"], "data.val_split=vall.*did you mean 'val'"),
         (
             ["optim.schedule=cosin"],
             "optim.schedule=cosin: must be one of .*did you mean 'cosine'",
         ),
         (["precision=fp61"], "precision=fp61: must be one of auto, fp32, tf32, bf16, fp16"),
-        (["model.encoder=resnet81"], "resnet81"),
-        (["method.base._target_=nowhere.MoCo"], "method.base._target_: nowhere.MoCo cannot be imported"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -123,7 +123,7 @@ def formula(ranks: int, accumulate: int, groups: int, shuffle: str) -> dict[str,
 @pytest.mark.parametrize(
     ("strategy", "accumulate", "groups", "shuffle"),
     [
-        ("fsdp2", 2, 8, "blocks"),
+        pytest.param("fsdp2", 2, 8, "blocks", marks=pytest.mark.system),
         *(
             pytest.param(*case, marks=pytest.mark.torture)
             for case in (

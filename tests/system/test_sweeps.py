@@ -205,26 +205,6 @@ def test_the_controlling_process_is_killed_and_started_again(counted: Counted) -
     counted.assert_complete()
 
 
-@pytest.mark.torture
-def test_the_status_says_why_a_job_never_starts(
-    counted: Counted, own_dev_cluster: DevCluster, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Its node is drained; the runs that need it wait for it."""
-    own_dev_cluster.run("scontrol", "update", "nodename=n4", "state=drain", "reason=test")
-    try:
-        assert main([*counted.words, "cluster.sbatch={nodelist: n4}", "detach=true"]) == 0
-
-        def told() -> str:
-            capsys.readouterr()
-            assert main(["status", f"folder={counted.folder}"]) == 0
-            return " ".join(capsys.readouterr().out.split())
-
-        counted.wait(lambda: "nodes that it needs are down, drained or reserved" in told())
-        assert "4 queued, 8 waiting; 12 runs" in told()
-    finally:
-        own_dev_cluster.run("scontrol", "update", "nodename=n4", "state=resume")
-
-
 def saved(cluster: DevCluster) -> float:
     """When the controller has last saved its jobs."""
     return (cluster.folder / "state" / "job_state").stat().st_mtime
