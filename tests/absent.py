@@ -88,7 +88,7 @@ def wrong_answers(hidden: Iterable[str]) -> list[str]:
     if within("deepspeed", hidden) and within("torchvision", hidden):  # else new processes would import them: seconds
         for found in _inventory():
             missing = found.name in ("DeepSpeed", "DALI", "FFCV", "SLURM", "torchvision")
-            missing |= found.name == "evaluation" and within("monai", hidden)
+            missing |= found.name in ("torchmetrics", "monai") and within(found.name, hidden)
             wrong += [f"doctor: {found}"] * (found.state != ("missing" if missing else "there"))
     return wrong
 

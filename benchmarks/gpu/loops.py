@@ -21,7 +21,7 @@ from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.processes import start
 from dira_scale.engine import parallel
 from dira_scale.engine.means import Means
-from dira_scale.engine.stage import begin_stage
+from dira_scale.engine.step import begin_stage
 from dira_scale.pretrain.config import Pretrain
 
 BATCHES = 4  # different ones, in turn

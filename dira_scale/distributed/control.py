@@ -24,6 +24,16 @@ class PrecedingError(Exception):
     """Base of errors that take precedence over any other process's error, and are raised unchanged on all."""
 
 
+class RunEndedError(Exception):
+    """Training cannot continue. Raised on all processes; the message goes into status.json.
+
+    Attributes:
+        reported: whether the message has already been logged.
+    """
+
+    reported = False
+
+
 class Failure(NamedTuple):
     """An error as it is sent to the other processes, which might be unable to unpickle a library's exception."""
 
@@ -68,8 +78,7 @@ def raise_on_all(function: Callable[[], T]) -> T:
 
     ``function`` must not wait for another process.
 
-    Raises:
-        AgreedError, PrecedingError: see :func:`common_error`.
+    Raises AgreedError or PrecedingError, see :func:`common_error`.
     """
     result, failure = None, None
     try:
@@ -90,12 +99,12 @@ def broadcast_from_main(value: T) -> T:
     return values[0]
 
 
-def gather_objects(value: T) -> list[T]:
-    """Every process's ``value``, by rank, on all of them."""
+def gather_objects(value: T, group: Any = None) -> list[T]:
+    """Every process's ``value``, by rank, on all of them; through ``group`` instead of the control group."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value, group=control_group())
+    dist.all_gather_object(values, value, group=group or control_group())
     return values
 
 
@@ -105,8 +114,7 @@ def check_equal(facts: Mapping[str, str]) -> None:
     Args:
         facts: values, or hashes of them, keyed by their names in the error message.
 
-    Raises:
-        AgreedError: names the processes and machines that differ from the main process, and in what.
+    Raises AgreedError, which names the processes and machines that differ from the main process, and in what.
     """
     everyone = gather_objects((socket.gethostname(), dict(facts)))
     main_host, main = everyone[0]

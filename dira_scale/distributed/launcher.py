@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from argparse import ArgumentParser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,13 +23,13 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None) -> None
         UserError: accelerate's own configuration contradicts ours, the launcher started fewer processes than requested
             or more than there are GPUs, or a package that the strategy needs is missing.
     """
-    _refuse_accelerate(parallel, precision, clip, os.environ)
-    _refuse_single_process(os.environ)
+    _refuse_accelerate(parallel, precision, clip)
+    _refuse_single_process()
     _refuse_missing(parallel.strategy)
-    _refuse_few_gpus(os.environ)
+    _refuse_few_gpus()
 
 
-def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, environ: Mapping[str, str]) -> None:
+def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None) -> None:
     """``accelerate launch`` passes its flags and its file on in these variables."""
     strategy, zero = f"parallel.strategy={ours.strategy}", ours.strategy.startswith("zero")
     agreeing = [  # variable, accelerate's name for it, our key, the values that agree with ours (the first: unset)
@@ -40,7 +40,7 @@ def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, envir
         ("MIXED_PRECISION", "mixed_precision", f"precision={precision}", ["no", precision]),
         ("DYNAMO_BACKEND", "dynamo_backend", f"parallel.compile={str(ours.compile).lower()}", ["no"]),
     ]
-    if zero and environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+    if zero and os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         accumulate, clipping = f"parallel.accumulate={ours.accumulate}", f"optim.clip={clip}"
         device = "cpu" if ours.offload else "none"
         offload = f"parallel.offload={str(ours.offload).lower()}"
@@ -53,7 +53,7 @@ def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, envir
             ("DEEPSPEED_CONFIG_FILE", "deepspeed_config_file", strategy, ["none"]),
         ]
     for variable, name, key, values in agreeing:
-        value = environ.get(f"ACCELERATE_{variable}", values[0])
+        value = os.environ.get(f"ACCELERATE_{variable}", values[0])
         if value.lower() not in values:
             raise UserError(
                 f"accelerate's own configuration has {name}={value}, ours has {key}: remove accelerate's "
@@ -61,10 +61,10 @@ def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, envir
             )
 
 
-def _refuse_single_process(environ: Mapping[str, str]) -> None:
+def _refuse_single_process() -> None:
     """Asked for several processes on CPUs, accelerate silently starts one."""
     requested = _requested_processes()
-    if requested > 1 and int(environ.get("WORLD_SIZE", "1")) == 1:
+    if requested > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(
             f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
             f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.verb() or 'COMMAND'} …, or --multi_gpu "
@@ -84,21 +84,17 @@ def _requested_processes() -> int:
     names = [Path(word).name for word in words[:4]]
     if not {"accelerate", "accelerate-launch", "accelerate.commands.launch"} & set(names):
         return 1
-    given = dict(_flags(words))
-    number = given.get("num_processes")
-    if number is None and ("config_file" in given or "cpu" not in given):
+    flags = ArgumentParser(add_help=False, allow_abbrev=False)
+    flags.add_argument("--cpu", action="store_true")
+    flags.add_argument("--num_processes", "--num-processes")
+    flags.add_argument("--config_file", "--config-file")
+    given, _ = flags.parse_known_args(words)
+    number = given.num_processes
+    if number is None and (given.config_file or not given.cpu):
         cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-        file = Path(given.get("config_file", cache / "accelerate" / "default_config.yaml"))
+        file = Path(given.config_file or cache / "accelerate" / "default_config.yaml")
         number = str(yaml.safe_load(file.read_text()).get("num_processes")) if file.is_file() else None
     return int(number) if number and number.isdigit() else 1
-
-
-def _flags(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Name and value of ``--name value`` and ``--name=value``; accelerate also accepts hyphens for underscores."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            yield name.replace("-", "_"), value or following
 
 
 def _refuse_missing(strategy: str) -> None:
@@ -110,8 +106,8 @@ def _refuse_missing(strategy: str) -> None:
         )
 
 
-def _refuse_few_gpus(environ: Mapping[str, str]) -> None:
-    gpus, processes = torch.cuda.device_count(), int(environ.get("LOCAL_WORLD_SIZE", "1"))
+def _refuse_few_gpus() -> None:
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < gpus < processes:
         raise UserError(
             f"{processes} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one per GPU "

@@ -7,12 +7,12 @@ Like :mod:`dira_scale.distributed.control`, but for work that may outlast a coll
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
-
-import torch.distributed as dist
+from concurrent.futures import Future, wait
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from dira_scale.distributed.collectives import new_group, rank, world
-from dira_scale.distributed.control import Failure, common_error
+from dira_scale.distributed.control import Failure, common_error, gather_objects
 from dira_scale.distributed.timings import TIMINGS
 
 T = TypeVar("T")
@@ -26,21 +26,7 @@ def gather_beside_training() -> Gather:
 
     If a process dies, the function raises at once; if one does not answer, after ``parallel.timeout`` seconds.
     """
-    if world() == 1:
-        return gather_alone
-    group = new_group(backend="gloo")
-
-    def gather(value: Any) -> list[Any]:
-        values = [None] * dist.get_world_size(group)
-        dist.all_gather_object(values, value, group=group)
-        return values
-
-    return gather
-
-
-def gather_alone(value: Any) -> list[Any]:
-    """:data:`Gather` of a single process."""
-    return [value]
+    return partial(gather_objects, group=new_group(backend="gloo") if world() > 1 else None)
 
 
 class LongWork:
@@ -70,12 +56,14 @@ class LongWork:
                 than ``TIMINGS.hang_after``, not counting time in which the process was suspended.
             Exception: what ``gather`` raises.
         """
-        mine, seconds = _WorkThread(work), 0.0
-        mine.start()
+        future, seconds = _started(work), 0.0
         while True:
-            mine.join(TIMINGS.pulse)
+            wait([future], TIMINGS.pulse)
             seconds += TIMINGS.pulse
-            states: list[_Report] = self._gather(mine.state(seconds))
+            done = future.done()
+            error = future.exception() if done else None
+            report = _Report(0.0 if done else seconds, Failure.of(error) if error else None)
+            states: list[_Report] = self._gather(report)
             self.signs_of_life += 1
             if not any(state.working for state in states):
                 break
@@ -84,9 +72,9 @@ class LongWork:
                     f"{failing} by rank(s) {', '.join(late)} after {TIMINGS.hang_after:g} s: the disk or store hangs. "
                     "Fix it, then run the same command again: it resumes from the newest complete checkpoint"
                 )
-        if error := common_error([state.failure for state in states], lambda text: unexpected(f"{failing}: {text}")):
-            raise error from mine.error
-        return mine.value
+        if common := common_error([state.failure for state in states], lambda text: unexpected(f"{failing}: {text}")):
+            raise common from error
+        return future.result()
 
 
 class _Report(NamedTuple):
@@ -96,23 +84,17 @@ class _Report(NamedTuple):
     failure: Failure | None = None
 
 
-class _WorkThread(threading.Thread, Generic[T]):
-    value: T
+def _started(work: Callable[[], T]) -> Future[T]:
+    """``work`` in a thread of its own, which is a daemon: one that hangs must not keep the process from ending."""
+    future: Future[T] = Future()
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        super().__init__(name="long work", daemon=True)
-        self._work = work
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
+    def run() -> None:
         try:
-            self.value = self._work()
-        except BaseException as error:  # reported to all by state()
-            self.error = error
+            future.set_result(work())
+        except BaseException as error:  # reported to all
             if Failure.of(error).kind is Exception:
                 logger.error("rank %d failed", rank(), exc_info=error, extra={"every_rank": True})
+            future.set_exception(error)
 
-    def state(self, seconds: float) -> _Report:
-        if self.is_alive():
-            return _Report(seconds)
-        return _Report(0.0, None if self.error is None else Failure.of(self.error))
+    threading.Thread(target=run, name="long work", daemon=True).start()
+    return future

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import resource
 import socket
 import sys
 import time
@@ -20,25 +21,29 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from dira_scale.distributed.collectives import set_timeout, world
 from dira_scale.distributed.config import AUTO, Parallel
 from dira_scale.distributed.deepspeed import plugin
-from dira_scale.distributed.open_files import allow_open_files
 from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import set_launch_variables
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
+from dira_scale.errors import UserError, local_rank
 from dira_scale.machine.hardware import CPUS_PER_TASK, usable_cpus
 
 logger = logging.getLogger(__name__)
 
 WATCHED = 0.3  # seconds
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+# gloo connects every process to every other in each of its groups of all processes, and says ``Too many open files``
+# where that fails. The groups are of control messages (or the default one), of checkpoints and of signals; each has
+# a listening socket, an epoll and a pipe beside its connections.
+GROUPS, PER_GROUP = 3, 4
+SPARE = 512  # open files of shards, loaders, logs, checkpoints, libraries and other groups, by a generous guess
 
 
 def start(parallel: Parallel, precision: str) -> World:
     """Join the process group if there is a launcher; choose device, threads and, if it is ``auto``, precision.
 
-    Raises:
-        UserError: the processes do not reach each other, or may not have as many sockets as that takes.
+    Raises UserError if the processes do not reach each other, or may not have as many sockets as that takes.
     """
     set_launch_variables(os.environ)
     cuda, share = torch.cuda.is_available(), default_threads()
@@ -84,6 +89,34 @@ def start(parallel: Parallel, precision: str) -> World:
         ],
     )
     return World(accelerator, precision, idle)
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit to the hard one, before the processes of a run connect to each other.
+
+    Warns, on the first process of a machine, of a limit that training may exceed.
+
+    Raises UserError if the hard limit is lower than what the connections take.
+    """
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks == 1:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    least = psutil.Process().num_fds() + GROUPS * (ranks - 1 + PER_GROUP)
+    if hard == resource.RLIM_INFINITY or hard >= least + SPARE:
+        return
+    enough = 1 << (least + SPARE - 1).bit_length()  # a power of 2
+    problem = (
+        f"{socket.gethostname()} allows a process {hard} open files, and connecting {ranks} processes takes at least "
+        f"{least} in each, beside those of shards and loaders: set its hard limit to {enough}: LimitNOFILE={enough} of "
+        f"slurmd's service, --ulimit nofile={enough} of a container, or nofile in /etc/security/limits.conf; "
+        "`ulimit -Hn` shows it"
+    )
+    if hard < least:
+        raise UserError(problem)
+    if local_rank() == 0:
+        logger.warning(problem, extra={"every_rank": True})
 
 
 def leave(main: Callable[[], int]) -> int:

@@ -51,9 +51,10 @@ def meet(timeout: int) -> dist.Store | None:
                     f"port {port} of {socket.gethostname()} is taken by another program: set another one on all nodes "
                     "(--main_process_port, --master_port; MASTER_PORT=… for srun)"
                 ) from error
+            reason = str(error).splitlines()[0].rstrip(".")
             raise UserError(
                 f"not all of {ranks} processes connected to {address}:{port} within parallel.timeout={timeout} s "
-                f"({_brief(error)}): start every node, with the same address, port and number of nodes, and open the "
+                f"({reason}): start every node, with the same address, port and number of nodes, and open the "
                 "port in the firewall"
             ) from error
     if problem:
@@ -170,7 +171,3 @@ def _advice(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "no answer; open the ports between the nodes in the firewall, or fix the address"
     return f"{error.strerror}; fix the address, or the network between the nodes"
-
-
-def _brief(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")

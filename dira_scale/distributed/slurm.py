@@ -18,8 +18,7 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
     LOCAL_RANK is the number of the task's GPU: 0 where each task sees one alone (``--gpus-per-task=1``), else the
     task's number on its node.
 
-    Raises:
-        UserError: a batch script of several tasks starts one process, without srun.
+    Raises UserError if a batch script of several tasks starts one process, without srun.
     """
     if "RANK" in environ or "SLURM_PROCID" not in environ:
         return

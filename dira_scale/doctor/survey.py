@@ -1,22 +1,28 @@
-"""What `doctor` does: look at hardware, packages and the launch command, and show them."""
+"""What `doctor` does: look at hardware, packages and the launch command, and show them in tables.
+
+These are readable without colour, and commands are never wrapped.
+"""
 
 import json
 import shlex
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 
 import torch
 from omegaconf import DictConfig
 from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS as DECODERS
+from rich.markup import escape
+from rich.table import Table
 
 from dira_scale.archive.outcome import require_images
-from dira_scale.doctor.show import show
 from dira_scale.machine.console import Console
-from dira_scale.machine.hardware import hardware
-from dira_scale.machine.inventory import components
+from dira_scale.machine.hardware import Gpu, Hardware, hardware
+from dira_scale.machine.inventory import Component, components
 
 WIDTH = 108  # columns where the output is not a terminal
 MODULE = ("-m", "dira_scale.pretrain")
+MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]broken[/]"}
 
 
 def dicom_decoders() -> dict[str, bool]:
@@ -75,3 +81,54 @@ def survey(config: DictConfig) -> None:
     show(machine, software, as_typed(command), console)
     if choices:
         show_advice(config.shards, choices, as_typed(command), console)
+
+
+def show(machine: Hardware, software: list[Component], command: list[str], console: Console) -> None:
+    """Print hardware, software, how to get what is missing, and the launch command."""
+    console.print("\n[bold]This machine[/]")
+    console.print(_table(_hardware_rows(machine)))
+    console.print("\n[bold]Software[/]")
+    console.print(_table([(component.name, MARKS[component.state], component.detail) for component in software]))
+    lacking = [component for component in software if component.state != "there"]
+    if lacking:
+        console.print("\n[bold]What is missing, what it is for, how to install it[/]")
+    for component in lacking:
+        console.print(f"  [bold]{component.name}[/]: {component.gives}")
+        console.print(f"      {component.install}", soft_wrap=True, highlight=False, markup=False)
+    console.print("\n[bold]The launch command for this machine[/]")
+    keys = "experiment=… data.shards=… run=…"
+    console.print(f"  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
+    console.print()
+
+
+def _hardware_rows(machine: Hardware) -> list[tuple[str, str]]:
+    bf16 = (
+        f"bfloat16 in hardware ({', '.join(machine.bf16)})"
+        if machine.bf16
+        else "no bfloat16, so precision=auto is fp32"
+    )
+    if "avx512_bf16" in machine.bf16 and "amx_bf16" not in machine.bf16:
+        bf16 += "; without AMX it gets some gradients of convolutions wrong, which compute in fp32"
+    return [
+        *([(f"GPU {i}", _gpu(gpu)) for i, gpu in enumerate(machine.gpus)] or [("GPU", _no_gpu(machine))]),
+        ("CPU", f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads; {bf16}"),
+        ("memory", f"{machine.memory_gib:.0f} GiB, {machine.free_memory_gib:.0f} free"),
+        ("disk", f"{machine.free_disk_gib:.0f} GiB free here"),
+    ]
+
+
+def _gpu(gpu: Gpu) -> str:
+    memory = "memory not reported" if gpu.memory_gib is None else f"{gpu.memory_gib:.0f} GiB"
+    return f"{gpu.name}, {memory}, driver {gpu.driver}"
+
+
+def _no_gpu(machine: Hardware) -> str:
+    return escape(f"none shown by the NVIDIA driver{f' ({machine.no_gpu})' if machine.no_gpu else ''}")
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=16)
+    for row in rows:
+        table.add_row(f"  {row[0]}", *row[1:])
+    return table

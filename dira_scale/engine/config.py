@@ -7,10 +7,16 @@ from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, at_least, one_of, place, within
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
-from dira_scale.runs.config import CheckpointConfig
 
 PLATEAU = "plateau"  # a schedule
 NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
+
+
+@dataclass
+class CheckpointConfig(Schema):
+    every: int = at_least(1)
+    keep: int = at_least(1)
+    folder: str | None = place(None)
 
 
 @dataclass

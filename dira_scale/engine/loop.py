@@ -17,8 +17,8 @@ from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
-from dira_scale.engine.stage import StageRun, begin_stage
 from dira_scale.engine.state import RunState, restore, side_module_tensors, stored
+from dira_scale.engine.step import StageRun, begin_stage
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease

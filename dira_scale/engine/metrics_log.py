@@ -56,7 +56,7 @@ class MetricsLog:
         warnings = warnings + self.task.diagnose(row, position)
         self.add(row | ({"warnings": warnings} if warnings else {}))
         for text in warnings:
-            self.warn(text)
+            logger.warning("step %d: %s", self.state.step, text)
         self.bar.note(f"loss {values['loss']:.3f}  {rate:.0f} {self.task.unit}/s")
 
     def add(self, row: dict[str, Any]) -> None:
@@ -73,10 +73,6 @@ class MetricsLog:
         """Send the tracker what is left; nothing is written after this."""
         if self.tracker is not None:
             self.tracker.close()
-
-    def warn(self, text: str) -> None:
-        """On the screen and in the log."""
-        logger.warning("step %d: %s", self.state.step, text)
 
     @property
     def _done(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.distributed.collectives import gather, world
-from dira_scale.runs.errors import RunEndedError
+from dira_scale.distributed.control import RunEndedError
 
 NO_STEP = 2**62
 GRADIENT = "gradient"  # prefix of the names of gradient norms; all other names are of losses
@@ -31,10 +31,8 @@ class NotFinite:
     """The first step with a value that is not finite, the same on every rank."""
 
     step: int  # optimizer steps of the run before it
-    terms: dict[
-        str, list[int]
-    ]  # what was non-finite first, and on which ranks; a gradient only if every loss is finite
-    losses: list[dict[str, float]]  # the losses of this step by rank
+    terms: dict[str, list[int]]  # what broke first, by its ranks; a gradient only if every loss is finite
+    losses: list[dict[str, float]]  # of this step by rank
 
     @property
     def ranks(self) -> list[int]:

@@ -25,8 +25,7 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
     SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``.
 
-    Raises:
-        UserError: names the wrong key.
+    Raises UserError, which names the wrong key.
     """
     groups = _groups(module, config.one_dimensional, config.fixed_rate)
     optimizer = build(config.optimizer, groups, "optim.optimizer")
@@ -44,8 +43,7 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
 def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimizer:
     """The optimizer that ``config`` names, over ``parameters`` or groups of them.
 
-    Raises:
-        UserError: the target or one of its arguments is wrong; names ``key``.
+    Raises UserError, which names ``key``, if the target or one of its arguments is wrong.
     """
     name = config.get("_target_")
     target = imported(f"{key}._target_", name)
@@ -123,8 +121,7 @@ def learning_rate(
 def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:
     """Optimizer state as ``{prefix}.{parameter name}.{key}``.
 
-    Raises:
-        UserError: the optimizer keeps state other than tensors, which would be lost on resume.
+    Raises UserError if the optimizer keeps state other than tensors, which would be lost on resume.
     """
     names = {id(p): name for name, p in module.named_parameters()}
     return {
@@ -137,8 +134,7 @@ def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[
 def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
     """A parameter's state without the entries that are None.
 
-    Raises:
-        UserError: an entry is neither a tensor nor None.
+    Raises UserError if an entry is neither a tensor nor None.
     """
     for key, value in state.items():
         if value is not None and not isinstance(value, Tensor):

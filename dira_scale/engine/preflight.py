@@ -10,7 +10,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from omegaconf import DictConfig
 from dira_scale.config.keys import leaves
 from dira_scale.distributed import control
 from dira_scale.errors import UserError
-from dira_scale.runs.environment import PACKAGES
+from dira_scale.runs.environment import PACKAGES, version_of
 
 # Keys that may differ between machines.
 PER_MACHINE = ("data.shards", "data.workers", "data.prefetch", "data.helper", "parallel.threads")
@@ -34,11 +33,10 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
         cfg: the resolved configuration.
         facts: what else must be the same (the data), keyed by its name in the message.
 
-    Raises:
-        AgreedError: names processes, machines and what differs, or the processes that share a GPU.
+    Raises AgreedError, which names processes, machines and what differs, or the processes that share a GPU.
     """
     everything = {"the code of dira_scale": _code(), "python": platform.python_version()}
-    everything |= {package: _version(package) for package in (*PACKAGES, "deepspeed", "transformers")}
+    everything |= {package: str(version_of(package)) for package in (*PACKAGES, "deepspeed", "transformers")}
     everything |= {key: str(value) for key, value in leaves(cfg) if not key.startswith(PER_MACHINE)}
     control.check_equal(everything | dict(facts))
     gpu = str(torch.cuda.get_device_properties().uuid) if torch.cuda.is_available() else ""
@@ -72,10 +70,3 @@ def _code() -> str:
     for file in sorted(package.rglob("*.py")):
         digest.update(f"{file.relative_to(package)}\n".encode() + file.read_bytes())
     return digest.hexdigest()[:DIGITS]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package.replace("_", "-"))
-    except PackageNotFoundError:
-        return "none"

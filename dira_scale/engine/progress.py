@@ -3,14 +3,13 @@
 import io
 import sys
 import time
-from collections.abc import Callable
-from typing import IO, TypeVar, cast
+from contextlib import suppress
+from typing import IO, cast
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dira_scale.machine.console import Console
 
-T = TypeVar("T")
 LINE_SECONDS = 15.0  # between two lines without a terminal
 
 
@@ -19,26 +18,21 @@ class Screen(io.TextIOBase):
 
     def __init__(self) -> None:
         self._out = sys.stdout  # kept: while a bar is shown, sys.stdout is a proxy that writes to this
-        self._gone = False
 
     def write(self, text: str) -> int:
         """Write ``text``, or drop it if the terminal is gone."""
-        return self._try(lambda: self._out.write(text)) or len(text)
+        with suppress(OSError):
+            self._out.write(text)
+        return len(text)
 
     def flush(self) -> None:
         """Flush what was written."""
-        self._try(self._out.flush)
+        with suppress(OSError):
+            self._out.flush()
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return self._out.isatty()
-
-    def _try(self, action: Callable[[], T]) -> T | None:
-        try:
-            return None if self._gone else action()
-        except OSError:
-            self._gone = True
-            return None
 
 
 class Bar:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.distributed import processes
 from dira_scale.distributed.config import AUTO
-from dira_scale.distributed.control import AgreedError, broadcast_from_main, check_equal, raise_on_all
+from dira_scale.distributed.control import AgreedError, RunEndedError, broadcast_from_main, check_equal, raise_on_all
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.rendezvous import is_connection_lost
 from dira_scale.distributed.timings import TIMINGS
@@ -31,7 +31,6 @@ from dira_scale.engine.task import Task
 from dira_scale.engine.tracker import require_tracker
 from dira_scale.errors import UserError, local_rank
 from dira_scale.runs import checkpoint
-from dira_scale.runs.errors import RunEndedError
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from dira_scale.runs.folder import RunFolder, recorded_config
 from dira_scale.runs.lease import LeaseLostError

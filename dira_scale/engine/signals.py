@@ -77,8 +77,7 @@ class Signals:
         Args:
             wait: for this call's answer, so that nothing is under way afterwards. A single process never lags.
 
-        Raises:
-            RuntimeError: another process is gone or no longer answers.
+        Raises RuntimeError if another process is gone or no longer answers.
         """
         if self._group is None:
             return _name(self.received)

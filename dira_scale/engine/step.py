@@ -1,8 +1,10 @@
-"""One optimizer step: forward and backward passes of the micro-batches, the module's step, the side modules' steps."""
+"""A stage in training, and one optimizer step of it: the passes of the micro-batches, then the steps of all modules."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -10,42 +12,35 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.engine.parallel.model import StageModel, average_gradients
-from dira_scale.engine.task import SideModule, StagePlan, StepTask, TaskBatch
+from dira_scale.engine.parallel.strategy import Strategy
+from dira_scale.engine.state import RunState
+from dira_scale.engine.task import SideModule, StagePlan, StepTask, Task, TaskBatch, TaskLoader
 from dira_scale.engine.watchdog import alive
 from dira_scale.models.norm import commit_statistics
 
 
+@dataclass
 class Step:
-    """The steps of one stage. Nothing here waits for the device, except under fp16.
+    """The steps of one stage. Nothing here waits for the device, except under fp16."""
 
-    Args:
-        model: the task's module under its strategy, created for this stage.
-        guard: records what is not finite.
-        scale: fp16's loss scale.
-        means: collects losses and monitors.
-        seed: of the run.
-        accumulate: micro-batches per step.
-        device: on which it computes.
-    """
+    task: StepTask
+    stage: StagePlan
+    model: StageModel  # the task's module under its strategy, created for this stage
+    guard: NaNGuard  # records what is not finite
+    scale: LossScale  # fp16's
+    means: Means  # collects losses and monitors
+    seed: int  # of the run
+    accumulate: int  # micro-batches per step
+    device: torch.device
 
-    def __init__(
-        self,
-        task: StepTask,
-        stage: StagePlan,
-        model: StageModel,
-        guard: NaNGuard,
-        scale: LossScale,
-        means: Means,
-        seed: int,
-        accumulate: int,
-        device: torch.device,
-    ) -> None:
-        self.task, self.stage, self.model, self.guard, self.scale, self.means = task, stage, model, guard, scale, means
-        self.seed, self.accumulate, self.device = seed, accumulate, device
-        self.unordered = adds_in_any_order(model.module, device)
+    @cached_property
+    def unordered(self) -> bool:
+        return adds_in_any_order(self.model.module, self.device)
 
     def __call__(self, step: int, batch: TaskBatch) -> None:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
@@ -107,6 +102,52 @@ class Step:
         self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {side.name}")
         side.optimizer.step()
         side.optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage in training: created when the stage begins and dropped when it ends."""
+
+    plan: StagePlan
+    model: StageModel
+    loader: TaskLoader
+    guard: NaNGuard
+    step: Step
+
+    def set_pace(self, task: Task, state: RunState) -> None:
+        """Set the learning rates of the next step, and the stage's progress."""
+        done = state.step - state.stage_start
+        task.set_progress(self.model.module, done / self.plan.steps)
+        for group in self.model.optimizer.param_groups:
+            if not group["fixed_rate"]:
+                group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done) * state.rate_factor
+
+    def ended_early(self, state: RunState) -> bool:
+        """Whether the held-out figure has not improved for the stage's ``patience`` epochs."""
+        return self.plan.patience is not None and state.stale >= self.plan.patience
+
+
+def begin_stage(
+    plan: StagePlan,
+    task: Task,
+    strategy: Strategy,
+    state: dict[str, Tensor],
+    scale: LossScale,
+    means: Means,
+    seed: int,
+    accumulate: int,
+    world: World,
+) -> StageRun:
+    """Create the stage, with a new optimizer that starts from ``state`` unless that is empty. Collective."""
+    loader = task.data.loader(plan)
+    model = strategy.begin(
+        lambda module: task.prepare(plan, module),
+        lambda module: optim.stage_optimizer(task.optim, module, plan.batch),
+        state,
+    )
+    guard = NaNGuard(world.device)
+    step = Step(task, plan, model, guard, scale, means, seed, accumulate, world.device)
+    return StageRun(plan, model, loader, guard, step)
 
 
 def _mix_seed(*words: int) -> int:

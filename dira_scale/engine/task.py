@@ -23,11 +23,9 @@ class TaskBatch(Protocol):
 
     def split(self, n: int) -> Sequence[Self]:
         """``n`` equal micro-batches, in order, as stored."""
-        ...
 
     def to(self, device: torch.device) -> Self:
         """As the task computes with it: on the device, and in floating point."""
-        ...
 
 
 class TaskLoader(Protocol):
@@ -35,36 +33,23 @@ class TaskLoader(Protocol):
 
     def seconds(self) -> Mapping[str, float]:
         """So far, by part; ``wait``: what the engine has waited for batches."""
-        ...
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Any, None, None]:
         """This rank's batches of the steps from ``start_step`` to ``stop_step``, exclusive."""
-        ...
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage in optimizer steps.
+    """One stage in optimizer steps."""
 
-    Attributes:
-        name: in metrics, pointers and pictures.
-        batch: global batch.
-        steps: unless it ends early; at least one.
-        per_epoch: steps per epoch at this batch.
-        terms: of the loss, for the task.
-        warmup: steps over which the rate rises.
-        period: steps after which ``optim.schedule=step`` lowers it.
-        patience: epochs without a lower validation loss after which the stage ends; None: never.
-    """
-
-    name: str
-    batch: int
-    steps: int
-    per_epoch: int
-    terms: tuple[str, ...] = ()
-    warmup: int = 0
-    period: int = 1
-    patience: int | None = None
+    name: str  # in metrics, pointers and pictures
+    batch: int  # global batch
+    steps: int  # unless it ends early; at least one
+    per_epoch: int  # steps per epoch at this batch
+    terms: tuple[str, ...] = ()  # of the loss, for the task
+    warmup: int = 0  # steps over which the rate rises
+    period: int = 1  # steps after which ``optim.schedule=step`` lowers it
+    patience: int | None = None  # epochs without a lower validation loss after which the stage ends; None: never
 
     def rate(self, config: optim.Optim, initial: float, step: int) -> float:
         """Rate at step ``step`` of the stage, in a group whose initial rate is ``initial``."""
@@ -108,7 +93,6 @@ class SideModule(Protocol):
     @property
     def name(self) -> str:
         """Name of its loss, and prefix of its tensors in a checkpoint."""
-        ...
 
     @property
     def module(self) -> nn.Module: ...
@@ -119,7 +103,6 @@ class SideModule(Protocol):
     def loss(self, carried: Any) -> Tensor | None:
         """The loss for one micro-batch's ``Losses.carried``; None, for all micro-batches and ranks, in stages that do
         not train it."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -166,12 +149,10 @@ class StepTask(Protocol):
 
         Its output is a tensor, or a dataclass whose fields with gradient are tensors or dicts of tensors.
         """
-        ...
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Any) -> Losses:
         """The forward pass of a micro-batch, which is on the device. ``model`` is what ``prepare`` has returned,
         wrapped by the strategy."""
-        ...
 
     def monitor(self, losses: Any, scale: float, differentiable: bool) -> dict[str, Tensor]:
         """Expensive monitors by name, 0-dim; called before the backward pass of ``losses``.
@@ -179,11 +160,9 @@ class StepTask(Protocol):
         ``scale``: fp16's loss scale. ``differentiable``: whether the strategy allows differentiating losses before its
         own backward pass.
         """
-        ...
 
     def after_step(self, module: nn.Module) -> None:
         """Called after every optimizer step: momentum networks, queues."""
-        ...
 
 
 class TaskData(Protocol):
@@ -191,15 +170,12 @@ class TaskData(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """What identifies the run beside its configuration: the content of its data."""
-        ...
 
     def loader(self, stage: StagePlan) -> TaskLoader:
         """Training batches of this rank."""
-        ...
 
     def save_batch(self, folder: Path, batch: Any, held_out: bool, row: dict[str, Any]) -> None:
         """Write a batch with a bad loss or gradient for inspection, and ``row`` beside it as ``batch.json``."""
-        ...
 
 
 class Best(NamedTuple):
@@ -216,20 +192,16 @@ class Validation(Protocol):
     @property
     def every(self) -> int:
         """Epochs between two validations."""
-        ...
 
     @property
     def best(self) -> Best:
         """What decides which checkpoint is best, and whether a stage ends early."""
-        ...
 
     def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
         """Means over the held-out samples, the same on all ranks."""
-        ...
 
     def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Any, dict[str, float]] | None:
         """This rank's first held-out batch with a loss that is not finite, as loaded, and its losses."""
-        ...
 
 
 class Task(StepTask, Protocol):
@@ -262,23 +234,18 @@ class Task(StepTask, Protocol):
 
     def describe(self, config: dict[str, Any]) -> Description:
         """What readers must know of the run, whose recorded configuration is ``config``. Called on the main process."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """What identifies the run beside its configuration and data, such as versions of algorithms."""
-        ...
 
     def summary(self, module: nn.Module) -> list[str]:
         """Lines to print at the start: what is trained, on what data."""
-        ...
 
     def process_counts(self) -> list[int]:
         """The numbers of processes among which every stage can be divided."""
-        ...
 
     def set_progress(self, module: nn.Module, share: float) -> None:
         """Called before every step: ``share`` of the stage is done, 0 to 1."""
-        ...
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> Sequence[str]:
         """Called at the end of a stage, for pictures and the like. Returns lines that the main process prints.
@@ -286,8 +253,6 @@ class Task(StepTask, Protocol):
         ``unsharded()`` returns the complete module; all ranks must call it, or none. ``run`` is None except on the
         main process.
         """
-        ...
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         """Warnings about problems that begin with this row of metrics."""
-        ...

@@ -39,11 +39,7 @@ def require_tracker(name: str) -> None:
     """Raise UserError, one line, if its package is missing; the package is not imported."""
     from accelerate import utils
 
-    installed = {
-        NONE: lambda: True, TENSORBOARD: utils.is_tensorboard_available, WANDB: utils.is_wandb_available,
-        MLFLOW: utils.is_mlflow_available,
-    }  # fmt: skip
-    if not installed[name]():
+    if name != NONE and not getattr(utils, f"is_{name}_available")():
         raise UserError(
             f"tracker={name} needs the extra `trackers` ({name} is not installed): python3 setup/install.py trackers "
             f"in a checkout, or pip install 'dira_scale[trackers]'; or tracker={NONE}"
@@ -100,8 +96,7 @@ class Tracker:
         content = json.loads(path.read_text()) if path.is_file() else {}
         if self._step and content.get("tracker") == self.name:
             self._id, self._sent, self._configured = content["id"], content["sent"], True
-        if self._step and self.name == TENSORBOARD and (self.run.folder / TENSORBOARD).is_dir():
-            # What a killed run has written of later steps is purged.
+        if self.name == TENSORBOARD:  # what a killed run has written of later steps is purged
             self._sent = {split: min(step, self._step) for split, step in self._sent.items()}
 
     def _work(self) -> None:
@@ -157,8 +152,8 @@ class Tracker:
             tracker = self._made()
             tracker.start()
             self._tracker = tracker
-        if self.name == MLFLOW:
-            self._id = self._tracker.tracker.info.run_id
+            if self.name == MLFLOW:
+                self._id = tracker.tracker.info.run_id
         if not self._configured:
             self._configure(self._tracker)
             self._configured = True

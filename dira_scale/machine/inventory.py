@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,15 @@ from dira_scale.machine.hardware import Hardware
 
 Status = Literal["there", "missing", "broken"]
 CHECKOUT = Path(__file__).parents[2]
+METRICS = "finetune: its metrics of labels and masks"
+PACKAGES = (  # name, what it is for, distribution, our extra that installs it
+    ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
+    ("simplejpeg", "JPEG shards", "simplejpeg"),
+    ("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard"),
+    ("DeepSpeed", "parallel=zero1, zero2, zero3: sharded optimizer, gradients, parameters", "deepspeed", "deepspeed"),
+    ("torchmetrics", METRICS, "torchmetrics", "evaluation"),
+    ("monai", METRICS, "monai", "evaluation"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,7 @@ def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Compone
         lambda: _torch(hardware),
         _torchvision,
         lambda: _dicom(decoders),
-        lambda: _package("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
-        lambda: _package("simplejpeg", "JPEG shards", "simplejpeg"),
-        lambda: _package("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard"),
-        lambda: _package(
-            "DeepSpeed",
-            "parallel=zero1, zero2, zero3: optimizer, gradients, parameters sharded over processes",
-            "deepspeed",
-            "deepspeed",
-        ),
-        _evaluation,
+        *(partial(_package, *row) for row in PACKAGES),
         _dali,
         _ffcv,
         _slurm,
@@ -102,16 +103,6 @@ def _dicom(decoders: Mapping[str, bool]) -> Component:
         detail = f"cannot read {', '.join(lacking)}"
         return Component("DICOM decoders", "missing", detail, gives, install_command())
     return Component("DICOM decoders", "there", f"all {len(decoders)} transfer syntaxes of pydicom", gives, "")
-
-
-def _evaluation() -> Component:
-    """One line for the extra: what is missing of it, else the versions."""
-    gives = "finetune: its metrics of labels and masks"
-    parts = [_package(name, gives, name, "evaluation") for name in ("torchmetrics", "monai")]
-    lacking = next((part for part in parts if part.state != "there"), None)
-    if lacking is not None:
-        return replace(lacking, name="evaluation", detail=lacking.detail or f"without {lacking.name}")
-    return Component("evaluation", "there", ", ".join(f"{part.name} {part.detail}" for part in parts), gives, "")
 
 
 def dali_extra() -> str:

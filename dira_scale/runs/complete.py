@@ -25,8 +25,7 @@ def config_file(folder: Path) -> Path:
 def locate_folder(run: Path, folder: str | None) -> Path:
     """The folder of a run's checkpoints: ``run/checkpoints``, or the value of ``checkpoint.folder`` (a path or a URL).
 
-    Raises:
-        UserError: the kind of store is unknown, or its package is missing.
+    Raises UserError if the kind of store is unknown, or its package is missing.
     """
     return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
 
@@ -34,20 +33,15 @@ def locate_folder(run: Path, folder: str | None) -> Path:
 def find_folder(run: Path) -> Path:
     """The folder of checkpoints of the run in folder ``run``, according to its own configuration.
 
-    Raises:
-        UserError: as :func:`locate_folder`, or only the run names that address.
+    Raises UserError as :func:`locate_folder`, or if only the run names that address.
     """
-    if folder := named_folder(run):
-        require_asked(folder, f"checkpoints of {run}")
-    return locate_folder(run, folder)
-
-
-def named_folder(run: Path) -> str | None:
-    """The value of ``checkpoint.folder`` in the configuration of the run in folder ``run``; None without one."""
     path = run / "config.yaml"
     section = read_yaml(path).get("checkpoint") if path.is_file() else None
     folder = section.get("folder") if isinstance(section, dict) else None
-    return folder if isinstance(folder, str) else None
+    if not isinstance(folder, str):
+        return locate_folder(run, None)
+    require_asked(folder, f"checkpoints of {run}")
+    return locate_folder(run, folder)
 
 
 def complete(folder: Path) -> list[Path]:
@@ -65,7 +59,6 @@ def numbered(folder: Path) -> list[Path]:
 def newest_step(run: Path) -> int:
     """The step of the newest complete checkpoint, from which the run in folder ``run`` would resume; 0 without one.
 
-    Raises:
-        UserError, OSError: the disk or the store does not answer.
+    Raises UserError or OSError if the disk or the store does not answer.
     """
     return max((int(path.name) for path in complete(find_folder(run))), default=0)

@@ -27,41 +27,28 @@ REPAIR = "restore the file, or move it away and call the command that has traine
 
 @dataclass(frozen=True)
 class Network:
-    """What was trained.
+    """What was trained."""
 
-    Attributes:
-        architecture: the node ``model`` of the configuration: ``_target_`` and its arguments. Empty: not one of these.
-        name: what tables and cards call it.
-        dimensions: of an image: 2 or 3.
-        channels: that its first layer takes; an image of one channel is repeated.
-        start: the weights that it started from, a path; None: random ones.
-        licence: of these weights, which apply to this run's, too; None: unknown, or random ones.
-        head: ``dense``: an output at each pixel; ``pooled``: one for the whole image.
-    """
-
-    architecture: Mapping[str, Any]
-    name: str
-    dimensions: Annotated[int, Within(2, 3)]
-    channels: CHANNELS
-    start: str | None = None
-    licence: str | None = None
-    head: Literal["dense", "pooled"] = "dense"
+    architecture: Mapping[str, Any]  # the node ``model`` of the configuration; empty: the task has no such node
+    name: str  # what tables and cards call it
+    dimensions: Annotated[int, Within(2, 3)]  # of an image
+    channels: CHANNELS  # that its first layer takes; an image of one channel is repeated
+    start: str | None = None  # the weights that it started from, a path; None: random ones
+    licence: str | None = None  # of these weights, which apply to this run's, too; None: unknown, or random ones
+    head: Literal["dense", "pooled"] = "dense"  # an output at each pixel, or one for the whole image
 
 
 @dataclass(frozen=True)
 class Input:
     """How an image becomes the network's input.
 
-    Attributes:
-        size: in pixels, or voxels.
-        channels: of the image.
-        window: of the stored values (in CT, Hounsfield units): its ends become 0 and 1. None: each image's own, which
-            are ``low`` and ``high`` of its row in the manifest.
-        mean, deviation: by channel, which then normalise it; empty: it stays in [0, 1].
+    The ends of the ``window`` of stored values (in CT, Hounsfield units) become 0 and 1; where it is None, ``low`` and
+    ``high`` of the image's row in the manifest do. ``mean`` and ``deviation``, by channel, then normalise the image; it
+    stays in [0, 1] where they are empty.
     """
 
-    size: Annotated[tuple[SIDE, ...], Within(1, 3)]
-    channels: CHANNELS = 1
+    size: Annotated[tuple[SIDE, ...], Within(1, 3)]  # in pixels, or voxels
+    channels: CHANNELS = 1  # of the image
     window: Annotated[tuple[float, ...], Within(2, 2)] | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
@@ -74,23 +61,16 @@ class Input:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One that the run was trained on.
+    """A dataset that the run was trained on. What is None is not known."""
 
-    Attributes:
-        path: where the run read it.
-        hash: of its content.
-        weight: how often its samples are used in an epoch.
-        name, modality, licence, samples (by split), lists (that decided splits): of its dataset.json; None: unknown.
-    """
-
-    path: str
-    hash: str
-    weight: float = 1.0
-    name: str | None = None
+    path: str  # where the run read it
+    hash: str  # of its content
+    weight: float = 1.0  # how often its samples are used in an epoch
+    name: str | None = None  # this and what follows are from its dataset.json
     modality: str | None = None
     licence: str | None = None
-    samples: Mapping[str, int] | None = None
-    lists: str | None = None
+    samples: Mapping[str, int] | None = None  # by split
+    lists: str | None = None  # that decided splits
 
     def known(self, info: "DatasetInfo") -> "Dataset":
         """With what ``info`` says."""
@@ -106,34 +86,22 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Data:
-    """What the run was trained on.
-
-    Attributes:
-        split: that trains.
-        held_out_split: None without validation.
-        held_out: samples of a validation, at most; None: all of the split.
-    """
+    """What the run was trained on."""
 
     datasets: tuple[Dataset, ...]
-    split: str
-    held_out_split: str | None = None
-    held_out: STEP | None = None
+    split: str  # that trains
+    held_out_split: str | None = None  # None without validation
+    held_out: STEP | None = None  # samples of a validation, at most; None: all of the split
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training.
-
-    Attributes:
-        terms: of the loss.
-        epochs: as planned.
-        decoder: whether it trains a decoder.
-    """
+    """A part of the training."""
 
     name: str
-    terms: tuple[str, ...]
-    epochs: float
-    decoder: bool = False
+    terms: tuple[str, ...]  # of the loss
+    epochs: float  # as planned
+    decoder: bool = False  # whether it trains a decoder
 
 
 @dataclass(frozen=True)
@@ -176,17 +144,13 @@ class Tensors:
 class Output:
     """What the head's output means.
 
-    Attributes:
-        activation: that follows it; None: nothing does.
-        scale: what it is to be divided by.
-        remark: a sentence for cards.
-        names: of the classes or numbers, one for each of the head's channels; empty: it has one channel, an image.
-        normalised: of numbers, mean and deviation for each channel: a number is output x deviation + mean.
+    ``names`` are of the classes or numbers, one for each of the head's channels; empty: it has one channel, an image.
+    ``normalised`` has mean and deviation for each channel of numbers: a number is output x deviation + mean.
     """
 
-    activation: Literal["sigmoid", "softmax"] | None = None
-    scale: float = 1.0
-    remark: str = ""
+    activation: Literal["sigmoid", "softmax"] | None = None  # that follows it
+    scale: float = 1.0  # what it is to be divided by
+    remark: str = ""  # a sentence for cards
     names: tuple[str, ...] = ()
     normalised: tuple[Annotated[tuple[float, ...], Within(2, 2)], ...] = ()
 
@@ -257,8 +221,7 @@ class Description:
 def read_description(run: Path) -> Description:
     """Read the description of the run in folder ``run``.
 
-    Raises:
-        UserError: there is no run, or its description is missing or damaged; names file and key.
+    Raises UserError, which names file and key, if there is no run, or its description is missing or damaged.
     """
     config_file(run)
     path = run / FILE

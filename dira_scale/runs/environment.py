@@ -33,12 +33,15 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
-    for package in PACKAGES:
-        try:
-            values[package] = version(package.replace("_", "-"))
-        except PackageNotFoundError:
-            values[package] = None
-    return values
+    return values | {package: version_of(package) for package in PACKAGES}
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of ``package``, by its import name; None if it is not installed."""
+    try:
+        return version(package.replace("_", "-"))
+    except PackageNotFoundError:
+        return None
 
 
 def _commit() -> str | None:

@@ -32,18 +32,11 @@ class Status(TypedDict, total=False):
 class PlainLoader(yaml.SafeLoader):
     """Refuses aliases, by which a kilobyte can stand for gigabytes. What writes a run's YAML writes none."""
 
-    def get_single_node(self) -> yaml.Node | None:
-        """Raises ComposerError for a node that occurs twice."""
-        node: yaml.Node | None = super().get_single_node()
-        waiting, seen = [node] if node else [], set[int]()
-        while waiting:
-            each = waiting.pop()
-            if id(each) in seen:
-                raise yaml.composer.ComposerError(None, None, "aliases are not read", each.start_mark)
-            seen.add(id(each))
-            inner = each.value if isinstance(each, yaml.CollectionNode) else ()
-            waiting += [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
-        return node
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Raises ComposerError for an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not read", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
 
 
 def read_text(path: Path, most: int) -> str:
@@ -64,8 +57,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and plain values; tags, which name classes, aliases and infinite numbers are refused. Raises UserError."""
     try:
         content = yaml.load(read_text(path, MOST_YAML), PlainLoader)
-        _require_plain(content)
-    except DAMAGED as error:
+        parse_json(json.dumps(content))  # refuses what YAML has and JSON has not, and numbers out of its bounds
+    except (*DAMAGED, TypeError) as error:
         raise UserError(f"{path} is damaged ({_reason(error)}): restore the file") from error
     return _checked(path, content, {})
 
@@ -138,30 +131,14 @@ def _row(line: str, rate: str) -> dict[str, Any]:
 
 def _finite(text: str) -> float:
     if math.isinf(number := float(text)):
-        raise ValueError(f"the number {text[:20]}")
+        raise ValueError(f"the number {text[:20]}, which is infinite")
     return number
 
 
 def _whole(text: str) -> int:
     if len(text) > 20 or not -LARGEST < (number := int(text)) < LARGEST:
-        raise ValueError(f"the number {text[:20]}…")
+        raise ValueError(f"the number {text[:20]}…, of more than 64 bits")
     return number
-
-
-def _require_plain(value: Any) -> None:
-    """Raise ValueError for what YAML has and JSON has not, and for numbers that JSON is not read with."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            _require_plain(key)
-            _require_plain(each)
-    elif isinstance(value, list):
-        for each in value:
-            _require_plain(each)
-    elif isinstance(value, int | float):
-        if math.isinf(value) if isinstance(value, float) else abs(value) >= LARGEST:
-            raise ValueError("a number of more than 64 bits, or infinity")
-    elif not isinstance(value, str | None):
-        raise ValueError(f"a value of type {type(value).__name__}")
 
 
 def _checked(path: Path, content: Any, empty: T) -> T:

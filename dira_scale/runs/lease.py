@@ -35,8 +35,7 @@ class LeaseLostError(PrecedingError):
 class Lease:
     """Holds a run folder from construction to :meth:`release`; ``number`` grows with every holder.
 
-    Raises:
-        UserError: a living process holds the folder, or took it at the same moment.
+    Raises UserError if a living process holds the folder, or took it at the same moment.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,8 +110,7 @@ class Lease:
 def check(folder: Path, number: int) -> None:
     """Check that ``number`` is still the newest lease of the run in ``folder``; every process calls it before a write.
 
-    Raises:
-        LeaseLostError: another process has taken over the run.
+    Raises LeaseLostError if another process has taken over the run.
     """
     held = max(numbers(folder), default=0)
     if held != number:

@@ -79,8 +79,7 @@ class RunReader:
     Attributes:
         config: its resolved configuration, to show; what it means is in ``description``.
 
-    Raises:
-        UserError: there is no run, or its description is damaged.
+    Raises UserError if there is no run, or its description is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -125,8 +124,7 @@ class RunReader:
     def checkpoints(self) -> list[checkpoint.StoredCheckpoint]:
         """The run's checkpoints, oldest first, wherever they are.
 
-        Raises:
-            UserError: the disk or the store does not answer, or is not to be asked.
+        Raises UserError if the disk or the store does not answer, or is not to be asked.
         """
         return checkpoint.stored_checkpoints(self.folder)
 

@@ -13,14 +13,10 @@ class DistributedEvalOrder(EvalOrder):
     """Whole evaluation batches assigned to ranks round-robin, so that a batch never depends on the number of ranks.
 
     Every rank gets equally many; a batch assigned twice for that reason counts once (:meth:`counts`).
-
-    Attributes:
-        batches: number of batches over all ranks, from the first on.
-        rank, ranks: this process and the number of processes.
     """
 
-    batches: int
-    rank: int
+    batches: int  # over all ranks, from the first on
+    rank: int  # of this process
     ranks: int
 
     @property

@@ -18,8 +18,7 @@ def batches_of(config: StagedTraining) -> dict[str, int]:
 def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -> list[StagePlan]:
     """A plan for every stage that is trained; ``steps_per_epoch`` gives the steps per epoch at a batch size.
 
-    Raises:
-        UserError: the warm-up is as long as a stage, or longer; a schedule on a held-out loss where there is none.
+    Raises UserError for a warm-up as long as its stage, or longer; for a schedule on a held-out loss that is not there.
     """
     if config.optim.schedule == PLATEAU and config.data.val_split is None:
         raise UserError(

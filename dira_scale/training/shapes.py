@@ -16,24 +16,17 @@ class Shapes(Protocol):
 
     def batch(self, samples: int) -> TaskBatch:
         """A rank's batch as its loader would return it, of arbitrary values."""
-        ...
 
 
 @dataclass(frozen=True)
 class ViewShapes:
-    """Views of images or volumes in sharded datasets.
-
-    Attributes:
-        dtype: of the stored pixels.
-        labels: how many each sample has; None: the batch has none.
-        mask: whether the batch has masks.
-    """
+    """Views of images or volumes in sharded datasets."""
 
     views: ViewSpec
     channels: int = 1
-    dtype: torch.dtype = torch.uint8
-    labels: int | None = None
-    mask: bool = False
+    dtype: torch.dtype = torch.uint8  # of the stored pixels
+    labels: int | None = None  # how many each sample has; None: the batch has none
+    mask: bool = False  # whether the batch has masks
 
     def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""

@@ -20,7 +20,6 @@ class HeldOut(Protocol):
 
     def batches(self) -> Iterator[tuple[Any, int]]:
         """This rank's batches, on the host, each with the number of its samples that this rank counts."""
-        ...
 
 
 class Score(Protocol):
@@ -28,11 +27,9 @@ class Score(Protocol):
 
     def add(self, batch: Any, losses: Any, count: int) -> None:
         """A batch on the device and its losses; its first ``count`` samples count."""
-        ...
 
     def values(self) -> dict[str, float]:
         """By their names in metrics, the same on all ranks. Collective."""
-        ...
 
 
 class HeldOutValidation:

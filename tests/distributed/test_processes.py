@@ -28,20 +28,10 @@ STEP = {
 }
 
 
-@pytest.mark.parametrize(
-    ("nodes", "first"),
-    [
-        ("node", "node"),
-        ("a,b", "a"),
-        ("gpu[03-05,9],big1", "gpu03"),
-        ("gpu[7],gpu-b[1-2]", "gpu7"),
-        ("r1n[12,14-16]", "r1n12"),
-        ("rack[2-3]n[04-08]", "rack2n04"),
-        ("login-1.cluster.org,n2", "login-1.cluster.org"),
-    ],
-)
-def test_the_main_process_is_on_the_first_node_of_slurms_list(nodes: str, first: str) -> None:
-    assert first_host(nodes) == first
+def test_the_main_process_is_on_the_first_node_of_slurms_list() -> None:
+    lists = {"node": "node", "a,b": "a", "gpu[7],gpu-b[1-2]": "gpu7", "rack[2-3]n[04-08],b": "rack2n04"}
+    lists |= {"gpu[03-05,9],big1": "gpu03", "r1n[12,14-16]": "r1n12", "login-1.cluster.org,n2": "login-1.cluster.org"}
+    assert {nodes: first_host(nodes) for nodes in lists} == lists
 
 
 def test_tasks_of_a_step_become_ranks() -> None:
@@ -122,17 +112,6 @@ def test_a_batch_script_of_several_tasks_without_srun_is_refused() -> None:
         set_launch_variables({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"})
 
 
-def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    for asked, threads in (("3", 3), ("64", 8)):
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
-        assert default_threads() == threads
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # the task is a launcher of four
-    assert default_threads() == 2
-
-
 @pytest.mark.parametrize(
     ("busy", "environ", "idle"),
     [
@@ -167,15 +146,30 @@ def test_cores_that_other_programs_leave_idle(
     assert idle_cores(3 if environ or len(busy) == 3 else 4) == idle
 
 
-def test_a_sweep_on_this_machine_says_how_many_threads_a_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launcher of several processes sets OMP_NUM_THREADS=1, which does not bound them."""
+@pytest.mark.parametrize(
+    ("environ", "threads"),
+    [
+        ({}, 8),  # of 12 cores, those that this process may use
+        ({"LOCAL_WORLD_SIZE": "4"}, 2),
+        ({"LOCAL_WORLD_SIZE": "64"}, 1),
+        ({"LOCAL_WORLD_SIZE": "4", "SLURM_CPUS_PER_TASK": "3"}, 3),  # srun says how many a task has
+        ({"LOCAL_WORLD_SIZE": "4", "SLURM_CPUS_PER_TASK": "64"}, 8),
+        ({"LOCAL_WORLD_SIZE": "4", "SLURM_CPUS_PER_TASK": "64", "TORCHELASTIC_RUN_ID": "none"}, 2),  # torchrun in it
+        ({"DIRA_SCALE_CPUS_PER_TASK": "3", "OMP_NUM_THREADS": "1"}, 3),  # a sweep on this machine says it
+        ({"DIRA_SCALE_CPUS_PER_TASK": "64"}, 8),
+        ({"DIRA_SCALE_CPUS_PER_TASK": "3", "LOCAL_WORLD_SIZE": "4"}, 2),
+    ],
+)
+def test_cores_are_shared_among_the_processes_of_a_machine(
+    environ: dict[str, str], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for processes, asked, threads in (("1", "3", 3), ("1", "64", 8), ("2", "3", 3), ("4", "3", 2)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        monkeypatch.setenv("DIRA_SCALE_CPUS_PER_TASK", asked)
-        assert default_threads() == threads
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_CPUS_PER_TASK", "TORCHELASTIC_RUN_ID", "DIRA_SCALE_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert default_threads() == threads
 
 
 ENDS = """
@@ -215,14 +209,6 @@ def test_one_of_several_processes_ends_without_pythons_own_end(
     assert ("ZeroDivisionError" in done.stderr) == (divisor == 0)
 
 
-@pytest.fixture
-def rank_one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    path = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in path.items():
-        monkeypatch.setenv(name, value)
-    return monkeypatch
-
-
 def test_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert meet(1) is None
@@ -241,44 +227,33 @@ def test_starts_that_share_a_store_do_not_meet_each_others_dead() -> None:
         _agree_on_name(store, 0, 3, timeout=1)
 
 
-def test_where_nothing_listens(rank_one_of_two: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"rank 1 on .* at 127.0.0.1:1 within 1 s: that machine answers, but nothing"):
-        meet(1)
-
-
-def test_a_name_of_nobody(rank_one_of_two: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "rank 1 on .* at 127.0.0.1:1 within 1 s: that machine answers, but nothing"),
+        ({"MASTER_ADDR": "nobody"}, "at nobody:1: unknown host name"),
+        ({"GLOO_SOCKET_IFNAME": "eth77"}, "GLOO_SOCKET_IFNAME=eth77: .* has .*lo"),
+        ({"RANK": "0", "MASTER_PORT": "free"}, r"not all of 2 processes connected to .* .*=1 s .*1/2 clients"),
+        ({"RANK": "0", "MASTER_PORT": "taken"}, "port .* of .* is taken by another program: set another one"),
+    ],
+    ids=["nothing listens", "no such host", "no such interface", "nobody comes", "port taken"],
+)
+def test_processes_that_do_not_meet_say_why(
+    environ: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nobody(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    rank_one_of_two.setenv("MASTER_ADDR", "nobody")
-    rank_one_of_two.setattr("socket.create_connection", nobody)
-    with pytest.raises(UserError, match="at nobody:1: unknown host name"):
-        meet(600)
-
-
-def test_an_interface_that_is_not_there(rank_one_of_two: pytest.MonkeyPatch) -> None:
-    rank_one_of_two.setenv("GLOO_SOCKET_IFNAME", "eth77")
-    with pytest.raises(UserError, match=r"GLOO_SOCKET_IFNAME=eth77: .* has .*lo"):
-        meet(1)
-
-
-def test_a_main_process_that_nobody_comes_to(rank_one_of_two: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    rank_one_of_two.setenv("RANK", "0")
-    rank_one_of_two.setenv("MASTER_PORT", str(port))
-    with pytest.raises(UserError, match=rf"not all of 2 processes connected to 127.0.0.1:{port} .*=1 s .*1/2 clients"):
-        meet(1)
-
-
-def test_a_port_that_another_program_has(rank_one_of_two: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("", 0)) as taken:
-        port = taken.getsockname()[1]
-        rank_one_of_two.setenv("RANK", "0")
-        rank_one_of_two.setenv("MASTER_PORT", str(port))
-        with pytest.raises(UserError, match=f"port {port} of .* is taken by another program: set another one"):
-            meet(5)
+    with socket.create_server(("", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+        ports = {server: str(server.getsockname()[1]) for server in (taken, free)}
+        free.close()
+        environ = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | environ
+        for name, value in environ.items():
+            monkeypatch.setenv(name, {"taken": ports[taken], "free": ports[free]}.get(value, value))
+        if environ["MASTER_ADDR"] == "nobody":
+            monkeypatch.setattr("socket.create_connection", nobody)
+        with pytest.raises(UserError, match=message):
+            meet(1)
 
 
 FREED = """

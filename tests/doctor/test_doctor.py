@@ -13,8 +13,7 @@ import pytest
 from rich.console import Console
 
 from dira_scale import doctor
-from dira_scale.doctor.show import show
-from dira_scale.doctor.survey import as_typed, launch_command
+from dira_scale.doctor.survey import as_typed, launch_command, show
 from dira_scale.machine import hardware as looking
 from dira_scale.machine import inventory as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware
@@ -58,45 +57,39 @@ def test_a_containers_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert hardware().threads == 64
 
 
-def test_gpus_are_read_from_the_driver(tools: Path) -> None:
-    fake(tools, "nvidia-smi", 'echo "NVIDIA H100, 81920, 570.86, 9.0"; echo "Tesla V100, 16384, 570.86, 7.0"')
-    assert hardware().gpus == (H100, replace(V100, driver="570.86"))
-    fake(tools, "nvidia-smi", "echo no devices were found; exit 6")
-    here = hardware()
-    assert (here.gpus, here.no_gpu) == ((), "nvidia-smi: no devices were found")
-
-
-def test_figures_that_the_driver_does_not_tell_are_unknown(tools: Path) -> None:
-    fake(tools, "nvidia-smi", 'echo "NVIDIA GB10, [N/A], 580.95, 12.1"; echo "Odd, one, 8192, 580.95, [N/A]"')
-    here = hardware()
-    assert here.gpus == (Gpu("NVIDIA GB10", None, "580.95", 12.1), Gpu("Odd, one", 8.0, "580.95", None))
-    text = StringIO()
+@pytest.mark.parametrize(
+    ("script", "gpus", "shown"),
+    [
+        ('echo "NVIDIA H100, 81920, 570.86, 9.0"; echo "Tesla V100, 16384, 535.10, 7.0"', (H100, V100), "80 GiB"),
+        (
+            'echo "NVIDIA GB10, [N/A], 580.95, 12.1"; echo "Odd, one, 8192, 580.95, [N/A]"',
+            (Gpu("NVIDIA GB10", None, "580.95", 12.1), Gpu("Odd, one", 8.0, "580.95", None)),
+            "NVIDIA GB10, memory not reported, driver 580.95",
+        ),
+        (
+            "echo no devices were found; exit 6",
+            (),
+            "none shown by the NVIDIA driver (nvidia-smi: no devices were found",
+        ),
+        ("exec sleep 60", (), "none shown by the NVIDIA driver (nvidia-smi did not answer"),
+    ],
+    ids=["two", "unknown figures", "failing", "hanging"],
+)
+def test_gpus_are_read_from_the_driver(
+    script: str, gpus: tuple[Gpu, ...], shown: str, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "ANSWER_SECONDS", 0.2 if "sleep" in script else 60)
+    fake(tools, "nvidia-smi", script)
+    here, text = hardware(), StringIO()
     show(here, [], [], Console(file=text, width=200, no_color=True))
-    assert "NVIDIA GB10, memory not reported, driver 580.95" in text.getvalue()
+    assert here.gpus == gpus and shown in text.getvalue()
 
 
-def test_a_driver_that_hangs_is_said(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(looking, "ANSWER_SECONDS", 0.2)
-    fake(tools, "nvidia-smi", "exec sleep 60")
-    here = hardware()
-    assert here.gpus == ()
-    text = StringIO()
-    show(here, [], [], Console(file=text, width=200, no_color=True))
-    assert "none shown by the NVIDIA driver (nvidia-smi did not answer" in text.getvalue()
-
-
-def test_on_cpus_one_process() -> None:
-    words = launch_command(cuda=0)
-    assert words[words.index("--num_processes") + 1] == "1"
-    assert "--multi_gpu" not in words
-    assert words[-2:] == ["-m", "dira_scale.pretrain"]
-    assert as_typed(words) == ["python", "-m", "dira_scale.pretrain"]
-
-
-def test_on_gpus_one_process_each() -> None:
-    words = launch_command(cuda=8)
-    assert words[words.index("--num_processes") + 1] == "8"
-    assert "--multi_gpu" in words and as_typed(words) == words
+def test_one_process_without_gpus_and_one_for_each_gpu() -> None:
+    alone, several = launch_command(cuda=0), launch_command(cuda=8)
+    assert [words[words.index("--num_processes") + 1] for words in (alone, several)] == ["1", "8"]
+    assert "--multi_gpu" not in alone and as_typed(alone) == ["python", *alone[-2:]]
+    assert "--multi_gpu" in several and as_typed(several) == several
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups over gloo are started on Linux only")
@@ -145,14 +138,18 @@ def test_a_missing_package_comes_with_its_command() -> None:
     assert component.install.endswith("python3 setup/install.py deepspeed")
 
 
-def test_outside_a_checkout_pip_installs_and_torch_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(software, "CHECKOUT", tmp_path)
-    command = software.install_command("dali")
-    assert "pip install 'dira_scale[dali]' torch==" in command
+def test_a_gpu_that_torch_cannot_use_is_a_broken_torch_and_outside_a_checkout_pip_repairs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(software.torch.cuda, "is_available", lambda: False)
-    mend = software._torch(replace(LAPTOP, gpus=(H100,))).install
-    assert "pip install --force-reinstall torch==" in mend
-    assert str(tmp_path) not in mend and "make" not in mend
+    assert software._torch(LAPTOP).state == "there"
+    component = software._torch(replace(LAPTOP, gpus=(H100,)))
+    assert component.state == "broken" and "ACCELERATOR=cuda make setup" in component.install
+    monkeypatch.setattr(software, "CHECKOUT", tmp_path)
+    assert "pip install 'dira_scale[dali]' torch==" in software.install_command("dali")
+    command = software._torch(replace(LAPTOP, gpus=(H100,))).install
+    assert "pip install --force-reinstall torch==" in command
+    assert str(tmp_path) not in command and "make" not in command
 
 
 def test_a_package_that_cannot_be_imported_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,25 +161,6 @@ def test_a_package_that_cannot_be_imported_is_broken(tmp_path: Path, monkeypatch
     component = software._package("halfthere", "half", "halfthere")
     assert component.state == "broken"
     assert "libGL.so.1" in component.detail
-
-
-def test_the_extra_of_metrics_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def package(name: str, gives: str, distribution: str, extra: str) -> Component:
-        return Component(name, "missing" if distribution == lacking else "there", "", gives, f"install {extra}")
-
-    monkeypatch.setattr(software, "_package", package)
-    for lacking, state in (("none", "there"), ("monai", "missing"), ("torchmetrics", "missing")):
-        component = software._evaluation()
-        assert (component.name, component.state) == ("evaluation", state)
-        assert state == "there" or (component.detail, component.install) == (f"without {lacking}", "install evaluation")
-
-
-def test_a_gpu_that_torch_cannot_use_is_a_broken_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(software.torch.cuda, "is_available", lambda: False)
-    assert software._torch(LAPTOP).state == "there"
-    component = software._torch(replace(LAPTOP, gpus=(H100,)))
-    assert component.state == "broken"
-    assert "ACCELERATOR=cuda make setup" in component.install
 
 
 def test_slurm_is_asked_not_guessed(tools: Path) -> None:
@@ -205,30 +183,22 @@ def test_what_the_default_set_installs_is_found() -> None:
     states = {component["name"]: component["state"] for component in json.loads(done.stdout)["software"]}
     needed = ("torch", "torchvision", "DICOM decoders", "imagecodecs", "simplejpeg", "tensorboard")
     assert {name: states[name] for name in needed} == dict.fromkeys(needed, "there")
-    assert {"DeepSpeed", "evaluation", "DALI", "FFCV", "SLURM"} < states.keys()
+    assert {"DeepSpeed", "torchmetrics", "monai", "DALI", "FFCV", "SLURM"} < states.keys()
 
 
-def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
-    text = StringIO()
-    command = launch_command(cuda=0)
-    lacking = Component("DALI", "missing", "", "decoding on the GPU", "cd /a/very/long/path && " + "x" * 200)
-    show(LAPTOP, [lacking], command, Console(file=text, width=80, no_color=True))
-    assert "\x1b" not in text.getvalue()
-    assert lacking.install in text.getvalue()
-    assert " ".join(command) in text.getvalue()
-
-
-def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    result = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", "pip …")]
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    install = "cd /a/very/long/path && " + "x" * 200
+    result = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", install)]
     monkeypatch.setattr("dira_scale.doctor.survey.components", lambda *_: result)
     assert doctor.main(["show=json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert {"hardware", "software", "launch", "experiments"} == said.keys()
-    assert said["software"] == [asdict(component) for component in result]
+    content = json.loads(capsys.readouterr().out)
+    assert {"hardware", "software", "launch", "experiments"} == content.keys()
+    assert content["software"] == [asdict(component) for component in result]
     assert doctor.main([]) == 0
     page = capsys.readouterr().out
-    assert all(component.name in page for component in result) and " ".join(as_typed(said["launch"])) in page
+    assert all(component.name in page for component in result) and "\x1b" not in page
+    assert install in page and " ".join(as_typed(content["launch"])) in page  # commands are not wrapped
     assert doctor.main(["show=launch"]) == 0
-    assert capsys.readouterr().out.split() == said["launch"]
+    assert capsys.readouterr().out.split() == content["launch"]
     assert doctor.main(["show=al"]) == 2
     assert "did you mean 'all'?" in capsys.readouterr().err

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.processes import leave
 from dira_scale.distributed.world import World
-from dira_scale.engine.config import Optim, Training
+from dira_scale.engine.config import CheckpointConfig, Optim, Training
 from dira_scale.engine.run import run_task
 from dira_scale.engine.task import Losses, StagePlan, StagePosition
-from dira_scale.runs.config import CheckpointConfig
 from dira_scale.runs.description import Data, Description, Input, Metric, Network, Output, Stage, Tensors, Term
 from dira_scale.training.validation import HeldOutValidation
 

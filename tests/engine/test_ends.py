@@ -14,12 +14,10 @@ from harness import status
 from omegaconf import OmegaConf
 
 from dira_scale.distributed.config import Parallel
-from dira_scale.engine.config import Training
-from dira_scale.engine.loop import Loop
+from dira_scale.engine.config import CheckpointConfig, Training
 from dira_scale.engine.run import run_task
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import folder, writer
-from dira_scale.runs.config import CheckpointConfig
 
 
 @pytest.fixture(autouse=True)
@@ -91,13 +89,3 @@ def test_a_second_ctrl_c_is_one_line_and_an_interrupted_run(
     assert line.endswith(f"interrupted at step {step}, without a checkpoint of it; the same command {follows}")
     assert "Traceback" not in (tmp_path / "log.txt").read_text()
     assert bool(checkpoint.complete(tmp_path / "checkpoints")) == (step == 9)
-
-
-@pytest.mark.parametrize(
-    ("saves", "said"),
-    [(0, ""), (1, "1 checkpoint, training paused for 9.00 s"), (2, "2 checkpoints, training paused for 4.50 s each")],
-)
-def test_the_pauses_for_checkpoints_are_counted_as_one_says_it(saves: int, said: str) -> None:
-    clock = SimpleNamespace(total={"checkpoint": 9.0})
-    trainer: Any = SimpleNamespace(checkpointer=SimpleNamespace(saves=saves), log=SimpleNamespace(clock=clock))
-    assert Loop.checkpoint_pauses(trainer) == said

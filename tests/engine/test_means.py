@@ -1,6 +1,5 @@
 """Means and clocks against plain arithmetic."""
 
-import math
 import time
 
 import pytest
@@ -17,20 +16,6 @@ def test_means_are_weighted_and_start_anew() -> None:
     assert means.values() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
     assert means.take() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
     assert means.take() == {} == means.values()
-
-
-def test_a_value_that_is_no_number_shows() -> None:
-    means = Means()
-    means.add({"loss": torch.tensor(1.0)})
-    means.add({"loss": torch.tensor(math.nan)})
-    assert math.isnan(means.values()["loss"])
-
-
-def test_adding_keeps_no_graph() -> None:
-    weight = torch.ones((), requires_grad=True)
-    means = Means()
-    means.add({"loss": weight * 2})
-    assert not means._sums["loss"].requires_grad
 
 
 def test_a_clock_divides_all_of_the_time() -> None:

@@ -1,21 +1,18 @@
 """Schedules and LARS against their formula; parameter groups; optimizer state survives a round trip by name."""
 
+import copy
 import json
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
-from dira_scale.config.compose import compose
-from dira_scale.config.files import folder
 from dira_scale.engine import optim
 from dira_scale.engine.config import Optim
 from dira_scale.engine.state import RunState
@@ -23,40 +20,11 @@ from dira_scale.errors import UserError
 
 
 def test_lamb_does_not_clip_by_itself() -> None:
-    """Two steps beside the formula (You et al., ICLR 2020, algorithm 2) with gradients of norm 3 and 0.5, whose ratio a
-    bound of 1 of its own changes; clipping is ``optim.clip``'s."""
-    torch.manual_seed(0)
-    parameter = torch.nn.Parameter(torch.randn(8, dtype=torch.float64))
-    config = {"_target_": "timm.optim.Lamb", "lr": 0.1, "betas": [0.9, 0.95], "weight_decay": 0.04}
-    ours, expected = optim.build(config, [parameter], "optim.optimizer"), parameter.detach().clone()
-    m, v = torch.zeros_like(expected), torch.zeros_like(expected)
-    for t, norm in ((1, 3.0), (2, 0.5)):
-        gradient = torch.randn(8, dtype=torch.float64)
-        parameter.grad = gradient = gradient / gradient.norm() * norm
-        ours.step()
-        m, v = 0.9 * m + 0.1 * gradient, 0.95 * v + 0.05 * gradient**2
-        update = (m / (1 - 0.9**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-6) + 0.04 * expected
-        expected = expected - 0.1 * expected.norm() / update.norm() * update
-    torch.testing.assert_close(parameter.detach(), expected, rtol=1e-9, atol=1e-9)
+    """Its own bound is 1 by default; clipping is ``optim.clip``'s."""
+    config, parameter = {"_target_": "timm.optim.Lamb", "lr": 0.1}, nn.Parameter(torch.ones(8))
+    assert optim.build(config, [parameter], "optim.optimizer").param_groups[0]["max_grad_norm"] is None
     with pytest.raises(UserError, match=r"optim.optimizer.max_grad_norm: gradients are clipped by optim.clip=1"):
         optim.build(config | {"max_grad_norm": 1}, [parameter], "optim.optimizer")
-
-
-@pytest.mark.parametrize("file", sorted((folder("configs") / "optim").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_optimizer_of_the_group_is_for_any_task(file: Path) -> None:
-    """Nothing of pretraining's adversary is in it."""
-    config: Any = OmegaConf.merge(OmegaConf.structured(Optim), OmegaConf.load(file))
-    assert OmegaConf.to_object(config).optimizer["lr"] > 0
-
-
-def test_an_optimizer_of_the_users_own_brings_its_discriminator(tmp_path: Path) -> None:
-    (tmp_path / "optim").mkdir()
-    ours = (folder("configs") / "optim" / "adamw.yaml").read_text()
-    (tmp_path / "optim" / "mine.yaml").write_text(f"{ours}discriminator: {{_target_: torch.optim.SGD, lr: 0.5}}\n")
-    words = ["--config-dir", str(tmp_path), "data.shards=any"]
-    mine, adamw = (compose("pretrain", [*words, f"optim={name}"]).optim for name in ("mine", "adamw"))
-    assert (mine.discriminator["_target_"], mine.discriminator.lr) == ("torch.optim.SGD", 0.5)
-    assert (adamw.discriminator["_target_"], adamw.discriminator.lr) == ("torch.optim.Adam", 2e-4)
 
 
 @pytest.mark.parametrize("step", [0, 1, 293, 294, 100_000])
@@ -64,16 +32,6 @@ def test_cosine_per_epoch_is_the_released_formula(step: int) -> None:
     epochs, per_epoch = 800, 294
     expected = 0.03 * 0.5 * (1.0 + math.cos(math.pi * (step // per_epoch) / epochs))
     assert optim.learning_rate("cosine_epoch", 0.03, step, epochs * per_epoch, per_epoch) == pytest.approx(expected)
-
-
-def test_cosine_per_step_matches_torch() -> None:
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.5)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
-    for step in range(40):
-        assert optim.learning_rate("cosine", 0.5, step, 40, 7) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
 
 
 @pytest.mark.parametrize("target", ["torch.optim.AdamW", "torch.optim.SGD", "timm.optim.Lars"])
@@ -90,16 +48,12 @@ def test_training_goes_on_bit_for_bit_after_a_round_trip_by_name(target: str) ->
             optimizer.step()
 
     torch.manual_seed(0)
-    first = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 1, 1)).to(
-        memory_format=torch.channels_last
-    )
+    layers = nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 1, 1)
+    first = nn.Sequential(*layers).to(memory_format=torch.channels_last)
     optimizer = optim.stage_optimizer(config, first, 2)
     train(first, optimizer, range(3))
 
-    second = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 1, 1)).to(
-        memory_format=torch.channels_last
-    )
-    second.load_state_dict(first.state_dict())
+    second = copy.deepcopy(first)
     resumed = optim.stage_optimizer(config, second, 2)
     saved = {
         name: tensor.contiguous() for name, tensor in optim.state_by_name(optimizer, first, "optim.generator").items()
@@ -194,13 +148,6 @@ def test_only_trained_parameters_are_optimized() -> None:
     ]
 
 
-def test_without_groups_all_parameters_are_one() -> None:
-    module = network()
-    optimizer = optim.stage_optimizer(settings(), module, 32)
-    assert len(optimizer.param_groups) == 1
-    assert rates(optimizer, module) == {name: (1.0, 1e-4) for name, _ in module.named_parameters()}
-
-
 def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() -> None:
     module = network()
     config = settings(one_dimensional={"lr": 0.5, "weight_decay": 0}, fixed_rate=["predictor"], reference_batch=256)
@@ -231,20 +178,6 @@ def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() 
 def test_a_wrong_optimizer_names_the_key(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         optim.stage_optimizer(settings(**changes), network(), 32)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"schedule": "cosine_epochs"}, r"schedule=cosine_epochs: must be one of .*did you mean 'cosine_epoch'"),
-        ({"end": 2.0}, r"^end=2\.0: must be from 0 to 1"),
-        ({"warmup_epochs": -1}, r"^warmup_epochs=-1: must be at least 0"),
-        ({"reference_batch": 0}, r"^reference_batch=0: must be at least 1, or null"),
-    ],
-)
-def test_a_schedule_that_makes_no_sense_is_named(changes: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        settings(**changes)
 
 
 def test_lars_is_the_plain_formula_with_barlow_twins_exclusions() -> None:

@@ -19,7 +19,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from dira_scale.config.compose import compose
-from dira_scale.distributed.processes import default_threads
 from dira_scale.engine import optim, parallel
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics, convert
@@ -80,21 +79,6 @@ def test_a_pass_may_be_differentiated_twice(images: torch.Tensor) -> None:
         assert torch.equal(a, b), name
     for (name, a), b in zip(once.named_parameters(), twice.parameters(), strict=True):
         assert torch.equal(a.grad, b.grad), name
-
-
-def test_gradients_are_left_alone_on_one_rank() -> None:
-    module = nn.Linear(2, 1)
-    module(torch.ones(1, 2)).sum().backward()
-    parallel.average_gradients(module)
-    assert module.weight.grad.tolist() == [[1.0, 1.0]]
-
-
-def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    for processes, threads in (("1", 12), ("4", 3), ("64", 1)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert default_threads() == threads
 
 
 def after_lars(cut: bool) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from dira_scale.engine.progress import Bar
 class HungUp:
     """A terminal whose other end is gone."""
 
-    def write(self, text: str) -> int:
+    def write(self, text: str = "") -> int:
         raise OSError(5, "Input/output error")
 
     flush = write

@@ -16,8 +16,8 @@ from PIL import Image
 from dira_scale.config.compose import compose
 from dira_scale.data.order import Order
 from dira_scale.engine.run import _summary
-from dira_scale.engine.stage import StageRun
 from dira_scale.engine.state import RunState
+from dira_scale.engine.step import StageRun
 from dira_scale.engine.task import StagePlan
 from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main

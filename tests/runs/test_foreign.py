@@ -78,11 +78,6 @@ TAG = "!!python/object/apply:os.system ['touch HARM']\n"
 ALIASES = "a: &a [0, 0]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
 DAMAGES = {
     "config.yaml": [
-        ALIASES,
-        "a: .inf",
-        "a: 2020-01-01",
-        f"a: 0x1{400 * '0'}",
-        f"a: {'b' * 2**22}",
         TAG,
         f"data: {TAG}",
         "- a\n- list\n",
@@ -273,7 +268,7 @@ def test_a_checkpoint_is_of_files_in_its_folder_of_the_size_that_it_says(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(ALIASES, "aliases are not read"), ("a: .inf", "64 bits, or infinity"), ("a: 2020-01-01", "of type date"),
+    [(ALIASES, "aliases are not read"), ("a: .inf", "infinite"), ("a: 2020-01-01", "of type date"),
      (f"a: 0x1{400 * '0'}", "64 bits"), (f"a: {'b' * 2**22}", "more than 4,194,304 bytes")],
 )  # fmt: skip
 def test_yaml_is_read_as_plain_values_of_its_own_size(tmp_path: Path, text: str, message: str) -> None:

@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path, PosixPath
 from typing import Any
 
-import fsspec
 import pytest
 import s3
 import torch
@@ -261,7 +260,3 @@ def test_a_refusal_on_one_rank_is_known_to_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(NotSavedError, match="of step 1 could not be written"):
         save(tmp_path / "checkpoints", 1, world=3)
     assert list((tmp_path / "checkpoints").iterdir()) == []
-
-
-def test_fsspec_knows_the_protocols_that_the_docs_name() -> None:
-    assert {"s3", "gs", "az", "file", "memory"} <= set(fsspec.available_protocols())

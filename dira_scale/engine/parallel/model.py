@@ -5,8 +5,8 @@ It is created when a stage begins and released when it ends. ``sharded.py`` is t
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,17 +38,11 @@ def spend_ddp_warning(device: torch.device) -> None:
     while stderr is away. Collective; takes no random numbers.
     """
     tiny = DistributedDataParallel(nn.PReLU().to(device), find_unused_parameters=True)
-    with _without_stderr():
-        tiny(torch.zeros(1, device=device))  # waits for no other process, so nothing else is hidden for long
-
-
-@contextmanager
-def _without_stderr() -> Iterator[None]:
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        yield
+        tiny(torch.zeros(1, device=device))  # waits for no other process, so nothing else is hidden for long
     finally:
         os.dup2(kept, 2)
         os.close(kept)

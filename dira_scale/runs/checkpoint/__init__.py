@@ -15,8 +15,13 @@ the number of processes that wrote it.
 from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, make_folder, remedy, require_space
 from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
 from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
-from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer, replicated
-from dira_scale.runs.checkpoint.writer import Checkpointer, NotSavedError
+from dira_scale.runs.checkpoint.writer import (
+    Checkpointer,
+    CheckpointTensor,
+    NotSavedError,
+    names_of_writer,
+    replicated,
+)
 from dira_scale.runs.complete import complete, find_folder, locate_folder
 
 __all__ = [

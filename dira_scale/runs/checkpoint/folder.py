@@ -118,8 +118,7 @@ def remove(folder: Path) -> None:
 def clean_up(folder: Path, damaged: Iterable[str]) -> None:
     """Before the first write of a run: remove unfinished checkpoints of a killed process, rename damaged ones.
 
-    Raises:
-        UserError: the disk or the store fails.
+    Raises UserError if the disk or the store fails.
     """
     with as_user_error(folder):
         whole = {path.name for path in complete(folder)}

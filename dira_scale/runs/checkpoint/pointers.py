@@ -24,19 +24,14 @@ class StoredCheckpoint:
 
 
 def latest(run: Path) -> Path:
-    """Folder of the newest checkpoint of the run in folder ``run``.
-
-    Raises:
-        UserError: the run has none.
-    """
+    """Folder of the newest checkpoint of the run in folder ``run``. Raises UserError if the run has none."""
     return _named(run, LATEST)
 
 
 def best(run: Path, stage: str) -> Path:
     """Folder of the stage's checkpoint with the lowest validation loss.
 
-    Raises:
-        UserError: the run has none of that stage; names those it has.
+    Raises UserError, which names those that it has, if the run has none of that stage.
     """
     return _named(run, f"{BEST}{stage}")
 
@@ -51,11 +46,7 @@ def stages_with_best(run: Path) -> list[str]:
 
 
 def stored_checkpoints(run: Path) -> list[StoredCheckpoint]:
-    """The run's checkpoints, oldest first.
-
-    Raises:
-        UserError: the disk or the store does not answer.
-    """
+    """The run's checkpoints, oldest first. Raises UserError if the disk or the store does not answer."""
     folder = find_folder(run)
     with as_user_error(folder):
         marks: dict[str, list[str]] = {}

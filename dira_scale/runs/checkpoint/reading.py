@@ -58,11 +58,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def verify(folder: Path) -> None:
-    """Read all of a checkpoint and verify its checksums.
-
-    Raises:
-        DamagedError, UserError: as :func:`load`.
-    """
+    """Read all of a checkpoint and verify its checksums. Raises as :func:`load`."""
     for _ in _parts(folder, _index(folder)):
         pass
 

@@ -3,24 +3,23 @@
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from dira_scale.distributed.control import AgreedError
-from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
+from dira_scale.distributed.control import AgreedError, RunEndedError, gather_objects
+from dira_scale.distributed.long_work import Gather, LongWork
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.runs.checkpoint.folder import folder_name, publish, remedy, remove, unfinished_path
 from dira_scale.runs.checkpoint.pointers import best_checkpoints, update_pointers
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
-from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer
 from dira_scale.runs.complete import complete
-from dira_scale.runs.errors import RunEndedError
 from dira_scale.runs.lease import LeaseLostError
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.store import as_os_error
@@ -28,6 +27,35 @@ from dira_scale.storage.store import as_os_error
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """A tensor of the next checkpoint; each process may hold only a part of it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    whole: Callable[[], Tensor]  # collective: every process calls it, for all tensors in the same order
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+
+def replicated(tensors: Mapping[str, Tensor]) -> dict[str, CheckpointTensor]:
+    """Checkpoint entries of tensors that every process holds completely."""
+    return {name: CheckpointTensor(t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
+
+
+def names_of_writer(pieces: Mapping[str, CheckpointTensor], rank: int, world: int) -> list[str]:
+    """The names that ``rank`` writes: the largest first, each goes to the writer with the fewest bytes so far."""
+    load, mine = [0] * world, []
+    for name in sorted(pieces, key=lambda n: (-pieces[n].nbytes, n)):
+        writer = load.index(min(load))
+        load[writer] += pieces[name].nbytes
+        if writer == rank:
+            mine.append(name)
+    return mine
 
 
 class NotSavedError(RunEndedError):
@@ -66,7 +94,7 @@ class Checkpointer:
         world: int,
         lease: int = 1,
         check_lease: Callable[[], None] = lambda: None,
-        gather: Gather = gather_alone,
+        gather: Gather = gather_objects,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.keep, self.rank, self.world = folder, keep, rank, world
@@ -99,8 +127,7 @@ class Checkpointer:
     def wait(self) -> None:
         """Wait until the last checkpoint is written, or refused.
 
-        Raises:
-            NotSavedError: on all ranks, if a disk or store hangs.
+        Raises NotSavedError on all ranks if a disk or store hangs.
         """
         while self._thread is not None:
             signs = self.long_work.signs_of_life
@@ -123,8 +150,7 @@ class Checkpointer:
     def raise_if_not_saved(self, first: bool = False) -> None:
         """Make sure that the newest checkpoint was written; ``first``: there is none before it to resume from.
 
-        Raises:
-            NotSavedError: on all ranks, if it could not be written.
+        Raises NotSavedError on all ranks if it could not be written.
         """
         self.wait()
         if self.failed:
@@ -135,8 +161,7 @@ class Checkpointer:
         """What ``read`` returns here, once all processes have read. Waits for slow disks and stores as long as all
         processes are alive. All of them call this, while nothing is being written.
 
-        Raises:
-            AgreedError: on all, if it fails or hangs on one of them.
+        Raises AgreedError on all of them if it fails or hangs on one.
         """
         return self.long_work.raise_on_all(read, "the checkpoint to resume from is not read", AgreedError)
 
@@ -188,23 +213,22 @@ class Checkpointer:
         """On the main process: publish the parts as a checkpoint, or remove them. Returns the refusal, if any."""
         if self.rank:
             return None
-        refused = refused or self._publish(step, parts, state)
-        if refused:
-            self._discard(step)
-        else:
-            self._remove_old(step, best)
-        return refused
-
-    def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
-        """Publish the parts as a checkpoint. Returns the refusal, if any."""
-        index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
         written = unfinished_path(self.folder, folder_name(step), self.lease)
-        try:
-            with as_os_error(self.folder, LeaseLostError):
-                publish(written, self.folder / folder_name(step), sealed(index), self.check_lease)
-        except OSError as error:
-            return self._refusal(error)
-        return None
+        if refused is None:
+            index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
+            try:
+                with as_os_error(self.folder, LeaseLostError):
+                    publish(written, self.folder / folder_name(step), sealed(index), self.check_lease)
+            except OSError as error:
+                refused = self._refusal(error)
+            else:
+                self._remove_old(step, best)
+                return None
+        with suppress(OSError), as_os_error(self.folder, LeaseLostError):  # or else it is removed at the next start
+            if written.exists() and written not in complete(self.folder):
+                self.check_lease()
+                remove(written)
+        return refused
 
     def _remove_old(self, step: int, best: dict[str, int]) -> None:
         """Update the pointers, then remove all but the newest ``keep`` checkpoints and the best of each stage."""
@@ -220,14 +244,6 @@ class Checkpointer:
             self._warnings.append(
                 f"the checkpoint of step {step} is written, but not its pointers, or old ones not removed ({error})"
             )
-
-    def _discard(self, step: int) -> None:
-        """Free the space for the next attempt; what cannot be removed now is removed at the next start."""
-        written = unfinished_path(self.folder, folder_name(step), self.lease)
-        with suppress(OSError), as_os_error(self.folder, LeaseLostError):
-            if written.exists() and written not in complete(self.folder):
-                self.check_lease()
-                remove(written)
 
     def _refusal(self, error: OSError) -> Refusal:
         return Refusal(str(error), remedy(self.folder, error))
