@@ -1,14 +1,17 @@
 """What `finetune` trains, by its configuration alone."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
+from dira_scale.config.keys import typed
 from dira_scale.data.distort import build
 from dira_scale.data.manifest.schema import DimensionsError
 from dira_scale.data.views import ViewSpec
@@ -21,7 +24,6 @@ from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sourc
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
 from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
-from dira_scale.finetune.network import build_network, random_network, weights_fact
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
 from dira_scale.forecast.here import line
@@ -29,8 +31,9 @@ from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models import norm
+from dira_scale.models.start import RANDOM, Start, start_weights
 from dira_scale.runs import checkpoint
-from dira_scale.runs.description import Description
+from dira_scale.runs.description import FILE, Description, read_description
 from dira_scale.runs.folder import recorded_config
 from dira_scale.tasks.config import without_data
 from dira_scale.tasks.supervision import Supervision
@@ -38,6 +41,8 @@ from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_s
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import batches_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
+
+NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")  # keys of networks with equal weights
 
 
 def leak_of(config: Finetune, data: Inputs) -> Leak:
@@ -78,7 +83,12 @@ class FinetuneBlueprint(Blueprint):
         return ViewShapes(self.views, labels=len(self.supervision.outputs) if pooled else None, mask=not pooled)
 
     def networks(self) -> Networks:
-        return (random_network(self.config.model, self.supervision, self.views.size, self.config.channels),)
+        return (norm.convert(self._network()),)
+
+    def _network(self) -> nn.Module:
+        """The network without weights of ``init``."""
+        model = self.config.model
+        return self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
 
     @property
     def nodes(self) -> dict[str, Any]:
@@ -136,10 +146,46 @@ class FinetuneBlueprint(Blueprint):
         return describe(config)
 
     def here(self, images: int) -> str:
-        model = self.config.model
-        network = self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
-        return line(self.config, network, (self.config.channels or model.channels, *self.views.sides), images)
+        channels = self.config.channels or self.config.model.channels
+        return line(self.config, self._network(), (channels, *self.views.sides), images)
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         assert isinstance(task, Finetuning)
         return [*task.distort.buffers()]
+
+
+def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -> tuple[nn.Module, Start | None]:
+    """Return the network with the weights of ``init``, BatchNorm converted, and what was loaded; None: nothing.
+
+    Raises UserError naming key and file.
+    """
+    check_dimensions(config.model, views)
+    encoder = config.model.build_encoder(views.size, config.channels)
+    network = supervision.network(config.model, encoder)
+    try:
+        start = start_weights(config.init, encoder, network if config.task.takes_decoder else None)
+    except UserError as error:
+        if differing := _differing(config):
+            raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error
+        raise
+    return norm.convert(network), start
+
+
+def _differing(config: Finetune) -> list[str]:
+    """What to type for the network of the run ``init``; nothing if it is that of ``config``, or no run."""
+    if config.init == RANDOM or not (Path(config.init) / FILE).is_file():
+        return []
+    theirs = read_description(Path(config.init)).network.architecture
+    ours = {each.name: getattr(config.model, each.name) for each in fields(config.model)}
+    return [
+        f"model.{key}={typed(value)}"
+        for key, value in theirs.items() if key not in NOT_OF_WEIGHTS and ours.get(key) != value
+    ]  # fmt: skip
+
+
+def weights_fact(init: str) -> dict[str, str]:
+    """What the file ``init`` contains, which must be the same on all processes."""
+    if not Path(init).is_file():
+        return {}
+    with Path(init).open("rb") as file:
+        return {"the file init": hashlib.file_digest(file, "sha256").hexdigest()[: preflight.DIGITS]}

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.manifest.info import Flag
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS, SIZE
 from dira_scale.evaluation.embeddings import Embeddings
@@ -32,33 +31,7 @@ from dira_scale.runs.description import Description
 from dira_scale.runs.reader import check_stage
 
 Rows = list[tuple[Features, list[Parts]]]  # each with the features of its members
-
-
-class LabelInfo(Protocol):
-    """What labels are called."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def label_names(self) -> list[str]: ...
-    @property
-    def flags(self) -> list[Flag]: ...
-
-
-class Labelled(Protocol):
-    """What a probe asks of a dataset."""
-
-    root: Path
-
-    @property
-    def info(self) -> LabelInfo: ...
-    @property
-    def hash(self) -> str: ...
-    @property
-    def splits(self) -> list[str]: ...
-    def rows(self, split: str) -> np.ndarray: ...
-    def column(self, name: str) -> np.ndarray: ...
-    def flags(self, rows: np.ndarray) -> np.ndarray: ...
+Labelled = ShardedDataset | Embeddings
 
 
 class Computed:
