@@ -30,15 +30,11 @@ def gather_beside_training() -> Gather:
 
 
 class LongWork:
-    """Work of all processes that a slow disk or store may delay, as long as each reports every second that it is alive.
-
-    Attributes:
-        signs_of_life: counts up while all are alive and some still work.
-    """
+    """Work of all processes that a slow disk or store may delay, as long as each reports every second that it lives."""
 
     def __init__(self, gather: Gather) -> None:
         self._gather = gather
-        self.signs_of_life = 0
+        self.signs_of_life = 0  # counts up while all are alive and some still work
 
     def results_of_all(self, work: Callable[[], T], failing: str, unexpected: type[Exception]) -> list[T]:
         """What ``work`` returns on every process, by rank. Raises as :meth:`raise_on_all`."""

@@ -48,13 +48,8 @@ def set_fp32(precision: str) -> None:
 class LossScale:
     """The factor that keeps fp16 gradients from underflowing (Micikevicius et al., ICLR 2018, sec. 3.2).
 
-    Doubled after ``patience`` steps with finite gradients, halved after one without, which is skipped.
-
-    Attributes:
-        finite_steps: steps with finite gradients since the factor last changed.
-
-    Args:
-        enabled: if not, the factor is 1 and no step is skipped.
+    Doubled after ``patience`` steps with finite gradients, halved after one without, which is skipped. Unless
+    ``enabled``, the factor is 1 and no step is skipped. ``finite_steps`` counts those since the factor last changed.
     """
 
     def __init__(self, enabled: bool, value: float = 2.0**16, patience: int = 2000) -> None:

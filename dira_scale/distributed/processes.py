@@ -182,10 +182,10 @@ def crowded(idle: int, key: str) -> str:
     threads, share = torch.get_num_threads(), default_threads()
     if idle >= share:
         return ""
-    said = f"other programs keep {share - idle} of {share} cores busy"
+    busy = f"other programs keep {share - idle} of {share} cores busy"
     if threads > idle:
-        return f"{said}, and {threads} threads wait for each other: {key}={idle} is faster until they end"
-    return f"{said}: computing on {threads} thread{'s' * (threads > 1)} ({key}={share} uses all cores)"
+        return f"{busy}, and {threads} threads wait for each other: {key}={idle} is faster until they end"
+    return f"{busy}: computing on {threads} thread{'s' * (threads > 1)} ({key}={share} uses all cores)"
 
 
 def keep_freed_memory() -> None:

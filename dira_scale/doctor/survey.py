@@ -59,7 +59,7 @@ def as_typed(command: list[str]) -> list[str]:
 def survey(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
     if config.shards:
-        require_images(config.shards)  # told before anything is measured
+        require_images(config.shards)  # refused before anything is measured
     machine = hardware()
     command = launch_command()
     if config.show == "launch":
@@ -75,8 +75,8 @@ def survey(config: DictConfig) -> None:
         choices = advise(config.shards, machine, console)
     if config.show == "json":
         described = [asdict(component) for component in software]
-        told = {"hardware": asdict(machine), "software": described, "launch": command}
-        print(json.dumps(told | {"experiments": [asdict(choice) for choice in choices]}, indent=1))
+        content = {"hardware": asdict(machine), "software": described, "launch": command}
+        print(json.dumps(content | {"experiments": [asdict(choice) for choice in choices]}, indent=1))
         return
     show(machine, software, as_typed(command), console)
     if choices:

@@ -28,8 +28,7 @@ from dira_scale.runs.folder import RunFolder
 class Loop:
     """Trains ``task`` through its stages, from the newest checkpoint if there is one.
 
-    Args:
-        run: the run folder, on the main process only.
+    Only the main process has the folder ``run``.
     """
 
     def __init__(self, config: Training, task: Task, world: World, run: RunFolder | None) -> None:

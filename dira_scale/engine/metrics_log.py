@@ -16,12 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Every process fills ``means`` and ``clock`` and calls :meth:`add_training_row`; only the main process writes.
-
-    Args:
-        state: where the run stands; read only.
-        run: on the main process only.
-        tracker: the name of one, or ``none``.
+    """Every process fills ``means`` and ``clock`` and calls :meth:`add_training_row`; only the main one has ``run`` and
+    writes. ``state``, where the run stands, is only read.
     """
 
     bar: Bar
@@ -40,8 +36,7 @@ class MetricsLog:
     def add_training_row(self, lr: float, loading: Mapping[str, float], warnings: list[str]) -> None:
         """Write the means since the last row, with ``warnings`` and those of the task's diagnosis. Collective.
 
-        Args:
-            loading: seconds of the stage's loader so far, by part.
+        ``loading``: seconds of the stage's loader so far, by part.
         """
         passed = {part: total - self._loading.get(part, 0.0) for part, total in loading.items()}
         self._loading = loading

@@ -25,9 +25,7 @@ logger = logging.getLogger(__name__)
 class NaNStop:
     """Every process calls each method in the same order; what one of them finds raises ``NotFiniteError`` on all.
 
-    Args:
-        folder: of the run; batches with bad values are saved in its ``nan/``.
-        run: on the main process only.
+    Batches with bad values are saved in ``nan/`` of the run's ``folder``. Only the main process has ``run``.
     """
 
     def __init__(

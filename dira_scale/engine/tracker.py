@@ -52,12 +52,7 @@ def _shown(value: bool | int | float | str) -> bool | int | float | str:
 
 
 class Tracker:
-    """The thread, which begins at once.
-
-    Args:
-        name: of the tracker, not ``none``.
-        step: from which the run goes on.
-    """
+    """The thread, which begins at once, of a run that goes on from ``step``. ``name`` is not ``none``."""
 
     def __init__(self, name: str, run: RunFolder, step: int) -> None:
         self.name, self.run, self._step = name, run, step

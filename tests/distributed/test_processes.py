@@ -1,4 +1,4 @@
-"""Who is who under srun; processes that cannot meet; memory. (Whole nodes: tests/system/test_nodes.py.)"""
+"""Who is who under srun; processes that cannot meet; memory; open files. (Whole nodes: tests/system/test_nodes.py.)"""
 
 import platform
 import socket
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
-from harness import finish
+from harness import finish, job
 
 from dira_scale.distributed.processes import default_threads, idle_cores
 from dira_scale.distributed.rendezvous import _agree_on_name, meet
@@ -54,9 +54,9 @@ def test_tasks_of_a_step_become_ranks() -> None:
 
 def test_jobs_steps_and_lives_that_share_a_node_get_ports_of_their_own() -> None:
     ports = set()
-    for job, step, restart in product(range(100, 120), range(3), range(3)):
+    for number, step, restart in product(range(100, 120), range(3), range(3)):
         environ = STEP | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
-        environ |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step), "SLURM_RESTART_COUNT": str(restart)}
+        environ |= {"SLURM_JOB_ID": str(number), "SLURM_STEP_ID": str(step), "SLURM_RESTART_COUNT": str(restart)}
         set_launch_variables(environ)
         ports.add(environ["MASTER_PORT"])
     assert len(ports) == 20 * 3 * 3
@@ -278,3 +278,46 @@ def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
         for keep in (True, False)
     )
     assert kept < 100 < 8000 < left
+
+
+LIMITED = """
+import logging, resource, sys
+from dira_scale.distributed.processes import allow_open_files
+from dira_scale.errors import UserError
+
+logging.basicConfig(level=logging.INFO, format="%(levelname)s", stream=sys.stdout)
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, int(sys.argv[1])))
+try:
+    allow_open_files()
+except UserError as error:
+    print(error)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+REFUSED = "allows a process 1024 open files, and connecting 341 processes takes at least 10"
+
+
+@pytest.mark.parametrize(
+    ("hard", "rank", "ranks", "expected"),
+    [
+        (4096, 1, 340, []),
+        (1024, 1, 2, []),  # what most machines have
+        (1024, 0, 200, ["WARNING"]),
+        (1024, 1, 200, []),  # once for a machine
+        (1024, 1, 341, [REFUSED]),  # three sockets to each of the others
+    ],
+)
+def test_the_limit_is_raised_as_far_as_it_may_be_and_said_where_that_is_too_low(
+    hard: int, rank: int, ranks: int, expected: list[str]
+) -> None:
+    environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    with job([sys.executable, "-c", LIMITED, str(hard)], **environment) as process:
+        assert process.wait(60) == 0
+        *lines, limit = process.printed().splitlines()
+    assert limit == str(hard)
+    assert len(lines) == len(expected), lines
+    assert all(words in line for words, line in zip(expected, lines, strict=True)), lines
+
+
+def test_one_process_keeps_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert finish([sys.executable, "-c", LIMITED, "1024"]).split() == ["200"]

@@ -47,14 +47,11 @@ class FullyShardedModel(ShardedModel):
 
 
 class Strategy:
-    """Replicas (``ddp``).
-
-    Attributes:
-        module: unsharded, as the last stage has left it; read it or load into it only between stages.
-    """
+    """Replicas (``ddp``)."""
 
     def __init__(self, world: World, parallel: Parallel, module: nn.Module) -> None:
         self.world, self.parallel = world, parallel
+        # Unsharded, as the last stage has left it; it is read, or loaded into, only between stages.
         self.module = on_device(module, world, parallel, channels_last=parallel.channels_last)
 
     def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:

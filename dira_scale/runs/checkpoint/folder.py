@@ -74,8 +74,8 @@ def read_file(path: Path, most: int) -> bytes:
 
 def remedy(folder: Path, error: OSError) -> str:
     """What to do about a failed write to ``folder``, as the beginning of a sentence."""
-    told = atomic.remedy(error).capitalize()
-    return told if is_local(folder) or told != "Fix the disk" else "Fix the store, access to it or the network"
+    advice = atomic.remedy(error).capitalize()
+    return advice if is_local(folder) or advice != "Fix the disk" else "Fix the store, access to it or the network"
 
 
 def folder_name(step: int) -> str:
