@@ -4,6 +4,8 @@ import logging
 import multiprocessing
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,7 +16,6 @@ from dira_scale.config.compose import compose
 from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
-from dira_scale.sweep import benchmark
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
 from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
@@ -22,6 +23,7 @@ from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
 logger = logging.getLogger(__name__)
 
 GB = 1e9
+HELP_SECONDS = 120  # for a benchmark to print its flags
 
 
 @shared_bases()
@@ -74,7 +76,7 @@ def _problem(run: Run, reads: Sequence[Run]) -> str:
     """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
     try:
         if COMMANDS[run.verb].flags:
-            benchmark.check(run.words)
+            _check_flags(run.words)
         else:
             _check_words(run, reads)
     except UserError as error:
@@ -96,6 +98,23 @@ def _check_words(run: Run, reads: Sequence[Run]) -> None:
         asked.append(runs)
     if verb.check:
         resolve_name(verb.check)(*asked)
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    """A benchmark's parser says which flags there are.
+
+    Raises UserError for another flag, and if there is no such benchmark.
+    """
+    name, *flags = words
+    if not name:
+        raise UserError("benchmark must be given: set: {benchmark: NAME}; python -m dira_scale.bench lists them")
+    command = [sys.executable, "-m", "dira_scale.bench", name, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=HELP_SECONDS)
+    if shown.returncode:
+        raise UserError(shown.stderr.strip().removeprefix("bench: "))
+    for flag in flags:
+        if flag.startswith("--") and not re.search(rf"{re.escape(flag)}\b", shown.stdout):
+            raise UserError(f"benchmark {name} has no flag {flag}: {' '.join(command[2:])} lists them")
 
 
 def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
@@ -145,7 +164,7 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     ]
     machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
     try:
-        from dira_scale.forecast.configured import planned  # imports torch
+        from dira_scale.forecast.estimate import planned  # imports torch
 
         plan = planned(run.verb, words, machine)
     except UserError as error:

@@ -15,11 +15,11 @@ from hydra.errors import HydraException
 from dira_scale.commands import COMMANDS
 from dira_scale.config.keys import typed
 from dira_scale.config.words import as_words, places_in, written
-from dira_scale.sweep import benchmark
 
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
+TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE
 NO_PLACES = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
 
@@ -31,12 +31,23 @@ def command(
     Local places are absolute, so that the words mean the same when they are run from another folder.
     """
     if COMMANDS[verb].flags:
-        return benchmark.words({**values, **literal}, output)
+        return _flags({**values, **literal}, output)
     places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
     values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
     typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
     return [*folders, *as_words(values), *typed, f"{COMMANDS[verb].output}={output}"]
+
+
+def _flags(values: Mapping[str, Any], output: str) -> list[str]:
+    """``benchmark: gpu, parts: [a, b], rehearse: true`` as ``gpu --parts a b --rehearse --out …``."""
+    flags = dict(values)
+    name = str(flags.pop("benchmark", ""))
+    words = [name]
+    for key, value in flags.items():
+        several = value if isinstance(value, list) else [value]
+        words += [f"--{key.replace('_', '-')}", *([] if value is True else map(str, several))]
+    return words + (["--out", output] if name in TO_FOLDER else ["--json", f"{output}/{name}.json"])
 
 
 def _absolute(value: Any) -> Any:

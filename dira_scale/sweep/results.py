@@ -25,8 +25,7 @@ from dira_scale.errors import UserError
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own
 from dira_scale.sweep.records import Run, SweepFolder, is_done
-from dira_scale.sweep.spread import UNREADABLE, compare_phases, print_tables, write_spread
-from dira_scale.sweep.summary import markdown
+from dira_scale.sweep.spread import UNREADABLE, compare_phases, markdown, print_tables, write_spread
 
 UNIQUE = ("phase", "run", "verb")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.

@@ -17,10 +17,10 @@ from typing import Any
 from dira_scale.errors import UserError
 from dira_scale.sweep.check import gpus_of
 from dira_scale.sweep.config import Cluster, SweepConfig
-from dira_scale.sweep.executors import ENDLESS, SUBMISSION_ERRORS, Arrays, batch_script, is_lost, pickles
+from dira_scale.sweep.executors import ENDLESS, SUBMISSION_ERRORS, Arrays, batch_script, explain, is_lost, pickles
 from dira_scale.sweep.job import Job
+from dira_scale.sweep.limits import check_hours, longest_array
 from dira_scale.sweep.records import Run, Submission, SweepFolder
-from dira_scale.sweep.refusals import check_hours, explain, longest_array
 from dira_scale.sweep.results import write_results
 
 
@@ -86,15 +86,15 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
             after = dependency(part, by_id, jobs, sizes)
             calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
             ids, token = [run.id for run in part], uuid.uuid4().hex
-            asked = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
-            folder.submitted(asked)
+            request = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
+            folder.submitted(request)
             try:
                 job = _submit(folder, config, part[0], calls, after, token)
             except UserError as error:
                 if not is_lost(error.__cause__):
-                    folder.submitted(replace(asked, runs=[]))
+                    folder.submitted(replace(request, runs=[]))
                 raise
-            folder.submitted(replace(asked, job=job, when=time.time()))
+            folder.submitted(replace(request, job=job, when=time.time()))
             jobs |= {run.id: f"{job}_{task}" for task, run in enumerate(part)}
             sizes[job] = len(part)
     last = Run("results", "results", "sweep", [], "")
@@ -134,7 +134,7 @@ def _submit(
         with redirect_stderr(StringIO()):  # sbatch's message, which the error has
             submitted = executor.submit_array(calls)
     except SUBMISSION_ERRORS as error:
-        raise UserError(explain(error, like.phase)) from error
+        raise UserError(f"phase {like.phase}: {explain(error)}") from error
     return str(submitted[0].job_id).partition("_")[0]
 
 

@@ -13,12 +13,11 @@ from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.sweep import unanswered
 from dira_scale.sweep.living import is_controlled, is_here, living
-from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, ask
+from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, query
 from dira_scale.sweep.records import Run, Submission, SweepFolder, Try, is_done
 from dira_scale.sweep.state import Known, state
 
 AT_WORK = ("queued", "running", "waiting")
-PATIENCE = 60  # seconds after which what a node writes is seen on a shared disk
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
 
 
@@ -85,8 +84,8 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
     tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
     jobs = last_jobs(folder)
     open_ones = {run_id for run_id, of in tries.items() if not is_done(of)}
-    asked = [job for run_id, (job, submission) in jobs.items() if run_id in open_ones and submission.cluster == "slurm"]
-    answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
+    own = [job for run_id, (job, submission) in jobs.items() if run_id in open_ones and submission.cluster == "slurm"]
+    answer, here, controlled = query(own), living(folder), is_controlled(folder)
     if unsure:
         answer = replace(answer, complete=False, problem=unsure)
     statuses: dict[str, RunStatus] = {}
@@ -100,8 +99,8 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
             attempts = tries[run_id]
             beats = _beats(folder.output(run), attempts[-1]) if attempts and attempts[-1].ended is None else None
             begun = any(attempt.job == job_id for attempt in attempts)
-            unseen = str(folder.path) if job and not begun and _no_log(folder, job_id, job) else ""
-            what, why = state(Known(attempts, folder.is_cancelled(run_id), needs, job_id, job, beats, unseen))
+            without_log = str(folder.path) if job and not begun and _left_no_log(folder, job_id, job) else ""
+            what, why = state(Known(attempts, folder.is_cancelled(run_id), needs, job_id, job, beats, without_log))
             if what == "missing" and controlled:
                 what, why = "waiting", "until the machine has room for it"
             elif what == "waiting" and not job_id and not controlled:
@@ -177,10 +176,10 @@ def _job(job_id: str, submission: Submission, answer: Answer, lives: bool) -> Jo
     return JobState("RUNNING" if lives else GONE)
 
 
-def _no_log(folder: SweepFolder, job_id: str, job: JobState) -> bool:
-    """Whether a job has had a node of SLURM's, long enough for a shared disk, and its log is not here."""
-    begun = bool(job.nodes) and (job.seconds > PATIENCE or job.state not in (*PENDING, *RUNNING))
-    return begun and not any((folder.path / "jobs").glob(f"{job_id}_*log*"))
+def _left_no_log(folder: SweepFolder, job_id: str, job: JobState) -> bool:
+    """Whether a job has ended on a node of SLURM's, and its log is not here."""
+    ended = bool(job.nodes) and job.state not in (*PENDING, *RUNNING)
+    return ended and not any((folder.path / "jobs").glob(f"{job_id}_*log*"))
 
 
 def _beats(output: Path, last: Try) -> bool | None:

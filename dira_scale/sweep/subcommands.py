@@ -49,7 +49,7 @@ def retry(cfg: DictConfig) -> int:
 
 
 def results(cfg: DictConfig) -> int:
-    """Write all final figures of the runs that are done, as .parquet, .csv and .md; of `finetune`, show their table."""
+    """Write all final figures of the runs that are done, as .parquet and .md; of `finetune`, show their table."""
     from dira_scale.sweep.results import write_results
 
     print("\n".join(write_results(Path(cfg.folder), show=True).lines))

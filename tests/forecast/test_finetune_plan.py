@@ -10,7 +10,7 @@ from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.finetune.blueprint import FinetuneBlueprint
-from dira_scale.forecast.configured import planned
+from dira_scale.forecast.estimate import planned
 
 WORDS = [*TINY, "data.shards=none"]
 

@@ -13,8 +13,8 @@ import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
+from dira_scale.sweep.limits import _minutes
 from dira_scale.sweep.records import Launch, Run, SweepFolder
-from dira_scale.sweep.refusals import _minutes
 from dira_scale.sweep.slurm import parameters, script, submit
 
 PROFILE: dict[str, Any] = {"executor": "slurm", "hours": 2.0, "signal_delay": 60, "cpus_per_task": 4, "tries": 5}

@@ -1,22 +1,11 @@
-"""What SLURM refuses, asked beforehand or answered by sbatch."""
+"""What SLURM's configuration allows: hours of a job, jobs of an array."""
 
 import re
-import subprocess
 from collections.abc import Sequence
 
 from dira_scale.errors import UserError
-from dira_scale.sweep import queue
 from dira_scale.sweep.config import SweepConfig
 from dira_scale.sweep.queue import run_slurm
-
-
-def explain(error: Exception, phase: str) -> str:
-    """Say in sbatch's words why it refuses jobs of ``phase``."""
-    cause = error.__cause__
-    if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
-        return f"phase {phase}: sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
-    words = " ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines())
-    return f"phase {phase}: sbatch failed: {words or cause}"
 
 
 def longest_array() -> int:
