@@ -3,7 +3,6 @@
 The public part does not do three things. A job of one call is no array, while a run is always a task of one: records,
 cancels and requeues know one kind of id. sbatch's answer is waited for without a bound. And where that answer is lost,
 nobody knows which files belong to the jobs that SLURM may have taken: here their names have the submission's token.
-tests/sweep/test_executors.py says so if another version of submitit has other private parts.
 """
 
 import os

@@ -109,7 +109,7 @@ def _where_to_look(known: Known, job: JobState) -> str:
     if not known.without_log:
         return "see its logs in jobs/"
     where = f"does {job.nodes} see {known.without_log}?"
-    return f"it left no log: {where} Mount it there, or put the sweep on a disk that all nodes see (folder=…)"
+    return f"no log appeared: {where} Mount it there, or put the sweep on a disk that all nodes see (folder=…)"
 
 
 def _without_end(known: Known, job: JobState) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,12 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
             statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
         return statuses[run_id]
 
-    depths = _depths(folder)
-    ids = sorted(folder.runs, key=lambda run_id: (depths[run_id], _natural(run_id)))
+    @cache
+    def depth(run_id: str) -> int:
+        """How many runs have to be done before this one, one after another."""
+        return max((1 + depth(need) for need in folder.runs[run_id].needs if need in folder.runs), default=0)
+
+    ids = sorted(folder.runs, key=lambda run_id: (depth(run_id), _natural(run_id)))
     return {run_id: of(run_id) for run_id in ids}, answer
 
 
@@ -137,21 +142,6 @@ def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
     to_go = (steps - step) / speed if run_status.state == "running" and steps and step and speed > 0 else None
     rate = next((value for key, value in row.items() if key.endswith("_per_second")), None)
     return Progress(step, steps, row.get("loss"), rate, to_go)
-
-
-def _depths(folder: SweepFolder) -> dict[str, int]:
-    """How many runs have to be done before each, one after another."""
-    depths: dict[str, int] = {}
-
-    def depth(run_id: str) -> int:
-        if run_id not in depths:
-            needs = [need for need in folder.runs[run_id].needs if need in folder.runs]
-            depths[run_id] = max((1 + depth(need) for need in needs), default=0)
-        return depths[run_id]
-
-    for run_id in folder.runs:
-        depth(run_id)
-    return depths
 
 
 def _natural(name: str) -> list[tuple[str, float]]:

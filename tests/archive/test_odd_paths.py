@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dira_scale.config.compose import compose
-from dira_scale.config.words import as_words
+from dira_scale.config.keys import as_words
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
 

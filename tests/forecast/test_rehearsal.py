@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.forecast.ledger import Collective, Ledger
-from dira_scale.forecast.network import FakeTask, fake_task, one_rank_of
+from dira_scale.forecast.network import FakeTask, fake_task, fake_world, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
@@ -200,7 +200,9 @@ def test_statistics_over_ranks_take_more_memory_than_on_one() -> None:
 
 def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:
     """y = w·x + b on 16 rows of five numbers, 8 a micro-batch; then the side module, a factor, on 8 numbers twice."""
-    fake = FakeTask.of(Regression, STAGES, Shapes())
+    mode, world = FakeTensorMode(), fake_world("fp32")
+    with mode:
+        fake = FakeTask(Regression(world), STAGES, Shapes(), mode, world)
     weights, everything = (rehearse(fake, stage, BATCH, accumulate=2) for stage in STAGES)
     product = 2 * BATCH * FEATURES
     assert weights.forward == everything.forward == weights.backward == product  # the numbers need no gradient

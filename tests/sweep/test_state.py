@@ -37,7 +37,7 @@ def job(state: str, reason: str = "") -> JobState:
         (Known(job=job("CANCELLED"), id="6_0", needs={"a/b": "interrupted"}), "blocked", "by a/b"),
         (Known(job=job("GONE"), id="6_0", needs={"a/b": "failed"}), "blocked", "by a/b"),
         (Known(job=job("CONFIGURING")), "running", "starting"),
-        (Known(job=JobState("FAILED", nodes="n3"), id="6_0", without_log="/s"), "failed", "log: does n3 see /s?"),
+        (Known(job=JobState("FAILED", nodes="n3"), id="6_0", without_log="/s"), "failed", "appeared: does n3 see /s?"),
         (Known(job=JobState("COMPLETED", nodes="n3"), id="6_0", without_log="/s"), "lost", "see (folder=…)"),
         (Known(job=job("CANCELLED")), "missing", "CANCELLED"),
         (Known(job=job("FAILED"), id="6_0"), "failed", "job 6_0 is FAILED before the run began; see its logs"),

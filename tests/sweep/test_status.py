@@ -52,6 +52,7 @@ def test_states_and_progress(going: SweepFolder, slurm: Slurm) -> None:
     assert far.to_go == pytest.approx(75 * 100 / 25, rel=0.05)  # 25 steps took 100 s
     assert progress(going, result[B]).to_go is None and progress(going, result[SHARDS]).step is None
     assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
+    assert [duration(seconds) for seconds in (98.6, 300, 7200, 200_000)] == ["99 s", "5 min", "2.0 h", "2.3 d"]
 
 
 def test_the_table_has_counts_a_row_and_a_line_for_each_run(going: SweepFolder) -> None:
@@ -84,9 +85,9 @@ def test_nothing_is_cut_at_any_width(going: SweepFolder, slurm: Slurm, width: in
 
 def test_json_has_every_run_and_the_counts(going: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep.main(["status", f"folder={going.path}", "json=true"]) == 1  # one has failed
-    said = capsys.readouterr()
-    content = json.loads(said.out)
-    assert not said.err and content["problem"] == "" and content["usage"] is None
+    captured = capsys.readouterr()
+    content = json.loads(captured.out)
+    assert not captured.err and content["problem"] == "" and content["usage"] is None
     assert {state: count for state, count in content["counts"].items() if count} == {
         "running": 1, "queued": 2, "done": 1, "failed": 1,
     }  # fmt: skip
@@ -102,7 +103,7 @@ def test_json_has_every_run_and_the_counts(going: SweepFolder, capsys: pytest.Ca
     assert "json=true: prints one look; leave out watch" in capsys.readouterr().err
 
 
-def test_no_slurm_is_said_above_what_the_records_know(
+def test_no_slurm_is_reported_above_what_the_records_know(
     going: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -136,7 +137,7 @@ def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm
     (folder.path / "jobs").mkdir()
     (folder.path / "jobs" / "6_1_0_log.out").touch()
     result = read_statuses(folder)[0]
-    assert f"job 6_0 is FAILED (exit code 0:53) before the run began; it left no log: does n4 see {folder.path}?" in (
+    assert f"job 6_0 is FAILED (exit code 0:53) before the run began; no log appeared: does n4 see {folder.path}?" in (
         result[A].reason
     )
     assert result[B].reason.endswith("see its logs in jobs/") and result[A].state == result[B].state == "failed"
@@ -171,32 +172,12 @@ def test_two_calls_of_slurm_for_any_number_of_runs(tmp_path: Path, slurm: Slurm)
     assert len(slurm.calls) == 2
 
 
-def test_watching_ends_when_nothing_runs(tmp_path: Path, slurm: Slurm) -> None:
-    folder = made_up_sweep(tmp_path / "sweep", 1)
-    for run_id in (SHARDS, A):
-        begin(folder, run_id, "6_0", exit_code=0)
-    console = Console(file=io.StringIO(), width=200, force_terminal=True)
-    assert {one.state for one in show(folder, console, 60.0).values()} == {"done"}
-
-
-def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no sweep there"):
-        read_statuses(SweepFolder(tmp_path))
-
-
 def test_a_status_imports_no_torch() -> None:
-    ask = "import sys, dira_scale.sweep.table, dira_scale.sweep.cancel, dira_scale.sweep.results"
+    ask = "import sys, dira_scale.sweep.table, dira_scale.sweep.subcommands, dira_scale.sweep.results"
     done = subprocess.run(
         [sys.executable, "-c", f"{ask}; print('torch' in sys.modules)"], capture_output=True, text=True
     )
     assert done.stdout == "False\n", done.stderr
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3, "3 s"), (98.6, "99 s"), (300, "5 min"), (7200, "2.0 h"), (200_000, "2.3 d")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_rows_without_training_are_no_progress(tmp_path: Path, slurm: Slurm) -> None:
