@@ -1,8 +1,8 @@
 """Configuration: Hydra's compose API and override grammar over ``configs/``, checked against dataclasses.
 
-A verb's root file is ``configs/VERB.yaml``. Its ``_schema_`` names the dataclass that it is checked against, which is
-beside the class that it configures (:mod:`dira_scale.config.schema`). Defaults and their reasons are in the YAML files
-only. Hydra's own entry point is not used: it would change the working directory and configure logging.
+A command's root file is ``configs/COMMAND.yaml``. Its ``_schema_`` names the dataclass that it is checked against,
+which is beside the class that it configures (:mod:`dira_scale.config.schema`). Defaults and their reasons are in the
+YAML files only. Hydra's own entry point is not used: it would change the working directory and configure logging.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,37 +37,37 @@ from dira_scale.errors import UserError, nearest
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
 
 
-def compose(verb: str, argv: list[str]) -> DictConfig:
-    """The configuration of ``verb`` with the overrides in ``argv``, resolved and checked.
+def compose(command: str, argv: list[str]) -> DictConfig:
+    """The configuration of ``command`` with the overrides in ``argv``, resolved and checked.
 
     ``--config-dir DIR`` adds a folder of your own groups and experiments. ``--help`` and ``--cfg`` print and exit.
 
     Raises:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
-    return _composed(verb, Root.read(verb), Arguments.parse(argv))
+    return _composed(command, Root.read(command), Arguments.parse(argv))
 
 
-def configured(verb: str, values: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration of ``verb`` as :func:`compose` does, from Python values by dotted keys, or nested.
+def configured(command: str, values: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration of ``command`` as :func:`compose` does, from Python values by dotted keys, or nested.
 
     Text for a group of files, such as ``experiment``, chooses one; a key that there is not yet begins with ``+``.
 
     Raises UserError as :func:`compose` does.
     """
-    groups = _hydra(verb, [], []).hydra.runtime.choices
+    groups = _hydra(command, [], []).hydra.runtime.choices
     files = {key: value for key, value in values.items() if key in groups and isinstance(value, str | None)}
     given = {key: value for key, value in values.items() if key not in files}
     chosen = Arguments.parse([f"{group}={typed(file)}" for group, file in files.items()])
-    return _composed(verb, Root.read(verb), chosen, given)
+    return _composed(command, Root.read(command), chosen, given)
 
 
 def _composed(
-    verb: str, root: Root, arguments: Arguments, values: Mapping[str, Any] = MappingProxyType({})
+    command: str, root: Root, arguments: Arguments, values: Mapping[str, Any] = MappingProxyType({})
 ) -> DictConfig:
     schema = get_class(root.schema)
     try:
-        composed = _hydra(verb, arguments.words, arguments.config_dirs)
+        composed = _hydra(command, arguments.words, arguments.config_dirs)
         for key, value in values.items():
             _set(composed, key, value)
         trust_typed(composed)
@@ -78,13 +78,13 @@ def _composed(
         places = _places(schema, lambda: composed)
         if arguments.help:
             choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
-            print(describe(verb, config, schema, places, root, choices, arguments.config_dirs))
+            print(describe(command, config, schema, places, root, choices, arguments.config_dirs))
             raise SystemExit(0)
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
             raise SystemExit(0)
         _complete(config)
-        with _closed_environment(verb):
+        with _closed_environment(command):
             OmegaConf.resolve(config)
         expand_home(config, places)
     except MISTAKES as error:
@@ -93,22 +93,22 @@ def _composed(
     return config
 
 
-def defaults(verb: str, words: Sequence[str] = ()) -> DictConfig:
-    """A verb's defaults from ``configs/``, with ``words`` such as ``experiment=small``.
+def defaults(command: str, words: Sequence[str] = ()) -> DictConfig:
+    """A command's defaults from ``configs/``, with ``words`` such as ``experiment=small``.
 
     Neither resolved nor checked: imports no schema and thus no torch.
     """
-    return _plain(_hydra(verb, words, []))
+    return _plain(_hydra(command, words, []))
 
 
-def places_of(verb: str, choices: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, Places]:
-    """All keys of ``verb`` that hold places under these choices of groups, and how.
+def places_of(command: str, choices: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, Places]:
+    """All keys of ``command`` that hold places under these choices of groups, and how.
 
     Raises UserError if there is no such choice.
     """
-    schema = get_class(Root.read(verb).schema)
+    schema = get_class(Root.read(command).schema)
     try:
-        return _places(schema, lambda: _hydra(verb, choices, config_dirs))
+        return _places(schema, lambda: _hydra(command, choices, config_dirs))
     except MISTAKES as error:
         raise UserError(explain(error, schema, Arguments([*choices], [*config_dirs]))) from error
 
@@ -154,19 +154,19 @@ def _places(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Place
     return places
 
 
-def _hydra(verb: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
-    folders = roots(verb, list(config_dirs))
+def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
+    folders = roots(command, list(config_dirs))
     paths = ",".join(f"file://{path}" for path in folders[1:])
 
     def compose(words: Sequence[str]) -> DictConfig:
         with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
             overrides = [f"hydra.searchpath=[{paths}]", *words]
-            return hydra_compose(config_name=verb, overrides=overrides, return_hydra_config=True)
+            return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
 
     def groups() -> set[str]:
         return {"hydra", *(path.name for folder in folders if folder.is_dir() for path in folder.iterdir())}
 
-    return shared.composed((verb, paths), words, compose, groups)
+    return shared.composed((command, paths), words, compose, groups)
 
 
 def _plain(composed: DictConfig) -> DictConfig:
@@ -190,14 +190,14 @@ _structured = lru_cache(OmegaConf.structured)  # merge() copies it
 
 
 @contextmanager
-def _closed_environment(verb: str) -> Iterator[None]:
+def _closed_environment(command: str) -> Iterator[None]:
     """No access to environment variables while configuring shards: recipes may be untrusted, and are published with
     the dataset."""
 
     def refuse(name: str, default: Any = None) -> None:
         raise UserError(f"${{oc.env:{name}}}: a recipe may not read the environment; type the value as KEY=VALUE")
 
-    OmegaConf.register_new_resolver("oc.env", refuse if verb.startswith("shard") else oc.env, replace=True)
+    OmegaConf.register_new_resolver("oc.env", refuse if command.startswith("shard") else oc.env, replace=True)
     try:
         yield
     finally:

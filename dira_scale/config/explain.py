@@ -15,8 +15,8 @@ from dira_scale.config.overrides import Arguments, key_of
 from dira_scale.config.schema import MAPPING, is_mapping, kind
 from dira_scale.errors import UserError, nearest
 
-SHORT = 8  # list the known keys in an error if there are at most this many
-SAME = 4  # name at most this many keys of the same ending
+FEW = 8  # list the known keys in an error if there are at most this many
+ALIKE = 4  # name at most this many keys of the same ending
 
 
 def explain(error: Exception, schema: type, arguments: Arguments) -> str:
@@ -93,16 +93,16 @@ def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
     known = [name for name in keys(node, f"{parent}." if parent else "") if not name.startswith(("hydra", "_"))]
     if known == [f"{parent}."]:
         return f"unknown key {key}: {parent} has no keys of its own; a mapping is {parent}='{{name: value}}'"
-    hint = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
+    hint = f"there are: {', '.join(known)}" if 0 < len(known) <= FEW else "--help lists the keys"
     deeper = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    similar = (deeper and parent and _or(deeper[:SAME])) or nearest(key, known) or _same_ending(key, deeper, known)
+    similar = (deeper and parent and _or(deeper[:ALIKE])) or nearest(key, known) or _same_ending(key, deeper, known)
     return f"unknown key {key}{similar} ({hint})"
 
 
 def _same_ending(key: str, deeper: Sequence[str], known: Sequence[str]) -> str:
     """The keys further ``deeper`` of this name, such as optim.optimizer.lr for lr, then those that begin like it."""
     alike = [name for name in known if "." not in name and name.startswith(key.rstrip("s"))]
-    return _or([*deeper[:SAME], *alike]) if len(key) > 1 else ""
+    return _or([*deeper[:ALIKE], *alike]) if len(key) > 1 else ""
 
 
 def _or(names: Sequence[str]) -> str:

@@ -15,17 +15,17 @@ def folder(name: str) -> Path:
     return checkout / name if (checkout / "pyproject.toml").is_file() else package / "_data" / name
 
 
-def roots(verb: str, config_dirs: list[Path]) -> list[Path]:
-    """All folders of a verb's configuration groups: the project's, with those of this verb alone, then those of
+def roots(command: str, config_dirs: list[Path]) -> list[Path]:
+    """All folders of a command's configuration groups: the project's, with those of this command alone, then those of
     ``--config-dir``."""
-    own = "pretrain" if verb == "plan" else verb.removeprefix("plan_")  # a plan has the groups of what is planned
+    own = "pretrain" if command == "plan" else command.removeprefix("plan_")  # a plan has the groups of what is planned
     its_own = folder("configs") / own
     return [folder("configs"), *[its_own] * its_own.is_dir(), folder("shards"), folder("slurm"), *config_dirs]
 
 
 @dataclass(frozen=True)
 class Root:
-    """Metadata in ``configs/VERB.yaml``.
+    """Metadata in ``configs/COMMAND.yaml``.
 
     Attributes:
         schema: dotted path of the dataclass that the configuration is checked against (``_schema_``).
@@ -41,7 +41,7 @@ class Root:
 
     @classmethod
     @lru_cache
-    def read(cls, verb: str) -> "Root":
+    def read(cls, command: str) -> "Root":
         """Read the metadata of one of the project's own root files."""
-        content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{verb}.yaml").read_text())
+        content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{command}.yaml").read_text())
         return cls(content["_schema_"], content["_example_"], tuple(content.get("_first_", ())))

@@ -13,7 +13,7 @@ from dira_scale.config.schema import PLACE_WORDS, Places, kind
 
 
 def describe(
-    verb: str,
+    command: str,
     config: DictConfig,
     schema: type,
     places: Mapping[str, Places],
@@ -29,11 +29,11 @@ def describe(
         choices: the option chosen in each group.
         config_dirs: folders given by ``--config-dir``.
     """
-    meanings = comments(verb, choices, roots(verb, config_dirs))
+    meanings = comments(command, choices, roots(command, config_dirs))
     lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
-    groups = dict(_groups(choices, roots(verb, config_dirs)))
+    groups = dict(_groups(choices, roots(command, config_dirs)))
     text = [
-        f"example: python -m dira_scale.{verb.replace('_', ' ')} {root.example}".rstrip(),
+        f"example: python -m dira_scale.{command.replace('_', ' ')} {root.example}".rstrip(),
         "(KEY=VALUE in Hydra's grammar; --cfg prints the configuration and stops; "
         "--config-dir DIR adds a folder of your own groups, such as experiments)",
     ]
@@ -75,11 +75,11 @@ def _key(key: str, value: object, schema: type, places: Mapping[str, Places], me
     return [line, f"      {meanings[key]}"] if key in meanings else [line]
 
 
-def comments(verb: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
-    """Comments by dotted key, from the verb's own file and the options chosen in its groups."""
+def comments(command: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
+    """Comments by dotted key, from the command's own file and the options chosen in its groups."""
     meanings: dict[str, str] = {}
     for root in roots:
-        meanings |= of_file(root / f"{verb}.yaml")
+        meanings |= of_file(root / f"{command}.yaml")
         for group, option in choices.items():
             meanings = of_file(root / group / f"{option}.yaml", f"{group.replace('/', '.')}.") | meanings
     return meanings

@@ -1,9 +1,14 @@
 """The keys of a configuration, and its values as typed on a command line."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
+
+PLAIN = re.compile(r"([a-z0-9]+://|\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII)  # text in Hydra's grammar, but for these:
+SPECIAL = {"null", "true", "false", "nan", "inf"}
 
 
 def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
@@ -26,7 +31,26 @@ def keys(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def typed(value: object) -> str:
-    """A value as typed on a command line: ``null``, ``true``, ``[a, b]``."""
+    """A value for people to read, as typed on a command line: ``null``, ``true``, ``[a, b]``."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"[{', '.join(map(typed, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def as_words(values: Mapping[str, object]) -> list[str]:
+    """``KEY=VALUE`` for each value, of which a command composes exactly these. ``${KEY}`` stays an interpolation."""
+    return [f"{key}={written(value)}" for key, value in values.items()]
+
+
+def written(value: object) -> str:
+    """A value in Hydra's grammar: text in quotes where they are needed, lists and mappings with all that they hold."""
+    match value:
+        case str() if PLAIN.fullmatch(value) and value.lower() not in SPECIAL:
+            return value
+        case str():
+            return QuotedString(value, Quote.single).with_quotes()
+        case list() | tuple():
+            return f"[{','.join(map(written, value))}]"
+        case dict():
+            return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    return typed(value)

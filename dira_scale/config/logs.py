@@ -1,6 +1,6 @@
-"""Messages of a verb to its user, by ``logging``: one line on standard error each.
+"""Messages of a command to its user, by ``logging``: one line on standard error each.
 
-A verb's results (a table, the path of a page) are printed on standard output. Everything else is logged::
+A command's results (a table, the path of a page) are printed on standard output. Everything else is logged::
 
     logger = logging.getLogger(__name__)
     logger.warning("%s cannot be written (%s)", path, error)
@@ -18,39 +18,39 @@ from dira_scale.errors import printable
 PACKAGE = "dira_scale"  # the parent of all our loggers
 
 
-def start(verb: str) -> None:
-    """From now on, show what the package logs at INFO and above, as messages of ``verb``."""
+def start(command: str) -> None:
+    """From now on, show what the package logs at INFO and above, as messages of ``command``."""
     logger = logging.getLogger(PACKAGE)
     for handler in [handler for handler in logger.handlers if isinstance(handler, _StderrHandler)]:
-        logger.removeHandler(handler)  # of an earlier verb in this process
+        logger.removeHandler(handler)  # of an earlier command in this process
     handler = _StderrHandler()
-    handler.setFormatter(LineFormatter(verb))
+    handler.setFormatter(LineFormatter(command))
     handler.addFilter(_is_of_rank_0)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
 
-def verb() -> str | None:
+def command() -> str | None:
     """The command whose messages are shown; None before :func:`start`."""
     handlers = logging.getLogger(PACKAGE).handlers
     formatters = (handler.formatter for handler in handlers if isinstance(handler, _StderrHandler))
-    return next((formatter.verb for formatter in formatters if isinstance(formatter, LineFormatter)), None)
+    return next((formatter.command for formatter in formatters if isinstance(formatter, LineFormatter)), None)
 
 
 class LineFormatter(logging.Formatter):
-    """``verb: warning: message``, with unprintable characters escaped: names may hold terminal control sequences.
+    """``command: warning: message``, with unprintable characters escaped: names may hold terminal control sequences.
 
-    A traceback follows on separate lines. Only warnings say ``warning``; the verb is omitted if empty.
+    A traceback follows on separate lines. Only warnings say ``warning``; the command is omitted if empty.
     """
 
-    def __init__(self, verb: str = "") -> None:
+    def __init__(self, command: str = "") -> None:
         super().__init__()
-        self.verb = verb
+        self.command = command
 
     def format(self, record: logging.LogRecord) -> str:
         """``record`` as text."""
         kind = "warning" if record.levelno == logging.WARNING else ""
-        lines = [": ".join(part for part in (self.verb, kind, printable(record.getMessage())) if part)]
+        lines = [": ".join(part for part in (self.command, kind, printable(record.getMessage())) if part)]
         if record.exc_info:
             lines += [printable(line) for line in self.formatException(record.exc_info).splitlines()]
         return "\n".join(lines)

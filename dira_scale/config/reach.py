@@ -1,4 +1,4 @@
-"""Which addresses of stores and servers may be asked: those that were typed, as ``reach=ADDRESS`` or as another key.
+"""Which addresses of stores and servers may be read: those that were typed, as ``reach=ADDRESS`` or as another key.
 
 A run or an export may be a stranger's, and names addresses, which could be of machines that only this one can reach.
 """
@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError
 
-_TOLD = set[str]()
+_ALLOWED = set[str]()
 
 
 def allow(places: Iterable[str]) -> None:
-    """Let these addresses and all below them be asked from now on, in this process."""
-    _TOLD.update(place for place in places if "://" in place)
+    """Let these addresses and all below them be read from now on, in this process."""
+    _ALLOWED.update(place for place in places if "://" in place)
 
 
 def allow_typed(config: DictConfig) -> None:
@@ -27,11 +27,11 @@ def may_ask(place: str) -> bool:
     """Return whether ``place`` is on this machine, or an address that was allowed."""
     if "://" not in place or place.startswith("file://"):
         return True
-    return any(f"{place.rstrip('/')}/".startswith(f"{told.rstrip('/')}/") for told in _TOLD)
+    return any(f"{place.rstrip('/')}/".startswith(f"{address.rstrip('/')}/") for address in _ALLOWED)
 
 
 def require_asked(place: str, what: str) -> None:
-    """Raise UserError, before anything is asked, for an address that only a run names."""
+    """Raise UserError, before anything is read, for an address that only a run names."""
     if not may_ask(place):
         raise UserError(f"{what} in {place}: {beyond(place)}")
 

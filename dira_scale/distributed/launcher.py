@@ -67,7 +67,7 @@ def _refuse_single_process() -> None:
     if requested > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(
             f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
-            f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.verb() or 'COMMAND'} …, or --multi_gpu "
+            f"torchrun --nproc_per_node {requested} -m dira_scale.{logs.command() or 'COMMAND'} …, or --multi_gpu "
             "instead of --cpu"
         )
 

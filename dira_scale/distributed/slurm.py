@@ -26,7 +26,7 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
     if "SLURM_STEP_NUM_TASKS" not in environ and int(environ.get("SLURM_NTASKS", "1")) > 1:
         raise UserError(
             f"this SLURM job has {environ['SLURM_NTASKS']} tasks, and its script starts one process: write "
-            f"srun python -m dira_scale.{logs.verb() or 'COMMAND'} …, or set --ntasks=1"
+            f"srun python -m dira_scale.{logs.command() or 'COMMAND'} …, or set --ntasks=1"
         )
     if tasks == 1:
         return

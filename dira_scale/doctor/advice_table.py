@@ -9,7 +9,8 @@ from rich.progress import track
 from rich.table import Table
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.forecast.advice import EXPERIMENTS, Choice, choice, duration, recommend
+from dira_scale.forecast.advice import EXPERIMENTS, Choice, choice, recommend
+from dira_scale.forecast.here import duration
 from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware
 

@@ -79,14 +79,14 @@ class Watchdog:
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
             self._report(f"{reason}. Where every process stood: {self._stacks.parent}{lacking}")
         except OSError as error:
-            print(f"{logs.verb() or logs.PACKAGE}: {reason}; {error}; this process stood:", file=sys.stderr)
+            print(f"{logs.command() or logs.PACKAGE}: {reason}; {error}; this process stood:", file=sys.stderr)
             faulthandler.dump_traceback(all_threads=True)
         finally:
             os._exit(FAILED)  # the training thread never returns
 
     def _report(self, text: str) -> None:
         """Print ``text`` and append it to ``log.txt``, in the first process that gets here."""
-        line = f"{logs.verb() or logs.PACKAGE}: {text}. The same command resumes from the newest checkpoint"
+        line = f"{logs.command() or logs.PACKAGE}: {text}. The same command resumes from the newest checkpoint"
         with suppress(FileExistsError):
             (self.folder / "leases" / f"{self.number:06d}.hung").open("x").close()
             print(line, file=sys.stderr, flush=True)

@@ -5,7 +5,6 @@ moment. The full-size experiment is recommended for 10,000 images and more, wher
 otherwise the small one.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dira_scale.config.compose import compose
 from dira_scale.data.epochs import longer, smaller_batch
-from dira_scale.distributed.precision import autocast, choose
-from dira_scale.forecast import strategies
+from dira_scale.distributed.precision import choose
+from dira_scale.forecast import here, strategies
 from dira_scale.forecast.estimate import USABLE
+from dira_scale.forecast.here import duration
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import rehearse
 from dira_scale.machine.hardware import Hardware
@@ -30,8 +30,6 @@ FULL, SMALL = "dira_moco", "small"  # those that may be recommended
 EXPERIMENTS = (SMALL, "small_pcrl", FULL, "pcrl")
 LONGEST = 7 * 24.0  # hours that a run may take to be recommended
 FEWEST = 10_000  # images for the full-size experiment: 39 steps an epoch (the paper has 75,312 images, 294 steps)
-MEASURED_PIXELS = 8 * 224**2  # of a step of the speed measurement on a CPU; a GPU gets its share of a batch
-WARM_UP = 3  # steps: oneDNN compiles its bf16 kernels in the first ones, which take ten times as long
 
 
 @dataclass(frozen=True)
@@ -105,27 +103,14 @@ def choice(experiment: str, images: int, machine: Hardware) -> Choice:
 
 
 def operations_per_second(encoder: str, size: int, images: int, precision: str) -> float:
-    """FLOP/s of one device that trains ``encoder`` on ``size``-pixel views, as its fastest step after some others."""
+    """FLOP/s of one device that trains ``encoder`` on ``size``-pixel views."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = timm.create_model(encoder, num_classes=0).to(device, memory_format=torch.channels_last).train()
-    images = images if device.type == "cuda" else min(images, MEASURED_PIXELS // size**2)
+    images = images if device.type == "cuda" else min(images, here.MEASURED_PIXELS // size**2)
     views = torch.rand(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
-
-    def step() -> None:
-        with autocast(device, precision):
-            loss = model(views).float().square().mean()
-        loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
     with FlopCounterMode(display=False) as counter:
-        step()
-    seconds = []
-    for _ in range(WARM_UP + 3):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return float(counter.get_total_flops() / min(seconds[WARM_UP:]))
+        here.step(model, views, precision)
+    return float(counter.get_total_flops() / here.seconds_per_step(model, views, precision))
 
 
 def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
@@ -142,11 +127,3 @@ def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
     if full.images < FEWEST:
         why = f"is for {FEWEST:,} images and more"
     return small, f"{FULL} {why}"
-
-
-def duration(hours: float) -> str:
-    """Two digits of the unit that reads best."""
-    for unit, length in (("days", 24.0), ("hours", 1.0)):
-        if hours >= 2 * length:
-            return f"{float(f'{hours / length:.2g}'):,.0f} {unit}"
-    return f"{max(1, round(60 * hours))} min"

@@ -4,18 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.forecast import strategies
-from dira_scale.forecast.config import Machine
+from dira_scale.forecast.config import Machine, plan_of
 from dira_scale.forecast.links import GB, Links
-from dira_scale.forecast.network import FakeTask, fake_task, one_rank_of
+from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
+from dira_scale.forecast.shards import planned_inputs
 from dira_scale.forecast.strategies import Memory
 from dira_scale.forecast.timeline import StepTimes, Workload
-from dira_scale.training.blueprint import Blueprint
+from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.config import StagedTraining
-from dira_scale.training.schedule import stage_plans
+from dira_scale.training.schedule import check_division, stage_plans
 
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
 
@@ -47,7 +49,7 @@ class Estimate:
 @dataclass(frozen=True)
 class Rehearsals:
     """All stages, rehearsed as one rank of many; the heaviest also with two other numbers of images, of which every
-    other number's memory is told (``few`` and ``many``): at least 2, as a single one takes fewer operations."""
+    other number's memory is computed (``few`` and ``many``): at least 2, as a single one takes fewer operations."""
 
     ranks: int
     stages: Mapping[str, Rehearsal]
@@ -69,36 +71,16 @@ class Rehearsals:
 def rehearse_run(
     blueprint: Blueprint, ranks: int, checkpointing: bool = False, done: Callable[[], None] = lambda: None
 ) -> Rehearsals:
-    """Rehearse a step of every stage as :func:`rehearse_stages` does, with the remarks of what is trained."""
-    made = list[FakeTask]()
-
-    def make() -> FakeTask:
-        made.append(fake_task(blueprint))
-        return made[0]
-
-    rehearsals = rehearse_stages(make, blueprint.config.parallel.accumulate, ranks, checkpointing, done)
-    return replace(rehearsals, remarks=blueprint.remarks((made[0].task.module,)))
-
-
-def rehearse_stages(
-    make: Callable[[], FakeTask],
-    accumulate: int,
-    ranks: int,
-    checkpointing: bool = False,
-    done: Callable[[], None] = lambda: None,
-) -> Rehearsals:
-    """Rehearse a step of every stage as rank 0 of ``ranks``, and one more; call ``done`` after each.
-
-    ``make``: called as that rank.
-    """
+    """Rehearse a step of every stage of what ``blueprint`` trains as rank 0 of ``ranks``, and one more; call ``done``
+    after each."""
 
     def rehearsed(plan: StagePlan, images: int) -> Rehearsal:
-        rehearsal = rehearse(fake, plan, images, accumulate)
+        rehearsal = rehearse(fake, plan, images, blueprint.config.parallel.accumulate)
         done()
         return rehearsal
 
     with one_rank_of(ranks):
-        fake = make()
+        fake = fake_task(blueprint)
         if checkpointing:
             checkpoint_activations(fake.task.module)
         stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
@@ -107,8 +89,9 @@ def rehearse_stages(
         plan = next(plan for plan in fake.stages if plan.name == heaviest)
         few = stages[heaviest]
         if few.images == 1:
-            few = rehearse(fake, plan, 2, accumulate)
-        return Rehearsals(ranks, stages, few, rehearsed(plan, 2 * few.images))
+            few = rehearse(fake, plan, 2, blueprint.config.parallel.accumulate)
+        many = rehearsed(plan, 2 * few.images)
+    return Rehearsals(ranks, stages, few, many, blueprint.remarks((fake.task.module,)))
 
 
 def estimate(
@@ -185,3 +168,34 @@ def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumu
 def method_traffic(step: Rehearsal) -> list[float]:
     """Bytes that a rank sends in each collective of the method, BatchNorm and the discriminator, as rings."""
     return [(c.ranks - 1) / c.ranks * c.size * (2 if c.kind == "all_reduce" else 1) for c in step.collectives]
+
+
+@dataclass(frozen=True)
+class Configured:
+    """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run."""
+
+    row: Estimate
+    images: int
+    steps: int
+
+
+def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:
+    """Return the plan of a run of ``command`` with these ``words`` on a ``machine``, by the keys of ``plan.*``.
+
+    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    """
+    cfg = compose(plan_of(command), [*words, *(f"plan.{key}={value}" for key, value in machine.items())])
+    blueprint = blueprint_of(command, cfg)
+    config, loading = blueprint.config, 0.0
+    ranks = config.plan.nodes * config.plan.gpus
+    check_division(config, ranks)
+    if config.data.shards is not None:
+        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
+    plain = rehearse_run(blueprint, ranks)
+    again = config.parallel.checkpoint_activations
+    rehearsed = rehearse_run(blueprint, ranks, checkpointing=True) if again else plain
+    row = estimate(config, config.plan, rehearsed, plain, config.parallel.strategy, loading)
+    total = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, config.plan.images // batch)))
+    steps = min(total, config.steps or total)
+    share = steps / total
+    return Configured(replace(row, hours=row.hours * share, price=row.price * share), config.plan.images, steps)

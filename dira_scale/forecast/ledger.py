@@ -77,7 +77,7 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **(kwargs := kwargs or {}))
         if formula := FORMULAS.get(func._overloadpacket):  # FlopCounterMode itself would keep recomputed graphs alive
             self.flops += formula(*args, **kwargs, out_val=out)
-        self.operations += func.namespace != "prim"  # those are asked by tensors without memory alone
+        self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
         if func.namespace == "c10d":
             self._note_collective(func, args, kwargs)
         for tensor in tree_leaves(out):

@@ -1,6 +1,6 @@
 """Tasks without memory: tensors have shapes but no values, as one rank of many sees them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from types import SimpleNamespace
@@ -52,15 +52,6 @@ class FakeTask:
     mode: FakeTensorMode
     world: World
     buffers: Sequence[Tensor] = ()
-
-    @classmethod
-    def of(
-        cls, make: Callable[[World], StepTask], stages: Sequence[StagePlan], shapes: Shapes, precision: str = "fp32"
-    ) -> "FakeTask":
-        """Return the task that ``make`` builds on a process of its own, of fake tensors."""
-        mode, world = FakeTensorMode(), fake_world(precision)
-        with mode:
-            return cls(make(world), stages, shapes, mode, world)
 
     def batch(self, samples: int) -> TaskBatch:
         """A rank's part of a step's batch, as the loader returns it."""

@@ -1,27 +1,35 @@
 """What ``plan`` does: rehearse a run's steps with and without recomputed activations, and show every strategy."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from rich.table import Table
 
+from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
-from dira_scale.forecast.estimate import estimate, rehearse_run
+from dira_scale.forecast.config import Machine
+from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, flops_per_second, rehearse_run
+from dira_scale.forecast.links import GB
 from dira_scale.forecast.shards import planned_inputs
-from dira_scale.forecast.strategies import STRATEGIES
+from dira_scale.forecast.strategies import FLOAT, STRATEGIES
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
-from dira_scale.plan.table import WIDTH, as_json, show
 from dira_scale.storage.atomic import write_json
 from dira_scale.storage.owned import own_file
 from dira_scale.training.blueprint import blueprint_of
 from dira_scale.training.schedule import batches_of, check_division
 
+WIDTH = 108  # columns of the table where the output is not a terminal
+
 
 def show_plan(command: str, cfg: DictConfig) -> None:
     """Print the table of strategies of a run of ``command``, after how long it takes here where there is no GPU and
-    that can be said; write the figures to the file ``plan.json``, if set."""
+    that is known; write the figures to the file ``plan.json``, if set."""
     blueprint = blueprint_of(command, cfg)
     config = blueprint.config
     machine = config.plan
@@ -48,3 +56,100 @@ def show_plan(command: str, cfg: DictConfig) -> None:
     if machine.json:
         write_json(Path(machine.json), as_json(machine, plain, rows))
         console.print(f"\n{machine.json}", markup=False, highlight=False)
+
+
+def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
+    """Print networks and stages, then the table of strategies, then notes on the figures."""
+    ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
+    unit, dots = UNITS[config.model.dimensions], "pixels" if config.model.dimensions == 2 else "voxels"
+    console.print(f"\n[bold]{config.model.name}[/], views of {config.data.size} {dots}, {config.precision}\n")
+    console.print(_stages(config, plain))
+    nodes = f"{machine.nodes} node{'s' * (machine.nodes > 1)} of {machine.gpus} GPU{'s' * (machine.gpus > 1)}"
+    console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
+    console.print(_strategies(config, rows))
+    speed = flops_per_second(machine, plain)
+    launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
+    host = "" if machine.images_per_second else launching
+    given = "as measured" if machine.images_per_second else "plan.tflops"
+    fastest = max(row.images_per_second for row in rows)
+    stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
+    notes = [
+        f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} {unit}; 'fits': {unit} of the largest "
+        "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
+        "rank and step.",
+        f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide{host}"
+        f"; no validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} {unit}/s a node.",
+        f"Hours and price: {stages} in full, {machine.images:,} {unit}, {machine.price:g} per GPU-hour.",
+    ]
+    if loader := rows[0].memory.loader:
+        notes.append(
+            f"The peak includes an estimate of {loader / GB:.2f} GB for decoding on the GPU (data.loader=dali)."
+        )
+    notes += [f"{remark[0].upper()}{remark[1:]}." for remark in plain.remarks]
+    if ranks > 1:
+        notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
+    console.print("\n" + "\n".join(notes), style="dim", highlight=False)
+
+
+def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> dict[str, Any]:
+    """All figures: bytes, seconds, floating-point operations."""
+    stages = {}
+    for name, step in plain.stages.items():
+        figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
+        figures["collectives"] = [collective._asdict() for collective in step.collectives]
+        figures["blocks"] = [block._asdict() for block in step.blocks]
+        stages[name] = figures | {"activations": step.activations}
+    about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}
+    about["remarks"] = list(plain.remarks)
+    return about | {"stages": stages, "rows": [asdict(row) for row in rows]}
+
+
+def _stages(config: Any, plain: Rehearsals) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    unit = UNITS[config.model.dimensions].removesuffix("s")
+    for name in ("stage", "terms", "trained", "momentum", f"GFLOP/{unit}", f"activations/{unit}"):
+        table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
+    for name, step in plain.stages.items():
+        table.add_row(
+            f"[bold]{name}[/]",
+            ", ".join(config.stages[name].terms),
+            f"{step.trained / FLOAT / 1e6:.1f} M",
+            f"{step.momentum / FLOAT / 1e6:.1f} M" if step.momentum else "–",
+            f"{(step.forward + step.backward) / step.images / 1e9:.1f}",
+            f"{step.activations / step.images / 1e6:.1f} MB",
+        )
+    return table
+
+
+def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
+    table = Table(header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, box=None)
+    head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step"
+    for name in (*head.split(","), f"{UNITS[config.model.dimensions]}/s", "hours", "price"):
+        table.add_column(name, justify="left" if name == "parallel" else "right", no_wrap=True)
+    for checkpointing in (False, True):
+        title = "recomputing" if checkpointing else "all kept"
+        table.add_row(f"[dim italic]{title}[/]")
+        for row in rows:
+            if row.checkpointing == checkpointing:
+                table.add_row(*_cells(config, row))
+    return table
+
+
+def _cells(config: Any, row: Estimate) -> list[str]:
+    memory, parallel = row.memory, config.parallel
+    configured = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
+    parts = (
+        memory.parameters + memory.adversary, memory.momentum, memory.gradients, memory.optimizer,
+        memory.communication, memory.activations,
+    )  # fmt: skip
+    return [
+        f"[bold]▸ {row.strategy}[/]" if configured else f"  {row.strategy}",
+        *(f"{part / GB:.2f}" for part in parts),
+        f"[{'green' if row.fits else 'red'}]{memory.peak / GB:.2f}[/]",
+        f"{row.largest}" if row.largest else "[red]none[/]",
+        f"{row.sent / 1e6:,.0f}",
+        f"{1000 * row.step:,.1f}",
+        f"{row.images_per_second:,.0f}",
+        f"{row.hours:,.1f}",
+        f"{row.price:,.0f}",
+    ]

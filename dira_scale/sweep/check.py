@@ -4,6 +4,8 @@ import logging
 import multiprocessing
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,7 +16,6 @@ from dira_scale.config.compose import compose
 from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
-from dira_scale.sweep import benchmark
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
 from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
@@ -22,11 +23,12 @@ from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
 logger = logging.getLogger(__name__)
 
 GB = 1e9
+HELP_SECONDS = 120  # for a benchmark to print its flags
 
 
 @shared_bases()
 def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
-    """Find what any run's verb would refuse without data; of runs that differ only in seed and outputs, ask one.
+    """Find what any run's command would refuse without data; of runs that differ only in seed and outputs, ask one.
 
     Data that a run finds only later (what a needed run makes) is not looked at. ``everything``: more runs of the sweep,
     which these may read.
@@ -36,10 +38,10 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     trained = outputs([*runs, *everything])
     reads = {run.id: read_by(run, trained) if COMMANDS[run.verb].reads_run else [] for run in runs}
     distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
-    verbs = {run.verb: run for run in reversed(distinct)}
-    for run in verbs.values():  # here first: what forked processes have not imported, each would import
+    firsts = {run.verb: run for run in reversed(distinct)}
+    for run in firsts.values():  # here first: what forked processes have not imported, each would import
         _raise(run, _problem(run, reads[run.id]))
-    rest = [run for run in distinct if run not in verbs.values()]
+    rest = [run for run in distinct if run not in firsts.values()]
     if not rest:
         return
     cores = min(len(rest), len(os.sched_getaffinity(0)))
@@ -74,7 +76,7 @@ def _problem(run: Run, reads: Sequence[Run]) -> str:
     """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
     try:
         if COMMANDS[run.verb].flags:
-            benchmark.check(run.words)
+            _check_flags(run.words)
         else:
             _check_words(run, reads)
     except UserError as error:
@@ -83,19 +85,36 @@ def _problem(run: Run, reads: Sequence[Run]) -> str:
 
 
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
-    """As the verb itself would, except for data. A sweep that trains nothing does without torch."""
-    verb = COMMANDS[run.verb]
-    asked: list[Any] = [compose(run.verb, run.words)]
-    if verb.trains:
+    """As the command itself would, except for data. A sweep that trains nothing does without torch."""
+    row = COMMANDS[run.verb]
+    arguments: list[Any] = [compose(run.verb, run.words)]
+    if row.trains:
         from dira_scale.training.blueprint import blueprint_of
 
-        return blueprint_of(run.verb, asked[0]).check(run.launch.nodes * run.launch.processes)
-    if verb.reads_run:
-        if (runs := descriptions(asked[0], reads)) is None:
+        return blueprint_of(run.verb, arguments[0]).check(run.launch.nodes * run.launch.processes)
+    if row.reads_run:
+        if (runs := descriptions(arguments[0], reads)) is None:
             return
-        asked.append(runs)
-    if verb.check:
-        resolve_name(verb.check)(*asked)
+        arguments.append(runs)
+    if row.check:
+        resolve_name(row.check)(*arguments)
+
+
+def _check_flags(words: Sequence[str]) -> None:
+    """A benchmark's parser says which flags there are.
+
+    Raises UserError for another flag, and if there is no such benchmark.
+    """
+    name, *flags = words
+    if not name:
+        raise UserError("benchmark must be given: set: {benchmark: NAME}; python -m dira_scale.bench lists them")
+    command = [sys.executable, "-m", "dira_scale.bench", name, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=HELP_SECONDS)
+    if shown.returncode:
+        raise UserError(shown.stderr.strip().removeprefix("bench: "))
+    for flag in flags:
+        if flag.startswith("--") and not re.search(rf"{re.escape(flag)}\b", shown.stdout):
+            raise UserError(f"benchmark {name} has no flag {flag}: {' '.join(command[2:])} lists them")
 
 
 def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
@@ -106,7 +125,7 @@ def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
         if profile.executor == "local" and run.launch.nodes > 1:
             raise UserError(f"{where}.nodes={run.launch.nodes}: executor local has one machine; use cluster=slurm")
         if not COMMANDS[run.verb].trains and run.launch.nodes * run.launch.processes > 1:
-            able = " and ".join(verb.name for verb in COMMANDS.values() if verb.trains)
+            able = " and ".join(row.name for row in COMMANDS.values() if row.trains)
             raise UserError(f"{where}: {run.verb} runs as one process; nodes and processes are for {able}")
 
 
@@ -119,7 +138,7 @@ def gpus_of(run: Run, profile: Cluster) -> int:
 
 def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     """A line about the first run of each phase that trains: memory, and hours and cost of it and of all of the phase.
-    Phases of which nothing can be said share a line for each reason.
+    Phases without an estimate share a line for each reason.
 
     Raises UserError if ``plan`` refuses its configuration.
     """
@@ -145,7 +164,7 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     ]
     machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
     try:
-        from dira_scale.forecast.configured import planned  # imports torch
+        from dira_scale.forecast.estimate import planned  # imports torch
 
         plan = planned(run.verb, words, machine)
     except UserError as error:

@@ -13,30 +13,43 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.keys import typed
-from dira_scale.config.words import as_words, places_in, written
-from dira_scale.sweep import benchmark
+from dira_scale.config.compose import places_of
+from dira_scale.config.keys import as_words, typed, written
+from dira_scale.config.schema import Places
 
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
+TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE
+_places = lru_cache(places_of)  # a composition each
 NO_PLACES = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
 
 def command(
-    verb: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, config_dirs: Sequence[Path]
+    name: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, config_dirs: Sequence[Path]
 ) -> list[str]:
     """The words after ``python -m dira_scale.VERB``: ``values``, those that are typed, and the key of the output.
 
     Local places are absolute, so that the words mean the same when they are run from another folder.
     """
-    if COMMANDS[verb].flags:
-        return benchmark.words({**values, **literal}, output)
-    places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
+    if COMMANDS[name].flags:
+        return _flags({**values, **literal}, output)
+    places = places_in(name, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
     values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
     typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
-    return [*folders, *as_words(values), *typed, f"{COMMANDS[verb].output}={output}"]
+    return [*folders, *as_words(values), *typed, f"{COMMANDS[name].output}={output}"]
+
+
+def _flags(values: Mapping[str, Any], output: str) -> list[str]:
+    """``benchmark: gpu, parts: [a, b], rehearse: true`` as ``gpu --parts a b --rehearse --out …``."""
+    flags = dict(values)
+    name = str(flags.pop("benchmark", ""))
+    words = [name]
+    for key, value in flags.items():
+        several = value if isinstance(value, list) else [value]
+        words += [f"--{key.replace('_', '-')}", *([] if value is True else map(str, several))]
+    return words + (["--out", output] if name in TO_FOLDER else ["--json", f"{output}/{name}.json"])
 
 
 def _absolute(value: Any) -> Any:
@@ -48,6 +61,16 @@ def _absolute(value: Any) -> Any:
     if not isinstance(value, str) or value in NO_PLACES or value.startswith("~") or "://" in value:
         return value
     return str(Path(value).absolute())
+
+
+def places_in(command: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> set[str]:
+    """The keys of ``command`` that hold one place or several, under the choices among ``values``.
+
+    Raises UserError if there is no such choice.
+    """
+    choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
+    places = _places(command, tuple(sorted(choices)), tuple(config_dirs))
+    return {key for key, kind in places.items() if kind in (Places.ONE, Places.SEVERAL)}
 
 
 def _absolute_text(text: str) -> str:
@@ -85,14 +108,14 @@ def reference(value: Any) -> str:
     return match[1] if match else ""
 
 
-def digest_of(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> str:
-    """The hash in a run's name: of the verb and the values that decide its result, wherever and however written.
+def digest_of(command: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> str:
+    """The hash in a run's name: of the command and the values that decide its result, wherever and however written.
 
     Args:
         identity: KEY: value, with ``PHASE/DIGEST`` of needed runs for their outputs.
         varied: the phase's values that are not the same for all runs.
     """
-    named = json.dumps([verb, _canonical(_named(verb, identity, varied))])
+    named = json.dumps([command, _canonical(_named(command, identity, varied))])
     return hashlib.sha256(named.encode()).hexdigest()[:DIGEST]
 
 
@@ -118,9 +141,9 @@ def _canonical(value: Any) -> Any:
     return [_canonical(item) for item in value] if isinstance(value, list | tuple) else typed(value)
 
 
-def _named(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
+def _named(command: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a command that its name is computed from: without what has no effect, unless the sweep varies it."""
-    left_out = COMMANDS[verb].execution
+    left_out = COMMANDS[command].execution
     return {
         key: identity[key]
         for key in identity

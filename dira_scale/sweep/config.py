@@ -63,7 +63,7 @@ class Phase(Schema):
     """Runs of one command: ``list`` x ``grid`` x ``seeds``, for each run of the phases in ``for_each``.
 
     Attributes:
-        command: what each run is: the name of a verb that may be in sweeps.
+        command: what each run is: the name of one that may be in sweeps.
         for_each: a phase or a list of phases. ``"{NAME}"`` in a value is the output of the phase's run.
         for_all: a phase or a list of phases. ``"{NAME}"`` is the output of one of its runs after the other in ``grid``
             and ``list``, and all of them as an item of a list.
@@ -77,7 +77,7 @@ class Phase(Schema):
         list: [{KEY: VALUE, …}, …].
     """
 
-    command: str = one_of(*(verb.name for verb in COMMANDS.values() if verb.in_sweeps))
+    command: str = one_of(*(row.name for row in COMMANDS.values() if row.in_sweeps))
     for_each: Any = None
     for_all: Any = None
     set: dict[str, Any] | None = None
@@ -107,7 +107,7 @@ class Phase(Schema):
             if not isinstance(values, list) or not values:
                 raise UserError(f"grid.{key}={typed(values)}: expected a list of values; one value for all goes to set")
         if self.slices and not COMMANDS[self.command].slices:
-            able = " and ".join(verb.name for verb in COMMANDS.values() if verb.slices and verb.in_sweeps)
+            able = " and ".join(row.name for row in COMMANDS.values() if row.slices and row.in_sweeps)
             raise UserError(f"slices={self.slices}: only command: {able} has slices, not {self.command}")
 
 

@@ -1,4 +1,4 @@
-"""Why a run's processes ended, where no message says so: killed by a signal, or which of several died first."""
+"""Why a run's processes ended, where no message tells it: killed by a signal, or which of several ended first."""
 
 import json
 import re
@@ -25,20 +25,20 @@ class Death:
 
     Attributes:
         when: seconds since 1970.
-        said: its own last message.
+        message: its own last one.
     """
 
     rank: int
     node: str
     code: int
     when: float
-    said: str = ""
+    message: str = ""
 
     def __str__(self) -> str:
         """``rank 3 on n4 was killed by SIGKILL``."""
         if self.code < 0:
             return f"rank {self.rank} on {self.node} was {killed(self.code)}"
-        return f"rank {self.rank} on {self.node} ended with exit code {self.code}: {self.said}".removesuffix(": ")
+        return f"rank {self.rank} on {self.node} ended with exit code {self.code}: {self.message}".removesuffix(": ")
 
 
 def killed(code: int) -> str:
@@ -51,14 +51,14 @@ def record(sweep: SweepFolder, run: Run, job: JobEnvironment, restart: int, code
     """Write down that this task, not the first, has ended, for the first one to read."""
     if code not in (DONE, INTERRUPTED):
         log = sweep.path / "jobs" / f"{job.job_id}_{job.global_rank}_log.out"
-        said = launch.last_words(log, run.verb) if code > 0 else ""
+        message = launch.last_message(log, run.verb) if code > 0 else ""
         node = job.hostnames[job.node]
-        death = Death(job.global_rank, node, code, time.time(), said)
+        death = Death(job.global_rank, node, code, time.time(), message)
         write_json(_folder(sweep, run) / f"{job.job_id}.{restart}.rank{job.global_rank}", asdict(death))
 
 
 def first(sweep: SweepFolder, run: Run, job: str, restart: int, log: Path) -> Death | None:
-    """The process that died first in a job of several processes, as far as another than the first task's is known."""
+    """The process that ended first in a job of several processes, as far as another than the first task's is known."""
     files = _folder(sweep, run).glob(f"{job}.{restart}.rank*")
     deaths = [Death(**json.loads(file.read_text())) for file in files]
     if run.launch.launcher == "torchrun" or run.launch.processes > 1:
@@ -67,16 +67,16 @@ def first(sweep: SweepFolder, run: Run, job: str, restart: int, log: Path) -> De
     return min(deaths, key=lambda death: death.when, default=None)
 
 
-def reason(code: int, told: Mapping[str, object], log: Path, verb: str, died: Death | None) -> str:
-    """Why a try ended with ``code``, in one line. ``told``: what the try has written to ``status.json``."""
-    step = f" at step {told['step']}" if "step" in told else ""
-    by = -died.code if died and died.code < 0 else -code
+def reason(code: int, status: Mapping[str, object], log: Path, command: str, earliest: Death | None) -> str:
+    """Why a try ended with ``code``, in one line. ``status``: what the try has written to ``status.json``."""
+    step = f" at step {status['step']}" if "step" in status else ""
+    by = -earliest.code if earliest and earliest.code < 0 else -code
     if by > 0:
-        who = str(died) if died else killed(code)
+        who = str(earliest) if earliest else killed(code)
         return f"{who}{step}" + (": often memory (raise cluster.memory)" if by == signal.SIGKILL else "")
-    if died and died.rank:
-        return f"{died}{step}"
-    return str(told.get("reason") or launch.last_words(log, verb))
+    if earliest and earliest.rank:
+        return f"{earliest}{step}"
+    return str(status.get("reason") or launch.last_message(log, command))
 
 
 def _folder(sweep: SweepFolder, run: Run) -> Path:

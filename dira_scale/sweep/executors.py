@@ -3,7 +3,6 @@
 The public part does not do three things. A job of one call is no array, while a run is always a task of one: records,
 cancels and requeues know one kind of id. sbatch's answer is waited for without a bound. And where that answer is lost,
 nobody knows which files belong to the jobs that SLURM may have taken: here their names have the submission's token.
-tests/sweep/test_executors.py says so if another version of submitit has other private parts.
 """
 
 import os
@@ -23,7 +22,7 @@ from dira_scale.sweep import queue
 
 ENDLESS = 10**9  # requeues that submitit allows: our own rule (cluster.tries) decides
 YEAR = 366 * 24 * 60 * 60  # seconds; submitit would end a local job after two minutes
-LOST = ("timed out", "zero bytes")  # in sbatch's message: it has not heard what became of its request
+LOST = ("timed out", "zero bytes")  # in sbatch's message: it does not know what became of its request
 SUBMISSION_ERRORS = (FailedJobError, FailedSubmissionError)
 
 
@@ -106,3 +105,12 @@ def is_lost(error: BaseException | None) -> bool:
     if not isinstance(cause, subprocess.CalledProcessError):
         return False
     return not 0 <= cause.returncode < 124 or any(text in str(error).lower() for text in LOST)
+
+
+def explain(error: Exception) -> str:
+    """Say in sbatch's words why it refuses jobs."""
+    cause = error.__cause__
+    if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
+        return f"sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
+    words = " ".join(line.removeprefix("sbatch: error: ") for line in str(error).splitlines())
+    return f"sbatch failed: {words or cause}"

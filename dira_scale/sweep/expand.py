@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.keys import typed
-from dira_scale.config.words import written
+from dira_scale.config.keys import typed, written
 from dira_scale.errors import UserError, nearest
 from dira_scale.sweep.command_line import DIGEST, command, digest_of, name_of, read, reference, references, resolved
 from dira_scale.sweep.config import Phase, Sweep
@@ -149,13 +148,13 @@ def _runs(
     """The run of these values; before it, those of its slices."""
     lineage = reads.one
     values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
-    verb = COMMANDS[phase.command]
-    if verb.reads_run and "run" not in {*values, *literal}:
+    row = COMMANDS[phase.command]
+    if row.reads_run and "run" not in {*values, *literal}:
         trained = [other for other in lineage if COMMANDS[lineage[other].verb].trains]
         gathered = [f"{{{other}}}" for other, runs in reads.all.items() if COMMANDS[runs[0].verb].trains]
         if gathered or len(trained) == 1:
             values |= {"run": gathered or f"{{{trained[0]}}}"}
-    for key in (verb.output, "slice") if phase.slices else (verb.output,):
+    for key in (row.output, "slice") if phase.slices else (row.output,):
         if key in {*values, *literal}:
             raise UserError(f"phase {name}: {key} is set by the sweep; leave it out")
     referred = {phase_name for value in values.values() for phase_name in references(value)}
@@ -196,10 +195,10 @@ def _runs(
     yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
 
 
-def _resolved(values: Mapping[str, Any], reads: Reads, told: Callable[[Run], str]) -> dict[str, Any]:
-    """``values`` with what ``told`` says of the runs that they refer to."""
-    one = {phase: told(run) for phase, run in reads.one.items()}
-    several = {phase: [told(run) for run in runs] for phase, runs in reads.all.items() if phase not in one}
+def _resolved(values: Mapping[str, Any], reads: Reads, name: Callable[[Run], str]) -> dict[str, Any]:
+    """``values`` with the ``name`` of the runs that they refer to."""
+    one = {phase: name(run) for phase, run in reads.one.items()}
+    several = {phase: [name(run) for run in runs] for phase, runs in reads.all.items() if phase not in one}
     return {key: resolved(value, one, several) for key, value in values.items()}
 
 

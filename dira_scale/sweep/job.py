@@ -1,6 +1,6 @@
 """What runs inside a job: one try of one run, and what follows it.
 
-A :class:`Job` starts the verb as a child, passes signals on to it, and records how it ended. Then it decides:
+A :class:`Job` starts the command as a child, passes signals on to it, and records how it ended. Then it decides:
 
     ends with                            then
     0                                    the run is done
@@ -145,15 +145,15 @@ class Job(Checkpointable):
         log, name = sweep.log(run.id, attempt.number), f"{run.id}/{attempt.number:03d}"
         code = _carry_out(words, log, received, name)
         now = sweep.status(run)
-        told = now if now.get("try") == name else {}  # by this try, not by an earlier one or another job's
-        if run.launch.launcher == "torchrun" and told.get("exit_code") is not None:
-            code = told["exit_code"]  # a launcher has its own
+        own = now if now.get("try") == name else {}  # written by this try, not by an earlier one or another job's
+        if run.launch.launcher == "torchrun" and own.get("exit_code") is not None:
+            code = own["exit_code"]  # a launcher has its own
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
-        attempt.ended, attempt.exit_code, attempt.step = time.time(), code, told.get("step", attempt.step_before)
-        died = death.first(sweep, run, attempt.job, attempt.restart, log) if code != DONE else None
+        attempt.ended, attempt.exit_code, attempt.step = time.time(), code, own.get("step", attempt.step_before)
+        earliest = death.first(sweep, run, attempt.job, attempt.restart, log) if code != DONE else None
         if code != DONE:
-            attempt.reason = death.reason(code, told, log, run.verb, died)
+            attempt.reason = death.reason(code, own, log, run.verb, earliest)
         sweep.write(run.id, attempt)
         tries = [other for other in sweep.tries(run.id) if other.job == attempt.job]
         if tries[-1].number != attempt.number:  # this job's next life has begun: it decides
@@ -163,7 +163,7 @@ class Job(Checkpointable):
         if following == "failed" and stopped == "limit":
             attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
             sweep.write(run.id, attempt)
-        elif following == "retry" and (died or code < 0):  # what was killed says nothing itself
+        elif following == "retry" and (earliest or code < 0):  # what was killed prints no reason itself
             count = futile(tries)
             attempt.reason += f"; try {count + 1} of {self.limit} follows" if count else "; another try follows"
             sweep.write(run.id, attempt)
@@ -206,7 +206,7 @@ def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
     try:
         allow(word.partition("=")[2] for word in run.words)
         return newest_step(sweep.output(run))
-    except (OSError, UserError):  # the store does not answer: the verb will say so
+    except (OSError, UserError):  # the store does not answer: the command will say so
         return int(status["step"])
 
 
@@ -214,14 +214,14 @@ def _carry_out(words: list[str], log: Path | None, received: list[int], name: st
     """The exit code of ``words`` as a child, to which the first signal received is passed on as SIGTERM."""
     with Path(log or os.devnull).open("ab") as output:
         child = launch.start(words, output if log else None, name)
-        told = False
+        passed_on = False
         while True:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.2)
                 break
-            if received and not told:
+            if received and not passed_on:
                 child.terminate()
-                told = True
+                passed_on = True
     with suppress(ProcessLookupError):  # what it has left behind
         os.killpg(child.pid, signal.SIGKILL)
     return child.returncode

@@ -1,6 +1,6 @@
-"""The child of a job: a verb's command, started so that signals and GPUs come out right.
+"""The child of a job: a run's command, started so that signals and GPUs come out right.
 
-A run of one process is the verb itself. Several are started by SLURM (``tasks``: each task is one process, which
+A run of one process is the command itself. Several are started by SLURM (``tasks``: each task is one process, which
 finds rank and address in its job step) or by torchrun (one launcher on each node; it starts a lost process again
 without a new job).
 """
@@ -48,9 +48,9 @@ def command(run: Run, job: JobEnvironment) -> list[str]:
 def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, its output and errors to ``log`` (None: where ours go).
 
-    SLURM sends SIGUSR1 and SIGUSR2 to every process of a job. torchrun, and a verb that does not handle them yet, would
-    end at once: the child ignores them until it handles them, and the job passes them on as SIGTERM. If the job itself
-    is killed, the child gets SIGTERM, too. ``name``: of the try.
+    SLURM sends SIGUSR1 and SIGUSR2 to every process of a job. torchrun, and a command that does not handle them yet,
+    would end at once: the child ignores them until it handles them, and the job passes them on as SIGTERM. If the job
+    itself is killed, the child gets SIGTERM, too. ``name``: of the try.
     """
     libc = ctypes.CDLL(None)
     heard = int(signal.SIGTERM)
@@ -79,10 +79,10 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def last_words(log: Path, verb: str) -> str:
-    """The line that says why a command ended: its own last message, else the last line that it printed."""
+def last_message(log: Path, name: str) -> str:
+    """The line that says why the command ``name`` ended: its own last message, else the last line that it printed."""
     lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
-    messages = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
+    messages = [line for line in lines if line.startswith(f"{name}: ") and not line.startswith(f"{name}: warning: ")]
     return (messages or lines or [""])[-1]
 
 

@@ -84,10 +84,10 @@ class Local:
         self.room = Room(machine, os.environ.get("CUDA_VISIBLE_DEVICES"), config.cluster.parallel)
         self.living: dict[str, psutil.Process] = {}
 
-    def run(self, done: Callable[[str], bool], tell: Callable[[str], None]) -> None:
+    def run(self, done: Callable[[str], bool], report: Callable[[str], None]) -> None:
         """Until no run is alive and none can begin: what still waits needs one that has failed.
 
-        ``tell`` is given the id of each that has ended.
+        ``report`` is given the id of each that has ended.
         """
         try:
             for run_id in self._adopt():
@@ -97,7 +97,7 @@ class Local:
                 time.sleep(LOOK)
                 if ended := self.ended():
                     for run_id in ended:
-                        tell(run_id)
+                        report(run_id)
                     self._start(done)
         except KeyboardInterrupt:
             self._adopt()  # one that was being started

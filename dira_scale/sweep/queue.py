@@ -1,36 +1,20 @@
 """Asks SLURM about all jobs of a sweep at once: one squeue, and one sacct for those that have left its memory."""
 
 import os
-import re
 import subprocess
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from submitit.slurm.slurm import SlurmInfoWatcher
 
 from dira_scale.errors import UserError
 
 SECONDS = 60  # bound on every call: these commands may wait long for a controller or a database that is down
 GONE, UNKNOWN = "GONE", "UNKNOWN"  # neither squeue nor sacct know the job; they do not answer
-NO_NODES = re.compile("^None assigned$")  # sacct's words
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-BROKE = ("FAILED", "OUT_OF_MEMORY")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
-# Reasons of waiting jobs (squeue(1), JOB REASON CODES) that name what to do.
-HINTS = {
-    "Resources": "waits for free nodes",
-    "Priority": "other jobs come first",
-    "JobArrayTaskLimit": "as many of the sweep's runs are running as cluster.parallel allows",
-    "PartitionTimeLimit": "never starts: cluster.hours is more than its partition allows",
-    "PartitionNodeLimit": "never starts: more nodes than its partition has or allows",
-    "PartitionDown": "its partition is closed",
-    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
-    "BadConstraints": "never starts: no node has what the profile asks for",
-    "BeginTime": "was requeued; starts soon",
-    "JobHeldUser": "held; scontrol release JOB",
-    "JobHeldAdmin": "held by an administrator",
-    "JobLaunchFailure": "a node could not start it; held: scontrol release JOB",
-    "InvalidAccount": "never starts: the account may no longer be used",
-    "InvalidQOS": "never starts: the QOS may no longer be used",
-}
+BROKEN = ("FAILED", "OUT_OF_MEMORY", "DEADLINE")  # ends of a job that are its own fault
+STOPPED = ("TIMEOUT", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "CANCELLED", "REVOKED")  # by others' decision
 
 
 @dataclass(frozen=True)
@@ -39,60 +23,68 @@ class JobState:
 
     Attributes:
         state: SLURM's word, such as ``PENDING``; ``GONE``; ``UNKNOWN``.
-        reason: why it waits, or is unknown.
+        reason: squeue's for a job that waits, sacct's exit code of one that broke; why the state is unknown.
         nodes: as SLURM writes them, ``n[1-2]``; empty before it starts.
-        measured: exit code and memory of one that broke, for a person to read; empty without accounting.
-        seconds: for which it has had its nodes, as far as known.
     """
 
     state: str
     reason: str = ""
     nodes: str = ""
-    measured: str = ""
-    seconds: int = 0
+
+    def __str__(self) -> str:
+        """``OUT_OF_MEMORY (exit code 0:125)``."""
+        return f"{self.state} ({self.reason})" if self.reason else self.state
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What SLURM said: ``jobs`` by their ids, ``12_3`` in an array. ``problem``: why it did not say more."""
+    """What SLURM says: ``jobs`` by their ids, ``12_3`` in an array. ``problem``: why it does not say more."""
 
     jobs: dict[str, JobState] = field(default_factory=dict)
     complete: bool = True
     problem: str = ""
 
     def job(self, job: str) -> JobState:
-        """The state of a job that was asked for."""
+        """The state of one of the jobs that the query was about."""
         return self.jobs.get(job) or JobState(GONE if self.complete else UNKNOWN, self.problem)
 
 
-def ask(jobs: Collection[str]) -> Answer:
+def query(jobs: Collection[str]) -> Answer:
     """The states of ``jobs``: ids, with the task where they are of an array. Never raises: see ``problem``."""
     if not jobs:
         return Answer()
     try:
-        squeue = [
-            "squeue",
-            "--noheader",
-            "--array",
-            "--states=all",
-            f"--jobs={_arrays(jobs)}",
-            "--format=%i|%T|%r|%N|%M",
-        ]
-        answered = dict(_rows(run_slurm(squeue, nothing="Invalid job id")))
+        states = _squeue(jobs)
     except UserError as error:
         return Answer({}, False, str(error))
-    # SLURM forgets jobs some minutes after their end; of those that broke, accounting knows more.
-    left = [job for job in jobs if job not in answered or answered[job].state in BROKE]
+    # SLURM forgets jobs some minutes after their end; of those that broke, accounting has the exit code.
+    left = [job for job in jobs if job not in states or states[job].state in BROKEN]
     if not left:
-        return Answer(answered)
+        return Answer(states)
     try:
-        sacct = ["sacct", "--noheader", "--parsable2", "--units=M", f"--jobs={_arrays(left)}"]
-        ended = _accounted(run_slurm([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
-    except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
-        return Answer(answered, True, str(error))
-    # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
-    ended = {job: job_state for job, job_state in ended.items() if job_state.state not in (*PENDING, *RUNNING)}
-    return Answer(answered | {job: job_state for job, job_state in ended.items() if job in left})
+        ended = _sacct(left)
+    except UserError as error:  # squeue has answered, so these jobs are at their end, however that was
+        return Answer(states, True, str(error))
+    return Answer(states | {job: state for job, state in ended.items() if job in left})
+
+
+def _squeue(jobs: Collection[str]) -> dict[str, JobState]:
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={arrays(jobs)}", "--format=%i|%T|%r|%N"]
+    rows = (line.split("|") for line in run_slurm(command, nothing="Invalid job id").splitlines())
+    return {job: JobState(state, reason if state in PENDING else "", nodes) for job, state, reason, nodes in rows}
+
+
+def _sacct(jobs: Collection[str]) -> dict[str, JobState]:
+    """What is accounted of jobs that have ended; not of others, as accounting lags behind the queue."""
+    command = ["sacct", "--parsable2", "--allocations", f"--jobs={arrays(jobs)}"]
+    rows = SlurmInfoWatcher().read_info(run_slurm([*command, "--format=JobID,State,ExitCode,NodeList"]))
+    states: dict[str, JobState] = {}
+    for job, row in rows.items():
+        state, nodes = row["State"].split()[0], row["NodeList"]  # CANCELLED by 1000
+        if state not in (*PENDING, *RUNNING):
+            reason = f"exit code {row['ExitCode']}" if state in BROKEN else ""
+            states[job] = JobState(state, reason, "" if nodes == "None assigned" else nodes)
+    return states
 
 
 def cancel(jobs: Collection[str]) -> None:
@@ -110,66 +102,9 @@ def cancel(jobs: Collection[str]) -> None:
         run_slurm(["scancel", "--quiet", *words], nothing="Invalid job id")
 
 
-def expand(job: str) -> list[str]:
-    """The ids in ``12_[3-5,9%4]``, waiting tasks of an array; of any other id, itself."""
-    array, bracket, ranges = job.partition("_[")
-    if not bracket:
-        return [job]
-    tasks = []
-    for part in ranges.rstrip("]").partition("%")[0].split(","):
-        first, last, step = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part).groups()  # type: ignore[union-attr]
-        tasks += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1, int(step or 1))]
-    return tasks
-
-
-def hint(reason: str) -> str:
-    """A waiting job's reason, with what it means. ``ReqNodeNotAvail, UnavailableNodes:n4`` is one with details."""
-    known = HINTS.get(reason.partition(",")[0])
-    return f"{reason}: {known}" if known else reason
-
-
-def _arrays(jobs: Collection[str]) -> str:
+def arrays(jobs: Collection[str]) -> str:
+    """The numbers of the arrays that ``jobs`` are tasks of, as SLURM's commands take them."""
     return ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
-
-
-def _rows(text: str) -> Iterator[tuple[str, JobState]]:
-    """Return the rows of squeue's lines ``ID|STATE|REASON|NODES|ELAPSED``."""
-    for line in text.splitlines():
-        job, state, reason, nodes, elapsed = (*line.split("|"), "", "", "")[:5]
-        known = JobState(
-            state, "" if reason == "None" else reason.lstrip("(").rstrip(")"), nodes, seconds=_seconds(elapsed)
-        )
-        for task in expand(job):
-            yield task, known
-
-
-def _seconds(text: str) -> int:
-    """Return the seconds of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
-    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
-    return 86400 * days + 3600 * hours + 60 * minutes + seconds
-
-
-def _accounted(text: str) -> dict[str, JobState]:
-    """Return what is accounted in lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps
-    (``12_3.batch``), which have its memory."""
-    states: dict[str, JobState] = {}
-    codes: dict[str, str] = {}
-    memory: dict[str, float] = {}
-    for line in text.splitlines():
-        job, state, code, most, nodes, seconds = (*line.split("|"), "", "", "", "")[:6]
-        job, _, step = job.partition(".")
-        memory[job] = max(memory.get(job, 0.0), float(most.rstrip("M") or 0) * 2**20 / 1e9)
-        if not step or codes.get(job) in ("", "0:0"):
-            codes[job] = code
-        if not step:
-            known = JobState(state.split()[0], nodes=NO_NODES.sub("", nodes), seconds=int(seconds or 0))
-            states |= dict.fromkeys(expand(job), known)  # CANCELLED by 1000
-    for job, job_state in states.items():
-        if job_state.state in BROKE and codes.get(job):
-            most = f", {memory[job]:.1f} GB of memory" if memory[job] else ""
-            states[job] = replace(job_state, measured=f"exit code {codes[job]}{most}, says sacct")
-    return states
 
 
 def run_slurm(command: list[str], nothing: str = "") -> str:

@@ -12,7 +12,7 @@
                tries/000.json 000.log    one try: where, when, how it ended; what it printed
                cancelled    exists once the user has cancelled the run
 
-Files alone say what has happened, so that any process may take over from one that died. A try writes only its own
+Files alone say what has happened, so that any process may take over from one that was killed. A try writes only its own
 files: the first life of a requeued job cannot change what the second one says. Imports no torch: a status is quick.
 """
 
@@ -259,7 +259,7 @@ class SweepFolder:
         return [row for row in last.values() if row.runs and not row.job]
 
     def _rows(self) -> list[Submission]:
-        """A line that was cut as its writer died is left out."""
+        """A line that was cut as its writer was killed is left out."""
         path = self.path / "submissions.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]

@@ -5,6 +5,8 @@
     results.parquet    a row for each figure: phase, run, verb, what varies (PHASE.KEY), metric, value, command, config
     results.md         mean and standard deviation over seeds; of `finetune` the tables of spread.json
     spread.json        of `finetune`: by phase the spread over pretraining runs, seeds and patients, and tests
+
+The HTML page of a sweep (`report`) and the tables beside it are made from these (``pages/tables/``).
 """
 
 import io
@@ -19,14 +21,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from omegaconf import OmegaConf
 
 from dira_scale.commands import COMMANDS
-from dira_scale.errors import UserError
-from dira_scale.storage.atomic import write_atomic
-from dira_scale.storage.owned import own
+from dira_scale.errors import UserError, print_line
+from dira_scale.storage.atomic import as_user_error, write_atomic
+from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import Run, SweepFolder, is_done
-from dira_scale.sweep.spread import UNREADABLE, compare_phases, print_tables, write_spread
-from dira_scale.sweep.summary import markdown
+from dira_scale.sweep.spread import UNREADABLE, compare_phases, markdown, print_tables, write_spread
 
 UNIQUE = ("phase", "run", "verb")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
@@ -79,6 +81,37 @@ def write_results(path: Path, show: bool = False) -> Results:
     if show:
         print_tables(compared)
     return Results(read, [f"results.parquet and .md in {path}: {about[0]}", *about[1:]])
+
+
+def write_page(path: Path, out: Path) -> None:
+    """Write the page of the sweep in ``path`` to ``out``, NAME.html, and its tables as NAME.md, .csv and .tex.
+
+    Raises UserError if there is no sweep, none of its runs is done, or ``out`` is no HTML file.
+    """
+    from dira_scale.pages.tables.page import render
+    from dira_scale.pages.tables.papers import PaperTable
+    from dira_scale.pages.tables.read import read_sweep
+    from dira_scale.pages.tables.runs import SweepRun
+
+    if out.suffix != ".html":
+        raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
+    own_file(out, "out", SWEEP_PAGE, beside=tuple(out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")))
+    folder, results = SweepFolder(path), write_results(path)
+    planned, done = (
+        len(folder.current),
+        [SweepRun(run.id, run.verb, folder.output(run), run.words) for run in results.read],
+    )
+    if not done:
+        raise UserError(f"folder={path}: none of its {planned} runs is done; `sweep status folder={path}` says why")
+    for line in results.lines[1:]:
+        print_line(f"not in the report: {line}")
+    composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
+    papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]
+    texts = render(read_sweep(composed["sweep"]["name"], path, done, planned), papers)
+    with as_user_error(out, "out"):
+        for suffix, text in texts.items():
+            write_atomic(out.with_suffix(suffix), text)
+    print_line(f"report: {out.resolve()}, with .md, .csv and .tex beside it")
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""Arrays of jobs on SLURM, submitted through submitit; what sbatch answers."""
+"""Arrays of jobs on SLURM, submitted through submitit, within the limits of its configuration."""
 
+import re
 import shlex
 import shutil
 import socket
@@ -17,10 +18,10 @@ from typing import Any
 from dira_scale.errors import UserError
 from dira_scale.sweep.check import gpus_of
 from dira_scale.sweep.config import Cluster, SweepConfig
-from dira_scale.sweep.executors import ENDLESS, SUBMISSION_ERRORS, Arrays, batch_script, is_lost, pickles
+from dira_scale.sweep.executors import ENDLESS, SUBMISSION_ERRORS, Arrays, batch_script, explain, is_lost, pickles
 from dira_scale.sweep.job import Job
+from dira_scale.sweep.queue import run_slurm
 from dira_scale.sweep.records import Run, Submission, SweepFolder
-from dira_scale.sweep.refusals import check_hours, explain, longest_array
 from dira_scale.sweep.results import write_results
 
 
@@ -86,15 +87,15 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
             after = dependency(part, by_id, jobs, sizes)
             calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
             ids, token = [run.id for run in part], uuid.uuid4().hex
-            asked = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
-            folder.submitted(asked)
+            request = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
+            folder.submitted(request)
             try:
                 job = _submit(folder, config, part[0], calls, after, token)
             except UserError as error:
                 if not is_lost(error.__cause__):
-                    folder.submitted(replace(asked, runs=[]))
+                    folder.submitted(replace(request, runs=[]))
                 raise
-            folder.submitted(replace(asked, job=job, when=time.time()))
+            folder.submitted(replace(request, job=job, when=time.time()))
             jobs |= {run.id: f"{job}_{task}" for task, run in enumerate(part)}
             sizes[job] = len(part)
     last = Run("results", "results", "sweep", [], "")
@@ -134,7 +135,7 @@ def _submit(
         with redirect_stderr(StringIO()):  # sbatch's message, which the error has
             submitted = executor.submit_array(calls)
     except SUBMISSION_ERRORS as error:
-        raise UserError(explain(error, like.phase)) from error
+        raise UserError(f"phase {like.phase}: {explain(error)}") from error
     return str(submitted[0].job_id).partition("_")[0]
 
 
@@ -176,3 +177,36 @@ def _together(tasks: set[str], sizes: Mapping[str, int]) -> list[str]:
     whole = {array for array, count in counts.items() if sizes.get(array) == count}
     rest = {task for task in tasks if task.partition("_")[0] not in whole}
     return sorted(whole | rest, key=lambda job: [*map(int, job.split("_"))])
+
+
+def longest_array() -> int:
+    """Jobs that an array may have on this cluster."""
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run_slurm(["scontrol", "show", "config"]), re.MULTILINE)
+    assert match, "scontrol show config names MaxArraySize"
+    return int(match[1])
+
+
+def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:
+    """SLURM takes a job that is longer than its partition allows, and never starts it."""
+    answer = (line.split("|") for line in run_slurm(["sinfo", "--noheader", "--format=%P|%l"]).splitlines())
+    limits = {name: _minutes(limit) for name, limit in answer}
+    for phase in phases:
+        profile = config.profile(phase)
+        named = profile.partition.split(",") if profile.partition else [n for n in limits if n.endswith("*")]
+        allowed = [limit for name, limit in limits.items() if name in named or name.rstrip("*") in named]
+        assert profile.hours is not None
+        if allowed and 60 * profile.hours > max(allowed):
+            raise UserError(
+                f"phase {phase}: cluster.hours={profile.hours:g}: partition {profile.partition or '(the default)'} "
+                f"allows {max(allowed) / 60:g}; a run that needs longer is queued again after a checkpoint"
+            )
+
+
+def _minutes(limit: str) -> float:
+    """Return the minutes of a time as SLURM writes it: ``infinite``, ``1-12:00:00``, ``30:00``, or minutes and seconds,
+    ``1:00``."""
+    if not limit[0].isdigit():
+        return float("inf")
+    days, _, clock = limit.rpartition("-")
+    parts = [0, 0, 0, *map(int, clock.split(":"))][-3:]
+    return 24 * 60 * int(days or 0) + 60 * parts[0] + parts[1] + parts[2] / 60

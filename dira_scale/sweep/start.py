@@ -1,4 +1,4 @@
-"""The sweep verb: what its command line says, what is printed, what is recorded before anything starts."""
+"""The command `sweep`: what its command line says, what is printed, what is recorded before anything starts."""
 
 import logging
 import shlex
@@ -17,14 +17,13 @@ from dira_scale.errors import UserError
 from dira_scale.runs.exit_codes import DONE
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own
-from dira_scale.sweep.cancel import retry
 from dira_scale.sweep.check import check_machines, check_runs, rehearse
 from dira_scale.sweep.command_line import read
 from dira_scale.sweep.config import OWN, SweepConfig
 from dira_scale.sweep.expand import expand
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.slurm import script
-from dira_scale.sweep.status import certain, states
+from dira_scale.sweep.status import states
 from dira_scale.sweep.watch import carry_out, to_start
 
 logger = logging.getLogger(__name__)
@@ -97,32 +96,6 @@ def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Seq
         if before.varied != run.varied:
             folder.add(replace(before, varied=run.varied))
     folder.set_current([run.id for run in runs])
-
-
-def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> int:
-    """Start failed and lost runs again, with what they have kept from starting, as they were recorded.
-
-    Raises UserError if there is no sweep in ``folder``, or a chosen run has not failed.
-    """
-    config = recorded(folder)
-    config.detach = detach and config.cluster.executor == "slurm"
-    statuses = certain(folder)
-    chosen = retry(folder, statuses, patterns)
-    if not chosen:
-        cancelled = any(status.state == "cancelled" for status in statuses.values())
-        print(
-            "nothing to retry: no run has failed or was lost"
-            + ("; runs='*' starts the cancelled ones" if cancelled else "")
-        )
-        return DONE
-    known = {*folder.current, *chosen}
-    runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first
-
-    def revive(started: Sequence[Run]) -> None:
-        for run in started:
-            folder.revive(run.id)
-
-    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen], revive)
 
 
 def recorded(folder: SweepFolder) -> SweepConfig:

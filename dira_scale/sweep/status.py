@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.sweep import unanswered
 from dira_scale.sweep.living import is_controlled, is_here, living
-from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, ask
+from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, query
 from dira_scale.sweep.records import Run, Submission, SweepFolder, Try, is_done
 from dira_scale.sweep.state import Known, state
 
 AT_WORK = ("queued", "running", "waiting")
-PATIENCE = 60  # seconds after which what a node writes is seen on a shared disk
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
 
 
@@ -85,8 +85,8 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
     tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
     jobs = last_jobs(folder)
     open_ones = {run_id for run_id, of in tries.items() if not is_done(of)}
-    asked = [job for run_id, (job, submission) in jobs.items() if run_id in open_ones and submission.cluster == "slurm"]
-    answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
+    own = [job for run_id, (job, submission) in jobs.items() if run_id in open_ones and submission.cluster == "slurm"]
+    answer, here, controlled = query(own), living(folder), is_controlled(folder)
     if unsure:
         answer = replace(answer, complete=False, problem=unsure)
     statuses: dict[str, RunStatus] = {}
@@ -100,8 +100,8 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
             attempts = tries[run_id]
             beats = _beats(folder.output(run), attempts[-1]) if attempts and attempts[-1].ended is None else None
             begun = any(attempt.job == job_id for attempt in attempts)
-            unseen = str(folder.path) if job and not begun and _no_log(folder, job_id, job) else ""
-            what, why = state(Known(attempts, folder.is_cancelled(run_id), needs, job_id, job, beats, unseen))
+            without_log = str(folder.path) if job and not begun and _left_no_log(folder, job_id, job) else ""
+            what, why = state(Known(attempts, folder.is_cancelled(run_id), needs, job_id, job, beats, without_log))
             if what == "missing" and controlled:
                 what, why = "waiting", "until the machine has room for it"
             elif what == "waiting" and not job_id and not controlled:
@@ -110,8 +110,12 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
             statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
         return statuses[run_id]
 
-    depths = _depths(folder)
-    ids = sorted(folder.runs, key=lambda run_id: (depths[run_id], _natural(run_id)))
+    @cache
+    def depth(run_id: str) -> int:
+        """How many runs have to be done before this one, one after another."""
+        return max((1 + depth(need) for need in folder.runs[run_id].needs if need in folder.runs), default=0)
+
+    ids = sorted(folder.runs, key=lambda run_id: (depth(run_id), _natural(run_id)))
     return {run_id: of(run_id) for run_id in ids}, answer
 
 
@@ -140,21 +144,6 @@ def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
     return Progress(step, steps, row.get("loss"), rate, to_go)
 
 
-def _depths(folder: SweepFolder) -> dict[str, int]:
-    """How many runs have to be done before each, one after another."""
-    depths: dict[str, int] = {}
-
-    def depth(run_id: str) -> int:
-        if run_id not in depths:
-            needs = [need for need in folder.runs[run_id].needs if need in folder.runs]
-            depths[run_id] = max((1 + depth(need) for need in needs), default=0)
-        return depths[run_id]
-
-    for run_id in folder.runs:
-        depth(run_id)
-    return depths
-
-
 def _natural(name: str) -> list[tuple[str, float]]:
     """Orders ``seed2`` before ``seed10``."""
     return [(text, float(number or 0)) for text, number in re.findall(r"(\D*)(\d+(?:\.\d+)?)?", name)]
@@ -177,10 +166,10 @@ def _job(job_id: str, submission: Submission, answer: Answer, lives: bool) -> Jo
     return JobState("RUNNING" if lives else GONE)
 
 
-def _no_log(folder: SweepFolder, job_id: str, job: JobState) -> bool:
-    """Whether a job has had a node of SLURM's, long enough for a shared disk, and its log is not here."""
-    begun = bool(job.nodes) and (job.seconds > PATIENCE or job.state not in (*PENDING, *RUNNING))
-    return begun and not any((folder.path / "jobs").glob(f"{job_id}_*log*"))
+def _left_no_log(folder: SweepFolder, job_id: str, job: JobState) -> bool:
+    """Whether a job has ended on a node of SLURM's, and its log is not here."""
+    ended = bool(job.nodes) and job.state not in (*PENDING, *RUNNING)
+    return ended and not any((folder.path / "jobs").glob(f"{job_id}_*log*"))
 
 
 def _beats(output: Path, last: Try) -> bool | None:

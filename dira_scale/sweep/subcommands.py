@@ -1,13 +1,26 @@
 """``sweep status``, ``logs``, ``cancel``, ``retry``, ``results``: each works on the records of a sweep's folder."""
 
 import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+import psutil
 from omegaconf import DictConfig
 
+from dira_scale.errors import UserError, nearest
 from dira_scale.machine.console import Console
 from dira_scale.runs.exit_codes import DONE, FAILED
-from dira_scale.sweep.records import SweepFolder
+from dira_scale.sweep import queue
+from dira_scale.sweep.living import is_here, living
+from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.status import AT_WORK, RunStatus, certain, present, read_statuses
+
+RETRIED = ("failed", "lost")
+TAIL = 262_144  # bytes at the end of a log in which its last lines are looked for
 
 
 def status(cfg: DictConfig) -> int:
@@ -26,30 +39,44 @@ def status(cfg: DictConfig) -> int:
 
 def logs(cfg: DictConfig) -> int:
     """The last lines of what runs printed; of those that failed unless runs=… names others."""
-    from dira_scale.sweep.logs import show_logs
-
     show_logs(SweepFolder(Path(cfg.folder)), _patterns(cfg), cfg.lines)
     return DONE
 
 
 def cancel(cfg: DictConfig) -> int:
     """End runs, after a checkpoint; all that could still run unless runs=… names some."""
-    from dira_scale.sweep.cancel import cancel as end
-
-    ids = end(SweepFolder(Path(cfg.folder)), _patterns(cfg))
+    ids = cancel_runs(SweepFolder(Path(cfg.folder)), _patterns(cfg))
     print("\n".join([*(f"cancelled: {run_id}" for run_id in ids), f"{len(ids)} runs cancelled"]))
     return DONE
 
 
 def retry(cfg: DictConfig) -> int:
     """Start those again that failed or were lost, and what they kept from starting; or the cancelled ones in runs=…."""
-    from dira_scale.sweep.start import start_again
+    from dira_scale.sweep.start import recorded
+    from dira_scale.sweep.watch import carry_out
 
-    return start_again(SweepFolder(Path(cfg.folder)), _patterns(cfg), cfg.detach)
+    folder = SweepFolder(Path(cfg.folder))
+    config = recorded(folder)
+    config.detach = cfg.detach and config.cluster.executor == "slurm"
+    statuses = certain(folder)
+    chosen = runs_to_retry(folder, statuses, _patterns(cfg))
+    if not chosen:
+        cancelled = any(status.state == "cancelled" for status in statuses.values())
+        hint = "; runs='*' starts the cancelled ones" if cancelled else ""
+        print(f"nothing to retry: no run has failed or was lost{hint}")
+        return DONE
+    known = {*folder.current, *chosen}
+    runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first
+
+    def revive(started: Sequence[Run]) -> None:
+        for run in started:
+            folder.revive(run.id)
+
+    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen], revive)
 
 
 def results(cfg: DictConfig) -> int:
-    """Write all final figures of the runs that are done, as .parquet, .csv and .md; of `finetune`, show their table."""
+    """Write all final figures of the runs that are done, as .parquet and .md; of `finetune`, show their table."""
     from dira_scale.sweep.results import write_results
 
     print("\n".join(write_results(Path(cfg.folder), show=True).lines))
@@ -58,3 +85,115 @@ def results(cfg: DictConfig) -> int:
 
 def _patterns(cfg: DictConfig) -> list[str]:
     return [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs or [])
+
+
+def cancel_runs(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
+    """Cancel the chosen runs that are not done, or else all that could still run; returns their ids.
+
+    What has failed stays so unless it is chosen: the next sweep, and ``retry``, start it again. A run that is running
+    writes a checkpoint first. All are marked before any job ends, so none is requeued.
+
+    Raises:
+        UserError: no such sweep or run; SLURM does not answer; a run's process is on another machine. The runs are
+            marked even so, and no new try of them begins.
+    """
+    statuses = read_statuses(folder)[0]
+    ended = ("done",) if patterns else ("done", *RETRIED, "blocked")
+    chosen = [status for status in _chosen(folder, statuses, patterns) if status.state not in ended]
+    for status in chosen:
+        folder.cancel(status.run.id)
+    submissions = {run_id: row for row in folder.submissions for run_id in row.runs}
+    active = [status for status in chosen if status.job and status.state in (*AT_WORK, "ended", "cancelled")]
+    queue.cancel([status.job for status in active if submissions[status.run.id].cluster == "slurm"])
+    here = living(folder)
+    for status in active:
+        submission = submissions[status.run.id]
+        if status.run.id in here:
+            with suppress(psutil.NoSuchProcess):
+                here[status.run.id].send_signal(signal.SIGTERM)
+        elif submission.cluster == "local" and not is_here(submission) and status.state == "running":
+            where = f"process {status.job} on {submission.host}"
+            raise UserError(f"{status.run.id} is marked as cancelled, but {where} is out of reach: end it there")
+    return [status.run.id for status in chosen]
+
+
+def runs_to_retry(folder: SweepFolder, statuses: Mapping[str, RunStatus], patterns: Sequence[str]) -> list[str]:
+    """Ids of the runs to submit again, those that they need first: of the chosen ones, or all, that failed or are lost.
+
+    Chosen by name or pattern, cancelled ones too. With them, the runs that they block.
+
+    Raises:
+        UserError: no such sweep or run, or one whose name is given has neither failed nor been lost or cancelled.
+    """
+    chosen = _chosen(folder, statuses, patterns) if patterns else list(present(folder, statuses).values())
+    again = [status for status in chosen if status.state in (*RETRIED, *(("cancelled",) if patterns else ()))]
+    for status in chosen:
+        run = status.run
+        if status not in again and {run.id, run.name} & set(patterns):
+            raise UserError(f"{run.id} is {status.state}; retry is for runs that failed, are lost or were cancelled")
+    ids = {status.run.id for status in again}
+    for run_id, status in statuses.items():  # needed runs come first
+        if status.state == "blocked" and ids.intersection(status.run.needs):
+            ids.add(run_id)
+    return [run_id for run_id in statuses if run_id in ids]
+
+
+def choose(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
+    """Ids of the runs whose id or name is one of ``patterns``, or matches it: ``*``, ``?`` and ``[…]``.
+
+    Raises:
+        UserError: a pattern that matches none.
+    """
+    chosen: list[str] = []
+    for pattern in patterns:
+        ids = [run_id for run_id, run in folder.runs.items() if _is(run_id, pattern) or _is(run.name, pattern)]
+        if not ids:
+            known = [*folder.runs, *(run.name for run in folder.runs.values())]
+            raise UserError(f"{pattern}: no run of {folder.path} has this name{nearest(pattern, known)}")
+        chosen += ids
+    return list(dict.fromkeys(chosen))
+
+
+def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
+    """Print the last ``lines`` of the last try of each chosen run; by default, of those that failed or are lost.
+
+    Raises UserError if there is no sweep in ``folder``, or a pattern matches no run.
+    """
+    statuses = read_statuses(folder)[0]
+    failed = [run_id for run_id, status in statuses.items() if status.state in RETRIED]
+    chosen = choose(folder, patterns) if patterns else failed
+    if not chosen:
+        print("no run has failed; name runs to see their logs")
+    for run_id in chosen:
+        status = statuses[run_id]
+        print(f"==> {run_id}: {status.state}{f', {status.reason}' if status.reason else ''}")
+        files = _files(folder, status)
+        for file in files:
+            print(f"    {file}\n")
+            print("\n".join(last_lines(file, lines)) + "\n")
+        if not files:
+            print("    nothing printed yet\n")
+
+
+def last_lines(file: Path, count: int) -> list[str]:
+    """The last ``count`` lines, of which a progress bar's states are one."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
+        text = stream.read().decode(errors="replace")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-count:]
+
+
+def _files(folder: SweepFolder, status: RunStatus) -> list[Path]:
+    """The log of the last try; without one, what its job printed before it could begin."""
+    if status.tries:
+        log = folder.log(status.run.id, status.tries[-1].number)
+        return [log] if log.is_file() else []
+    return sorted((folder.path / "jobs").glob(f"{status.job}_*log*")) if status.job else []
+
+
+def _is(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _chosen(folder: SweepFolder, statuses: Mapping[str, RunStatus], patterns: Sequence[str]) -> list[RunStatus]:
+    return [statuses[run_id] for run_id in (choose(folder, patterns) if patterns else statuses)]

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -18,13 +18,7 @@ from dira_scale.sweep.state import STATES
 from dira_scale.sweep.status import AT_WORK, Progress, RunStatus, present, progress, read_statuses
 from dira_scale.sweep.usage import Usage, usage
 
-WIDE = Console(width=10_000)  # measures what a table takes where there is room
 FIGURES = ("step", "loss", "samples/s", "to go")
-# The first that fits is shown; what the narrow one lacks of job, node and reason is below it, for each run in full.
-LAYOUTS = (
-    ("run", "state", *FIGURES, "job", "node", "tries", "reason"),
-    ("run", "state", "step", "to go", "tries"),
-)
 
 
 def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, RunStatus]:
@@ -32,19 +26,19 @@ def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str
 
     Raises UserError if there is no sweep in ``folder``.
     """
-    statuses, picture = _look(folder, console.width, watch is not None)
+    statuses, picture = _look(folder, watch is not None)
     if watch is None or not console.is_terminal:
         console.print(picture)
     else:
         with suppress(KeyboardInterrupt), Live(picture, console=console, auto_refresh=False) as live:
             while any(status.state in AT_WORK for status in statuses.values()):
                 time.sleep(watch)
-                statuses, picture = _look(SweepFolder(folder.path), console.width, True)
+                statuses, picture = _look(SweepFolder(folder.path), True)
                 live.update(picture, refresh=True)
     return statuses
 
 
-def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, RunStatus], RenderableType]:
+def _look(folder: SweepFolder, watched: bool) -> tuple[dict[str, RunStatus], RenderableType]:
     everything, problem = read_statuses(folder)
     statuses = present(folder, everything)
     if watched:  # a long table is cut at the bottom
@@ -53,66 +47,45 @@ def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, Run
     if earlier := len(everything) - len(statuses):
         problem = "; ".join(filter(None, [f"{earlier} runs of earlier settings are left out", problem]))
     far = {run_id: progress(folder, status) for run_id, status in statuses.items()}
-    return statuses, draw(statuses, far, width, problem, usage(folder, statuses))
+    return statuses, draw(statuses, far, problem, usage(folder, statuses))
 
 
 def draw(
-    statuses: Mapping[str, RunStatus],
-    far: Mapping[str, Progress],
-    width: int,
-    problem: str = "",
-    used: Usage | None = None,
+    statuses: Mapping[str, RunStatus], far: Mapping[str, Progress], problem: str = "", used: Usage | None = None
 ) -> RenderableType:
-    """The picture for a terminal of ``width`` columns.
+    """The counts, the table, and below it a line for each run that has a job or a reason.
 
     Args:
-        problem: what it does not show, and why.
+        problem: what is not shown, and why.
         used: by all runs, once they have ended.
     """
     counts = Counter(status.state for status in statuses.values())
     counted = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-    above = [Text(f"{counted}; {len(statuses)} runs")]
-    if problem:
-        above.append(Text(problem))
-    rows = {run_id: _cells(status, far[run_id]) for run_id, status in statuses.items()}
-    trains = any(made.step is not None for made in far.values())
-    layouts = [[name for name in layout if trains or name not in FIGURES] for layout in LAYOUTS]
-    fitting = (
-        layout for layout in layouts if _table(layout, rows).__rich_measure__(WIDE, WIDE.options).maximum <= width
-    )
-    columns = next(fitting, layouts[-1])
-    below = [Text(f"{run_id}: {text}") for run_id, row in rows.items() if (text := _rest(row, columns))]
-    return Group(*above, _table(columns, rows), *below, *([Text(str(used))] if used else []))
-
-
-def _table(columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> Table:
+    figures = FIGURES if any(made.step is not None for made in far.values()) else ()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    for name in columns:
-        right = name in (*FIGURES, "tries")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right or name == "state")
-    for row in rows.values():
-        table.add_row(*(Text(row[name]) for name in columns))
-    return table
+    for name in ("run", "state", *figures, "tries"):
+        justify = "left" if name in ("run", "state") else "right"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "state")  # type: ignore[arg-type]
+    for run_id, status in statuses.items():
+        row = {"run": run_id, "state": status.state, "tries": str(len(status.tries) or "")} | _figures(far[run_id])
+        table.add_row(*(Text(row[str(column.header)]) for column in table.columns))
+    below = [f"{run_id}: {text}" for run_id, status in statuses.items() if (text := _details(status))]
+    lines = [f"{counted}; {len(statuses)} runs", *filter(None, [problem])]
+    return Group(*map(Text, lines), table, *map(Text, below), *([Text(str(used))] if used else []))
 
 
-def _rest(row: Mapping[str, str], columns: Sequence[str]) -> str:
-    """What the columns lack."""
-    job = f"job {row['job']}" + (f" on {row['node']}" if row["node"] else "") if row["job"] else ""
-    lacking = ["" if "job" in columns else job, "" if "reason" in columns else row["reason"]]
-    return "; ".join(filter(None, lacking))
-
-
-def _cells(status: RunStatus, far: Progress) -> dict[str, str]:
-    about = {"run": status.run.id, "state": status.state, "job": status.job, "node": status.nodes}
-    return about | {"reason": status.reason, "tries": str(len(status.tries) or "")} | _figures(far)
+def _details(status: RunStatus) -> str:
+    job = f"job {status.job}" + (f" on {status.nodes}" if status.nodes else "") if status.job else ""
+    return "; ".join(filter(None, (job, status.reason)))
 
 
 def _figures(far: Progress) -> dict[str, str]:
-    step = "" if far.step is None else f"{far.step:,}" + (f"/{far.steps:,}" if far.steps else "")
-    loss = "" if far.loss is None else f"{far.loss:.4g}"
-    speed = "" if far.images_per_second is None else f"{far.images_per_second:,.0f}"
-    to_go = "" if far.to_go is None else duration(far.to_go)
-    return {"step": step, "loss": loss, "samples/s": speed, "to go": to_go}
+    return {
+        "step": "" if far.step is None else f"{far.step:,}" + (f"/{far.steps:,}" if far.steps else ""),
+        "loss": "" if far.loss is None else f"{far.loss:.4g}",
+        "samples/s": "" if far.images_per_second is None else f"{far.images_per_second:,.0f}",
+        "to go": "" if far.to_go is None else duration(far.to_go),
+    }
 
 
 def duration(seconds: float) -> str:

@@ -29,12 +29,12 @@ def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
 def describing(run: Run) -> tuple[str, ...]:
     """The words that decide what others read of a run's description, choices of groups among them: runs that share
     them are probed and exported alike."""
-    verb = COMMANDS[run.verb]
+    row = COMMANDS[run.verb]
 
     def decides(key: str) -> bool:
-        return key.partition(".")[0] in verb.described or key in verb.described
+        return key.partition(".")[0] in row.described or key in row.described
 
-    words = (word for word in run.words if not word.startswith((f"{verb.output}=", "seed=", "steps=")))
+    words = (word for word in run.words if not word.startswith((f"{row.output}=", "seed=", "steps=")))
     return tuple(word for word in words if "." not in _key(word) or decides(_key(word)) or "=" not in word)
 
 
@@ -58,13 +58,13 @@ def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description]
 
 
 @lru_cache
-def _described(verb: str, words: tuple[str, ...]) -> Description:
-    """With anything for the other keys that the verb requires, such as its data."""
+def _described(command: str, words: tuple[str, ...]) -> Description:
+    """With anything for the other keys that the command requires, such as its data."""
     given = {_key(word) for word in words}
-    required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(verb))) if key not in given]
+    required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(command))) if key not in given]
     from dira_scale.training.blueprint import blueprint_of  # imports torch
 
-    return blueprint_of(verb, compose(verb, [*words, *required])).describe()
+    return blueprint_of(command, compose(command, [*words, *required])).describe()
 
 
 def _key(word: str) -> str:

@@ -17,14 +17,14 @@ SETTLED = 20  # seconds after which SLURM has taken a submission or never will; 
 
 def find(folder: SweepFolder) -> str:
     """Look for the submissions without an answer in SLURM's queue, and record those that it has; what is not known."""
-    if not (asked := folder.unanswered):
+    if not (unanswered := folder.unanswered):
         return ""
     try:
         jobs = _jobs((folder.path / "submissions.jsonl").stat().st_uid)
     except UserError as error:
         return f"{error}; whether it accepted an earlier submission is unknown"
     problem = ""
-    for submission in asked:
+    for submission in unanswered:
         age = time.time() - submission.when
         if submission.token in jobs:
             move(pickles(folder.path / "jobs", submission.token, len(submission.runs)), jobs[submission.token])

@@ -5,7 +5,7 @@ GPUs. Core-hours take their place where no job had a GPU. The efficiency is the 
 commands that train that went into optimizer steps: ``time/step`` of the rows in ``metrics.jsonl``, each step once. The
 rest is start-up, waiting for data, validation, checkpoints, and steps that were made again.
 
-What has been read and asked once is kept in the sweep's ``usage.json``, until there is another try.
+What has been read and queried once is kept in the sweep's ``usage.json``, until there is another try.
 """
 
 import json
@@ -78,7 +78,7 @@ def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
 
 
 def _usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> tuple[Usage, float]:
-    """Return the usage, read and asked, and when the last try ended."""
+    """Return the usage, read and queried, and when the last try ended."""
     counts = Counter(run.state for run in runs.values())
     spans = {run_id: _spans(folder, run) for run_id, run in runs.items()}
     seconds = {run_id: sum(end - began for began, end in each) for run_id, each in spans.items()}

@@ -108,7 +108,7 @@ def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> 
             finished.add(run_id)
         return run_id in finished
 
-    def tell(run_id: str) -> None:
+    def report(run_id: str) -> None:
         tries = folder.tries(run_id)
         how = (
             "done"
@@ -119,7 +119,7 @@ def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> 
         )
         logger.info("%s: %s", run_id, how)
 
-    Local(folder, config, runs, hardware()).run(done, tell)
+    Local(folder, config, runs, hardware()).run(done, report)
 
 
 def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:

@@ -27,23 +27,15 @@ SHARDS = "data.shards=somewhere"
         (["epochs=10"], "unknown key epochs; did you mean 'stages.di.epochs' or .* or 'epoch_factor'"),
         (["steps"], "expected KEY=VALUE, got 'steps'; --help lists the keys"),
         (["+colour=1"], "unknown key colour"),
-        (["+data.bacth=1"], "unknown key data.bacth; did you mean 'data.batch'"),
-        (["+model.bn_group=1"], "unknown key model.bn_group; did you mean 'model.bn_groups'"),
-        (["log_every=0"], "log_every=0: must be at least 1"),
-        (["checkpoint.keep=0"], "checkpoint.keep=0: must be at least 1"),
         (["stages.di.patience=0"], r"stages\.di\.patience=0: must be at least 1, or null"),
         (["stages.di.terms=[]"], r"stages\.di\.terms=\[\]: name at least one loss term"),
         (["stages.di.epochs=-1"], r"stages\.di\.epochs=-1"),
-        (["stages.di.epochs=inf"], r"stages\.di\.epochs=inf"),
-        (["stages.di.epochs=nan"], r"stages\.di\.epochs=nan"),
-        (["epoch_factor=0"], "epoch_factor=0"),
         (["epoch_factor=nan"], "epoch_factor=nan"),
         (["optim.one_dimensional={weight_decay: 0}"], r"^optim\.one_dimensional .*\+optim\.one_dimensional=… adds"),
         (["stages.di.epochs=0", "stages.dir.epochs=0", "stages.dira.epochs=0"], "nothing would be trained"),
         (["seed.foo=3"], "unknown key seed.foo: seed has no keys of its own"),
         (["data.loader._target_=a.B"], r"data.loader has no keys of its own; a mapping is data.loader='{"),
         (["data.shards=[~/x,~/y]"], "not valid in Hydra's grammar"),
-        (["steps=0"], "steps=0: must be at least 1, or null"),
         (["data.size=null"], r"data\.size=null: must be a whole number of at least 1, or a list of them"),
         (["--config-dir", "/nowhere"], "/nowhere: no such folder"),
     ],
@@ -53,19 +45,21 @@ def test_a_mistake_is_named_with_what_was_meant(argv: list[str], message: str) -
         compose("pretrain", [SHARDS, *argv])
 
 
-def test_of_few_keys_all_are_named() -> None:
-    with pytest.raises(UserError, match=r"unknown key dataset \(there are: path, workers\)"):
-        compose("shard_verify", ["dataset=somewhere"])
-
-
-def test_a_recipes_key_is_named_with_what_was_meant() -> None:
-    with pytest.raises(UserError, match=r"unknown key recipe\.lables; did you mean 'recipe\.labels'"):
-        compose("shard", ["recipe=folder", "recipe.images=somewhere", "recipe.lables=here", "out=there"])
-
-
-def test_what_must_be_given_is_asked_for() -> None:
-    with pytest.raises(UserError, match=r"data\.shards must be given"):
-        compose("pretrain", [])
+@pytest.mark.parametrize(
+    ("command", "argv", "message"),
+    [
+        ("shard_verify", ["dataset=somewhere"], r"unknown key dataset \(there are: path, workers\)"),
+        (
+            "shard",
+            ["recipe=folder", "recipe.images=somewhere", "recipe.lables=here", "out=there"],
+            r"unknown key recipe\.lables; did you mean 'recipe\.labels'",
+        ),
+        ("pretrain", [], r"data\.shards must be given"),
+    ],
+)
+def test_few_keys_a_recipes_keys_and_required_keys_are_named(command: str, argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose(command, argv)
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -87,27 +81,19 @@ def test_every_experiment_composes(experiment: str) -> None:
     assert compose("pretrain", [f"experiment={experiment}", SHARDS]).data.shards == "somewhere"
 
 
-def test_own_experiments_plug_in(tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - small\n\nseed: 7\n")
-    config = compose("pretrain", ["--config-dir", str(tmp_path), "experiment=mine", SHARDS])
-    assert (config.seed, config.model.encoder) == (7, "resnet18")
-
-
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"seed: [1, 2\n", r"mine\.yaml: not valid YAML: .*expected ',' or '\]'"),
-        (b"seed: 'a\n", r"mine\.yaml: not valid YAML: .*quoted scalar"),
         (b"seed: \0\n", r"mine\.yaml: not valid YAML: .*special characters"),
         (b"seed: \xff\n", r"mine\.yaml: not valid YAML: expected UTF-8"),
         (b"a: &a [*a]\n", "nested too deeply, or an alias in it contains itself"),
     ],
 )
-def test_what_is_no_yaml_is_one_line_that_names_the_file(content: bytes, said: str, tmp_path: Path) -> None:
+def test_what_is_no_yaml_is_one_line_that_names_the_file(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
-    with pytest.raises(UserError, match=said) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         compose("pretrain", ["--config-dir", str(tmp_path), "experiment=mine", SHARDS])
     assert "\n" not in str(raised.value)
 
@@ -123,7 +109,7 @@ def test_the_files_of_training_md_do_what_it_says(tmp_path: Path, monkeypatch: p
         Path(name).parent.mkdir(parents=True)
         Path(name).write_text(content)
     commands = {
-        verb: words.split() for verb, words in re.findall(r"dira_scale\.(\w+) (--config-dir .*?)(?:`|\n)", text)
+        command: words.split() for command, words in re.findall(r"dira_scale\.(\w+) (--config-dir .*?)(?:`|\n)", text)
     }
     trained = compose("pretrain", commands["pretrain"])
     given = yaml.safe_load(contents[0])
@@ -135,32 +121,31 @@ def test_the_files_of_training_md_do_what_it_says(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--config-dir", "my", "experiment=a"], "my/experiment/a.yaml: the first line must be '# @package _global_'"),
         (["experiment=my/experiment/a.yaml"], "a file of your own is chosen by name: --config-dir my experiment=a"),
-        (["experiment=my/experiment/a"], "a file of your own is chosen by name: --config-dir my experiment=a"),
         (["experiment=./b.yaml"], "put the file into FOLDER/experiment, then --config-dir FOLDER experiment=b"),
     ],
 )
-def test_what_an_own_file_lacks_is_said(
-    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_an_own_file_lacks_is_named(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my/experiment").mkdir(parents=True)
     for file in ("my/experiment/a.yaml", "b.yaml"):
         Path(file).write_text("data:\n  batch: 16\n")
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(message)):
         compose("pretrain", [*words, SHARDS])
 
 
 @pytest.mark.parametrize(
-    ("verb", "of", "words"),
+    ("plan", "of", "words"),
     [
         ("plan", "pretrain", ["experiment=dira_moco", "preset=released"]),
         ("plan_finetune", "finetune", ["task=chestxray14", "preset=btl_v1"]),
     ],
 )
-def test_a_preset_is_planned_as_it_is_trained(verb: str, of: str, words: list[str]) -> None:
-    planned, trained = compose(verb, words), compose(of, [*words, "data.shards=d"])
+def test_a_preset_is_planned_as_it_is_trained(plan: str, of: str, words: list[str]) -> None:
+    planned, trained = compose(plan, words), compose(of, [*words, "data.shards=d"])
     assert (planned.optim, planned.stages, planned.data.size) == (trained.optim, trained.stages, trained.data.size)

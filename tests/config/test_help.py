@@ -13,12 +13,12 @@ from dira_scale.config.files import Root, folder
 from dira_scale.config.help import of_file
 from dira_scale.config.keys import leaves
 
-VERBS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
+COMMANDS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
 
 
-def helped(capsys: pytest.CaptureFixture[str], verb: str, *words: str) -> str:
+def helped(capsys: pytest.CaptureFixture[str], command: str, *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        compose(verb, [*words, "--help"])
+        compose(command, [*words, "--help"])
     assert ended.value.code == 0
     return capsys.readouterr().out
 
@@ -31,13 +31,12 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
     assert "  stages: Which terms are trained, for how many epochs" in text
     assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_moco3d, dira_simsiam, " in text
     assert "  preset=  one of paper, released\n" in text and "_preset_of" not in text
-    assert "preset=  one of paper, released" in text
     keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]
     assert len(keys) > 60
 
 
-def test_a_verb_has_options_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of ``configs/VERB/``."""
+def test_a_command_has_options_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of ``configs/COMMAND/``."""
     assert "  preset=  one of btl_v1, btl_v2, pcrl, volumes_small\n" in helped(capsys, "finetune")
 
 
@@ -48,32 +47,29 @@ def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixt
     assert "  data.batch=256" in first and "  data.batch=256" in rest
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_what_comes_first_exists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = helped(capsys, verb)
-    assert all(text.count(f"\n  {key}=") == 2 for key in Root.read(verb).first)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_example_that_can_be_typed_and_the_first_keys_stand_before_the_others(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, start = helped(capsys, command), f"example: python -m dira_scale.{command.replace('_', ' ')} "
+    assert all(text.count(f"\n  {key}=") == 2 for key in Root.read(command).first)
     assert not any(key in text for key in Root.KEYS)
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_an_example_that_can_be_typed_comes_first(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = f"example: python -m dira_scale.{verb.replace('_', ' ')} "
-    first = helped(capsys, verb).splitlines()[0]
-    assert first.startswith(command)
-    words = shlex.split(first.removeprefix(command))
-    if verb.startswith("sweep_"):  # as sweep.py does
+    example = text.splitlines()[0]
+    assert example.startswith(start)
+    words = shlex.split(example.removeprefix(start))
+    if command.startswith("sweep_"):  # as dira_scale/sweep does
         words = [re.sub("^sweep=", "name=", word) for word in words]
-    assert words and compose(verb, words)
+    assert words and compose(command, words)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_key_of_a_root_file_says_what_it_means(verb: str) -> None:
-    file = folder("configs") / f"{verb}.yaml"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_key_of_a_root_file_says_what_it_means(command: str) -> None:
+    file = folder("configs") / f"{command}.yaml"
     content = yaml.safe_load(file.read_text())
     keys = {key: value for key, value in content.items() if key not in (*Root.KEYS, "defaults")}
-    said = of_file(file)
-    unsaid = [key for key, _ in leaves(OmegaConf.create(keys)) if not any(key.startswith(node) for node in said)]
-    assert unsaid == []
+    explained = of_file(file)
+    unexplained = [key for key, _ in leaves(OmegaConf.create(keys)) if not any(map(key.startswith, explained))]
+    assert unexplained == []
 
 
 def test_comments_are_read_where_they_stand(tmp_path: Path) -> None:

@@ -23,20 +23,20 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     package = logging.getLogger(logs.PACKAGE)
     before, level = list(package.handlers), package.level
     logs.start("export")
-    logs.start("pretrain")  # a second verb of one process speaks once, by its own name
+    logs.start("pretrain")  # a second command of one process speaks once, by its own name
     yield
     package.handlers[:] = before
     package.setLevel(level)
 
 
-def test_a_message_is_one_printable_line_of_its_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_is_one_printable_line_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     logger.info("%s is read", "a\x1b[2Jb")
     logger.warning("two\nlines")
     logger.error("no more room")
     logger.debug("never shown")
-    said = ["pretrain: a\\x1b[2Jb is read", "pretrain: warning: two\\nlines", "pretrain: no more room"]
+    lines = ["pretrain: a\\x1b[2Jb is read", "pretrain: warning: two\\nlines", "pretrain: no more room"]
     captured = capsys.readouterr()
-    assert captured.err.splitlines() == said and captured.out == ""
+    assert captured.err.splitlines() == lines and captured.out == ""
 
 
 def test_a_traceback_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,9 +44,9 @@ def test_a_traceback_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None
         raise ValueError("strange\x07name")
     except ValueError:
         logger.exception("it failed")
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == "pretrain: it failed" and said[1].startswith("Traceback")
-    assert said[-1] == "ValueError: strange\\x07name"
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "pretrain: it failed" and lines[1].startswith("Traceback")
+    assert lines[-1] == "ValueError: strange\\x07name"
 
 
 def test_of_several_ranks_the_first_speaks_unless_all_are_asked_to(
@@ -87,9 +87,9 @@ def test_a_disk_that_is_full_is_said_once_and_ends_nothing(
         run.metrics({"step": 1})
     for thread in threads:
         thread.join(60)
-    said = capsys.readouterr().err.splitlines()
-    assert sum("log.txt cannot be written" in line for line in said) == 1
-    assert sum("metrics.jsonl cannot be written" in line for line in said) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("log.txt cannot be written" in line for line in lines) == 1
+    assert sum("metrics.jsonl cannot be written" in line for line in lines) == 1
     (tmp_path / "log.txt").rmdir()
     (tmp_path / "metrics.jsonl").rmdir()
     run.metrics({"step": 2})

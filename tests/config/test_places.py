@@ -28,12 +28,12 @@ def test_a_path_is_text_in_hydras_grammar(path: str) -> None:
     assert config.run == (path if path[0] != "'" else "/data/Bilder (2024)/äü, it's")
 
 
-@pytest.mark.parametrize("path", ["/data/Bilder (2024)", "a,b", "é", "a=b", "it's", "[x", "#x"])
+@pytest.mark.parametrize("path", ["/data/Bilder (2024)", "a,b", "é", "it's", "[x"])
 def test_of_text_that_the_grammar_does_not_take_the_message_says_what_to_type(path: str) -> None:
     with pytest.raises(UserError) as caught:
         compose("export", [f"run={path}"])
-    said, _, typed = str(caught.value).rpartition("type text in quotes of its own: ")
-    assert said.startswith(f"run={path}: ")
+    message, _, typed = str(caught.value).rpartition("type text in quotes of its own: ")
+    assert message.startswith(f"run={path}: ")
     assert compose("export", shlex.split(typed)).run == path
 
 
@@ -49,7 +49,6 @@ def test_of_text_that_the_grammar_does_not_take_the_message_says_what_to_type(pa
         ("'~/a//b/'", "HOME/a//b/"),
         ("'~nobody_of_this_name/a'", "~nobody_of_this_name/a"),
         ("null", None),
-        ("./null", "./null"),
     ],
 )
 def test_a_key_of_several_places_is_one_path_or_several(

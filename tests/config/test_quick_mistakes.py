@@ -22,7 +22,7 @@ for words in (line.split() for line in sys.stdin):
 """
 
 
-def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
+def test_every_command_refuses_an_unknown_key_without_torch() -> None:
     lines = [name for name in COMMANDS if name != "sweep"]
     lines += [f"{row.name} {subcommand}" for row in COMMANDS.values() for subcommand in row.subcommands]
     lines += ["sweep sweep=ablation_small"]
@@ -30,12 +30,11 @@ def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
         [sys.executable, "-c", WITHOUT_TORCH], input="\n".join(lines), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    said = done.stderr.splitlines()
-    assert len(said) == len(lines)
-    assert all("nosuch" in line for line in said)
+    messages = done.stderr.splitlines()
+    assert len(messages) == len(lines) and all("nosuch" in line for line in messages)
 
 
-QUICK = [  # and what is said
+QUICK = [  # and the message
     ("pretrain experiment=small data.shards=nowhere run=y data.batch=ten", "data.batch=ten: expected int"),
     ("pretrain experiment=small data.shards=nowhere run=y data.batch=0", "data.batch=0: must be at least 1"),
     ("pretrain experiment=small data.shards=nowhere run=y", "no sharded dataset at nowhere"),
@@ -49,26 +48,26 @@ QUICK = [  # and what is said
 ]
 
 
-def test_wrong_values_and_what_is_not_there_are_told_without_torch() -> None:
+def test_wrong_values_and_what_is_not_there_are_named_without_torch() -> None:
     script = WITHOUT_TORCH.replace(', "nosuch=1"', "")
     done = subprocess.run(
         [sys.executable, "-c", script], input="\n".join(words for words, _ in QUICK), capture_output=True, text=True,
         timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for line, (_, said) in zip(done.stderr.splitlines(), QUICK, strict=True):
-        assert said in line
+    for line, (_, message) in zip(done.stderr.splitlines(), QUICK, strict=True):
+        assert message in line
 
 
-@pytest.mark.parametrize("verb", ["pretrain", "probe", "export", "plan"])
-def test_help_needs_no_torch(verb: str) -> None:
-    run = f"import sys; from dira_scale.{verb} import main\ntry: main(['--help'])"
-    script = f"{run}\nfinally: assert 'torch' not in sys.modules"
+def test_help_needs_no_torch() -> None:
+    run = "import sys\nfrom importlib import import_module\nfor name in ('pretrain', 'probe', 'export', 'plan'):\n"
+    run += "    try: import_module(f'dira_scale.{name}').main(['--help'])\n    except SystemExit: pass\n"
+    script = run + "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "KEY=VALUE" in done.stdout, done.stderr
+    assert done.returncode == 0 and done.stdout.count("KEY=VALUE in") == 4, done.stderr
 
 
-def test_ctrl_c_is_one_line_in_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_one_line_in_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     def pressed(_: object) -> None:
         raise KeyboardInterrupt
 

@@ -6,9 +6,12 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from dira_scale.config.compose import compose
 from dira_scale.doctor.advice_table import show_advice
-from dira_scale.forecast import advice
-from dira_scale.forecast.advice import Choice, choice, duration, operations_per_second, recommend
+from dira_scale.finetune.blueprint import FinetuneBlueprint
+from dira_scale.forecast import advice, here
+from dira_scale.forecast.advice import Choice, choice, operations_per_second, recommend
+from dira_scale.forecast.here import duration
 from dira_scale.machine.hardware import Gpu, Hardware
 
 LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
@@ -34,28 +37,20 @@ def choices(images: int, hours: float, memory: float) -> list[Choice]:
     ],
 )
 def test_the_full_size_experiment_is_recommended_where_it_fits(images, hours, memory, expected, why) -> None:
-    best, said = recommend(choices(images, hours, memory))
+    best, reason = recommend(choices(images, hours, memory))
     assert (best and best.experiment) == expected
-    assert why in said
+    assert why in reason
 
 
-def test_the_command_can_be_typed() -> None:
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_command_can_be_typed(held_out: bool) -> None:
+    """Without held-out images it does not ask for a validation split."""
     text = StringIO()
-    show_advice(
-        "out/shards/a b", choices(30000, 200.0, 40.0), ["dira-scale", "pretrain"], Console(file=text, width=108)
-    )
-    said = text.getvalue()
+    actual = [replace(single, held_out=held_out) for single in choices(30000, 200.0, 40.0)]
+    show_advice("out/shards/a b", actual, ["dira-scale", "pretrain"], Console(file=text, width=200))
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
-    assert f"dira-scale pretrain {keys}" in said
-    assert "30,000 training images" in said and "17,600" in said
-    assert "val_split" not in said
-
-
-def test_without_held_out_images_the_command_says_so() -> None:
-    text = StringIO()
-    actual = [replace(single, held_out=False) for single in choices(30000, 200.0, 40.0)]
-    show_advice("out/shards/a", actual, ["pretrain"], Console(file=text, width=200))
-    assert "run=out/runs/a data.val_split=null\n" in text.getvalue()
+    assert f"dira-scale pretrain {keys}{'' if held_out else ' data.val_split=null'}\n" in text.getvalue()
+    assert "30,000 training images" in text.getvalue() and "17,600" in text.getvalue()
 
 
 def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +70,7 @@ def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatc
 def test_the_measured_speed_counts_a_networks_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 has 1.82 G multiplications and additions at 224 pixels; a step has about six times as many FLOPs."""
     clock = iter(range(100))
-    monkeypatch.setattr(advice.time, "perf_counter", lambda: next(clock))  # each step takes a second
+    monkeypatch.setattr(here.time, "perf_counter", lambda: next(clock))  # each step takes a second
     expected = 6 * 1.82e9 * (64 / 224) ** 2 * 32
     assert operations_per_second("resnet18", 64, 32, "fp32") == pytest.approx(expected, rel=0.05)
 
@@ -84,3 +79,18 @@ def test_durations_read_well() -> None:
     assert [duration(h) for h in (0.001, 0.5, 2.0, 30.4, 48.0, 2400.0)] == [
         "1 min", "30 min", "2 hours", "30 hours", "2 days", "100 days",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "share"), [("null", 1.0), ("60", 0.6)])
+def test_hours_are_images_times_the_seconds_of_one(monkeypatch: pytest.MonkeyPatch, steps: str, share: float) -> None:
+    words = ["task=masks", "model.encoder=test_resnet", "data.size=32", "data.batch=10", f"steps={steps}"]
+    words += ["stages.finetune.epochs=10", "epoch_factor=1"]
+    blueprint = FinetuneBlueprint(compose("plan_finetune", words))
+    shapes = list[tuple[int, ...]]()
+    monkeypatch.setattr(
+        here, "seconds_per_step", lambda network, views, precision: shapes.append(views.shape) or 1800.0 * len(views)
+    )
+    monkeypatch.setattr(here, "duration", lambda hours: f"{hours:.3f} h")
+    text = blueprint.here(100)  # 10 epochs of 10 steps of 10 images, half an hour each
+    assert f"about {500 * share:.3f} h for {round(100 * share)} steps" in text
+    assert shapes[0][0] == 10 and shapes[0][2:] == (32, 32)

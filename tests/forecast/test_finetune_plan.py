@@ -1,4 +1,4 @@
-"""What a sweep asks of a `finetune` before it starts: refusals without data, and a rehearsal of its step."""
+"""What a sweep checks of a `finetune` before it starts: refusals without data, and a rehearsal of its step."""
 
 import json
 from pathlib import Path
@@ -10,13 +10,13 @@ from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.finetune.blueprint import FinetuneBlueprint
-from dira_scale.forecast.configured import planned
+from dira_scale.forecast.estimate import planned
 
 WORDS = [*TINY, "data.shards=none"]
 
 
 @pytest.mark.parametrize(
-    ("words", "ranks", "said"),
+    ("words", "ranks", "message"),
     [
         (["data.batch=9"], 2, "data.batch=9 is not divisible by 2 ranks"),
         (["parallel.accumulate=2"], 1, "parallel.accumulate=2: losses are over the whole batch"),
@@ -28,9 +28,9 @@ WORDS = [*TINY, "data.shards=none"]
         (["task=masks", "model.decoder_channels=[8]"], 1, "model.decoder_channels"),
     ],
 )
-def test_a_configuration_is_refused_without_data(words: list[str], ranks: int, said: str) -> None:
+def test_a_configuration_is_refused_without_data(words: list[str], ranks: int, message: str) -> None:
     pytest.importorskip("monai")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         FinetuneBlueprint(compose("finetune", [*WORDS, *words])).check(ranks)
     FinetuneBlueprint(compose("finetune", WORDS)).check(1)
 
@@ -46,7 +46,7 @@ def test_a_step_is_rehearsed(task: str) -> None:
 
 @pytest.mark.system
 def test_a_user_plans_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command's row of the configured strategy is the one that a sweep tells."""
+    """The command's row of the configured strategy is the one that a sweep prints."""
     words, file = [word for word in WORDS if not word.startswith("data.shards")], tmp_path / "plan.json"
     assert plan.main(["finetune", *words, "task=masks", "plan.images=800", "plan.gpus=2", f"plan.json={file}"]) == 0
     shown = capsys.readouterr().out

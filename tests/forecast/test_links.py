@@ -6,7 +6,6 @@ import pytest
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
-from dira_scale.errors import UserError
 from dira_scale.forecast.links import Links
 
 
@@ -53,12 +52,6 @@ def test_a_part_that_goes_round_leaves_each_node_once(ranks: int, per_node: int)
     nodes = cluster(per_node, within=1e9, between=1e9, latency=(1e-5, 1e-4))
     count = 8 * ranks * 1000
     assert nodes.gather(count, ranks) == pytest.approx(really_ring(count, ranks, 1e9, latency, laps=1))
-
-
-def test_a_ring_over_nodes_is_as_narrow_as_their_links() -> None:
-    narrow = cluster(per_node=4, within=1e9, between=1e8, latency=(0.0, 0.0))
-    assert narrow.ring(1e6, 4) == pytest.approx(2 * 3 / 4 * 1e6 / 1e9)
-    assert narrow.ring(1e6, 8) == pytest.approx(2 * 7 / 8 * 1e6 / 1e8)
 
 
 def test_a_ring_takes_all_links_of_a_node_that_its_gpus_reach() -> None:
@@ -109,8 +102,3 @@ def test_links_of_the_planned_machines() -> None:
     assert Links.of(a100, 4) == Links(4, 240e9, 22e9, 4e-6, 1.4e-5, links=1)
     assert Links.of(h200, 8) == Links(8, 360e9, 40e9, 4e-6, 1.4e-5, links=8)
     assert (a100.memory, a100.tflops, h200.memory, h200.tflops) == (80, 61, 141, 131)
-
-
-def test_the_latency_of_earlier_releases_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"plan\.latency.*plan\.latency_within"):
-        compose("plan", ["plan.latency=1e-5"])

@@ -42,7 +42,7 @@ def test_memory_of_replicas() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "few", "many"), [(8, 2, 4), (2, 4, 8)])
-def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
+def test_memory_of_ranks_with_one_image_is_computed_from_two_and_four(
     ranks: int, few: int, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step of a single image takes fewer operations: no line goes through it and another number's."""
@@ -52,8 +52,11 @@ def test_memory_of_ranks_with_one_image_is_told_from_two_and_four(
         return replace(STEP, images=images, live_in_passes=live)
 
     monkeypatch.setattr(estimate, "rehearse", rehearse)
-    fake: Any = SimpleNamespace(stages=[SimpleNamespace(name="re", batch=8)], task=SimpleNamespace(module=None))
-    every = estimate.rehearse_stages(lambda: fake, 1, ranks)
+    fake = SimpleNamespace(stages=[SimpleNamespace(name="re", batch=8)], task=SimpleNamespace(module=None))
+    monkeypatch.setattr(estimate, "fake_task", lambda blueprint: fake)
+    config = SimpleNamespace(parallel=SimpleNamespace(accumulate=1))
+    blueprint: Any = SimpleNamespace(config=config, remarks=lambda modules: ())
+    every = estimate.rehearse_run(blueprint, ranks)
     assert (every.stages["re"].images, every.few.images, every.many.images) == (8 // ranks, few, many)
     assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 2000
 

@@ -8,5 +8,5 @@ from sweep.made_up_sweep import Slurm
 
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slurm:
-    """Commands that say nothing until they are told what."""
+    """Commands that print nothing until a test says what."""
     return Slurm(tmp_path, monkeypatch)

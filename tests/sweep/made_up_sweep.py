@@ -84,15 +84,22 @@ class Slurm:
         self.bin, self.calls_file = folder / "bin", folder / "calls"
         self.bin.mkdir()
         monkeypatch.setenv("PATH", f"{self.bin}:{os.environ['PATH']}")
-        for name in ("squeue", "sacct", "scancel"):
+        for name in ("squeue", "sacct", "usage", "scancel"):
             self.says(name)
 
     def says(self, name: str, jobs: Mapping[str, str] | None = None, error: str = "") -> None:
-        """From now on command ``name`` prints a line ``ID|REST`` for each of ``jobs``, or fails with ``error``."""
-        lines = "".join(f"{job}|{rest}\n" for job, rest in (jobs or {}).items())
-        (self.bin / f"{name}.txt").write_text(lines)
+        """From now on command ``name`` prints a line ``ID|REST`` for each of ``jobs``, or fails with ``error``.
+
+        ``usage``: sacct where it is called for the time and resources of jobs.
+        """
+        columns = "||" if name == "sacct" else ""  # those that a test leaves out
+        lines = "".join(f"{job}|{rest}{columns}\n" for job, rest in (jobs or {}).items())
+        header = "JobID|State|ExitCode|NodeList\n" if name == "sacct" else ""
+        (self.bin / f"{name}.txt").write_text(header + lines)
         end = f"echo '{error}' >&2; exit 1" if error else f"cat '{self.bin / name}.txt'"
-        (self.bin / name).write_text(f"#!/bin/sh\necho {name} \"$@\" >> '{self.calls_file}'\n{end}\n")
+        usage = f'case "$*" in *ElapsedRaw*) . {self.bin}/usage; exit;; esac\n' if name == "sacct" else ""
+        first = f"#!/bin/sh\necho {name} \"$@\" >> '{self.calls_file}'\n" if name != "usage" else ""
+        (self.bin / name).write_text(f"{first}{usage}{end}\n")
         (self.bin / name).chmod(0o755)
 
     @property

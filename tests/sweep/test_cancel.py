@@ -10,10 +10,9 @@ import pytest
 from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 
 from dira_scale.errors import UserError
-from dira_scale.sweep.cancel import cancel, retry
-from dira_scale.sweep.logs import choose, last_lines, show_logs
 from dira_scale.sweep.records import Run, Submission, SweepFolder
 from dira_scale.sweep.status import certain, read_statuses
+from dira_scale.sweep.subcommands import cancel_runs, choose, last_lines, runs_to_retry, show_logs
 
 A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
 
@@ -65,23 +64,23 @@ def test_the_last_lines_of_a_huge_file(tmp_path: Path) -> None:
 def test_cancelling_marks_all_before_one_scancel(going: SweepFolder, slurm: Slurm) -> None:
     count = f"ls {going.path}/pretrain/*/cancelled | wc -l"
     (slurm.bin / "scancel").write_text(f'#!/bin/sh\n({count}; echo "$@") >> {slurm.calls_file}\n')
-    assert cancel(going, []) == [A, C]
+    assert cancel_runs(going, []) == [A, C]
     assert slurm.calls[-2:] == ["2", "--quiet 6_[0,2]"]
     assert [read_statuses(going)[0][run].state for run in (A, B, C, D)] == ["cancelled", "failed", "cancelled", "done"]
-    cancel(going, [C])  # again: in case that SLURM did not answer
+    cancel_runs(going, [C])  # again: in case that SLURM did not answer
     assert slurm.calls[-1] == "--quiet 6_[2]"
 
 
 def test_what_has_failed_is_cancelled_only_by_its_name(going: SweepFolder) -> None:
-    cancel(going, [])
-    assert retry(going, certain(going), []) == [B]
-    assert cancel(going, [B, D]) == [B] and going.is_cancelled(B)
+    cancel_runs(going, [])
+    assert runs_to_retry(going, certain(going), []) == [B]
+    assert cancel_runs(going, [B, D]) == [B] and going.is_cancelled(B)
 
 
 def test_marks_stay_where_slurm_does_not_answer(going: SweepFolder, slurm: Slurm) -> None:
     slurm.says("scancel", error="Unable to contact slurm controller")
     with pytest.raises(UserError, match="scancel failed: Unable to contact"):
-        cancel(going, [A])
+        cancel_runs(going, [A])
     assert going.is_cancelled(A)
 
 
@@ -94,9 +93,9 @@ def test_a_process_of_this_machine_gets_sigterm_and_another_machines_is_named(tm
         begin(folder, f"shards/{name}", str(process.pid))
         folder.submitted(Submission("local", str(process.pid), [f"shards/{name}"], time.time(), host))
     with pytest.raises(UserError, match=f"there is marked as cancelled, but process {process.pid} on n9"):
-        cancel(folder, ["there"])
+        cancel_runs(folder, ["there"])
     assert process.poll() is None
-    cancel(folder, ["here"])
+    cancel_runs(folder, ["here"])
     assert process.wait(timeout=30) == -15
 
 
@@ -106,18 +105,18 @@ def test_failed_runs_are_given_back_with_those_that_they_block(tmp_path: Path, s
     begin(folder, A, "6_0", reason=f"blocked: {SHARDS} not done")
     slurm.says("sacct", {"5_0": "FAILED", "6_0": "COMPLETED", "6_1": "CANCELLED by 0"})
     assert [one.state for one in read_statuses(folder)[0].values()] == ["failed", "blocked", "blocked"]
-    assert retry(folder, certain(folder), []) == [SHARDS, B, A]
-    assert retry(folder, certain(folder), [SHARDS]) == [SHARDS, B, A]
+    assert runs_to_retry(folder, certain(folder), []) == [SHARDS, B, A]
+    assert runs_to_retry(folder, certain(folder), [SHARDS]) == [SHARDS, B, A]
 
 
 def test_only_what_failed_is_given_back(going: SweepFolder) -> None:
-    assert retry(going, certain(going), []) == [B]
+    assert runs_to_retry(going, certain(going), []) == [B]
     with pytest.raises(UserError, match=f"{D} is done; retry is for runs that failed"):
-        retry(going, certain(going), [D])
+        runs_to_retry(going, certain(going), [D])
     going.cancel(C)
-    assert retry(going, certain(going), []) == [B]
-    assert retry(going, certain(going), [C]) == [C]
-    assert retry(going, certain(going), ["*"]) == [B, C]  # a pattern passes over what is done or runs
+    assert runs_to_retry(going, certain(going), []) == [B]
+    assert runs_to_retry(going, certain(going), [C]) == [C]
+    assert runs_to_retry(going, certain(going), ["*"]) == [B, C]  # a pattern passes over what is done or runs
 
 
 def test_nothing_is_given_back_while_the_queue_is_not_known(going: SweepFolder, slurm: Slurm) -> None:

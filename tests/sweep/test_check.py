@@ -22,9 +22,9 @@ ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.
 
 
 def run(
-    name: str, *words: str, verb: str = "pretrain", needs: tuple[str, ...] = (), launch: Launch | None = None
+    name: str, *words: str, command: str = "pretrain", needs: tuple[str, ...] = (), launch: Launch | None = None
 ) -> Run:
-    return Run("train", name, verb, [*words, f"run=/s/train/{name}/output"], "", [*needs], {}, launch or Launch())
+    return Run("train", name, command, [*words, f"run=/s/train/{name}/output"], "", [*needs], {}, launch or Launch())
 
 
 def config(**profile: object) -> SweepConfig:
@@ -47,11 +47,7 @@ def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:
     ("words", "message"),
     [
         (["optim.optimizer.lr=abc"], r"run x: optim\.optimizer\.lr=abc: expected a number"),
-        (["optim.optimizer.momentun=0.9"], r"unknown key optim\.optimizer\.momentun"),
-        (["optim.discriminator.lr=abc"], r"run x: optim\.discriminator\.lr=abc: expected a number"),
-        (["optim.discriminator.betas=[0.5]"], r"run x: optim\.discriminator\.betas=\[0\.5\]: expected a list of 2"),
         (["views.flip=abc"], r"run x: views\.flip=abc: expected a number"),
-        (["method.base.queue=abc"], r"run x: method\.base\.queue=abc: expected a whole number"),
         (["model.encoder=resnet51"], "resnet51"),
         (["optim.warmup_epochs=900"], r"optim\.warmup_epochs=900 is not shorter than"),
         (["data.batch=9"], r"data\.batch=9 is not divisible by 2 ranks"),
@@ -66,8 +62,6 @@ def test_what_training_would_refuse_is_refused_before(words: list[str], message:
     ("words", "message"),
     [
         (["recipe=phantom_cxr", "recipe.size=16"], "size >= 64, not patients=400, size=16"),
-        (["recipe=phantom_ct", "recipe.patients=many"], "patients >= 1 .*not patients=many"),
-        (["recipe=phantom_cxr", "recipe.codec=jgp"], "did you mean 'jpg'"),
         (["recipe=phantom_cxr", "slice=5/4"], "slice=5/4"),
         (["recipe=folder", "recipe.images=/nowhere", "recipe.name=a", "recipe.splits={train: 2}"], "recipe.splits="),
     ],
@@ -106,31 +100,27 @@ def test_the_words_that_decide_a_description_are_as_the_commands_row_says(monkey
     assert describing(Run("t", "x", "tune", words, "")) == tuple(decisive)
 
 
-def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:
-    return Run("later", name, verb, [*words, f"run={reads}", "out=/s/later/x/output"], "", ["train/t"])
+def later(command: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:
+    return Run("later", name, command, [*words, f"run={reads}", "out=/s/later/x/output"], "", ["train/t"])
 
 
 @pytest.mark.parametrize(
-    ("verb", "words", "message"),
+    ("command", "words", "message"),
     [
         ("probe", ["stage=dirr"], "stage=dirr: train/t has di, latest; did you mean 'di'"),
-        ("probe", ["layer=6"], "layer=6: test_resnet has .* and last"),
-        ("probe", ["layer=[]"], r"layer=\[\]: name a level"),
         ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
         ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         ("words", [], "run=train/t: test_resnet is an encoder of images; name one of volumes"),
-        ("words", ["size=[8,8]"], r"size=\[8, 8\]: give depth, height and width"),
-        ("export", ["stage=dir"], "stage=dir: train/t has di, latest"),
         ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
         ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),
     ],
 )
 def test_what_the_commands_would_refuse_of_a_run_is_refused_before_it_trains(
-    verb: str, words: list[str], message: str
+    command: str, words: list[str], message: str
 ) -> None:
-    trained, data = run("t", *TRAINED), [] if verb == "export" else ["data.shards=d"]
+    trained, data = run("t", *TRAINED), [] if command == "export" else ["data.shards=d"]
     with pytest.raises(UserError, match=rf"phase later, run x: .*{message}.*; nothing was started"):
-        check.check_runs([later(verb, *data, *words)], [trained])
+        check.check_runs([later(command, *data, *words)], [trained])
 
 
 def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
@@ -143,7 +133,7 @@ def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
         check.check_runs(probes, trained)
 
 
-def test_nothing_is_said_of_a_run_that_is_elsewhere_and_not_there_yet() -> None:
+def test_nothing_is_checked_of_a_run_that_is_elsewhere_and_not_there_yet() -> None:
     check.check_runs([later("probe", "data.shards=d", "stage=any", reads="/nowhere")])
 
 
@@ -182,7 +172,7 @@ def test_machines_that_cannot_carry_out_a_run() -> None:
     with pytest.raises(UserError, match=r"sweep\.phases\.train\.nodes=2: executor local has one machine"):
         check.check_machines(config(), [run("x", launch=Launch(nodes=2))])
     with pytest.raises(UserError, match="probe runs as one process"):
-        check.check_machines(config(), [run("x", verb="probe", launch=Launch(processes=2))])
+        check.check_machines(config(), [run("x", command="probe", launch=Launch(processes=2))])
 
 
 @pytest.mark.system
@@ -210,12 +200,9 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     assert line == "train, train-b: no estimate of memory and hours: cluster.plan describes no GPU"
 
 
-def test_a_short_step_is_not_0_ms() -> None:
-    result = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
-    assert result == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]
-
-
-def test_runs_are_counted_by_what_happens_to_them() -> None:
+def test_runs_are_counted_by_what_happens_to_them_and_a_short_step_is_not_0_ms() -> None:
     assert commands._counted({"a": "missing", "b": "missing"}) == "2 runs to start"
     assert commands._counted({"a": "missing"}) == "1 run to start"
     assert commands._counted({"a": "done", "b": "missing", "c": "done"}) == "3 runs: 2 done, 1 not started"
+    steps = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
+    assert steps == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]

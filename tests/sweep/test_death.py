@@ -1,4 +1,4 @@
-"""Which process died first, as tasks write it down and as torchrun prints it."""
+"""Which process ended first, as tasks write it down and as torchrun prints it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,11 +52,11 @@ def task(rank: int, job: str = "5_3") -> Any:
 
 def why(sweep: SweepFolder, run: Run, code: int, restart: int = 0) -> str:
     log = sweep.log(run.id, 0)
-    died = death.first(sweep, run, "5_3", restart, log)
-    return death.reason(code, {"step": 56, "reason": GLOO}, log, "pretrain", died)
+    first = death.first(sweep, run, "5_3", restart, log)
+    return death.reason(code, {"step": 56, "reason": GLOO}, log, "pretrain", first)
 
 
-def test_the_task_that_died_first_is_named(sweep: SweepFolder) -> None:
+def test_the_task_that_ended_first_is_named(sweep: SweepFolder) -> None:
     run = of(sweep)
     assert why(sweep, run, 1) == GLOO  # nothing better is known
     for rank, code in ((3, -9), (1, 1), (2, 0)):
@@ -66,7 +66,7 @@ def test_the_task_that_died_first_is_named(sweep: SweepFolder) -> None:
     assert sweep.tries(run.id) == []
 
 
-def test_one_that_has_printed_an_error_is_told_with_it(sweep: SweepFolder) -> None:
+def test_one_that_has_printed_an_error_is_named_with_it(sweep: SweepFolder) -> None:
     run = of(sweep)
     (sweep.path / "jobs").mkdir()
     (sweep.path / "jobs" / "5_3_2_log.out").write_text("di step 56\nRuntimeError: CUDA error: no device\n")

@@ -28,8 +28,8 @@ GRIDS = st.dictionaries(
 )
 
 
-def phase(verb: str = "probe", **parts: Any) -> Phase:
-    return Phase(command=verb, **{"set": {"data.shards": "d"}, **parts})
+def phase(command: str = "probe", **parts: Any) -> Phase:
+    return Phase(command=command, **{"set": {"data.shards": "d"}, **parts})
 
 
 def runs(literal: dict[str, dict[str, str]] | None = None, folder: Path = FOLDER, **phases: Phase) -> list[Run]:
@@ -254,42 +254,28 @@ def test_a_benchmark_has_flags() -> None:
     ("phases", "message"),
     [
         ({"a": phase(for_each="b")}, r"phases\.a\.for_each=b: no such phase. There are: a"),
-        ({"a": phase(for_each="b"), "b": phase(for_each=["a"])}, "these phases need each other: a, b"),
-        ({"a": phase(), "b": phase(set={"run": "{a}", "data.shards": "d"})}, r"'\{a\}' is not a phase that it needs"),
+        ({"a": phase(for_each="b"), "b": phase(for_all=["a"])}, "these phases need each other: a, b"),
         ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is not a phase that it needs: add it to for_each"),
         ({"a": phase(set={"out": "x", "data.shards": "d"})}, "out is set by the sweep"),
         ({"a": phase("shard", set={"slice": "1/2"}, slices=2)}, "slice is set by the sweep"),
-        ({"a": phase(for_all="b")}, r"phases\.a\.for_all=b: no such phase. There are: a"),
-        ({"a": phase(for_all="b"), "b": phase(for_each=["a"])}, "these phases need each other: a, b"),
         (
             {"a": phase(), "b": phase(for_all="a", set={"init": "{a}/x"})},
             r"init=\{a\}/x: for_all has a, so '\{a\}' stands for",
         ),
-        (
-            {"a": phase(), "b": phase(for_all="a", set={"init": "{a}"})},
-            "make it an item of a list, or write init in grid",
-        ),
         ({"a": phase(grid={"k": [1, 1]})}, "two equal runs: k=1"),
-        ({"a": phase(), "b": phase(for_each="a", set={"data.shards": "d"}, seeds=2)}, None),
         ({"a": phase(seeds=2), "b": phase(for_each="a")}, "phase b: two equal runs"),
         ({"a": phase(set={"seed": 1}, seeds=2)}, "seed is in set and in seeds: keep one"),
         ({"a": phase(list=[{"k": 1}], grid={"k": [2]})}, "k is in list and in grid"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(phases: dict[str, Phase], message: str | None) -> None:
-    if message is None:
-        assert len(runs(**phases)) == 3
-    else:
-        with pytest.raises(UserError, match=message):
-            runs(**phases)
+def test_what_cannot_be_meant_is_refused(phases: dict[str, Phase], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        runs(**phases)
 
 
-def test_a_phase_is_read_run_by_run_or_as_a_whole() -> None:
+def test_a_phase_is_named_that_does_not_exist_or_is_read_in_two_ways() -> None:
     with pytest.raises(UserError, match="for_each and for_all both have a: keep one"):
         phase(for_each="a", for_all=["a"])
-
-
-def test_a_typed_phase_that_does_not_exist_is_named() -> None:
     with pytest.raises(UserError, match=r"prob\.…: no key of sweep, and no phase of one; did you mean 'probe'"):
         runs({"prob": {"k": "1"}}, probe=phase())
 
@@ -302,10 +288,8 @@ def test_a_typed_phase_that_does_not_exist_is_named() -> None:
         ("{command: prob}", r"sweep\.phases\.p\.command=prob: must be one of .*did you mean 'probe'"),
         ("{command: probe, list: []}", r"list=\[\]: expected a list of mappings"),
         ("{command: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
-        ("{command: probe, seeds: [a]}", r"seeds=\[a\]: expected a number"),
         ("{command: probe, slices: 2}", "slices=2: only command: shard has slices, not probe"),
         ("[a]", r"sweep\.phases\.p=\[a\]: expected a mapping, NAME: VALUE"),
-        ("3", r"sweep\.phases\.p=3: expected a mapping, NAME: VALUE"),
         ("{command: probe, set: [a]}", r"sweep\.phases\.p\.set=\[a\]: expected a mapping, NAME: VALUE"),
         ("{command: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
     ],
@@ -317,14 +301,7 @@ def test_a_sweep_file_with_a_mistake_is_refused(text: str, message: str, tmp_pat
         compose("sweep", ["--config-dir", str(tmp_path), "sweep=mine"])
 
 
-def test_phases_have_names(tmp_path: Path) -> None:
-    (tmp_path / "sweep").mkdir()
-    (tmp_path / "sweep" / "mine.yaml").write_text("name: mine\nphases: [a, b]\n")
-    with pytest.raises(UserError, match=r"^sweep\.phases=\[a, b\]: expected a mapping, NAME: VALUE$"):
-        compose("sweep", ["--config-dir", str(tmp_path), "sweep=mine"])
-
-
-@pytest.mark.parametrize("name", ["cluster", "lock", "jobs", "A", "a-b", "1"])
+@pytest.mark.parametrize("name", ["cluster", "lock", "A", "a-b", "1"])
 def test_a_phase_is_named_so_that_its_keys_can_be_typed(name: str) -> None:
     with pytest.raises(UserError, match=f"phases.{name}: expected a name"):
         Sweep(name="one", phases={name: phase()})

@@ -133,7 +133,7 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     assert len(sweep.tries(good.id)) == 1  # it is done
 
 
-def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> None:
+def test_a_killed_command_is_recorded_with_signal_and_step(sweep: SweepFolder) -> None:
     """Its log ends with whatever it printed last."""
     run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
     wait(submit(sweep, run, limit=3).done)
@@ -201,92 +201,80 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
 
 UNREACHED = 'echo "Unable to contact slurm controller" >&2; exit 1'
 CONTROLLER = """#!/bin/sh
-echo "$@" >>{folder}/asked
+echo "$@" >>{folder}/calls
 case "$1" in
 show) echo "JobId=7 JobState=RUNNING Requeue=1 Restarts={restarts} PreemptTime={preempted}" ;;
 requeue) [ -e {folder}/back ] || {{ touch {folder}/back; {away}; }}
          [ {allowed} = yes ] || {{ echo "Requested operation is presently disabled" >&2; exit 1; }} ;;
 esac
 """
+Controller = Callable[..., Path]
 
 
 @pytest.fixture
-def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], list[str]]]:
-    """Puts an scontrol in place that answers so, but not at first; the result tells what it was asked."""
+def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
+    """Puts an scontrol in place that answers so, but not at first; returns the file with its calls."""
 
-    def put(
-        restarts: int = 0, preempted: str = "None", allowed: str = "yes", away: str = UNREACHED
-    ) -> Callable[[], list[str]]:
+    def put(restarts: int = 0, preempted: str = "None", allowed: str = "yes", away: str = UNREACHED) -> Path:
         file = tmp_path / "scontrol"
-        told = {"folder": tmp_path, "restarts": restarts, "preempted": preempted, "allowed": allowed, "away": away}
-        file.write_text(CONTROLLER.format(**told))
+        values = {"folder": tmp_path, "restarts": restarts, "preempted": preempted, "allowed": allowed, "away": away}
+        file.write_text(CONTROLLER.format(**values))
         file.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-        return lambda: (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+        return tmp_path / "calls"
 
     return put
-
-
-SHOWN, REQUEUED = "show job --oneliner 5_3", "requeue 5_3"
 
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is task 3 of SLURM's array 5, whose signals it leaves to pytest afterwards."""
-    told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
-    for name, value in (told | {"SLURM_JOB_NODELIST": "n[1-2]"}).items():
+    given = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    for name, value in (given | {"SLURM_JOB_NODELIST": "n[1-2]"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     add_command(monkeypatch, Command("counting", ""))
     monkeypatch.setattr("dira_scale.sweep.job.SIGNALS", ())
 
 
-def ended(sweep: SweepFolder, run: Run, code: int) -> Try:
-    """The last try, of the job that this process is."""
-    with pytest.raises(SystemExit) as error:
-        Job(str(sweep.path), run.id)()
-    assert error.value.code == code
-    return sweep.tries(run.id)[-1]
-
-
-@pytest.mark.usefixtures("task")
-@pytest.mark.parametrize("away", [UNREACHED, "kill -TERM $$"], ids=["unreached", "ended by the requeue's own signal"])
-def test_slurms_controller_is_asked_until_it_is_back(
-    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]], away: str
-) -> None:
-    asked = controller(away=away)
-    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
-    assert (attempt.job, attempt.nodes, attempt.reason) == ("5_3", ["n1", "n2"], "no step 5")
-    assert asked() == [SHOWN, REQUEUED, REQUEUED]
-
-
-@pytest.mark.usefixtures("task")
-def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
-    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
-) -> None:
-    controller(allowed="no")
-    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
-    assert attempt.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
+SHOW, REQUEUE = "show job --oneliner 5_3", "requeue 5_3"
+KILLED = "killed by SIGKILL at step 4: often memory (raise cluster.memory)"
 
 
 @pytest.mark.usefixtures("task")
 @pytest.mark.parametrize(
-    ("answer", "problem", "calls"),
+    ("answers", "code", "exit_code", "reason", "calls"),
     [
-        ({"allowed": "no"}, "scontrol failed: Requested operation is presently disabled", 3),
-        ({"restarts": 1}, "SLURM has restarted the job", 1),  # its second life is not to be ended
+        ({"away": UNREACHED}, 1, 1, "no step 5", [SHOW, REQUEUE, REQUEUE]),
+        ({"away": "kill -TERM $$"}, 1, 1, "no step 5", [SHOW, REQUEUE, REQUEUE]),  # by the requeue's own signal
+        (
+            {"allowed": "no"},
+            -9,
+            137,  # as a shell would
+            f"{KILLED}; not requeued: scontrol failed: Requested operation is presently disabled",
+            [SHOW, REQUEUE, REQUEUE],
+        ),
+        # its second life is not to be ended
+        ({"restarts": 1}, 1, 1, "no step 5; not requeued: SLURM has restarted the job", [SHOW]),
     ],
+    ids=["unreached", "ended", "refused", "restarted"],
 )
-def test_why_a_job_is_not_requeued_is_recorded(
+def test_a_failed_job_is_requeued_once_the_controller_is_back_or_says_why_not(
     sweep: SweepFolder,
-    controller: Callable[..., Callable[[], list[str]]],
-    answer: dict[str, Any],
-    problem: str,
-    calls: int,
+    controller: Controller,
+    answers: dict[str, Any],
+    code: int,
+    exit_code: int,
+    reason: str,
+    calls: list[str],
 ) -> None:
-    asked = controller(**answer)
-    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
-    assert attempt.reason == f"no step 5; not requeued: {problem}" and len(asked()) == calls
+    log = controller(**answers)
+    run = counting(sweep, "run", "steps=9", "fail_at=5", f"code={code}")
+    with pytest.raises(SystemExit) as error:
+        Job(str(sweep.path), run.id)()
+    attempt = sweep.tries(run.id)[-1]
+    assert (error.value.code, attempt.job, attempt.nodes) == (exit_code, "5_3", ["n1", "n2"])
+    assert (attempt.reason, log.read_text().splitlines()) == (reason, calls)
 
 
 @pytest.mark.usefixtures("task")
@@ -300,7 +288,7 @@ def test_why_a_job_is_not_requeued_is_recorded(
     ],
 )
 def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
-    controller: Callable[..., Callable[[], list[str]]], received: list[int], since: str, stopped: str
+    controller: Controller, received: list[int], since: str, stopped: str
 ) -> None:
     """SLURM requeues only those that it has to kill."""
     controller(preempted=since)
@@ -308,9 +296,9 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
 
 
 @pytest.mark.usefixtures("task")
-@pytest.mark.parametrize(("scontrol", "told"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
-def test_an_scontrol_that_is_not_there_or_hangs_is_told(
-    scontrol: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("scontrol", "message"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
+def test_an_scontrol_that_is_not_there_or_hangs_is_an_error(
+    scontrol: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dira_scale.sweep.queue.SECONDS", 0.2)
     monkeypatch.setattr(requeue, "PATIENCE", 0)
@@ -318,5 +306,5 @@ def test_an_scontrol_that_is_not_there_or_hangs_is_told(
         (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         requeue.requeue(submitit.JobEnvironment())

@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from dira_scale.sweep.launch import command, last_words
+from dira_scale.sweep.launch import command, last_message
 from dira_scale.sweep.records import Launch, Run
 
-VERB = ["-m", "dira_scale.pretrain", "run=out"]
+COMMAND = ["-m", "dira_scale.pretrain", "run=out"]
 
 
 def words(launch: Launch, cluster: str, node: int = 0) -> list[str]:
     job = SimpleNamespace(cluster=cluster, node=node, hostnames=["n3", "n4"])
     program, *rest = command(Run("p", "r", "pretrain", ["run=out"], "out", launch=launch), job)  # type: ignore[arg-type]
-    assert program == sys.executable and rest[-3:] == VERB
+    assert program == sys.executable and rest[-3:] == COMMAND
     return rest[:-3]
 
 
@@ -25,7 +25,7 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
 
 
-def test_one_process_and_tasks_of_slurm_are_the_verb_itself() -> None:
+def test_one_process_and_tasks_of_slurm_are_the_command_itself() -> None:
     assert words(Launch(), "slurm") == words(Launch(), "local") == words(Launch(2, 4), "slurm") == []
 
 
@@ -45,7 +45,7 @@ def test_several_processes_of_this_machine_have_one_launcher(launcher: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("printed", "said"),
+    ("printed", "message"),
     [
         ("", ""),
         ("step 1\nKeyError: 'x'\n\n", "KeyError: 'x'"),
@@ -53,11 +53,7 @@ def test_several_processes_of_this_machine_have_one_launcher(launcher: str) -> N
         ("pretrain: warning: slow\nKilled\n", "Killed"),
     ],
 )
-def test_the_reason_is_the_commands_own_last_message(tmp_path: Path, printed: str, said: str) -> None:
-    log = tmp_path / "000.log"
-    log.write_text(printed)
-    assert last_words(log, "pretrain") == said
-
-
-def test_a_log_that_was_never_begun_gives_no_reason(tmp_path: Path) -> None:
-    assert last_words(tmp_path / "000.log", "pretrain") == ""
+def test_the_reason_is_the_commands_own_last_message(tmp_path: Path, printed: str, message: str) -> None:
+    assert last_message(tmp_path / "000.log", "pretrain") == ""  # of a log that was never begun
+    (tmp_path / "000.log").write_text(printed)
+    assert last_message(tmp_path / "000.log", "pretrain") == message

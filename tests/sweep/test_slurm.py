@@ -1,4 +1,4 @@
-"""What SLURM is given and how its refusals are told, with stand-ins for its commands; tests/system has a real one."""
+"""What SLURM is given, and how its refusals are reported, with stand-ins; tests/system has a real one."""
 
 import os
 import pickle
@@ -14,8 +14,7 @@ import yaml
 from dira_scale.errors import UserError
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Launch, Run, SweepFolder
-from dira_scale.sweep.refusals import _minutes
-from dira_scale.sweep.slurm import parameters, script, submit
+from dira_scale.sweep.slurm import _minutes, dependency, parameters, script, submit
 
 PROFILE: dict[str, Any] = {"executor": "slurm", "hours": 2.0, "signal_delay": 60, "cpus_per_task": 4, "tries": 5}
 SBATCH = """#!/bin/sh
@@ -32,8 +31,8 @@ def config(phase: Phase | None = None, **profile: Any) -> SweepConfig:
     return SweepConfig(folder="x", dry_run=False, detach=False, sweep=sweep, cluster=Cluster(**PROFILE | profile))
 
 
-def run(name: str, phase: str = "a", needs: tuple[str, ...] = (), verb: str = "pretrain", **launch: Any) -> Run:
-    return Run(phase, name, verb, [f"run={name}"], f"{phase}/{name}/output", list(needs), launch=Launch(**launch))
+def run(name: str, phase: str = "a", needs: tuple[str, ...] = (), command: str = "pretrain", **launch: Any) -> Run:
+    return Run(phase, name, command, [f"run={name}"], f"{phase}/{name}/output", list(needs), launch=Launch(**launch))
 
 
 def options(text: str) -> dict[str, str]:
@@ -90,7 +89,7 @@ def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
     given = parameters("s", run("x", nodes=2, processes=4, launcher="torchrun"), Cluster(**PROFILE))
     assert (given["ntasks_per_node"], given["cpus_per_task"], given["gpus_per_node"]) == (1, 16, 4)
     assert "gpus_per_node" not in parameters("s", run("x"), Cluster(**PROFILE, gpus_per_node=0))
-    assert "gpus_per_node" not in parameters("s", run("x", verb="shard"), Cluster(**PROFILE))
+    assert "gpus_per_node" not in parameters("s", run("x", command="shard"), Cluster(**PROFILE))
 
 
 def test_a_phase_has_its_own_values() -> None:
@@ -129,7 +128,7 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> N
     ]
 
 
-def test_what_sbatch_refuses_is_told_and_not_recorded(tools: Tools, tmp_path: Path) -> None:
+def test_what_sbatch_refuses_is_an_error_and_not_recorded(tools: Tools, tmp_path: Path) -> None:
     tools(refusal='echo "sbatch: error: invalid partition specified: x" >&2; exit 1')
     folder = SweepFolder(tmp_path / "sweep")
     with pytest.raises(UserError, match=r"^phase a: sbatch failed: invalid partition specified: x$"):
@@ -155,7 +154,9 @@ def test_an_answer_is_not_waited_for_for_ever(tools: Tools, tmp_path: Path, monk
         submit(SweepFolder(tmp_path / "sweep"), config(), [run("x")], {})
 
 
-def test_a_limit_that_a_partition_does_not_allow(tools: Tools, tmp_path: Path) -> None:
+def test_a_limit_that_a_partition_does_not_allow_and_no_slurm_at_all(
+    tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tools(limits=r"main*|1:00:00\nlong|2-00:00:00")
     folder = SweepFolder(tmp_path / "sweep")
     with pytest.raises(UserError, match=r"phase a: cluster\.hours=2: partition \(the default\) allows 1;"):
@@ -163,12 +164,9 @@ def test_a_limit_that_a_partition_does_not_allow(tools: Tools, tmp_path: Path) -
     submit(folder, config(partition="main,long"), [run("x")], {})
     times = {"infinite": float("inf"), "1:00": 1.0, "12:30:00": 750.0, "1-00:00:30": 1440.5}
     assert {text: _minutes(text) for text in times} == times
-
-
-def test_no_slurm_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch here: use a login node, or cluster=local"):
-        submit(SweepFolder(tmp_path), config(), [run("x")], {})
+        submit(folder, config(), [run("x")], {})
 
 
 def test_a_profile_says_what_it_cannot_have() -> None:
@@ -190,3 +188,30 @@ def test_what_only_slurm_can_do_is_refused_on_this_machine() -> None:
         SweepConfig("x", False, True, sweep, local)
     with pytest.raises(UserError, match=r"sweep\.phases\.a\.cluster\.parallel=2: .* set cluster\.parallel"):
         SweepConfig("x", False, False, sweep, local).profile("a")
+
+
+def needing(name: str, *needs: str) -> Run:
+    return Run(*name.split("/"), "pretrain", [], "", [*needs])  # type: ignore[misc]
+
+
+SHARDS, TRAINED = needing("shards/s", "slices/0", "slices/1"), [needing(f"train/{n}", "shards/s") for n in range(2)]
+PROBES = [needing(f"probe/{n}", f"train/{n}") for n in range(2)]
+RUNS = {item.id: item for item in [SHARDS, *TRAINED, *PROBES]}
+JOBS = {"slices/0": "5_0", "slices/1": "5_1", "shards/s": "6_0", "train/0": "12_0", "train/1": "12_1"}
+SIZES = {"5": 2, "6": 1, "12": 2}
+
+
+@pytest.mark.parametrize(
+    ("part", "jobs", "expected"),
+    [
+        ([SHARDS], JOBS, "afterok:5"),
+        (TRAINED, JOBS, "afterok:5:6"),  # nothing of it can run if any of these fails
+        (PROBES, JOBS, "afterok:5:6,afterany:12"),  # one may fail, and the probe of the other goes on
+        (PROBES[:1], JOBS, "afterok:5:6:12_0"),
+        ([*PROBES, needing("probe/2", "train/8")], JOBS, "afterany:12"),  # what is done is not waited for
+        (TRAINED, {"slices/0": "9_7", "shards/s": "10_3"}, "afterok:9_7:10_3"),  # tasks of earlier arrays
+        (TRAINED, {}, ""),
+    ],
+)
+def test_what_all_need_must_be_done_of_the_rest_the_end_is_enough(part: list[Run], jobs: dict, expected: str) -> None:
+    assert dependency(part, RUNS, jobs, {} if jobs is not JOBS else SIZES) == expected

@@ -9,11 +9,11 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.sweep import unanswered
-from dira_scale.sweep.cancel import cancel
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.slurm import submit
 from dira_scale.sweep.status import certain, read_statuses
+from dira_scale.sweep.subcommands import cancel_runs
 
 ID = "a/x"
 COMMANDS = {
@@ -40,9 +40,14 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     def make(takes: bool, answer: str) -> None:
         for name in ("bin", "taken"):
             (tmp_path / name).mkdir(exist_ok=True)
-        told = {"takes": str(takes).lower(), "answer": answer, "taken": tmp_path / "taken", "calls": tmp_path / "calls"}
+        values = {
+            "takes": str(takes).lower(),
+            "answer": answer,
+            "taken": tmp_path / "taken",
+            "calls": tmp_path / "calls",
+        }
         for name, text in COMMANDS.items():
-            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text.format(**told)}\n")
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text.format(**values)}\n")
             (tmp_path / "bin" / name).chmod(0o755)
 
     return make
@@ -95,7 +100,7 @@ def test_such_an_array_is_cancelled(sweep: SweepFolder, tools: Callable[..., Non
     tools(takes=True, answer=TIMED_OUT)
     with pytest.raises(UserError):
         submit(sweep, config(), [run()], {})
-    assert cancel(SweepFolder(sweep.path), []) == [ID]
+    assert cancel_runs(SweepFolder(sweep.path), []) == [ID]
     assert (sweep.path.parent / "calls").read_text().split() == ["--quiet", "100_[0]"]
 
 

@@ -32,10 +32,10 @@ def main() -> int:
     kept = lines.read_text().splitlines()[:step] if lines.exists() else []
 
     def write(state: str, code: int | None, reason: str = "") -> None:
-        told = {"state": state, "step": step, "lease": lease, "exit_code": code, "reason": reason}
-        told |= {"try": os.environ["DIRA_SCALE_TRY"]} if "DIRA_SCALE_TRY" in os.environ else {}
+        content = {"state": state, "step": step, "lease": lease, "exit_code": code, "reason": reason}
+        content |= {"try": os.environ["DIRA_SCALE_TRY"]} if "DIRA_SCALE_TRY" in os.environ else {}
         temporary = run / f".status.{os.getpid()}"
-        temporary.write_text(json.dumps(told))
+        temporary.write_text(json.dumps(content))
         temporary.replace(status)
 
     def save() -> None:

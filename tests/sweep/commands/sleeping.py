@@ -1,4 +1,4 @@
-"""A verb that knows no signals."""
+"""A command that knows no signals."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Puts this folder's verb in the place of the package's, in every Python that has the folder on its path."""
+"""Puts this folder's command in the place of the package's, in every Python that has the folder on its path."""
 
 from pathlib import Path
 
