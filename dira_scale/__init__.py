@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 def _as_command() -> None:
-    """Under ``python -m dira_scale.VERB``: Ctrl-C and a closed pipe end it in one line from this first import on."""
+    """Under ``python -m dira_scale.COMMAND``: Ctrl-C and a closed pipe end it in one line from this first import on."""
     for flag, module in pairwise(sys.orig_argv):
         if flag == "-m" and module.partition(".")[0] == __name__:
             end_quietly(module.rpartition(".")[2])

@@ -12,22 +12,22 @@ from dira_scale.commands import COMMANDS
 from dira_scale.errors import local_rank
 
 
-def interrupted(verb: str) -> int:
-    """Say in one line that Ctrl-C has ended ``verb``; its exit code, 75 (runs/exit_codes.py)."""
+def interrupted(command: str) -> int:
+    """Say in one line that Ctrl-C has ended ``command``; its exit code, 75 (runs/exit_codes.py)."""
     if local_rank() == 0:
-        known = COMMANDS.get(verb.partition(" ")[0])  # of its subcommands too
+        known = COMMANDS.get(command.partition(" ")[0])  # of its subcommands too
         kept = "; finished work is kept" if known and known.parts else ""
-        print(f"\n{verb}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
+        print(f"\n{command}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
     return 75
 
 
-def end_quietly(verb: str) -> None:
+def end_quietly(command: str) -> None:
     """From now on, two ends of this process leave no traceback: Ctrl-C, wherever it comes, even while Python imports
     packages (75 and one line), and a reader that closes standard output, as ``head`` does (the signal SIGPIPE)."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            code = interrupted(verb)
+            code = interrupted(command)
             drop_unread()
             os._exit(code)  # Python would exit with 130
         if issubclass(kind, BrokenPipeError) and _nobody_reads():
@@ -36,11 +36,11 @@ def end_quietly(verb: str) -> None:
             os.kill(os.getpid(), signal.SIGPIPE)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and _output_is_full():
             drop_unread()
-            _end_full(verb)
+            _end_full(command)
         sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
-    atexit.register(_end, verb)  # before Python flushes, which would fail with a traceback and exit code 120
+    atexit.register(_end, command)  # before Python flushes, which would fail with a traceback and exit code 120
 
 
 def drop_unread() -> int | None:
@@ -56,14 +56,14 @@ def drop_unread() -> int | None:
     return None
 
 
-def _end(verb: str) -> None:
+def _end(command: str) -> None:
     """Flush standard output. Where it is a file on a full disk, say so and end with 1."""
     if drop_unread() == errno.ENOSPC:
-        _end_full(verb)
+        _end_full(command)
 
 
-def _end_full(verb: str) -> None:
-    print(f"{verb}: what it prints cannot be written: the disk is full", file=sys.stderr, flush=True)
+def _end_full(command: str) -> None:
+    print(f"{command}: what it prints cannot be written: the disk is full", file=sys.stderr, flush=True)
     os._exit(1)
 
 

@@ -10,7 +10,7 @@ PAUSE = 30.0  # seconds within which a launcher notices that the first process h
 
 
 class UserError(Exception):
-    """Bad input. Names the file or key, what is wrong and what to do. A verb prints it as one line and exits with 2."""
+    """Bad input. Names the file or key, what is wrong, what to do. A command prints it in one line and exits with 2."""
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
@@ -24,7 +24,7 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
 
 
-def print_error(verb: str, problem: object) -> None:
+def print_error(command: str, problem: object) -> None:
     """Print one line, with unprintable characters escaped: untrusted file names may contain terminal commands.
 
     The first process of a machine prints at once. The others mostly see the same error, and print it only if the
@@ -32,11 +32,11 @@ def print_error(verb: str, problem: object) -> None:
     """
     if local_rank():
         time.sleep(PAUSE)
-    print(f"{verb}: {printable(str(problem))}", file=sys.stderr, flush=True)
+    print(f"{command}: {printable(str(problem))}", file=sys.stderr, flush=True)
 
 
 def print_line(line: object) -> None:
-    """Print one line of a verb's result, with unprintable characters escaped: what it quotes may be of a stranger."""
+    """Print one line of a command's result, with unprintable characters escaped: it may quote a stranger's text."""
     print(printable(str(line)))
 
 

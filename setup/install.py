@@ -30,8 +30,8 @@ PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
 STAMP = VENV / "install.json"
 SITE_PACKAGES = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
-PATIENCE = 10  # seconds for an answer of that index, with one retry
+UV = VENV / "bin" / "uv"
+PATIENCE = 10  # seconds for an answer when uv is fetched and asked, with one retry: at most a minute in all
 
 
 class SetupError(Exception):
@@ -215,13 +215,11 @@ def discard_half_installed() -> None:
             shutil.rmtree(folder)
 
 
-def chosen_wheel(requirement: str, *options: str) -> str:
+def chosen_wheel(requirement: str) -> str:
     """The file name of the wheel that pip chooses for ``requirement``, without downloading it."""
-    command = [PYTHON, "-u", "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed"]
+    command = [PYTHON, "-u", "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", requirement]
     output = []
-    with subprocess.Popen(
-        [*command, *options, requirement], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
             output.append(line)
@@ -232,25 +230,50 @@ def chosen_wheel(requirement: str, *options: str) -> str:
 
 
 def install_torch(requirement: str, accelerator: str) -> None:
-    """Install torch, with torch's own index of CPU builds where pip would fetch a CUDA build without need.
+    """Install torch with pip, or with uv where pip would fetch a CUDA build that this machine has no use for.
+
+    uv knows torch's own index, which has the CPU builds. It installs torch only: the packages that torch requires
+    come with the rest, by pip and its settings.
 
     Raises:
-        SetupError: there is no CPU build either, or the index does not answer.
+        SetupError: neither finds a CPU build.
     """
-    own: tuple[str, ...] = ()
+    pins = ("-c", str(ROOT / "constraints.txt"))
     wheel = chosen_wheel(requirement)
-    if needless_cuda_build(wheel, accelerator):
-        print(f"torch        pip would fetch {wheel}, a CUDA build; looking for the CPU build at {CPU_BUILDS}")
-        own = (f"--extra-index-url={CPU_BUILDS}", "--no-deps")  # what torch requires comes with the rest
-        wheel = chosen_wheel(requirement, *own, f"--timeout={PATIENCE}", "--retries=1")
-    if needless_cuda_build(wheel, accelerator):
+    if not needless_cuda_build(wheel, accelerator):
+        pip(f"torch for {accelerator}", *pins, requirement)
+        return
+    print(f"torch        pip would fetch {wheel}, a CUDA build; asking uv for the CPU build")
+    try:
+        pip("uv", f"--timeout={PATIENCE}", "--retries=1", *pins, "uv")
+        command = [str(UV), "pip", "install", "--python", str(PYTHON), "--torch-backend=cpu", "--no-deps", *pins]
+        ask_uv([*command, "--dry-run", requirement])
+        logged("torch for cpu", [*command, requirement])
+        if "+cpu" not in (result := installed("torch", PYTHON) or "nothing"):
+            raise SetupError(f"uv ended without an error, and the environment has {result} as torch")
+    except SetupError as error:
         raise SetupError(
             f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. It was not "
-            f"downloaded. {CPU_BUILDS} has no CPU build or does not answer. Point pip to one and run again: set "
-            f"PIP_EXTRA_INDEX_URL to another index that has it, or PIP_FIND_LINKS to a folder with the wheel "
-            f"torch-{pinned('torch')}+cpu. (ACCELERATOR=cuda installs the CUDA build anyway.)"
-        )
-    pip(f"torch for {accelerator}", *own, "-c", str(ROOT / "constraints.txt"), requirement)
+            f"downloaded. uv, which knows where the CPU build is, was tried next:\n{error}\nPoint pip to the CPU "
+            f"build and run again: set PIP_EXTRA_INDEX_URL to the CPU index on torch's install page, or "
+            f"PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
+            f"(ACCELERATOR=cuda installs the CUDA build anyway.)"
+        ) from error
+
+
+def ask_uv(command: list[str]) -> None:
+    """Find out soon whether uv reaches torch's index: for the download it keeps its own patience, which is minutes.
+
+    Raises:
+        SetupError: it does not, or has no such torch.
+    """
+    patience = {"UV_HTTP_TIMEOUT": str(PATIENCE), "UV_HTTP_RETRIES": "1"}
+    try:
+        done = subprocess.run(command, env=os.environ | patience, capture_output=True, text=True, timeout=3 * PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise SetupError(f"uv had no answer from torch's index within {3 * PATIENCE} s") from None
+    if done.returncode:
+        raise SetupError(f"uv failed on torch for cpu:\n{done.stdout}{done.stderr}".rstrip())
 
 
 def needless_cuda_build(wheel: str, accelerator: str) -> bool:
@@ -269,9 +292,15 @@ def run(*command: Path | str) -> None:
 def pip(title: str, *arguments: str) -> None:
     """``pip install`` with its output in the log and one line of progress."""
     command = [str(PYTHON), "-u", "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
+    logged(title, command)
+
+
+def logged(title: str, command: list[str]) -> None:
+    """An installer's ``command`` with its output in the log and one line of progress."""
     if show_progress(title, command, LOG, SITE_PACKAGES):
         tail = "\n".join(LOG.read_text().splitlines()[-12:])
-        raise SetupError(f"pip failed on {title}; the end of {LOG.relative_to(ROOT)}:\n{tail}")
+        program = "uv" if command[0] == str(UV) else "pip"
+        raise SetupError(f"{program} failed on {title}; the end of {LOG.relative_to(ROOT)}:\n{tail}")
 
 
 def lock() -> TextIO:

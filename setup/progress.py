@@ -1,9 +1,11 @@
-"""One line of progress for a long ``pip install``; its own output goes into a log."""
+"""One line of progress for a long ``pip install`` (or ``uv pip install``); its own output goes into a log."""
 
+import queue
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,20 +20,30 @@ def show_progress(title: str, command: list, log: Path, site_packages: Path) -> 
 
     On a terminal the line is updated in place; elsewhere a new one is printed every 15 s.
     """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines: queue.Queue[str] = queue.Queue()
+    reader = threading.Thread(target=_copy, args=(process, log, lines), daemon=True)
+    reader.start()
     line = _Line(title, site_packages)
-    with log.open("a") as file, log.open() as written:
-        written.seek(0, 2)
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                for output in written:
-                    line.read(output)
+    try:
+        while reader.is_alive() or not lines.empty():
+            try:
+                line.read(lines.get(timeout=0.3))
+            except queue.Empty:
                 line.show()
-                time.sleep(0.2)
-        finally:
-            process.terminate()
+    finally:
+        process.terminate()
     line.end()
     return process.wait()
+
+
+def _copy(process: subprocess.Popen, log: Path, lines: "queue.Queue[str]") -> None:
+    assert process.stdout
+    with log.open("a") as file:
+        for line in process.stdout:
+            print(line, end="", file=file, flush=True)
+            lines.put(line)
+    process.wait()
 
 
 class _Line:
@@ -46,8 +58,11 @@ class _Line:
         if (wheel := WHEEL.search(unquote(output))) and not wheel[2].startswith(".metadata"):
             self.fetched += 1
             self.doing = f"fetching {wheel[1]}{wheel[2].partition(' (from')[0]}, {self.fetched} so far"
+        elif output.startswith("Downloading "):  # uv's line: package and size
+            self.doing = output.strip()
         elif output.startswith(INSTALLING):
             self.waiting = [_folded(name) for name in output.removeprefix(INSTALLING).split(",")]
+        self.show()
 
     def show(self) -> None:
         if sys.stdout.isatty():

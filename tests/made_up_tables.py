@@ -53,8 +53,8 @@ def finished_sweep(root: Path, moco: int = 5, dira: int = 2) -> dict[tuple[str, 
     return values
 
 
-def add(folder: SweepFolder, phase: str, name: str, verb: str, varied: dict[str, Any]) -> Run:
-    run = Run(phase, name, verb, [], f"{phase}/{name}/output", varied=varied)
+def add(folder: SweepFolder, phase: str, name: str, command: str, varied: dict[str, Any]) -> Run:
+    run = Run(phase, name, command, [], f"{phase}/{name}/output", varied=varied)
     folder.add(run)
     begin(folder, run.id, "1", exit_code=0)
     return run

@@ -2,9 +2,9 @@
 
     python tests/pins.py FILE.json          records it there, or, where FILE.json exists, compares with it
 
-Run by hand, not by pytest, before and after a change that is to change nothing; six minutes on two cores. Both times
-on one machine with the same packages: rounding is theirs, and so the file begins with what they are. Datasets and runs
-are made by the verbs, as users make them, of small inputs and in a folder that is removed. Comparing prints every value
+Run by hand, not by pytest, before and after a change that is to change nothing; six minutes on two cores. Both times on
+one machine with the same packages: rounding is theirs, and so the file begins with what they are. Datasets and runs are
+made by the commands, as users make them, of small inputs and in a folder that is removed. Comparing prints every value
 that is another, is new or is gone, and exits with 1 if there is one. Values are the starts of SHA-256, or numbers with
 all their digits. Left out are times and rates, and what says where and when something was made.
 """
@@ -47,7 +47,7 @@ EXECUTION = execution("pretrain")
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600  # bound on one command
 
-# Datasets: the sharding verb's words.
+# Datasets: the sharding command's words.
 STUDIES = "recipe.columns={file: file, patient: patient, study: study, split: null, mask: mask}"
 SPLITS = "recipe.columns={file: file, patient: patient, study: null, split: split, mask: mask}"
 DATASETS = {
@@ -286,14 +286,14 @@ def of_json(path: Path) -> Pins:
             yield f"{path} {key}", repr(value)
 
 
-def call(verb: str, *words: str, by: list[str] | None = None) -> None:
-    """A verb of this checkout, to its end."""
-    command = [sys.executable, "-m", *(by or []), f"dira_scale.{verb}", *words]
+def call(command: str, *words: str, by: list[str] | None = None) -> None:
+    """A command of this checkout, to its end."""
+    line = [sys.executable, "-m", *(by or []), f"dira_scale.{command}", *words]
     # No GPU, whose sums are not always the same; on a busy machine, threads that spin would take the cores.
     alike = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE", "DIRA_SCALE_HASH_KEY": "the key of the pins"}
-    with job(command, fresh=True, PYTHONPATH=str(ROOT), **alike) as process:
+    with job(line, fresh=True, PYTHONPATH=str(ROOT), **alike) as process:
         if code := process.wait(SECONDS):
-            sys.exit(f"{' '.join(command)} ended with {code}:\n{process.printed()}")
+            sys.exit(f"{' '.join(line)} ended with {code}:\n{process.printed()}")
 
 
 def files(folder: Path) -> list[Path]:

@@ -12,13 +12,13 @@ from dira_scale.pretrain import description as pretrain
 from dira_scale.runs.description import FILE, Description
 
 
-def derived(verb: str, config: Mapping[str, Any]) -> Description:
-    """What ``verb`` says of a run of this resolved configuration."""
-    return {"pretrain": pretrain, "finetune": finetune}[verb].describe(config)
+def derived(command: str, config: Mapping[str, Any]) -> Description:
+    """What ``command`` says of a run of this resolved configuration."""
+    return {"pretrain": pretrain, "finetune": finetune}[command].describe(config)
 
 
-def record(run: Path, config: DictConfig | dict[str, Any], verb: str = "pretrain") -> None:
-    """Write the configuration, and the description that ``verb`` makes of it."""
+def record(run: Path, config: DictConfig | dict[str, Any], command: str = "pretrain") -> None:
+    """Write the configuration, and the description that ``command`` makes of it."""
     content: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
     (run / "config.yaml").write_text(yaml.safe_dump(content))
-    (run / FILE).write_text(derived(verb, content).to_json())
+    (run / FILE).write_text(derived(command, content).to_json())

@@ -1,4 +1,4 @@
-"""The verbs as Python functions: what they return, and how they fail. The blocks of docs/reference/api.md are run."""
+"""The commands as Python functions: what they return, how they fail. The blocks of docs/reference/api.md are run."""
 
 import multiprocessing
 import re
@@ -57,7 +57,7 @@ def test_from_images_to_weights(sharded: ShardedDataset, tmp_path: Path) -> None
     assert (folder / "README.md").is_file()
 
 
-def test_mistakes_raise_the_verbs_message(sharded: ShardedDataset, tmp_path: Path) -> None:
+def test_mistakes_raise_the_commands_message(sharded: ShardedDataset, tmp_path: Path) -> None:
     with pytest.raises(api.UserError, match=r"unknown key data\.bacth; did you mean 'data\.batch'"):
         api.pretrain(tmp_path / "run", sharded.root, settings={"data.bacth": 3})
     with pytest.raises(api.UserError, match=r"data\.split=trian"):

@@ -47,25 +47,25 @@ def test_what_is_called_holds_nothing_that_a_worker_would_look_for() -> None:
         ]  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", COMMANDS.values(), ids=lambda verb: verb.name)
-def test_a_row_names_what_there_is(verb: Command) -> None:
-    module = import_module(f"dira_scale.{verb.name}")
-    assert callable(module.main) and callable(getattr(module, verb.name))
-    named = [verb.blueprint, verb.page, *verb.subcommands.values()]
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_a_row_names_what_there_is(command: Command) -> None:
+    module = import_module(f"dira_scale.{command.name}")
+    assert callable(module.main) and callable(getattr(module, command.name))
+    named = [command.blueprint, command.page, *command.subcommands.values()]
     assert all(callable(resolve_name(path)) for path in named if path)
-    assert not (verb.check and verb.blueprint)
-    if verb.check:
-        arguments = 1 + verb.reads_run
-        assert len(inspect.signature(resolve_name(verb.check)).parameters) == arguments
-    assert list(inspect.signature(resolve_name(verb.results)).parameters) == ["output"]
-    if verb.compare:
-        assert list(inspect.signature(resolve_name(verb.compare)).parameters) == ["runs"]
-    assert bool(verb.output) or verb.flags or not verb.in_sweeps  # a sweep sets it
-    if verb.flags:
+    assert not (command.check and command.blueprint)
+    if command.check:
+        arguments = 1 + command.reads_run
+        assert len(inspect.signature(resolve_name(command.check)).parameters) == arguments
+    assert list(inspect.signature(resolve_name(command.results)).parameters) == ["output"]
+    if command.compare:
+        assert list(inspect.signature(resolve_name(command.compare)).parameters) == ["runs"]
+    assert bool(command.output) or command.flags or not command.in_sweeps  # a sweep sets it
+    if command.flags:
         return
-    keys = [*([verb.output] if verb.output else []), *(["run"] if verb.reads_run else []), *verb.execution]
-    config = defaults(verb.name, ["experiment=small"] if verb.name == "pretrain" else [])
-    for key in [*keys, *(["slice"] if verb.slices else [])]:
+    keys = [*([command.output] if command.output else []), *(["run"] if command.reads_run else []), *command.execution]
+    config = defaults(command.name, ["experiment=small"] if command.name == "pretrain" else [])
+    for key in [*keys, *(["slice"] if command.slices else [])]:
         parent, _, name = key.rpartition(".")
         assert name in [*OmegaConf.select(config, parent)], key
 

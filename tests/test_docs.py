@@ -126,11 +126,11 @@ PAGES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_every_command_has_its_page(verb: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_page(command: str) -> None:
     """Which shows how it is called."""
-    page = ROOT / "docs" / "how-to" / f"{PAGES.get(verb, verb)}.md"
-    assert f"python -m dira_scale.{verb}" in page.read_text()
+    page = ROOT / "docs" / "how-to" / f"{PAGES.get(command, command)}.md"
+    assert f"python -m dira_scale.{command}" in page.read_text()
 
 
 def test_the_start_pages_way_is_of_commands_that_are_understood(
@@ -143,12 +143,12 @@ def test_the_start_pages_way_is_of_commands_that_are_understood(
         r"^\| \d+ \| .* \| `python -m dira_scale\.(.*)` \| \[[^|]*\]\(how-to/\S+\) \|$", start, re.MULTILINE
     )
     order = ["shard", "shard", "shard", "plan", "pretrain", "report", "probe", "finetune", "export", "sweep", "report"]
-    assert [verb for verb in (step.split()[0] for step in steps) if verb != "localize"] == order
+    assert [command for command in (step.split()[0] for step in steps) if command != "localize"] == order
     assert len(steps) == len(re.findall(r"^\| \d+ \|", start, re.MULTILINE))
     for step in steps:
-        verb, *words = shlex.split(step)
+        command, *words = shlex.split(step)
         with pytest.raises(SystemExit) as ended:
-            import_module(f"dira_scale.{verb}").main([*words, "--cfg"])
+            import_module(f"dira_scale.{command}").main([*words, "--cfg"])
         assert not ended.value.code, step
         assert capsys.readouterr().out, step
 

@@ -1,4 +1,4 @@
-"""``dira-scale VERB`` beside ``python -m dira_scale.VERB``."""
+"""``dira-scale COMMAND`` beside ``python -m dira_scale.COMMAND``."""
 
 import importlib
 import sys
@@ -26,12 +26,14 @@ def test_modules_in_the_current_folder_are_found_as_by_python_m(
     (tmp_path / "a_method_of_mine.py").write_text("CODE = 7\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    verb = SimpleNamespace(main=lambda argv: importlib.import_module("a_method_of_mine").CODE)
-    monkeypatch.setattr(__main__, "import_module", lambda name: verb)
+    command = SimpleNamespace(main=lambda argv: importlib.import_module("a_method_of_mine").CODE)
+    monkeypatch.setattr(__main__, "import_module", lambda name: command)
     assert dira_scale(monkeypatch, "doctor") == 7
 
 
-def test_an_unknown_verb_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_names_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert dira_scale(monkeypatch, "pretrian") == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err
 

@@ -109,8 +109,8 @@ def sixteen_bits(originals: list[Path], folder: Path) -> Path:
 
 
 def prepare(case: LoaderCase, originals: list[Path], folder: Path, workers: int, batch: int) -> LoaderInputs:
-    """Shard the radiographs in ``folder`` as ``case`` says, by the verb that users call, also in FFCV's form where FFCV
-    is installed; and write the payloads as files.
+    """Shard the radiographs in ``folder`` as ``case`` says, by the command that users call, also in FFCV's form where
+    FFCV is installed; and write the payloads as files.
     """
     source = originals[0].parent if case.bits == 8 else sixteen_bits(originals, folder / "png16")
     out, said = folder / "shards", io.StringIO()

@@ -68,7 +68,7 @@ def source(folder: Path, patients: int, size: int) -> list[str]:
 
 
 def prepare(words: list[str], folder: Path) -> ShardedDataset:
-    """Shard the volumes by the verb that users call, and write them as single files."""
+    """Shard the volumes by the command that users call, and write them as single files."""
     said, splits = io.StringIO(), "recipe.splits={train: 1, val: 0, test: 0}"
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = shard([*words, f"out={folder / 'shards'}", "recipe.secret=false", splits, "workers=1"])

@@ -90,9 +90,9 @@ def run(commands: Sequence[list[str]], out: Path, processes: int) -> None:
 
 
 def pretrain(arguments: list[str]) -> int:
-    """The verb, its first step taken when all processes have come to theirs."""
+    """The command, its first step taken when all processes have come to theirs."""
     from dira_scale.engine.step import Step
-    from dira_scale.pretrain import main as verb
+    from dira_scale.pretrain import main as command
 
     gate, processes, take = Path(os.environ["SCALING_GATE"]), int(os.environ["SCALING_PROCESSES"]), Step.__call__
 
@@ -104,7 +104,7 @@ def pretrain(arguments: list[str]) -> int:
         take(self, step, batch)
 
     Step.__call__ = wait  # type: ignore[method-assign]
-    return verb(arguments)
+    return command(arguments)
 
 
 if __name__ == "__main__":

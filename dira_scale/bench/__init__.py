@@ -38,7 +38,7 @@ def bench(words: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The verb."""
+    """The command."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         usage = "usage: python -m dira_scale.bench NAME [--flags]     (NAME --help lists a benchmark's flags)\n"

@@ -1,4 +1,4 @@
-"""Runs a task on all processes from start to end, however it ends, and gives the verb's exit code."""
+"""Runs a task on all processes from start to end, however it ends, and gives the command's exit code."""
 
 import faulthandler
 import logging

@@ -32,8 +32,8 @@ class Evaluate(Schema):
 
 def require_finetuned(run: str, described: Description) -> None:
     """Raise UserError for a run of another command."""
-    if described.verb != FINETUNE:
-        raise UserError(f"run={run} is of {described.verb}: fine-tune it first (docs/how-to/finetune.md)")
+    if described.command != FINETUNE:
+        raise UserError(f"run={run} is of {described.command}: fine-tune it first (docs/how-to/finetune.md)")
 
 
 def require_masks(window: str | None, pooled: bool, learned: str) -> None:

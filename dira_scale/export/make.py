@@ -35,7 +35,7 @@ def make(cfg: DictConfig) -> None:
     chosen = default_formats(trained) if cfg.formats is None else cfg.formats
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
-    if described.verb == FINETUNE and "plain" in exports:  # all that `predict` needs to know
+    if described.command == FINETUNE and "plain" in exports:  # all that `predict` needs to know
         files[FILE] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
     loss = None if cfg.stage == LATEST or not reader.has_best else state.get("best", {}).get(stage)
     for data in datasets:

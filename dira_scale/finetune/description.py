@@ -24,7 +24,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         head="pooled" if task.pooled else "dense",
     )  # fmt: skip
     return Description(
-        verb=FINETUNE,
+        command=FINETUNE,
         title="Fine-tuning run",
         trained=f"fine-tuned on {task.learned}",
         network=network,

@@ -27,13 +27,13 @@ def worker_pool(
     return ProcessPoolExecutor(workers, CONTEXT, _start_worker, (dict(os.environ), prepare, args))
 
 
-def refuse_in_worker(verb: str) -> None:
-    """Raise UserError where a script without a guard calls ``verb`` while one of its own workers imports it.
+def refuse_in_worker(command: str) -> None:
+    """Raise UserError where a script without a guard calls ``command`` while one of its own workers imports it.
 
     The worker ends with that line, not with a traceback.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        sys.excepthook = lambda kind, error, trace: print_error(verb, error)
+        sys.excepthook = lambda kind, error, trace: print_error(command, error)
         raise UserError(
             "in a script, call dira_scale.api below `if __name__ == '__main__':`, as its workers import the script"
         )

@@ -23,7 +23,7 @@ from dira_scale.runs.description import (
 from dira_scale.runs.identity import execution
 from dira_scale.training.description import data_of, stages_of
 
-VERB = "pretrain"
+COMMAND = "pretrain"
 TERMS = {
     "di": Term(
         "Discrimination", "discrimination: the encoder learns to recognise two views of one image among other images"
@@ -52,7 +52,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     if factor != 1:
         title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
     return Description(
-        verb=VERB,
+        command=COMMAND,
         title=title,
         trained=_trained(method),
         training=_training(config, stages),
@@ -70,7 +70,7 @@ def describe(config: Mapping[str, Any]) -> Description:
             "sigmoid" if method.get("bounded", kind.bounded) else None, method.get("target_scale", 1.0), kind.remark
         ),
         tensors=tensors_of(method, any(stage.decoder for stage in stages)),
-        execution=execution(VERB),
+        execution=execution(COMMAND),
         unit=UNITS[network.dimensions],
         enough_steps=config["enough_steps"],
         monitor_every=config["health"]["every"],

@@ -26,8 +26,9 @@ def write_page(folder: Path, out: Path) -> None:
     """Write the page of the run in ``folder``. Raises UserError if there is none."""
     own_file(out, "out")
     run = read_run(folder)
-    verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if (verb := run.description.verb) in COMMANDS else {}
-    page = render(run, verb_defaults)
+    command = run.description.command
+    command_defaults: Any = OmegaConf.to_container(defaults(command)) if command in COMMANDS else {}
+    page = render(run, command_defaults)
     with as_user_error(out, "out"):
         write_atomic(out, page)
     for text in run.missing:

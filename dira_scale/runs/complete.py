@@ -17,8 +17,8 @@ def config_file(folder: Path) -> Path:
     """The configuration of the run in ``folder``. Raises UserError if there is no run."""
     path = folder / "config.yaml"
     if not path.is_file():
-        verbs = " or ".join(verb.name for verb in COMMANDS.values() if verb.trains)
-        raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that {verbs} wrote")
+        commands = " or ".join(command.name for command in COMMANDS.values() if command.trains)
+        raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that {commands} wrote")
     return path
 
 

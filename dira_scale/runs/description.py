@@ -1,6 +1,6 @@
 """``description.json``: what a task says of its run. Who reads a run knows its task by this alone. Imports no torch.
 
-A task writes it when its run begins (``Task.describe``). Of a run that is only planned, the verb derives it from the
+A task writes it when its run begins (``Task.describe``). Of a run that is only planned, the command derives it from the
 configuration (``Blueprint.describe``).
 """
 
@@ -165,7 +165,7 @@ class Description:
     """A run.
 
     Attributes:
-        verb: the command that has trained it.
+        command: the command that has trained it.
         title: what the run is; code in backticks.
         trained: what was done to the network; completes "weights of a network …".
         training: how: lines of a card, Markdown.
@@ -178,7 +178,7 @@ class Description:
         format: of this file.
     """
 
-    verb: str
+    command: str
     title: str
     trained: str
     network: Network

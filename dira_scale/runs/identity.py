@@ -12,10 +12,10 @@ from dira_scale.commands import COMMANDS
 FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak")
 
 
-def execution(verb: str) -> tuple[str, ...]:
-    """Keys that may change between two calls on one run of ``verb``: how and where it is computed. All others are its
-    identity."""
-    return (*COMMANDS[verb].execution, *FREE)
+def execution(command: str) -> tuple[str, ...]:
+    """Keys that may change between two calls on one run of ``command``: how and where it is computed. All others are
+    its identity."""
+    return (*COMMANDS[command].execution, *FREE)
 
 
 SENTENCES = {

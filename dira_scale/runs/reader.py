@@ -149,8 +149,8 @@ class RunReader:
             Shape(f"this is the state of no run of {self.folder}").of(Position, state)
         except checkpoint.DamagedError as error:
             raise UserError(
-                f"{error}; run {self.description.verb} again, which continues from the newest intact one, or, where a "
-                f"command has the key stage, name another ({', '.join([*self.stages, LATEST])})"
+                f"{error}; run {self.description.command} again, which continues from the newest intact one, or, where "
+                f"a command has the key stage, name another ({', '.join([*self.stages, LATEST])})"
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 

@@ -36,9 +36,9 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     Raises UserError for the first one that is wrong; names phase, run and key.
     """
     trained = outputs([*runs, *everything])
-    reads = {run.id: read_by(run, trained) if COMMANDS[run.verb].reads_run else [] for run in runs}
+    reads = {run.id: read_by(run, trained) if COMMANDS[run.command].reads_run else [] for run in runs}
     distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
-    firsts = {run.verb: run for run in reversed(distinct)}
+    firsts = {run.command: run for run in reversed(distinct)}
     for run in firsts.values():  # here first: what forked processes have not imported, each would import
         _raise(run, _problem(run, reads[run.id]))
     rest = [run for run in distinct if run not in firsts.values()]
@@ -67,15 +67,15 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
     """Equal for runs whose configurations are right or wrong together."""
     outputs = [re.escape(need) for need in run.needs]
     needed = re.compile("|".join(outputs)) if outputs else None
-    kept = (word for word in run.words if not word.startswith((f"{COMMANDS[run.verb].output}=", "slice=")))
+    kept = (word for word in run.words if not word.startswith((f"{COMMANDS[run.command].output}=", "slice=")))
     words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
-    return run.phase.partition("-")[0], run.verb, *words, *map(describing, reads)
+    return run.phase.partition("-")[0], run.command, *words, *map(describing, reads)
 
 
 def _problem(run: Run, reads: Sequence[Run]) -> str:
     """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
     try:
-        if COMMANDS[run.verb].flags:
+        if COMMANDS[run.command].flags:
             _check_flags(run.words)
         else:
             _check_words(run, reads)
@@ -86,12 +86,12 @@ def _problem(run: Run, reads: Sequence[Run]) -> str:
 
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
     """As the command itself would, except for data. A sweep that trains nothing does without torch."""
-    row = COMMANDS[run.verb]
-    arguments: list[Any] = [compose(run.verb, run.words)]
+    row = COMMANDS[run.command]
+    arguments: list[Any] = [compose(run.command, run.words)]
     if row.trains:
         from dira_scale.training.blueprint import blueprint_of
 
-        return blueprint_of(run.verb, arguments[0]).check(run.launch.nodes * run.launch.processes)
+        return blueprint_of(run.command, arguments[0]).check(run.launch.nodes * run.launch.processes)
     if row.reads_run:
         if (runs := descriptions(arguments[0], reads)) is None:
             return
@@ -124,16 +124,16 @@ def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
         where = f"sweep.phases.{run.phase.partition('-')[0]}"
         if profile.executor == "local" and run.launch.nodes > 1:
             raise UserError(f"{where}.nodes={run.launch.nodes}: executor local has one machine; use cluster=slurm")
-        if not COMMANDS[run.verb].trains and run.launch.nodes * run.launch.processes > 1:
+        if not COMMANDS[run.command].trains and run.launch.nodes * run.launch.processes > 1:
             able = " and ".join(row.name for row in COMMANDS.values() if row.trains)
-            raise UserError(f"{where}: {run.verb} runs as one process; nodes and processes are for {able}")
+            raise UserError(f"{where}: {run.command} runs as one process; nodes and processes are for {able}")
 
 
 def gpus_of(run: Run, profile: Cluster) -> int:
     """GPUs of a run on each of its nodes, where there are any."""
     if profile.gpus_per_node is not None:
         return profile.gpus_per_node
-    return run.launch.processes if COMMANDS[run.verb].gpu else 0
+    return run.launch.processes if COMMANDS[run.command].gpu else 0
 
 
 def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
@@ -144,7 +144,7 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     """
     phases: dict[str, list[Run]] = {}
     for run in runs:
-        if COMMANDS[run.verb].trains:
+        if COMMANDS[run.command].trains:
             phases.setdefault(run.phase, []).append(run)
     lines, unknown = [], dict[str, list[str]]()
     for phase, group in phases.items():
@@ -166,7 +166,7 @@ def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
     try:
         from dira_scale.forecast.estimate import planned  # imports torch
 
-        plan = planned(run.verb, words, machine)
+        plan = planned(run.command, words, machine)
     except UserError as error:
         raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
     row, count = plan.row, len(runs)

@@ -25,10 +25,10 @@ _places = lru_cache(places_of)  # a composition each
 NO_PLACES = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
 
-def command(
+def words_of(
     name: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, config_dirs: Sequence[Path]
 ) -> list[str]:
-    """The words after ``python -m dira_scale.VERB``: ``values``, those that are typed, and the key of the output.
+    """The words after ``python -m dira_scale.COMMAND``: ``values``, those that are typed, and the key of the output.
 
     Local places are absolute, so that the words mean the same when they are run from another folder.
     """

@@ -51,7 +51,7 @@ def record(sweep: SweepFolder, run: Run, job: JobEnvironment, restart: int, code
     """Write down that this task, not the first, has ended, for the first one to read."""
     if code not in (DONE, INTERRUPTED):
         log = sweep.path / "jobs" / f"{job.job_id}_{job.global_rank}_log.out"
-        message = launch.last_message(log, run.verb) if code > 0 else ""
+        message = launch.last_message(log, run.command) if code > 0 else ""
         node = job.hostnames[job.node]
         death = Death(job.global_rank, node, code, time.time(), message)
         write_json(_folder(sweep, run) / f"{job.job_id}.{restart}.rank{job.global_rank}", asdict(death))

@@ -14,7 +14,7 @@ from typing import Any
 from dira_scale.commands import COMMANDS
 from dira_scale.config.keys import typed, written
 from dira_scale.errors import UserError, nearest
-from dira_scale.sweep.command_line import DIGEST, command, digest_of, name_of, read, reference, references, resolved
+from dira_scale.sweep.command_line import DIGEST, digest_of, name_of, read, reference, references, resolved, words_of
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.records import Launch, Run
 
@@ -150,8 +150,8 @@ def _runs(
     values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
     row = COMMANDS[phase.command]
     if row.reads_run and "run" not in {*values, *literal}:
-        trained = [other for other in lineage if COMMANDS[lineage[other].verb].trains]
-        gathered = [f"{{{other}}}" for other, runs in reads.all.items() if COMMANDS[runs[0].verb].trains]
+        trained = [other for other in lineage if COMMANDS[lineage[other].command].trains]
+        gathered = [f"{{{other}}}" for other, runs in reads.all.items() if COMMANDS[runs[0].command].trains]
         if gathered or len(trained) == 1:
             values |= {"run": gathered or f"{{{trained[0]}}}"}
     for key in (row.output, "slice") if phase.slices else (row.output,):
@@ -174,7 +174,7 @@ def _runs(
     run = Run(
         phase=name,
         name=recorded.get((name, digest)) or name_of(digest, shown),
-        verb=phase.command,
+        command=phase.command,
         words=[],
         output="",
         needs=needs,
@@ -183,7 +183,7 @@ def _runs(
     )
     run = replace(run, output=f"{run.id}/output")
     final = _resolved(values, reads, lambda run: str(folder / run.output))
-    words = command(phase.command, final, literal, str(folder / run.output), config_dirs)
+    words = words_of(phase.command, final, literal, str(folder / run.output), config_dirs)
     parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
     slices = [
         replace(

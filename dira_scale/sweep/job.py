@@ -153,12 +153,12 @@ class Job(Checkpointable):
         attempt.ended, attempt.exit_code, attempt.step = time.time(), code, own.get("step", attempt.step_before)
         earliest = death.first(sweep, run, attempt.job, attempt.restart, log) if code != DONE else None
         if code != DONE:
-            attempt.reason = death.reason(code, own, log, run.verb, earliest)
+            attempt.reason = death.reason(code, own, log, run.command, earliest)
         sweep.write(run.id, attempt)
         tries = [other for other in sweep.tries(run.id) if other.job == attempt.job]
         if tries[-1].number != attempt.number:  # this job's next life has begun: it decides
             return attempt, "leave"
-        stopped = _stopped(job, received, resumes=COMMANDS[run.verb].parts)
+        stopped = _stopped(job, received, resumes=COMMANDS[run.command].parts)
         following = after(tries, stopped, sweep.is_cancelled(run.id), self.limit)
         if following == "failed" and stopped == "limit":
             attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"

@@ -30,7 +30,7 @@ def command(run: Run, job: JobEnvironment) -> list[str]:
     Under torchrun all nodes meet at the first one, at a port computed from job and restart: all know it, jobs that
     share a node get different ones, and so does a job whose first life may still hold its port.
     """
-    module = ["-m", f"dira_scale.{run.verb}", *run.words]
+    module = ["-m", f"dira_scale.{run.command}", *run.words]
     launch = run.launch
     if launch.nodes * launch.processes == 1 or (on_slurm(job) and launch.launcher == "tasks"):
         return [sys.executable, *module]

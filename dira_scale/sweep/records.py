@@ -57,7 +57,7 @@ class Run:
 
     Attributes:
         phase, name: its folder; the name has the varied values and a hash of the command's identity.
-        verb, words: ``python -m dira_scale.VERB WORDS…``, with the key that names the output.
+        command, words: ``python -m dira_scale.COMMAND WORDS…``, with the key that names the output.
         output: folder of its output, relative to the sweep's.
         needs: ids of the runs whose output it reads; it starts when these are done.
         varied: keys and values by which the sweep's runs differ, those of the needed runs included.
@@ -65,7 +65,7 @@ class Run:
 
     phase: str
     name: str
-    verb: str
+    command: str
     words: list[str]
     output: str
     needs: list[str] = field(default_factory=list)
@@ -158,10 +158,10 @@ class SweepFolder:
         """
         path = self.path / run_id / "run.json"
         content = _recorded(path, Run)
-        if content["verb"] not in COMMANDS:
+        if content["command"] not in COMMANDS:
             raise UserError(
-                f"{path}: verb: there is no command {content['verb']}{nearest(content['verb'], COMMANDS)}; use the "
-                "version of dira_scale that started the sweep"
+                f"{path}: there is no command {content['command']}{nearest(content['command'], COMMANDS)}; use "
+                "the version of dira_scale that started the sweep"
             )
         return Run(**content | {"launch": Launch(**content["launch"])})
 

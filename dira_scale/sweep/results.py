@@ -2,7 +2,8 @@
 
 ::
 
-    results.parquet    a row for each figure: phase, run, verb, what varies (PHASE.KEY), metric, value, command, config
+    results.parquet    a row for each figure: phase, run, command, what varies (PHASE.KEY), metric, value, what was
+                       typed (command_line), config
     results.md         mean and standard deviation over seeds; of `finetune` the tables of spread.json
     spread.json        of `finetune`: by phase the spread over pretraining runs, seeds and patients, and tests
 
@@ -30,7 +31,7 @@ from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 from dira_scale.sweep.spread import UNREADABLE, compare_phases, markdown, print_tables, write_spread
 
-UNIQUE = ("phase", "run", "verb")
+UNIQUE = ("phase", "run", "command")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
 NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
 HOW = ("time/", "loader/")
@@ -65,7 +66,7 @@ def write_results(path: Path, show: bool = False) -> Results:
             read.append(run)
         except UNREADABLE as error:
             unread.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
-    columns = [*UNIQUE, *varied, "metric", "value", "command", "config"]
+    columns = [*UNIQUE, *varied, "metric", "value", "command_line", "config"]
     table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
     parquet = io.BytesIO()
     pq.write_table(table, parquet)
@@ -99,7 +100,7 @@ def write_page(path: Path, out: Path) -> None:
     folder, results = SweepFolder(path), write_results(path)
     planned, done = (
         len(folder.current),
-        [SweepRun(run.id, run.verb, folder.output(run), run.words) for run in results.read],
+        [SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read],
     )
     if not done:
         raise UserError(f"folder={path}: none of its {planned} runs is done; `sweep status folder={path}` says why")
@@ -116,10 +117,10 @@ def write_page(path: Path, out: Path) -> None:
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each figure of a run."""
-    figures, config = resolve_name(COMMANDS[run.verb].results)(output)
-    command = shlex.join(["python", "-m", f"dira_scale.{run.verb}", *run.words])
-    columns = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
-    shared = {"command": command, "config": json.dumps(config)}
+    figures, config = resolve_name(COMMANDS[run.command].results)(output)
+    command_line = shlex.join(["python", "-m", f"dira_scale.{run.command}", *run.words])
+    columns = {"phase": run.phase, "run": run.id, "command": run.command} | {key: run.varied.get(key) for key in varied}
+    shared = {"command_line": command_line, "config": json.dumps(config)}
     for metric, value in figures:
         if value != "infinity" and not (isinstance(value, float) or (_is_number(value) and abs(value) < 2**63)):
             raise ValueError(f"{metric} is {str(value)[:40]}")

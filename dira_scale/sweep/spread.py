@@ -39,12 +39,13 @@ WIDTH = 160  # columns where the output is not a terminal
 def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, "Compared"], list[str]]:
     """By phase, and a line for each that cannot be compared."""
     compared, problems = {}, []
-    for phase in dict.fromkeys(run.phase for run in runs if COMMANDS[run.verb].compare):
+    for phase in dict.fromkeys(run.phase for run in runs if COMMANDS[run.command].compare):
         members = [run for run in runs if run.phase == phase]
         varied = [{key.removeprefix(f"{phase}."): value for key, value in run.varied.items()} for run in members]
         outputs = [folder.output(run) for run in members]
         try:
-            compared[phase] = resolve_name(COMMANDS[members[0].verb].compare)(list(zip(varied, outputs, strict=True)))
+            compare = resolve_name(COMMANDS[members[0].command].compare)
+            compared[phase] = compare(list(zip(varied, outputs, strict=True)))
         except UNREADABLE as error:
             problems.append(f"{phase}: its runs cannot be compared: {error}")
     return compared, problems
@@ -74,7 +75,7 @@ def markdown(
 
     Args:
         about: lines above the tables.
-        rows: figures of runs: ``phase, run, verb, metric, value`` and the keys that vary.
+        rows: figures of runs: ``phase, run, command, metric, value`` and the keys that vary.
         varied: those keys; one whose last part is ``seed`` tells repetitions apart.
         compared: by phase, instead of means over seeds.
     """
@@ -96,7 +97,7 @@ def _compared(of: "Compared") -> list[str]:
 
 def is_headline(row: Row) -> bool:
     """Whether a row has a figure to compare runs by."""
-    pattern = COMMANDS[row["verb"]].headline
+    pattern = COMMANDS[row["command"]].headline
     return bool(pattern and re.match(pattern, row["metric"]))
 
 

@@ -89,7 +89,7 @@ def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Seq
     write_atomic(folder.path / RECORD, OmegaConf.to_yaml(cfg))
     for run in start:
         folder.add(run)
-        if COMMANDS[run.verb].flags:  # the other commands make it
+        if COMMANDS[run.command].flags:  # the other commands make it
             folder.output(run).mkdir(parents=True, exist_ok=True)
     for run in runs:  # one that stays may vary in another key than before
         before = folder.run(run.id)
@@ -114,7 +114,7 @@ def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Ma
         group = [run for run in runs if run.phase == phase]
         print(f"\n{phase}: {_counted({run.id: now[run.id] for run in group})}")
         for run in group:
-            print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.verb} {shlex.join(run.words)}")
+            print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.command} {shlex.join(run.words)}")
         start = to_start(group, now)
         if config.cluster.executor == "slurm" and start:
             print("\n" + script(folder, config, start))

@@ -15,7 +15,7 @@ from dira_scale.sweep.records import Run
 
 def outputs(runs: Sequence[Run]) -> dict[str, Run]:
     """The runs that train, by the folders where they do."""
-    return {folder: run for run in runs if COMMANDS[run.verb].trains and (folder := _output(run))}
+    return {folder: run for run in runs if COMMANDS[run.command].trains and (folder := _output(run))}
 
 
 def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
@@ -29,7 +29,7 @@ def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
 def describing(run: Run) -> tuple[str, ...]:
     """The words that decide what others read of a run's description, choices of groups among them: runs that share
     them are probed and exported alike."""
-    row = COMMANDS[run.verb]
+    row = COMMANDS[run.command]
 
     def decides(key: str) -> bool:
         return key.partition(".")[0] in row.described or key in row.described
@@ -48,7 +48,7 @@ def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description]
     result: dict[str, Description] = {}
     for folder in named:
         if folder in trained:
-            result[trained[folder].id] = _described(trained[folder].verb, describing(trained[folder]))
+            result[trained[folder].id] = _described(trained[folder].command, describing(trained[folder]))
             continue
         try:
             result[folder] = read_description(Path(folder))
@@ -72,5 +72,5 @@ def _key(word: str) -> str:
 
 
 def _output(run: Run) -> str:
-    key = f"{COMMANDS[run.verb].output}="
+    key = f"{COMMANDS[run.command].output}="
     return next((word.removeprefix(key) for word in run.words if word.startswith(key)), "")

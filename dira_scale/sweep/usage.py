@@ -82,7 +82,7 @@ def _usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> tuple[Usage, f
     counts = Counter(run.state for run in runs.values())
     spans = {run_id: _spans(folder, run) for run_id, run in runs.items()}
     seconds = {run_id: sum(end - began for began, end in each) for run_id, each in spans.items()}
-    trained = [run_id for run_id, run in runs.items() if COMMANDS[run.run.verb].trains and run.tries]
+    trained = [run_id for run_id, run in runs.items() if COMMANDS[run.run.command].trains and run.tries]
     in_steps = [_in_steps(folder, runs[run_id]) for run_id in trained]
     known = [each for each in in_steps if each is not None]
     total = sum(seconds[run_id] for run_id in trained)

@@ -1,4 +1,4 @@
-"""The verb bench: what it lists, what it refuses, and that each benchmark is found by its name."""
+"""The command bench: what it lists, what it refuses, and that each benchmark is found by its name."""
 
 import signal
 import subprocess

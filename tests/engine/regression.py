@@ -125,7 +125,7 @@ class Regression:
 
     def describe(self, config: dict[str, Any]) -> Description:
         return Description(
-            verb="regression",
+            command="regression",
             title="A line, fitted (`regression.py`)",
             trained="fitted",
             network=Network({}, "line", dimensions=2, channels=1),

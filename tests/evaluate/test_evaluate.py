@@ -252,9 +252,9 @@ def test_nor_are_masks_evaluated_where_none_are(make_dataset: Make) -> None:
 
 
 def test_a_sweeps_check_refuses_runs_that_have_not_trained_yet() -> None:
-    def planned(verb: str, *keys: str) -> dict[str, Any]:
+    def planned(command: str, *keys: str) -> dict[str, Any]:
         words = ["data.shards=any", "model.encoder=test_resnet", "data.size=32"]
-        return {"r1": derived(verb, OmegaConf.to_container(compose(verb, [*words, *keys])))}
+        return {"r1": derived(command, OmegaConf.to_container(compose(command, [*words, *keys])))}
 
     cfg = compose("evaluate", ["run=r", "data.shards=d", "out=o", "window=sliding"])
     check(cfg, planned("finetune", "task=masks"))

@@ -122,7 +122,7 @@ def test_figures_of_labels_are_those_of_the_best_checkpoints_cases(discs: Path, 
         assert (adopted.encoder, adopted.decoder_channels, adopted.bn_groups) == ("test_resnet", [8] * 5, 1)
     assert f"the highest validation auroc of its stage, {best['auroc']:.6g}" in (exported / "README.md").read_text()
     described = RunReader(run).description
-    assert (described.verb, described.network.head, described.output.names) == ("finetune", "pooled", NAMES)
+    assert (described.command, described.network.head, described.output.names) == ("finetune", "pooled", NAMES)
     assert described.input.mean == (0.485, 0.456, 0.406)
     assert described.best == "auroc" and described.output.activation == "sigmoid"
 

@@ -110,8 +110,8 @@ def test_pretraining_on_a_percent_and_labels_of_b_percent_share_no_patient(
     shards = make_dataset([np.zeros((40, 40), np.uint8)] * 40, label_names=("a", "b", "c"), labels=flags.tolist()).root
     patients = []
     for words in (["experiment=pcrl", f"data.fraction={a}"], ["task=chestxray14", "preset=pcrl", f"data.fraction={b}"]):
-        verb = "finetune" if "preset=pcrl" in words else "pretrain"
-        config = compose(verb, [*words, f"data.shards={shards}", "data.val_split=null", "data.batch=2"])
+        command = "finetune" if "preset=pcrl" in words else "pretrain"
+        config = compose(command, [*words, f"data.shards={shards}", "data.val_split=null", "data.batch=2"])
         data: Any = OmegaConf.to_object(config.data)
         selection = Inputs(data, views_of(config), seed=0, rank=0, ranks=1).order.selection
         assert selection is not None

@@ -91,15 +91,15 @@ def test_factor_of_barlow_twins_under_dira():
 
 
 @cache
-def experiment(verb, *argv):
-    return composed(verb, list(argv))
+def experiment(command, *argv):
+    return composed(command, list(argv))
 
 
 @pytest.fixture
 def remembered(monkeypatch):
     """All our experiments, among which a message looks for the method's own, are composed once for all messages."""
     module = import_module("dira_scale.methods.build")  # whose function has its name
-    monkeypatch.setattr(module, "compose", lambda verb, argv: experiment(verb, *argv))
+    monkeypatch.setattr(module, "compose", lambda command, argv: experiment(command, *argv))
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Of the verb that wrote the run."""
+    """Of the command that wrote the run."""
     return OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))
 
 
@@ -415,7 +415,7 @@ def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_verb_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "page.html"
     assert report.main([f"run={run}", f"out={out}"]) == 0
     assert str(out) in capsys.readouterr().out

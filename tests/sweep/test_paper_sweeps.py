@@ -28,7 +28,7 @@ def read(name: str) -> tuple[Sweep, list[Run]]:
 def test_each_published_cell_is_trained_and_has_its_twin(name: str) -> None:
     sweep, runs = read(name)
     trained: dict[tuple[str, str, float], Counter[str]] = {}
-    for run in (run for run in runs if run.verb == "finetune"):
+    for run in (run for run in runs if run.command == "finetune"):
         init = str(run.varied.get(f"{run.phase}.init", "")).strip("{}")
         words = dict(word.split("=", 1) for word in run.words)
         place = run.phase, init, float(words.get("data.fraction", "1"))

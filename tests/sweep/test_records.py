@@ -52,7 +52,7 @@ def test_a_run_of_a_command_that_is_not_known_is_named(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     folder.add(Run("a", "x", "pretrian", [], "a/x/output"))
     message = re.escape(
-        f"{tmp_path}/a/x/run.json: verb: there is no command pretrian; did you mean 'pretrain'?; use the version of "
+        f"{tmp_path}/a/x/run.json: there is no command pretrian; did you mean 'pretrain'?; use the version of "
         "dira_scale that started the sweep"
     )
     for read in (lambda: folder.run("a/x"), lambda: folder.runs):

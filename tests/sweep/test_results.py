@@ -64,7 +64,7 @@ def test_every_figure_of_every_finished_run_is_there_once(finished: SweepFolder)
     row = of["pretrain/lr0.1-seed0", "dira/val/loss"]
     assert (row["value"], row["pretrain.optim.lr"], row["pretrain.seed"], row["probe.method"]) == (0.5, 0.1, 0, None)
     assert json.loads(row["config"]) == {"optim": {"lr": 0.1}, "seed": 0}
-    assert row["command"] == "python -m dira_scale.pretrain optim.lr=0.1 seed=0"
+    assert row["command_line"] == "python -m dira_scale.pretrain optim.lr=0.1 seed=0"
     assert of["pretrain/lr0.1-seed0", "di/train/loss"]["value"] == 10 / 20  # the last row
     assert {metric: row["value"] for (run, metric), row in of.items() if run == SHARDS} == {
         "dataset/counts/train": 40, "dataset/sizes/0": 1, "dataset/sizes/1": 2,
@@ -155,7 +155,7 @@ def test_before_anything_is_done_there_are_empty_tables(tmp_path: Path) -> None:
     assert pq.read_table(folder.path / "results.parquet").num_rows == 0
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"verb": "probe"}', "1e400"])
+@pytest.mark.parametrize("text", ["[]", "{", '{"command": "probe"}', "1e400"])
 def test_a_damaged_record_or_result_is_named_and_the_others_stay(finished: SweepFolder, text: str) -> None:
     whole = pq.read_table(finished.path / "results.parquet").num_rows if write_results(finished.path).lines else 0
     (finished.output(finished.run("probe/moco")) / "probe.json").write_text(text)

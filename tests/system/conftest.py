@@ -1,4 +1,4 @@
-"""The data of the system tests, made by the sharding verb from random images, and a SLURM."""
+"""The data of the system tests, made by the sharding command from random images, and a SLURM."""
 
 import csv
 import sys

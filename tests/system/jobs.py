@@ -29,7 +29,7 @@ class Jobs:
         return SweepFolder(self.folder)
 
     def counting(self, name: str, *words: str, **rest: Any) -> Run:
-        """A run of the verb ``counting`` (tests/sweep/verbs)."""
+        """A run of the command ``counting`` (tests/sweep/commands)."""
         output = f"count/{name}/output"
         return Run("count", name, "counting", [f"run={self.folder / output}", *words], output, **rest)
 

@@ -1,4 +1,4 @@
-"""The plan against real runs: what torch's allocator counts there, and what the verb prints."""
+"""The plan against real runs: what torch's allocator counts there, and what the command prints."""
 
 import json
 import sys
@@ -106,7 +106,7 @@ def test_planned_memory_is_what_a_gpu_takes(keys: list[str], tmp_path: Path, sha
 SIZES = [key for key in TINY if not key.startswith(("validate", "log_every"))]
 
 
-def test_the_verb_prints_every_strategy_and_writes_its_figures(
+def test_the_command_prints_every_strategy_and_writes_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = ["plan.gpus=2", "plan.nodes=1", f"plan.json={tmp_path / 'p.json'}", "stages.dir.epochs=0"]

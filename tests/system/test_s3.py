@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 def export(run: Path) -> dict[str, bytes]:
-    """The files that the verb writes of the newest checkpoint."""
+    """The files that the command writes of the newest checkpoint."""
     assert main([f"run={run}", "stage=latest", "reach=s3://bucket"]) == 0
     return {path.name: path.read_bytes() for path in (run / "export").glob("*.safetensors")}
 

@@ -82,8 +82,8 @@ def exactly(command: list[str]) -> list[str]:
 
 def by_script(command: list[str], script: str, *arguments: str) -> list[str]:
     """The same run by a script beside this file."""
-    verb = command.index("dira_scale.pretrain")
-    return [*command[: verb - 1], str(Path(__file__).with_name(script)), *arguments, *command[verb + 1 :]]
+    at = command.index("dira_scale.pretrain")
+    return [*command[: at - 1], str(Path(__file__).with_name(script)), *arguments, *command[at + 1 :]]
 
 
 def command(run: Path, shards: Path, base: str, *overrides: str, ranks: int = 1) -> list[str]:
@@ -292,8 +292,8 @@ def test_accumulation_sends_gradients_once(strategy: str, shards: Path, tmp_path
 def assert_exported_elsewhere(run: Path) -> None:
     """On a machine that has no GPU, DeepSpeed or transformers: bit for bit what the checkpoint holds."""
     lacking = "import sys; sys.modules |= dict.fromkeys(['deepspeed', 'transformers'])"
-    verb = "from dira_scale.export import main; raise SystemExit(main(sys.argv[1:]))"
-    finish(["env", "CUDA_VISIBLE_DEVICES=", sys.executable, "-c", f"{lacking}; {verb}", f"run={run}", "stage=latest"])
+    export = "from dira_scale.export import main; raise SystemExit(main(sys.argv[1:]))"
+    finish(["env", "CUDA_VISIBLE_DEVICES=", sys.executable, "-c", f"{lacking}; {export}", f"run={run}", "stage=latest"])
     saved = {name.removeprefix("method.base.encoder.model."): tensor for name, tensor in weights(run).items()}
     exported = load_file(run / "export" / "encoder.safetensors")
     assert len(exported) > 20 and all(torch.equal(tensor, saved[name]) for name, tensor in exported.items())

@@ -1,4 +1,4 @@
-"""Sweeps through the verb on a real SLURM, while jobs are requeued and daemons and the controlling process are killed.
+"""Sweeps by the command on a real SLURM, while jobs are requeued, and daemons and the controlling process are killed.
 
 The runs only count their steps (tests/sweep/counted); test_jobs.py has jobs that train.
 """

@@ -59,11 +59,11 @@ def test_the_doctors_advice_needs_no_checkout(installed: Path, tmp_path: Path) -
 
 
 def test_from_phantoms_to_a_report(installed: Path, tmp_path: Path) -> None:
-    verb = installed / "dira-scale"
+    command = installed / "dira-scale"
     recipe = ["recipe=phantom_cxr", "recipe.patients=16", "recipe.size=128", "out=shards"]
-    run(verb, "shard", *recipe, folder=tmp_path)
-    run(verb, "pretrain", *TINY, "data.shards=shards", "run=demo", folder=tmp_path)
-    run(verb, "export", "run=demo", folder=tmp_path)
-    run(verb, "report", "run=demo", folder=tmp_path)
+    run(command, "shard", *recipe, folder=tmp_path)
+    run(command, "pretrain", *TINY, "data.shards=shards", "run=demo", folder=tmp_path)
+    run(command, "export", "run=demo", folder=tmp_path)
+    run(command, "report", "run=demo", folder=tmp_path)
     assert (tmp_path / "demo" / "export" / "unet.safetensors").is_file()
     assert (tmp_path / "demo" / "report.html").is_file()

@@ -159,10 +159,10 @@ def pictures(content: SweepContent) -> list[Picture]:
         run = next(run for run in content.runs.values() if run.phase == phase)
         found = [path for path in sorted((run.output / "pictures").glob("*.png"))
                  if not path.name.startswith(".") and is_inside(path, run.output)]  # fmt: skip
-        if run.verb == "pretrain" and found:
+        if run.command == "pretrain" and found:
             last = max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
             chosen.append((f"{run.id}, stage {last.stem}: clean, distorted, restored", last))
-        elif run.verb == "localize":
+        elif run.command == "localize":
             chosen += [(f"{run.id}: {path.stem}", path) for path in found[:4]]
     left, made = PICTURES, []
     for title, path in chosen:

@@ -45,7 +45,7 @@ def read_sweep(name: str, folder: Path, runs: Sequence[SweepRun], planned: int) 
     spread = json.loads(path.read_text()) if path.is_file() else {}
     tables = {phase: list(_compared(phase, content, runs)) for phase, content in spread.items()}
     for run in runs:
-        if run.verb == "probe":
+        if run.command == "probe":
             try:
                 found = [*probed(run, read_json(run.output / "probe.json", dict[str, Any]()), runs)]
             except (UserError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:

@@ -15,7 +15,7 @@ class SweepRun:
     """``id`` is PHASE/NAME; NAME ends with the configuration's hash. ``words``: of its command."""
 
     id: str
-    verb: str
+    command: str
     output: Path
     words: Sequence[str]
 

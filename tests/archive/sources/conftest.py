@@ -1,4 +1,4 @@
-"""A recipe run as the verb does it, and its samples by the names that their source gave them."""
+"""A recipe run as the command does it, and its samples by the names that their source gave them."""
 
 import pickle
 from collections.abc import Callable

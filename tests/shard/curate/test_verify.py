@@ -81,6 +81,6 @@ def test_workers_that_are_no_number(workers: str, said: str, dataset: Path, caps
     assert f"workers={workers}: {said}" in capsys.readouterr().err
 
 
-def test_a_verb_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verfy", "path=x"]) == 2
     assert "no subcommand 'verfy'; did you mean 'verify'?" in capsys.readouterr().err

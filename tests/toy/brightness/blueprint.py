@@ -111,7 +111,7 @@ class BrightnessBlueprint(Blueprint):
         model = architecture(config["model"])
         size = config["data"]["size"]
         return Description(
-            verb=self.command, title="Brightness run", trained="trained on how bright images are",
+            command=self.command, title="Brightness run", trained="trained on how bright images are",
             network=Network(config["model"], model.name, model.dimensions, model.channels, None, head="pooled"),
             input=Input(model.dimensions * (size,)), data=data_of(config), stages=stages_of(config, lambda _: False),
             terms={"error": Term("Squared error")}, metrics={"loss": Metric("Squared error", "min")}, best="loss",

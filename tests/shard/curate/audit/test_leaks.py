@@ -1,4 +1,4 @@
-"""A source full of identities, sharded by the verb, is clean; each leak that is planted then is found, and only it."""
+"""A source full of identities, sharded by the command, is clean; each leak planted then is found, and only it."""
 
 import io
 import json
@@ -144,7 +144,7 @@ def across_a_block(folder: Path) -> None:
     (folder / "train.beton").write_bytes(noise[: size - 11] + UID.encode() + noise[size - 11 :])
 
 
-def test_what_the_verb_made_is_clean(made: SimpleNamespace) -> None:
+def test_what_the_command_made_is_clean(made: SimpleNamespace) -> None:
     assert len(made.values.long) > 100 and len(made.values.short) >= 12
     assert planted(made.folder, made) == []
     searched = made.values.long | made.values.short
@@ -238,7 +238,7 @@ def test_words_of_a_text() -> None:
     assert not {"1", "0", "5"} & set(tokens("version 1.0 at 0.5"))
 
 
-def test_the_verb_tells_masked_values_and_keeps_the_full_ones_for_their_owner(
+def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner(
     made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"source={made.source}", f"tables={made.table}"]

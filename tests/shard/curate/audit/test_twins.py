@@ -119,7 +119,7 @@ def two(tmp_path: Path, ingest: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(a=tmp_path / "a", b=tmp_path / "b")
 
 
-def test_the_verb_names_copies_and_shared_patients(
+def test_the_command_names_copies_and_shared_patients(
     two: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["audit", f"path={two.a}", f"against={two.b}", "workers=1"]) == 1

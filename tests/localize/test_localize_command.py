@@ -197,8 +197,8 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     assert "holds files that this command has not written" in capsys.readouterr().err
     assert (tmp_path / "run" / "config.yaml").read_bytes() == config
 
-    def planned(verb: str, *keys: str) -> dict[str, Any]:
-        return {"r1": derived(verb, OmegaConf.to_container(compose(verb, [*WORDS, *keys])))}
+    def planned(command: str, *keys: str) -> dict[str, Any]:
+        return {"r1": derived(command, OmegaConf.to_container(compose(command, [*WORDS, *keys])))}
 
     cfg = compose("localize", ["run=r", "data.shards=d", "out=o", "labels=[Mass]"])
     check(cfg, planned("finetune", "task=chestxray14"))
