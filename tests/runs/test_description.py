@@ -15,7 +15,7 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export import main as export
 from dira_scale.report import main as report
-from dira_scale.runs.description import FILE, Dataset, Description, read_description
+from dira_scale.runs.description import FILE, FORMAT, Dataset, Description, read_description
 from dira_scale.storage.store import locate
 from dira_scale.sweep.results import training
 
@@ -110,7 +110,7 @@ def test_the_named_tensors_are_those_of_the_built_method(words: list[str], parts
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 99, this dira_scale reads 2: use the one that wrote it"),
+        ({"format": 99}, f"format 99, this dira_scale reads {FORMAT}: use the one that wrote it"),
         ({"unit": 3}, "unit is 3, not str; restore the file, or move it away"),
         ({"surprise": 1}, "surprise is unknown; restore"),
         ({"network": {"name": "x"}}, "network.architecture is missing; restore"),
