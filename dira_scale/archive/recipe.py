@@ -13,7 +13,7 @@ from dira_scale.archive.deidentify import Hasher, check_attributes, load_key
 from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.split_lists import checksums, split_lists
 from dira_scale.config.registry import imported
-from dira_scale.config.schema import place_arguments
+from dira_scale.config.schema import path_arguments
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
@@ -153,12 +153,12 @@ class Recipe:
     def identity(self, hasher: Hasher) -> dict[str, Any]:
         """The part of a recipe that determines its dataset, ready for JSON.
 
-        It is published with the dataset, so it omits arguments that the source annotates as places; published lists
+        It is published with the dataset, so it omits arguments that the source annotates as paths; published lists
         are named by their checksums. Raises UserError if there is no such source, or no such list.
         """
         common = {name: value for name, value in dataclasses.asdict(self).items() if name in self.key_names()}
-        places = _places(self._source_class())
-        source = {key: value for key, value in self.source.items() if key not in places}
+        paths = _path_keys(self._source_class())
+        source = {key: value for key, value in self.source.items() if key not in paths}
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
         return common | source | {"hash_key": hasher.key_id}
@@ -181,14 +181,14 @@ def classes_of(source: Source) -> Mapping[str, Sequence[str]]:
     return getattr(source, "classes", {})
 
 
-def _places(source: type[Source]) -> Set[str]:
+def _path_keys(source: type[Source]) -> Set[str]:
     """The constructor's arguments that are paths of this machine."""
     try:
-        return place_arguments(source).keys()
+        return path_arguments(source).keys()
     except NameError as error:
         raise UserError(
             f"recipe._target_: the annotations of {source.__name__} cannot be resolved ({error}); they mark which "
-            "arguments are places, so import their types at run time"
+            "arguments are paths, so import their types at run time"
         ) from error
 
 

@@ -69,6 +69,6 @@ def _slices(item: Item, source: GreyImage | Volume, recipe: Recipe) -> Iterator[
 
 def _sample(item: Item, key: str, cut: Slice, filled: int, recipe: Recipe) -> Sample:
     sample = make_picture(item, cut.image, cut.mask, cut.boxes, recipe)
-    told = {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"} | ({FILLED: str(filled)} if filled else {})
-    attributes = sample.row["attributes"] | told
+    facts = {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"} | ({FILLED: str(filled)} if filled else {})
+    attributes = sample.row["attributes"] | facts
     return sample._replace(row=sample.row | {"key": key, "attributes": attributes})

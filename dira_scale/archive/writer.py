@@ -80,7 +80,7 @@ def write_shards(
     if not shards:
         return
     count, stop = CONTEXT.Value("q", 0), CONTEXT.Event()
-    refused, told = CONTEXT.Value("q", 0), False
+    refused, warned = CONTEXT.Value("q", 0), False
     reason: Any = CONTEXT.Array("c", REASON)
     workers = min(workers, len(shards))
     pool = worker_pool(workers, __name__, _start_worker, count, stop, refused, reason)
@@ -102,8 +102,8 @@ def write_shards(
                     speed = count.value / (time.monotonic() - started)
                     text = f"{speed:,.0f} {work.kind}" if speed >= 100 else f"{speed:.3g} {work.kind}"
                     shown.update(task, completed=before + count.value, speed=text)
-                    if not told and count.value >= TRIED and refused.value > MOST * count.value:
-                        told = True
+                    if not warned and count.value >= TRIED and refused.value > MOST * count.value:
+                        warned = True
                         logger.warning(
                             "%d of the first %d inputs are refused, the last one because: %s. Ctrl-C stops; "
                             "`shard plan` tries a sample",

@@ -29,7 +29,7 @@ from dira_scale.config.keys import keys, leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of
 from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
-from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
+from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, path_arguments, path_keys, specialised
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, nearest
 
@@ -75,10 +75,10 @@ def _composed(
         schema.adopt(composed, {*map(key_of, arguments.words), *(key.lstrip("+") for key in values)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
-        places = _places(schema, lambda: composed)
+        paths = _path_keys(schema, lambda: composed)
         if arguments.help:
             choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
-            print(describe(command, config, schema, places, root, choices, arguments.config_dirs))
+            print(describe(command, config, schema, paths, root, choices, arguments.config_dirs))
             raise SystemExit(0)
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
@@ -86,7 +86,7 @@ def _composed(
         _complete(config)
         with _closed_environment(command):
             OmegaConf.resolve(config)
-        expand_home(config, places)
+        expand_home(config, paths)
     except MISTAKES as error:
         raise UserError(explain(error, schema, arguments)) from error
     check(config)
@@ -101,14 +101,14 @@ def defaults(command: str, words: Sequence[str] = ()) -> DictConfig:
     return _plain(_hydra(command, words, []))
 
 
-def places_of(command: str, choices: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, Places]:
-    """All keys of ``command`` that hold places under these choices of groups, and how.
+def path_keys_of(command: str, choices: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, PathKind]:
+    """All keys of ``command`` that hold paths under these choices of groups, and how.
 
     Raises UserError if there is no such choice.
     """
     schema = get_class(Root.read(command).schema)
     try:
-        return _places(schema, lambda: _hydra(command, choices, config_dirs))
+        return _path_keys(schema, lambda: _hydra(command, choices, config_dirs))
     except MISTAKES as error:
         raise UserError(explain(error, schema, Arguments([*choices], [*config_dirs]))) from error
 
@@ -141,17 +141,17 @@ def _set(composed: DictConfig, key: str, value: Any) -> None:
         raise UserError(f"unknown key {name}{hint}") from error
 
 
-def _places(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Places]:
-    """The keys that hold places; within a constructed node, as the class that it names annotates them."""
-    places = place_keys(schema)
-    for node in [key for key, places_of in places.items() if places_of is Places.CONSTRUCTED]:
+def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, PathKind]:
+    """The keys that hold paths; within a constructed node, as the class that it names annotates them."""
+    paths = path_keys(schema)
+    for node in [key for key, kind in paths.items() if kind is PathKind.CONSTRUCTED]:
         target = OmegaConf.select(composed(), f"{node}._target_")
         try:
             chosen = imported(f"{node}._target_", target)
-            places |= {f"{node}.{name}": kind for name, kind in place_arguments(chosen).items()}
+            paths |= {f"{node}.{name}": kind for name, kind in path_arguments(chosen).items()}
         except Exception:  # a user's class: constructing it will report what is wrong
             continue
-    return places
+    return paths
 
 
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:

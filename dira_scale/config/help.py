@@ -9,14 +9,14 @@ from yaml import CollectionNode, MappingNode, Node, ScalarNode
 
 from dira_scale.config.files import Root, roots
 from dira_scale.config.keys import leaves, typed
-from dira_scale.config.schema import PLACE_WORDS, Places, kind
+from dira_scale.config.schema import PATH_WORDS, PathKind, kind
 
 
 def describe(
     command: str,
     config: DictConfig,
     schema: type,
-    places: Mapping[str, Places],
+    paths: Mapping[str, PathKind],
     root: Root,
     choices: Mapping[str, str],
     config_dirs: list[Path],
@@ -24,13 +24,13 @@ def describe(
     """The text of ``--help`` for a composed configuration.
 
     Args:
-        places: the keys that hold places.
+        paths: the keys that hold paths.
         root: the command's example, and what matters first.
         choices: the option chosen in each group.
         config_dirs: folders given by ``--config-dir``.
     """
     meanings = comments(command, choices, roots(command, config_dirs))
-    lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
+    lines = {key: _key(key, value, schema, paths, meanings) for key, value in leaves(config)}
     groups = dict(_groups(choices, roots(command, config_dirs)))
     text = [
         f"example: python -m dira_scale.{command.replace('_', ' ')} {root.example}".rstrip(),
@@ -67,8 +67,10 @@ def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterato
         yield from text
 
 
-def _key(key: str, value: object, schema: type, places: Mapping[str, Places], meanings: Mapping[str, str]) -> list[str]:
-    words = kind(schema, key) or PLACE_WORDS.get(places.get(key, Places.CONSTRUCTED), "")
+def _key(
+    key: str, value: object, schema: type, paths: Mapping[str, PathKind], meanings: Mapping[str, str]
+) -> list[str]:
+    words = kind(schema, key) or PATH_WORDS.get(paths.get(key, PathKind.CONSTRUCTED), "")
     if not words and value is not None and value != "???":
         words = type(value).__name__
     line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")

@@ -55,9 +55,9 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def expand_home(config: DictConfig, places: Iterable[str]) -> None:
-    """Replace ``~`` and ``~user`` at the start of the places in a resolved configuration, as a shell does."""
-    for key in places:
+def expand_home(config: DictConfig, paths: Iterable[str]) -> None:
+    """Replace ``~`` and ``~user`` at the start of the paths in a resolved configuration, as a shell does."""
+    for key in paths:
         value = OmegaConf.select(config, key)
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         expanded = _expanded(plain)

@@ -13,9 +13,9 @@ from dira_scale.errors import UserError
 _ALLOWED = set[str]()
 
 
-def allow(places: Iterable[str]) -> None:
+def allow(addresses: Iterable[str]) -> None:
     """Let these addresses and all below them be read from now on, in this process."""
-    _ALLOWED.update(place for place in places if "://" in place)
+    _ALLOWED.update(path for path in addresses if "://" in path)
 
 
 def allow_typed(config: DictConfig) -> None:
@@ -23,21 +23,21 @@ def allow_typed(config: DictConfig) -> None:
     allow(_texts(OmegaConf.to_container(config)))
 
 
-def may_ask(place: str) -> bool:
-    """Return whether ``place`` is on this machine, or an address that was allowed."""
-    if "://" not in place or place.startswith("file://"):
+def may_ask(path: str) -> bool:
+    """Return whether ``path`` is on this machine, or an address that was allowed."""
+    if "://" not in path or path.startswith("file://"):
         return True
-    return any(f"{place.rstrip('/')}/".startswith(f"{address.rstrip('/')}/") for address in _ALLOWED)
+    return any(f"{path.rstrip('/')}/".startswith(f"{address.rstrip('/')}/") for address in _ALLOWED)
 
 
-def require_asked(place: str, what: str) -> None:
+def require_asked(path: str, what: str) -> None:
     """Raise UserError, before anything is read, for an address that only a run names."""
-    if not may_ask(place):
-        raise UserError(f"{what} in {place}: {beyond(place)}")
+    if not may_ask(path):
+        raise UserError(f"{what} in {path}: {beyond(path)}")
 
 
-def beyond(place: str) -> str:
-    return f"not looked up, as nobody but the run names that address; reach={place} asks there"
+def beyond(path: str) -> str:
+    return f"not looked up, as nobody but the run names that address; reach={path} asks there"
 
 
 def _texts(node: Any) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
     @dataclass
     class Data(Schema):
-        shards: Any = places()
+        shards: Any = paths_field()
         batch: int = at_least(1)
         lanes: int | None = at_least(1, None)
         remainder: str = one_of("drop", "wrap")
@@ -26,17 +26,17 @@ from dira_scale.config.registry import TARGET, chosen_class
 from dira_scale.errors import UserError, nearest
 
 
-class Places(Enum):
-    """How a key holds places: folders, files or prefixes in a store."""
+class PathKind(Enum):
+    """How a key holds paths: folders, files or prefixes in a store."""
 
     ONE = "a path"
     SEVERAL = "a path, or a list or mapping of paths"
-    CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with Place are places"
+    CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with PathStr are paths"
 
 
 MAPPING = "a mapping, NAME: VALUE"
-PLACE_WORDS = {Places.ONE: "path", Places.SEVERAL: "path, or several"}
-Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``_target_``
+PATH_WORDS = {PathKind.ONE: "path", PathKind.SEVERAL: "path, or several"}
+PathStr = Annotated[str, PathKind.ONE]  # for arguments of a constructor named by ``_target_``
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,19 @@ def one_of(*options: str, default: Any = MISSING) -> Any:
     return _ruled(Rule(f"one of {', '.join(options)}", lambda value: value in options, options), default)
 
 
-def place(default: Any = MISSING) -> Any:
+def path_field(default: Any = MISSING) -> Any:
     """A path or URL."""
-    return field(default=default, metadata={Places: Places.ONE})
+    return field(default=default, metadata={PathKind: PathKind.ONE})
 
 
-def places(default: Any = MISSING) -> Any:
-    """A place, or several: a list or the keys of a mapping."""
-    return field(default=default, metadata={Places: Places.SEVERAL})
+def paths_field(default: Any = MISSING) -> Any:
+    """A path, or several: a list or the keys of a mapping."""
+    return field(default=default, metadata={PathKind: PathKind.SEVERAL})
 
 
 def constructed() -> Any:
-    """A node whose ``_target_`` is constructed with its other keys; its annotations mark places."""
-    return field(default=MISSING, metadata={Places: Places.CONSTRUCTED})
+    """A node whose ``_target_`` is constructed with its other keys; its annotations mark paths."""
+    return field(default=MISSING, metadata={PathKind: PathKind.CONSTRUCTED})
 
 
 def _is_whole(value: object, low: int) -> bool:
@@ -133,16 +133,16 @@ class Schema:
         """Set keys of a root schema's composed ``config`` that follow from others and were not ``typed``."""
 
 
-def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
-    """The dotted keys of a schema that hold places, and how."""
-    keys: dict[str, Places] = {}
+def path_keys(schema: type, prefix: str = "") -> dict[str, PathKind]:
+    """The dotted keys of a schema that hold paths, and how."""
+    keys: dict[str, PathKind] = {}
     hints = get_type_hints(schema)
     for each in fields(schema):
         key = f"{prefix}{each.name}"
-        if Places in each.metadata:
-            keys[key] = each.metadata[Places]
+        if PathKind in each.metadata:
+            keys[key] = each.metadata[PathKind]
         elif is_dataclass(hints[each.name]):
-            keys |= place_keys(hints[each.name], f"{key}.")
+            keys |= path_keys(hints[each.name], f"{key}.")
     return keys
 
 
@@ -165,24 +165,24 @@ def _with_fields(schema: type, classes: tuple[tuple[str, type], ...]) -> type:
     return extended
 
 
-def place_arguments(constructor: Any) -> dict[str, Places]:
-    """The arguments of a class that hold places, and how: annotated with :data:`Place` or ``Path``, or a type built on
-    these (``Place | None`` holds one, ``Sequence[Place]`` several).
+def path_arguments(constructor: Any) -> dict[str, PathKind]:
+    """The arguments of a class that hold paths, and how: annotated with :data:`PathStr` or ``Path``, or a type built on
+    these (``PathStr | None`` holds one, ``Sequence[PathStr]`` several).
 
     Raises:
         NameError: an annotation uses a name that is not imported at run time.
     """
     hints = get_type_hints(constructor.__init__, include_extras=True)
-    return {name: places_of for name, hint in hints.items() if (places_of := _places_of(hint)) is not None}
+    return {name: kind for name, hint in hints.items() if (kind := _path_kind(hint)) is not None}
 
 
-def _places_of(hint: Any) -> Places | None:
-    if hint is Path or (get_origin(hint) is Annotated and Places.ONE in hint.__metadata__):
-        return Places.ONE
-    kinds = {_places_of(part) for part in get_args(hint)} - {None}
+def _path_kind(hint: Any) -> PathKind | None:
+    if hint is Path or (get_origin(hint) is Annotated and PathKind.ONE in hint.__metadata__):
+        return PathKind.ONE
+    kinds = {_path_kind(part) for part in get_args(hint)} - {None}
     if not kinds:
         return None
-    return Places.ONE if get_origin(hint) in (Union, UnionType) and kinds == {Places.ONE} else Places.SEVERAL
+    return PathKind.ONE if get_origin(hint) in (Union, UnionType) and kinds == {PathKind.ONE} else PathKind.SEVERAL
 
 
 def kind(schema: type, key: str) -> str:
@@ -190,7 +190,7 @@ def kind(schema: type, key: str) -> str:
     hint, declared = _declared(schema, key)
     if declared is None:
         return ""
-    text, rule = _words(hint, declared.metadata.get(Places)), declared.metadata.get(Rule)
+    text, rule = _words(hint, declared.metadata.get(PathKind)), declared.metadata.get(Rule)
     return text if rule is None else f"{text}, {rule.text}" if text and not rule.options else rule.text
 
 
@@ -215,13 +215,13 @@ def _declared(schema: type, key: str) -> tuple[Any, Field[Any] | None]:
     return hint, declared
 
 
-def _words(hint: Any, places: Places | None) -> str:
+def _words(hint: Any, paths: PathKind | None) -> str:
     if get_origin(hint) in (Union, UnionType):
         kinds = [part for part in get_args(hint) if part is not NoneType]
-        words = [text for part in kinds if (text := _words(part, places))]
+        words = [text for part in kinds if (text := _words(part, paths))]
         return " or ".join([*words, "null"]) if words else ""
-    if places in PLACE_WORDS:
-        return PLACE_WORDS[places]
+    if paths in PATH_WORDS:
+        return PATH_WORDS[paths]
     if hint is Any or get_origin(hint) is dict or is_dataclass(hint):
         return ""
     if get_origin(hint) is list:

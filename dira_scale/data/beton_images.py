@@ -36,8 +36,8 @@ class BetonImages:
         except (ValueError, TypeError, OSError) as error:  # BetonError, or what NumPy says of a damaged header
             raise self._wrong("not usable", error) from error
         self.first = int(rows[0])
-        self.place = np.full(int(rows[-1]) - self.first + 1, -1)
-        self.place[rows - self.first] = np.arange(len(rows))
+        self.position = np.full(int(rows[-1]) - self.first + 1, -1)
+        self.position[rows - self.first] = np.arange(len(rows))
 
     def _entries(self, reader: Reader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Per sample FFCV's metadata of its image, and how many bytes that takes."""
@@ -64,7 +64,7 @@ class BetonImages:
         Raises BetonError where the file ends early, or for a JPEG whose checksum is not the manifest's. (Of images
         that the tars compress otherwise, the manifest has no checksum of their pixels.)
         """
-        entry = self.place[row - self.first]
+        entry = self.position[row - self.first]
         mode, width, height, pointer = self.entries[entry].item()
         payload = os.pread(self.file.fileno(), int(self.sizes[entry]), pointer)
         if len(payload) != self.sizes[entry]:

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, places, whole
+from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field, whole
 from dira_scale.errors import UserError
 
 STORED = "stored"  # the value of ``data.spacing`` for voxels as they are
@@ -16,13 +16,13 @@ COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}  # unknown and u
 
 @dataclass
 class Data(Schema):
-    shards: Any = places()
+    shards: Any = paths_field()
     split: str = MISSING
     val_split: str | None = None
     fraction: float = above(0, at_most=1)
     fraction_seed: int = at_least(0)
     fraction_from: str = one_of("start", "end")
-    exclude: Any = places(None)
+    exclude: Any = paths_field(None)
     negatives: int | None = at_least(1, None)
     size: Any = whole(1)
     spacing: Any = MISSING  # a word or millimetres: checked below
@@ -37,7 +37,7 @@ class Data(Schema):
     prefetch: int = at_least(1)
     helper: bool = False
     loader: Any = MISSING  # a name, or a node with _target_
-    cache: str | None = place(None)
+    cache: str | None = path_field(None)
     cache_size: float | None = above(0, None)
     missing: str = one_of("stop", "skip")
 

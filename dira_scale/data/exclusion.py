@@ -55,11 +55,11 @@ def _of_splits(path: str, splits: Sequence[str], datasets: Sequence["ShardedData
 
 
 def _of_file(path: str, datasets: Sequence["ShardedDataset"]) -> set[str]:
-    place = locate(path, KEY)
-    if place.is_dir():
+    location = locate(path, KEY)
+    if location.is_dir():
         raise UserError(f"{KEY}={path} is a folder; if it is a dataset name its splits, as in {FORM}")
     try:
-        keys = {line.strip() for line in fetch(place, LARGEST).decode().splitlines()} - {""}
+        keys = {line.strip() for line in fetch(location, LARGEST).decode().splitlines()} - {""}
     except OSError as error:
         raise UserError(f"{KEY}={path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -199,10 +199,10 @@ class Labels:
             if missing and (self.exclusive or learned is not None):
                 refused[name] = f"has no {missing[0]} among {len(given)} samples"
         if refused:
-            told = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
+            problems = ", ".join(f"label '{name}' {why}" for name, why in refused.items())
             rest = [name for name in self.names if name not in refused]
             advice += f": task.labels=[{','.join(rest)}]" * bool(rest and not self.exclusive and "fraction" not in keys)
-            raise UserError(f"{where}: {told}: {remedy or advice}")
+            raise UserError(f"{where}: {problems}: {remedy or advice}")
         if self.complete and (unknown := np.isnan(targets).any(1)).any():
             label = self.names[0].partition(": ")[0]
             raise UserError(f"{where}: label '{label}' is unknown in {unknown.sum()} of {len(values)} samples, and "

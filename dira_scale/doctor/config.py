@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from dira_scale.config.schema import Schema, one_of, place
+from dira_scale.config.schema import Schema, one_of, path_field
 
 
 @dataclass
 class Doctor(Schema):
     show: str = one_of("all", "launch", "json")
-    shards: str | None = place(None)
+    shards: str | None = path_field(None)

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, at_least, one_of, place, places, whole_or
+from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field, whole_or
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
 
@@ -18,7 +18,7 @@ class EmbedModel(Schema):
 
 @dataclass
 class EmbedData(Schema):
-    shards: str = place()
+    shards: str = path_field()
     split: str = MISSING
     size: int | None = at_least(1, None)
     workers: int = at_least(1)
@@ -26,11 +26,11 @@ class EmbedData(Schema):
 
 @dataclass
 class Embed(Schema):
-    run: str | None = place(None)
-    init: str | None = place(None)
-    out: str = place()
+    run: str | None = path_field(None)
+    init: str | None = path_field(None)
+    out: str = path_field()
     trust: list[str] = MISSING
-    reach: Any = places()
+    reach: Any = paths_field()
     stage: str | None = None
     layer: Any = MISSING
     normalise: str | None = one_of("none", "imagenet", default=None)

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, within
+from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, within
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
 
 PLATEAU = "plateau"  # a schedule
@@ -16,14 +16,14 @@ NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "m
 class CheckpointConfig(Schema):
     every: int = at_least(1)
     keep: int = at_least(1)
-    folder: str | None = place(None)
+    folder: str | None = path_field(None)
 
 
 @dataclass
 class Training(Schema):
     """The configuration keys that every task has."""
 
-    run: str = place()
+    run: str = path_field()
     seed: int = at_least(0)
     steps: int | None = at_least(1, None)
     precision: str = one_of(AUTO, *PRECISIONS)

@@ -6,24 +6,24 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
-from dira_scale.config.schema import Schema, at_least, one_of, place, places
+from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field
 from dira_scale.evaluation.config import SLIDING, WHOLE, require_finetuned, require_masks
 from dira_scale.runs.description import Description
 
 
 @dataclass
 class EvaluationData(Schema):
-    shards: str = place()
+    shards: str = path_field()
     split: str = MISSING
     workers: int = at_least(1)
 
 
 @dataclass
 class Evaluation(Schema):
-    run: str = place()
+    run: str = path_field()
     trust: list[str] = MISSING
-    reach: Any = places()
-    out: str = place()
+    reach: Any = paths_field()
+    out: str = path_field()
     data: EvaluationData = field(default_factory=EvaluationData)
     window: str | None = one_of(WHOLE, SLIDING, default=None)
     batch: int = at_least(1)

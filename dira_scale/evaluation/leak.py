@@ -139,7 +139,7 @@ def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> S
     absent = [each for each, dataset in pairs if not dataset]
     unknown = [f"its dataset {each.name or Path(each.path).name} is {_why(each.path)}" for each in absent]
     excluded = [settings.exclude] if isinstance(settings.exclude, str) else settings.exclude or []
-    if far := next((str(place) for place in excluded if not may_ask(str(place))), None):
+    if far := next((str(path) for path in excluded if not may_ask(str(path))), None):
         return Source(name, unknown=[*unknown, f"data.exclude is of {far}, {beyond(far)}"])
     present = [(dataset, each.weight) for each, dataset in pairs if dataset]
     datasets, weights = [dataset for dataset, _ in present], [weight for _, weight in present]
@@ -154,8 +154,8 @@ def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> S
     return Source(name, _parts(datasets, described.split, selection), validated, settings.exclude, unknown)
 
 
-def _why(place: str) -> str:
-    return "no longer where it was" if may_ask(place) else beyond(place)
+def _why(path: str) -> str:
+    return "no longer where it was" if may_ask(path) else beyond(path)
 
 
 def _opened(dataset: Dataset, known: Sequence[ShardedDataset]) -> ShardedDataset | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 
 # Those of ``formats.py``.
 FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet")
@@ -23,18 +23,18 @@ class CardWords(Schema):
     citation: str | None = None
     start_licence: str | None = None
     start_data: str | None = None
-    evaluation: Any = places(None)
+    evaluation: Any = paths_field(None)
     watts: float | None = above(0, None)
     pue: float = at_least(1)
 
 
 @dataclass
 class Export(Schema):
-    run: str = place()
+    run: str = path_field()
     trust: list[str] = MISSING
     stage: str | None = None
     formats: Any = one_of(*FORMATS, default=None)
-    out: str | None = place(None)
-    reach: Any = places()
+    out: str | None = path_field(None)
+    reach: Any = paths_field()
     release: bool = MISSING
     card: CardWords = field(default_factory=CardWords)

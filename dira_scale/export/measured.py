@@ -56,8 +56,8 @@ def evaluated(folder: Path, run: Path) -> str:
 
 def _probed(folder: Path, run: Path) -> str:
     content = json.loads((folder / PROBE).read_text())
-    asked = content["config"]["run"] or []
-    _check(folder, run, [asked] if isinstance(asked, str) else asked)
+    runs = content["config"]["run"] or []
+    _check(folder, run, [runs] if isinstance(runs, str) else runs)
     tables = overviews(from_json(content["figures"]))
     shown = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
     return "\n".join([*shown, *(f"- {note}" for note in content["notes"])])

@@ -9,7 +9,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from dira_scale.config.files import folder
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, at_least, one_of, place
+from dira_scale.config.schema import Schema, at_least, one_of, path_field
 from dira_scale.data.config import Data
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate
@@ -54,7 +54,7 @@ class Protocol(Schema):
 
 @dataclass
 class Finetune(StagedTraining):
-    init: str = place()
+    init: str = path_field()
     task: TaskConfig = field(default_factory=TaskConfig)
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)

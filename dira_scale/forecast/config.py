@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dira_scale.config.schema import Schema, above, at_least, place
+from dira_scale.config.schema import Schema, above, at_least, path_field
 from dira_scale.distributed.config import AUTO
 
 
@@ -22,7 +22,7 @@ class Machine(Schema):
     control: float = at_least(0)
     price: float = at_least(0)
     images: int = at_least(1)
-    json: str | None = place(None)
+    json: str | None = path_field(None)
 
 
 @dataclass

@@ -40,24 +40,24 @@ class Cases:
     left_out: Mapping[str, int]
 
 
-def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], asked: Sequence[str] | None) -> Cases:
+def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen: Sequence[str] | None) -> Cases:
     """The images in the order of the manifest, the labels in the order of ``learned``.
 
-    ``learned``: the network's labels; ``asked``: those that are looked for; None: all.
+    ``learned``: the network's labels; ``chosen``: those that are looked for; None: all.
 
     Raises UserError: no such split, no boxes, none of these labels, or a label that was not learned.
     """
     if split not in dataset.splits:
         raise UserError(f"data.split={split}: {dataset.root} has {', '.join(dataset.splits)}")
-    check_labels(asked, learned, "the run")
+    check_labels(chosen, learned, "the run")
     every = np.array([boxes or [] for boxes in dataset.manifest.table(["boxes"])["boxes"].to_pylist()] + [None], object)
     by_split = {name: every[dataset.rows(name)] for name in dataset.splits}
     counts = Counter(box["label"] for boxes in by_split[split] for box in boxes)
     if not counts:
         raise UserError(f"data.shards={dataset.root}: {_without_boxes(split, by_split)}")
-    labels = tuple(name for name in learned if name in (asked or learned) and counts[name])
+    labels = tuple(name for name in learned if name in (chosen or learned) and counts[name])
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-    if missing := ", ".join(name for name in asked or () if not counts[name]):
+    if missing := ", ".join(name for name in chosen or () if not counts[name]):
         raise UserError(f"labels: split '{split}' of {dataset.root} has no box of {missing}, but of {listed}")
     if not labels:
         raise UserError(
@@ -67,16 +67,16 @@ def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], asked:
     keys, patients = dataset.column("key"), dataset.column("patient")
     images = []
     for sample, (row, boxes) in enumerate(zip(dataset.rows(split), by_split[split], strict=True)):
-        chosen = {name: _array([b for b in boxes if b["label"] == name], dataset.info.dims) for name in labels}
-        if chosen := {name: array for name, array in chosen.items() if len(array)}:
-            images.append(Case(sample, str(keys[row]), str(patients[row]), chosen))
+        by_label = {name: _array([b for b in boxes if b["label"] == name], dataset.info.dims) for name in labels}
+        if by_label := {name: array for name, array in by_label.items() if len(array)}:
+            images.append(Case(sample, str(keys[row]), str(patients[row]), by_label))
     left_out = {name: count for name, count in sorted(counts.items()) if name not in labels}
     return Cases(tuple(images), labels, left_out)
 
 
-def check_labels(asked: Collection[str] | None, learned: Sequence[str], run: str) -> None:
+def check_labels(chosen: Collection[str] | None, learned: Sequence[str], run: str) -> None:
     """Raise UserError for a label that was not learned."""
-    if unknown := next((name for name in asked or () if name not in learned), None):
+    if unknown := next((name for name in chosen or () if name not in learned), None):
         listed = f"{', '.join(learned)}{nearest(unknown, learned)}"
         raise UserError(f"labels: {run} has not learned '{unknown}', but {listed}")
 

@@ -5,23 +5,23 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, place, places, within
+from dira_scale.config.schema import Schema, above, at_least, path_field, paths_field, within
 from dira_scale.errors import UserError
 
 
 @dataclass
 class LocalizeData(Schema):
-    shards: str = place()
+    shards: str = path_field()
     split: str = MISSING
     workers: int = at_least(1)
 
 
 @dataclass
 class Localize(Schema):
-    run: str = place()
+    run: str = path_field()
     trust: list[str] = MISSING
-    reach: Any = places()
-    out: str = place()
+    reach: Any = paths_field()
+    out: str = path_field()
     data: LocalizeData = field(default_factory=LocalizeData)
     labels: list[str] | None = None
     intensities: list[float] = within(0, 255)

@@ -113,8 +113,8 @@ def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, A
     counts = {"images": len(cases.images), "boxes": len(rows), "patients": len({row.patient for row in rows})}
     counts |= {"without_region": sum(row.regions == 0 for row in rows)}
     written = {"dira_scale": __version__, **about, **counts, "left_out": dict(cases.left_out)}
-    said = {"interval": INTERVAL, "splits": {"test": config.data.split}}
-    write_json(out / FILE, written | said | {"figures": {"test": [figure.as_json() for figure in of_test]}})
+    facts = {"interval": INTERVAL, "splits": {"test": config.data.split}}
+    write_json(out / FILE, written | facts | {"figures": {"test": [figure.as_json() for figure in of_test]}})
     (out / UNFINISHED).unlink()
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     console.print(rich_table("accuracy in per cent, by the intersection over union", cells(of_test)))

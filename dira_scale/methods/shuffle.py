@@ -45,9 +45,9 @@ class KeyShuffle:
         count = images * world()
         if self.kind == "batch":
             return Exchange(permutation(count, step, micro_batch), device)
-        asked = images, groups, device
-        if self._blocks is None or self._blocks[0] != asked:
-            self._blocks = asked, Exchange(transposition(count, groups), device)
+        layout = images, groups, device
+        if self._blocks is None or self._blocks[0] != layout:
+            self._blocks = layout, Exchange(transposition(count, groups), device)
         return self._blocks[1]
 
 

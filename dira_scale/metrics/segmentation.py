@@ -52,10 +52,10 @@ def mask_cases(
     for name, answer, truth in zip(names, prediction, target, strict=True):
         filled = {"prediction": bool(answer.any()), "target": bool(truth.any())}
         empty = [mask for mask, has in filled.items() if not has]
-        said = "both" if len(empty) == 2 else "".join(empty)
+        where = "both" if len(empty) == 2 else "".join(empty)
         measured = _measured(answer, truth, filled, spacing, tolerance)
         overlap, predicted, present = (int(mask.sum()) for mask in (answer & truth, answer, truth))
-        about = key, patient, split, name, said
+        about = key, patient, split, name, where
         cases.append(MaskCase(*about, *measured, tolerance, unit, overlap, predicted, present))
     return cases
 

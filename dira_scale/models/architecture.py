@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, at_least, place
+from dira_scale.config.schema import Schema, at_least, path_field
 from dira_scale.errors import UserError
 from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.shape import check_settings
@@ -32,7 +32,7 @@ class Architecture(Schema):
     """
 
     _target_: str = MISSING
-    weights: str | None = place(None)
+    weights: str | None = path_field(None)
     bn_groups: int | None = at_least(1)
     bn_group_size: int | None = at_least(2, None)
 

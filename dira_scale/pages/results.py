@@ -94,8 +94,8 @@ def _table(split: str, figures: Sequence[Figure]) -> ResultTable:
             remarks.setdefault(CONVENTIONS.get(convention, convention), []).append(metric)
     rows = list(zip(names, map(list, zip(*columns.values(), strict=True)), strict=True))
     single = len({tuple(cells) for _, cells in rows}) == 1
-    said = [f"{', '.join(metrics)}: {convention}" for convention, metrics in remarks.items()]
-    return ResultTable(split, [*columns], rows[: 1 if single else None], said)
+    notes = [f"{', '.join(metrics)}: {convention}" for convention, metrics in remarks.items()]
+    return ResultTable(split, [*columns], rows[: 1 if single else None], notes)
 
 
 def _cell(figure: Figure) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of, place, places
+from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING, WHOLE
 
@@ -14,21 +14,21 @@ KEYS, SOURCE = "keys", "source"  # how images are named
 
 @dataclass
 class PredictData(Schema):
-    shards: str | None = place(None)
+    shards: str | None = path_field(None)
     split: str = MISSING
 
 
 @dataclass
 class Predict(Schema):
-    run: str = place()
+    run: str = path_field()
     trust: list[str] = MISSING
-    reach: Any = places()
-    out: str = place()
+    reach: Any = paths_field()
+    out: str = path_field()
     data: PredictData = field(default_factory=PredictData)
-    images: str | None = place(None)
-    like: str | None = place(None)
+    images: str | None = path_field(None)
+    like: str | None = path_field(None)
     names: str = one_of(KEYS, SOURCE)
-    key_file: str | None = place(None)
+    key_file: str | None = path_field(None)
     window: str | None = one_of(WHOLE, SLIDING, default=None)
     batch: int = at_least(1)
     workers: int = at_least(1)

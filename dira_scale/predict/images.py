@@ -52,14 +52,14 @@ class DatasetImages:
         self.rows = rows_of(self.dataset, split).tolist()
         splits = [name for name in self.dataset.splits if split in (name, ALL) and len(self.dataset.rows(name))]
         at = ((row, (name, n)) for name in splits for n, row in enumerate(self.dataset.rows(name).tolist()))
-        self._samples, self._places = {name: Samples([self.dataset], name) for name in splits}, dict(at)
+        self._samples, self._positions = {name: Samples([self.dataset], name) for name in splits}, dict(at)
         self.keys = self.targets = [str(key) for key in self.dataset.column("key")[self.rows]]
         self.about = {"dataset": self.dataset.info.name, "hash": self.dataset.hash, "split": split}
 
     def load(self, number: int) -> Loaded:
         try:
-            split, place = self._places[self.rows[number]]
-            stored = Stored.of(self._samples[split], place)
+            split, position = self._positions[self.rows[number]]
+            stored = Stored.of(self._samples[split], position)
         except UserError as error:
             if isinstance(error.__cause__, DecodeError):
                 raise QuarantinedError("decode", str(error.__cause__)) from error

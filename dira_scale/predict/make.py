@@ -155,10 +155,10 @@ def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], a
     names = [(name, row) for number, row in enumerate(rows) if "reason" in row and (name := images.name(number))]
     table = write_rejected_names(out, names) if names else out / "quarantine.csv"
     reasons = Counter(row["reason"] for row in refused.values())
-    said = ", ".join(f"{count} x {reason}" for reason, count in most_common(reasons))
+    why = ", ".join(f"{count} x {reason}" for reason, count in most_common(reasons))
     if not usable:
         (out / UNFINISHED).unlink()
-        raise UserError(f"none of the {len(rows)} images is usable: {said} (full list: {table})")
+        raise UserError(f"none of the {len(rows)} images is usable: {why} (full list: {table})")
     write_quarantine(out, refused)
     supervision, where = trained.supervision, out / MASKS
     if supervision.pooled:
@@ -174,7 +174,7 @@ def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], a
     (out / UNFINISHED).unlink()
     print_line(f"{where}: {counted(len(usable), 'image')}")
     if refused:
-        print_line(f"quarantined: {len(refused)} ({said}; all in {table})")
+        print_line(f"quarantined: {len(refused)} ({why}; all in {table})")
 
 
 def _device() -> torch.device:

@@ -52,8 +52,8 @@ class Pretrain(StagedTraining):
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
         """Raises UserError for a preset without settings for the method that was chosen."""
         method, preset = (config.hydra.runtime.choices[group] for group in ("method", "preset"))
-        places = [folder("configs"), *(Path(place.removeprefix("file://")) for place in config.hydra.searchpath)]
-        known = {file.stem for place in places for file in (place / "_preset_of").glob(f"*_{preset}.yaml")}
+        folders = [folder("configs"), *(Path(path.removeprefix("file://")) for path in config.hydra.searchpath)]
+        known = {file.stem for path in folders for file in (path / "_preset_of").glob(f"*_{preset}.yaml")}
         if preset is not None and f"{method}_{preset}" not in known:
             methods = ", ".join(sorted(name.removesuffix(f"_{preset}") for name in known if not name.startswith("_")))
             raise UserError(

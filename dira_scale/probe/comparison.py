@@ -88,12 +88,12 @@ def compare(cfg: DictConfig) -> Comparison:
     compared = source.features(rows)
 
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
-    asked = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
+    kinds = cfg.probes or (USUAL if config["embeddings"] is None else PROBES)
     steps = [(i, task, parts) for i, (_, members) in enumerate(compared) for task in tasks for parts in members]
     scores: dict[tuple[int, str], list[Any]] = {}
     for i, task, parts in track(steps, "probes", transient=True):
         values = scores.setdefault((i, task.metric), [])
-        values.append(probes.probe(parts, task, draws, cfg.c, cfg.k, asked))
+        values.append(probes.probe(parts, task, draws, cfg.c, cfg.k, kinds))
     results = [
         f
         for i, (of, _) in enumerate(compared)

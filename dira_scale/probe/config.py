@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS
 
@@ -17,7 +17,7 @@ USUAL = PROBES[:2]  # of encoders; of embeddings, all
 
 @dataclass
 class ProbeData(Schema):
-    shards: str | None = place(None)
+    shards: str | None = path_field(None)
     split: str = MISSING
     val_split: str = MISSING
     test_split: str = MISSING
@@ -32,13 +32,13 @@ class ProbeModel(Schema):
 
 @dataclass
 class Probe(Schema):
-    run: Any = places(None)
-    init: str | None = place(None)
-    embeddings: Any = places(None)
-    out: str | None = place(None)
+    run: Any = paths_field(None)
+    init: str | None = path_field(None)
+    embeddings: Any = paths_field(None)
+    out: str | None = path_field(None)
     seed: int = at_least(0)
     trust: list[str] = MISSING
-    reach: Any = places()
+    reach: Any = paths_field()
     stage: str | None = None
     layer: Any = MISSING
     labels: list[str] | None = None

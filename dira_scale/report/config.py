@@ -5,17 +5,17 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, place, places
+from dira_scale.config.schema import Schema, path_field, paths_field
 from dira_scale.errors import UserError
 
 
 @dataclass
 class Report(Schema):
-    run: str | None = place(None)
-    folder: str | None = place(None)
-    out: str | None = place(None)
+    run: str | None = path_field(None)
+    folder: str | None = path_field(None)
+    out: str | None = path_field(None)
     trust: list[str] = MISSING
-    reach: Any = places()
+    reach: Any = paths_field()
 
     def __post_init__(self) -> None:
         """Raises UserError unless a run or a sweep is given, and not both."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, constructed, one_of, place, places, within
+from dira_scale.config.schema import Schema, above, at_least, constructed, one_of, path_field, paths_field, within
 from dira_scale.errors import UserError
 
 
@@ -13,16 +13,16 @@ from dira_scale.errors import UserError
 class RecipeConfig(Schema):
     """Keys common to all. The recipe is open: its source has its own arguments."""
 
-    out: str | None = place(None)
+    out: str | None = path_field(None)
     slice: str | None = None
     workers: int | None = at_least(1, None)
-    key_file: str | None = place(None)
+    key_file: str | None = path_field(None)
     recipe: dict[str, Any] = constructed()
 
 
 @dataclass
 class ShardConfig(RecipeConfig):
-    out: str = place()
+    out: str = path_field()
 
 
 @dataclass
@@ -32,19 +32,19 @@ class PlanConfig(RecipeConfig):
 
 @dataclass
 class RepairConfig(RecipeConfig):
-    path: str = place()
+    path: str = path_field()
 
 
 @dataclass
 class Verify(Schema):
-    path: str = place()
+    path: str = path_field()
     workers: int | None = at_least(1, None)
 
 
 @dataclass
 class StatsConfig(Schema):
-    path: str = place()
-    page: str | None = place(None)
+    path: str = path_field()
+    page: str | None = path_field(None)
 
 
 def convert_to(to: str | None, out: str | None) -> str:
@@ -54,9 +54,9 @@ def convert_to(to: str | None, out: str | None) -> str:
 
 @dataclass
 class Convert(Schema):
-    path: str = place()
+    path: str = path_field()
     to: str | None = one_of("ffcv", "webdataset", default=None)
-    out: str | None = place(None)
+    out: str | None = path_field(None)
     codec: str | None = one_of("png", "jpg", "jp2", "npy", default=None)
     bits: int | None = within(8, 16, None)
     max_side: int | None = at_least(16, None)
@@ -87,15 +87,15 @@ class Convert(Schema):
 
 @dataclass
 class Merge(Schema):
-    paths: Any = places()
-    out: str = place()
+    paths: Any = paths_field()
+    out: str = path_field()
     name: str = MISSING
 
 
 @dataclass
 class Subset(Schema):
-    path: str = place()
-    out: str = place()
+    path: str = path_field()
+    out: str = path_field()
     fraction: float = above(0, at_most=1)
     seed: int = at_least(0)
     splits: Any = MISSING
@@ -114,9 +114,9 @@ class Subset(Schema):
 
 @dataclass
 class Audit(Schema):
-    path: str = place()
-    source: str | None = place(None)
-    tables: Any = places()
-    against: Any = places()
+    path: str = path_field()
+    source: str | None = path_field(None)
+    tables: Any = paths_field()
+    against: Any = paths_field()
     near_duplicates: bool = MISSING
     workers: int | None = at_least(1, None)

@@ -13,16 +13,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.compose import places_of
+from dira_scale.config.compose import path_keys_of
 from dira_scale.config.keys import as_words, typed, written
-from dira_scale.config.schema import Places
+from dira_scale.config.schema import PathKind
 
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
 TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE
-_places = lru_cache(places_of)  # a composition each
-NO_PLACES = ("", "null", "random")  # random: initial weights that are in no file (`init`)
+_path_keys = lru_cache(path_keys_of)  # a composition each
+NO_PATHS = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
 
 def words_of(
@@ -30,13 +30,13 @@ def words_of(
 ) -> list[str]:
     """The words after ``python -m dira_scale.COMMAND``: ``values``, those that are typed, and the key of the output.
 
-    Local places are absolute, so that the words mean the same when they are run from another folder.
+    Local paths are absolute, so that the words mean the same when they are run from another folder.
     """
     if COMMANDS[name].flags:
         return _flags({**values, **literal}, output)
-    places = places_in(name, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
-    values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
-    typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
+    paths = path_keys_in(name, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
+    values = {key: _absolute(value) if key.lstrip("+") in paths else value for key, value in values.items()}
+    typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in paths else text}" for key, text in literal.items()]
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
     return [*folders, *as_words(values), *typed, f"{COMMANDS[name].output}={output}"]
 
@@ -53,28 +53,28 @@ def _flags(values: Mapping[str, Any], output: str) -> list[str]:
 
 
 def _absolute(value: Any) -> Any:
-    """A place, a list of places or a mapping by place, from this folder; URLs, ``~``, null and random as they are."""
+    """A path, a list of paths or a mapping by path, from this folder; URLs, ``~``, null and random as they are."""
     if isinstance(value, dict):
         return {_absolute(key): item for key, item in value.items()}
     if isinstance(value, list):
         return [_absolute(item) for item in value]
-    if not isinstance(value, str) or value in NO_PLACES or value.startswith("~") or "://" in value:
+    if not isinstance(value, str) or value in NO_PATHS or value.startswith("~") or "://" in value:
         return value
     return str(Path(value).absolute())
 
 
-def places_in(command: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> set[str]:
-    """The keys of ``command`` that hold one place or several, under the choices among ``values``.
+def path_keys_in(command: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> set[str]:
+    """The keys of ``command`` that hold one path or several, under the choices among ``values``.
 
     Raises UserError if there is no such choice.
     """
     choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
-    places = _places(command, tuple(sorted(choices)), tuple(config_dirs))
-    return {key for key, kind in places.items() if kind in (Places.ONE, Places.SEVERAL)}
+    paths = _path_keys(command, tuple(sorted(choices)), tuple(config_dirs))
+    return {key for key, kind in paths.items() if kind in (PathKind.ONE, PathKind.SEVERAL)}
 
 
 def _absolute_text(text: str) -> str:
-    """Return a place as typed, from this folder."""
+    """Return a path as typed, from this folder."""
     return written(_absolute(read(text)))
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dira_scale.commands import COMMANDS
 from dira_scale.config.keys import typed
-from dira_scale.config.schema import Schema, above, at_least, kind, one_of, place
+from dira_scale.config.schema import Schema, above, at_least, kind, one_of, path_field
 from dira_scale.errors import UserError, nearest
 from dira_scale.pages.tables.papers import PaperTable
 
@@ -142,7 +142,7 @@ class Sweep(Schema):
 
 @dataclass
 class SweepConfig(Schema):
-    folder: str = place()
+    folder: str = path_field()
     dry_run: bool = MISSING
     detach: bool = MISSING
     sweep: Sweep = field(default_factory=Sweep)
@@ -198,7 +198,7 @@ class OneSweep(Schema):
     """What all subcommands have; ``folder`` stands for the sweep's default one where only its name is given."""
 
     name: str | None = None
-    folder: str = place()
+    folder: str = path_field()
 
     def __post_init__(self) -> None:
         """Raises UserError if neither is given."""

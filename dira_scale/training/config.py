@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, places
+from dira_scale.config.schema import Schema, above, at_least, paths_field
 from dira_scale.data.config import Data
 from dira_scale.engine.config import Optim, Training
 from dira_scale.errors import UserError
@@ -38,7 +38,7 @@ class StagedTraining(Training):
 
     epoch_factor: float = above(0)
     trust: list[str] = MISSING
-    reach: Any = places()
+    reach: Any = paths_field()
     enough_steps: int | None = at_least(1, None)
     data: Data = field(default_factory=Data)
     stages: dict[str, Stage] = MISSING

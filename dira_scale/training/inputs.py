@@ -103,11 +103,11 @@ class Inputs:
         self.held_out(data.batch, None)
 
     @classmethod
-    def of(cls, config: StagedTraining, views: ViewSpec, world: World, **asked: Any) -> "Inputs":
+    def of(cls, config: StagedTraining, views: ViewSpec, world: World, **chosen: Any) -> "Inputs":
         """The data of a run of ``config``, on one of the processes of ``world``.
 
         Args:
-            asked: ``masks``, ``held_out_views`` and ``labels`` of the constructor.
+            chosen: ``masks``, ``held_out_views`` and ``labels`` of the constructor.
 
         Raises UserError as the constructor, and if the stages do not divide among the processes, or the run's folder is
         a dataset.
@@ -117,7 +117,7 @@ class Inputs:
             raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
         batches = tuple(set(batches_of(config).values()))
         cores = default_threads()
-        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **asked)
+        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **chosen)
 
     def require_channels(self, network: str, channels: int, advice: str | None = None) -> None:
         """Raise UserError, with ``advice``, unless a ``network`` whose first layer takes so many ``channels`` takes

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from dira_scale.config.schema import Schema, above, at_least, place, places
+from dira_scale.config.schema import Schema, above, at_least, path_field, paths_field
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.runs.description import Description
@@ -14,7 +14,7 @@ from dira_scale.runs.description import Description
 
 @dataclass
 class WordsData(Schema):
-    shards: str = place()
+    shards: str = path_field()
     split: str = MISSING
     val_split: str = MISSING
     size: list[int] | None = at_least(1, None)
@@ -56,11 +56,11 @@ class Air(Schema):
 
 @dataclass
 class Words(Schema):
-    run: str | None = place(None)
+    run: str | None = path_field(None)
     trust: list[str] = MISSING
-    reach: Any = places()
-    init: str | None = place(None)
-    out: str = place()
+    reach: Any = paths_field()
+    init: str | None = path_field(None)
+    out: str = path_field()
     stage: str | None = None
     seed: int = at_least(0)
     words: int = at_least(2)

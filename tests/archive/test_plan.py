@@ -20,7 +20,7 @@ from dira_scale.archive.plan import TABLES, plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.config.registry import REGISTERED
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.settings import VolumeSettings
@@ -283,7 +283,9 @@ def test_an_impossible_recipe_is_refused(keys: dict, words: str) -> None:
 class Plugin:
     """A source of somebody's own."""
 
-    def __init__(self, root: Place, scr_folder: "str | Path", parts: Sequence[Path], masks: Place | None, fold: str):
+    def __init__(
+        self, root: PathStr, scr_folder: "str | Path", parts: Sequence[Path], masks: PathStr | None, fold: str
+    ):
         """Of these, ``fold`` alone is no place."""
 
     def records(self, workers: int) -> None: ...

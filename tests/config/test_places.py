@@ -8,16 +8,16 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.config.overrides import expand_home
-from dira_scale.config.schema import Place, Places
+from dira_scale.config.schema import PathKind, PathStr
 from dira_scale.errors import UserError
 
-PLACES = {"run": Places.ONE, "shards": Places.SEVERAL}
+PLACES = {"run": PathKind.ONE, "shards": PathKind.SEVERAL}
 
 
 class Source:
     """Of a recipe of one's own."""
 
-    def __init__(self, pictures: Place, note: str = "", table: Place | None = None) -> None: ...
+    def __init__(self, pictures: PathStr, note: str = "", table: PathStr | None = None) -> None: ...
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,18 @@ from omegaconf import MISSING
 
 from dira_scale.config.registry import REGISTERED, imported
 from dira_scale.config.schema import (
-    Place,
-    Places,
+    PathKind,
+    PathStr,
     Schema,
     above,
     at_least,
     constructed,
     kind,
     one_of,
-    place,
-    place_arguments,
-    place_keys,
-    places,
+    path_arguments,
+    path_field,
+    path_keys,
+    paths_field,
     whole_or,
     within,
 )
@@ -34,7 +34,7 @@ from dira_scale.errors import UserError
 
 @dataclass
 class Inner(Schema):
-    folder: str | None = place(None)
+    folder: str | None = path_field(None)
     share: float = within(0, 1)
 
 
@@ -46,7 +46,7 @@ class Outer(Schema):
     shares: list[float] = above(0, at_most=1)
     how: str = one_of("drop", "wrap")
     threads: Any = whole_or("auto", 1)
-    inputs: Any = places()
+    inputs: Any = paths_field()
     node: dict[str, Any] = constructed()
     inner: Inner = field(default_factory=Inner)
     stages: dict[str, Inner] = MISSING
@@ -55,7 +55,7 @@ class Outer(Schema):
 
 class Source:
     def __init__(
-        self, images: Place, file: Path | None = None, parts: Sequence[Place] | None = None, name: str = ""
+        self, images: PathStr, file: Path | None = None, parts: Sequence[PathStr] | None = None, name: str = ""
     ) -> None: ...
 
 
@@ -88,12 +88,12 @@ def test_what_is_not_set_or_null_is_not_looked_at() -> None:
 
 
 def test_places_are_found_by_their_keys() -> None:
-    assert place_keys(Outer) == {
-        "inputs": Places.SEVERAL,
-        "node": Places.CONSTRUCTED,
-        "inner.folder": Places.ONE,
+    assert path_keys(Outer) == {
+        "inputs": PathKind.SEVERAL,
+        "node": PathKind.CONSTRUCTED,
+        "inner.folder": PathKind.ONE,
     }
-    assert place_arguments(Source) == {"images": Places.ONE, "file": Places.ONE, "parts": Places.SEVERAL}
+    assert path_arguments(Source) == {"images": PathKind.ONE, "file": PathKind.ONE, "parts": PathKind.SEVERAL}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.config.keys import as_words, written
 from dira_scale.errors import UserError
-from dira_scale.sweep.command_line import places_in
+from dira_scale.sweep.command_line import path_keys_in
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(lambda text: "${" not in text)
 PLAIN = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | TEXT
@@ -53,4 +53,4 @@ def test_what_needs_no_quotes_has_none() -> None:
 
 def test_a_choice_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no recipe named 'foldr'; did you mean 'folder'"):
-        places_in("shard", {"recipe": "foldr", "out": tmp_path}, [])
+        path_keys_in("shard", {"recipe": "foldr", "out": tmp_path}, [])

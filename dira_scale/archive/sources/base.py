@@ -62,7 +62,7 @@ class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
     ``dataset.json`` keeps these arguments except places on this machine: those that the constructor annotates with
-    ``Place`` (of ``dira_scale.config.schema``) or ``Path``, also within unions (``Place | None``, ``str | Path``).
+    ``PathStr`` (of ``dira_scale.config.schema``) or ``Path``, also within unions (``PathStr | None``, ``str | Path``).
     Annotate yours this way, or your folder names are published with the dataset.
     The constructor raises UserError if a file, folder or column that the recipe names is missing.
     """

@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, reject_repeated, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings
@@ -56,7 +56,7 @@ class Brats:
 
     label_names: Sequence[str] = ("high_grade",)
 
-    def __init__(self, images: Place, modalities: Sequence[str]):
+    def __init__(self, images: PathStr, modalities: Sequence[str]):
         self.root = folder_at(images)
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise UserError(f"recipe.modalities={list(modalities)}: use one or several of {', '.join(MODALITIES)}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, with_size
 from dira_scale.archive.sources.split_lists import split_lists, splits_of
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
 from dira_scale.storage.tables import cell_number, read_names, read_table, table_error
@@ -50,7 +50,7 @@ class ChestXray14:
     label_names: Sequence[str] = FINDINGS
     takes_lists = True
 
-    def __init__(self, images: Place, lists: Place | None = None, attributes: Sequence[str] = ()):
+    def __init__(self, images: PathStr, lists: PathStr | None = None, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
         self.given = lists is not None

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, folder_in, in_threads, listed_in, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import Row, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
@@ -31,7 +31,7 @@ class CheXpert:
 
     label_names: Sequence[str] = FINDINGS
 
-    def __init__(self, images: Place, attributes: Sequence[str] = ()):
+    def __init__(self, images: PathStr, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.tables = [listed_in(self.root, f"{split}.csv") for split in ("train", "valid")]
         self.folders = [folder_in(self.root, split) for split in ("train", "valid")]

@@ -15,7 +15,7 @@ from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
 from dira_scale.archive.sources.label_columns import Classes, Given, flags_and_numbers, number
 from dira_scale.archive.sources.paths import UNMATCHED, PatientPattern, with_note
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import HEADER, header_of
@@ -71,9 +71,9 @@ class Folder:
 
     def __init__(
         self,
-        images: Place,
-        labels: Place | None = None,
-        boxes: Place | None = None,
+        images: PathStr,
+        labels: PathStr | None = None,
+        boxes: PathStr | None = None,
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,

@@ -11,7 +11,7 @@ import PIL.Image
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
 from dira_scale.imaging.grey import GreyImage, GreyWindow, store
@@ -87,7 +87,7 @@ class Jsrt:
     label_names: Sequence[str] = ("nodule", "malignant")
 
     def __init__(
-        self, images: Place, masks: Place | None, structures: Sequence[str] = (), attributes: Sequence[str] = ()
+        self, images: PathStr, masks: PathStr | None, structures: Sequence[str] = (), attributes: Sequence[str] = ()
     ):  # fmt: skip
         self.root, self.attributes = folder_at(images), attributes
         if unknown := [name for name in structures if name not in STRUCTURES]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, reject_repeated
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import Plane
@@ -70,7 +70,7 @@ class LidcIdri:
 
     label_names: Sequence[str] = ("nodule", "malignancy")
 
-    def __init__(self, images: Place, readers: int, attributes: Sequence[str] = ()):
+    def __init__(self, images: PathStr, readers: int, attributes: Sequence[str] = ()):
         if readers not in (1, 2, 3, 4):
             raise UserError(f"recipe.readers={readers}: use 1 to 4")
         self.root, self.readers, self.attributes = folder_at(images), readers, attributes

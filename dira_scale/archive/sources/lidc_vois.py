@@ -11,7 +11,7 @@ from dira_scale.archive.sources.published import (
     reject_repeated,
     with_size,
 )
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import cell_number, read_table
 from dira_scale.storage.walk import folder_at
 
@@ -42,7 +42,7 @@ class LidcVois:
 
     label_names: Sequence[str] = tuple(RATINGS)
 
-    def __init__(self, images: Place):
+    def __init__(self, images: PathStr):
         self.root = folder_at(images)
         self.table, self.folder = listed_in(self.root, "metadata.csv"), folder_in(self.root, "image")
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.storage.walk import folder_at
 
@@ -23,7 +23,7 @@ class Lits:
 
     label_names: Sequence[str] = ()
 
-    def __init__(self, images: Place, ranges: Mapping[str, Sequence[int]]):
+    def __init__(self, images: PathStr, ranges: Mapping[str, Sequence[int]]):
         self.root = folder_at(images)
         self.splits = {n: split for split, (first, last) in ranges.items() for n in range(first, last + 1)}
         if len(self.splits) < sum(last + 1 - first for first, last in ranges.values()):

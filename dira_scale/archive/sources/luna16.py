@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Ball, clip_box
 from dira_scale.imaging.files import size_of
@@ -41,7 +41,7 @@ class Luna16:
 
     label_names: Sequence[str] = ("nodule",)
 
-    def __init__(self, images: Place):
+    def __init__(self, images: PathStr):
         self.root = folder_at(images)
         self.scans = Scans(self.root)
         self.list = listed_in(self.root, "annotations.csv")

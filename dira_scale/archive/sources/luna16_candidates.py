@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.luna16 import CENTRE, FOLDS, Scans
 from dira_scale.archive.sources.published import listed_in
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.volumes.block import Block
 from dira_scale.storage.tables import Row, cell_number, read_table, table_error
@@ -30,7 +30,7 @@ class Luna16Candidates:
 
     label_names: Sequence[str] = ("nodule",)
 
-    def __init__(self, images: Place, patch: Sequence[int], negatives: float | None, whole: Sequence[str], seed: int):
+    def __init__(self, images: PathStr, patch: Sequence[int], negatives: float | None, whole: Sequence[str], seed: int):
         if len(patch) != 3 or not all(isinstance(side, int) and 0 < side <= 512 for side in patch):
             raise UserError(f"recipe.patch={list(patch)}: give [z, y, x] in voxels, 1 to 512")
         if unknown := sorted(set(whole) - set(FOLDS)):

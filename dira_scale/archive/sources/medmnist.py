@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import open_array
 from dira_scale.imaging.files import size_of
@@ -31,7 +31,7 @@ class MedMnist:
         UserError: the file is missing or not such an archive; the number of names is not that of labels.
     """
 
-    def __init__(self, images: Place, classes: Sequence[str] | None = None):
+    def __init__(self, images: PathStr, classes: Sequence[str] | None = None):
         self.path = locate(images, "recipe.images")
         if not self.path.is_file():
             raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")

@@ -7,7 +7,7 @@ from typing import Any
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.storage.tables import table_error
 from dira_scale.storage.walk import folder_at
 
@@ -24,7 +24,7 @@ class Msd:
 
     label_names: Sequence[str] = ()
 
-    def __init__(self, images: Place):
+    def __init__(self, images: PathStr):
         self.root = folder_at(images)
         self.list = listed_in(self.root, "dataset.json")
         try:

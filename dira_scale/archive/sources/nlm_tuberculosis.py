@@ -9,7 +9,7 @@ import numpy as np
 
 from dira_scale.archive.sources.base import PaintedMask, SourceRecord
 from dira_scale.archive.sources.published import files_ending, folder_in, in_threads, reject_repeated, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_mask
 from dira_scale.imaging.rejection import RejectedError
@@ -49,7 +49,7 @@ class NlmTuberculosis:
 
     label_names: Sequence[str] = ("tuberculosis",)
 
-    def __init__(self, images: Place, masks: Sequence[Place] = (), attributes: Sequence[str] = ()):
+    def __init__(self, images: PathStr, masks: Sequence[PathStr] = (), attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.pictures = folder_in(self.root, "CXR_png")
         folders = [folder_in(self.root, name) for name in masks]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
@@ -39,12 +39,12 @@ class Phantom:
 
     def __init__(
         self,
-        images: Place | None,
+        images: PathStr | None,
         patients: int,
         seed: int,
         size: int,
         attributes: Sequence[str] = (),
-        folder: Place = "out/phantom_cxr",
+        folder: PathStr = "out/phantom_cxr",
         findings: str = "all",
     ):
         if findings not in MIXTURES:

@@ -6,7 +6,7 @@ from pathlib import Path
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.phantom import in_processes
 from dira_scale.archive.sources.volumes import Volumes
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
 from dira_scale.phantom.ct.dataset import SMALLEST, generate
 from dira_scale.phantom.ct.study import KINDS
@@ -27,14 +27,14 @@ class PhantomCT:
 
     def __init__(
         self,
-        images: Place | None,
+        images: PathStr | None,
         patients: int,
         seed: int,
         size: int,
         kind: str,
         format: str,
         attributes: Sequence[str] = (),
-        folder: Place = "out/phantom_ct",
+        folder: PathStr = "out/phantom_ct",
     ):
         if kind not in KINDS:
             raise UserError(f"recipe.kind={kind}{nearest(kind, KINDS)}: use {' or '.join(KINDS)}")

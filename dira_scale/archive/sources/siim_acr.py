@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, with_size
-from dira_scale.config.schema import Place
+from dira_scale.config.schema import PathStr
 from dira_scale.imaging.dicom import header_of
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
@@ -58,7 +58,7 @@ class SiimAcr:
 
     label_names: Sequence[str] = ("Pneumothorax",)
 
-    def __init__(self, images: Place, attributes: Sequence[str] = ()):
+    def __init__(self, images: PathStr, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "train-rle.csv", "stage_2_train.csv")
 

@@ -90,9 +90,9 @@ class Index:
         if length < 0 or len(arrays) != rows * (kind.itemsize + 8):
             raise ValueError(f"{path} has another size")
         records, by_split = np.split(arrays, [rows * kind.itemsize])
-        told = json.loads(facts.tobytes())
-        kinds = {split: [Kind(*fields) for fields in of] for split, of in told["kinds"].items()}
-        return cls(records.view(kind), by_split.view(np.int64), told["hash"], kinds)
+        content = json.loads(facts.tobytes())
+        kinds = {split: [Kind(*fields) for fields in of] for split, of in content["kinds"].items()}
+        return cls(records.view(kind), by_split.view(np.int64), content["hash"], kinds)
 
 
 class Scan:

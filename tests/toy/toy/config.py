@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from dira_scale.config.schema import Schema, at_least, place
+from dira_scale.config.schema import Schema, at_least, path_field
 
 
 @dataclass
 class Toy(Schema):
     number: int = at_least(0)
-    after: str | None = place()
+    after: str | None = path_field()
     workers: int = at_least(1)
-    out: str = place()
+    out: str = path_field()

@@ -121,9 +121,9 @@ def _inflated(what: str, body: bytes) -> bytes:
 def _nifti_size(head: bytes) -> int:
     """Bytes before the voxels: a NIfTI's header and extensions, which may hold a complete DICOM header. 0 if none."""
     for order in ("<", ">"):
-        for size, place, kind in ((348, 108, "f"), (540, 168, "q")):
+        for size, at, kind in ((348, 108, "f"), (540, 168, "q")):
             if len(head) > size and struct.unpack_from(f"{order}i", head) == (size,):
-                (offset,) = struct.unpack_from(f"{order}{kind}", head, place)
+                (offset,) = struct.unpack_from(f"{order}{kind}", head, at)
                 return max(size, int(offset)) if math.isfinite(offset) else size
     return 0
 
