@@ -158,7 +158,7 @@ def test_an_input_that_changes_midway_stops_the_run_and_is_not_quarantined(
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("dira_scale.shard.convert.unfinished", harm)
+        patch.setattr("dira_scale.archive.claim.unfinished", harm)
         with pytest.raises(UserError, match=r"sharding to .* failed \(.*im07\.png.*finished shards are kept"):
             convert(config, out, workers=1)
     assert not (out / "manifest.parquet").exists()
