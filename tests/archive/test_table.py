@@ -111,7 +111,7 @@ def test_an_excel_table_is_the_csv_of_its_sheet(tmp_path: Path) -> None:
         Row(3, {"file": "a.png", "age": "41", "note": 'x, "y" z', "seen": "2024-01-31", "ill": "True"}),
         Row(4, {"file": "b.png", "age": "2.5", "note": "", "seen": "2024-01-31 08:30:00", "ill": "no"}),
     ]
-    with pytest.raises(UserError, match=r"x.xlsx has no column 'seem' .*; did you mean 'seen'"):
+    with pytest.raises(UserError, match=r"x.xlsx has no column 'seem'; did you mean 'seen'"):
         next(read_table(path, ["seem"], ""))
     with pytest.raises(UserError, match=r"x.xlsx has 2 sheets with cells \(a, b\): keep one, or save"):
         next(read_table(sheets(tmp_path / "x.xlsx", a=rows, b=[[1]]), ["file"], ""))
