@@ -64,6 +64,7 @@ def small(script: str) -> str:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(1800)  # ten commands, beside three other tests on two slow cores
 @pytest.mark.parametrize("document", [page for page in DOCUMENTS if commands(page, True)], ids=lambda path: path.stem)
 def test_commands_work(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = small(commands(document, all_tiers=True))
@@ -71,7 +72,7 @@ def test_commands_work(document: Path, tmp_path: Path, monkeypatch: pytest.Monke
     if document.stem == TYPED:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         command = ["bash", "-euo", "pipefail", "-c", script]
-        done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=1700)
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
     else:
         for line in script.splitlines():
