@@ -36,7 +36,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_command_has_options_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of ``configs/COMMAND/``."""
+    """The options in ``configs/COMMAND/`` are listed."""
     assert "  preset=  one of btl_v1, btl_v2, pcrl, volumes_small\n" in helped(capsys, "finetune")
 
 

@@ -63,7 +63,7 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def defaults() -> dict[str, Any]:
-    """Of the command that wrote the run."""
+    """The defaults of the command that wrote the run."""
     return OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))
 
 

@@ -191,7 +191,7 @@ def test_a_planted_leak_is_found_and_nothing_else(leak: str, made: SimpleNamespa
 
 
 def test_what_other_formats_say() -> None:
-    """Of the formats that neither this source nor this dataset holds."""
+    """The texts of formats that neither this source nor this dataset holds."""
     file = io.BytesIO()
     Image.new("L", (40, 40)).save(file, "JPEG", comment=b"Hubertine Kolb", exif=_exif())
     assert {("COM segment", "Hubertine Kolb"), ("APP1 segment", "Vorgath")} <= set(texts_of(file.getvalue()))
