@@ -125,6 +125,7 @@ def test_the_reason_names_a_coding_only_from_the_standard(
         ({"PixelSpacing": "0.2"}, None),
         ({"PixelSpacing": "0.2", "ImagerPixelSpacing": ["0.3", "0.4"]}, (0.3, 0.4)),
         ({"PixelSpacing": ["0", "0"]}, None),
+        ({"PixelSpacing": ["1e300", "0.2"]}, None),
     ],
 )
 def test_a_spacing_that_is_none_does_not_cost_the_image(

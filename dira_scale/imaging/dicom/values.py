@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from dira_scale.imaging.grey import GreyWindow, own_range
+from dira_scale.pixels.limits import MAX_SPACING
 
 
 def find_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
@@ -70,13 +71,13 @@ def windowed(
 
 
 def spacing(header: Dataset) -> tuple[float, float] | None:
-    """Millimetres between pixels in y and x; None if the file does not give two lengths."""
+    """Millimetres between pixels in y and x; None if the file gives no two lengths that a scanner may have."""
     for name in ("PixelSpacing", "ImagerPixelSpacing"):
         try:
             y, x = (float(value) for value in header.get(name))
         except (TypeError, ValueError):
             continue
-        if 0 < y < math.inf and 0 < x < math.inf:
+        if 0 < y <= MAX_SPACING and 0 < x <= MAX_SPACING:
             return y, x
     return None
 

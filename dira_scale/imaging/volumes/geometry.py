@@ -11,11 +11,10 @@ import numpy as np
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
-from dira_scale.pixels.limits import MAX_VOXELS
+from dira_scale.pixels.limits import MAX_SPACING, MAX_VOXELS, MIN_SPACING
 
 AXIAL = "LPS"  # x to the patient's left, y to the back, z to the head
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's
-MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: outside this range the header is damaged
 RIGHT_ANGLE = 1e-3  # largest cosine between two axes that counts as a right angle: half a voxel over 500
 
 

@@ -44,7 +44,7 @@ def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, seed: in
 
 def chosen(made: Iterator[Mutant], count: int | None) -> list[Mutant]:
     """``count`` of them, as many of each kind as there are; one of each without a count."""
-    rng, kinds = random.Random(count), defaultdict[str, list[Mutant]](list)
+    rng, kinds = random.Random(7), defaultdict[str, list[Mutant]](list)
     for mutant in made:
         kinds[mutant.kind].append(mutant)
     for kind in kinds.values():
