@@ -29,7 +29,7 @@ from benchmarks.backends import make_shards
 from benchmarks.step import clock
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import CHANNELS_LAST
-from dira_scale.embed.compute import Job, connect
+from dira_scale.embed.compute import EmbeddingJob, connect
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.features import Images
 from dira_scale.models.network import moved
@@ -51,7 +51,7 @@ def measure(case: str, shards: Path, rounds: int, keys: Sequence[str]) -> dict[s
         words = ["init=random", f"model.encoder={encoder}", f"data.size={size}", f"data.shards={shards}"]
         cfg = compose("embed", [*words, f"out={folder}/out", *keys])
         world = connect(cfg)
-        job = Job.open(cfg, world)
+        job = EmbeddingJob.open(cfg, world)
         images = Images(job.dataset, job.rows, job.about.size, cfg.data.workers)
         moved(job.source.encoder, world.device, channels_last=True)
         ready = [x.to(world.device, memory_format=CHANNELS_LAST[x.dim()]) for x in images.batches(cfg.batch)]

@@ -37,7 +37,7 @@ def entry(
     Args:
         function: carries the command out, by its configuration.
         look: for a command of several processes: raises UserError, before torch is imported, for what is missing here.
-            Of several processes none looks, as what only one lacks is told when they have met.
+            With several processes none looks: what only one of them lacks is reported once they have met.
         words: rewrites the words before they are parsed.
         subcommands: functions by name, in the place of the row's.
     """

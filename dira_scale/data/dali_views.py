@@ -108,7 +108,7 @@ class DaliViews:
         resized = ndd.resize(crops, size=ndd.as_batch(size), interp_type=types.INTERP_TRIANGULAR)
         pixels = torch.from_dlpack(ndd.as_tensor(resized)).permute(0, 3, 1, 2)
         self.seconds.add(transform=perf_counter() - began)
-        # DALI reuses GPU memory in the order of its own stream; torch's allocator can be told of the consumer's too.
+        # DALI reuses GPU memory in the order of its own stream; torch's allocator can follow the consumer's.
         return pixels.clone() if self.stream else pixels
 
     def _stored_values(self, pixels: Tensor, images: np.ndarray) -> Tensor:

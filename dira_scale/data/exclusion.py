@@ -44,7 +44,7 @@ def _of_splits(path: str, splits: Sequence[str], datasets: Sequence["ShardedData
     for dataset in datasets:
         if dataset.hash != other.hash and (why := dataset.info.incomparable(other.info)):
             raise UserError(
-                f"{KEY}: {dataset.root} and {other.root}: {why}, so a patient of both cannot be told; shard both with "
+                f"{KEY}: {dataset.root} and {other.root}: {why}, so no patient of both is recognised; shard both with "
                 "the same key and recipe.archive, or name the patients in a file"
             )
     for split in splits:

@@ -26,7 +26,7 @@ from dira_scale.engine.signals import STOP_SIGNALS
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation import embeddings as folder
 from dira_scale.evaluation.embeddings import About
-from dira_scale.evaluation.feature_source import Source, open_source
+from dira_scale.evaluation.feature_source import FeatureSource, open_source
 from dira_scale.evaluation.features import ALL, Images, UnreadableImagesError, pooled, rows_of
 from dira_scale.machine.progress import bar
 from dira_scale.models.network import moved
@@ -49,7 +49,7 @@ def compute(cfg: DictConfig) -> int:
     """Compute what ``cfg.out`` lacks; the exit code. Collective."""
     world = connect(cfg)
     try:
-        job = raise_on_all(lambda: Job.open(cfg, world))
+        job = raise_on_all(lambda: EmbeddingJob.open(cfg, world))
         check_equal({"weights": job.about.weights.hash, "data.shards": job.dataset.hash})
         if world.main and (line := processes.crowded(world.idle, "threads")):
             logger.info(line)
@@ -71,20 +71,20 @@ def connect(cfg: DictConfig) -> World:
     return processes.start(parallel, cfg.precision)
 
 
-class Job:
+class EmbeddingJob:
     """A folder to be filled.
 
     Attributes:
         rows: of the manifest, by position in the folder.
     """
 
-    def __init__(self, cfg: DictConfig, world: World, dataset: ShardedDataset, source: Source) -> None:
+    def __init__(self, cfg: DictConfig, world: World, dataset: ShardedDataset, source: FeatureSource) -> None:
         self.cfg, self.world, self.dataset, self.source, self.out = cfg, world, dataset, source, Path(cfg.out)
         self.rows = rows_of(dataset, cfg.data.split)
         self.about = _about(cfg, world, dataset, source, len(self.rows))
 
     @classmethod
-    def open(cls, cfg: DictConfig, world: World) -> "Job":
+    def open(cls, cfg: DictConfig, world: World) -> "EmbeddingJob":
         """Raises UserError naming key or file. Must not wait for another process."""
         dataset = ShardedDataset.open(cfg.data.shards)
         source = open_source(cfg)
@@ -159,7 +159,7 @@ class Job:
         return Outcome(written=len(rows))
 
 
-def check_images(dataset: ShardedDataset, source: Source, split: str) -> None:
+def check_images(dataset: ShardedDataset, source: FeatureSource, split: str) -> None:
     """Raise UserError for images of other dimensions or numbers of channels than the encoder takes."""
     dataset.require(source.encoder.dimensions, "this encoder")
     splits = dataset.splits if split == ALL else [split]
@@ -172,9 +172,9 @@ def check_images(dataset: ShardedDataset, source: Source, split: str) -> None:
         )
 
 
-def _about(cfg: DictConfig, world: World, dataset: ShardedDataset, source: Source, rows: int) -> About:
+def _about(cfg: DictConfig, world: World, dataset: ShardedDataset, source: FeatureSource, rows: int) -> About:
     info, input = dataset.info, source.input
-    data = folder.Source(info.name, dataset.hash, info.modality, info.licence, info.label_names, info.classes)
+    data = folder.EmbeddedDataset(info.name, dataset.hash, info.modality, info.licence, info.label_names, info.classes)
     return About(
         name=source.name, weights=source.weights, dataset=data, split=cfg.data.split, size=[*input.size],
         mean=[*input.mean], deviation=[*input.deviation], level=source.level,

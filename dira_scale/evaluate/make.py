@@ -40,7 +40,7 @@ from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
-from dira_scale.evaluation.trained import LARGER, Trained
+from dira_scale.evaluation.trained import LARGER, TrainedRun
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES
 from dira_scale.runs.environment import environment
@@ -54,7 +54,7 @@ KIND = "evaluations"  # of the folder
 
 def make(config: Evaluation) -> None:
     """Evaluate, unless that is done. Raises UserError, unless a sample is damaged before anything is written."""
-    out, trained = Path(config.out), Trained.of(Path(config.run))
+    out, trained = Path(config.out), TrainedRun.of(Path(config.run))
     require_masks(config.window, trained.supervision.pooled, trained.supervision.learned)
     dataset = ShardedDataset.open(config.data.shards)
     supervision = _supervision(config, trained, dataset)
@@ -88,7 +88,7 @@ def make(config: Evaluation) -> None:
         print_line(line)
 
 
-def _supervision(config: Evaluation, trained: Trained, dataset: ShardedDataset) -> Supervision:
+def _supervision(config: Evaluation, trained: TrainedRun, dataset: ShardedDataset) -> Supervision:
     """What is evaluated on the split. Raises UserError for a dataset that the network cannot be judged by."""
     dataset.require(len(trained.size), "this network")
     split, filled = config.data.split, [name for name in dataset.splits if len(dataset.rows(name))]
@@ -110,7 +110,7 @@ def _supervision(config: Evaluation, trained: Trained, dataset: ShardedDataset) 
 
 @contextmanager
 def _split(
-    config: Evaluation, trained: Trained, dataset: ShardedDataset, supervision: Supervision, window: str
+    config: Evaluation, trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, window: str
 ) -> Iterator[HeldOutSplit]:
     """The split, and a bar of how much of it was seen. Raises UserError for one that loaders cannot read."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

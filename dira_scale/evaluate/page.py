@@ -11,7 +11,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import counted
 from dira_scale.evaluation.leak import NO_LEAK
 from dira_scale.evaluation.results import overall, with_figures
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.pages.results import ShownResults
 from dira_scale.pages.template import template
@@ -22,7 +22,7 @@ FILE = "report.html"
 
 
 def page(
-    out: Path, trained: Trained, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
+    out: Path, trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
 ) -> str:
     """Return the page of ``content``, which is to become ``results.json``, and of the cases in ``out``."""
     read = with_figures(content)
@@ -46,7 +46,7 @@ def _headline(figure: Figure) -> Headline:
 
 
 def _facts(
-    trained: Trained, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
+    trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
 ) -> dict[str, str]:
     """What was evaluated on what."""
     info, split, chosen = dataset.info, content["splits"]["test"], trained.chosen

@@ -172,8 +172,10 @@ def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
 
 
 def finished_by(varied: Mapping[str, Any], output: Path) -> Finished:
-    """Return the fine-tuning run that a command has read which has written ``output``. Keys of the phase that has
-    trained it are told without its name, as where its runs are compared."""
+    """Return the fine-tuning run that was read by the command which has written ``output``.
+
+    Keys of the phase that has trained it come without the phase's name, as where its runs are compared.
+    """
     run = Path(yaml.safe_load((output / "config.yaml").read_text())["run"])
     of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
     return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)

@@ -50,7 +50,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Source:
+class EmbeddedDataset:
     """The dataset whose features these are. ``classes``: names of the values of a label of several classes."""
 
     name: str
@@ -81,7 +81,7 @@ class About:
 
     name: str
     weights: Weights
-    dataset: Source
+    dataset: EmbeddedDataset
     split: str
     size: list[int]
     mean: list[float]
@@ -120,7 +120,7 @@ class About:
             content = json.loads(path.read_text())
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']}, this dira_scale reads {FORMAT}")
-            weights, dataset = Weights(**content["weights"]), Source(**content["dataset"])
+            weights, dataset = Weights(**content["weights"]), EmbeddedDataset(**content["dataset"])
             return cls(**content | {"weights": weights, "dataset": dataset})
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error!r}), or of another version: remove {folder}") from error

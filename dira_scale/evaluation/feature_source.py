@@ -23,7 +23,7 @@ from dira_scale.runs.reader import RunReader, check_stage
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """An encoder that takes images of [0, 1], in evaluation mode. ``level``: of its pyramid."""
 
     name: str
@@ -33,7 +33,7 @@ class Source:
     level: int
 
 
-def open_source(cfg: DictConfig) -> Source:
+def open_source(cfg: DictConfig) -> FeatureSource:
     """That of ``run`` or of ``init``. Raises UserError naming the key."""
     run = RunReader(Path(cfg.run)) if cfg.run else None
     input = asked_input(cfg, run.description if run else None)
@@ -50,7 +50,7 @@ def open_source(cfg: DictConfig) -> Source:
         weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
     normalise_input(encoder, input)
     (level,) = levels(cfg.layer, encoder).values()
-    return Source(name, encoder.eval(), weights, input, level)
+    return FeatureSource(name, encoder.eval(), weights, input, level)
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

@@ -50,7 +50,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightsOrigin:
     """What weights are from.
 
     Attributes:
@@ -77,7 +77,7 @@ class Leak:
     lines: list[str]
 
 
-def check_leak(judged: Sequence[Part], test: str | None, sources: Sequence[Source]) -> Leak:
+def check_leak(judged: Sequence[Part], test: str | None, sources: Sequence[WeightsOrigin]) -> Leak:
     """Compare the patients of the splits ``judged``, of which ``test`` is the one that is reported on.
 
     Raises UserError for patients that were trained on: how many, where, and how to leave them out.
@@ -103,14 +103,14 @@ def check_leak(judged: Sequence[Part], test: str | None, sources: Sequence[Sourc
     return Leak(UNKNOWN if unknown else NO_LEAK, [f"patients: {line}" for line in [*lines, *remarks]])
 
 
-def own_source(data: Inputs) -> Source:
+def own_source(data: Inputs) -> WeightsOrigin:
     """What this run will have learned from."""
     validated = [Part.of(each, data.data.val_split) for each in data.datasets] if data.data.val_split else []
     learned = _parts(data.datasets, data.data.split, data.order.selection)
-    return Source("this run", learned, validated, data.data.exclude, remedy="add")
+    return WeightsOrigin("this run", learned, validated, data.data.exclude, remedy="add")
 
 
-def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> Iterator[Source]:
+def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> Iterator[WeightsOrigin]:
     """Yield the sources of the weights ``start``: the run of which they are, and those that it was started from, as far
     as recorded.
 
@@ -122,7 +122,7 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
     while start not in (None, RANDOM):
         folder = Path(str(start))
         if not (folder / "config.yaml").is_file():
-            yield Source(name, unknown=[FILE if folder.exists() else "it is no longer there"])
+            yield WeightsOrigin(name, unknown=[FILE if folder.exists() else "it is no longer there"])
             return
         if folder.resolve() in seen:
             return
@@ -133,25 +133,25 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
         name = f"{start} (from which {folder} was started)"
 
 
-def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> Source:
+def _run_source(name: str, run: RunReader, known: Sequence[ShardedDataset]) -> WeightsOrigin:
     described, settings = run.description.data, SimpleNamespace(**run.config["data"])
     pairs = [(each, _opened(each, known)) for each in described.datasets]
     absent = [each for each, dataset in pairs if not dataset]
     unknown = [f"its dataset {each.name or Path(each.path).name} is {_why(each.path)}" for each in absent]
     excluded = [settings.exclude] if isinstance(settings.exclude, str) else settings.exclude or []
     if far := next((str(path) for path in excluded if not may_ask(str(path))), None):
-        return Source(name, unknown=[*unknown, f"data.exclude is of {far}, {beyond(far)}"])
+        return WeightsOrigin(name, unknown=[*unknown, f"data.exclude is of {far}, {beyond(far)}"])
     present = [(dataset, each.weight) for each, dataset in pairs if dataset]
     datasets, weights = [dataset for dataset, _ in present], [weight for _, weight in present]
     try:
         selection = selected(settings, datasets, weights) if datasets else None
     except UserError as error:  # such as a file of data.exclude that is gone
-        return Source(name, unknown=[*unknown, str(error)])
+        return WeightsOrigin(name, unknown=[*unknown, str(error)])
     if not unknown and (selection.identity if selection else None) != run.config.get("selection"):
-        return Source(name, unknown=["data.exclude names other patients today than when it was trained"])
+        return WeightsOrigin(name, unknown=["data.exclude names other patients today than when it was trained"])
     split = described.held_out_split
     validated = [Part.of(dataset, split) for dataset in datasets] if split else []
-    return Source(name, _parts(datasets, described.split, selection), validated, settings.exclude, unknown)
+    return WeightsOrigin(name, _parts(datasets, described.split, selection), validated, settings.exclude, unknown)
 
 
 def _why(path: str) -> str:
@@ -185,12 +185,12 @@ def _parts(datasets: Sequence[ShardedDataset], split: str, selection: Selection 
 
 
 def _shared(parts: Sequence[Part], judged: Sequence[Part]) -> list[tuple[Part, Part, int]]:
-    """How many patients of each of ``judged`` are in a part, too, where any are and can be told."""
+    """How many patients of each of ``judged`` are in a part, too, where any are and can be recognised."""
     pairs = [(part, each) for part in parts for each in judged if not part.incomparable(each)]
     return [(part, each, count) for part, each in pairs if (count := len(part.patients & each.patients))]
 
 
-def _refusal(source: Source, shared: Sequence[tuple[Part, Part, int]]) -> str:
+def _refusal(source: WeightsOrigin, shared: Sequence[tuple[Part, Part, int]]) -> str:
     listed = "; ".join(
         f"{count} of the {len(each.patients)} patients of {each} are in {part}, which {source.name} trains on"
         for part, each, count in shared

@@ -29,7 +29,7 @@ class HeldOutSplit:
     Attributes:
         predicted: images [b, C, *size] in [0, 1] on ``device`` to what the network says of them.
         held_out: batches of views, of which several are crops of one image. Their order is that of the split.
-        size: of views; ``stored``: what ``Stored.seen`` is told.
+        size: of views; ``stored``: the arguments of ``Stored.seen``.
         window: by which whole samples are seen (``evaluation.config``).
         workers: decoding threads.
         shows: whether pictures are made of some samples.

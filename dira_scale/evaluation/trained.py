@@ -37,7 +37,7 @@ LARGER = "name a dataset of larger volumes, or fine-tune with data.pad=true"  # 
 
 
 class StoredAs(TypedDict, total=False):
-    """What ``Stored.seen`` is told."""
+    """The arguments of ``Stored.seen``."""
 
     spacing: Annotated[float, MILLIMETRES] | Annotated[list[Annotated[float, MILLIMETRES]], Within(1, 3)]
     range: Annotated[list[Annotated[float, Within(-(2**15), 2**16)]], Within(2, 2)]
@@ -67,7 +67,7 @@ class About(TypedDict):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """Attributes:
     network: in evaluation mode, on the CPU.
     about: what :func:`about_run` says.
@@ -77,7 +77,7 @@ class Trained:
     about: Mapping[str, Any]
 
     @classmethod
-    def of(cls, folder: Path) -> "Trained":
+    def of(cls, folder: Path) -> "TrainedRun":
         """Read a run or an export. Raises UserError if it is neither, or not fine-tuned."""
         about, state = _of_export(folder) if _is_export(folder) else _of_run(folder)
         try:

@@ -15,7 +15,7 @@ from dira_scale.runs.description import Description
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained."""
 
     run: Description

@@ -1,4 +1,4 @@
-"""Trained networks as files for other libraries, each with the code that loads it there."""
+"""TrainedNetwork networks as files for other libraries, each with the code that loads it there."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.export.exported import Exported, Trained, weights_file
+from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
 from dira_scale.export.timm_files import config, encoder_state, features, head_state
 from dira_scale.export.volume_formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
 from dira_scale.models.architecture import architecture
@@ -33,7 +33,7 @@ OPSET = 20
 _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 
-def require_timm(format: str, network: Trained) -> TimmEncoder:
+def require_timm(format: str, network: TrainedNetwork) -> TimmEncoder:
     """The encoder of ``network``; ``UserError`` if ``format`` has none such."""
     classifier = network.classifier is not None
     check(format, network.encoder, network.network is not None and not classifier, classifier)
@@ -41,7 +41,7 @@ def require_timm(format: str, network: Trained) -> TimmEncoder:
     return network.encoder
 
 
-def require_unet(format: str, network: Trained) -> UNet:
+def require_unet(format: str, network: TrainedNetwork) -> UNet:
     """Its U-Net; ``UserError`` if there is none, or none in this format."""
     require_timm(format, network)
     if not isinstance(network.network, UNet):
@@ -49,12 +49,12 @@ def require_unet(format: str, network: Trained) -> UNet:
     return network.network
 
 
-def _arguments(network: Trained) -> str:
+def _arguments(network: TrainedNetwork) -> str:
     """The constructor's arguments beside the name, as source text."""
     return "".join(f", {key}={value}" for key, value in require_timm("timm", network).arguments.items())
 
 
-def to_timm(network: Trained) -> Exported:
+def to_timm(network: TrainedNetwork) -> Exported:
     """``encoder.safetensors``: the state of ``timm.create_model(NAME, num_classes=0)``.
 
     Layers after the pyramid (such as a final norm) get timm's initial values, the same at every call.
@@ -83,7 +83,7 @@ classifier.load_state_dict(load_file("classifier.safetensors"))
     return Exported(files, code, [entry for entry in whole if entry not in state])
 
 
-def to_huggingface(network: Trained) -> Exported:
+def to_huggingface(network: TrainedNetwork) -> Exported:
     """``config.json`` and ``model.safetensors``: timm's encoder, or its classifier. With the card it is a folder for
     ``timm.create_model("local-dir:FOLDER", pretrained=True)``, for transformers' TimmWrapper and for Hugging Face."""
     encoder = require_timm("huggingface", network)
@@ -109,7 +109,7 @@ def to_huggingface(network: Trained) -> Exported:
     return Exported(files, dedent(code).strip(), [entry for entry in whole if entry not in trained], use)
 
 
-def to_smp(network: Trained) -> Exported:
+def to_smp(network: TrainedNetwork) -> Exported:
     """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without a sigmoid."""
     unet = require_unet("smp", network)
     state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
@@ -126,7 +126,7 @@ def to_smp(network: Trained) -> Exported:
     return Exported({"unet.safetensors": weights_file(state, network.run)}, dedent(code).strip())
 
 
-def to_monai(network: Trained) -> Exported:
+def to_monai(network: TrainedNetwork) -> Exported:
     """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet; of a Swin UNETR
     ``monai_swinunetr.safetensors``.
 
@@ -166,7 +166,7 @@ def to_monai(network: Trained) -> Exported:
     return Exported({"monai_unet.safetensors": weights_file(state, network.run)}, dedent(code).strip())
 
 
-def to_onnx(network: Trained) -> Exported:
+def to_onnx(network: TrainedNetwork) -> Exported:
     """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; with a decoder also ``unet.onnx``, to logits, or to
     the restored image if no sigmoid follows; of a classifier ``classifier.onnx``, to logits.
 
@@ -187,7 +187,7 @@ def to_onnx(network: Trained) -> Exported:
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 
 
-def to_plain(network: Trained) -> Exported:
+def to_plain(network: TrainedNetwork) -> Exported:
     """``plain_encoder.safetensors`` and, with a decoder or classifier, ``plain_network.safetensors``: states of any
     architecture."""
     own = architecture(network.run.network.architecture).channels
@@ -215,7 +215,7 @@ output = network(image){network.last}"""
     return Exported(files, code)
 
 
-FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
+FORMATS: Mapping[str, Callable[[TrainedNetwork], Exported]] = {
     "timm": to_timm,
     "huggingface": to_huggingface,
     "smp": to_smp,
@@ -258,7 +258,7 @@ def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False
         )
 
 
-def default_formats(network: Trained) -> list[str]:
+def default_formats(network: TrainedNetwork) -> list[str]:
     """timm and, if a decoder was trained, smp, or plain if smp has no such U-Net; plain alone for other networks, and
     for classifiers with another head than timm's."""
     if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | Classifier | None):

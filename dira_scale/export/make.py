@@ -11,7 +11,7 @@ from dira_scale.evaluation.encoders import fake_encoder
 from dira_scale.evaluation.trained import FILE, about_run
 from dira_scale.export import formats
 from dira_scale.export.card import Card
-from dira_scale.export.exported import Trained
+from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import EXPORT, FORMATS, default_formats, replace_export
 from dira_scale.export.measured import release_of
 from dira_scale.models.weights import trained_encoder, trained_network
@@ -31,7 +31,7 @@ def make(cfg: DictConfig) -> None:
     head = described.trains_head(stage)
     datasets = [*reader.datasets()]
     release = release_of(cfg, reader, datasets)
-    trained = Trained(described, encoder, trained_network(described, encoder, tensors) if head else None)
+    trained = TrainedNetwork(described, encoder, trained_network(described, encoder, tensors) if head else None)
     chosen = default_formats(trained) if cfg.formats is None else cfg.formats
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}

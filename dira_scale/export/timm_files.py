@@ -6,7 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dira_scale.export.exported import Trained
+from dira_scale.export.exported import TrainedNetwork
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.timm_head import timm_head_names
 from dira_scale.models.vit import PlainEncoder
@@ -24,7 +24,7 @@ def encoder_state(encoder: TimmEncoder, trained: dict[str, Tensor]) -> dict[str,
     return dict(model.state_dict())
 
 
-def head_state(network: Trained, encoder: TimmEncoder) -> dict[str, Tensor]:
+def head_state(network: TrainedNetwork, encoder: TimmEncoder) -> dict[str, Tensor]:
     """What ``network``'s classifier has behind ``encoder``, under timm's names; empty without a classifier."""
     if network.classifier is None:
         return {}
@@ -44,7 +44,7 @@ def features(encoder: TimmEncoder) -> str:
     return f"{tokens}[:, {prefix}:].mean(1)  # of the patches, as pooled in training"
 
 
-def config(network: Trained, encoder: TimmEncoder) -> dict[str, Any]:
+def config(network: TrainedNetwork, encoder: TimmEncoder) -> dict[str, Any]:
     """``config.json`` beside ``model.safetensors``, for timm's ``local-dir:`` and ``hf-hub:`` and for transformers.
 
     An image is squashed to the run's square, as in our evaluation, and normalised as in training.

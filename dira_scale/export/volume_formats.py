@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.errors import UserError
-from dira_scale.export.exported import Exported, Trained, weights_file
+from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
 from dira_scale.models.architecture import XYZ
 from dira_scale.models.volume.resenc import SLOPE, ResEncEncoder
 from dira_scale.models.volume.swinunetr import SwinEncoder
@@ -19,7 +19,7 @@ NNUNET_FILE, NNSSL_FILE = "checkpoint_final.pth", "adaptation_plan.json"  # the 
 RESENC_L = ([32, 64, 128, 256, 320, 320], [1, 3, 4, 6, 6, 6])  # features and blocks of what nnssl calls ResEncL
 
 
-def to_monai_swinunetr(network: Trained) -> Exported:
+def to_monai_swinunetr(network: TrainedNetwork) -> Exported:
     """``monai_swinunetr.safetensors``: MONAI's ``SwinUNETR``, for volumes [x, y, z] as it reads them."""
     assert isinstance(network.encoder, SwinEncoder) and network.network is not None, "checked"
     channels = network.encoder.channels[0]
@@ -41,7 +41,7 @@ def to_monai_swinunetr(network: Trained) -> Exported:
     return Exported({MONAI_FILE: weights_file(state, network.run, XYZ)}, dedent(code).strip())
 
 
-def to_nnunet(network: Trained) -> Exported:
+def to_nnunet(network: TrainedNetwork) -> Exported:
     """``checkpoint_final.pth``: all of ``ResidualEncoderUNet`` but its segmentation layers, for nnU-Net and nnssl.
 
     Pickled, as both ask for; it holds tensors, numbers and text alone, so ``weights_only=True`` reads it. With
@@ -83,7 +83,7 @@ def _repeated(state: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
     return {prefix + alias: tensors[name] for prefix in prefixes for name in state for alias in sorted(names[name])}
 
 
-def adaptation_plan(network: Trained, encoder: ResEncEncoder) -> dict[str, Any]:
+def adaptation_plan(network: TrainedNetwork, encoder: ResEncEncoder) -> dict[str, Any]:
     """nnssl's ``AdaptationPlan`` as JSON: the architecture, how it was pretrained, and where which tensors are."""
     blocks, stages, size = encoder.blocks, len(encoder.blocks), list(network.run.input.size)
     architecture: dict[str, Any] = {"arch_class_name": "ResEncL", "arch_kwargs": None}

@@ -7,7 +7,7 @@ from dira_scale.data.batch import UNITS
 from dira_scale.models.architecture import architecture
 from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
-from dira_scale.runs.description import Description, Metric, Network, Output, Tensors
+from dira_scale.runs.description import Description, Metric, NetworkDescription, Output, Tensors
 from dira_scale.runs.identity import execution
 from dira_scale.tasks.config import FINETUNE, task_of
 from dira_scale.training.description import data_of, stages_of
@@ -19,7 +19,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
     task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
-    network = Network(
+    network = NetworkDescription(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
         head="pooled" if task.pooled else "dense",
     )  # fmt: skip

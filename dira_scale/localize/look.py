@@ -16,7 +16,7 @@ from dira_scale.distributed.precision import set_fp32
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.stored import Stored, held_out_crops
-from dira_scale.evaluation.trained import LARGER, Trained
+from dira_scale.evaluation.trained import LARGER, TrainedRun
 from dira_scale.localize.cases import Case
 from dira_scale.localize.gradcam import GradCam
 from dira_scale.localize.results import Row
@@ -87,7 +87,7 @@ class Localizer:
     Raises UserError for volumes that are smaller than that, and for a network of other dimensions.
     """
 
-    def __init__(self, trained: Trained, dataset: ShardedDataset, split: str, intensities: Sequence[float]) -> None:
+    def __init__(self, trained: TrainedRun, dataset: ShardedDataset, split: str, intensities: Sequence[float]) -> None:
         self.trained, self.intensities = trained, intensities
         crops = held_out_crops(trained.size, CENTRE, 1.0)
         self.crop, self.samples = crops[0], Samples([dataset], split)

@@ -27,7 +27,7 @@ from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.probe_table import rich_table
 from dira_scale.evaluation.stored import Stored, read_ahead
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
 from dira_scale.localize.look import Localizer
@@ -45,7 +45,7 @@ WIDTH = 120  # columns where the output is not a terminal
 def make(config: Localize) -> None:
     """Look at what is not yet looked at. Raises UserError."""
     out = Path(config.out)
-    trained = Trained.of(Path(config.run))
+    trained = TrainedRun.of(Path(config.run))
     if trained.supervision.output.activation is None or not trained.supervision.pooled:
         raise UserError(not_of_labels(config.run, f"fine-tuned on {trained.supervision.learned}"))
     dataset = ShardedDataset.open(config.data.shards)

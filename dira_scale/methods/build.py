@@ -98,7 +98,7 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
 def views_of(cfg: DictConfig) -> ViewSpec:
     """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
     node = _plain(cfg.views)
-    with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
+    with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # reported below
         check_node(node, "views")
         for number, crops in enumerate(node.get("crops") or ()):
             check_values(ViewSpec, crops, f"views.crops[{number}]")

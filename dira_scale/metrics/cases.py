@@ -1,4 +1,4 @@
-"""Per-case rows: what a run said of each case, from which every figure can be computed again. Their Parquet files.
+"""Per-case rows: a run's output for each case, from which every figure can be computed again. Their Parquet files.
 
 A file has rows of one kind: of labels, masks or numbers. It names cases by the manifest's keys, never by paths or
 DICOM's identifiers.

@@ -188,6 +188,6 @@ def exported_metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(file, "np") as stored:
             metadata = stored.metadata() or {}
-    except SafetensorError:  # told when its weights are read
+    except SafetensorError:  # reported when its weights are read
         return {}
     return metadata if ARCHITECTURE in metadata else {}

@@ -29,7 +29,7 @@ from dira_scale.evaluation.config import SLIDING, require_masks
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import check_same, journal, rows_are_kept
 from dira_scale.evaluation.stored import dense, read_ahead
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.pixels.codecs import DecodeError
@@ -49,7 +49,7 @@ Prepared = TypeVar("Prepared")
 
 def make(config: Predict) -> None:
     """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
-    trained, out = Trained.of(Path(config.run)), Path(config.out)
+    trained, out = TrainedRun.of(Path(config.run)), Path(config.out)
     check_output(out, config.images, "images")
     masks, learned = not trained.supervision.pooled, trained.supervision.learned
     require_masks(config.window, not masks, learned)
@@ -76,7 +76,7 @@ def make(config: Predict) -> None:
             _finish(out, trained, images, rows.done, about)
 
 
-def _images(config: Predict, trained: Trained) -> Images:
+def _images(config: Predict, trained: TrainedRun) -> Images:
     dimensions = len(trained.size)
     if config.data.shards is not None:
         return DatasetImages(config.data.shards, config.data.split, dimensions)
@@ -85,7 +85,7 @@ def _images(config: Predict, trained: Trained) -> Images:
     return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, config.workers)
 
 
-def _values(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
+def _values(config: Predict, trained: TrainedRun, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
     """As the run's test split was evaluated: the mean of what is predicted of its crops."""
     device = _device()
     predicted = trained.predictor(device)
@@ -109,7 +109,7 @@ def _values(config: Predict, trained: Trained, images: Images, todo: list[int]) 
         waiting.clear()
 
 
-def _masks(config: Predict, trained: Trained, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
+def _masks(config: Predict, trained: TrainedRun, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
     device, window, folder = _device(), config.window or trained.window, Path(config.out) / MASKS
     predicted, supervision, chosen = trained.predictor(device), trained.supervision, trained.chosen
     if len({*images.targets}) < len(images.targets):
@@ -128,7 +128,7 @@ def _masks(config: Predict, trained: Trained, images: Images, todo: list[int]) -
 
 
 def _read(
-    config: Predict, trained: Trained, images: Images, todo: list[int], prepare: Callable[[Loaded], Prepared]
+    config: Predict, trained: TrainedRun, images: Images, todo: list[int], prepare: Callable[[Loaded], Prepared]
 ) -> Iterator[tuple[int, Prepared | Row]]:
     """What is ``prepared`` of each image, or the row of one that cannot be used."""
 
@@ -147,7 +147,7 @@ def _read(
     return read_ahead(read, todo, config.workers)
 
 
-def _finish(out: Path, trained: Trained, images: Images, done: dict[str, Row], about: Row) -> None:
+def _finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row], about: Row) -> None:
     """Write the tables and the description, and tell what was done. Raises UserError if nothing could be used."""
     rows = [done[key] for key in images.keys]
     refused = {key: row for key, row in zip(images.keys, rows, strict=True) if "reason" in row}

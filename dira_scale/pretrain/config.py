@@ -1,4 +1,4 @@
-"""The schema of ``configs/pretrain.yaml``. Like all schemas it needs no torch: a mistake is told within a second."""
+"""The schema of ``configs/pretrain.yaml``. Like all schemas it does without torch, so mistakes are shown at once."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field

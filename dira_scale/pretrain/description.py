@@ -14,9 +14,9 @@ from dira_scale.runs.description import (
     Description,
     Input,
     Metric,
-    Network,
+    NetworkDescription,
     Output,
-    Stage,
+    StageDescription,
     Tensors,
     Term,
 )
@@ -77,14 +77,14 @@ def describe(config: Mapping[str, Any]) -> Description:
     )
 
 
-def _network(model: Mapping[str, Any]) -> Network:
+def _network(model: Mapping[str, Any]) -> NetworkDescription:
     """Describe the node ``model``; of one that cannot be built here no more than its name: a report needs no
     network."""
     try:
         network = architecture(model)
     except UserError:
-        return Network(model, str(model["_target_"]), dimensions=2, channels=1, start=model["weights"])
-    return Network(model, network.name, network.dimensions, network.channels, network.weights)
+        return NetworkDescription(model, str(model["_target_"]), dimensions=2, channels=1, start=model["weights"])
+    return NetworkDescription(model, network.name, network.dimensions, network.channels, network.weights)
 
 
 def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = ()) -> Tensors:
@@ -112,7 +112,7 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
     )
 
 
-def _terms(method: Mapping[str, Any], stages: Iterable[Stage]) -> dict[str, Term]:
+def _terms(method: Mapping[str, Any], stages: Iterable[StageDescription]) -> dict[str, Term]:
     """Ours with the base's name and the restoration's distance; then those of a method of the user's own."""
     base = method.get("base", method).get("_target_", "").rpartition(".")[2]
     terms = TERMS | ({"di": WORDS} if _labelled(method) else {})
@@ -138,7 +138,7 @@ def _trained(method: Mapping[str, Any]) -> str:
     return f"pretrained on the dataset's label `{learned['label']}`" if learned else "pretrained without labels"
 
 
-def _training(config: Mapping[str, Any], stages: Iterable[Stage]) -> tuple[str, ...]:
+def _training(config: Mapping[str, Any], stages: Iterable[StageDescription]) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
     shown = ", ".join(f"`{stage.name}` ({' + '.join(stage.terms)}, {stage.epochs:g} epochs)" for stage in stages)
     precision = config.get("precision_used", config["precision"])  # none before the run has begun

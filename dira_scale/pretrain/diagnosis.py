@@ -28,7 +28,7 @@ DWARFED, NEGLIGIBLE = 5000.0, 0.01
 # released code's last stage, with a batch of 16 and a queue of 65,536, keeps 0.24.) In a stage's first half the queue
 # may still be filling, and a run of a few steps is a trial.
 FRESH, FILLED = 0.2, 0.5
-# A trainer that waits for more than a tenth of its time is limited by its loader: said after half a minute of waiting.
+# A trainer that waits for more than a tenth of its time is limited by its loader: reported after half a minute.
 STARVED, WAITED = 0.1, 30.0
 FASTER = {
     "read": "stage the shards on a local disk with data.cache=FOLDER, or raise data.prefetch",

@@ -16,7 +16,7 @@ PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as me
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training
 
 logger = logging.getLogger(__name__)
-# Shares of images whose other view, or whose class, is told: what one is then.
+# Shares of images whose other view is found, or whose class is right: what one is then.
 RECOGNISED = {"top1": "found", "accuracy": "right"}
 
 

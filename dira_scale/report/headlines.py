@@ -105,7 +105,7 @@ def _restoration(run: RunContent) -> Headline | None:
 
 
 def _discrimination(run: RunContent) -> Headline | None:
-    """How often an image's other view is found, or its class is told; on held-out images where their batches have at
+    """How often an image's other view is found, or its class is right; on held-out images where their batches have at
     least two.
 
     Views are judged after the last stage that has no term but discrimination, if there is one: those of the others are

@@ -43,7 +43,7 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
-        said=of_volumes if volumes else str,
+        units=of_volumes if volumes else str,
         version=__version__,
         parts=PARTS,
         loader_parts=LOADER_PARTS,

@@ -26,7 +26,7 @@ REPAIR = "restore the file, or move it away and call the command that has traine
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkDescription:
     """What was trained."""
 
     architecture: Mapping[str, Any]  # the node ``model`` of the configuration; empty: the task has no such node
@@ -85,7 +85,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Data:
+class DataDescription:
     """What the run was trained on."""
 
     datasets: tuple[Dataset, ...]
@@ -95,7 +95,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageDescription:
     """A part of the training."""
 
     name: str
@@ -181,10 +181,10 @@ class Description:
     command: str
     title: str
     trained: str
-    network: Network
+    network: NetworkDescription
     input: Input
-    data: Data
-    stages: Annotated[tuple[Stage, ...], Within(1, 1000)]
+    data: DataDescription
+    stages: Annotated[tuple[StageDescription, ...], Within(1, 1000)]
     terms: Mapping[str, Term]
     metrics: Mapping[str, Metric]
     best: str
@@ -202,7 +202,7 @@ class Description:
         """The name of the throughput in ``metrics.jsonl``."""
         return f"{self.unit}_per_second"
 
-    def stage(self, name: str) -> Stage | None:
+    def stage(self, name: str) -> StageDescription | None:
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def trains_head(self, last: str | None = None) -> bool:

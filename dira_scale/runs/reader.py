@@ -140,7 +140,7 @@ class RunReader:
         """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
 
         ``stage``: None means the last one that has a best checkpoint, ``latest`` the newest checkpoint. Where nothing
-        was validated, None is the newest, too, which is said.
+        was validated, None is the newest, too, which is logged.
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """

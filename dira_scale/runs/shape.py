@@ -1,4 +1,4 @@
-"""What JSON of a stranger must be like before it is used: types, bounds and keys, each told by its name."""
+"""What JSON of a stranger must be like before it is used: types, bounds and keys; each error names the key."""
 
 import json
 import math

@@ -92,7 +92,7 @@ class Blueprint(ABC):
         return ()
 
     def remarks(self, networks: Networks) -> Sequence[str]:
-        """Return what is to be said of the stages' batches, a line each."""
+        """Return what users should know about the stages' batches, a line each."""
         return ()
 
     def here(self, images: int) -> str:

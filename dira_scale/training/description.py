@@ -3,20 +3,20 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dira_scale.runs.description import Data, Dataset, Stage
+from dira_scale.runs.description import DataDescription, Dataset, StageDescription
 
 
-def data_of(config: Mapping[str, Any]) -> Data:
+def data_of(config: Mapping[str, Any]) -> DataDescription:
     """Return the datasets, the splits and the number of held-out images of a resolved configuration."""
     data, validate = config["data"], config["validate"]
     limit = validate["batches"] and validate["batch"] * validate["batches"]
-    return Data(_datasets(config), data["split"], data["val_split"], limit)
+    return DataDescription(_datasets(config), data["split"], data["val_split"], limit)
 
 
-def stages_of(config: Mapping[str, Any], decodes: Callable[[Any], bool]) -> tuple[Stage, ...]:
+def stages_of(config: Mapping[str, Any], decodes: Callable[[Any], bool]) -> tuple[StageDescription, ...]:
     """Return the stages that are trained. ``decodes``: whether one of these terms trains a decoder."""
     return tuple(
-        Stage(name, tuple(stage["terms"]), stage["epochs"] * config["epoch_factor"], decodes(stage["terms"]))
+        StageDescription(name, tuple(stage["terms"]), stage["epochs"] * config["epoch_factor"], decodes(stage["terms"]))
         for name, stage in config["stages"].items() if stage["epochs"] > 0
     )  # fmt: skip
 

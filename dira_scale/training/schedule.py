@@ -85,8 +85,8 @@ def process_counts(config: StagedTraining) -> list[int]:
 
 
 def _groups(config: StagedTraining) -> dict[int, int]:
-    """The number of BatchNorm groups by global batch; 0 if there are none, or if the batch does not divide into them:
-    that is told when the stage is built."""
+    """The number of BatchNorm groups by global batch; 0 if there are none, or if the batch does not divide into them,
+    which is reported when the stage is built."""
     groups = dict.fromkeys(batches_of(config).values(), 0)
     for batch in groups:
         with suppress(UserError):

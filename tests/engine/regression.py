@@ -19,7 +19,17 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.config import CheckpointConfig, Optim, Training
 from dira_scale.engine.run import run_task
 from dira_scale.engine.task import Losses, StagePlan, StagePosition
-from dira_scale.runs.description import Data, Description, Input, Metric, Network, Output, Stage, Tensors, Term
+from dira_scale.runs.description import (
+    DataDescription,
+    Description,
+    Input,
+    Metric,
+    NetworkDescription,
+    Output,
+    StageDescription,
+    Tensors,
+    Term,
+)
 from dira_scale.training.validation import HeldOutValidation
 
 BATCH, EPOCH, FEATURES = 16, 8, 5  # steps an epoch: 128 samples
@@ -128,10 +138,10 @@ class Regression:
             command="regression",
             title="A line, fitted (`regression.py`)",
             trained="fitted",
-            network=Network({}, "line", dimensions=2, channels=1),
+            network=NetworkDescription({}, "line", dimensions=2, channels=1),
             input=Input(size=(FEATURES,)),
-            data=Data((), split="points"),
-            stages=tuple(Stage(stage.name, stage.terms, stage.steps / EPOCH) for stage in STAGES),
+            data=DataDescription((), split="points"),
+            stages=tuple(StageDescription(stage.name, stage.terms, stage.steps / EPOCH) for stage in STAGES),
             terms={"square": Term("Squared error"), "weight": Term("Weight", "the slopes"), "bias": Term("Bias", "b")},
             metrics={"loss": Metric("Mean squared error", "min")},
             best="loss",

@@ -22,7 +22,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluate import main
 from dira_scale.evaluate.config import check
 from dira_scale.evaluation.results import evaluated, read_results
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.finetune import main as finetune
 from dira_scale.tasks.config import task_of
 
@@ -207,7 +207,7 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
 def test_volumes_smaller_than_the_views_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Trained, "of", classmethod(lambda cls, folder: sees_brightness(24, 24, 24)))
+    monkeypatch.setattr(TrainedRun, "of", classmethod(lambda cls, folder: sees_brightness(24, 24, 24)))
     volumes = make(tmp_path / "volumes", random_volumes(2), test=1)
     assert main([f"run={tmp_path}", f"data.shards={volumes.root}", f"out={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr().err

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from recorded import derived
 
 from dira_scale.config.compose import compose
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.models.architecture import architecture
 from dira_scale.models.classifier import Classifier
 from dira_scale.runs.checkpoint import Checkpointer, replicated
@@ -20,7 +20,7 @@ NAMES = ("bright", "dark")
 WORDS = ["data.shards=any", "model.encoder=test_resnet", "data.size=32"]
 
 
-def sees_brightness(*size: int) -> Trained:
+def sees_brightness(*size: int) -> TrainedRun:
     """Its map for ``bright`` is what is brighter than a half, for ``dark`` nothing."""
     encoder = Patches(len(size), side=1, channels=1)
     encoder.convolution.weight.data.fill_(2.0)
@@ -31,7 +31,7 @@ def sees_brightness(*size: int) -> Trained:
     about = {name: config[name] for name in ("task", "evaluate", "normalise")} | {"model": {}}
     about |= {"network": "made up", "stage": "finetune", "step": 1, "facts": {"outputs": [*NAMES]}, "size": [*size]}
     about |= {"stored": {}}
-    return Trained(network.eval(), about)
+    return TrainedRun(network.eval(), about)
 
 
 def tuned(run: Path, *words: str, hash: str = "0") -> Path:

@@ -23,7 +23,7 @@ from dira_scale import api
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize import main
 from dira_scale.localize.cases import cases_of, check
 
@@ -37,7 +37,7 @@ def seeing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Every run is the network that sees brightness, of this size."""
 
     def see(*size: int) -> None:
-        monkeypatch.setattr(Trained, "of", classmethod(lambda cls, folder: sees_brightness(*size)))
+        monkeypatch.setattr(TrainedRun, "of", classmethod(lambda cls, folder: sees_brightness(*size)))
 
     return see
 

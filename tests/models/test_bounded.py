@@ -12,7 +12,7 @@ from models.stub3d import TARGET
 from torch import nn
 
 from dira_scale.errors import UserError
-from dira_scale.evaluation.trained import Trained
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.models.architecture import architecture
 from dira_scale.models.bounded import BESIDE, as_large_as
 from dira_scale.models.stored import read_tensors
@@ -80,7 +80,7 @@ def test_so_is_that_of_a_description_and_of_an_export(tmp_path: Path, key: str, 
     (run / "description.json").write_text(json.dumps(described))
     message = "describes a larger network|describes no network with these weights|not 1 to 65536"
     with pytest.raises(UserError, match=message):
-        Trained.of(run.parent / "out")
+        TrainedRun.of(run.parent / "out")
     with pytest.raises(UserError, match=message):
         reader = RunReader(run)
         tensors = reader.load(None)[0]

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export.card import Card
-from dira_scale.export.exported import Trained
+from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.architecture import architecture
 from dira_scale.models.weights import trained_encoder, trained_network
@@ -44,7 +44,7 @@ def described(node: dict[str, Any], head: Any, size: int | list[int] = 64) -> De
     )
 
 
-def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> Trained:
+def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> TrainedNetwork:
     """Of random weights, through the names of a checkpoint."""
     run, built = described(node, head, size), architecture(node)
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> Trai
         f"network.{name}": t + 0.05 * torch.rand_like(t) if t.dim() else t for name, t in network.state_dict().items()
     }
     again = trained_encoder(run, tensors)
-    return Trained(run, again, trained_network(run, again, tensors))
+    return TrainedNetwork(run, again, trained_network(run, again, tensors))
 
 
 @pytest.mark.parametrize(

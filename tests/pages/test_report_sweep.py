@@ -21,7 +21,7 @@ from dira_scale.metrics.statistics.bootstrap import Interval
 from dira_scale.metrics.statistics.significance import Comparison
 from dira_scale.metrics.statistics.spread import Spread
 from dira_scale.pages.tables.beside import beside
-from dira_scale.pages.tables.cells import Cell, Published, Table, Twin
+from dira_scale.pages.tables.cells import Cell, Published, RandomTwin, Table
 from dira_scale.pages.tables.papers import PaperTable, figures
 from dira_scale.pages.tables.probed import probed
 from dira_scale.pages.tables.read import read_sweep
@@ -110,7 +110,7 @@ def test_only_five_runs_and_a_twin_make_a_claim(sweep: Sweep) -> None:
 @settings(max_examples=200)
 @given(st.integers(1, 9), st.integers(1, 9), st.floats(-9, 9), st.floats(0, 1) | st.just(float("nan")), st.booleans())
 def test_the_rule_of_claims(n: int, of_twin: int, difference: float, p: float, has_twin: bool) -> None:
-    cell = Cell(50.0, 1.0, n, twin=Twin(of_twin, difference, p, p) if has_twin else None)
+    cell = Cell(50.0, 1.0, n, twin=RandomTwin(of_twin, difference, p, p) if has_twin else None)
     allowed = has_twin and n >= 5 and of_twin >= 5 and p < 0.05
     assert bool(cell.verdict()) == allowed
     if allowed:
@@ -171,12 +171,12 @@ def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
     assert (mean.metric, mean.columns) == ("accuracy mean, %", ["IoU ≥ 10 %", "IoU ≥ 60 %"])
     assert (mass.metric, mass.columns) == ("accuracy Mass, %", ["IoU ≥ 10 %"])
     cell = mean.cells["moco", "IoU ≥ 10 %"]
-    assert cell.verdict() == "better" and cell.twin == Twin(10, pytest.approx(20), 0.001, 0.002)
+    assert cell.verdict() == "better" and cell.twin == RandomTwin(10, pytest.approx(20), 0.001, 0.002)
     assert mean.cells["moco", "IoU ≥ 60 %"].verdict() == ""  # without a test
     paper = PaperTable("DiRA", "Table 5", {"boxes": "ChestX-ray14 weakly-supervised localization"}, {"moco": "MoCo-v2"})
     table = beside(paper, content.tables)
     assert [figure.mean for figure in table.published.values()] == [54.89, 2.68]
-    one_test = replace(cell, twin=Twin(10, pytest.approx(20), 0.001, 0.001))
+    one_test = replace(cell, twin=RandomTwin(10, pytest.approx(20), 0.001, 0.001))
     assert table.cells["MoCo-v2", table.columns[0]] == one_test and table.baselines == ["random"]
 
 
@@ -212,8 +212,8 @@ def test_a_twin_has_the_same_settings(tmp_path: Path) -> None:
     runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {0.1: 0.01, 0.01: 0.4})
     (table,) = read_sweep("s", tmp_path, runs, 4).tables["tune"]
     cells = {row: table.cells[row, "50 %"] for row in table.rows}
-    assert cells["moco, optim.optimizer.lr=0.1"].twin == Twin(5, pytest.approx(10), 0.01, 0.01)
-    assert cells["moco, optim.optimizer.lr=0.01"].twin == Twin(5, pytest.approx(2), 0.4, 0.4)
+    assert cells["moco, optim.optimizer.lr=0.1"].twin == RandomTwin(5, pytest.approx(10), 0.01, 0.01)
+    assert cells["moco, optim.optimizer.lr=0.01"].twin == RandomTwin(5, pytest.approx(2), 0.4, 0.4)
     assert all(cells[row].twin is None for row in table.baselines) and len(table.baselines) == 2
     assert all(cell.interval is None for cell in cells.values())
 
@@ -266,7 +266,7 @@ def test_two_results_of_one_place_are_refused() -> None:
 
 
 def test_latex_has_no_character_that_latex_reads_otherwise() -> None:
-    cell = Cell(50.0, 1.0, 5, twin=Twin(5, 2.0, 1e-5, 1e-4))
+    cell = Cell(50.0, 1.0, 5, twin=RandomTwin(5, 2.0, 1e-5, 1e-4))
     table = Table("t", "m", ["a~b^c\\d_e"], ["IoU ≥ 10 %", "A->B"], {("a~b^c\\d_e", "A->B"): cell})
     lines = latex([table]).splitlines()
     assert r" & IoU $\geq$ 10 \% & A-$>$B \\" in lines[3]

@@ -48,7 +48,7 @@ class Residual(nn.Module):
         return y
 
 
-class Stage(nn.Module):
+class ResEncStage(nn.Module):
     """Residual blocks at one resolution, the first of which halves the sides if ``stride`` is 2."""
 
     def __init__(self, inputs: int, outputs: int, count: int, stride: int, recompute: bool) -> None:
@@ -91,7 +91,7 @@ class ResEncEncoder(Encoder):
         inputs = [features[0], *features]
         self.stages = nn.Sequential(
             *(
-                Stage(before, after, count, 2 if i else 1, i < FINEST)
+                ResEncStage(before, after, count, 2 if i else 1, i < FINEST)
                 for i, ((before, after), count) in enumerate(zip(pairwise(inputs), blocks, strict=True))
             )
         )

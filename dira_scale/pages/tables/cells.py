@@ -1,4 +1,4 @@
-"""A table's cells: a figure with its spread and n, its twin from random weights, and what may be said of the two."""
+"""A table's cells: a figure with its spread and n, its twin from random weights, and what the two allow to claim."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ LEVEL = 0.05  # of p, with Holm's correction
 
 
 @dataclass(frozen=True)
-class Twin:
+class RandomTwin:
     """The runs that differ from a cell's in random weights alone. ``difference``: the cell's mean less theirs; ``p``:
     Welch's, over runs, and ``p_holm`` corrected for all tests of the phase, of a paper's table for all of that; NaN
     without a test."""
@@ -32,12 +32,12 @@ class Cell:
     sd: float | None
     n: int
     interval: tuple[float, float] | None = None
-    twin: Twin | None = None
+    twin: RandomTwin | None = None
     runs: tuple[str, ...] = ()
     digits: int = 1
 
     @classmethod
-    def of(cls, spread: Spread, scale: int, twin: Twin | None, runs: tuple[str, ...]) -> "Cell":
+    def of(cls, spread: Spread, scale: int, twin: RandomTwin | None, runs: tuple[str, ...]) -> "Cell":
         """``scale``: 100 for per cent."""
         ends = spread.interval
         interval = (scale * ends.low, scale * ends.high) if ends and not math.isnan(ends.low + ends.high) else None
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def better(self) -> bool | None:
-        """Whether it is better or worse than its twin; None if nothing may be said."""
+        """Whether it is better or worse than its twin; None if nothing may be claimed."""
         twin = self.twin
         if twin is None or min(self.n, twin.n) < ENOUGH or not twin.p_holm < LEVEL:
             return None

@@ -62,7 +62,7 @@ class PaperTable:
 
 @cache
 def figures() -> Mapping[tuple[Any, ...], Published]:
-    """By paper, table, task, metric, pretraining and percent of the labels (100 where it is not said)."""
+    """By paper, table, task, metric, pretraining and percent of the labels (100 where the paper names none)."""
     with Path(__file__).with_name("papers.csv").open(newline="") as file:
         return {
             (*(r[key] for key in KEYS), float(r["label_fraction_percent"] or 100)):

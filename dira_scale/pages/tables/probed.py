@@ -6,7 +6,7 @@ from typing import Any
 from dira_scale.metrics.figure import Figure as Mean
 from dira_scale.metrics.statistics.significance import Comparison, compare
 from dira_scale.metrics.statistics.spread import Result
-from dira_scale.pages.tables.cells import Cell, Table, Twin
+from dira_scale.pages.tables.cells import Cell, RandomTwin, Table
 from dira_scale.pages.tables.runs import SweepRun, ids_of
 
 Figure = Mapping[str, Any]  # of probe.json
@@ -28,7 +28,7 @@ def probed(run: SweepRun, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
             test = tests.get((_row(figure), _share(figure)))
             cells[_row(figure), _share(figure)] = Cell(
                 _value(figure), spread, figure["encoders"], runs=(run.id, *ids_of(outputs, runs)),
-                twin=Twin(test.n_second, test.difference, test.welch, test.welch_holm) if test else None,
+                twin=RandomTwin(test.n_second, test.difference, test.welch, test.welch_holm) if test else None,
             )  # fmt: skip
         fractions = {_share(figure): figure["fraction"] for figure in chosen}
         yield Table(

@@ -18,7 +18,7 @@ import yaml
 from dira_scale.errors import UserError
 from dira_scale.metrics.statistics.significance import Comparison
 from dira_scale.metrics.statistics.spread import Spread
-from dira_scale.pages.tables.cells import Cell, Table, Twin
+from dira_scale.pages.tables.cells import Cell, RandomTwin, Table
 from dira_scale.pages.tables.probed import probed
 from dira_scale.pages.tables.runs import SweepRun, ids_of
 from dira_scale.runs.files import read_json
@@ -102,14 +102,14 @@ def _column(column: str, metric: str) -> str:
 
 def _twin(
     spread: Spread, random: Spread | None, tests: Mapping[tuple[str, str, str], Comparison], scale: int
-) -> Twin | None:
+) -> RandomTwin | None:
     if random is None:
         return None
     difference = scale * (spread.mean - random.mean)
     test = tests.get((spread.metric, spread.setting, random.setting))
-    if test is None or test.over != "runs":  # over seeds of one run: nothing is said of another pretraining
-        return Twin(random.n, difference)
-    return Twin(random.n, difference, test.welch, test.welch_holm)
+    if test is None or test.over != "runs":  # over seeds of one run: nothing is claimed about another pretraining
+        return RandomTwin(random.n, difference)
+    return RandomTwin(random.n, difference, test.welch, test.welch_holm)
 
 
 def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[str]) -> tuple[str, str, float]:

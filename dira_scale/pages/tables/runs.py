@@ -32,7 +32,7 @@ class SweepRun:
     def commit(self) -> str:
         """The commit of the code that it was computed with; empty where it does not say."""
         for file in ("environment.json", "probe.json", "results.json"):
-            with suppress(UserError):  # of what is damaged it is said elsewhere
+            with suppress(UserError):  # damaged runs are reported elsewhere
                 if commit := read_json(self.output / file, dict[str, Any]()).get("commit"):
                     return str(commit)
         return ""

@@ -18,7 +18,7 @@ FAINTEST = 0.12  # share of a voxel below which a tube is skipped
 
 @dataclass
 class Slab:
-    """n slices of Y x X voxels, all arrays [n, Y, X] float32 unless said otherwise.
+    """n slices of Y x X voxels, all arrays [n, Y, X] float32 unless noted otherwise.
 
     Attributes:
         lines: coordinates of slices, rows and columns in the trunk's straight frame.
