@@ -83,18 +83,17 @@ def test_commands_work(document: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of modules run a second time
-@pytest.mark.parametrize("document", [page for page in DOCUMENTS if commands(page)], ids=lambda path: path.stem)
-def test_commands_are_understood(
-    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_readmes_commands_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As ``python -m`` would run them, but without processes of their own: of workers, and those in which the doctor
-    tries imports (``test_doctor.py``)."""
+    tries imports (``test_doctor.py``). Those of the other pages are system tests."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("dira_scale.machine.inventory.components", lambda *_: [])
     for place in ("archive.writer", "shard.curate.verify", "machine.workers"):
         monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
-    for line in small(commands(document)).splitlines():
+    for line in small(commands(DOCUMENTS[0])).splitlines():
         _, module, *words = modules(line)
         monkeypatch.setattr(sys, "argv", [module, *words])
         try:

@@ -127,6 +127,7 @@ def rehearse(out: Path, *names: str) -> dict[str, dict[str, Any]]:
     return dict(zip(titles(found), found["rungs"], strict=True))
 
 
+@pytest.mark.system
 def test_the_authors_loop_and_ours_are_one_computation(tmp_path: Path) -> None:
     """And FSDP2's on one process, whose group is gone when the next rung begins."""
     rows = rehearse(tmp_path, "IEEE fp32", "authors' loop", "FSDP2 on one GPU")

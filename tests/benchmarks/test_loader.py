@@ -85,6 +85,7 @@ def test_a_speed_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch) -> No
     assert "".join(order) == "aaaa" + "bbbb" + "bb" + "aa"  # the first two runs of each find how long they take
 
 
+@pytest.mark.system
 def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the contenders that compile."""
     for name in set(contenders.OFFERS) - {CPU, "files", DECODING, RESIZING}:

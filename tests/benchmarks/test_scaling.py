@@ -22,6 +22,7 @@ def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tup
     return json.loads((out / "scaling.json").read_text()), capsys.readouterr().out
 
 
+@pytest.mark.system
 def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result, printed = study(tmp_path, capsys, "--processes")
     simulated = result["simulated_gpus"]

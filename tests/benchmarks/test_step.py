@@ -25,6 +25,7 @@ def test_loops_that_differ_are_not_compared() -> None:
         step.check_losses({"loss": 1.002}, {"loss": 1.0}, 1e-3)
 
 
+@pytest.mark.system
 def test_both_loops_compute_the_same(tmp_path: Path) -> None:
     """The trainer with all that it does, and the bare loop: ``measure`` itself holds their first losses together."""
     row = step.measure(step.StepCase("test_resnet", 32, 4), rounds=1, steps=1, extra=TINY)
