@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +22,7 @@ from dira_scale.archive import writer
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard import main
-from dira_scale.shard.convert import convert, planned_from
+from dira_scale.shard.convert import convert
 from dira_scale.shard.repair import repair
 
 
@@ -187,17 +186,10 @@ def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
     assert ShardedDataset.open(out)
 
 
-def test_another_process_or_a_foreign_folder_is_refused(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
-) -> None:  # fmt: skip
-    config = ingest.recipe("folder", **ingest.source_of(png_folder))
+def test_a_foreign_folder_is_refused(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
     (tmp_path / "home" / "mine").mkdir(parents=True)
     with pytest.raises(UserError, match="not empty and not a sharded dataset"):
-        convert(config, tmp_path / "home", workers=1)
-    out = tmp_path / "out" / ".partial"
-    out.mkdir(parents=True)
-    with locked(out / "lock"), pytest.raises(UserError, match="another process is writing"):
-        convert(config, tmp_path / "out", workers=1)
+        convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "home", workers=1)
 
 
 def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
@@ -221,21 +213,3 @@ def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
     (out / ".partial").mkdir()
     convert(config, out, workers=1, share="2/3")
     assert capsys.readouterr().out.count("is complete") == 2 and ingest.contents(out) == whole
-
-
-def test_what_others_finish_while_the_images_are_listed_is_not_made_again(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
-
-    def listed(*arguments: Any) -> Any:
-        with monkeypatch.context() as others:
-            others.setattr("dira_scale.shard.convert.planned_from", planned_from)
-            convert(config, out, workers=1)
-        monkeypatch.setattr("dira_scale.archive.claim.write_shards", lambda *_: pytest.fail("made again"))
-        return planned_from(*arguments)
-
-    monkeypatch.setattr("dira_scale.shard.convert.planned_from", listed)
-    convert(config, out, workers=1, share="1/2")
-    assert ShardedDataset.open(out) and not (out / ".partial").exists()

@@ -1,7 +1,6 @@
 """``recipe.slices=axial``: volumes become a dataset of 2D images, whatever file they were in."""
 
 import csv
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -281,10 +280,7 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
     "name, keys, words",
     [
         ("volumes", {"slices": "axail"}, "recipe.slices=axail; did you mean 'axial'"),
-        ("volumes", {"slices": True}, "recipe.slices=True: use axial or null"),
-        ("volumes", {"slices": "axial", "every": 0}, "recipe.every=0: must be an integer of at least 1"),
         ("volumes", {"slices": "axial", "window": "lungs"}, "recipe.window=lungs; did you mean 'lung'.*use lung,"),
-        ("volumes", {"slices": "axial", "window": [40]}, r"recipe.window=\[40\]: use lung, .* or \[centre,width\]"),
         ("volumes", {"slices": "axial", "window": [40, 0]}, r"recipe.window=\[40, 0\]: the width, 0, must be above 0"),
         ("volumes", {"slices": "axial", "window": "lung", "modality": "MR"}, "recipe.window with recipe.modality=MR"),
         ("lits", {"slices": "axial", "modality": "MR"}, r"recipe.volume.range=\[-1000, 1000\] .*range=null"),
@@ -293,7 +289,6 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
             {"slices": "axial", "codec": "b2nd"},
             "recipe.codec=b2nd with recipe.slices=axial: .* slices as png",
         ),
-        ("volumes", {"slices": "axial", "codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
         ("volumes", {"window": "lung"}, "recipe.every and recipe.window apply to slices: add recipe.slices=axial"),
         ("folder", {"slices": "axial"}, "recipe.slices=axial with recipe.dims=2: only volumes have slices"),
     ],
@@ -304,15 +299,6 @@ def test_impossible_slices_are_refused(name: str, keys: dict, words: str, ingest
 
 
 WORDS = [*TINY, "model.encoder=test_resnet", "steps=2", "data.val_split=null"]
-
-
-@pytest.mark.system
-def test_slices_train(tmp_path: Path, make: SimpleNamespace, shard) -> None:
-    for number in range(3):
-        nifti(tmp_path / f"images/{number}.nii", body(make, number))
-    shard(tmp_path / "images", max_side=32)
-    assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'run'}"]) == 0
-    assert json.loads((tmp_path / "run/status.json").read_text())["step"] == 2
 
 
 def test_volumes_name_the_key_that_makes_slices_of_them(
@@ -328,14 +314,3 @@ def test_volumes_name_the_key_that_makes_slices_of_them(
     assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
     assert "shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
-
-
-def test_a_stack_of_few_slices_is_cut_but_is_no_volume(
-    tmp_path: Path, ingest: SimpleNamespace, shard: Callable[..., ShardedDataset]
-) -> None:
-    values = np.random.default_rng(0).integers(-900, 900, (40, 44, 5))
-    nifti(tmp_path / "images" / "thin.nii", values)
-    assert shard(tmp_path / "images").table.num_rows == 5
-    recipe = ingest.recipe("volumes", images=str(tmp_path / "images"), modality="CT")
-    with pytest.raises(UserError, match=r"1 x fewer than 16 slices \(recipe\.min_side\)"):
-        convert(recipe, tmp_path / "volumes", workers=1)

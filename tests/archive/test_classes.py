@@ -18,7 +18,6 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import DatasetError
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
-from dira_scale.probe import main as probe
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import PARTS
 from dira_scale.shard.convert import convert
@@ -165,51 +164,6 @@ def test_grades_and_diagnoses_reach_the_torch_dataset_and_the_probe(
     only = {part: rows[part][dataset.labels(rows[part])[:, 2] < 1.5] for part in PARTS}  # no image of grade 2
     (task,), left_out = _tasks(dataset, only, ["grade"])
     assert task.classes == {"grade": [0, 1]} and left_out == {"grade: 2": "one class only in train, val, test"}
-
-
-def test_the_probe_of_grades(folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture) -> None:
-    out = folder / "out"
-    convert(recipe(folder, ingest, class_columns=["grade"]), out, workers=1)
-    words = ["model.encoder=test_resnet", "random_encoders=1", "c=[0.1]", "data.size=32", "data.workers=1"]
-    assert probe([*words, f"data.shards={out}", f"out={folder / 'probe'}", "labels=[grade,bright]"]) == 0
-    content = json.loads((folder / "probe" / "probe.json").read_text())
-    found = {(f["kind"], f["probe"], f["label"]): f for f in content["figures"]}
-    assert content["data"]["labels"] == ["grade: 0", "grade: 1", "grade: 2", "bright"]
-    grade = found["pixels", "linear", "grade"]
-    assert grade["accuracy"] == 100 and found["pixels", "linear", "bright"]["accuracy"] is None
-    each = [found["pixels", "linear", f"grade: {n}"]["auc"] for n in range(3)]
-    assert each[0] == each[2] == 100 > 90 > each[1]  # the middle one is on no side of a plane
-    assert grade["auc"] == pytest.approx(np.mean(each))
-    assert "grade: each class against all others" in capsys.readouterr().out
-
-
-def test_the_probe_of_the_same_grades_as_numbers(
-    folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
-) -> None:
-    out = folder / "out"
-    convert(recipe(folder, ingest, label_columns=["grade", "bright"]), out, workers=1)
-    assert "list.csv: grade has other values than 0, 1 and -1: numbers for `probe`" in capsys.readouterr().out
-    words = ["model.encoder=test_resnet", "random_encoders=1", "c=[0.01,0.1]", "data.size=32", "data.workers=1"]
-    words += [f"data.shards={out}", "probes=[linear,knn,sgd]", "fractions=[0.9]", "draws=1"]
-    content = {}
-    for name, labels in (("both", "null"), ("flag", "[bright]"), ("number", "[grade]")):
-        assert probe([*words, f"out={folder / name}", f"labels={labels}"]) == 0
-        content[name] = json.loads((folder / name / "probe.json").read_text())
-        said = " ".join(capsys.readouterr().out.split())
-        assert ("R2 of grade" in said and "Figures of grade are R2 in %" in said) == (name != "flag")
-        assert ("mean AUC of bright" in said and "50 is chance" in said) == (name != "number")
-        assert "grade: MAE" in (folder / name / "probe.md").read_text() or name == "flag"
-    data = content["both"]["data"]
-    assert (data["labels"], data["numbers"], data["positive"]["test"]) == (["bright", "grade"], ["grade"], [10])
-    figures = content["both"]["figures"]
-    assert [f for f in figures if "auc" in f] == content["flag"]["figures"]  # unchanged beside a number
-    assert [f for f in figures if "r2" in f] == content["number"]["figures"]
-    assert {f["label"] for f in content["number"]["figures"]} == {"grade"}
-    found = {f["probe"]: f for f in content["number"]["figures"] if f["kind"] == "pixels"}
-    for kind, least, chosen in (("linear", 95, "c"), ("knn", 50, None), ("sgd", 95, "rate")):  # cosines say little of 1
-        pixels = found[kind]
-        assert least < pixels["r2"] <= 100 and 0 < pixels["mae"] < 0.5 and pixels["pearson"] > 0.8
-        assert [key for key in ("c", "rate") if pixels[key]] == ([chosen] if chosen else [])
 
 
 def test_one_label_of_classes_is_the_target(folder: Path, ingest: SimpleNamespace) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from archive.mutants.tables import GOOD, HEADER, LONG, TABLES
 from archive.mutants.valid import png
-from archive.sandbox import MEMORY, convert, convert_good, here, listing, run
+from archive.sandbox import convert, convert_good, here, listing
 
 from dira_scale.archive.sources.boxes import read_boxes, read_findings
 from dira_scale.data.manifest import ShardedDataset
@@ -105,17 +105,3 @@ def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) ->
     for row in made.rows.values():
         splits[row["patient"]].add(row["split"])
     assert len(splits) == 10 and all(len(of) == 1 for of in splits.values())
-
-
-@pytest.mark.torture
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ENDLESS)
-def test_a_table_of_a_gigabyte(name: str, sandbox: Path) -> None:
-    """By the real command, which may take the memory of one for images."""
-    images, table = write_images(sandbox / "inputs" / "images"), sandbox / "inputs" / "labels.csv"
-    table.write_bytes(TABLES[name].content(2**30))
-    words = ["dira_scale.shard", "recipe=folder", f"recipe.images={images}", f"recipe.labels={table}",
-             f"out={sandbox / 'out'}", "workers=2"]  # fmt: skip
-    ended = run(words, sandbox, MEMORY[2])
-    (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 2 and TABLES[name].outcome in line and len(line) < 1500  # type: ignore[operator]

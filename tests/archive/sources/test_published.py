@@ -1,7 +1,6 @@
 """What published lists do to their readers, and what every recipe must say."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +13,8 @@ from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.brats import Channels
 from dira_scale.archive.sources.published import in_threads, with_size
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
-from dira_scale.storage.tables import Row, cell_number, read_names, read_table
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
@@ -31,48 +27,6 @@ def test_a_recipe_is_whole_and_has_its_row(name: str, ingest: SimpleNamespace) -
     assert recipe.name == name and (recipe.licence != "not stated" or name in OWN)
     assert recipe.secret == (name in OWN)
     assert f"| `{name}` |" in (SHARDS / "README.md").read_text()
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in OWN and not name.startswith("phantom")])
-def test_a_recipe_says_what_to_get_and_what_to_type(name: str) -> None:
-    text = (SHARDS / "recipe" / f"{name}.yaml").read_text()
-    head = re.match("(#.*\n)+", text)
-    assert head and "ownload" in head[0] and "recipe.images=" in head[0]
-
-
-def test_tables_as_people_publish_them(tmp_path: Path) -> None:
-    """A byte order mark, blanks around cells, commas too many, quotes, short and empty lines, mixed line ends."""
-    path = tmp_path / "list.csv"
-    path.write_bytes(b'\xef\xbb\xbfName , Label,"Box [x",y],,\r\na.png, 1 ,2,3,,,\n\r\n"b,c.png",0\r\n')
-    assert [[row.cells[name] for name in ("y]", "Name", "Label")] for row in read_table(path, ["y]", "Name"])] == [
-        ["3", "a.png", "1"],
-        ["", "b,c.png", "0"],
-    ]
-    path.write_bytes(b"")
-    with pytest.raises(UserError, match="no column 'Name'; it has no header"):
-        list(read_table(path, ["Name"]))
-    path.write_bytes(b'Size\n"' + b"a\nb" * 1000 + b'"')
-    (row,) = read_table(path, ["Size"])
-    with pytest.raises(UserError, match=r"^[^\n]{1,500}$") as long:
-        cell_number(path, row, "Size")
-    assert str(long.value).endswith("is not a number") and "line 1002: 'a ba ba" in str(long.value)
-    path.write_bytes(b" a.png \r\n\r\nb.png")
-    assert list(read_names(path)) == ["a.png", "b.png"]
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not a list of UTF-8 text"):
-        list(read_names(path))
-
-
-def test_a_table_is_read_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "list.csv"
-    path.write_text("Name\n" + "a\n" * 200_000)
-    rows = read_table(path, ["Name"])
-    next(rows)
-    path.write_text("Name\n")  # the rest has not been read yet, but for what a file reads ahead
-    read: list[Row] = []
-    with pytest.raises(OSError, match="written to while it was read"):
-        read.extend(rows)
-    assert len(read) < 50_000
 
 
 def test_records_keep_their_order_over_threads() -> None:
@@ -124,16 +78,6 @@ def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> 
     told = {item.record.name: item.record.rejected for item in planned}
     assert {name for name, reason in told.items() if reason is None} == set(taken)
     assert {name: reason for name, reason in told.items() if reason and "a duplicate" in reason} == again
-
-
-def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"12345")
-    (tmp_path / "b").write_bytes(b"678")
-    both = Channels((tmp_path / "a", tmp_path / "b"))
-    assert with_size(SourceRecord("x", both)).size == 8 and with_size(SourceRecord("x", tmp_path / "a")).size == 5
-    assert with_size(SourceRecord("x", tmp_path)).rejected == "not a regular file"
-    assert with_size(SourceRecord("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
-    assert with_size(SourceRecord("x", tmp_path / "c", rejected="before")).rejected == "before"
 
 
 def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
