@@ -187,9 +187,7 @@ def test_candidates_are_few() -> None:
     ("changed", "message"),
     [
         ({"iou": 1.0}, "iou=1: pairs overlap by more than this; give a number from 0 to below 1"),
-        ({"iou": -0.1}, "iou=-0.1: pairs overlap"),
         ({"iou": 0.2, "count": 3}, "iou=0.2 is of two views of one volume: got count=3, pair=image"),
-        ({"iou": 0.2, "pair": "patient"}, "got count=2, pair=patient"),
         ({"same_size": True}, "same_size=true is of pairs: add iou=0.2"),
         (
             {"iou": 0.25, "turns": 0.5, "extents": ((16, 16, 64), (16, 8, 40))},
@@ -199,7 +197,6 @@ def test_candidates_are_few() -> None:
         ({"turns": 0.5, "target_flip": "released"}, "target_flip=released: of views with turns or transpose only with"),
         ({"turns": 0.5, "spacing": (2, 1, 1.5)}, r"turns and transpose need one spacing .*, got spacing=\[2, 1, 1.5\]"),
         ({"orientations": 2, "size": (8, 8, 9)}, r"orientations=2: quarter turns need size=\[depth, side, side\], got"),
-        ({"turns": 1.5}, r"probabilities must be in \[0, 1\]"),
     ],
 )
 def test_what_no_pair_can_meet_is_refused(changed: dict[str, Any], message: str) -> None:
