@@ -164,9 +164,3 @@ def test_parts_of_swin_unetr_compute_the_same_of_the_other_axes() -> None:
     theirs = attention(tokens.flatten(1, 3), None).view(tokens.shape)
     other = exchanged(attention, "attn")(tokens.transpose(1, 3).flatten(1, 3), None).view(tokens.shape).transpose(1, 3)
     torch.testing.assert_close(other, theirs)
-
-
-def test_axes_exchanged_twice_are_as_they_were() -> None:
-    unet = network("unet3d", SIZE, width=WIDTH)
-    for name, tensor in unet.state_dict().items():
-        assert torch.equal(other_axes(name, other_axes(name, tensor)), tensor)
