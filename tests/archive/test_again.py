@@ -5,14 +5,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
-from archive.conftest import locked
 from archive.sources.conftest import Here
 from forked import Forked, Started
 from harness import job
@@ -23,7 +21,6 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
-from dira_scale.shard.repair import repair
 
 
 @contextmanager
@@ -190,26 +187,3 @@ def test_a_foreign_folder_is_refused(png_folder: Path, tmp_path: Path, ingest: S
     (tmp_path / "home" / "mine").mkdir(parents=True)
     with pytest.raises(UserError, match="not empty and not a sharded dataset"):
         convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "home", workers=1)
-
-
-def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
-) -> None:
-    """Repair, or a slice that is late, holds the lock of a dataset that looks finished."""
-    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
-    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    convert(config, out, workers=1)
-    whole = ingest.contents(out)
-    (out / ".partial").mkdir()
-    (out / ".partial" / "train-000000.tar").write_bytes(b"at work")
-    (out / ".partial" / "plan.json").write_text('{"recipe": {}, "plan": "of other images"}')
-    with locked(out / ".partial" / "lock"):
-        convert(config, out, workers=1)
-        assert (out / ".partial" / "train-000000.tar").read_bytes() == b"at work"
-    shard = next(out.glob("train-*.tar"))
-    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    assert repair(config, out, workers=1) == [shard.name]  # whatever else was planned there
-    assert ingest.contents(out) == whole
-    (out / ".partial").mkdir()
-    convert(config, out, workers=1, share="2/3")
-    assert capsys.readouterr().out.count("is complete") == 2 and ingest.contents(out) == whole

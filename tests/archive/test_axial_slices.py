@@ -13,13 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import SimpleITK
 from archive.sources.conftest import Here
-from harness import TINY
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
-from dira_scale.pretrain import main as pretrain
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
@@ -127,8 +125,7 @@ def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: Simpl
 
 
 @pytest.mark.parametrize(
-    "window, low, high",
-    [(None, -1000, 1000), ("lung", -1350, 150), ("bone", -500, 1300), ([40, 80], 0, 80)],
+    "window, low, high", [(None, -1000, 1000), ("lung", -1350, 150), ("bone", -500, 1300), ([40, 80], 0, 80)]
 )
 def test_windows_and_depths(window: Any, low: float, high: float, tmp_path: Path, make: SimpleNamespace, shard) -> None:
     values = body(make)
@@ -298,19 +295,12 @@ def test_impossible_slices_are_refused(name: str, keys: dict, words: str, ingest
         Recipe.from_config(ingest.recipe(name, images="x", **keys))
 
 
-WORDS = [*TINY, "model.encoder=test_resnet", "steps=2", "data.val_split=null"]
-
-
-def test_volumes_name_the_key_that_makes_slices_of_them(
-    tmp_path: Path, make: SimpleNamespace, ingest, capsys: pytest.CaptureFixture
+def test_a_stack_of_few_slices_is_cut_but_is_no_volume(
+    tmp_path: Path, ingest: SimpleNamespace, shard: Callable[..., ShardedDataset]
 ) -> None:
-    nifti(tmp_path / "images/0.nii", body(make))
-    convert(
-        ingest.recipe("volumes", images=str(tmp_path / "images"), splits=ALL, modality="CT"),
-        tmp_path / "out",
-        workers=1,
-    )
-    capsys.readouterr()
-    assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
-    assert "shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
+    values = np.random.default_rng(0).integers(-900, 900, (40, 44, 5))
+    nifti(tmp_path / "images" / "thin.nii", values)
+    assert shard(tmp_path / "images").table.num_rows == 5
+    recipe = ingest.recipe("volumes", images=str(tmp_path / "images"), modality="CT")
+    with pytest.raises(UserError, match=r"1 x fewer than 16 slices \(recipe\.min_side\)"):
+        convert(recipe, tmp_path / "volumes", workers=1)

@@ -195,16 +195,6 @@ def test_nothing_usable_is_an_error_and_the_mended_command_works(
     assert (tmp_path / "out" / "manifest.parquet").exists()
 
 
-def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
-    for number, text in enumerate(("NO", "YES", "YES")):
-        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
-    for burned_in, stored in (("refuse", 1), ("keep", 3)):
-        config = ingest.recipe("folder", images=str(tmp_path / "images"), burned_in=burned_in)
-        convert(config, tmp_path / burned_in, workers=1)
-        assert sum(ShardedDataset.open(tmp_path / burned_in).info.counts.values()) == stored
-
-
 REAL = {
     "pediatric_pneumonia": ("pediatric_pneumonia_224", "labels.csv", {"train": 2099, "val": 294, "test": 607}),
     "shenzhen": ("shenzhen_256", "list.csv", None),
@@ -260,36 +250,6 @@ def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
     told = capsys.readouterr()
     assert said in told.err and "files" not in told.out
     assert not (tmp_path / "out").exists() and not (png_folder / "images" / "shards").exists()
-
-
-@pytest.mark.parametrize(
-    ("counts", "quarantined", "said"),
-    [
-        ({"train": 90, "val": 10}, 11, []),
-        ({"train": 80, "val": 9}, 11, ["11% of the inputs were refused: see the reasons above"]),
-        ({"train": 32}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
-        (
-            {"train": 31, "val": 1},
-            0,
-            [
-                "31 images in the split 'train', fewer than a batch of 32: too few to learn from; "
-                "data.batch=16 only tries"
-            ],
-        ),
-        ({"train": 0, "val": 1}, 0, ["no image is in the split 'train'"]),
-    ],
-)
-def test_what_should_be_looked_at_before_training_is_a_warning(
-    counts: dict[str, int], quarantined: int, said: list[str]
-) -> None:
-    info = SimpleNamespace(
-        counts=counts, quarantined=quarantined, patients_in_two_splits=0, dims=2,
-        recipe={"_target_": "Folder"},
-    )  # fmt: skip
-    made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}), noted=Counter())
-    found = list(outcome._warnings(made))
-    assert len(found) == len(said) and all(map(str.startswith, found, said))
-    assert not any("key that decides" in line for line in found)  # "blank" names none
 
 
 @pytest.mark.parametrize(

@@ -184,11 +184,6 @@ def test_a_split_that_cannot_be_a_file_name_is_refused(name: str, keys: str) -> 
         plan_shards([record("a", split=hint)], recipe, HASHER)
 
 
-def test_images_without_a_patient_are_their_own() -> None:
-    items = list(plan_shards([record(f"im{n}") for n in range(20)], make(), HASHER))
-    assert len({item.patient for item in items}) == 20
-
-
 def test_images_of_one_study_stay_together_where_the_patient_is_not_known() -> None:
     records = [record(f"im{n}", study=f"S{n // 2}") for n in range(40)]
     items = list(plan_shards(records, make(), HASHER))
@@ -273,10 +268,7 @@ def test_what_a_source_annotates_as_a_place_is_no_part_of_the_identity(place: st
     assert kept.keys() & {"_target_", *keys} == {"_target_", "fold"} and "Doe" not in str(kept)
 
 
-@pytest.mark.parametrize(
-    "place",
-    ["Doe.csv", "s3://Doe"],
-)
+@pytest.mark.parametrize("place", ["Doe.csv", "s3://Doe"])
 def test_places_are_no_part_of_the_identity(place: str, ingest: SimpleNamespace) -> None:
     """Every argument of a source that is a place, however it is typed; what is none, as names of labels, is kept."""
     for name, keys in {

@@ -279,3 +279,12 @@ def test_a_store_s_manifest_is_fetched_once(tmp_path: Path, filed: None, writes:
     store.put(f"{put(tmp_path, rows)}/*", "/bucket/index/")
     check_same(opened("memory://bucket/index"), rows)
     assert len(writes) == 2
+
+
+def test_counts_of_another_manifest_are_refused(tmp_path: Path) -> None:
+    rows = rows_of(ROWS)
+    rows[0]["split"], rows[1]["split"] = "train", "val"
+    counts = {split: [row["split"] for row in rows].count(split) for split in ("train", "val", "test")}
+    rows[0]["split"] = "val"
+    with pytest.raises(DatasetError, match=rf"has {counts['train'] - 1} rows of split 'train'.*do not belong together"):
+        opened(put(tmp_path, rows, counts=counts))

@@ -157,12 +157,7 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
             "label 'b' has no positive .*, label 'c' has .*: leave it out: task.labels=.a.$",
         ),
         ([[1, 0], [1, 0]], {"exclusive": True}, False, r"label 'b' has no positive among 2 samples"),
-        (
-            [[1, 0], [1, 1]],
-            {"exclusive": True},
-            True,
-            r"1 of 2 samples have none or several of the labels a, b:",
-        ),
+        ([[1, 0], [1, 1]], {"exclusive": True}, True, r"1 of 2 samples have none or several of the labels a, b:"),
         (
             [[1, 0], [0, 0], [0, 1]],
             {"exclusive": True},

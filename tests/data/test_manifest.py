@@ -202,3 +202,12 @@ def test_a_runs_folder_is_no_dataset_and_is_called_what_it_is(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(DatasetError, match="is a run's folder, not a sharded dataset"):
         ShardedDataset.open(tmp_path)
+
+
+def test_an_image_of_too_many_pixels_is_refused(dataset: Path) -> None:
+    path = dataset / "manifest.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0] |= {"height": 2**14, "width": 2**13}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    with pytest.raises(DatasetError, match=r"an image of 1.34e\+08 pixels, more than 67108864"):
+        ShardedDataset.open(dataset)

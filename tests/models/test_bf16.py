@@ -105,9 +105,7 @@ def gradient(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_convolution_that_this_cpu_gets_wrong_computes_in_fp32_and_is_named(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_convolution_that_this_cpu_gets_wrong_computes_in_fp32_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
     right, wrong = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3, dilation=2)
     x, before = torch.randn(2, 4, 9, 9), torch.get_rng_state()
     exact = [gradient(copy.deepcopy(layer), x) for layer in (right, wrong)]

@@ -224,11 +224,7 @@ def test_names_are_timms(name):
         ("resnet81", 224, "did you mean 'resnet"),
         ("levit_128s", 224, "no feature pyramid"),
         pytest.param("inception_v3", 224, "no feature pyramid", marks=pytest.mark.system),
-        (
-            "resnet18",
-            33,
-            "; set data.size=32 or 64",
-        ),
+        ("resnet18", 33, "; set data.size=32 or 64"),
         ("vit_small_patch14_dinov2", 96, "do not divide into patches of 14"),
     ],
 )

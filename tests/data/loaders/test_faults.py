@@ -50,11 +50,7 @@ def flip(path: Path, offset: int) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [
-        (cut, r"toy(7|8|9|10|11)\b"),
-        (flip, "toy7.*checksum"),
-        (lambda path, _: path.unlink(), "No such file"),
-    ],
+    [(cut, r"toy(7|8|9|10|11)\b"), (flip, "toy7.*checksum"), (lambda path, _: path.unlink(), "No such file")],
 )
 @pytest.mark.parametrize("name", parameters())
 def test_a_damaged_shard(arguments: dict[str, Any], name: str, damage: Callable[..., None], words: str) -> None:

@@ -42,11 +42,7 @@ def middle_of(box: Box) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize(
     "spacing, wanted",
-    [
-        ((2.5, 0.7, 0.7), (1.0, 1.0, 1.0)),
-        ((1.0, 0.5, 0.5), (3.0, 2.0, 1.7)),
-        ((1.0, 1.0, 1.0), (0.6, 1.0, 2.5)),
-    ],
+    [((2.5, 0.7, 0.7), (1.0, 1.0, 1.0)), ((1.0, 0.5, 0.5), (3.0, 2.0, 1.7)), ((1.0, 1.0, 1.0), (0.6, 1.0, 2.5))],
 )
 def test_resampling_is_a_gaussian_and_linear_interpolation(
     make: SimpleNamespace, spacing: tuple[float, float, float], wanted: tuple[float, float, float]
