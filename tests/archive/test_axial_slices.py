@@ -277,6 +277,7 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
     "name, keys, words",
     [
         ("volumes", {"slices": "axail"}, "recipe.slices=axail; did you mean 'axial'"),
+        ("volumes", {"slices": "axial", "every": 0}, "recipe.every=0: must be an integer of at least 1"),
         ("volumes", {"slices": "axial", "window": "lungs"}, "recipe.window=lungs; did you mean 'lung'.*use lung,"),
         ("volumes", {"slices": "axial", "window": [40, 0]}, r"recipe.window=\[40, 0\]: the width, 0, must be above 0"),
         ("volumes", {"slices": "axial", "window": "lung", "modality": "MR"}, "recipe.window with recipe.modality=MR"),

@@ -16,7 +16,6 @@ from dira_scale.archive.sources.label_columns import MOST_CLASSES, Classes
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import DatasetError
-from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import PARTS
@@ -184,18 +183,6 @@ def test_classes_survive_curation_and_are_not_mixed(folder: Path, ingest: Simple
         UserError, match=r"label kind has the classes normal, Pneumonia, TB in .*a, but the classes TB, n"
     ):
         merge([folder / "a", folder / "other"], folder / "mixed", "mixed")
-
-
-def test_training_sees_each_class_as_yes_or_no(folder: Path, ingest: SimpleNamespace) -> None:
-    convert(recipe(folder, ingest, label_columns=["bright"], class_columns=["grade"]), folder / "out", workers=1)
-    dataset = ShardedDataset.open(folder / "out")
-    labels = Samples([dataset], "train").labels(np.arange(60))
-    assert labels is not None and labels.dtype == np.float32
-    plain = dataset.labels(dataset.rows("train"))
-    np.testing.assert_array_equal(labels[:, 0], plain[:, 0])
-    known = ~np.isnan(plain[:, 1])
-    np.testing.assert_array_equal(labels[known, 1:], np.eye(3)[plain[known, 1].astype(int)])
-    assert np.isnan(labels[~known, 1:]).all() and (~known).sum() == 1
 
 
 def test_a_dataset_whose_classes_are_damaged_is_refused(folder: Path, ingest: SimpleNamespace) -> None:

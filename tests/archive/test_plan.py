@@ -230,6 +230,7 @@ def test_an_empty_source_is_an_error() -> None:
     [
         ({"codec": "jgp"}, "recipe.codec=jgp; did you mean 'jpg'"),
         ({"codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
+        ({"dims": 4}, "recipe.dims=4: use 2 or 3"),
         ({"dims": 3, "codec": "png"}, "recipe.codec=png with recipe.dims=3"),
         ({"codec": "b2nd"}, "recipe.codec=b2nd with recipe.dims=2"),
         (

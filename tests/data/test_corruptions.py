@@ -15,7 +15,6 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, norm
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dira_scale.config.compose import compose
 from dira_scale.data.distort import build
 from dira_scale.data.distort.corruptions import (
     Affine,
@@ -33,7 +32,6 @@ from dira_scale.data.distort.corruptions import (
 )
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
-from dira_scale.methods import views_of
 
 SIZE = (16, 16, 12)
 
@@ -66,16 +64,6 @@ def test_parameters_do_not_depend_on_the_batch() -> None:
         assert torch.equal(together[5:6].corruptions[name]["mask"], alone.corruptions[name]["mask"])
     assert not torch.equal(together.corruptions["first"]["mask"], together.corruptions["mask"]["mask"])
     assert {"brightness", "corruptions.first.mask"} <= alone.to("cpu").tensors().keys()
-
-
-def test_images_have_them_too() -> None:
-    plain = ViewSpec(size=32)
-    views = ViewSpec(size=32, corruptions={"mask": BlockMask(8, 0.75)})
-    index, zeros, sides = np.arange(4), np.zeros(4, np.int64), [np.full(4, 40)] * 2
-    (_, without), (_, params) = (draw(each, 0, 0, index, zeros, 0, *sides) for each in (plain, views))
-    x = torch.rand(4, 1, 32, 32)
-    hidden = params.corruptions["mask"]["mask"].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
-    assert torch.equal(build(views)(x, params), build(plain)(x, without).masked_fill(hidden, 0.0))
 
 
 def params_of(corruption: Any, size: tuple[int, ...], count: int = 4) -> dict[str, torch.Tensor]:
@@ -239,22 +227,12 @@ def test_curves_rise_or_fall_as_often() -> None:
      (LocalShuffle(blocks=0), "blocks=0: expected 1 to"), (OneOf(of={"a": Bezier()}), "a probability for each of a"),
      (OneOf(of={"a": Bezier(), "b": Bezier()}, p={"a": 0.6, "b": 0.6}), "add up to more than 1"),
      (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"), (Elastic(sigma=0.0), "sigma=0.0"),
+     (Affine(degrees=181), "degrees=181"),
      (Inpaint(fill="black"), "fill=black: expected noise, constant")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(corruption: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
         spec(*SIZE, corruptions={"x": corruption})
-
-
-@pytest.mark.parametrize("views", ["volume", "models_genesis", "transvw", "pcrl3d"])
-def test_the_chains_can_be_drawn_and_applied(views: str) -> None:
-    cfg = compose("pretrain", ["data.shards=any", f"views={views}", "data.size=[16,32,32]"])
-    built = views_of(cfg)
-    index, zeros = np.arange(6), np.zeros(6, np.int64)
-    _, params = draw(built, 0, 0, index, zeros, 0, *(np.full(6, n) for n in (20, 40, 40)))
-    x = pictures((16, 32, 32), 6)
-    result = build(built)(x, params)
-    assert result.shape == x.shape and result.min() >= 0 and result.max() <= 1 and not torch.equal(result, x)
 
 
 def test_the_corruption_of_the_documentation_works() -> None:

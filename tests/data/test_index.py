@@ -90,20 +90,8 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def check_same(dataset: ShardedDataset, rows: list[Row]) -> None:
     """All that the dataset says, against the rows that were written."""
-    for name in (
-        "offset",
-        "size",
-        "height",
-        "width",
-        "low",
-        "high",
-        "channels",
-        "bits",
-        "codec",
-        "shard",
-        "key",
-        "depth",
-    ):
+    for name in ("offset", "size", "height", "width", "low", "high", "channels", "bits", "codec", "shard", "key",
+                 "depth"):  # fmt: skip
         assert dataset.column(name).tolist() == [row[name] for row in rows], name
         assert dataset.cell(name, 211) == rows[211][name] and type(dataset.cell(name, 3)) is type(rows[3][name])
     for split in ("train", "val", "test"):
@@ -199,6 +187,7 @@ FAULTS: dict[str, tuple[Row, str]] = {
     "mask outside": ({"mask_offset": SIZE, "mask_size": 1}, "samples outside shard"),
     "labels": ({"labels": [1.0]}, "rows do not have 2 labels each"),
     "checksum": ({"xxh3": "no hex digits :("}, "on-hexadecimal digit"),
+    "short checksum": ({"xxh3": "12"}, "xxh3 is not 16 hexadecimal digits"),
 }
 
 

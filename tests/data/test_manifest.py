@@ -169,6 +169,7 @@ def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: 
         ("width", 2**31 - 1, "width is 2147483647, not from 1"),
         ("bits", 77, "bits is 77, not 8 or 16"),
         ("low", 1e9, "low is above high"),
+        ("high", float("inf"), "high is not finite"),
         ("spacing", [1.0, float("inf")], "spacing is not finite"),
         ("labels", [float("inf")], "a label is infinite"),
     ],

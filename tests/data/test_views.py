@@ -211,6 +211,7 @@ GOLDEN = {
         ({"scale": (0.5, 0.2)}, "scale"),
         ({"size": 4}, "8 pixels"),
         ({"rotation": -1.0}, "0 <= rotation <= 180"),
+        ({"orientations": -1}, "orientations=-1: need at least 0"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
         ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from archive.sources import miniatures, miniatures_3d
+from archive.sources import miniatures_3d
 from upath import UPath
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
@@ -35,7 +35,7 @@ def test_records_keep_their_order_over_threads() -> None:
 
 
 def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    """A copied folder, two releases side by side, a line written twice: the first counts, the others have a reason."""
+    """A copied folder, a line written twice: the first counts, the others have a reason."""
     met = "a duplicate of this name"
     scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
     for uid in scans:
@@ -43,19 +43,6 @@ def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace)
     shutil.copytree(tmp_path / "lidc" / "LIDC-IDRI-0001", tmp_path / "lidc" / "LIDC-IDRI-0009")
     again = {f"LIDC-IDRI-0009/1.2.{n}/{uid}/1-01.dcm": met for n, uid in enumerate(scans)}
     assert_taken_once(ingest.recipe("lidc_idri", images=str(tmp_path / "lidc")), list(scans), again)
-
-    miniatures_3d.brats(tmp_path / "brats" / "a")
-    shutil.copytree(tmp_path / "brats" / "a", tmp_path / "brats" / "b")
-    for path in (tmp_path / "brats" / "b" / "LGG").rglob("*.nii.gz"):
-        path.unlink() if "seg" not in path.name else None  # no image at all
-    taken = ["Brats18_TCIA01_1_1", "Brats18_2013_0_1", "BraTS20_Training_355"]
-    again = {
-        f"b/HGG/{taken[0]}/{taken[0]}_flair.nii.gz": met,
-        f"b/LGG/{taken[1]}": met,
-        f"b/{taken[2]}/{taken[2]}_flair.nii": met,
-        "b/HGG/Brats18_incomplete/Brats18_incomplete_flair.nii.gz": met,
-    }
-    assert_taken_once(ingest.recipe("brats", images=str(tmp_path / "brats")), taken, again)
 
     made = miniatures_3d.msd(tmp_path / "msd")
     content = json.loads((tmp_path / "msd" / "dataset.json").read_text())
@@ -65,11 +52,6 @@ def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace)
     (tmp_path / "msd" / "dataset.json").write_text(json.dumps(content))
     again = {f"imagesTr/prostate_01.nii.gz{n}": met for n in ("", " 2")} | {"imagesTs/prostate_01.nii.gz": met}
     assert_taken_once(ingest.recipe("msd", images=str(tmp_path / "msd")), list(made), again)
-
-    for n in (1, 2):
-        miniatures.write_png(tmp_path / f"nlm/CXR_png/{n}/MCUCXR_0001_0.png", miniatures.picture(n))
-    again = {"CXR_png/2/MCUCXR_0001_0.png": met}
-    assert_taken_once(ingest.recipe("montgomery", images=str(tmp_path / "nlm"), masks=[]), ["MCUCXR_0001_0.png"], again)
 
 
 def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> None:

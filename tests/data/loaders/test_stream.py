@@ -4,7 +4,6 @@ import errno
 import hashlib
 import logging
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -325,27 +324,6 @@ loader = StreamLoader(spec, cache=CacheSettings(cache, 1.0))
 for batch in loader.iterate(0, 12):
     print(batch.index.tolist(), hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.views)).hexdigest())
 """
-
-
-def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
-    """SIGKILL in the middle of a download; nothing is locked afterwards, and the rest is asked for."""
-    local = cut_up(shards=1)
-    size = local.info.shards["train-000000.tar"]
-    server.faults = {"train-000000.tar": [("slow", 4000, 0.05)]}
-    with job([sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder), "6", "0", "1"]) as killed:
-        waited = threading.Event()
-        for _ in range(int(SECONDS / 0.01)):
-            if server.served["train-000000.tar"] >= 8000:
-                break
-            waited.wait(0.01)
-        os.kill(killed.pid, signal.SIGKILL)
-        killed.wait(SECONDS)
-    (partial,) = Path(cache.folder).glob("*.part")
-    found = partial.stat().st_size
-    assert 0 < found < size and not list(Path(cache.folder).glob("*.tar"))
-    loader = stream(far(server), order_of(local), cache)
-    assert_equal(loader.iterate(0, 6), cpu(local, order_of(local)).iterate(0, 6))
-    assert server.starts["train-000000.tar"] == [0, found] and not list(Path(cache.folder).glob("*.part"))
 
 
 def test_two_processes_share_the_cache(cut_up, server, cache):
