@@ -1,12 +1,17 @@
 """Faults, by doing them: processes killed, a full disk, inputs that vanish, shrink or change midway."""
 
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from archive.sources.conftest import Here
 from PIL import Image
@@ -29,6 +34,74 @@ def command(folder: Path, out: Path, ingest: SimpleNamespace, images: int) -> li
     recipe = ["recipe=folder", "recipe.name=disk", f"recipe.images={folder / 'images'}", "recipe.shard_size=4"]
     recipe.append("workers=2")
     return [sys.executable, "-m", "dira_scale.shard", *recipe, f"out={out}"]
+
+
+def kill(process: subprocess.Popen, whom: str) -> None:
+    """SIGKILL to the parent, to one of its workers, or to all at once."""
+    if whom == "worker":
+        forked = psutil.Process(process.pid).children(recursive=True)
+        children = [c for c in forked if c.ppid() != process.pid]
+        if children:
+            random.choice(children).kill()
+            process.wait(60)  # one line, not a hang
+            return
+    if whom == "group":
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait(60)
+
+
+def stumble(words: list[str], out: Path, kills: int, seconds: float) -> list[tuple[str, int]]:
+    """Start the command and kill it until it has been killed so often: whom, and how many shards were finished then.
+
+    Half of the kills come at a random moment of its first ``seconds``, in which it mostly starts and lists; half soon
+    after it has finished up to three more shards, so that it gets on, to its end and then again from the beginning.
+    """
+    dice, killed = random.Random(kills), list[tuple[str, int]]()
+
+    def finished() -> int:
+        return len(list((out / ".partial").glob("*-*.json")))
+
+    while len(killed) < kills:
+        more, moment, before = dice.choice([0, 0, 0, 1, 2, 3]), dice.random(), finished()
+        process = subprocess.Popen(
+            words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + 120
+            while more and finished() < before + more and process.poll() is None:
+                assert time.monotonic() < deadline, "no shard was finished"
+                time.sleep(0.005)
+            process.wait(0.2 * moment if more else seconds * moment)
+        except subprocess.TimeoutExpired:
+            whom = dice.choice(["worker", "parent", "group"])
+            kill(process, whom)
+            killed.append((whom, finished()))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(60)
+        if (out / "manifest.parquet").exists() and len(killed) < kills:
+            shutil.rmtree(out)
+    return killed
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kills", [50])  # one kill of each kind: test_again.py
+def test_killed_at_random_moments_and_run_again_is_byte_identical(
+    tmp_path: Path, ingest: SimpleNamespace, kills: int
+) -> None:
+    unbroken, out = tmp_path / "unbroken", tmp_path / "killed"
+    began = time.monotonic()
+    assert subprocess.run(command(tmp_path, unbroken, ingest, 120), timeout=300).returncode == 0
+    seconds, began = time.monotonic() - began, time.monotonic()
+    killed = stumble(command(tmp_path, out, ingest, 120), out, kills, seconds)
+    print(f"killed {killed} in {time.monotonic() - began:.0f} s")
+    quarters = {done // 8 for _, done in killed}  # of 32 shards
+    assert {0, 1, 2, 3} <= quarters, "the kills are not spread over the whole conversion"
+    assert subprocess.run(command(tmp_path, out, ingest, 120), timeout=300).returncode == 0
+    assert ingest.contents(out) == ingest.contents(unbroken)
 
 
 @pytest.fixture

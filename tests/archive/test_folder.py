@@ -32,6 +32,32 @@ def test_csv_gives_patients_labels_and_masks(png_folder: Path) -> None:
     assert records["im04.png"].mask == png_folder / "masks/m04.png" and records["im10.png"].mask is None
 
 
+def test_files_may_be_relative_to_the_csv_too(png_folder: Path, ingest: SimpleNamespace) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": f"images/im{n:02d}.png"} for n in range(24)])
+    source = Folder(str(png_folder / "images"), str(table), columns={"file": "image"})
+    assert set(listed(source)) == {f"im{n:02d}.png" for n in range(24)} and source.label_names == ()
+
+
+def test_a_file_without_a_row_and_a_row_without_a_file_are_named(png_folder: Path) -> None:
+    (png_folder / "images" / "notes.txt").write_text("hello")
+    (png_folder / "images" / ".hidden").write_text("hello")
+    (png_folder / "images" / "im00.png").unlink()
+    records = listed(Folder(str(png_folder / "images"), str(png_folder / "labels.csv"), columns=COLUMNS))
+    assert records["notes.txt"].rejected == "no row in the CSV of labels"
+    assert ".hidden" not in records
+    assert records["im00.png"].rejected == "the file cannot be read (FileNotFoundError)"
+
+
+def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
+    for columns, words in (
+        ({"file": "file"}, "no column 'file' .*; it has image; recipe.columns.file=COLUMN names it$"),
+        ({"file": "image", "patient": "who"}, "'who' .*recipe.columns.patient=null if there is none$"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Folder(str(png_folder / "images"), str(table), columns=columns)
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
