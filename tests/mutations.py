@@ -79,7 +79,7 @@ MUTATIONS = (
         "data/samples.py",
         "if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:",
         "if not payload:",
-        ("data/loaders/test_cpu.py",),
+        ("data/loaders/test_faults.py",),
     ),
     Mutation(
         "steps-drawn-together-have-one-epoch",

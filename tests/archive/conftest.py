@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from archive.sandbox import FOLDERS
 from archive.sources.conftest import Here
+from archive.sources.miniatures import picture
 from imaging.volumes.conftest import make
 from omegaconf import OmegaConf
 from PIL import Image
@@ -39,14 +40,6 @@ IDENTITY = {
 
 
 HASH_KEY = "a key for tests only, of some length"
-
-
-def picture(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
-    """A smooth 8-bit picture with some noise, [H, W]."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    smooth = 120 + 90 * np.sin(x / 9 + seed) * np.cos(y / 7)
-    return np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> Path:

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -182,9 +181,9 @@ def survived(
     ``alone`` came of the good inputs when nothing else was there. Returns also a table of what became of the inputs
     by their ``kind``.
     """
-    before, started = listing(sandbox), time.monotonic()
+    before = listing(sandbox)
     made = convert(sandbox, "out", dims, **keys)
-    seconds, after = time.monotonic() - started, listing(sandbox)
+    after = listing(sandbox)
     touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert not touched, f"outside the output folder: {touched}"
 
@@ -204,8 +203,6 @@ def survived(
     for key, record in records.items():
         refused = made.quarantine.get(key)
         table[kind(record), f"{refused['stage']}: {refused['reason']}" if refused else "became samples"] += 1
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    print(f"\n{dims}D: {len(records)} inputs, {seconds:.0f} s, {peak:.2f} GiB at most in a process")
     for (what, outcome), number in sorted(table.items()):
         print(f"{number:5d}  {what:36s}  {outcome}")
     return made, table

@@ -5,15 +5,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import psutil
 import pytest
-from archive.conftest import locked
 from archive.sources.conftest import Here
 from forked import Forked, Started
 from harness import job
@@ -23,8 +20,7 @@ from dira_scale.archive import writer
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard import main
-from dira_scale.shard.convert import convert, planned_from
-from dira_scale.shard.repair import repair
+from dira_scale.shard.convert import convert
 
 
 @contextmanager
@@ -187,55 +183,7 @@ def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
     assert ShardedDataset.open(out)
 
 
-def test_another_process_or_a_foreign_folder_is_refused(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
-) -> None:  # fmt: skip
-    config = ingest.recipe("folder", **ingest.source_of(png_folder))
+def test_a_foreign_folder_is_refused(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
     (tmp_path / "home" / "mine").mkdir(parents=True)
     with pytest.raises(UserError, match="not empty and not a sharded dataset"):
-        convert(config, tmp_path / "home", workers=1)
-    out = tmp_path / "out" / ".partial"
-    out.mkdir(parents=True)
-    with locked(out / "lock"), pytest.raises(UserError, match="another process is writing"):
-        convert(config, tmp_path / "out", workers=1)
-
-
-def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
-) -> None:
-    """Repair, or a slice that is late, holds the lock of a dataset that looks finished."""
-    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
-    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    convert(config, out, workers=1)
-    whole = ingest.contents(out)
-    (out / ".partial").mkdir()
-    (out / ".partial" / "train-000000.tar").write_bytes(b"at work")
-    (out / ".partial" / "plan.json").write_text('{"recipe": {}, "plan": "of other images"}')
-    with locked(out / ".partial" / "lock"):
-        convert(config, out, workers=1)
-        assert (out / ".partial" / "train-000000.tar").read_bytes() == b"at work"
-    shard = next(out.glob("train-*.tar"))
-    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    assert repair(config, out, workers=1) == [shard.name]  # whatever else was planned there
-    assert ingest.contents(out) == whole
-    (out / ".partial").mkdir()
-    convert(config, out, workers=1, share="2/3")
-    assert capsys.readouterr().out.count("is complete") == 2 and ingest.contents(out) == whole
-
-
-def test_what_others_finish_while_the_images_are_listed_is_not_made_again(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    monkeypatch.setattr("dira_scale.archive.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
-
-    def listed(*arguments: Any) -> Any:
-        with monkeypatch.context() as others:
-            others.setattr("dira_scale.shard.convert.planned_from", planned_from)
-            convert(config, out, workers=1)
-        monkeypatch.setattr("dira_scale.archive.claim.write_shards", lambda *_: pytest.fail("made again"))
-        return planned_from(*arguments)
-
-    monkeypatch.setattr("dira_scale.shard.convert.planned_from", listed)
-    convert(config, out, workers=1, share="1/2")
-    assert ShardedDataset.open(out) and not (out / ".partial").exists()
+        convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "home", workers=1)

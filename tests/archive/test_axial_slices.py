@@ -1,7 +1,6 @@
 """``recipe.slices=axial``: volumes become a dataset of 2D images, whatever file they were in."""
 
 import csv
-import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import SimpleITK
 from archive.sources.conftest import Here
-from harness import TINY
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
-from dira_scale.pretrain import main as pretrain
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
@@ -128,8 +125,7 @@ def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: Simpl
 
 
 @pytest.mark.parametrize(
-    "window, low, high",
-    [(None, -1000, 1000), ("lung", -1350, 150), ("bone", -500, 1300), ([40, 80], 0, 80)],
+    "window, low, high", [(None, -1000, 1000), ("lung", -1350, 150), ("bone", -500, 1300), ([40, 80], 0, 80)]
 )
 def test_windows_and_depths(window: Any, low: float, high: float, tmp_path: Path, make: SimpleNamespace, shard) -> None:
     values = body(make)
@@ -281,10 +277,8 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
     "name, keys, words",
     [
         ("volumes", {"slices": "axail"}, "recipe.slices=axail; did you mean 'axial'"),
-        ("volumes", {"slices": True}, "recipe.slices=True: use axial or null"),
         ("volumes", {"slices": "axial", "every": 0}, "recipe.every=0: must be an integer of at least 1"),
         ("volumes", {"slices": "axial", "window": "lungs"}, "recipe.window=lungs; did you mean 'lung'.*use lung,"),
-        ("volumes", {"slices": "axial", "window": [40]}, r"recipe.window=\[40\]: use lung, .* or \[centre,width\]"),
         ("volumes", {"slices": "axial", "window": [40, 0]}, r"recipe.window=\[40, 0\]: the width, 0, must be above 0"),
         ("volumes", {"slices": "axial", "window": "lung", "modality": "MR"}, "recipe.window with recipe.modality=MR"),
         ("lits", {"slices": "axial", "modality": "MR"}, r"recipe.volume.range=\[-1000, 1000\] .*range=null"),
@@ -293,7 +287,6 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
             {"slices": "axial", "codec": "b2nd"},
             "recipe.codec=b2nd with recipe.slices=axial: .* slices as png",
         ),
-        ("volumes", {"slices": "axial", "codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
         ("volumes", {"window": "lung"}, "recipe.every and recipe.window apply to slices: add recipe.slices=axial"),
         ("folder", {"slices": "axial"}, "recipe.slices=axial with recipe.dims=2: only volumes have slices"),
     ],
@@ -301,33 +294,6 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
 def test_impossible_slices_are_refused(name: str, keys: dict, words: str, ingest: SimpleNamespace) -> None:
     with pytest.raises(UserError, match=words):
         Recipe.from_config(ingest.recipe(name, images="x", **keys))
-
-
-WORDS = [*TINY, "model.encoder=test_resnet", "steps=2", "data.val_split=null"]
-
-
-@pytest.mark.system
-def test_slices_train(tmp_path: Path, make: SimpleNamespace, shard) -> None:
-    for number in range(3):
-        nifti(tmp_path / f"images/{number}.nii", body(make, number))
-    shard(tmp_path / "images", max_side=32)
-    assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'run'}"]) == 0
-    assert json.loads((tmp_path / "run/status.json").read_text())["step"] == 2
-
-
-def test_volumes_name_the_key_that_makes_slices_of_them(
-    tmp_path: Path, make: SimpleNamespace, ingest, capsys: pytest.CaptureFixture
-) -> None:
-    nifti(tmp_path / "images/0.nii", body(make))
-    convert(
-        ingest.recipe("volumes", images=str(tmp_path / "images"), splits=ALL, modality="CT"),
-        tmp_path / "out",
-        workers=1,
-    )
-    capsys.readouterr()
-    assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
-    assert "shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
 
 
 def test_a_stack_of_few_slices_is_cut_but_is_no_volume(

@@ -16,9 +16,7 @@ from dira_scale.archive.sources.label_columns import MOST_CLASSES, Classes
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import DatasetError
-from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
-from dira_scale.probe import main as probe
 from dira_scale.probe.comparison import _tasks
 from dira_scale.probe.probing import PARTS
 from dira_scale.shard.convert import convert
@@ -167,51 +165,6 @@ def test_grades_and_diagnoses_reach_the_torch_dataset_and_the_probe(
     assert task.classes == {"grade": [0, 1]} and left_out == {"grade: 2": "one class only in train, val, test"}
 
 
-def test_the_probe_of_grades(folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture) -> None:
-    out = folder / "out"
-    convert(recipe(folder, ingest, class_columns=["grade"]), out, workers=1)
-    words = ["model.encoder=test_resnet", "random_encoders=1", "c=[0.1]", "data.size=32", "data.workers=1"]
-    assert probe([*words, f"data.shards={out}", f"out={folder / 'probe'}", "labels=[grade,bright]"]) == 0
-    content = json.loads((folder / "probe" / "probe.json").read_text())
-    found = {(f["kind"], f["probe"], f["label"]): f for f in content["figures"]}
-    assert content["data"]["labels"] == ["grade: 0", "grade: 1", "grade: 2", "bright"]
-    grade = found["pixels", "linear", "grade"]
-    assert grade["accuracy"] == 100 and found["pixels", "linear", "bright"]["accuracy"] is None
-    each = [found["pixels", "linear", f"grade: {n}"]["auc"] for n in range(3)]
-    assert each[0] == each[2] == 100 > 90 > each[1]  # the middle one is on no side of a plane
-    assert grade["auc"] == pytest.approx(np.mean(each))
-    assert "grade: each class against all others" in capsys.readouterr().out
-
-
-def test_the_probe_of_the_same_grades_as_numbers(
-    folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
-) -> None:
-    out = folder / "out"
-    convert(recipe(folder, ingest, label_columns=["grade", "bright"]), out, workers=1)
-    assert "list.csv: grade has other values than 0, 1 and -1: numbers for `probe`" in capsys.readouterr().out
-    words = ["model.encoder=test_resnet", "random_encoders=1", "c=[0.01,0.1]", "data.size=32", "data.workers=1"]
-    words += [f"data.shards={out}", "probes=[linear,knn,sgd]", "fractions=[0.9]", "draws=1"]
-    content = {}
-    for name, labels in (("both", "null"), ("flag", "[bright]"), ("number", "[grade]")):
-        assert probe([*words, f"out={folder / name}", f"labels={labels}"]) == 0
-        content[name] = json.loads((folder / name / "probe.json").read_text())
-        said = " ".join(capsys.readouterr().out.split())
-        assert ("R2 of grade" in said and "Figures of grade are R2 in %" in said) == (name != "flag")
-        assert ("mean AUC of bright" in said and "50 is chance" in said) == (name != "number")
-        assert "grade: MAE" in (folder / name / "probe.md").read_text() or name == "flag"
-    data = content["both"]["data"]
-    assert (data["labels"], data["numbers"], data["positive"]["test"]) == (["bright", "grade"], ["grade"], [10])
-    figures = content["both"]["figures"]
-    assert [f for f in figures if "auc" in f] == content["flag"]["figures"]  # unchanged beside a number
-    assert [f for f in figures if "r2" in f] == content["number"]["figures"]
-    assert {f["label"] for f in content["number"]["figures"]} == {"grade"}
-    found = {f["probe"]: f for f in content["number"]["figures"] if f["kind"] == "pixels"}
-    for kind, least, chosen in (("linear", 95, "c"), ("knn", 50, None), ("sgd", 95, "rate")):  # cosines say little of 1
-        pixels = found[kind]
-        assert least < pixels["r2"] <= 100 and 0 < pixels["mae"] < 0.5 and pixels["pearson"] > 0.8
-        assert [key for key in ("c", "rate") if pixels[key]] == ([chosen] if chosen else [])
-
-
 def test_one_label_of_classes_is_the_target(folder: Path, ingest: SimpleNamespace) -> None:
     convert(recipe(folder, ingest, label_columns=[], class_columns="kind"), folder / "out", workers=1)
     images = LabelledImages(folder / "out", "test")
@@ -230,18 +183,6 @@ def test_classes_survive_curation_and_are_not_mixed(folder: Path, ingest: Simple
         UserError, match=r"label kind has the classes normal, Pneumonia, TB in .*a, but the classes TB, n"
     ):
         merge([folder / "a", folder / "other"], folder / "mixed", "mixed")
-
-
-def test_training_sees_each_class_as_yes_or_no(folder: Path, ingest: SimpleNamespace) -> None:
-    convert(recipe(folder, ingest, label_columns=["bright"], class_columns=["grade"]), folder / "out", workers=1)
-    dataset = ShardedDataset.open(folder / "out")
-    labels = Samples([dataset], "train").labels(np.arange(60))
-    assert labels is not None and labels.dtype == np.float32
-    plain = dataset.labels(dataset.rows("train"))
-    np.testing.assert_array_equal(labels[:, 0], plain[:, 0])
-    known = ~np.isnan(plain[:, 1])
-    np.testing.assert_array_equal(labels[known, 1:], np.eye(3)[plain[known, 1].astype(int)])
-    assert np.isnan(labels[~known, 1:]).all() and (~known).sum() == 1
 
 
 def test_a_dataset_whose_classes_are_damaged_is_refused(folder: Path, ingest: SimpleNamespace) -> None:

@@ -1,7 +1,6 @@
 """Whole conversions: what tar, webdataset and the manifest say of them, and that nothing but the inputs matters."""
 
 import io
-import json
 import os
 import re
 import stat
@@ -196,42 +195,6 @@ def test_nothing_usable_is_an_error_and_the_mended_command_works(
     assert (tmp_path / "out" / "manifest.parquet").exists()
 
 
-def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
-    for number, text in enumerate(("NO", "YES", "YES")):
-        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
-    for burned_in, stored in (("refuse", 1), ("keep", 3)):
-        config = ingest.recipe("folder", images=str(tmp_path / "images"), burned_in=burned_in)
-        convert(config, tmp_path / burned_in, workers=1)
-        assert sum(ShardedDataset.open(tmp_path / burned_in).info.counts.values()) == stored
-
-
-def test_most_inputs_refused_is_said_while_it_converts(
-    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:
-        prepare(*shared)
-        return ThreadPoolExecutor(workers)
-
-    monkeypatch.setattr(writer, "_worker", None)
-    monkeypatch.setattr(writer, "worker_pool", threads)
-    monkeypatch.setattr(writer, "TRIED", 3)
-    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
-    for number, text in enumerate(("YES", "YES", "YES", "NO")):
-        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
-    convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
-    (line,) = caplog.messages
-    assert re.match(r"3 of the first [34] inputs are refused, the last one because: .*recipe.burned_in=keep", line)
-
-
-def test_croissant_names_what_is_there(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out", workers=1)
-    text = json.loads((tmp_path / "out" / "croissant.json").read_text())
-    assert text["conformsTo"] == "http://mlcommons.org/croissant/1.0" and text["name"] == "folder"
-    table = pq.read_table(tmp_path / "out" / "manifest.parquet")
-    assert {f["source"]["extract"]["column"] for f in text["recordSet"][0]["field"]} <= set(table.column_names)
-
-
 REAL = {
     "pediatric_pneumonia": ("pediatric_pneumonia_224", "labels.csv", {"train": 2099, "val": 294, "test": 607}),
     "shenzhen": ("shenzhen_256", "list.csv", None),
@@ -290,36 +253,6 @@ def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
 
 
 @pytest.mark.parametrize(
-    ("counts", "quarantined", "said"),
-    [
-        ({"train": 90, "val": 10}, 11, []),
-        ({"train": 80, "val": 9}, 11, ["11% of the inputs were refused: see the reasons above"]),
-        ({"train": 32}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
-        (
-            {"train": 31, "val": 1},
-            0,
-            [
-                "31 images in the split 'train', fewer than a batch of 32: too few to learn from; "
-                "data.batch=16 only tries"
-            ],
-        ),
-        ({"train": 0, "val": 1}, 0, ["no image is in the split 'train'"]),
-    ],
-)
-def test_what_should_be_looked_at_before_training_is_a_warning(
-    counts: dict[str, int], quarantined: int, said: list[str]
-) -> None:
-    info = SimpleNamespace(
-        counts=counts, quarantined=quarantined, patients_in_two_splits=0, dims=2,
-        recipe={"_target_": "Folder"},
-    )  # fmt: skip
-    made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}), noted=Counter())
-    found = list(outcome._warnings(made))
-    assert len(found) == len(said) and all(map(str.startswith, found, said))
-    assert not any("key that decides" in line for line in found)  # "blank" names none
-
-
-@pytest.mark.parametrize(
     ("counts", "refused", "following"),
     [
         ({"train": 3000, "val": 1, "_target_": "Phantom"}, 0, "experiment=phantom data.shards=d run=out/runs/n"),
@@ -346,8 +279,19 @@ def test_the_next_command_works_or_is_not_proposed(
     assert line == (following and f"next: python -m dira_scale.pretrain {following}")
 
 
-def test_of_many_reasons_ten_are_shown_and_a_last_one_is_not_hidden() -> None:
-    eleven = Counter({f"reason {n}": 20 - n for n in range(11)})
-    assert outcome.most_common(eleven) == eleven.most_common()
-    twelve = eleven + Counter({"one more": 1})
-    assert outcome.most_common(twelve) == [*twelve.most_common(10), ("other reasons", 11)]
+def test_most_inputs_refused_is_said_while_it_converts(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:
+        prepare(*shared)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(writer, "_worker", None)
+    monkeypatch.setattr(writer, "worker_pool", threads)
+    monkeypatch.setattr(writer, "TRIED", 3)
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    for number, text in enumerate(("YES", "YES", "YES", "NO")):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
+    convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+    (line,) = caplog.messages
+    assert re.match(r"3 of the first [34] inputs are refused, the last one because: .*recipe.burned_in=keep", line)

@@ -2,11 +2,9 @@
 
 import hashlib
 import hmac
-import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher, check_attributes, coarse, load_key
@@ -20,24 +18,6 @@ def test_hash_is_hmac_sha256() -> None:
     assert hasher("study", "Doe^John") != expected
     assert hasher("patient", "M\udcfcller") != expected  # a name of bytes that are no UTF-8
     assert Hasher(b"another key of some length")("patient", "Doe^John") != expected
-
-
-def test_fractions_are_evenly_spread() -> None:
-    hasher = Hasher(b"a key of some length")
-    values = np.array([hasher.fraction("split", str(n)) for n in range(5000)])
-    assert values.min() >= 0 and values.max() < 1
-    deviation = np.abs(np.sort(values) - np.arange(5000) / 5000).max()
-    assert deviation < 1.95 / 5000**0.5  # Kolmogorov-Smirnov, p = 0.001; the values are fixed
-
-
-def test_key_file_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DIRA_SCALE_HASH_KEY")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    key, where = load_key(secret=True)
-    assert where == str(tmp_path / "dira_scale" / "hash_key")
-    assert stat.S_IMODE(Path(where).stat().st_mode) == 0o600 and len(key) == 64
-    assert load_key(secret=True) == (key, where)
-    assert load_key(secret=True, key_file=str(tmp_path / "other"))[0] != key
 
 
 def test_environment_goes_first_but_for_public_images_and_a_short_key_is_refused(
@@ -65,21 +45,13 @@ def test_a_home_that_cannot_be_written_to_is_one_line_with_both_ways_out(
 @pytest.mark.parametrize(
     "name, value, kept",
     [
-        ("age", "57", "57"),
-        ("age", "057Y", "57"),
-        ("age", "96", "90"),
-        ("age", "102Y", "90"),
-        ("age", "030M", "2"),
+        ("age", "57", "57"), ("age", "057Y", "57"), ("age", "96", "90"), ("age", "102Y", "90"), ("age", "030M", "2"),
         ("age", "born 1932", None),
-        ("sex", "Female", "F"),
-        ("sex", "m", "M"),
-        ("sex", "Doe^John", None),
-        ("view", "ap", "AP"),
-        ("view", "as Dr Smith asked", "OTHER"),
-        ("manufacturer", "GE Healthcare of Springfield", "ge"),
+        ("sex", "Female", "F"), ("sex", "m", "M"), ("sex", "Doe^John", None), ("view", "ap", "AP"),
+        ("view", "as Dr Smith asked", "OTHER"), ("manufacturer", "GE Healthcare of Springfield", "ge"),
         ("manufacturer", "Springfield General Hospital", "other"),
     ],
-)
+)  # fmt: skip
 def test_attributes_are_classes(name: str, value: str, kept: str | None) -> None:
     assert coarse({name: value}) == ({name: kept} if kept else {})
 

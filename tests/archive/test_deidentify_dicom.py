@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import imagecodecs
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
 import pytest
@@ -145,13 +144,6 @@ def traces(out: Path, secrets: list[str]) -> list[tuple[str, str]]:
             if any(form in content for form in forms):
                 found.append((path.name, secret))
     return found
-
-
-def test_a_trace_is_found(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").write_bytes(b"..QUILLFEATHER..")
-    pq.write_table(pa.table({"reason": ["by Osbertina", ""]}), tmp_path / "quarantine.parquet")
-    found = traces(tmp_path, ["QUILLFEATHER", "Osbertina", "VORGATH"])
-    assert {secret for _, secret in found} == {"QUILLFEATHER", "Osbertina"}
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 30))])

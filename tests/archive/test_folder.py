@@ -1,7 +1,6 @@
 """The folder source: what it makes of CSV tables and DICOM headers."""
 
 import math
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,6 @@ from dira_scale.archive.sources.folder import Folder
 from dira_scale.archive.sources.paths import is_mask
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.dicom import header
 
 COLUMNS = {"file": "file", "patient": "patient", "mask": "mask"}
 
@@ -40,7 +38,7 @@ def test_files_may_be_relative_to_the_csv_too(png_folder: Path, ingest: SimpleNa
     assert set(listed(source)) == {f"im{n:02d}.png" for n in range(24)} and source.label_names == ()
 
 
-def test_a_file_without_a_row_and_a_row_without_a_file_are_told(png_folder: Path) -> None:
+def test_a_file_without_a_row_and_a_row_without_a_file_are_named(png_folder: Path) -> None:
     (png_folder / "images" / "notes.txt").write_text("hello")
     (png_folder / "images" / ".hidden").write_text("hello")
     (png_folder / "images" / "im00.png").unlink()
@@ -48,6 +46,16 @@ def test_a_file_without_a_row_and_a_row_without_a_file_are_told(png_folder: Path
     assert records["notes.txt"].rejected == "no row in the CSV of labels"
     assert ".hidden" not in records
     assert records["im00.png"].rejected == "the file cannot be read (FileNotFoundError)"
+
+
+def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
+    for columns, words in (
+        ({"file": "file"}, "no column 'file' .*; it has image; recipe.columns.file=COLUMN names it$"),
+        ({"file": "image", "patient": "who"}, "'who' .*recipe.columns.patient=null if there is none$"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Folder(str(png_folder / "images"), str(table), columns=columns)
 
 
 @pytest.mark.parametrize(
@@ -65,16 +73,6 @@ def test_a_table_that_names_no_file_is_an_error(
         Folder(str(png_folder / "images"), str(table), columns={"file": "image"})
 
 
-def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
-    table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
-    for columns, words in (
-        ({"file": "file"}, "no column 'file' .*; it has image; recipe.columns.file=COLUMN names it$"),
-        ({"file": "image", "patient": "who"}, "'who' .*recipe.columns.patient=null if there is none$"),
-    ):
-        with pytest.raises(UserError, match=words):
-            Folder(str(png_folder / "images"), str(table), columns=columns)
-
-
 def test_label_rules_make_labels_from_categories(png_folder: Path, ingest: SimpleNamespace) -> None:
     kinds = ["NORMAL", "PNEUMONIA", ""]
     rows = [{"file": f"im{n:02d}.png", "kind": kinds[n], "age": 50} for n in range(3)]
@@ -87,13 +85,6 @@ def test_label_rules_make_labels_from_categories(png_folder: Path, ingest: Simpl
     assert source.label_names == ("pneumonia",)
     assert records["im00.png"].labels == (0,) and records["im01.png"].labels == (1,)
     assert math.isnan(records["im02.png"].labels[0]) and records["im02.png"].attributes == {"age": "50"}
-
-
-def test_boxes_by_file(png_folder: Path, ingest: SimpleNamespace) -> None:
-    rows = [{"file": "im01.png", "label": "mass", "y": 1, "x": 2, "h": 3.5, "w": 4}] * 2
-    boxes = ingest.csv(png_folder / "boxes.csv", rows)
-    records = listed(Folder(str(png_folder / "images"), boxes=str(boxes)))
-    assert records["im01.png"].boxes == (Box("mass", 1, 2, 3.5, 4),) * 2 and records["im02.png"].boxes == ()
 
 
 def test_paths_may_be_relative_to_where_one_is(
@@ -126,7 +117,6 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
         ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
-        ({"columns": {"file": "file", "patient": "subject"}}, "no column 'subject'.*it has file, patient, nodule"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
         ({"columns": {"flie": "file"}}, "recipe.columns: unknown key 'flie', use"),
         ({"label_columns": ["patient"]}, "'P0' is not a number"),
@@ -309,16 +299,3 @@ def test_a_header_that_cannot_be_read_is_no_patient_of_its_own(tmp_path: Path, i
     path.write_bytes(path.read_bytes()[:154])
     (record,) = Folder(str(tmp_path)).records(workers=1)
     assert record.rejected and record.rejected.startswith("DICOM header is damaged")
-
-
-def test_headers_are_read_by_many_threads_with_a_bar(
-    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    for number in range(8):
-        ingest.dicom(tmp_path / f"{number}.dcm", np.zeros((40, 40), np.uint16), PatientID=f"{number}")
-    together = threading.Barrier(8)  # opens when eight are inside at once
-    read = header.read_header
-    monkeypatch.setattr(header, "read_header", lambda file: (together.wait(30), read(file))[1])
-    records = listed(Folder(str(tmp_path)), workers=2)
-    assert {name: r.patient for name, r in records.items()} == {f"{n}.dcm": f"{n}" for n in range(8)}
-    assert "listing" in (said := capsys.readouterr().out) and "8/8 files" in said

@@ -4,12 +4,9 @@
 that it writes; none takes more memory than a shard has bytes.
 """
 
-import contextlib
 import json
 import math
-import os
 import shutil
-import stat
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +21,11 @@ import xxhash
 from archive.mutants.tars import PAYLOAD, tars
 from archive.sandbox import listing
 
-from dira_scale.data.manifest import DatasetError, ShardedDataset
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, printable
 from dira_scale.pages.figure import svg
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate import stats_page
-from dira_scale.shard.curate.audit.make import audit
-from dira_scale.shard.curate.beton import to_beton
 from dira_scale.shard.curate.merge import merge
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.stats_page import print_table, render_dataset
@@ -124,71 +119,65 @@ def works(folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
         "stats": stats,
         "subset": lambda: subset(folder, scratch / "part", PART).counts,
         "merge": lambda: merge([folder, folder.with_name("other")], scratch / "sum", "sum").counts,
-        "audit": lambda: audit(str(folder), str(folder.with_name("ours")), [], [], False, 1),
-        "beton": lambda: to_beton(folder),
     }
 
 
 def use(folder: Path, scratch: Path) -> dict[str, str]:
-    """What each work but the last two gave, or its one line of error."""
+    """What each work gave, or its one line of error; none takes more memory than 64 MB."""
     outcomes = {}
-    for name, work in list(works(folder, scratch).items())[:-2]:
+    for name, work in works(folder, scratch).items():
+        tracemalloc.start()
         try:
             outcomes[name] = str(work())
         except UserError as error:
-            assert "\n" not in str(error) and len(str(error)) < 1000, error
+            assert "\n" not in str(error) and len(printable(str(error))) < 1000, error
             outcomes[name] = f"error: {error}"
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 2**26, f"{name} took {peak} bytes"
     return outcomes
 
 
-def elsewhere(folder: Path, *but: Path) -> dict[bytes, tuple]:
-    """The state of all files in ``folder`` but those below ``but``."""
-    return {
-        path: state for path, state in listing(folder).items()
-        if not stat.S_ISDIR(state[0]) and not any(path.startswith(str(prefix).encode()) for prefix in but)
-    }  # fmt: skip
+def exchanged(folder: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change the first shard, and what ``dataset.json`` says of it."""
+    said = json.loads((folder / "dataset.json").read_text())
+    shard = next(iter(said["shards"]))
+    content = change((folder / shard).read_bytes())
+    (folder / shard).write_bytes(content)
+    sums = said["checksums"] | {shard: xxhash.xxh3_64_hexdigest(content)}
+    info(folder, shards=said["shards"] | {shard: len(content)}, checksums=sums)
 
 
 TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=file:///etc/passwd]x[/link]", "=1+1",
          "a\nb", "{{ 7*7 }}", "\u202e", "x" * 10000, "../../x"]  # fmt: skip
 # What no image hangs on is read as it is: the page reports that a spacing is NaN.
-HARMLESS = {"spacing no number", "ages that are no ages", "quarantine of other columns"}
+HARMLESS = {"spacing no number", "quarantine of other columns"}
 SPOILT: dict[str, Callable[[Path], None]] = {
     "shard above": lambda f: renamed_shard(f, "../ours/letter"),
-    "shard by its whole path": lambda f: renamed_shard(f, str(f.with_name("ours") / "letter")),
     "shard without end": lambda f: renamed_shard(f, "/dev/zero"),
-    "shard is a FIFO": lambda f: (os.mkfifo(f / "fifo"), renamed_shard(f, "fifo")),
     "shard with a NUL": lambda f: renamed_shard(f, "a\0b"),
     "shard that only the manifest names": lambda f: column(f, "shard", lambda _: "../ours/letter"),
     "offset behind the end": lambda f: column(f, "offset", lambda _: 2**40),
     "size of a petabyte": lambda f: column(f, "size", lambda _: 2**50),
-    "mask of a petabyte": lambda f: column(f, "mask_size", lambda _: 2**50),
     "no size": lambda f: column(f, "size", lambda _: None),
-    "no labels": lambda f: column(f, "labels", lambda _: None),
     "labels too many": lambda f: column(f, "labels", lambda v: [*v, 1.0]),
-    "codec unknown": lambda f: column(f, "codec", lambda _: "pickle"),
     "sides absurd": lambda f: (column(f, "height", lambda _: 2**31 - 1), column(f, "width", lambda _: -1)),
     "low and high no numbers": lambda f: (column(f, "low", lambda _: math.nan), column(f, "high", lambda _: None)),
     "spacing no number": lambda f: column(f, "spacing", lambda _: [math.nan, math.inf]),
-    "ages that are no ages": lambda f: column(f, "attributes", lambda _: [("age", "²"), ("<b>", "<i>")]),
     "counts that do not add up": lambda f: info(f, counts={"train": 5}),
-    "counts that are texts": lambda f: info(f, counts={"train": "many"}),
-    "counts of other splits": lambda f: info(f, counts={"nobody": 24}),
     "shards that are a list": lambda f: info(f, shards=["a", "b"]),
-    "no shards": lambda f: info(f, shards={}),
     "label names that are a number": lambda f: info(f, label_names=7),
     "one label name": lambda f: info(f, label_names=["a"]),
     "name that is a list": lambda f: info(f, name=[1], modality={}, licence=3, dims="two", codec=None),
-    "dims that do not fit": lambda f: info(f, dims=3),
     "recipe that is a text": lambda f: info(f, recipe="x", recipe_hash=4, quarantined="many"),
-    "dataset.json is a list": lambda f: (f / "dataset.json").write_text("[1]"),
     "dataset.json is deep": lambda f: (f / "dataset.json").write_text("[" * 10**5),
-    "dataset.json is no UTF-8": lambda f: (f / "dataset.json").write_bytes(b'{"name": "\xff"}'),
     "dataset.json has a huge number": lambda f: (f / "dataset.json").write_text(f'{{"format_version": {"9" * 9999}}}'),
     "manifest is cut": lambda f: (f / "manifest.parquet").write_bytes((f / "manifest.parquet").read_bytes()[:-99]),
     "quarantine is absent": lambda f: (f / "quarantine.parquet").unlink(),
     "quarantine of other columns": lambda f: pq.write_table(pa.table({"a": [1]}), f / "quarantine.parquet"),
     **{f"texts {number}": lambda f, text=text: texts(f, text) for number, text in enumerate(TEXTS)},
+    **{name: lambda f, odd=name: exchanged(f, tars(f.with_name("ours") / "letter")[odd]) for name in tars(Path("/"))},
 }  # fmt: skip
 
 
@@ -224,6 +213,8 @@ def test_datasets_of_others_are_data_only(
             failed[what] = repr(error)[:300]
             continue
         assert listing(tmp_path / "sets") == before, what
+        for path in scratch.rglob("*"):
+            assert not path.is_symlink() and (path.is_dir() or PAYLOAD not in path.read_bytes()), what
         shown = capsys.readouterr().out
         if "\x1b[2J" in shown or "\x07" in shown:
             failed[what] = "control characters reach the terminal"
@@ -239,60 +230,3 @@ def test_datasets_of_others_are_data_only(
             failed[what] = f"went unnoticed: {outcomes['read']}"
     assert not failed, "\n".join(f"{what}: {error}" for what, error in failed.items())
     assert any("&lt;script&gt;alert" in page for page in pages)  # it was read, and shown
-
-
-def exchanged(folder: Path, change: Callable[[bytes], bytes]) -> str:
-    """Change the first shard, and what ``dataset.json`` says of it; its name."""
-    said = json.loads((folder / "dataset.json").read_text())
-    shard = next(iter(said["shards"]))
-    content = change((folder / shard).read_bytes())
-    (folder / shard).write_bytes(content)
-    sums = said["checksums"] | {shard: xxhash.xxh3_64_hexdigest(content)}
-    info(folder, shards=said["shards"] | {shard: len(content)}, checksums=sums)
-    return shard
-
-
-def test_verify_notices_each_odd_tar(theirs: Path, tmp_path: Path) -> None:
-    whole = {path: path.read_bytes() for path in theirs.iterdir()}
-    before, unnoticed = elsewhere(tmp_path, theirs), []
-    for name, change in tars(theirs.with_name("ours") / "letter").items():
-        for path, content in whole.items():
-            path.write_bytes(content)
-        try:
-            if not verify_shard(theirs, exchanged(theirs, change)):
-                unnoticed.append(name)
-        except DatasetError as error:
-            assert "samples outside shard" in str(error)
-    assert not unnoticed and elsewhere(tmp_path, theirs) == before
-
-
-FEW = ("a link, and a file through it", "a size below zero", "a JSON of 8 GiB", "a sample twice")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [name if name in FEW else pytest.param(name, marks=pytest.mark.torture) for name in tars(Path("/ours/letter"))],
-)
-def test_a_shard_of_somebody_else(name: str, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scratch, letter = tmp_path / "scratch", theirs.with_name("ours") / "letter"
-    shard = exchanged(theirs, tars(letter)[name])
-    names = {path.name for path in theirs.iterdir()}
-    with contextlib.suppress(DatasetError):  # where the manifest points behind the shard's end
-        assert print_damages(theirs, verify_shard(theirs, shard)) == 1
-    before = elsewhere(tmp_path, theirs, scratch)
-    for what, work in works(theirs, scratch).items():
-        tracemalloc.start()
-        try:
-            work()
-        except UserError as error:
-            assert len(printable(str(error))) < 1000
-        finally:
-            _, peak = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-        assert peak < 2**26, f"{what} took {peak} bytes"
-    assert elsewhere(tmp_path, theirs, scratch) == before and letter.read_bytes() == SECRET * 1000
-    assert {path.name for path in theirs.iterdir()} <= names | {"train.beton", "val.beton"}
-    for path in scratch.rglob("*"):
-        assert not path.is_symlink() and (path.is_dir() or PAYLOAD not in path.read_bytes())
-    shown = capsys.readouterr().out
-    assert "\x1b[2J" not in shown and "\x07" not in shown

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-from archive.mutants.tables import GOOD, HEADER, LONG, TABLES
+from archive.mutants.tables import GOOD, LONG, TABLES
 from archive.mutants.valid import png
-from archive.sandbox import MEMORY, convert, convert_good, here, listing, run
+from archive.sandbox import here, listing
 
 from dira_scale.archive.sources.boxes import read_boxes, read_findings
 from dira_scale.data.manifest import ShardedDataset
@@ -81,41 +81,3 @@ def test_a_table_of_any_size_takes_little_memory(name: str, tmp_path: Path) -> N
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         assert peak < LARGE / 2, (reader, peak)
-
-
-@pytest.mark.parametrize("rows", [300, pytest.param(10**5, marks=[pytest.mark.torture, pytest.mark.timeout(3600)])])
-def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) -> None:
-    """Files that are there, and as many that are not."""
-    images, whole = sandbox / "inputs" / "images", sandbox / "whole.png"
-    images.mkdir()
-    whole.write_bytes(png(0, 16, 16))
-    lines = [HEADER]
-    for number in range(rows // 2):
-        (images / f"{number}.png").hardlink_to(whole)
-        lines.append(b"%d.png,P0,1\nabsent%d.png,P0,0\n" % (number, number))
-    for number in range(9):
-        (images / f"other{number}.png").hardlink_to(whole)
-        lines.append(b"other%d.png,Q%d,0\n" % (number, number))
-    (sandbox / "inputs" / "labels.csv").write_bytes(b"".join(lines))
-    keys = {"images": str(images), "labels": str(sandbox / "inputs" / "labels.csv"), "min_side": "8",
-            "splits": "{train: 0.5, val: 0.3, test: 0.2}", "shard_size": "1000"}  # fmt: skip
-    made = (convert_good if rows < 1000 else convert)(sandbox, "out", 2, **keys)  # a few in this process
-    assert len(made.rows) == rows // 2 + 9 and len(made.quarantine) == rows // 2
-    splits = collections.defaultdict(set)
-    for row in made.rows.values():
-        splits[row["patient"]].add(row["split"])
-    assert len(splits) == 10 and all(len(of) == 1 for of in splits.values())
-
-
-@pytest.mark.torture
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ENDLESS)
-def test_a_table_of_a_gigabyte(name: str, sandbox: Path) -> None:
-    """By the real command, which may take the memory of one for images."""
-    images, table = write_images(sandbox / "inputs" / "images"), sandbox / "inputs" / "labels.csv"
-    table.write_bytes(TABLES[name].content(2**30))
-    words = ["dira_scale.shard", "recipe=folder", f"recipe.images={images}", f"recipe.labels={table}",
-             f"out={sandbox / 'out'}", "workers=2"]  # fmt: skip
-    ended = run(words, sandbox, MEMORY[2])
-    (line,) = ended.stderr.splitlines()
-    assert ended.returncode == 2 and TABLES[name].outcome in line and len(line) < 1500  # type: ignore[operator]

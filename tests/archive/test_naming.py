@@ -14,7 +14,6 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dira_scale.archive.modality import modality_of
 from dira_scale.archive.outcome import pretraining
 from dira_scale.archive.output import completed
 from dira_scale.config.compose import compose
@@ -86,20 +85,6 @@ def test_a_dataset_that_was_moved_keeps_its_name(
     assert ingest.contents(out) == whole
 
 
-def test_an_interrupted_conversion_that_was_moved_goes_on(
-    images: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = ingest.recipe("folder", images=str(images), shard_size=1, **UNNAMED)
-    convert(config, tmp_path / "unbroken" / "first", workers=1)
-    convert(config, tmp_path / "first", workers=1, share="1/2")
-    out = (tmp_path / "first").rename(tmp_path / "second")
-    begun = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-    assert begun
-    convert(config, out, workers=1)
-    assert {path: path.stat().st_mtime_ns for path in begun} == begun
-    assert ingest.contents(out) == ingest.contents(tmp_path / "unbroken" / "first")
-
-
 def test_another_name_than_the_stored_one_is_another_recipe(
     images: Path, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:
@@ -108,12 +93,6 @@ def test_another_name_than_the_stored_one_is_another_recipe(
     convert(config | {"name": "out"}, tmp_path / "out", workers=1)
     with pytest.raises(UserError, match=r'another recipe \(name: "out" there, "films" here\)'):
         convert(config | {"name": "films"}, tmp_path / "out", workers=1)
-
-
-@pytest.mark.parametrize("damage", ["", "[]", '{"recipe": 1}', '{"recipe": {"name": 1, "modality": []}}', "\ud800"])
-def test_a_damaged_description_names_nothing(damage: str, tmp_path: Path) -> None:
-    (tmp_path / "dataset.json").write_bytes(damage.encode(errors="surrogatepass"))
-    assert completed({"name": None, "modality": None}, tmp_path) == {"name": tmp_path.name, "modality": None}
 
 
 def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path, ingest: SimpleNamespace) -> None:
@@ -132,11 +111,6 @@ def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path,
     assert info_of(tmp_path / "several").recipe["modality"] is None
     convert(config | {"modality": "CXR"}, tmp_path / "set", workers=1)
     assert info_of(tmp_path / "set").modality == "CXR"
-
-
-def test_modalities_are_joined_in_one_order() -> None:
-    assert modality_of([]) == modality_of([None, "PATIENT^NAME"]) == "unknown"
-    assert modality_of(["DX", None, "CR", "DX"]) == modality_of(["CR", "DX", None]) == "CR, DX, unknown"
 
 
 def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(tmp_path: Path, make: SimpleNamespace,

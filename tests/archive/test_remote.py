@@ -1,9 +1,5 @@
 """Images and tables in a store, datasets in a store: an S3 server as a process of its own, and ``file://``."""
 
-import os
-import signal
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +9,6 @@ from typing import Any
 import pytest
 import s3
 import s3fs
-from harness import job
 
 from dira_scale.archive import writer
 from dira_scale.data.manifest import ShardedDataset
@@ -136,47 +131,6 @@ def test_a_slice_that_comes_late_does_no_harm(
     assert repair(config, url, workers=1) == []
     convert(config, url, workers=1)
     assert capsys.readouterr().out.count("is complete") == 1 and bucket.keys("late/") == list(joined[1])
-
-
-@pytest.mark.system
-def test_a_killed_conversion_into_a_store_goes_on(
-    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    url = f"{bucket.url}/killed"
-    words = [
-        sys.executable, "-m", "dira_scale.shard", "recipe=folder", f"recipe.images={png_folder}/images",
-        "recipe.name=folder", f"out={url}",
-        "recipe.shard_size=1", "workers=1",
-    ]  # fmt: skip
-    with job(words) as process:
-        deadline = time.monotonic() + 120
-        while len(bucket.keys("killed/.partial/train")) < 2:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(60)
-    assert "killed/manifest.parquet" not in bucket.keys("killed/")
-    kept = {key: bucket.client.head_object(Bucket=s3.NAME, Key=key)["LastModified"] for key in bucket.keys("killed/t")}
-    assert main(words[3:]) == 0
-    convert(ingest.recipe("folder", images=f"{png_folder}/images", shard_size=1), tmp_path / "unbroken", workers=1)
-    assert stored(bucket, "killed/") == ingest.contents(tmp_path / "unbroken")
-    states = len([key for key in kept if key.endswith(".tar")])
-    again = sum(bucket.client.head_object(Bucket=s3.NAME, Key=key)["LastModified"] != kept[key] for key in kept)
-    assert states >= 2 and again <= 1  # the one whose state was not written yet
-
-
-def test_nothing_usable_leaves_nothing_in_a_store(
-    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where the rejected are listed by name
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.txt").write_text("text")
-    with pytest.raises(UserError, match="none of the 1 inputs is usable"):
-        convert(ingest.recipe("folder", images=str(tmp_path / "images")), f"{bucket.url}/mended", workers=1)
-    assert not bucket.keys("mended/")
-    convert(ingest.recipe("folder", images=str(png_folder / "images")), f"{bucket.url}/mended", workers=1)
-    assert "mended/manifest.parquet" in bucket.keys("mended/")
 
 
 @pytest.mark.parametrize(

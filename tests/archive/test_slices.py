@@ -1,6 +1,5 @@
 """Several machines share the shards: each does a slice, a last call joins them."""
 
-import sys
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -8,10 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from archive.conftest import locked
-from archive.sources.conftest import Here
-from harness import together
 
-from dira_scale.archive import writer
 from dira_scale.archive.claim import Share
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
@@ -32,22 +28,6 @@ def test_slices_joined_are_byte_identical_to_one_machine(
     convert(config, out, workers=1)
     assert ingest.contents(out) == ingest.contents(tmp_path / "one")
     assert (tmp_path / "one.rejected.csv").read_bytes() == (tmp_path / "shared.rejected.csv").read_bytes()
-
-
-def test_slices_at_once_in_processes_of_their_own(
-    tmp_path: Path, png_folder: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = ["recipe=folder", "recipe.name=folder", f"recipe.images={png_folder}/images", "recipe.shard_size=2"]
-    keys.append("workers=1")
-    words = [sys.executable, "-m", "dira_scale.shard", *keys, f"out={tmp_path}/shared"]
-    together([[*words, f"slice={number}/2"] for number in (1, 2)])
-    config = ingest.recipe("folder", images=f"{png_folder}/images", shard_size=2)
-    states = list((tmp_path / "shared" / ".partial").glob("*-*.json"))
-    assert len(states) == len(list((tmp_path / "shared").glob("*.tar"))) >= 12
-    monkeypatch.setattr(writer, "worker_pool", Here)
-    convert(config, tmp_path / "shared", workers=1)
-    convert(config, tmp_path / "one", workers=1)
-    assert ingest.contents(tmp_path / "shared") == ingest.contents(tmp_path / "one")
 
 
 def test_every_shard_is_of_one_slice() -> None:

@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional
 
 from dira_scale.data import views
 from dira_scale.data.distort import Distort
-from dira_scale.data.distort.plane import jitter, rotate
-from dira_scale.data.views import Blur, Distortion, Jitter, ViewSpec, draw
+from dira_scale.data.distort.plane import rotate
+from dira_scale.data.views import Blur, Jitter, ViewSpec, draw
 
 SPEC = ViewSpec(size=48)
 NEAR = 2e-6  # the largest difference between sums in another order
@@ -98,12 +98,6 @@ def plain_jitter(image, params, i):
     for step in reversed(steps) if params.contrast_first[i] else steps:
         image = step(image)
     return image
-
-
-def test_jitter_takes_volumes():
-    params, x = parameters(), images()
-    volumes = x[:, :, None].expand(-1, -1, 3, -1, -1)
-    torch.testing.assert_close(jitter(volumes, params), jitter(x, params)[:, :, None].expand_as(volumes))
 
 
 @both_ways
@@ -191,18 +185,6 @@ def test_squares_beyond_the_edge_are_cut_off_there(size):
                     if 0 <= row < size and 0 <= column < size:
                         expected[:, row, column] = 0
         np.testing.assert_array_equal(result[i], expected)
-
-
-@both_ways
-def test_parameters_that_do_nothing_are_the_identity():
-    b, x = 5, images(5)
-    params = Distortion(
-        torch.ones(b), torch.ones(b), torch.zeros(b, dtype=torch.bool), torch.zeros(b),
-        torch.full((b,), views.NONE, dtype=torch.uint8), torch.zeros(b, 10, 4, dtype=torch.int16),
-        torch.zeros(b, dtype=torch.uint8), torch.zeros(b, 10, 6, dtype=torch.int16),
-        torch.zeros(b), torch.zeros(b, 0, 3, dtype=torch.uint8), torch.zeros(b, 0), torch.zeros(b, 0),
-    )  # fmt: skip
-    assert torch.equal(Distort(SPEC)(x, params), x)
 
 
 @both_ways

@@ -94,14 +94,6 @@ def test_a_store_is_read_like_a_folder(dataset: Path) -> None:
         ShardedDataset.open("memory://bucket/full")
 
 
-def test_many_files_do_not_exhaust_descriptors(dataset: Path) -> None:
-    opened = ShardedDataset.open(dataset)
-    opened._opened.cache_clear()
-    held = opened._opened("train-000000.tar")
-    opened._opened.cache_clear()
-    assert opened.read(0) == PAYLOADS[0] and held.descriptor != opened._opened("train-000000.tar").descriptor
-
-
 def test_threads_that_meet_in_a_cold_cache_read_their_own_sample(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,14 +163,10 @@ def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: 
     ("column", "value", "said"),
     [
         ("key", "../../x", "a key that is not of letters"),
-        ("key", "/tmp/x", "a key that is not of letters"),
-        ("key", "a/b", "a key that is not of letters"),
-        ("key", ".hidden", "a key that is not of letters"),
         ("key", "\x1b]0;x", "a key that is not of letters"),
         ("key", "a" * 300, "a key that is not of letters"),
         ("height", 0, "height is 0, not from 1"),
         ("width", 2**31 - 1, "width is 2147483647, not from 1"),
-        ("channels", -1, "channels is -1, not from 1 to 16"),
         ("bits", 77, "bits is 77, not 8 or 16"),
         ("low", 1e9, "low is above high"),
         ("high", float("inf"), "high is not finite"),
@@ -195,15 +183,6 @@ def test_what_no_sample_is_is_refused_before_anything_is_decoded(
     rows[0][column] = value if column != "labels" else value * len(rows[0]["labels"])
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
     with pytest.raises(DatasetError, match=said):
-        ShardedDataset.open(dataset)
-
-
-def test_an_image_of_too_many_pixels_is_refused(dataset: Path) -> None:
-    path = dataset / "manifest.parquet"
-    rows = pq.read_table(path).to_pylist()
-    rows[0] |= {"height": 2**14, "width": 2**13}
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
-    with pytest.raises(DatasetError, match=r"an image of 1.34e\+08 pixels, more than 67108864"):
         ShardedDataset.open(dataset)
 
 
@@ -224,3 +203,12 @@ def test_a_runs_folder_is_no_dataset_and_is_called_what_it_is(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(DatasetError, match="is a run's folder, not a sharded dataset"):
         ShardedDataset.open(tmp_path)
+
+
+def test_an_image_of_too_many_pixels_is_refused(dataset: Path) -> None:
+    path = dataset / "manifest.parquet"
+    rows = pq.read_table(path).to_pylist()
+    rows[0] |= {"height": 2**14, "width": 2**13}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+    with pytest.raises(DatasetError, match=r"an image of 1.34e\+08 pixels, more than 67108864"):
+        ShardedDataset.open(dataset)

@@ -62,12 +62,7 @@ def test_a_dataset_without_numbers_is_one_error(labelled: Labelled) -> None:
 @pytest.mark.parametrize(
     ("rows", "learned", "keys", "said"),
     [
-        (
-            [[5, 7], [6, 7]],
-            True,
-            "",
-            "'b' is 7 wherever it is known, so there is nothing to learn: leave it",
-        ),
+        ([[5, 7], [6, 7]], True, "", "'b' is 7 wherever it is known, so there is nothing to learn: leave it"),
         ([[5, NAN], [6, NAN]], False, "", "split 'train': label 'b' is unknown in all 2 samples"),
         ([[5, 1], [5, 2]], True, "data.fraction=0.1", "at data.fraction=0.1: label 'a' is 5 .* a larger data.fraction"),
         ([[5, 1], [5, 2]], False, "", ""),

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
 from dira_scale.data import views
@@ -148,16 +147,6 @@ def test_orientations_are_fair_coins_and_quarter_turns():
     assert draws(50)[1]["orientations"].shape == (50, 0, 3)
 
 
-def test_rotations_and_orientations_are_independent_of_each_other_and_of_the_view():
-    first, second = (draws(spec=TURNED, view=view) for view in range(2))
-    assert abs(np.corrcoef(first[1]["rotation"], second[1]["rotation"])[0, 1]) < 0.03
-    for column in first[1]["orientations"].reshape(N, -1).T:
-        for other in (first[1]["rotation"], first[0].flip[:, 1], first[1]["brightness"], first[1]["sigma"]):
-            assert abs(np.corrcoef(column, other)[0, 1]) < 0.03
-    assert abs(np.corrcoef(first[1]["rotation"], first[0].flip[:, 1])[0, 1]) < 0.03
-    assert near((first[1]["orientations"][:, 0] == second[1]["orientations"][:, 0]).all(1).mean(), 1 / 16)
-
-
 @pytest.mark.parametrize("change", [{"rotation": 10.0}, {"orientations": 2}, {"rotation": 45.0, "orientations": 3}])
 def test_rotations_and_orientations_leave_all_other_draws_as_they_are(change):
     plain, turned = draws(200), draws(200, spec=replace(ViewSpec(), **change))
@@ -213,15 +202,6 @@ GOLDEN = {
 }
 
 
-def test_distortions_are_sliced_and_moved():
-    distortion = draw(ViewSpec(), 0, 0, np.arange(6), np.zeros(6, int), 0, np.full(6, 99), np.full(6, 99))[1]
-    part = distortion[2:4].to("cpu")
-    for name, values in part.tensors().items():
-        assert torch.equal(values, distortion.tensors()[name][2:4])
-    assert distortion.boxes.dtype == distortion.swaps.dtype == torch.int16
-    assert distortion.branch.dtype == distortion.n_boxes.dtype == torch.uint8
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -229,12 +209,8 @@ def test_distortions_are_sliced_and_moved():
         ({"flip": (0.5, 0.0)}, r"flip=\[0.5, 0.0\]: images are mirrored left and right alone: give one number"),
         ({"cutout": Cutout(p=0.8)}, "sum of the three"),
         ({"scale": (0.5, 0.2)}, "scale"),
-        ({"ratio": (0.0, 1.0)}, "ratio"),
         ({"size": 4}, "8 pixels"),
-        ({"count": 0}, "at least one view"),
         ({"rotation": -1.0}, "0 <= rotation <= 180"),
-        ({"rotation": 181.0}, "0 <= rotation <= 180"),
-        ({"rotation": math.nan}, "0 <= rotation <= 180"),
         ({"orientations": -1}, "orientations=-1: need at least 0"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
         ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),

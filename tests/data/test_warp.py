@@ -170,7 +170,6 @@ def test_the_views_of_masks_are_benchmark_transfer_learnings() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"warp": Warp(p=1.5)}, r"probabilities must be in \[0, 1\]"),
         ({"warp": Warp(grid=1.0, p=0.1)}, "0 <= warp.grid < 1"),
         ({"tone": Tone(gamma=(0, 1))}, r"0 < tone.gamma\[0\]"),
         ({"sized": SizedCrop((156, 300))}, r"sized.side\[1\] <= 224"),

@@ -63,11 +63,7 @@ def make(
         sides = dict(zip(("depth", "height", "width"), voxels.shape[-3:], strict=True))
         rows.append(
             dict.fromkeys(SCHEMA.names)
-            | {
-                "key": f"v{number}",
-                "split": splits[number],
-                "patient": f"p{number}",
-            }
+            | {"key": f"v{number}", "split": splits[number], "patient": f"p{number}"}
             | {"study": "s", "shard": "train-000000.tar", "codec": codec, "bits": 16, "low": -1024.0, "high": 3000.0}
             | {
                 "channels": voxels.shape[0] if voxels.ndim == 4 else 1,

@@ -72,19 +72,6 @@ def test_a_mask_or_boxes_of_an_unknown_frame_are_refused(tmp_path: Path, ingest:
     assert record.rejected == "a mask or boxes for DICOM frames: does not say for which frame"
 
 
-@pytest.mark.parametrize("frames", ["70000", "-1", "1A"])
-def test_an_impossible_number_of_frames_is_refused_when_listed(
-    tmp_path: Path, ingest: SimpleNamespace, frames: str
-) -> None:
-    path = ingest.dicom(tmp_path / "images" / "a.dcm", FRAMES[0])
-    header = pydicom.dcmread(path)
-    header.NumberOfFrames = 12345
-    header.save_as(path)
-    path.write_bytes(path.read_bytes().replace(b"12345 ", frames.encode().ljust(6)))
-    (record,) = Folder(str(tmp_path / "images")).records(1)
-    assert record.rejected and "DICOM" in record.rejected
-
-
 def test_functional_groups_give_each_frame_its_own_values_and_place(tmp_path: Path, ingest: SimpleNamespace) -> None:
     """As enhanced CT and MR have them: rescaling and orientation shared, position and window of each frame."""
     path = several(tmp_path / "x.dcm", ingest)

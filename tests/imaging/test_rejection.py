@@ -1,8 +1,6 @@
 """A bad file is a verdict; a disk, a network or a memory that fails is not."""
 
 import errno
-import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,24 +34,6 @@ def test_what_the_machine_is_guilty_of_goes_through(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, rejects("damaged ({})"):
         raise error
     assert caught.value is error
-
-
-@pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "folder"])
-def test_what_is_no_regular_file_is_a_verdict_open_nonblocking(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "m"
-    match kind:
-        case "FIFO":
-            os.mkfifo(path)  # whose reader waits for a writer
-        case "socket":
-            with pytest.MonkeyPatch.context() as patch, socket.socket(socket.AF_UNIX) as made:
-                patch.chdir(tmp_path)  # sockets have short names
-                made.bind("m")
-        case "device":
-            path.symlink_to("/dev/zero")
-        case "folder":
-            path.mkdir()
-    with pytest.raises(RejectedError, match=r"the file cannot be read \((OSError|IsADirectoryError)\)"):
-        read.read_mask(path)
 
 
 def failing_disk(*_: object, **__: object) -> None:

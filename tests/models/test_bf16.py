@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import pickle
 from collections.abc import Iterator
 from functools import partial
 
@@ -71,17 +70,6 @@ def test_others_compute_in_bf16_as_ever() -> None:
             assert equal(layer(x), plain(x))
 
 
-def test_a_module_that_moves_twice_stays_what_it_is() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1))
-    names = list(network.state_dict())
-    moved(network, CPU, channels_last=False)
-    kinds = [type(layer) for layer in network]
-    moved(network, CPU, channels_last=True)
-    assert kinds == [type(layer) for layer in network] and issubclass(kinds[0], nn.Conv2d)
-    assert kinds[1:] == [nn.ReLU, nn.Conv2d]
-    assert list(network.state_dict()) == names
-
-
 class Doubled(torch.autograd.Function):
     """The fault that is planted: a gradient twice as large."""
 
@@ -117,9 +105,7 @@ def gradient(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 @pytest.mark.usefixtures("faulty")
-def test_a_convolution_that_this_cpu_gets_wrong_computes_in_fp32_and_is_named(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_convolution_that_this_cpu_gets_wrong_computes_in_fp32_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
     right, wrong = nn.Conv2d(4, 8, 3), nn.Conv2d(4, 8, 3, dilation=2)
     x, before = torch.randn(2, 4, 9, 9), torch.get_rng_state()
     exact = [gradient(copy.deepcopy(layer), x) for layer in (right, wrong)]
@@ -152,12 +138,6 @@ def test_nothing_is_tried_where_nothing_is_trained(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(bf16, "is_right", None)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert layer(torch.randn(1, 4, 9, 9)).dtype == torch.bfloat16
-
-
-def test_copies_and_pickles_are_guarded_too() -> None:
-    layer = bf16.guard(nn.Conv3d(1, 2, 3))
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert type(other) is type(layer) and torch.equal(other.weight, layer.weight)
 
 
 def equal(a: Tensor, b: Tensor) -> bool:

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ import pytest
 import yaml
 from export.test_export import Trained
 from finetune.test_comparison import Runs, labelled
-from made_up_run import dataset
 from models.test_classifier import model
 from models.test_formats_of_classes import described
 
-from dira_scale.data.manifest import MANIFEST_FILE
-from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
 from dira_scale.evaluation.probe_figures import Probed, as_json
 from dira_scale.export import main
@@ -60,13 +56,6 @@ def test_energy_is_devices_times_power_times_hours_times_pue() -> None:
     assert "Energy: 5.04 kWh = devices x power x hours x PUE = 3 x 700 W x 2 h x 1.2." in compute.text(
         words(watts=700.0, pue=1.2)
     )
-
-
-def test_energy_is_unknown_without_one_of_its_factors() -> None:
-    assert "Energy: unknown" in Compute(2.0, "H9", 3).text(words()) and "card.watts" in Compute(2.0).text(words())
-    assert "not recorded: the hours, the number of devices" in Compute.of([], {}).text(words(watts=700.0))
-    assert Compute.of([], {"gpus": [], "cores": 2, "processes": 1}).devices == 1  # as many CPUs as machines
-    assert Compute.of([], {"gpus": [], "cores": 2, "processes": 4}).devices is None
 
 
 def test_the_card_says_of_each_gap_what_to_run_or_to_write(trained: Trained, tmp_path: Path) -> None:
@@ -119,30 +108,6 @@ def test_a_release_needs_the_licences_of_data_and_of_initial_weights() -> None:
     (gap,) = given.gaps(run, [unstated])
     assert gap == "licence of the dataset mine: not stated (shard it with recipe.licence=…)"
     assert 'license_name: "CC-BY-4.0"' in Card("lungs", run, [], "train", 3, 0.5, False, {}, given).text()
-
-
-def test_an_evaluation_of_another_run_is_refused(tmp_path: Path) -> None:
-    folder = probed(tmp_path / "probe", "out/runs/other")
-    with pytest.raises(UserError, match=r"^card.evaluation: .* evaluates out/runs/other, not mine; name an evaluation"):
-        evaluated(folder, Path("mine"))
-    with pytest.raises(UserError, match=r"has no probe.json and no results.json; name what probe or finetune"):
-        evaluated(tmp_path, Path("mine"))
-
-
-def test_card_and_croissant_agree(tmp_path: Path) -> None:
-    """On name, licence, modality and the number of images of each split."""
-    shards = dataset(tmp_path / "shards")
-    theirs = croissant(shards.info, shards.root / MANIFEST_FILE)
-    run = described(model("test_resnet"), "pooled")
-    run = replace(run, network=replace(run.network, start=None), data=replace(run.data, split="train"))
-    known = Dataset(str(shards.root), shards.hash).known(shards.info)
-    card = Card("demo", run, [TrainingData(known, shards.info)], "train", 3, 0.5, False, {}).text()
-    (row,) = re.findall(r"^\| (phantom.*) \|$", unescape(section(card, "Training data")), re.MULTILINE)
-    about, images, licence, _, counts = row.split(" | ")
-    assert re.fullmatch(r"(.*) \((.*)\)", about).groups() == (theirs["name"], "CXR")  # type: ignore[union-attr]
-    assert licence == theirs["license"] == yaml.safe_load(card.split("---\n")[1])["license_name"]
-    assert theirs["description"] == f"CXR images as WebDataset shards with a Parquet manifest: {counts}."
-    assert counts == "320 train, 33 val" and images == "320"
 
 
 def test_a_fine_tuned_evaluation_has_its_interval_over_patients(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Classifiers and segmentation of several classes: equal to timm's and smp's networks with the same weights."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ import tiny_swin  # noqa: F401  # registers itself
 import torch
 from models.stub3d import TARGET
 
-from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
 from dira_scale.models.encoder import timm_names
 from dira_scale.models.pyramid import TimmEncoder
@@ -72,26 +70,3 @@ def test_a_segmentation_of_several_classes_is_smps() -> None:
     )  # fmt: skip
     images = torch.rand(2, 3, 64, 96)
     torch.testing.assert_close(unet(images), theirs(images))
-
-
-def test_volumes_are_classified_and_segmented_by_a_network_that_nobody_else_knows() -> None:
-    built = architecture(STUB)
-    encoder = built.build_encoder((8, 8, 8))
-    volumes = torch.rand(2, 1, 8, 8, 8)
-    assert built.build_network(encoder, CLASSES)(volumes).shape == (2, CLASSES, 8, 8, 8)
-    logits = built.build_classifier(encoder, CLASSES)(volumes)
-    assert logits.shape == (2, CLASSES)
-    logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in encoder.parameters())
-
-
-def test_a_classifier_of_volumes_has_batchnorm_over_groups_by_two_calls() -> None:
-    """Each half of the batch is normalised by its own statistics, as plain BatchNorm does it alone."""
-    torch.manual_seed(0)
-    built = architecture(STUB | {"bn_groups": 2})
-    classifier = built.build_classifier(built.build_encoder((8, 8, 8)), CLASSES).train()
-    plain, volumes = copy.deepcopy(classifier), torch.rand(4, 1, 8, 8, 8)
-    norm.convert(classifier)
-    norm.regroup(classifier, built.groups(4))
-    expected = torch.cat([plain(part) for part in volumes.chunk(2)])
-    torch.testing.assert_close(classifier(volumes), expected)

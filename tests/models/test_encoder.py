@@ -64,12 +64,11 @@ def test_one_channel_equals_three_equal_ones():
         torch.testing.assert_close(ours, theirs)
 
 
-# Where the size does more than make maps smaller: positions, windows, and pyramids that end at one pixel.
-SIZED = ("test_resnet", "test_vit", "test_maxvit", tiny_swin.NAME)
 # Full networks of kinds that others show too; tests/export/test_export.py and test_layouts.py have their features.
 FULL = ("regnetx_002", "deit_tiny_distilled_patch16_224")
 USUAL = [pytest.param(name, 96, marks=pytest.mark.system if name in FULL else ()) for name in FAMILIES]
-SMALLEST = [pytest.param(name, 32, marks=() if name in SIZED else pytest.mark.torture) for name in FAMILIES]
+# Where the size does more than make maps smaller: positions, windows, and pyramids that end at one pixel.
+SMALLEST = [(name, 32) for name in ("test_resnet", "test_vit", "test_maxvit", tiny_swin.NAME)]
 
 
 @pytest.mark.parametrize(("name", "size"), [*USUAL, *SMALLEST])
@@ -225,11 +224,7 @@ def test_names_are_timms(name):
         ("resnet81", 224, "did you mean 'resnet"),
         ("levit_128s", 224, "no feature pyramid"),
         pytest.param("inception_v3", 224, "no feature pyramid", marks=pytest.mark.system),
-        (
-            "resnet18",
-            33,
-            "; set data.size=32 or 64",
-        ),
+        ("resnet18", 33, "; set data.size=32 or 64"),
         ("vit_small_patch14_dinov2", 96, "do not divide into patches of 14"),
     ],
 )

@@ -53,20 +53,6 @@ def test_timm_loads_the_folder_with_our_features(name: str, channels: int, tmp_p
     assert [*theirs.pretrained_cfg["input_size"]] == [channels, 64, 64] and theirs.num_classes == 0
 
 
-@pytest.mark.system  # importing transformers takes 3 s
-def test_transformers_loads_the_folder_with_our_features(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers", reason="needs transformers (the extra deepspeed has it)")
-    network = with_encoder("test_resnet")
-    written(network, tmp_path)
-    image = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        ours = network.encoder(image)[-1]
-        for loader in (transformers.AutoModel, transformers.TimmWrapperModel):
-            theirs = loader.from_pretrained(tmp_path).eval()(image)
-            torch.testing.assert_close(theirs.last_hidden_state, ours, rtol=1e-6, atol=1e-6)
-            torch.testing.assert_close(theirs.pooler_output, ours.mean((2, 3)), rtol=1e-6, atol=1e-6)
-
-
 def test_a_vits_mean_patch_token_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = with_encoder("test_vit")
     code = written(network, tmp_path)

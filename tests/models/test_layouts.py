@@ -75,12 +75,6 @@ RESNET_FILES = {
         | prefixed("module.encoder_k.", {k: torch.zeros_like(v) for k, v in peer.state_dict().items()})
         | {"module.queue": torch.zeros(4, 8)},
     },
-    "simsiam": lambda peer: {
-        "state_dict": prefixed("module.encoder.", without_fc(peer.state_dict()) | HEAD)
-        | {"module.predictor.0.weight": torch.zeros(4, 4)},
-        "optimizer": OPTIMIZER,
-    },
-    "barlow twins, encoder alone": lambda peer: without_fc(peer.state_dict()),
     "barlow twins, checkpoint": lambda peer: {
         "epoch": 3, "model": prefixed("module.backbone.", without_fc(peer.state_dict()))
         | {"module.projector.0.weight": torch.zeros(4, 4)}, "optimizer": OPTIMIZER,

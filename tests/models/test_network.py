@@ -1,8 +1,12 @@
 """Networks as a configuration names them, in two dimensions and, with a stub of the tests, in three."""
 
+import re
+from typing import Any
+
 import pytest
 import torch
 from models.stub3d import TARGET
+from models.volumes import chosen
 from omegaconf import OmegaConf
 
 from dira_scale import methods
@@ -59,3 +63,29 @@ def test_a_configuration_has_the_keys_of_the_network_that_it_names() -> None:
 
 
 REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "size", "message"),
+    [
+        ("unet3d", {}, (20, 32, 32), "data.size=[20, 32, 32]: unet3d halves each side down to 1/8: give multiples of "
+         "8, such as data.size=[16, 32, 32] or [24, 32, 32]"),
+        ("unet3d", {"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, "
+         "which model.norm=instance cannot normalise; use data.size=[8, 16, 16] or larger"),
+        ("unet3d", {}, 224, "data.size=224: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
+        ("unet3d", {"width": 0.3}, (8, 8, 8), "model.width=0.3: 32 channels times that must be a multiple of 1;"),
+        ("unet3d", {"width": 0.125, "norm": "group"}, (8, 8, 8),
+         "model.width=0.125: 32 channels times that must be a multiple of 8, the groups of norm=group;"),
+        ("resenc_l", {}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of resenc is one voxel"),
+        ("resenc_l", {"blocks": "[1,1]"}, (64, 64, 64), "model.blocks=[1, 1]: needs a number for each of the 6 stages "
+         "of features=[32, 64, 128, 256, 320, 320]"),
+        ("swinunetr", {}, (16, 32, 32), "data.size=[16, 32, 32]: swinunetr halves each side down to 1/32"),
+        ("swinunetr", {}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of swinunetr is one voxel"),
+        ("swinunetr", {"feature_size": 20}, (32, 32, 64), "model.feature_size=20: must be a multiple of 12"),
+    ],
+)  # fmt: skip
+def test_what_does_not_suit_a_network_of_volumes_is_named(
+    name: str, keys: dict[str, Any], size: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(message)}"):
+        chosen(name, **keys).build_encoder(size)

@@ -1,15 +1,11 @@
 """nnU-Net's residual encoder U-Net against its definition in plain torch; in torture also against the library."""
 
 from collections.abc import Mapping
-from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
-from models.volumes import chosen, network, parameters
+from models.volumes import network, parameters
 from torch import Tensor
-
-from dira_scale.errors import UserError
 
 SMALL = {"features": "[4,8,8]", "blocks": "[1,2,1]"}
 
@@ -77,20 +73,3 @@ def test_resenc_l_has_nnunets_numbers_names_and_shapes() -> None:
         assert tuple(state[name].shape) == shape, name
     pyramid = full.encoder(torch.empty(1, 1, 64, 32, 96, device="meta"))
     assert [tuple(level.shape[2:]) for level in pyramid[-2:]] == [(4, 2, 6), (2, 1, 3)]
-
-
-@pytest.mark.parametrize(
-    ("keys", "size", "message"),
-    [
-        ({}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of resenc is one voxel, which InstanceNorm cannot "
-         "normalise; use data.size=[32, 64, 64] or larger"),
-        ({}, (20, 32, 32), "data.size=[20, 32, 32]: resenc halves each side down to 1/32: give multiples of 32, such "
-         "as data.size=[32, 64, 64]"),
-        ({"blocks": "[1,1]"}, (64, 64, 64), "model.blocks=[1, 1]: needs a number for each of the 6 stages of features="
-         "[32, 64, 128, 256, 320, 320]"),
-    ],
-)  # fmt: skip
-def test_what_does_not_suit_is_named(keys: dict[str, Any], size: Any, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        chosen("resenc_l", **keys).build_encoder(size)
-    assert str(error.value) == message

@@ -1,13 +1,9 @@
 """Swin UNETR against MONAI's own."""
 
-from typing import Any
-
 import pytest
 import torch
-from models.volumes import chosen, network, parameters
+from models.volumes import network, parameters
 from torch import Tensor, nn
-
-from dira_scale.errors import UserError
 
 SIZE = (32, 32, 64)
 
@@ -38,19 +34,3 @@ def test_it_is_monais_network_by_names_and_result() -> None:
 def test_the_published_width_can_be_planned_without_memory() -> None:
     with torch.device("meta"):
         assert parameters(network("swinunetr", (96, 96, 96))) == 62_186_659
-
-
-@pytest.mark.parametrize(
-    ("keys", "size", "message"),
-    [
-        ({}, (16, 32, 32), "data.size=[16, 32, 32]: swinunetr halves each side down to 1/32: give multiples of 32, "
-         "such as data.size=[32, 64, 64]"),
-        ({}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of swinunetr is one voxel, which InstanceNorm "
-         "cannot normalise; use data.size=[32, 64, 64] or larger"),
-        ({"feature_size": 20}, SIZE, "model.feature_size=20: must be a multiple of 12, such as 12, 24 or 48"),
-    ],
-)  # fmt: skip
-def test_what_does_not_suit_is_named(keys: dict[str, Any], size: Any, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        chosen("swinunetr", **keys).build_encoder(size)
-    assert str(error.value) == message

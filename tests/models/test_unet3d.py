@@ -2,15 +2,13 @@
 
 from collections import OrderedDict
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from models.volumes import chosen, network, parameters
+from models.volumes import network, parameters
 from torch import Tensor, nn
 
-from dira_scale.errors import UserError
 from dira_scale.models import norm
 
 SIZE = (8, 16, 24)
@@ -78,29 +76,6 @@ def test_it_computes_what_its_definition_does(kind: str, up: str, training: bool
     plain.load_state_dict(ours.state_dict())
     volumes = torch.rand(2, 2, *SIZE)
     torch.testing.assert_close(ours(volumes), plain(volumes))
-
-
-@pytest.mark.parametrize(
-    ("keys", "size", "message"),
-    [
-        ({}, (20, 32, 32), "data.size=[20, 32, 32]: unet3d halves each side down to 1/8: give multiples of 8, such as "
-         "data.size=[16, 32, 32] or [24, 32, 32]"),
-        ({"norm": "instance"}, (8, 8, 8), "data.size=[8, 8, 8]: the coarsest map of unet3d is one voxel, which "
-         "model.norm=instance cannot normalise; use data.size=[8, 16, 16] or larger"),
-        ({}, 224, "data.size=224: unet3d takes volumes: give three, as data.size=[64, 64, 64]"),
-    ],
-)  # fmt: skip
-def test_sizes_that_do_not_suit_are_named(keys: dict[str, Any], size: Any, message: str) -> None:
-    with pytest.raises(UserError) as error:
-        chosen("unet3d", **keys).build_encoder(size)
-    assert str(error.value) == message
-
-
-def test_a_width_gives_whole_channels() -> None:
-    with pytest.raises(UserError, match=r"^model.width=0.3: 32 channels times that must be a multiple of 1;"):
-        chosen("unet3d", width=0.3)
-    with pytest.raises(UserError, match=r"^model.width=0.125: 32 .* multiple of 8, the groups of norm=group;"):
-        chosen("unet3d", width=0.125, norm="group")
 
 
 def test_its_batchnorm_is_in_groups_of_the_global_batch() -> None:

@@ -2,8 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
 
-PEERS = "DIRA_SCALE_PEERS"  # the folder of an environment with nnunetv2, which asks for an older timm than ours
 SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64)}
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"width": 0.125}, "resenc_l": {"features": "[4,8,8]", "blocks": "[1,2,1]"},
@@ -139,10 +136,7 @@ def test_nnssls_plan_has_its_keys_and_names_tensors_that_are_there() -> None:
 def test_formats_of_volumes_say_for_which_network_they_are() -> None:
     unet, resenc = trained("unet3d"), trained("resenc_l", decoder=False)
     said: list[tuple[Callable[[], object], str]] = [
-        (
-            lambda: FORMATS["nnunet"](unet),
-            "nnunet takes model=resenc_l; this run has unet3d: use plain",
-        ),
+        (lambda: FORMATS["nnunet"](unet), "nnunet takes model=resenc_l; this run has unet3d: use plain"),
         (lambda: FORMATS["monai"](unet), "monai takes encoders of timm and model=swinunetr; this run has unet3d"),
         (lambda: check("monai", resenc.encoder, False), "monai needs a U-Net, and no stage up to this one trained"),
     ]
@@ -154,30 +148,3 @@ def test_formats_of_volumes_say_for_which_network_they_are() -> None:
     assert "library_name: pytorch" in card and "image = torch.rand(1, 1, 8, 8, 16)" in card
     assert "nnU-Net and nnssl, the U-Net without its last layer: `checkpoint_final.pth` and `adaptation_plan" in card
     assert "Pickled. `nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -pretrained_weights checkpoint_final.pth`" in card
-
-
-@pytest.mark.torture
-def test_nnunet_itself_trains_the_full_unet_and_its_scratch_twin(tmp_path: Path) -> None:
-    """Three iterations at 64 voxels a side, on one thread; it compares every tensor with the library's own network."""
-    python = Path(os.environ.get(PEERS, "")) / "bin" / "python"
-    if PEERS not in os.environ or not python.is_file():
-        pytest.skip(f"{PEERS} names no environment with nnunetv2: python -m benchmarks.peers FOLDER makes one")
-    network = trained("resenc_l", size=(64, 64, 64), blocks="[1,3,4,6,6,6]")
-    for name, content in FORMATS["nnunet"](network).files.items():
-        (tmp_path / name).write_bytes(content)
-    volumes = torch.rand(1, 1, 64, 64, 64)
-    assert network.network is not None
-    with torch.no_grad():
-        pyramid = network.encoder(volumes)
-        torch.save({"x": volumes, "last": pyramid[-1], "y": network.network.decoder(pyramid)}, tmp_path / "expected.pt")
-    peer = Path(__file__).with_name("nnunet_peer.py")
-    places = {f"nnUNet_{name}": str(tmp_path / name) for name in ("raw", "preprocessed", "results")}
-    environment = os.environ | places | {"OMP_NUM_THREADS": "1", "nnUNet_compile": "f", "nnUNet_n_proc_DA": "1"}
-    environment["PYTHONPATH"] = ""
-    result = subprocess.run(
-        [str(python), str(peer), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=3600
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert told["loaded"] > 500 and told["like_nnssl"]
-    assert len(told["pretrained"]) == len(told["scratch"]) == 3 and told["pretrained"] != told["scratch"]

@@ -101,27 +101,6 @@ def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path)
         start(path, network("unet3d", SIZE, width=WIDTH))
 
 
-def test_nnunets_checkpoint_has_each_tensor_up_to_four_times(tmp_path: Path) -> None:
-    keys = {"features": "[4,8,8]", "blocks": "[1,2,1]"}
-    peer, ours = network("resenc_l", SIZE, **keys), network("resenc_l", SIZE, **keys)
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in peer.state_dict().items():
-        tensor = tensor.uniform_(-0.3, 0.3)
-        if name.startswith("head."):
-            theirs[f"decoder.seg_layers.1.{name[5:]}"] = tensor
-            continue
-        names = {name, name.replace(".conv.", ".all_modules.0.").replace(".norm.", ".all_modules.1.")}
-        names |= {f"decoder.{name}" for name in names if name.startswith("encoder.")}
-        theirs |= dict.fromkeys(names, tensor)
-    path = tmp_path / "checkpoint_final.pth"
-    torch.save({"network_weights": theirs, "current_epoch": 1000, "trainer_name": "BaseMAETrainer"}, path)
-    said = start(path, ours)
-    ours.head.load_state_dict(peer.head.state_dict())
-    volumes = torch.rand(2, 1, *SIZE)
-    assert torch.equal(ours(volumes), peer(volumes))
-    assert "encoder (our own or nnU-Net's names behind 'network_weights.encoder.'), decoder loaded; 2 other" in said
-
-
 @pytest.mark.system
 def test_monais_swin_unetr_gives_its_logits_also_for_other_channels(tmp_path: Path) -> None:
     from monai.networks.nets import SwinUNETR
@@ -164,9 +143,3 @@ def test_parts_of_swin_unetr_compute_the_same_of_the_other_axes() -> None:
     theirs = attention(tokens.flatten(1, 3), None).view(tokens.shape)
     other = exchanged(attention, "attn")(tokens.transpose(1, 3).flatten(1, 3), None).view(tokens.shape).transpose(1, 3)
     torch.testing.assert_close(other, theirs)
-
-
-def test_axes_exchanged_twice_are_as_they_were() -> None:
-    unet = network("unet3d", SIZE, width=WIDTH)
-    for name, tensor in unet.state_dict().items():
-        assert torch.equal(other_axes(name, other_axes(name, tensor)), tensor)

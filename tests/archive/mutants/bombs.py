@@ -14,45 +14,36 @@ import pydicom
 from archive.mutants.damage import Mutant, file
 from archive.mutants.liars import npy_header, png_chunk, png_header
 from archive.mutants.valid import dicom, numpy_file, picture, raster
-from PIL import Image
 
 ZEROS = bytes(2**26)
 
 
 def bombs(dims: int) -> Iterator[Mutant]:
-    """Kilobytes that ask for up to a terabyte."""
-
-    def bomb(name: str, content: Callable[..., bytes], *given: object) -> Mutant:
-        return file("decompression bomb", name, partial(content, *given))
-
-    yield bomb("deflated.dcm", _deflated_dicom)
+    """Kilobytes that ask for up to a terabyte, a kind for each reader."""
     shape = (48, 40) if dims == 2 else (18, 20, 22)
-    for claimed in (shape, (*shape[:-1], 2**20), (2**14,) * len(shape)):
-        for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-            yield bomb("x.npz", _npz, shape, claimed, method)
-    yield bomb("overlap.npz", _npz, shape, shape, zipfile.ZIP_DEFLATED, 100)
+    made: list[tuple[str, Callable[[], bytes]]] = [
+        ("deflated.dcm", _deflated_dicom),
+        *[("x.npz", partial(_npz, shape, claimed)) for claimed in (shape, (*shape[:-1], 2**20))],
+        ("overlap.npz", partial(_npz, shape, shape, 100)),
+    ]
     if dims == 2:
-        for width, height in ((8192, 8192), (60000, 60000), (40, 48)):
-            yield bomb("x.png", _png, width, height)
-        yield bomb("text.png", _png_of_texts)
-        yield bomb("x.jpg", _jpeg)
-        for kind in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
-            yield bomb("x.tif", partial(raster, np.zeros((8000, 8000), np.uint8), "TIFF", compression=kind))
-        for syntax in ("4.70", "4.80", "4.90", "5"):
-            yield bomb("x.dcm", lambda s: dicom(np.zeros((6000, 6000), np.uint16), f"1.2.840.10008.1.2.{s}"), syntax)
-        return
-    for x, y, z in ((22, 20, 18), (1290, 1290, 1290), (32767, 32767, 32767)):
-        yield bomb("x.nii.gz", _nifti, x, y, z)
-        nrrd = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {x} {y} {z}\nencoding: gzip\nendian: little\n"
-        yield bomb("x.nrrd", lambda header: header.encode() + _gzipped(), nrrd + "\n")
-        yield bomb("skip.nrrd", lambda header: header.encode() + _gzipped(), nrrd + "byte skip: 999999999999\n\n")
-        meta = (f"ObjectType = Image\nNDims = 3\nDimSize = {x} {y} {z}\nElementType = MET_SHORT\n"
-                "CompressedData = True\nCompressedDataSize = 99\nElementDataFile = LOCAL\n")  # fmt: skip
-        yield bomb("x.mha", lambda header: header.encode() + zlib.compress(ZEROS, 9), meta)
-    yield bomb("line.mha", lambda: b"ObjectType = " + ZEROS)
-    yield bomb("line.nrrd", lambda: b"NRRD0004\n" + b"#\n" * 2**20)
-    page = Image.fromarray(np.zeros((20, 22), np.uint8))
-    yield bomb("pages.tif", lambda: raster(np.asarray(page), "TIFF", save_all=True, append_images=[page] * 1000))
+        made += [("x.png", partial(_png, side, side)) for side in (8192, 60000)]
+        made += [("text.png", _png_of_texts), ("x.jpg", _jpeg)]
+        made.append(("x.tif", partial(raster, np.zeros((8000, 8000), np.uint8), "TIFF", compression="tiff_lzw")))
+        made += [
+            (f"{syntax}.dcm", partial(dicom, np.zeros((6000, 6000), np.uint16), f"1.2.840.10008.1.2.{syntax}"))
+            for syntax in ("4.70", "4.80", "4.90", "5")
+        ]
+    else:
+        for side in (20, 1290, 32767):
+            made += [
+                ("x.nii.gz", partial(_nifti, side)),
+                ("x.nrrd", partial(_nrrd, side)),
+                ("x.mha", partial(_mha, side)),
+            ]
+        made += [("line.mha", lambda: b"ObjectType = " + ZEROS), ("line.nrrd", lambda: b"NRRD0004\n" + b"#\n" * 2**20)]
+    for name, content in made:
+        yield file(f"decompression bomb: {name.rpartition('.')[2]}", name, content)
 
 
 @cache
@@ -85,16 +76,27 @@ def _deflated_dicom() -> bytes:
     return deflated.getvalue()
 
 
-def _npz(shape: tuple[int, ...], claimed: tuple[int, ...], method: int, entries: int = 1) -> bytes:
+def _npz(shape: tuple[int, ...], claimed: tuple[int, ...], entries: int = 1) -> bytes:
     """With several ``entries`` the archive's directory names one file as many overlapping arrays."""
     packed, header = io.BytesIO(), npy_header(numpy_file(np.zeros(shape, np.int16))[:128], r"\(.*\)", str(claimed))
-    with zipfile.ZipFile(packed, "w", method) as archive:
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", header + ZEROS)
         archive.filelist *= entries
     return packed.getvalue()
 
 
-def _nifti(*sides: int) -> bytes:
+def _nifti(side: int) -> bytes:
     header = bytearray(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)).to_bytes()[:352])
-    struct.pack_into("<3h", header, 42, *sides)
+    struct.pack_into("<3h", header, 42, side, side, side)
     return gzip.compress(bytes(header), 9) + _gzipped()
+
+
+def _nrrd(side: int) -> bytes:
+    header = f"NRRD0004\ntype: short\ndimension: 3\nsizes: {side} {side} {side}\nencoding: gzip\nendian: little\n\n"
+    return header.encode() + _gzipped()
+
+
+def _mha(side: int) -> bytes:
+    header = (f"ObjectType = Image\nNDims = 3\nDimSize = {side} {side} {side}\nElementType = MET_SHORT\n"
+              "CompressedData = True\nCompressedDataSize = 99\nElementDataFile = LOCAL\n")  # fmt: skip
+    return header.encode() + zlib.compress(ZEROS, 9)

@@ -12,8 +12,10 @@ from archive.mutants.liars import array_liars, dicom_liars, nifti_liars, raster_
 from archive.mutants.places import companions, places
 from archive.mutants.valid import series
 
+SEED = 7
 
-def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, seed: int, outside: Path) -> Iterator[Mutant]:
+
+def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, outside: Path) -> Iterator[Mutant]:
     """Mutants of the images (``array`` is 2D) or volumes in ``valid``, 200 of them damaged copies.
 
     Some name ``outside``, a file that nobody may read.
@@ -24,7 +26,7 @@ def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, seed: in
     yield from places(name, valid[name][name], outside)
     if array.ndim == 2:
         yield from raster_liars(array)
-        yield from dicom_liars(seed)
+        yield from dicom_liars(SEED)
     else:
         yield from nifti_liars(valid["x.nii"]["x.nii"])
         yield from text_liars(valid["x.mha"], "x.mha", b" = ")
@@ -33,22 +35,21 @@ def corpus(valid: Mapping[str, Mapping[str, bytes]], array: np.ndarray, seed: in
         yield from companions(valid["x.mhd"]["x.mhd"], values, b"ElementDataFile = ", outside)
         nrrd = valid["x.nrrd"]["x.nrrd"].partition(b"\n\n")[0]
         yield from companions(nrrd + b"\ndata file: x.raw\n\n", values, b"data file: ", outside)
-    rng = random.Random(seed)
+    rng = random.Random(SEED)
     for number in range(200):
         which = list(valid)[number % len(valid)]
-        contents = dict(valid[which]) if which != "series" else series(seed + 1 + number)
+        contents = dict(valid[which]) if which != "series" else series(SEED + 1 + number)
         name = rng.choice(list(contents))
         kind, contents[name] = damaged(contents[name], rng)
         yield files(kind, contents)
 
 
-def chosen(made: Iterator[Mutant], count: int | None) -> list[Mutant]:
-    """``count`` of them, as many of each kind as there are; one of each without a count."""
-    rng, kinds = random.Random(7), defaultdict[str, list[Mutant]](list)
+def chosen(made: Iterator[Mutant], count: int) -> list[Mutant]:
+    """``count`` of them, as many of each kind as there are."""
+    rng, kinds = random.Random(SEED), defaultdict[str, list[Mutant]](list)
     for mutant in made:
         kinds[mutant.kind].append(mutant)
     for kind in kinds.values():
         rng.shuffle(kind)
-    rounds = max(map(len, kinds.values())) if count else 1
-    taken = [kind[turn] for turn in range(rounds) for kind in kinds.values() if turn < len(kind)]
+    taken = [kind[turn] for turn in range(count) for kind in kinds.values() if turn < len(kind)]
     return taken[:count]

@@ -7,23 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 NAME = "Quillfeather^Osbertina"  # stands in every header: must come out nowhere
-ODD_NUMBERS = (
-    "0",
-    "-1",
-    "-0.5",
-    "nan",
-    "inf",
-    "1e308",
-    "-1e999",
-    "65536",
-    "2147483648",
-    "99999999999999999999",
-    "",
-    "x",
-)
+ODD_NUMBERS = ("0", "-1", "nan", "inf", "1e308", "65536", "99999999999999999999", "", "x")
 ODD_TEXTS = ("../../etc/passwd", "/dev/zero", "http://127.0.0.1:9/x.raw", "%s%n%03d.raw 1 9 1", "LIST", "\x1b[2J",
-             "=1+1", NAME * 20, "\0", "None")  # fmt: skip
-ODD_BYTES = (b"", b",", b"\n", b'"', b"\0", b"\xff", b"<", b"{", b"[]", b"../../x", *(n.encode() for n in ODD_NUMBERS))
+             "=1+1", NAME * 20, "\0")  # fmt: skip
+ODD_BYTES = (b"", b",", b"\n", b'"', b"\0", b"\xff", b"<", b"{", b"../../x", *(n.encode() for n in ODD_NUMBERS))
 
 
 class Mutant(NamedTuple):
@@ -48,27 +35,22 @@ def file(kind: str, name: str | bytes, content: bytes | Callable[[], bytes]) -> 
 def damaged(content: bytes, rng: random.Random, kinds: Sequence[str] = ()) -> tuple[str, bytes]:
     """One accident, of ``kinds`` if given: its kind, and what is left."""
     start, length = rng.randrange(len(content)), rng.randrange(1, min(2000, 2 + len(content) // 4))
-    end = start + length
 
-    def exchanged(count: int, stop: int, values: Sequence[int] = ()) -> bytes:
-        """``count`` bytes before ``stop`` become one of ``values``, or lose or gain a bit."""
+    def exchanged(count: int, stop: int) -> bytes:
+        """``count`` bytes before ``stop`` become others."""
         changed = bytearray(content)
         for _ in range(count):
-            place = rng.randrange(min(stop, len(changed)))
-            changed[place] = rng.choice(values) if values else changed[place] ^ 1 << rng.randrange(8)
+            changed[rng.randrange(min(stop, len(changed)))] = rng.choice((0, 255, rng.randrange(256)))
         return bytes(changed)
 
     accidents: dict[str, Callable[[], bytes]] = {
-        "one bit flipped": lambda: exchanged(1, len(content)),
-        "ten bits flipped": lambda: exchanged(10, len(content)),
-        "ten bits flipped, header": lambda: exchanged(10, 400),
-        "1 % of bytes replaced": lambda: exchanged(1 + len(content) // 100, len(content), range(256)),
-        "header bytes 0 or 255": lambda: exchanged(5, 400, (0, 255)),
+        "one byte replaced": lambda: exchanged(1, len(content)),
+        "ten bytes replaced, header": lambda: exchanged(10, 400),
+        "1 % of bytes replaced": lambda: exchanged(1 + len(content) // 100, len(content)),
         "an odd word": lambda: content[:start] + rng.choice(ODD_BYTES) + content[start + rng.randrange(9) :],
-        "cut short": lambda: content[: rng.choice((1, 2, 16, 131, 132, 144, 347, 352, len(content) - 1, start))],
-        "a part missing": lambda: content[:start] + content[end:],
-        "a part twice": lambda: content[:end] + content[start:],
-        "rubbish behind": lambda: content + rng.randbytes(rng.choice((1, 100, 5000))),
+        "cut short": lambda: content[: rng.choice((1, 16, 132, 144, 348, len(content) - 1, start))],
+        "a part missing": lambda: content[:start] + content[start + length :],
+        "a part twice": lambda: content[: start + length] + content[start:],
         "rubbish before": lambda: rng.randbytes(rng.choice((1, 128, 512))) + content,
         "zeros from the middle": lambda: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
     }

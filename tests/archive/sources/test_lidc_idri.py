@@ -16,7 +16,6 @@ from archive.sources.miniatures import write_text
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.lidc_idri import LidcIdri, Rows
 from dira_scale.imaging.dicom import Plane
-from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.lidc_xml import _enclosed
 from dira_scale.imaging.volumes.regrid import Stack
 from dira_scale.imaging.volumes.series import Series
@@ -95,14 +94,6 @@ def test_consensus_boxes_and_ratings(tmp_path: Path, shards: Callable, made: dic
             (block,) = scipy.ndimage.find_objects(mask.astype(int))
             boxes[label] = [side.start for side in block] + [side.stop - side.start for side in block]
         assert {label: list(sides) for label, *sides in dataset.boxes(uid)} == boxes
-        assert dataset.attributes(uid) == {"manufacturer": "ge"}
-        assert dataset.row(uid)["spacing"] == pytest.approx([2.5, 0.7, 0.7])
-    rows = [dataset.row(uid) for uid in made]
-    assert rows[0]["patient"] == rows[1]["patient"] and rows[0]["study"] != rows[1]["study"]
-    radiograph = "LIDC-IDRI-0001/1.2.5/1.3.6.103"
-    assert dataset.rejected(radiograph) == {
-        radiograph: "no readings of this series: a radiograph, or its XML file is missing"
-    }
 
 
 def test_more_readers_must_agree(tmp_path: Path, made: dict[str, np.ndarray]) -> None:
@@ -116,7 +107,7 @@ def test_more_readers_must_agree(tmp_path: Path, made: dict[str, np.ndarray]) ->
     assert len(records["1.3.6.102"].boxes) == 3
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_an_outline_encloses_what_opencv_finds_within(seed: int) -> None:
     """Any blob: grown by a pixel, its border is an outline, and what remains of it is enclosed."""
     rng = np.random.default_rng(seed)
@@ -134,14 +125,6 @@ def test_an_outline_encloses_what_opencv_finds_within(seed: int) -> None:
     drawn[rows, columns] = True
     np.testing.assert_array_equal(drawn, inner)
     assert inner.sum() > 50
-
-
-def test_rows_hold_any_voxels() -> None:
-    rng = np.random.default_rng(0)
-    mask = rng.random((7, 9, 30)) < 0.6
-    volume = Volume(np.zeros(mask.shape, np.int16), np.eye(4), 0, 1)
-    np.testing.assert_array_equal(Rows.of(np.argwhere(mask)).paint(volume), mask)
-    assert not Rows.of(np.empty((0, 3), np.int64)).paint(volume).any()
 
 
 def test_readings_that_do_not_fit_are_rejected(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -1,6 +1,5 @@
 """LUNA16: blocks around candidates, which of them are drawn, and the real lists."""
 
-import csv
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from archive.sources import miniatures_3d
 from archive.sources.miniatures import write_text
-from needs import real_data
 from upath import UPath
 
 from dira_scale.archive.recipe import Recipe
@@ -144,37 +142,3 @@ def test_values_that_are_not_all_there(scans: dict[str, sitk.Image], tmp_path: P
     assert record.rejected  # of the scans, which come first
     with pytest.raises(Exception, match="not all of the scan's"):
         records[0].image.read(Recipe.from_config(ingest.recipe("luna16_candidates", images="x")).reading)
-
-
-@pytest.mark.data
-def test_the_real_annotations(tmp_path: Path) -> None:
-    """All 888 series and 1,186 nodules, on headers made for them: every box's middle is where the list says."""
-    lists = real_data("luna16_lists")
-    write_text(tmp_path / "annotations.csv", (lists / "annotations.csv").read_text())
-    with (lists / "annotations.csv").open() as file:
-        plain = [(row["seriesuid"], *(float(row[k]) for k in ("coordX", "coordY", "coordZ", "diameter_mm")))
-                 for row in csv.DictReader(file)]  # fmt: skip
-    series = (lists / "seriesuids.csv").read_text().split()
-    places = np.array([row[1:4] for row in plain])
-    low, spacing = np.floor(places.min(axis=0)) - 40, np.array([0.7, 0.7, 1.25])
-    shape = np.ceil((places.max(axis=0) + 40 - low) / spacing).astype(int)
-    header = (
-        "ObjectType = Image\nNDims = 3\nTransformMatrix = 1 0 0 0 1 0 0 0 1\n"
-        f"Offset = {' '.join(map(str, low))}\nElementSpacing = {' '.join(map(str, spacing))}\n"
-        f"DimSize = {' '.join(map(str, shape))}\nElementType = MET_SHORT\nElementDataFile = "
-    )
-    for n, uid in enumerate(series):
-        path = tmp_path / f"subset{n % 10}" / f"{uid}.mhd"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{header}{uid}.raw\n")
-        path.with_suffix(".raw").touch()
-    records = list(Luna16(str(tmp_path)).records(2))
-    assert len(records) == 888 and not any(record.rejected for record in records)
-    assert sum(len(record.boxes) for record in records) == 1186
-    assert sum(record.labels == (1.0,) for record in records) == 601
-    found = Counter()
-    for record in records:
-        for box in record.boxes:
-            middle = low + spacing * [box.x + box.w / 2 - 0.5, box.y + box.h / 2 - 0.5, box.z + box.d / 2 - 0.5]
-            found[record.name, *np.round(middle, 3), round(box.w * spacing[0], 3)] += 1
-    assert found == Counter((uid, *np.round(values[:3], 3), round(values[3], 3)) for uid, *values in plain)

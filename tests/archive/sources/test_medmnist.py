@@ -28,13 +28,6 @@ def test_colours_and_more_classes(tmp_path: Path, shards: Callable) -> None:
         assert list(dataset.labels(f"set/train/{n}").values()) == np.eye(4)[n % 4].tolist()
 
 
-def test_many_labels_stay_as_they_are(tmp_path: Path) -> None:
-    miniatures.medmnist(tmp_path, classes=14)
-    records = list(MedMnist(str(tmp_path / "set.npz")).records(1))
-    told = [record.labels for record in records if record.split == "val"]
-    np.testing.assert_array_equal(told, np.load(tmp_path / "set.npz")["val_labels"])
-
-
 def test_an_array_that_is_larger_than_the_memory_it_may_take(tmp_path: Path) -> None:
     images = np.zeros((2000, 128, 128), np.uint8)
     images[:, 5, 5] = np.arange(2000) % 251
@@ -120,3 +113,10 @@ def test_a_store_that_fails_is_no_damage_of_the_archive(
             with pytest.raises(OSError, match=r"throttled|connection lost") as raised:
                 records[0].image.read(recipe.reading)  # type: ignore[union-attr]
             assert raised.value.errno
+
+
+def test_many_labels_stay_as_they_are(tmp_path: Path) -> None:
+    miniatures.medmnist(tmp_path, classes=14)
+    records = list(MedMnist(str(tmp_path / "set.npz")).records(1))
+    told = [record.labels for record in records if record.split == "val"]
+    np.testing.assert_array_equal(told, np.load(tmp_path / "set.npz")["val_labels"])

@@ -1,4 +1,4 @@
-"""Lists of others are data only: whatever is in them gives records, or one clear line."""
+"""Lists of others are data only: whatever is in them gives records, or one clear line that quotes no patient's name."""
 
 import random
 import re
@@ -45,62 +45,44 @@ def named(content: bytes, rng: random.Random) -> bytes:
     return content[:begin] + NAME.encode() + content[end:]
 
 
-class Lists:
-    """The miniature of a source in a folder, whose lists can be spoilt."""
-
-    def __init__(self, name: str, root: Path, ingest: SimpleNamespace):
-        made(name, root, ingest)
-        self.recipe = Recipe.from_config(config(name, root, ingest))
-        self.paths = sorted(path for form in LISTS[name] for path in root.glob(form))
-        self.rng = random.Random(name)
-
-    def with_each(
-        self, count: int, change: Callable[[bytes, random.Random], bytes], check: Callable[[SourceRecord], None]
-    ) -> None:
-        """``check`` the records of ``count`` changes of one list after another."""
-        for number in range(count):
-            path = self.paths[number % len(self.paths)]
-            content = path.read_bytes()
-            path.write_bytes(change(content, self.rng))
-            try:
-                for record in self.recipe.make_source().records(1):
-                    check(record)
-            except UserError as error:
-                assert "\n" not in str(error) and len(str(error)) < 800
-            path.write_bytes(content)
-
-
-@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("spoilings, namings", [(12, 4), pytest.param(500, 100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", LISTS)
 def test_mutated_lists_give_records_or_one_line(
-    name: str, count: int, tmp_path: Path, ingest: SimpleNamespace
-) -> None:  # fmt: skip
-    def check(record: SourceRecord) -> None:
-        assert record.name and (record.rejected is None or "\n" not in record.rejected)
-
-    lists = Lists(name, tmp_path, ingest)
-    assert lists.paths and list(lists.recipe.make_source().records(1))
-    lists.with_each(count, spoilt, check)
-
-
-@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.torture)])
-@pytest.mark.parametrize("name", LISTS)
-def test_no_reason_quotes_a_list_or_a_name(name: str, count: int, tmp_path: Path, ingest: SimpleNamespace) -> None:
+    name: str, spoilings: int, namings: int, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
     """Reasons go out with the dataset: a patient's name in any cell, or in the name of a file, stays where it is."""
-    lists, reasons = Lists(name, tmp_path, ingest), set[str]()
-    for path in sorted(path for path in tmp_path.rglob("*.*") if path.is_file() and path not in lists.paths)[:3]:
+    made(name, tmp_path, ingest)
+    recipe, rng, reasons = Recipe.from_config(config(name, tmp_path, ingest)), random.Random(name), set[str]()
+    lists = sorted(path for form in LISTS[name] for path in tmp_path.glob(form))
+    assert lists and list(recipe.make_source().records(1))
+    for path in sorted(path for path in tmp_path.rglob("*.*") if path.is_file() and path not in lists)[:3]:
         path.with_name(f"{NAME}_0{path.suffix}").write_bytes(path.read_bytes())
 
-    def check(record: SourceRecord) -> None:
+    def listed(number: int, change: Callable[[bytes, random.Random], bytes], check: Callable[..., None]) -> None:
+        path = lists[number % len(lists)]
+        content = path.read_bytes()
+        path.write_bytes(change(content, rng))
         try:
-            make_sample(Item("key", "patient", "study", "split", record), lists.recipe)
+            for record in recipe.make_source().records(1):
+                assert record.name and (record.rejected is None or "\n" not in record.rejected)
+                check(record)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 800
+        path.write_bytes(content)
+
+    def make(record: SourceRecord) -> None:
+        try:
+            make_sample(Item("key", "patient", "study", "split", record), recipe)
         except QuarantinedError as rejected:
             reasons.add(rejected.reason)
         except OSError:  # a file that is not there now stops the run, on the screen
             pass
 
-    lists.with_each(1, lambda content, _: content, check)
-    lists.with_each(count, named, check)
+    listed(0, lambda content, _: content, make)
+    for number in range(spoilings):
+        listed(number, spoilt, lambda _: None)
+    for number in range(namings):
+        listed(number, named, make)
     assert reasons
     for reason in reasons:
         assert not any(part.lower() in reason.lower() for part in NAME.split("-"))

@@ -122,15 +122,6 @@ def test_no_value_that_identifies_is_in_any_byte(made: SimpleNamespace, tmp_path
         assert not [part for part in parts if part.encode() in content], path
 
 
-@pytest.mark.parametrize("made", ["phantom_cxr"], indirect=True)
-def test_images_made_earlier_give_the_same_shards(
-    made: SimpleNamespace, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("DIRA_SCALE_HASH_KEY")
-    convert(ingest.recipe("phantom_cxr", images=str(made.source), codec="png", bits=16), tmp_path / "again", workers=1)
-    assert ShardedDataset.open(tmp_path / "again").hash == made.dataset.hash
-
-
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UserError, match=r"recipe.kind=torax; did you mean 'thorax'"):
         PhantomCT(None, 1, 0, 64, "torax", "dicom")

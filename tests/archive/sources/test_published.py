@@ -1,24 +1,20 @@
 """What published lists do to their readers, and what every recipe must say."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from archive.sources import miniatures, miniatures_3d
+from archive.sources import miniatures_3d
 from upath import UPath
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.brats import Channels
 from dira_scale.archive.sources.published import in_threads, with_size
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
-from dira_scale.storage.tables import Row, cell_number, read_names, read_table
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
@@ -33,55 +29,13 @@ def test_a_recipe_is_whole_and_has_its_row(name: str, ingest: SimpleNamespace) -
     assert f"| `{name}` |" in (SHARDS / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in OWN and not name.startswith("phantom")])
-def test_a_recipe_says_what_to_get_and_what_to_type(name: str) -> None:
-    text = (SHARDS / "recipe" / f"{name}.yaml").read_text()
-    head = re.match("(#.*\n)+", text)
-    assert head and "ownload" in head[0] and "recipe.images=" in head[0]
-
-
-def test_tables_as_people_publish_them(tmp_path: Path) -> None:
-    """A byte order mark, blanks around cells, commas too many, quotes, short and empty lines, mixed line ends."""
-    path = tmp_path / "list.csv"
-    path.write_bytes(b'\xef\xbb\xbfName , Label,"Box [x",y],,\r\na.png, 1 ,2,3,,,\n\r\n"b,c.png",0\r\n')
-    assert [[row.cells[name] for name in ("y]", "Name", "Label")] for row in read_table(path, ["y]", "Name"])] == [
-        ["3", "a.png", "1"],
-        ["", "b,c.png", "0"],
-    ]
-    path.write_bytes(b"")
-    with pytest.raises(UserError, match="no column 'Name'; it has no header"):
-        list(read_table(path, ["Name"]))
-    path.write_bytes(b'Size\n"' + b"a\nb" * 1000 + b'"')
-    (row,) = read_table(path, ["Size"])
-    with pytest.raises(UserError, match=r"^[^\n]{1,500}$") as long:
-        cell_number(path, row, "Size")
-    assert str(long.value).endswith("is not a number") and "line 1002: 'a ba ba" in str(long.value)
-    path.write_bytes(b" a.png \r\n\r\nb.png")
-    assert list(read_names(path)) == ["a.png", "b.png"]
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="not a list of UTF-8 text"):
-        list(read_names(path))
-
-
-def test_a_table_is_read_line_by_line(tmp_path: Path) -> None:
-    path = tmp_path / "list.csv"
-    path.write_text("Name\n" + "a\n" * 200_000)
-    rows = read_table(path, ["Name"])
-    next(rows)
-    path.write_text("Name\n")  # the rest has not been read yet, but for what a file reads ahead
-    read: list[Row] = []
-    with pytest.raises(OSError, match="written to while it was read"):
-        read.extend(rows)
-    assert len(read) < 50_000
-
-
 def test_records_keep_their_order_over_threads() -> None:
     names = [str(n) for n in range(1000)]
     assert [record.name for record in in_threads(lambda name: SourceRecord(name, Path(name)), iter(names), 3)] == names
 
 
 def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    """A copied folder, two releases side by side, a line written twice: the first counts, the others have a reason."""
+    """A copied folder, a line written twice: the first counts, the others have a reason."""
     met = "a duplicate of this name"
     scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
     for uid in scans:
@@ -89,19 +43,6 @@ def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace)
     shutil.copytree(tmp_path / "lidc" / "LIDC-IDRI-0001", tmp_path / "lidc" / "LIDC-IDRI-0009")
     again = {f"LIDC-IDRI-0009/1.2.{n}/{uid}/1-01.dcm": met for n, uid in enumerate(scans)}
     assert_taken_once(ingest.recipe("lidc_idri", images=str(tmp_path / "lidc")), list(scans), again)
-
-    miniatures_3d.brats(tmp_path / "brats" / "a")
-    shutil.copytree(tmp_path / "brats" / "a", tmp_path / "brats" / "b")
-    for path in (tmp_path / "brats" / "b" / "LGG").rglob("*.nii.gz"):
-        path.unlink() if "seg" not in path.name else None  # no image at all
-    taken = ["Brats18_TCIA01_1_1", "Brats18_2013_0_1", "BraTS20_Training_355"]
-    again = {
-        f"b/HGG/{taken[0]}/{taken[0]}_flair.nii.gz": met,
-        f"b/LGG/{taken[1]}": met,
-        f"b/{taken[2]}/{taken[2]}_flair.nii": met,
-        "b/HGG/Brats18_incomplete/Brats18_incomplete_flair.nii.gz": met,
-    }
-    assert_taken_once(ingest.recipe("brats", images=str(tmp_path / "brats")), taken, again)
 
     made = miniatures_3d.msd(tmp_path / "msd")
     content = json.loads((tmp_path / "msd" / "dataset.json").read_text())
@@ -112,11 +53,6 @@ def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace)
     again = {f"imagesTr/prostate_01.nii.gz{n}": met for n in ("", " 2")} | {"imagesTs/prostate_01.nii.gz": met}
     assert_taken_once(ingest.recipe("msd", images=str(tmp_path / "msd")), list(made), again)
 
-    for n in (1, 2):
-        miniatures.write_png(tmp_path / f"nlm/CXR_png/{n}/MCUCXR_0001_0.png", miniatures.picture(n))
-    again = {"CXR_png/2/MCUCXR_0001_0.png": met}
-    assert_taken_once(ingest.recipe("montgomery", images=str(tmp_path / "nlm"), masks=[]), ["MCUCXR_0001_0.png"], again)
-
 
 def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> None:
     recipe = Recipe.from_config(config)
@@ -124,16 +60,6 @@ def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> 
     told = {item.record.name: item.record.rejected for item in planned}
     assert {name for name, reason in told.items() if reason is None} == set(taken)
     assert {name: reason for name, reason in told.items() if reason and "a duplicate" in reason} == again
-
-
-def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"12345")
-    (tmp_path / "b").write_bytes(b"678")
-    both = Channels((tmp_path / "a", tmp_path / "b"))
-    assert with_size(SourceRecord("x", both)).size == 8 and with_size(SourceRecord("x", tmp_path / "a")).size == 5
-    assert with_size(SourceRecord("x", tmp_path)).rejected == "not a regular file"
-    assert with_size(SourceRecord("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
-    assert with_size(SourceRecord("x", tmp_path / "c", rejected="before")).rejected == "before"
 
 
 def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:

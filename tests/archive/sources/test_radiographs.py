@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from archive.sources import miniatures
-from needs import real_data
-from PIL import Image
 
 from dira_scale.archive.sources.siim_acr import Runs
 from dira_scale.imaging.grey import GreyImage
@@ -47,22 +45,3 @@ def test_runs_by_hand() -> None:
     """Three rows, two columns: skip one pixel, two of the first column; skip one, the second column's last two."""
     mask = Runs(("1 2 1 2",)).paint(GreyImage(np.zeros((3, 2), np.uint8), 0, 255, None))
     np.testing.assert_array_equal(mask, [[0, 0], [255, 255], [255, 255]])
-
-
-@pytest.mark.data
-def test_real_images_in_the_original_layout(tmp_path: Path, shards: Callable) -> None:
-    """Every tenth of Shenzhen's that have masks, at 256 pixels, under the names and in the folders of the originals."""
-    source, china = real_data("shenzhen_256"), tmp_path / "china"
-    for folder in ("CXR_png", "mask"):
-        (china / folder).mkdir(parents=True)
-    paths = sorted((source / "images").iterdir())[::10]
-    for path in paths:
-        (china / "CXR_png" / path.name).symlink_to(path)
-        (china / "mask" / f"{path.stem}_mask.png").symlink_to(source / "masks" / path.name)
-    dataset = shards("shenzhen_original", images=china, masks=["mask"])
-    assert len(dataset) == len(paths) == 57
-    for path in paths:
-        np.testing.assert_array_equal(dataset.pixels(path.name), np.asarray(Image.open(path)))
-        drawn = np.asarray(Image.open(source / "masks" / path.name)) > 0
-        np.testing.assert_array_equal(dataset.mask(path.name) > 0, drawn)
-        assert dataset.labels(path.name)["tuberculosis"] == float(path.stem[-1])

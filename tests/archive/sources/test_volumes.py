@@ -10,7 +10,6 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
 from imaging.volumes.conftest import change
 from nibabel.affines import apply_affine
 
@@ -61,23 +60,6 @@ def test_series_are_found_at_any_depth_and_apart(tmp_path: Path, make: SimpleNam
         assert (record.rejected, record.patient) == (None, f"P{patient}")
         assert record.size == sum(path.stat().st_size for path in record.image.paths)
         np.testing.assert_array_equal(read(record, make).voxels, values)
-
-
-def test_files_of_every_kind_are_volumes(tmp_path: Path, make: SimpleNamespace) -> None:
-    """A header's file of values is no volume of its own; hidden files and what a link shows twice are none either."""
-    values = make.smooth((5, 8, 9)).astype(np.int16)
-    nifti(tmp_path / "a.nii.gz", values.T)
-    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / "b.mhd")
-    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / "c.mhd", useCompression=True)
-    sitk.WriteImage(sitk.GetImageFromArray(values), tmp_path / "d.nhdr")
-    np.save(tmp_path / "e.npy", values)
-    (tmp_path / ".hidden.nii").write_bytes(b"")
-    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "a.nii.gz")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    records = listed(tmp_path)
-    assert sorted(records) == ["a.nii.gz", "b.mhd", "c.mhd", "d.nhdr", "e.npy"]
-    assert records["b.mhd"].size == sum((tmp_path / name).stat().st_size for name in ("b.mhd", "b.raw"))
-    assert {read(record, make).shape for record in records.values()} == {(5, 8, 9)}
 
 
 def test_what_is_no_volume_is_listed_with_its_reason(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -253,23 +235,6 @@ def test_boxes_that_make_no_sense_are_told(
     nifti(tmp_path / "images/x.nii", make.smooth((9, 8, 7)))
     with pytest.raises(UserError, match=told):
         listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "b.csv", [row])))
-
-
-def test_the_listing_names_nothing_but_files(tmp_path: Path, make: SimpleNamespace) -> None:
-    """Reasons leave the hospital: no path, no value of a file."""
-    paths = make.series(tmp_path / "Quillfeather", make.smooth((4, 8, 8)), PatientID="HOSP-7741903")
-    change(paths[0], PixelSpacing=["0.123", "0.123"])
-    (tmp_path / "Quillfeather" / "broken.dcm").write_bytes(paths[1].read_bytes()[:300])
-    reasons = " ".join(record.rejected or "" for record in listed(tmp_path).values())
-    assert reasons and not any(word in reasons for word in ("Quill", "HOSP", "0.123", "/"))
-
-
-def test_a_link_to_nothing_is_counted(tmp_path: Path) -> None:
-    """Wherever it points to: the walk does not meet what is not there."""
-    for name, target in (("inside", "no.nii"), ("outside", "/no/x.nii"), ("long", "n" * 250 + "/" + "n" * 300)):
-        (tmp_path / f"{name}.nii").symlink_to(target)
-    found = list(Volumes(str(tmp_path)).records(1))
-    assert len(found) == 3 and all("the file cannot be read" in (record.rejected or "") for record in found)
 
 
 def test_patients_of_volumes_are_read_from_paths(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -13,7 +13,6 @@ from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
 from dira_scale.pixels import codecs
-from dira_scale.pixels.planes import resize
 
 SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)
@@ -93,15 +92,6 @@ def test_jpeg(make_dataset, images, grow, mean, most):
         assert error.mean() < mean and np.percentile(error, 99) < most
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize(("source", "target"), [((50, 31), 16), ((9, 70), 64), ((24, 24), 24), ((1, 1), 8)])
-def test_resize_is_antialiased_bilinear(dtype, source, target):
-    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, source, dtype, endpoint=True)
-    expected = slow_view(image, (0, 0, *source), False, target)
-    (resized,) = resize(image, (0.0, 0.0, *map(float, source)), target)
-    assert resized.dtype == dtype and np.abs(resized - expected).max() < off(8 * resized.itemsize)
-
-
 def everything(batches):
     """All that batches hold, as arrays."""
     for batch in batches:
@@ -109,16 +99,6 @@ def everything(batches):
         yield from (batch.index.numpy(), batch.low.numpy(), batch.high.numpy(), batch.labels.numpy())
         for distortion in batch.distortions:
             yield from (values.numpy() for values in distortion.tensors().values())
-
-
-@pytest.mark.parametrize(("workers", "prefetch"), [(1, 0), (2, 4), (3, 1)])
-def test_workers_and_prefetch_do_not_matter(make_dataset, images, workers, prefetch):
-    dataset, order = make_dataset(images()), Order((10,), seed=1, batch=4)
-    plain = cpu(dataset, order)
-    other = cpu(dataset, order, workers=workers, prefetch=prefetch)
-    for a, b in zip(everything(plain.iterate(0, 6)), everything(other.iterate(0, 6)), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert min(other.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
 
 
 def test_evaluation_sees_each_sample_once_with_the_same_views(make_dataset, images):

@@ -1,6 +1,7 @@
 """What goes wrong with shards under a running epoch ends in one error that names shard and sample, in every loader."""
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,35 +38,25 @@ def error_of(name: str, arguments: dict[str, Any]) -> str:
     return str(caught.value)
 
 
-def cut(path: Path, size: int) -> None:
-    path.write_bytes(path.read_bytes()[:size])
+def cut(path: Path, offset: int) -> None:
+    path.write_bytes(path.read_bytes()[: offset + 5])
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, offset: int) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 0x10
+    content[offset + 200] ^= 0x10
     path.write_bytes(content)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(cut, r"toy(7|8|9|10|11)\b"), (flip, "toy7.*checksum"), (lambda path, _: path.unlink(), "No such file")],
+)
 @pytest.mark.parametrize("name", parameters())
-def test_a_shard_cut_short(arguments: dict[str, Any], name: str) -> None:
-    cut(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]) + 5)
+def test_a_damaged_shard(arguments: dict[str, Any], name: str, damage: Callable[..., None], words: str) -> None:
+    damage(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]))
     said = error_of(name, arguments)
-    assert "train-000000.tar" in said and any(f"toy{i}" in said for i in range(7, COUNT))
-
-
-@pytest.mark.parametrize("name", parameters())
-def test_a_flipped_byte(arguments: dict[str, Any], name: str) -> None:
-    flip(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]) + 200)
-    said = error_of(name, arguments)
-    assert "train-000000.tar" in said and "toy7" in said and "checksum" in said
-
-
-@pytest.mark.parametrize("name", parameters())
-def test_a_shard_deleted_before_it_is_read(arguments: dict[str, Any], name: str) -> None:
-    shard_of(arguments).unlink()
-    said = error_of(name, arguments)
-    assert "train-000000.tar" in said and "toy" in said and "No such file" in said
+    assert "train-000000.tar" in said and "toy" in said and re.search(words, said)
 
 
 @pytest.mark.parametrize("name", parameters())

@@ -1,11 +1,9 @@
 """The FFCV loader: the CPU loader's samples and crops, with the pixels of FFCV's own decoding and filter."""
 
 import os
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,10 @@ import pytest
 import simplejpeg
 import torch
 from data.loaders.betons import with_beton
-from harness import finish
 from needs import need_extra
 
 from dira_scale.data.beton import Reader
 from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.build import choose
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.loaders.ffcv import FfcvLoader
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, ShardedDataset
@@ -144,14 +140,6 @@ def test_ranks_a_resume_and_threads_change_nothing(make: Callable[..., ShardedDa
             assert torch.equal(torch.cat([part.views[v] for part in both]), view)
 
 
-def test_evaluation_sees_each_sample_once(make: Callable[..., ShardedDataset]) -> None:
-    """By three ranks, the last of which get nothing of the last batch."""
-    dataset, order = make(), EvalOrder(10, 4)
-    parts = [list(ffcv(dataset, order, fixed_epoch=0, rank=rank, world=3).iterate(0, 3)) for rank in range(3)]
-    seen = [sample for batches in zip(*parts, strict=True) for batch in batches for sample in batch.index.tolist()]
-    assert seen == list(range(10)) and min(len(part[2].index) for part in parts) == 0
-
-
 def test_closing_early_leaves_no_thread_and_leaves_torch_its_threads(make: Callable[..., ShardedDataset]) -> None:
     before, threads = set(threading.enumerate()), torch.get_num_threads()
     loader = ffcv(make(), workers=3)
@@ -202,17 +190,6 @@ def test_a_jpeg_that_libjpeg_refuses_is_named(make: Callable[..., ShardedDataset
             loader.library.decode(wrong, height, width)
 
 
-def test_a_pointer_out_of_the_file_is_found_at_once(make: Callable[..., ShardedDataset]) -> None:
-    dataset = make()
-    content = bytearray((dataset.root / "train.beton").read_bytes())
-    at = content.index(np.uint64(first_image(dataset)).tobytes())  # of sample 0's record
-    for pointer in (len(content) - 10, 2**63 - 1, 2**64 - 1):
-        content[at : at + 8] = np.uint64(pointer).tobytes()
-        (dataset.root / "train.beton").write_bytes(content)
-        with pytest.raises(UserError, match=r"train\.beton: not usable \(a pointer leads out of the file\)"):
-            ffcv(dataset)
-
-
 def rewritten(dataset: ShardedDataset, **changes: Any) -> ShardedDataset:
     (dataset.root / INFO_FILE).write_text(replace(dataset.info, **changes).to_json())
     return ShardedDataset.open(dataset.root)
@@ -251,24 +228,3 @@ def test_what_it_cannot_read_is_refused_at_once(
     monkeypatch.setattr("dira_scale.data.loaders.ffcv.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"_libffcv cannot be loaded .*dira_scale\.doctor.*install\.md"):
         ffcv(other)
-
-
-def test_it_is_chosen_by_name_only() -> None:
-    assert choose("ffcv").name == "ffcv" and choose("auto").name != "ffcv"
-
-
-@pytest.mark.system
-def test_pixels_are_those_of_ffcvs_own_loader(
-    make: Callable[..., ShardedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On what ``shard convert`` may hold: JPEGs, of crops that grow and shrink. FFCV's import takes seconds."""
-    dataset = make("jpg")
-    script, out = Path(__file__).with_name("ffcv_centre_crops.py"), tmp_path / "out.npy"
-    finish([sys.executable, str(script), str(dataset.root / "train.beton"), "48", str(out)])
-    library = ffcv(dataset).library
-    for row, theirs in enumerate(np.load(out)):
-        height, width = SIZES[row]
-        side = min(height, width)
-        pixels = library.decode(ffcv(dataset).files[0].read(row)[0], height, width)
-        ours = library.resize(pixels, [(height - side) // 2, (width - side) // 2, side, side], 48)
-        np.testing.assert_array_equal(ours, theirs)

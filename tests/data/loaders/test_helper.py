@@ -109,17 +109,6 @@ def test_a_killed_process_is_an_error(arguments):
     assert not children()
 
 
-def test_its_errors_are_raised_here(arguments):
-    shard = arguments["datasets"][0].root / "train-000000.tar"
-    content = bytearray(shard.read_bytes())
-    content[int(arguments["datasets"][0].column("offset")[6]) + 40] ^= 1
-    shard.write_bytes(content)
-    batches = choose("cpu").in_helper().build(LoaderSpec(**arguments | {"order": EvalOrder(10, 4)})).iterate(0, 3)
-    next(batches)
-    with pytest.raises(UserError, match=r"sample toy6 .*checksum"):
-        next(batches)
-
-
 @pytest.mark.system
 def test_the_process_ends_with_a_killed_trainer(arguments, tmp_path):
     def train():

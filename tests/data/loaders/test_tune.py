@@ -10,7 +10,6 @@ import yaml
 from rich.console import Console
 
 from benchmarks.loader import tune
-from benchmarks.loader.tune import LoaderSetting
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 
@@ -20,19 +19,6 @@ Make, Images = Callable[..., ShardedDataset], list[np.ndarray]
 @pytest.fixture
 def images(radiograph: Callable[..., np.ndarray]) -> list[np.ndarray]:
     return [radiograph(90, 80, seed=i) for i in range(6)]
-
-
-def setting(workers: int) -> LoaderSetting:
-    return LoaderSetting("cpu", False, workers, 4, 32, "cpu")
-
-
-def test_the_cheapest_of_the_fast_ones_is_chosen() -> None:
-    settings = [setting(workers) for workers in (1, 2, 4, 8)]
-    rates = [[50.0, 52.0, 51.0], [96.0, 97.0, 10.0], [100.0, 99.0, 400.0], [98.0, 97.0, 99.0]]
-    assert tune._cheapest(settings, rates, lambda one: one.workers) == settings[1]  # one slow round does not count
-    rates[1] = [90.0, 91.0, 90.0]
-    assert tune._cheapest(settings, rates, lambda one: one.workers) == settings[2]
-    assert tune._cheapest(settings, rates, lambda one: 1) == settings[2]
 
 
 def test_what_is_written_is_what_pretrain_takes(make_dataset: Make, images: Images, tmp_path: Path) -> None:

@@ -2,19 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from data.volumes import WORDS, make, plain_view, random_volumes, spec
+from data.volumes import make, plain_view, random_volumes, spec
 from needs import need_extra
-from torch import nn
 
-from dira_scale import methods
-from dira_scale.config.compose import compose
 from dira_scale.data.batch import Batch
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
@@ -22,11 +17,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, ViewSpec, draw
-from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
-from dira_scale.methods.adversary import Adversary
 from dira_scale.pixels.boxes import Crop
-from dira_scale.pretrain.objective import Objective
 from dira_scale.shard.curate.verify import verify_shard
 
 COUNT, BATCH = 9, 4
@@ -85,11 +77,6 @@ def test_crops_of_other_sizes_are_resized_with_one_rounding(tmp_path: Path, code
                 assert np.abs(view[:, channel].numpy() - expected).max() < 0.501
 
 
-@pytest.mark.system
-def test_a_process_of_its_own_makes_the_same(dataset: ShardedDataset) -> None:
-    same_batches(load(dataset, masks=True, name="helper", workers=2), load(dataset, masks=True))
-
-
 def same_batches(batches: list[Batch], expected: list[Batch]) -> None:
     for batch, same in zip(batches, expected, strict=True):
         assert torch.equal(batch.index, same.index) and torch.equal(batch.mask, same.mask)  # type: ignore[arg-type]
@@ -133,9 +120,7 @@ def test_loaders_of_images_say_so(dataset: ShardedDataset, name: str) -> None:
     ("changed", "message"),
     [
         ({"blur": Blur()}, "views of volumes do not have blur.p=0.5: set each to 0"),
-        ({"rotation": 10.0, "orientations": 2}, "do not have rotation=10"),
         ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but extents"),
-        ({"size": (8, 8)}, r"need size=\[depth, height, width\], .* got size=\[8, 8\]"),
         ({"extents": ((8, 8),)}, r"extents of such sizes: got .* extents=\[\[8, 8\]\]"),
         ({"extents": (8, 8, 8)}, r"views.extents=\[8, 8, 8\]: give a list of sizes, \[\[8, 8, 8\]\]"),
         ({"size": (8, 8, 7)}, "at least 8 pixels, got 2 of 8 x 8 x 7"),
@@ -145,31 +130,6 @@ def test_loaders_of_images_say_so(dataset: ShardedDataset, name: str) -> None:
 def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(SPEC, **changed)
-
-
-def test_a_method_learns_from_a_loaders_batch_through_pretrainings_objective(dataset: ShardedDataset) -> None:
-    """Two steps of all terms on the stub of a network; released targets are the crops before mirroring."""
-    views = replace(spec(16, 16, 16), target_flip="released")
-    words = ["data.shards=any", f"data.size={list(views.sides)}", "views.target_flip=released"]
-    cfg = compose("pretrain", [*WORDS, *words])
-    assert methods.views_of(cfg).sides == views.sides
-    method = methods.build(cfg.method, cfg.model, methods.views_of(cfg), batch=BATCH).train()
-    world = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
-    objective = Objective(method.weights, Adversary(dimensions=3), methods.views_of(cfg), world)
-    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
-    before = nn.utils.parameters_to_vector(method.parameters()).clone()
-    unmirrored = load(dataset, replace(views, flip=0.0), steps=2)
-    for batch, plain in zip(load(dataset, views, steps=2), unmirrored, strict=True):
-        given = batch.to("cpu")
-        for clean, expected in zip(objective.clean(given), plain.to("cpu").views, strict=True):
-            assert torch.equal(clean, expected)
-        losses = objective(method, given, ["di", "re", "ad"])
-        assert set(losses.terms) == {"di", "re", "ad"} and bool(losses.total.isfinite())
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
-        method.after_step()
-    assert not torch.equal(before, nn.utils.parameters_to_vector(method.parameters()))
 
 
 @pytest.mark.parametrize(("name", "channels"), [("cpu", 1), ("stream", 2)])
@@ -217,23 +177,3 @@ def test_verify_names_a_volume_whose_mask_has_a_damaged_brick(tmp_path: Path) ->
     offset = int(dataset.column("mask_offset")[4])
     with pytest.raises(UserError, match=rf"offset {offset}\) cannot be read: its mask: brick"):
         Samples([dataset], "train").mask(4)
-
-
-@pytest.mark.torture
-def test_memory_stays_flat_over_10_000_crops(tmp_path: Path) -> None:
-    dataset = make(tmp_path / "toy", [np.ascontiguousarray(np.tile(v, (4, 4, 4))) for v in VOLUMES], "b2nd")
-    samples, view = Samples([dataset], "train"), np.empty((1, 16, 16, 16), np.int16)
-    generator = np.random.default_rng(0)
-
-    def read(count: int) -> int:
-        for _ in range(count):
-            sample = int(generator.integers(len(samples)))
-            sides = samples.mask_sides(sample)
-            start = [int(generator.integers(n - 16 + 1)) for n in sides]
-            samples.read(sample, [Crop((*start, 16, 16, 16), (False,) * 3)], [view])
-            samples.mask_parts(sample, [tuple(slice(i, i + 16) for i in start)])
-        return psutil.Process().memory_info().rss
-
-    before = read(1000)
-    after = read(10_000)
-    assert after < 1.01 * before, (before, after)

@@ -13,7 +13,7 @@ from scipy.ndimage import map_coordinates
 from unpacked import unpack
 
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.rejection import GeometryError, RejectedError
+from dira_scale.imaging.rejection import GeometryError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.imaging.volumes.series import Series
@@ -66,31 +66,6 @@ def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None
     assert volume.voxels.min() > -1100  # its padding of -3024 HU is nowhere
 
 
-def test_a_chest_of_two_slices(make: SimpleNamespace) -> None:
-    folder = real_data("dicom_lungmask_ct")
-    volume = Series.of(folder, ["1.dcm", "0.dcm"]).read(make.settings())
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames([str(folder / "0.dcm"), str(folder / "1.dcm")])
-    np.testing.assert_array_equal(volume.voxels, sitk.GetArrayFromImage(reader.Execute()))
-    cropped, _, _ = prepare(volume, None, (), make.settings(crop="body").volume)
-    assert 0.2 < cropped.voxels.size / volume.voxels.size < 0.9
-
-
-def test_one_slice_is_no_volume_and_an_enhanced_file_is_one(make: SimpleNamespace) -> None:
-    for path in sorted(real_data("dicom_cornerstone_ct").glob("*.dcm")):
-        if path.name.startswith("CT0012"):  # an enhanced CT of two frames
-            assert read_volume(path, make.settings()).shape == (2, 512, 512)
-        else:
-            with pytest.raises(RejectedError):
-                read_volume(path, make.settings())
-
-
-@pytest.mark.parametrize("name", ["CT_AVM", "CT_pitch", "MR_Gd", "fernando_t2", "fernando_t1_seg_gif"])
-def test_assorted_volumes(make: SimpleNamespace, name: str) -> None:
-    path = real_data("volumes_misc") / f"{name}.nii.gz"
-    assert_same_as(read_volume(path, make.settings("MR", range=None)), nibabel.load(path))
-
-
 def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
     """The liver stays the liver: at another spacing, in a crop, its own HU and place."""
     folder = real_data("totalsegmentator_ct") / "tests/reference_files"
@@ -111,16 +86,3 @@ def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
     found = np.argwhere(drawn == 5)
     np.testing.assert_allclose((box.z, box.y, box.x), found.min(axis=0), atol=1.6)
     np.testing.assert_allclose((box.z + box.d, box.y + box.h, box.x + box.w), found.max(axis=0) + 1, atol=1.6)
-
-
-def test_tumours_in_nrrd(make: SimpleNamespace) -> None:
-    for path in sorted((real_data("pyradiomics_nrrd") / "data").glob("*_image.nrrd")):
-        volume = read_volume(path, make.settings("MR", range=None))
-        image = sitk.ReadImage(path)
-        left, back, head = image.TransformIndexToPhysicalPoint((3, 4, 5))
-        x, y, z = np.rint(np.linalg.inv(volume.affine) @ [-left, -back, head, 1]).astype(int)[:3]
-        assert volume.voxels[z, y, x] == image.GetPixel(3, 4, 5)
-        mask = read_volume_mask(path.with_name(path.name.replace("_image", "_label")), volume)
-        np.testing.assert_array_equal(
-            np.sort(np.unique(mask)), np.unique(sitk.GetArrayFromImage(sitk.ReadImage(path.with_name(
-                path.name.replace("_image", "_label"))))))  # fmt: skip

@@ -11,7 +11,6 @@ import pydicom
 import pytest
 from archive.mutants.damage import damaged
 from imaging.volumes.conftest import sequence
-from needs import real_data
 from pydicom.data import get_testdata_file
 
 from dira_scale.archive.plan import Item
@@ -200,9 +199,3 @@ def test_a_real_liver() -> None:
     path = get_testdata_file("liver_1frame.dcm")
     assert path is not None
     by_pydicom(Path(str(path)))
-
-
-@pytest.mark.data
-@pytest.mark.parametrize("name", ["liver.dcm", "liver_nonbyte_aligned.dcm"])
-def test_real_livers(name: str) -> None:
-    by_pydicom(real_data("dicom_pydicom_data") / name)
