@@ -1,6 +1,6 @@
 """The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, FLOPs and messages."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -63,28 +63,9 @@ class Rehearsal:
     blocks: list[NetworkBlock]
 
     @property
-    def resting(self) -> int:
-        """Bytes of parameters without gradient."""
-        return self.idle + self.momentum
-
-    @property
     def activations(self) -> float:
         """Peak bytes alive beside networks, gradients and states."""
         return max(live.others for live in self.live_in_passes)
-
-    def at(self, images: float, other: "Rehearsal") -> "Rehearsal":
-        """The rehearsal with ``images`` per step: live bytes interpolated linearly between this and ``other``."""
-        share = (images - self.images) / (other.images - self.images)
-
-        def interpolate(first: list[LiveBytes], second: list[LiveBytes]) -> list[LiveBytes]:
-            pairs = zip(first, second, strict=True)
-            return [LiveBytes(a.gradients, a.others + (b.others - a.others) * share) for a, b in pairs]
-
-        return replace(
-            self,
-            live_in_passes=interpolate(self.live_in_passes, other.live_in_passes),
-            live_in_update=interpolate(self.live_in_update, other.live_in_update),
-        )
 
 
 def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1, foreach: bool = True) -> Rehearsal:

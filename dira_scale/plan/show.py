@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -28,8 +27,7 @@ WIDTH = 108  # columns of the table where the output is not a terminal
 
 
 def show_plan(command: str, cfg: DictConfig) -> None:
-    """Print the table of strategies of a run of ``command``, after how long it takes here where there is no GPU and
-    that is known; write the figures to the file ``plan.json``, if set."""
+    """Print the table of strategies of a run of ``command``; write the figures to the file ``plan.json``, if set."""
     blueprint = blueprint_of(command, cfg)
     config = blueprint.config
     machine = config.plan
@@ -49,9 +47,6 @@ def show_plan(command: str, cfg: DictConfig) -> None:
         recomputing = rehearse_run(blueprint, ranks, True, partial(shown.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
     rows = [estimate(config, machine, rehearsed, plain, strategy, loading) for rehearsed, strategy in cases]
-    if not torch.cuda.is_available() and (here := blueprint.here(machine.images)):
-        console.print(f"\n{here}", soft_wrap=True, highlight=False)
-        console.print("Below: on the GPUs of machine=… and plan.*", highlight=False)
     show(config, machine, plain, rows, console)
     if machine.json:
         write_json(Path(machine.json), as_json(machine, plain, rows))
