@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from omegaconf import DictConfig
+
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
@@ -57,6 +59,21 @@ class Rehearsals:
     few: Rehearsal
     many: Rehearsal
     remarks: Sequence[str] = ()  # of what is trained
+
+
+def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float]:
+    """Return what is planned, with the number of images that its data has, the ranks, and the loader's bytes on the GPU
+    per image of a rank's batch.
+
+    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    """
+    blueprint = blueprint_of(command, cfg)
+    config, loading = blueprint.config, 0.0
+    ranks = config.plan.nodes * config.plan.gpus
+    check_division(config, ranks)
+    if config.data.shards is not None:
+        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
+    return blueprint, ranks, loading
 
 
 def rehearse_run(
@@ -151,15 +168,11 @@ class Configured:
 def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:
     """Return the plan of a run of ``command`` with these ``words`` on a ``machine``, by the keys of ``plan.*``.
 
-    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    Raises UserError as ``prepared``.
     """
     cfg = compose(plan_of(command), [*words, *(f"plan.{key}={value}" for key, value in machine.items())])
-    blueprint = blueprint_of(command, cfg)
-    config, loading = blueprint.config, 0.0
-    ranks = config.plan.nodes * config.plan.gpus
-    check_division(config, ranks)
-    if config.data.shards is not None:
-        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
+    blueprint, ranks, loading = prepared(command, cfg)
+    config = blueprint.config
     plain = rehearse_run(blueprint, ranks)
     again = config.parallel.checkpoint_activations
     rehearsed = rehearse_run(blueprint, ranks, checkpointing=True) if again else plain

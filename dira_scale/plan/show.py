@@ -12,34 +12,27 @@ from rich.table import Table
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.forecast.config import Machine
-from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, flops_per_second, rehearse_run
+from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, flops_per_second, prepared, rehearse_run
 from dira_scale.forecast.links import GB
-from dira_scale.forecast.shards import planned_inputs
 from dira_scale.forecast.strategies import FLOAT, STRATEGIES
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.storage.atomic import write_json
 from dira_scale.storage.owned import own_file
-from dira_scale.training.blueprint import blueprint_of
-from dira_scale.training.schedule import batches_of, check_division
+from dira_scale.training.schedule import batches_of
 
 WIDTH = 108  # columns of the table where the output is not a terminal
 
 
 def show_plan(command: str, cfg: DictConfig) -> None:
     """Print the table of strategies of a run of ``command``; write the figures to the file ``plan.json``, if set."""
-    blueprint = blueprint_of(command, cfg)
+    blueprint, ranks, loading = prepared(command, cfg)
     config = blueprint.config
     machine = config.plan
     if machine.json and not Path(machine.json).absolute().parent.is_dir():
         raise UserError(f"plan.json={machine.json}: no such folder: {Path(machine.json).absolute().parent}")
     if machine.json:
         own_file(Path(machine.json), "plan.json", stamp='"heaviest_stage"')
-    ranks = machine.nodes * machine.gpus
-    check_division(config, ranks)
-    loading = 0.0  # bytes per image, on the GPU
-    if config.data.shards is not None:
-        machine.images, loading = planned_inputs(config, blueprint.views, ranks)
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     with bar("rehearsing", "steps") as shown:
         task = shown.add_task("", total=2 * (len(batches_of(config)) + 1))
