@@ -125,6 +125,8 @@ def test_collectives_of_moco_by_hand() -> None:
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
     statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
     assert Collective("all_reduce", statistics, 2) in step.collectives
+    # A block of the encoder is passed with gradient, its momentum network's without, the decoder's by nobody.
+    assert {(block.learning, block.looking) for block in step.blocks} == {(1, 0), (0, 1), (0, 0)}
 
 
 def test_messages_of_eight_ranks_by_hand() -> None:

@@ -80,6 +80,12 @@ def test_memory_of_four_ranks(
     assert held.activations == 1000 and held.adversary == 12
 
 
+@pytest.mark.parametrize(("strategy", "share"), [("ddp", 1), ("zero1", 1 / 4), ("fsdp2", 1 / 4)])
+def test_temporaries_of_the_update_are_as_many_as_the_states(strategy: str, share: float) -> None:
+    few, more = (replace(STEP, live_in_update=[LiveBytes(100, size)]) for size in (8000, 12000))
+    assert memory(strategy, 4, more).peak - memory(strategy, 4, few).peak == 4000 * share
+
+
 def test_buffers() -> None:
     assert memory("fsdp2", 4, STEP).communication == (160 - 90) + 3 * 60
     assert memory("zero2", 4, STEP).communication == 2 * DEEPSPEED_BUCKET
@@ -102,6 +108,8 @@ def test_accumulation_costs_replicas_nothing_and_sharded_gradients_much() -> Non
     assert traffic("zero1", STEP, 4) == traffic("zero1", STEP, 1)
     assert traffic("zero2", STEP, 4).sent(4) == 0.75 * (4 * 100 + 100)
     assert traffic("zero3", STEP, 4).sent(4) == 4 * traffic("zero3", STEP, 1).sent(4)
+    # A block's two passes are then of two micro-batches: it scatters gradients once; the rest is gathered twice.
+    assert traffic("fsdp2", STEP, 2).sent(4) == 0.75 * (2 * 70 + 2 * 60 + 30 + 2 * 60 + 100)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

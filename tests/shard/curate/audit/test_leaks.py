@@ -259,12 +259,15 @@ def test_values_of_the_recipes_own_words_are_left_and_counted() -> None:
     }
 
 
-def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace) -> None:
-    """Else it would be a leak wherever a folder of the source has its name."""
+def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Else it would be a leak wherever a folder of the source has its name. What was added to a recipe is not ours."""
     own = own_words(ShardedDataset.open(made.folder))
     reasons = pq.read_table(made.folder / QUARANTINE_FILE)["reason"].to_pylist()
     assert reasons and {token for reason in reasons for token in tokens(reason)} <= own
     assert {"orientation", "tissue", "lettering", "gantry"} <= own
+    folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
+    recipe_note(folder)
+    assert "alaric" not in own_words(ShardedDataset.open(folder))
 
 
 def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:
