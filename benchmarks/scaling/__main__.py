@@ -70,8 +70,8 @@ def many_gpus(arguments: argparse.Namespace, console: Console) -> dict[str, Any]
         "'without keys': without what the method itself gathers and averages (MoCo's keys; with several BatchNorm "
         "groups its images change places between the GPUs).\n"
         "Gradients, asynchronous messages (keys): what the backward pass does not hide of them. Blocking: BatchNorm, "
-        "discriminator, images that change places. Host, control (gloo's message about signals), loader: by how much "
-        "they outlast all else. No loader is late, and nothing fails.",
+        "discriminator, images that change places. Host, control (gloo's message about signals): by how much they "
+        "outlast all else. No loader is late, and nothing fails.",
         style="dim",
         highlight=False,
     )

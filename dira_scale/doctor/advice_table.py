@@ -11,6 +11,7 @@ from rich.table import Table
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.forecast.advice import EXPERIMENTS, Choice, choice, recommend
 from dira_scale.forecast.here import duration
+from dira_scale.forecast.links import GB
 from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware
 
@@ -35,10 +36,12 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
         left = name in ("  experiment=", "encoder", "")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "")
     for row in choices:
-        figures = [f"{row.epoch_factor:g}", f"{row.steps:,}", duration(row.hours or 0), f"{row.memory:.1f}"]
-        known = figures if row.hours is not None else ["–"] * 4
+        figures = ["–"] * 4
+        if plan := row.plan:
+            needed = f"{plan.row.memory.peak / GB:.1f}"
+            figures = [f"{row.epoch_factor:g}", f"{plan.steps:,}", duration(plan.row.hours), needed]
         problem = f"[yellow]{row.problem}[/]"
-        table.add_row(f"  {row.experiment}", str(row.size), row.encoder, str(row.batch), *known, problem)
+        table.add_row(f"  {row.experiment}", str(row.size), row.encoder, str(row.batch), *figures, problem)
     console.print(table)
     best, why = recommend(choices)
     if best is None:

@@ -26,7 +26,6 @@ from dira_scale.finetune.description import describe
 from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
-from dira_scale.forecast.here import line
 from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
@@ -144,10 +143,6 @@ class FinetuneBlueprint(Blueprint):
 
     def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)
-
-    def here(self, images: int) -> str:
-        channels = self.config.channels or self.config.model.channels
-        return line(self.config, self._network(), (channels, *self.views.sides), images)
 
     def buffers(self, task: StepTask) -> Sequence[Tensor]:
         assert isinstance(task, Finetuning)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+
+from omegaconf import DictConfig
 
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
@@ -48,24 +49,31 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Rehearsals:
-    """All stages, rehearsed as one rank of many; the heaviest also with two other numbers of images, of which every
-    other number's memory is computed (``few`` and ``many``): at least 2, as a single one takes fewer operations."""
+    """All stages, rehearsed as one rank of many; the heaviest, which needs the most memory, also with two other numbers
+    of images, of which every other number's memory is computed (``few`` and ``many``): at least 2, as a single one
+    takes fewer operations."""
 
     ranks: int
     stages: Mapping[str, Rehearsal]
+    heaviest: str
     few: Rehearsal
     many: Rehearsal
     remarks: Sequence[str] = ()  # of what is trained
 
-    @cached_property
-    def heaviest(self) -> str:
-        """The stage that needs the most memory."""
-        return max(self.stages, key=lambda name: strategies.memory("ddp", self.ranks, self.stages[name]).peak)
 
-    def peak(self, strategy: str, images: int, offload: bool) -> float:
-        """Peak bytes of a rank with ``images`` per step."""
-        stage = self.few.at(images, self.many)
-        return strategies.memory(strategy, self.ranks, stage, offload).peak
+def prepared(command: str, cfg: DictConfig) -> tuple[Blueprint, int, float]:
+    """Return what is planned, with the number of images that its data has, the ranks, and the loader's bytes on the GPU
+    per image of a rank's batch.
+
+    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    """
+    blueprint = blueprint_of(command, cfg)
+    config, loading = blueprint.config, 0.0
+    ranks = config.plan.nodes * config.plan.gpus
+    check_division(config, ranks)
+    if config.data.shards is not None:
+        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
+    return blueprint, ranks, loading
 
 
 def rehearse_run(
@@ -84,14 +92,12 @@ def rehearse_run(
         if checkpointing:
             checkpoint_activations(fake.task.module)
         stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
-        some = next(iter(stages.values()))
-        heaviest = Rehearsals(ranks, stages, some, some).heaviest
-        plan = next(plan for plan in fake.stages if plan.name == heaviest)
-        few = stages[heaviest]
+        heaviest = max(fake.stages, key=lambda plan: strategies.memory("ddp", ranks, stages[plan.name]).peak)
+        few = stages[heaviest.name]
         if few.images == 1:
-            few = rehearse(fake, plan, 2, blueprint.config.parallel.accumulate)
-        many = rehearsed(plan, 2 * few.images)
-    return Rehearsals(ranks, stages, few, many, blueprint.remarks((fake.task.module,)))
+            few = rehearse(fake, heaviest, 2, blueprint.config.parallel.accumulate)
+        many = rehearsed(heaviest, 2 * few.images)
+    return Rehearsals(ranks, stages, heaviest.name, few, many, blueprint.remarks((fake.task.module,)))
 
 
 def estimate(
@@ -101,46 +107,31 @@ def estimate(
 
     ``loading``: the loader's bytes on the GPU per image of a rank's batch.
     """
-    ranks, accumulate = rehearsed.ranks, config.parallel.accumulate
-    offload = config.parallel.offload
+    ranks, accumulate, offload = rehearsed.ranks, config.parallel.accumulate, config.parallel.offload
     stage = rehearsed.stages[rehearsed.heaviest]
-    memory = strategies.memory(strategy, ranks, stage, offload)
-    memory = replace(memory, loader=loading * stage.images, peak=memory.peak + loading * stage.images)
+    memory = strategies.memory(strategy, ranks, stage, offload, loading)
     usable = USABLE * machine.memory * GB
+    most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable, offload, loading)
     speed = flops_per_second(machine, plain)
-    plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
     times = {
         name: seconds(machine, step, strategy, ranks, accumulate, speed) for name, step in rehearsed.stages.items()
     }
+    plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
     hours = sum(plan.steps * times[plan.name] for plan in plans) / 3600
-    step = times[rehearsed.heaviest]
-    sent = strategies.traffic(strategy, stage, accumulate).sent(ranks)
+    # The method's own collectives, as rings.
+    own = [(c.ranks - 1) / c.ranks * c.size * (2 if c.kind == "all_reduce" else 1) for c in stage.collectives]
     return Estimate(
         strategy=strategy,
         checkpointing=rehearsed is not plain,
         memory=memory,
         fits=memory.peak <= usable,
-        largest=largest(lambda images: rehearsed.peak(strategy, images, offload) + loading * images, usable)
-        // accumulate,
-        sent=sent + sum(method_traffic(stage)),
-        step=step,
-        images_per_second=stage.images * ranks / step,
+        largest=most // accumulate,
+        sent=strategies.traffic(strategy, stage, accumulate).sent(ranks) + sum(own),
+        step=times[rehearsed.heaviest],
+        images_per_second=stage.images * ranks / times[rehearsed.heaviest],
         hours=hours,
         price=hours * ranks * machine.price,
     )
-
-
-def largest(peak: Callable[[int], float], limit: float) -> int:
-    """The largest n with ``peak(n) <= limit`` for a non-decreasing ``peak``; 0 if 1 is too many already."""
-    if peak(1) > limit:
-        return 0
-    fits, fails = 1, 2
-    while peak(fails) <= limit:
-        fits, fails = fails, 2 * fails
-    while fails - fits > 1:
-        middle = (fits + fails) // 2
-        fits, fails = (middle, fails) if peak(middle) <= limit else (fits, middle)
-    return fits
 
 
 def flops_per_second(machine: Machine, plain: Rehearsals) -> float:
@@ -165,11 +156,6 @@ def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumu
     return work.seconds(ranks)
 
 
-def method_traffic(step: Rehearsal) -> list[float]:
-    """Bytes that a rank sends in each collective of the method, BatchNorm and the discriminator, as rings."""
-    return [(c.ranks - 1) / c.ranks * c.size * (2 if c.kind == "all_reduce" else 1) for c in step.collectives]
-
-
 @dataclass(frozen=True)
 class Configured:
     """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run."""
@@ -182,15 +168,11 @@ class Configured:
 def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:
     """Return the plan of a run of ``command`` with these ``words`` on a ``machine``, by the keys of ``plan.*``.
 
-    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    Raises UserError as ``prepared``.
     """
     cfg = compose(plan_of(command), [*words, *(f"plan.{key}={value}" for key, value in machine.items())])
-    blueprint = blueprint_of(command, cfg)
-    config, loading = blueprint.config, 0.0
-    ranks = config.plan.nodes * config.plan.gpus
-    check_division(config, ranks)
-    if config.data.shards is not None:
-        config.plan.images, loading = planned_inputs(config, blueprint.views, ranks)
+    blueprint, ranks, loading = prepared(command, cfg)
+    config = blueprint.config
     plain = rehearse_run(blueprint, ranks)
     again = config.parallel.checkpoint_activations
     rehearsed = rehearse_run(blueprint, ranks, checkpointing=True) if again else plain

@@ -1,56 +1,39 @@
-"""How fast this machine trains: a network is trained here for a moment."""
+"""How fast this machine trains: an encoder is trained here for a moment."""
 
 import time
-from math import prod
 
+import timm
 import torch
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from dira_scale.distributed.precision import autocast, choose
-from dira_scale.machine.hardware import hardware
-from dira_scale.training.config import StagedTraining
-from dira_scale.training.schedule import stage_plans
+from dira_scale.distributed.precision import autocast
 
-MEASURED_PIXELS = 8 * 224**2  # of a step of the speed measurement on a CPU; a GPU gets its share of a batch
-WARM_UP = 3  # steps: oneDNN compiles its bf16 kernels in the first ones, which take ten times as long
+MEASURED_PIXELS = 8 * 224**2  # of a step on a CPU; a GPU gets its share of a batch
+WARM_UP, MEASURED = 3, 3  # steps: oneDNN compiles its bf16 kernels in the first ones, which take ten times as long
 
 
-def line(config: StagedTraining, network: nn.Module, shape: tuple[int, ...], images: int) -> str:
-    """Return how long a run takes here without a GPU, by what that is known, and how surely.
+def flops_per_second(encoder: str, size: int, images: int, precision: str) -> float:
+    """Floating-point operations per second of one device that trains ``encoder`` on ``size``-pixel views."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = timm.create_model(encoder, num_classes=0).to(device, memory_format=torch.channels_last).train()
+    images = images if device.type == "cuda" else min(images, MEASURED_PIXELS // size**2)
+    views = torch.rand(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
 
-    ``shape``: of the network's input, [C, *size].
-    """
-    plans = stage_plans(config, lambda batch: max(1, images // batch))
-    steps = sum(plan.steps for plan in plans)
-    share = min(steps, config.steps or steps) / steps
-    views = min(max(plan.batch for plan in plans), max(2, MEASURED_PIXELS // prod(shape[1:])))
-    seconds = seconds_per_step(network, torch.rand(views, *shape), choose("auto"))
-    hours = share * sum(plan.steps * plan.batch for plan in plans) * seconds / views / 3600
-    return (
-        f"This machine, {hardware().cores} CPU cores without a GPU: about {duration(hours)} for "
-        f"{round(share * steps):,} steps, as its network trains here for a moment; half to twice as long, without "
-        "loading and validation."
-    )
+    def step() -> None:
+        with autocast(device, precision):
+            loss = network(views).float().square().mean()
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
-
-def seconds_per_step(network: nn.Module, views: Tensor, precision: str) -> float:
-    """Return the seconds of the fastest of some forward and backward passes, after others to warm up."""
-    network.train()
+    with FlopCounterMode(display=False) as counter:
+        step()
     seconds = []
-    for _ in range(WARM_UP + 3):
+    for _ in range(WARM_UP + MEASURED):
         start = time.perf_counter()
-        step(network, views, precision)
+        step()
         seconds.append(time.perf_counter() - start)
-    return min(seconds[WARM_UP:])
-
-
-def step(network: nn.Module, views: Tensor, precision: str) -> None:
-    """Pass ``views`` forward and backward, and wait for the device."""
-    with autocast(views.device, precision):
-        loss = network(views).float().square().mean()
-    loss.backward()
-    if views.device.type == "cuda":
-        torch.cuda.synchronize()
+    return float(counter.get_total_flops() / min(seconds[WARM_UP:]))
 
 
 def duration(hours: float) -> str:

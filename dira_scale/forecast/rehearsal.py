@@ -1,6 +1,8 @@
 """The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, FLOPs and messages."""
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -63,28 +65,9 @@ class Rehearsal:
     blocks: list[NetworkBlock]
 
     @property
-    def resting(self) -> int:
-        """Bytes of parameters without gradient."""
-        return self.idle + self.momentum
-
-    @property
     def activations(self) -> float:
         """Peak bytes alive beside networks, gradients and states."""
         return max(live.others for live in self.live_in_passes)
-
-    def at(self, images: float, other: "Rehearsal") -> "Rehearsal":
-        """The rehearsal with ``images`` per step: live bytes interpolated linearly between this and ``other``."""
-        share = (images - self.images) / (other.images - self.images)
-
-        def interpolate(first: list[LiveBytes], second: list[LiveBytes]) -> list[LiveBytes]:
-            pairs = zip(first, second, strict=True)
-            return [LiveBytes(a.gradients, a.others + (b.others - a.others) * share) for a, b in pairs]
-
-        return replace(
-            self,
-            live_in_passes=interpolate(self.live_in_passes, other.live_in_passes),
-            live_in_update=interpolate(self.live_in_update, other.live_in_update),
-        )
 
 
 def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1, foreach: bool = True) -> Rehearsal:
@@ -95,7 +78,8 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
     """
     module, world = fake.task.module, fake.world
     ever_trained, batch = fake.ever_trained(), fake.batch(samples)
-    passes = [_PassCounter(block) for block in blocks(module)]
+    passes = {block: Counter[bool]() for block in blocks(module)}  # forward passes, with gradient or without
+    hooks = [block.register_forward_pre_hook(partial(_count, counter)) for block, counter in passes.items()]
     with fake.mode:
         task = _CountedTask(fake.task)
 
@@ -113,8 +97,8 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         step = Step(task, stage, model, guard, scale, Means(), 0, accumulate, world.device)
         with ledger:
             step(0, batch)
-    for counter in passes:
-        counter.close()
+    for hook in hooks:
+        hook.remove()
     return Rehearsal(
         images=samples,
         trained=size(ledger.watched),
@@ -129,7 +113,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         backward=ledger.flops - task.forward - task.monitoring,
         operations=ledger.operations - task.monitored,
         collectives=ledger.collectives,
-        blocks=[NetworkBlock(size(c.block.parameters()), c.with_gradient, c.without_gradient) for c in passes],
+        blocks=[NetworkBlock(size(block.parameters()), count[True], count[False]) for block, count in passes.items()],
     )
 
 
@@ -187,21 +171,8 @@ class _Guard(NaNGuard):
         return True
 
 
-class _PassCounter:
-    """Counts the forward passes through a block, without recomputed ones."""
-
-    def __init__(self, block: torch.nn.Module) -> None:
-        self.block, self.with_gradient, self.without_gradient = block, 0, 0
-        self._hook = block.register_forward_pre_hook(self._count)
-
-    def _count(self, *_: Any) -> None:
-        if torch.is_grad_enabled():
-            self.with_gradient += 1
-        else:
-            self.without_gradient += 1
-
-    def close(self) -> None:
-        self._hook.remove()
+def _count(passes: Counter[bool], *_: Any) -> None:
+    passes[torch.is_grad_enabled()] += 1
 
 
 def _with_states(optimizer: Optimizer, foreach: bool) -> Optimizer:

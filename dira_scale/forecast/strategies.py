@@ -5,10 +5,20 @@ Follows what dira_scale.engine.parallel does with torch and DeepSpeed, including
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from dira_scale.distributed.deepspeed import BUCKET as ZERO_BUCKET
 from dira_scale.forecast.rehearsal import Rehearsal
 
-STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+# Of what each rank keeps 1/W.
+SHARDED: dict[str, tuple[str, ...]] = {
+    "ddp": (),
+    "fsdp2": ("networks", "gradients", "states"),
+    "zero1": ("states",),
+    "zero2": ("gradients", "states"),
+    "zero3": ("networks", "gradients", "states"),
+}
+STRATEGIES = tuple(SHARDED)
 FLOAT = 4  # parameters, gradients and states are fp32 under every precision
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time
 DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # always allocated in full
@@ -53,82 +63,88 @@ class Traffic:
         messages: number of messages that each of these is split into.
     """
 
-    reduced: float
-    ahead: float
-    behind: float
-    after: float
-    messages: int
+    reduced: float = 0.0
+    ahead: float = 0.0
+    behind: float = 0.0
+    after: float = 0.0
+    messages: int = 1
 
     def sent(self, ranks: int) -> float:
         """Bytes a rank sends: a ring all-reduce 2 (W - 1) / W of the total, a gather or scatter half of that."""
         return (ranks - 1) / ranks * (2 * self.reduced + self.ahead + self.behind + self.after)
 
 
-def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False) -> Memory:
-    """What a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states are in CPU memory."""
-    sharded = 1 / ranks
+def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False, loader: float = 0.0) -> Memory:
+    """What a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states are in CPU memory; ``loader``:
+    bytes per image that decoding on the GPU takes."""
+    parts, after = _held(strategy, ranks, step, offload)
+    decoding = loader * step.images
+    return Memory(**parts, activations=step.activations, peak=float(after.max()) + decoding, loader=decoding)
+
+
+def largest(
+    strategy: str, ranks: int, few: Rehearsal, many: Rehearsal, limit: float, offload: bool = False, loader: float = 0.0
+) -> int:
+    """The most images per step with which a rank holds ``limit`` bytes or less; 0 if a single one is too many.
+
+    The bytes after each operation are on a line through those with the images of ``few`` and ``many``.
+    """
+    first, second = (_held(strategy, ranks, step, offload)[1] + loader * step.images for step in (few, many))
+    slopes = np.maximum((second - first) / (many.images - few.images), 1e-9)
+    return max(0, int(few.images + ((limit - first) / slopes).min()))
+
+
+def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[dict[str, float], np.ndarray]:
+    """The parts of ``Memory`` that stay, and the bytes of everything after each operation."""
+    share = {part: 1 / ranks if part in SHARDED[strategy] else 1.0 for part in SHARDED["fsdp2"]}
+    networks, gradients, states = share["networks"], share["gradients"], share["states"]
     zero = strategy.startswith("zero")
-    networks = sharded if strategy in ("fsdp2", "zero3") else 1.0
-    gradients = 1.0 if strategy in ("ddp", "zero1") else sharded
-    states = 1.0 if strategy == "ddp" else sharded
-    master = sharded * step.trained if zero else 0.0
-    optimizer = 0.0 if zero and offload else states * step.optimizer + master
-    communication = _buffers(strategy, ranks, step)
-    fixed = networks * (step.trained + step.resting) + step.buffers + optimizer + step.adversary + communication
-    in_passes = max(live.others + gradients * live.gradients for live in step.live_in_passes)
-    in_update = max(states * live.others + gradients * live.gradients for live in step.live_in_update)
-    return Memory(
-        parameters=networks * (step.trained + step.idle),
-        momentum=networks * step.momentum + step.buffers,
-        gradients=gradients * step.trained,
-        optimizer=optimizer,
-        adversary=step.adversary,
-        communication=communication,
-        activations=step.activations,
-        peak=fixed + max(in_passes, in_update),
-    )
+    parts = {
+        "parameters": networks * (step.trained + step.idle),
+        "momentum": networks * step.momentum + step.buffers,
+        "optimizer": 0.0 if zero and offload else states * (step.optimizer + zero * step.trained),
+        "adversary": float(step.adversary),
+        "communication": _buffers(strategy, ranks, step),
+    }
+    passes, update = (np.array(live, float).reshape(-1, 2) for live in (step.live_in_passes, step.live_in_update))
+    live = np.concatenate([passes @ (gradients, 1.0), update @ (gradients, states)])
+    return parts | {"gradients": gradients * step.trained}, sum(parts.values()) + live
+
+
+def _buffers(strategy: str, ranks: int, step: Rehearsal) -> float:
+    blocks = [block.size for block in step.blocks]
+    everything = step.trained + step.idle + step.momentum
+    return {
+        "ddp": step.trained if ranks > 1 else 0,  # its buckets, beside .grad
+        # What is in no block; the current block, the next one, and gradients being sent.
+        "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
+        "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent
+        "zero2": 2 * DEEPSPEED_BUCKET,
+        "zero3": everything + DEEPSPEED_BUCKET,  # gathered parameters stay if they are reused within 10^9 parameters
+    }[strategy]
 
 
 def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
     """What ``strategy`` moves in a step of ``accumulate`` micro-batches.
 
     ``ddp`` and ``zero1`` reduce after the last micro-batch; ``zero2`` and ``zero3`` after each, since they keep only
-    sharded gradients. ``fsdp2`` gathers a block for every pass through it. ``zero3`` gathers every parameter for the
-    forward passes of a micro-batch and again for its backward pass, momentum networks for the forward pass only.
+    sharded gradients. ``fsdp2`` gathers a block for every pass through it and scatters its gradients after every pass
+    of the last micro-batch. ``zero3`` gathers every parameter for the forward passes of a micro-batch and again for its
+    backward pass, momentum networks for the forward pass only.
     """
-    gradients, everything = step.trained, step.trained + step.resting
-    if strategy == "ddp":
-        return Traffic(gradients, 0, 0, 0, messages=max(1, round(gradients / BUCKET)))
-    if strategy == "fsdp2":
-        root = everything - sum(block.size for block in step.blocks)
-        once = root * accumulate  # stays gathered for the whole micro-batch
-        forward = sum(block.size * (block.learning + block.looking) for block in step.blocks)
-        backward = sum(block.size * block.learning for block in step.blocks)
-        passes = sum(block.learning > 0 for block in step.blocks)
-        return Traffic(0, once + forward, backward + _scattered(step, accumulate), 0, messages=max(1, passes))
+    gradients, everything = step.trained, step.trained + step.idle + step.momentum
     messages = max(1, round(gradients / DEEPSPEED_BUCKET))
-    if strategy == "zero3":
-        ahead = everything * accumulate
-        return Traffic(0, ahead, 2 * gradients * accumulate, 0, messages=max(1, len(step.blocks)))
-    reductions = accumulate if strategy == "zero2" else 1
-    return Traffic(0, 0, gradients * reductions, gradients, messages)
-
-
-def _buffers(strategy: str, ranks: int, step: Rehearsal) -> float:
-    if ranks == 1 and strategy == "ddp":
-        return 0.0
     if strategy == "ddp":
-        return step.trained  # its buckets, beside .grad
+        return Traffic(reduced=gradients, messages=max(1, round(gradients / BUCKET)))
     if strategy == "fsdp2":
-        largest = max((block.size for block in step.blocks), default=0)
-        root = step.trained + step.resting - sum(block.size for block in step.blocks)
-        return root + 3 * largest  # the current block, the next one, and gradients being sent
-    if strategy == "zero3":  # gathered parameters stay if they are reused within 10^9 parameters
-        return step.trained + step.resting + DEEPSPEED_BUCKET
-    return 2 * DEEPSPEED_BUCKET  # one fills while the other is sent
-
-
-def _scattered(step: Rehearsal, accumulate: int) -> float:
-    """Bytes of gradients that fsdp2 scatters: blocks do so after every pass of the last micro-batch."""
-    blocks = sum(block.size * block.learning / accumulate for block in step.blocks)
-    return blocks + step.trained - sum(block.size for block in step.blocks if block.learning)
+        learning = [block for block in step.blocks if block.learning]
+        again = sum(block.size * block.learning for block in learning)
+        looked = sum(block.size * block.looking for block in step.blocks)
+        root = (everything - sum(block.size for block in step.blocks)) * accumulate  # gathered once a micro-batch
+        scattered = again / accumulate + gradients - sum(block.size for block in learning)
+        return Traffic(ahead=root + again + looked, behind=again + scattered, messages=max(1, len(learning)))
+    if strategy == "zero3":
+        behind = 2 * gradients * accumulate
+        return Traffic(ahead=everything * accumulate, behind=behind, messages=max(1, len(step.blocks)))
+    reductions = accumulate if strategy == "zero2" else 1
+    return Traffic(behind=gradients * reductions, after=gradients, messages=messages)

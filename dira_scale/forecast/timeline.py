@@ -26,7 +26,6 @@ class StepTimes:
         host: of a rank's host, to launch what the device computes; it works ahead of the device.
         control: of the processes' message whether a signal arrived; it is sent in a step and awaited in the next, or
             its share of the steps in between.
-        loader: to load a batch.
         jitter: standard deviation of a rank's arithmetic and host work, as a share of it.
     """
 
@@ -39,7 +38,6 @@ class StepTimes:
     buckets: int = 1
     host: float = 0.0
     control: float = 0.0
-    loader: float = 0.0
     jitter: float = 0.0
 
     def seconds(self, ranks: int) -> float:
@@ -48,7 +46,7 @@ class StepTimes:
         return sum(self.parts(ranks).values())
 
     def parts(self, ranks: int) -> dict[str, float]:
-        """Where these seconds go. The last three: by how much each outlasts the device and those before it."""
+        """Where these seconds go. The last two: by how much each outlasts the device and those before it."""
         arithmetic, late = self.forward + self.backward, self.jitter * slowest(ranks)
         gradients = replace(self, asynchronous=0.0).exposed
         parts = {
@@ -58,8 +56,7 @@ class StepTimes:
             "asynchronous": self.exposed - gradients,
             "blocking": self.blocking,
         }
-        beside = {"host": self.host * (1 + late), "control": self.control, "loader": self.loader}
-        for name, seconds in beside.items():
+        for name, seconds in {"host": self.host * (1 + late), "control": self.control}.items():
             parts[name] = max(0.0, seconds - sum(parts.values()))
         return parts
 

@@ -6,42 +6,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.forecast.config import Machine
-from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, flops_per_second, rehearse_run
+from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, flops_per_second, prepared, rehearse_run
 from dira_scale.forecast.links import GB
-from dira_scale.forecast.shards import planned_inputs
 from dira_scale.forecast.strategies import FLOAT, STRATEGIES
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.storage.atomic import write_json
 from dira_scale.storage.owned import own_file
-from dira_scale.training.blueprint import blueprint_of
-from dira_scale.training.schedule import batches_of, check_division
+from dira_scale.training.schedule import batches_of
 
 WIDTH = 108  # columns of the table where the output is not a terminal
 
 
 def show_plan(command: str, cfg: DictConfig) -> None:
-    """Print the table of strategies of a run of ``command``, after how long it takes here where there is no GPU and
-    that is known; write the figures to the file ``plan.json``, if set."""
-    blueprint = blueprint_of(command, cfg)
+    """Print the table of strategies of a run of ``command``; write the figures to the file ``plan.json``, if set."""
+    blueprint, ranks, loading = prepared(command, cfg)
     config = blueprint.config
     machine = config.plan
     if machine.json and not Path(machine.json).absolute().parent.is_dir():
         raise UserError(f"plan.json={machine.json}: no such folder: {Path(machine.json).absolute().parent}")
     if machine.json:
         own_file(Path(machine.json), "plan.json", stamp='"heaviest_stage"')
-    ranks = machine.nodes * machine.gpus
-    check_division(config, ranks)
-    loading = 0.0  # bytes per image, on the GPU
-    if config.data.shards is not None:
-        machine.images, loading = planned_inputs(config, blueprint.views, ranks)
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     with bar("rehearsing", "steps") as shown:
         task = shown.add_task("", total=2 * (len(batches_of(config)) + 1))
@@ -49,9 +40,6 @@ def show_plan(command: str, cfg: DictConfig) -> None:
         recomputing = rehearse_run(blueprint, ranks, True, partial(shown.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
     rows = [estimate(config, machine, rehearsed, plain, strategy, loading) for rehearsed, strategy in cases]
-    if not torch.cuda.is_available() and (here := blueprint.here(machine.images)):
-        console.print(f"\n{here}", soft_wrap=True, highlight=False)
-        console.print("Below: on the GPUs of machine=… and plan.*", highlight=False)
     show(config, machine, plain, rows, console)
     if machine.json:
         write_json(Path(machine.json), as_json(machine, plain, rows))

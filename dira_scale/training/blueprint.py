@@ -95,10 +95,6 @@ class Blueprint(ABC):
         """Return what users should know about the stages' batches, a line each."""
         return ()
 
-    def here(self, images: int) -> str:
-        """Return a line on how long training on ``images`` takes on this machine, without a GPU; empty: unknown."""
-        return ""
-
     def refuse(self) -> None:  # noqa: B027  (most have none)
         """Raise UserError for keys that do not fit each other, found without networks."""
 

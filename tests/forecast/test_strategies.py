@@ -9,10 +9,10 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.forecast import estimate
-from dira_scale.forecast.estimate import largest, seconds
+from dira_scale.forecast.estimate import seconds
 from dira_scale.forecast.ledger import LiveBytes
 from dira_scale.forecast.rehearsal import NetworkBlock, Rehearsal
-from dira_scale.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, memory, traffic
+from dira_scale.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, largest, memory, traffic
 
 # 100 bytes are trained (60 of them in a block that two views pass), 40 follow (30 in a block that one view passes).
 STEP = Rehearsal(
@@ -58,7 +58,8 @@ def test_memory_of_ranks_with_one_image_is_computed_from_two_and_four(
     blueprint: Any = SimpleNamespace(config=config, remarks=lambda modules: ())
     every = estimate.rehearse_run(blueprint, ranks)
     assert (every.stages["re"].images, every.few.images, every.many.images) == (8 // ranks, few, many)
-    assert every.peak("ddp", 3, False) - every.peak("ddp", 1, False) == 2000
+    held = [memory("ddp", ranks, step).peak for step in (every.few, every.many)]
+    assert largest("ddp", ranks, every.few, every.many, 2 * held[1] - held[0]) == 2 * many - few
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,12 @@ def test_memory_of_four_ranks(
     assert (held.parameters, held.momentum) == (parameters, momentum)
     assert (held.gradients, held.optimizer) == (gradients, optimizer)
     assert held.activations == 1000 and held.adversary == 12
+
+
+@pytest.mark.parametrize(("strategy", "share"), [("ddp", 1), ("zero1", 1 / 4), ("fsdp2", 1 / 4)])
+def test_temporaries_of_the_update_are_as_many_as_the_states(strategy: str, share: float) -> None:
+    few, more = (replace(STEP, live_in_update=[LiveBytes(100, size)]) for size in (8000, 12000))
+    assert memory(strategy, 4, more).peak - memory(strategy, 4, few).peak == 4000 * share
 
 
 def test_buffers() -> None:
@@ -101,6 +108,8 @@ def test_accumulation_costs_replicas_nothing_and_sharded_gradients_much() -> Non
     assert traffic("zero1", STEP, 4) == traffic("zero1", STEP, 1)
     assert traffic("zero2", STEP, 4).sent(4) == 0.75 * (4 * 100 + 100)
     assert traffic("zero3", STEP, 4).sent(4) == 4 * traffic("zero3", STEP, 1).sent(4)
+    # A block's two passes are then of two micro-batches: it scatters gradients once; the rest is gathered twice.
+    assert traffic("fsdp2", STEP, 2).sent(4) == 0.75 * (2 * 70 + 2 * 60 + 30 + 2 * 60 + 100)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -120,14 +129,20 @@ def test_a_step_takes_no_less_than_its_host() -> None:
     assert seconds(replace(machine, images_per_second=20.0), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
 
 
-def test_the_largest_batch_is_the_last_that_fits() -> None:
-    doubled = replace(
-        STEP, images=8, live_in_passes=[LiveBytes(b.gradients, 2 * b.others) for b in STEP.live_in_passes]
-    )
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_largest_batch_is_the_last_that_fits(strategy: str) -> None:
+    """Activations grow with the images; gradients, states and what stays do not."""
+
+    def step(images: int) -> Rehearsal:
+        live = [LiveBytes(b.gradients, b.others * images / 4) for b in STEP.live_in_passes]
+        return replace(STEP, images=images, live_in_passes=live)
 
     def peak(images: int) -> float:
-        return memory("ddp", 4, STEP.at(images, doubled)).peak
+        return memory(strategy, 4, step(images), loader=7.0).peak
 
-    actual = largest(peak, 10_000)
-    assert peak(actual) <= 10_000 < peak(actual + 1)
-    assert largest(peak, 100) == 0 and largest(peak, peak(1)) == 1
+    limit = peak(0) + 10_000.0
+    actual = largest(strategy, 4, step(4), step(8), limit, loader=7.0)
+    assert actual > 30 and peak(actual) <= limit < peak(actual + 1)
+    assert largest(strategy, 4, step(4), step(8), peak(1), loader=7.0) == 1
+    assert largest(strategy, 4, step(4), step(8), peak(1) - 1, loader=7.0) == 0
+    assert largest(strategy, 4, step(4), step(8), peak(0) - 1000, loader=7.0) == 0

@@ -43,10 +43,9 @@ def test_a_step_against_processes_played_through() -> None:
     assert step.seconds(16) == pytest.approx(played.mean(), rel=1e-3)
 
 
-def test_loader_host_and_control_message_set_the_pace_where_they_outlast_the_device() -> None:
+def test_host_and_control_message_set_the_pace_where_they_outlast_the_device() -> None:
     """Three seconds of arithmetic; the host is late like the device, by the slowest of the ranks."""
     late, step = 1 + 0.02 * slowest(8), StepTimes(forward=1.0, backward=2.0)
-    assert replace(step, loader=5.0).seconds(8) == 5.0 and replace(step, loader=2.0).seconds(8) == 3.0
     assert replace(step, host=2.9, control=3.0, jitter=0.02).seconds(8) == pytest.approx(3.0 * late)
     bound = replace(step, blocking=0.5, host=4.0, control=3.9, jitter=0.02)
     assert bound.seconds(8) == pytest.approx(4.0 * late) and bound.seconds(1) == 4.0
@@ -59,7 +58,7 @@ def test_parts_of_a_step_by_hand() -> None:
         forward=1.0, backward=2.0, blocking=0.25, asynchronous=1.5, behind=2.0, buckets=2, host=5.0, control=6.0
     )
     expected = {"arithmetic": 3.0, "stragglers": 0.0, "gradients": 1.0, "asynchronous": 0.5, "blocking": 0.25}
-    assert step.parts(8) == expected | {"host": 0.25, "control": 1.0, "loader": 0.0}
+    assert step.parts(8) == expected | {"host": 0.25, "control": 1.0}
     assert step.seconds(8) == 6.0
 
 

@@ -57,7 +57,7 @@ def test_published_lists_decide_the_splits(tmp_path: Path, shards: Callable, cap
     assert sums[lists / "X_val_official.txt"][:12] in said
     assert main(["audit", f"path={made.dataset.root}", "near_duplicates=false", "workers=1"]) == 1
     said = capsys.readouterr().out
-    assert re.search(r"patients: 1 are in \S+ train and in \S+ val, as in the published lists", said)
+    assert re.search(r"patients in two splits: 1\n  \S+ train and \S+ val: 1 x\nsplits: published lists", said)
     main(["subset", f"path={made.dataset.root}", f"out={tmp_path / 'part'}", "where={split: [val, test]}"])
     part = ShardedDataset.open(tmp_path / "part").info
     assert part.patients_in_two_splits == 0 and part.published_lists == info.published_lists

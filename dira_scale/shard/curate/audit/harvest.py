@@ -1,9 +1,15 @@
 """Collect a source's identifying values: from DICOM headers, metadata of other images, file names, tables."""
 
+import io
+import math
 import os
 import re
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
+from gzip import GzipFile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +22,8 @@ from pydicom.multival import MultiValue
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom
 from dira_scale.machine.workers import parallel_map
-from dira_scale.shard.curate.audit.texts import texts_of
-from dira_scale.shard.curate.audit.values import Value
+from dira_scale.shard.curate.audit.search import Value
+from dira_scale.shard.curate.audit.texts import JPEG, PNG, Text, parts_of
 from dira_scale.storage.store import is_local, locate
 from dira_scale.storage.tables import read_table
 from dira_scale.storage.walk import files_below, folder_at
@@ -32,6 +38,13 @@ NOT_IDENTIFYING = {
     "ImplementationVersionName",  # the writing library
 }  # fmt: skip
 STANDARD = "1.2.840.10008."  # UIDs of the standard itself: SOP classes, transfer syntaxes
+# The lines of a header that can identify somebody: NRRD's content, data files and ``key:=value``; MetaImage's
+# ``key = value``, but for keys whose values are numbers or keywords.
+NRRD_LINE = rb"(?m)^([^:\n]+):=(.*)$|^(content|data ?file): *(.*)$"
+META_LINE = (
+    rb"(?m)^(?!Object|NDims|Binary|Compressed|TransformMatrix|Offset|Position|Origin|Orientation|CenterOfRotation"
+    rb"|AnatomicalOrientation|Element(?!DataFile)|DimSize|HeaderSize|Modality)(\w+)\s*=\s*(.*)$"
+)
 COLUMN = re.compile(r"patient|subject|study|series|file|image|name|\bid\b|_id\b|uid|accession|date|birth", re.I)
 
 
@@ -44,18 +57,10 @@ def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]
     yield Value("folder name", str(root))
     for table in tables:
         yield from _cells(locate(table, "tables"))
-    for values in parallel_map(_of_files, ((root, chunk) for chunk in _chunks(files_below(root))), workers):
+    files = files_below(root)
+    chunks = iter(lambda: list(islice(files, CHUNK)), [])
+    for values in parallel_map(_of_files, ((root, chunk) for chunk in chunks), workers):
         yield from values
-
-
-def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
-    chunk = []
-    for path in paths:
-        chunk.append(path)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    yield chunk
 
 
 def _of_files(root: Path, paths: Sequence[Path]) -> list[Value]:
@@ -63,8 +68,7 @@ def _of_files(root: Path, paths: Sequence[Path]) -> list[Value]:
     values: dict[Value, None] = {}
     for path in paths:
         below = Path(os.path.relpath(path, root)) if is_local(path) else path.relative_to(root)
-        values |= dict.fromkeys(_names(below))
-        values |= dict.fromkeys(_of_file(path))
+        values |= dict.fromkeys([*_names(below), *_of_file(path)])
     return list(values)
 
 
@@ -78,8 +82,7 @@ def _names(below: Path) -> Iterator[Value]:
 def _of_file(path: Path) -> list[Value]:
     with path.open("rb") as file:
         if not is_dicom(file):
-            head = file.read(HEAD)
-            return [Value(text.what, text.text) for text in texts_of(head)]
+            return [Value(text.what, text.text) for text in texts_of(file.read(HEAD))]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             try:
@@ -94,11 +97,9 @@ def _of_dicom(header: Dataset) -> Iterator[Value]:
     for part in (header, getattr(header, "file_meta", Dataset())):
         for element in part.iterall():
             keyword = keyword_for_tag(element.tag) or f"private ({element.tag.group:04x},{element.tag.element:04x})"
-            if keyword in NOT_IDENTIFYING or element.value is None:
-                continue
-            for text in _values(element.value, element.VR):
-                if not text.startswith(STANDARD):
-                    yield Value(keyword, text, element.VR, encodings)
+            if keyword not in NOT_IDENTIFYING and element.value is not None:
+                texts = _values(element.value, element.VR)
+                yield from (Value(keyword, t, element.VR, encodings) for t in texts if not t.startswith(STANDARD))
 
 
 def _values(value: Any, vr: str) -> list[str]:
@@ -123,3 +124,54 @@ def _cells(path: Path) -> Iterator[Value]:
             yield Value(f"column {name}", cell)
             if "/" in cell or "." in cell:
                 yield from (value._replace(kind=f"column {name}") for value in _names(Path(cell)))
+
+
+def texts_of(head: bytes) -> Iterator[Text]:
+    """The texts of an image or volume of the source; ``head`` is the file, or enough of it."""
+    if head[:2] == b"\x1f\x8b":
+        try:
+            head = GzipFile(fileobj=io.BytesIO(head)).read1(HEAD)
+        except (OSError, EOFError, zlib.error):
+            return
+    if head.startswith((PNG, JPEG)):
+        yield from (text for what, content in parts_of(head) for text in _texts(what, content))
+    elif head[:4] == b"NRRD":
+        for groups in re.findall(NRRD_LINE, head.partition(b"\n\n")[0]):
+            key, value = filter(None, groups)
+            yield from _texts(f"NRRD {key.decode('latin-1')}", value)
+    elif re.match(rb"(Comment|ObjectType|NDims)\s*=", head):
+        header = re.match(rb"(?s).*?^ElementDataFile[^\n]*|", head, re.MULTILINE)
+        for key, value in re.findall(META_LINE, header[0] if header else b""):
+            yield from _texts(f"MetaImage {key.decode('latin-1')}", value)
+    elif head[:4] in (b"II*\0", b"MM\0*"):
+        yield from (Text("TIFF tag", text) for text in printable(head, least=6))
+    elif size := _nifti_size(head):
+        yield from (Text("NIfTI header", text) for text in printable(head[:size]))
+
+
+def _nifti_size(head: bytes) -> int:
+    """Bytes before the voxels: a NIfTI's header and extensions, which may hold a complete DICOM header. 0 if none."""
+    for order in ("<", ">"):
+        for size, at, kind in ((348, 108, "f"), (540, 168, "q")):
+            if len(head) > size and struct.unpack_from(f"{order}i", head) == (size,):
+                (offset,) = struct.unpack_from(f"{order}{kind}", head, at)
+                return max(size, int(offset)) if math.isfinite(offset) else size
+    return 0
+
+
+def _texts(what: str, content: bytes) -> Iterator[Text]:
+    """A block's text if it is all text, else its printable runs."""
+    for part in content.split(b"\0"):
+        try:
+            text = part.decode()
+        except UnicodeDecodeError:
+            text = part.decode("latin-1")
+        if text.strip() and sum(map(str.isprintable, text)) > 0.9 * len(text):
+            yield Text(what, text)
+        else:
+            yield from (Text(what, run) for run in printable(part))
+
+
+def printable(content: bytes, least: int = 4) -> list[str]:
+    """Runs of printable ASCII in a binary block."""
+    return [run.decode() for run in re.findall(rb"[\x20-\x7e]{%d,}" % least, content)]

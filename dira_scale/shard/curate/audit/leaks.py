@@ -11,42 +11,30 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
-from dira_scale.shard.curate.audit.search import Match, Searcher
+from dira_scale.shard.curate.audit.report import Finding
+from dira_scale.shard.curate.audit.search import Match, Searcher, Values
 from dira_scale.shard.curate.audit.texts import Text, json_texts, parquet_texts, parts_of, tokens
-from dira_scale.shard.curate.audit.values import Values
 from dira_scale.storage.store import open_file
 
 MOST_HITS = 1000  # after which a file is not searched further
 BATCH = 512  # decoded texts searched at a time
-NUMBERS = ((100, 156), (329, 345))  # numeric bytes of a tar header: mode, owners, size, time, checksum
 WHOLE_DIGITS = 8  # a shorter number within a longer one is a different number
+DIGITS, HEX = b"0123456789", b"0123456789abcdef"
+LETTERS = DIGITS + b"_abcdefghijklmnopqrstuvwxyz" + bytes(range(128, 256))
 HASHES = (16, 24, 64)  # hex digits of xxh3; of keys, patients and studies; of SHA-256
-
-
-class Hit(NamedTuple):
-    """A value of the source in the dataset, or a part of a file that conversions do not write.
-
-    ``position``: byte in the file or tar member, or the decoded part (``column reason``, ``tEXt chunk``).
-    """
-
-    file: str
-    member: str
-    position: str
-    kind: str
-    value: str
 
 
 @dataclass
 class SearchResult:
     """The result for ``size`` bytes; ``coincidences``: hits within the program's own words, hashes and numbers."""
 
-    hits: list[Hit] = field(default_factory=list)
+    hits: list[Finding] = field(default_factory=list)
     size: int = 0
     coincidences: int = 0
 
@@ -55,10 +43,8 @@ def find_leaks(dataset: ShardedDataset, values: Values, scratch: Path, workers: 
     """Search every file of the dataset. ``scratch`` is a folder for the worker processes. Raises OSError."""
     stored, result = scratch / "values.pickle", SearchResult()
     stored.write_bytes(pickle.dumps(values))
-    inside = {path.relative_to(dataset.root).as_posix(): path for path in dataset.root.rglob("*") if path.is_file()}
-    files = inside | {shard: dataset.file(shard) for shard in dataset.info.shards}
-    for name in files:
-        _search_texts([("", Text("name of the file", name))], name, *_loaded(stored), result)
+    files = {path.relative_to(dataset.root).as_posix(): path for path in dataset.root.rglob("*") if path.is_file()}
+    files |= {shard: dataset.file(shard) for shard in dataset.info.shards}
     with bar("searching", "files") as shown:
         task = shown.add_task("", total=len(files))
         for part in parallel_map(_search_file, ((file, name, stored) for name, file in files.items()), workers):
@@ -89,31 +75,35 @@ def _search_file(file: Path, name: str, stored: Path) -> SearchResult:
         reported = {(hit.member, hit.value) for hit in result.hits}
         stream.seek(0)
         for match in searcher.file(stream):
-            hit, inside = _located(match, name, found)
-            if inside or is_coincidence(match, values.words):
+            member, position = _place(match.offset, found)
+            value = match.form.decode("utf-8", "replace")
+            if position < 0 or (member, value) in reported:  # already found, or looked at, in the decoded texts
+                continue
+            if is_coincidence(match, values.words):
                 result.coincidences += 1
-            elif (hit.member, hit.value) not in reported:  # not already reported from the decoded text
-                result.hits.append(hit)
+                continue
+            result.hits.append(Finding("leak", name, member, f"byte {position}", match.kind, value))
             if len(result.hits) >= MOST_HITS:
                 break
         result.size = stream.seek(0, os.SEEK_END)
     return result
 
 
-def _added(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterator[Hit]:
+def _added(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterator[Finding]:
     """What conversions do not write: times and owners of tar members, parts of images beside their pixels."""
     for member in found:
         for what in ("mtime", "uid", "gid"):
             if number := getattr(member, what):
-                yield Hit(name, member.name, "tar header", what, str(number))
+                yield Finding("leak", name, member.name, "tar header", what, str(number))
         if not member.name.endswith(".json"):
             stream.seek(member.offset_data)
-            for part in parts_of(stream.read(member.size)):
-                yield Hit(name, member.name, part.what, "not written by a conversion", part.what)
+            for what, _ in parts_of(stream.read(member.size)):
+                yield Finding("leak", name, member.name, what, "not written by a conversion", what)
 
 
 def _texts(stream: BinaryIO, name: str, found: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
     """The texts of a table, a JSON file or a tar's headers and sidecars, each with its tar member."""
+    yield "", Text("name of the file", name)
     for member in found:
         named = {"name": member.name, "owner": member.uname, "group": member.gname, "link": member.linkname}
         yield from ((member.name, Text(f"tar {what}", text)) for what, text in named.items() if text)
@@ -131,17 +121,18 @@ def _search_texts(
 ) -> None:
     waiting = iter(texts)
     while (batch := list(islice(waiting, BATCH))) and len(result.hits) < MOST_HITS:
-        hits: dict[Hit, None] = {}  # distinct, in order
+        hits: dict[Finding, None] = {}  # distinct, in order
         for number, match in searcher.texts(text.text for _, text in batch):
             if is_coincidence(match, values.words):
                 result.coincidences += 1
                 continue
             member, text = batch[number]
-            hits[Hit(file, member, text.what, match.kind, match.form.decode("utf-8", "replace"))] = None
+            value = match.form.decode("utf-8", "replace")
+            hits[Finding("leak", file, member, text.what, match.kind, value)] = None
         for member, text in batch:
             for token in tokens(text.text):
                 if kind := values.short.get(token.encode("utf-8", "surrogatepass")):
-                    hits[Hit(file, member, text.what, kind, token)] = None
+                    hits[Finding("leak", file, member, text.what, kind, token)] = None
         result.hits += hits
 
 
@@ -150,37 +141,26 @@ def is_coincidence(match: Match, words: Collection[bytes] = ()) -> bool:
 
     A given six-digit number occurs by chance in every few million hex digits, and hospitals have all six-digit times.
     """
-    before, after = match.before.lower(), match.after.lower()
-    start, end = _end(rb"[0-9a-z_\x80-\xff]*\Z", before), _end(rb"^[0-9a-z_\x80-\xff]*", after)
-    if start + end and before[len(before) - start :] + match.form + after[:end] in words:
+    before, form, after = match.before.lower(), match.form, match.after.lower()
+
+    def around(characters: bytes) -> bytes:
+        """The run of these characters that the value is in."""
+        start = before[len(before.rstrip(characters)) :]
+        return start + form + after[: len(after) - len(after.lstrip(characters))]
+
+    if (word := around(LETTERS)) != form and word in words:
         return True
-    if re.fullmatch(rb"[0-9a-f]+", match.form):
-        run = _end(rb"[0-9a-f]*\Z", before) + len(match.form) + _end(rb"^[0-9a-f]*", after)
-        if run > len(match.form) and run in HASHES:
-            return True
-    if not match.form.isdigit():
+    if not form.strip(HEX) and len(run := around(HEX)) > len(form) and len(run) in HASHES:
+        return True
+    if not form.isdigit():
         return False
-    if len(match.form) < WHOLE_DIGITS and (before[-1:].isdigit() or after[:1].isdigit()):
+    if len(form) < WHOLE_DIGITS and around(DIGITS) != form:
         return True
     return bool(re.search(rb"(^|[^0-9.])\d+\.\d*\Z", before) and re.match(rb"\d*(e[+-]?\d+)?([^0-9.a-z]|$)", after))
 
 
-def _end(pattern: bytes, text: bytes) -> int:
-    match = re.search(pattern, text)
-    return len(match[0]) if match else 0
-
-
-def _located(match: Match, name: str, found: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
-    """The hit, and whether it is in the numbers of a tar header, which ``_added`` checks."""
-    text = match.form.decode("utf-8", "replace")
-    number = bisect_right(found, match.offset, key=lambda member: member.offset) - 1
-    if number < 0:
-        return Hit(name, "", f"byte {match.offset}", match.kind, text), False
-    member = found[number]
-    if match.offset < member.offset_data:
-        at = match.offset - (member.offset_data - tarfile.BLOCKSIZE)
-        numbers = any(low <= at and at + len(match.form) <= high for low, high in NUMBERS)
-        return Hit(name, member.name, "tar header", match.kind, text), numbers
-    position = match.offset - member.offset_data
-    where = f"byte {position}" if position < member.size else f"byte {position - member.size} after it"
-    return Hit(name, member.name, where, match.kind, text), False
+def _place(offset: int, found: list[tarfile.TarInfo]) -> tuple[str, int]:
+    """The tar member at ``offset`` and the byte in it, negative in its header, whose texts and numbers are searched
+    one by one; outside tars the file's own byte."""
+    number = bisect_right(found, offset, key=lambda member: member.offset) - 1
+    return (found[number].name, offset - found[number].offset_data) if number >= 0 else ("", offset)

@@ -1,7 +1,9 @@
 """Audit a finished dataset: does it contain identifying values, is any patient or image in two splits?"""
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,14 @@ import numpy as np
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard.curate.audit.harvest import harvest
-from dira_scale.shard.curate.audit.leaks import find_leaks
-from dira_scale.shard.curate.audit.patients import shared_patients
-from dira_scale.shard.curate.audit.report import AuditReport, TwinImage, TwinPair, full_file, print_report
-from dira_scale.shard.curate.audit.twins import exact_twins, near_twins, thumbnails
-from dira_scale.shard.curate.audit.values import Values
+from dira_scale.shard.curate.audit.leaks import MOST_HITS, find_leaks
+from dira_scale.shard.curate.audit.report import Finding, Report
+from dira_scale.shard.curate.audit.search import Values
+from dira_scale.shard.curate.audit.twins import LEAST, near_twins, thumbnails
 from dira_scale.shard.curate.audit.words import own_words
+
+GUARDED = ("test", "val")  # evaluation splits: their patients must not be trained on
+CHANCE = 0.01  # expected hits by chance from which they are mentioned
 
 
 def audit(
@@ -29,35 +33,82 @@ def audit(
     datasets = [ShardedDataset.open(folder) for folder in (path, *against)]
     if len({dataset.info.dims for dataset in datasets}) > 1:
         raise UserError(f"against={list(against)}: images and volumes cannot be compared with each other")
-    full_file(datasets[0].root)
-    report = AuditReport(patients=shared_patients(datasets))
+    report = Report(datasets[0].root)
     with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # mode 0700: it holds identities
         try:
             if source:
-                report.values = Values.of(harvest(source, tables, workers), own_words(datasets[0]))
-                report.leaks = find_leaks(datasets[0], report.values, Path(scratch), workers)
+                values = Values.of(harvest(source, tables, workers), own_words(datasets[0]))
+                _report_leaks(report, datasets[0], values, Path(scratch), workers)
+            report.add("patients in two splits", shared_patients(datasets))
+            if remark := datasets[0].info.split_remark:
+                report.print(f"splits: {remark}")
+            for other in datasets[1:]:
+                if why := datasets[0].info.incomparable(other.info):
+                    report.print(f"patients: cannot be compared, {datasets[0].root.name} and {other.root.name}: {why}")
             if near_duplicates:
-                report.twins = _twins(datasets, Path(scratch), workers)
+                title = f"near-duplicates between patients, splits or datasets, alike by {LEAST} or more"
+                report.add(title, _twins(datasets, Path(scratch), workers))
         except OSError as error:
             raise UserError(
                 f"the audit of {path} failed ({error}): fix this, then run the same command again"
             ) from error
-    return print_report(report, datasets[0].root)
+    return report.end("" if source else "; identifying values were not searched for: name their source, source=FOLDER")
 
 
-def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[TwinPair]:
+def _report_leaks(report: Report, dataset: ShardedDataset, values: Values, scratch: Path, workers: int) -> None:
+    leaks = find_leaks(dataset, values, scratch, workers)
+    report.print(f"{len(values.long)} identifying values were searched for in {leaks.size / 1e6:.1f} MB of raw bytes "
+                 f"and the decoded texts, {len(values.short)} shorter ones as words of the decoded texts")  # fmt: skip
+    if values.not_searched:
+        kinds = ", ".join(f"{kind} {n}" for kind, n in Counter(kind for kind, _ in values.not_searched).most_common())
+        report.print(f"not searched for, as they are words of the recipe or the program: {kinds}")
+        rows = sorted(values.not_searched)
+        report.findings += [Finding("not searched", "", "", "", *row, harm=False) for row in rows]
+    if leaks.coincidences:
+        report.print(f"not counted: {leaks.coincidences} places within our own longer words, hashes or numbers")
+    if (chance := values.expected_by_chance() * leaks.size) > CHANCE:
+        report.print(f"of the hits in raw bytes, {chance:.2g} are expected by chance")
+    report.add(f"identifying values (at most about {MOST_HITS} of a file)", leaks.hits)
+
+
+def shared_patients(datasets: Sequence[ShardedDataset]) -> list[Finding]:
+    """Patients, as keyed hashes, in two splits of the first dataset, or in one of it and one of another.
+
+    Hashes are comparable only if key and archive were the same. If that is unknown, shared hashes are still reported,
+    as equal 96-bit hashes are no coincidence; but an empty intersection proves nothing.
+    """
+    people: dict[tuple[int, str], set[str]] = {}
+    for number, dataset in enumerate(datasets):
+        for split, patient in zip(*(dataset.table[name].to_pylist() for name in ("split", "patient")), strict=True):
+            people.setdefault((number, split), set()).add(patient)
+    findings = []
+    for (number, first), (other_number, other) in combinations(sorted(people), 2):
+        if number == 0:
+            places = f"{datasets[0].root.name} {first}", f"{datasets[other_number].root.name} {other}"
+            harm = harmful(first, other, other_number == 0)
+            both = sorted(people[0, first] & people[other_number, other])
+            findings += [Finding("shared patient", *places, "", "", patient, harm) for patient in both]
+    return findings
+
+
+def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[Finding]:
     """Pairs with at least one image of the first dataset, except a patient's own images within a split."""
     images = [
-        TwinImage(dataset.root.name, split, key, patient, str(dataset.file(shard)), codec)
+        (dataset.root.name, *row)
         for dataset in datasets
-        for split, key, patient, shard, codec in zip(
-            *(dataset.table[name].to_pylist() for name in ("split", "key", "patient", "shard", "codec")), strict=True
-        )
+        for row in zip(*(dataset.table[name].to_pylist() for name in ("split", "patient", "key")), strict=True)
     ]
     count = datasets[0].table.num_rows
-    _, group = np.unique([f"{i.dataset} {i.split} {i.patient}" for i in images], return_inverse=True)
-    exact = [t for t in exact_twins(datasets) if t.image < count and group[t.image] != group[t.other]]
-    near = near_twins(thumbnails(datasets, scratch, workers), group, count, workers)
-    known = {(twins.image, twins.other) for twins in exact}
-    pairs = exact + [twins for twins in near if (twins.image, twins.other) not in known]
-    return [TwinPair(images[image], images[other], alike, how) for image, other, alike, how in pairs]
+    _, group = np.unique([" ".join(image[:3]) for image in images], return_inverse=True)
+    findings = []
+    for twins in near_twins(thumbnails(datasets, scratch, workers), group, count, workers):
+        (name, split, _, key), (other_name, other_split, _, other_key) = images[twins.image], images[twins.other]
+        places, how = (f"{name} {split}", f"{other_name} {other_split}"), f"{twins.alike} {twins.how}"
+        harm = harmful(split, other_split, name == other_name)
+        findings.append(Finding("near-duplicate", *places, how, key, other_key, harm))
+    return findings
+
+
+def harmful(first: str, other: str, same_dataset: bool) -> bool:
+    """Whether sharing between these splits is harmful: two splits of a dataset, or an evaluation split and another."""
+    return (first in GUARDED) != (other in GUARDED) or (same_dataset and first != other)

@@ -1,7 +1,7 @@
-"""Find copies of images between patients, splits and datasets: exact, or nearly so.
+"""Find copies of images between patients, splits and datasets.
 
-Nearly: recompressed, shrunk, brightened, cropped by a few percent, flipped. Bodies look alike except at fine scales, so
-images are compared after a band-pass, which removes shared anatomy and keeps individual detail.
+Copies may be recompressed, shrunk, brightened, cropped by a few percent, flipped. Bodies look alike except at fine
+scales, so images are compared after a band-pass, which removes shared anatomy and keeps individual detail.
 
 1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, for all four flips at the cost of one.
 2. Pairs with a high correlation: the best correlation at 64 pixels over small shifts and scales (error rates on altered
@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import pyarrow as pa
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.machine.progress import bar
@@ -34,24 +33,12 @@ FLIPS = ("", "mirrored", "upside down", "turned by 180°")
 
 
 class Twins(NamedTuple):
-    """Rows ``image`` < ``other`` (of all datasets concatenated), their similarity (1: same bytes), how they differ."""
+    """Rows ``image`` < ``other`` (of all datasets concatenated), their similarity, how they differ."""
 
     image: int
     other: int
     alike: float
     how: str
-
-
-def exact_twins(datasets: Sequence[ShardedDataset]) -> list[Twins]:
-    """Pairs with equal bytes; of several equal images, each paired with the first."""
-    sums = pa.concat_arrays([chunk for dataset in datasets for chunk in dataset.table["xxh3"].chunks])
-    codes = sums.dictionary_encode().indices.to_numpy()
-    order = np.argsort(codes, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0])
-    leader = np.repeat(order[first], np.diff(np.r_[first, len(order)]))
-    return [
-        Twins(int(a), int(b), 1.0, "the same bytes") for a, b in zip(leader, order, strict=True) if a != b
-    ]  # fmt: skip
 
 
 def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -> np.ndarray:

@@ -3,11 +3,9 @@
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 import dira_scale
 from dira_scale.archive.deidentify import MANUFACTURERS, SEXES, VIEWS
@@ -15,19 +13,21 @@ from dira_scale.archive.recipe import identity_hash
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import EMPTY
 from dira_scale.archive.sources.paths import UNMATCHED
-from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, ShardedDataset
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.data.manifest.schema import POSITION, SLICE
 from dira_scale.shard.curate.audit.texts import strings, tokens
 
-CLASSES = {
-    "sex": sorted(set(SEXES.values())),
-    "age": [str(age) for age in range(91)],
-    "view": [*VIEWS, "OTHER"],
-    "manufacturer": [*MANUFACTURERS, "other"],
+ATTRIBUTES = {  # the values that de-identification and conversion give to an attribute
+    "sex": "|".join(SEXES.values()),
+    "age": r"\d|[1-8]\d|90",
+    "view": "|".join([*VIEWS, "OTHER"]),
+    "manufacturer": "|".join([*MANUFACTURERS, "other"]),
+    FILLED: r"[1-9]\d{0,2}",
+    SLICE: r"\d{1,4}",
+    POSITION: r"-?\d{1,4}\.\d",
 }
-NUMBERS = {FILLED: r"[1-9]\d{0,2}", SLICE: r"\d{1,4}", POSITION: r"-?\d{1,4}\.\d"}
-FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"}
+FILES = ["tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"]
 # Functions whose arguments are or become reasons.
 GIVEN_TO = {"RejectedError", "GeometryError", "QuarantinedError", "Refused", "rejects", "replace", "SourceRecord",
             "_found_series"}  # fmt: skip
@@ -35,22 +35,18 @@ GIVEN_TO = {"RejectedError", "GeometryError", "QuarantinedError", "Refused", "re
 
 def own_words(dataset: ShardedDataset) -> set[str]:
     """All these words, in lower case, and the texts that contain them."""
-    info = dataset.info
-    values: list[Any] = [info.name, info.modality, info.codec, info.licence, info.tool_version, info.label_names]
-    values += [info.counts, [str(n) for n in info.counts.values()], [str(size) for size in info.shards.values()]]
-    values += [list(info.shards), info.checksums, info.recipe_hash, info.plan_hash]
-    if identity_hash(info.recipe) == info.recipe_hash:  # else it was edited later
-        values.append(info.recipe)
-    attributes = _attributes(dataset)
-    values += [CLASSES[name] for name in attributes if name in CLASSES] + [FILLED, SLICE, POSITION]
-    for name, form in NUMBERS.items():
-        values += [number for number in attributes.get(name, ()) if re.fullmatch(form, number)]
-    values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
-    values += [list(asdict(info)), croissant(info, dataset.root / MANIFEST_FILE), sorted(FILES), list(reasons())]
+    info = asdict(dataset.info)
+    if identity_hash(dataset.info.recipe) != dataset.info.recipe_hash:  # it was edited later
+        del info["recipe"]
+    values: list[Any] = [info, [str(number) for number in (*info["counts"].values(), *info["shards"].values())]]
+    values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], FILES, list(ATTRIBUTES)]
+    values += [croissant(dataset.info, dataset.root / MANIFEST_FILE), list(_reasons())]
+    pairs = {pair for cell in dataset.table["attributes"].to_pylist() for pair in cell or ()}
+    values += [value for name, value in pairs if name in ATTRIBUTES and re.fullmatch(ATTRIBUTES[name], value)]
     return {word for value in values for text in strings("", value) for word in tokens(text.text)}
 
 
-def reasons() -> Iterator[str]:
+def _reasons() -> Iterator[str]:
     """The texts in this program's code of which the reasons for rejections are made."""
     yield from (EMPTY, UNMATCHED)
     package = Path(dira_scale.__path__[0])
@@ -59,13 +55,3 @@ def reasons() -> Iterator[str]:
             if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in GIVEN_TO:
                 parts = (part.value for part in ast.walk(call) if isinstance(part, ast.Constant))
                 yield from (part for part in parts if isinstance(part, str))
-
-
-def _attributes(dataset: ShardedDataset) -> dict[str, set[str]]:
-    """The stored attributes, with their values."""
-    values: dict[str, set[str]] = {}
-    for chunk in dataset.table["attributes"].chunks:
-        pairs = pa.table({"name": chunk.keys, "value": chunk.items}).group_by(["name", "value"]).aggregate([])
-        for pair in pairs.to_pylist():
-            values.setdefault(pair["name"], set()).add(pair["value"])
-    return values

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import blosc2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +19,11 @@ from PIL import Image, PngImagePlugin
 
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, SCHEMA, ShardedDataset
 from dira_scale.shard import main
-from dira_scale.shard.curate.audit.harvest import harvest
-from dira_scale.shard.curate.audit.leaks import Hit, find_leaks, is_coincidence
-from dira_scale.shard.curate.audit.search import Match
-from dira_scale.shard.curate.audit.texts import parts_of, texts_of, tokens
-from dira_scale.shard.curate.audit.values import Value, Values
+from dira_scale.shard.curate.audit.harvest import harvest, texts_of
+from dira_scale.shard.curate.audit.leaks import find_leaks, is_coincidence
+from dira_scale.shard.curate.audit.report import Finding
+from dira_scale.shard.curate.audit.search import Match, Value, Values
+from dira_scale.shard.curate.audit.texts import parts_of, tokens
 from dira_scale.shard.curate.audit.words import own_words
 
 UID = "1.2.826.0.1.3680043.8.498.771"
@@ -61,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> S
     return SimpleNamespace(source=source, table=table, folder=root / "ds", values=values)
 
 
-def planted(folder: Path, made: SimpleNamespace) -> list[Hit]:
+def planted(folder: Path, made: SimpleNamespace) -> list[Finding]:
     return find_leaks(ShardedDataset.open(folder, check_shards=False), made.values, folder.parent, 1).hits
 
 
@@ -155,25 +154,18 @@ def test_what_the_command_made_is_clean(made: SimpleNamespace) -> None:
 
 
 LEAKS: dict[str, tuple[Plant, str, str, str]] = {  # how, and then the file, the place and the value of the only hit
-    "a compressed chunk": (
-        in_image(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"of Quillfeather" * 9))), "tar", "zTXt chunk",
-        "zTXt chunk"),
     "a short ID in a chunk": (in_image(chunk(b"tEXt", b"Comment\0case K7Z.")), "tar", "tEXt chunk", "tEXt chunk"),
     "bytes behind the image": (
         in_image(lambda png: png + b"\0\0K7Z"), "tar", "bytes after the PNG", "bytes after the PNG"),
     "a date in a sidecar": (in_sidecar(taken="2019-04-13"), "tar", "JSON.taken", "2019-04-13"),
     "a number in a sidecar": (in_sidecar(number=20190413), "tar", "byte", "20190413"),
     "a time of six digits": (in_sidecar(at="08:26 (082611)"), "tar", "JSON.at", "082611"),
-    "a PatientID as key": (in_sidecar(key="HOSP-7741905"), "tar", "JSON.key", "hosp-7741905"),
     "a PatientID as a member's name": (in_header(name="HOSP-7741905.png"), "tar", "tar name", "hosp-7741905"),
     "a file's name as its owner": (in_header(uname="exam-7003-vorgath"), "tar", "tar owner", "exam-7003-vorgath"),
     "when it was written": (in_header(mtime=1555151171), "tar", "tar header", "1555151171"),
     "a UID across a block's border": (across_a_block, "train.beton", f"byte {2**18 - 11}", UID),
     "a short ID as an attribute": (in_manifest("attributes", [("view", "K7Z")]), MANIFEST_FILE, "column attributes",
                                    "k7z"),
-    "a name as a label of a box": (
-        in_manifest("boxes", [{"label": "Osbertina", "y": 0, "x": 0, "h": 1, "w": 1, "z": 0, "d": 1}]),
-        MANIFEST_FILE, "column boxes", "osbertina"),
     "an accession number in dataset.json": (in_info(comment="ACC55018822"), INFO_FILE, "JSON.comment", "acc55018822"),
     "a name added to the recipe": (recipe_note, INFO_FILE, "JSON.recipe.note", "alaric"),
     "a file's name in a reason": (in_quarantine, QUARANTINE_FILE, "column reason", "exam-7003-vorgath.dcm"),
@@ -187,7 +179,7 @@ def test_a_planted_leak_is_found_and_nothing_else(leak: str, made: SimpleNamespa
     plant(folder)
     hits = planted(folder, made)
     assert {hit.value for hit in hits} == {value} and len(hits) == 1, hits
-    assert hits[0].file.endswith(file) and hits[0].position.startswith(position)
+    assert hits[0].file.endswith(file) and hits[0].place.startswith(position)
 
 
 def test_what_other_formats_say() -> None:
@@ -195,7 +187,7 @@ def test_what_other_formats_say() -> None:
     file = io.BytesIO()
     Image.new("L", (40, 40)).save(file, "JPEG", comment=b"Hubertine Kolb", exif=_exif())
     assert {("COM segment", "Hubertine Kolb"), ("APP1 segment", "Vorgath")} <= set(texts_of(file.getvalue()))
-    assert {part.what for part in parts_of(file.getvalue())} == {"COM segment", "APP1 segment"}
+    assert {what for what, _ in parts_of(file.getvalue())} == {"COM segment", "APP1 segment"}
     header = bytearray(352)
     header[:4], header[148:160] = (348).to_bytes(4, "little"), b"Quillfeather"
     header[108:112], extension = struct.pack("<f", 384), struct.pack("<ii", 32, 6) + b"K7Z of Drumwhistle".ljust(24)
@@ -205,9 +197,6 @@ def test_what_other_formats_say() -> None:
     assert said == {"MetaImage PatientName": "Doe", "MetaImage ElementDataFile": "doe.raw"}
     said = dict(texts_of(b"NRRD0004\ntype: short\ncontent: of Doe\nPatientID:=HOSP-7\nsizes: 3 4 5\n\n\0\1"))
     assert said == {"NRRD content": "of Doe", "NRRD PatientID": "HOSP-7"}
-    bricks = blosc2.asarray(np.zeros((4, 40, 40), np.int16))
-    bricks.schunk.vlmeta["of"] = "Quillfeather"
-    assert list(parts_of(bricks.to_cframe())) == [("blosc2 layer", b"of Quillfeather")]
 
 
 def _exif() -> Image.Exif:
@@ -244,7 +233,8 @@ def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner
     words = [f"source={made.source}", f"tables={made.table}"]
     assert main(["audit", f"path={made.folder}", *words, "workers=2"]) == 0
     said = capsys.readouterr().out
-    assert "identifying values: none found" in said and "patients: none is in two splits" in said
+    assert "identifying values (at most about 1000 of a file): none" in said and "patients in two splits: none" in said
+    assert said.splitlines()[-1] == "the audit found nothing that must not be there"
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     in_sidecar(taken="Quillfeather", whose="Quillfeather")(folder)
     in_header(name="HOSP-7741905.png")(folder)
@@ -269,12 +259,15 @@ def test_values_of_the_recipes_own_words_are_left_and_counted() -> None:
     }
 
 
-def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace) -> None:
-    """Else it would be a leak wherever a folder of the source has its name."""
+def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:
+    """Else it would be a leak wherever a folder of the source has its name. What was added to a recipe is not ours."""
     own = own_words(ShardedDataset.open(made.folder))
     reasons = pq.read_table(made.folder / QUARANTINE_FILE)["reason"].to_pylist()
     assert reasons and {token for reason in reasons for token in tokens(reason)} <= own
     assert {"orientation", "tissue", "lettering", "gantry"} <= own
+    folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
+    recipe_note(folder)
+    assert "alaric" not in own_words(ShardedDataset.open(folder))
 
 
 def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from dira_scale.shard.curate.audit import search
-from dira_scale.shard.curate.audit.search import Searcher
-from dira_scale.shard.curate.audit.values import LONG, LONGEST, Value, Values, forms, texts
+from dira_scale.shard.curate.audit.search import LONG, LONGEST, Searcher, Value, Values, forms, texts
 
 
 def searcher(texts: list[str]) -> Searcher:
