@@ -13,7 +13,6 @@ from typing import Any
 
 from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import compose
-from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
 from dira_scale.sweep.config import Cluster, SweepConfig
@@ -26,7 +25,6 @@ GB = 1e9
 HELP_SECONDS = 120  # for a benchmark to print its flags
 
 
-@shared_bases()
 def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     """Find what any run's command would refuse without data; of runs that differ only in seed and outputs, ask one.
 
@@ -45,11 +43,10 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     if not rest:
         return
     cores = min(len(rest), len(os.sched_getaffinity(0)))
-    together = max(4, len(rest) // (2 * cores))  # neighbours have much in common, which a process computes once
     tasks = [(run, reads[run.id]) for run in rest]
     with multiprocessing.get_context("fork").Pool(cores) as pool, bar("checking", "configurations") as shown:
         task = shown.add_task("", total=len(rest))
-        for run, problem in zip(rest, pool.imap(_task, tasks, chunksize=together), strict=True):
+        for run, problem in zip(rest, pool.imap(_task, tasks), strict=True):
             _raise(run, problem)
             shown.advance(task)
 
