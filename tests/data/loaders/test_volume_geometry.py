@@ -208,17 +208,14 @@ def test_the_keys_of_data_reach_views_and_description() -> None:
             compose("pretrain", [*words, word])
 
 
-def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a pretraining, before there is a run; with the experiments of the method that fit."""
-    monkeypatch.setattr(
-        methods, "experiments_on", lambda dimensions, method: f"; on volumes: experiment=dira{dimensions}d"
-    )
+def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path) -> None:
+    """Of a pretraining, before there is a run."""
     volumes = make(tmp_path / "toy", random_volumes(8, channels=2)).root
     alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
     run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
     for words, said in (
         ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1, or grey ones: shard one of"),
-        (["experiment=small"], r"toy holds volumes, and this training reads images.*; on volumes: experiment=dira3d$"),
+        (["experiment=small"], r"toy holds volumes, and this training reads images.*experiments\.md"),
     ):
         cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
         with pytest.raises(UserError, match=said):
