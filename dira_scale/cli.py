@@ -71,18 +71,9 @@ def run(name: str, function: Function, words: list[str]) -> int:
 
     A ``UserError`` is printed as one line (2), and so is Ctrl-C (75).
     """
-    from dira_scale.config import logs
     from dira_scale.config.compose import compose
 
-    shown = name.replace("_", " ")
-    logs.start(shown)
-    try:
-        return function(compose(name, words)) or 0
-    except UserError as error:
-        print_error(shown, error)
-        return 2
-    except KeyboardInterrupt:
-        return interrupted(shown)
+    return _ended(name, lambda: function(compose(name, words)))
 
 
 def _of_processes(command: Command, function: Function, look: Function, words: list[str]) -> int:
@@ -98,7 +89,22 @@ def _of_processes(command: Command, function: Function, look: Function, words: l
         return 2
     from dira_scale.distributed.processes import leave
 
-    return leave(lambda: run(command.name, function, words))
+    return leave(lambda: _ended(command.name, lambda: function(config)))
+
+
+def _ended(name: str, action: Callable[[], Any]) -> int:
+    """The exit code of ``action``, which returns one or nothing, as the command ``name``."""
+    from dira_scale.config import logs
+
+    shown = name.replace("_", " ")
+    logs.start(shown)
+    try:
+        return action() or 0
+    except UserError as error:
+        print_error(shown, error)
+        return 2
+    except KeyboardInterrupt:
+        return interrupted(shown)
 
 
 def _about(command: str, docstrings: Mapping[str, str | None]) -> list[str]:

@@ -24,6 +24,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
 
 
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h`` or ``2.1 d``."""
+    for unit, size, below in (("s", 1, 99), ("min", 60, 99), ("h", 3600, 48)):
+        if seconds / size < below:
+            return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.1f} d"
+
+
 def print_error(command: str, problem: object) -> None:
     """Print one line, with unprintable characters escaped: untrusted file names may contain terminal commands.
 

@@ -181,7 +181,7 @@ MUTATIONS = (
     ),
     Mutation(
         "target-turned-otherwise-than-the-attention-says",
-        "methods/pcrl_released.py",
+        "methods/pcrl.py",
         "reorient(x2, orientation2)",
         "reorient(x2, orientation1)",
         ("methods/test_pcrl.py",),

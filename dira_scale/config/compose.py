@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -17,7 +16,7 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
@@ -25,13 +24,13 @@ from dira_scale.config import shared
 from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
-from dira_scale.config.keys import keys, leaves, typed
+from dira_scale.config.keys import as_words, leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of
 from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, path_arguments, path_keys, specialised
 from dira_scale.config.trust import trust_typed
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError
 
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
@@ -45,34 +44,13 @@ def compose(command: str, argv: list[str]) -> DictConfig:
     Raises:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
-    return _composed(command, Root.read(command), Arguments.parse(argv))
-
-
-def configured(command: str, values: Mapping[str, Any]) -> DictConfig:
-    """Return the configuration of ``command`` as :func:`compose` does, from Python values by dotted keys, or nested.
-
-    Text for a group of files, such as ``experiment``, chooses one; a key that there is not yet begins with ``+``.
-
-    Raises UserError as :func:`compose` does.
-    """
-    groups = _hydra(command, [], []).hydra.runtime.choices
-    files = {key: value for key, value in values.items() if key in groups and isinstance(value, str | None)}
-    given = {key: value for key, value in values.items() if key not in files}
-    chosen = Arguments.parse([f"{group}={typed(file)}" for group, file in files.items()])
-    return _composed(command, Root.read(command), chosen, given)
-
-
-def _composed(
-    command: str, root: Root, arguments: Arguments, values: Mapping[str, Any] = MappingProxyType({})
-) -> DictConfig:
+    root, arguments = Root.read(command), Arguments.parse(argv)
     schema = get_class(root.schema)
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
-        for key, value in values.items():
-            _set(composed, key, value)
         trust_typed(composed)
         allow_typed(composed)
-        schema.adopt(composed, {*map(key_of, arguments.words), *(key.lstrip("+") for key in values)})
+        schema.adopt(composed, {*map(key_of, arguments.words)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         paths = _path_keys(schema, lambda: composed)
@@ -88,9 +66,19 @@ def _composed(
             OmegaConf.resolve(config)
         expand_home(config, paths)
     except MISTAKES as error:
-        raise UserError(explain(error, schema, arguments)) from error
+        raise UserError(explain(error, schema, arguments.words)) from error
     check(config)
     return config
+
+
+def configured(command: str, values: Mapping[str, Any]) -> DictConfig:
+    """Return the configuration of ``command`` as :func:`compose` does, from Python values by dotted keys, or nested.
+
+    Text for a group of files, such as ``experiment``, chooses one; a key that there is not yet begins with ``+``.
+
+    Raises UserError as :func:`compose` does.
+    """
+    return compose(command, as_words(values))
 
 
 def defaults(command: str, words: Sequence[str] = ()) -> DictConfig:
@@ -110,7 +98,7 @@ def path_keys_of(command: str, choices: Sequence[str], config_dirs: Sequence[Pat
     try:
         return _path_keys(schema, lambda: _hydra(command, choices, config_dirs))
     except MISTAKES as error:
-        raise UserError(explain(error, schema, Arguments([*choices], [*config_dirs]))) from error
+        raise UserError(explain(error, schema, choices)) from error
 
 
 def check(config: DictConfig, prefix: str = "") -> None:
@@ -128,17 +116,6 @@ def check(config: DictConfig, prefix: str = "") -> None:
             OmegaConf.to_object(config)
         except UserError as error:
             raise UserError(f"{prefix}{error}") from error
-
-
-def _set(composed: DictConfig, key: str, value: Any) -> None:
-    """Set one of Python's values. Raises UserError if there is no such key."""
-    name = key.lstrip("+")
-    plain = str(value) if isinstance(value, Path) else [*value] if isinstance(value, tuple) else value
-    try:
-        OmegaConf.update(composed, name, plain, merge=True, force_add=key != name)
-    except (ConfigAttributeError, ConfigKeyError) as error:
-        hint = nearest(name, keys(_plain(composed)))
-        raise UserError(f"unknown key {name}{hint}") from error
 
 
 def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, PathKind]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 PLAIN = re.compile(r"([a-z0-9]+://|\.{0,2}/)?[A-Za-z_][\w./-]*", re.ASCII)  # text in Hydra's grammar, but for these:
 SPECIAL = {"null", "true", "false", "nan", "inf"}
+SYNTAX, ESCAPED = re.compile(r"[\\()\[\]{}:=, \t]"), r"\\\g<0>"  # in a mapping's key, which has no quotes
 
 
 def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
@@ -45,6 +47,8 @@ def as_words(values: Mapping[str, object]) -> list[str]:
 def written(value: object) -> str:
     """A value in Hydra's grammar: text in quotes where they are needed, lists and mappings with all that they hold."""
     match value:
+        case Path():
+            return written(str(value))
         case str() if PLAIN.fullmatch(value) and value.lower() not in SPECIAL:
             return value
         case str():
@@ -52,5 +56,6 @@ def written(value: object) -> str:
         case list() | tuple():
             return f"[{','.join(map(written, value))}]"
         case dict():
-            return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+            items = (f"{SYNTAX.sub(ESCAPED, str(key))}:{written(item)}" for key, item in value.items())
+            return "{" + ",".join(items) + "}"
     return typed(value)

@@ -1,5 +1,6 @@
 """The words of a command line: flags, your own folders, and KEY=VALUE in Hydra's grammar."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,4 @@ def _expanded(value: Any) -> Any:
         return {_expanded(name): weight for name, weight in value.items()}
     if isinstance(value, list):
         return [_expanded(item) for item in value]
-    return _home(value) if isinstance(value, str) else value
-
-
-def _home(path: str) -> str:
-    if not path.startswith("~"):
-        return path
-    user, slash, rest = path.partition("/")
-    try:
-        return f"{Path(user).expanduser()}{slash}{rest}"
-    except RuntimeError:  # no such user
-        return path
+    return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111  # Path drops a last slash

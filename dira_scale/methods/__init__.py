@@ -4,7 +4,6 @@ from dira_scale.methods.build import (
     build,
     check_batch,
     construct,
-    experiments_on,
     learned_label,
     method_class,
     views_of,
@@ -12,6 +11,6 @@ from dira_scale.methods.build import (
 from dira_scale.methods.method import Method, Terms
 
 __all__ = [
-    "Method", "Terms", "build", "check_batch", "construct", "experiments_on", "learned_label", "method_class",
+    "Method", "Terms", "build", "check_batch", "construct", "learned_label", "method_class",
     "views_of",
 ]  # fmt: skip

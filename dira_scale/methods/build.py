@@ -1,7 +1,7 @@
 """From configuration to a method: ``_target_`` names its class, ours or yours."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale.config.arguments import check_node, check_values
-from dira_scale.config.compose import compose
-from dira_scale.config.files import folder
 from dira_scale.config.registry import imported, instantiated
 from dira_scale.data.config import as_stored
 from dira_scale.data.labels import Columns, LabelChoice
@@ -168,9 +166,7 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
     for name in given:
         if name in offered or (name not in parameters and not open_ended):
             choices = [choice for choice in parameters if choice not in offered]
-            hint = nearest(name, choices) or (
-                f"; if another method's experiment set it, {_experiments(key, node['_target_'])}add ~{key}.{name}"
-            )
+            hint = nearest(name, choices) or f"; if another method's experiment set it, add ~{key}.{name}"
             raise UserError(f"{key}.{name}: {target.__name__} has no such setting, only {', '.join(choices)}{hint}")
     check_values(target, given, key)
     arguments = {name: make() for name, make in offered.items() if name in parameters}
@@ -184,35 +180,6 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
     if not isinstance(method, Method):
         raise UserError(f"{key}._target_: {node['_target_']} is not a dira_scale.methods.Method")
     return method
-
-
-def _experiments(key: str, target: str) -> str:
-    """Advice naming our experiments that train this very method; empty if there are none."""
-    matching = [name for name, cfg in _composed() if OmegaConf.select(cfg, f"{key}._target_") == target]
-    return f"use {' or '.join(matching)}, or " if matching else ""
-
-
-def experiments_on(dimensions: int, method_cfg: Any) -> str:
-    """Advice naming our experiments on images (2) or volumes (3) of this method; if it has none there, all of them."""
-    targets = {}
-    for name, cfg in _composed():
-        if (2 if isinstance(cfg.data.size, int) else 3) == dimensions:
-            targets[name] = _targets(_plain(cfg.method))
-    matching = [name for name, classes in targets.items() if classes == _targets(_plain(method_cfg))]
-    kind = "images" if dimensions == 2 else "volumes"
-    return f"; on {kind}: {' or '.join(matching or targets)}" if targets else ""
-
-
-def _composed() -> Iterator[tuple[str, DictConfig]]:
-    """Our experiments, as they are typed."""
-    for path in sorted((folder("configs") / "experiment").glob("*.yaml")):
-        yield f"experiment={path.stem}", compose("pretrain", [f"experiment={path.stem}", "data.shards=any"])
-
-
-def _targets(node: Mapping[str, Any]) -> list[str]:
-    """The classes of a method, and of the one that it is around."""
-    base = node.get("base")
-    return [node.get("_target_", ""), *(_targets(base) if isinstance(base, Mapping) else [])]
 
 
 def _target(node: dict[str, Any], key: str) -> Any:

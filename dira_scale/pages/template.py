@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from dira_scale.errors import counted
+from dira_scale.errors import counted, duration
 
 
 def template(file: Path) -> Template:
@@ -25,16 +25,6 @@ def template(file: Path) -> Template:
 def _code(text: str) -> str:
     """``text`` as HTML, what is in backticks as code."""
     return re.sub("`(.+?)`", r"<code>\1</code>", escape(text))
-
-
-def duration(seconds: float) -> str:
-    """``41 s``, ``9 min 12 s``, ``3 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def rate(speed: float) -> str:

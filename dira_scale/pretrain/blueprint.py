@@ -96,8 +96,7 @@ class PretrainBlueprint(Blueprint):
             try:
                 data = Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
             except DimensionsError as error:
-                other = methods.experiments_on(5 - self.views.dimensions, config.method)
-                raise UserError(f"{error}{other}") from error
+                raise UserError(f"{error}; docs/reference/experiments.md lists the experiments on each") from error
             if learned:
                 learned.check(data.labels)
             data.require_channels(config.model.name, config.model.channels, ADVICE)

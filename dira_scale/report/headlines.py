@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from dira_scale.errors import duration
 from dira_scale.evaluation.results import overall
-from dira_scale.pages.template import duration, rate
+from dira_scale.pages.template import rate
 from dira_scale.pages.verdict import Grade, Headline, Verdict
 from dira_scale.report.content import RECOGNISED, RunContent
 from dira_scale.report.summary import BASELINES, RESTORERS, throughput

@@ -26,7 +26,7 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.data.tar import add_to_tar
-from dira_scale.errors import UserError, counted
+from dira_scale.errors import UserError, counted, duration
 from dira_scale.machine.console import Console
 from dira_scale.machine.workers import worker_pool
 
@@ -174,7 +174,7 @@ def report(result: Survey, plan: ShardPlan, recipe: Recipe, workers: int, listin
         counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
         for kind, count in result.kinds.most_common()
     )
-    lines = [f"inputs    {len(plan):,} ({kinds}), {_bytes(result.size)}; listed in {_time(listing)}"]
+    lines = [f"inputs    {len(plan):,} ({kinds}), {_bytes(result.size)}; listed in {duration(listing)}"]
     for split, count in result.samples.items():
         lines.append(f"split     {split}: {counted(count, 'input')} of {counted(result.patients[split], 'patient')}")
     lines += [f"odd       {line}" for line in _odd(result, recipe)] or ["odd       nothing"]
@@ -188,14 +188,14 @@ def report(result: Survey, plan: ShardPlan, recipe: Recipe, workers: int, listin
         stored = " x ".join(map(str, shapes.most_common(1)[0][0]))
         drawn = len(tried) < total
         within = f" ({_bytes(size[1])} to {_bytes(size[2])})" if drawn else ""
-        between = f" ({_time(seconds[1] / workers)} to {_time(seconds[2] / workers)})" if drawn else ""
+        between = f" ({duration(seconds[1] / workers)} to {duration(seconds[2] / workers)})" if drawn else ""
         others = f" and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
         basis = f"{counted(len(tried), 'input')} drawn at random; in brackets the 95 % interval"
         lines += [
             f"stored    {recipe.codec}, {stored}{others}",
             f"expected  {counted(round(total * samples), 'sample')} in {counted(len(plan.shards), 'shard')}",
             f"          {_bytes(size[0])}{within}",
-            f"          {_time(seconds[0] / workers)}{between} with workers={workers}, after listing",
+            f"          {duration(seconds[0] / workers)}{between} with workers={workers}, after listing",
             f"          from {basis if drawn else 'all inputs'}",
         ]
     return lines
@@ -242,9 +242,3 @@ def _bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:,.3g} TB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from dira_scale.errors import duration
 from dira_scale.machine.console import Console
 from dira_scale.sweep.records import SweepFolder
 from dira_scale.sweep.state import STATES
@@ -86,14 +87,6 @@ def _figures(far: Progress) -> dict[str, str]:
         "samples/s": "" if far.images_per_second is None else f"{far.images_per_second:,.0f}",
         "to go": "" if far.to_go is None else duration(far.to_go),
     }
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h`` or ``2.1 d``."""
-    for unit, size, below in (("s", 1, 99), ("min", 60, 99), ("h", 3600, 48)):
-        if seconds / size < below:
-            return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
-    return f"{seconds / 86400:.1f} d"
 
 
 def as_json(folder: SweepFolder) -> tuple[dict[str, RunStatus], dict[str, Any]]:

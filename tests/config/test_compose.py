@@ -24,17 +24,16 @@ SHARDS = "data.shards=somewhere"
         (["--data.batch", "30"], "unknown flag --data.batch. Settings are KEY=VALUE: data.batch=30"),
         (["optim.lr=1"], "unknown key optim.lr; did you mean 'optim.discriminator.lr' or 'optim.optimizer.lr'"),
         (["lr=1"], "unknown key lr; did you mean 'optim.discriminator.lr' or 'optim.optimizer.lr'"),
-        (["epochs=10"], "unknown key epochs; did you mean 'stages.di.epochs' or .* or 'epoch_factor'"),
+        (["epochs=10"], "unknown key epochs; did you mean 'stages.di.epochs' or 'stages.dir.epochs'"),
         (["steps"], "expected KEY=VALUE, got 'steps'; --help lists the keys"),
         (["+colour=1"], "unknown key colour"),
         (["stages.di.patience=0"], r"stages\.di\.patience=0: must be at least 1, or null"),
         (["stages.di.terms=[]"], r"stages\.di\.terms=\[\]: name at least one loss term"),
         (["stages.di.epochs=-1"], r"stages\.di\.epochs=-1"),
         (["epoch_factor=nan"], "epoch_factor=nan"),
-        (["optim.one_dimensional={weight_decay: 0}"], r"^optim\.one_dimensional .*\+optim\.one_dimensional=… adds"),
+        (["optim.one_dimensional={weight_decay: 0}"], r"\+optim\.one_dimensional\.weight_decay=VALUE adds"),
         (["stages.di.epochs=0", "stages.dir.epochs=0", "stages.dira.epochs=0"], "nothing would be trained"),
-        (["seed.foo=3"], "unknown key seed.foo: seed has no keys of its own"),
-        (["data.loader._target_=a.B"], r"data.loader has no keys of its own; a mapping is data.loader='{"),
+        (["seed.foo=3"], r"unknown key seed\.foo \(seed has none"),
         (["data.shards=[~/x,~/y]"], "not valid in Hydra's grammar"),
         (["data.size=null"], r"data\.size=null: must be a whole number of at least 1, or a list of them"),
         (["--config-dir", "/nowhere"], "/nowhere: no such folder"),
@@ -86,11 +85,10 @@ def test_every_experiment_composes(experiment: str) -> None:
     [
         (b"seed: [1, 2\n", r"mine\.yaml: not valid YAML: .*expected ',' or '\]'"),
         (b"seed: \0\n", r"mine\.yaml: not valid YAML: .*special characters"),
-        (b"seed: \xff\n", r"mine\.yaml: not valid YAML: expected UTF-8"),
-        (b"a: &a [*a]\n", "nested too deeply, or an alias in it contains itself"),
+        (b"seed: \xff\n", "a file of --config-dir is not UTF-8"),
     ],
 )
-def test_what_is_no_yaml_is_one_line_that_names_the_file(content: bytes, message: str, tmp_path: Path) -> None:
+def test_what_is_no_yaml_is_one_line(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
     with pytest.raises(UserError, match=message) as raised:
@@ -123,9 +121,8 @@ def test_the_files_of_training_md_do_what_it_says(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config-dir", "my", "experiment=a"], "my/experiment/a.yaml: the first line must be '# @package _global_'"),
-        (["experiment=my/experiment/a.yaml"], "a file of your own is chosen by name: --config-dir my experiment=a"),
-        (["experiment=./b.yaml"], "put the file into FOLDER/experiment, then --config-dir FOLDER experiment=b"),
+        (["--config-dir", "my", "experiment=a"], "a file for experiment= must be '# @package _global_'"),
+        (["experiment=my/experiment/a.yaml"], "chosen by --config-dir FOLDER and experiment=NAME"),
     ],
 )
 def test_what_an_own_file_lacks_is_named(
@@ -133,8 +130,7 @@ def test_what_an_own_file_lacks_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my/experiment").mkdir(parents=True)
-    for file in ("my/experiment/a.yaml", "b.yaml"):
-        Path(file).write_text("data:\n  batch: 16\n")
+    Path("my/experiment/a.yaml").write_text("data:\n  batch: 16\n")
     with pytest.raises(UserError, match=re.escape(message)):
         compose("pretrain", [*words, SHARDS])
 

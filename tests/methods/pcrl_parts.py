@@ -1,28 +1,25 @@
-"""Small networks for PCRL's tests, and the formulas of both its forms written plainly: numpy, one sample at a time."""
+"""Small networks for PCRL's tests, and the formulas of both its forms written plainly: one branch after another."""
 
-import math
 from types import SimpleNamespace
 from typing import NamedTuple
 
-import numpy as np
-import pytest
 import torch
 from torch import nn
 
+from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods.pcrl import PCRL
-from dira_scale.methods.pcrl_released import MIXUP, PCRLReleased
+from dira_scale.methods.pcrl import MIXUP, PCRL, PCRLReleased
 from dira_scale.methods.shuffle import permutation, transposition
 from dira_scale.models import norm
 
 SIZE = 16
-CHANNELS = (1, 8, 16)
+RELEASED = {"weights": {"di": 1.0, "re": 1.0}, "target_scale": 4.425, "shuffle": "batch"}
 
 
 class Encoder(nn.Module):
     """Two strided convolutions."""
 
-    channels, dimensions = CHANNELS, 2
+    channels, dimensions = (1, 8, 16), 2
 
     def __init__(self, batch_norm=False):
         super().__init__()
@@ -49,25 +46,22 @@ class Decoder(nn.Module):
         return self.larger(self.second(y.relu()))
 
 
-def build(kind, groups=1, seed=0, batch_norm=False, orientations=2, **settings):
-    """In float64: deviations are errors, not rounding."""
+def method(form=PCRL, groups=1, seed=0, **settings):
+    """In float64: deviations are errors, not rounding. With as many orientations a view as the form needs."""
     torch.manual_seed(seed)
-    unet = SimpleNamespace(
-        encoder=Encoder(batch_norm or groups > 1), decoder=Decoder(), head=nn.Conv2d(8, 1, 3, padding=1)
-    )
-    settings = {"dim": 6, "queue": 48, "momentum": 0.9} | settings
-    method = kind(unet, ViewSpec(size=SIZE, orientations=orientations), **settings)
-    return norm.convert(method, groups).double().train()
+    unet = SimpleNamespace(encoder=Encoder(groups > 1), decoder=Decoder(), head=nn.Conv2d(8, 1, 3, padding=1))
+    views = ViewSpec(size=SIZE, orientations=settings.pop("orientations", form.orientations))
+    settings = {"dim": 6, "queue": 48, "momentum": 0.9} | (RELEASED if form is PCRLReleased else {}) | settings
+    return norm.convert(form(unet, views, **settings), groups).double().train()
 
 
-def batch(count=4, step=0, seed=0, orientations=2):
-    """Clean and distorted views, and the batch with their orientations."""
-    generator = torch.Generator().manual_seed(1000 * seed + step)
-    clean, distorted = (tuple(rand(count, 1, SIZE, SIZE, generator=generator) for _ in range(2)) for _ in range(2))
-    drawn = [torch.rand(count, orientations, 3, generator=generator) for _ in range(2)]
-    turned = [(u * torch.tensor([2.0, 2.0, 4.0])).floor().to(torch.uint8) for u in drawn]
-    turned = tuple(SimpleNamespace(orientations=each) for each in turned)
-    return clean, distorted, SimpleNamespace(step=step, distortions=turned)
+def batch(count=4, step=0):
+    """Clean and distorted views, and the batch with their orientations, two of each."""
+    generator = torch.Generator().manual_seed(step)
+    views = torch.rand(4, count, 1, SIZE, SIZE, generator=generator, dtype=torch.float64)
+    drawn = torch.rand(2, count, 2, 3, generator=generator) * torch.tensor([2.0, 2.0, 4.0])
+    turned = tuple(SimpleNamespace(orientations=each) for each in drawn.floor().to(torch.uint8))
+    return tuple(views[:2]), tuple(views[2:]), SimpleNamespace(step=step, distortions=turned)
 
 
 def part(whole, samples):
@@ -77,124 +71,105 @@ def part(whole, samples):
     return *views, SimpleNamespace(step=facts.step, distortions=cut)
 
 
-def rand(*shape, generator):
-    return torch.rand(*shape, generator=generator, dtype=torch.float64)
+class Expected(NamedTuple):
+    """What a batch's formulas give."""
+
+    contrast: torch.Tensor
+    images: dict[str, tuple[torch.Tensor, torch.Tensor]]  # by branch: what the decoder makes, and its target
+    keys: torch.Tensor  # that enter the queue, [b, 3, dim]
+    normaliser: torch.Tensor | None = None
+
+    @property
+    def errors(self):
+        return {name: ((image - target) ** 2).mean() for name, (image, target) in self.images.items()}
 
 
-def turned(image, orientation):
-    """[S, S] mirrored top to bottom, left to right, then turned anticlockwise."""
-    vertical, horizontal, quarters = (int(value) for value in orientation)
-    image = np.flip(image, 0) if vertical else image
-    image = np.flip(image, 1) if horizontal else image
-    return np.rot90(image, quarters)
+def formulas(model, whole):
+    """What a batch's losses, images and keys must be, by the maps of the method's encoders."""
+    with torch.no_grad():
+        return (_released if isinstance(model, PCRLReleased) else _paper)(model, whole)
 
 
-def vector(orientation):
-    """vec(T)."""
-    vertical, horizontal, quarters = (int(value) for value in orientation)
-    result = np.zeros(6)
-    result[0], result[1], result[2 + quarters] = vertical, horizontal, 1
-    return result
+def _paper(model, whole):
+    (x1, x2), distorted, facts = whole
+    o, m = model.encoder(distorted[0]), _shuffled(model, distorted[1], facts.step)
+    share = model.share(facts.step, 0)
+    h = mixed(o, m, share)
+    first, second = (each.orientations for each in facts.distortions)
+    q, k = embedded(model.projector, o), embedded(model.key_projector, m)
+    positive = ((q * k).sum(1) / model.temperature).exp()
+    negatives = (q @ model.queue.T / model.temperature).exp().sum(1)
+    images = {
+        "ordinary": (restored(model, o, first[:, 0]), reorient(x1, first[:, 0])),
+        "momentum": (restored(model, m, second[:, 0]), reorient(x2, second[:, 0])),
+        "hybrid": (restored(model, h, first[:, 1]), reorient(share * x1 + (1 - share) * x2, first[:, 1])),
+    }
+    keys = torch.stack([q, k, embedded(model.projector, h)], dim=1)
+    return Expected(-(positive / (positive + negatives)).log().mean(), images, keys)
 
 
-def array(tensor):
-    return tensor.detach().numpy()
+def _released(model, whole):
+    clean, (x1, x2), facts = whole
+    step, count, training = facts.step, len(x1), model.training
+    order = torch.from_numpy(permutation(count, step, MIXUP + len(model._waiting))) if training else torch.arange(count)
+    mu = folded(model, step, 1) if training else 1.0
 
+    def mixture(values):
+        return mu * values + (1 - mu) * values[order]
 
-def embedded(attention, orientation):
-    """f_p: two fully connected layers on vec(T)."""
-    first, _, second = attention.embedding
-    hidden = np.maximum(array(first.weight) @ vector(orientation) + array(first.bias), 0)
-    return array(second.weight) @ hidden + array(second.bias)
+    o, m = model.encoder(x1), _shuffled(model, x2, step)
+    o2, m2 = model.encoder(mixture(x1)), _shuffled(model, mixture(x2), step)
+    q, q2 = embedded(model.projector, o), embedded(model.projector, o2)
+    k, k2 = embedded(model.key_projector, m), embedded(model.key_projector, m2)
+    k3 = unit(mixture(model.key_projector(m[-1])))
+    normaliser = model.normaliser if model.normaliser else mean_exponential(q, k, model.queue, model.temperature)
+    queue, slot, contrast = model.queue.clone(), int(model.queue_pointer), torch.zeros(())
+    for queries, keys in ((q, k), (q2, k2), (q2, k3)):
+        contrast = contrast + plain_nce(queries, keys, queue, model.temperature, normaliser, batches=1227) / 3
+        for key in keys if training else ():
+            queue[slot % len(queue)] = key
+            slot += 1
 
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-def channel_attended(attention, features, orientation):
-    """[C, H, W], each channel by its weight."""
-    weights = sigmoid(embedded(attention, orientation))
-    return np.stack([weight * channel for weight, channel in zip(weights, features, strict=True)])
-
-
-def outer_attended(attention, features, orientation):
-    """The paper's, with the outer product and W as loops."""
-    f_p, channels = embedded(attention, orientation), len(features)
-    f_l = [features[c].mean() for c in range(channels)]
-    w = array(attention.mix.weight)
-    f_q = np.zeros(channels)
-    for c in range(channels):
-        for i in range(channels):
-            for j in range(channels):
-                f_q[c] += w[c, i * channels + j] * f_p[i] * f_l[j]
-    weights = sigmoid(np.maximum(f_q, 0))
-    weighted = torch.from_numpy(np.stack([weights[c] * features[c] for c in range(channels)]))
-    return array(attention.convolution(weighted[None])[0])
-
-
-def attended(method, features, orientation):
-    kind = type(method.attention).__name__
-    plain = {"ChannelAttention": channel_attended, "OuterAttention": outer_attended}[kind]
-    return plain(method.attention, features, orientation)
-
-
-def restored(method, maps):
-    """The decoder's image [S, S] of one sample's maps."""
-    levels = [torch.from_numpy(np.ascontiguousarray(each))[None] for each in maps]
-    return array(method.head(method.decoder(levels)))[0, 0] / method.target_scale
-
-
-def squared_error(image, target):
-    return ((image - target) ** 2).mean()
-
-
-def embedding(projector, features):
-    """One sample's last map [C, H, W] -> its embedding, not of unit length."""
-    first, _, second = projector.layers
-    pooled = np.array([channel.mean() for channel in features])
-    hidden = np.maximum(array(first.weight) @ pooled + array(first.bias), 0)
-    return array(second.weight) @ hidden + array(second.bias)
+    first, second = (each.orientations[:, 0] for each in facts.distortions)
+    target1, target2 = reorient(x1, first), reorient(x2, second)
+    o[-1], m[-1] = attended(model, o, first), attended(model, m, second)
+    share, mixed_share = folded(model, step, 0), folded(model, step, 2)
+    clean1, clean2 = map(mixture, clean)
+    images = {
+        "ordinary": (decoded(model, o), target1),
+        "hybrid": (decoded(model, mixed(o, m, share)), share * target1 + (1 - share) * target2),
+        "mixed": (decoded(model, o2), clean1),
+        "mixed_hybrid": (
+            decoded(model, mixed(o2, m2, mixed_share)),
+            mixed_share * clean1 + (1 - mixed_share) * clean2,
+        ),
+    }
+    return Expected(contrast, images, torch.stack([k, k2, k3], dim=1), normaliser)
 
 
 def unit(x):
-    return x / np.sqrt((x**2).sum())
+    return x / (x**2).sum(1, keepdim=True).sqrt()
 
 
-def sample(maps, i):
-    return [array(each)[i] for each in maps]
+def embedded(projector, maps):
+    return unit(projector(maps[-1]))
+
+
+def attended(model, maps, orientation):
+    return model.attention(maps[-1], indicator(orientation))
+
+
+def decoded(model, maps):
+    return model.head(model.decoder(maps)) / model.target_scale
+
+
+def restored(model, maps, orientation):
+    return decoded(model, [*maps[:-1], attended(model, maps, orientation)])
 
 
 def mixed(first, second, share):
     """Level by level."""
     return [share * a + (1 - share) * b for a, b in zip(first, second, strict=True)]
-
-
-class Expected(NamedTuple):
-    """What a batch's formulas give."""
-
-    contrast: float
-    images: dict[str, list]  # of each branch: what the decoder makes of each sample, and its target, [S, S]
-    keys: np.ndarray  # that enter the queue, [n, 3, dim]
-    normaliser: float = 0.0
-
-    @property
-    def errors(self):
-        return {name: np.mean([squared_error(*pair) for pair in pairs]) for name, pairs in self.images.items()}
-
-
-def formulas(model, whole, maps):
-    """What a batch's losses, images and keys must be, given the maps of the method's encoders (``network_maps``)."""
-    return (_released if isinstance(model, PCRLReleased) else _paper)(model, whole, maps)
-
-
-def network_maps(model, whole):
-    """The maps of both encoders, for the views and, in the released form, for the mixtures of images."""
-    step, pairs = whole[2].step, [whole[1]]
-    if isinstance(model, PCRLReleased):
-        order, mu = _mixture(model, whole)
-        pairs.append(mu * x + (1 - mu) * x[torch.tensor(order)] for x in whole[1])
-    return [maps for x1, x2 in pairs for maps in (model.encoder(x1), _shuffled(model, x2, step))]
 
 
 def folded(model, step, draw):
@@ -206,111 +181,16 @@ def plain_nce(queries, keys, queue, temperature, normaliser, batches, epsilon=0.
     """Binary NCE as a loop, with the number of batches n: P = exp(s/t) / (n Z), a noise probability of 1 / n."""
     noise, total = len(queue) / batches, 0.0
     for q, k in zip(queries, keys, strict=True):
-        positive = math.exp(q @ k / temperature) / (batches * normaliser)
-        total -= math.log(positive / (positive + noise + epsilon))
-        for n in queue:
-            negative = math.exp(q @ n / temperature) / (batches * normaliser)
-            total -= math.log(noise / (negative + noise + epsilon))
+        positive = (q @ k / temperature).exp() / (batches * normaliser)
+        total -= (positive / (positive + noise + epsilon)).log()
+        negative = (queue @ q / temperature).exp() / (batches * normaliser)
+        total -= (noise / (negative + noise + epsilon)).log().sum()
     return total / len(queries)
 
 
 def mean_exponential(queries, keys, queue, temperature):
-    values = []
-    for q, k in zip(queries, keys, strict=True):
-        values += [math.exp(q @ each / temperature) for each in (k, *queue)]
-    return sum(values) / len(values)
-
-
-def assert_formulas(model, terms, expected):
-    """Losses, monitors, and the image that is handed on."""
-    assert terms.losses["di"].item() == pytest.approx(expected.contrast, rel=1e-9)
-    for name, error in expected.errors.items():
-        assert terms.monitors[f"re_{name}"].item() == pytest.approx(error, rel=1e-9)
-    factor, handed_on = {PCRL: (model.target_scale**2, "ordinary"), PCRLReleased: (4.425**2 / 4, "mixed")}[type(model)]
-    assert terms.losses["re"].item() == pytest.approx(factor * sum(expected.errors.values()), rel=1e-9)
-    images = array(terms.restored)[:, 0], array(terms.target)[:, 0]
-    for image, pairs in zip(images, zip(*expected.images[handed_on], strict=True), strict=True):
-        np.testing.assert_allclose(image, pairs, rtol=1e-9, atol=1e-12)
-
-
-def _paper(model, whole, maps):
-    ordinary, momentum = maps
-    clean, _, facts = whole
-    share, t = model.share(facts.step, 0), model.temperature
-    first, second = (each.orientations for each in facts.distortions)
-    contrast, keys, images = 0.0, [], {"ordinary": [], "momentum": [], "hybrid": []}
-    for i in range(len(clean[0])):
-        o, m = sample(ordinary, i), sample(momentum, i)
-        h = mixed(o, m, share)
-        x1, x2 = array(clean[0])[i, 0], array(clean[1])[i, 0]
-        q, k = unit(embedding(model.projector, o[-1])), unit(embedding(model.key_projector, m[-1]))
-        keys.append([q, k, unit(embedding(model.projector, h[-1]))])
-        positive = math.exp(q @ k / t)
-        total = positive + sum(math.exp(q @ n / t) for n in array(model.queue))
-        contrast -= math.log(positive / total) / len(clean[0])
-        for name, levels, image, orientation in (
-            ("ordinary", o, x1, first[i, 0]),
-            ("momentum", m, x2, second[i, 0]),
-            ("hybrid", h, share * x1 + (1 - share) * x2, first[i, 1]),
-        ):
-            levels = [*levels[:-1], attended(model, levels[-1], orientation)]
-            images[name].append((restored(model, levels), turned(image, orientation)))
-    return Expected(contrast, images, np.array(keys))
-
-
-def _released(model, whole, maps):
-    ordinary, momentum, mixed_ordinary, mixed_momentum = maps
-    clean, distorted, facts = whole
-    step, t, count = facts.step, model.temperature, len(clean[0])
-    share, mixed_share = folded(model, step, 0), folded(model, step, 2)
-    order, mu = _mixture(model, whole)
-    first, second = (each.orientations[:, 0] for each in facts.distortions)
-
-    def mixture(values):
-        return [mu * values[i] + (1 - mu) * values[order[i]] for i in range(count)]
-
-    def embeddings(projector, levels):
-        return [embedding(projector, sample(levels, i)[-1]) for i in range(count)]
-
-    raw_keys = embeddings(model.key_projector, momentum)
-    q, q2 = ([unit(x) for x in embeddings(model.projector, levels)] for levels in (ordinary, mixed_ordinary))
-    k, k2, k3 = (
-        [unit(x) for x in keys]
-        for keys in (raw_keys, embeddings(model.key_projector, mixed_momentum), mixture(raw_keys))
-    )
-    queue, contrast, slot = [*array(model.queue).copy()], 0.0, int(model.queue_pointer)
-    normaliser = model.normaliser.item() or mean_exponential(q, k, queue, t)
-    for queries, keys in ((q, k), (q2, k2), (q2, k3)):
-        contrast += plain_nce(queries, keys, queue, t, normaliser, batches=1227) / 3
-        if model.training:
-            for key in keys:
-                queue[slot % len(queue)] = key
-                slot += 1
-
-    clean1, clean2 = (mixture(array(view)[:, 0]) for view in clean)
-    images = {"ordinary": [], "hybrid": [], "mixed": [], "mixed_hybrid": []}
-    for i in range(count):
-        o, m = sample(ordinary, i), sample(momentum, i)
-        o[-1], m[-1] = attended(model, o[-1], first[i]), attended(model, m[-1], second[i])
-        target1 = turned(array(distorted[0])[i, 0], first[i])
-        target2 = turned(array(distorted[1])[i, 0], second[i])
-        o2, m2 = sample(mixed_ordinary, i), sample(mixed_momentum, i)
-        for name, levels, target in (
-            ("ordinary", o, target1),
-            ("hybrid", mixed(o, m, share), share * target1 + (1 - share) * target2),
-            ("mixed", o2, clean1[i]),
-            ("mixed_hybrid", mixed(o2, m2, mixed_share), mixed_share * clean1[i] + (1 - mixed_share) * clean2[i]),
-        ):
-            images[name].append((restored(model, levels), target))
-    return Expected(contrast, images, np.stack([k, k2, k3], axis=1), normaliser)
-
-
-def _mixture(model, whole):
-    """Which image of the micro-batch each is mixed with, and its share: one of the whole step."""
-    count, step = len(whole[0][0]), whole[2].step
-    if not model.training:
-        return list(range(count)), 1.0
-    return permutation(count, step, MIXUP + len(model._waiting)), folded(model, step, 1)
+    values = [torch.cat([k[None], queue]) @ q for q, k in zip(queries, keys, strict=True)]
+    return (torch.stack(values) / temperature).exp().mean()
 
 
 def _shuffled(model, images, step):

@@ -1,8 +1,6 @@
 """From the shipped configuration to a method, and every mistake on the way named by its key."""
 
 import re
-from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,10 +10,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from dira_scale.config.compose import compose as composed
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.methods import build, experiments_on
+from dira_scale.methods import build
 from dira_scale.methods.dira import DiRA
 from dira_scale.methods.moco import MoCo
 from dira_scale.models import norm
@@ -90,18 +87,6 @@ def test_factor_of_barlow_twins_under_dira():
     assert (config(method="barlow").method.scale, config(method="dira_barlow").method.base.scale) == (1, 0.024)
 
 
-@cache
-def experiment(command, *argv):
-    return composed(command, list(argv))
-
-
-@pytest.fixture
-def remembered(monkeypatch):
-    """All our experiments, among which a message looks for the method's own, are composed once for all messages."""
-    module = import_module("dira_scale.methods.build")  # whose function has its name
-    monkeypatch.setattr(module, "compose", lambda command, argv: experiment(command, *argv))
-
-
 @pytest.fixture
 def autoencoder(tmp_path, monkeypatch):
     """The node of the documentation's own method, importable."""
@@ -122,7 +107,6 @@ def test_an_own_method_plugs_in_by_its_target(autoencoder):
     assert all(parameter.grad is not None for parameter in method.parameters())
 
 
-@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -139,35 +123,6 @@ def test_mistakes_in_an_own_method_name_their_key(autoencoder, change, expected)
     with pytest.raises(UserError) as raised:
         build(node, config(*SMALL).model, SPEC, batch=8)
     assert expected in str(raised.value)
-
-
-@pytest.mark.usefixtures("remembered")
-@pytest.mark.parametrize(
-    ("experiment", "method", "named"),
-    [
-        ("small", "dira_simsiam", "experiment=dira_simsiam or experiment=small_simsiam"),
-        (
-            "small_simsiam",
-            "dira_moco",
-            "experiment=dira_moco or experiment=dira_moco3d or experiment=phantom or experiment=phantom3d or "
-            "experiment=small or experiment=small_dira_moco3d",
-        ),
-        ("small", "simsiam", "experiment=simsiam"),
-    ],
-)
-def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(experiment, method, named):
-    cfg = composed("pretrain", [f"experiment={experiment}", f"method={method}", "data.shards=any"])
-    with pytest.raises(UserError, match=f"has no such setting, .* set it, use {named}, or add ~method.base"):
-        build(cfg.method, cfg.model, SPEC, batch=8)
-
-
-@pytest.mark.system
-def test_experiments_on_images_or_volumes_are_those_of_the_method():
-    """Of a method that has none, all of them."""
-    cfg = composed("pretrain", ["experiment=small_pcrl", "data.shards=any"])
-    assert experiments_on(2, cfg.method) == "; on images: experiment=pcrl or experiment=small_pcrl"
-    own = {"_target_": "mine.Method", "base": {"_target_": "mine.Base"}}
-    assert experiments_on(2, own).startswith("; on images: experiment=barlow or experiment=byol or ")
 
 
 @pytest.mark.parametrize(

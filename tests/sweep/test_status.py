@@ -13,10 +13,10 @@ from rich.console import Console
 from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep, train
 
 from dira_scale import sweep
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, duration
 from dira_scale.sweep.records import Run, Submission, SweepFolder
 from dira_scale.sweep.status import progress, read_statuses
-from dira_scale.sweep.table import duration, show
+from dira_scale.sweep.table import show
 
 A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
 

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.description import describe
 
 COUNT, BATCH = 9, 3
@@ -185,3 +187,17 @@ def test_the_keys_of_data_reach_views_and_description() -> None:
     ):
         with pytest.raises(UserError, match=re.escape(said)):
             compose("pretrain", [*words, word])
+
+
+def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path) -> None:
+    """Of a pretraining, before there is a run."""
+    volumes = make(tmp_path / "toy", random_volumes(8, channels=2)).root
+    alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
+    run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
+    for words, said in (
+        ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1, or grey ones: shard one of"),
+        (["experiment=small"], r"toy holds volumes, and this training reads images.*experiments\.md"),
+    ):
+        cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
+        with pytest.raises(UserError, match=said):
+            PretrainBlueprint(cfg).task(alone)
