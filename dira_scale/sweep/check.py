@@ -4,8 +4,6 @@ import logging
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -23,7 +21,6 @@ from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
 logger = logging.getLogger(__name__)
 
 GB = 1e9
-HELP_SECONDS = 120  # for a benchmark to print its flags
 
 
 @shared_bases()
@@ -75,10 +72,7 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
 def _problem(run: Run, reads: Sequence[Run]) -> str:
     """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
     try:
-        if COMMANDS[run.command].flags:
-            _check_flags(run.words)
-        else:
-            _check_words(run, reads)
+        _check_words(run, reads)
     except UserError as error:
         return " ".join(str(error).split())
     return ""
@@ -98,23 +92,6 @@ def _check_words(run: Run, reads: Sequence[Run]) -> None:
         arguments.append(runs)
     if row.check:
         resolve_name(row.check)(*arguments)
-
-
-def _check_flags(words: Sequence[str]) -> None:
-    """A benchmark's parser says which flags there are.
-
-    Raises UserError for another flag, and if there is no such benchmark.
-    """
-    name, *flags = words
-    if not name:
-        raise UserError("benchmark must be given: set: {benchmark: NAME}; python -m dira_scale.bench lists them")
-    command = [sys.executable, "-m", "dira_scale.bench", name, "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=HELP_SECONDS)
-    if shown.returncode:
-        raise UserError(shown.stderr.strip().removeprefix("bench: "))
-    for flag in flags:
-        if flag.startswith("--") and not re.search(rf"{re.escape(flag)}\b", shown.stdout):
-            raise UserError(f"benchmark {name} has no flag {flag}: {' '.join(command[2:])} lists them")
 
 
 def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:

@@ -20,7 +20,6 @@ from dira_scale.config.schema import PathKind
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
-TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE
 _path_keys = lru_cache(path_keys_of)  # a composition each
 NO_PATHS = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
@@ -32,24 +31,11 @@ def words_of(
 
     Local paths are absolute, so that the words mean the same when they are run from another folder.
     """
-    if COMMANDS[name].flags:
-        return _flags({**values, **literal}, output)
     paths = path_keys_in(name, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
     values = {key: _absolute(value) if key.lstrip("+") in paths else value for key, value in values.items()}
     typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in paths else text}" for key, text in literal.items()]
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
     return [*folders, *as_words(values), *typed, f"{COMMANDS[name].output}={output}"]
-
-
-def _flags(values: Mapping[str, Any], output: str) -> list[str]:
-    """``benchmark: gpu, parts: [a, b], rehearse: true`` as ``gpu --parts a b --rehearse --out …``."""
-    flags = dict(values)
-    name = str(flags.pop("benchmark", ""))
-    words = [name]
-    for key, value in flags.items():
-        several = value if isinstance(value, list) else [value]
-        words += [f"--{key.replace('_', '-')}", *([] if value is True else map(str, several))]
-    return words + (["--out", output] if name in TO_FOLDER else ["--json", f"{output}/{name}.json"])
 
 
 def _absolute(value: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 
 from dira_scale.storage.atomic import write_json
 from dira_scale.storage.owned import MARK
-from dira_scale.sweep.records import Run, Submission, SweepFolder, Try
+from dira_scale.sweep.records import Run, SweepFolder, Try
 
 SHARDS = "shards/tiny"
 
@@ -30,8 +30,8 @@ def made_up_sweep(path: Path, runs: int) -> SweepFolder:
         run = Run("pretrain", name, "pretrain", words, f"pretrain/{name}/output", [SHARDS], varied)
         folder.add(run)
         ids.append(run.id)
-    folder.submitted(Submission("slurm", "5", [SHARDS], time.time() - 3000, "login"))
-    folder.submitted(Submission("slurm", "6", ids, time.time() - 3000, "login"))
+    folder.submitted({SHARDS: "5_0"})
+    folder.submitted({run_id: f"6_{task}" for task, run_id in enumerate(ids)})
     return SweepFolder(path)
 
 
@@ -41,10 +41,18 @@ def mark(path: Path) -> None:
     write_json(path / MARK, {"made_by": "dira_scale", "kind": "a sweep"})
 
 
-def begin(folder: SweepFolder, run_id: str, job: str, node: str = "n1", seconds: float = 1000, **ended: object) -> Try:
+def begin(
+    folder: SweepFolder,
+    run_id: str,
+    job: str,
+    node: str = "n1",
+    seconds: float = 1000,
+    cluster: str = "slurm",
+    **ended: object,
+) -> Try:
     """A try that began ``seconds`` ago; with ``ended``, how it ended."""
     mark(folder.path)
-    item = folder.begin(run_id, Try(0, "slurm", job, 0, [node], time.time() - seconds, step_before=0))
+    item = folder.begin(run_id, Try(0, cluster, job, 0, [node], time.time() - seconds, step_before=0))
     if ended:
         item = replace(item, ended=time.time() - 1, **ended)  # type: ignore[arg-type]
         folder.write(run_id, item)

@@ -1,4 +1,4 @@
-"""What is looked at before a sweep starts: configurations, benchmarks' flags, a rehearsal."""
+"""What is looked at before a sweep starts: configurations, machines, a rehearsal."""
 
 import json
 from dataclasses import replace
@@ -155,17 +155,6 @@ def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest
     assert built == [1]
     check_one("data.batch=8", "data.size=64")
     assert built == [1, 1]
-
-
-def test_a_benchmarks_flags_are_those_of_its_parser() -> None:
-    check.check_runs([Run("b", "x", "bench", ["shard", "--rounds", "9"], "")])
-    for words, message in (
-        (["shard", "--round", "9"], "benchmark shard has no flag --round:"),
-        (["shad"], "no benchmark 'shad'; did you mean 'shard'"),
-        ([""], "benchmark must be given"),
-    ):
-        with pytest.raises(UserError, match=f"phase b, run x: {message}"):
-            check.check_runs([Run("b", "x", "bench", words, "")])
 
 
 def test_machines_that_cannot_carry_out_a_run() -> None:

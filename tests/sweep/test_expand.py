@@ -243,13 +243,6 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
         assert value(*runs({"s": literal}, s=source), "recipe.images") == f"{tmp_path}/i"
 
 
-def test_a_benchmark_has_flags() -> None:
-    item = Phase(command="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
-    first, _ = runs(bench=item)
-    output = f"{FOLDER}/{first.output}"
-    assert first.words == ["step", "--cases", "a", "b", "--cold", "--rounds", "1", "--json", f"{output}/step.json"]
-
-
 @pytest.mark.parametrize(
     ("phases", "message"),
     [

@@ -1,12 +1,11 @@
 """What a job starts, on SLURM and on this machine. (Really started: tests/system/test_jobs.py.)"""
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from dira_scale.sweep.launch import command, last_message
+from dira_scale.sweep.launch import command
 from dira_scale.sweep.records import Launch, Run
 
 COMMAND = ["-m", "dira_scale.pretrain", "run=out"]
@@ -42,18 +41,3 @@ def test_one_launcher_on_each_node_meets_at_the_first(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("launcher", ["tasks", "torchrun"])
 def test_several_processes_of_this_machine_have_one_launcher(launcher: str) -> None:
     assert {"--standalone", "--nproc_per_node=4"} < {*words(Launch(1, 4, launcher), "local")}
-
-
-@pytest.mark.parametrize(
-    ("printed", "message"),
-    [
-        ("", ""),
-        ("step 1\nKeyError: 'x'\n\n", "KeyError: 'x'"),
-        ("pretrain: warning: slow\npretrain: unknown key\nChildFailedError\n====\n", "pretrain: unknown key"),
-        ("pretrain: warning: slow\nKilled\n", "Killed"),
-    ],
-)
-def test_the_reason_is_the_commands_own_last_message(tmp_path: Path, printed: str, message: str) -> None:
-    assert last_message(tmp_path / "000.log", "pretrain") == ""  # of a log that was never begun
-    (tmp_path / "000.log").write_text(printed)
-    assert last_message(tmp_path / "000.log", "pretrain") == message

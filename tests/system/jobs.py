@@ -42,7 +42,9 @@ class Jobs:
         executor.update_parameters(**given | {"additional_parameters": {"requeue": True}} | parameters)
         path = f"{COMMANDS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         with submitit.helpers.environment_variables(**self.environment, PYTHONPATH=path):
-            return str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
+            job = str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
+        self.sweep.submitted({run.id: job})
+        return job
 
     def client(self, *words: str) -> str:
         """What a command of SLURM prints."""
