@@ -90,8 +90,8 @@ class Job(Checkpointable):
         code = launch.carry_out(words, log, received, name)
         now = sweep.status(run)
         own = now if now.get("try") == name else {}  # written by this try, not by an earlier one or another job's
-        if run.launch.launcher == "torchrun" and own.get("exit_code") is not None:
-            code = own["exit_code"]  # a launcher has its own
+        if own.get("exit_code") is not None:
+            code = own["exit_code"]  # torchrun has its own
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
         attempt.ended, attempt.exit_code, attempt.step = time.time(), code, own.get("step", attempt.step_before)

@@ -1,8 +1,7 @@
 """The child of a job: a run's command, started so that signals and GPUs come out right.
 
-A run of one process is the command itself. Several are started by SLURM (``tasks``: each task is one process, which
-finds rank and address in its job step) or by torchrun (one launcher on each node; it starts a lost process again
-without a new job).
+A run of one process is the command itself. Of several, SLURM starts each as a task, which finds rank and address in its
+job step; on this machine torchrun starts them.
 """
 
 import ctypes
@@ -17,9 +16,7 @@ from typing import IO
 
 from submitit import JobEnvironment
 
-from dira_scale.distributed.slurm import PORTS
 from dira_scale.runs.exit_codes import TRY
-from dira_scale.sweep.queue import restarts
 from dira_scale.sweep.records import Run
 
 RESTARTS = 3  # of a launcher, before the job is to decide
@@ -28,24 +25,13 @@ PDEATHSIG = 1  # of prctl(2)
 
 
 def command(run: Run, job: JobEnvironment) -> list[str]:
-    """The command that this task of ``job`` carries out.
-
-    Under torchrun all nodes meet at the first one, at a port computed from job and restart: all know it, jobs that
-    share a node get different ones, and so does a job whose first life may still hold its port.
-    """
+    """The command that this task of ``job`` carries out."""
     module = ["-m", f"dira_scale.{run.command}", *run.words]
-    launch = run.launch
-    if launch.nodes * launch.processes == 1 or (job.cluster == "slurm" and launch.launcher == "tasks"):
+    if run.launch.processes == 1 or job.cluster == "slurm":
         return [sys.executable, *module]
-    if job.cluster == "slurm":
-        port = PORTS[(int(os.environ["SLURM_JOB_ID"]) + 7919 * restarts()) % len(PORTS)]
-        where = [f"--nnodes={launch.nodes}", f"--node_rank={job.node}"]
-        where += [f"--master_addr={job.hostnames[0]}", f"--master_port={port}"]
-    else:
-        where = ["--standalone"]
     limits = [f"--max_restarts={RESTARTS}", f"--shutdown_timeout={SHUTDOWN}"]
-    processes = f"--nproc_per_node={launch.processes}"
-    return [sys.executable, "-m", "torch.distributed.run", *where, processes, *limits, *module]
+    processes = f"--nproc_per_node={run.launch.processes}"
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", processes, *limits, *module]
 
 
 def carry_out(words: list[str], log: Path | None, received: list[int], name: str) -> int:

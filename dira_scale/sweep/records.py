@@ -31,15 +31,10 @@ from dira_scale.storage.atomic import write_json
 
 @dataclass(frozen=True)
 class Launch:
-    """The processes of a run: ``processes`` on each of ``nodes``.
-
-    ``launcher``: ``tasks`` (SLURM starts each process) or ``torchrun`` (one launcher per node, which restarts a lost
-    process).
-    """
+    """The processes of a run: ``processes`` on each of ``nodes``."""
 
     nodes: int = 1
     processes: int = 1
-    launcher: str = "tasks"
 
 
 @dataclass(frozen=True)

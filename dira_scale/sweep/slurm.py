@@ -24,7 +24,6 @@ LONGEST = 1000  # jobs of an array: below SLURM's default of MaxArraySize, 1001
 def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[str, Any]:
     """What submitit makes sbatch's options from: jobs like ``run``, to begin once ``after`` holds, or never."""
     assert profile.hours is not None
-    tasks = run.launch.processes if run.launch.launcher == "tasks" else 1
     given: dict[str, Any] = {
         "job_name": f"{name}/{run.phase}",
         "account": profile.account,
@@ -34,8 +33,8 @@ def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[s
         "time": max(1, round(60 * profile.hours)),
         "signal_delay_s": profile.signal_delay,
         "nodes": run.launch.nodes,
-        "ntasks_per_node": tasks,
-        "cpus_per_task": profile.cpus_per_task * (run.launch.processes // tasks),
+        "ntasks_per_node": run.launch.processes,
+        "cpus_per_task": profile.cpus_per_task,
         "gpus_per_node": gpus_of(run, profile) or None,
         "mem": None if profile.memory is None else f"{round(1000 * profile.memory)}M",
         "array_parallelism": profile.parallel or ENDLESS,

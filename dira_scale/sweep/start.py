@@ -31,34 +31,34 @@ RECORD = "sweep.yaml"
 LEFT_ALONE = (*AT_WORK, "done", "cancelled")  # what a sweep that is started again does not start
 
 
-def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The sweep's own words, and by phase ``KEY: text`` of each ``PHASE.KEY=text``.
+def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The sweep's own words, and by phase ``KEY: VALUE`` of each ``PHASE.KEY=VALUE``.
 
     Raises UserError if there is no ``sweep=NAME``.
     """
     kept: list[str] = []
-    literal: dict[str, dict[str, str]] = {}
+    typed: dict[str, dict[str, Any]] = {}
     arguments = Arguments.parse(words)
     for word in words:
         phase, dot, rest = word.partition("=")[0].partition(".")
         if word in arguments.words and dot and "=" in word and phase.lstrip("+~") not in OWN:
-            literal.setdefault(phase, {})[rest] = word.partition("=")[2]
+            typed.setdefault(phase, {})[rest] = read(word.partition("=")[2])
         else:
             kept.append(word)
     if not arguments.help and "sweep" not in map(key_of, arguments.words):
         folders = roots("sweep", arguments.config_dirs)
         files = {file.stem for root in folders for file in (root / "sweep").glob("*.yaml")}
         raise UserError(f"sweep=NAME must be given. There are: {', '.join(sorted(files))}; --config-dir adds yours")
-    return kept, literal
+    return kept, typed
 
 
-def start(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: DictConfig) -> int:
+def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: DictConfig) -> int:
     """Carry out a sweep, or say what it would do (``dry_run``). ``words``: those that ``cfg`` was composed from."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, SweepConfig)
     check_name(words, config.sweep.name)
     folder = SweepFolder(Path(config.folder))
-    runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).config_dirs)
+    runs = expand(config.sweep, folder.path, typed, Arguments.parse(words).config_dirs)
     check_machines(config, runs)
     known = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
     now = {run.id: known[run.id].state if run.id in known else "missing" for run in runs}

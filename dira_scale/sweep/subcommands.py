@@ -57,9 +57,7 @@ def retry(cfg: DictConfig) -> int:
     statuses = known_statuses(folder)
     chosen = runs_to_retry(folder, statuses, _patterns(cfg))
     if not chosen:
-        cancelled = any(status.state == "cancelled" for status in statuses.values())
-        hint = "; runs='*' starts the cancelled ones" if cancelled else ""
-        print(f"nothing to retry: no run has failed or was lost{hint}")
+        print("nothing to retry: no run has failed or was lost; runs=… starts cancelled ones")
         return DONE
     known = {*folder.current, *chosen}
     runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first

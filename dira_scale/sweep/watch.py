@@ -120,9 +120,8 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     for status in sorted(bad, key=lambda status: status.state == "blocked")[:10]:  # those that blocked them first
         logger.error("%s: %s", status.run.id, ", ".join(filter(None, (status.state, status.reason))))
     if bad:
-        hint = "; `sweep retry runs='*'` starts the cancelled ones" if counts["cancelled"] else ""
-        start = "the same command starts those that failed"
-        logger.error("%d of %d runs are not done: %s%s", len(bad), len(runs), start, hint)
+        start = "the same command starts those that failed; `sweep retry runs=…` cancelled ones"
+        logger.error("%d of %d runs are not done: %s", len(bad), len(runs), start)
     return FAILED if bad else DONE
 
 

@@ -78,8 +78,8 @@ def train(folder: SweepFolder, run_id: str, step: int, silent: float = 0) -> Non
     (output / "status.json").write_text(json.dumps(status))
     common = {"stage": "di", "lease": 1, "epoch": 0.1}
     rows = [
-        {"step": done, "split": split, "loss": 10 / done, "images_per_second": 80.0} | common
-        for done in range(1, step + 1) for split in (("train", "val") if done % 10 == 0 else ("train",))
+        {"step": done, "split": split, "loss": loss / done, "images_per_second": 80.0} | common
+        for done in range(1, step + 1) for split, loss in (("train", 10), ("val", 99))[: 1 + (done % 10 == 0)]
     ]  # fmt: skip
     (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half a ro')
     (output / "config.yaml").write_text("optim: {lr: 0.1}\nseed: 0\n")

@@ -1,13 +1,13 @@
 """Jobs: their tries, signals and requeues, on this machine and with an scontrol that a test wants."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -16,11 +16,9 @@ import submitit
 from harness import add_command
 
 from dira_scale.command import Command
-from dira_scale.errors import UserError
-from dira_scale.sweep import queue
 from dira_scale.sweep.job import Job, _stopped
-from dira_scale.sweep.launch import start
-from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.launch import command, start
+from dira_scale.sweep.records import Launch, Run, SweepFolder
 
 FOLDER = Path(__file__).parent / "commands"
 SECONDS = 60
@@ -40,8 +38,8 @@ def counting(sweep: SweepFolder, name: str, *words: str, **rest: Any) -> Run:
 
 def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> subprocess.Popen[bytes]:
     path = f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    command = [sys.executable, "-m", "dira_scale.sweep.job", str(sweep.path), run.id, str(limit)]
-    return start(command, os.environ | {"PYTHONPATH": path})
+    words = [sys.executable, "-m", "dira_scale.sweep.job", str(sweep.path), run.id, str(limit)]
+    return start(words, os.environ | {"PYTHONPATH": path})
 
 
 def ends(job: subprocess.Popen[bytes]) -> None:
@@ -76,6 +74,14 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     assert sweep.tries(cancelled.id) == []
     ends(submit(sweep, good))
     assert len(sweep.tries(good.id)) == 1  # it is done
+
+
+@pytest.mark.parametrize(("cluster", "launcher"), [("slurm", False), ("local", True)])
+def test_several_processes_are_tasks_of_slurm_or_have_one_launcher(cluster: str, launcher: bool) -> None:
+    run = Run("p", "r", "pretrain", ["run=out"], "out", launch=Launch(1, 4))
+    words = command(run, SimpleNamespace(cluster=cluster))  # type: ignore[arg-type]
+    assert words[-3:] == ["-m", "dira_scale.pretrain", "run=out"]
+    assert ({"--standalone", "--nproc_per_node=4"} < {*words}) == launcher == (len(words) > 4)
 
 
 def test_a_killed_command_is_recorded_with_signal_and_step(sweep: SweepFolder) -> None:
@@ -248,18 +254,3 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
     """SLURM requeues only those that it has to kill."""
     controller(preempted=since)
     assert _stopped(submitit.JobEnvironment(), received, resumes=False) == stopped
-
-
-@pytest.mark.usefixtures("task")
-@pytest.mark.parametrize(("scontrol", "message"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
-def test_an_scontrol_that_is_not_there_or_hangs_is_an_error(
-    scontrol: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue, "SECONDS", 0.2)
-    monkeypatch.setattr(queue, "PATIENCE", 0)
-    if scontrol:
-        (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
-        (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=message):
-        queue.requeue(submitit.JobEnvironment())
