@@ -16,7 +16,6 @@ class Command:
         name: what is typed after ``dira-scale``; also of its folder beside this file, and of its file in ``configs/``.
         help: its line in ``dira-scale --help``.
         output: the key that says where it writes; empty if it has none.
-        flags: takes ``--flag VALUE``, not ``KEY=VALUE``.
         in_sweeps: may be the command of a sweep's phase.
         gpu: computes on a GPU where there is one.
         reads_run: its key ``run`` names what another command has trained.
@@ -40,7 +39,6 @@ class Command:
     name: str
     help: str
     output: str = ""
-    flags: bool = False
     in_sweeps: bool = False
     gpu: bool = False
     reads_run: bool = False

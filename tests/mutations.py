@@ -398,7 +398,7 @@ MUTATIONS = (
     # ------------------------------------------------------------------ sweeps
     Mutation(
         "lost-node-is-no-failure",  # a run that takes its node down is requeued for ever
-        "sweep/job.py",
+        "sweep/ending.py",
         "return attempt.ended is None and not last",
         "return False",
     ),

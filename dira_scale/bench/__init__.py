@@ -8,7 +8,7 @@ from dira_scale.command import Command
 from dira_scale.ends import interrupted
 from dira_scale.errors import UserError, nearest
 
-COMMAND = Command("bench", "measure speed on this machine against baselines", flags=True, in_sweeps=True, gpu=True)
+COMMAND = Command("bench", "measure speed on this machine against baselines", gpu=True)
 BENCHMARKS = {
     "loader": "images per second of our loaders, against other packages and against bare decoding",
     "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI and torchio, one core each",

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dira_scale.cli import entry
 from dira_scale.command import Command
@@ -22,11 +22,11 @@ COMMAND = Command(
 )  # fmt: skip
 
 
-def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: "DictConfig") -> int:
-    """Start the runs of a sweep; ``words``: those that ``cfg`` was composed from; ``literal``: those of its phases."""
+def sweep(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: "DictConfig") -> int:
+    """Start the runs of a sweep; ``words``: those that ``cfg`` was composed from; ``typed``: values by phase, key."""
     from dira_scale.sweep.start import start
 
-    return start(words, literal, cfg)
+    return start(words, typed, cfg)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     from dira_scale.sweep.start import split
 
     try:
-        kept, literal = split(words)
+        kept, typed = split(words)
     except UserError as error:
         print_error("sweep", error)
         return 2
-    return entry(COMMAND, partial(sweep, kept, literal))(kept)
+    return entry(COMMAND, partial(sweep, kept, typed))(kept)

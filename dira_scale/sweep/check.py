@@ -1,11 +1,6 @@
 """What is looked at before a sweep starts anything: every run's configuration, the machines, a rehearsal."""
 
-import logging
-import multiprocessing
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -15,20 +10,16 @@ from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import compose
 from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
-from dira_scale.machine.progress import bar
 from dira_scale.sweep.config import Cluster, SweepConfig
 from dira_scale.sweep.records import Run
 from dira_scale.sweep.trained import describing, descriptions, outputs, read_by
 
-logger = logging.getLogger(__name__)
-
 GB = 1e9
-HELP_SECONDS = 120  # for a benchmark to print its flags
 
 
 @shared_bases()
 def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
-    """Find what any run's command would refuse without data; of runs that differ only in seed and outputs, ask one.
+    """Find what any run's command would refuse without data; of runs that differ only in seed and outputs, check one.
 
     Data that a run finds only later (what a needed run makes) is not looked at. ``everything``: more runs of the sweep,
     which these may read.
@@ -36,31 +27,17 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     Raises UserError for the first one that is wrong; names phase, run and key.
     """
     trained = outputs([*runs, *everything])
-    reads = {run.id: read_by(run, trained) if COMMANDS[run.command].reads_run else [] for run in runs}
-    distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
-    firsts = {run.command: run for run in reversed(distinct)}
-    for run in firsts.values():  # here first: what forked processes have not imported, each would import
-        _raise(run, _problem(run, reads[run.id]))
-    rest = [run for run in distinct if run not in firsts.values()]
-    if not rest:
-        return
-    cores = min(len(rest), len(os.sched_getaffinity(0)))
-    together = max(4, len(rest) // (2 * cores))  # neighbours have much in common, which a process computes once
-    tasks = [(run, reads[run.id]) for run in rest]
-    with multiprocessing.get_context("fork").Pool(cores) as pool, bar("checking", "configurations") as shown:
-        task = shown.add_task("", total=len(rest))
-        for run, problem in zip(rest, pool.imap(_task, tasks, chunksize=together), strict=True):
-            _raise(run, problem)
-            shown.advance(task)
-
-
-def _raise(run: Run, problem: str) -> None:
-    if problem:
-        raise UserError(f"phase {run.phase}, run {run.name}: {problem}; nothing was started")
-
-
-def _task(task: tuple[Run, Sequence[Run]]) -> str:
-    return _problem(*task)
+    checked = set[tuple[object, ...]]()
+    for run in runs:
+        reads = read_by(run, trained) if COMMANDS[run.command].reads_run else []
+        if (kind := _sort(run, reads)) in checked:
+            continue
+        checked.add(kind)
+        try:
+            _check_words(run, reads)
+        except UserError as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"phase {run.phase}, run {run.name}: {why}; nothing was started") from error
 
 
 def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
@@ -72,20 +49,8 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
     return run.phase.partition("-")[0], run.command, *words, *map(describing, reads)
 
 
-def _problem(run: Run, reads: Sequence[Run]) -> str:
-    """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
-    try:
-        if COMMANDS[run.command].flags:
-            _check_flags(run.words)
-        else:
-            _check_words(run, reads)
-    except UserError as error:
-        return " ".join(str(error).split())
-    return ""
-
-
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
-    """As the command itself would, except for data. A sweep that trains nothing does without torch."""
+    """As the command itself would, except for data; ``reads``: runs of this sweep that it reads. Raises UserError."""
     row = COMMANDS[run.command]
     arguments: list[Any] = [compose(run.command, run.words)]
     if row.trains:
@@ -98,23 +63,6 @@ def _check_words(run: Run, reads: Sequence[Run]) -> None:
         arguments.append(runs)
     if row.check:
         resolve_name(row.check)(*arguments)
-
-
-def _check_flags(words: Sequence[str]) -> None:
-    """A benchmark's parser says which flags there are.
-
-    Raises UserError for another flag, and if there is no such benchmark.
-    """
-    name, *flags = words
-    if not name:
-        raise UserError("benchmark must be given: set: {benchmark: NAME}; python -m dira_scale.bench lists them")
-    command = [sys.executable, "-m", "dira_scale.bench", name, "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=HELP_SECONDS)
-    if shown.returncode:
-        raise UserError(shown.stderr.strip().removeprefix("bench: "))
-    for flag in flags:
-        if flag.startswith("--") and not re.search(rf"{re.escape(flag)}\b", shown.stdout):
-            raise UserError(f"benchmark {name} has no flag {flag}: {' '.join(command[2:])} lists them")
 
 
 def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
@@ -138,7 +86,6 @@ def gpus_of(run: Run, profile: Cluster) -> int:
 
 def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     """A line about the first run of each phase that trains: memory, and hours and cost of it and of all of the phase.
-    Phases without an estimate share a line for each reason.
 
     Raises UserError if ``plan`` refuses its configuration.
     """
@@ -146,40 +93,32 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if COMMANDS[run.command].trains:
             phases.setdefault(run.phase, []).append(run)
-    lines, unknown = [], dict[str, list[str]]()
+    lines = []
     for phase, group in phases.items():
         machine = config.profile(phase).plan
-        if machine is None:
-            unknown.setdefault("cluster.plan describes no GPU", []).append(phase)
-        else:
-            lines.append(_rehearsed(group, machine))
-    return lines + [f"{', '.join(named)}: no estimate of memory and hours: {why}" for why, named in unknown.items()]
+        estimate = _rehearsed(group, machine) if machine else "no estimate: cluster.plan describes no GPU"
+        lines.append(f"{phase}: {estimate}")
+    return lines
 
 
 def _rehearsed(runs: Sequence[Run], described: Mapping[str, Any]) -> str:
-    run = runs[0]
-    exists = _data_exists(run)
-    words = [
-        word for word in run.words if not word.startswith("run=") and (exists or not word.startswith("data.shards="))
-    ]
-    machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described}
-    try:
-        from dira_scale.forecast.estimate import planned  # imports torch
+    from dira_scale.forecast.estimate import planned  # imports torch
 
-        plan = planned(run.command, words, machine)
+    run, count = runs[0], len(runs)
+    exists = _data_exists(run)
+    left_out = ("run=",) if exists else ("run=", "data.shards=")
+    words = [word for word in run.words if not word.startswith(left_out)]
+    try:
+        plan = planned(run.command, words, {"nodes": run.launch.nodes, "gpus": run.launch.processes, **described})
     except UserError as error:
         raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
-    row, count = plan.row, len(runs)
-    memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process" + (
-        "" if row.fits else ", MORE THAN THERE IS"
-    )
+    row = plan.row
+    memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process"
+    memory += "" if row.fits else ", MORE THAN THERE IS"
     if not exists:
-        return (
-            f"{run.phase}: {memory}, {milliseconds(row.step)} a step; hours and cost are unknown until its data exists"
-        )
+        return f"{memory}, {milliseconds(row.step)} a step; hours and cost are unknown until its data exists"
     total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
-    first = f"{plan.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
-    return f"{run.phase}: {memory}; {first}{total}"
+    return f"{memory}; {plan.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}{total}"
 
 
 def milliseconds(seconds: float) -> str:

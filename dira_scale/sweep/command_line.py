@@ -20,36 +20,19 @@ from dira_scale.config.schema import PathKind
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
-TO_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE
 _path_keys = lru_cache(path_keys_of)  # a composition each
 NO_PATHS = ("", "null", "random")  # random: initial weights that are in no file (`init`)
 
 
-def words_of(
-    name: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, config_dirs: Sequence[Path]
-) -> list[str]:
-    """The words after ``python -m dira_scale.COMMAND``: ``values``, those that are typed, and the key of the output.
+def words_of(name: str, values: Mapping[str, Any], output: str, config_dirs: Sequence[Path]) -> list[str]:
+    """The words after ``python -m dira_scale.COMMAND``: ``values`` and the key of the output.
 
     Local paths are absolute, so that the words mean the same when they are run from another folder.
     """
-    if COMMANDS[name].flags:
-        return _flags({**values, **literal}, output)
-    paths = path_keys_in(name, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
+    paths = path_keys_in(name, values, config_dirs)
     values = {key: _absolute(value) if key.lstrip("+") in paths else value for key, value in values.items()}
-    typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in paths else text}" for key, text in literal.items()]
     folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
-    return [*folders, *as_words(values), *typed, f"{COMMANDS[name].output}={output}"]
-
-
-def _flags(values: Mapping[str, Any], output: str) -> list[str]:
-    """``benchmark: gpu, parts: [a, b], rehearse: true`` as ``gpu --parts a b --rehearse --out …``."""
-    flags = dict(values)
-    name = str(flags.pop("benchmark", ""))
-    words = [name]
-    for key, value in flags.items():
-        several = value if isinstance(value, list) else [value]
-        words += [f"--{key.replace('_', '-')}", *([] if value is True else map(str, several))]
-    return words + (["--out", output] if name in TO_FOLDER else ["--json", f"{output}/{name}.json"])
+    return [*folders, *as_words(values), f"{COMMANDS[name].output}={output}"]
 
 
 def _absolute(value: Any) -> Any:
@@ -71,11 +54,6 @@ def path_keys_in(command: str, values: Mapping[str, object], config_dirs: Sequen
     choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
     paths = _path_keys(command, tuple(sorted(choices)), tuple(config_dirs))
     return {key for key, kind in paths.items() if kind in (PathKind.ONE, PathKind.SEVERAL)}
-
-
-def _absolute_text(text: str) -> str:
-    """Return a path as typed, from this folder."""
-    return written(_absolute(read(text)))
 
 
 def references(value: Any) -> set[str]:

@@ -17,7 +17,6 @@ from dira_scale.pages.tables.papers import PaperTable
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
 OWN = ("sweep", "cluster", "folder", "dry_run", "detach")
 IN_FOLDER = ("lock", "jobs")  # beside the folders of the phases
-FOR_SLURM = ("account", "partition", "qos", "constraint", "hours", "signal_delay", "python", "setup", "sbatch")
 
 
 @dataclass
@@ -42,20 +41,11 @@ class Cluster(Schema):
     plan: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for keys that the executor does not take, or that it lacks."""
+        """Raises UserError for keys that the executor lacks."""
         super().__post_init__()
-        given = [name for name in FOR_SLURM if getattr(self, name) is not None]
-        if self.executor == "local" and given:
-            value = typed(getattr(self, given[0]))
-            raise UserError(f"{given[0]}={value}: only SLURM takes it; leave it out, or choose executor: slurm")
         for name in ("hours", "signal_delay"):
             if self.executor == "slurm" and getattr(self, name) is None:
                 raise UserError(f"{name}=null: a SLURM profile must have it (slurm/cluster/slurm.yaml describes it)")
-        if self.hours is not None and self.signal_delay is not None and self.signal_delay >= 3600 * self.hours:
-            raise UserError(
-                f"signal_delay={self.signal_delay}: a job of hours={self.hours:g} ends after {3600 * self.hours:g} s, "
-                "before SLURM would ask for a checkpoint; expected fewer seconds"
-            )
 
 
 @dataclass
@@ -72,7 +62,6 @@ class Phase(Schema):
         seeds: a number (seeds from 0 on) or a list of them.
         slices: sharding by so many runs, each of which writes a part; one more joins them.
         nodes, processes: of a run; processes are per node.
-        launcher: what starts the processes of a node: SLURM itself (tasks), or torchrun.
         cluster: keys of the profile with other values in this phase.
         list: [{KEY: VALUE, …}, …].
     """
@@ -86,7 +75,6 @@ class Phase(Schema):
     slices: int | None = at_least(2, None)
     nodes: int = at_least(1, 1)
     processes: int = at_least(1, 1)
-    launcher: str = one_of("tasks", "torchrun", default="tasks")
     cluster: dict[str, Any] | None = None
     list: Any = None
 
@@ -148,14 +136,6 @@ class SweepConfig(Schema):
     sweep: Sweep = field(default_factory=Sweep)
     cluster: Cluster = field(default_factory=Cluster)
 
-    def __post_init__(self) -> None:
-        """Raises UserError for ``detach`` on this machine: the sweep itself starts one run after another there."""
-        super().__post_init__()
-        if self.detach is True and self.cluster.executor == "local":
-            raise UserError(
-                "detach=true: only SLURM jobs run without this process; leave it out, or choose a SLURM profile"
-            )
-
     def profile(self, phase: str) -> Cluster:
         """The profile with the phase's own values. ``phase``: a name, or one with ``-slices`` behind it.
 
@@ -167,11 +147,6 @@ class SweepConfig(Schema):
         for key in changed:
             if key not in known or key == "executor":
                 raise UserError(f"{where}{key}: no phase may set that{nearest(key, known)}")
-            if key == "parallel" and self.cluster.executor == "local":
-                raise UserError(
-                    f"{where}parallel={typed(changed[key])}: on this machine the phases share one bound; "
-                    "set cluster.parallel"
-                )
         try:
             merged: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.cluster), changed))
         except OmegaConfBaseException as error:
@@ -211,12 +186,6 @@ class OneSweep(Schema):
 class Status(OneSweep):
     watch: float | None = above(0, None)
     json: bool = MISSING
-
-    def __post_init__(self) -> None:
-        """Raises UserError for ``json`` with ``watch``: a program looks as often as it wants."""
-        super().__post_init__()
-        if self.json is True and self.watch is not None:
-            raise UserError("json=true: prints one look; leave out watch")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import Any
 from dira_scale.commands import COMMANDS
 from dira_scale.config.keys import typed, written
 from dira_scale.errors import UserError, nearest
-from dira_scale.sweep.command_line import DIGEST, digest_of, name_of, read, reference, references, resolved, words_of
+from dira_scale.sweep.command_line import DIGEST, digest_of, name_of, reference, references, resolved, words_of
 from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.records import Launch, Run
 
@@ -35,13 +35,13 @@ class Reads:
 
 
 def expand(
-    sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]], config_dirs: Sequence[Path] = ()
+    sweep: Sweep, folder: Path, given: Mapping[str, Mapping[str, Any]], config_dirs: Sequence[Path] = ()
 ) -> list[Run]:
     """All runs of ``sweep``, each after those that it needs.
 
     Args:
         folder: the sweep's, in which outputs of runs that others need are, and the runs that are recorded already.
-        literal: per phase, KEY: text, instead of what the sweep says about KEY.
+        given: per phase, KEY: VALUE, instead of what the sweep says about KEY.
         config_dirs: the user's folders of configurations.
 
     Raises:
@@ -49,7 +49,7 @@ def expand(
             twice, or two equal runs.
     """
     phases, folder = sweep.phases, folder.absolute()
-    for name in literal:
+    for name in given:
         if name not in phases:
             raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
     recorded = _recorded(folder)
@@ -59,12 +59,12 @@ def expand(
     for name in _order(phases):
         everything = {other: [lineage[other] for lineage in lineages[other]] for other in phases[name].for_all or []}
         for needed in _joined([lineages[other] for other in phases[name].for_each or []]):
-            typed = literal.get(name, {})
-            for values in _combinations(name, phases[name], typed):
+            own = given.get(name, {})
+            for values in _combinations(name, phases[name], own):
                 in_turn = dict.fromkeys(other for value in values.values() if (other := reference(value)) in everything)
                 for followed in _joined([[needed], *(lineages[other] for other in in_turn)]):
                     reads = Reads(followed, everything)
-                    *slices, run = _runs(name, phases[name], values, typed, reads, recorded, folder, config_dirs)
+                    *slices, run = _runs(name, phases[name], values, own, reads, recorded, folder, config_dirs)
                     if (same := (name, _digest(run))) in known:
                         raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
                     known.add(same)
@@ -113,7 +113,7 @@ def _joined(parents: Sequence[Sequence[Lineage]]) -> Iterator[Lineage]:
     yield from lineages
 
 
-def _combinations(name: str, phase: Phase, literal: Mapping[str, str]) -> list[dict[str, Any]]:
+def _combinations(name: str, phase: Phase, given: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The varied values of each run: list x grid x seeds, without the keys that are typed."""
     entries = phase.list or [{}]
     grid = dict(phase.grid or {}) | ({"seed": phase.seeds} if phase.seeds is not None else {})
@@ -128,10 +128,10 @@ def _combinations(name: str, phase: Phase, literal: Mapping[str, str]) -> list[d
         if sum(parts) > 1:
             where = [part for part, has in zip(("set", "list", "grid", "seeds"), parts, strict=True) if has]
             raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: keep one")
-    entries = [{key: value for key, value in entry.items() if key not in literal} for entry in entries]
-    if listed & literal.keys():  # a typed value may leave entries that are equal
+    entries = [{key: value for key, value in entry.items() if key not in given} for entry in entries]
+    if listed & given.keys():  # a typed value may leave entries that are equal
         entries = [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
-    grid = {key: values for key, values in grid.items() if key not in literal}
+    grid = {key: values for key, values in grid.items() if key not in given}
     return [entry | dict(zip(grid, values, strict=True)) for entry in entries for values in product(*grid.values())]
 
 
@@ -139,7 +139,7 @@ def _runs(
     name: str,
     phase: Phase,
     varied: Mapping[str, Any],
-    literal: Mapping[str, str],
+    given: Mapping[str, Any],
     reads: Reads,
     recorded: Mapping[tuple[str, str], str],
     folder: Path,
@@ -147,15 +147,15 @@ def _runs(
 ) -> Iterator[Run]:
     """The run of these values; before it, those of its slices."""
     lineage = reads.one
-    values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
+    values = {**(phase.set or {}), **varied, **given}
     row = COMMANDS[phase.command]
-    if row.reads_run and "run" not in {*values, *literal}:
+    if row.reads_run and "run" not in values:
         trained = [other for other in lineage if COMMANDS[lineage[other].command].trains]
         gathered = [f"{{{other}}}" for other, runs in reads.all.items() if COMMANDS[runs[0].command].trains]
         if gathered or len(trained) == 1:
             values |= {"run": gathered or f"{{{trained[0]}}}"}
     for key in (row.output, "slice") if phase.slices else (row.output,):
-        if key in {*values, *literal}:
+        if key in values:
             raise UserError(f"phase {name}: {key} is set by the sweep; leave it out")
     referred = {phase_name for value in values.values() for phase_name in references(value)}
     if unknown := sorted(referred - lineage.keys() - reads.all.keys()):
@@ -168,7 +168,6 @@ def _runs(
             )
 
     identity = _resolved(values, reads, lambda run: f"{{{run.phase}/{_digest(run)}}}")
-    identity |= {key: read(text) for key, text in literal.items()}
     shown, digest = _varied(name, varied, lineage), digest_of(phase.command, identity, varied)
     needs = reads.ids({*(phase.for_each or []), *referred})
     run = Run(
@@ -179,11 +178,11 @@ def _runs(
         output="",
         needs=needs,
         varied=shown,
-        launch=Launch(phase.nodes, phase.processes, phase.launcher),
+        launch=Launch(phase.nodes, phase.processes),
     )
     run = replace(run, output=f"{run.id}/output")
     final = _resolved(values, reads, lambda run: str(folder / run.output))
-    words = words_of(phase.command, final, literal, str(folder / run.output), config_dirs)
+    words = words_of(phase.command, final, str(folder / run.output), config_dirs)
     parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
     slices = [
         replace(

@@ -1,26 +1,23 @@
 """A sweep on this machine: a loop in the controlling process starts as many runs at once as fit.
 
-The jobs are in sessions of their own. If the controlling process dies, they continue, and the next one finds them by
-host, process id and the time when they were started.
+Each run is looked after by a process in a session of its own (:mod:`dira_scale.sweep.job`), which Ctrl-C in a terminal
+does not reach: the loop tells it. If the loop's process is killed, these processes have their runs write a checkpoint
+and end.
 """
 
 import logging
 import os
-import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-
-import psutil
 
 from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
 from dira_scale.sweep.check import gpus_of
-from dira_scale.sweep.config import SweepConfig
-from dira_scale.sweep.executors import Sessions
-from dira_scale.sweep.job import Job
-from dira_scale.sweep.living import is_alive, living
-from dira_scale.sweep.records import Run, Submission, SweepFolder
+from dira_scale.sweep.config import Cluster, SweepConfig
+from dira_scale.sweep.launch import start
+from dira_scale.sweep.records import Run, SweepFolder, is_done
 
 logger = logging.getLogger(__name__)
 
@@ -66,94 +63,58 @@ class Room:
         self.taken[run_id] = share
         return share
 
-    def hold(self, run_id: str, gpus: Sequence[str], cores: int, memory: float) -> None:
-        """Note what a run has that was started before."""
-        self.taken[run_id] = Share(tuple(gpus), cores, memory)
-
 
 class Local:
-    """Starts the runs of a sweep here, and knows which of them are alive.
+    """Starts the runs of a sweep here, and looks after them.
 
     Args:
-        runs: all that are not done, each after those that it needs.
+        runs: all that are to be started, each after those that it needs.
     """
 
     def __init__(self, folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], machine: Hardware) -> None:
-        self.folder, self.config, self.runs = folder, config, {run.id: run for run in runs}
-        self.waiting = dict(self.runs)
+        self.folder, self.config, self.waiting = folder, config, list(runs)
         self.room = Room(machine, os.environ.get("CUDA_VISIBLE_DEVICES"), config.cluster.parallel)
-        self.living: dict[str, psutil.Process] = {}
+        self.jobs: dict[str, subprocess.Popen[bytes]] = {}
 
-    def run(self, done: Callable[[str], bool], report: Callable[[str], None]) -> None:
-        """Until no run is alive and none can begin: what still waits needs one that has failed.
+    def run(self, ended: Callable[[str], None]) -> None:
+        """Until no run is at work and none can begin: what still waits needs one that has failed.
 
-        ``report`` is given the id of each that has ended.
+        ``ended`` is given the id of each run that has ended.
         """
         try:
-            for run_id in self._adopt():
-                logger.info("%s is running already (process %d)", run_id, self.living[run_id].pid)
-            self._start(done)
-            while self.living:
+            self._start()
+            while self.jobs:
                 time.sleep(LOOK)
-                if ended := self.ended():
-                    for run_id in ended:
-                        report(run_id)
-                    self._start(done)
+                for run_id in [run_id for run_id, job in self.jobs.items() if job.poll() is not None]:
+                    del self.jobs[run_id], self.room.taken[run_id]
+                    ended(run_id)
+                for run_id, job in self.jobs.items():
+                    if self.folder.is_cancelled(run_id):
+                        job.terminate()
+                self._start()
         except KeyboardInterrupt:
-            self._adopt()  # one that was being started
-            self.interrupt()
+            logger.info("interrupted: %d runs write their checkpoints and end", len(self.jobs))
+            for job in self.jobs.values():
+                job.terminate()
+            for job in self.jobs.values():  # it may take minutes
+                job.wait()
             raise
 
-    def _adopt(self) -> list[str]:
-        """Look after the runs that were started before, by whatever process; returns those that are new to this one."""
-        new = {run_id: process for run_id, process in living(self.folder).items() if run_id in self.runs}
-        new = {run_id: process for run_id, process in new.items() if run_id not in self.living}
-        for run_id, process in new.items():
-            self.living[run_id] = process
-            self.waiting.pop(run_id, None)
-            held = ""
-            with suppress(psutil.Error):  # it has just ended
-                held = process.environ().get("CUDA_VISIBLE_DEVICES", "")
-            self.room.hold(run_id, held.split(","), *self._wanted(self.runs[run_id])[1:])
-        return list(new)
-
-    def ended(self) -> list[str]:
-        """The runs whose jobs have ended since the last call; their shares are free."""
-        gone = [run_id for run_id, process in self.living.items() if not is_alive(process)]
-        for run_id in gone:
-            del self.living[run_id], self.room.taken[run_id]
-        return gone
-
-    def interrupt(self) -> None:
-        """Have every run write its checkpoint and end, and wait for that; it may take minutes."""
-        logger.info("interrupted: %d runs write their checkpoints and end", len(self.living))
-        for process in self.living.values():
-            with suppress(psutil.Error):
-                process.terminate()
-        while self.living:
-            self.ended()
-            time.sleep(LOOK / 5)
-
-    def _start(self, done: Callable[[str], bool]) -> None:
-        for run in list(self.waiting.values()):
+    def _start(self) -> None:
+        """Start what has room, and nothing to wait for."""
+        for run in list(self.waiting):
+            profile = self.config.profile(run.phase)
+            wanted = gpus_of(run, profile), profile.cpus_per_task * run.launch.processes, profile.memory or 0.0
             if self.folder.is_cancelled(run.id):
-                del self.waiting[run.id]
-            elif all(map(done, run.needs)) and (share := self.room.take(run.id, *self._wanted(run))):
-                del self.waiting[run.id]
-                self.living[run.id] = psutil.Process(self._submit(run, share))
+                self.waiting.remove(run)
+            elif all(is_done(self.folder.tries(need)) for need in run.needs) and (
+                share := self.room.take(run.id, *wanted)
+            ):
+                self.waiting.remove(run)
+                self.jobs[run.id] = self._job(run, share, profile)
 
-    def _wanted(self, run: Run) -> tuple[int, int, float]:
-        """GPUs, cores, GB of memory."""
-        profile = self.config.profile(run.phase)
-        return gpus_of(run, profile), profile.cpus_per_task * run.launch.processes, profile.memory or 0.0
-
-    def _submit(self, run: Run, share: Share) -> int:
-        """The id of the process that now looks after ``run``."""
-        profile = self.config.profile(run.phase)
+    def _job(self, run: Run, share: Share, profile: Cluster) -> subprocess.Popen[bytes]:
         threads = str(min(profile.cpus_per_task, self.room.cores))  # otherwise each run would have one for every core
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads, "OMP_NUM_THREADS": threads}
-        executor = Sessions(self.folder.path / "jobs", environment)
-        job = executor.submit(Job(str(self.folder.path), run.id, profile.tries))
-        now = time.time()
-        self.folder.submitted(Submission("local", job.job_id, [run.id], now, socket.gethostname()))
-        return int(job.job_id)
+        given = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads, "OMP_NUM_THREADS": threads}
+        command = [sys.executable, "-m", "dira_scale.sweep.job", str(self.folder.path), run.id, str(profile.tries)]
+        return start(command, os.environ | given)

@@ -1,15 +1,24 @@
-"""Asks SLURM about all jobs of a sweep at once: one squeue, and one sacct for those that have left its memory."""
+"""What a sweep asks of SLURM: the states of all its jobs at once (one squeue, and one sacct for those that have left
+its memory), their GPU-hours, an end, or, from inside a job, to be started again."""
 
+import logging
 import os
+import re
 import subprocess
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from submitit import JobEnvironment
 from submitit.slurm.slurm import SlurmInfoWatcher
 
 from dira_scale.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 SECONDS = 60  # bound on every call: these commands may wait long for a controller or a database that is down
+PATIENCE = 120  # seconds for SLURM's controller to come back before a job gives up its requeue
+TRANSIENT = ("contact", "has not answered", "by signal")  # a requeue's SIGTERM reaches scontrol, too
 GONE, UNKNOWN = "GONE", "UNKNOWN"  # neither squeue nor sacct know the job; they do not answer
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
@@ -85,6 +94,67 @@ def _sacct(jobs: Collection[str]) -> dict[str, JobState]:
             reason = f"exit code {row['ExitCode']}" if state in BROKEN else ""
             states[job] = JobState(state, reason, "" if nodes == "None assigned" else nodes)
     return states
+
+
+def hours(jobs: Collection[str]) -> str:
+    """GPU-hours of ``jobs``, every requeued life included, as SLURM accounts for them; core-hours if none had a GPU."""
+    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={arrays(jobs)}"]
+    try:
+        rows = [row.split("|") for row in run_slurm([*command, "--format=JobID,ElapsedRaw,AllocTRES"]).splitlines()]
+    except UserError as error:
+        return f"GPU-hours unknown: {error}"
+    used = {"gres/gpu": 0.0, "cpu": 0.0}
+    for job, elapsed, resources in rows:
+        given = dict(part.split("=", 1) for part in resources.split(",") if "=" in part)
+        for kind in used if job in jobs else ():
+            used[kind] += int(elapsed or 0) * float(given.get(kind, 0)) / 3600
+    gpu, cpu = used["gres/gpu"], used["cpu"]
+    if not gpu and not cpu:
+        return "GPU-hours unknown: sacct has none of the jobs"
+    return f"{gpu:,.2f} GPU-hours" if gpu else f"{cpu:,.2f} core-hours, no GPU"
+
+
+def is_preempted(job: JobEnvironment) -> bool:
+    """Whether a preemption has begun, which sends SIGTERM as a cancel does.
+
+    A job that ends by itself within the grace time is not requeued: SLURM requeues those that it has to kill.
+    """
+    try:
+        shown = _scontrol("show", "job", "--oneliner", job.job_id)
+    except UserError as error:
+        logger.warning("whether SLURM preempts job %s is unknown: %s", job.job_id, error)
+        return False
+    return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown))
+
+
+def requeue(job: JobEnvironment) -> None:
+    """Have SLURM start this job again.
+
+    Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
+
+    Raises UserError if SLURM does not start it again.
+    """
+    match = re.search(r"\bRestarts=(\d+)", _scontrol("show", "job", "--oneliner", job.job_id))
+    if match is None or int(match[1]) != restarts():
+        raise UserError("SLURM has restarted the job")
+    _scontrol("requeue", job.job_id)
+
+
+def restarts() -> int:
+    """How often SLURM has restarted this job."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _scontrol(*words: str) -> str:
+    """What scontrol prints; a controller that is being restarted is waited for. Raises UserError."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return run_slurm(["scontrol", *words])
+        except UserError as error:
+            if not any(text in str(error) for text in TRANSIENT) or time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 def cancel(jobs: Collection[str]) -> None:

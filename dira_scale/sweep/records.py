@@ -4,9 +4,8 @@
 
     sweep.yaml              the sweep as last submitted, composed
     current.json            ids of its runs; others were recorded under earlier settings
-    submissions.jsonl       a row for each array of jobs, before and after sbatch
+    jobs.jsonl              a row for each submission to SLURM: its runs, and the job of each
     jobs/                   submitit's files; what each job printed before and after its run
-    usage.json              what the sweep has used, once nothing of it is at work
     PHASE/NAME/run.json     the run: command, what it needs, what varies
                output/      what the command writes (its run=… or out=…)
                tries/000.json 000.log    one try: where, when, how it ended; what it printed
@@ -16,39 +15,26 @@ Files alone say what has happened, so that any process may take over from one th
 files: the first life of a requeued job cannot change what the second one says. Imports no torch: a status is quick.
 """
 
-import errno
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dira_scale.commands import COMMANDS
-from dira_scale.config.files import folder
 from dira_scale.errors import UserError, nearest
 from dira_scale.runs.exit_codes import DONE
 from dira_scale.runs.files import read_json, read_status
-from dira_scale.runs.shape import check_settings
 from dira_scale.storage.atomic import write_json
-
-
-class DamagedRecordError(UserError):
-    """A run's record, or that of a try, is no such record."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """The processes of a run: ``processes`` on each of ``nodes``.
-
-    ``launcher``: ``tasks`` (SLURM starts each process) or ``torchrun`` (one launcher per node, which restarts a lost
-    process).
-    """
+    """The processes of a run: ``processes`` on each of ``nodes``."""
 
     nodes: int = 1
     processes: int = 1
-    launcher: str = "tasks"
 
 
 @dataclass(frozen=True)
@@ -112,25 +98,6 @@ def is_done(tries: Iterable[Try]) -> bool:
     return any(attempt.exit_code == DONE for attempt in tries)
 
 
-@dataclass(frozen=True)
-class Submission:
-    """Jobs that were submitted at once: task i of array ``job`` is run ``runs[i]``; on SLURM, one is an array too.
-
-    Attributes:
-        cluster: ``slurm``, or ``local``: ``job`` is the id of a process on ``host``.
-        when: seconds since 1970.
-        host: that submitted it.
-        token: by which a submission without an answer is found: ``job`` is empty then; without ``runs``, there is none.
-    """
-
-    cluster: str
-    job: str
-    runs: list[str]
-    when: float
-    host: str = ""
-    token: str = ""
-
-
 class SweepFolder:
     """The records of the sweep in ``path``.
 
@@ -139,7 +106,6 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self.unreadable: dict[str, str] = {}
 
     def output(self, run: Run) -> Path:
         """Where ``run`` writes."""
@@ -152,32 +118,17 @@ class SweepFolder:
         write_json(folder / "run.json", asdict(run))
 
     def run(self, run_id: str) -> Run:
-        """The run recorded under this id.
-
-        Raises UserError if this version does not know its command, DamagedRecordError if the record is none.
-        """
-        path = self.path / run_id / "run.json"
-        content = _recorded(path, Run)
-        if content["command"] not in COMMANDS:
-            raise UserError(
-                f"{path}: there is no command {content['command']}{nearest(content['command'], COMMANDS)}; use "
-                "the version of dira_scale that started the sweep"
-            )
+        """The run recorded under this id. Raises UserError if the record is damaged."""
+        content = read_json(self.path / run_id / "run.json", dict[str, Any]())
         return Run(**content | {"launch": Launch(**content["launch"])})
 
     @cached_property
     def runs(self) -> dict[str, Run]:
-        """All runs by id, in the order of their names; without those that are then ``unreadable``."""
+        """All runs by id, in the order of their names."""
         ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
         if not ids:
             raise UserError(_no_sweep(self.path))
-        runs: dict[str, Run] = {}
-        for run_id in ids:
-            try:
-                runs[run_id] = self.run(run_id)
-            except DamagedRecordError as error:
-                self.unreadable[run_id] = str(error)
-        return runs
+        return {run_id: self.run(run_id) for run_id in ids}
 
     def set_current(self, ids: Sequence[str]) -> None:
         """Record which runs the sweep has as last submitted."""
@@ -208,9 +159,9 @@ class SweepFolder:
         write_json(self.path / run_id / "tries" / f"{attempt.number:03d}.json", asdict(attempt))
 
     def tries(self, run_id: str) -> list[Try]:
-        """All tries of a run, oldest first. Raises DamagedRecordError."""
+        """All tries of a run, oldest first. Raises UserError if a record is damaged."""
         files = sorted((self.path / run_id / "tries").glob("*.json"))
-        return [Try(**_recorded(file, Try)) for file in files if file.stat().st_size]
+        return [Try(**read_json(file, dict[str, Any]())) for file in files if file.stat().st_size]
 
     def log(self, run_id: str, number: int) -> Path:
         """The file with what a try printed."""
@@ -232,58 +183,24 @@ class SweepFolder:
         """Let a cancelled run be submitted again."""
         (self.path / run_id / "cancelled").unlink(missing_ok=True)
 
-    def submitted(self, submission: Submission) -> None:
-        """Record jobs right before and after they are submitted.
-
-        In one write, a line of its own even after one that was cut.
-        """
-        row = f"{json.dumps(asdict(submission))}\n".encode()
-        file = os.open(self.path / "submissions.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            size = os.fstat(file).st_size
-            row = row if not size or os.pread(file, 1, size - 1) == b"\n" else b"\n" + row
-            if os.write(file, row) < len(row):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / "submissions.jsonl"))
-        finally:
-            os.close(file)
+    def submitted(self, jobs: Mapping[str, str]) -> None:
+        """Record the jobs that SLURM has taken, by the ids of their runs. A job that is not recorded starts nothing."""
+        with (self.path / "jobs.jsonl").open("a") as file:
+            file.write(f"\n{json.dumps(dict(jobs))}\n")  # a row of its own even after one that was cut
 
     @property
-    def submissions(self) -> list[Submission]:
-        """All that were answered, oldest first."""
-        return [row for row in self._rows() if row.job]
-
-    @property
-    def unanswered(self) -> list[Submission]:
-        """Submissions of which it is not known whether SLURM has taken them."""
-        last = {row.token: row for row in self._rows() if row.token}
-        return [row for row in last.values() if row.runs and not row.job]
-
-    def _rows(self) -> list[Submission]:
-        """A line that was cut as its writer was killed is left out."""
-        path = self.path / "submissions.jsonl"
-        lines = path.read_text().splitlines() if path.is_file() else []
-        return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]
-
-
-def _recorded(path: Path, kind: type) -> dict[str, Any]:
-    """The fields of a ``kind``. Raises DamagedRecordError."""
-    needed = {each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING}
-    try:
-        content = read_json(path, dict[str, Any]())
-        if differing := (needed - content.keys()) | (content.keys() - {each.name for each in fields(kind)}):
-            raise UserError(f"{path} is damaged ({min(differing)} is missing or unknown): restore the file")
-        check_settings(kind, content, f"restore {path}")
-    except UserError as error:
-        raise DamagedRecordError(str(error)) from error
-    return content
+    def jobs(self) -> dict[str, list[str]]:
+        """The jobs of each run that was submitted, oldest first. A row that was cut as it was written is left out."""
+        path = self.path / "jobs.jsonl"
+        jobs: dict[str, list[str]] = {}
+        for line in path.read_text().splitlines() if path.is_file() else []:
+            for run_id, job in json.loads(line).items() if line.endswith("}") else ():
+                jobs.setdefault(run_id, []).append(job)
+        return jobs
 
 
 def _no_sweep(path: Path) -> str:
-    """That none was run in ``path``, what was typed, and which others there are."""
+    """That none was started in ``path``, what was typed, and which others there are."""
     typed = f"sweep={path.name}" if path.parent == Path("out/sweeps").absolute() else f"folder={path}"
-    run = [file.parent.name for file in sorted(path.parent.glob("*/sweep.yaml"))]
-    others = sorted({file.stem for file in (folder("slurm") / "sweep").glob("*.yaml")} - {*run})
-    if path.name in others and typed.startswith("sweep="):
-        return f"{typed}: not run yet: python -m dira_scale.sweep {typed}"
-    near = nearest(path.name, [*run, *others])
-    return f"{typed}: no sweep there{near}; run: {', '.join(run) or 'none'}; not run yet: {', '.join(others)}"
+    started = sorted(file.parent.name for file in path.parent.glob("*/sweep.yaml"))
+    return f"{typed}: no sweep was started there{nearest(path.name, started)}; started: {', '.join(started) or 'none'}"

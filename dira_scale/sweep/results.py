@@ -29,7 +29,7 @@ from dira_scale.errors import UserError, print_line
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import Run, SweepFolder, is_done
-from dira_scale.sweep.spread import UNREADABLE, compare_phases, markdown, print_tables, write_spread
+from dira_scale.sweep.spread import UNREADABLE, compare_phases, markdown, write_spread
 
 UNIQUE = ("phase", "run", "command")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
@@ -40,48 +40,43 @@ Figures = Iterator[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Results:
-    """What was written: of the runs ``read``. ``lines``: how many these are, one about runs of earlier settings, which
-    are left out, and one for each whose files cannot be read."""
+    """What was written: of the runs ``read``. ``left_out``: why figures are missing; ``text``: of ``results.md``."""
 
     read: list[Run]
-    lines: list[str]
+    left_out: list[str]
+    text: str
 
 
-def write_results(path: Path, show: bool = False) -> Results:
-    """Write the results of those of the sweep's runs that are done; ``show``: and print the tables that compare them.
-
-    Raises:
-        UserError: no sweep there.
-    """
+def write_results(path: Path) -> Results:
+    """Write the results of those of the sweep's runs that are done. Raises UserError if there is no sweep."""
     folder = SweepFolder(path)
     own(path, "a sweep", "folder")
     runs = [folder.runs[run_id] for run_id in folder.current]
     varied = list(dict.fromkeys(key for run in runs for key in run.varied))
-    rows, unread, read = [], [f"{run} cannot be read: {why}" for run, why in folder.unreadable.items()], []
+    rows, left_out, read = [], list[str](), list[Run]()
+    if earlier := len(folder.runs) - len(runs):
+        left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."]
     for run in runs:
+        if not is_done(folder.tries(run.id)):
+            continue
         try:
-            if not is_done(folder.tries(run.id)):
-                continue
             rows += list(_rows(run, folder.output(run), varied))
             read.append(run)
         except UNREADABLE as error:
-            unread.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
+            left_out.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
     columns = [*UNIQUE, *varied, "metric", "value", "command_line", "config"]
     table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
     parquet = io.BytesIO()
     pq.write_table(table, parquet)
     write_atomic(path / "results.parquet", parquet.getvalue())
-    earlier = len(folder.runs) - len(runs)
-    left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []
-    about = [f"{len(rows)} figures of {len(read)} of {len(runs) + len(folder.unreadable)} runs.", *left_out, *unread]
     compared, problems = compare_phases(folder, read)
-    about += problems
+    left_out += problems
     if compared:
         write_spread(path, compared)
-    write_atomic(path / "results.md", markdown(path.name, about, rows, varied, compared))
-    if show:
-        print_tables(compared)
-    return Results(read, [f"results.parquet and .md in {path}: {about[0]}", *about[1:]])
+    about = [f"{len(rows)} figures of {len(read)} of {len(runs)} runs, in {path}/results.parquet.", *left_out]
+    text = markdown(path.name, about, rows, varied, compared)
+    write_atomic(path / "results.md", text)
+    return Results(read, left_out, text)
 
 
 def write_page(path: Path, out: Path) -> None:
@@ -98,13 +93,11 @@ def write_page(path: Path, out: Path) -> None:
         raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
     own_file(out, "out", SWEEP_PAGE, beside=tuple(out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")))
     folder, results = SweepFolder(path), write_results(path)
-    planned, done = (
-        len(folder.current),
-        [SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read],
-    )
+    planned = len(folder.current)
+    done = [SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read]
     if not done:
         raise UserError(f"folder={path}: none of its {planned} runs is done; `sweep status folder={path}` says why")
-    for line in results.lines[1:]:
+    for line in results.left_out:
         print_line(f"not in the report: {line}")
     composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
     papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]

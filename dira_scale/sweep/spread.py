@@ -13,7 +13,6 @@ import yaml
 
 from dira_scale.commands import COMMANDS
 from dira_scale.errors import UserError
-from dira_scale.machine.console import Console
 from dira_scale.metrics.figure import plain
 from dira_scale.storage.atomic import write_json
 from dira_scale.sweep.records import Run, SweepFolder
@@ -21,19 +20,9 @@ from dira_scale.sweep.records import Run, SweepFolder
 if TYPE_CHECKING:  # imports torch
     from dira_scale.evaluation.comparison import Compared
 
-UNREADABLE = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-    yaml.YAMLError,
-    UserError,
-)  # what files that are missing or damaged raise
+# What files that are missing or damaged raise.
+UNREADABLE = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, yaml.YAMLError, UserError
 Row = Mapping[str, Any]
-WIDTH = 160  # columns where the output is not a terminal
 
 
 def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, "Compared"], list[str]]:
@@ -56,18 +45,6 @@ def write_spread(path: Path, compared: Mapping[str, "Compared"]) -> None:
     write_json(path / "spread.json", {phase: plain(asdict(of)) for phase, of in compared.items()})
 
 
-def print_tables(compared: Mapping[str, "Compared"]) -> None:
-    """To the terminal."""
-    console = Console() if Console().is_terminal else Console(width=WIDTH)
-    for phase, of in compared.items():
-        from dira_scale.evaluation.probe_table import rich_table  # lazy, as what compares is
-
-        for title, cells in of.tables():
-            console.print(rich_table(f"{phase}: {title}", cells))
-        for note in of.notes:
-            console.print(note, markup=False, highlight=False)
-
-
 def markdown(
     name: str, about: Sequence[str], rows: Sequence[Row], varied: Sequence[str], compared: Mapping[str, "Compared"]
 ) -> str:
@@ -84,8 +61,7 @@ def markdown(
         if phase in compared:
             lines += [f"## {phase}", "", *_compared(compared[phase])]
             continue
-        selected = [row for row in rows if row["phase"] == phase and is_headline(row)]
-        if selected:
+        if selected := [row for row in rows if row["phase"] == phase and _is_headline(row)]:
             lines += [f"## {phase}", "", *_table(selected, varied), ""]
     return "\n".join(lines)
 
@@ -95,7 +71,7 @@ def _compared(of: "Compared") -> list[str]:
     return [line for table in made for line in [*table, ""]] + [line for note in of.notes for line in (note, "")]
 
 
-def is_headline(row: Row) -> bool:
+def _is_headline(row: Row) -> bool:
     """Whether a row has a figure to compare runs by."""
     pattern = COMMANDS[row["command"]].headline
     return bool(pattern and re.match(pattern, row["metric"]))
@@ -111,8 +87,10 @@ def _table(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:
 
 
 def _lines(cells: Sequence[Sequence[str]]) -> list[str]:
-    """A table, the header first."""
-    return [f"| {' | '.join(line)} |" for line in (cells[0], ["---"] * len(cells[0]), *cells[1:])]
+    """A table, the header first, whose columns stand below each other in plain text too."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rows = [cells[0], ["-" * width for width in widths], *cells[1:]]
+    return [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
 
 
 def _text(values: Sequence[float]) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.commands import COMMANDS
 from dira_scale.config.files import roots
 from dira_scale.config.overrides import Arguments, key_of
 from dira_scale.errors import UserError
@@ -23,47 +22,47 @@ from dira_scale.sweep.config import OWN, SweepConfig
 from dira_scale.sweep.expand import expand
 from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.slurm import script
-from dira_scale.sweep.status import states
-from dira_scale.sweep.watch import carry_out, to_start
+from dira_scale.sweep.status import AT_WORK, known_statuses
+from dira_scale.sweep.watch import carry_out
 
 logger = logging.getLogger(__name__)
 
 RECORD = "sweep.yaml"
+LEFT_ALONE = (*AT_WORK, "done", "cancelled")  # what a sweep that is started again does not start
 
 
-def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """The sweep's own words, and by phase ``KEY: text`` of each ``PHASE.KEY=text``.
+def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """The sweep's own words, and by phase ``KEY: VALUE`` of each ``PHASE.KEY=VALUE``.
 
     Raises UserError if there is no ``sweep=NAME``.
     """
     kept: list[str] = []
-    literal: dict[str, dict[str, str]] = {}
+    typed: dict[str, dict[str, Any]] = {}
     arguments = Arguments.parse(words)
     for word in words:
         phase, dot, rest = word.partition("=")[0].partition(".")
         if word in arguments.words and dot and "=" in word and phase.lstrip("+~") not in OWN:
-            literal.setdefault(phase, {})[rest] = word.partition("=")[2]
+            typed.setdefault(phase, {})[rest] = read(word.partition("=")[2])
         else:
             kept.append(word)
     if not arguments.help and "sweep" not in map(key_of, arguments.words):
         folders = roots("sweep", arguments.config_dirs)
         files = {file.stem for root in folders for file in (root / "sweep").glob("*.yaml")}
         raise UserError(f"sweep=NAME must be given. There are: {', '.join(sorted(files))}; --config-dir adds yours")
-    return kept, literal
+    return kept, typed
 
 
-def start(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: DictConfig) -> int:
+def start(words: Sequence[str], typed: Mapping[str, Mapping[str, Any]], cfg: DictConfig) -> int:
     """Carry out a sweep, or say what it would do (``dry_run``). ``words``: those that ``cfg`` was composed from."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, SweepConfig)
     check_name(words, config.sweep.name)
     folder = SweepFolder(Path(config.folder))
-    runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).config_dirs)
+    runs = expand(config.sweep, folder.path, typed, Arguments.parse(words).config_dirs)
     check_machines(config, runs)
-    now, problem = states(folder, runs)
-    if problem:
-        raise UserError(f"{problem}: the queue is unknown; nothing was started")
-    starting = to_start(runs, now)
+    known = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+    now = {run.id: known[run.id].state if run.id in known else "missing" for run in runs}
+    starting = [run for run in runs if now[run.id] not in LEFT_ALONE]
     logger.info("%s: %s", config.sweep.name, _counted(now))
     if starting:
         check_runs(starting, runs)
@@ -89,8 +88,6 @@ def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Seq
     write_atomic(folder.path / RECORD, OmegaConf.to_yaml(cfg))
     for run in start:
         folder.add(run)
-        if COMMANDS[run.command].flags:  # the other commands make it
-            folder.output(run).mkdir(parents=True, exist_ok=True)
     for run in runs:  # one that stays may vary in another key than before
         before = folder.run(run.id)
         if before.varied != run.varied:
@@ -115,7 +112,7 @@ def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Ma
         print(f"\n{phase}: {_counted({run.id: now[run.id] for run in group})}")
         for run in group:
             print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.command} {shlex.join(run.words)}")
-        start = to_start(group, now)
+        start = [run for run in group if now[run.id] not in LEFT_ALONE]
         if config.cluster.executor == "slurm" and start:
             print("\n" + script(folder, config, start))
 

@@ -1,13 +1,12 @@
 """The state of a run: a function of its records, of SLURM's answer, and of its lease's beat.
 
     missing      not submitted, or its job ended before it began
-    waiting      runs that it needs are not done yet
+    waiting      its job waits for runs that it needs
     queued       its job waits for nodes
     running
     interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can continue
     done
     failed       its last try failed, and nothing tries again
-    ended        its last try ended, and whether another follows is not known: SLURM does not answer
     blocked      a run that it needs will not be done
     cancelled    by ``sweep cancel``
     lost         its records say that it runs, but its job is gone and its lease shows no life
@@ -17,14 +16,14 @@ does not answer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from dira_scale.runs.exit_codes import BAD_INPUT, INTERRUPTED
+from dira_scale.runs.exit_codes import INTERRUPTED
 from dira_scale.sweep.queue import BROKEN, GONE, PENDING, RUNNING, STOPPED, UNKNOWN, JobState
 from dira_scale.sweep.records import Try, is_done
 
 STATES = (
-    "running", "queued", "waiting", "ended", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
+    "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
 )  # fmt: skip
 HOPELESS = ("failed", "blocked", "cancelled", "lost")  # of a run that another needs, once no job is left
 NOT_SUBMITTED = JobState("")
@@ -37,25 +36,18 @@ class Known:
     Attributes:
         tries: oldest first.
         cancelled: whether the user has cancelled it.
-        needs: states of the runs that it needs, by their ids.
+        needs: states of the runs that it needs and that are not done, by their ids.
         id: of its last job.
         job: what SLURM says about that job; None if none was submitted.
         beats: whether the lease that the last try has taken shows life; None without such a lease.
-        without_log: the sweep's folder, if the last job has ended on a node and has left no log there.
     """
 
     tries: Sequence[Try] = ()
     cancelled: bool = False
-    needs: Mapping[str, str] | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
     job: JobState | None = None
     beats: bool | None = None
-    without_log: str = ""
-
-    @property
-    def unmet(self) -> list[str]:
-        """The runs that it needs and that are not done."""
-        return [need for need, state in (self.needs or {}).items() if state != "done"]
 
 
 def state(known: Known) -> tuple[str, str]:
@@ -71,8 +63,8 @@ def state(known: Known) -> tuple[str, str]:
         silent = known.beats is False and last.ended is None
         return "running", "its process shows no sign of life" if silent else ""
     if job.state in PENDING:
-        if known.unmet:
-            return "waiting", f"for {', '.join(known.unmet)}"
+        if known.needs:
+            return "waiting", f"for {', '.join(known.needs)}"
         before = f"after try {last.number}: {reason(last)}" if last else ""
         return "queued", "; ".join(filter(None, (job.reason, before)))
     if last is None or (known.id and last.job != known.id):
@@ -93,23 +85,16 @@ def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]
     """Its last job is over, or there is none, and has not begun a try."""
     if job.state == UNKNOWN:
         return "queued", f"when it was submitted; {job.reason}"
-    unmet = known.unmet
-    if job.state in BROKEN or (not unmet and (job.state == GONE or known.without_log)):
-        why = f"job {known.id} is {job} before the run began; {_where_to_look(known, job)}"
-        return "failed" if job.state in BROKEN else "lost", why
+    if job.state in BROKEN or (job.state == GONE and not known.needs):
+        hint = "see its logs in jobs/; if there is none, its node does not see this folder"
+        return "failed" if job.state in BROKEN else "lost", f"job {known.id} is {job} before the run began; {hint}"
     if last is not None:
         return _ended(known, last, job)
-    if unmet:  # SLURM has ended a job that waited for them, if there was one
-        hopeless = unmet if known.id else [need for need in unmet if known.needs and known.needs[need] in HOPELESS]
-        return ("blocked", f"by {', '.join(hopeless)}") if hopeless else ("waiting", f"for {', '.join(unmet)}")
+    # SLURM has ended a job that waited for them, if there was one.
+    hopeless = [need for need, state in known.needs.items() if known.id or state in HOPELESS]
+    if hopeless:
+        return "blocked", f"by {', '.join(hopeless)}"
     return "missing", str(job) if job.state in STOPPED else ""
-
-
-def _where_to_look(known: Known, job: JobState) -> str:
-    if not known.without_log:
-        return "see its logs in jobs/"
-    where = f"does {job.nodes} see {known.without_log}?"
-    return f"no log appeared: {where} Mount it there, or put the sweep on a disk that all nodes see (folder=…)"
 
 
 def _without_end(known: Known, job: JobState) -> tuple[str, str]:
@@ -125,10 +110,8 @@ def _without_end(known: Known, job: JobState) -> tuple[str, str]:
 
 def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
     if last.exit_code is None and last.ended is not None:  # it did not start, for want of what it needs
-        return ("blocked", f"by {', '.join(known.unmet)}") if known.unmet else ("missing", "what it needs is done now")
+        return ("blocked", f"by {', '.join(known.needs)}") if known.needs else ("missing", "what it needs is done now")
     why = reason(last)
-    if job.state == UNKNOWN and last.cluster == "slurm" and last.exit_code != BAD_INPUT:
-        return "ended", f"{why}; whether it is queued again is unknown: {job.reason}"
     if job.state == UNKNOWN:
         why += f"; {job.reason}"
     elif job.state in BROKEN and job.reason:

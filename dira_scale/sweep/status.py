@@ -3,19 +3,21 @@
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
-from dira_scale.sweep import unanswered
-from dira_scale.sweep.living import is_controlled, is_here, living
-from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, query
-from dira_scale.sweep.records import Run, Submission, SweepFolder, Try, is_done
+from dira_scale.sweep.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, hours, query
+from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
 from dira_scale.sweep.state import Known, state
 
 AT_WORK = ("queued", "running", "waiting")
@@ -57,79 +59,51 @@ class Progress:
     to_go: float | None = None
 
 
-def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], str]:
-    """Where each run stands, by id, needed ones first, and what SLURM did not answer, if there is something.
+def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
+    """Where each run stands, by id, needed ones first, and SLURM's answer about their jobs.
 
     Raises UserError if there is no sweep in ``folder``.
     """
-    statuses, answer = _survey(folder)
-    return statuses, answer.problem
-
-
-def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str, RunStatus]:
-    """Return which of ``statuses`` the sweep has now, and those of earlier settings that are still at work."""
-    now = set(folder.current)
-    return {run_id: status for run_id, status in statuses.items() if run_id in now or status.state in AT_WORK}
-
-
-def certain(folder: SweepFolder) -> dict[str, RunStatus]:
-    """Return the statuses for those who start runs. Raises UserError where SLURM's queue is not known, too."""
-    statuses, answer = _survey(folder)
-    if not answer.complete:
-        raise UserError(f"{answer.problem}: the queue is unknown; nothing was started")
-    return statuses
-
-
-def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
-    unsure = unanswered.find(folder)
-    tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
-    jobs = last_jobs(folder)
-    open_ones = {run_id for run_id, of in tries.items() if not is_done(of)}
-    own = [job for run_id, (job, submission) in jobs.items() if run_id in open_ones and submission.cluster == "slurm"]
-    answer, here, controlled = query(own), living(folder), is_controlled(folder)
-    if unsure:
-        answer = replace(answer, complete=False, problem=unsure)
+    tries, jobs = {run_id: folder.tries(run_id) for run_id in folder.runs}, folder.jobs
+    answer = query([jobs[run_id][-1] for run_id, of in tries.items() if run_id in jobs and not is_done(of)])
     statuses: dict[str, RunStatus] = {}
-
-    def of(run_id: str) -> RunStatus:
-        if run_id not in statuses:
-            run = folder.runs[run_id]
-            needs = {need: of(need).state if need in folder.runs else "missing" for need in run.needs}
-            job_id, submission = jobs.get(run_id, ("", None))
-            job = None if submission is None else _job(job_id, submission, answer, run_id in here)
-            attempts = tries[run_id]
-            beats = _beats(folder.output(run), attempts[-1]) if attempts and attempts[-1].ended is None else None
-            begun = any(attempt.job == job_id for attempt in attempts)
-            without_log = str(folder.path) if job and not begun and _left_no_log(folder, job_id, job) else ""
-            what, why = state(Known(attempts, folder.is_cancelled(run_id), needs, job_id, job, beats, without_log))
-            if what == "missing" and controlled:
-                what, why = "waiting", "until the machine has room for it"
-            elif what == "waiting" and not job_id and not controlled:
-                what, why = "missing", "the sweep's own command starts it"
-            nodes = ",".join(attempts[-1].nodes) if attempts else job.nodes if job else ""
-            statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
-        return statuses[run_id]
 
     @cache
     def depth(run_id: str) -> int:
         """How many runs have to be done before this one, one after another."""
         return max((1 + depth(need) for need in folder.runs[run_id].needs if need in folder.runs), default=0)
 
-    ids = sorted(folder.runs, key=lambda run_id: (depth(run_id), _natural(run_id)))
-    return {run_id: of(run_id) for run_id in ids}, answer
+    for run_id in sorted(folder.runs, key=lambda run_id: (depth(run_id), _natural(run_id))):
+        run, attempts = folder.runs[run_id], tries[run_id]
+        needs = {need: statuses[need].state if need in statuses else "missing" for need in run.needs}
+        unmet = {need: state for need, state in needs.items() if state != "done"}
+        job_id, job = _last_job(jobs.get(run_id, []), attempts, answer)
+        beats = _beats(folder.output(run), attempts[-1]) if attempts and attempts[-1].ended is None else None
+        what, why = state(Known(attempts, folder.is_cancelled(run_id), unmet, job_id, job, beats))
+        nodes = ",".join(attempts[-1].nodes) if attempts else job.nodes if job else ""
+        statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
+    return statuses, answer
 
 
-def states(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, str], str]:
-    """The state of each of ``runs``, recorded or not, and why SLURM's queue is not known, if it is not.
+def known_statuses(folder: SweepFolder) -> dict[str, RunStatus]:
+    """The statuses for those who start runs. Raises UserError where SLURM's queue is not known, too."""
+    statuses, answer = read_statuses(folder)
+    if not answer.complete:
+        raise UserError(f"{answer.problem}: the queue is unknown; nothing was started")
+    return statuses
 
-    A run that waits without a job is missing: nothing will start it but the sweep itself.
-    """
-    recorded = any(folder.path.glob("*/*/run.json"))
-    statuses, answer = _survey(SweepFolder(folder.path)) if recorded else ({}, Answer())
-    idle = {run_id for run_id, status in statuses.items() if status.state == "waiting" and not status.job}
-    return {run.id: statuses[run.id].state if run.id in statuses.keys() - idle else "missing" for run in runs}, (
-        "" if answer.complete else answer.problem
-    )
+
+def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str, RunStatus]:
+    """Which of ``statuses`` the sweep has now, and those of earlier settings that are still at work."""
+    now = set(folder.current)
+    return {run_id: status for run_id, status in statuses.items() if run_id in now or status.state in AT_WORK}
+
+
+def hours_used(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> str:
+    """GPU-hours of all jobs of ``statuses``, by SLURM's accounting; empty while one is at work, or without jobs."""
+    jobs = {job for run_id, of in folder.jobs.items() if run_id in statuses for job in of}
+    at_work = any(status.state in AT_WORK for status in statuses.values())
+    return "" if at_work or not jobs else hours(jobs)
 
 
 def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
@@ -149,27 +123,19 @@ def _natural(name: str) -> list[tuple[str, float]]:
     return [(text, float(number or 0)) for text, number in re.findall(r"(\D*)(\d+(?:\.\d+)?)?", name)]
 
 
-def last_jobs(folder: SweepFolder) -> dict[str, tuple[str, Submission]]:
-    """The last job of each run that was submitted."""
-    jobs = {}
-    for submission in folder.submissions:
-        for task, run_id in enumerate(submission.runs):
-            jobs[run_id] = (f"{submission.job}_{task}" if submission.cluster == "slurm" else submission.job), submission
-    return jobs
-
-
-def _job(job_id: str, submission: Submission, answer: Answer, lives: bool) -> JobState:
-    if submission.cluster == "slurm":
-        return answer.job(job_id)
-    if not is_here(submission):
-        return JobState(UNKNOWN, f"its process is on {submission.host}, out of reach from here")
-    return JobState("RUNNING" if lives else GONE)
-
-
-def _left_no_log(folder: SweepFolder, job_id: str, job: JobState) -> bool:
-    """Whether a job has ended on a node of SLURM's, and its log is not here."""
-    ended = bool(job.nodes) and job.state not in (*PENDING, *RUNNING)
-    return ended and not any((folder.path / "jobs").glob(f"{job_id}_*log*"))
+def _last_job(jobs: Sequence[str], tries: Sequence[Try], answer: Answer) -> tuple[str, JobState | None]:
+    """The id and state of a run's last job: SLURM's, or the process of its last try here or on another machine."""
+    job = answer.job(jobs[-1]) if jobs else None
+    if not tries or tries[-1].cluster == "slurm" or (job and job.state in (*PENDING, *RUNNING)):
+        return (jobs[-1], job) if jobs else ("", None)
+    last = tries[-1]
+    if last.nodes != [socket.gethostname()]:
+        return last.job, JobState(UNKNOWN, f"its process is on {last.nodes[0]}, out of reach from here")
+    with suppress(psutil.Error):
+        process = psutil.Process(int(last.job))
+        if process.create_time() <= last.began and process.status() != psutil.STATUS_ZOMBIE:
+            return last.job, JobState("RUNNING")
+    return last.job, JobState(GONE)
 
 
 def _beats(output: Path, last: Try) -> bool | None:

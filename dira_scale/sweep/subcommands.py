@@ -2,22 +2,18 @@
 
 import json
 import os
-import signal
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import psutil
 from omegaconf import DictConfig
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.machine.console import Console
 from dira_scale.runs.exit_codes import DONE, FAILED
 from dira_scale.sweep import queue
-from dira_scale.sweep.living import is_here, living
 from dira_scale.sweep.records import Run, SweepFolder
-from dira_scale.sweep.status import AT_WORK, RunStatus, certain, present, read_statuses
+from dira_scale.sweep.status import RunStatus, known_statuses, present, read_statuses
 
 RETRIED = ("failed", "lost")
 TAIL = 262_144  # bytes at the end of a log in which its last lines are looked for
@@ -58,12 +54,10 @@ def retry(cfg: DictConfig) -> int:
     folder = SweepFolder(Path(cfg.folder))
     config = recorded(folder)
     config.detach = cfg.detach and config.cluster.executor == "slurm"
-    statuses = certain(folder)
+    statuses = known_statuses(folder)
     chosen = runs_to_retry(folder, statuses, _patterns(cfg))
     if not chosen:
-        cancelled = any(status.state == "cancelled" for status in statuses.values())
-        hint = "; runs='*' starts the cancelled ones" if cancelled else ""
-        print(f"nothing to retry: no run has failed or was lost{hint}")
+        print("nothing to retry: no run has failed or was lost; runs=… starts cancelled ones")
         return DONE
     known = {*folder.current, *chosen}
     runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first
@@ -76,10 +70,10 @@ def retry(cfg: DictConfig) -> int:
 
 
 def results(cfg: DictConfig) -> int:
-    """Write all final figures of the runs that are done, as .parquet and .md; of `finetune`, show their table."""
+    """Write all final figures of the runs that are done, as .parquet and .md, and show their tables."""
     from dira_scale.sweep.results import write_results
 
-    print("\n".join(write_results(Path(cfg.folder), show=True).lines))
+    print(write_results(Path(cfg.folder)).text)
     return DONE
 
 
@@ -91,29 +85,20 @@ def cancel_runs(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     """Cancel the chosen runs that are not done, or else all that could still run; returns their ids.
 
     What has failed stays so unless it is chosen: the next sweep, and ``retry``, start it again. A run that is running
-    writes a checkpoint first. All are marked before any job ends, so none is requeued.
+    writes a checkpoint first. All are marked before any job ends, so none is requeued; on a machine, the sweep's own
+    process ends what is marked.
 
     Raises:
-        UserError: no such sweep or run; SLURM does not answer; a run's process is on another machine. The runs are
-            marked even so, and no new try of them begins.
+        UserError: no such sweep or run; SLURM does not answer. The runs are marked even so, and no new try of them
+            begins.
     """
     statuses = read_statuses(folder)[0]
     ended = ("done",) if patterns else ("done", *RETRIED, "blocked")
     chosen = [status for status in _chosen(folder, statuses, patterns) if status.state not in ended]
     for status in chosen:
         folder.cancel(status.run.id)
-    submissions = {run_id: row for row in folder.submissions for run_id in row.runs}
-    active = [status for status in chosen if status.job and status.state in (*AT_WORK, "ended", "cancelled")]
-    queue.cancel([status.job for status in active if submissions[status.run.id].cluster == "slurm"])
-    here = living(folder)
-    for status in active:
-        submission = submissions[status.run.id]
-        if status.run.id in here:
-            with suppress(psutil.NoSuchProcess):
-                here[status.run.id].send_signal(signal.SIGTERM)
-        elif submission.cluster == "local" and not is_here(submission) and status.state == "running":
-            where = f"process {status.job} on {submission.host}"
-            raise UserError(f"{status.run.id} is marked as cancelled, but {where} is out of reach: end it there")
+    jobs = folder.jobs
+    queue.cancel([jobs[status.run.id][-1] for status in chosen if status.run.id in jobs])
     return [status.run.id for status in chosen]
 
 

@@ -1,6 +1,8 @@
 """From a sweep's runs to their end: start what is to be started, watch, say what has become of each."""
 
+import fcntl
 import logging
+import os
 import signal
 import time
 from collections import Counter
@@ -12,23 +14,15 @@ from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
 from dira_scale.sweep import queue
 from dira_scale.sweep.config import SweepConfig
-from dira_scale.sweep.living import in_control, living
 from dira_scale.sweep.local import Local
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 from dira_scale.sweep.results import write_results
 from dira_scale.sweep.slurm import submit
-from dira_scale.sweep.status import AT_WORK, last_jobs, read_statuses, states
-from dira_scale.sweep.usage import usage
+from dira_scale.sweep.status import AT_WORK, RunStatus, hours_used, known_statuses, read_statuses
 
 logger = logging.getLogger(__name__)
 
 LOOK = 10.0  # seconds between two looks at SLURM's queue
-LEFT_ALONE = (*AT_WORK, "done", "cancelled")  # what a sweep that is started again does not start
-
-
-def to_start(runs: Sequence[Run], now: Mapping[str, str]) -> list[Run]:
-    """Return which of ``runs`` are missing, or ended without a result."""
-    return [run for run in runs if now[run.id] not in LEFT_ALONE]
 
 
 def carry_out(
@@ -48,25 +42,28 @@ def carry_out(
     """
     slurm = config.cluster.executor == "slurm"
     try:
-        with in_control(folder), _stoppable():
-            before, problem = states(folder, runs)
-            if problem:
-                raise UserError(f"{problem}: the queue is unknown; nothing was started")
-            start = [run for run in start if before[run.id] not in (*AT_WORK, "done")]  # others may have started some
+        with _in_control(folder), _stoppable():
+            before = known_statuses(folder) if any(folder.path.glob("*/*/run.json")) else {}
+            at_work = {run.id: before[run.id] for run in runs if run.id in before and before[run.id].state in AT_WORK}
+            done = {run_id for run_id, status in before.items() if status.state == "done"}
+            start = [run for run in start if run.id not in {*at_work, *done}]  # others may have started some
             if slurm:
-                start = _with_dependents(folder, runs, start, before)
+                start = _with_dependents(runs, start, at_work)
                 prepare(start)
-                _submit(folder, config, start, before)
+                again = {run.id for run in start}
+                queued = {run_id: status.job for run_id, status in at_work.items() if run_id not in again}
+                if start:
+                    submit(folder, config, start, queued)
+                counts = len(start), len(queued)
+                logger.info("%d runs submitted, %d were queued or running; state: %s", *counts, folder.path)
             else:
-                here = living(folder)
-                if elsewhere := [run.id for run in runs if before[run.id] in AT_WORK and run.id not in here]:
+                for status in at_work.values():
                     raise UserError(
-                        f"{elsewhere[0]} is {before[elsewhere[0]]} elsewhere ({len(elsewhere)} runs are; sweep status "
-                        "shows where): end it there, or by sweep cancel, before this machine takes the sweep over"
+                        f"{status.run.id} is {status.state} already, in job {status.job} (sweep status): let it end, "
+                        "or end it by sweep cancel, before this machine takes the sweep over"
                     )
                 prepare(start)
-                chosen = {run.id for run in start} | here.keys()
-                _run_here(folder, config, [run for run in runs if run.id in chosen])
+                Local(folder, config, start, hardware()).run(lambda run_id: _report(folder, run_id))
         if slurm and config.detach:
             return DONE
         with _stoppable():
@@ -77,81 +74,71 @@ def carry_out(
         return INTERRUPTED
 
 
-def _with_dependents(
-    folder: SweepFolder, runs: Sequence[Run], start: Sequence[Run], now: Mapping[str, str]
-) -> list[Run]:
+def _with_dependents(runs: Sequence[Run], start: Sequence[Run], at_work: Mapping[str, RunStatus]) -> list[Run]:
     """``start`` and the runs that wait for one of them: their jobs depend on its old one, and are ended."""
-    again, jobs = {run.id for run in start}, last_jobs(folder)
+    again = {run.id for run in start}
     stale = []
     for run in runs:  # needed ones first
-        if now[run.id] == "waiting" and again.intersection(run.needs):
+        if run.id in at_work and at_work[run.id].state == "waiting" and again.intersection(run.needs):
             again.add(run.id)
-            stale.append(jobs[run.id][0])
+            stale.append(at_work[run.id].job)
     queue.cancel(stale)
     return [run for run in runs if run.id in again]
 
 
-def _submit(folder: SweepFolder, config: SweepConfig, start: Sequence[Run], now: Mapping[str, str]) -> None:
-    again = {run.id for run in start}
-    at_work = {run_id for run_id, state in now.items() if state in AT_WORK and run_id not in again}
-    queued = {run_id: job for run_id, (job, _) in last_jobs(folder).items() if run_id in at_work}
-    if start:
-        submit(folder, config, start, queued)
-    logger.info("%d runs submitted, %d were queued or running; state: %s", len(start), len(queued), folder.path)
-
-
-def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> None:
-    finished: set[str] = set()
-
-    def done(run_id: str) -> bool:
-        if run_id not in finished and is_done(folder.tries(run_id)):
-            finished.add(run_id)
-        return run_id in finished
-
-    def report(run_id: str) -> None:
-        tries = folder.tries(run_id)
-        how = (
-            "done"
-            if done(run_id)
-            else f"{tries[-1].reason or 'ended'} (log: {folder.log(run_id, tries[-1].number)})"
-            if tries
-            else "ended before it began"
-        )
-        logger.info("%s: %s", run_id, how)
-
-    Local(folder, config, runs, hardware()).run(done, report)
+def _report(folder: SweepFolder, run_id: str) -> None:
+    """Say how a run of this machine has ended."""
+    tries = folder.tries(run_id)
+    if not tries:
+        how = "ended before it began"
+    elif is_done(tries):
+        how = "done"
+    else:
+        how = f"{tries[-1].reason or 'ended'} (log: {folder.log(run_id, tries[-1].number)})"
+    logger.info("%s: %s", run_id, how)
 
 
 def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     """Log what changes until no run is queued or running. A controller of SLURM that does not answer is waited for."""
-    before: tuple[dict[str, str], str] = {}, ""
+    counts, problem = Counter[str](), ""
     while True:
-        now, problem = states(folder, runs)
-        if problem and problem != before[1]:
-            logger.warning("%s; still watching", problem)
-        elif now != before[0]:
-            logger.info("%s", ", ".join(f"{count} {state}" for state, count in Counter(now.values()).items()))
-        if not problem and not any(state in AT_WORK for state in now.values()):
+        everything, answer = read_statuses(SweepFolder(folder.path))
+        statuses = {run.id: everything[run.id] for run in runs}
+        if not answer.complete and answer.problem != problem:
+            logger.warning("%s; still watching", answer.problem)
+        problem = answer.problem
+        if (now := Counter(status.state for status in statuses.values())) != counts:
+            logger.info("%s", ", ".join(f"{count} {state}" for state, count in now.items()))
+        counts = now
+        if answer.complete and not any(counts[state] for state in AT_WORK):
             break
-        before = now, problem
         time.sleep(LOOK)
-    for line in write_results(folder.path, show=True).lines:
-        logger.info("%s", line)
-    bad = [run_id for run_id, state in now.items() if state != "done"]
-    statuses = read_statuses(folder := SweepFolder(folder.path))[0]
-    if used := usage(folder, {run.id: statuses[run.id] for run in runs if run.id in statuses}):
+    print(write_results(folder.path).text)
+    if used := hours_used(folder, statuses):
         logger.info("%s", used)
+    bad = [status for status in statuses.values() if status.state != "done"]
+    for status in sorted(bad, key=lambda status: status.state == "blocked")[:10]:  # those that blocked them first
+        logger.error("%s: %s", status.run.id, ", ".join(filter(None, (status.state, status.reason))))
     if bad:
-        for run_id in sorted(bad, key=lambda run_id: now[run_id] == "blocked")[:10]:  # those that blocked them first
-            why = statuses[run_id].reason if run_id in statuses else ""
-            logger.error("%s: %s", run_id, ", ".join(filter(None, (now[run_id], why))))
-        cancelled = Counter(now.values())["cancelled"]
-        start = "the same command starts those that failed"
-        if cancelled:
-            start += f"; `sweep retry runs='*'` starts the {cancelled} that were cancelled"
+        start = "the same command starts those that failed; `sweep retry runs=…` cancelled ones"
         logger.error("%d of %d runs are not done: %s", len(bad), len(runs), start)
-        return FAILED
-    return DONE
+    return FAILED if bad else DONE
+
+
+@contextmanager
+def _in_control(folder: SweepFolder) -> Iterator[None]:
+    """No other process starts runs of this sweep meanwhile. Raises UserError if one does already."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(f"folder={folder.path}: {file.read()} is already running this sweep") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from dira_scale.storage.atomic import write_json
 from dira_scale.storage.owned import MARK
-from dira_scale.sweep.records import Run, Submission, SweepFolder, Try
+from dira_scale.sweep.records import Run, SweepFolder, Try
 
 SHARDS = "shards/tiny"
 
@@ -30,8 +30,8 @@ def made_up_sweep(path: Path, runs: int) -> SweepFolder:
         run = Run("pretrain", name, "pretrain", words, f"pretrain/{name}/output", [SHARDS], varied)
         folder.add(run)
         ids.append(run.id)
-    folder.submitted(Submission("slurm", "5", [SHARDS], time.time() - 3000, "login"))
-    folder.submitted(Submission("slurm", "6", ids, time.time() - 3000, "login"))
+    folder.submitted({SHARDS: "5_0"})
+    folder.submitted({run_id: f"6_{task}" for task, run_id in enumerate(ids)})
     return SweepFolder(path)
 
 
@@ -41,10 +41,18 @@ def mark(path: Path) -> None:
     write_json(path / MARK, {"made_by": "dira_scale", "kind": "a sweep"})
 
 
-def begin(folder: SweepFolder, run_id: str, job: str, node: str = "n1", seconds: float = 1000, **ended: object) -> Try:
+def begin(
+    folder: SweepFolder,
+    run_id: str,
+    job: str,
+    node: str = "n1",
+    seconds: float = 1000,
+    cluster: str = "slurm",
+    **ended: object,
+) -> Try:
     """A try that began ``seconds`` ago; with ``ended``, how it ended."""
     mark(folder.path)
-    item = folder.begin(run_id, Try(0, "slurm", job, 0, [node], time.time() - seconds, step_before=0))
+    item = folder.begin(run_id, Try(0, cluster, job, 0, [node], time.time() - seconds, step_before=0))
     if ended:
         item = replace(item, ended=time.time() - 1, **ended)  # type: ignore[arg-type]
         folder.write(run_id, item)
@@ -70,8 +78,8 @@ def train(folder: SweepFolder, run_id: str, step: int, silent: float = 0) -> Non
     (output / "status.json").write_text(json.dumps(status))
     common = {"stage": "di", "lease": 1, "epoch": 0.1}
     rows = [
-        {"step": done, "split": split, "loss": 10 / done, "images_per_second": 80.0} | common
-        for done in range(1, step + 1) for split in (("train", "val") if done % 10 == 0 else ("train",))
+        {"step": done, "split": split, "loss": loss / done, "images_per_second": 80.0} | common
+        for done in range(1, step + 1) for split, loss in (("train", 10), ("val", 99))[: 1 + (done % 10 == 0)]
     ]  # fmt: skip
     (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half a ro')
     (output / "config.yaml").write_text("optim: {lr: 0.1}\nseed: 0\n")

@@ -1,19 +1,18 @@
 """A sweep that is started again while other processes, machines or jobs are at it: nothing runs twice."""
 
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sweep.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 
 from dira_scale.errors import UserError
 from dira_scale.sweep import watch
 from dira_scale.sweep.config import Cluster, Sweep, SweepConfig
-from dira_scale.sweep.living import in_control
-from dira_scale.sweep.records import Run, Submission, SweepFolder
-from dira_scale.sweep.status import certain, read_statuses, states
+from dira_scale.sweep.records import Run, SweepFolder
+from dira_scale.sweep.status import known_statuses, read_statuses
 from dira_scale.sweep.table import show
 
 A, B = "pretrain/lr0.1-seed0", "pretrain/lr0.01-seed0"
@@ -64,25 +63,24 @@ def test_runs_that_wait_for_one_that_is_started_again_wait_for_its_new_job(
     slurm.says("sacct", {"5_0": "FAILED"})
     assert carry_out(folder, "slurm", [SHARDS]) == 0
     assert [sorted(one) for one in submitted] == [sorted([SHARDS, A, B])]
-    assert slurm.calls[-1] == "scancel --quiet 6_[0,1]" or slurm.calls[-1] == "scancel --quiet 6_[1,0]"
+    assert slurm.calls[-1] in ("scancel --quiet 6_[0,1]", "scancel --quiet 6_[1,0]")
 
 
 def test_this_machine_does_not_take_over_what_runs_elsewhere(tmp_path: Path, slurm: Slurm) -> None:
     folder = made_up_sweep(tmp_path / "sweep", 1)
     slurm.says("squeue", {"5_0": "RUNNING|None|n1", "6_0": "PENDING|Dependency|"})
-    with pytest.raises(UserError, match=f"{SHARDS} is running elsewhere"):
+    with pytest.raises(UserError, match=f"{SHARDS} is running already, in job"):
         carry_out(folder, "local", [])
     other = SweepFolder(tmp_path / "other")
     other.add(Run("shards", "tiny", "shard", [], "shards/tiny/output"))
-    begin(other, SHARDS, "1")
-    other.submitted(Submission("local", "1", [SHARDS], time.time(), f"not-{socket.gethostname()}"))
-    with pytest.raises(UserError, match=f"{SHARDS} is running elsewhere"):
+    begin(other, SHARDS, "1", node=f"not-{socket.gethostname()}", cluster="local")
+    with pytest.raises(UserError, match=f"{SHARDS} is running already, in job"):
         carry_out(other, "local", [])
 
 
 def test_nothing_is_changed_by_a_command_that_another_process_keeps_out(tmp_path: Path, slurm: Slurm) -> None:
     folder, prepared = made_up_sweep(tmp_path / "sweep", 1), list[str]()
-    with in_control(folder), pytest.raises(UserError, match="is already running this sweep"):
+    with watch._in_control(folder), pytest.raises(UserError, match="is already running this sweep"):
         carry_out(folder, "slurm", [SHARDS], prepared)
     assert prepared == []
 
@@ -92,10 +90,9 @@ def test_without_accounting_a_sweep_goes_on(tmp_path: Path, slurm: Slurm, submit
     folder = made_up_sweep(tmp_path / "sweep", 1)
     begin(folder, SHARDS, "5_0", exit_code=1, reason="no disk")
     slurm.says("sacct", error="Slurm accounting storage is disabled")
-    result, problem = read_statuses(folder)
-    assert result[SHARDS].state == "failed" and "accounting storage" in problem
-    assert states(folder, [result[SHARDS].run]) == ({SHARDS: "failed"}, "")
-    assert certain(folder)[SHARDS].state == "failed"
+    result, answer = read_statuses(folder)
+    assert result[SHARDS].state == "failed" and "accounting storage" in answer.problem
+    assert known_statuses(folder)[SHARDS].state == "failed"
     assert carry_out(folder, "slurm", [SHARDS]) == 0 and submitted == [[SHARDS]]
 
 
@@ -106,14 +103,10 @@ def test_watching_ends_with_the_reasons(tmp_path: Path, slurm: Slurm, caplog: py
     assert f"{SHARDS}: failed, no disk" in caplog.text
 
 
-def test_what_waits_without_a_job_is_missing_and_watching_ends(tmp_path: Path, slurm: Slurm) -> None:
-    from rich.console import Console
-
+def test_what_has_no_job_is_missing_and_watching_ends(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     folder.add(Run("shards", "tiny", "shard", [], "shards/tiny/output"))
     folder.add(Run("probe", "one", "probe", [], "probe/one/output", ["shards/tiny", "shards/removed"]))
     console = Console(force_terminal=True, width=80, file=(tmp_path / "shown").open("w"))
     result = show(folder, console, watch=0.01)
     assert {one.state for one in result.values()} == {"missing"}
-    with in_control(folder):
-        assert {one.state for one in read_statuses(folder)[0].values()} == {"waiting"}

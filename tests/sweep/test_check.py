@@ -1,22 +1,16 @@
-"""What is looked at before a sweep starts: configurations, benchmarks' flags, a rehearsal."""
+"""What is looked at before a sweep starts: configurations, machines, a rehearsal."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness import TINY, add_command
+from harness import TINY
 
-from dira_scale import methods, plan
-from dira_scale.command import Command
-from dira_scale.config.compose import compose
+from dira_scale import plan
 from dira_scale.errors import UserError
-from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.sweep import check
-from dira_scale.sweep import start as commands
 from dira_scale.sweep.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.sweep.records import Launch, Run
-from dira_scale.sweep.trained import describing
 
 ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0", "data.batch=8"]
 
@@ -80,7 +74,7 @@ def test_data_that_is_not_there_is_no_reason_to_refuse() -> None:
 
 def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
-    monkeypatch.setattr(check, "_problem", lambda run, _: composed.append(run.name) or "")
+    monkeypatch.setattr(check, "_check_words", lambda run, _: composed.append(run.name))
     needs = [f"data/{n}-0000000{n}" for n in range(3)]
     check.check_runs([
         run(f"{n}{seed}", f"data.shards=/s/{need}/output", f"seed={seed}", needs=(need,))
@@ -90,14 +84,6 @@ def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: 
 
 
 TRAINED = ("data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "model.encoder=test_resnet")
-
-
-def test_the_words_that_decide_a_description_are_as_the_commands_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Command("tune", "", output="tuned", blueprint="tune:Tune", described=("head", "data.size"))
-    add_command(monkeypatch, row)
-    decisive = ["task=labels", "head.width=3", "data.size=8", "--config-dir", "own"]
-    words = [*decisive, "data.shards=d", "data.batch=4", "model.encoder=x", "tuned=/a", "seed=1", "steps=3"]
-    assert describing(Run("t", "x", "tune", words, "")) == tuple(decisive)
 
 
 def later(command: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:
@@ -137,35 +123,13 @@ def test_nothing_is_checked_of_a_run_that_is_elsewhere_and_not_there_yet() -> No
     check.check_runs([later("probe", "data.shards=d", "stage=any", reads="/nowhere")])
 
 
-def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = []
-    build = methods.construct
-    monkeypatch.setattr(methods, "construct", lambda *arguments: built.append(1) or build(*arguments))
-    words = ["data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "method.queue=96"]
-    words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4"]
-
-    def check_one(*more: str) -> None:
-        PretrainBlueprint(compose("pretrain", [*words, *more])).check(1)
-
-    check_one("data.batch=8")
-    check_one("data.batch=16", "optim.optimizer.lr=1")
+def test_every_batch_is_checked_of_networks_that_are_built_once() -> None:
+    words = ["method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "method.queue=96"]
+    words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4", "data.shards=d"]
+    check.check_runs([run("right", *words, "data.batch=8")])
     for batch, key in ((20, r"method\.queue=96 is not a multiple of data\.batch=20"), (6, r"model\.bn_groups: .*=6 ")):
         with pytest.raises(UserError, match=key):
-            check_one(f"data.batch={batch}")
-    assert built == [1]
-    check_one("data.batch=8", "data.size=64")
-    assert built == [1, 1]
-
-
-def test_a_benchmarks_flags_are_those_of_its_parser() -> None:
-    check.check_runs([Run("b", "x", "bench", ["shard", "--rounds", "9"], "")])
-    for words, message in (
-        (["shard", "--round", "9"], "benchmark shard has no flag --round:"),
-        (["shad"], "no benchmark 'shad'; did you mean 'shard'"),
-        ([""], "benchmark must be given"),
-    ):
-        with pytest.raises(UserError, match=f"phase b, run x: {message}"):
-            check.check_runs([Run("b", "x", "bench", words, "")])
+            check.check_runs([run("right", *words, "data.batch=8"), run("wrong", *words, f"data.batch={batch}")])
 
 
 def test_machines_that_cannot_carry_out_a_run() -> None:
@@ -196,13 +160,4 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     (line,) = check.rehearse(config(plan=profile), [later])
     step = check.milliseconds(row["step"])
     assert line.endswith(f", {step} a step; hours and cost are unknown until its data exists")
-    (line,) = check.rehearse(config(), [item, replace(item, phase="train-b")])
-    assert line == "train, train-b: no estimate of memory and hours: cluster.plan describes no GPU"
-
-
-def test_runs_are_counted_by_what_happens_to_them_and_a_short_step_is_not_0_ms() -> None:
-    assert commands._counted({"a": "missing", "b": "missing"}) == "2 runs to start"
-    assert commands._counted({"a": "missing"}) == "1 run to start"
-    assert commands._counted({"a": "done", "b": "missing", "c": "done"}) == "3 runs: 2 done, 1 not started"
-    steps = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
-    assert steps == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]
+    assert check.rehearse(config(), [item]) == ["train: no estimate: cluster.plan describes no GPU"]

@@ -32,8 +32,9 @@ def phase(command: str = "probe", **parts: Any) -> Phase:
     return Phase(command=command, **{"set": {"data.shards": "d"}, **parts})
 
 
-def runs(literal: dict[str, dict[str, str]] | None = None, folder: Path = FOLDER, **phases: Phase) -> list[Run]:
-    return expand(Sweep(name="one", phases=phases), folder, literal or {})
+def runs(typed: dict[str, dict[str, Any]] | None = None, folder: Path = FOLDER, **phases: Phase) -> list[Run]:
+    given = {name: {key: read(text) for key, text in of.items()} for name, of in (typed or {}).items()}
+    return expand(Sweep(name="one", phases=phases), folder, given)
 
 
 def value(run: Run, key: str) -> str | None:
@@ -146,11 +147,11 @@ def test_keys_that_do_not_change_the_result_do_not_change_the_name() -> None:
     assert len({run.name for run in varied}) == 2
 
 
-def test_a_typed_value_replaces_the_sweeps_and_is_literal() -> None:
+def test_a_typed_value_replaces_the_sweeps() -> None:
     item = phase(set={"data.shards": "d", "stage": "a"}, grid={"layer": [1, 2]}, seeds=2, list=[{"k": 3}, {"k": 4}])
-    result = runs({"probe": {"layer": "[1,2]", "k": "{x}", "stage": "b c"}}, probe=item)
+    result = runs({"probe": {"layer": "[1,2]", "k": "x y", "stage": "b c"}}, probe=item)
     assert [run.varied for run in result] == [{"probe.seed": 0}, {"probe.seed": 1}]
-    assert all((value(r, "layer"), value(r, "k"), value(r, "stage")) == ("[1,2]", "{x}", "b c") for r in result)
+    assert all((value(r, "layer"), value(r, "k"), value(r, "stage")) == ("[1,2]", "'x y'", "'b c'") for r in result)
     # A seed that is typed is that of the grid: its run is found again.
     (typed,) = runs({"probe": {"seed": "1"}}, probe=phase(seeds=2))
     assert typed.name.rpartition("-")[2] == runs(probe=phase(seeds=2))[1].name.rpartition("-")[2]
@@ -241,13 +242,6 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
     for literal in ({"recipe": "folder", "recipe.images": "i"}, {}):
         source = phase("shard", set={} if literal else {"recipe": "folder", "recipe.images": "i"})
         assert value(*runs({"s": literal}, s=source), "recipe.images") == f"{tmp_path}/i"
-
-
-def test_a_benchmark_has_flags() -> None:
-    item = Phase(command="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
-    first, _ = runs(bench=item)
-    output = f"{FOLDER}/{first.output}"
-    assert first.words == ["step", "--cases", "a", "b", "--cold", "--rounds", "1", "--json", f"{output}/step.json"]
 
 
 @pytest.mark.parametrize(

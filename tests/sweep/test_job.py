@@ -1,76 +1,27 @@
-"""What follows a try, as a table; and jobs of this machine, which submitit's local executor starts."""
+"""Jobs: their tries, signals and requeues, on this machine and with an scontrol that a test wants."""
 
 import os
-import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import submitit
 from harness import add_command
-from submitit.helpers import environment_variables
 
 from dira_scale.command import Command
-from dira_scale.errors import UserError
-from dira_scale.sweep import requeue
-from dira_scale.sweep.job import Job, _stopped, after, futile
-from dira_scale.sweep.records import Run, SweepFolder, Try
+from dira_scale.sweep.job import Job, _stopped
+from dira_scale.sweep.launch import command, start
+from dira_scale.sweep.records import Launch, Run, SweepFolder
 
 FOLDER = Path(__file__).parent / "commands"
 SECONDS = 60
-
-
-def tries(*ended: tuple[int | None, int | None, int | None]) -> list[Try]:
-    """Of (exit code, step before, step); without an exit code they have no end."""
-    return [
-        Try(i, "slurm", "7", i, ["n1"], 0.0, None if code is None else 1.0, code, before, step)
-        for i, (code, before, step) in enumerate(ended)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("ended", "stopped", "cancelled", "follows"),
-    [
-        ([(0, 0, 9)], "", False, "done"),
-        ([(0, 0, 9)], "preempted", True, "done"),
-        ([(75, 0, 5)], "preempted", False, "requeue"),
-        ([(75, 0, 5)] * 2 + [(75, 5, 5)] * 2, "limit", False, "requeue"),
-        ([(75, 0, 5)] + [(75, 5, 5)] * 3, "limit", False, "failed"),  # never gets to a step within its time
-        ([(75, None, None)] * 3, "limit", False, "failed"),
-        ([(75, None, None)] * 9, "preempted", False, "requeue"),
-        ([(75, 0, 5)], "preempted", True, "leave"),
-        ([(75, 0, 5)], "ended", False, "leave"),
-        ([(75, 0, 5)], "", False, "leave"),
-        ([(-9, 0, 5)], "preempted", False, "requeue"),
-        ([(1, 0, 5)], "ended", False, "leave"),
-        ([(2, None, None)], "", False, "failed"),
-        ([(2, None, None)], "preempted", False, "failed"),
-        ([(2, 5, None)], "", False, "retry"),
-        ([(2, 5, 5)], "", False, "retry"),  # what has trained has good input: the node or the disk
-        ([(1, None, None)], "", False, "retry"),
-        ([(1, None, None)], "", True, "leave"),
-        ([(1, None, None)] * 2, "", False, "retry"),
-        ([(1, None, None)] * 3, "", False, "failed"),
-        ([(1, 0, 4), (1, 4, 4), (1, 4, 4)], "", False, "retry"),  # the first made steps
-        ([(1, 0, 4), (1, 4, 4), (1, 4, 4), (1, 4, 4)], "", False, "failed"),
-        ([(1, None, None), (None, None, None), (-9, None, None)], "", False, "failed"),  # killed with all of its job
-        ([(1, 0, 0), (None, 0, None), (1, 3, 3)], "", False, "retry"),  # the killed one had made steps
-        ([(1, 0, 0), (75, 0, 0), (1, 0, 0), (1, 0, 0)], "", False, "failed"),
-        ([(1, 0, 0), (75, 0, 2), (1, 2, 2), (1, 2, 2)], "", False, "retry"),
-    ],
-)
-def test_what_follows(
-    ended: list[tuple[int | None, int | None, int | None]], stopped: str, cancelled: bool, follows: str
-) -> None:
-    assert after(tries(*ended), stopped, cancelled, limit=3) == follows
-
-
-def test_a_step_in_every_try_goes_on_for_ever() -> None:
-    assert futile(tries(*((1, step, step + 1) for step in range(50)))) == 0
 
 
 @pytest.fixture
@@ -85,22 +36,14 @@ def counting(sweep: SweepFolder, name: str, *words: str, **rest: Any) -> Run:
     return run
 
 
-def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> submitit.Job[None]:
-    executor = submitit.LocalExecutor(sweep.path / "jobs")
-    executor.update_parameters(timeout_min=5)
+def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> subprocess.Popen[bytes]:
     path = f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    with environment_variables(PYTHONPATH=path):
-        return executor.submit(Job(str(sweep.path), run.id, limit))
+    words = [sys.executable, "-m", "dira_scale.sweep.job", str(sweep.path), run.id, str(limit)]
+    return start(words, os.environ | {"PYTHONPATH": path})
 
 
-def task_of(job: submitit.Job[None]) -> psutil.Process:
-    """The process in which submitit calls :class:`Job`."""
-    (process,) = psutil.Process(int(job.job_id)).children()
-    return process
-
-
-def ends(process: psutil.Process) -> None:
-    wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+def ends(job: subprocess.Popen[bytes]) -> None:
+    job.wait(SECONDS)
 
 
 def wait(happened: Callable[[], object]) -> None:
@@ -119,7 +62,7 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     sweep.cancel(cancelled.id)
     jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled)]
     for job in jobs:
-        wait(job.done)
+        ends(job)
     (attempt,) = sweep.tries(good.id)
     assert (attempt.cluster, attempt.exit_code, attempt.step, attempt.reason) == ("local", 0, 3, "")
     assert [(attempt.exit_code, attempt.step, attempt.reason) for attempt in sweep.tries(failing.id)] == [
@@ -129,34 +72,38 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     (attempt,) = sweep.tries(blocked.id)
     assert attempt.ended and (attempt.exit_code, attempt.reason) == (None, "blocked: count/bad not done")
     assert sweep.tries(cancelled.id) == []
-    wait(submit(sweep, good).done)
+    ends(submit(sweep, good))
     assert len(sweep.tries(good.id)) == 1  # it is done
+
+
+@pytest.mark.parametrize(("cluster", "launcher"), [("slurm", False), ("local", True)])
+def test_several_processes_are_tasks_of_slurm_or_have_one_launcher(cluster: str, launcher: bool) -> None:
+    run = Run("p", "r", "pretrain", ["run=out"], "out", launch=Launch(1, 4))
+    words = command(run, SimpleNamespace(cluster=cluster))  # type: ignore[arg-type]
+    assert words[-3:] == ["-m", "dira_scale.pretrain", "run=out"]
+    assert ({"--standalone", "--nproc_per_node=4"} < {*words}) == launcher == (len(words) > 4)
 
 
 def test_a_killed_command_is_recorded_with_signal_and_step(sweep: SweepFolder) -> None:
     """Its log ends with whatever it printed last."""
     run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
-    wait(submit(sweep, run, limit=3).done)
+    ends(submit(sweep, run, limit=3))
     why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
-    follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
-    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [
-        (-9, f"{why}{text}") for text in follows
-    ]
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [(-9, why)] * 4
 
 
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
     run = counting(sweep, "run", "steps=900", "pause=0.02")
     job = submit(sweep, run)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
-    process = task_of(job)
-    process.send_signal(signal.SIGUSR2)
-    ends(process)
+    job.send_signal(signal.SIGUSR2)
+    ends(job)
     (attempt,) = sweep.tries(run.id)
     assert (attempt.exit_code, attempt.step) == (75, sweep.status(run)["step"])
 
     job = submit(sweep, run)
     wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (attempt.step or 0))
-    task_of(job).kill()
+    job.kill()
     wait(lambda: sweep.status(run)["state"] == "interrupted")
     assert sweep.tries(run.id)[1].ended is None
 
@@ -166,10 +113,9 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
     sweep.add(run)
     job = submit(sweep, run)
     wait(lambda: "asleep" in (sweep.log(run.id, 0).read_text() if sweep.log(run.id, 0).exists() else ""))
-    process = task_of(job)
-    (child,) = process.children()
+    (child,) = psutil.Process(job.pid).children()
     child.send_signal(signal.SIGUSR2)  # as SLURM does: to every process
-    process.send_signal(signal.SIGUSR2)
+    job.send_signal(signal.SIGUSR2)
     wait(lambda: sweep.tries(run.id)[0].ended)
     (attempt,) = sweep.tries(run.id)
     assert (attempt.exit_code, attempt.reason) == (75, "asleep")
@@ -178,7 +124,7 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
 def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
     """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
     run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
-    wait(submit(sweep, run, limit=2).done)
+    ends(submit(sweep, run, limit=2))
     assert [(attempt.step_before, attempt.step) for attempt in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
     assert sweep.status(run)["step"] == 6
 
@@ -189,11 +135,10 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
     first = submit(sweep, run, limit=1)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
     second = submit(sweep, run)
-    wait(first.done)
+    ends(first)
     wait(lambda: sweep.status(run)["step"] > 20)
-    process = task_of(second)
-    process.send_signal(signal.SIGUSR2)
-    ends(process)
+    second.send_signal(signal.SIGUSR2)
+    ends(second)
     attempt, two, *_ = sweep.tries(run.id)  # a third one may have begun, where this process was slow
     assert attempt.reason.endswith("was taken over") and attempt.step is None
     assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]
@@ -270,11 +215,27 @@ def test_a_failed_job_is_requeued_once_the_controller_is_back_or_says_why_not(
 ) -> None:
     log = controller(**answers)
     run = counting(sweep, "run", "steps=9", "fail_at=5", f"code={code}")
+    sweep.submitted({run.id: "5_3"})
     with pytest.raises(SystemExit) as error:
         Job(str(sweep.path), run.id)()
     attempt = sweep.tries(run.id)[-1]
     assert (error.value.code, attempt.job, attempt.nodes) == (exit_code, "5_3", ["n1", "n2"])
     assert (attempt.reason, log.read_text().splitlines()) == (reason, calls)
+
+
+@pytest.mark.usefixtures("task")
+def test_a_job_whose_submission_is_not_recorded_starts_nothing(
+    sweep: SweepFolder, controller: Controller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch's answer was lost: its runs are submitted again."""
+    monkeypatch.setattr("dira_scale.sweep.job.RECORDED", 0)
+    log, run = controller(), counting(sweep, "run", "steps=3")
+    sweep.submitted({run.id: "4_3"})
+    Job(str(sweep.path), run.id)()
+    assert sweep.tries(run.id) == [] and not log.exists()
+    sweep.submitted({run.id: "5_3"})
+    Job(str(sweep.path), run.id)()
+    assert [(attempt.job, attempt.exit_code) for attempt in sweep.tries(run.id)] == [("5_3", 0)]
 
 
 @pytest.mark.usefixtures("task")
@@ -293,18 +254,3 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
     """SLURM requeues only those that it has to kill."""
     controller(preempted=since)
     assert _stopped(submitit.JobEnvironment(), received, resumes=False) == stopped
-
-
-@pytest.mark.usefixtures("task")
-@pytest.mark.parametrize(("scontrol", "message"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
-def test_an_scontrol_that_is_not_there_or_hangs_is_an_error(
-    scontrol: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dira_scale.sweep.queue.SECONDS", 0.2)
-    monkeypatch.setattr(requeue, "PATIENCE", 0)
-    if scontrol:
-        (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
-        (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=message):
-        requeue.requeue(submitit.JobEnvironment())

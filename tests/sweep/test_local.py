@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from harness import job
 
 from dira_scale.machine.hardware import Gpu, Hardware
 from dira_scale.sweep import local, main, watch
-from dira_scale.sweep.living import living
 from dira_scale.sweep.local import Room
 from dira_scale.sweep.records import SweepFolder
 
@@ -65,10 +64,15 @@ def controlling(words: list[str]) -> Iterator[Forked | Started]:
         yield process
 
 
-def wait_for(path: Path, pattern: str, count: int = 1) -> None:
+def trained(tmp_path: Path) -> list[list[int | None]]:
+    """The exit codes of the runs that train."""
+    return [codes for run, codes in exit_codes(tmp_path).items() if run.startswith("train/")]
+
+
+def wait_until(happened: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
-    while len(list(path.glob(pattern))) < count:
-        assert time.monotonic() < deadline, f"no {pattern} in {path}"
+    while not happened():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
@@ -120,29 +124,33 @@ def test_what_failed_is_started_again_with_what_needs_it(words: list[str], tmp_p
     assert {run: n for run, n in starts(tmp_path).items() if n > 1} == {failed: 3}
 
 
-def test_a_controlling_process_that_dies_is_replaced_and_one_that_is_interrupted_ends_all(
+def test_all_runs_end_with_a_process_that_is_killed_or_interrupted_and_are_cancelled_from_elsewhere(
     words: list[str], tmp_path: Path
 ) -> None:
     order = tmp_path / "out" / "orders" / "wait train-batch"
     order.touch()
     with controlling(words) as process:
-        wait_for(tmp_path, "out/sweep/train/*/output/starts", 2)
+        wait_until(lambda: sum(starts(tmp_path).values()) == 3)
         assert main(words) == 2  # one at a time
         process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
-    assert len(living(SweepFolder(tmp_path / "out" / "sweep"))) == 2
+    wait_until(lambda: trained(tmp_path) == [[75], [75]])  # the runs hear of it
     with controlling(words) as process:
-        deadline = time.monotonic() + SECONDS
-        while process.printed().count("is running already") < 2:
-            assert time.monotonic() < deadline and process.poll() is None, process.printed()
-            time.sleep(0.02)
+        wait_until(lambda: sum(starts(tmp_path).values()) == 5)
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 75, process.printed()
         assert "run the same command again to continue" in process.printed()
-    assert [of for run, of in exit_codes(tmp_path).items() if run.startswith("train/")] == [[75], [75]]
-    order.unlink()
+    assert trained(tmp_path) == [[75, 75]] * 2
+    with controlling(words) as process:
+        wait_until(lambda: sum(starts(tmp_path).values()) == 7)
+        assert main(["cancel", words[0], "runs=train/batch16*"]) == 0
+        wait_until(lambda: [75] * 3 in trained(tmp_path))
+        order.unlink()
+        assert process.wait(SECONDS) == 1
+    assert sorted(trained(tmp_path)) == [[75, 75, 0], [75, 75, 75]]
+    assert main(["retry", words[0], "runs=train/batch16*"]) == 0
     assert main(words) == 0
-    assert {run.partition("/")[0]: n for run, n in starts(tmp_path).items()} == {"shards": 1, "train": 2, "probe": 1}
+    assert {run.partition("/")[0]: n for run, n in starts(tmp_path).items()}["probe"] == 1
 
 
 def test_as_many_runs_as_fit() -> None:

@@ -7,7 +7,7 @@ from sweep.made_up_sweep import Slurm
 
 from dira_scale.errors import UserError
 from dira_scale.sweep import queue
-from dira_scale.sweep.queue import JobState, cancel, query
+from dira_scale.sweep.queue import JobState, cancel, hours, query
 
 
 def test_one_squeue_and_one_sacct_answer_for_all(slurm: Slurm) -> None:
@@ -76,3 +76,20 @@ def test_one_scancel_for_all(slurm: Slurm) -> None:
     cancel(["7_0", "7_2", "8", "9_1"])
     cancel([])
     assert slurm.calls == ["scancel --quiet 7_[0,2] 8 9_[1]"]
+
+
+GPU = "billing=8,cpu=8,gres/gpu=2,mem=64G,node=1"
+
+
+def test_every_life_of_every_job_counts_in_the_gpu_hours(slurm: Slurm) -> None:
+    slurm.says("usage", {"5": "3600|cpu=8,mem=4G", "6_0": f"100|{GPU}", "6_1": f"360|{GPU}", "6_10": f"9|{GPU}"})
+    with (slurm.bin / "usage.txt").open("a") as file:
+        file.write(f"6_0|1700|{GPU}\n")  # its second life
+    assert hours(["5", "6_0", "6_1"]) == "1.20 GPU-hours"  # 2 * (100 + 1700 + 360) s
+    assert "--duplicates" in slurm.calls[-1] and "--jobs=5,6" in slurm.calls[-1]
+    slurm.says("usage", {"6_0": "1800|cpu=4,node=1", "6_1": "0|"})
+    assert hours(["6_0", "6_1"]) == "2.00 core-hours, no GPU"
+    slurm.says("usage", error="accounting is disabled")
+    assert hours(["6_0"]) == "GPU-hours unknown: sacct failed: accounting is disabled"
+    slurm.says("usage")
+    assert hours(["6_0"]) == "GPU-hours unknown: sacct has none of the jobs"

@@ -11,7 +11,7 @@ from typing import Any
 import submitit
 
 from dira_scale.sweep.job import Job
-from dira_scale.sweep.records import Launch, Run, SweepFolder, Try
+from dira_scale.sweep.records import Run, SweepFolder, Try
 
 COMMANDS = Path(__file__).parents[1] / "sweep" / "commands"
 SECONDS = 150  # bound on every wait
@@ -38,11 +38,13 @@ class Jobs:
         self.sweep.add(run)
         executor = submitit.SlurmExecutor(self.folder / "jobs")
         given = {"time": 10, "signal_delay_s": 5, "nodes": run.launch.nodes, "stderr_to_stdout": True}
-        given |= {"ntasks_per_node": run.launch.processes if run.launch.launcher == "tasks" else 1, "cpus_per_task": 1}
+        given |= {"ntasks_per_node": run.launch.processes, "cpus_per_task": 1}
         executor.update_parameters(**given | {"additional_parameters": {"requeue": True}} | parameters)
         path = f"{COMMANDS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         with submitit.helpers.environment_variables(**self.environment, PYTHONPATH=path):
-            return str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
+            job = str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
+        self.sweep.submitted({run.id: job})
+        return job
 
     def client(self, *words: str) -> str:
         """What a command of SLURM prints."""
@@ -83,7 +85,3 @@ class Jobs:
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-
-
-def several(nodes: int, processes: int, launcher: str = "tasks") -> Launch:
-    return Launch(nodes, processes, launcher)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from dev_cluster import DevCluster
 from harness import CALM, EACH, SECONDS, assert_equal_runs, finish, losses, pretrain, rows
-from system.jobs import Jobs, several
+from system.jobs import Jobs
 
-from dira_scale.sweep.records import Run
+from dira_scale.sweep.records import Launch, Run
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def test_a_preempted_job_goes_on_after_the_urgent_one(jobs: Jobs) -> None:
     assert lines(jobs, run) == list(range(1, 61))
 
 
-def training(jobs: Jobs, shards: Path, name: str, *words: str, launcher: str = "tasks", nodes: int = 1) -> Run:
+def training(jobs: Jobs, shards: Path, name: str, *words: str, nodes: int = 1) -> Run:
     """DiRA on tiny images; on two nodes, two processes each."""
     output = f"train/{name}/output"
     command = pretrain(jobs.folder / output, shards, *EACH, *words)
-    launch = several(nodes, 2 if nodes > 1 else 1, launcher)
+    launch = Launch(nodes, 2 if nodes > 1 else 1)
     return Run("train", name, "pretrain", command[command.index("dira_scale.pretrain") + 1 :], output, launch=launch)
 
 
@@ -135,12 +135,11 @@ def test_plain_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("launcher", ["tasks", pytest.param("torchrun", marks=pytest.mark.torture)])
 def test_two_tasks_on_each_of_two_nodes_learn_what_four_processes_of_one_machine_do(
-    jobs: Jobs, shards: Path, tmp_path: Path, launcher: str
+    jobs: Jobs, shards: Path, tmp_path: Path
 ) -> None:
     """Bit for bit, and but for rounding what a single process does, in a step of each stage."""
-    run = training(jobs, shards, launcher, *CALM, launcher=launcher, nodes=2)
+    run = training(jobs, shards, "four", *CALM, nodes=2)
     job = jobs.submit(run)
     finish(pretrain(tmp_path / "four", shards, *EACH, *CALM, ranks=4))
     finish(pretrain(tmp_path / "one", shards, *EACH, *CALM))
@@ -153,12 +152,9 @@ def test_two_tasks_on_each_of_two_nodes_learn_what_four_processes_of_one_machine
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("launcher", ["tasks", "torchrun"])
-def test_four_processes_on_two_nodes_are_preempted_and_go_on(
-    jobs: Jobs, shards: Path, tmp_path: Path, launcher: str
-) -> None:
+def test_four_processes_on_two_nodes_are_preempted_and_go_on(jobs: Jobs, shards: Path, tmp_path: Path) -> None:
     """SLURM signals every process of the job, so launchers and commands too."""
-    run = training(jobs, shards, launcher, "epoch_factor=4", "checkpoint.every=10", launcher=launcher, nodes=2)
+    run = training(jobs, shards, "four", "epoch_factor=4", "checkpoint.every=10", nodes=2)
     job = jobs.submit(run)
     jobs.wait(lambda: jobs.step(run) > 2)
     jobs.client("scancel", "--signal=USR2", job)

@@ -4,6 +4,7 @@ The checkout that it joins is a folder of links to this one, with a copy of ``di
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def test_a_new_command_is_listed_checked_swept_and_read(checkout: Checkout) -> N
         (3, "square", 9), (3, "root", 3), (4, "square", 16), (4, "root", 4),
     }  # fmt: skip
     page = (folder / "results.md").read_text()
-    assert "| square | 16 |" in page and "root" not in page
+    assert re.search(r"\| square +\| 16 +\|", page) and "root" not in page
 
 
 @pytest.mark.system

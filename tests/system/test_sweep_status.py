@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from dev_cluster import DevCluster
 
-from dira_scale.sweep.records import Run, Submission, SweepFolder
+from dira_scale.sweep.records import Run, SweepFolder
 from dira_scale.sweep.status import RunStatus, read_statuses
 from dira_scale.sweep.subcommands import cancel_runs
 
@@ -21,13 +21,13 @@ def test_states_of_real_jobs_outlive_the_controller(own_dev_cluster: DevCluster,
     """Array tasks that run, wait for their turn, and fail before a try; a job longer than its partition allows."""
     folder = SweepFolder(tmp_path / "sweep")
     for name in NAMES:
-        folder.add(Run("bench", name, "bench", [], f"bench/{name}/output"))
+        folder.add(Run("shard", name, "shard", [], f"shard/{name}/output"))
     work = 'if [ "$SLURM_ARRAY_TASK_ID" = 2 ]; then exit 1; fi; sleep 600'
     quiet = ["sbatch", "--parsable", "--output=/dev/null"]
     main = own_dev_cluster.run(*quiet, "--array=0,1,2", "--exclusive", "--nodelist=n1", f"--wrap={work}").strip()
     never = own_dev_cluster.run(*quiet, "--array=0", "--partition=short", "--time=60", "--wrap=true").strip()
-    folder.submitted(Submission("slurm", main, [f"bench/{name}" for name in NAMES[:3]], time.time(), "here"))
-    folder.submitted(Submission("slurm", never, ["bench/never"], time.time(), "here"))
+    folder.submitted({f"shard/{name}": f"{main}_{task}" for task, name in enumerate(NAMES[:3])})
+    folder.submitted({"shard/never": f"{never}_0"})
 
     def until(**expected: str) -> Mapping[str, RunStatus]:
         deadline = time.monotonic() + SECONDS
@@ -40,14 +40,14 @@ def test_states_of_real_jobs_outlive_the_controller(own_dev_cluster: DevCluster,
             time.sleep(0.2)
 
     begun = until(begins="running", waits="queued", fails="queued", never="queued")
-    assert begun["bench/begins"].nodes == "n1"
-    assert begun["bench/never"].reason == "PartitionTimeLimit"
+    assert begun["shard/begins"].nodes == "n1"
+    assert begun["shard/never"].reason == "PartitionTimeLimit"
     own_dev_cluster.kill("slurmctld", signal.SIGTERM)
-    result, problem = read_statuses(SweepFolder(folder.path))
-    assert "squeue failed" in problem and {item.state for item in result.values()} == {"queued"}
+    result, answer = read_statuses(SweepFolder(folder.path))
+    assert "squeue failed" in answer.problem and {item.state for item in result.values()} == {"queued"}
     own_dev_cluster.up()
     until(begins="running", waits="queued", fails="queued", never="queued")
     cancel_runs(folder, ["begins", "waits", "never"])
     failed = until(begins="cancelled", waits="cancelled", fails="failed", never="cancelled")
-    assert "no log appeared: does n1 see" in failed["bench/fails"].reason
+    assert "is FAILED (exit code 1:0) before the run began" in failed["shard/fails"].reason
     assert own_dev_cluster.run("squeue", "--noheader").split() == []

@@ -95,7 +95,7 @@ class Counted(Jobs):
 
     def records(self) -> object:
         """What has been submitted and tried."""
-        return self.sweep.submissions, [self.tries(run) for run in self.runs]
+        return self.sweep.jobs, [self.tries(run) for run in self.runs]
 
 
 @pytest.fixture
@@ -135,10 +135,9 @@ def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(
 
 
 REFUSED = {
-    "cluster.partition=nowhere": "sbatch failed: invalid partition specified: nowhere",
-    "cluster.account=nobody": "sbatch failed: Batch job submission failed: Invalid account",
-    "cluster.qos=few": "sbatch failed: QOSMaxSubmitJobPerUserLimit",
-    "cluster.partition=short cluster.hours=2": "cluster.hours=2: partition short allows 0.016",
+    "cluster.partition=nowhere": "sbatch: error: invalid partition specified: nowhere",
+    "cluster.account=nobody": "sbatch: error: Batch job submission failed: Invalid account",
+    "cluster.qos=few": "sbatch: error: QOSMaxSubmitJobPerUserLimit",
 }
 
 
@@ -153,7 +152,7 @@ def test_what_slurm_refuses_is_one_line_and_nothing_is_submitted(
         with monkeypatch.context() as changed:
             changed.setenv("PATH", path)
             assert main([*counted.words, *words.split()]) == 2
-        assert counted.sweep.submissions == []
+        assert counted.sweep.jobs == {}
         assert "counted/" not in counted.client("squeue", "--noheader", "--format=%j")
         return capsys.readouterr().err.splitlines()[-1]
 
@@ -190,8 +189,8 @@ def test_the_controlling_process_is_killed_and_started_again(counted: Counted) -
         counted.wait(lambda: "submitted" in process.printed())
         process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
-    submitted = counted.sweep.submissions
-    assert {run for item in submitted for run in item.runs} == {run.id for run in counted.runs}
+    submitted = counted.sweep.jobs
+    assert submitted.keys() == {run.id for run in counted.runs}
     with counted.controlling() as process:
         counted.wait(lambda: "0 runs submitted, 12 were queued or running" in process.printed())
         process.send_signal(signal.SIGKILL)
@@ -200,7 +199,7 @@ def test_the_controlling_process_is_killed_and_started_again(counted: Counted) -
     counted.wait(lambda: all(counted.tries(run) for run in counted.runs))
     with counted.controlling() as process:
         assert process.wait(SECONDS) == 0, process.printed() + counted.told()
-    assert counted.sweep.submissions == submitted and {len(counted.tries(run)) for run in counted.runs} == {1}
+    assert counted.sweep.jobs == submitted and {len(counted.tries(run)) for run in counted.runs} == {1}
     counted.assert_complete()
 
 
