@@ -91,7 +91,7 @@ def rehearse_run(
         if few.images == 1:
             few = rehearse(fake, plan, 2, blueprint.config.parallel.accumulate)
         many = rehearsed(plan, 2 * few.images)
-    return Rehearsals(ranks, stages, few, many, blueprint.remarks((fake.task.module,)))
+        return Rehearsals(ranks, stages, few, many, blueprint.remarks((fake.task.module,)))
 
 
 def estimate(

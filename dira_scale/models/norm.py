@@ -180,6 +180,19 @@ def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
     return next((layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), None)
 
 
+def spanning_line(module: nn.Module, batch: int, groups: int) -> str:
+    """Say that ``groups`` of a global ``batch`` span processes, and what avoids it; empty if they do not."""
+    if first_layer(module) is None or world() <= groups:
+        return ""
+    line = (
+        f"BatchNorm: each of {groups} group{'s' * (groups > 1)} of {batch // groups} samples spans {world() // groups} "
+        "processes, so every layer sends a message forward and one backward"
+    )
+    if (size := batch // world()) < 2:
+        return line
+    return f"{line}; model.bn_groups=null model.bn_group_size={size} sends none, and gives statistics of {size} samples"
+
+
 @contextmanager
 def recomputing() -> Iterator[None]:
     """A context for activation checkpointing's second forward passes: their statistics are already counted."""

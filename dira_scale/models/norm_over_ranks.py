@@ -79,7 +79,9 @@ def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return mean, torch.rsqrt(var + eps)
 
 
-@torch.library.custom_op("dira_scale::batch_norm_gather_stats_with_counts", mutates_args=("running_mean", "running_var"))
+@torch.library.custom_op(
+    "dira_scale::batch_norm_gather_stats_with_counts", mutates_args=("running_mean", "running_var")
+)
 def batch_norm_gather_stats_with_counts(
     x: Tensor, mean: Tensor, invstd: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
     counts: Tensor,
