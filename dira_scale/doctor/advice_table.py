@@ -9,8 +9,8 @@ from rich.progress import track
 from rich.table import Table
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import duration
 from dira_scale.forecast.advice import EXPERIMENTS, Choice, choice, recommend
-from dira_scale.forecast.here import duration
 from dira_scale.forecast.links import GB
 from dira_scale.machine.console import Console
 from dira_scale.machine.hardware import Hardware
@@ -39,7 +39,7 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
         figures = ["–"] * 4
         if plan := row.plan:
             needed = f"{plan.row.memory.peak / GB:.1f}"
-            figures = [f"{row.epoch_factor:g}", f"{plan.steps:,}", duration(plan.row.hours), needed]
+            figures = [f"{row.epoch_factor:g}", f"{plan.steps:,}", duration(3600 * plan.row.hours), needed]
         problem = f"[yellow]{row.problem}[/]"
         table.add_row(f"  {row.experiment}", str(row.size), row.encoder, str(row.batch), *figures, problem)
     console.print(table)

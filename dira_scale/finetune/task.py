@@ -22,7 +22,7 @@ from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import few_steps
+from dira_scale.training.schedule import few_steps, spanning_groups
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
 
@@ -101,6 +101,7 @@ class FinetuneTask(Finetuning, DatasetTask):
             f"{stages}",
             *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),
+            *spanning_groups(self.config, module),
             *few_steps(self.config, self.stages),
         ]
 

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.data.epochs import longer, smaller_batch
 from dira_scale.distributed.precision import choose
+from dira_scale.errors import duration
 from dira_scale.forecast.estimate import USABLE, Configured, planned
-from dira_scale.forecast.here import duration, flops_per_second
+from dira_scale.forecast.here import flops_per_second
 from dira_scale.forecast.links import GB
 from dira_scale.machine.hardware import Hardware
 from dira_scale.training.schedule import process_counts, stage_plans
@@ -82,9 +83,9 @@ def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
     if full.images < FEWEST:
         why = f"is for {FEWEST:,} images and more"
     elif not (why := full.problem) and hours > LONGEST:
-        why = f"takes about {duration(hours)} here, more than {duration(LONGEST)}"
+        why = f"takes about {duration(3600 * hours)} here, more than {duration(3600 * LONGEST)}"
     if not why:
-        return full, f"the full-size experiment fits and takes at most {duration(hours)}"
+        return full, f"the full-size experiment fits and takes at most {duration(3600 * hours)}"
     if small.problem:
         batch = min(small.batch // 2, smaller_batch(small.images)) if small.images else 0
         return None, f"{SMALL} {small.problem}" + f"; data.batch={batch} tries whether all works" * (batch > 1)

@@ -97,7 +97,7 @@ def rehearse_run(
         if few.images == 1:
             few = rehearse(fake, heaviest, 2, blueprint.config.parallel.accumulate)
         many = rehearsed(heaviest, 2 * few.images)
-    return Rehearsals(ranks, stages, heaviest.name, few, many, blueprint.remarks((fake.task.module,)))
+        return Rehearsals(ranks, stages, heaviest.name, few, many, blueprint.remarks((fake.task.module,)))
 
 
 def estimate(

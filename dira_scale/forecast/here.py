@@ -34,11 +34,3 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
         step()
         seconds.append(time.perf_counter() - start)
     return float(counter.get_total_flops() / min(seconds[WARM_UP:]))
-
-
-def duration(hours: float) -> str:
-    """Two digits of the unit that reads best."""
-    for unit, length in (("days", 24.0), ("hours", 1.0)):
-        if hours >= 2 * length:
-            return f"{float(f'{hours / length:.2g}'):,.0f} {unit}"
-    return f"{max(1, round(60 * hours))} min"

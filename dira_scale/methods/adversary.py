@@ -110,7 +110,8 @@ class Wasserstein(Adversary):
         self.loss, self.penalty = loss, penalty
         encoder = model.build_encoder(size, channels=2)
         score = CONVOLUTIONS[model.dimensions](encoder.channels[-1], 1, kernel_size=1)
-        self.discriminator = norm.convert(nn.Sequential(encoder, CoarsestMap(), score))
+        # The penalty's gradient is differentiated again.
+        self.discriminator = norm.convert(nn.Sequential(encoder, CoarsestMap(), score), by_formula=True)
 
     def beside(self, restored: Tensor, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """The distorted views and u [v·b] of their samples, the same however processes share the batch."""

@@ -111,7 +111,12 @@ class MoCo(Method):
         return {"shuffle_version": VERSION} if blocks else {}
 
     def remarks(self, batch: int, groups: int, terms: Collection[str]) -> list[str]:
-        return [leak_line(self.shuffle.kind, batch, groups)] if norm.first_layer(self) else []
+        if norm.first_layer(self) is None:
+            return []
+        lines = [leak_line(self.shuffle.kind, batch, groups)]
+        if groups < world() <= batch // 2:  # what norm.spanning_line names
+            lines.append(f"with groups on one process, {leak_line(self.shuffle.kind, batch, world())}")
+        return lines
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

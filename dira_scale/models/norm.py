@@ -2,7 +2,7 @@
 
 The global batch is split into ``groups`` contiguous parts, each normalised by its own mean and variance: 4 matches the
 paper's four GPUs with plain BatchNorm, 1 is synchronised BatchNorm. A process that holds several groups normalises them
-one by one; a group that spans several processes is reduced over them, differentiably, on GPU and CPU.
+one by one; a group that spans several processes is one operation over them (``norm_over_ranks.py``).
 
 Running statistics are updated once per optimizer step, in ``commit_statistics``; forward passes only accumulate.
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dira_scale.distributed.collectives import gather, new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
+from dira_scale.models.norm_over_ranks import BatchNormOverRanks
 
 COUNT = 4  # counters after the statistics, each 1 per pass; four of them keep groups aligned to 16 bytes
 _recomputing = False
@@ -26,7 +27,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Drop-in for ``nn.BatchNorm1d/2d/3d`` (same parameters, buffers and evaluation), built by ``convert``.
 
     ``groups``: groups of the global batch. ``local``: number of groups in one micro-batch of this process; if 1, the
-    group may span the ``ranks`` processes of ``process_group``. Input [b, C, ...] with b % local == 0.
+    group may span the ``ranks`` processes of ``process_group``. ``by_formula``: whether the layer stays differentiable
+    more than once where its group spans processes. Input [b, C, ...] with b % local == 0.
     """
 
     momentum: float
@@ -37,6 +39,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     groups = local = ranks = 1
     process_group: Any = None
+    by_formula = False
 
     def __init__(self, like: Any) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, device="meta")
@@ -77,7 +80,16 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return (normalised[0], seen[0]) if self.local == 1 else (torch.cat(normalised), seen.mean(0))
 
     def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One group over several processes: variances combined by Chan's formula for equal counts."""
+        """One group over several processes."""
+        if self.by_formula or not self.affine or torch.compiler.is_compiling():  # a compiler fuses the formula
+            return self._formula_over_ranks(x)
+        seen = self.running_mean.new_ones(2 * self.num_features + COUNT)
+        mean, var, _ = seen.split([self.num_features, self.num_features, COUNT])
+        y = BatchNormOverRanks.apply(x, self.weight, self.bias, mean, var, self.eps, self.process_group)
+        return y, seen
+
+    def _formula_over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by formula: variances are combined as Chan et al. do, for equal counts."""
         pixels = x.to(torch.promote_types(x.dtype, torch.float32))
         axes = [axis for axis in range(x.dim()) if axis != 1]
         var, mean = torch.var_mean(pixels, dim=axes, correction=0)
@@ -97,10 +109,11 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return f"{super().extra_repr()}, groups={self.groups}"
 
 
-def convert(module: nn.Module, groups: int = 1, accumulate: int = 1) -> nn.Module:
+def convert(module: nn.Module, groups: int = 1, accumulate: int = 1, by_formula: bool = False) -> nn.Module:
     """Replace every BatchNorm in ``module`` by one over ``groups`` groups of the global batch; returns the module.
 
-    Keeps parameters and buffers. Collective and raises as :func:`regroup`.
+    Keeps parameters and buffers. ``by_formula``: for a module that is differentiated twice. Collective and raises as
+    :func:`regroup`.
     """
     if _plain(module):
         module = GroupedBatchNorm(module)
@@ -108,6 +121,9 @@ def convert(module: nn.Module, groups: int = 1, accumulate: int = 1) -> nn.Modul
         for name, child in list(parent.named_children()):
             if _plain(child):
                 setattr(parent, name, GroupedBatchNorm(child))
+    for layer in module.modules():
+        if isinstance(layer, GroupedBatchNorm):
+            layer.by_formula = by_formula
     regroup(module, groups, accumulate)
     return module
 
@@ -162,6 +178,19 @@ def groups_at_once(module: nn.Module) -> int:
 def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
     """A converted module's first BatchNorm; None if it has none. All have the same groups."""
     return next((layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), None)
+
+
+def spanning_line(module: nn.Module, batch: int, groups: int) -> str:
+    """Say that ``groups`` of a global ``batch`` span processes, and what avoids it; empty if they do not."""
+    if first_layer(module) is None or world() <= groups:
+        return ""
+    line = (
+        f"BatchNorm: each of {groups} group{'s' * (groups > 1)} of {batch // groups} samples spans {world() // groups} "
+        "processes, so every layer sends a message forward and one backward"
+    )
+    if (size := batch // world()) < 2:
+        return line
+    return f"{line}; model.bn_groups=null model.bn_group_size={size} sends none, and gives statistics of {size} samples"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from dira_scale.pretrain.objective import restores
 from dira_scale.pretrain.step import Pretraining
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
-from dira_scale.training.schedule import batches_of, few_steps
+from dira_scale.training.schedule import batches_of, few_steps, spanning_groups
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import HeldOutValidation
 
@@ -109,8 +109,8 @@ class PretrainTask(Pretraining, DatasetTask):
 
 
 def remarks(config: Pretrain, method: Method) -> list[str]:
-    """Return the method's lines on the (micro-)batches of all stages."""
-    accumulate, lines = config.parallel.accumulate, dict[str, None]()
+    """Return lines on the (micro-)batches of all stages."""
+    accumulate, lines = config.parallel.accumulate, dict.fromkeys(spanning_groups(config, method))
     for name, batch in batches_of(config).items():
         groups = max(1, config.bn_groups(batch) // accumulate)
         lines |= dict.fromkeys(method.remarks(batch // accumulate, groups, config.stages[name].terms))

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from torch import nn
+
 from dira_scale.data.epochs import longer, steps_of
 from dira_scale.engine.config import PLATEAU
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
+from dira_scale.models import norm
 from dira_scale.training.config import StagedTraining
 
 
@@ -82,6 +85,12 @@ def process_counts(config: StagedTraining) -> list[int]:
     """The numbers of processes among which every stage can be divided."""
     groups = _groups(config)
     return [n for n in range(1, min(groups) + 1) if not any(_problems(config, *each, n) for each in groups.items())]
+
+
+def spanning_groups(config: StagedTraining, module: nn.Module) -> list[str]:
+    """Return a line for each global batch whose BatchNorm groups span processes."""
+    lines = (norm.spanning_line(module, batch, groups) for batch, groups in _groups(config).items() if groups)
+    return [line for line in lines if line]
 
 
 def _groups(config: StagedTraining) -> dict[int, int]:

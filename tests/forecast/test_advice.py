@@ -11,7 +11,7 @@ from rich.console import Console
 from dira_scale.doctor.advice_table import show_advice
 from dira_scale.forecast import advice, here
 from dira_scale.forecast.advice import Choice, choice, recommend
-from dira_scale.forecast.here import duration, flops_per_second
+from dira_scale.forecast.here import flops_per_second
 from dira_scale.machine.hardware import Gpu, Hardware
 
 LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
@@ -77,9 +77,3 @@ def test_the_measured_speed_counts_a_networks_operations(monkeypatch: pytest.Mon
     monkeypatch.setattr(here.time, "perf_counter", lambda: next(clock))  # each step takes a second
     expected = 6 * 1.82e9 * (64 / 224) ** 2 * 32
     assert flops_per_second("resnet18", 64, 32, "fp32") == pytest.approx(expected, rel=0.05)
-
-
-def test_durations_read_well() -> None:
-    assert [duration(h) for h in (0.001, 0.5, 2.0, 30.4, 48.0, 2400.0)] == [
-        "1 min", "30 min", "2 hours", "30 hours", "2 days", "100 days",
-    ]  # fmt: skip

@@ -9,7 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from dira_scale.errors import UserError
-from dira_scale.models import norm
+from dira_scale.forecast.network import one_rank_of
+from dira_scale.models import norm, norm_over_ranks
 
 
 def pair(channels=3, dims=2, **kwargs):
@@ -158,3 +159,60 @@ def test_groups_that_do_not_divide_are_refused(ranks, groups, accumulate, would_
         norm.convert(nn.BatchNorm2d(3), groups, accumulate)
     assert would_do in str(raised.value)
     assert f"{ranks} processes" in str(raised.value)
+
+
+@pytest.fixture
+def two_ranks(monkeypatch):
+    """This process as both ranks of a group of two: what it gathers and sums is twice its own."""
+    with one_rank_of(2):
+        monkeypatch.setattr(norm_over_ranks, "gather", lambda x, group: torch.cat([x, x]))
+        monkeypatch.setattr(norm, "gather", lambda x, group: torch.cat([x, x]))
+        monkeypatch.setattr(norm_over_ranks.dist, "all_reduce", lambda x, group: x.mul_(2))
+        yield
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_over_ranks_is_torchs_batch_norm_of_the_whole_batch(two_ranks, dtype, layout):
+    """Of a batch that both halves of are equal, torch's layer has the same output, gradients and statistics."""
+    plain, ours = (layer.to(torch.promote_types(dtype, torch.float32)) for layer in pair())
+    assert ours.ranks == 2
+    x = images(16).detach().to(dtype).to(memory_format=layout)
+    each = [x.clone().requires_grad_(), torch.cat([x, x]).requires_grad_()]
+    y, whole = ours(each[0]), plain(each[1])
+    assert y.dtype == dtype and y.is_contiguous(memory_format=layout)
+    slope = torch.linspace(-1, 2, y.numel()).view(y.shape)
+    (y * slope).sum().backward()
+    (whole * torch.cat([slope, slope])).sum().backward()
+    bound = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02}[dtype]
+    close = {"rtol": bound, "atol": bound}
+    torch.testing.assert_close(y, whole[:16], **close)
+    torch.testing.assert_close(each[0].grad, each[1].grad[:16], **close)
+    torch.testing.assert_close(2 * ours.weight.grad, plain.weight.grad, **close)
+    torch.testing.assert_close(2 * ours.bias.grad, plain.bias.grad, **close)
+    norm.commit_statistics(ours)
+    torch.testing.assert_close(ours.running_mean, plain.running_mean)
+    torch.testing.assert_close(ours.running_var, plain.running_var, rtol=1e-5, atol=1e-5)
+
+
+def test_over_ranks_a_second_derivative_is_refused_except_by_formula(two_ranks):
+    for by_formula in (False, True):
+        layer, x = norm.convert(nn.BatchNorm2d(3).double(), by_formula=by_formula), images()
+        (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+        if by_formula:
+            gradient.square().sum().backward()
+            assert x.grad is not None
+        else:
+            with pytest.raises(RuntimeError, match="once_differentiable"):
+                gradient.square().sum().backward()
+
+
+def test_over_ranks_a_compiler_sees_no_break(two_ranks):
+    layer = norm.convert(nn.BatchNorm2d(3).double())
+    assert torch._dynamo.explain(layer)(images()).graph_break_count == 0
+
+
+def test_a_micro_batch_that_does_not_hold_whole_groups_is_an_error():
+    _, ours = pair(groups=4)
+    with pytest.raises(AssertionError, match="4 equal BatchNorm groups"):
+        ours(images(6))
