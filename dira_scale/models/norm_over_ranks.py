@@ -41,7 +41,7 @@ class BatchNormOverRanks(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, counts = ctx.saved_tensors
         kernels = _kernels(x)
@@ -127,7 +127,8 @@ def batch_norm_backward_elemt(
 
 @batch_norm_stats.register_fake
 def _(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return tuple(x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32)) for _ in range(2))
+    mean = x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+    return mean, torch.empty_like(mean)
 
 
 @batch_norm_gather_stats_with_counts.register_fake
