@@ -81,9 +81,9 @@ class Peers:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                 env=os.environ | {**(settings or {}), "PYTHONPATH": str(Path(__file__).parents[1])},
             )  # fmt: skip
-        told = self._answer()
-        self.sizes: dict[str, int] = told["sizes"]
-        self.packages: dict[str, str] = told["packages"]
+        reported = self._answer()
+        self.sizes: dict[str, int] = reported["sizes"]
+        self.packages: dict[str, str] = reported["packages"]
         self.turns: dict[str, Turn] = {name: partial(self._turn, name) for name in self.sizes}
 
     def __enter__(self) -> "Peers":
@@ -104,8 +104,8 @@ class Peers:
         assert self.process.stdout
         if line := self.process.stdout.readline():
             return json.loads(line)
-        said = self.log.read_text().strip().splitlines() or ["without a word"]
-        raise UserError(f"the process of the other environment ended: {said[-1]}")
+        printed = self.log.read_text().strip().splitlines() or ["without a word"]
+        raise UserError(f"the process of the other environment ended: {printed[-1]}")
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ def main() -> None:
     turns, sizes = kind.contenders(Path(sys.argv[2]))
     print(json.dumps({"sizes": sizes, "packages": {name: version(name) for name in kind.PACKAGES}}), file=answers)
     for line in sys.stdin:
-        asked = json.loads(line)
-        print(json.dumps(turns[asked["name"]](asked["seconds"])), file=answers)
+        requested = json.loads(line)
+        print(json.dumps(turns[requested["name"]](requested["seconds"])), file=answers)
 
 
 if __name__ == "__main__":

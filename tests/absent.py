@@ -73,8 +73,8 @@ def wrong_answers(hidden: Iterable[str]) -> list[str]:
     from dira_scale.errors import UserError
 
     wrong = []
-    for package, asked in _questions().items():
-        for number, ask in enumerate(asked if within(package, (PROGRAMS, *hidden)) else []):
+    for package, requested in _questions().items():
+        for number, ask in enumerate(requested if within(package, (PROGRAMS, *hidden)) else []):
             try:
                 wrong.append(f"{package}, question {number}: not refused, {ask()}")
             except UserError as refusal:

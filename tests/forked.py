@@ -77,8 +77,8 @@ class Forked:
         os.close(handle)
         port = _free_port() if ranks > 1 else 0
         for rank in range(ranks):
-            told = _place(rank, ranks, port) if ranks > 1 else {}
-            request = {"words": words, "environment": environment | told, "folder": str(Path.cwd())}
+            reported = _place(rank, ranks, port) if ranks > 1 else {}
+            request = {"words": words, "environment": environment | reported, "folder": str(Path.cwd())}
             self.pids.append(self.server.fork(**request, output=self.output, before=before))
         self.pid = self.pids[0]
 

@@ -139,7 +139,7 @@ def _run(words: list[str], before: str) -> None:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as asked:
+    with socket.socket(fileno=int(sys.argv[1])) as requested:
         for module in IMPORTS:
             importlib.import_module(module)
         with suppress(ImportError):
@@ -151,4 +151,4 @@ if __name__ == "__main__":
         compose.compose("pretrain", ["experiment=small", "precision=fp32", "data.shards=any"])
         gc.collect()
         gc.freeze()  # nothing of it is looked at again: pages stay shared
-        serve(asked)
+        serve(requested)

@@ -83,8 +83,8 @@ def together(commands: list[list[str]]) -> None:
             assert process.wait(SECONDS) == 0, process.printed()
 
 
-def said(printed: str) -> list[str]:
-    """The lines that a run which is refused or fails ends with."""
+def error_lines(printed: str) -> list[str]:
+    """The lines with which a run ends that is refused or fails."""
     return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
 
 

@@ -197,8 +197,8 @@ def orders() -> Pins:
         {"sizes": (5, 90), "seed": 2**63, "batch": 6, "weights": (4.0, 1.0), "block": 4, "remainder": "wrap"},
     ):
         order = Order(**settings)  # type: ignore[arg-type]
-        places = product(range(3 * order.steps_per_epoch), ((0, 1), (0, 2), (1, 2)))
-        parts = [order.batch_at(step, rank, world) for step, (rank, world) in places]
+        locations = product(range(3 * order.steps_per_epoch), ((0, 1), (0, 2), (1, 2)))
+        parts = [order.batch_at(step, rank, world) for step, (rank, world) in locations]
         numbers = [np.concatenate([part.epoch, part.index, part.occurrence], axis=None) for part in parts]
         yield f"order {settings}", described(np.concatenate(numbers))
 

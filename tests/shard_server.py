@@ -25,7 +25,7 @@ class Served:
     ranges: bool = True
     forever: bool = False
     served: Counter[str] = field(default_factory=Counter)
-    asked: Counter[str] = field(default_factory=Counter)
+    requested: Counter[str] = field(default_factory=Counter)
     starts: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     faults: dict[str, list[object]] = field(default_factory=dict)
     closing: threading.Event = field(default_factory=threading.Event)
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         state: Served = self.server.state  # type: ignore[attr-defined]
         path = Path(self.server.root) / self.path.lstrip("/")  # type: ignore[attr-defined]
         with self.server.guard:  # type: ignore[attr-defined]
-            state.asked[path.name] += 1
+            state.requested[path.name] += 1
             waiting = state.faults.get(path.name, [])
             fault = (waiting[0] if state.forever and len(waiting) == 1 else waiting.pop(0)) if waiting else None
         if isinstance(fault, tuple) and fault[0] == "to":
@@ -63,8 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int) or not path.is_file():
             return self._refuse(fault if isinstance(fault, int) else 404)
         content, start = path.read_bytes(), 0
-        if state.ranges and (asked := self.headers["Range"]):
-            start = int(asked.removeprefix("bytes=").partition("-")[0])
+        if state.ranges and (requested := self.headers["Range"]):
+            start = int(requested.removeprefix("bytes=").partition("-")[0])
         state.starts[path.name].append(start)
         self._send(content, start, fault or ("plain",), path.name)
 

@@ -183,13 +183,13 @@ def test_nobody_asks_which_task_it_is() -> None:
     """A task's class, its keys and its rows are told apart by what they have, not by their names."""
     tasks = {"Classification", "Segmentation", "Regression", "LabelTask", "MaskTask", "RegressionTask", "Supervision"}
     tasks |= {"LabelCase", "MaskCase", "NumberCase"}
-    asked = [
+    requested = [
         f"{name}:{node.lineno}"
         for name, node in everywhere(ast.Call, ast.Compare)
         if isinstance(node, ast.Compare) or ast.unparse(node.func) in ("isinstance", "issubclass")
         if tasks & {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
     ]  # fmt: skip
-    assert asked == []
+    assert requested == []
 
 
 def test_docstrings_are_sentences() -> None:

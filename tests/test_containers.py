@@ -13,9 +13,9 @@ FOLDER = ROOT / "setup" / "container"
 def test_both_images_start_from_the_same_system_and_install_the_same_extras() -> None:
     docker, apptainer = ((FOLDER / name).read_text() for name in ("Dockerfile", "dira_scale.def"))
     assert re.findall(r"^(?:FROM|From:) (\S+)$", docker + apptainer, re.MULTILINE) == ["debian:12-slim"] * 2
-    asked = re.search(r'^ARG EXTRAS="(.*)"$', docker, re.MULTILINE)
+    requested = re.search(r'^ARG EXTRAS="(.*)"$', docker, re.MULTILINE)
     given = re.search(r"build\.sh (.*)$", apptainer, re.MULTILINE)
-    assert asked and given and asked[1] == given[1]
+    assert requested and given and requested[1] == given[1]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(given[1].split()) <= project["optional-dependencies"].keys()
     path = "/opt/dira_scale/.venv/bin:$PATH"

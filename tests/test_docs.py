@@ -91,8 +91,8 @@ def test_the_readmes_commands_are_understood(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("dira_scale.machine.inventory.components", lambda *_: [])
-    for place in ("archive.writer", "shard.curate.verify", "machine.workers"):
-        monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
+    for location in ("archive.writer", "shard.curate.verify", "machine.workers"):
+        monkeypatch.setattr(f"dira_scale.{location}.worker_pool", Here)
     for line in small(commands(DOCUMENTS[0])).splitlines():
         _, module, *words = modules(line)
         monkeypatch.setattr(sys, "argv", [module, *words])

@@ -15,7 +15,7 @@ from torch import nn
 
 from dira_scale import api
 from dira_scale.config.compose import compose
-from dira_scale.export.exported import Trained
+from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import to_monai, to_smp, to_timm
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
@@ -51,7 +51,7 @@ def exported(folder: Path, name: str) -> None:
     words = ["experiment=small", "data.shards=any", "data.size=32", f"model.encoder={name}"]
     config: Any = OmegaConf.to_container(compose("pretrain", [*words, f"model.decoder_channels={list(CHANNELS)}"]))
     encoder = build_encoder(name, size=32)
-    network = Trained(derived("pretrain", config), encoder, UNet(encoder, CHANNELS))
+    network = TrainedNetwork(derived("pretrain", config), encoder, UNet(encoder, CHANNELS))
     for write in (to_timm, to_smp) if name == "resnet18" else (to_monai,):
         for file, content in write(network).files.items():
             (folder / file).write_bytes(content)

@@ -107,8 +107,8 @@ def test_itself_goes_on():
 def test_what_the_tests_start_hears_signals_that_their_own_process_ignores(tmp_path: Path) -> None:
     """As it does under ``nohup``, or in the background of a shell; it goes on ignoring them itself."""
     (tmp_path / "test_heard.py").write_text(HEARD)
-    said = pytest_in(tmp_path, before="trap '' INT HUP TERM QUIT USR1 USR2")
-    assert "2 passed" in said, said
+    printed = pytest_in(tmp_path, before="trap '' INT HUP TERM QUIT USR1 USR2")
+    assert "2 passed" in printed, printed
 
 
 HOURS = """
@@ -186,12 +186,12 @@ def test_make_test_and_the_rest_run_every_test_once(
     (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers\n{marks}")
 
     def names(*flags: str) -> dict[str, str]:
-        said = pytest_in(tmp_path, *workers, "-m", *flags)
-        outcomes = re.findall(r"^\S+::(\S+) ([A-Z]+)", said, re.MULTILINE)  # without xdist
+        printed = pytest_in(tmp_path, *workers, "-m", *flags)
+        outcomes = re.findall(r"^\S+::(\S+) ([A-Z]+)", printed, re.MULTILINE)  # without xdist
         outcomes += [
-            words[::-1] for words in re.findall(r"^\[gw\d\] \[ *\d+%\] ([A-Z]+) \S+::(\S+)", said, re.MULTILINE)
+            words[::-1] for words in re.findall(r"^\[gw\d\] \[ *\d+%\] ([A-Z]+) \S+::(\S+)", printed, re.MULTILINE)
         ]
-        return dict(outcomes) or {"error": said}
+        return dict(outcomes) or {"error": printed}
 
     assert "run it first" in names(*REST)["error"]
     first = names(*FIRST)

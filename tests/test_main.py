@@ -38,7 +38,7 @@ def test_an_unknown_command_names_the_nearest(
     assert "did you mean 'pretrain'" in capsys.readouterr().err
 
 
-def test_an_old_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_python_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before any package is imported, which it may lack."""
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     source = Path(__main__.__file__).with_name("__init__.py").read_text()

@@ -113,10 +113,10 @@ def test_a_file_of_the_users_is_not_replaced(
     before = tree(tmp_path)
     try:
         assert write(tmp_path / f"mine{suffix}") == 2
-        said = capsys.readouterr().err
+        printed = capsys.readouterr().err
     except UserError as error:
-        said = str(error)
-    assert f"{tmp_path}/mine{suffix} would be replaced, and this command" in said and tree(tmp_path) == before
+        printed = str(error)
+    assert f"{tmp_path}/mine{suffix} would be replaced, and this command" in printed and tree(tmp_path) == before
 
 
 def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:

@@ -87,12 +87,12 @@ def test_a_click_shows_a_picture_larger_and_another_closes_it(browser: Tab, page
 
 def complaints(browser: Tab) -> list[Any]:
     """Errors, logged lines, and requests other than for the page itself and what it contains."""
-    said = [event for event in browser.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded",
+    printed = [event for event in browser.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded",
                                                                      "Runtime.consoleAPICalled")]  # fmt: skip
-    asked = [event["params"]["request"]["url"] for event in browser.events
+    requested = [event["params"]["request"]["url"] for event in browser.events
              if event["method"] == "Network.requestWillBeSent"]  # fmt: skip
-    assert asked  # the page itself
-    return said + [url for url in asked[1:] if not url.startswith("data:")]
+    assert requested  # the page itself
+    return printed + [url for url in requested[1:] if not url.startswith("data:")]
 
 
 def test_the_findings_find(browser: Tab, tmp_path: Path) -> None:

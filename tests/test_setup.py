@@ -226,7 +226,7 @@ def test_without_uv_the_set_up_says_where_to_point_pip(
     assert cuda.name in str(error.value)
 
 
-def test_accelerator_is_found_or_said(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accelerator_is_found_or_reported(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(install.Path, "glob", lambda *_: iter(()))  # no /dev/nvidia*
     monkeypatch.setenv("PATH", str(tmp_path))
     assert install.chosen_accelerator() == "cpu"
@@ -330,8 +330,8 @@ def test_quarrels_among_the_outer_pythons_packages_are_a_note(
     (install.VENV / "pyvenv.cfg").write_text(f"include-system-site-packages = {shared}\n")
     if shared == "true":
         install.check()
-        assert "note: pip check reports" in (said := capsys.readouterr().out)
-        assert "a 1.0 requires b" in said
+        assert "note: pip check reports" in (printed := capsys.readouterr().out)
+        assert "a 1.0 requires b" in printed
     else:
         with pytest.raises(install.SetupError, match=r"a 1\.0 requires b"):
             install.check()
@@ -398,9 +398,9 @@ def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(number: signal.Si
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
-        said, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "interrupted; run make pretrain again to resume" in said
+    assert "interrupted; run make pretrain again to resume" in printed
 
 
 HOOK = """

@@ -72,9 +72,11 @@ def test_no_command_imports_what_only_a_run_names(
     code = main(arguments)
     assert not evil.exists() and "evil" not in sys.modules
     if command != "report":  # which shows a run, and builds nothing
-        said = capsys.readouterr().err
-        assert code == 2 and said.count("\n") == 1
-        assert command in ("predict", "evaluate", "localize", "words") or "trust=evil" in said  # those refuse it before
+        printed = capsys.readouterr().err
+        assert code == 2 and printed.count("\n") == 1
+        assert (
+            command in ("predict", "evaluate", "localize", "words") or "trust=evil" in printed
+        )  # those refuse it before
 
 
 def test_nor_what_only_weights_name(evil: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,12 +108,12 @@ def convolutions(device: torch.device, small: bool) -> dict[str, str]:
                 pairs = zip(passes(*given), expected, strict=True)
                 off = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
                 taken = seconds(lambda: passes(*given), device, most=1)  # noqa: B023
-                said = f"{1e3 * taken:.2f} ms, {reached(operations, taken, device)}, off by {off:.0e}"
-                said += "" if off <= NEAR else "  WRONG"
+                printed = f"{1e3 * taken:.2f} ms, {reached(operations, taken, device)}, off by {off:.0e}"
+                printed += "" if off <= NEAR else "  WRONG"
             except Exception as error:  # nothing else depends on it
-                said = f"not known, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                printed = f"not known, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             shape = f"{count} x {'x'.join(map(str, sides))}, {channels} -> {out}"
-            found[f"bf16 conv3d, {shape}, {name}"] = said
+            found[f"bf16 conv3d, {shape}, {name}"] = printed
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
     return found
 

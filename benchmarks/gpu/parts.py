@@ -87,28 +87,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, no GPU needed")
     parser.add_argument("--alone", choices=tuple(SHARES), help=argparse.SUPPRESS)  # in this process, by the other one
     parser.add_argument("--logs", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    require(asked.rehearse)
-    began, out = time.perf_counter(), asked.out.resolve()
+    requested = parser.parse_args(argv)
+    require(requested.rehearse)
+    began, out = time.perf_counter(), requested.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
-    if asked.alone:
-        module = importlib.import_module(f"benchmarks.gpu.{'checks' if asked.alone == 'tests' else asked.alone}")
-        return 0 if module.run(Job(report, asked.seconds, asked.rehearse, asked.logs)) else 1
+    if requested.alone:
+        module = importlib.import_module(
+            f"benchmarks.gpu.{'checks' if requested.alone == 'tests' else requested.alone}"
+        )
+        return 0 if module.run(Job(report, requested.seconds, requested.rehearse, requested.logs)) else 1
     report.file.unlink(missing_ok=True)  # of another time
-    report.add(rehearsal=asked.rehearse, parts={})
+    report.add(rehearsal=requested.rehearse, parts={})
     fine = True
-    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *(["--rehearse"] if asked.rehearse else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        "--out",
+        str(out),
+        *(["--rehearse"] if requested.rehearse else []),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
-        for part in (part for part in SHARES if part in asked.parts):
+        for part in (part for part in SHARES if part in requested.parts):
             start = time.perf_counter()
-            left = asked.seconds - (start - began)
+            left = requested.seconds - (start - began)
             print(f"== {part}", flush=True)
-            seconds = min(left, SHARES[part] / max(SHARES[item] for item in asked.parts) * asked.seconds)
+            seconds = min(left, SHARES[part] / max(SHARES[item] for item in requested.parts) * requested.seconds)
             well, why = (
-                run(command, part, Job(report, seconds, asked.rehearse, logs))
+                run(command, part, Job(report, seconds, requested.rehearse, logs))
                 if seconds >= 2 * ENDING
                 else (False, "left out, the time was up")
             )

@@ -55,8 +55,8 @@ def waits(keys: Sequence[str]) -> dict[str, Any]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.cuda.synchronize()
-    places = [{"message": text, "times": times, "stack": stack} for (text, stack), times in result.items()]
-    return {"fine": not places, "steps": WATCHED, "places": places}
+    locations = [{"message": text, "times": times, "stack": stack} for (text, stack), times in result.items()]
+    return {"fine": not locations, "steps": WATCHED, "places": locations}
 
 
 def repeat(keys: Sequence[str]) -> dict[str, Any]:

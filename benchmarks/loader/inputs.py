@@ -113,8 +113,8 @@ def prepare(case: LoaderCase, originals: list[Path], folder: Path, workers: int,
     FFCV is installed; and write the payloads as files.
     """
     source = originals[0].parent if case.bits == 8 else sixteen_bits(originals, folder / "png16")
-    out, said = folder / "shards", io.StringIO()
-    with contextlib.redirect_stdout(said):
+    out, printed = folder / "shards", io.StringIO()
+    with contextlib.redirect_stdout(printed):
         code = shard(
             ["recipe=folder", f"recipe.images={source}", f"out={out}", f"recipe.codec={case.codec}",
              f"recipe.bits={case.bits}", f"recipe.max_side={case.side}", "recipe.secret=false", "recipe.burned_in=keep",
@@ -124,7 +124,7 @@ def prepare(case: LoaderCase, originals: list[Path], folder: Path, workers: int,
             code = shard(["convert", f"path={out}", "to=ffcv"])
     dataset = ShardedDataset.open(out) if code == 0 else None
     if dataset is None or dataset.table.num_rows != len(originals):
-        raise UserError(f"sharding the benchmark's images as {case} failed (exit code {code}):\n{said.getvalue()}")
+        raise UserError(f"sharding the benchmark's images as {case} failed (exit code {code}):\n{printed.getvalue()}")
     (folder / "files").mkdir()
     files = [folder / "files" / f"{row:05d}.{case.codec}" for row in range(len(originals))]
     for row, path in enumerate(files):

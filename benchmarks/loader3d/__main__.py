@@ -51,25 +51,25 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("out/loader3d"), help="where phantoms are made and kept")
     add_flag(parser)
     parser.add_argument("--json", type=Path, help="write the results here too")
-    asked = parser.parse_args()
-    run(asked, tables.console())
+    requested = parser.parse_args()
+    run(requested, tables.console())
 
 
-def run(asked: argparse.Namespace, console: Console) -> None:
+def run(requested: argparse.Namespace, console: Console) -> None:
     """Measure, print, and write after every case what there is so far."""
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "results": []}
+    requested.folder.mkdir(parents=True, exist_ok=True)
+    reported: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "results": []}
     keep_freed_memory()
-    with one_core(), tempfile.TemporaryDirectory(dir=asked.folder) as name:
-        dataset = prepare(source(asked.folder, asked.patients, asked.side), Path(name))
-        for size in asked.sizes:
+    with one_core(), tempfile.TemporaryDirectory(dir=requested.folder) as name:
+        dataset = prepare(source(requested.folder, requested.patients, requested.side), Path(name))
+        for size in requested.sizes:
             inputs = VolumeInputs(dataset, Path(name), crop_list(dataset, SIZES[size]))
-            title = f"CT phantoms of {asked.side} x {asked.side}, {size}"
-            result = measure(inputs, title, asked.peers, asked.rounds, asked.seconds)
+            title = f"CT phantoms of {requested.side} x {requested.side}, {size}"
+            result = measure(inputs, title, requested.peers, requested.rounds, requested.seconds)
             tell_result(console, result)
-            told["results"].append(asdict(result))
-            if asked.json:
-                write_json(asked.json, told)
+            reported["results"].append(asdict(result))
+            if requested.json:
+                write_json(requested.json, reported)
 
 
 @dataclass(frozen=True)

@@ -69,11 +69,11 @@ def source(folder: Path, patients: int, size: int) -> list[str]:
 
 def prepare(words: list[str], folder: Path) -> ShardedDataset:
     """Shard the volumes by the command that users call, and write them as single files."""
-    said, splits = io.StringIO(), "recipe.splits={train: 1, val: 0, test: 0}"
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    printed, splits = io.StringIO(), "recipe.splits={train: 1, val: 0, test: 0}"
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         code = shard([*words, f"out={folder / 'shards'}", "recipe.secret=false", splits, "workers=1"])
     if code:
-        raise UserError(f"sharding the benchmark's volumes failed (exit code {code}):\n{said.getvalue()}")
+        raise UserError(f"sharding the benchmark's volumes failed (exit code {code}):\n{printed.getvalue()}")
     dataset = ShardedDataset.open(folder / "shards")
     for name in ("npy", "nifti"):
         (folder / name).mkdir()

@@ -40,8 +40,8 @@ def processes_here(arguments: argparse.Namespace, console: Console) -> dict[str,
     title = f"This machine: {cores} cores (load {load:.0f}), gloo; ms of a step"
     head = ["row", "processes", "ms apart", "ms together", "speed-up", "efficiency"]
     tables.tell(console, title, head, rows(measured), {})
-    told = [asdict(m) | {"efficiency": m.efficiency} for m in measured]
-    return {"environment": environment() | {"cores": cores, "load": load}, "measured": told}
+    reported = [asdict(m) | {"efficiency": m.efficiency} for m in measured]
+    return {"environment": environment() | {"cores": cores, "load": load}, "measured": reported}
 
 
 def rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:

@@ -168,6 +168,6 @@ def own_hash_key(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_worker_is_this_process() -> Iterator[None]:
     """A pool of processes takes a second or two to start; those of two workers and more, and commands, have one."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("archive.writer", "shard.survey", "shard.curate.verify"):
-            patch.setattr(f"dira_scale.{place}.worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
+        for location in ("archive.writer", "shard.survey", "shard.curate.verify"):
+            patch.setattr(f"dira_scale.{location}.worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
         yield

@@ -154,7 +154,7 @@ def test_a_source_that_has_changed_is_not_declared_complete(
         ),
     ],
 )
-def test_a_damaged_dataset_is_told_and_how_to_mend_it(
+def test_a_damaged_dataset_is_reported_and_how_to_mend_it(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, damage, words: str
 ) -> None:
     config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"

@@ -200,8 +200,8 @@ def test_masks_boxes_and_labels_follow(tmp_path: Path, make: SimpleNamespace, sh
         np.testing.assert_array_equal(decode(payload, "png"), expected[z])
         names = {box["label"]: tuple(box[k] for k in "zyxdhw") for box in row["boxes"]}
         assert names.keys() == ({"n"} if 4 <= z < 8 else set())
-        for place in names.values():
-            np.testing.assert_allclose(place, (0, Y - 12, X - 9, 1, 7, 6), atol=1e-4)
+        for location in names.values():
+            np.testing.assert_allclose(location, (0, Y - 12, X - 9, 1, 7, 6), atol=1e-4)
     assert seen == 9
     whole = shard(tmp_path / "images", "whole", **keys | {"every": 1, "max_side": 16})
     thin = [row for row in whole.table.to_pylist() if {box["label"] for box in row["boxes"]} == {"thin"}]

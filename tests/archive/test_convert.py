@@ -141,10 +141,10 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
     ]
     dataset = ShardedDataset.open(out)
     assert sum(dataset.info.counts.values()) == 24 - 5 and dataset.info.quarantined == 6
-    said = capsys.readouterr().out
-    assert "quarantined: 6" in said and "warning: 24% of the inputs were refused" in said
-    assert len(re.findall(r"^  1 x ", said, re.MULTILINE)) == 6 and "other reasons" not in said
-    assert "attributes: no sample has view;" in said
+    printed = capsys.readouterr().out
+    assert "quarantined: 6" in printed and "warning: 24% of the inputs were refused" in printed
+    assert len(re.findall(r"^  1 x ", printed, re.MULTILINE)) == 6 and "other reasons" not in printed
+    assert "attributes: no sample has view;" in printed
     assert not any(b"Doe_John" in content for content in ingest.contents(out).values())
     names = tmp_path / "shards.rejected.csv"
     assert "Doe_John.txt,list,no row" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
@@ -229,7 +229,7 @@ def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "printed"),
     [
         (["recipe.images=", "out={out}"], "recipe.images= is empty: name a folder"),
         (["recipe.images={images}", "out="], "out= is empty: name a folder"),
@@ -237,18 +237,18 @@ def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None
         (["recipe.images={images}", "out={locked}/a/b"], "locked is not writable: choose another out"),
     ],
 )
-def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
-    keys: list[str], said: str, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+def test_places_that_cannot_be_meant_are_reported_before_anything_is_listed(
+    keys: list[str], printed: str, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """An empty one is a shell's variable that was not set: the folder in which it is typed is not meant."""
     monkeypatch.chdir(png_folder)
     locked, access = tmp_path / "locked", os.access
     locked.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))  # this may be root
-    places = {"images": png_folder / "images", "out": tmp_path / "out", "locked": locked}
-    assert main(["recipe=folder", *(key.format(**places) for key in keys)]) == 2
-    told = capsys.readouterr()
-    assert said in told.err and "files" not in told.out
+    locations = {"images": png_folder / "images", "out": tmp_path / "out", "locked": locked}
+    assert main(["recipe=folder", *(key.format(**locations) for key in keys)]) == 2
+    reported = capsys.readouterr()
+    assert printed in reported.err and "files" not in reported.out
     assert not (tmp_path / "out").exists() and not (png_folder / "images" / "shards").exists()
 
 
@@ -279,7 +279,7 @@ def test_the_next_command_works_or_is_not_proposed(
     assert line == (following and f"next: python -m dira_scale.pretrain {following}")
 
 
-def test_most_inputs_refused_is_said_while_it_converts(
+def test_most_inputs_refused_is_reported_while_it_converts(
     tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:

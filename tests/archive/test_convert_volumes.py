@@ -62,14 +62,14 @@ def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, in
     assert b"HOSP-774190" not in everything
 
 
-def test_slices_that_are_filled_in_are_told(
+def test_slices_that_are_filled_in_are_reported(
     tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     """Of four series one lacks a slice, one lacks two and one, one is uneven but whole."""
     for module in ("shard.survey", "archive.writer"):  # threads start at once
         monkeypatch.setattr(f"dira_scale.{module}.worker_pool", lambda workers, *_: ThreadPoolExecutor(workers))
-    places = [range(18), [*range(5), *range(6, 18)], [*range(5), *range(7, 12), *range(13, 18)], range(18)]
-    for number, there in enumerate(places):
+    locations = [range(18), [*range(5), *range(6, 18)], [*range(5), *range(7, 12), *range(13, 18)], range(18)]
+    for number, there in enumerate(locations):
         values, shift = make.smooth((18, 24, 28), number), 0.3 if number == 3 else 0
         make.series(tmp_path / f"images/ct{number}", values[list(there)], SeriesInstanceUID=f"1.2.{number}",
                     StudyInstanceUID=f"1.3.{number}", PatientID=f"P{number}",
@@ -80,8 +80,10 @@ def test_slices_that_are_filled_in_are_told(
     convert(config, tmp_path / "out", workers=1)
     assert "filled in: 4 slices missing in 2 volumes" in capsys.readouterr().out
     dataset = ShardedDataset.open(tmp_path / "out")
-    told = {dataset.voxels(n)[0].tobytes(): dict(row["attributes"]) for n, row in enumerate(dataset.table.to_pylist())}
-    filled = [told[make.smooth((18, 24, 28), number)[0].astype(np.int16).tobytes()] for number in range(4)]
+    reported = {
+        dataset.voxels(n)[0].tobytes(): dict(row["attributes"]) for n, row in enumerate(dataset.table.to_pylist())
+    }
+    filled = [reported[make.smooth((18, 24, 28), number)[0].astype(np.int16).tobytes()] for number in range(4)]
     assert filled == [{}, {"filled_slices": "1"}, {"filled_slices": "3"}, {}]
     config["volume"]["irregular"] = "refuse"
     survey_and_print(config, workers=1, key_file=None, count=1)

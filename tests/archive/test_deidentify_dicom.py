@@ -87,8 +87,8 @@ def stuff(path: Path, secrets: Secrets, ingest: SimpleNamespace, coding: str) ->
         setattr(ds, keyword, [outer, nested])
     for group in (0x0009, 0x0029, 0x6001, 0x7FDF):
         block = ds.private_block(group, secrets.text(), create=True)
-        for place, vr in enumerate((*TEXT, *BYTES)):
-            block.add_new(place, vr, secrets.value(vr))
+        for location, vr in enumerate((*TEXT, *BYTES)):
+            block.add_new(location, vr, secrets.value(vr))
         block.add_new(0x40, "SQ", [nested])
     for group in (0x6000, 0x601E):  # overlays: planes of bits that may be text, and words about them
         ds.add_new((group, 0x0010), "US", 64), ds.add_new((group, 0x0011), "US", 60)
@@ -116,9 +116,9 @@ def stuff(path: Path, secrets: Secrets, ingest: SimpleNamespace, coding: str) ->
         }[coding]()
         comment = secrets.text().encode()
         if coding == "jpeg2000":  # after the SIZ segment
-            place = 4 + int.from_bytes(stream[4:6], "big")
+            location = 4 + int.from_bytes(stream[4:6], "big")
             segment = b"\xff\x64" + (len(comment) + 4).to_bytes(2, "big") + b"\0\1" + comment
-            stream = stream[:place] + segment + stream[place:]
+            stream = stream[:location] + segment + stream[location:]
         else:
             stream = stream[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + stream[2:]
         ds.PixelData = encapsulate([stream, secrets.text().encode() * 5])  # with a fragment of no frame

@@ -168,7 +168,7 @@ def test_an_input_that_changes_midway_stops_the_run_and_is_not_quarantined(
     assert ShardedDataset.open(out).info.quarantined == 0
 
 
-def test_a_file_that_is_written_to_while_it_is_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_written_to_while_it_is_read_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"first")
     with pytest.raises(OSError, match="written to while it was read"), open_file(path) as file:

@@ -163,8 +163,8 @@ def test_masks_among_the_images_are_pointed_at(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(ingest.picture(0)).save(tmp_path / name)
     assert len(listed(Folder(str(tmp_path)))) == 4
-    said = capsys.readouterr().out
-    assert "warning: 3 of the inputs are masks by their names, " in said and "recipe.columns.mask" in said
+    printed = capsys.readouterr().out
+    assert "warning: 3 of the inputs are masks by their names, " in printed and "recipe.columns.mask" in printed
     table = ingest.csv(tmp_path / "x.csv", [{"file": "0.png", "patient": "P", "mask": "nodule_mask/0.png"}])
     listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
     assert "masks by their names" not in capsys.readouterr().out
@@ -239,14 +239,18 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     source = Folder(str(png_folder / "images"), str(table), columns=columns)
     assert source.label_names == ("nodule", "mass")
     listed(source)
-    said = capsys.readouterr().out
-    assert "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (recipe.class_columns takes a grade" in said
-    assert "list.csv: column Mask is not used; recipe.columns.mask=Mask uses it" in said
+    printed = capsys.readouterr().out
+    assert (
+        "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (recipe.class_columns takes a grade" in printed
+    )
+    assert "list.csv: column Mask is not used; recipe.columns.mask=Mask uses it" in printed
     named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
     assert listed(named)["im00.png"].labels == (0.5,)
-    said = capsys.readouterr().out
-    assert "list.csv: zip has other values than 0, 1 and -1: numbers for `probe` and `finetune task=regression`" in said
-    assert "For grades or classes use recipe.class_columns=[zip] instead of label_columns" in said
+    printed = capsys.readouterr().out
+    assert (
+        "list.csv: zip has other values than 0, 1 and -1: numbers for `probe` and `finetune task=regression`" in printed
+    )
+    assert "For grades or classes use recipe.class_columns=[zip] instead of label_columns" in printed
 
 
 def test_one_file_is_one_file_by_whatever_path(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -290,8 +294,8 @@ def test_studies_are_known_where_the_patient_is_not(tmp_path: Path, ingest: Simp
     assert {(r.patient, r.study) for r in listed(Folder(str(tmp_path))).values()} == {(None, "1.0"), (None, "1.1")}
     table = ingest.csv(tmp_path / "list.csv", [{"file": f"{n}.dcm", "patient": "P" * n} for n in range(3)])
     records = listed(Folder(str(tmp_path), str(table), columns={"file": "file", "patient": "patient"}))
-    told = [(records[f"{n}.dcm"].patient, records[f"{n}.dcm"].rejected) for n in (0, 1)]
-    assert told == [(None, "no patient in the CSV"), ("P", None)]
+    reported = [(records[f"{n}.dcm"].patient, records[f"{n}.dcm"].rejected) for n in (0, 1)]
+    assert reported == [(None, "no patient in the CSV"), ("P", None)]
 
 
 def test_a_header_that_cannot_be_read_is_no_patient_of_its_own(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -83,14 +83,14 @@ def column(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
 
 def renamed_shard(folder: Path, to: str) -> None:
     """The dataset says that its first shard lies at ``to``."""
-    said = json.loads((folder / "dataset.json").read_text())
-    first = next(iter(said["shards"]))
+    printed = json.loads((folder / "dataset.json").read_text())
+    first = next(iter(printed["shards"]))
     try:
         size = (folder / to).stat().st_size
     except (OSError, ValueError):
         size = 10
-    info(folder, shards={to: size} | {k: v for k, v in said["shards"].items() if k != first},
-         checksums={k: v for k, v in said["checksums"].items() if k != first})  # fmt: skip
+    info(folder, shards={to: size} | {k: v for k, v in printed["shards"].items() if k != first},
+         checksums={k: v for k, v in printed["checksums"].items() if k != first})  # fmt: skip
     column(folder, "shard", lambda name: to if name == first else name)
 
 
@@ -141,12 +141,12 @@ def use(folder: Path, scratch: Path) -> dict[str, str]:
 
 def exchanged(folder: Path, change: Callable[[bytes], bytes]) -> None:
     """Change the first shard, and what ``dataset.json`` says of it."""
-    said = json.loads((folder / "dataset.json").read_text())
-    shard = next(iter(said["shards"]))
+    printed = json.loads((folder / "dataset.json").read_text())
+    shard = next(iter(printed["shards"]))
     content = change((folder / shard).read_bytes())
     (folder / shard).write_bytes(content)
-    sums = said["checksums"] | {shard: xxhash.xxh3_64_hexdigest(content)}
-    info(folder, shards=said["shards"] | {shard: len(content)}, checksums=sums)
+    sums = printed["checksums"] | {shard: xxhash.xxh3_64_hexdigest(content)}
+    info(folder, shards=printed["shards"] | {shard: len(content)}, checksums=sums)
 
 
 TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=file:///etc/passwd]x[/link]", "=1+1",

@@ -46,6 +46,6 @@ def test_every_recipe_is_pinned() -> None:
 def test_the_identity_of_a_recipe_stays(name: str, ingest: SimpleNamespace) -> None:
     """Else a dataset that was begun is refused by the command that began it, and a finished one by ``repair``."""
     keys = {"modality": MODALITIES[name]} if name in MODALITIES else {}
-    for place in ("/data/here", "there/too.npz"):
-        recipe = Recipe.from_config(ingest.recipe(name, images=place, **keys))
+    for location in ("/data/here", "there/too.npz"):
+        recipe = Recipe.from_config(ingest.recipe(name, images=location, **keys))
         assert identity_hash(recipe.identity(Hasher(PUBLIC_KEY, recipe.archive)))[:16] == GOLDEN[name]

@@ -65,9 +65,9 @@ def test_one_s_own_images_are_named_after_the_folder_of_the_dataset(
     [("out/a/", "a"), ("a/../b", "b"), ("a\nb", "a_b"), ("/", "dataset"), ("memory://shards/mine", "mine")],
 )
 def test_a_name_is_the_last_part_of_the_place(out: str, name: str) -> None:
-    place = converting.locate(out, "out")
-    assert completed({"name": None, "modality": None}, place) == {"name": name, "modality": None}
-    assert completed({"name": "x", "modality": "CT"}, place) == {"name": "x", "modality": "CT"}
+    location = converting.locate(out, "out")
+    assert completed({"name": None, "modality": None}, location) == {"name": name, "modality": None}
+    assert completed({"name": "x", "modality": "CT"}, location) == {"name": "x", "modality": "CT"}
 
 
 def test_a_dataset_that_was_moved_keeps_its_name(
@@ -120,13 +120,15 @@ def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(tmp_path: 
     values, config = np.abs(make.smooth((18, 40, 36))), ingest.recipe("volumes", images=str(tmp_path / "images"))
     for name in "ab":
         nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)).to_filename(tmp_path / f"images/{name}.nii")
-    asked = "recipe.modality must be given: no DICOM header says .* of [ab].nii and of 1 more are. recipe.modality=CT"
+    requested = (
+        "recipe.modality must be given: no DICOM header says .* of [ab].nii and of 1 more are. recipe.modality=CT"
+    )
     for attempt in (convert, survey_and_print):
-        with pytest.raises(UserError, match=asked):
+        with pytest.raises(UserError, match=requested):
             attempt(config, *[tmp_path / "out"] * (attempt is convert), workers=1, key_file=None,
                     **{"count": 1} if attempt is survey_and_print else {})  # fmt: skip
     make.series(tmp_path / "images/ct", make.smooth((18, 40, 36)))
-    with pytest.raises(UserError, match=asked):
+    with pytest.raises(UserError, match=requested):
         convert(config, tmp_path / "out", workers=1)
     assert not (tmp_path / "out").exists()
     convert(config | {"modality": "MR"}, tmp_path / "out", workers=1)  # each volume has its own range

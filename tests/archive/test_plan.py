@@ -262,25 +262,25 @@ class Plugin:
     def records(self, workers: int) -> None: ...
 
 
-@pytest.mark.parametrize("place", ["../Doe", None])
-def test_what_a_source_annotates_as_a_place_is_no_part_of_the_identity(place: str | None) -> None:
-    keys = {"root": place, "scr_folder": place, "parts": [place], "masks": place, "fold": "a/b"}
+@pytest.mark.parametrize("location", ["../Doe", None])
+def test_what_a_source_annotates_as_a_place_is_no_part_of_the_identity(location: str | None) -> None:
+    keys = {"root": location, "scr_folder": location, "parts": [location], "masks": location, "fold": "a/b"}
     kept = make(source={"_target_": f"{__name__}.Plugin", **keys}).identity(HASHER)
     assert kept.keys() & {"_target_", *keys} == {"_target_", "fold"} and "Doe" not in str(kept)
 
 
-@pytest.mark.parametrize("place", ["Doe.csv", "s3://Doe"])
-def test_places_are_no_part_of_the_identity(place: str, ingest: SimpleNamespace) -> None:
+@pytest.mark.parametrize("location", ["Doe.csv", "s3://Doe"])
+def test_places_are_no_part_of_the_identity(location: str, ingest: SimpleNamespace) -> None:
     """Every argument of a source that is a place, however it is typed; what is none, as names of labels, is kept."""
     for name, keys in {
-        "folder": {"images": place, "labels": place, "boxes": place},
-        "jsrt": {"images": place, "masks": place},
-        "phantom_cxr": {"folder": place},
-        "phantom_ct": {"folder": place},
-        "medmnist": {"images": place, "classes": ["Doe v1.5", "T2"]},
+        "folder": {"images": location, "labels": location, "boxes": location},
+        "jsrt": {"images": location, "masks": location},
+        "phantom_cxr": {"folder": location},
+        "phantom_ct": {"folder": location},
+        "medmnist": {"images": location, "classes": ["Doe v1.5", "T2"]},
     }.items():
         identity = Recipe.from_config(ingest.recipe(name, **keys)).identity(HASHER)
-        assert not any(place in (value if isinstance(value, list) else [value]) for value in identity.values())
+        assert not any(location in (value if isinstance(value, list) else [value]) for value in identity.values())
         assert identity.keys().isdisjoint(keys.keys() - {"classes"}) and identity["_target_"] in REGISTERED
         assert name != "medmnist" or identity["classes"] == ["Doe v1.5", "T2"]
 

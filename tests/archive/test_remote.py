@@ -121,8 +121,8 @@ def test_a_slice_that_comes_late_does_no_harm(
 
     monkeypatch.setattr(writer, "write_shard", slow)
     convert(config, url, workers=1, share="2/3")
-    said = capsys.readouterr().out
-    assert said.count("is complete") == 1 and "still to do" not in said
+    printed = capsys.readouterr().out
+    assert printed.count("is complete") == 1 and "still to do" not in printed
     assert bucket.keys("late/") == list(joined[1])  # no .partial either
     for key, head in joined[1].items():
         assert bucket.client.head_object(Bucket=s3.NAME, Key=key)["LastModified"] == head["LastModified"]
@@ -134,19 +134,19 @@ def test_a_slice_that_comes_late_does_no_harm(
 
 
 @pytest.mark.parametrize(
-    "place, words",
+    "location, words",
     [
         ("s3://nowhere/x", r"out=s3://nowhere/x|sharding to s3://nowhere/x failed"),
         ("nosuch://bucket/x", r"out=nosuch://bucket/x: .*pip install 'dira_scale\[store\]'"),
     ],
 )
 def test_a_store_that_is_not_there_is_one_error(
-    bucket: s3.Bucket, png_folder: Path, ingest: SimpleNamespace, place: str, words: str
+    bucket: s3.Bucket, png_folder: Path, ingest: SimpleNamespace, location: str, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        convert(ingest.recipe("folder", **ingest.source_of(png_folder)), place, workers=1)
+        convert(ingest.recipe("folder", **ingest.source_of(png_folder)), location, workers=1)
     with pytest.raises(UserError, match=r"recipe\.images"):
-        convert(ingest.recipe("folder", images=place), png_folder / "out", workers=1)
+        convert(ingest.recipe("folder", images=location), png_folder / "out", workers=1)
 
 
 def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(

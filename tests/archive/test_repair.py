@@ -11,9 +11,9 @@ from dira_scale.shard.convert import convert
 from dira_scale.shard.repair import repair
 
 
-def flip(path: Path, place: int) -> None:
+def flip(path: Path, location: int) -> None:
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[location] ^= 1
     path.write_bytes(content)
 
 
@@ -33,8 +33,12 @@ def test_only_what_is_broken_is_written_again_byte_for_byte(
     assert sorted(repair(config, out, workers=1)) == [path.name for path in (gone, cut, flipped)]
     assert ingest.contents(out) == whole
     assert {path: path.stat().st_mtime_ns for path in kept} == before
-    said = capsys.readouterr().out
-    assert f"{gone.name}: missing" in said and f"{flipped.name}: another checksum" in said and "instead of" in said
+    printed = capsys.readouterr().out
+    assert (
+        f"{gone.name}: missing" in printed
+        and f"{flipped.name}: another checksum" in printed
+        and "instead of" in printed
+    )
 
 
 def test_another_source_or_recipe_repairs_nothing(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:

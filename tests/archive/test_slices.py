@@ -23,8 +23,8 @@ def test_slices_joined_are_byte_identical_to_one_machine(
     for number in (3, 1, 3):  # the third is done twice, the second never
         convert(config, out, workers=1, share=f"{number}/3")
         assert not (out / "manifest.parquet").exists()
-    said = capsys.readouterr().out
-    assert "slice 3/3 is done" in said and "still to do by other slices" in said
+    printed = capsys.readouterr().out
+    assert "slice 3/3 is done" in printed and "still to do by other slices" in printed
     convert(config, out, workers=1)
     assert ingest.contents(out) == ingest.contents(tmp_path / "one")
     assert (tmp_path / "one.rejected.csv").read_bytes() == (tmp_path / "shared.rejected.csv").read_bytes()

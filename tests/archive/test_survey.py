@@ -29,11 +29,11 @@ def test_what_is_there_and_what_is_odd_is_counted(
     assert found.rejected == {"no row in the CSV of labels": 1, "the file cannot be read (FileNotFoundError)": 1}
     assert (found.copies, found.masks, found.absent_masks, found.unknown_patients) == (1, 9, 1, 0)
     assert len(found.trials) == 23  # all of them: fewer than were asked for
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("1 copy of", "1 of 23 tried (4%) are rejected, decode: the file is empty",
                   "14 without a mask, 9 with one",
                   "from all inputs"):  # fmt: skip
-        assert words in said
+        assert words in printed
     convert(config, tmp_path / "out", workers=1)
     size = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.tar"))
     planned = sum(trial.size for trial in found.trials)

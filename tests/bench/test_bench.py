@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 def test_without_a_name_it_lists_the_benchmarks(capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    said = capfd.readouterr().out
-    assert all(f"\n  {name} " in said for name in BENCHMARKS)
-    assert main(["--help"]) == 0 and capfd.readouterr().out == said
+    printed = capfd.readouterr().out
+    assert all(f"\n  {name} " in printed for name in BENCHMARKS)
+    assert main(["--help"]) == 0 and capfd.readouterr().out == printed
 
 
 def test_an_unknown_name_is_a_line_with_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:
@@ -41,9 +41,9 @@ def test_flags_are_the_benchmarks_own(
     for flags, code in ((["--round", "x"], 2), (["--help"], 0)):
         with pytest.raises(SystemExit) as ended:
             main(["loader", *flags])
-        said = "".join(capsys.readouterr())
-        assert ended.value.code == code and "usage: dira_scale.bench loader" in said
-        assert ("--rounds" if code == 0 else "invalid int value: 'x'") in said
+        printed = "".join(capsys.readouterr())
+        assert ended.value.code == code and "usage: dira_scale.bench loader" in printed
+        assert ("--rounds" if code == 0 else "invalid int value: 'x'") in printed
 
 
 INTERRUPTED = """

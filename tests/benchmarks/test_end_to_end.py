@@ -23,11 +23,11 @@ class Recorder:
     """A loader of numbers that remembers what was asked of it; every batch is waited for for a second."""
 
     def __init__(self, breaks: int = 1000) -> None:
-        self.asked: list[tuple[int, int]] = []
+        self.requested: list[tuple[int, int]] = []
         self.breaks, self.waited, self.closed = breaks, 0.0, 0
 
     def iterate(self, start: int, stop: int) -> Iterator[int]:
-        self.asked.append((start, stop))
+        self.requested.append((start, stop))
         try:
             for number in range(start, stop):
                 if number == self.breaks:
@@ -61,7 +61,7 @@ def test_turns_share_no_batch_and_warm_up_untimed(monkeypatch: pytest.MonkeyPatc
         [*range(15, 20)] * 2,
     )  # of five, two to warm up; five were read alone before
     assert seen == [0, 0, 0, 0, 0, 0, *first, 0, 0, 0, *second, 0]
-    assert item.asked == [(0, 1), (0, 10), (10, 20)] and two.asked == [(0, 10), (10, 20)]
+    assert item.requested == [(0, 1), (0, 10), (10, 20)] and two.requested == [(0, 10), (10, 20)]
     assert (item.closed, two.closed) == (3, 2)
     assert turns.steps_alone == [3.0, 3.0]
     assert turns.taken["two"] == {"loader": [0.0, 0.0], "both": [3.0, 3.0], "wait": [3.0, 3.0]}

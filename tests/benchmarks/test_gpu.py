@@ -48,7 +48,7 @@ def test_tflops_share_and_speed_up_by_hand() -> None:
 
 def test_a_wrong_convolution_of_volumes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     right = basics.passes
-    assert not any("WRONG" in said for said in basics.convolutions(torch.device("cpu"), small=True).values())
+    assert not any("WRONG" in printed for printed in basics.convolutions(torch.device("cpu"), small=True).values())
 
     def wrong(x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
         y, *gradients = right(x, weight, gradient)
@@ -56,7 +56,7 @@ def test_a_wrong_convolution_of_volumes_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(basics, "passes", wrong)
     monkeypatch.setattr(basics, "seconds", lambda *_, **__: 1.0)
-    assert all(said.endswith("WRONG") for said in basics.convolutions(torch.device("cpu"), small=True).values())
+    assert all(printed.endswith("WRONG") for printed in basics.convolutions(torch.device("cpu"), small=True).values())
 
 
 def job(out: Path, seconds: float = 1e6) -> Job:

@@ -74,7 +74,7 @@ def test_a_run_keeps_what_is_logged_while_it_lasts(tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_text() == "warning: a step was skipped\n"
 
 
-def test_a_disk_that_is_full_is_said_once_and_ends_nothing(
+def test_a_disk_that_is_full_is_reported_once_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Even where it is the log that cannot be written; lines of all threads come when there is room."""

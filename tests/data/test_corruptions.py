@@ -220,7 +220,7 @@ def test_curves_rise_or_fall_as_often() -> None:
 
 
 @pytest.mark.parametrize(
-    ("corruption", "said"),
+    ("corruption", "printed"),
     [(BlockMask(5), "x: block=5: a view of 16 x 16 x 12 does not divide"), (BlockMask(4, 0.001), "some must be"),
      (7, "expected {_target_: …}"), (Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"),
      (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
@@ -230,8 +230,8 @@ def test_curves_rise_or_fall_as_often() -> None:
      (Affine(degrees=181), "degrees=181"),
      (Inpaint(fill="black"), "fill=black: expected noise, constant")],
 )  # fmt: skip
-def test_settings_out_of_range_are_refused(corruption: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_settings_out_of_range_are_refused(corruption: Any, printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
         spec(*SIZE, corruptions={"x": corruption})
 
 

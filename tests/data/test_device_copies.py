@@ -58,14 +58,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_step_waits_for_no_later_batch_and_its_memory_is_not_reused(device: SimpleNamespace) -> None:
     began_after: dict[str, set[str]] = {}
-    asked: list[str] = []  # by the host, in order
+    requested: list[str] = []  # by the host, in order
     alive: dict[int, Any] = {}
     closed = []
 
     def loader() -> Generator[Any, None, None]:
         try:
             for k in range(BATCHES):
-                asked.append(f"batch {k}")
+                requested.append(f"batch {k}")
                 yield SimpleNamespace(copy_to=lambda _, k=k: copy_of(k))
         finally:
             closed.append(True)
@@ -83,9 +83,9 @@ def test_a_step_waits_for_no_later_batch_and_its_memory_is_not_reused(device: Si
     for k, batch in enumerate(copies.beside(loader())):
         assert isinstance(batch, Copied)
         device.computing.queue(f"step {k}", began_after)
-        asked.append(f"step {k}")
+        requested.append(f"step {k}")
         del batch
-    assert asked == [f"{what} {k}" for k in range(BATCHES) for what in ("batch", "step")]
+    assert requested == [f"{what} {k}" for k in range(BATCHES) for what in ("batch", "step")]
     assert began_after["copy 0"] == {"earlier steps"}
     for k in range(BATCHES):
         assert f"copy {k}" in began_after[f"step {k}"]

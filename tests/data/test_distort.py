@@ -80,9 +80,9 @@ def test_corruption_equals_the_slow_one(branch, channels):
 def test_swaps_that_overlap_read_the_original_and_the_last_write_stays():
     """Heavily overlapping swaps, also with themselves: order matters and nothing compounds."""
     rng = np.random.default_rng(0)
-    side, place = rng.integers(10, 30, (24, 10, 2)), rng.integers(0, 18, (24, 10, 4))
+    side, location = rng.integers(10, 30, (24, 10, 2)), rng.integers(0, 18, (24, 10, 4))
     params = only("shuffle")[1]
-    params.swaps.copy_(torch.from_numpy(np.concatenate((side, place), -1)))
+    params.swaps.copy_(torch.from_numpy(np.concatenate((side, location), -1)))
     x = images()
     result = Distort(SPEC)(x, params).numpy()
     for i in range(len(x)):

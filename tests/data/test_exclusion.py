@@ -57,7 +57,7 @@ def test_what_cannot_be_excluded_is_one_error(patients: Any, tmp_path: Path) -> 
     nobody.write_text("x\ny\n")
     binary.write_bytes(b"\xff\xfe\x00")
     root = str(dataset.root)
-    for exclude, said in (
+    for exclude, printed in (
         (str(nobody), r"nobody.txt: none of its 2 lines is a patient of .*one; it needs their keys, as in the"),
         (str(tmp_path / "none.txt"), r"data.exclude=.*none.txt cannot be read: .*No such file"),
         (str(binary), r"data.exclude=.*image.png is not text: data.exclude=patients.txt, a file"),
@@ -70,5 +70,5 @@ def test_what_cannot_be_excluded_is_one_error(patients: Any, tmp_path: Path) -> 
         ({str(elsewhere.root): "train"}, "elsewhere: their patients are of two archives by their recipes"),
         ({str(unsaid.root): "train"}, "unsaid: one of them does not say with which hash key it was made"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=printed):
             excluded_patients(exclude, [dataset])

@@ -93,7 +93,7 @@ def test_nothing_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "printed"),
     [
         ({"count": 3}, "fixed: 10 crops for 3 views; give one for each"),
         ({"fixed": centre(3), "count": 1}, r"fixed: .* does not have the 2 axes of size=28"),
@@ -101,6 +101,6 @@ def test_nothing_is_drawn() -> None:
         ({"fixed": centre(2, extent=(0, 8)), "count": 1}, r"and extents above 0"),
     ],
 )
-def test_impossible_crops_are_refused(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_impossible_crops_are_refused(change: dict[str, Any], printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
         replace(TEN, **change)

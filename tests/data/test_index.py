@@ -57,8 +57,8 @@ def put(folder: Path, rows: list[Row], times: int = 1, **described: Any) -> Path
     return folder / "set"
 
 
-def opened(place: Path | str) -> ShardedDataset:
-    return ShardedDataset.open(place, check_shards=False)
+def opened(location: Path | str) -> ShardedDataset:
+    return ShardedDataset.open(location, check_shards=False)
 
 
 @pytest.fixture(autouse=True)
@@ -121,20 +121,20 @@ def test_in_memory_it_says_what_the_manifest_says(tmp_path: Path, cache: Path) -
 
 def test_in_a_file_too_which_is_written_once(tmp_path: Path, filed: None, writes: list[str], cache: Path) -> None:
     rows = rows_of(ROWS)
-    place = put(tmp_path, rows)
+    location = put(tmp_path, rows)
     for _ in range(3):
-        check_same(opened(place), rows)
+        check_same(opened(location), rows)
     assert len(writes) == 1 and sorted(path.suffix for path in cache.iterdir()) == ["", ".index"]
 
 
 def test_a_loader_s_samples_hold_no_row_in_memory(tmp_path: Path, filed: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is allocated does not grow with the rows: a tenth of the index would be seen."""
     monkeypatch.setattr(parquet, "ROWS", 2**15)
-    place = put(tmp_path, rows_of(ROWS), times=100)
-    opened(place)
+    location = put(tmp_path, rows_of(ROWS), times=100)
+    opened(location)
     tracemalloc.start()
     try:
-        samples = Samples([opened(place)], "train")
+        samples = Samples([opened(location)], "train")
         index = np.random.default_rng(0).integers(0, len(samples), 8)
         samples.column("height", index), samples.words("shard", index), samples.labels(index)
         _, peak = tracemalloc.get_traced_memory()
@@ -145,13 +145,13 @@ def test_a_loader_s_samples_hold_no_row_in_memory(tmp_path: Path, filed: None, m
 
 def test_a_changed_manifest_is_read_again(tmp_path: Path, filed: None, writes: list[str]) -> None:
     rows = rows_of(ROWS)
-    place = put(tmp_path, rows)
-    opened(place)
-    status = (place / "manifest.parquet").stat()
+    location = put(tmp_path, rows)
+    opened(location)
+    status = (location / "manifest.parquet").stat()
     rows[5]["xxh3"] = rows[5]["xxh3"][::-1]
     put(tmp_path, rows)
-    os.utime(place / "manifest.parquet", ns=(status.st_atime_ns, status.st_mtime_ns))
-    check_same(opened(place), rows)
+    os.utime(location / "manifest.parquet", ns=(status.st_atime_ns, status.st_mtime_ns))
+    check_same(opened(location), rows)
     assert len(writes) == 2
 
 
@@ -169,11 +169,11 @@ def test_a_damaged_index_is_made_again(
     tmp_path: Path, filed: None, cache: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     rows = rows_of(ROWS)
-    place = put(tmp_path, rows)
-    opened(place)
+    location = put(tmp_path, rows)
+    opened(location)
     (path,) = cache.glob("*.index")
     path.write_bytes(damage(path.read_bytes()))
-    check_same(opened(place), rows)
+    check_same(opened(location), rows)
 
 
 FAULTS: dict[str, tuple[Row, str]] = {
@@ -210,11 +210,11 @@ def test_a_fault_in_the_last_row_is_found(
 def test_processes_that_open_at_once_make_one_index(tmp_path: Path, filed: None, writes: list[str]) -> None:
     """Threads here: a lock belongs to an open file, and each opens its own."""
     rows, together = rows_of(ROWS), Barrier(8)
-    place = put(tmp_path, rows)
+    location = put(tmp_path, rows)
 
     def meet(_: int) -> str:
         together.wait(30)
-        return opened(place).hash
+        return opened(location).hash
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(meet, range(8)))) == 1
@@ -235,11 +235,11 @@ def test_an_index_that_nobody_opens_is_removed(
     tmp_path: Path, filed: None, cache: Path, writes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = rows_of(ROWS)
-    place = put(tmp_path, rows)
-    opened(place)
+    location = put(tmp_path, rows)
+    opened(location)
     (old,) = cache.glob("*.index")
     os.utime(old, (0, 0))
-    opened(place)
+    opened(location)
     assert time.time() - old.stat().st_mtime < 60  # opening counts as use
     os.utime(old, (0, 0))
     rows[0]["low"] = 1.0

@@ -128,7 +128,7 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
     severe, grave = (
         labelled([[0], [1]], ("grade",), name, classes={"grade": ["none", name]}) for name in ("severe", "grave")
     )
-    for datasets, choice, said in (
+    for datasets, choice, printed in (
         ([first, second], {"names": ("Mass",), "key": "task.labels"},
          r"task.labels: .*second has no label 'Mass', but Edema, Masses, Fracture; did you mean 'Masses'"),
         ([first, second], {}, "second has no label 'Mass'"),
@@ -140,12 +140,12 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ([first], {"uncertain": {"Edma": "ones"}}, "uncertain.Edma: the labels are .*; did you mean 'Edema'"),
         ([first], {"unknown": "none", "key": "task.labels"}, "task.unknown=none: expected ones, zeros, ignore"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=printed):
             LabelChoice(**choice).of(datasets)
 
 
 @pytest.mark.parametrize(
-    ("rows", "choice", "learned", "said"),
+    ("rows", "choice", "learned", "printed"),
     [
         ([[1, 3], [0, 0]], {}, True, r"toy, split 'train': label 'b' has the value 3: need 0, 1, -1 .*class_columns"),
         ([[1, -1], [0, NAN]], {}, True, r"label 'b' is unknown or uncertain, which is ignored in all 2 samples"),
@@ -167,10 +167,10 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
     ],
 )
 def test_labels_that_cannot_be_learned_are_one_error(
-    labelled: Labelled, rows: list[list[float]], choice: dict[str, Any], learned: bool, said: str
+    labelled: Labelled, rows: list[list[float]], choice: dict[str, Any], learned: bool, printed: str
 ) -> None:
     dataset = labelled(rows, ("a", "b", "c")[: len(rows[0])])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=printed):
         LabelChoice(**choice).of([dataset]).check([dataset], "train", np.arange(len(rows)) if learned else None)
 
 

@@ -160,7 +160,7 @@ def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: 
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "printed"),
     [
         ("key", "../../x", "a key that is not of letters"),
         ("key", "\x1b]0;x", "a key that is not of letters"),
@@ -175,14 +175,14 @@ def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: 
     ],
 )
 def test_what_no_sample_is_is_refused_before_anything_is_decoded(
-    dataset: Path, column: str, value: Any, said: str
+    dataset: Path, column: str, value: Any, printed: str
 ) -> None:
     """A stranger's manifest: keys that leave a folder, sizes that take gigabytes, numbers that are none."""
     path = dataset / "manifest.parquet"
     rows = pq.read_table(path).to_pylist()
     rows[0][column] = value if column != "labels" else value * len(rows[0]["labels"])
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
-    with pytest.raises(DatasetError, match=said):
+    with pytest.raises(DatasetError, match=printed):
         ShardedDataset.open(dataset)
 
 

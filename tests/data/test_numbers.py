@@ -43,14 +43,14 @@ def test_a_named_one_may_be_of_yes_and_no_and_lies_elsewhere_in_each_dataset(lab
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "printed"),
     [
         (("stage",), r"task.labels: 'stage' of .* is a label of classes, which have no order: use task=labels"),
         (("agee",), "task.labels: .* has no label 'agee', but sick, age, stage, change; did you mean 'age'"),
     ],
 )
-def test_what_is_no_number_is_one_error(labelled: Labelled, names: tuple[str, ...], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_is_no_number_is_one_error(labelled: Labelled, names: tuple[str, ...], printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
         NumberChoice(names, "task.labels").of([labelled(ROWS, NAMES, classes=CLASSES)])
 
 
@@ -60,7 +60,7 @@ def test_a_dataset_without_numbers_is_one_error(labelled: Labelled) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "learned", "keys", "said"),
+    ("rows", "learned", "keys", "printed"),
     [
         ([[5, 7], [6, 7]], True, "", "'b' is 7 wherever it is known, so there is nothing to learn: leave it"),
         ([[5, NAN], [6, NAN]], False, "", "split 'train': label 'b' is unknown in all 2 samples"),
@@ -69,14 +69,14 @@ def test_a_dataset_without_numbers_is_one_error(labelled: Labelled) -> None:
     ],
 )
 def test_what_cannot_be_learned_is_one_error(
-    labelled: Labelled, rows: list[list[float]], learned: bool, keys: str, said: str
+    labelled: Labelled, rows: list[list[float]], learned: bool, keys: str, printed: str
 ) -> None:
     dataset: Any = labelled(rows, ("a", "b"))
     numbers, chosen = NumberChoice(("a", "b")).of([dataset]), np.arange(2) if learned else None
-    if not said:
+    if not printed:
         numbers.check([dataset], "train", chosen, keys)
         return
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=printed):
         numbers.check([dataset], "train", chosen, keys)
 
 

@@ -133,14 +133,14 @@ def test_blocks_stay_whole_and_lanes_are_consecutive(order, epoch):
 @pytest.mark.parametrize(("lanes", "block", "window"), [(None, 1, 1), (2, 1, 50), (8, 4, 3)])
 def test_the_order_is_a_shuffle(lanes, block, window, seeds):
     """Each sample is equally likely in each eighth of the epoch, and neighbours do not stay together."""
-    places = np.zeros((64, 8))
+    locations = np.zeros((64, 8))
     neighbours = 0
     for seed in range(seeds):
         order = Order((64,), seed, batch=8, lanes=lanes, block=block, window=window)
         samples = epoch_of(order, 0)
-        places[samples, np.arange(64) // 8] += 1
+        locations[samples, np.arange(64) // 8] += 1
         neighbours += (np.diff(samples) == 1).sum()
-    assert stats.chi2.sf(((places - seeds / 8) ** 2 / (seeds / 8)).sum(), 63 * 7) > 1e-3
+    assert stats.chi2.sf(((locations - seeds / 8) ** 2 / (seeds / 8)).sum(), 63 * 7) > 1e-3
     assert neighbours / (seeds * 63) < (0.05 if block == 1 else 0.5)
 
 

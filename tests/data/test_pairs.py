@@ -189,16 +189,16 @@ def test_what_no_pair_can_meet_is_refused(changed: dict[str, Any], message: str)
 
 def test_candidates_are_few() -> None:
     """Sixteen do for all but a few of a hundred, also in volumes where one draw of a thousand would."""
-    asked: list[int] = []
+    requested: list[int] = []
     for name, case in CASES.items():
         large = Case(case.sizes, tuple(8 * side for side in case.sides), case.iou, case.same_size)
         for each in (case, large):
             candidates = numbers(400)
 
             def counted(rows: np.ndarray, first: int, n: int, given: pair.Candidates = candidates) -> np.ndarray:
-                asked.append(len(rows))
+                requested.append(len(rows))
                 return given(rows, first, n)
 
-            asked.clear()
+            requested.clear()
             each.rule.draw(orientations(each.rule, 400), counted, np.tile(each.sides, (400, 1)))
-            assert asked[0] == 400 and sum(asked) < 1.1 * 400, name
+            assert requested[0] == 400 and sum(requested) < 1.1 * 400, name

@@ -60,11 +60,11 @@ def test_no_step_beyond_the_last_is_asked_for(samples):
 def test_one_step_together_asks_for_a_step_only_when_it_is_taken(samples):
     class Counted(EvalOrder):
         def batch_at(self, step, rank=0, world=1):
-            asked.append(step)
+            requested.append(step)
             return super().batch_at(step, rank, world)
 
-    asked: list[int] = []
+    requested: list[int] = []
     requests = Requests(samples, Counted(ROWS, 4), SPEC, seed=0)
     requests.together = 1
     taken = requests.between(0, 3)
-    assert asked == [] and next(taken).step == 0 and asked == [0]
+    assert requested == [] and next(taken).step == 0 and requested == [0]

@@ -337,15 +337,15 @@ def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "printed"),
     [
         ({"labels": 0}, r"data.negatives=2: .*toy has no labels: shard it again with recipe.labels=… and another out"),
         ({"value": 0.0}, r"data.negatives=2: .*toy has no positive in split 'train'; use data.negatives=null"),
         ({"value": 1.0}, r"has no negative \(a sample without a positive label\) in split 'train'; use data"),
     ],
 )
-def test_negatives_need_labels_positives_and_negatives(labelled, change, said):
-    with pytest.raises(UserError, match=said):
+def test_negatives_need_labels_positives_and_negatives(labelled, change, printed):
+    with pytest.raises(UserError, match=printed):
         select([labelled(**change)], "train", [1.0], 1.0, 0, 2)
 
 

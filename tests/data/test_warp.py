@@ -168,7 +168,7 @@ def test_the_views_of_masks_are_benchmark_transfer_learnings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "printed"),
     [
         ({"warp": Warp(grid=1.0, p=0.1)}, "0 <= warp.grid < 1"),
         ({"tone": Tone(gamma=(0, 1))}, r"0 < tone.gamma\[0\]"),
@@ -177,6 +177,6 @@ def test_the_views_of_masks_are_benchmark_transfer_learnings() -> None:
         ({"size": (8, 8, 8), "sized": SizedCrop()}, "volumes do not have sized, but extents"),
     ],
 )
-def test_views_that_make_no_sense_are_one_error(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_views_that_make_no_sense_are_one_error(wrong: dict[str, Any], printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
         ViewSpec(**(OFF | wrong))

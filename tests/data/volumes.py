@@ -54,11 +54,11 @@ def make(
     splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
     for number, voxels in enumerate(volumes):
         payload = codecs.encode(voxels, codec)
-        place = {"offset": len(shard), "size": len(payload)}
+        location = {"offset": len(shard), "size": len(payload)}
         shard += payload
         if number % 2 == 0:
             mask = codecs.encode(np.uint8(voxels.reshape(-1, *voxels.shape[-3:])[0] > 0), "b2nd")
-            place |= {"mask_offset": len(shard), "mask_size": len(mask)}
+            location |= {"mask_offset": len(shard), "mask_size": len(mask)}
             shard += mask
         sides = dict(zip(("depth", "height", "width"), voxels.shape[-3:], strict=True))
         rows.append(
@@ -75,7 +75,7 @@ def make(
             }
             | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
             | sides
-            | place
+            | location
             | {"boxes": [*boxes[number]] if boxes else None}
         )
     (root / "train-000000.tar").write_bytes(shard)

@@ -21,7 +21,7 @@ GHOST, BUG = Failure.of(LeaseLostError("taken over")), Failure.of(KeyError("x"))
 
 
 @pytest.mark.parametrize(
-    ("failures", "kind", "said"),
+    ("failures", "kind", "printed"),
     [
         ([DISK], AgreedError, "no disk"),
         ([DISK, DISK], AgreedError, "no disk"),
@@ -33,10 +33,10 @@ GHOST, BUG = Failure.of(LeaseLostError("taken over")), Failure.of(KeyError("x"))
     ],
 )
 def test_all_raise_what_counts_most_and_comes_first(
-    failures: list[Failure | None], kind: type[Exception], said: str
+    failures: list[Failure | None], kind: type[Exception], printed: str
 ) -> None:
     error = common_error(failures)
-    assert type(error) is kind and str(error) == said.format(host=socket.gethostname())
+    assert type(error) is kind and str(error) == printed.format(host=socket.gethostname())
 
 
 def test_nobody_raises_where_nobody_failed() -> None:
@@ -46,13 +46,13 @@ def test_nobody_raises_where_nobody_failed() -> None:
 def _two_processes(rank: int, folder: str) -> None:
     """Both ranks write down what they are told."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    told = {}
+    reported = {}
 
     def tell(name: str, function: Any) -> None:
         try:
-            told[name] = f"returned {function()}"
+            reported[name] = f"returned {function()}"
         except (control.AgreedError, LeaseLostError) as error:
-            told[name] = f"{error}" if isinstance(error, control.AgreedError) else f"lease lost: {error}"
+            reported[name] = f"{error}" if isinstance(error, control.AgreedError) else f"lease lost: {error}"
 
     def bad(text: str) -> Any:
         raise UserError(text)
@@ -68,7 +68,7 @@ def _two_processes(rank: int, folder: str) -> None:
     tell("alike", lambda: control.check_equal({"seed": "0"}))
     tell("differ", lambda: control.check_equal({"seed": str(rank), "torch": "2"} | {"own": "1"} | {}))
     tell("lacks", lambda: control.check_equal({"a": "1"} if rank else {"a": "1", "b": "2"}))
-    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+    Path(folder, f"{rank}.json").write_text(json.dumps(reported))
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
 

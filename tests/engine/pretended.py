@@ -163,6 +163,6 @@ def planted(device: torch.device) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     there = pretend()
-    asked: dict[str, tuple[list[str], list[str]]] = json.loads(sys.argv[1])
-    actual = {name: steps(there, stages, *words) for name, (stages, words) in asked.items()}
+    requested: dict[str, tuple[list[str], list[str]]] = json.loads(sys.argv[1])
+    actual = {name: steps(there, stages, *words) for name, (stages, words) in requested.items()}
     print(json.dumps(actual | {"planted": planted(there)}))

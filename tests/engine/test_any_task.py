@@ -74,8 +74,8 @@ def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path
     threads = torch.get_num_threads()
     try:
         assert train(str(tmp_path / "run"), "ddp", steps) == 0
-        told = f"stopped at {steps} of {STEPS} (steps={steps}), before what follows the last step"
-        assert status(tmp_path / "run")["reason"].startswith(told)
+        reported = f"stopped at {steps} of {STEPS} (steps={steps}), before what follows the last step"
+        assert status(tmp_path / "run")["reason"].startswith(reported)
         assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
         assert status(tmp_path / "run")["reason"] == ""
         ended = status(tmp_path / "run")
@@ -100,8 +100,8 @@ def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path, mo
             (tmp_path / "run" / "log.txt").unlink(missing_ok=True)
             assert train(run, "ddp", steps, threads=threads) == 0
             log = (tmp_path / "run" / "log.txt").read_text()
-            told = next((line.partition(f"{busy}")[2] for line in log.splitlines() if busy in line), "")
-            seen.append((torch.get_num_threads(), told))
+            reported = next((line.partition(f"{busy}")[2] for line in log.splitlines() if busy in line), "")
+            seen.append((torch.get_num_threads(), reported))
     finally:
         torch.set_num_threads(before)
     waits = ", and 2 threads wait for each other: parallel.threads=1 is faster until they end"
@@ -120,8 +120,8 @@ def test_two_processes_learn_what_one_does(
     script, run = str(Path(__file__).with_name("regression.py")), tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
     for steps in stops:
-        said = finish([*launcher, str(run), strategy, str(steps), str(accumulate)])
-        assert "find_unused_parameters" not in said  # DDP's warning, which a user cannot act on
+        printed = finish([*launcher, str(run), strategy, str(steps), str(accumulate)])
+        assert "find_unused_parameters" not in printed  # DDP's warning, which a user cannot act on
     ours, theirs = weights(run), weights(whole)
     for name in ("line.weight", "line.bias", "scale.weight"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)

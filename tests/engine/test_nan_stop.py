@@ -32,12 +32,12 @@ def test_a_cpu_that_gets_gradients_wrong_is_named(
 
 
 @pytest.mark.parametrize(("disk", "left"), [("slow", "is intact"), ("hanging", "is not written by rank(s) 0")])
-def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_waited_for(
+def test_what_is_no_number_is_reported_before_the_checkpoint_that_is_written_is_waited_for(
     disk: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.start("pretrain")
     run = RunFolder(tmp_path, {"checkpoint": {"folder": None}})
-    saver, write_atomic, released, said = (
+    saver, write_atomic, released, printed = (
         Checkpointer(run.checkpoints, 2, 0, 1),
         writer.write_atomic,
         threading.Event(),
@@ -56,7 +56,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     def ends() -> None:
         with pytest.raises(NotFiniteError) as error:
             stop.fail(2, "step 2: loss/di is not finite")
-        said.append(str(error.value))
+        printed.append(str(error.value))
 
     thread, deadline = threading.Thread(target=ends), time.monotonic() + 120
     thread.start()
@@ -74,6 +74,6 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     released.set()
     second = capfd.readouterr().err
     assert second.startswith(f"pretrain: the checkpoint of step 1 {left}") and second.count("\n") == 1
-    assert said == [f"step 2: loss/di is not finite; {second.removeprefix('pretrain: ')}".strip()]
-    assert status(tmp_path)["reason"] == said[0] and said[0].endswith(". docs/how-to/training.md says what to do")
+    assert printed == [f"step 2: loss/di is not finite; {second.removeprefix('pretrain: ')}".strip()]
+    assert status(tmp_path)["reason"] == printed[0] and printed[0].endswith(". docs/how-to/training.md says what to do")
     run.release()

@@ -152,10 +152,10 @@ def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
     """Of a signal to one, and of several signals; one that arrives at the last step is acted on there."""
     lines = lines_of_three(life, tmp_path)
     assert [line for line in lines if line.startswith("rank")] == [f"rank {r}: {name} at step {step}" for r in range(3)]
-    said = [line for line in lines if not line.startswith("rank")]
-    assert len(said) == {"none": 0, "all": 3}.get(life, 1)
+    output = [line for line in lines if not line.startswith("rank")]
+    assert len(output) == {"none": 0, "all": 3}.get(life, 1)
     more = 3 if life == "rarely" else "one"
-    assert all(f"finishing this step and at most {more} more, then a checkpoint" in line for line in said)
+    assert all(f"finishing this step and at most {more} more, then a checkpoint" in line for line in output)
 
 
 def test_no_process_waits_for_one_that_is_still_in_its_step(tmp_path: Path) -> None:

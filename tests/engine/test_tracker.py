@@ -158,15 +158,15 @@ def test_a_server_that_is_gone_does_not_end_training_and_gets_its_rows_later(
         waited.wait(0.01)
     monkeypatch.setattr(TIMINGS, "tracker", 10.0)
     tracker.close()
-    said = [record.message for record in caplog.records]
+    printed = [record.message for record in caplog.records]
     gone = "tracker=wandb: ConnectionError: no route to host; training continues, and the rows are sent again later"
     if failures > 10:
         refused = "ConnectionError: no route to host"
-        assert said == [gone, f"tracker=wandb lacks rows ({refused}); the same command sends them"]
+        assert printed == [gone, f"tracker=wandb lacks rows ({refused}); the same command sends them"]
         server.failures = 0
         sent("wandb", run, [], step=4)
     else:
-        assert said == [gone] * bool(failures)
+        assert printed == [gone] * bool(failures)
     assert server.rows == [
         (2, {"val/loss": 3.0}),
         (2, {"train/loss": 4.0, "train/loss/di": 4.0}),

@@ -52,9 +52,9 @@ def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for(names: tuple[str, ...
     which the health monitors look among them."""
     pytest.importorskip("torch.utils.backend_registration", reason="this torch cannot pretend a device")
     keys = [*SMALL, "data.size=32", "health.every=1"]
-    asked = {name: (stages, [*keys, *words]) for name, (stages, words) in STEPS.items() if name in names}
+    requested = {name: (stages, [*keys, *words]) for name, (stages, words) in STEPS.items() if name in names}
     script = str(Path(__file__).with_name("pretended.py"))
-    actual = json.loads(finish([sys.executable, script, json.dumps(asked)]).splitlines()[-1])
+    actual = json.loads(finish([sys.executable, script, json.dumps(requested)]).splitlines()[-1])
     planted = actual.pop("planted")
     assert [case for case, waits in planted.items() if case.startswith("fine") == bool(waits)] == []
-    assert actual == {name: [] for name in asked}
+    assert actual == {name: [] for name in requested}

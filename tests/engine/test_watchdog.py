@@ -51,9 +51,9 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tupl
 def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(started) -> None:
     tmp_path, process = started["run"]
     assert process.wait(120) == 1, process.printed()
-    first, *told = process.printed().splitlines()
+    first, *reported = process.printed().splitlines()
     assert first == "still here"
-    [line] = [line for line in told if "no step" in line]
+    [line] = [line for line in reported if "no step" in line]
     assert line.startswith("finetune: no step for 2 s (watchdog=2). Where every process stood: ")
     assert line.endswith("stacks. The same command resumes from the newest checkpoint")
     assert line in (tmp_path / "log.txt").read_text()
@@ -64,9 +64,9 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
 def test_it_waits_less_once_another_process_is_gone(started) -> None:
     tmp_path, process = started["lost"]
     assert process.wait(120) == 1, process.printed()
-    first, *told = process.printed().splitlines()
+    first, *reported = process.printed().splitlines()
     assert first == "still here"
-    [line] = [line for line in told if "no step" in line]
+    [line] = [line for line in reported if "no step" in line]
     assert line.startswith("finetune: no step for 1 s, and another process is gone. Where every process stood: ")
     assert "in stand_still" in (tmp_path / "stacks" / "rank-0.txt").read_text()
 

@@ -84,35 +84,35 @@ def test_a_run_on_its_own_test_split_and_its_export_on_other_data(
     dataset, run, out = shown(), tmp_path / "run", tmp_path / "out"
     words = ["task=labels", "task.labels=[coin,bright]", "task.unknown=zeros", "task.scored=[bright]", *PROTOCOL]
     assert finetune([*TINY, f"data.shards={dataset.root}", f"run={run}", *words]) == 0
-    asked = [f"run={run}", f"data.shards={dataset.root}", f"out={out}", "batch=8"]
+    requested = [f"run={run}", f"data.shards={dataset.root}", f"out={out}", "batch=8"]
 
     def no_space(*arguments: Any) -> str:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:  # as if killed when cases are written
         patched.setattr("dira_scale.evaluate.make.page", no_space)
-        assert main([*asked, "data.split=val"]) == 2
+        assert main([*requested, "data.split=val"]) == 2
     assert "out cannot be written (No space left on device): free some space, or name another, out=…" in (
         capsys.readouterr().err
     )
     assert not (out / "results.json").exists()
-    assert main(asked) == 0
-    said = capsys.readouterr().out
+    assert main(requested) == 0
+    printed = capsys.readouterr().out
     assert_as_the_run_has_it(run, out)
     content, page = results(out), (out / "report.html").read_text()
     auroc = next(f for f in read_results(out)["figures"]["test"] if f.key == ("AUROC", "mean"))
-    assert f"shown, split 'test': {auroc.with_interval()}" in said and auroc.interval
-    assert content["leak"]["verdict"] == "no leak" and f"trained on by run={run}" in said
+    assert f"shown, split 'test': {auroc.with_interval()}" in printed and auroc.interval
+    assert content["leak"]["verdict"] == "no leak" and f"trained on by run={run}" in printed
     assert (content["step"], content["network"]) == (results(run)["step"], "run")
     assert auroc.in_words() in page and "ROC curves, test split" in page and "no patient of split test of shown" in page
     assert dict(evaluated(out)[0]) == {k: v for k, v in evaluated(run)[0] if k.startswith("test/")}
     assert evaluated(out)[1]["data"]["split"] == "test"
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert main(asked) == 0 and "is complete" in capsys.readouterr().out
-    assert main([*asked, "data.split=val"]) == 2 and "has results of another data" in capsys.readouterr().err
+    assert main(requested) == 0 and "is complete" in capsys.readouterr().out
+    assert main([*requested, "data.split=val"]) == 2 and "has results of another data" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    assert main([*asked, "data.split=val", f"out={tmp_path / 'val'}"]) == 0
+    assert main([*requested, "data.split=val", f"out={tmp_path / 'val'}"]) == 0
     lines = results(tmp_path / "val")["leak"]["lines"]
     assert f"run={run} chose its checkpoint on 12 of the 12 patients" in lines[1]
     assert "ROC curves, val split" in (tmp_path / "val" / "report.html").read_text()
@@ -141,15 +141,15 @@ def test_classes_numbers_and_masks_are_evaluated_as_the_run_has_them(
 ) -> None:
     dataset, run, out = shown(), tmp_path / "run", tmp_path / "out"
     assert finetune([*TINY, f"data.shards={dataset.root}", f"run={run}", *words]) == 0
-    asked = [f"run={run}", f"data.shards={dataset.root}"]
-    assert main([*asked, f"out={out}", "batch=8"]) == 0
+    requested = [f"run={run}", f"data.shards={dataset.root}"]
+    assert main([*requested, f"out={out}", "batch=8"]) == 0
     assert_as_the_run_has_it(run, out)
     assert any(figure["interval"] for figure in results(out)["figures"]["test"])
     if "task=masks" in words:
         assert results(out)["without_mask"] == {"test": 2}
         assert len([*(out / "cases").glob("*.jpg")]) == (out / "report.html").read_text().count("data:image/jpeg") == 6
         other = "whole" if "evaluate.window=sliding" in words else "sliding"
-        assert main([*asked, f"out={tmp_path / 'other'}", f"window={other}"]) == 0
+        assert main([*requested, f"out={tmp_path / 'other'}", f"window={other}"]) == 0
         assert results(tmp_path / "other")["window"] == other
         assert results(tmp_path / "other")["figures"] != results(out)["figures"]
 
@@ -181,7 +181,7 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
     )  # fmt: skip
     volumes, out = make(tmp_path / "volumes", random_volumes(2), test=1), tmp_path / "out"
     leaking = tuned(tmp_path / "leaks", "task=labels", "data.split=test", "data.val_split=train", hash=whole.hash)
-    for asked, data, said in (
+    for requested, data, printed in (
         ([f"run={tmp_path / 'nowhere'}"], dataset, "is not a folder: name a fine-tuned run, or its export"),
         ([f"run={train(tmp_path / 'pretrained', seed=0)}"], dataset, "is of pretrain: fine-tune it first"),
         ([f"run={run}", "window=whole"], dataset, "windows are of masks, and this network has labels; leave it out"),
@@ -195,8 +195,8 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         ([f"run={run}"], unknown, "label 'dark' is unknown in all 1 samples: name another split, or another dataset"),
         ([f"run={leaking}"], whole, "figures would be too good"),
     ):  # fmt: skip
-        assert main([*asked, f"data.shards={data.root}", f"out={out}"]) == 2
-        assert said in capsys.readouterr().err
+        assert main([*requested, f"data.shards={data.root}", f"out={out}"]) == 2
+        assert printed in capsys.readouterr().err
     assert not out.exists()
     before = sorted(run.rglob("*"))
     assert main([f"run={run}", f"data.shards={whole.root}", f"out={run}"]) == 2
@@ -210,8 +210,8 @@ def test_volumes_smaller_than_the_views_are_refused(
     monkeypatch.setattr(TrainedRun, "of", classmethod(lambda cls, folder: sees_brightness(24, 24, 24)))
     volumes = make(tmp_path / "volumes", random_volumes(2), test=1)
     assert main([f"run={tmp_path}", f"data.shards={volumes.root}", f"out={tmp_path / 'out'}"]) == 2
-    said = capsys.readouterr().err
-    assert "fewer than a crop of 24 x 24 x 24, as have 1 of 1 in split 'test': name a dataset of larger" in said
+    printed = capsys.readouterr().err
+    assert "fewer than a crop of 24 x 24 x 24, as have 1 of 1 in split 'test': name a dataset of larger" in printed
 
 
 REFUSED: dict[str, tuple[list[str], list[str], str]] = {
@@ -235,12 +235,12 @@ REFUSED: dict[str, tuple[list[str], list[str], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "outputs", "said"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("words", "outputs", "printed"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_dataset_must_have_what_was_learned(
-    words: list[str], outputs: list[str], said: str, shown: Callable[..., ShardedDataset]
+    words: list[str], outputs: list[str], printed: str, shown: Callable[..., ShardedDataset]
 ) -> None:
     node: Any = OmegaConf.to_container(compose("finetune", ["data.shards=any", *words]).task)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=printed):
         task_of(node).evaluated({"outputs": outputs, "normalised": {}}, shown(), "test")
 
 
@@ -258,9 +258,9 @@ def test_a_sweeps_check_refuses_runs_that_have_not_trained_yet() -> None:
 
     cfg = compose("evaluate", ["run=r", "data.shards=d", "out=o", "window=sliding"])
     check(cfg, planned("finetune", "task=masks"))
-    for runs, said in (
+    for runs, printed in (
         (planned("pretrain"), "run=r1 is of pretrain: fine-tune it first"),
         (planned("finetune", "task=labels"), "window=sliding: windows are of masks, and this network has labels"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=printed):
             check(cfg, runs)

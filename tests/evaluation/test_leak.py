@@ -69,20 +69,20 @@ def test_training_splits_may_share_patients_and_a_test_split_may_not(make: Make,
     )
     mixed = make("mixed", train=["a", "c", "d", "e", "g"], val=["h"])
     dirty = pretrained(tmp_path / "dirty", mixed)
-    said = (
+    printed = (
         "1 of the 1 patients of split val of ours are in split train of mixed, which {0} trains on; 2 of the 3 "
         f"patients of split test of ours are in split train of mixed, which {{0}} trains on: figures would be too "
         f"good; train it again with data.exclude='{{{{{ours.root}: [val, test]}}}}'"
     )
     with pytest.raises(UserError) as refused:
         checked(ours, dirty)
-    assert str(refused.value) == said.format(f"init={dirty}")
+    assert str(refused.value) == printed.format(f"init={dirty}")
     later = pretrained(tmp_path / "later", ours, f"model.weights={dirty}")
     with pytest.raises(UserError) as refused:
         checked(ours, later)
-    assert str(refused.value) == said.format(f"{dirty} (from which {later} was started)")
-    asked = str(refused.value).rpartition("data.exclude=")[2].strip("'")
-    assert checked(ours, pretrained(tmp_path / "again", mixed, f"data.exclude={asked}")).verdict == NO_LEAK
+    assert str(refused.value) == printed.format(f"{dirty} (from which {later} was started)")
+    requested = str(refused.value).rpartition("data.exclude=")[2].strip("'")
+    assert checked(ours, pretrained(tmp_path / "again", mixed, f"data.exclude={requested}")).verdict == NO_LEAK
 
 
 def test_only_patients_whose_images_were_trained_on_count(make: Make, tmp_path: Path) -> None:

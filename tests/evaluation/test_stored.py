@@ -85,17 +85,17 @@ def test_reading_ahead_keeps_the_order_and_a_bound() -> None:
 def test_a_volume_is_seen_as_training_has_seen_it() -> None:
     """In a spacing of its own, from other values, padded; the probabilities are of the stored voxels again."""
     voxels, stored = volume(11, 9, 20)
-    asked = replace(stored, spacing=(2.0, 1.0, 0.5)).seen(spacing=1.0, range=(-500, 500), pad=True)
+    requested = replace(stored, spacing=(2.0, 1.0, 0.5)).seen(spacing=1.0, range=(-500, 500), pad=True)
     image = plain_view(voxels, (0, 0, 0, 11, 9, 20), (False,) * 3, (22, 9, 10))
-    np.testing.assert_allclose(asked.image()[0], np.clip((image + 500) / 1000, 0, 1), atol=0.6 / 1000)
+    np.testing.assert_allclose(requested.image()[0], np.clip((image + 500) / 1000, 0, 1), atol=0.6 / 1000)
     (crop,) = centre(3, extent=(8, 16, 8))
     expected = plain_view(voxels, (4, -4, 2, 4, 16, 16), (False,) * 3, (8, 16, 8), outside=-500)
-    shown = asked.view(crop, (8, 16, 8))[0]
+    shown = requested.view(crop, (8, 16, 8))[0]
     np.testing.assert_allclose(shown, np.clip((expected + 500) / 1000, 0, 1), atol=0.6 / 1000)
     assert (shown[:, :3] == 0).all() and (shown[:, -2:] == 0).all()
     for window in (WHOLE, SLIDING):
         if window == SLIDING:
             pytest.importorskip("monai")
-        assert dense(network, asked, (8, 8, 8), window, CPU).shape == (2, 11, 9, 20)
+        assert dense(network, requested, (8, 8, 8), window, CPU).shape == (2, 11, 9, 20)
     with pytest.raises(UserError, match=r"^data\.spacing=1\.0: a volume's spacing is unknown"):
         stored.seen(spacing=1.0)

@@ -175,9 +175,9 @@ def exported(tmp_path_factory) -> Callable[[str], Trained]:
     @cache
     def make(encoder: str) -> Trained:
         trained = Trained(tmp_path_factory.mktemp(encoder), encoder)
-        with redirect_stdout(StringIO()) as said:
+        with redirect_stdout(StringIO()) as printed:
             assert main([f"run={trained.run}"]) == 0
-        trained.said = said.getvalue()
+        trained.printed = printed.getvalue()
         return trained
 
     return make
@@ -352,8 +352,8 @@ def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained, c
     names = {path.name for path in (trained.run / "export").iterdir()} - {MARK}
     written = {"encoder.safetensors", "unet.safetensors"}
     assert names == {"README.md", *written} < FILES | {"README.md"}
-    said = capsys.readouterr().out
-    assert f"removed, of an earlier export: {', '.join(sorted(FILES - written))};" in said
+    printed = capsys.readouterr().out
+    assert f"removed, of an earlier export: {', '.join(sorted(FILES - written))};" in printed
     assert main([f"run={trained.run}"]) == 0
     assert "removed" not in capsys.readouterr().out
 
@@ -467,7 +467,7 @@ def test_the_card_says_what_when_and_under_which_terms(exported):
     assert (front(card)["license_name"], front(card)["tags"]) == (
         "CC-BY-9.9", ["medical-imaging", "self-supervised", "cxr"]
     )  # fmt: skip
-    assert "stage dira, step 5: encoder.safetensors, unet.safetensors and README.md" in trained.said
+    assert "stage dira, step 5: encoder.safetensors, unet.safetensors and README.md" in trained.printed
 
 
 def test_a_stage_without_restoration_gives_no_decoder(trained):
@@ -486,7 +486,7 @@ def test_latest_is_the_newest_checkpoint(trained):
     assert "Stage `dira`, step 9: the newest checkpoint, whatever its validation loss" in trained.card("newest")
 
 
-def test_a_best_checkpoint_long_before_the_newest_is_said(trained, capsys):
+def test_a_best_checkpoint_long_before_the_newest_is_reported(trained, capsys):
     assert main([f"run={trained.run}"]) == 0
     assert "stage=latest" not in capsys.readouterr().out
     trained.save(step=1000, stage=1, best=None)
@@ -519,13 +519,15 @@ def test_weights_that_it_started_from_come_along_with_their_terms(trained):
     assert front(started)["license_name"] == "CC-BY-9.9 and that of imagenet_r18.safetensors"
 
 
-def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_said(trained, capsys):
+def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_reported(trained, capsys):
     for pointer in (trained.run / "checkpoints").glob("BEST-*"):
         pointer.unlink()
     assert main([f"run={trained.run}", "formats=timm"]) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     newest = int(checkpoint.latest(trained.run).name)
-    assert "no stage has a best checkpoint yet, so the newest is taken" in said.err and f"step {newest}:" in said.out
+    assert (
+        "no stage has a best checkpoint yet, so the newest is taken" in printed.err and f"step {newest}:" in printed.out
+    )
     (trained.run / "checkpoints" / "LATEST").unlink()
     assert main([f"run={trained.run}"]) == 2
     assert "this run has no checkpoint yet: run its command again" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def test_a_run_says_whose_settings_it_began_with() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (
             ["preset=btl_v3"],
@@ -91,8 +91,8 @@ def test_a_run_says_whose_settings_it_began_with() -> None:
         (["preset=btl_v1"], "preset=btl_v1 has no settings for this task, but for chestxray14, chexpert, shenzhen_tub"),
     ],
 )
-def test_a_preset_that_cannot_be_is_refused(words: list[str], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_preset_that_cannot_be_is_refused(words: list[str], printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
         composed(*words)
 
 

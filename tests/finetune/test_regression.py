@@ -102,14 +102,14 @@ def test_a_run_from_shards_to_figures_and_predictions(
     assert (mean, deviation) == pytest.approx((known.mean(), known.std())) and len(known) == 40
     assert f"width {mean:.6g} and {deviation:.6g}" in " ".join(described.training)
 
-    told = predictions[:, 0].tolist()
+    reported = predictions[:, 0].tolist()
     for source in (run, export(run, {"formats": ["plain"]})):
         out = tmp_path / f"{source.name}-predicted"
         assert predict([f"run={source}", f"data.shards={sized}", f"out={out}"]) == 0
         head, *lines = (line.split(",") for line in (out / "predictions.csv").read_text().splitlines())
         values = dict(lines)
         keys = [case.key for case in read_cases(run / "cases" / "test.parquet")]
-        assert head == ["key", "width"] and [float(values[key]) for key in keys] == pytest.approx(told, rel=1e-6)
+        assert head == ["key", "width"] and [float(values[key]) for key in keys] == pytest.approx(reported, rel=1e-6)
     assert "| 0 | width |" in (run / "export" / "README.md").read_text()
 
     spread, errors = compared([({}, run)]).spreads
@@ -123,7 +123,7 @@ def test_a_run_from_shards_to_figures_and_predictions(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["evaluate.temperature=true"], "evaluate.temperature=true: temperature scaling is of labels; use false"),
         (["evaluate.window=sliding"], "evaluate.window=sliding: windows are of masks; use null"),
@@ -132,10 +132,10 @@ def test_a_run_from_shards_to_figures_and_predictions(
     ],
 )
 def test_what_numbers_do_not_have_is_refused(
-    sized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+    sized: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], printed: str
 ) -> None:
     assert finetune(tmp_path / "run", sized, *words) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "run").exists()
+    assert printed in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_labels_of_numbers_are_not_learned_as_yes_and_no(

@@ -103,10 +103,10 @@ def test_an_image_of_padding_alone_is_refused(tmp_path: Path, ingest: SimpleName
 
 
 @pytest.mark.parametrize(
-    "coding, told", [("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile"), ("1.2.7741903.55018822", "unknown")]
+    "coding, reported", [("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile"), ("1.2.7741903.55018822", "unknown")]
 )
 def test_the_reason_names_a_coding_only_from_the_standard(
-    tmp_path: Path, ingest: SimpleNamespace, coding: str, told: str
+    tmp_path: Path, ingest: SimpleNamespace, coding: str, reported: str
 ) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", NOISE)
     header = pydicom.dcmread(path)
@@ -114,7 +114,7 @@ def test_the_reason_names_a_coding_only_from_the_standard(
     header.PixelData = encapsulate([header.PixelData])
     header["PixelData"].is_undefined_length = True
     header.save_as(path, implicit_vr=False, little_endian=True)
-    with pytest.raises(RejectedError, match=f"coding that cannot be read here .{told}") as caught:
+    with pytest.raises(RejectedError, match=f"coding that cannot be read here .{reported}") as caught:
         read_image(path, 8)
     assert "7741903" not in str(caught.value)
 

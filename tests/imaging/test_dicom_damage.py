@@ -69,8 +69,8 @@ def peak(work: Callable[[], None]) -> int:
 def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, ingest: SimpleNamespace) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", PIXELS, VOILUTFunction="LINEAR")
     content = path.read_bytes()
-    place = content.index(b"(\x00\x56\x10CS")  # becomes an element of a length of 4 GB
-    lying = content[:place] + b"(\x00\x10\x30OW\0\0" + struct.pack("<I", 0xFFFFFFF0) + content[place + 8 :]
+    location = content.index(b"(\x00\x56\x10CS")  # becomes an element of a length of 4 GB
+    lying = content[:location] + b"(\x00\x10\x30OW\0\0" + struct.pack("<I", 0xFFFFFFF0) + content[location + 8 :]
     pixels = b"\xe0\x7f\x10\x00OW\0\0"
     long = content.replace(pixels + struct.pack("<I", PIXELS.nbytes), pixels + struct.pack("<I", 0xFFFFFFF0))
     assert content not in (lying, long)

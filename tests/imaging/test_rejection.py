@@ -40,7 +40,7 @@ def failing_disk(*_: object, **__: object) -> None:
     raise OSError(errno.EIO, "Input/output error")
 
 
-def test_a_disk_that_fails_while_decoding_is_told_with_the_file(
+def test_a_disk_that_fails_while_decoding_is_reported_with_the_file(
     tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(ingest.picture(0)).save(tmp_path / "x.png")

@@ -79,8 +79,8 @@ def test_boxes_of_images_are_compared_in_the_pixels_that_are_stored(
     dataset, out = boxed(make_dataset), tmp_path / "out"
     words = [f"run={tmp_path}", f"data.shards={dataset.root}", f"out={out}", "pictures=1"]
     assert main([*words, "data.split=train"]) == 0
-    said = capsys.readouterr().out
-    assert "patients: not checkable" in said
+    output = capsys.readouterr().out
+    assert "patients: not checkable" in output
     bright, dark = pq.read_table(out / "boxes.parquet").to_pylist()
     assert [bright[f"predicted_{side}"] for side in "yxhw"] == [bright[side] for side in "yxhw"] == [8, 12, 20, 30]
     assert (bright["iou"], bright["intensity"], bright["regions"]) == (1, 60, 2)
@@ -160,13 +160,13 @@ REFUSED: dict[str, tuple[list[str], list[list[dict[str, Any]]], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("labels", "boxes", "said"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize(("labels", "boxes", "output"), REFUSED.values(), ids=REFUSED.keys())
 def test_datasets_without_such_boxes(
-    make_dataset: Make, labels: list[str], boxes: list[list[dict[str, Any]]], said: str
+    make_dataset: Make, labels: list[str], boxes: list[list[dict[str, Any]]], output: str
 ) -> None:
     image = np.zeros((16, 16), np.uint8)
     dataset = make_dataset([image, image], splits=["train", "test"], boxes=boxes, label_names=NAMES)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=output):
         cases_of(dataset, "test", NAMES, labels or None)
     with pytest.raises(UserError, match=r"data\.split=tset: .* has train, test"):
         cases_of(dataset, "tset", NAMES, None)
@@ -178,7 +178,7 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     dataset = boxed(make_dataset)
     words = [f"data.shards={dataset.root}", f"out={tmp_path / 'out'}"]
     pretrained = train(tmp_path / "pretrained", seed=0)
-    for run, wrong, said in (
+    for run, wrong, output in (
         (tmp_path / "nowhere", [], "is not a folder: name a run that was fine-tuned on labels, or its export"),
         (pretrained, [], "is of pretrain: fine-tune it first (docs/how-to/finetune.md)"),
         (tuned(tmp_path / "run", "task=labels"), ["labels=[bright,bright]"], "give at least one value, and none twice"),
@@ -190,7 +190,7 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
         (tmp_path / "run", ["labels=[brigth]"], "labels: the run has not learned 'brigth', but bright, dark"),
     ):
         assert main([*words, f"run={run}", *wrong]) == 2
-        assert said in capsys.readouterr().err
+        assert output in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     config = (tmp_path / "run" / "config.yaml").read_bytes()
     assert main([*words, f"run={tmp_path / 'run'}", f"out={tmp_path / 'out' / '..' / 'run'}"]) == 2
@@ -203,10 +203,10 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     cfg = compose("localize", ["run=r", "data.shards=d", "out=o", "labels=[Mass]"])
     check(cfg, planned("finetune", "task=chestxray14"))
     check(cfg, planned("finetune", "task=labels"))  # all of the dataset's
-    for runs, said in (
+    for runs, output in (
         (planned("pretrain"), "run=r1 is of pretrain: fine-tune it first"),
         (planned("finetune", "task=masks"), "run=r1 was fine-tuned on masks"),
         (planned("finetune", "task=labels", "task.labels=[mass]"), "has not learned 'Mass', but mass"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=output):
             check(cfg, runs)

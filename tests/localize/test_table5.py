@@ -22,6 +22,6 @@ def test_the_papers_sweep_is_right(
     assert [item["init"] for item in phases["tune"]["list"]].count("random") == 10
     few = [f"sweep.phases.{method}.seeds=1" for method in methods]
     assert main(["sweep=dira_table5", f"shards.recipe.images={tmp_path}", "dry_run=true", *few]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for phase, count in {"shards": "1 run", "dira_moco": "1 run", "tune": "22 runs", "localize": "22 runs"}.items():
-        assert f"{phase}: {count} to start" in said
+        assert f"{phase}: {count} to start" in printed

@@ -21,7 +21,7 @@ def test_a_log_file_gets_a_line_for_each_tenth(
 ) -> None:
     assert lines(caplog, 0) == []  # it is over in no time
     monkeypatch.setattr(progress, "PAUSE", 0.0)
-    said = lines(caplog, 0)
-    assert [line.partition(",")[0] for line in said] == [f"predicting: {20 * n} of 200" for n in range(1, 10)]
-    assert said[0].endswith("min to go")
+    printed = lines(caplog, 0)
+    assert [line.partition(",")[0] for line in printed] == [f"predicting: {20 * n} of 200" for n in range(1, 10)]
+    assert printed[0].endswith("min to go")
     assert len(lines(caplog, 110)) == 4  # a call that goes on: 120, 140, 160, 180

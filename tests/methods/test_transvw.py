@@ -147,22 +147,22 @@ def test_words_are_of_images_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "views", "said"),
+    ("settings", "views", "output"),
     [({"classes": 1}, spec(*SIZE, count=1), "TransVW's classes=1: a label of classes has at least 2"),
      ({"classifier": "keas"}, spec(*SIZE, count=1),
       "TransVW's classifier=keas: expected pytorch or keras; did you mean 'keras'?"),
      ({}, ViewSpec(size=SIZE, **NONE), "views.count=2: TransVW restores one view; use views.count=1"),
      ({"label": ["word", "nodule"]}, spec(*SIZE, count=1), "method.label=[word, nodule]: expected text")],
 )  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views: ViewSpec, said: str) -> None:
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views: ViewSpec, output: str) -> None:
     node = {"_target_": "TransVW", "label": "word", "classes": 3}
     with pytest.raises(UserError) as raised:
         built(node | settings, UNET3D, views)
-    assert str(raised.value) == said
+    assert str(raised.value) == output
 
 
 @pytest.mark.parametrize(
-    ("words", "overrides", "said"),
+    ("words", "overrides", "output"),
     [(None, [], "method.base.label: {data} has no label 'word', but nodule"),
      ((0, 1, 2, 0, 1, 2, 0), [],
       "method.base.classes=8: label 'word' of data.shards has 3 classes; use method.base.classes=3"),
@@ -171,7 +171,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], views
      ((0, 1, 2, 0, 1, 2, 0), ["method.base.label=[word,nodule]"], "method.base.label=[word, nodule]: expected text")],
 )  # fmt: skip
 def test_datasets_without_these_words_are_refused(
-    words: Any, overrides: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: Any, overrides: list[str], output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = make(tmp_path / "toy", random_volumes(7), val=3, words=words).root
     code = main(
@@ -180,5 +180,5 @@ def test_datasets_without_these_words_are_refused(
     )  # fmt: skip
     printed = capsys.readouterr()
     assert code == 2
-    assert (printed.out + printed.err).strip() == f"pretrain: {said.format(data=data)}"
+    assert (printed.out + printed.err).strip() == f"pretrain: {output.format(data=data)}"
     assert not (tmp_path / "run").exists()

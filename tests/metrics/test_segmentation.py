@@ -69,14 +69,14 @@ def test_the_surface_dice_of_images_by_lengths_of_contours() -> None:
         """PathKind [n, 2] in mm, and lengths [n]."""
         grid = np.pad(mask, 1).astype(int)
         windows = np.stack([grid[:-1, :-1], grid[:-1, 1:], grid[1:, :-1], grid[1:, 1:]], -1)
-        places, lengths = [], []
+        locations, lengths = [], []
         for y, x in np.ndindex(windows.shape[:2]):
             a, b, c, d = windows[y, x]
             if 0 < a + b + c + d < 4:
                 straight = wide if a == b else high
                 lengths.append(diagonal if a + b + c + d != 2 else 2 * diagonal if a == d else straight)
-                places.append((y * high, x * wide))
-        return np.array(places), np.array(lengths)
+                locations.append((y * high, x * wide))
+        return np.array(locations), np.array(lengths)
 
     for seed in range(4):
         prediction, target = blobs(seed, 2, 1), blobs(seed + 50, 2, 1)

@@ -15,12 +15,12 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from dira_scale.errors import UserError
-from dira_scale.export.exported import Trained
+from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import FORMATS
 from dira_scale.models.encoder import build_encoder
 
 
-def written(network: Trained, folder: Path) -> str:
+def written(network: TrainedNetwork, folder: Path) -> str:
     """The folder with the format's files; the code of the card."""
     exported = FORMATS["huggingface"](network)
     assert {*exported.files} == {"config.json", "model.safetensors"}
@@ -29,7 +29,7 @@ def written(network: Trained, folder: Path) -> str:
     return exported.code
 
 
-def with_encoder(name: str, channels: int = 3) -> Trained:
+def with_encoder(name: str, channels: int = 3) -> TrainedNetwork:
     """Of random weights, of a decoder too."""
     network = trained(model("test_resnet"), "dense")
     torch.manual_seed(1)

@@ -127,10 +127,10 @@ def test_a_unet_of_every_release_gives_its_logits(release, kind, tmp_path):
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(unet(images), peer(images), rtol=1e-6, atol=1e-6)
-    said = str(start)
-    assert "decoder, head loaded" in said and str(path) in said
+    printed = str(start)
+    assert "decoder, head loaded" in printed and str(path) in printed
     if release == "dira":
-        assert "behind 'state_dict.module.encoder_q.backbone.encoder." in said and "fc.0.weight" in said
+        assert "behind 'state_dict.module.encoder_q.backbone.encoder." in printed and "fc.0.weight" in printed
 
 
 def test_pcrls_release_gives_its_encoder_and_decoder(tmp_path):
@@ -308,12 +308,12 @@ def test_nothing_is_unpickled(tmp_path, capfd):
     path = tmp_path / "w.pth.tar"
     state = timm.create_model(TINY, num_classes=0).state_dict()
     torch.save({"state_dict": state, "extra": _Code()}, path)
-    said = refused(path)
-    assert "builtins.print" in said or "print" in said
+    printed = refused(path)
+    assert "builtins.print" in printed or "print" in printed
     assert "this must not run" not in capfd.readouterr().out
     torch.save({"state_dict": state, "best_acc1": np.float64(0.5)}, path)
-    said = refused(path)
-    assert "If you trust the file" in said and "numpy" in said
+    printed = refused(path)
+    assert "If you trust the file" in printed and "numpy" in printed
 
 
 def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, monkeypatch):

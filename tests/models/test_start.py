@@ -60,11 +60,11 @@ def test_a_network_in_depth_starts_from_its_own_names(tmp_path: Path) -> None:
 
 def test_a_head_is_loaded_when_it_is_asked_for(tmp_path: Path) -> None:
     built = architecture(STUB)
-    trained, asked, other = (built.build_network(built.build_encoder((8, 8, 8))) for _ in range(3))
+    trained, requested, other = (built.build_network(built.build_encoder((8, 8, 8))) for _ in range(3))
     save_file(trained.state_dict(), tmp_path / "w.safetensors")
-    for network, head in ((asked, True), (other, False)):
+    for network, head in ((requested, True), (other, False)):
         start_weights(str(tmp_path / "w.safetensors"), network.encoder, network, head=head)
-    assert torch.equal(asked.head.weight, trained.head.weight)
+    assert torch.equal(requested.head.weight, trained.head.weight)
     assert not torch.equal(other.head.weight, trained.head.weight)
     classifier = built.build_classifier(built.build_encoder((8, 8, 8)), 2)
     start = start_weights(str(tmp_path / "w.safetensors"), classifier.encoder, classifier)

@@ -135,12 +135,12 @@ def test_nnssls_plan_has_its_keys_and_names_tensors_that_are_there() -> None:
 
 def test_formats_of_volumes_say_for_which_network_they_are() -> None:
     unet, resenc = trained("unet3d"), trained("resenc_l", decoder=False)
-    said: list[tuple[Callable[[], object], str]] = [
+    printed: list[tuple[Callable[[], object], str]] = [
         (lambda: FORMATS["nnunet"](unet), "nnunet takes model=resenc_l; this run has unet3d: use plain"),
         (lambda: FORMATS["monai"](unet), "monai takes encoders of timm and model=swinunetr; this run has unet3d"),
         (lambda: check("monai", resenc.encoder, False), "monai needs a U-Net, and no stage up to this one trained"),
     ]
-    for refused, message in said:
+    for refused, message in printed:
         with pytest.raises(UserError, match=f"^formats: {message}"):
             refused()
     exports = {name: FORMATS[name](trained("resenc_l")) for name in ("plain", "nnunet")}

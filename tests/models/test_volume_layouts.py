@@ -64,12 +64,12 @@ def test_the_authors_weights_give_the_authors_restorations(release: str, tmp_pat
     peer(torch.rand(4, 1, *SIZE[::-1]))  # running statistics of its own
     path = tmp_path / "weights.pt"
     torch.save(FILES[release](published(peer.eval().state_dict())), path)
-    said = start(path, ours)
+    printed = start(path, ours)
     volumes = torch.rand(2, 1, *SIZE, dtype=torch.float64)
     theirs = peer.double()(volumes.transpose(2, 4)).transpose(2, 4)  # their arrays are [x, y, z]
     torch.testing.assert_close(ours.double()(volumes), theirs, rtol=1e-10, atol=1e-10)
-    assert "encoder (Models Genesis' names behind '" in said and "decoder, head loaded" in said
-    assert ("clc_out.conv1.weight" in said) == (release == "TransVW_chest_ct.pt")
+    assert "encoder (Models Genesis' names behind '" in printed and "decoder, head loaded" in printed
+    assert ("clc_out.conv1.weight" in printed) == (release == "TransVW_chest_ct.pt")
 
 
 def test_a_runs_adversary_of_the_same_kind_is_not_its_encoder() -> None:

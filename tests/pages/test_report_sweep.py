@@ -93,8 +93,8 @@ def test_a_number_has_tables_of_r2(tmp_path: Path) -> None:
     assert (sick.title, sick.metric) == ("probe: sick", "AUROC of a linear probe, %")
     assert (age.title, age.metric) == ("probe: age", "R2 of a linear probe, %")
     assert age.cells.keys() == sick.cells.keys()
-    for place, cell in age.cells.items():
-        assert cell == replace(sick.cells[place], mean=sick.cells[place].mean - 100)
+    for location, cell in age.cells.items():
+        assert cell == replace(sick.cells[location], mean=sick.cells[location].mean - 100)
 
 
 def test_only_five_runs_and_a_twin_make_a_claim(sweep: Sweep) -> None:
@@ -244,10 +244,10 @@ def test_a_papers_table_corrects_over_itself_and_compares_one_metric(tmp_path: P
     tables = read_sweep("s", tmp_path, runs, 4).tables
     tasks = {"chest": "ChestX-ray14", "lungs": "NIH Montgomery"}
     table = beside(PaperTable("DiRA", "Table 1", tasks, {"moco": "MoCo-v2"}), tables)
-    place = "MoCo-v2, optim.optimizer.lr=1", "ChestX-ray14, 50 %"
+    location = "MoCo-v2, optim.optimizer.lr=1", "ChestX-ray14, 50 %"
     assert [cell.twin.p_holm for cell in table.cells.values() if cell.twin] == pytest.approx([0.06, 0.06])  # 2 x 0.03
     own = tables["chest"][0].cells["moco, optim.optimizer.lr=1", "50 %"]
-    assert table.cells[place].verdict() == "" and own.verdict() == "better"
+    assert table.cells[location].verdict() == "" and own.verdict() == "better"
     published = beside(
         PaperTable("DiRA", "Table 1", tasks, {"moco, optim.optimizer.lr=1": "MoCo-v2"}), tables
     ).published
@@ -277,7 +277,7 @@ def test_latex_has_no_character_that_latex_reads_otherwise() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "7", '{"config": {}, "figures": [[]]}'])
-def test_a_damaged_probe_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+def test_a_damaged_probe_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     finished_sweep(tmp_path, 1, 1)
     (tmp_path / "probe" / "0123abcd" / "output" / "probe.json").write_text(text)
     assert report.main([f"folder={tmp_path}"]) == 0
@@ -286,7 +286,7 @@ def test_a_damaged_probe_is_left_out_and_said(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("compared", ["7", '[{"encoder": []}]'])
-def test_a_probe_whose_figures_make_no_table_is_said(
+def test_a_probe_whose_figures_make_no_table_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, compared: str
 ) -> None:
     finished_sweep(tmp_path, 1, 1)

@@ -148,11 +148,11 @@ def test_tables_agree_with_the_scans(chests: Path) -> None:
         masks[row["seriesuid"]] = mask
     assert boxes
     for box, ball in zip(boxes, annotations, strict=True):
-        mask, place = masks[ball["seriesuid"]], tuple(float(ball[f"coord{axis}"]) for axis in "XYZ")
-        assert mask[mask.TransformPhysicalPointToIndex(place)] == FINDING
+        mask, location = masks[ball["seriesuid"]], tuple(float(ball[f"coord{axis}"]) for axis in "XYZ")
+        assert mask[mask.TransformPhysicalPointToIndex(location)] == FINDING
         low = np.array([float(box[k]) for k in "zyx"])
         high = low + [float(box[k]) for k in "dhw"]
-        centre = np.array(mask.TransformPhysicalPointToContinuousIndex(place)[::-1]) + 0.5
+        centre = np.array(mask.TransformPhysicalPointToContinuousIndex(location)[::-1]) + 0.5
         assert (low <= centre).all() and (centre <= high).all()
     ages = {(r["patient"], int(r["age"]) - int(r["study"][-2:])) for r in table}
     assert len(ages) == CT["patients"]  # a year older in each study

@@ -78,11 +78,11 @@ def test_no_flipped_bit_is_used() -> None:
     whole = tuple(slice(0, n) for n in voxels.shape)
     parts = [(slice(0, 16), slice(0, 32), slice(0, 32)), (slice(16, 20), slice(32, 40), slice(32, 40))]
     table = len(payload) - 8 * TABLE.itemsize
-    places = [*GENERATOR.integers(0, table, 300).tolist(), *range(table, len(payload))]
+    locations = [*GENERATOR.integers(0, table, 300).tolist(), *range(table, len(payload))]
     refused = 0
-    for place in places:
+    for location in locations:
         spoilt = bytearray(payload)
-        spoilt[place] ^= 1 << int(GENERATOR.integers(8))
+        spoilt[location] ^= 1 << int(GENERATOR.integers(8))
         for part in (whole, *parts):
             try:
                 cut = opened(bytes(spoilt), voxels.shape, np.int16).cut([part])[0][0]

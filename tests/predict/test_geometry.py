@@ -76,7 +76,7 @@ def test_mirrored_and_permuted_axes_move_voxels_without_change(axes: tuple[int, 
 
 
 @pytest.mark.parametrize(
-    ("conversion_of", "dimensions", "said"),
+    ("conversion_of", "dimensions", "printed"),
     [
         ({}, 2, "does not say how its images were read"),
         (conversion("folder"), 3, "like: the dataset has 2 dimensions, the network 3"),
@@ -84,7 +84,7 @@ def test_mirrored_and_permuted_axes_move_voxels_without_change(axes: tuple[int, 
     ],
 )
 def test_a_conversion_of_something_else_is_refused(
-    conversion_of: dict[str, Any], dimensions: int, said: str, tmp_path: Path
+    conversion_of: dict[str, Any], dimensions: int, printed: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=printed):
         FolderImages(str(tmp_path), conversion_of, dimensions, KEYS, None, 1)

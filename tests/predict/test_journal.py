@@ -22,6 +22,6 @@ def test_rows_that_were_written_whole_are_done(tmp_path: Path) -> None:
         rows.add("three", {"values": [0.5]})
     with journal(tmp_path, about) as rows:
         assert rows.done["three"] == {"values": [0.5]} and len(rows.done) == 3
-    other, said = about | {"data": {"split": "val"}}, "has results of another data: use another out"
-    with pytest.raises(UserError, match=said), journal(tmp_path, other):
+    other, printed = about | {"data": {"split": "val"}}, "has results of another data: use another out"
+    with pytest.raises(UserError, match=printed), journal(tmp_path, other):
         pass

@@ -34,34 +34,34 @@ def diagnosis(adversary: str = "lsgan", **method: Any) -> Diagnosis:
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_what_goes_wrong_is_said_once_and_again_only_after_it_was_well(kind: str) -> None:
+def test_what_goes_wrong_is_reported_once_and_again_only_after_it_was_well(kind: str) -> None:
     wrong, words = WRONG[kind]
     watch, looks = diagnosis(), ROWS if kind == "chance" else PATIENCE
     for _ in range(looks - 1):
         assert watch.warnings(FINE | wrong, LATE) == []  # one look may be an outlier, and a row of a single batch
-    [said] = watch.warnings(FINE | wrong, LATE)
-    assert all(word in said for word in words) and len(said) < 260
+    [printed] = watch.warnings(FINE | wrong, LATE)
+    assert all(word in printed for word in words) and len(printed) < 260
     assert all(watch.warnings(FINE | wrong, LATE) == [] for _ in range(ROWS))
     assert watch.warnings({"loss": 1.0}, LATE) == []  # a row between two looks says nothing of either
     assert watch.warnings(FINE | wrong, LATE) == []
     assert watch.warnings(FINE, LATE) == []
     assert all(watch.warnings(FINE | wrong, LATE) == [] for _ in range(looks - 1))
-    assert watch.warnings(FINE | wrong, LATE) == [said]
+    assert watch.warnings(FINE | wrong, LATE) == [printed]
 
 
 def test_words_at_chance_are_of_an_accuracy() -> None:
     row = {key: value for key, value in FINE.items() if key not in ("top1", "queue_fresh")}
     watch = diagnosis()
-    said = [text for _ in range(ROWS) for text in watch.warnings(row | {"accuracy": 0.03, "chance": 1 / 44}, LATE)]
-    assert [text[: text.index(":")] for text in said] == [
+    printed = [text for _ in range(ROWS) for text in watch.warnings(row | {"accuracy": 0.03, "chance": 1 / 44}, LATE)]
+    assert [text[: text.index(":")] for text in printed] == [
         "accuracy 0.030 is still at chance (0.023) after 60% of stage dira"
     ]
 
 
 def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
     watch, wrong = diagnosis(), FINE | WRONG["collapse"][0]
-    said = [watch.warnings(row, LATE) for row in (wrong, {"top1": 0.5, "chance": 0.03}, wrong)]
-    assert [len(texts) for texts in said] == [0, 0, 1]
+    printed = [watch.warnings(row, LATE) for row in (wrong, {"top1": 0.5, "chance": 0.03}, wrong)]
+    assert [len(texts) for texts in printed] == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_the_logarithmic_adversary_has_a_level_of_its_own() -> None:
 def test_a_base_alone_has_keys_of_its_own() -> None:
     watch = diagnosis(queue=64)
     row = {"queue_fresh": 0.1, "health/gradient/di": 1.0}
-    [said] = [watch.warnings(row, LATE) for _ in range(PATIENCE)][-1]
-    assert said.endswith("shorten method.queue, or raise method.momentum")
+    [printed] = [watch.warnings(row, LATE) for _ in range(PATIENCE)][-1]
+    assert printed.endswith("shorten method.queue, or raise method.momentum")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_a_base_alone_has_keys_of_its_own() -> None:
 def test_what_is_said_of_pcrl_names_keys_that_it_has(preset: list[str], wrong: dict[str, float], words: Any) -> None:
     config: Any = OmegaConf.to_object(compose("pretrain", ["data.shards=none", "experiment=pcrl", *preset]))
     watch, row = Diagnosis(config), FINE | wrong
-    [said] = [text for _ in range(ROWS) for text in watch.warnings(row, StagePosition("pcrl", 10_000, 6_000))]
-    assert all(word in said for word in words)
-    for key in re.findall(r"method\.([\w.]+\w)", said):
+    [printed] = [text for _ in range(ROWS) for text in watch.warnings(row, StagePosition("pcrl", 10_000, 6_000))]
+    assert all(word in printed for word in words)
+    for key in re.findall(r"method\.([\w.]+\w)", printed):
         assert OmegaConf.select(OmegaConf.create(config.method), key) is not None, key
 
 
@@ -140,11 +140,11 @@ def test_a_starving_trainer_is_told_what_its_loader_does_most() -> None:
     starving, fed = FINE | loading | {"time/step": 6.0, "time/data": 4.0}, {"time/step": 9.5, "time/data": 0.5}
     watch = diagnosis()
     assert [watch.warnings(starving, LATE) for _ in range(7)] == [[]] * 7  # 28 s
-    [said] = watch.warnings(starving, LATE)
-    assert said.startswith(
+    [printed] = watch.warnings(starving, LATE)
+    assert printed.startswith(
         "training waits for its loader 40% of the time; the loader's threads mostly read (read 3.0 s"
     )
-    assert "data.cache=FOLDER" in said
+    assert "data.cache=FOLDER" in printed
     assert watch.warnings(starving, LATE) == []
     assert watch.warnings(fed, LATE) == []
     assert [watch.warnings(starving | {"loader/decode": 9.0}, LATE) for _ in range(7)] == [[]] * 7

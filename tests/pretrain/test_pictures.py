@@ -151,7 +151,7 @@ def test_the_first_view_is_shown_whatever_the_sizes_of_the_others() -> None:
 
 def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None:
     """A dot in each plane: its place is told by hand, in voxels of 3 x 1 x 1 mm, 16 pixels to a mm."""
-    for (z, y, x), plane, place in (
+    for (z, y, x), plane, location in (
         ((2, 1, 4), 0, (1, 4)),  # axial: the front is up
         ((3, 3, 1), 1, (0, 1)),  # coronal: the last slice is up
         ((0, 4, 3), 2, (9, 4)),  # sagittal: the front is to the left
@@ -163,7 +163,9 @@ def test_of_a_volume_three_planes_are_drawn_head_up_in_its_proportions() -> None
         lit = planes[plane]
         middle = [np.average(index, weights=lit) for index in np.indices(lit.shape)]
         sides = np.array([16 if plane == 0 else 48, 16])
-        assert np.abs(middle - (16 * np.array(place) + sides / 2)).max() < 12  # at an edge light falls off on one side
+        assert (
+            np.abs(middle - (16 * np.array(location) + sides / 2)).max() < 12
+        )  # at an edge light falls off on one side
         assert all(np.abs(other).max() == 0 for number, other in enumerate(planes) if number != plane)
     narrow = middle_planes(np.zeros((96, 96, 48), np.float32), (2.0, 2.0, 2.0))
     assert [p.shape for p in narrow] == [(96, 96)] * 3

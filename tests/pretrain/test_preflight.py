@@ -70,10 +70,10 @@ def test_what_accelerate_is_told_otherwise_is_refused_naming_both(
 
 def test_what_accelerate_is_told_alike_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     """As accelerate launch sets it: capitals and all."""
-    said = {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "GRADIENT_ACCUMULATION_STEPS": "2"}
-    said |= {"GRADIENT_CLIPPING": "1.0", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu", "MIXED_PRECISION": "bf16"}
-    said |= {"DYNAMO_BACKEND": "NO", "USE_CPU": "True", "DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none"}
-    for name, value in said.items():
+    printed = {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "GRADIENT_ACCUMULATION_STEPS": "2"}
+    printed |= {"GRADIENT_CLIPPING": "1.0", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu", "MIXED_PRECISION": "bf16"}
+    printed |= {"DYNAMO_BACKEND": "NO", "USE_CPU": "True", "DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none"}
+    for name, value in printed.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     overrides = ["parallel.strategy=zero3", "parallel.accumulate=2", "optim.clip=1.0", "parallel.offload=true"]
     monkeypatch.setattr(launcher, "find_spec", lambda name: object())
@@ -81,7 +81,7 @@ def test_what_accelerate_is_told_alike_is_no_conflict(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("words", "file", "asked"),
+    ("words", "file", "requested"),
     [
         (["python", "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "x"], None, 2),
         (["/bin/python", "/venv/bin/accelerate", "launch", "--num-processes=3", "-m", "x"], None, 3),
@@ -93,7 +93,7 @@ def test_what_accelerate_is_told_alike_is_no_conflict(monkeypatch: pytest.Monkey
     ],
 )
 def test_one_process_where_accelerate_was_asked_for_several(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], file: str | None, asked: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], file: str | None, requested: int
 ) -> None:
     home = tmp_path / "elsewhere" if "FILE" in words else tmp_path
     written = tmp_path / "accelerate" / "default_config.yaml"
@@ -105,10 +105,12 @@ def test_one_process_where_accelerate_was_asked_for_several(
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     parent = SimpleNamespace(cmdline=lambda: words)
     monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
-    if asked == 1:
+    if requested == 1:
         check_launch(config())
     else:
-        with pytest.raises(UserError, match=f"asked for {asked} processes and started one .*--nproc_per_node {asked}"):
+        with pytest.raises(
+            UserError, match=f"asked for {requested} processes and started one .*--nproc_per_node {requested}"
+        ):
             check_launch(config())
 
 
@@ -139,8 +141,8 @@ def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyP
 def test_two_processes_on_one_gpu_are_refused(tmp_path: Path) -> None:
     """srun without --gpus-per-task: Accelerate wraps the local rank around, and both get the same GPU."""
     torch.multiprocessing.spawn(_share, (str(tmp_path),), nprocs=2)
-    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
-    assert said[0] == said[1] and said[0].startswith("ranks 0, 1 share GPU ")
+    printed = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert printed[0] == printed[1] and printed[0].startswith("ranks 0, 1 share GPU ")
 
 
 def _share(rank: int, folder: str) -> None:

@@ -125,8 +125,8 @@ def test_every_picture_and_curve_can_be_read(html: str) -> None:
     svgs = drawings(html)
     assert len(svgs) == 7  # total, di, re, ad, discriminator, top-1, rate
     assert all("optimizer step" in " ".join(svg.itertext()) for svg in svgs)
-    said = "Finding an image's other view (top-1) over optimizer steps; last value: train 0.75, val 0.75"
-    assert svgs[5].get("aria-label") == said
+    printed = "Finding an image's other view (top-1) over optimizer steps; last value: train 0.75, val 0.75"
+    assert svgs[5].get("aria-label") == printed
     ids = re.findall(r' id="([^"]*)"', html)
     assert len(ids) == len({*ids}) and {*re.findall(r"(?:url\(|href=\")#([^\")]*)", html)} <= {*ids}
 
@@ -207,13 +207,13 @@ def test_a_classifier_of_words_is_not_said_to_find_views(finished: Path) -> None
     kept = [{key: value for key, value in row.items() if key != "top1"} for row in run.rows]
     rows = [row | {"accuracy": 0.5, "chance": 1 / 44} for row in kept]
     description = replace(run.description, metrics={"accuracy": Metric("Accuracy of words (chance 1/44)", "max", "di")})
-    told = replace(run, rows=rows, description=description)
-    found = headline(told, "accuracy of words (chance 1/44)")
+    reported = replace(run, rows=rows, description=description)
+    found = headline(reported, "accuracy of words (chance 1/44)")
     assert found.figure == "22 × chance" and found.detail.endswith(f"at step {rows[-1]['step']} (stage dira)")
     assert found.detail.startswith("right for 50 % of the held-out images, by chance for 2 %")
-    titles = [title for title, _ in plots.curves(told)]
+    titles = [title for title, _ in plots.curves(reported)]
     assert "Accuracy of words (chance 1/44)" in titles and not any("view" in title for title in titles)
-    text = render(told, {})
+    text = render(reported, {})
     assert "Top-1" not in text and "how often an image's own class gets the highest score" in text
 
 
@@ -316,8 +316,8 @@ def test_a_running_run_with_a_half_written_row(run: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_that_failed_says_so_at_the_top_in_its_own_words(run: Path, html: str) -> None:
     images = "nan/step-000000010/rank-1/batch.json"
-    asked = yaml.safe_load((run / "config.yaml").read_text())["run"]
-    for folder in (asked, run):
+    requested = yaml.safe_load((run / "config.yaml").read_text())["run"]
+    for folder in (requested, run):
         reason = f"step 10: loss/re is not finite on rank 1; its images: {folder}/{images}; see /secret/place/x.txt"
         (run / "status.json").write_text(json.dumps({"state": "failed", "step": 10, "reason": reason}))
         page = rendered(run)
@@ -347,9 +347,9 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     config["data"]["shards"], config["datasets"] = ["nowhere/a", "nowhere/b"], [{"hash": "0"}, {"hash": "1"}]
     record(run, config)
     assert report.main([f"run={run}"]) == 0
-    said = capsys.readouterr().out
-    assert "not in the report: no row in metrics.jsonl yet" in said
-    assert "data b: no readable dataset where the run read it" in said
+    printed = capsys.readouterr().out
+    assert "not in the report: no row in metrics.jsonl yet" in printed
+    assert "data b: no readable dataset where the run read it" in printed
     text = Page((run / "report.html").read_text()).text
     assert "Not in this report" in text
     assert "State unknown … too early 0 steps" in text
@@ -414,7 +414,7 @@ def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_where_it_is_reported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "page.html"
     assert report.main([f"run={run}", f"out={out}"]) == 0
     assert str(out) in capsys.readouterr().out
@@ -422,7 +422,7 @@ def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["run=NOWHERE"], "run=NOWHERE is not a run folder: config.yaml is missing"),
         ([], "run must be given"),
@@ -430,10 +430,10 @@ def test_the_command_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: 
         (["rum={run}"], "did you mean 'run'?"),
     ],
 )
-def test_bad_input_is_one_line(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(run: Path, words: list[str], printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.main([word.format(run=run) for word in words]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert printed in error
     assert error.count("\n") == 1
 
 
@@ -511,7 +511,7 @@ def test_a_run_without_health_has_no_empty_section(html: str) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
+def test_epochs_that_are_scaled_are_reported(run: Path, html: str) -> None:
     assert "epoch_factor )" not in Page(html).text.partition("Configuration")[0]
     config = yaml.safe_load((run / "config.yaml").read_text())
     record(run, config | {"epoch_factor": 0.02})
@@ -541,9 +541,9 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
         bucket.process.wait()
         assert report.main([f"run={run}", f"reach={bucket.url}"]) == 0
     unread = "checkpoints: checkpoint.folder could not be read when this page was written"
-    said = capsys.readouterr().out
-    assert f"not in the report: {unread}" in said
-    assert "not in the report: data cxr: no readable dataset where the run read it" in said
+    printed = capsys.readouterr().out
+    assert f"not in the report: {unread}" in printed
+    assert "not in the report: data cxr: no readable dataset where the run read it" in printed
     html = (run / "report.html").read_text()
     assert unread in html and "s3:" not in html and "Traceback" not in caplog.text
     assert "checkpoint.folder=s3://bucket/runs/mine cannot be used" in caplog.text
@@ -555,8 +555,8 @@ RESULTS = {
     "figures": {
         split: [
             {"metric": metric, "name": name, "value": value, "n": 40, "left_out": 0, "patients": 33, "positives": count,
-             "convention": said, "both_empty": None}
-            for metric, said, values in (
+             "convention": printed, "both_empty": None}
+            for metric, printed, values in (
                 ("Dice", "both_empty=one", (0.9, 0.8, 0.85)),
                 ("Dice in cases with the class", "both_empty=one", (0.9, 0.8, 0.85)),
                 ("HD95 (mm)", "both_empty=one", (2.0, "infinity", None)),
@@ -579,8 +579,8 @@ def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) 
     assert (test.split, test.metrics) == ("held-out", ["Dice", "HD95 (mm)"])
     cells = {name: [value for value, _ in row] for name, row in test.rows}
     assert cells == {"left": ["0.900", "2.000"], "right": ["0.800", "infinity"], "mean": ["0.850", "–"]}
-    told = "a case with neither a true nor a predicted pixel counts as the best value"
-    assert test.remarks == [f"Dice, HD95 (mm): {told}"]
+    reported = "a case with neither a true nor a predicted pixel counts as the best value"
+    assert test.remarks == [f"Dice, HD95 (mm): {reported}"]
     assert "split held-out" in render(content, {})
 
 
@@ -629,5 +629,5 @@ def test_of_numbers_what_is_predicted_stands_over_what_is_true(run: Path) -> Non
 def test_words_about_images_are_said_of_volumes() -> None:
     """In no key, file name or address."""
     text = "an image's view, images/s of an image; recipe.images=a image.png data:image/png;base64, scan/image"
-    said = "a volume's view, volumes/s of a volume; recipe.images=a image.png data:image/png;base64, scan/image"
-    assert of_volumes(text) == said
+    printed = "a volume's view, volumes/s of a volume; recipe.images=a image.png data:image/png;base64, scan/image"
+    assert of_volumes(text) == printed

@@ -364,12 +364,12 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
             return [task.exception(120) or task.result() for task in tasks]
 
         assert together_(slowly) == ["read by 0", "read by 1"]
-        told = together_(damaged)
-        assert [type(error) for error in told] == [AgreedError, AgreedError]
-        assert {str(error) for error in told} == {f"rank 1 on {socket.gethostname()}: a bit is another"}
+        reported = together_(damaged)
+        assert [type(error) for error in reported] == [AgreedError, AgreedError]
+        assert {str(error) for error in reported} == {f"rank 1 on {socket.gethostname()}: a bit is another"}
         released = threading.Event()
         monkeypatch.setattr(TIMINGS, "hang_after", 0.5)
-        told = together_(hangs)
+        reported = together_(hangs)
         released.set()
-        assert [type(error) for error in told] == [AgreedError, AgreedError]
-        assert all("is not read by rank(s) 0 after 0.5 s: the disk or store hangs" in str(error) for error in told)
+        assert [type(error) for error in reported] == [AgreedError, AgreedError]
+        assert all("is not read by rank(s) 0 after 0.5 s: the disk or store hangs" in str(error) for error in reported)

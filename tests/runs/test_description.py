@@ -99,8 +99,8 @@ def test_the_named_tensors_are_those_of_the_built_method(words: list[str], parts
     words = [*words, "model.encoder=test_resnet", "data.size=32", "model.decoder_channels=[8,8,8,8,8]"]
     config = compose("pretrain", ["data.shards=any", *words])
     tensors = derived("pretrain", composed(*words)).tensors
-    said = [tensors.encoder, tensors.decoder, tensors.head, tensors.momentum]
-    assert [prefix for prefix in said if prefix] == parts
+    printed = [tensors.encoder, tensors.decoder, tensors.head, tensors.momentum]
+    assert [prefix for prefix in printed if prefix] == parts
     with torch.device("meta"):
         method = methods.construct(config.method, config.model, methods.views_of(config))
     names = [f"{tensors.module}.{name}" for name in method.state_dict()]

@@ -52,7 +52,7 @@ def test_a_report_asks_no_address_that_only_the_run_names(run: Path, tmp_path: P
         moved(run, f"{server.url}/data", f"{server.url}/checkpoints")
         words = [word.format(url=server.url) for word in reach]
         assert report.main([f"run={run}", f"out={tmp_path / 'page.html'}", *words]) == 0
-        assert not server.asked
+        assert not server.requested
     assert "not looked up" in (tmp_path / "page.html").read_text()
 
 
@@ -61,7 +61,7 @@ def test_it_asks_what_the_user_names(run: Path, tmp_path: Path, reach: str) -> N
     with serve(tmp_path) as server:
         moved(run, f"{server.url}/data")
         assert report.main([f"run={run}", f"out={tmp_path / 'page.html'}", reach.format(url=server.url)]) == 0
-        assert server.asked["dataset.json"]
+        assert server.requested["dataset.json"]
 
 
 def test_weights_are_not_loaded_from_an_address_that_only_the_run_names(
@@ -70,7 +70,7 @@ def test_weights_are_not_loaded_from_an_address_that_only_the_run_names(
     with serve(tmp_path) as server:
         moved(run, "data", f"{server.url}/checkpoints")
         assert export.main([f"run={run}"]) == 2
-        assert not server.asked
+        assert not server.requested
     assert f"reach={server.url}/checkpoints asks there" in capsys.readouterr().err
 
 
@@ -165,7 +165,7 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def damaged(content: Any) -> Iterator[tuple[str, str]]:
     """Where, and the text with each value replaced in turn, by three of the wrong ones: all have their turn."""
-    for number, path in enumerate(list(places(content))):
+    for number, path in enumerate(list(locations(content))):
         *parents, last = path
         inside = content
         for part in parents:
@@ -177,14 +177,14 @@ def damaged(content: Any) -> Iterator[tuple[str, str]]:
         inside[last] = kept
 
 
-def places(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def locations(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """All keys, and the first entry of each list."""
     inner = (
         content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
     )
     for key, value in inner:
         yield (*prefix, key)
-        yield from places(value, (*prefix, key))
+        yield from locations(value, (*prefix, key))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_no_value_of_a_file_ends_in_a_traceback(
     monkeypatch.setattr(page, "template", lru_cache(page.template))
     copy = Path(shutil.copytree(tuned_run.parent / folder, tmp_path / "copy"))
     words = [f"run={copy}", f"data.shards={tuned_run.parent / 'data'}", f"out={tmp_path / 'out'}", "workers=1"]
-    asked = OmegaConf.to_object(compose("predict", words))
+    requested = OmegaConf.to_object(compose("predict", words))
     exported = compose("export", [f"run={copy}", "formats=plain", f"out={tmp_path / 'out'}"])
     refused = []
     for where, text in damaged(json.loads((copy / file).read_text())):
@@ -208,7 +208,7 @@ def test_no_value_of_a_file_ends_in_a_traceback(
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         try:
             if folder == "export":
-                predict(asked)
+                predict(requested)
             elif file == "description.json":
                 export.export(exported)
             if folder == "run":

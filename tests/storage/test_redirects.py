@@ -47,8 +47,8 @@ def test_nothing_is_asked_elsewhere(tmp_path: Path, way: Callable[[Path], bytes]
         near.faults["a.bin"], near.forever = [("to", to.format(**ports))], True
         with pytest.raises(OSError, match=r"redirects to .* not on its host"):
             way(locate(f"{near.url}/a.bin", "data.shards"))
-        assert near.asked["a.bin"] == 1  # not tried again
-        assert not far.asked and not near.asked["b.bin"]
+        assert near.requested["a.bin"] == 1  # not tried again
+        assert not far.requested and not near.requested["b.bin"]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=["fetch", "open", "stream", "ranges"])

@@ -12,7 +12,7 @@ from dira_scale.storage.streams import fetch
 def test_no_more_is_fetched_than_a_file_may_have(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(bytes(3_000_000))
     with serve(tmp_path) as server:
-        for place in (tmp_path / "a.bin", locate(f"{server.url}/a.bin", "data.shards")):
-            assert len(fetch(place, 3_000_000)) == 3_000_000
+        for location in (tmp_path / "a.bin", locate(f"{server.url}/a.bin", "data.shards")):
+            assert len(fetch(location, 3_000_000)) == 3_000_000
             with pytest.raises(OSError, match="more than 2999999 bytes"):
-                fetch(place, 2_999_999)
+                fetch(location, 2_999_999)

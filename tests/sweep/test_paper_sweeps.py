@@ -31,8 +31,8 @@ def test_each_published_cell_is_trained_and_has_its_twin(name: str) -> None:
     for run in (run for run in runs if run.command == "finetune"):
         init = str(run.varied.get(f"{run.phase}.init", "")).strip("{}")
         words = dict(word.split("=", 1) for word in run.words)
-        place = run.phase, init, float(words.get("data.fraction", "1"))
-        trained.setdefault(place, Counter())[words["init"] + words.get("seed", "0")] += 1
+        location = run.phase, init, float(words.get("data.fraction", "1"))
+        trained.setdefault(location, Counter())[words["init"] + words.get("seed", "0")] += 1
     for table in (PaperTable(**given) for given in sweep.tables):
         tasks, rows = {task: phase for phase, task in table.tasks.items()}, table.rows
         published = [key for key in figures() if key[:2] == (table.paper, table.table) and key[2] in tasks]

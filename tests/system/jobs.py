@@ -66,7 +66,7 @@ class Jobs:
         """Bounded."""
         deadline = time.monotonic() + SECONDS
         while not happened():
-            assert time.monotonic() < deadline, self.told()
+            assert time.monotonic() < deadline, self.reported()
             time.sleep(0.1)
 
     def gone(self, job: str) -> bool:
@@ -77,7 +77,7 @@ class Jobs:
     def end(self, job: str) -> None:
         self.wait(lambda: self.gone(job))
 
-    def told(self) -> str:
+    def reported(self) -> str:
         """All logs, for a test that fails."""
         logs = [*self.folder.glob("jobs/*.out"), *self.folder.glob("*/*/tries/*")]
         queue = self.client("squeue", "-a", "-t", "all", "-o", "%i %T %r %N")

@@ -37,11 +37,11 @@ class Node:
 
     def start(self, command: list[str], environment: dict[str, str] | None = None) -> Forked | Started:
         """Run ``command`` there, in a session of its own, its output and errors as one; a Python is forked."""
-        told, words = _env(command)
+        reported, words = _env(command)
         given = os.environ | (environment or {})
         if forkable(words):
             move = f"import system.nodes\nsystem.nodes.move({self.name!r}, {self.namespace!r}, {str(self.etc)!r})"
-            return Forked(words, given | told, move)
+            return Forked(words, given | reported, move)
         files = "for file in hosts nsswitch.conf; do mount --bind $1/$file /etc/$file || exit; done"
         inside = f'hostname "$0" && {files} && shift && exec "$@"'
         unshare = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, self.name]
@@ -105,8 +105,8 @@ def _env(command: list[str]) -> tuple[dict[str, str], list[str]]:
     if command[0] != "env":
         return {}, command
     count = next(i for i, word in enumerate(command[1:]) if not re.match(r"[A-Z_0-9]+=", word))
-    told = dict(word.split("=", 1) for word in command[1 : 1 + count])
-    return ({}, command) if "PYTHONPATH" in told else (told, command[1 + count :])
+    reported = dict(word.split("=", 1) for word in command[1 : 1 + count])
+    return ({}, command) if "PYTHONPATH" in reported else (reported, command[1 + count :])
 
 
 def _did(code: int) -> None:

@@ -20,15 +20,15 @@ srun hostname | sort
 @pytest.mark.system
 def test_a_job_runs_on_nodes_of_its_own_and_is_accounted_for(dev_cluster: DevCluster, tmp_path: Path) -> None:
     (tmp_path / "work.sh").write_text(WORK)
-    asked = ["--nodes=2", "--ntasks=2", "--gres=gpu:2", "--account=dira", f"--output={tmp_path / 'printed'}"]
-    job = dev_cluster.run("sbatch", "--parsable", "--wait", *asked, str(tmp_path / "work.sh")).strip()
+    requested = ["--nodes=2", "--ntasks=2", "--gres=gpu:2", "--account=dira", f"--output={tmp_path / 'printed'}"]
+    job = dev_cluster.run("sbatch", "--parsable", "--wait", *requested, str(tmp_path / "work.sh")).strip()
     first, address, *both = (tmp_path / "printed").read_text().splitlines()
     assert both == sorted(set(both)) and len(both) == 2  # two host names
     assert first == f"{both[0]} 0,1" and both[0].startswith("n") and not address.startswith("127.")
     accounted = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={job}", "--format=state,account"]
     deadline = time.monotonic() + 30
-    while (said := dev_cluster.run(*accounted).strip()) != "COMPLETED|dira":
-        assert time.monotonic() < deadline, f"sacct says {said!r}"
+    while (printed := dev_cluster.run(*accounted).strip()) != "COMPLETED|dira":
+        assert time.monotonic() < deadline, f"sacct says {printed!r}"
         time.sleep(0.2)
 
 
@@ -43,8 +43,10 @@ def test_daemons_that_were_killed_come_back_and_a_node_without_power_loses_its_j
     _until(lambda: not Path(f"/proc/{began.read_text().strip()}/exe").exists())
     cluster.kill("slurmctld")
     status = [SCRIPT, "status"], os.environ | {"SLURM_DEV_FOLDER": str(cluster.folder)}
-    said = subprocess.run(status[0], env=status[1], timeout=60, capture_output=True, text=True)
-    assert said.returncode == 1 and "slurmctld has ended" in said.stdout and "slurmd-n2 has ended" in said.stdout
+    printed = subprocess.run(status[0], env=status[1], timeout=60, capture_output=True, text=True)
+    assert (
+        printed.returncode == 1 and "slurmctld has ended" in printed.stdout and "slurmd-n2 has ended" in printed.stdout
+    )
     cluster.up()
     assert cluster.run("sinfo", "--noheader", "--partition=main", "--format=%D").split() == ["4"]
     assert subprocess.run(status[0], env=status[1], timeout=60, capture_output=True).returncode == 0
@@ -54,11 +56,11 @@ def test_it_says_what_is_missing_before_it_starts_anything(tmp_path: Path) -> No
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "id").symlink_to(str(shutil.which("id")))
     given = {"PATH": str(tmp_path / "bin"), "SLURM_DEV_FOLDER": str(tmp_path / "cluster")}
-    said = subprocess.run(["/bin/bash", SCRIPT, "up"], env=given, capture_output=True, text=True, timeout=30)
-    assert said.returncode == 2 and not (tmp_path / "cluster").exists()
+    printed = subprocess.run(["/bin/bash", SCRIPT, "up"], env=given, capture_output=True, text=True, timeout=30)
+    assert printed.returncode == 2 and not (tmp_path / "cluster").exists()
     packages = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server"
     lacking = "run this as root" if os.geteuid() else f"apt-get install --no-install-recommends {packages}"
-    assert lacking in said.stderr
+    assert lacking in printed.stderr
 
 
 def _until(done: Callable[[], object]) -> None:

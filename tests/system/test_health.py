@@ -105,16 +105,16 @@ def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never
     ]  # fmt: skip
     spoilt.setenv("SPOIL", "re:5:1")
     printed = finish(pretrain(run, shards, *settings, "health.every=1", ranks=2), code=1)
-    told = [line for line in printed.splitlines() if "not finite" in line]
-    assert len(told) == 1 and "NotANumberError" not in printed  # the traceback is the launcher's own
-    assert told[0].startswith("pretrain: step 6: loss/re is not finite on rank 1; its images: ")
-    assert told[0].endswith("rank-1/batch.json")
+    reported = [line for line in printed.splitlines() if "not finite" in line]
+    assert len(reported) == 1 and "NotANumberError" not in printed  # the traceback is the launcher's own
+    assert reported[0].startswith("pretrain: step 6: loss/re is not finite on rank 1; its images: ")
+    assert reported[0].endswith("rank-1/batch.json")
     (last,) = [line.removeprefix("pretrain: ") for line in printed.splitlines() if "is intact" in line]
     assert last.startswith("the checkpoint of step 4 is intact. ")  # then what bf16 may have to do with it
     assert last.endswith("docs/how-to/training.md says what to do")
     ended = status(run)
     assert (ended["state"], ended["exit_code"], ended["step"]) == ("failed", 1, 8)
-    assert ended["reason"] == f"{told[0].removeprefix('pretrain: ')}; {last}"
+    assert ended["reason"] == f"{reported[0].removeprefix('pretrain: ')}; {last}"
     assert checkpoint.latest(run).name == "000000004"
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
     assert [row["step"] for row in rows(run)] == [2, 4]  # nothing that is not finite is written
@@ -162,7 +162,7 @@ def assert_looked(run: Path) -> None:
         ("re:13:0", ["stages.dir.batch=4", "stages.dir.epochs=0.8"], "step 6: loss/re is not finite", 4),
     ],
 )
-def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
+def test_what_is_no_number_is_reported_with_its_images_and_a_sound_checkpoint(
     shards: Path, tmp_path: Path, spoilt: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     spoil: str, overrides: list[str], words: str, sound: int | None,
 ) -> None:  # fmt: skip
@@ -171,17 +171,17 @@ def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
         assert inside(run, shards, *SELDOM, *overrides, "steps=3") == 0
     spoilt.setenv("SPOIL", spoil)
     assert inside(run, shards, *SELDOM, *overrides) == 1
-    told = capsys.readouterr().err
-    assert words in told and status(run)["state"] == "failed" and words in status(run)["reason"]
+    reported = capsys.readouterr().err
+    assert words in reported and status(run)["state"] == "failed" and words in status(run)["reason"]
     if sound is None:
-        assert "there is no checkpoint yet" in told and not (run / "metrics.jsonl").exists()
+        assert "there is no checkpoint yet" in reported and not (run / "metrics.jsonl").exists()
     else:
-        assert f"the checkpoint of step {sound} is intact" in told and int(checkpoint.latest(run).name) == sound
+        assert f"the checkpoint of step {sound} is intact" in reported and int(checkpoint.latest(run).name) == sound
         assert all(tensor.isfinite().all() for tensor in weights(run).values())
         assert all(math.isfinite(value) for row in rows(run) for value in row.values() if isinstance(value, float))
     [folder] = (run / "nan").iterdir()
     tensors, row = saved(folder / "rank-0")
-    assert f"{folder}/rank-0/batch.json" in told and words.startswith(f"step {row['step']}:")
+    assert f"{folder}/rank-0/batch.json" in reported and words.startswith(f"step {row['step']}:")
     assert [tensors["index"].tolist()] == [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
 
 
@@ -192,9 +192,9 @@ def test_held_out_images_whose_loss_is_no_number_are_named(
     spoilt.setenv("SPOIL", "held-out:1:0")  # the second of two batches
     assert inside(run, shards, *SELDOM, "validate.every=1") == 1
     folder = run / "nan" / "held-out-000000007"
-    told = capsys.readouterr().err
-    assert f"step 7: loss/re of held-out images is not finite; its images: {folder}/rank-0/batch.json" in told
-    assert "the checkpoint of step 4 is intact" in told and status(run)["exit_code"] == 1
+    reported = capsys.readouterr().err
+    assert f"step 7: loss/re of held-out images is not finite; its images: {folder}/rank-0/batch.json" in reported
+    assert "the checkpoint of step 4 is intact" in reported and status(run)["exit_code"] == 1
     tensors, row = saved(folder / "rank-0")
     assert tensors["index"].tolist() == [8, 9, 10, 11] == json.loads((tmp_path / "seen").read_text().splitlines()[0])
     assert row["losses"]["loss/re"] == "nan" and [image["key"] for image in row["images"]]

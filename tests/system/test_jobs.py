@@ -31,7 +31,9 @@ def test_what_fails_is_tried_again_until_it_has_failed_thrice_without_a_new_step
     for job in ids:
         jobs.end(job)
     tries = jobs.tries(failing)
-    assert [(each.exit_code, each.step, each.restart) for each in tries] == [(1, 4, i) for i in range(4)], jobs.told()
+    assert [(each.exit_code, each.step, each.restart) for each in tries] == [(1, 4, i) for i in range(4)], (
+        jobs.reported()
+    )
     assert {each.reason for each in tries} == {"no step 5"}
     (only,) = jobs.tries(bad)
     assert (only.exit_code, only.reason) == (2, "no step 1")
@@ -46,7 +48,7 @@ def test_a_cancelled_job_is_not_requeued(jobs: Jobs) -> None:
     jobs.client("scancel", "--signal=USR2", job)  # a cancel wins over what requeues
     jobs.end(job)
     (only,) = jobs.tries(run)
-    assert only.exit_code == 75 and only.step == jobs.step(run) == len(lines(jobs, run)), jobs.told()
+    assert only.exit_code == 75 and only.step == jobs.step(run) == len(lines(jobs, run)), jobs.reported()
     again = jobs.submit(run)
     jobs.end(again)
     assert len(jobs.tries(run)) == 1
@@ -61,7 +63,7 @@ def test_scancel_alone_writes_a_checkpoint_and_ends(jobs: Jobs) -> None:
     jobs.wait(lambda: jobs.tries(run)[-1].ended)
     jobs.end(job)
     (only,) = jobs.tries(run)
-    assert (only.exit_code, only.step) == (75, jobs.step(run)), jobs.told()
+    assert (only.exit_code, only.step) == (75, jobs.step(run)), jobs.reported()
 
 
 @pytest.mark.torture
@@ -71,7 +73,7 @@ def test_a_time_limit_leads_to_a_checkpoint_and_on(jobs: Jobs) -> None:
     job = jobs.submit(run, time=1, signal_delay_s=20)
     jobs.end(job)
     first, *others = jobs.tries(run)
-    assert first.exit_code == 75 and others[-1].exit_code == 0, jobs.told()
+    assert first.exit_code == 75 and others[-1].exit_code == 0, jobs.reported()
     assert lines(jobs, run) == list(range(1, 101))
 
 
@@ -82,7 +84,7 @@ def test_a_preempted_job_goes_on_after_the_urgent_one(jobs: Jobs) -> None:
     jobs.wait(lambda: jobs.step(run) > 3)
     jobs.client("sbatch", "-p", "urgent", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     jobs.end(job)
-    assert [each.exit_code for each in jobs.tries(run)] == [75, 0], jobs.told()
+    assert [each.exit_code for each in jobs.tries(run)] == [75, 0], jobs.reported()
     assert lines(jobs, run) == list(range(1, 61))
 
 
@@ -112,14 +114,14 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_while_its_first_life_still_r
     jobs.client("scancel", job)
     jobs.end(job)
     first, second = jobs.tries(run)
-    assert first.exit_code == 1 and "taken over" in first.reason, jobs.told()
+    assert first.exit_code == 1 and "taken over" in first.reason, jobs.reported()
     assert (second.job, second.restart, second.exit_code) == (job, 1, 75) and second.nodes != first.nodes
     steps = [row["step"] for row in rows(jobs.sweep.output(run))]
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] == second.step
 
 
 @pytest.mark.system
-def test_plain_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
+def test_plain_srun_learns_the_same_and_a_script_that_forgets_it_is_reported(
     jobs: Jobs, unbroken_pair: Path, shards: Path, tmp_path: Path
 ) -> None:
     """Without a sweep: a user's own job script."""
@@ -145,7 +147,7 @@ def test_two_tasks_on_each_of_two_nodes_learn_what_four_processes_of_one_machine
     finish(pretrain(tmp_path / "one", shards, *EACH, *CALM))
     jobs.end(job)
     (only,) = jobs.tries(run)
-    assert (only.exit_code, only.step, len(only.nodes)) == (0, 3, 2), jobs.told()
+    assert (only.exit_code, only.step, len(only.nodes)) == (0, 3, 2), jobs.reported()
     assert_equal_runs(jobs.sweep.output(run), tmp_path / "four")
     for ours, theirs in zip(losses(jobs.sweep.output(run)), losses(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3)  # measured: 4e-4 in the third step
@@ -161,5 +163,5 @@ def test_four_processes_on_two_nodes_are_preempted_and_go_on(jobs: Jobs, shards:
     finish(pretrain(tmp_path / "four", shards, *EACH, "epoch_factor=4", "checkpoint.every=10", ranks=4))
     jobs.end(job)
     first, second = jobs.tries(run)
-    assert (first.exit_code, second.exit_code, second.restart, second.step) == (75, 0, 1, 30), jobs.told()
+    assert (first.exit_code, second.exit_code, second.restart, second.step) == (75, 0, 1, 30), jobs.reported()
     assert_equal_runs(jobs.sweep.output(run), tmp_path / "four")

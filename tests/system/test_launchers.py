@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import EACH, finish, pretrain, said
+from harness import EACH, error_lines, finish, pretrain
 
 pytestmark = pytest.mark.system
 
@@ -30,7 +30,7 @@ machine_rank: 0
 def test_two_processes_say_it_once(shards: Path, tmp_path: Path, key: str, message: str, fresh: bool) -> None:
     """torchrun ends processes that have not yet spoken. What all agree on is said once without it, too."""
     printed = finish(pretrain(tmp_path / "run", shards, key, ranks=2), code=1 if fresh else 2, fresh=fresh)
-    (line,) = said(printed)
+    (line,) = error_lines(printed)
     assert message in line
     assert not (tmp_path / "run").exists()
 
@@ -54,16 +54,16 @@ def test_accelerates_file_and_our_configuration(
     file = tmp_path / "accelerate.yaml"
     file.write_text(CONFIG.format(kind=kind, precision=precision, processes=processes))
     launch = [*ACCELERATE, "--config_file", str(file), *pretrain(tmp_path / "run", shards)[1:]]
-    (line,) = said(finish(launch, code=1, fresh=True))
+    (line,) = error_lines(finish(launch, code=1, fresh=True))
     assert message in line
 
 
-def test_a_low_soft_limit_of_open_files_is_raised_and_a_low_hard_one_said(shards: Path, tmp_path: Path) -> None:
+def test_a_low_soft_limit_of_open_files_is_raised_and_a_low_hard_one_reported(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = pretrain(run, shards, *EACH, "steps=1", ranks=2)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, {}))"
     printed = finish(command, code=2, before=limit.format(20) + "; from dira_scale import errors; errors.PAUSE = 0")
-    lines = said(printed)  # without a launcher that would have ended the second
+    lines = error_lines(printed)  # without a launcher that would have ended the second
     assert len(lines) == 2, printed
     assert all("allows a process 20 open files, and connecting 2 processes takes at least" in line for line in lines)
     assert not run.exists()

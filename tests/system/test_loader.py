@@ -51,8 +51,8 @@ def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Pa
     assert_equal_runs(parts, whole)
     runs = [json.loads((run / "environment.json").read_text())["run"] for run in (whole, parts)]
     assert runs[0] == runs[1]
-    said = [line for line in (parts / "log.txt").read_text().splitlines() if line.startswith("loader: ")]
-    assert said == [
+    printed = [line for line in (parts / "log.txt").read_text().splitlines() if line.startswith("loader: ")]
+    assert printed == [
         "loader: cpu (data.loader=auto: no GPU), 1 thread(s)",
         f"loader: {__name__}.Named (data.loader._target_), 1 thread(s)",
     ]

@@ -109,7 +109,9 @@ def test_a_new_command_that_trains_is_planned_swept_exported_and_reported(checko
     """By its blueprint alone: no other command names it."""
     made = ["recipe=phantom_cxr", "out=shards", "recipe.patients=16", "recipe.size=64", "workers=1"]
     checkout.run("shard", *made)
-    assert "stage learn" in (told := checkout.run("plan", "brightness", *WORDS, "plan.gpus=2")) and "ddp" in told
+    assert (
+        "stage learn" in (reported := checkout.run("plan", "brightness", *WORDS, "plan.gpus=2")) and "ddp" in reported
+    )
 
     sweep = ["sweep", "--config-dir", "own", "sweep=bright", "cluster.tries=1"]
     wrong = checkout.run(*sweep, "bright.data.batch=9", "bright.model.bn_groups=2", code=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from forked import Forked, Started
-from harness import SECONDS, SMALL, assert_equal_runs, finish, pretrain, said, status
+from harness import SECONDS, SMALL, assert_equal_runs, error_lines, finish, pretrain, status
 from needs import skip_without
 from system.faults import killed_at
 from system.nodes import Node, missing, nodes
@@ -140,9 +140,9 @@ def test_a_node_that_goes_away_ends_the_other_in_bounded_time(
     wait_for(run / "checkpoints" / "LATEST", processes)
     pair[1].link(up=False) if fate == "cable" else pair[1].kill()
     code, printed = ends(processes)[0]
-    assert code == 1 and len(said(printed)) == 1, printed
+    assert code == 1 and len(error_lines(printed)) == 1, printed
     assert printed.count(f"warning: parallel.timeout={TIMEOUT}: taking over a run") == 1
-    (line,) = said(printed)
+    (line,) = error_lines(printed)
     assert line.startswith("pretrain: rank 0 on node-a lost the other processes (")
     assert "the same command resumes from the last checkpoint" in line
     assert status(run)["state"] == "failed" and "rank 0 on node-a lost" in status(run)["reason"]
@@ -160,7 +160,7 @@ def test_a_launcher_ends_too_when_a_node_goes_away(pair: list[Node], shards: Pat
     wait_for(run / "metrics.jsonl", processes)
     pair[1].kill()
     code, printed = ends(processes)[0]
-    assert code == 1 and len(said(printed)) == 1, printed
+    assert code == 1 and len(error_lines(printed)) == 1, printed
     assert "rank 0 on node-a lost the other processes" in printed
 
 
@@ -171,8 +171,9 @@ def test_a_main_process_behind_a_closed_port(pair: list[Node], shards: Path, tmp
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, command))
     assert (code_a, code_b) == (2, 2)
     message = f"at node-a:29500 within {NOBODY} s: no answer; open the ports"
-    assert len(said(printed_b)) == 1 and f"rank 1 on node-b does not reach the main process {message}" in printed_b
-    assert len(said(printed_a)) == 1 and "1/2 clients joined): start every node" in printed_a
+    assert f"rank 1 on node-b does not reach the main process {message}" in printed_b
+    assert len(error_lines(printed_b)) == 1
+    assert len(error_lines(printed_a)) == 1 and "1/2 clients joined): start every node" in printed_a
     assert not (tmp_path / "run").exists()
 
 
@@ -186,7 +187,7 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     resolving = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
     for code, printed in ends(by_hand(pair, command, resolving)):
         assert code == 2
-        (line,) = said(printed)
+        (line,) = error_lines(printed)
         assert "node-b resolves its own name to 127.0.1.1, which no other machine can reach" in line
     mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *resolving, "steps=1"]
     for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
@@ -204,11 +205,11 @@ def test_what_differs_between_nodes_is_named_once(pair: list[Node], shards: Path
     other = ["env", f"--chdir={code}", f"PYTHONPATH={code}", *pretrain(run, shards, "seed=1", "data.prefetch=3")]
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, pretrain(run, shards), other))
     assert (code_a, code_b) == (2, 2)
-    (line,) = said(printed_a)
+    (line,) = error_lines(printed_a)
     assert re.search(
         r"rank\(s\) 1 on node-b differ from rank 0 on node-a in seed \(1 instead of 0\), the code of", line
     )
-    assert said(printed_b) == []  # once
+    assert error_lines(printed_b) == []  # once
     assert not run.exists()
 
 

@@ -87,9 +87,9 @@ def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, sha
             "measured": sizes["step"],
             "with kernels": sizes["with kernels"],
         }
-        told = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in megabytes.items())
-        print(f"{stage}: {told}, {error:+.1%}")
-        assert abs(error) < TOLERANCE, (stage, told)
+        reported = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in megabytes.items())
+        print(f"{stage}: {reported}, {error:+.1%}")
+        assert abs(error) < TOLERANCE, (stage, reported)
 
 
 @pytest.mark.gpu
@@ -122,7 +122,7 @@ def test_the_command_prints_every_strategy_and_writes_its_figures(
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "output"),
     [
         (["plan.gpus=3"], "data.batch=8"),
         (["plan.memory=-1"], "plan.memory=-1.0: must be above 0"),
@@ -130,7 +130,7 @@ def test_the_command_prints_every_strategy_and_writes_its_figures(
         (["plan.node=2"], "did you mean 'plan.nodes'"),
     ],
 )
-def test_bad_input_is_one_line(keys: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line(keys: list[str], output: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main([*SIZES, *keys]) == 2
-    told = capsys.readouterr().err
-    assert said in told and told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert output in reported and reported.count("\n") == 1

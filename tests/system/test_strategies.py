@@ -107,7 +107,7 @@ def assert_losses_agree(run: Path, reference: Path, relative: float, absolute: f
 
 def largest(run: Path, reference: Path) -> str:
     """The largest differences, of tensors that went farther than rounding goes (docs/evidence/scale.md)."""
-    apart, said = distances(run, reference), []
+    apart, output = distances(run, reference), []
     for what, mine in (("generator", False), ("adversary", True)):
         pairs = [
             (ours[term], theirs[term])
@@ -115,14 +115,14 @@ def largest(run: Path, reference: Path) -> str:
             for term in theirs
             if (term in ("loss/ad", "loss/discriminator")) == mine
         ]
-        said.append(f"{what} {max((abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs), default=0):.1e}")
+        output.append(f"{what} {max((abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs), default=0):.1e}")
     for what, mine in (("weights", False), ("discriminator's", True)):
         entries = [(name, *figures) for name, figures in apart.items() if name.startswith("discriminator.") == mine]
         judged = [
             (error / moved, name) for name, error, moved, length in entries if MOVED * moved > STILL * length + 2e-7
         ]
-        said.append("{} {:.2%} ({})".format(what, *max(judged, default=(0, "none moved"))))
-    return "; ".join(said)
+        output.append("{} {:.2%} ({})".format(what, *max(judged, default=(0, "none moved"))))
+    return "; ".join(output)
 
 
 @pytest.mark.parametrize(
@@ -209,12 +209,12 @@ def documented(ranks: int) -> dict[str, float]:
 )
 def test_what_a_process_keeps_falls_as_the_strategy_promises(ranks: int) -> None:
     """Parameters, optimizer states and everything; the documented table is what is measured."""
-    for strategy, told in documented(ranks).items():
+    for strategy, reported in documented(ranks).items():
         sizes = held(strategy, ranks)
         print(strategy, ranks, {part: f"{size / 1e6:.1f}" for part, size in sizes.items()})
         for part, size in promised(strategy, ranks).items():
             assert sizes[part] == pytest.approx(size, rel=0.03), (strategy, part)
-        assert sizes["all"] / 1e6 == pytest.approx(told, abs=1), strategy
+        assert sizes["all"] / 1e6 == pytest.approx(reported, abs=1), strategy
 
 
 @pytest.mark.torture

@@ -11,7 +11,18 @@ import psutil
 import pytest
 import torch
 from forked import Forked
-from harness import EACH, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, said, status, weights
+from harness import (
+    EACH,
+    assert_equal_runs,
+    assert_moved_alike,
+    error_lines,
+    finish,
+    losses,
+    pretrain,
+    rows,
+    status,
+    weights,
+)
 from system.faults import SECONDS, Job, cut, flip, killed_at, small_disk
 
 from dira_scale.runs import checkpoint
@@ -82,8 +93,8 @@ def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path,
         job.wait_until((run / "checkpoints" / "LATEST").exists)
         job.rank(1).kill()
         assert job.end() != 0
-        told = said(job.printed)
-        assert len(told) == 1 and "lost the other processes" in told[0], job.printed
+        reported = error_lines(job.printed)
+        assert len(reported) == 1 and "lost the other processes" in reported[0], job.printed
         assert job.processes() == []
     assert status(run)["state"] == "failed" and "lost the other processes" in status(run)["reason"]
     checkpoint.load(checkpoint.latest(run))
@@ -213,8 +224,8 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
         job.wait_until(lambda: len(job.process.alive()) == 1)
         assert isinstance(job.process, Forked)
         assert job.process.codes() == [1, None, 1]
-    [told] = [line for line in job.printed.splitlines() if "no step for 8 s" in line]
-    assert "nothing yet from rank 1" in told
+    [reported] = [line for line in job.printed.splitlines() if "no step for 8 s" in line]
+    assert "nothing yet from rank 1" in reported
     assert sorted(path.name for path in (run / "stacks").iterdir()) == ["rank-0.txt", "rank-2.txt"]
 
 
@@ -275,9 +286,9 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, 
                 if job.ends_within(1):
                     break
             assert job.end() == 1, job.printed
-            told = said(job.printed)
-            assert len(told) == 1, job.printed
-            assert "of step 6 could not be written" in told[0] and "Free some space" in told[0]
+            reported = error_lines(job.printed)
+            assert len(reported) == 1, job.printed
+            assert "of step 6 could not be written" in reported[0] and "Free some space" in reported[0]
             disk.free(job)
         finish(pretrain(run, shards, *EACH))
         assert_equal_runs(run, unbroken)

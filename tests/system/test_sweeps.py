@@ -83,7 +83,7 @@ class Counted(Jobs):
             lines = (self.sweep.output(run) / "steps").read_text().split()
             assert lines == [str(step) for step in range(1, steps + 1)], f"{run.id}: {lines}\n{self.told()}"
             done = [item for item in self.tries(run) if item.exit_code == 0]
-            assert len(done) == 1, self.told()
+            assert len(done) == 1, self.reported()
             for need in run.needs:
                 assert self.sweep.tries(need)[-1].ended <= self.tries(run)[0].began
         before = self.records()
@@ -125,9 +125,9 @@ def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(
         counted.wait(lambda: len(counted.tries(lost)) > 1 and counted.tries(lost)[0].ended)
         own_dev_cluster.up()
         counted.release(lost)
-        assert process.wait(SECONDS) == 0, process.printed() + counted.told()
+        assert process.wait(SECONDS) == 0, process.printed() + counted.reported()
     codes = {run.id: [item.exit_code for item in counted.tries(run)] for run in counted.runs}
-    assert codes.pop(requeued.id) == [75, 0] and codes.pop(lost.id) == [1, 0], counted.told()
+    assert codes.pop(requeued.id) == [75, 0] and codes.pop(lost.id) == [1, 0], counted.reported()
     assert set(map(tuple, codes.values())) == {(0,)}
     first, second = counted.tries(lost)
     assert "taken over" in first.reason and first.job == second.job and first.nodes != second.nodes
@@ -176,8 +176,8 @@ def test_the_controller_is_killed_in_mid_sweep(
         counted.wait(lambda: counted.tries(held[0])[-1].ended and "still watching" in process.printed())
         own_dev_cluster.up()
         counted.release(held[1])
-        assert process.wait(SECONDS) == 0, process.printed() + counted.told()
-    assert {len(counted.tries(run)) for run in counted.runs} == {1}, counted.told()
+        assert process.wait(SECONDS) == 0, process.printed() + counted.reported()
+    assert {len(counted.tries(run)) for run in counted.runs} == {1}, counted.reported()
     counted.assert_complete()
 
 
@@ -198,7 +198,7 @@ def test_the_controlling_process_is_killed_and_started_again(counted: Counted) -
     counted.release(held)
     counted.wait(lambda: all(counted.tries(run) for run in counted.runs))
     with counted.controlling() as process:
-        assert process.wait(SECONDS) == 0, process.printed() + counted.told()
+        assert process.wait(SECONDS) == 0, process.printed() + counted.reported()
     assert counted.sweep.jobs == submitted and {len(counted.tries(run)) for run in counted.runs} == {1}
     counted.assert_complete()
 

@@ -52,8 +52,8 @@ def test_help_knows_configurations_and_recipes(installed: Path, tmp_path: Path) 
 
 
 def test_the_doctors_advice_needs_no_checkout(installed: Path, tmp_path: Path) -> None:
-    said = json.loads(run(installed / "dira-scale", "doctor", "show=json", folder=tmp_path))
-    advice = " ".join(component["install"] for component in said["software"])
+    printed = json.loads(run(installed / "dira-scale", "doctor", "show=json", folder=tmp_path))
+    advice = " ".join(component["install"] for component in printed["software"])
     assert str(ROOT) not in advice
     assert "setup/install.py" not in advice and "make " not in advice
 

@@ -40,10 +40,10 @@ def inputs(shards: list[Path], **keys: Any) -> Inputs:
     """With the first dataset's only split to train on."""
     rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
     rest |= {"fraction": 1.0, "fraction_seed": 0}
-    asked = {name: keys.pop(name) for name in ("masks", "held_out_views", "labels") if name in keys}
+    requested = {name: keys.pop(name) for name in ("masks", "held_out_views", "labels") if name in keys}
     views = keys.pop("views", None)
     data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
-    return Inputs(data, views or ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **asked)
+    return Inputs(data, views or ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **requested)
 
 
 def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:
@@ -102,12 +102,12 @@ def test_chosen_labels_come_and_must_be_there_to_be_learned(make_dataset: Any) -
     assert held_out.labels.tolist() == [[0, 0], [0, 1]]  # type: ignore[union-attr]
     assert next(inputs([dataset.root]).train(2).iterate(0, 1)).labels.shape == (2, 4)  # type: ignore[union-attr]
     fraction = {"fraction": 0.05, "batch": 1}
-    for choice, keys, said in (
+    for choice, keys, printed in (
         (("a", "number"), {}, r"toy, split 'train': label 'number' has the value [2-9]: need 0, 1, -1"),
         (("c",), {}, r"toy, split 'train': label 'c' has no negative among 20 samples: leave it out"),
         (("a", "b"), fraction, r"data.fraction=0.05: 1 of 20 patients cannot have a positive of every label"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=printed):
             inputs([dataset.root], labels=LabelChoice(choice), **keys)
     zeros = LabelChoice(("a", "c"), unknown="zeros")
     rows[0][3] = 0.0
@@ -164,14 +164,14 @@ def test_what_is_chosen_is_trained_on_and_is_part_of_the_identity(make_dataset: 
     assert len(index) == 10 and index.count(0) == 5 and len(set(index)) == 6
     assert [row[0] for batch in seen for row in batch.labels.tolist()] == index  # under the samples' own numbers
     assert planned(dataset, "data.fraction=0.75", "data.negatives=1") == 10 and planned(dataset) == 8
-    for words, said in (
+    for words, printed in (
         ({"fraction": 0.0}, "fraction=0.0: must be above 0 and at most 1"),
         ({"fraction": 1.5}, "fraction=1.5: must be above 0 and at most 1"),
         ({"negatives": 0}, "negatives=0: must be at least 1, or null"),
         ({"fraction": 0.5, "negatives": 1}, r"no negative .* in split 'train' at data\.fraction=0\.5; use data\.neg"),
         ({"fraction": 0.1, "batch": 4}, r"1 samples that data\.fraction=0\.1 leaves do not fill one global batch of 4"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=printed):
             inputs([dataset.root], **words)
 
 

@@ -33,16 +33,16 @@ def plans(*overrides: str) -> dict[str, StagePlan]:
 
 
 @pytest.mark.parametrize(
-    ("images", "factor", "said"),
+    ("images", "factor", "printed"),
     [(109, 1.0, "few steps: 84 are planned"), (109, 31, ""), (3000, 1.0, ""), (3000, 0.5, "epoch_factor=1 plans")],
 )
-def test_a_run_too_short_for_its_recipe_says_so(images: int, factor: float, said: str) -> None:
+def test_a_run_too_short_for_its_recipe_says_so(images: int, factor: float, printed: str) -> None:
     """`small` needed 2,600 steps to learn: 28 epochs of 93."""
     config = composed("experiment=small", f"epoch_factor={factor}")
     planned = stage_plans(config, lambda batch: images // batch)
     lines = few_steps(config, planned)
-    assert [said in line for line in lines] == [True] * bool(said)
-    if images == 109 and said:
+    assert [printed in line for line in lines] == [True] * bool(printed)
+    if images == 109 and printed:
         assert lines[0].endswith("needed 2600 to learn: epoch_factor=31 plans as many")
 
 

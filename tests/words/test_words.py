@@ -240,7 +240,7 @@ def test_descriptors_are_the_means_of_the_last_map_and_are_kept(dataset: Sharded
         ({"zoomed.jitter": [1, 3]}, "jitter=[1, 3]: give the smallest and the largest, around 0"),
     ],
 )  # fmt: skip
-def test_what_cannot_give_words_is_said_in_a_line(
+def test_what_cannot_give_words_is_reported_in_a_line(
     dataset: ShardedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], text: str
 ) -> None:
     assert main([f"data.shards={dataset.root}", f"out={tmp_path / 'out'}", *typed(**changes)]) == 2
@@ -290,7 +290,7 @@ def test_a_patient_gives_one_reference_and_one_cube(dataset: ShardedDataset) -> 
     assert skipped, "some volumes are too narrow for the corners that were drawn"
 
 
-def test_zooms_that_hardly_ever_fit_are_told(dataset: ShardedDataset) -> None:
+def test_zooms_that_hardly_ever_fit_are_reported(dataset: ShardedDataset) -> None:
     words = words_of(dataset.root, **{"zoomed.sides": [8, 10], "zoomed.jitter": [-200000, 200000]})
     _, train, _ = open_origin(words)
     with pytest.raises(UserError, match=r"zoomed.jitter=\[-200000, 200000\]: hardly any cube"):
@@ -312,7 +312,7 @@ def test_descriptors_of_other_splits_are_not_taken(
         assert (used / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-def test_too_few_places_are_told(dataset: ShardedDataset) -> None:
+def test_too_few_places_are_reported(dataset: ShardedDataset) -> None:
     words = words_of(dataset.root)
     _, train, val = open_origin(words)
     with pytest.raises(UserError, match="words=3: only 0 were found in all references, 30 trials in each"):

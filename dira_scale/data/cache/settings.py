@@ -37,7 +37,7 @@ class CacheSettings:
         return given + ([f"data.missing={self.missing}"] if self.missing != "stop" else [])
 
     @property
-    def place(self) -> Path:
+    def location(self) -> Path:
         """The folder. Raises UserError if it is in a store."""
         if self.folder is None:
             return Path(tempfile.gettempdir()) / f"dira_scale-{os.getuid()}"
@@ -51,7 +51,7 @@ class CacheSettings:
 
         Raises UserError if it cannot be written to, or belongs to another user.
         """
-        folder = self.place
+        folder = self.location
         try:
             folder.mkdir(mode=0o700 if self.folder is None else 0o777, parents=True, exist_ok=True)
             if self.folder is None and folder.stat().st_uid != os.getuid():  # anyone may write to the system's folder

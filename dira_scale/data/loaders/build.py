@@ -104,7 +104,7 @@ def choose(
 def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: CacheSettings) -> tuple[str, str]:
     """The name of the fastest loader for these shards here, and why it is."""
     if distant := [dataset.root for dataset in datasets if not is_local(dataset.root)]:
-        return STREAM, f"{distant[0]} is not on this machine; shards are kept in {cache.place}"
+        return STREAM, f"{distant[0]} is not on this machine; shards are kept in {cache.location}"
     if cache.asked_for:
         return STREAM, f"{' '.join(cache.asked_for)}"
     if device.type != "cuda":

@@ -20,7 +20,7 @@ def beside(paper: PaperTable, tables: Mapping[str, Sequence[Table]]) -> Table:
         tables: of the sweep, by phase.
 
     Raises:
-        UserError: two of our cells have one place in the paper's table.
+        UserError: two of our cells have one cell of the paper's table.
     """
     cells, published, fractions, metrics, notes = dict[tuple[str, str], Cell](), {}, {}, dict[str, str](), list[str]()
     rows, baselines = dict.fromkeys(paper.rows.values()), dict[str, None]()
@@ -31,24 +31,24 @@ def beside(paper: PaperTable, tables: Mapping[str, Sequence[Table]]) -> Table:
             if metrics[task] != theirs:
                 notes.append(f"{task}: the paper has {theirs}, which is not computed here; ours is {metrics[task]}.")
             for column in table.columns:
-                place = f"{task}, {column}"
-                fractions[place] = table.fractions.get(column, 1.0)
+                heading = f"{task}, {column}"
+                fractions[heading] = table.fractions.get(column, 1.0)
                 for row in (row for row in table.rows if (row, column) in table.cells):
                     name = _named(row, paper)
                     rows[name] = None
-                    if (name, place) in cells:
+                    if (name, heading) in cells:
                         raise UserError(
-                            f"tables: {paper.paper}, {paper.table}: two results for {name}, {place}: name one phase a "
-                            "task, and one phase or value of init a row"
+                            f"tables: {paper.paper}, {paper.table}: two results for {name}, {heading}: name one phase "
+                            "a task, and one phase or value of init a row"
                         )
-                    cells[name, place] = table.cells[row, column]
+                    cells[name, heading] = table.cells[row, column]
                     baselines |= {name: None} if row in table.baselines else {}
                 for name in rows:
-                    figure = paper.figure(task, name, fractions[place], column)
+                    figure = paper.figure(task, name, fractions[heading], column)
                     if figure and metrics[task] == theirs:
-                        published[name, place] = figure
+                        published[name, heading] = figure
     columns = [*fractions]
-    kept = [name for name in rows if any((name, place) in {**cells, **published} for place in columns)]
+    kept = [name for name in rows if any((name, heading) in {**cells, **published} for heading in columns)]
     note = (
         f"Published: {CITATIONS[paper.paper]}, {paper.table}. Other data, other seeds: read differences between rows."
     )
@@ -69,11 +69,11 @@ def _listed(metrics: Mapping[str, str]) -> str:
 
 def _corrected(cells: Cells) -> Cells:
     """With Holm's correction over all their tests: they come from phases that were corrected one by one."""
-    twins = [(place, cell, cell.twin) for place, cell in cells.items() if cell.twin]
+    twins = [(heading, cell, cell.twin) for heading, cell in cells.items() if cell.twin]
     adjusted = holm([twin.p for _, _, twin in twins])
     changed = {
-        place: replace(cell, twin=replace(twin, p_holm=float(p)))
-        for (place, cell, twin), p in zip(twins, adjusted, strict=True)
+        heading: replace(cell, twin=replace(twin, p_holm=float(p)))
+        for (heading, cell, twin), p in zip(twins, adjusted, strict=True)
     }
     return {**cells, **changed}
 

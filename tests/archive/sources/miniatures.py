@@ -135,17 +135,17 @@ def siim_acr(root: Path, ingest: SimpleNamespace) -> Stored:
 def runs(region: np.ndarray) -> str:
     """Gaps and lengths, counted one pixel after the other, down each column."""
     gap = length = 0
-    told: list[int] = []
+    reported: list[int] = []
     for x in range(region.shape[1]):
         for y in range(region.shape[0]):
             if region[y, x]:
                 length += 1
             else:
                 if length:
-                    told += [gap, length]
+                    reported += [gap, length]
                     gap = length = 0
                 gap += 1
-    return " ".join(map(str, told + ([gap, length] if length else [])))
+    return " ".join(map(str, reported + ([gap, length] if length else [])))
 
 
 def montgomery(root: Path) -> Stored:

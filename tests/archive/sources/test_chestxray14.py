@@ -52,12 +52,12 @@ def test_published_lists_decide_the_splits(tmp_path: Path, shards: Callable, cap
     assert info.recipe["lists"]["val"] == sums[lists / "X_val_official.txt"]
     assert str(lists) not in (made.dataset.root / "dataset.json").read_text()
     assert info.patients_in_two_splits == 1
-    said = capsys.readouterr().out
-    assert "patients in two splits: 1" in said and "the lists have 1 patient in two splits" in said
-    assert sums[lists / "X_val_official.txt"][:12] in said
+    printed = capsys.readouterr().out
+    assert "patients in two splits: 1" in printed and "the lists have 1 patient in two splits" in printed
+    assert sums[lists / "X_val_official.txt"][:12] in printed
     assert main(["audit", f"path={made.dataset.root}", "near_duplicates=false", "workers=1"]) == 1
-    said = capsys.readouterr().out
-    assert re.search(r"patients in two splits: 1\n  \S+ train and \S+ val: 1 x\nsplits: published lists", said)
+    printed = capsys.readouterr().out
+    assert re.search(r"patients in two splits: 1\n  \S+ train and \S+ val: 1 x\nsplits: published lists", printed)
     main(["subset", f"path={made.dataset.root}", f"out={tmp_path / 'part'}", "where={split: [val, test]}"])
     part = ShardedDataset.open(tmp_path / "part").info
     assert part.patients_in_two_splits == 0 and part.published_lists == info.published_lists
@@ -107,11 +107,11 @@ def test_the_real_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for record in ChestXray14(str(tmp_path), attributes=["sex", "age", "view"]).records(2):
         row, records = plain[record.name], records + 1
         assert record.rejected is None and not any(map(math.isnan, record.labels))
-        told = {finding for finding, value in zip(FINDINGS, record.labels, strict=True) if value}
-        assert told == set(row["Finding Labels"].split("|")) - {"No Finding"}
+        reported = {finding for finding, value in zip(FINDINGS, record.labels, strict=True) if value}
+        assert reported == set(row["Finding Labels"].split("|")) - {"No Finding"}
         age, sex, view = row["Patient Age"], row["Patient Gender"], row["View Position"]
         assert record.attributes == {"age": age, "sex": sex, "view": view} and record.patient == row["Patient ID"]
-        counts.update(told or {"No Finding"})
+        counts.update(reported or {"No Finding"})
         splits[record.split] += 1
         people.setdefault(record.patient, set()).add(record.split)
         boxes.update(box.label for box in record.boxes)

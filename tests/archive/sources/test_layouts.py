@@ -61,7 +61,7 @@ def test_who_is_one_patient(name: str, records: tuple[str, str], tmp_path: Path,
     assert first.study != second.study or first.study is None
 
 
-def told(recipe: Recipe) -> dict[str, tuple]:
+def reported(recipe: Recipe) -> dict[str, tuple]:
     """All that a record says but for where its files lie, and the sample that becomes of it."""
     records = {}
     for r in recipe.make_source().records(2):
@@ -71,8 +71,8 @@ def told(recipe: Recipe) -> dict[str, tuple]:
                 read = make_sample(Item("key", "patient", "study", "split", r), recipe)
             except QuarantinedError as error:
                 read = error
-        said = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN
-        records[r.name] = (said, r.size, r.rejected, repr(read))
+        printed = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN
+        records[r.name] = (printed, r.size, r.rejected, repr(read))
     return records
 
 
@@ -85,7 +85,7 @@ def test_a_store_gives_what_a_folder_gives(name: str, tmp_path: Path, ingest: Si
             target = root / path.relative_to(tmp_path).as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    here, there = (told(Recipe.from_config(config(name, place, ingest))) for place in (tmp_path, root))
+    here, there = (reported(Recipe.from_config(config(name, location, ingest))) for location in (tmp_path, root))
     assert there == here and any(rejected is None for _, _, rejected, _ in here.values())
 
 

@@ -60,8 +60,8 @@ def made(tmp_path: Path, ingest: SimpleNamespace) -> dict[str, np.ndarray]:
             [nodule(third, rating=5), nodule(alone, rating=5)],
             [nodule(near, rating=3), nodule(far, rating=3)],  # the same one twice, which counts once
         ]
-        place = "LIDC-IDRI-0001/1.2.0/1.3.6.101/069.xml" if n == 0 else "tcia-lidc-xml/157/158.xml"
-        miniatures_3d.readings(tmp_path / "lidc" / place, uid, readers)
+        location = "LIDC-IDRI-0001/1.2.0/1.3.6.101/069.xml" if n == 0 else "tcia-lidc-xml/157/158.xml"
+        miniatures_3d.readings(tmp_path / "lidc" / location, uid, readers)
     return scans
 
 
@@ -135,10 +135,10 @@ def test_readings_that_do_not_fit_are_rejected(tmp_path: Path, ingest: SimpleNam
     miniatures_3d.readings(root / "b.xml", "1.3.6.102", [[(3, [outline])]])
     (root / "b.xml").write_text((root / "b.xml").read_text()[:-300])
     write_text(root / "c.xml", "<LidcReadMessage><ResponseHeader")
-    told = {record.name: record.rejected for record in LidcIdri(str(root), readers=2).records(1)}
-    assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "an outline on a slice that the series lacks"
-    assert told["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "the XML of the readings is damaged (ParseError)"
-    assert told["c.xml"] == "the XML of the readings is damaged (ParseError)"
+    reported = {record.name: record.rejected for record in LidcIdri(str(root), readers=2).records(1)}
+    assert reported["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "an outline on a slice that the series lacks"
+    assert reported["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "the XML of the readings is damaged (ParseError)"
+    assert reported["c.xml"] == "the XML of the readings is damaged (ParseError)"
 
 
 def test_a_series_with_a_gap_or_a_copy_is_rejected(tmp_path: Path, made: dict[str, np.ndarray]) -> None:
@@ -147,19 +147,19 @@ def test_a_series_with_a_gap_or_a_copy_is_rejected(tmp_path: Path, made: dict[st
     (folder / "1-99.dcm").write_bytes(files[0].read_bytes())
     other = tmp_path / "lidc" / "LIDC-IDRI-0001" / "1.2.1" / "1.3.6.102"
     (other / "1-99.dcm").write_bytes(files[0].read_bytes())
-    told = {record.name: record.rejected for record in LidcIdri(str(tmp_path / "lidc"), readers=2).records(1)}
-    assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "slices without position, or duplicate slices"
-    assert told["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "files of several series in one folder"
+    reported = {record.name: record.rejected for record in LidcIdri(str(tmp_path / "lidc"), readers=2).records(1)}
+    assert reported["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "slices without position, or duplicate slices"
+    assert reported["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "files of several series in one folder"
 
 
 def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Path, ingest: SimpleNamespace) -> None:
     """Slices at uneven distances, two closer than the median: against the volume reader's own way with masks."""
     miniatures_3d.lidc_idri(tmp_path, ingest)
     uid, (folder,) = "1.3.6.101", tmp_path.rglob("1.3.6.101")
-    places = np.cumsum([4, 2.5, 1, 2.5, 6, 2.5, 2.5, 4, 2.5])
+    locations = np.cumsum([4, 2.5, 1, 2.5, 6, 2.5, 2.5, 4, 2.5])
     for path in folder.iterdir():
         ds = pydicom.dcmread(path)
-        ds.ImagePositionPatient = [-15, -14, round(float(places[int(ds.SOPInstanceUID.rpartition(".")[2])]), 4)]
+        ds.ImagePositionPatient = [-15, -14, round(float(locations[int(ds.SOPInstanceUID.rpartition(".")[2])]), 4)]
         ds.save_as(path)
     drawn, reader = np.zeros(SHAPE, np.uint8), []
     for z in range(9):
@@ -171,16 +171,20 @@ def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Pa
     recipe = Recipe.from_config(ingest.recipe("lidc_idri", images=str(tmp_path)))
     assert isinstance(record.image, Series) and isinstance(record.mask, Rows)
     volume = record.image.read(recipe.reading)
-    _, place = place_slices([Plane(np.array([-15, -14, z]), *np.eye(3)[:2], (0.7, 0.7)) for z in places], (40, 44))
-    assert isinstance(place, Stack) and volume.shape[0] != 9 and volume.filled == place.missing == record.missing > 0
-    np.testing.assert_array_equal(record.mask.paint(volume), place.straighten(drawn, mask=True))
+    _, location = place_slices(
+        [Plane(np.array([-15, -14, z]), *np.eye(3)[:2], (0.7, 0.7)) for z in locations], (40, 44)
+    )
+    assert (
+        isinstance(location, Stack) and volume.shape[0] != 9 and volume.filled == location.missing == record.missing > 0
+    )
+    np.testing.assert_array_equal(record.mask.paint(volume), location.straighten(drawn, mask=True))
 
 
 def test_an_outline_at_an_absurd_place_takes_no_memory(tmp_path: Path, ingest: SimpleNamespace) -> None:
     miniatures_3d.lidc_idri(tmp_path, ingest)
-    for n, place in enumerate((10**9, -5)):
-        outline = (f"1.3.6.10{n + 1}.2", True, [(3, 3), (4, 3), (place, 4)])
+    for n, location in enumerate((10**9, -5)):
+        outline = (f"1.3.6.10{n + 1}.2", True, [(3, 3), (4, 3), (location, 4)])
         miniatures_3d.readings(tmp_path / f"{n}.xml", f"1.3.6.10{n + 1}", [[(3, [outline])]])
-    told = {record.name: record.rejected for record in LidcIdri(str(tmp_path), readers=2).records(1)}
-    assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == told["LIDC-IDRI-0001/1.2.1/1.3.6.102"]
-    assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "an outline that leaves the volume"
+    reported = {record.name: record.rejected for record in LidcIdri(str(tmp_path), readers=2).records(1)}
+    assert reported["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == reported["LIDC-IDRI-0001/1.2.1/1.3.6.102"]
+    assert reported["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "an outline that leaves the volume"

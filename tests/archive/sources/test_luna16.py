@@ -30,32 +30,32 @@ def test_nodules_of_missing_scans_are_counted(
     scans: dict[str, sitk.Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert list(Luna16(str(tmp_path)).records(1))
-    said = capsys.readouterr().out
-    assert "annotations.csv: 1 lines are for 1 missing scans" in said
-    assert "two scans of one patient may be in two splits" in said
+    printed = capsys.readouterr().out
+    assert "annotations.csv: 1 lines are for 1 missing scans" in printed
+    assert "two scans of one patient may be in two splits" in printed
 
 
 def candidates(
     root: Path, scans: dict[str, sitk.Image], count: int
 ) -> dict[int, tuple[str, tuple[int, int, int], int]]:
     """A list of so many candidates, every tenth a nodule, at random voxels: scan, voxel and class by line."""
-    rng, told, lines = np.random.default_rng(0), {}, ["seriesuid,coordX,coordY,coordZ,class"]
+    rng, reported, lines = np.random.default_rng(0), {}, ["seriesuid,coordX,coordY,coordZ,class"]
     for n in range(count):
         uid = list(scans)[n % 4]
         z, y, x = (int(rng.integers(0, side)) for side in (40, 48, 56))
         point = scans[uid].TransformIndexToPhysicalPoint((x, y, z))
         lines.append(",".join([uid, *(f"{value:.4f}" for value in point), str(int(n % 10 == 0))]))
-        told[n + 2] = uid, (z, y, x), int(n % 10 == 0)
+        reported[n + 2] = uid, (z, y, x), int(n % 10 == 0)
     write_text(root / "candidates_V2.csv", *lines, "1.3.6.99,1,2,3,0", "1.3.6.1,1000,0,-280,1")
-    return told
+    return reported
 
 
 def test_blocks_around_candidates(scans: dict[str, sitk.Image], tmp_path: Path, shards: Callable) -> None:
     """Every block against the whole scan as ITK reads it, with air around."""
-    told = candidates(tmp_path, scans, 40)
+    reported = candidates(tmp_path, scans, 40)
     dataset = shards("luna16_candidates", images=tmp_path, negatives=None, patch=[8, 12, 10])
     assert len(dataset) == 40 and dataset.label_names == ["nodule"]
-    for line, (uid, (z, y, x), kind) in told.items():
+    for line, (uid, (z, y, x), kind) in reported.items():
         name, image = f"{uid}/{line}", scans[uid]
         around = np.pad(sitk.GetArrayFromImage(image), ((4, 4), (6, 6), (5, 5)), constant_values=-1000)
         block = around[z : z + 8, y : y + 12, x : x + 10]
@@ -81,9 +81,9 @@ def test_of_a_store_a_block_fetches_its_rows_alone(
     candidates(tmp_path, scans, 40)
     root, fetched = UPath(f"memory://{tmp_path.name}"), Counter[str]()
     for path in tmp_path.rglob("*.*"):
-        place = root / path.relative_to(tmp_path).as_posix()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes())
+        location = root / path.relative_to(tmp_path).as_posix()
+        location.parent.mkdir(parents=True, exist_ok=True)
+        location.write_bytes(path.read_bytes())
     store = type(root.fs)
     ranged, whole = store.cat_file, store._open
 
@@ -100,7 +100,8 @@ def test_of_a_store_a_block_fetches_its_rows_alone(
     monkeypatch.setattr(store, "_open", opened)
     keys = {"patch": [8, 12, 10], "negatives": None}
     recipe, other = (
-        Recipe.from_config(ingest.recipe("luna16_candidates", images=str(place), **keys)) for place in (tmp_path, root)
+        Recipe.from_config(ingest.recipe("luna16_candidates", images=str(location), **keys))
+        for location in (tmp_path, root)
     )
     pairs = zip(recipe.make_source().records(1), other.make_source().records(1), strict=True)
     read = [(near.image, far.image) for near, far in pairs if not near.rejected and near.name != "1.3.6.1/43"]
@@ -118,10 +119,10 @@ def kept(root: Path, **keys: object) -> set[str]:
 
 
 def test_negatives_are_thinned_out_by_the_seed(scans: dict[str, sitk.Image], tmp_path: Path) -> None:
-    told = candidates(tmp_path, scans, 4000)
+    reported = candidates(tmp_path, scans, 4000)
     fold = {"1.3.6.1": 0, "1.3.6.2": 0, "1.3.6.3": 5, "1.3.6.4": 9}
-    nodules = {f"{uid}/{line}" for line, (uid, _, kind) in told.items() if kind} | {"1.3.6.1/4003"}
-    of_nine = {f"{uid}/{line}" for line, (uid, *_) in told.items() if fold[uid] == 9}
+    nodules = {f"{uid}/{line}" for line, (uid, _, kind) in reported.items() if kind} | {"1.3.6.1/4003"}
+    of_nine = {f"{uid}/{line}" for line, (uid, *_) in reported.items() if fold[uid] == 9}
     three, six = kept(tmp_path), kept(tmp_path, negatives=6)
     assert nodules | of_nine <= three < six
     thinned = len({name for name in nodules if name not in of_nine})
@@ -129,7 +130,9 @@ def test_negatives_are_thinned_out_by_the_seed(scans: dict[str, sitk.Image], tmp
     assert abs(len(six - nodules - of_nine) / (6 * thinned) - 1) < 0.1
     other = kept(tmp_path, seed=1)
     assert other != three and abs(len(other) - len(three)) < 150
-    assert kept(tmp_path, negatives=None) == {f"{uid}/{line}" for line, (uid, *_) in told.items()} | {"1.3.6.1/4003"}
+    assert kept(tmp_path, negatives=None) == {f"{uid}/{line}" for line, (uid, *_) in reported.items()} | {
+        "1.3.6.1/4003"
+    }
     assert len(kept(tmp_path, whole=[])) < len(three)
 
 

@@ -118,5 +118,5 @@ def test_a_store_that_fails_is_no_damage_of_the_archive(
 def test_many_labels_stay_as_they_are(tmp_path: Path) -> None:
     miniatures.medmnist(tmp_path, classes=14)
     records = list(MedMnist(str(tmp_path / "set.npz")).records(1))
-    told = [record.labels for record in records if record.split == "val"]
-    np.testing.assert_array_equal(told, np.load(tmp_path / "set.npz")["val_labels"])
+    reported = [record.labels for record in records if record.split == "val"]
+    np.testing.assert_array_equal(reported, np.load(tmp_path / "set.npz")["val_labels"])

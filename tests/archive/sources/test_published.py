@@ -57,19 +57,19 @@ def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace)
 def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> None:
     recipe = Recipe.from_config(config)
     planned = plan_shards(recipe.make_source().records(2), recipe, Hasher(PUBLIC_KEY))  # which stops at two of one name
-    told = {item.record.name: item.record.rejected for item in planned}
-    assert {name for name, reason in told.items() if reason is None} == set(taken)
-    assert {name: reason for name, reason in told.items() if reason and "a duplicate" in reason} == again
+    reported = {item.record.name: item.record.rejected for item in planned}
+    assert {name for name, reason in reported.items() if reason is None} == set(taken)
+    assert {name: reason for name, reason in reported.items() if reason and "a duplicate" in reason} == again
 
 
 def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = UPath("memory://sizes/a.nii")
-    place.write_bytes(b"12345")
-    record = SourceRecord("a", place)  # type: ignore[arg-type]
+    location = UPath("memory://sizes/a.nii")
+    location.write_bytes(b"12345")
+    record = SourceRecord("a", location)  # type: ignore[arg-type]
     assert with_size(record).size == 5
-    gone = SourceRecord("b", place.with_name("b.nii"))  # type: ignore[arg-type]
+    gone = SourceRecord("b", location.with_name("b.nii"))  # type: ignore[arg-type]
     assert with_size(gone).rejected == "the file cannot be read (FileNotFoundError)"
-    monkeypatch.setattr(type(place.fs), "info", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
+    monkeypatch.setattr(type(location.fs), "info", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
     with pytest.raises(OSError, match="connection lost"):
         with_size(record)
 

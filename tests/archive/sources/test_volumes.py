@@ -220,7 +220,7 @@ def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace
 
 
 @pytest.mark.parametrize(
-    "row, told",
+    "row, reported",
     [
         ({"file": "x.nii", "label": "a", "z": 1, "y": 1, "x": 1, "d": 1, "h": 1}, "no column 'w'"),
         ({"file": "x.nii", "label": "a", "z": 1, "y": 1, "x": 1, "d": 0, "h": 1, "w": 1}, "above 0"),
@@ -229,11 +229,11 @@ def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace
         ({"file": "gone.nii", "coordX": 1, "coordY": 1, "coordZ": 1, "diameter_mm": 3}, "none of the files"),
     ],
 )
-def test_boxes_that_make_no_sense_are_told(
-    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, row: dict[str, Any], told: str
+def test_boxes_that_make_no_sense_are_reported(
+    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, row: dict[str, Any], reported: str
 ) -> None:
     nifti(tmp_path / "images/x.nii", make.smooth((9, 8, 7)))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=reported):
         listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "b.csv", [row])))
 
 

@@ -55,8 +55,8 @@ def flip(path: Path, offset: int) -> None:
 @pytest.mark.parametrize("name", parameters())
 def test_a_damaged_shard(arguments: dict[str, Any], name: str, damage: Callable[..., None], words: str) -> None:
     damage(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]))
-    said = error_of(name, arguments)
-    assert "train-000000.tar" in said and "toy" in said and re.search(words, said)
+    printed = error_of(name, arguments)
+    assert "train-000000.tar" in printed and "toy" in printed and re.search(words, printed)
 
 
 @pytest.mark.parametrize("name", parameters())

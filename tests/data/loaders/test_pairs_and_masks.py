@@ -28,8 +28,8 @@ def rewrite(dataset, **columns):
     """The same dataset with other columns in its manifest."""
     table = dataset.table
     for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+        location = table.schema.get_field_index(name)
+        table = table.set_column(location, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     pq.write_table(table, dataset.root / "manifest.parquet")
     return ShardedDataset.open(dataset.root)
 
@@ -110,10 +110,10 @@ def test_a_value_of_255_is_not_an_unknown_one(make_dataset):
 
 
 def test_a_mask_is_decoded_once_for_all_views_of_its_image(make_dataset, monkeypatch):
-    asked = []
-    monkeypatch.setattr(Samples, "mask_parts", lambda _, sample, parts: asked.append(sample))
+    requested = []
+    monkeypatch.setattr(Samples, "mask_parts", lambda _, sample, parts: requested.append(sample))
     batches(make_dataset([ROWS, ROWS], masks=[ROWS, None]), replace(SPEC, count=5), EvalOrder(2, 2), 1, masks=True)
-    assert asked == [0, 1]
+    assert requested == [0, 1]
 
 
 def test_masks_that_cannot_be_used_are_one_error(make_dataset):

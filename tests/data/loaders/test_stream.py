@@ -122,7 +122,7 @@ def test_batches_are_the_cpu_loaders_and_each_shard_is_fetched_once(cut_up, serv
     order = order_of(local, **options)
     loader = stream(far(server), order, cache, workers=3)
     assert_equal(loader.iterate(0, 12), cpu(local, order).iterate(0, 12))
-    assert {name: count for name, count in server.asked.items() if name.endswith("tar")} == dict.fromkeys(
+    assert {name: count for name, count in server.requested.items() if name.endswith("tar")} == dict.fromkeys(
         local.info.shards, 1
     )
     seconds = loader.seconds()
@@ -222,7 +222,7 @@ def test_a_shard_that_cannot_be_had_is_named_after_bounded_attempts(cut_up, serv
     loader = stream(far(server), order_of(local), cache, workers=2)
     with pytest.raises(MissingShardError, match=message):
         list(loader.iterate(0, 6))
-    assert server.asked["train-000002.tar"] == requests and not loader_threads()
+    assert server.requested["train-000002.tar"] == requests and not loader_threads()
 
 
 def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cache, monkeypatch):
@@ -231,10 +231,10 @@ def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cach
     monkeypatch.setattr(PATIENCE, "attempts", 2)
     for fault, words in (("slow", 1, 0.02), r"only \d+ bytes in 0.1 s"), (("slow", 100, 5.0), "no byte in 0.1 s"):
         server.faults, server.forever = {"train-000000.tar": [fault]}, True
-        server.asked.clear()
+        server.requested.clear()
         with pytest.raises(MissingShardError, match=f"train-000000.tar is unavailable .{words}"):
             next(stream(far(server), order_of(local), cache).iterate(0, 1))
-        assert server.asked["train-000000.tar"] == 2
+        assert server.requested["train-000000.tar"] == 2
     server.faults = {}
     loader = stream(far(server), order_of(local), cache)  # goes on from what has come
     assert_equal(loader.iterate(0, 6), cpu(local, order_of(local)).iterate(0, 6))
@@ -281,7 +281,7 @@ def test_a_shard_removed_at_its_origin_is_read_from_the_cache_and_one_removed_th
         for path in shards[2:]:
             path.unlink()
         assert_equal([*ours, *batches], expected)
-    assert {server.asked[path.name] for path in shards[2:]} == {1}
+    assert {server.requested[path.name] for path in shards[2:]} == {1}
     for path in Path(cache.folder).glob("*.tar"):
         path.unlink()
     with pytest.raises(MissingShardError, match=r"train-00000[23].tar is unavailable .No such file"):
@@ -298,7 +298,7 @@ def test_a_copy_that_went_bad_is_fetched_again_and_a_bad_original_is_named(cut_u
         path.write_bytes(bytes(path.stat().st_size))  # what a power failure leaves
     with caplog.at_level(logging.WARNING):
         assert_equal(loader.iterate(0, 6), expected)
-    assert "copy of train-000001" in caplog.text and server.asked["train-000001.tar"] == 2
+    assert "copy of train-000001" in caplog.text and server.requested["train-000001.tar"] == 2
     path = local.root / "train-000001.tar"
     path.write_bytes(bytes(path.stat().st_size))
     for copy in Path(cache.folder).glob("*.tar"):
@@ -342,7 +342,7 @@ def test_two_processes_share_the_cache(cut_up, server, cache):
             f"{batch.index.tolist()} {hashlib.sha256(b''.join(v.numpy().tobytes() for v in batch.views)).hexdigest()}"
             for batch in plain.iterate(0, 12)
         ]
-    assert {name: server.asked[name] for name in local.info.shards} == dict.fromkeys(local.info.shards, 1)
+    assert {name: server.requested[name] for name in local.info.shards} == dict.fromkeys(local.info.shards, 1)
 
 
 def test_skipping_replaces_deterministically_and_counts(cut_up, server, cache, caplog, tmp_path):
@@ -498,7 +498,7 @@ def test_a_dataset_that_is_not_there(cut_up, server, fault, message):
     server.faults, server.forever = {"dataset.json": [fault]}, True
     with pytest.raises(UserError, match=message):
         far(server)
-    assert server.asked["dataset.json"] == (1 if fault == 404 else PATIENCE.attempts)
+    assert server.requested["dataset.json"] == (1 if fault == 404 else PATIENCE.attempts)
 
 
 def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():

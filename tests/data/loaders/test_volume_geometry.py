@@ -88,13 +88,13 @@ def test_views_and_masks_are_those_of_the_arrays(tmp_path: Path, views: ViewSpec
 
 def test_a_crop_covers_as_many_millimetres_of_every_volume(tmp_path: Path) -> None:
     """To 1/2048 of a voxel; where the spacing is the volume's own, voxels are copied."""
-    views, asked = spec(8, 10, 9, spacing=(2.0, 1.0, 1.0), turns=1.0), np.array((2.0, 1.0, 1.0))
+    views, requested = spec(8, 10, 9, spacing=(2.0, 1.0, 1.0), turns=1.0), np.array((2.0, 1.0, 1.0))
     index, zero, spacing = np.arange(COUNT), np.zeros(COUNT, int), np.array(SPACING)
     sides = np.full((COUNT, 3), 60)
     drawn, _ = draw(views, 3, 0, index, zero, 0, *sides.T, spacing=spacing)
     assert drawn.transposed is not None and drawn.transposed.any() and not drawn.transposed.all()
     sizes = np.where(drawn.transposed[:, None], (8, 9, 10), (8, 10, 9))
-    np.testing.assert_allclose(drawn.box[:, 3:], sizes * asked / spacing, rtol=0, atol=1 / 2048)
+    np.testing.assert_allclose(drawn.box[:, 3:], sizes * requested / spacing, rtol=0, atol=1 / 2048)
     assert (drawn.box[:, :3] == np.rint(drawn.box[:, :3])).all() and (drawn.box[:, :3] >= 0).all()
     assert (drawn.box[:, :3] + drawn.box[:, 3:] <= sides).all()
     dataset = make(tmp_path / "toy", VOLUMES, spacing=[(2.0, 0.7, 0.7)] * COUNT)
@@ -136,7 +136,7 @@ def test_turns_are_numpys(flip: float) -> None:
     assert np.abs(np.bincount(quarters) / count - [0.4, 0.2, 0.2, 0.2]).max() < 0.03
 
 
-def test_what_a_volume_lacks_is_said_in_one_line(tmp_path: Path) -> None:
+def test_what_a_volume_lacks_is_reported_in_one_line(tmp_path: Path) -> None:
     dataset = make(tmp_path / "toy", VOLUMES[:3], spacing=[(2.0, 0.7, 0.7), None, (2.0, 0.7, 0.9)])
     for views, message in (
         (
@@ -181,11 +181,11 @@ def test_the_keys_of_data_reach_views_and_description() -> None:
     assert methods.views_of(cfg).stored == {"spacing": [2, 1, 1], "range": [-1000, 400], "pad": True}
     assert methods.views_of(compose("pretrain", words)).stored == {"spacing": None, "range": None, "pad": False}
     assert describe(OmegaConf.to_container(cfg)).input.window == (-1000, 400)  # type: ignore[arg-type]
-    for word, said in (
+    for word, printed in (
         ("data.spacing=[1,2]", "data.spacing=[1, 2]: give stored, or 0.05 to 50 millimetres: a number, or [z,y,x]"),
         ("data.range=[400,-1000]", "data.range=[400, -1000]: give stored values [low,high], such as"),
     ):
-        with pytest.raises(UserError, match=re.escape(said)):
+        with pytest.raises(UserError, match=re.escape(printed)):
             compose("pretrain", [*words, word])
 
 
@@ -194,10 +194,10 @@ def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path) -> N
     volumes = make(tmp_path / "toy", random_volumes(8, channels=2)).root
     alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
     run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
-    for words, said in (
+    for words, printed in (
         ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1, or grey ones: shard one of"),
         (["experiment=small"], r"toy holds volumes, and this training reads images.*experiments\.md"),
     ):
         cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=printed):
             PretrainBlueprint(cfg).task(alone)

@@ -46,9 +46,9 @@ def turns() -> dict[str, np.ndarray]:
 def assert_same_places(volume: Volume, values: np.ndarray, affine: np.ndarray) -> None:
     """Each voxel [X, Y, Z] of the file is in ``volume`` where its affine says; all of them, none interpolated."""
     index = np.stack(np.indices(values.shape), -1).reshape(-1, 3)
-    places = index @ affine[:3, :3].T + affine[:3, 3]
+    locations = index @ affine[:3, :3].T + affine[:3, 3]
     back = np.linalg.inv(volume.affine)
-    x, y, z = np.rint(places @ back[:3, :3].T + back[:3, 3]).astype(int).T
+    x, y, z = np.rint(locations @ back[:3, :3].T + back[:3, 3]).astype(int).T
     stored = volume.voxels[z, y, x] * volume.scale + volume.offset
     np.testing.assert_allclose(stored, values.ravel(), atol=volume.scale / 2 if volume.scale != 1 else 0)
     assert volume.voxels.size == values.size
@@ -269,8 +269,8 @@ def metaimage(**changes: str) -> bytes:
         "ObjectType": "Image", "NDims": "3", "DimSize": "5 6 7", "ElementSpacing": "1 1 1", "ElementType": "MET_SHORT",
         "ElementDataFile": "LOCAL",
     } | changes  # fmt: skip
-    place = keys.pop("ElementDataFile")  # the last key by definition
-    text = "".join(f"{key} = {value}\n" for key, value in [*keys.items(), ("ElementDataFile", place)])
+    location = keys.pop("ElementDataFile")  # the last key by definition
+    text = "".join(f"{key} = {value}\n" for key, value in [*keys.items(), ("ElementDataFile", location)])
     return text.encode() + np.arange(210, dtype=np.int16).tobytes()
 
 

@@ -31,7 +31,7 @@ def volume_of(voxels: np.ndarray, spacing: tuple[float, float, float]) -> Volume
     return Volume(voxels.astype(np.int16), affine_of(spacing), -1000, 1000)
 
 
-def place(volume: Volume, zyx: tuple[float, ...]) -> np.ndarray:
+def location(volume: Volume, zyx: tuple[float, ...]) -> np.ndarray:
     """Millimetres of an index."""
     return apply_affine(volume.affine, zyx[::-1])
 
@@ -89,13 +89,13 @@ def test_masks_and_boxes_stay_on_what_they_marked(
     at = tuple(m * n for m, n in zip(middle, shape, strict=True))
     mask = blob(shape, at, 9, spacing).astype(np.uint8) * 3  # type: ignore[arg-type]
     volume = volume_of(mask * 100.0, spacing)
-    box = Grid(volume.shape, volume.affine).box_around("blob", place(volume, at), 18)
+    box = Grid(volume.shape, volume.affine).box_around("blob", location(volume, at), 18)
     new, drawn, (moved,) = resample(volume, mask, (box,), wanted)
     assert drawn is not None and set(np.unique(drawn)) <= {0, 3}
-    np.testing.assert_allclose(place(new, middle_of(moved)), place(volume, middle_of(box)), atol=1e-6)
+    np.testing.assert_allclose(location(new, middle_of(moved)), location(volume, middle_of(box)), atol=1e-6)
     sizes = np.array([moved.d, moved.h, moved.w]) * new.spacing
     np.testing.assert_allclose(sizes, [18, 18, 18], rtol=1e-6)
-    apart = place(new, center_of_mass(drawn)) - place(volume, center_of_mass(mask))
+    apart = location(new, center_of_mass(drawn)) - location(volume, center_of_mass(mask))
     assert np.abs(apart).max() < 0.5 * max(*spacing, *wanted)
 
 
@@ -133,8 +133,8 @@ def test_no_annotation_is_cut_away(make: SimpleNamespace) -> None:
     box = Box("tube", y=0.5, x=1.5, h=3, w=4, z=2, d=3)
     new, drawn, (moved,) = prepare(volume, mask, (box,), make.settings(crop="body").volume)
     assert drawn is not None and drawn.shape == new.shape and drawn.sum() == 5
-    np.testing.assert_allclose(place(new, np.argwhere(drawn)[0]), place(volume, (29, 79, 89)), atol=1e-9)
-    np.testing.assert_allclose(place(new, middle_of(moved)), place(volume, middle_of(box)), atol=1e-9)
+    np.testing.assert_allclose(location(new, np.argwhere(drawn)[0]), location(volume, (29, 79, 89)), atol=1e-9)
+    np.testing.assert_allclose(location(new, middle_of(moved)), location(volume, middle_of(box)), atol=1e-9)
     assert min(moved.z, moved.y, moved.x) >= 0
 
 

@@ -191,17 +191,17 @@ def test_gantry_tilt_is_straightened(tmp_path: Path, make: SimpleNamespace, degr
 
 
 def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: SimpleNamespace) -> None:
-    places = np.array([0, 2.0, 4, 6, 9, 11, 13, 15])
+    locations = np.array([0, 2.0, 4, 6, 9, 11, 13, 15])
     corner = np.array([-10.0, -12, 5])
     k, r, c = np.indices((8, 12, 10))[..., None]
-    values = np.rint(scene(corner + places[k] * [0, 0, 1] + r * np.array([0, 0.8, 0]) + c * np.array([0.7, 0, 0])))
-    paths = make.series(tmp_path, values, corner, step=lambda k: (0, 0, places[k]))
+    values = np.rint(scene(corner + locations[k] * [0, 0, 1] + r * np.array([0, 0.8, 0]) + c * np.array([0.7, 0, 0])))
+    paths = make.series(tmp_path, values, corner, step=lambda k: (0, 0, locations[k]))
     with pytest.raises(GeometryError, match="uneven distances"):
         series(paths).read(make.settings(irregular="refuse"))
     volume = series(paths).read(make.settings())
     assert volume.shape == (8, 12, 10) and volume.spacing[0] == pytest.approx(2.0)
     wanted = np.arange(8) * 2.0
-    expected = [[np.interp(wanted, places, values[:, y, x]) for x in range(10)] for y in range(12)]
+    expected = [[np.interp(wanted, locations, values[:, y, x]) for x in range(10)] for y in range(12)]
     np.testing.assert_allclose(volume.voxels, np.moveaxis(expected, -1, 0), atol=0.51)
 
 
@@ -217,8 +217,8 @@ def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: S
 def test_missing_slices_are_counted(
     tmp_path: Path, make: SimpleNamespace, distances: list[float], missing: int
 ) -> None:  # fmt: skip
-    places = np.concatenate([[0], np.cumsum(distances)])
-    paths = make.series(tmp_path, make.smooth((len(places), 8, 8)), step=lambda k: (0, 0, places[k]))
+    locations = np.concatenate([[0], np.cumsum(distances)])
+    paths = make.series(tmp_path, make.smooth((len(locations), 8, 8)), step=lambda k: (0, 0, locations[k]))
     assert series(paths).read(make.settings()).filled == missing
 
 

@@ -53,8 +53,8 @@ def drawn_rows(cases: Sequence[LabelCase] | Sequence[MaskCase] | Sequence[Number
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_draw_has_torchmetrics_figures_of_its_rows(exclusive: bool, seed: int) -> None:
     cases, thresholds = made(exclusive), {"a": 0.3, "b": 0.42, "c": 0.25}
-    asked = (None, None) if exclusive else (thresholds, ["a", "c"])
-    statistics = of_labels(cases, exclusive, *asked)
+    requested = (None, None) if exclusive else (thresholds, ["a", "c"])
+    statistics = of_labels(cases, exclusive, *requested)
     members, row = np.unique(statistics.patients, return_inverse=True)
     count = np.random.default_rng(seed).multinomial(len(members), [1 / len(members)] * len(members))
     for times in (np.ones(60, int), count[row]):

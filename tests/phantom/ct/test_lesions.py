@@ -37,12 +37,12 @@ def test_without_its_finding_the_place_is_organ(kind: str, request: pytest.Fixtu
     for lesion in subject.lesions:
         spacing = lesion.diameter / 12
         ill, well = (scan(b, lesion.middle, (28, 28, 28), spacing) for b in (subject, healthy))
-        place = ill.mask == FINDING
-        assert place.any() and (well.mask[place] == ORGAN).mean() > 0.97
+        location = ill.mask == FINDING
+        assert location.any() and (well.mask[location] == ORGAN).mean() > 0.97
         change = ill.voxels.astype(int) - well.voxels
-        inside = np.median(change[place])
+        inside = np.median(change[location])
         assert inside > 80 if kind == "chest" else inside < -8
-        assert np.abs(change[~(ill.mask == FINDING)]).mean() < 0.2 * np.abs(change[place]).mean() + 3
+        assert np.abs(change[~(ill.mask == FINDING)]).mean() < 0.2 * np.abs(change[location]).mean() + 3
 
 
 def test_one_smaller_than_a_voxel_still_has_one(chest: Body) -> None:

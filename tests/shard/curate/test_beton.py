@@ -73,7 +73,7 @@ def test_a_beton_that_is_not_of_the_dataset_is_not_replaced(
     assert mine.read_text() == "mine" and not (dataset / "train.beton").is_symlink()
 
 
-def test_the_size_is_told_before_and_a_full_disk_is_refused(
+def test_the_size_is_reported_before_and_a_full_disk_is_refused(
     tmp_path: Path,
     ingest: SimpleNamespace,
     png_folder: Path,
@@ -84,13 +84,13 @@ def test_the_size_is_told_before_and_a_full_disk_is_refused(
     full = SimpleNamespace(free=2**20)  # less than a page
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     assert main(["convert", f"path={tmp_path / 'ds'}"]) == 2
-    said = capsys.readouterr()
-    assert "free space, or shard with recipe.codec=jpg" in said.err
+    printed = capsys.readouterr()
+    assert "free space, or shard with recipe.codec=jpg" in printed.err
     assert not list((tmp_path / "ds").glob("*.beton"))
     full.free = 2**30
     assert main(["convert", f"path={tmp_path / 'ds'}"]) == 0
     written = sum(path.stat().st_size for path in (tmp_path / "ds").glob("*.beton"))
-    assert f"FFCV's format will take about {written / 1e6:,.1f} MB" in said.out
+    assert f"FFCV's format will take about {written / 1e6:,.1f} MB" in printed.out
 
 
 def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["where={Nodul: 1}"], "where.Nodul: no such attribute or label; did you mean 'Nodule'?"),
         (["where={view: [XX]}"], "no sample is left"),
@@ -136,10 +136,10 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
     ],
 )
 def test_what_does_not_fit_is_one_line(
-    whole: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    whole: Path, tmp_path: Path, words: list[str], printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["subset", f"path={whole}", f"out={tmp_path / 'x'}", *words]) == 2
-    assert said in capsys.readouterr().err and not (tmp_path / "x").exists()
+    assert printed in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
 def test_merged_datasets_keep_their_labels_and_protect_the_test_split(

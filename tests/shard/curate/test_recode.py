@@ -115,13 +115,13 @@ def test_the_json_beside_an_image_says_what_the_manifest_says(whole: Path, tmp_p
         with tarfile.open(made.root / row["shard"]) as tar:
             member = tar.extractfile(f"{row['key']}.json")
             assert member is not None
-            told = json.load(member)
-        assert {name: told[name] for name in ("low", "high", "patient", "study")} == {
+            reported = json.load(member)
+        assert {name: reported[name] for name in ("low", "high", "patient", "study")} == {
             "low": 0, "high": 255, "patient": row["patient"], "study": row["study"],
         }  # fmt: skip
-        assert told["spacing"] == pytest.approx(row["spacing"]) and len(told["boxes"]) == len(row["boxes"])
-        assert all(box["y"] + box["h"] <= row["height"] for box in told["boxes"])
-        assert told["attributes"] == dict(row["attributes"])
+        assert reported["spacing"] == pytest.approx(row["spacing"]) and len(reported["boxes"]) == len(row["boxes"])
+        assert all(box["y"] + box["h"] <= row["height"] for box in reported["boxes"])
+        assert reported["attributes"] == dict(row["attributes"])
 
 
 def test_what_does_not_change_is_copied_and_jpegs_are_not_encoded_twice(whole: Path, tmp_path: Path) -> None:
@@ -248,8 +248,8 @@ def test_damaged_samples_are_quarantined_counted_and_named(
     assert len(table) == made.info.quarantined == origin.info.quarantined + 2
     assert {row["source"]: row["reason"] for row in table[1:]} == lost and verify(made.root, 1) == []
     assert [row["stage"] for row in table[1:]] == ["decode", "mask"]
-    said = capsys.readouterr().out
-    assert "warning: 2 images" in said and f"{image['shard']}, sample {image['key']}: damaged" in said
+    printed = capsys.readouterr().out
+    assert "warning: 2 images" in printed and f"{image['shard']}, sample {image['key']}: damaged" in printed
 
 
 def test_nothing_readable_is_an_error_and_leaves_nothing(
@@ -285,7 +285,7 @@ def test_names_of_shards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["codec=jpg"], "codec=jpg: JPEG stores 8 bits, and 15 images of"),
         (["codec=jpg", "bits=16"], "bits=16 with codec=jpg: JPEG stores 8 bits"),
@@ -301,12 +301,12 @@ def test_names_of_shards() -> None:
     ],
 )
 def test_what_does_not_fit_is_one_line(
-    whole: Path, tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    whole: Path, tmp_path: Path, words: list[str], printed: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [word.format(path=whole) for word in words]
     assert main(["convert", f"path={whole}", "to=webdataset", f"out={tmp_path / 'x'}", *words]) == 2
     error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
+    assert printed in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
 def test_levels_that_were_lost_do_not_come_back_and_volumes_are_refused(

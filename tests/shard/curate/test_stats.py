@@ -91,7 +91,7 @@ def test_a_split_whose_images_were_all_rejected(tmp_path: Path) -> None:
     assert (tmp_path / "ds.stats.html").exists()
 
 
-def test_what_is_odd_is_told(path: Path) -> None:
+def test_what_is_odd_is_reported(path: Path) -> None:
     stats = Stats(ShardedDataset.open(path))
     never: dict[str, list[str]] = {}
     for name, labels in stats.labels.items():
@@ -124,8 +124,8 @@ def test_masks_among_the_images_and_labels_that_nobody_knows(tmp_path: Path) -> 
 def test_the_page_needs_nothing_else(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stats", f"path={path}"]) == 0
     page = path.with_name("ds.stats.html")
-    said, html = capsys.readouterr().out, page.read_text()
-    assert str(page.resolve()) in said and "train" in said
+    printed, html = capsys.readouterr().out, page.read_text()
+    assert str(page.resolve()) in printed and "train" in printed
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", html) and html.count("<svg") == 3
     assert html == render_dataset(Stats(ShardedDataset.open(path)))  # the same dataset, the same page
     assert not np.isin(["nan", "None"], re.findall(r">([^<]*)<", html)).any()

@@ -44,8 +44,8 @@ def test_a_flipped_bit_of_an_image_names_it(dataset: Path, capsys: pytest.Captur
     flip(dataset / row["shard"], row["offset"] + row["size"] // 2)
     assert verify(dataset, 1) == [Damage(row["shard"], row["key"], "the image's checksum differs")]
     assert main(["verify", f"path={dataset}", "workers=1"]) == 1
-    said = capsys.readouterr().out
-    assert f"{row['shard']}, sample {row['key']}" in said and "damaged in 1 of its shards" in said
+    printed = capsys.readouterr().out
+    assert f"{row['shard']}, sample {row['key']}" in printed and "damaged in 1 of its shards" in printed
 
 
 def test_every_kind_of_a_damaged_shard(dataset: Path) -> None:
@@ -75,10 +75,14 @@ def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:
     assert [damage.reason for damage in verify(dataset, 1)] == ["the tar holds other samples than the manifest"]
 
 
-@pytest.mark.parametrize(("workers", "said"), [("two", "expected int or null"), ("0", "must be at least 1, or null")])
-def test_workers_that_are_no_number(workers: str, said: str, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("workers", "printed"), [("two", "expected int or null"), ("0", "must be at least 1, or null")]
+)
+def test_workers_that_are_no_number(
+    workers: str, printed: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["verify", f"path={dataset}", f"workers={workers}"]) == 2
-    assert f"workers={workers}: {said}" in capsys.readouterr().err
+    assert f"workers={workers}: {printed}" in capsys.readouterr().err
 
 
 def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from dira_scale.shard.curate.audit.harvest import harvest
 from dira_scale.shard.curate.audit.leaks import MOST_HITS, find_leaks
 from dira_scale.shard.curate.audit.report import Finding, Report
 from dira_scale.shard.curate.audit.search import Values
-from dira_scale.shard.curate.audit.twins import LEAST, near_twins, thumbnails
+from dira_scale.shard.curate.audit.twins import MIN_CORRELATION, near_twins, thumbnails
 from dira_scale.shard.curate.audit.words import own_words
 
 GUARDED = ("test", "val")  # evaluation splits: their patients must not be trained on
@@ -46,7 +46,7 @@ def audit(
                 if why := datasets[0].info.incomparable(other.info):
                     report.print(f"patients: cannot be compared, {datasets[0].root.name} and {other.root.name}: {why}")
             if near_duplicates:
-                title = f"near-duplicates between patients, splits or datasets, alike by {LEAST} or more"
+                title = f"near-duplicates between patients, splits or datasets, alike by {MIN_CORRELATION} or more"
                 report.add(title, _twins(datasets, Path(scratch), workers))
         except OSError as error:
             raise UserError(
@@ -84,10 +84,10 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> list[Finding]:
     findings = []
     for (number, first), (other_number, other) in combinations(sorted(people), 2):
         if number == 0:
-            places = f"{datasets[0].root.name} {first}", f"{datasets[other_number].root.name} {other}"
+            samples = f"{datasets[0].root.name} {first}", f"{datasets[other_number].root.name} {other}"
             harm = harmful(first, other, other_number == 0)
             both = sorted(people[0, first] & people[other_number, other])
-            findings += [Finding("shared patient", *places, "", "", patient, harm) for patient in both]
+            findings += [Finding("shared patient", *samples, "", "", patient, harm) for patient in both]
     return findings
 
 
@@ -103,9 +103,9 @@ def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> l
     findings = []
     for twins in near_twins(thumbnails(datasets, scratch, workers), group, count, workers):
         (name, split, _, key), (other_name, other_split, _, other_key) = images[twins.image], images[twins.other]
-        places, how = (f"{name} {split}", f"{other_name} {other_split}"), f"{twins.alike} {twins.how}"
+        samples, how = (f"{name} {split}", f"{other_name} {other_split}"), f"{twins.alike} {twins.how}"
         harm = harmful(split, other_split, name == other_name)
-        findings.append(Finding("near-duplicate", *places, how, key, other_key, harm))
+        findings.append(Finding("near-duplicate", *samples, how, key, other_key, harm))
     return findings
 
 

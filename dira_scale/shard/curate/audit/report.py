@@ -14,7 +14,7 @@ from dira_scale.storage.owned import own_file
 from dira_scale.storage.store import is_local
 from dira_scale.storage.tables import harmless
 
-HEADER = ("found", "file", "member", "place", "kind", "value")  # of the table in full, and its stamp
+HEADER = ("found", "file", "member", "position", "kind", "value")  # of the table in full, and its stamp
 SHOWN = 10  # lines of a kind of finding
 # Names of files that we generate: others may identify somebody.
 GENERATED = r"([\w-]+-\d{6}\.tar|(dataset|croissant|manifest|quarantine)\.\w+|\w+\.beton|[0-9a-f]{24}(\.mask)?\.\w+)?"
@@ -24,14 +24,14 @@ class Finding(NamedTuple):
     """A row of the full findings: something that is in ``file`` and ``member``, or in these two splits.
 
     Attributes:
-        place: byte in the file or tar member, or the decoded part (``column reason``, ``tEXt chunk``); how alike two
+        position: byte in the file or tar member, or the decoded part (``column reason``, ``tEXt chunk``); how alike two
             images are.
     """
 
     found: str  # "leak", "not searched", "shared patient" or "near-duplicate"
     file: str
     member: str
-    place: str
+    position: str
     kind: str
     value: str
     harm: bool = True  # the audit fails; not in the file
@@ -78,14 +78,14 @@ def _shown(finding: Finding, values: Iterable[str]) -> str:
     if finding.found == "shared patient":
         return f"{finding.file} and {finding.member}"
     if finding.found == "near-duplicate":
-        return f"{finding.file} and {finding.member}, {finding.place.partition(' ')[2] or 'nearly the same'}"
-    place = "raw bytes" if finding.place.startswith("byte ") else finding.place
-    if any(value in place.lower() for value in values if value != place.lower()):
-        place = mask(place)
+        return f"{finding.file} and {finding.member}, {finding.position.partition(' ')[2] or 'nearly the same'}"
+    position = "raw bytes" if finding.position.startswith("byte ") else finding.position
+    if any(value in position.lower() for value in values if value != position.lower()):
+        position = mask(position)
     name = finding.file
     if not re.fullmatch(GENERATED, name.rpartition("/")[2]) or any(value in name.lower() for value in values):
         name = mask(name)
-    return f"{mask(finding.value)}, {finding.kind}, in {name}, {place}"
+    return f"{mask(finding.value)}, {finding.kind}, in {name}, {position}"
 
 
 def mask(value: str) -> str:

@@ -23,7 +23,7 @@ from dira_scale.pixels.codecs import DecodeError, decode
 SIDE = 64  # pixels of the small versions
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth
 ROWS_PER_TASK = 256
-COARSE_LEAST, LEAST = 0.75, 0.92  # minimum correlation in the two steps
+COARSE_CORRELATION, MIN_CORRELATION = 0.75, 0.92  # minimum correlation in the two steps
 CANDIDATES = 16  # per image that are compared closely
 PAIRS = 512  # per task
 ROWS = 1024  # images per side of a block of pairs
@@ -97,7 +97,7 @@ def near_twins(pictures: np.ndarray, group: np.ndarray, queries: int, workers: i
         twins += [
             Twins(int(image), int(other), round(alike, 3), FLIPS[flip])
             for (image, other), (flip, alike) in zip(part, flips, strict=True)
-            if alike >= LEAST
+            if alike >= MIN_CORRELATION
         ]
     return sorted(twins)
 
@@ -161,7 +161,7 @@ def _vectors(pictures: np.ndarray) -> np.ndarray:
 
 
 def _candidates(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterator[tuple[int, int]]:
-    """Pairs that correlate by at least ``COARSE_LEAST`` under any flip; the ``CANDIDATES`` best per image."""
+    """Pairs that correlate by at least ``COARSE_CORRELATION`` under any flip; the ``CANDIDATES`` best per image."""
     count = len(group)
     for start in range(0, min(queries, count), ROWS):
         rows = slice(start, min(start + ROWS, queries))
@@ -180,7 +180,7 @@ def _of_block(
     ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
     # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
     score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
-    image, other = np.nonzero(score >= COARSE_LEAST)
+    image, other = np.nonzero(score >= COARSE_CORRELATION)
     score = score[image, other]
     image, other = image + rows.start, other + columns.start
     counts = (image < other) & (group[image] != group[other])

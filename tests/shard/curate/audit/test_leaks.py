@@ -179,7 +179,7 @@ def test_a_planted_leak_is_found_and_nothing_else(leak: str, made: SimpleNamespa
     plant(folder)
     hits = planted(folder, made)
     assert {hit.value for hit in hits} == {value} and len(hits) == 1, hits
-    assert hits[0].file.endswith(file) and hits[0].place.startswith(position)
+    assert hits[0].file.endswith(file) and hits[0].position.startswith(position)
 
 
 def test_what_other_formats_say() -> None:
@@ -191,12 +191,12 @@ def test_what_other_formats_say() -> None:
     header = bytearray(352)
     header[:4], header[148:160] = (348).to_bytes(4, "little"), b"Quillfeather"
     header[108:112], extension = struct.pack("<f", 384), struct.pack("<ii", 32, 6) + b"K7Z of Drumwhistle".ljust(24)
-    told = {text.strip() for _, text in texts_of(bytes(header) + extension + b"of voxels")}
-    assert told == {"Quillfeather", "K7Z of Drumwhistle"}
-    said = dict(texts_of(b"ObjectType = Image\nNDims = 3\nPatientName = Doe\nElementDataFile = doe.raw\n\0\1"))
-    assert said == {"MetaImage PatientName": "Doe", "MetaImage ElementDataFile": "doe.raw"}
-    said = dict(texts_of(b"NRRD0004\ntype: short\ncontent: of Doe\nPatientID:=HOSP-7\nsizes: 3 4 5\n\n\0\1"))
-    assert said == {"NRRD content": "of Doe", "NRRD PatientID": "HOSP-7"}
+    reported = {text.strip() for _, text in texts_of(bytes(header) + extension + b"of voxels")}
+    assert reported == {"Quillfeather", "K7Z of Drumwhistle"}
+    printed = dict(texts_of(b"ObjectType = Image\nNDims = 3\nPatientName = Doe\nElementDataFile = doe.raw\n\0\1"))
+    assert printed == {"MetaImage PatientName": "Doe", "MetaImage ElementDataFile": "doe.raw"}
+    printed = dict(texts_of(b"NRRD0004\ntype: short\ncontent: of Doe\nPatientID:=HOSP-7\nsizes: 3 4 5\n\n\0\1"))
+    assert printed == {"NRRD content": "of Doe", "NRRD PatientID": "HOSP-7"}
 
 
 def _exif() -> Image.Exif:
@@ -232,9 +232,12 @@ def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner
 ) -> None:
     words = [f"source={made.source}", f"tables={made.table}"]
     assert main(["audit", f"path={made.folder}", *words, "workers=2"]) == 0
-    said = capsys.readouterr().out
-    assert "identifying values (at most about 1000 of a file): none" in said and "patients in two splits: none" in said
-    assert said.splitlines()[-1] == "the audit found nothing that must not be there"
+    printed = capsys.readouterr().out
+    assert (
+        "identifying values (at most about 1000 of a file): none" in printed
+        and "patients in two splits: none" in printed
+    )
+    assert printed.splitlines()[-1] == "the audit found nothing that must not be there"
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     in_sidecar(taken="Quillfeather", whose="Quillfeather")(folder)
     in_header(name="HOSP-7741905.png")(folder)
@@ -243,9 +246,9 @@ def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner
         info["shards"][shard] = (folder / shard).stat().st_size
     (folder / INFO_FILE).write_text(json.dumps(info))
     assert main(["audit", f"path={folder}", *words, "near_duplicates=false", "workers=1"]) == 1
-    said = capsys.readouterr().out
-    assert "the audit FAILED" in said and "qu… (12)" in said
-    assert "uillfeather" not in said.lower() and "7741905" not in said
+    printed = capsys.readouterr().out
+    assert "the audit FAILED" in printed and "qu… (12)" in printed
+    assert "uillfeather" not in printed.lower() and "7741905" not in printed
     kept = tmp_path / "ds.audit.csv"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert "quillfeather" in kept.read_text() and "hosp-7741905" in kept.read_text()

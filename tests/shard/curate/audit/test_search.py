@@ -21,12 +21,12 @@ def reference(data: bytes, forms: set[bytes]) -> list[tuple[int, bytes]]:
         while at >= 0:
             there[at] = form
             at = folded.find(form, at + 1)
-    told, end = [], 0
+    reported, end = [], 0
     for at, form in sorted(there.items()):
         if at >= end:
-            told.append((at, form))
+            reported.append((at, form))
             end = at + len(form)
-    return told
+    return reported
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -14,7 +14,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.audit import twins
-from dira_scale.shard.curate.audit.twins import LEAST, compare, near_twins
+from dira_scale.shard.curate.audit.twins import MIN_CORRELATION, compare, near_twins
 
 
 def body(seed: int) -> np.ndarray:
@@ -57,7 +57,7 @@ def small(picture: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_copy_is_the_same(change: str) -> None:
     flips = [compare(small(body(n)), small(CHANGES[change](body(n)))) for n in range(5)]
-    assert min(alike for _, alike in flips) >= LEAST
+    assert min(alike for _, alike in flips) >= MIN_CORRELATION
     expected = {"mirrored": 1, "upside down": 2, "turned by 180°": 3, "all at once": 1}.get(change, 0)
     assert {flip for flip, _ in flips} == {expected}
 
@@ -111,7 +111,7 @@ def test_the_command_names_copies_and_shared_patients(
     assert "a train and b test, mirrored: 1 x" in shown
     rows = list(csv.reader((tmp_path / "a.audit.csv").open()))
     pairs = {frozenset(row[-2:]): row[1:4] for row in rows if row[0] == "near-duplicate"}
-    a, b = (ShardedDataset.open(place).table.to_pylist() for place in (two.a, two.b))
+    a, b = (ShardedDataset.open(location).table.to_pylist() for location in (two.a, two.b))
     (same,) = [{row["key"] for row in a if row["xxh3"] == x} for x in {row["xxh3"] for row in a}
                if sum(row["xxh3"] == x for row in a) == 2]  # fmt: skip
     assert pairs.pop(frozenset(same)) == ["a train", "a test", "1.0 "]

@@ -227,7 +227,7 @@ def assert_case_is_monais(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["task=labels", "task.labels=[brigth]"], "task.labels: {} has no label 'brigth', but bright, coin; did you"),
         (["task=labels", "task.scored=[coyn]"], "task.scored: no label 'coyn' is learned, but bright, coin; did you"),
@@ -261,14 +261,14 @@ def assert_case_is_monais(
 )
 def test_what_cannot_be_learned_is_one_error_before_training(
     words: list[str],
-    said: str,
+    printed: str,
     discs: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert finetune(tmp_path / "run", discs, *words) == 2
-    assert said.format(discs) in caplog.text + capsys.readouterr().err
+    assert printed.format(discs) in caplog.text + capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -299,9 +299,9 @@ def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, ca
     images = [np.full((40, 40), i, np.uint8) for i in range(6)]
     splits = ["train"] * 2 + ["val"] * 2 + ["test"] * 2
     shards = make_dataset(images, label_names=(), splits=splits).root
-    for task, said in (("labels", f"{shards} has no labels: "), ("masks", "no sample in split 'train' has a mask")):
+    for task, printed in (("labels", f"{shards} has no labels: "), ("masks", "no sample in split 'train' has a mask")):
         assert finetune(tmp_path / "run", shards, f"task={task}", "data.batch=2") == 2
-        assert said in caplog.text
+        assert printed in caplog.text
 
 
 def test_masks_are_asked_for_in_what_is_trained_on_and_in_each_split(make_dataset) -> None:  # type: ignore[no-untyped-def]
@@ -325,27 +325,27 @@ def test_masks_are_asked_for_in_what_is_trained_on_and_in_each_split(make_datase
     val, test = dataset("in_val", [both] * 4, low, both), dataset("in_test", [both] * 4, both, low)
     blank, blank_test = dataset("blank", [empty] * 4, low, low), dataset("blank_test", [low] * 4, low, empty)
     classes = {"low": 1, "high": 2}
-    asked = "(4 were looked at),"
+    requested = "(4 were looked at),"
     cases: list[tuple[Path, dict[str, int] | None, dict[str, float], str]] = [
         (binary, None, {"fraction": 0.1}, f"{binary}, split 'train' at data.fraction=0.1: none of 2 images has a "
          "mask: use a larger data.fraction"),
-        (val, classes, {}, f"masks of {val}, split 'val' {asked} have no pixel of 'high': leave it out, or use"),
-        (test, classes, {}, f"masks of {test}, split 'test' {asked} have no pixel of 'high': leave it out, or use"),
-        (blank, None, {}, f"masks of {blank}, split 'train' {asked} are all empty: use another split, or shard again"),
+        (val, classes, {}, f"masks of {val}, split 'val' {requested} have no pixel of 'high': leave it out, or use"),
+        (test, classes, {}, f"masks of {test}, split 'test' {requested} have no pixel of 'high': leave it out, or use"),
+        (blank, None, {}, f"masks of {blank}, split 'train' {requested} are all empty: use another split"),
     ]  # fmt: skip
-    for shards, of, chosen, said in cases:
-        with pytest.raises(UserError, match=re.escape(said)):
+    for shards, of, chosen, printed in cases:
+        with pytest.raises(UserError, match=re.escape(printed)):
             check([shards], of, **chosen)
     check([few, binary], classes)
     check([blank_test], None)  # nobody has it: judged, too
 
 
-def test_a_test_split_without_a_figure_over_all_labels_is_told_before_and_after(  # type: ignore[no-untyped-def]
+def test_a_test_split_without_a_figure_over_all_labels_is_reported_before_and_after(  # type: ignore[no-untyped-def]
     make_dataset, tmp_path, caplog, capsys
 ) -> None:
     images, splits = [np.full((40, 40), i, np.uint8) for i in range(8)], ["train"] * 4 + ["val"] * 2 + ["test"] * 2
     shards = make_dataset(images, labels=[[float(i % 2 and i != 7)] for i in range(8)], splits=splits).root
     assert finetune(tmp_path / "run", shards, "task=labels", "data.batch=2", "stages.finetune.epochs=1") == 0
-    told = caplog.text + capsys.readouterr().out
-    assert "data.test_split=test: no label has a positive and a negative among its 2 samples" in told
-    assert ": no figure over all labels (results.json)" in told
+    reported = caplog.text + capsys.readouterr().out
+    assert "data.test_split=test: no label has a positive and a negative among its 2 samples" in reported
+    assert ": no figure over all labels (results.json)" in reported

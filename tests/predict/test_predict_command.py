@@ -54,8 +54,8 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
     run, out = tmp_path / "run", tmp_path / "out"
     words = ["evaluate.crops=ten_crops", "evaluate.share=0.8", "evaluate.temperature=true", "normalise=imagenet"]
     assert finetune([*TINY, f"data.shards={discs}", f"run={run}", "task=labels", *words]) == 0
-    asked = [f"data.shards={discs}", f"run={run}"]
-    assert predict([*asked, f"out={out}", "batch=5"]) == 0
+    requested = [f"data.shards={discs}", f"run={run}"]
+    assert predict([*requested, f"out={out}", "batch=5"]) == 0
     cases = [case for case in read_cases(run / "cases" / "test.parquet") if isinstance(case, LabelCase)]
     rows = {row["key"]: row for row in table(out / "predictions.csv")}
     assert len(rows) == 12 and [*next(iter(rows.values()))] == [
@@ -72,12 +72,12 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
     assert str(tmp_path) not in (out / "predict.json").read_text()
 
     before = (out / "predictions.csv").read_bytes()
-    assert predict([*asked, f"out={out}"]) == 0 and "is complete" in capsys.readouterr().out
+    assert predict([*requested, f"out={out}"]) == 0 and "is complete" in capsys.readouterr().out
     assert predict([f"data.shards={discs}", f"run={run}", "data.split=val", f"out={out}"]) == 2
     assert "has results of another data" in capsys.readouterr().err
 
     # The validation cases, which thresholds are chosen on, are of the same ten crops.
-    assert predict([*asked, "data.split=val", f"out={tmp_path / 'val'}"]) == 0
+    assert predict([*requested, "data.split=val", f"out={tmp_path / 'val'}"]) == 0
     rows = {row["key"]: row for row in table(tmp_path / "val" / "predictions.csv")}
     for case in read_cases(run / "cases" / "val.parquet"):
         assert isinstance(case, LabelCase)
@@ -98,9 +98,9 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
         return whole(images, number)
 
     monkeypatch.setattr(DatasetImages, "load", load)
-    assert predict([*asked, f"out={killed}", "batch=5", "workers=1"]) == 2
+    assert predict([*requested, f"out={killed}", "batch=5", "workers=1"]) == 2
     assert "what is finished is kept: fix the disk, then run the same command again" in capsys.readouterr().err
-    assert predict([*asked, f"out={killed}", "batch=5", "workers=1"]) == 0
+    assert predict([*requested, f"out={killed}", "batch=5", "workers=1"]) == 0
     assert calls[-7:] == [*range(5, 12)] and (killed / "predictions.csv").read_bytes() == before
 
     other = export(run, {"out": tmp_path / "timm"})
@@ -131,8 +131,8 @@ def test_masks_of_odd_images_are_of_their_sources_size(discs: Path, tmp_path: Pa
         PIL.Image.fromarray(generator.integers(0, 256, size, np.uint8)).save(images / name)
     (images / "c.png").write_bytes((images / "a.png").read_bytes()[:200])
     like = conversion_of_discs(tmp_path, max_side=48)
-    asked = [f"run={run}", f"images={images}", f"like={like}"]
-    assert predict([*asked, f"out={tmp_path / 'out'}", "names=source"]) == 0
+    requested = [f"run={run}", f"images={images}", f"like={like}"]
+    assert predict([*requested, f"out={tmp_path / 'out'}", "names=source"]) == 0
     network, out = trained(run), tmp_path / "out"
     for name, size in sources.items():
         mask = np.asarray(PIL.Image.open(out / "masks" / Path(name).with_suffix(".png")))
@@ -146,7 +146,7 @@ def test_masks_of_odd_images_are_of_their_sources_size(discs: Path, tmp_path: Pa
     (refused,) = table(out / "quarantine.csv")
     assert refused["key"] == "c.png" and refused["stage"] == "decode"
 
-    assert predict([*asked, f"out={tmp_path / 'hashed'}", "window=sliding"]) == 0
+    assert predict([*requested, f"out={tmp_path / 'hashed'}", "window=sliding"]) == 0
     written = json.loads((tmp_path / "hashed" / "predict.json").read_text())
     assert (written["predicted"], written["quarantined"], written["window"]) == (3, 1, "sliding")
     names = [path.name for path in (tmp_path / "hashed" / "masks").iterdir()]
@@ -255,7 +255,7 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "printed"),
     [
         (["data.shards=x", "images=y"], "images=y and data.shards=x: leave one of them out"),
         ([], "give one of images=FOLDER, new files, and data.shards=OUT, a dataset"),
@@ -264,9 +264,9 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
         (["images=y"], "run=nowhere is not a folder: name a fine-tuned run, or its export"),
     ],
 )
-def test_what_cannot_be_is_said_at_once(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_is_reported_at_once(words: list[str], printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(["run=nowhere", "out=out", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert printed in capsys.readouterr().err
 
 
 def test_an_export_may_say_all_that_a_run_may() -> None:
