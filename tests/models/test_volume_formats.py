@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export.card import Card
-from dira_scale.export.exported import Exported, Trained
+from dira_scale.export.exported import Exported, TrainedNetwork
 from dira_scale.export.formats import FORMATS, check, default_formats
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
@@ -29,7 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def trained(model: str, decoder: bool = True, size: tuple[int, ...] | None = None, **keys: Any) -> Trained:
+def trained(model: str, decoder: bool = True, size: tuple[int, ...] | None = None, **keys: Any) -> TrainedNetwork:
     """As pretraining leaves it, of random weights; of the small network unless ``keys`` say otherwise."""
     size, keys = size or SIZES[model], keys or SMALL[model]
     words = [f"model={model}", f"data.size={[*size]}", *(f"model.{key}={value}" for key, value in keys.items())]
@@ -40,10 +40,12 @@ def trained(model: str, decoder: bool = True, size: tuple[int, ...] | None = Non
     network = architecture.build_network(encoder)
     for parameter in network.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)
-    return Trained(derived("pretrain", config), encoder.eval(), network.eval() if decoder else None)
+    return TrainedNetwork(derived("pretrain", config), encoder.eval(), network.eval() if decoder else None)
 
 
-def followed(network: Trained, exported: Exported, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def followed(
+    network: TrainedNetwork, exported: Exported, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """What the code computes beside the files."""
     monkeypatch.chdir(folder)
     for name, content in exported.files.items():
