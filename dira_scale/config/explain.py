@@ -26,7 +26,9 @@ def explain(error: Exception, schema: type, words: Sequence[str]) -> str:
             group, _, name = file.partition("/")
             options = cause.options or []
             own = f"; a file of your own is chosen by --config-dir FOLDER and {group}=NAME" if "/" in name else ""
-            return f"no {group} named '{name}'{nearest(name, options)}{own}. There are: {', '.join(options)}"
+            hint = f"{nearest(name, options)}{own}"
+            end = "" if hint.endswith("?") else "."
+            return f"no {group} named '{name}'{hint}{end} There are: {', '.join(options)}"
         case OverrideParseException(override=word):
             return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
         case HydraException() if word := next((word for word in words if f"argument '{word}'" in str(cause)), ""):

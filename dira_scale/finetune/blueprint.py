@@ -38,7 +38,7 @@ from dira_scale.tasks.config import without_data
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import batches_of, stage_plans
+from dira_scale.training.schedule import batches_of, groups_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
 
 NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")  # keys of networks with equal weights
@@ -102,6 +102,9 @@ class FinetuneBlueprint(Blueprint):
 
     def step(self, world: World, networks: Networks, distort: MakeDistort = build) -> Finetuning:
         return Finetuning(self.config, world, networks[0], self.supervision, self.views, distort)
+
+    def remarks(self, networks: Networks) -> list[str]:
+        return norm.spanning_lines(networks[0], groups_of(self.config))
 
     def try_stages(self, networks: Networks) -> None:
         for name, batch in batches_of(self.config).items():

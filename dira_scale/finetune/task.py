@@ -17,12 +17,13 @@ from dira_scale.finetune.description import TENSORS, describe
 from dira_scale.finetune.held_out import warn_of_test
 from dira_scale.finetune.results import summary, write_results
 from dira_scale.finetune.step import Finetuning
+from dira_scale.models import norm
 from dira_scale.models.start import RANDOM, Start
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.tasks.supervision import Supervision
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import few_steps, spanning_groups
+from dira_scale.training.schedule import few_steps, groups_of
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
 
@@ -101,7 +102,7 @@ class FinetuneTask(Finetuning, DatasetTask):
             f"{stages}",
             *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),
-            *spanning_groups(self.config, module),
+            *norm.spanning_lines(module, groups_of(self.config)),
             *few_steps(self.config, self.stages),
         ]
 

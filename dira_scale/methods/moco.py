@@ -114,7 +114,7 @@ class MoCo(Method):
         if norm.first_layer(self) is None:
             return []
         lines = [leak_line(self.shuffle.kind, batch, groups)]
-        if groups < world() <= batch // 2:  # what norm.spanning_line names
+        if groups < world() <= batch // 2:  # what norm.spanning_lines names
             lines.append(f"with groups on one process, {leak_line(self.shuffle.kind, batch, world())}")
         return lines
 

@@ -7,7 +7,7 @@ one by one; a group that spans several processes is one operation over them (``n
 Running statistics are updated once per optimizer step, in ``commit_statistics``; forward passes only accumulate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,7 +89,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return y, seen
 
     def _formula_over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by formula: variances are combined as Chan et al. do, for equal counts."""
+        """One group over several processes, by formula: variances combined as Chan et al. do, for equal counts."""
         pixels = x.to(torch.promote_types(x.dtype, torch.float32))
         axes = [axis for axis in range(x.dim()) if axis != 1]
         var, mean = torch.var_mean(pixels, dim=axes, correction=0)
@@ -180,10 +180,17 @@ def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
     return next((layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), None)
 
 
-def spanning_line(module: nn.Module, batch: int, groups: int) -> str:
-    """Say that ``groups`` of a global ``batch`` span processes, and what avoids it; empty if they do not."""
-    if first_layer(module) is None or world() <= groups:
-        return ""
+def spanning_lines(module: nn.Module, groups: Mapping[int, int]) -> list[str]:
+    """Return a line on each global batch whose groups span processes: what that costs, and what avoids it.
+
+    ``groups``: their number by batch.
+    """
+    if first_layer(module) is None:
+        return []
+    return [_spanning_line(batch, count) for batch, count in groups.items() if 0 < count < world()]
+
+
+def _spanning_line(batch: int, groups: int) -> str:
     line = (
         f"BatchNorm: each of {groups} group{'s' * (groups > 1)} of {batch // groups} samples spans {world() // groups} "
         "processes, so every layer sends a message forward and one backward"

@@ -12,6 +12,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
+from dira_scale.models import norm
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe, tensors_of
 from dira_scale.pretrain.diagnosis import Diagnosis
@@ -20,7 +21,7 @@ from dira_scale.pretrain.objective import restores
 from dira_scale.pretrain.step import Pretraining
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
-from dira_scale.training.schedule import batches_of, few_steps, spanning_groups
+from dira_scale.training.schedule import batches_of, few_steps, groups_of
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import HeldOutValidation
 
@@ -110,7 +111,7 @@ class PretrainTask(Pretraining, DatasetTask):
 
 def remarks(config: Pretrain, method: Method) -> list[str]:
     """Return lines on the (micro-)batches of all stages."""
-    accumulate, lines = config.parallel.accumulate, dict.fromkeys(spanning_groups(config, method))
+    accumulate, lines = config.parallel.accumulate, dict.fromkeys(norm.spanning_lines(method, groups_of(config)))
     for name, batch in batches_of(config).items():
         groups = max(1, config.bn_groups(batch) // accumulate)
         lines |= dict.fromkeys(method.remarks(batch // accumulate, groups, config.stages[name].terms))

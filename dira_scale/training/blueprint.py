@@ -20,7 +20,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.task import StepTask, Task
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
-from dira_scale.training.schedule import check_division, spanning_groups, stage_plans
+from dira_scale.training.schedule import check_division, stage_plans
 from dira_scale.training.shapes import Shapes
 
 Networks = tuple[nn.Module, ...]
@@ -93,7 +93,7 @@ class Blueprint(ABC):
 
     def remarks(self, networks: Networks) -> Sequence[str]:
         """Return what users should know about the stages' batches, a line each."""
-        return spanning_groups(self.config, networks[0])
+        return ()
 
     def refuse(self) -> None:  # noqa: B027  (most have none)
         """Raise UserError for keys that do not fit each other, found without networks."""

@@ -3,13 +3,10 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from torch import nn
-
 from dira_scale.data.epochs import longer, steps_of
 from dira_scale.engine.config import PLATEAU
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
-from dira_scale.models import norm
 from dira_scale.training.config import StagedTraining
 
 
@@ -70,7 +67,7 @@ def few_steps(config: StagedTraining, plans: Sequence[StagePlan]) -> list[str]:
 
 def check_division(config: StagedTraining, ranks: int) -> None:
     """Raise ``UserError`` if batch, lanes or BatchNorm groups of a stage do not divide among ``ranks`` processes."""
-    for batch, groups in sorted(_groups(config).items()):
+    for batch, groups in sorted(groups_of(config).items()):
         if problems := _problems(config, batch, groups, ranks):
             counts = ", ".join(map(str, process_counts(config)))
             advice = (
@@ -83,17 +80,11 @@ def check_division(config: StagedTraining, ranks: int) -> None:
 
 def process_counts(config: StagedTraining) -> list[int]:
     """The numbers of processes among which every stage can be divided."""
-    groups = _groups(config)
+    groups = groups_of(config)
     return [n for n in range(1, min(groups) + 1) if not any(_problems(config, *each, n) for each in groups.items())]
 
 
-def spanning_groups(config: StagedTraining, module: nn.Module) -> list[str]:
-    """Return a line for each global batch whose BatchNorm groups span processes."""
-    lines = (norm.spanning_line(module, batch, groups) for batch, groups in _groups(config).items() if groups)
-    return [line for line in lines if line]
-
-
-def _groups(config: StagedTraining) -> dict[int, int]:
+def groups_of(config: StagedTraining) -> dict[int, int]:
     """The number of BatchNorm groups by global batch; 0 if there are none, or if the batch does not divide into them,
     which is reported when the stage is built."""
     groups = dict.fromkeys(batches_of(config).values(), 0)

@@ -66,7 +66,7 @@ def test_what_cannot_be_excluded_is_one_error(patients: Any, tmp_path: Path) -> 
         (7, "data.exclude=7: expected data.exclude=patients.txt"),
         ({root: "vla"}, "data.exclude: .*one has no split 'vla', but train, val; did you mean 'val'"),
         ({str(tmp_path / "gone"): "test"}, "no sharded dataset at .*gone"),
-        ({str(rehashed.root): "train"}, r"one and .*rehashed: their patients were hashed with two keys, so a"),
+        ({str(rehashed.root): "train"}, r"one and .*rehashed: their patients were hashed with two keys, so no"),
         ({str(elsewhere.root): "train"}, "elsewhere: their patients are of two archives by their recipes"),
         ({str(unsaid.root): "train"}, "unsaid: one of them does not say with which hash key it was made"),
     ):

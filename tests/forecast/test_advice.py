@@ -32,8 +32,8 @@ def choices(images: int, hours: float, memory: float) -> list[Choice]:
 @pytest.mark.parametrize(
     ("images", "hours", "memory", "expected", "why"),
     [
-        (30000, 100.0, 40.0, "dira_moco", "fits and takes at most 4 days"),
-        (30000, 200.0, 40.0, "small", "dira_moco takes about 8 days here, more than 7 days"),
+        (30000, 100.0, 40.0, "dira_moco", "fits and takes at most 4.2 d"),
+        (30000, 200.0, 40.0, "small", "dira_moco takes about 8.3 d here, more than 7.0 d"),
         (30000, 100.0, 77.0, "small", "dira_moco needs 77.0 GB a process, 76.0 are free"),
         (9999, 100.0, 40.0, "small", "dira_moco is for 10,000 images and more"),
         (20, 100.0, 40.0, None, "small needs 32 images, a batch; data.batch=16 tries whether all works"),
