@@ -98,25 +98,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--keys", nargs="+", default=GPU if torch.cuda.is_available() else CPU, help="KEY=VALUE …")
-    requested = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
             images = 2048 if torch.cuda.is_available() else 48
-            shards = requested.shards or make_shards(Path(folder), images, 256, 256, CORES)
+            shards = args.shards or make_shards(Path(folder), images, 256, 256, CORES)
         print("case            images  ours/s  bare/s  loader/s  ratio")
-        for case in requested.cases:
-            rows.append(row := measure(case, shards, requested.rounds, requested.keys))
+        for case in args.cases:
+            rows.append(row := measure(case, shards, args.rounds, args.keys))
             ours, bare, loader = row["images_per_second"].values()
             print(
                 f"{case:<16}{row['images']:>6}{ours:8.1f}{bare:8.1f}{loader:10.1f}{row['ratio']:7.3f}"
                 f" ({row['lowest']:.3f} to {row['highest']:.3f})"
                 f"{'' if row['ratio'] >= GOAL else f'   below the goal, {GOAL}'}", flush=True
             )  # fmt: skip
-    if requested.json:
-        write_json(
-            requested.json, {"environment": environment(), "keys": [*requested.keys], "goal": GOAL, "cases": rows}
-        )
+    if args.json:
+        write_json(args.json, {"environment": environment(), "keys": [*args.keys], "goal": GOAL, "cases": rows})
 
 
 if __name__ == "__main__":

@@ -200,18 +200,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=10, help="of a turn")
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--keys", nargs="+", default=GPU if torch.cuda.is_available() else CPU, help="KEY=VALUE …")
-    requested = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()):
             side = 512 if torch.cuda.is_available() else 256
-            shards = requested.shards or make_shards(Path(folder), 48, side, side, CORES)
-        result = measure(shards, requested.rounds, requested.steps, requested.keys, requested.loaders)
+            shards = args.shards or make_shards(Path(folder), 48, side, side, CORES)
+        result = measure(shards, args.rounds, args.steps, args.keys, args.loaders)
     print(text(result))
     rows = result["loaders"].items()
     if below := [name for name, row in rows if row.get("ratio", GOAL) < GOAL]:
         print(f"below the goal of {GOAL} of the slower: {', '.join(below)}")
-    if requested.json:
-        write_json(requested.json, {"environment": environment(), "keys": list(requested.keys), "goal": GOAL} | result)
+    if args.json:
+        write_json(args.json, {"environment": environment(), "keys": list(args.keys), "goal": GOAL} | result)
 
 
 if __name__ == "__main__":

@@ -179,21 +179,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--keys", nargs="+", default=["parallel.threads=1"], help="KEY=VALUE of pretrain; default: %(default)s"
     )
-    requested = parser.parse_args(argv)
-    for name in requested.cases:
+    args = parser.parse_args(argv)
+    for name in args.cases:
         if name not in cases:
             raise UserError(f"--cases {name}: there is {', '.join(cases)}{nearest(name, cases)}")
     rows = []
     print("case            batch  ours/s  bare/s  ratio                look  row   (images/s; costs in steps)")
-    for name in requested.cases:
-        rows.append(row := measure(cases[name], requested.rounds, requested.steps, requested.keys))
+    for name in args.cases:
+        rows.append(row := measure(cases[name], args.rounds, args.steps, args.keys))
         print(
             f"{row['case']:<16}{row['batch']:>5}{row['images_per_second']:8.1f}{row['bare_images_per_second']:8.1f}"
             f"{row['ratio']:7.3f} ({row['lowest']:.3f} to {row['highest']:.3f}){row['look']:6.2f}{row['row']:5.2f}"
             f"{'' if row['ratio'] >= GOAL else f'   below the goal, {GOAL}'}", flush=True
         )  # fmt: skip
-    if requested.json:
-        write_json(requested.json, {"environment": environment(), "keys": requested.keys, "goal": GOAL, "cases": rows})
+    if args.json:
+        write_json(args.json, {"environment": environment(), "keys": args.keys, "goal": GOAL, "cases": rows})
 
 
 if __name__ == "__main__":

@@ -87,37 +87,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, no GPU needed")
     parser.add_argument("--alone", choices=tuple(SHARES), help=argparse.SUPPRESS)  # in this process, by the other one
     parser.add_argument("--logs", type=Path, help=argparse.SUPPRESS)
-    requested = parser.parse_args(argv)
-    require(requested.rehearse)
-    began, out = time.perf_counter(), requested.out.resolve()
+    args = parser.parse_args(argv)
+    require(args.rehearse)
+    began, out = time.perf_counter(), args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
-    if requested.alone:
-        module = importlib.import_module(
-            f"benchmarks.gpu.{'checks' if requested.alone == 'tests' else requested.alone}"
-        )
-        return 0 if module.run(Job(report, requested.seconds, requested.rehearse, requested.logs)) else 1
+    if args.alone:
+        module = importlib.import_module(f"benchmarks.gpu.{'checks' if args.alone == 'tests' else args.alone}")
+        return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs)) else 1
     report.file.unlink(missing_ok=True)  # of another time
-    report.add(rehearsal=requested.rehearse, parts={})
+    report.add(rehearsal=args.rehearse, parts={})
     fine = True
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.gpu",
-        "--out",
-        str(out),
-        *(["--rehearse"] if requested.rehearse else []),
-    ]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *(["--rehearse"] if args.rehearse else [])]
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
-        for part in (part for part in SHARES if part in requested.parts):
+        for part in (part for part in SHARES if part in args.parts):
             start = time.perf_counter()
-            left = requested.seconds - (start - began)
+            left = args.seconds - (start - began)
             print(f"== {part}", flush=True)
-            seconds = min(left, SHARES[part] / max(SHARES[item] for item in requested.parts) * requested.seconds)
+            seconds = min(left, SHARES[part] / max(SHARES[item] for item in args.parts) * args.seconds)
             well, why = (
-                run(command, part, Job(report, seconds, requested.rehearse, logs))
+                run(command, part, Job(report, seconds, args.rehearse, logs))
                 if seconds >= 2 * ENDING
                 else (False, "left out, the time was up")
             )

@@ -51,25 +51,25 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("out/loader3d"), help="where phantoms are made and kept")
     add_flag(parser)
     parser.add_argument("--json", type=Path, help="write the results here too")
-    requested = parser.parse_args()
-    run(requested, tables.console())
+    args = parser.parse_args()
+    run(args, tables.console())
 
 
-def run(requested: argparse.Namespace, console: Console) -> None:
+def run(args: argparse.Namespace, console: Console) -> None:
     """Measure, print, and write after every case what there is so far."""
-    requested.folder.mkdir(parents=True, exist_ok=True)
+    args.folder.mkdir(parents=True, exist_ok=True)
     reported: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "results": []}
     keep_freed_memory()
-    with one_core(), tempfile.TemporaryDirectory(dir=requested.folder) as name:
-        dataset = prepare(source(requested.folder, requested.patients, requested.side), Path(name))
-        for size in requested.sizes:
+    with one_core(), tempfile.TemporaryDirectory(dir=args.folder) as name:
+        dataset = prepare(source(args.folder, args.patients, args.side), Path(name))
+        for size in args.sizes:
             inputs = VolumeInputs(dataset, Path(name), crop_list(dataset, SIZES[size]))
-            title = f"CT phantoms of {requested.side} x {requested.side}, {size}"
-            result = measure(inputs, title, requested.peers, requested.rounds, requested.seconds)
+            title = f"CT phantoms of {args.side} x {args.side}, {size}"
+            result = measure(inputs, title, args.peers, args.rounds, args.seconds)
             tell_result(console, result)
             reported["results"].append(asdict(result))
-            if requested.json:
-                write_json(requested.json, reported)
+            if args.json:
+                write_json(args.json, reported)
 
 
 @dataclass(frozen=True)
