@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.forecast.estimate import planned as configured
 from dira_scale.forecast.network import fake_task
 from dira_scale.forecast.rehearsal import rehearse
 from dira_scale.pretrain.blueprint import PretrainBlueprint
@@ -119,6 +120,21 @@ def test_the_command_prints_every_strategy_and_writes_its_figures(
     kept, recomputing = figures["rows"][0], figures["rows"][5]
     assert recomputing["step"] > kept["step"] and recomputing["largest"] > kept["largest"] > 8
     assert kept["price"] == pytest.approx(kept["hours"] * 2 * figures["machine"]["price"])
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("experiment", ["dira_moco", "dira_moco3d"])
+def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
+    """At the experiment's own batch, whose BatchNorm groups span two of eight GPUs, or all of them; and at as many
+    samples a GPU, where twice the GPUs do more."""
+    def speed(gpus: int, *words: str) -> float:
+        given = [f"experiment={experiment}", "machine=h200", *words]
+        return configured("pretrain", given, {"gpus": gpus, "nodes": 1}).row.images_per_second
+
+    four, eight = speed(4), speed(8)
+    assert eight > four
+    batch = compose("pretrain", [f"experiment={experiment}", "data.shards=none"]).data.batch
+    assert speed(8, f"data.batch={2 * batch}") > 1.5 * four
 
 
 @pytest.mark.parametrize(
