@@ -53,6 +53,8 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
     keys += "" if best.held_out else " data.val_split=null"
     console.print(f"\n  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"  because {why}", soft_wrap=True, highlight=False)
+    for remark in best.plan.remarks if best.plan else ():
+        console.print(f"  {remark}", soft_wrap=True, highlight=False, markup=False)
     console.print(
         "  Time is of the steps alone, by the encoder's speed measured here: about. GB: peak of one process.\n"
         f"  Fine-tuning: python -m dira_scale.plan finetune task=… data.shards={shlex.quote(shards)}\n",

@@ -158,11 +158,13 @@ def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumu
 
 @dataclass(frozen=True)
 class Configured:
-    """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run."""
+    """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run;
+    ``remarks``: what users should know about its batches."""
 
     row: Estimate
     images: int
     steps: int
+    remarks: Sequence[str] = ()
 
 
 def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -> Configured:
@@ -180,4 +182,5 @@ def planned(command: str, words: Sequence[str], machine: Mapping[str, object]) -
     total = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, config.plan.images // batch)))
     steps = min(total, config.steps or total)
     share = steps / total
-    return Configured(replace(row, hours=row.hours * share, price=row.price * share), config.plan.images, steps)
+    row = replace(row, hours=row.hours * share, price=row.price * share)
+    return Configured(row, config.plan.images, steps, plain.remarks)

@@ -48,12 +48,16 @@ def test_the_full_size_experiment_is_recommended_where_it_fits(images, hours, me
 
 @pytest.mark.parametrize("held_out", [True, False])
 def test_the_command_can_be_typed(held_out: bool) -> None:
-    """Without held-out images it does not ask for a validation split."""
+    """Without held-out images it does not ask for a validation split. Its remarks on the batch are below it."""
     text = StringIO()
-    actual = [replace(single, held_out=held_out) for single in choices(30000, 200.0, 40.0)]
+    actual = [
+        replace(single, held_out=held_out, plan=single.plan and replace(single.plan, remarks=["groups span"]))
+        for single in choices(30000, 200.0, 40.0)
+    ]
     show_advice("out/shards/a b", actual, ["dira-scale", "pretrain"], Console(file=text, width=200))
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
     assert f"dira-scale pretrain {keys}{'' if held_out else ' data.val_split=null'}\n" in text.getvalue()
+    assert "\n  groups span\n" in text.getvalue()
     assert "30,000 training images" in text.getvalue() and "17,600" in text.getvalue()
 
 

@@ -127,6 +127,7 @@ def test_the_command_prints_every_strategy_and_writes_its_figures(
 def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
     """At the experiment's own batch, whose BatchNorm groups span two of eight GPUs, or all of them; and at as many
     samples a GPU, where twice the GPUs do more."""
+
     def speed(gpus: int, *words: str) -> float:
         given = [f"experiment={experiment}", "machine=h200", *words]
         return configured("pretrain", given, {"gpus": gpus, "nodes": 1}).row.images_per_second
