@@ -22,7 +22,8 @@ def choices(images: int, hours: float, memory: float) -> list[Choice]:
     """``small`` in an hour; ``dira_moco`` in ``hours`` with ``memory`` of 76 GB."""
 
     def plan(steps: int, hours: float, peak: float) -> Any:
-        return SimpleNamespace(steps=steps, row=SimpleNamespace(hours=hours, memory=SimpleNamespace(peak=1e9 * peak)))
+        row = SimpleNamespace(hours=hours, memory=SimpleNamespace(peak=1e9 * peak))
+        return SimpleNamespace(steps=steps, row=row, remarks=["groups span"])
 
     small = Choice("small", 64, "resnet18", 32, images, 76.0, 9.3, plan(2604, 1.0, 0.5) if images >= 32 else None)
     full = Choice("dira_moco", 224, "resnet50", 256, images, 76.0, 1.0, plan(17600, hours, memory))
@@ -50,10 +51,7 @@ def test_the_full_size_experiment_is_recommended_where_it_fits(images, hours, me
 def test_the_command_can_be_typed(held_out: bool) -> None:
     """Without held-out images it does not ask for a validation split. Its remarks on the batch are below it."""
     text = StringIO()
-    actual = [
-        replace(single, held_out=held_out, plan=single.plan and replace(single.plan, remarks=["groups span"]))
-        for single in choices(30000, 200.0, 40.0)
-    ]
+    actual = [replace(single, held_out=held_out) for single in choices(30000, 200.0, 40.0)]
     show_advice("out/shards/a b", actual, ["dira-scale", "pretrain"], Console(file=text, width=200))
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
     assert f"dira-scale pretrain {keys}{'' if held_out else ' data.val_split=null'}\n" in text.getvalue()
