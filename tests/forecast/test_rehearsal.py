@@ -119,7 +119,7 @@ def test_a_unet_of_volumes_by_hand() -> None:
 def test_a_group_of_batch_norm_over_ranks_costs_two_messages_and_few_operations_a_layer(
     groups: int, collectives: int
 ) -> None:
-    """Of a ResNet-18's 20 layers, on one of 4 ranks, forward and backward in bf16; no copy in fp32 is kept."""
+    """A ResNet-18 has 20 layers; on one of 4 ranks, forward and backward in bf16, no copy in fp32 is kept."""
 
     def passed(ranks: int, groups: int) -> Ledger:
         mode = FakeTensorMode()

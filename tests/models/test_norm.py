@@ -174,7 +174,7 @@ def two_ranks(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_over_ranks_is_torchs_batch_norm_of_the_whole_batch(two_ranks, dtype, layout):
-    """Of a batch that both halves of are equal, torch's layer has the same output, gradients and statistics."""
+    """Torch's layer has the same output, gradients and statistics on a batch of two equal halves."""
     plain, ours = (layer.to(torch.promote_types(dtype, torch.float32)) for layer in pair())
     assert ours.ranks == 2
     x = images(16).detach().to(dtype).to(memory_format=layout)

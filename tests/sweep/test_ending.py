@@ -36,7 +36,7 @@ Root Cause (first observed failure):
 
 
 def tries(*ended: tuple[int | None, int | None, int | None]) -> list[Try]:
-    """Of (exit code, step before, step); without an exit code they have no end."""
+    """Tries with these (exit code, step before, step); without an exit code they have no end."""
     return [
         Try(i, "slurm", "7", i, ["n1"], 0.0, None if code is None else 1.0, code, before, step)
         for i, (code, before, step) in enumerate(ended)

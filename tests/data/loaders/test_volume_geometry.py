@@ -190,7 +190,7 @@ def test_the_keys_of_data_reach_views_and_description() -> None:
 
 
 def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path) -> None:
-    """Of a pretraining, before there is a run."""
+    """A pretraining refuses them before there is a run."""
     volumes = make(tmp_path / "toy", random_volumes(8, channels=2)).root
     alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
     run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
