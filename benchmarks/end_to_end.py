@@ -131,7 +131,7 @@ class LoaderTurns(synthetic.SyntheticImages):
 def figures(
     step: Sequence[float], loader: Sequence[float], both: Sequence[float], wait: Sequence[float], steps: int, batch: int
 ) -> dict[str, float]:
-    """Of turns of ``steps`` steps, from seconds round by round.
+    """The rates of turns of ``steps`` steps, from seconds round by round.
 
     ``loader`` and ``both``: images/s. ``share``: both / the steps alone. ``ratio``: both / the slower of loader and
     steps alone, by medians; ``lowest`` and ``highest`` in a round. ``wait_ms``: of a step, for its batch.

@@ -13,7 +13,7 @@ LEAD = 6  # batches of the shorter run: as many as any contender prepares ahead
 
 
 class Pace(NamedTuple):
-    """Of one contender in one round."""
+    """What one contender did in one round."""
 
     rate: float  # images/s or crops/s
     core_ms: float  # of all processes, an image or a crop: hardly depends on what else the machine does
@@ -32,7 +32,7 @@ def exhaust(run: Run, batches: int) -> float:
 
 
 def core_seconds() -> float:
-    """Of this process and its children, so far."""
+    """The seconds of this process and its children, so far."""
     mine = psutil.Process()
     result = 0.0
     for process in (mine, *mine.children(recursive=True)):
@@ -101,7 +101,7 @@ class Spread:
         return f"{self.median:.2f} ({self.lowest:.2f}-{self.highest:.2f})"
 
     def whole(self) -> str:
-        """The same of rates, without decimals."""
+        """Rates as text, without decimals."""
         return f"{self.median:,.0f} ({self.lowest:,.0f}-{self.highest:,.0f})"
 
 

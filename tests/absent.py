@@ -55,7 +55,7 @@ def within(name: str, packages: Iterable[str]) -> bool:
 
 
 def failures() -> dict[str, str]:
-    """Of our modules that cannot be imported: the module that is missing, or else the whole error."""
+    """For each of our modules that cannot be imported, the module that is missing, or else the whole error."""
     found = {}
     for file in sorted(file for package in OURS for file in (ROOT / package).rglob("*.py")):
         name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -68,7 +68,7 @@ def failures() -> dict[str, str]:
 
 
 def wrong_answers(hidden: Iterable[str]) -> list[str]:
-    """Of whatever chooses by what is installed: what fails instead of choosing, and what does not see the absence."""
+    """What chooses by what is installed: what fails instead of choosing, and what does not see the absence."""
     from dira_scale.data.loaders.build import choose
     from dira_scale.errors import UserError
 

@@ -88,7 +88,7 @@ class Forked:
         return [int(text) if (text := file.exists() and file.read_text()) else None for file in files]
 
     def alive(self) -> list[int]:
-        """Those that have not ended."""
+        """The processes that have not ended."""
         return [pid for pid, code in zip(self.pids, self.codes(), strict=True) if code is None]
 
     def poll(self) -> int | None:
@@ -122,7 +122,7 @@ class Forked:
 
 
 class Started:
-    """The same of a command that starts afresh, with all processes that it starts."""
+    """A command that starts afresh, with all processes that it starts."""
 
     def __init__(self, command: Sequence[str | Path], environment: dict[str, str]) -> None:
         handle, self.output = tempfile.mkstemp(prefix="started-")

@@ -29,12 +29,12 @@ class Bucket:
     url: str = f"s3://{NAME}"
 
     def keys(self, prefix: str = "") -> list[str]:
-        """Of all objects whose key begins with ``prefix``, in order."""
+        """The keys of all objects whose key begins with ``prefix``, in order."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=NAME, Prefix=prefix)
         return sorted(row["Key"] for page in pages for row in page.get("Contents", []))
 
     def content(self, key: str) -> bytes:
-        """Of one object."""
+        """The content of one object."""
         found: bytes = self.client.get_object(Bucket=NAME, Key=key)["Body"].read()
         return found
 
@@ -77,7 +77,7 @@ def bucket() -> Iterator[Bucket]:
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
-    """Of the server, once it says that it listens."""
+    """The address of the server, once it says that it listens."""
     deadline = time.monotonic() + SECONDS
     while not (found := re.search(r"Running on (http://[\d.:]+)", log.read_text())):
         assert process.poll() is None and time.monotonic() < deadline, f"moto's server:\n{log.read_text()}"

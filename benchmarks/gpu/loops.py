@@ -60,7 +60,7 @@ class Ours:
         return tensors
 
     def losses(self) -> dict[str, float]:
-        """Of the steps since the last call, their means; waits for the device."""
+        """The means over the steps since the last call; waits for the device."""
         return {name: value for name, value in self.means.take().items() if name.startswith("loss")}
 
 

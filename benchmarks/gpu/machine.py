@@ -21,5 +21,5 @@ CARRIED = {
 
 
 def missing() -> list[str]:
-    """Those of ``CARRIED`` that this Python lacks."""
+    """The packages of ``CARRIED`` that this Python lacks."""
     return [name for name, module in CARRIED.items() if importlib.util.find_spec(module) is None]

@@ -108,7 +108,7 @@ class Result:
         return DECODING if DECODING in self.speeds else RESIZING
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Of each contender: name, images/s, what ours is of it (by images/s, per core), it of the limit, core ms."""
+        """A row a contender: name, images/s, ours by it (in images/s, per core), it by the limit, core ms."""
         rows: list[tuple[str, ...]] = []
         for name, speeds in self.speeds.items():
             compared = ("", "") if name.startswith("ours: ") else (

@@ -33,7 +33,7 @@ class CropList:
         return "x".join(map(str, reversed(self.size)))
 
     def batch(self, number: int) -> list[tuple[int, tuple[slice, ...]]]:
-        """Of each crop of a batch: its volume, and a slice for each axis."""
+        """Each crop of a batch: its volume, and a slice for each axis."""
         number %= len(self.volume)
         starts = self.start[number].tolist()
         spans = [tuple(slice(a, a + side) for a, side in zip(start, self.size, strict=True)) for start in starts]

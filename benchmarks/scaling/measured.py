@@ -39,7 +39,7 @@ class Measured:
 
 
 def keys(processes: int) -> list[str]:
-    """Of the measured run: every process has one BatchNorm group of IMAGES images."""
+    """The measured run, in which every process has one BatchNorm group of IMAGES images."""
     batch = [f"data.batch={IMAGES * processes}", f"model.bn_groups={processes}", "data.remainder=wrap"]
     stages = ["stages.di.epochs=0", "stages.dir.epochs=0", f"stages.{STAGE}.epochs=10000"]
     once = ["parallel.threads=1", "data.workers=1", "data.val_split=null", "checkpoint.every=100000", "log_every=1"]

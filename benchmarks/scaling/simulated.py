@@ -60,7 +60,7 @@ def gpus(experiment: str, keys: Sequence[str], images: int) -> tuple[Workload, d
 
 
 def messages(few: Sequence[Collective], more: Sequence[Collective], ranks: int) -> list[Collective]:
-    """Of a job of ``ranks``: sizes and groups grow with the job or stay, by a line through those of two jobs."""
+    """A job's messages: sizes and groups grow with its ``ranks`` or stay, by a line through those of two jobs."""
     if ranks == 1:
         return []
 

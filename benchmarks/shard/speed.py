@@ -94,7 +94,7 @@ class Mark(NamedTuple):
 
 
 class ShardPace(NamedTuple):
-    """Of all workers, from the first mark of each: how it starts does not count."""
+    """The rate of all workers, from the first mark of each: how it starts does not count."""
 
     processor: float  # seconds an image
     rate: float  # images a second

@@ -1,4 +1,4 @@
-"""The same command again: after a kill, after Ctrl-C, on a finished dataset, on one that is damaged or has changed."""
+"""A command is run again: after a kill, after Ctrl-C, on a finished dataset, on one that is damaged or has changed."""
 
 import os
 import signal

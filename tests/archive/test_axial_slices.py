@@ -54,7 +54,7 @@ def nifti(path: Path, values: np.ndarray, codes: str = "RAS", affine: np.ndarray
 
 
 def itk(path: Path, values: np.ndarray) -> Path:
-    """The same volume, written by SimpleITK: its millimetres run to the left and to the back."""
+    """A volume written by SimpleITK: its millimetres run to the left and to the back."""
     nifti(path.with_name("first.nii"), values)
     SimpleITK.WriteImage(SimpleITK.ReadImage(str(path.with_name("first.nii"))), str(path))
     path.with_name("first.nii").unlink()
@@ -62,7 +62,7 @@ def itk(path: Path, values: np.ndarray) -> Path:
 
 
 def series(folder: Path, values: np.ndarray, make: SimpleNamespace, **tags: Any) -> Path:
-    """The same volume as DICOM: rows run to the left, columns to the back."""
+    """A volume as DICOM: rows run to the left, columns to the back."""
     planes = values[::-1, ::-1].transpose(2, 1, 0)
     corner = (20 - 0.7 * (X - 1), 30 - 0.7 * (Y - 1), 40)
     make.series(folder, planes, corner, PixelSpacing=[0.7, 0.7], **tags)

@@ -65,7 +65,7 @@ def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, in
 def test_slices_that_are_filled_in_are_reported(
     tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
-    """Of four series one lacks a slice, one lacks two and one, one is uneven but whole."""
+    """One of four series lacks a slice, one lacks two and one, one is uneven but whole."""
     for module in ("shard.survey", "archive.writer"):  # threads start at once
         monkeypatch.setattr(f"dira_scale.{module}.worker_pool", lambda workers, *_: ThreadPoolExecutor(workers))
     locations = [range(18), [*range(5), *range(6, 18)], [*range(5), *range(7, 12), *range(13, 18)], range(18)]

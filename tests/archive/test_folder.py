@@ -179,7 +179,7 @@ NAMED = ("P-01_a.png", "deep/P-01_b.png", "P-02.png", "other.png")
 
 @pytest.mark.parametrize("pattern", [r"(P-[0-9]+)", r"^(?:.*/)?(P-\d\d)", r"(deep/)?(?P<patient>P-..)"])
 def test_patients_are_read_from_paths(tmp_path: Path, ingest: SimpleNamespace, pattern: str) -> None:
-    """Of DICOM too, whose header names another; what does not match is rejected by name."""
+    """It finds patients of DICOM files, too, whose header names another; what does not match is rejected by name."""
     for number, name in enumerate(NAMED):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(ingest.picture(number)).save(tmp_path / name)

@@ -257,7 +257,7 @@ class Plugin:
     def __init__(
         self, root: PathStr, scr_folder: "str | Path", parts: Sequence[Path], masks: PathStr | None, fold: str
     ):
-        """Of these, ``fold`` alone is no place."""
+        """Only ``fold`` among these is no place."""
 
     def records(self, workers: int) -> None: ...
 

@@ -41,7 +41,7 @@ def test_what_is_there_and_what_is_odd_is_counted(
 
 
 def test_the_interval_holds_what_is_to_be_estimated() -> None:
-    """Of 1,000 draws of 32 among 5,000 values, about 95 % have the true sum in their interval."""
+    """About 95 % of 1,000 draws of 32 among 5,000 values have the true sum in their interval."""
     rng = np.random.default_rng(0)
     values = rng.gamma(4, 25, 5000)
     hits = 0

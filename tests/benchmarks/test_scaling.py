@@ -39,7 +39,7 @@ def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_messages_grow_with_the_job_or_stay_with_their_group() -> None:
-    """Of 64 and 128 ranks: keys of all, statistics of all, images in blocks of 8, statistics of a group of 16."""
+    """Jobs of 64, 128 ranks: keys of all, statistics of all, images in blocks of 8, statistics of a group of 16."""
 
     def job(ranks: int) -> list[Collective]:
         keys = Collective("gather", 100 * ranks, ranks, asynchronous=True)

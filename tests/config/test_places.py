@@ -15,7 +15,7 @@ PLACES = {"run": PathKind.ONE, "shards": PathKind.SEVERAL}
 
 
 class Source:
-    """Of a recipe of one's own."""
+    """The source of a recipe of one's own."""
 
     def __init__(self, pictures: PathStr, note: str = "", table: PathStr | None = None) -> None: ...
 

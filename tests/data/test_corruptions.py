@@ -76,7 +76,7 @@ def pictures(size: tuple[int, ...], count: int = 4) -> torch.Tensor:
 
 
 def numbers(key: int, count: int) -> np.ndarray:
-    """Those of a key, in [0, 1), by Python's whole numbers."""
+    """The numbers of a key, in [0, 1), by Python's whole numbers."""
     return np.array([plain_hash(key, number) >> 8 for number in range(count)]) * 2.0**-24
 
 

@@ -26,7 +26,7 @@ UPSIDE_DOWN = FixedCrop((0.0, 0.0), (-2,), 28 / 32)
 
 @pytest.mark.parametrize("name", parameters())
 def test_ten_crops_are_torchvisions(make_dataset: Any, radiograph: Any, name: str) -> None:
-    """Of images of 32 pixels, which no loader has to resize. An eleventh one is mirrored top to bottom."""
+    """A dataset of images of 32 pixels, which no loader has to resize. An eleventh one is mirrored top to bottom."""
     images = [radiograph(32, 32, seed=i) for i in range(3)]
     masks = [np.uint8(image > 127) for image in images]
     dataset = make_dataset(images, masks=masks)

@@ -88,7 +88,7 @@ def test_smoothed_labels_are_drawn_for_seed_epoch_and_sample(labelled: Labelled)
 
 
 def test_columns_are_chosen_by_name_in_each_dataset_of_a_mixture(labelled: Labelled) -> None:
-    """Whose labels are otherwise different, or in another order."""
+    """Their labels are otherwise different, or in another order."""
     first, second = labelled(ROWS), labelled([[5, 1, 0], [5, 0, 1]], ("other", "Mass", "Edema"), "second")
     spec = LoaderSpec([first, second], "train", EvalOrder(6, 6), ViewSpec(size=8), seed=0)
     assert next(CpuLoader(spec).iterate(0, 1)).labels is None

@@ -81,7 +81,7 @@ def test_what_cannot_be_learned_is_one_error(
 
 
 def test_a_fraction_and_negatives_go_by_yes_and_no_alone(labelled: Labelled) -> None:
-    """The same rows are chosen with an age as without."""
+    """Equal rows are chosen with an age as without."""
     sick = (np.random.default_rng(0).random(40) < 0.3).astype(float)[:, None]
     patients = [f"p{n // 2}" for n in range(40)]
     plain = labelled(sick.tolist(), ("sick",), patients=patients)

@@ -64,7 +64,7 @@ def orientations(rule: PairCrop, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of boxes [..., 2 n]."""
+    """The overlap of boxes [..., 2 n] as a share of their union."""
     n = first.shape[-1] // 2
     (a, b), (c, d) = ((box[..., :n], box[..., :n] + box[..., n:]) for box in (first, second))
     common = np.prod(np.maximum(np.minimum(b, d) - np.maximum(a, c), 0), -1)

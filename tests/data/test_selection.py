@@ -47,7 +47,7 @@ def held_out(folds: int, fold: int, seed: int) -> list[int]:
     ],
 )
 def test_golden_fraction_of_samples(fraction, seed, rows):
-    """Of `shard subset`; the test split is kept whole."""
+    """What `shard subset` chooses; the test split is kept whole."""
     assert in_fraction(fraction, seed) == rows
 
 
@@ -76,7 +76,7 @@ def test_golden_folds(fold, seed, rows):
     ],
 )
 def test_golden_draws(fraction, seed, draws):
-    """Of `probe`."""
+    """What `probe` chooses."""
     found = nested_draws(np.array(PATIENTS), (1.0, 0.5, 0.1), 2, seed)
     assert [rows.tolist() for rows in found[fraction]] == draws
 
@@ -203,7 +203,7 @@ def test_too_small_a_fraction_names_the_label_and_one_that_works():
 
 @pytest.fixture
 def labelled(make_dataset):
-    """Of 30 patients with two images each; every tenth image has label a, one also b; the others have 0, -1 or NaN."""
+    """30 patients have two images each; every tenth image has label a, one also b; the others have 0, -1 or NaN."""
 
     def make(name: str = "toy", labels: int = 2, value: float | None = None) -> ShardedDataset:
         made = make_dataset([np.zeros((8, 8), np.uint8)] * 60, name=name, label_names=["a", "b"][:labels])

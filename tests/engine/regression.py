@@ -87,7 +87,7 @@ class Numbers:
 
 
 class Shapes:
-    """Of the data, for the planner."""
+    """The shapes of the data, for the planner."""
 
     def batch(self, count: int) -> Samples:
         return Samples(torch.empty(count, FEATURES), torch.empty(count))

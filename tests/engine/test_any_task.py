@@ -28,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand() -> dict[str, torch.Tensor]:
-    """The same steps of gradient descent with momentum, written plainly."""
+    """The steps of gradient descent with momentum, written plainly."""
     torch.manual_seed(0)
     linear = torch.nn.Linear(FEATURES, 1)
     weight, bias = linear.weight.detach()[0], linear.bias.detach()

@@ -123,7 +123,7 @@ def test_steps_down_are_torchs() -> None:
 
 @pytest.mark.parametrize("lowest", [0.0, 0.1])
 def test_reduction_on_plateaus_is_torchs_also_from_a_checkpoint(lowest: float) -> None:
-    """Of losses that fall slowly, some by less than the threshold, and do not fall; resumed in every epoch."""
+    """Losses fall slowly, some by less than the threshold, and do not fall; resumed in every epoch."""
     losses = (1 - 0.01 * np.sqrt(np.arange(60)) + np.random.default_rng(0).normal(0, 0.008, 60)).tolist()
     losses[30:33] = [min(losses[:30]) * share for share in (0.99995, 0.9999, 0.99985)]
     config = settings(schedule="plateau", factor=0.5, patience=3, end=lowest)

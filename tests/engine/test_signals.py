@@ -149,7 +149,7 @@ def lines_of_three(life: str, folder: Path, codes: tuple[int, ...] = (0, 0, 0)) 
 def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
     tmp_path: Path, life: str, name: str, step: int
 ) -> None:
-    """Of a signal to one, and of several signals; one that arrives at the last step is acted on there."""
+    """All agree on a signal to one, and on several signals; one that arrives at the last step is acted on there."""
     lines = lines_of_three(life, tmp_path)
     assert [line for line in lines if line.startswith("rank")] == [f"rank {r}: {name} at step {step}" for r in range(3)]
     output = [line for line in lines if not line.startswith("rank")]

@@ -27,7 +27,7 @@ ROWS = [
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
-    """Of a sweep, as its runs are started."""
+    """A run of a sweep, with the variables with which it is started."""
     from accelerate import PartialState
 
     PartialState(cpu=True)

@@ -25,7 +25,7 @@ def volume(*shape: int) -> tuple[np.ndarray, Stored]:
 
 
 def network(x: Tensor) -> Tensor:
-    """Of the image and its window: a sum of neighbours, and what depends on the window's middle."""
+    """A function of the image and its window: a sum of neighbours, and what depends on the window's middle."""
     smooth = torch.nn.functional.avg_pool3d(x, 3, 1, 1)
     return torch.cat([smooth, x * smooth.mean((2, 3, 4), keepdim=True)], 1)
 

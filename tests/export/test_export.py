@@ -143,7 +143,7 @@ class Trained:
 
 
 class TrainedPCRL(Trained):
-    """The same of PCRL, in a stage of its own."""
+    """A run of PCRL, in a stage of its own."""
 
     def __init__(self, root: Path, form: str, encoder: str = "test_resnet") -> None:
         self.run, shards = root / "demo", dataset(root / "shards")
@@ -284,7 +284,7 @@ SIDES = "data.size=[16,16,16]"
 
 
 def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsys):
-    """Of volumes: all that is known of it is its configuration. Its BatchNorm is plain."""
+    """A network of volumes: all that is known of it is its configuration. Its BatchNorm is plain."""
     words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.batch=4", SIDES]
     words += [f"views.{part}.p=0" for part in ("blur", "cutout", "inverse_cutout", "shuffle")]
     words += [f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2"]
@@ -317,7 +317,7 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("form", ["PCRL", "PCRLReleased"])
 def test_pcrls_restored_image_is_its_heads_output(form, tmp_path, monkeypatch):
-    """Of the stage ``pcrl``; the files are a start of another run, bit for bit."""
+    """The weights of the stage ``pcrl``; the files are a start of another run, bit for bit."""
     trained = TrainedPCRL(tmp_path, form)
     assert main([f"run={trained.run}", "formats=[timm,smp]"]) == 0
     theirs = follow(trained.card(), trained.run / "export", monkeypatch)

@@ -162,7 +162,7 @@ def test_an_encoder_is_compared_with_encoder_and_decoder(tmp_path: Path) -> None
 
 
 def test_random_weights_are_one_setting_whatever_is_pretrained(tmp_path: Path) -> None:
-    """Of each size of images, which another phase made."""
+    """The runs of each size of images, which another phase made."""
     made, runs = Runs(tmp_path), []
     for method in "ab":
         for size in (32, 64):

@@ -151,7 +151,7 @@ def test_masks_are_learned_also_from_another_runs_weights(
 @pytest.mark.system
 @pytest.mark.parametrize(("task", "metric"), [("labels", "AUROC"), ("masks", "Dice")])
 def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Path) -> None:
-    """The same code: nothing in it has two dimensions."""
+    """The code is that of images: nothing in it has two dimensions."""
     shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"
     words = [f"task={task}", "data.size=[16,16,12]", "data.batch=4", "data.test_split=val"]
     assert main([*TINY_VOLUMES, *words, f"data.shards={shards.root}", f"run={run}"]) == 0
@@ -305,7 +305,7 @@ def test_a_dataset_without_labels_or_masks_is_refused(make_dataset, tmp_path, ca
 
 
 def test_masks_are_asked_for_in_what_is_trained_on_and_in_each_split(make_dataset) -> None:  # type: ignore[no-untyped-def]
-    """Of 16 images two have a mask, or four; of several datasets one has a class."""
+    """Two of 16 images have a mask, or four; of several datasets one has a class."""
     images, splits = [np.full((40, 40), i, np.uint8) for i in range(24)], ["train"] * 16 + ["val"] * 4 + ["test"] * 4
     empty = np.zeros((40, 40), np.uint8)
     low, both = np.tri(40, dtype=np.uint8), 1 + np.tri(40, dtype=np.uint8)

@@ -46,7 +46,7 @@ def tasks():
 
 
 def work():
-    """Of every task: losses, a linear layer's gradient averaged over processes, scores of a validation."""
+    """For every task: losses, a linear layer's gradient averaged over processes, scores of a validation."""
     results = {}
     for name, task, features, targets in tasks():
         weight = torch.linspace(-1, 1, 4 * len(task.outputs)).view(len(task.outputs), 4).double().requires_grad_()

@@ -38,7 +38,7 @@ def test_cross_entropy_of_classes_is_the_mean_over_known_rows() -> None:
 
 
 def test_weights_and_the_focal_exponent_are_those_of_the_formulas() -> None:
-    """Of labels the mean is over what is known, of classes it is weighted, as torch's own."""
+    """For labels the mean is over what is known, for classes it is weighted, as torch's own."""
     logits, targets = torch.tensor([[0.5, -2.0], [3.0, 0.1]]), torch.tensor([[1.0, 0.0], [NAN, 1.0]])
     chances = [(sigmoid(0.5), 3), (1 - sigmoid(-2.0), 1), (sigmoid(0.1), 5)]
     expected = sum(-w * (1 - p) ** 2 * math.log(p) for p, w in chances) / 3

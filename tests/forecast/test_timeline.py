@@ -63,7 +63,7 @@ def test_parts_of_a_step_by_hand() -> None:
 
 
 def test_messages_awaited_later_do_not_block() -> None:
-    """Of a gather and an all-to-all, 0.99 s and 0.5 s, the first is asynchronous; a ring of three hops each way."""
+    """A gather takes 0.99 s, an all-to-all 0.5 s: the first is asynchronous; a ring of three hops each way."""
     links = Links(per_node=4, within=100.0, between=1.0, latency_within=0.08, latency_between=5.0)
     messages = [Collective("gather", 100, 4, asynchronous=True), Collective("all_to_all", 56, 4)]
     work = Workload(links, StepTimes(forward=1, backward=2), Traffic(0, 0, 0, 0, 1), lambda _: messages, control=0.1)

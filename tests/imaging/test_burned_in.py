@@ -123,7 +123,7 @@ REST = [pytest.param(h, f, marks=pytest.mark.torture) for h in HEIGHTS for f in 
 
 @pytest.mark.parametrize(("height", "font"), [*SHOWN, *REST])
 def test_names_and_dates_on_a_dark_ground_are_found(font: str, height: int) -> None:
-    """Of every size, in white and grey, and as black on white (MONOCHROME1 turned round)."""
+    """Letters of every size, in white and grey, and as black on white (MONOCHROME1 turned round)."""
     found = []
     for seed, text in enumerate(TEXTS):
         pixels = chest(seed, 700)

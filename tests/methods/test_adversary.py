@@ -33,7 +33,7 @@ def discriminator_formula(adversary, twin, real, fake):
 
 
 def distance(ours, reference):
-    """Of two gradients, relative: float32 against float64."""
+    """The relative distance of two gradients: float32 against float64."""
     return ((ours.double() - reference).norm() / reference.norm()).item()
 
 

@@ -71,7 +71,7 @@ def test_momentum_networks_start_from_the_weights_that_were_loaded(base, copy, t
 
 @pytest.mark.parametrize("base", ["moco", "simsiam", "barlow", "byol"])
 def test_every_base_is_shipped_alone_and_under_dira(base):
-    """The same settings either way, but for the factor of Barlow Twins' loss."""
+    """Settings are equal either way, but for the factor of Barlow Twins' loss."""
     alone, under = config(method=base).method, config(method=f"dira_{base}").method
     assert under._target_ == "DiRA"
     assert {key for key in alone if alone[key] != under.base[key]} == ({"scale"} if base == "barlow" else set())

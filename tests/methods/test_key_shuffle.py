@@ -14,7 +14,7 @@ from dira_scale.models import norm
 
 
 class Wrapper(Method):
-    """Of a user's own, which says nothing of its identity."""
+    """A method of a user's own, which says nothing of its identity."""
 
     def __init__(self, base: Method) -> None:
         super().__init__(base.views, {"di": 1.0})

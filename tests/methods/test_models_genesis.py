@@ -30,7 +30,7 @@ def test_the_whole_clean_view_is_restored(network: str) -> None:
 
 
 def test_it_is_dira_without_its_other_terms() -> None:
-    """The same network and views with ``terms=[re]``."""
+    """A method with this network and views, and ``terms=[re]``."""
     model, size, block = NETWORKS["resnet"]
     base = {"_target_": "SimSiam", "dim": 8, "bottleneck": 4}
     dira = built({"_target_": "DiRA", "base": base}, model, masked(size, block, count=2))

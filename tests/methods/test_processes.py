@@ -118,7 +118,7 @@ def adversary():
 
 
 def pcrl():
-    """The same of PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
+    """Steps of PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
     from dira_scale.data.views import ViewSpec
 
     results = {}
@@ -151,7 +151,7 @@ VOLUMES = {
 
 
 def volumes():
-    """The same of methods of volumes, with masks that hide another number of blocks in each."""
+    """Steps of methods of volumes, with masks that hide another number of blocks in each."""
     from methods.masked import UNET3D, built, masked
 
     from dira_scale.methods.adversary import adversary_of
@@ -285,7 +285,7 @@ def batch_of(batch, step):
 
 
 def evaluation_batch(number):
-    """Of different lengths: no process may wait for another."""
+    """Validation batches have different lengths: no process may wait for another."""
     generator = torch.Generator().manual_seed(number)
     images = torch.rand(3 - number, 1, 32, 32, generator=generator, dtype=torch.float64)
     drawn = [some(len(images), generator) for _ in range(2)]

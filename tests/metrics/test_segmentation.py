@@ -137,7 +137,7 @@ def test_millimetres_and_pixels_are_never_one_mean() -> None:
 
 
 def test_pooled_figures_are_those_of_all_pixels_together() -> None:
-    """Of cases of several sizes: the mean over cases is another figure."""
+    """With cases of several sizes the mean over cases is another figure."""
     sizes = (10, 20, 40)
     masks = [(blobs(i, 2)[:, :size], blobs(i + 9, 2)[:, :size]) for i, size in enumerate(sizes)]
     cases = [case for i, pair in enumerate(masks) for case in mask_cases(f"k{i}", "p", "test", *pair, ["a", "b"])]

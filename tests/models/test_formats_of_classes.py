@@ -32,7 +32,7 @@ def composed() -> Any:
 
 
 def described(node: dict[str, Any], head: Any, size: int | list[int] = 64) -> Description:
-    """Of a fine-tuned run, whose task has other names in its checkpoints than pretraining."""
+    """The description of a fine-tuned run, whose task has other names in its checkpoints than pretraining."""
     config = composed()
     run = derived("pretrain", config | {"model": node, "data": config["data"] | {"size": size}})
     return replace(
@@ -45,7 +45,7 @@ def described(node: dict[str, Any], head: Any, size: int | list[int] = 64) -> De
 
 
 def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> TrainedNetwork:
-    """Of random weights, through the names of a checkpoint."""
+    """A network of random weights, through the names of a checkpoint."""
     run, built = described(node, head, size), architecture(node)
     torch.manual_seed(0)
     encoder = built.build_encoder(run.input.sides)

@@ -30,7 +30,7 @@ def written(network: TrainedNetwork, folder: Path) -> str:
 
 
 def with_encoder(name: str, channels: int = 3) -> TrainedNetwork:
-    """Of random weights, of a decoder too."""
+    """A network of random weights, with a decoder."""
     network = trained(model("test_resnet"), "dense")
     torch.manual_seed(1)
     encoder = build_encoder(name, channels, size=64).eval()

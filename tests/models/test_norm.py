@@ -14,7 +14,7 @@ from dira_scale.models import norm, norm_over_ranks
 
 
 def pair(channels=3, dims=2, **kwargs):
-    """The same layer twice: torch's, and ours over one group."""
+    """One layer twice: torch's, and ours over one group."""
     torch.manual_seed(0)
     kind = nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d
     plain, ours = kind(channels).double(), kind(channels).double()
@@ -110,7 +110,7 @@ def test_two_calls_in_a_step_count_as_their_mean():
 
 
 def test_recomputation_is_not_counted_twice():
-    """Of two passes in a step one is checkpointed: were it counted again, the mean would lean towards it."""
+    """One of two passes in a step is checkpointed: were it counted again, the mean would lean towards it."""
     _, plain = pair()
     _, ours = pair()
     x, other = images().detach().requires_grad_(), images().detach() * 3 - 1

@@ -150,7 +150,7 @@ def test_a_page_is_whole_and_the_same_again(sweep: Sweep, tmp_path: Path) -> Non
 
 
 def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
-    """Of `localize`, whose runs are compared by ``accuracy NAME/THRESHOLD``."""
+    """The table of `localize`, whose runs are compared by ``accuracy NAME/THRESHOLD``."""
     members, spreads, comparisons = {}, [], []
     for start, n in (("random", 10), ("moco", 5)):
         output = tmp_path / "boxes" / f"{start}-0123abcd" / "output"

@@ -59,7 +59,7 @@ def test_rows_that_are_missing_or_too_many_are_errors(rows):
 
 @pytest.mark.parametrize("where", [-20, 60])
 def test_damaged_pixels_are_an_error(radiograph, where):
-    """Of the compressed data and of its checksum."""
+    """Damage to the compressed data and to its checksum."""
     payload = bytearray(codecs.encode(radiograph(40, 50), "png"))
     payload[where] ^= 0xFF
     with pytest.raises(codecs.DecodeError):

@@ -109,8 +109,8 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
 
 
 def conversion(folder: Path, out: Path, **recipe: Any) -> ShardedDataset:
-    """Of the images in ``folder``, in train, val and test by the first letter of their names. Masks are in a folder
-    beside it."""
+    """A dataset of ``folder``'s images, split into train, val and test by the first letter of their names. Masks are in
+    a folder beside it."""
     splits = {"a": "train", "b": "val", "c": "test"}
     rows = [f"{path.name},{splits[path.name[0]]},{path.name},masks/{path.name}" for path in sorted(folder.iterdir())]
     (out.parent / "labels.csv").write_text("\n".join(["file,split,patient,mask", *rows]))

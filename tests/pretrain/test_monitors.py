@@ -86,7 +86,7 @@ def test_the_pull_of_a_term_is_its_weighted_gradient_at_the_encoders_output() ->
 
 
 def test_fp16s_factor_keeps_a_small_pull_from_vanishing() -> None:
-    """Of 1e-8 a number, half of fp16's smallest: nothing is left of it but for the factor."""
+    """Numbers of 1e-8, half of fp16's smallest: nothing is left of it but for the factor."""
     features = torch.rand(2, 3, 2, 2).half().requires_grad_()
     pulls = []
     for scale in (1.0, 2.0**16):
@@ -119,7 +119,7 @@ class Means(Method):
 
 
 def look(images: Tensor, accumulate: int = 1) -> dict[str, float]:
-    """Of ``images`` this process's part."""
+    """This process's part of ``images``."""
     method = Means()
     outputs = Forward(method)(images.clone(), images.flip(-1), None)
     values = Monitors(method.weights, Adversary("lsgan"), accumulate).measure(losses_of(outputs))

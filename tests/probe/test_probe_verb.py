@@ -213,7 +213,7 @@ def test_a_network_of_ones_own_is_compared_with_random_ones_of_its_kind(trained:
 
 
 class Changed(TimmUNet):
-    """Of the same keys, and another encoder: plain timm's would be a wrong baseline."""
+    """A run with these keys and another encoder is none: plain timm's would be a wrong baseline."""
 
     ANOTHER: ClassVar[str] = "test_convnext"
 

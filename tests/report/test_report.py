@@ -245,7 +245,7 @@ def test_an_auc_of_few_images_is_called_noise(finished: Path, images: int | None
 
 @pytest.mark.parametrize(("waited", "grade"), [(0.1, None), (1.0, "fair")])
 def test_speed_has_no_verdict_but_waiting_has(finished: Path, waited: float, grade: str | None) -> None:
-    """Of a second an image: neither 1 nor 1,000 images/s is good or bad by itself."""
+    """A run at an image a second: neither 1 nor 1,000 images/s is good or bad by itself."""
     run = read_run(finished)
     rows = [r | {"images_per_second": 1.04, "time/data": waited, "time/step": 2.0} for r in run.rows]
     found = headline(replace(run, rows=rows), "in the last stage")

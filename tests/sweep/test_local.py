@@ -36,7 +36,7 @@ def machine(gpus: int, cores: int, memory: float = 64.0) -> Hardware:
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Of a sweep of five runs in ``tmp_path/out/sweep``."""
+    """The folder of a sweep of five runs in ``tmp_path/out/sweep``."""
     (tmp_path / "own" / "sweep").mkdir(parents=True)
     (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(SWEEP)
     (tmp_path / "out" / "orders").mkdir(parents=True)

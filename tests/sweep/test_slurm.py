@@ -100,7 +100,7 @@ def test_a_phase_has_its_own_values() -> None:
 
 
 def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of at most as many jobs as an array may have; each task has its own run."""
+    """Arrays have at most as many jobs as one may have; each task has its own run."""
     monkeypatch.setattr("dira_scale.sweep.slurm.LONGEST", 2)
     log, folder = tools(), SweepFolder(tmp_path / "sweep")
     first = [run(str(n)) for n in range(3)]

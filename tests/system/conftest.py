@@ -43,7 +43,7 @@ def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unbroken_pair(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of two processes."""
+    """A run of two processes."""
     run = tmp_path_factory.mktemp("unbroken_pair") / "run"
     finish(pretrain(run, shards, *EACH, ranks=2))
     return run
@@ -67,7 +67,7 @@ def dev_cluster(dev_cluster_made: None, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def own_dev_cluster(dev_cluster_made: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.DevCluster]:
-    """The same for a test that ends daemons or looks at all jobs: no other test uses it meanwhile."""
+    """A SLURM for a test that ends daemons or looks at all jobs: no other test uses it meanwhile."""
     with slurm.used(alone=True) as cluster:
         monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
         yield cluster

@@ -34,7 +34,7 @@ WORDS = ["data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_r
 
 @dataclass
 class Checkout:
-    """Of the project with the command; sweeps are started in ``here``."""
+    """A checkout of the project with the command; sweeps are started in ``here``."""
 
     root: Path
     here: Path

@@ -35,7 +35,7 @@ def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, in
 
 
 def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
-    """The same bytes, rehearsed."""
+    """These bytes, rehearsed."""
     cfg = compose("pretrain", [*TINY, *KEYS, *keys, "data.shards=none"])
     config: Any = OmegaConf.to_object(cfg)
     fake = fake_task(PretrainBlueprint(cfg))

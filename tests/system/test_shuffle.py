@@ -81,7 +81,7 @@ def fresh() -> MoCo:
 
 
 def formula(ranks: int, accumulate: int, groups: int, shuffle: str) -> dict[str, Tensor]:
-    """The same by plain torch: every BatchNorm group goes through the network by itself."""
+    """The step by plain torch: every BatchNorm group goes through the network by itself."""
     moco, losses = fresh(), []
     optimizer = torch.optim.SGD(
         [*moco.encoder.parameters(), *moco.projector.parameters()], lr=1e-2, momentum=0.9, weight_decay=1e-4

@@ -76,12 +76,12 @@ def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 
 def exactly(command: list[str]) -> list[str]:
-    """The same in float64."""
+    """The run in float64."""
     return by_script(command, "exact.py")
 
 
 def by_script(command: list[str], script: str, *arguments: str) -> list[str]:
-    """The same run by a script beside this file."""
+    """The run by a script beside this file."""
     at = command.index("dira_scale.pretrain")
     return [*command[: at - 1], str(Path(__file__).with_name(script)), *arguments, *command[at + 1 :]]
 
@@ -159,7 +159,7 @@ def held(strategy: str, ranks: int) -> dict[str, int]:
 
 
 def promised(strategy: str, ranks: int) -> dict[str, float]:
-    """The same by counting: AdamW over ResNet-18, its U-Net and projector; what follows them has no states."""
+    """The bytes by counting: AdamW over ResNet-18, its U-Net and projector; what follows them has no states."""
     trained, followers = counted()
     adam, method = 8 * trained, 4 * (trained + followers)
     # ZeRO 1 and 2 step a copy of their part of the parameters; 3 keeps its part of them twice, too, besides buffers for

@@ -45,7 +45,7 @@ class Counted(Jobs):
 
     @property
     def runs(self) -> list[Run]:
-        """Those that are recorded."""
+        """The runs that are recorded."""
         files = self.folder.glob("*/*/run.json")
         return [self.sweep.run(str(file.parent.relative_to(self.folder))) for file in sorted(files)]
 

@@ -15,7 +15,7 @@ from dira_scale.training.validation import HeldOutValidation
 
 
 class Batches:
-    """Of 4, 6 and 4 numbers; the last batch is another rank's, and does not count."""
+    """Batches of 4, 6 and 4 numbers; the last batch is another rank's, and does not count."""
 
     def __init__(self) -> None:
         self.parts = [samples(seed, count) for seed, count in enumerate((4, 6, 4))]

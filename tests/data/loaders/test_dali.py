@@ -53,7 +53,7 @@ def images(radiograph):
 
 
 def differences(ours, theirs):
-    """Of all pixels, in grey levels of 256; everything else in the batches must be equal."""
+    """The differences of all pixels, in grey levels of 256; everything else in the batches must be equal."""
     found = []
     for a, b in zip(ours, theirs, strict=True):
         assert (a.step, a.epoch) == (b.step, b.epoch)
@@ -135,7 +135,7 @@ def test_ranks_together_are_one_batch_and_evaluation_is_complete(dali, make_data
 
 
 def native_threads():
-    """Of this process, Python's or not."""
+    """The threads of this process, Python's or not."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 

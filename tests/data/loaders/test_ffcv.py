@@ -37,7 +37,7 @@ def installed() -> None:
 
 
 def in_pairs(dataset: ShardedDataset) -> ShardedDataset:
-    """The same, where always two samples are of one patient."""
+    """A dataset in which always two samples are of one patient."""
     table, location = dataset.table, dataset.table.schema.get_field_index("patient")
     patients = pa.array([f"p{row // 2}" for row in range(len(table))], table.schema.field("patient").type)
     pq.write_table(table.set_column(location, table.schema.field("patient"), patients), dataset.root / MANIFEST_FILE)

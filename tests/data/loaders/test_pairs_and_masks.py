@@ -25,7 +25,7 @@ PATIENTS = ["a", "b", "a", "c", "b", "a", "d", "a"]
 
 
 def rewrite(dataset, **columns):
-    """The same dataset with other columns in its manifest."""
+    """A copy of the dataset with other columns in its manifest."""
     table = dataset.table
     for name, values in columns.items():
         location = table.schema.get_field_index(name)

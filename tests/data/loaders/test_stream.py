@@ -183,7 +183,7 @@ def test_an_order_that_touches_too_many_shards_is_refused_with_what_would_do(cut
 
 @pytest.mark.parametrize("fault", [503, 429, ("cut", 100), ("wrong",)])
 def test_a_server_that_recovers(cut_up, server, cache, fault):
-    """Of some files at the second request, of others at the fourth."""
+    """Some files fail at the second request, others at the fourth."""
     local = cut_up()
     names = (*local.info.shards, "dataset.json", "manifest.parquet")
     server.faults = {name: [fault] * (1 if number % 2 else 3) for number, name in enumerate(names)}

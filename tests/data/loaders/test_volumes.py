@@ -134,7 +134,7 @@ def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], mes
 
 @pytest.mark.parametrize(("name", "channels"), [("cpu", 1), ("stream", 2)])
 def test_bricks_give_what_whole_volumes_give(tmp_path: Path, name: str, channels: int) -> None:
-    """Of plain arrays the whole is read: equal batches."""
+    """Plain arrays are read whole, and give equal batches."""
     volumes = [np.ascontiguousarray(np.tile(v, (2, 2, 3))) for v in random_volumes(COUNT, channels)]
     views = spec(8, 10, 9, extents=((14, 13, 9), (8, 10, 9)))
     expected = load(make(tmp_path / "npy", volumes, "npy"), views, masks=True)

@@ -71,7 +71,7 @@ def dicom_series(
 
 
 def settings(modality: str = "CT", burned_in: str = "refuse", **volume: Any) -> ReadSettings:
-    """Those of ``recipe=volumes``, but for ``volume``."""
+    """The settings of ``recipe=volumes``, but for ``volume``."""
     keys = {"spacing": None, "clip": None, "range": (-1000, 1000), "crop": "none", "irregular": "resample"}
     return ReadSettings(3, modality, 16, burned_in, VolumeSettings(**(keys | volume)))
 

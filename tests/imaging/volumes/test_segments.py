@@ -71,7 +71,7 @@ def drawn() -> np.ndarray:
 
 
 def frames_of(mask: np.ndarray, step: np.ndarray = STEP) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Of each segment the slices that have it, unsorted."""
+    """For each segment the slices that have it, unsorted."""
     there = [(s, CORNER + z * step, mask[z] == s) for s in (1, 2) for z in range(len(mask)) if (mask[z] == s).any()]
     random.Random(1).shuffle(there)
     return there

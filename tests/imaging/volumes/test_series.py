@@ -305,7 +305,7 @@ def test_offsets_count_from_the_first_frame_or_from_zero(
 def test_offsets_that_are_neither_are_refused(
     tmp_path: Path, make: SimpleNamespace, down: tuple[float, ...], offsets: list[float]
 ) -> None:
-    """Of another height than the first frame's; heights of frames that are not transverse."""
+    """They begin at another height than the first frame's, or are heights of frames that are not transverse."""
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40), ((1.0, 0, 0), down))
     change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)

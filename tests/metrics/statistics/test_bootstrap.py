@@ -67,7 +67,7 @@ def test_means_and_differences_of_statistics_share_the_patients() -> None:
 
 @pytest.mark.parametrize("method", ["percentile", "bca"])
 def test_with_one_row_a_patient_it_is_scipys_bootstrap(method: Method) -> None:
-    """Of skewed values, where the two methods differ by more than chance."""
+    """On skewed values the two methods differ by more than chance."""
     values = np.random.default_rng(2).exponential(size=40) ** 2
     found = bootstrap(weighted_mean(values), np.arange(40), resamples=40_000, method=method)
     name = "BCa" if method == "bca" else "percentile"
@@ -126,7 +126,7 @@ def test_intervals_over_patients_hold_the_truth_and_those_over_images_do_not() -
 
 
 def test_several_statistics_have_the_intervals_that_each_has_alone() -> None:
-    """Of whole patients, whose rows are copies of each other here: over rows they would be narrower."""
+    """Draws are of whole patients, whose rows are copies of each other here: over rows they would be narrower."""
     rng = np.random.default_rng(0)
     patients = [f"p{n // 5}" for n in range(200)]
     each = {name: weighted_mean(np.repeat(rng.normal(size=40), 5)) for name in "ab"}

@@ -28,7 +28,7 @@ def read(beton: Path) -> dict[str, np.ndarray]:
 
 
 def read_uncompiled(beton: Path) -> dict[str, np.ndarray]:
-    """The same without FFCV's compiler, which takes seconds."""
+    """A run without FFCV's compiler, which takes seconds."""
     before = Compiler.is_enabled
     Compiler.is_enabled = False
     try:
