@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).parents[1] / "slurm" / "dev-cluster.sh"
 NAME = "dira-slurm-" + hashlib.sha256(bytes(SCRIPT) + SCRIPT.read_bytes()).hexdigest()[:8]
 NODES = 4
 SECONDS = 90  # bound on a call of the script
-TURN = 240  # bound on the wait for others' tests
+TURN = 600  # bound on the wait for others' tests
 PORTS = range(30_100, 32_700, 10)  # below Linux's outgoing ports, above those that runs meet at
 
 

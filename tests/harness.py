@@ -18,7 +18,7 @@ from dira_scale import commands
 from dira_scale.command import Command
 from dira_scale.runs import checkpoint
 
-SECONDS = 240  # bound on every wait
+SECONDS = 600  # bound on every wait, for a loaded machine with slow cores
 TINY = [
     "experiment=small",
     "precision=fp32",

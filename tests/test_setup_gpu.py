@@ -82,7 +82,6 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 @pytest.mark.system
-@pytest.mark.timeout(900)
 def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     """A plain checkout; a Python with a GPU container's packages; the wheels; no way out. All parts are rehearsed."""
     checkout = tmp_path / "checkout"

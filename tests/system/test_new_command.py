@@ -104,7 +104,6 @@ def test_a_new_command_is_listed_checked_swept_and_read(checkout: Checkout) -> N
 
 
 @pytest.mark.system
-@pytest.mark.timeout(600)
 def test_a_new_command_that_trains_is_planned_swept_exported_and_reported(checkout: Checkout) -> None:
     """By its blueprint alone: no other command names it."""
     made = ["recipe=phantom_cxr", "out=shards", "recipe.patients=16", "recipe.size=64", "workers=1"]

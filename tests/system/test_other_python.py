@@ -42,7 +42,6 @@ def installed(version: str) -> Path | None:
 # Up to 3 minutes: torch and 150 packages are fetched and unpacked. Where pip knows no CPU build and uv does not reach
 # it, less than a minute.
 @pytest.mark.system
-@pytest.mark.timeout(900)
 def test_the_newest_python_sets_up_and_trains(tmp_path: Path) -> None:
     version, python = next(((v, p) for v in named() if (p := installed(v))), ("", Path()))
     if version in ("", f"{sys.version_info.major}.{sys.version_info.minor}"):

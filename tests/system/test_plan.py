@@ -123,7 +123,6 @@ def test_the_command_prints_every_strategy_and_writes_its_figures(
 
 
 @pytest.mark.system
-@pytest.mark.timeout(900)  # three rehearsals of a large network
 @pytest.mark.parametrize("experiment", ["dira_moco", "dira_moco3d"])
 def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
     """At the experiment's own batch, whose BatchNorm groups span two of eight GPUs, or all of them; and at as many

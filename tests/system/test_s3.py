@@ -11,7 +11,7 @@ from harness import EACH, finish, losses, pretrain, status, weights
 from dira_scale.config.reach import allow
 from dira_scale.export import main
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.system
 
 
 def export(run: Path) -> dict[str, bytes]:

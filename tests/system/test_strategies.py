@@ -381,13 +381,14 @@ def test_fp16_scales_its_loss_and_follows_fp32(strategy: str, shards: Path, plai
 
 
 @pytest.mark.system
+@pytest.mark.timeout(1800)
 def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -> None:
     """Encoder and decoder, forward and backward, under a strategy that gathers blocks. Compilers take their time."""
     need_program("g++", "g++")
     alone = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=1.5"]
     alone += ["data.val_split=null", "parallel=fsdp2"]
     for name, compiled in (("run", "true"), ("plain", "false")):
-        finish(command(tmp_path / name, shards, "moco", *KEPT, *alone, f"parallel.compile={compiled}"))
+        finish(command(tmp_path / name, shards, "moco", *KEPT, *alone, f"parallel.compile={compiled}"), seconds=1500)
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain", steps=3)
 
 

@@ -375,7 +375,6 @@ class Noting(DiRA):
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(900)
 def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_the_same(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

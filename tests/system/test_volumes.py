@@ -67,7 +67,6 @@ def test_a_masked_autoencoder_run_ends_in_a_report(tmp_path: Path) -> None:
     assert "a Gaussian mean of visible voxels in hidden ones" in page and "top-1" not in page
 
 
-@pytest.mark.timeout(900)  # seven commands
 def test_a_run_on_volumes_is_planned_reported_exported_embedded_and_fine_tuned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

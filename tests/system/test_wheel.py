@@ -10,7 +10,7 @@ import pytest
 from harness import SECONDS, TINY
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.system
 
 
 def run(*command: str | Path, folder: Path, code: int = 0) -> str:
