@@ -421,8 +421,11 @@ MUTATIONS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {mutation.name: mutation for mutation in MUTATIONS}
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=known, help="all of them by default")
-    chosen = [known[name] for name in parser.parse_args().names or known]
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all of them by default")
+    names = parser.parse_args().names or known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"no fault is named {unknown[0]}; there are {', '.join(known)}")
+    chosen = [known[name] for name in names]
     for mutation in chosen:
         check(mutation)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is running and the copy go with it
