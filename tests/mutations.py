@@ -133,7 +133,7 @@ MUTATIONS = (
         "methods/shuffle.py",
         "np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)",
         "np.arange(count)",
-        ("methods/test_moco.py",),
+        ("methods/test_key_shuffle.py",),
     ),
     Mutation(
         "keys-stay-in-their-groups",

@@ -36,6 +36,9 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
     pending: Tensor  # sums since the last commit: C means, C unbiased variances, COUNT times the number of passes
+    noted: (
+        Tensor  # of each group in a micro-batch, as the kernels wrote them in the last pass: the same, with COUNT ones
+    )
 
     groups = local = ranks = 1
     process_group: Any = None
@@ -51,6 +54,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
         pending = like.running_mean.new_zeros(2 * like.num_features + COUNT)
         self.register_buffer("pending", pending, persistent=False)
+        self.register_buffer("noted", torch.ones_like(pending), persistent=False)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -70,23 +74,26 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
-        seen = self.running_mean.new_ones(self.local, 2 * self.num_features + COUNT)
-        normalised = []
-        # A single group is not split: the split's backward pass would copy the gradient.
-        for part, statistics in zip((x,) if self.local == 1 else x.chunk(self.local), seen, strict=True):
-            # With momentum 1 the kernel writes this group's statistics into mean and var: no second pass over the data.
-            mean, var, _ = statistics.split([self.num_features, self.num_features, COUNT])
-            normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
-        return (normalised[0], seen[0]) if self.local == 1 else (torch.cat(normalised), seen.mean(0))
+        if self.local == 1:  # a split's backward pass would copy the gradient
+            return self._torchs(x, *self._statistics()), self.noted
+        parts = zip(x.chunk(self.local), *self._statistics(), strict=True)
+        return torch.cat([self._torchs(*part) for part in parts]), self.noted.mean(0)
+
+    def _torchs(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        # With momentum 1 the kernel writes the batch's statistics: no second pass over the data.
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+
+    def _statistics(self) -> list[Tensor]:
+        """Means and variances in ``noted``, for a kernel to write: [C], of several groups [local, C]."""
+        return [*self.noted.split([self.num_features, self.num_features, COUNT], dim=-1)[:2]]
 
     def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One group over several processes."""
         if self.by_formula or not self.affine or torch.compiler.is_compiling():  # a compiler fuses the formula
             return self._formula_over_ranks(x)
-        seen = self.running_mean.new_ones(2 * self.num_features + COUNT)
-        mean, var, _ = seen.split([self.num_features, self.num_features, COUNT])
-        y = BatchNormOverRanks.apply(x, self.weight, self.bias, mean, var, self.eps, self.process_group)
-        return y, seen
+        mean, variance = self._statistics()
+        y: Tensor = BatchNormOverRanks.apply(x, self.weight, self.bias, mean, variance, self.eps, self.process_group)
+        return y, self.noted
 
     def _formula_over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One group over several processes, by formula: variances combined as Chan et al. do, for equal counts."""
@@ -161,6 +168,7 @@ def regroup(module: nn.Module, groups: int, accumulate: int = 1) -> None:
     for layer in module.modules():
         if isinstance(layer, GroupedBatchNorm):
             layer.groups, layer.local, layer.ranks, layer.process_group = groups, local, span, process_group
+            layer.noted = torch.ones_like(layer.pending.expand(local, -1) if local > 1 else layer.pending)
 
 
 def groups(module: nn.Module) -> int:

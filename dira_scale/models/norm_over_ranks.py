@@ -32,18 +32,18 @@ class BatchNormOverRanks(torch.autograd.Function):
         x = x.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
         own = torch.stack(kernels.batch_norm_stats(x, eps))
         means, scales = gather(own[None], group).unbind(1)
-        counts = means.new_full((len(means),), x.numel() // x.shape[1])
+        count = x.numel() // x.shape[1]
         # With momentum 1, running statistics become the batch's.
-        together, scale = kernels.batch_norm_gather_stats_with_counts(x, means, scales, mean, var, 1.0, eps, counts)
-        ctx.save_for_backward(x, weight, together, scale, counts)
-        ctx.group = group
+        together, scale = kernels.batch_norm_gather_stats(x, means, scales, mean, var, 1.0, eps, count)
+        ctx.save_for_backward(x, weight, together, scale)
+        ctx.group, ctx.counts = group, (len(means), count)
         y: Tensor = kernels.batch_norm_elemt(x, weight, bias, together, scale, eps)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, counts = ctx.saved_tensors
+        x, weight, mean, scale = ctx.saved_tensors
         kernels = _kernels(x)
         dy = dy.contiguous(memory_format=torch._prims_common.suggest_memory_format(x))
         sum_dy, sum_dy_xmu, dweight, dbias = kernels.batch_norm_backward_reduce(
@@ -51,7 +51,9 @@ class BatchNormOverRanks(torch.autograd.Function):
         )
         sums = torch.stack([sum_dy, sum_dy_xmu])
         dist.all_reduce(sums, group=ctx.group)
-        dx = kernels.batch_norm_backward_elemt(dy, x, mean, scale, weight, *sums.unbind(), counts.to(torch.int32))
+        ranks, count = ctx.counts
+        counts = x.new_full((ranks,), count, dtype=torch.int32)
+        dx = kernels.batch_norm_backward_elemt(dy, x, mean, scale, weight, *sums.unbind(), counts)
         return dx, dweight, dbias, None, None, None, None
 
 
@@ -79,17 +81,15 @@ def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return mean, torch.rsqrt(var + eps)
 
 
-@torch.library.custom_op(
-    "dira_scale::batch_norm_gather_stats_with_counts", mutates_args=("running_mean", "running_var")
-)
-def batch_norm_gather_stats_with_counts(
+@torch.library.custom_op("dira_scale::batch_norm_gather_stats", mutates_args=("running_mean", "running_var"))
+def batch_norm_gather_stats(
     x: Tensor, mean: Tensor, invstd: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float,
-    counts: Tensor,
+    count: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Combine the statistics [W, C] of ``counts`` [W] values, which are equal (Chan et al.), and note them."""
+    """Combine the statistics [W, C] of ``count`` values each (Chan et al.), and note them."""
     total = mean.mean(0)
     var = (invstd.pow(-2) - eps + (mean - total).square()).mean(0)
-    count = counts.sum()
+    count *= len(mean)
     running_mean.lerp_(total.to(running_mean.dtype), momentum)
     running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
     return total, torch.rsqrt(var + eps)
@@ -131,7 +131,7 @@ def _(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return mean, torch.empty_like(mean)
 
 
-@batch_norm_gather_stats_with_counts.register_fake
+@batch_norm_gather_stats.register_fake
 def _(x: Tensor, mean: Tensor, invstd: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return mean.new_empty(mean.shape[1]), mean.new_empty(mean.shape[1])
 

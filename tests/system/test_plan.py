@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,21 +123,44 @@ def test_the_command_prints_every_strategy_and_writes_its_figures(
     assert kept["price"] == pytest.approx(kept["hours"] * 2 * figures["machine"]["price"])
 
 
+def planned_speed(experiment: str, gpus: int, batch: int, *words: str) -> float:
+    given = [f"experiment={experiment}", "machine=h200", f"data.batch={batch}", *words]
+    where = {"gpus": min(gpus, 8), "nodes": max(1, gpus // 8)}
+    return configured("pretrain", given, where).row.images_per_second
+
+
+def own_batch(experiment: str) -> int:
+    return int(compose("pretrain", [f"experiment={experiment}", "data.shards=none"]).data.batch)
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("experiment", ["dira_moco", "dira_moco3d"])
-def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
+def test_eight_gpus_are_planned_to_be_faster_than_four(experiment: str) -> None:
     """At the experiment's own batch, whose BatchNorm groups span two of eight GPUs, or all of them; and at as many
-    samples a GPU, where twice the GPUs do more."""
+    samples a GPU."""
+    batch, last = own_batch(experiment), ["stages.di.epochs=0", "stages.dir.epochs=0"]
+    four = planned_speed(experiment, 4, batch, *last)
+    assert planned_speed(experiment, 8, batch, *last) > four
+    assert planned_speed(experiment, 8, 2 * batch, *last) > 1.5 * four
 
-    def speed(gpus: int, *words: str) -> float:
-        last = ["stages.di.epochs=0", "stages.dir.epochs=0"]
-        given = [f"experiment={experiment}", "machine=h200", *last, *words]
-        return configured("pretrain", given, {"gpus": gpus, "nodes": 1}).row.images_per_second
 
-    four, eight = speed(4), speed(8)
-    assert eight > four
-    batch = compose("pretrain", [f"experiment={experiment}", "data.shards=none"]).data.batch
-    assert speed(8, f"data.batch={2 * batch}") > 1.5 * four
+EXPERIMENTS = sorted(file.stem for file in (Path(plan.__file__).parents[2] / "configs" / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.startswith(("small", "phantom"))])
+def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
+    """Every doubling from 1 to 64, at as many samples a GPU; from 1 to 4 to 8 at the experiment's own batch, with
+    BatchNorm groups that span no GPUs (a run's first lines name them): a step that the host bounds gains nothing."""
+    batch = own_batch(experiment)
+    each = max(batch // 4, 8)
+    speeds = [planned_speed(experiment, gpus, each * gpus) for gpus in (1, 2, 4, 8, 16, 32, 64)]
+    assert all(more > less for less, more in pairwise(speeds)), speeds
+    within = [gpus for gpus in (1, 4, 8) if batch % gpus == 0 and batch // gpus > 1]
+    own = ["model.bn_groups=null", f"model.bn_group_size={batch // within[-1]}"]
+    speeds = [planned_speed(experiment, gpus, batch, *own) for gpus in within]
+    assert all(more > 0.99 * less for less, more in pairwise(speeds)), speeds
 
 
 @pytest.mark.parametrize(
