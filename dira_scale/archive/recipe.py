@@ -17,7 +17,7 @@ from dira_scale.config.schema import path_arguments
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
-from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
+from dira_scale.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
 
 AUTO = "auto"  # of recipe.volume.range
 HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
@@ -67,12 +67,14 @@ class Recipe:
             given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
         slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
         whole = config["dims"] == 3 and slices is None
+        bits = config["bits"] or (16 if whole else 8)
+        codec = config["codec"] or ("b2nd" if whole else "png")
         values = {name: config[name] for name in cls.key_names()} | {
             "name": config["name"] or "",
             "volume": VolumeSettings(**given),
             "slices": slices,
-            "codec": config["codec"] or ("b2nd" if whole else "png"),
-            "bits": config["bits"] or (16 if whole else 8),
+            "codec": gpu_codec(bits) if codec == GPU else codec,
+            "bits": bits,
         }
         source = {k: v for k, v in config.items() if k not in common}
         for name in ("attributes", "label_columns", "class_columns"):
@@ -82,7 +84,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
-            raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, CODECS) or ':'} use {', '.join(CODECS)}")
+            codecs = [*CODECS, GPU]
+            raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, codecs) or ':'} use {', '.join(codecs)}")
         if self.slices and self.dims != 3:
             raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
                             "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip

@@ -70,6 +70,8 @@ def survey(config: DictConfig) -> None:
     software = components(machine, dicom_decoders())
     choices = []
     if config.shards:
+        from dira_scale.archive.gpu_codecs import gpu_codecs_line
+        from dira_scale.data.manifest import ShardedDataset
         from dira_scale.doctor.advice_table import advise, show_advice  # imports torch
 
         choices = advise(config.shards, machine, console)
@@ -81,6 +83,9 @@ def survey(config: DictConfig) -> None:
     show(machine, software, as_typed(command), console)
     if choices:
         show_advice(config.shards, choices, as_typed(command), console)
+        convert = f"python -m dira_scale.shard convert {shlex.quote(f'path={config.shards}')} codec={{codec}} out=…"
+        if machine.gpus and (line := gpu_codecs_line(ShardedDataset.open(config.shards), convert)):
+            console.print(f"  {line}\n", soft_wrap=True, highlight=False, markup=False)
 
 
 def show(machine: Hardware, software: list[Component], command: list[str], console: Console) -> None:

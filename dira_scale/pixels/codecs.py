@@ -132,6 +132,7 @@ def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
 VOLUME_CODECS = ("b2nd", "npy")
 DECODED_ON_GPU = ("jpg", "jp2")  # by nvJPEG and nvJPEG2000
+GPU = "gpu"  # in recipes: the codec for images that GPUs decode
 CODECS: dict[str, Callable[[Payload, Allocate], np.ndarray]] = {
     "png": png.decode,
     "jpg": _decode_jpeg,
@@ -139,3 +140,8 @@ CODECS: dict[str, Callable[[Payload, Allocate], np.ndarray]] = {
     "npy": _decode_npy,
     "b2nd": _decode_bricks,
 }
+
+
+def gpu_codec(bits: int) -> str:
+    """Return the codec that GPUs decode fastest among those that store ``bits``: a GPU has circuits for JPEG."""
+    return "jpg" if bits == 8 else "jp2"

@@ -8,6 +8,7 @@ from typing import Any
 
 from dira_scale.archive.claim import Share, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.finish import Outcome, finish
+from dira_scale.archive.gpu_codecs import gpu_codecs_line
 from dira_scale.archive.modality import with_modality
 from dira_scale.archive.outcome import print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
@@ -60,6 +61,8 @@ def convert(
             f"sharding to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
+    if line := gpu_codecs_line(ShardedDataset.open(folder), "recipe.codec=gpu, which stores {codec}"):
+        console.print(line)
     print_outcome(console, folder, made, time.monotonic() - started)
 
 
