@@ -104,8 +104,8 @@ class Elastic:
     def _deformed(self, x: Tensor, params: Params) -> Tensor:
         size = x.shape[2:]
         noise = field(params["key"], size, channels=2).sub_(0.5)  # down, across
-        kept = _filter if type(x) is Tensor else _filter.__wrapped__  # a plan's tensors are not for others
-        moved = smoothed(noise, [kept(side, self.sigma, x.device) for side in size])
+        plan = getattr(x, "fake_mode", None)
+        moved = smoothed(noise, [_filter(side, self.sigma, x.device, plan) for side in size])
         height, width = size[-2:]
         # In grid_sample's units, of half a side; each plane by itself, as nothing moves along a volume's first axis.
         step = moved.new_tensor([4 * self.alpha / width, 4 * self.alpha / height])
@@ -121,5 +121,6 @@ class Elastic:
 
 
 @lru_cache(16)
-def _filter(side: int, sigma: float, device: torch.device) -> Tensor:
+def _filter(side: int, sigma: float, device: torch.device, plan: object) -> Tensor:
+    """Of a ``plan``, whose tensors have no values, it is not for others."""
     return matrices(side, torch.full((1,), sigma, device=device), mirrored=False)
