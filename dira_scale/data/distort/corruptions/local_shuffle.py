@@ -91,7 +91,7 @@ class Tables(NamedTuple):
 
 @lru_cache(8)
 def _tables(size: tuple[int, ...], device: torch.device, plan: object) -> Tables:
-    """Of a ``plan``, whose tensors have no values, they are not for others."""
+    """A ``plan``, whose tensors have no values, has its own."""
     largest, steps = [_largest(n) for n in size], np.append(np.cumprod(size[:0:-1])[::-1], 1)
     offsets = np.zeros((math.prod(largest), math.prod(largest)), np.int64)
     for row, sides in zip(offsets, np.ndindex(*largest), strict=True):
