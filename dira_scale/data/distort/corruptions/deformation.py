@@ -124,4 +124,4 @@ class Elastic:
 @lru_cache(16)
 def _filter(side: int, sigma: float, device: torch.device, plan: object) -> Tensor:
     """A ``plan``, whose tensors have no values, has its own."""
-    return matrices(side, torch.full((1,), sigma, device=device), mirrored=False)
+    return matrices(side, torch.full((1,), sigma, device=device), sigma, mirrored=False)
