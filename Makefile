@@ -1,5 +1,5 @@
 # Every target sets up what it needs first; after an interruption, run the same command to resume.
-#   ACCELERATOR=cpu|cuda  which torch to install (default: cuda if there is an NVIDIA GPU)
+#   ACCELERATOR=cpu|cuda  which torch to install (default: cuda if there is an NVIDIA GPU); cpu: also pretrain on the CPU
 #   PYTHON=python3.11     the Python for .venv
 
 SHELL := /bin/bash

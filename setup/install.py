@@ -3,7 +3,8 @@
     python3 setup/install.py [EXTRA ...]        (`make setup`, `make test`, `make pretrain` call it)
 
 Needs only Python's standard library. Returns at once if nothing has changed; after an interruption, the same command
-resumes. ``ACCELERATOR=cpu|cuda`` overrides the detection. An installed torch is kept. A GPU machine also gets DALI.
+resumes. ``ACCELERATOR=cpu|cuda`` overrides the detection. An installed torch is kept. A GPU machine also gets DALI, and
+there the set-up fails if torch cannot use the GPU.
 """
 
 import ctypes
@@ -31,6 +32,7 @@ LOG = VENV / "install.log"
 STAMP = VENV / "install.json"
 SITE_PACKAGES = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 UV = VENV / "bin" / "uv"
+STANDARD_CUDA = 13  # major version of the CUDA in the pinned torch's wheels on pip's standard index
 PATIENCE = 10  # seconds for an answer when uv is fetched and asked, with one retry: at most a minute in all
 
 
@@ -66,16 +68,13 @@ def install(accelerator: str, wanted: dict) -> None:
     kept = installed("torch")
     if kept:
         print(f"torch        {kept} is installed and is kept")
-        if "+cpu" in kept and accelerator == "cuda":
-            text = f"torch {kept} in {VENV} cannot use the GPU. Remove that folder and run again for the CUDA build"
-            if os.environ.get("ACCELERATOR") == "cuda":
-                raise SetupError(text)
-            print(f"             note: {text}")
     else:
         install_torch(f"torch=={pin}", accelerator)
     extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
     pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
     run(PYTHON, "-m", "dira_scale.machine.torchvision_ops")
+    if accelerator == "cuda":
+        require_gpu()
     check()
     stamp = STAMP.with_suffix(".new")
     stamp.write_text(json.dumps(wanted))
@@ -91,29 +90,32 @@ def chosen_accelerator() -> str:
     given = os.environ.get("ACCELERATOR")
     if given not in (None, "", "cpu", "cuda"):
         raise SetupError(f"ACCELERATOR={given}: expected cpu or cuda")
-    if given:
-        return given
+    return given or ("cuda" if shows_gpu() else "cpu")
+
+
+def shows_gpu() -> bool:
+    """Whether the NVIDIA driver shows a GPU."""
     if any(Path("/dev").glob("nvidia[0-9]*")):
-        return "cuda"
+        return True
     smi = shutil.which("nvidia-smi")
-    return "cuda" if smi and subprocess.run([smi, "-L"], capture_output=True).stdout.startswith(b"GPU") else "cpu"
+    return bool(smi) and subprocess.run([smi, "-L"], capture_output=True).stdout.startswith(b"GPU")
 
 
 def gpu_extras(accelerator: str, extras: list[str]) -> list[str]:
     """The extra that decodes images on this machine's GPU: DALI for the CUDA version that the driver supports."""
     if accelerator == "cpu" or any(extra.startswith("dali") for extra in extras):
         return []
-    return ["dali-cuda12"] if driver_cuda() == 12 else ["dali"]
+    return ["dali-cuda12"] if (driver_cuda() or "").startswith("12.") else ["dali"]
 
 
-def driver_cuda() -> int | None:
-    """The major version of CUDA that the NVIDIA driver supports; None without a driver."""
+def driver_cuda() -> str | None:
+    """The version of CUDA that the NVIDIA driver supports, such as 12.8; None without a driver."""
     version = ctypes.c_int()
     try:
         failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
     except OSError:
         return None
-    return None if failed else version.value // 1000
+    return None if failed else f"{version.value // 1000}.{version.value % 1000 // 10}"
 
 
 def key(accelerator: str) -> str:
@@ -230,34 +232,38 @@ def chosen_wheel(requirement: str) -> str:
 
 
 def install_torch(requirement: str, accelerator: str) -> None:
-    """Install torch with pip, or with uv where pip would fetch a CUDA build that this machine has no use for.
+    """Install torch with pip, or with uv where pip would fetch a build that does not suit this machine.
 
-    uv knows torch's own index, which has the CPU builds. It installs torch only: the packages that torch requires
-    come with the rest, by pip and its settings.
+    uv knows torch's own indexes, with its CPU builds and those for each version of CUDA, of which it takes the newest
+    that the driver supports. It installs torch only: the packages that torch requires come with the rest, by pip and
+    its settings.
 
     Raises:
-        SetupError: neither finds a CPU build.
+        SetupError: neither finds a build that suits it.
     """
     pins = ("-c", str(ROOT / "constraints.txt"))
     wheel = chosen_wheel(requirement)
-    if not needless_cuda_build(wheel, accelerator):
+    reason = misfit(wheel, accelerator)
+    if not reason:
         pip(f"torch for {accelerator}", *pins, requirement)
         return
-    print(f"torch        pip would fetch {wheel}, a CUDA build; asking uv for the CPU build")
+    if accelerator == "cpu":
+        backend, build, local, other = "cpu", "CPU build", "+cpu", "cuda installs the CUDA build anyway"
+    else:
+        backend, build, local, other = "auto", "build for the driver", "+cu", "cpu installs the CPU build"
+    print(f"torch        {reason}; asking uv for the {build}")
     try:
         pip("uv", f"--timeout={PATIENCE}", "--retries=1", *pins, "uv")
-        command = [str(UV), "pip", "install", "--python", str(PYTHON), "--torch-backend=cpu", "--no-deps", *pins]
+        command = [str(UV), "pip", "install", "--python", str(PYTHON), f"--torch-backend={backend}", "--no-deps", *pins]
         ask_uv([*command, "--dry-run", requirement])
-        logged("torch for cpu", [*command, requirement])
-        if "+cpu" not in (result := installed("torch", PYTHON) or "nothing"):
+        logged(f"torch for {accelerator}", [*command, requirement])
+        if local not in (result := installed("torch", PYTHON) or "nothing"):
             raise SetupError(f"uv ended without an error, and the environment has {result} as torch")
     except SetupError as error:
         raise SetupError(
-            f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. It was not "
-            f"downloaded. uv, which knows where the CPU build is, was tried next:\n{error}\nPoint pip to the CPU "
-            f"build and run again: set PIP_EXTRA_INDEX_URL to the CPU index on torch's install page, or "
-            f"PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
-            f"(ACCELERATOR=cuda installs the CUDA build anyway.)"
+            f"{reason}. It was not downloaded. uv, which knows where torch's builds are, was tried next:\n{error}\n"
+            f"Point pip to the {build} and run again: set PIP_EXTRA_INDEX_URL to its index on torch's install page, or "
+            f"PIP_FIND_LINKS to a folder with torch-{pinned('torch')}{local}*.whl. (ACCELERATOR={other}.)"
         ) from error
 
 
@@ -273,13 +279,42 @@ def ask_uv(command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         raise SetupError(f"uv had no answer from torch's index within {3 * PATIENCE} s") from None
     if done.returncode:
-        raise SetupError(f"uv failed on torch for cpu:\n{done.stdout}{done.stderr}".rstrip())
+        raise SetupError(f"uv failed on torch:\n{done.stdout}{done.stderr}".rstrip())
 
 
-def needless_cuda_build(wheel: str, accelerator: str) -> bool:
-    """Whether ``wheel`` is a CUDA build without need: on Linux/x86-64, any torch wheel not named ``+cpu``."""
-    here = (platform.system(), platform.machine())
-    return accelerator == "cpu" and here == ("Linux", "x86_64") and "+cpu" not in wheel
+def misfit(wheel: str, accelerator: str) -> str:
+    """Why pip's ``wheel`` of torch does not suit this machine; empty if it does.
+
+    On Linux, a wheel without ``+cpu`` or ``+cu126`` in its name is the standard index's: for CUDA, on x86-64.
+    """
+    fetched, cuda = f"pip would fetch {wheel}", driver_cuda()
+    if platform.system() != "Linux":
+        return ""
+    if accelerator == "cpu" and platform.machine() == "x86_64" and "+cpu" not in wheel:
+        return f"this machine shows no GPU, and {fetched}: the CUDA build, several gigabytes"
+    if accelerator == "cuda" and cuda and int(cuda.split(".")[0]) < STANDARD_CUDA and "+" not in wheel:
+        return f"the NVIDIA driver supports CUDA {cuda}, and {fetched}: the build for CUDA {STANDARD_CUDA}"
+    return ""
+
+
+def require_gpu() -> None:
+    """Raise SetupError if torch cannot use this machine's GPU; on one without, which installs for others, if torch is
+    a CPU build."""
+    code = "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available())"
+    visible = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run([PYTHON, "-c", code], env=visible, capture_output=True, text=True)
+    if done.returncode:
+        raise SetupError(f"torch cannot be imported:\n{done.stderr}".rstrip())
+    torch, cuda, usable = done.stdout.split()
+    if usable == "True" or (cuda != "None" and not shows_gpu()):
+        return
+    driver = driver_cuda()
+    raise SetupError(
+        f"torch {torch} ({'a CPU build' if cuda == 'None' else f'for CUDA {cuda}'}) in {VENV} cannot use the GPU; the "
+        f"NVIDIA driver {f'supports CUDA {driver}' if driver else 'has no libcuda.so.1'}. Remove that folder and run "
+        "again, which chooses the build by the driver; if it is this one again, update the driver, or set "
+        "PIP_EXTRA_INDEX_URL to the index on torch's install page that suits it. (ACCELERATOR=cpu: compute on the CPU)"
+    )
 
 
 def run(*command: Path | str) -> None:

@@ -30,7 +30,14 @@ heading "2 of 4  pretraining"
 stop='import psutil, sys; [child.terminate() for child in psutil.Process(int(sys.argv[1])).children()]'
 # Drop the long traceback that a launcher of several processes prints when they end.
 exec 3> >(trap '' INT && exec awk '/elastic\/multiprocessing/ { over = 1 } !over { print; fflush() }' >&2)
-setsid $(python -m dira_scale.doctor show=launch) experiment=$experiment data.shards=$shards run=$run 2>&3 &
+command=(experiment=$experiment data.shards=$shards run=$run)
+if [ "${ACCELERATOR:-}" = cpu ]; then
+    export CUDA_VISIBLE_DEVICES=
+    command+=(parallel.device=cpu)
+fi
+command=($(python -m dira_scale.doctor show=launch) "${command[@]}")
+echo "${command[*]}"
+setsid "${command[@]}" 2>&3 &
 launch=$!
 asked=
 # HUP: the terminal is gone, as when an ssh connection drops; nothing can be printed any more.

@@ -110,17 +110,78 @@ def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypat
     assert sent < len(content) / 2
 
 
-def test_only_linux_machines_without_a_gpu_have_no_use_for_a_cuda_build(
-    install: ModuleType, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("build", "accelerator", "driver", "system", "reason"),
+    [
+        ("", "cpu", None, "Linux", "shows no GPU"),
+        ("", "cpu", "12.8", "Linux", "shows no GPU"),
+        ("+cpu", "cpu", None, "Linux", ""),
+        ("", "cpu", None, "Darwin", ""),
+        ("", "cuda", "12.8", "Linux", "supports CUDA 12.8"),
+        ("+cu126", "cuda", "12.8", "Linux", ""),
+        ("", "cuda", "13.0", "Linux", ""),
+        ("", "cuda", None, "Linux", ""),
+    ],
+)
+def test_a_wheel_suits_a_machine_with_its_driver_or_is_refused_with_the_reason(
+    build: str,
+    accelerator: str,
+    driver: str | None,
+    system: str,
+    reason: str,
+    install: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(install.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(install.platform, "system", lambda: system)
     monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
-    cuda = "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl"
-    assert install.needless_cuda_build(cuda, "cpu")
-    assert not install.needless_cuda_build(cuda, "cuda")
-    assert not install.needless_cuda_build(cuda.replace("2.13.0", "2.13.0+cpu"), "cpu")
-    monkeypatch.setattr(install.platform, "system", lambda: "Darwin")
-    assert not install.needless_cuda_build("torch-2.13.0-cp311-none-macosx_14_0_arm64.whl", "cpu")
+    monkeypatch.setattr(install, "driver_cuda", lambda: driver)
+    found = install.misfit(f"torch-2.13.0{build}-cp311-cp311-manylinux_2_28_x86_64.whl", accelerator)
+    assert reason in found and bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("torch", "gpu", "message"),
+    [
+        ("2.13.0+cu126 12.6 True", True, None),
+        (
+            "2.13.0 13.0 False",
+            True,
+            r"torch 2\.13\.0 \(for CUDA 13\.0\) .*driver supports CUDA 12\.8\. .*ACCELERATOR=cpu",
+        ),
+        ("2.13.0 13.0 False", False, None),  # a machine that installs for others
+        ("2.13.0+cpu None False", True, r"torch 2\.13\.0\+cpu \(a CPU build\) .*cannot use the GPU"),
+        ("2.13.0+cpu None False", False, "a CPU build"),
+    ],
+)
+def test_a_set_up_ends_with_a_torch_that_can_use_the_gpu_or_with_one_line(
+    torch: str,
+    gpu: bool,
+    message: str | None,
+    install: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A kept torch, too; nothing of it is asked where the CPU is chosen."""
+    python = install.VENV / "python"
+    python.write_text(f'#!/bin/sh\n[ -z "${{CUDA_VISIBLE_DEVICES+set}}" ] && echo "{torch}"\n')
+    python.chmod(0o755)
+    for step in ("make_venv", "pip", "run", "check"):
+        monkeypatch.setattr(install, step, lambda *_: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # no reason to call it unusable
+    for name, value in {"PYTHON": python, "LOG": install.VENV / "log", "ROOT": install.VENV}.items():
+        monkeypatch.setattr(install, name, value)
+    for name, value in {"installed": torch.split()[0], "pinned": "2.13.0", "shows_gpu": gpu}.items():
+        monkeypatch.setattr(install, name, lambda *_, value=value: value)
+    monkeypatch.setattr(install, "driver_cuda", lambda: "12.8")
+    (install.VENV / "constraints.txt").touch()
+    if message:
+        with pytest.raises(install.SetupError, match=message) as refused:
+            install.install("cuda", {"extras": []})
+        assert "\n" not in str(refused.value) and not install.STAMP.exists()
+        install.install("cpu", {"extras": []})
+    else:
+        install.install("cuda", {"extras": []})
+    assert install.STAMP.exists()
 
 
 UV = """#!/bin/sh
@@ -129,6 +190,7 @@ printf '%s\\n' "$@" > {arguments}
 case "$*" in *--dry-run*) exit ;; esac
 cp -r {torch} {site}
 """
+REASON = "pip would fetch another build"
 
 
 def provide_uv(install: ModuleType, program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,29 +209,38 @@ def provide_uv(install: ModuleType, program: str, folder: Path, monkeypatch: pyt
     (folder / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
     for name, path in {"ROOT": folder, "LOG": folder / "install.log", "UV": folder / "bin" / "uv"}.items():
         monkeypatch.setattr(install, name, path)
-    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)  # on every kind of machine
+    monkeypatch.setattr(install, "misfit", lambda *_: REASON)  # on every kind of machine
 
 
-@pytest.mark.parametrize("succeeds", [True, pytest.param(False, marks=pytest.mark.system)])
-def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
-    succeeds: bool, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("accelerator", "backend", "build"),
+    [
+        ("cuda", "auto", "+cu126"),
+        pytest.param("cpu", "cpu", "+cpu", marks=pytest.mark.system),
+        pytest.param("cuda", "auto", "+cpu", marks=pytest.mark.system),  # uv's last resort
+        pytest.param("cpu", "cpu", "", marks=pytest.mark.system),
+    ],
+)
+def test_where_pip_finds_no_build_that_suits_the_machine_uv_fetches_one(
+    accelerator: str, backend: str, build: str, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pip installs a wheel named uv, whose program records its arguments and installs a torch, or fails."""
     pin, arguments, site = install.pinned("torch"), tmp_path / "arguments", tmp_path / "lib" / VERSION / "site-packages"
-    ready = tmp_path / f"torch-{pin}+cpu.dist-info"
+    ready = tmp_path / f"torch-{pin}{build}.dist-info"
     provide_uv(install, UV.format(arguments=arguments, torch=ready, site=site), tmp_path, monkeypatch)
-    if succeeds:
+    if build:
         ready.mkdir()
-        (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}+cpu\n")
-        install.install_torch(f"torch=={pin}", "cpu")
-        assert install.installed("torch", install.PYTHON) == f"{pin}+cpu"
+        (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}{build}\n")
+    if (accelerator, build) in (("cpu", "+cpu"), ("cuda", "+cu126")):
+        install.install_torch(f"torch=={pin}", accelerator)
+        assert install.installed("torch", install.PYTHON) == f"{pin}{build}"
     else:
-        message = r"(?s)uv failed .*Failed to fetch the CPU index.*PIP_EXTRA_INDEX_URL"
-        with pytest.raises(install.SetupError, match=message):
-            install.install_torch(f"torch=={pin}", "cpu")
+        failure = r"has 2\.\d+\.\d+\+cpu as torch" if build else "uv failed .*Failed to fetch the CPU index"
+        with pytest.raises(install.SetupError, match=rf"(?s){REASON}.*{failure}.*PIP_EXTRA_INDEX_URL"):
+            install.install_torch(f"torch=={pin}", accelerator)
     given = arguments.read_text().splitlines()
     assert given[:2] == ["pip", "install"] and given[-1] == f"torch=={pin}"
-    assert {"--torch-backend=cpu", "--no-deps", str(install.PYTHON)} <= set(given)
+    assert {f"--torch-backend={backend}", "--no-deps", str(install.PYTHON)} <= set(given)
     assert given[given.index("-c") + 1] == str(tmp_path / "constraints.txt")
 
 
@@ -193,7 +264,7 @@ def test_an_index_without_an_answer_is_asked_for_uv_twice(
     for name, value in {"ROOT": tmp_path, "LOG": tmp_path / "install.log", "PATIENCE": 0.5}.items():
         monkeypatch.setattr(install, name, value)
     monkeypatch.setattr(install, "chosen_wheel", lambda _: "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl")
-    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)
+    monkeypatch.setattr(install, "misfit", lambda wheel, _: wheel)
     for setting in ("DEFAULT_TIMEOUT=180", "RETRIES=5", "IGNORE_INSTALLED=1", "DISABLE_PIP_VERSION_CHECK=1"):
         monkeypatch.setenv(*f"PIP_{setting}".split("="))
     with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
@@ -220,7 +291,7 @@ def test_without_uv_the_set_up_says_where_to_point_pip(
     for name, path in {"ROOT": tmp_path, "LOG": tmp_path / "install.log"}.items():
         monkeypatch.setattr(install, name, path)
     monkeypatch.setattr(install, "pinned", lambda _: pin)
-    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)
+    monkeypatch.setattr(install, "misfit", lambda wheel, _: wheel)
     with pytest.raises(install.SetupError, match=r"(?s)pip failed on uv.*PIP_FIND_LINKS.*ACCELERATOR=cuda") as error:
         install.install_torch(f"torch=={pin}", "cpu")
     assert cuda.name in str(error.value)
@@ -244,10 +315,21 @@ def test_accelerator_is_found_or_reported(install: ModuleType, tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"), [("13000", ["dali"]), ("12080", ["dali-cuda12"]), ("-1", ["dali"]), (None, ["dali"])]
+    ("answer", "version", "expected"),
+    [
+        ("13000", "13.0", ["dali"]),
+        ("12080", "12.8", ["dali-cuda12"]),
+        ("-1", None, ["dali"]),
+        (None, None, ["dali"]),
+    ],
 )
 def test_a_gpu_machine_gets_dali_for_its_driver(
-    answer: str | None, expected: list[str], install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: str | None,
+    version: str | None,
+    expected: list[str],
+    install: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A driver's library that gives its version, one that fails, and none."""
     need_program("g++", "g++")
@@ -257,7 +339,7 @@ def test_a_gpu_machine_gets_dali_for_its_driver(
         subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=code, text=True, check=True)
     load = install.ctypes.CDLL
     monkeypatch.setattr(install.ctypes, "CDLL", lambda name: load(tmp_path / name))
-    assert install.gpu_extras("cuda", ["test"]) == expected
+    assert install.driver_cuda() == version and install.gpu_extras("cuda", ["test"]) == expected
     assert install.gpu_extras("cpu", ["test"]) == install.gpu_extras("cuda", ["dali-cuda12"]) == []
 
 
@@ -379,21 +461,29 @@ time.sleep(100)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
-    """The script with a Python and a launcher of its own: the launcher knows no signals, its process does."""
+@pytest.mark.parametrize(
+    ("number", "accelerator"), [(signal.SIGINT, ""), (signal.SIGTERM, "cpu"), (signal.SIGHUP, "cuda")]
+)
+def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(
+    number: signal.Signals, accelerator: str, tmp_path: Path
+) -> None:
+    """The script with a Python and a launcher of its own: the launcher knows no signals, its process does.
+
+    The command that it prints is the one that it runs, with the device if the CPU was chosen.
+    """
     script = tmp_path / "setup" / "pretrain.sh"
     programs = {
         script: (ROOT / "setup" / "pretrain.sh").read_text(),
         tmp_path / ".venv" / "bin" / "python": PYTHON_OF_A_PRETRAINING.format(python=sys.executable),
-        tmp_path / ".venv" / "bin" / "launcher": f"#!/bin/sh\n{sys.executable} run.py; exit 1\n",
+        tmp_path / ".venv" / "bin" / "launcher": f'#!/bin/sh\necho "$*" > words\n{sys.executable} run.py; exit 1\n',
     }
     for path, text in programs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
     (tmp_path / "run.py").write_text(RUN)
-    with subprocess.Popen([script], stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"ACCELERATOR": accelerator}
+    with subprocess.Popen([script], stdout=subprocess.PIPE, text=True, env=environment) as process:
         while not (tmp_path / "started").exists():
             assert process.poll() is None
             time.sleep(0.05)
@@ -401,6 +491,9 @@ def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(number: signal.Si
         printed, _ = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "interrupted; run make pretrain again to resume" in printed
+    words = (tmp_path / "words").read_text()
+    assert words.startswith("experiment=phantom ") and f"\nlauncher {words}" in printed
+    assert words.endswith(" parallel.device=cpu\n") == (accelerator == "cpu")
 
 
 HOOK = """

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.config import COUNTS_AS
+from dira_scale.data.constants import constant
 from dira_scale.errors import UserError, nearest
 
 if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
@@ -161,10 +162,9 @@ class Labels:
     def targets(self, labels: Tensor) -> Tensor:
         """``labels`` float32 [b, L] as stored -> the same of 0, 1 and NaN, which no loss or metric counts, and of what
         :meth:`smooth` has drawn."""
-        uncertain = torch.tensor(self.uncertain, dtype=labels.dtype, device=labels.device)
         # Unknown ones first: those that are uncertain and ignored stay so.
         known = torch.where(labels.isnan(), self.unknown, labels)
-        return torch.where(labels == UNCERTAIN, uncertain, known)
+        return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), known)
 
     def check(
         self,

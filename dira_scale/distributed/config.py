@@ -22,6 +22,7 @@ class Parallel(Schema):
     compile: bool = MISSING
     offload: bool = MISSING
     timeout: int = at_least(1)
+    device: str | None = one_of("cpu", default=None)
 
     def __post_init__(self) -> None:
         """Raises UserError for an option that the strategy does not support."""

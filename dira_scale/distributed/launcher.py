@@ -26,7 +26,8 @@ def check_launch(parallel: Parallel, precision: str, clip: float | None) -> None
     _refuse_accelerate(parallel, precision, clip)
     _refuse_single_process()
     _refuse_missing(parallel.strategy)
-    _refuse_few_gpus()
+    if parallel.device != "cpu":
+        _refuse_few_gpus()
 
 
 def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None) -> None:

@@ -27,6 +27,7 @@ from dira_scale.distributed.slurm import set_launch_variables
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError, local_rank
+from dira_scale.machine.device import compute_device
 from dira_scale.machine.hardware import CPUS_PER_TASK, usable_cpus
 
 logger = logging.getLogger(__name__)
@@ -43,16 +44,18 @@ SPARE = 512  # open files of shards, loaders, logs, checkpoints, libraries and o
 def start(parallel: Parallel, precision: str) -> World:
     """Join the process group if there is a launcher; choose device, threads and, if it is ``auto``, precision.
 
-    Raises UserError if the processes do not reach each other, or may not have as many sockets as that takes.
+    Raises UserError if torch cannot use this machine's GPUs, the processes do not reach each other, or may not have as
+    many sockets as that takes.
     """
     set_launch_variables(os.environ)
-    cuda, share = torch.cuda.is_available(), default_threads()
+    device, share = compute_device(parallel.device), default_threads()
+    cuda = device.type == "cuda"
     idle = share if cuda else min(share, idle_cores(share))
     threads = idle if parallel.threads == AUTO else parallel.threads
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise Accelerate chooses
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resuming must be exact
-    precision = choose(precision)
+    precision = choose(precision, device)
     set_fp32(precision)
     zero = parallel.strategy.startswith("zero")
     if cuda:  # what torch's deterministic algorithms ask for (engine/step.py), before cuBLAS is first used
@@ -60,6 +63,8 @@ def start(parallel: Parallel, precision: str) -> World:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     else:
         keep_freed_memory()
+    if parallel.device == "cpu":  # DeepSpeed, and Accelerate with its plug-in, would take a GPU where there is one
+        os.environ |= {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})

@@ -39,7 +39,8 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
     everything |= {package: str(version_of(package)) for package in (*PACKAGES, "deepspeed", "transformers")}
     everything |= {key: str(value) for key, value in leaves(cfg) if not key.startswith(PER_MACHINE)}
     control.check_equal(everything | dict(facts))
-    gpu = str(torch.cuda.get_device_properties().uuid) if torch.cuda.is_available() else ""
+    on_gpu = torch.cuda.is_available() and cfg.parallel.device != "cpu"
+    gpu = str(torch.cuda.get_device_properties().uuid) if on_gpu else ""
     gpus = control.gather_objects((socket.gethostname(), gpu))
     (host, shared), count = Counter(gpus).most_common(1)[0]
     if shared and count > 1:

@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from dira_scale import __version__
@@ -41,6 +40,7 @@ from dira_scale.evaluation.leak import Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.evaluation.trained import LARGER, TrainedRun
+from dira_scale.machine.device import compute_device
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES
 from dira_scale.runs.environment import environment
@@ -113,7 +113,7 @@ def _split(
     config: Evaluation, trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, window: str
 ) -> Iterator[HeldOutSplit]:
     """The split, and a bar of how much of it was seen. Raises UserError for one that loaders cannot read."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     views, about = trained.views, SplitCases.of([dataset], config.data.split)
     size, batch = len(about.keys), max(1, config.batch // views.count)
     order = DistributedEvalOrder(size, batch, EvalOrder(size, batch).steps, rank=0, ranks=1)

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy import ndimage
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from dira_scale.evaluation.trained import LARGER, TrainedRun
 from dira_scale.localize.cases import Case
 from dira_scale.localize.gradcam import GradCam
 from dira_scale.localize.results import Row
+from dira_scale.machine.device import compute_device
 from dira_scale.models.network import moved
 from dira_scale.models.normalise import input_of
 from dira_scale.pixels.codecs import DecodeError
@@ -93,7 +93,7 @@ class Localizer:
         self.crop, self.samples = crops[0], Samples([dataset], split)
         if len(trained.size) == 3:
             require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored), LARGER)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = compute_device()
         set_fp32("fp32")
         moved(network := trained.network, self.device, channels_last=False)
         self.outputs = trained.supervision.outputs

@@ -50,9 +50,9 @@ def hardware() -> Hardware:
     limit = _cgroup("memory.max")
     if limit is not None:
         free = min(free, limit - (_cgroup("memory.current") or 0))
-    gpus, no_gpu = _gpus()
+    shown, no_gpu = gpus()
     return Hardware(
-        gpus=gpus,
+        gpus=shown,
         cpu=info.get("model name", platform.processor() or platform.machine()),
         cores=min(threads, psutil.cpu_count(logical=False) or threads),
         threads=threads,
@@ -64,7 +64,7 @@ def hardware() -> Hardware:
     )
 
 
-def _gpus() -> tuple[tuple[Gpu, ...], str]:
+def gpus() -> tuple[tuple[Gpu, ...], str]:
     """The GPUs that the NVIDIA driver shows, whatever build of torch is installed; the reason if it fails."""
     if not shutil.which("nvidia-smi"):
         return (), ""

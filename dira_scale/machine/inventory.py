@@ -70,18 +70,24 @@ def _in_checkout() -> bool:
     return (CHECKOUT / "setup" / "install.py").is_file()
 
 
+def torch_build() -> str:
+    """torch's version, and the CUDA version that it was built for."""
+    return f"{torch.__version__} ({f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU build'})"
+
+
+def repair_torch() -> str:
+    """The command that installs a torch which can use this machine's GPUs."""
+    if _in_checkout():
+        return f"cd {CHECKOUT} && rm -rf .venv && ACCELERATOR=cuda make setup"
+    plain = torch.__version__.partition("+")[0]
+    return f"{sys.executable} -m pip install --force-reinstall torch=={plain}   (in the build for the driver's CUDA)"
+
+
 def _torch(hardware: Hardware) -> Component:
-    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
     gives = "training on this machine's GPUs"
     if not hardware.gpus or torch.cuda.is_available():
-        return Component("torch", "there", f"{torch.__version__}, {build}", gives, "")
-    detail = f"{torch.__version__}, {build}: it cannot use the GPU"
-    if _in_checkout():
-        command = f"cd {CHECKOUT} && rm -rf .venv && ACCELERATOR=cuda make setup"
-    else:
-        plain = torch.__version__.partition("+")[0]
-        command = f"{sys.executable} -m pip install --force-reinstall torch=={plain}   (in its CUDA build)"
-    return Component("torch", "broken", detail, gives, command)
+        return Component("torch", "there", torch_build(), gives, "")
+    return Component("torch", "broken", f"{torch_build()}: it cannot use the GPU", gives, repair_torch())
 
 
 def _torchvision() -> Component:

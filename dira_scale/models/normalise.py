@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from dira_scale.data.constants import constant
 from dira_scale.runs.description import Input
 
 # Of ImageNet, by channel: of red, green and blue.
@@ -27,10 +27,7 @@ def normalised(images: Tensor, input: Input) -> Tensor:
     if not input.mean:
         return images
     shape = (-1, *[1] * (images.dim() - 2))
-    mean, deviation = (
-        torch.tensor(values, dtype=images.dtype, device=images.device).view(shape)
-        for values in (input.mean, input.deviation)
-    )
+    mean, deviation = (constant(tuple(values), images).view(shape) for values in (input.mean, input.deviation))
     return (images - mean) / deviation
 
 

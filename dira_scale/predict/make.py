@@ -30,6 +30,7 @@ from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import check_same, journal, rows_are_kept
 from dira_scale.evaluation.stored import dense, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.machine.device import compute_device
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.pixels.codecs import DecodeError
@@ -55,7 +56,7 @@ def make(config: Predict) -> None:
     require_masks(config.window, not masks, learned)
     if masks and (config.window or trained.window) == SLIDING:
         require_libraries()
-    images = _images(config, trained)
+    device, images = compute_device(), _images(config, trained)
     seen = {"window": config.window or trained.window} if masks else {"crops": trained.about["evaluate"]["crops"]}
     about = {name: trained.about[name] for name in ("network", "stage", "step")}
     about |= {"weights": trained.hash, **seen, "data": images.about}
@@ -70,7 +71,7 @@ def make(config: Predict) -> None:
             predicted = _masks if masks else _values
             with bar("predicting", UNITS[len(trained.size)]) as shown:
                 task = shown.add_task("", total=len(images.keys), completed=len(images.keys) - len(todo))
-                for number, row in predicted(config, trained, images, todo):
+                for number, row in predicted(config, trained, images, todo, device):
                     rows.add(images.keys[number], row)
                     shown.advance(task)
             _finish(out, trained, images, rows.done, about)
@@ -85,9 +86,10 @@ def _images(config: Predict, trained: TrainedRun) -> Images:
     return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, config.workers)
 
 
-def _values(config: Predict, trained: TrainedRun, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
+def _values(
+    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device
+) -> Iterator[tuple[int, Row]]:
     """As the run's test split was evaluated: the mean of what is predicted of its crops."""
-    device = _device()
     predicted = trained.predictor(device)
 
     def views(loaded: Loaded) -> Tensor:
@@ -109,8 +111,10 @@ def _values(config: Predict, trained: TrainedRun, images: Images, todo: list[int
         waiting.clear()
 
 
-def _masks(config: Predict, trained: TrainedRun, images: Images, todo: list[int]) -> Iterator[tuple[int, Row]]:
-    device, window, folder = _device(), config.window or trained.window, Path(config.out) / MASKS
+def _masks(
+    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device
+) -> Iterator[tuple[int, Row]]:
+    window, folder = config.window or trained.window, Path(config.out) / MASKS
     predicted, supervision, chosen = trained.predictor(device), trained.supervision, trained.chosen
     if len({*images.targets}) < len(images.targets):
         twice = Counter(images.targets).most_common(1)[0][0]
@@ -175,7 +179,3 @@ def _finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row]
     print_line(f"{where}: {counted(len(usable), 'image')}")
     if refused:
         print_line(f"quarantined: {len(refused)} ({why}; all in {table})")
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

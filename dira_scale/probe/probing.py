@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from dira_scale.evaluation.probe_figures import AUC, R2, Score
+from dira_scale.machine.device import compute_device
 from dira_scale.metrics.neighbours import knn_scores
 from dira_scale.probe.config import USUAL
 from dira_scale.probe.heads import RATES, train_heads, with_ones
@@ -108,7 +109,7 @@ def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
     As for C, a label's rate is the one with the best figure on the whole validation part, the smaller one on ties.
     """
     task = normalised(task, drawn)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     of = {part: torch.from_numpy(values.astype(np.float32)).to(device) for part, values in features.items()}
     labels = task.labels["train"][drawn]
     inputs, targets = of["train"][torch.from_numpy(drawn).to(device)], torch.from_numpy(labels).to(device).float()

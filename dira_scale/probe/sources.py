@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 
 from dira_scale.data.manifest import ShardedDataset
@@ -25,6 +24,7 @@ from dira_scale.evaluation.encoders import (
 )
 from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_figures import Features
+from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
 from dira_scale.probe.probing import PARTS, Parts
 from dira_scale.runs.description import Description
@@ -60,7 +60,7 @@ class Computed:
         make_names_unique(groups)
         layers = levels(self.config["layer"], groups[0].encoders[0])
         encoders = [encoder for group in groups for encoder in group.encoders]
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = compute_device()
         extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch, device) for part in PARTS}
         return _by_row(groups, list(layers), extracted, model.dimensions)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.constants import constant
 from dira_scale.data.labels import Labels, certain, class_numbers
 from dira_scale.engine.task import Best
 from dira_scale.metrics.cases import LabelCase, label_arrays
@@ -43,7 +44,8 @@ def cross_entropy(
         weights: [L], of classes, whose mean is weighted, or of the positives of labels.
         focal: the exponent of 1 - p, p being the probability of what is true (Lin et al., ICCV 2017).
     """
-    logits, scale = logits.float(), None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
+    logits = logits.float()
+    scale = None if weights is None else constant(tuple(weights), logits)
     if exclusive:
         numbers = class_numbers(targets)
         losses, known = F.cross_entropy(logits, numbers, reduction="none"), (numbers >= 0).float()

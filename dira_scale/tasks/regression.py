@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.constants import constant
 from dira_scale.data.numbers import Numbers
 from dira_scale.engine.task import Best
 from dira_scale.metrics.cases import NumberCase, number_arrays
@@ -81,20 +82,20 @@ class Regression(Supervision):
         return self.numbers.targets(batch.labels)
 
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        known = ~targets.isnan()
-        mean, deviation = self._pairs(targets)
-        errors = torch.where(known, logits.float() - (targets.nan_to_num() - mean) / deviation, 0.0)
+        logits, known = logits.float(), ~targets.isnan()
+        mean, deviation = self._pairs(logits)
+        errors = torch.where(known, logits - (targets.nan_to_num() - mean) / deviation, 0.0)
         squares, distances, count = shared(torch.stack([(errors**2).sum(), errors.abs().sum(), known.float().sum()]))
         return {SQUARED: squares / count.clamp(min=1), ABSOLUTE: distances / count.clamp(min=1)}
 
     def predicted(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
         mean, deviation = self._pairs(logits)
-        return logits.float() * deviation + mean
+        return logits * deviation + mean
 
     def _pairs(self, like: Tensor) -> Tensor:
-        """Means and deviations, float32 [2, L], where ``like`` is."""
-        pairs = [self.normalised.get(name, (0.0, 1.0)) for name in self.outputs]
-        return torch.tensor(pairs, dtype=torch.float32, device=like.device).T
+        """Means and deviations [2, L], of the type of ``like`` and where it is."""
+        return constant(tuple(self.normalised.get(name, (0.0, 1.0)) for name in self.outputs), like).T
 
     def score(self) -> ImageScore:
         return ImageScore(self, self._validated)

@@ -12,6 +12,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.encoders import LAST, levels
 from dira_scale.evaluation.feature_source import weights_hash
 from dira_scale.evaluation.features import Images, features
+from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import architecture, exported_architecture
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
@@ -79,7 +80,7 @@ def describe(
         images = Images(
             dataset, np.concatenate([train.rows, val.rows]), describer.size, words.data.workers, describer.window
         )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = compute_device()
         layers = [*levels(LAST, describer.encoder).values()]
         _, ((values,),) = features([describer.encoder], images, layers, words.batch, device)
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, norm
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dira_scale.data.distort import build
 from dira_scale.data.distort.corruptions import (
@@ -124,7 +125,8 @@ def plain_affine(corruption: Affine, x: np.ndarray, p: dict[str, Any]) -> np.nda
 
 
 def plain_shuffle(corruption: LocalShuffle, x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
-    sides, starts = local_shuffle._blocks(p["key"], corruption.blocks, x.shape)
+    tables = local_shuffle._tables(x.shape, torch.device("cpu"), None)
+    sides, starts = local_shuffle._blocks(p["key"], corruption.blocks, tables)
     most, result = math.prod(max(1, n // 10) for n in x.shape), x.copy()
     for k, (side, start) in enumerate(zip(sides.tolist(), starts.tolist(), strict=True)):
         at = tuple(slice(s, s + e) for s, e in zip(start, side, strict=True))
@@ -142,6 +144,7 @@ PLAIN: list[tuple[Any, Callable[..., np.ndarray]]] = [
     (Elastic(alpha=60.0, sigma=2.5), plain_elastic),
     (Affine(degrees=90.0, scale=0.5), plain_affine),
     (LocalShuffle(p=1.0, blocks=300), plain_shuffle),
+    (GaussianBlur(), lambda c, x, p: gaussian_filter(x, p["sigma"].double().tolist(), mode="reflect")),
     (GaussianBlur(sigma=(6.0, 9.0)), lambda c, x, p: gaussian_filter(x, p["sigma"].double().tolist(), mode="reflect")),
     (
         GaussianNoise(),
@@ -167,7 +170,8 @@ def test_each_equals_its_formula(
     assert torch.equal(corruption.apply(x, half)[::2], result[::2])
     assert torch.equal(corruption.apply(x, half)[1::2], x[1::2])
     monkeypatch.setattr(draws, "one_by_one", lambda x: False)
-    monkeypatch.setattr(local_shuffle, "_sources", local_shuffle._sources_at_once)
+    monkeypatch.setattr(local_shuffle, "one_by_one", lambda x: False)
+    monkeypatch.setattr(local_shuffle, "SLOTS", 3 * 300 * math.prod(n // 10 for n in size))  # of 3 samples, then of 1
     torch.testing.assert_close(corruption.apply(x, half)[::2], result[::2], atol=1e-6, rtol=0)
 
 
@@ -247,11 +251,36 @@ def test_the_corruption_of_the_documentation_works() -> None:
     torch.testing.assert_close(build(views)(x, params), x + share * (1 - x))
 
 
-def test_what_a_plan_has_deformed_is_not_kept_for_training() -> None:
+@pytest.mark.parametrize("corruption", [Elastic(alpha=60.0, sigma=2.125), LocalShuffle(blocks=299)])
+def test_what_a_plan_has_computed_is_not_kept_for_training(corruption: Any) -> None:
     """Tensors without values are of one plan: another one, and a run in the same process, must not get them."""
-    elastic, params = Elastic(alpha=60.0, sigma=2.125), params_of(Elastic(alpha=60.0, sigma=2.125), SIZE, 2)
+    params = params_of(corruption, SIZE, 2)
     for _ in range(2):
         with FakeTensorMode() as mode:
             faked = {name: mode.from_tensor(value) for name, value in params.items()}
-            assert elastic.apply(torch.empty(2, 1, *SIZE), faked).shape == (2, 1, *SIZE)
-    assert type(elastic.apply(torch.rand(2, 1, *SIZE), params)) is torch.Tensor
+            assert corruption.apply(torch.empty(2, 1, *SIZE), faked).shape == (2, 1, *SIZE)
+    assert type(corruption.apply(torch.rand(2, 1, *SIZE), params)) is torch.Tensor
+
+
+@pytest.mark.parametrize("corruption", [LocalShuffle(blocks=50), GaussianBlur()])
+def test_a_plan_counts_what_a_gpu_does(corruption: Any) -> None:
+    """All samples are changed at once: the number of operations, some 200, does not depend on that of samples."""
+
+    class Counted(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operations += 1
+            return func(*args, **kwargs or {})
+
+    counts = []
+    for count in (2, 9):
+        params = params_of(corruption, SIZE, count)
+        with FakeTensorMode() as mode:
+            faked = {name: mode.from_tensor(value) for name, value in params.items()}
+            x = torch.empty(count, 1, *SIZE)
+            corruption.apply(x, faked)  # the tables are made
+            with Counted() as counted:
+                corruption.apply(x, faked)
+        counts.append(counted.operations)
+    assert counts[0] == counts[1] and 100 < counts[0] < 300

@@ -1,5 +1,6 @@
 """Who is who under srun; processes that cannot meet; memory; open files. (Whole nodes: tests/system/test_nodes.py.)"""
 
+import os
 import platform
 import socket
 import subprocess
@@ -13,11 +14,15 @@ import pytest
 import torch.distributed as dist
 from harness import finish, job
 
-from dira_scale.distributed.processes import default_threads, idle_cores
+from dira_scale.distributed.config import Parallel
+from dira_scale.distributed.processes import default_threads, idle_cores, start
 from dira_scale.distributed.rendezvous import _agree_on_name, meet
 from dira_scale.distributed.slurm import PORTS, first_host, set_launch_variables
 from dira_scale.errors import UserError, local_rank
+from dira_scale.machine import device
+from dira_scale.machine.hardware import Gpu, cpu_bf16
 
+CUDA = "import torch; torch.cuda.is_available = lambda: True"
 STEP = {
     "SLURM_JOB_ID": "123456",
     "SLURM_STEP_ID": "1",
@@ -110,6 +115,39 @@ def test_a_launcher_that_has_said_who_is_who_is_left_alone() -> None:
 def test_a_batch_script_of_several_tasks_without_srun_is_refused() -> None:
     with pytest.raises(UserError, match="has 4 tasks, and its script starts one process: write srun python"):
         set_launch_variables({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"})
+
+
+STARTED = """
+import sys
+import torch.distributed as dist
+from dira_scale.distributed.config import Parallel
+from dira_scale.distributed.processes import start
+world = start(Parallel(sys.argv[1], 1, 1, False, False, False, False, 60, *sys.argv[2:]), "auto")
+print(world.device, dist.get_backend(), world.precision)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", pytest.param("zero1", marks=pytest.mark.system)])
+def test_a_run_that_leaves_the_gpu_alone_has_the_cpu_and_gloo(strategy: str, tmp_path: Path) -> None:
+    """Where torch says that there is one. The precision is the CPU's, too: a GPU would be asked for its capability."""
+    if strategy == "zero1":
+        pytest.importorskip("deepspeed")
+    script = tmp_path / "started.py"
+    script.write_text(STARTED)
+    printed = finish([sys.executable, str(script), strategy, "cpu"], before=CUDA)
+    expected = "bf16" if cpu_bf16() else "fp32"
+    assert f"cpu gloo {expected}" in printed.splitlines()
+
+
+def test_gpus_that_torch_cannot_use_end_a_run_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the environment or the threads are changed."""
+    monkeypatch.setattr(device, "gpus", lambda: ((Gpu("H100", 80.0, "570.86", 9.0),), ""))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    before = dict(os.environ)
+    with pytest.raises(UserError, match=r"driver 570\.86 shows 1 GPU"):
+        start(Parallel("fsdp2", 1, 1, False, False, False, False, 60), "fp32")
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,16 @@
 Tensors of a device that torch takes for one and that computes nothing: shapes and devices are followed through a real
 step, values are not. Every operation then shows where its arguments lie, so what CUDA would have to wait for is seen:
 a copy between host and device that is not asked for as non-blocking, a value read by the host, a result whose size only
-the device knows, an index that is assigned a host's number. The JSON names configurations: their stages and their
+the device knows, an index that is assigned a host's number. The JSON names configurations: a command and its
 KEY=VALUEs. Printed, as JSON, is a list for each.
 """
 
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import synthetic
+from dira_scale.config.compose import compose
+from dira_scale.data import distort
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
@@ -32,15 +34,22 @@ from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
-from dira_scale.engine.task import StagePlan
+from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.forecast.network import fake
+from dira_scale.tasks.labels import Classification
+from dira_scale.training.blueprint import blueprint_of
+from dira_scale.training.schedule import stage_plans
 
 ROOT = Path(__file__).parents[2] / "dira_scale"
+SMALL = ("data.shards=none", "precision=bf16", "parallel.channels_last=false")
 COPIES, ASSIGNMENTS = ("_to_copy", "copy_"), ("index_put_", "index_put", "_index_put_impl_")
 
 
 def pretend() -> torch.device:
-    """Have torch know a device of ours."""
+    """Have torch know a device of ours.
+
+    ``torch.tensor`` copies what it is given in C++, where no mode sees it: from now on it does so in two steps.
+    """
 
     class Module(backend_registration._DummyBackendModule):
         def get_amp_supported_dtype(self) -> list[torch.dtype]:
@@ -50,6 +59,19 @@ def pretend() -> torch.device:
     library = torch.library.Library("_", "IMPL")
     library.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
     globals()["library"] = library  # it lasts as long as somebody has it
+    on_host = torch.tensor
+
+    def tensor(values: Any, *, device: Any = None, **more: Any) -> Tensor:
+        if torch.device(device or "cpu").type == "cpu":
+            return on_host(values, **more)
+        # Of a number fake tensors keep the value, and would compute with it on the device.
+        made = torch.full((), values, **more) if isinstance(values, bool | int | float) else on_host(values, **more)
+        return made.to(device)
+
+    def new_tensor(self: Tensor, values: Any, *, dtype: Any = None, device: Any = None) -> Tensor:
+        return tensor(values, dtype=dtype or self.dtype, device=device or self.device)
+
+    torch.tensor, Tensor.new_tensor = tensor, new_tensor  # type: ignore[assignment]
     return torch.device("pretended")
 
 
@@ -88,47 +110,40 @@ def _devices(values: Any) -> set[str]:
     return {value.device.type for value in tree_leaves(values) if isinstance(value, Tensor)}
 
 
-def moved(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> nn.Module:
-    """Its tensors pretended, on the device."""
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None:
-                there = mode.from_tensor(parameter.detach()).to(device)
-                part._parameters[name] = nn.Parameter(there, requires_grad=parameter.requires_grad)
-        for name, buffer in part._buffers.items():
-            if buffer is not None:
-                part._buffers[name] = mode.from_tensor(buffer).to(device)
-    return module
+def steps(device: torch.device, command: str, *overrides: str) -> list[str]:
+    """The waits of a steady step of each stage, on batches that lie on the host: of the first one, or, as tables may be
+    copied to the device once, of the second."""
+    blueprint = blueprint_of(command, compose(command, [*SMALL, *overrides]))
+    config, mode, actual = blueprint.config, FakeTensorMode(), []
+    if isinstance(blueprint, FinetuneBlueprint) and getattr(config.task, "weights", None) == "balanced":
+        supervision: Any = blueprint.supervision
+        assert isinstance(supervision, Classification)
+        blueprint.supervision = replace(supervision, weights=(2.0,) * len(supervision.outputs))
+    accelerator: Any = SimpleNamespace(device=device, num_processes=1, process_index=0)
+    with torch.device("meta"):
+        networks = blueprint.networks()
+    with mode:
+        for network in networks:
+            network._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)).train()
+        task = blueprint.step(World(accelerator, config.precision), networks, distort.build)
+    for plan in stage_plans(config, lambda batch: 1):
 
-
-def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[str]:
-    """The waits of a first step of each stage, on batches that lie on the host."""
-    composed, config = synthetic.configuration("parallel.channels_last=false", "precision=bf16", *overrides)
-    mode, actual = FakeTensorMode(), []
-    method, adversary = synthetic.networks(composed, config)
-    views = method.views
-    alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
-    task = synthetic.task(config, World(alone, config.precision), method, adversary, synthetic.SyntheticImages(views))
-    for module in (method, adversary, *dict.fromkeys(task.objective.distorts)):
-        moved(module, mode, device)
-    alone.device = device
-    for number, name in enumerate(stages, start=1):
-        stage = config.stages[name]
-        plan = StagePlan(name, config.data.batch, steps=1, per_epoch=1, terms=tuple(stage.terms))
-
-        def prepare(module: nn.Module, plan: StagePlan = plan) -> nn.Module:
+        def prepare(module: nn.Module, plan: Any = plan) -> nn.Module:
             return task.prepare(plan, module)
 
-        def make(module: nn.Module) -> Optimizer:
-            return optim.stage_optimizer(config.optim, module, config.data.batch)
+        def make(module: nn.Module, plan: Any = plan) -> Optimizer:
+            return optim.stage_optimizer(config.optim, module, plan.batch)
 
         with mode:
-            model = StageModel(task.objective.world, method, prepare, make, {})
+            model = StageModel(World(accelerator, config.precision), networks[0], prepare, make, {})
             guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
             step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate, device)
-        batch = fake(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
-        with mode, Waits() as waits:
-            step(number, batch)
+        batch: Any = fake(blueprint.shapes.batch(plan.batch), mode)
+        for number in (1, 2):
+            with mode, Waits() as waits:
+                step(number, batch)
+            if not waits.found:
+                break
         actual += waits.found
     return actual
 
@@ -145,6 +160,8 @@ def planted(device: torch.device) -> dict[str, list[str]]:
         "if": lambda: bool(there[0] > 0),
         "to host": lambda: there.to("cpu"),
         "to device": lambda: host.to(device),
+        "list": lambda: torch.tensor([1.0, 2.0], device=device),
+        "number": lambda: there.new_tensor(0.5),
         "copy": lambda: there.copy_(host),
         "nonzero": lambda: there.nonzero(),
         "mask": lambda: there[there > 0],
@@ -163,6 +180,6 @@ def planted(device: torch.device) -> dict[str, list[str]]:
 
 if __name__ == "__main__":
     there = pretend()
-    requested: dict[str, tuple[list[str], list[str]]] = json.loads(sys.argv[1])
-    actual = {name: steps(there, stages, *words) for name, (stages, words) in requested.items()}
+    requested: dict[str, list[str]] = json.loads(sys.argv[1])
+    actual = {name: steps(there, *words) for name, words in requested.items()}
     print(json.dumps(actual | {"planted": planted(there)}))

@@ -33,26 +33,50 @@ def test_a_step_does_not_wait_for_the_gpu(groups: int, precision: str) -> None:
 
 NARROW = ["optim=sgd_simsiam", "method.base.dim=16", "method.base.hidden=16"]
 LARS = ["optim=lars_barlow", "optim.warmup_epochs=0", "model.bn_groups=1", "method.base.dim=64"]
-STEPS = {
-    "moco": (["di", "dir", "dira"], [*MOCO, "optim=adamw", "parallel.accumulate=2"]),
-    "barlow": (["dira"], ["method=dira_barlow", *LARS]),
-    "byol": (["dira"], ["method=dira_byol", *NARROW]),
-    "pcrl": (["pcrl"], PCRL),
-    "released pcrl": (["pcrl"], [*PCRL, "preset=released", "data.batch=16"]),
+IMAGES = ["data.size=32", "health.every=1"]
+LAST = ["stages.di.epochs=0", "stages.dir.epochs=0"]
+VOLUMES = ["model.width=0.125", "model.bn_groups=2", "data.size=[16,32,32]", "data.batch=4", "health.every=1"]
+CUBES = ["model.features=[8,16,32]", "model.blocks=[1,1,1]", "data.size=[16,16,16]", "views.corruptions.mask.block=8"]
+MAE = ["experiment=mae3d", *CUBES, "data.batch=2", "health.every=1"]
+TUNE = ["model.encoder=resnet18", "data.size=32", "data.batch=4"]
+TUNE3D = ["views=tune_volumes", "model=unet3d", "model.width=0.125", "data.size=[16,32,32]", "data.batch=2"]
+LABELS, BALANCED = ["task=labels", "task.labels=[a,b,c]"], "task.weights=balanced"
+EXPERIMENTS = {
+    "first stages of moco": ["pretrain", *MOCO, *SMALL, *IMAGES, "stages.dira.epochs=0"],
+    "moco": ["pretrain", *MOCO, *SMALL, *IMAGES, "optim=adamw", "parallel.accumulate=2", *LAST],
+    "barlow": ["pretrain", "method=dira_barlow", *SMALL, *IMAGES, *LARS, *LAST],
+    "byol": ["pretrain", "method=dira_byol", *SMALL, *IMAGES, *NARROW, *LAST],
+    "pcrl": ["pretrain", *PCRL, *SMALL, *IMAGES],
+    "released pcrl": ["pretrain", *PCRL, "preset=released", *SMALL, *IMAGES],
+    "dira_moco3d": ["pretrain", "experiment=dira_moco3d", *VOLUMES, "method.base.queue=64", *LAST],
+    "models_genesis": ["pretrain", "experiment=models_genesis", *VOLUMES],
+    "pcrl3d": ["pretrain", "experiment=pcrl3d", *VOLUMES, "method.queue=64"],
+    "transvw": ["pretrain", "experiment=transvw", *VOLUMES],
+    "dira_transvw": ["pretrain", "experiment=dira_transvw", *VOLUMES, *LAST],
+    "mae3d": ["pretrain", *MAE],
+    "sparse mae3d": ["pretrain", *MAE, "method.masking=sparse"],
+    "labels": ["finetune", *LABELS, *TUNE, "normalise=imagenet", BALANCED],
+    "classes": ["finetune", *LABELS, *TUNE, "task.exclusive=true", BALANCED],
+    "masks": ["finetune", "task=masks", "views=tune_masks", *TUNE],
+    "regression": ["finetune", "task=regression", "task.labels=[age]", *TUNE],
+    "labels of volumes": ["finetune", *LABELS, *TUNE3D],
+    "masks of volumes": ["finetune", "task=masks", "task.classes={a: 1, b: 2}", *TUNE3D],
 }
+
+
+QUICK = ("moco", "released pcrl", "models_genesis", "transvw", "sparse mae3d", "labels")  # of each kind one
 
 
 @pytest.mark.parametrize(
     "names",
-    [("moco", "released pcrl"), pytest.param(("barlow", "byol", "pcrl"), marks=pytest.mark.system)],
-    ids=", ".join,
+    [QUICK, pytest.param(tuple(name for name in EXPERIMENTS if name not in QUICK), marks=pytest.mark.system)],
+    ids=["quick", "all others"],
 )
 def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for(names: tuple[str, ...]) -> None:
-    """On a pretended device (pretended.py): what waits is found where it is planted, and in no method's steps, those at
-    which the health monitors look among them."""
+    """On a pretended device (pretended.py): what waits is found where it is planted, and in no experiment's steady
+    steps, those at which the health monitors look among them."""
     pytest.importorskip("torch.utils.backend_registration", reason="this torch cannot pretend a device")
-    keys = [*SMALL, "data.size=32", "health.every=1"]
-    requested = {name: (stages, [*keys, *words]) for name, (stages, words) in STEPS.items() if name in names}
+    requested = {name: EXPERIMENTS[name] for name in names}
     script = str(Path(__file__).with_name("pretended.py"))
     actual = json.loads(finish([sys.executable, script, json.dumps(requested)]).splitlines()[-1])
     planted = actual.pop("planted")

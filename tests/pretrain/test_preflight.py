@@ -126,6 +126,7 @@ def test_fewer_gpus_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"4 processes on .* torch sees 2 GPU\(s\): .*--nproc_per_node 2"):
         check_launch(config())
+    check_launch(config("parallel.device=cpu"))
 
 
 def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

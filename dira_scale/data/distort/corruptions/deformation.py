@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
+from dira_scale.data.constants import constant
 from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, share
 from dira_scale.data.distort.corruptions.intensity import matrices, smoothed
 from dira_scale.errors import UserError
@@ -104,11 +105,11 @@ class Elastic:
     def _deformed(self, x: Tensor, params: Params) -> Tensor:
         size = x.shape[2:]
         noise = field(params["key"], size, channels=2).sub_(0.5)  # down, across
-        kept = _filter if type(x) is Tensor else _filter.__wrapped__  # a plan's tensors are not for others
-        moved = smoothed(noise, [kept(side, self.sigma, x.device) for side in size])
+        plan = getattr(x, "fake_mode", None)
+        moved = smoothed(noise, [_filter(side, self.sigma, x.device, plan) for side in size])
         height, width = size[-2:]
         # In grid_sample's units, of half a side; each plane by itself, as nothing moves along a volume's first axis.
-        step = moved.new_tensor([4 * self.alpha / width, 4 * self.alpha / height])
+        step = constant((4 * self.alpha / width, 4 * self.alpha / height), moved)
         down, across = ((2 * torch.arange(n, device=x.device) + 1) / n - 1 for n in (height, width))
         here = torch.stack(torch.meshgrid(across, down, indexing="xy"), -1)
         grid = torch.addcmul(here, moved.flip(1).movedim(1, -1), step)
@@ -121,5 +122,6 @@ class Elastic:
 
 
 @lru_cache(16)
-def _filter(side: int, sigma: float, device: torch.device) -> Tensor:
-    return matrices(side, torch.full((1,), sigma, device=device), mirrored=False)
+def _filter(side: int, sigma: float, device: torch.device, plan: object) -> Tensor:
+    """A ``plan``, whose tensors have no values, has its own."""
+    return matrices(side, torch.full((1,), sigma, device=device), sigma, mirrored=False)

@@ -27,16 +27,16 @@ def hashed(keys: Tensor, number: Tensor) -> Tensor:
     ``warp.uniform``, so that a CPU does eight at once.
     """
     x = number * _signed(0x9E3779B1) + _signed32(keys)
-    x ^= _shifted(x, 16)
+    x ^= shifted(x, 16)
     x *= _signed(0x7FEB352D)
     x ^= _signed32(keys >> 32) * _signed(0x85EBCA6B)
-    x ^= _shifted(x, 15)
+    x ^= shifted(x, 15)
     x *= _signed(0x846CA68B)
-    x ^= _shifted(x, 16)
+    x ^= shifted(x, 16)
     return x
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
+def shifted(x: Tensor, bits: int) -> Tensor:
     """To the right, as of unsigned numbers."""
     return (x >> bits).bitwise_and_((1 << (32 - bits)) - 1)
 
@@ -52,7 +52,7 @@ def _signed32(x: Tensor) -> Tensor:
 
 def unit(bits: Tensor) -> Tensor:
     """``hashed`` bits as numbers in [0, 1): float32, multiples of 2^-24."""
-    return _shifted(bits, 8).float().mul_(2.0**-24)
+    return shifted(bits, 8).float().mul_(2.0**-24)
 
 
 def field(keys: Tensor, size: Sequence[int], channels: int = 1) -> Tensor:

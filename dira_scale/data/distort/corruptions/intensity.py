@@ -7,6 +7,7 @@ random monotone curve from (0, 0) to (1, 1), or mirrored.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, reduce
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
+from dira_scale.data.constants import constant
 from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, share
 from dira_scale.errors import UserError
 
@@ -44,12 +46,11 @@ class GaussianBlur:
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """See ``Corruption``."""
-        return of_some(x, params["on"], params, _blurred)
+        return of_some(x, params["on"], params, self._blurred)
 
-
-def _blurred(x: Tensor, params: Params) -> Tensor:
-    filters = [matrices(side, sigma) for side, sigma in zip(x.shape[2:], params["sigma"].unbind(1), strict=True)]
-    return smoothed(x, filters)
+    def _blurred(self, x: Tensor, params: Params) -> Tensor:
+        axes = zip(x.shape[2:], params["sigma"].unbind(1), strict=True)
+        return smoothed(x, [matrices(side, sigma, self.sigma[1]) for side, sigma in axes])
 
 
 @dataclass(frozen=True)
@@ -138,27 +139,35 @@ def _table(points: Tensor, falls: Tensor) -> Tensor:
     return curve(points[:, 2], points[:, 3], at).float()
 
 
-def matrices(side: int, sigma: Tensor, mirrored: bool = True) -> Tensor:
+def matrices(side: int, sigma: Tensor, most: float, mirrored: bool = True) -> Tensor:
     """Return SciPy's ``gaussian_filter`` along an axis of ``side`` voxels, a matrix for each ``sigma`` [b] in voxels (0
-    for none): [b, side, side].
+    for none), none above ``most``: [b, side, side].
 
     Beyond the edges is the volume ``mirrored``, or 0 (SciPy's ``reflect`` and ``constant``).
     """
-    sigma = sigma.double()[:, None, None]
-    position = torch.arange(side, device=sigma.device)
-    row, column = position[:, None], position[None, :]
-    reach = torch.floor(REACH * sigma + 0.5)
-
-    def weight(distance: Tensor) -> Tensor:
-        return torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma.clamp(min=1e-9)) ** 2), 0.0)
-
-    # What lies beyond an edge is the volume mirrored at it, edge voxels repeated; and again beyond that.
-    turns = 2 * side * torch.arange(-1 - int(REACH), 2 + int(REACH), device=sigma.device)
-    total = torch.zeros(len(sigma), side, side, dtype=torch.float64, device=sigma.device)
-    for turn in turns:
-        total = total + weight((row - column + turn).abs()) + weight((row + column + 1 + turn).abs())
-    within = total if mirrored else weight((row - column).abs())
+    sigma, position = sigma.double()[:, None, None, None], torch.arange(side, device=sigma.device)
+    reach, (signs, shifts) = torch.floor(REACH * sigma + 0.5), _images(side, int(REACH * most + 1.5))
+    sign, shift = (constant(each, position)[:, None, None] for each in (signs, shifts))
+    distance = (position[:, None] + sign * position + shift).abs()
+    weights = torch.where(distance <= reach, torch.exp(-0.5 * (distance / sigma.clamp(min=1e-9)) ** 2), 0.0)
+    total = reduce(torch.add, weights.unbind(1))  # one after another: in this order on every device
+    within = total if mirrored else weights[:, shifts.index(0)]
     return (within / total.sum(2, keepdim=True)).float()
+
+
+@lru_cache(64)
+def _images(side: int, reach: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the images of an axis that come within ``reach`` of it, itself among them: their signs, and shifts.
+
+    The axis is mirrored at its edges, edge voxels repeated, and so are its images. One has voxel c at -sign c - shift.
+    """
+    found = []
+    for turn in range(-1 - int(REACH), 2 + int(REACH)):
+        shift = 2 * side * turn
+        found += [(-1, shift)] if abs(shift) - side < reach else []
+        found += [(1, shift + 1)] if max(shift, -shift - 2 * side) < reach else []
+    signs, shifts = zip(*found, strict=True)
+    return signs, shifts
 
 
 def smoothed(x: Tensor, filters: list[Tensor]) -> Tensor:

@@ -4,15 +4,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.data.distort.corruptions.draws import KEY, Params, hashed, key, of_some, share, unit
+from dira_scale.data.distort.corruptions.draws import (
+    KEY,
+    Params,
+    hashed,
+    key,
+    of_some,
+    one_by_one,
+    share,
+    shifted,
+    unit,
+)
 from dira_scale.errors import UserError
 
 _RANDOM, _SLOT = 27, 16  # bits of a voxel in the order of its block: random, and its number there
+SLOTS = 2**24  # of voxels of blocks that are computed at once: those of 16 samples of 32 x 64 x 64, in some 0.7 GB
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,14 @@ class LocalShuffle:
         return of_some(x, params["on"], params, self._shuffled)
 
     def _shuffled(self, x: Tensor, params: Params) -> Tensor:
-        if type(x) is not Tensor:  # without values, as planning has: of the same size
-            return x.clone()
-        size = tuple(x.shape[2:])
-        find = _sources if x.device.type == "cpu" else _sources_at_once
-        source = torch.stack([find(key, self.blocks, size) for key in params["key"].unbind()])
-        return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
+        tables = _tables(tuple(x.shape[2:]), x.device, getattr(x, "fake_mode", None))
+        if one_by_one(x):
+            parts = [_sources(key, self.blocks, tables)[None] for key in params["key"].unbind()]
+        else:
+            samples = max(1, SLOTS // (self.blocks * tables.offsets.shape[1]))
+            parts = [_sources_at_once(keys, self.blocks, tables) for keys in params["key"].split(samples)]
+        source = torch.cat(parts)[:, None].expand(-1, x.shape[1], -1)
+        return x.flatten(2).gather(2, source).view(x.shape)
 
 
 def _largest(n: int) -> int:
@@ -59,40 +73,56 @@ def _largest(n: int) -> int:
     return max(1, n // 10)
 
 
-def _blocks(key: Tensor, blocks: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Their sides and starts, int64 [blocks, n] each."""
-    n, device = len(size), key.device
-    number = torch.arange(2 * n * blocks, dtype=torch.int32, device=device)
-    u = unit(hashed(key, number)).view(blocks, 2, n)
-    sides = 1 + (u[:, 0] * torch.tensor([_largest(side) for side in size], device=device)).long()
-    return sides, (u[:, 1] * (torch.tensor(size, device=device) - sides + 1)).long()
+class Tables(NamedTuple):
+    """What is known of views of one size, on one device.
+
+    Attributes:
+        size: of a view.
+        sides, largest: of a view and of the largest block, int64 [n].
+        offsets: of blocks of all sides, in C order, where their voxels lie from their start on: int64 [sizes, most
+            voxels], 0 where a block has fewer.
+    """
+
+    size: tuple[int, ...]
+    sides: Tensor
+    largest: Tensor
+    offsets: Tensor
 
 
-@lru_cache(4)
-def _offsets(size: tuple[int, ...]) -> Tensor:
-    """For blocks of all sides, in C order, where their voxels lie from their start on: int64 [sizes, most voxels]."""
+@lru_cache(8)
+def _tables(size: tuple[int, ...], device: torch.device, plan: object) -> Tables:
+    """A ``plan``, whose tensors have no values, has its own."""
     largest, steps = [_largest(n) for n in size], np.append(np.cumprod(size[:0:-1])[::-1], 1)
     offsets = np.zeros((math.prod(largest), math.prod(largest)), np.int64)
     for row, sides in zip(offsets, np.ndindex(*largest), strict=True):
         voxels = np.indices([side + 1 for side in sides]).reshape(len(size), -1)
         row[: voxels.shape[1]] = steps @ voxels
-    return torch.from_numpy(offsets)
+    return Tables(size, *(torch.tensor(table).to(device) for table in (size, largest, offsets)))
 
 
-def _first(starts: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The number of the voxel at ``starts`` [blocks, n], in C order."""
-    number = torch.zeros_like(starts[:, 0])
-    for axis, side in enumerate(size):
-        number = number * side + starts[:, axis]
+def _blocks(keys: Tensor, blocks: int, tables: Tables) -> tuple[Tensor, Tensor]:
+    """Their sides and starts, int64 [*keys, blocks, n] each."""
+    n = len(tables.size)
+    number = torch.arange(2 * n * blocks, dtype=torch.int32, device=keys.device)
+    u = unit(hashed(keys[..., None], number)).unflatten(-1, (blocks, 2, n))
+    sides = 1 + (u[..., 0, :] * tables.largest).long()
+    return sides, (u[..., 1, :] * (tables.sides - sides + 1)).long()
+
+
+def _number(places: Tensor, size: Tensor) -> Tensor:
+    """The numbers of ``places`` [..., n] in C order of an array of ``size`` [..., n]."""
+    number = places[..., 0]
+    for axis in range(1, places.shape[-1]):
+        number = number * size[..., axis] + places[..., axis]
     return number
 
 
-def _sources(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
+def _sources(key: Tensor, blocks: int, tables: Tables) -> Tensor:
     """For each voxel the number of the one that it shows: int64 [voxels]. Only the voxels of blocks are looked at."""
-    sides, starts = _blocks(key, blocks, size)
-    offsets, most = _offsets(size).numpy(), math.prod(map(_largest, size))
-    kind = _first(sides - 1, tuple(_largest(side) for side in size)).numpy()
-    counts, first = sides.prod(1).numpy(), _first(starts, size).numpy()
+    sides, starts = _blocks(key, blocks, tables)
+    offsets, most = tables.offsets.numpy(), tables.offsets.shape[1]
+    kind, first = _number(sides - 1, tables.largest).numpy(), _number(starts, tables.sides).numpy()
+    counts = sides.prod(1).numpy()
     begin, voxel = np.cumsum(counts) - counts, np.arange(counts.sum())
     block = np.arange(blocks)
 
@@ -100,7 +130,7 @@ def _sources(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
         """What a block has, for each of its voxels."""
         return np.repeat(values, counts)
 
-    number = of_each((2 * len(size) * blocks + block * most - begin).astype(np.int32)) + voxel.astype(np.int32)
+    number = of_each((2 * len(tables.size) * blocks + block * most - begin).astype(np.int32)) + voxel.astype(np.int32)
     bits = hashed(key, torch.from_numpy(number)).numpy().view(np.uint32) >> np.uint32(32 - _RANDOM)
     order = bits.astype(np.int64)
     order <<= _SLOT
@@ -112,30 +142,27 @@ def _sources(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
     voxel += of_each(kind * most - begin)
     written = offsets.ravel().take(voxel)
     written += of_each(first)
-    source = np.arange(math.prod(size))
+    source = np.arange(math.prod(tables.size))
     source[written] = written.take(order)  # the last of several writes counts
     return torch.from_numpy(source)
 
 
-def _random(bits: Tensor) -> Tensor:
-    return ((bits.long() >> (32 - _RANDOM)) & (2**_RANDOM - 1)) << _SLOT
-
-
-def _sources_at_once(key: Tensor, blocks: int, size: tuple[int, ...]) -> Tensor:
-    """Return the sources as ``_sources`` does, without a number that the host must know: all blocks as large as the
-    largest."""
-    sides, starts = _blocks(key, blocks, size)
-    offsets, voxels = _offsets(size).to(key.device), math.prod(size)
-    most, slot = offsets.shape[1], torch.arange(offsets.shape[1], device=key.device)
-    kind = _first(sides - 1, tuple(_largest(side) for side in size))
-    there = slot < sides.prod(1, keepdim=True)
-    number = torch.arange(blocks, device=key.device)[:, None] * most + slot
-    order = _random(hashed(key, (2 * len(size) * blocks + number).int())) + slot
-    order = torch.where(there, order, 2**62).sort(1).values & (2**_SLOT - 1)
-    first, of_block = _first(starts, size)[:, None], offsets[kind]
-    written = torch.where(there, first + of_block, voxels)
-    last = torch.full((voxels + 1,), -1, device=key.device)
-    last.scatter_reduce_(0, written.flatten(), number.flatten(), "amax")
-    source = (first + of_block.gather(1, order.clamp(max=most - 1))).flatten()
-    shown = source[last[:-1].clamp(min=0)]
-    return torch.where(last[:-1] >= 0, shown, torch.arange(voxels, device=key.device))
+def _sources_at_once(keys: Tensor, blocks: int, tables: Tables) -> Tensor:
+    """Return the sources of all ``keys`` [s] as ``_sources`` does, int64 [s, voxels], without a number that the host
+    must know: all blocks have as many slots as the largest."""
+    sides, starts = _blocks(keys, blocks, tables)
+    kind, first = _number(sides - 1, tables.largest), _number(starts, tables.sides)
+    offsets, most, voxels = tables.offsets, tables.offsets.shape[1], math.prod(tables.size)
+    number = torch.arange(blocks * most, device=keys.device).view(blocks, most)
+    slot = number[0]
+    unused = slot >= sides.prod(-1, keepdim=True)  # [s, blocks, most]
+    bits = shifted(hashed(keys[:, None, None], (2 * len(tables.size) * blocks + number).int()), 32 - _RANDOM)
+    order = bits.masked_fill_(unused, 1 << _RANDOM).sort(stable=True).indices
+    # An unused slot is its block's first one again, as it is in ``offsets``.
+    written, writes = first[..., None] + offsets[kind], torch.where(unused, number[:, :1], number)
+    last = torch.full((len(keys), voxels), -1, device=keys.device)
+    last.scatter_reduce_(1, written.flatten(1), writes.flatten(1), "amax")
+    there = last.clamp(min=0)
+    block = there // most
+    source = first.gather(1, block) + offsets[kind.gather(1, block), order.flatten(1).gather(1, there)]
+    return torch.where(last >= 0, source, torch.arange(voxels, device=keys.device))

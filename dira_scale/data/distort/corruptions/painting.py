@@ -93,7 +93,7 @@ class Inpaint:
     def _filling(self, values: Tensor, noise: Tensor | None, x: Tensor) -> Tensor:
         if noise is not None:
             return noise
-        return values.view(-1, *(1,) * (x.dim() - 1)) if self.fill == CONSTANT else x.new_tensor(float(self.fill))
+        return values.view(-1, *(1,) * (x.dim() - 1)) if self.fill == CONSTANT else x.new_full((), float(self.fill))
 
 
 @dataclass(frozen=True)

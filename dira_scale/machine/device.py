@@ -1,0 +1,33 @@
+"""The device that a command computes on."""
+
+import os
+
+import torch
+
+from dira_scale.errors import UserError
+from dira_scale.machine.hardware import gpus
+from dira_scale.machine.inventory import repair_torch, torch_build
+
+
+def compute_device(chosen: str | None = None) -> torch.device:
+    """The CPU where it is ``chosen``; otherwise the GPU where there is one, else the CPU.
+
+    Raises UserError where the NVIDIA driver shows GPUs that this torch cannot use, unless CUDA_VISIBLE_DEVICES hides
+    them: on the CPU the command would take days instead of an hour, and nobody would know why.
+    """
+    if chosen != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    shown = () if chosen == "cpu" or _hidden() else gpus()[0]
+    if shown:
+        raise UserError(
+            f"the NVIDIA driver {shown[0].driver} shows {len(shown)} GPU(s) here, and torch {torch_build()} cannot use "
+            f"them: {repair_torch()}; or set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU, or in training "
+            "parallel.device=cpu"
+        )
+    return torch.device("cpu")
+
+
+def _hidden() -> bool:
+    """Whether CUDA_VISIBLE_DEVICES hides all GPUs: CUDA stops at the first entry that names none, as -1 or nothing."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    return not (first.isdigit() or first.startswith(("GPU-", "MIG-")))
