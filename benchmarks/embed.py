@@ -52,9 +52,9 @@ def measure(case: str, shards: Path, rounds: int, keys: Sequence[str]) -> dict[s
         cfg = compose("embed", [*words, f"out={folder}/out", *keys])
         world = connect(cfg)
         job = EmbeddingJob.open(cfg, world)
-        images = Images(job.dataset, job.rows, job.about.size, cfg.data.workers)
+        images = Images(job.dataset, job.rows, job.about.size, cfg.data.workers, device=world.device)
         moved(job.source.encoder, world.device, channels_last=True)
-        ready = [x.to(world.device, memory_format=CHANNELS_LAST[x.dim()]) for x in images.batches(cfg.batch)]
+        ready = [x.contiguous(memory_format=CHANNELS_LAST[x.dim()]) for x in images.batches(cfg.batch)]
 
         @torch.inference_mode()
         def bare() -> list[Tensor]:

@@ -22,22 +22,26 @@ ENCODER = "test_resnet"
 
 
 def write(
-    root: Path, names: list[str] = NAMES, patient: Callable[[int], int] = lambda i: i // 2, width: int = 40
+    root: Path,
+    names: list[str] = NAMES,
+    patient: Callable[[int], int] = lambda i: i // 2,
+    width: int = 40,
+    bits: int = 16,
 ) -> Path:
-    """Noise of 32 x ``width`` pixels, 16 bits, two images a patient: brighter where ``bright`` is 1."""
+    """Noise of 32 x ``width`` pixels, of 8 bits or 12 of 16, two images a patient: brighter where ``bright`` is 1."""
     root.mkdir()
     rng = np.random.default_rng(0)
     rows, shard = [], b""
     for number, split in enumerate([split for split, count in COUNTS.items() for _ in range(count)]):
         bright, coin = int(rng.integers(2)), float(rng.integers(2))
         image = rng.integers(0, 3000, (32, width)) + 600 * bright
-        payload = codecs.encode(image.astype(np.uint16), "png")
+        payload = codecs.encode(image.astype(np.uint16) if bits == 16 else (image >> 4).astype(np.uint8), "png")
         labels = [float(bright), np.nan if number % 5 == 0 else coin, 0.0][: len(names)]
         rows.append(
             dict.fromkeys(SCHEMA.names)
             | {"key": str(number), "split": split, "patient": f"p{patient(number)}", "study": "s", "codec": "png"}
-            | {"shard": "all.tar", "offset": len(shard), "size": len(payload), "channels": 1, "depth": 1, "bits": 16}
-            | {"height": 32, "width": width, "low": 0.0, "high": 4095.0, "labels": labels}
+            | {"shard": "all.tar", "offset": len(shard), "size": len(payload), "channels": 1, "depth": 1, "bits": bits}
+            | {"height": 32, "width": width, "low": 0.0, "high": 4095.0 if bits == 16 else 255.0, "labels": labels}
             | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
         )
         shard += payload

@@ -69,10 +69,7 @@ class Batch:
         batch = self.copy_to(device)
 
         def scaled(view: Tensor, low: Tensor, high: Tensor) -> Tensor:
-            stored = view.to(torch.float32)
-            darkest, brightest = per_sample(low, stored), per_sample(high, stored)
-            scaled = ((stored - darkest) / (brightest - darkest)).clamp_(0, 1)
-            return scaled.contiguous(memory_format=CHANNELS_LAST[stored.dim()])
+            return unit_interval(view, low, high).contiguous(memory_format=CHANNELS_LAST[view.dim()])
 
         return replace(
             batch,
@@ -102,6 +99,13 @@ class Batch:
             mask=None if self.mask is None else self.mask[samples],
             images=None if self.images is None else self.images[samples],
         )
+
+
+def unit_interval(stored: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``stored`` integers [b, …] as float32, in which each sample's ``low`` and ``high`` [b] are 0 and 1, clipped."""
+    values = stored.to(torch.float32)
+    darkest, brightest = per_sample(low, values), per_sample(high, values)
+    return ((values - darkest) / (brightest - darkest)).clamp_(0, 1)
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:

@@ -2,11 +2,21 @@
 
 from collections.abc import Generator, Iterator
 from time import perf_counter
+from typing import Protocol, Self, TypeVar
 
 import torch
 
-from dira_scale.data.batch import Batch
 from dira_scale.data.stage_seconds import StageSeconds
+
+
+class Copyable(Protocol):
+    """Tensors of the host, with what belongs to them."""
+
+    def copy_to(self, device: torch.device | str) -> Self:
+        """Return it on ``device``, without waiting."""
+
+
+Copied = TypeVar("Copied", bound=Copyable)
 
 
 class DeviceCopies:
@@ -20,7 +30,7 @@ class DeviceCopies:
         self.device, self.seconds, self.pinned = device, seconds, device.type == "cuda"
         self._stream: torch.cuda.Stream | None = None  # made with the first batch: a loader is built before it is used
 
-    def beside(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+    def beside(self, batches: Generator[Copied, None, None]) -> Iterator[Copied]:
         """Yield the batches on the device. Closing it closes ``batches``.
 
         A batch is asked for, and its copy begins, when the caller asks for it: by then it has queued the step on the
@@ -32,7 +42,7 @@ class DeviceCopies:
             return
         self._stream = self._stream or torch.cuda.Stream(self.device)
         computing = torch.cuda.current_stream(self.device)
-        in_use: Batch | None = None  # its memory is not reused while the step on it may still read it
+        in_use: Copied | None = None  # its memory is not reused while the step on it may still read it
         read = computing.record_event()  # after the step before that one
         try:
             for batch in batches:
@@ -47,7 +57,9 @@ class DeviceCopies:
         """Done when all copies begun so far are; None where nothing is copied."""
         return None if self._stream is None else self._stream.record_event()
 
-    def _copy(self, batch: Batch, stream: torch.cuda.Stream, read: torch.cuda.Event) -> tuple[Batch, torch.cuda.Event]:
+    def _copy(
+        self, batch: Copied, stream: torch.cuda.Stream, read: torch.cuda.Event
+    ) -> tuple[Copied, torch.cuda.Event]:
         """``batch`` on the device once the event is over; ``read``: when memory that was released may be reused."""
         began = perf_counter()
         stream.wait_event(read)

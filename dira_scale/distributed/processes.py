@@ -160,6 +160,13 @@ def default_threads() -> int:
     return max(1, min(cores // sharing, given))
 
 
+def default_workers(device: torch.device, cores: int | None = None) -> int:
+    """Decoding threads of a process that has ``cores`` to itself, by default :func:`default_threads`: beside a GPU all
+    but the one that launches its work; on a CPU, where networks want the cores too, at most two."""
+    cores = default_threads() if cores is None else cores
+    return max(1, cores - 1) if device.type == "cuda" else max(1, min(2, cores))
+
+
 def idle_cores(share: int) -> int:
     """The cores, at least one, that other programs leave idle now, watched for WATCHED seconds.
 

@@ -27,7 +27,7 @@ from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation import embeddings as folder
 from dira_scale.evaluation.embeddings import About
 from dira_scale.evaluation.feature_source import FeatureSource, open_source
-from dira_scale.evaluation.features import ALL, Images, UnreadableImagesError, pooled, rows_of
+from dira_scale.evaluation.features import ALL, Images, StoredImages, UnreadableImagesError, pooled, rows_of
 from dira_scale.machine.progress import bar
 from dira_scale.models.network import moved
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
@@ -127,17 +127,17 @@ class EmbeddingJob:
         with as_user_error(self.out, "out"):
             return folder.claim(self.out, self.about)
 
-    def _batches(self, parts: list[int]) -> Iterator[tuple[Tensor, list[str]]]:
+    def _batches(self, parts: list[int]) -> Iterator[StoredImages]:
         """The images of these parts. No batch has images of two: what is computed at once is the same for any number
         of processes, and after a stop."""
         window = self.source.input.window
-        images = Images(self.dataset, self.rows, self.about.size, self.cfg.data.workers, window)
+        images = Images(self.dataset, self.rows, self.about.size, self.cfg.data.workers, window, self.world.device)
         spans = (self.rows[self.about.span(part)] for part in parts)
         return images.loaded(
             rows[first : first + self.cfg.batch] for rows in spans for first in range(0, len(rows), self.cfg.batch)
         )
 
-    def _part(self, part: int, batches: Iterator[tuple[Tensor, list[str]]], received: list[int]) -> Outcome:
+    def _part(self, part: int, batches: Iterator[StoredImages], received: list[int]) -> Outcome:
         """Compute and write a part, unless a signal comes or an image is unreadable. Waits for no other process."""
         rows = self.rows[self.about.span(part)]
         values: list[Tensor] = []
@@ -145,11 +145,11 @@ class EmbeddingJob:
         for _ in range(0, len(rows), self.cfg.batch):
             if received:
                 return Outcome(signal.Signals(received[0]).name)
-            images, messages = next(batches)
-            unreadable += messages
+            images = next(batches)
+            unreadable += images.unreadable
             if not unreadable:
                 with self.world.autocast():
-                    values += pooled(self.source.encoder, images, [self.source.level], self.world.device)
+                    values += pooled(self.source.encoder, images.scaled(), [self.source.level])
         if unreadable:
             return Outcome(unreadable=tuple(unreadable))
         about = self.dataset.manifest.table(["key", "patient", "split"]).take(rows)

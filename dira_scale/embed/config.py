@@ -21,7 +21,7 @@ class EmbedData(Schema):
     shards: str = path_field()
     split: str = MISSING
     size: int | None = at_least(1, None)
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
 
 
 @dataclass

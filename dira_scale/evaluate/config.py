@@ -15,7 +15,7 @@ from dira_scale.runs.description import Description
 class EvaluationData(Schema):
     shards: str = path_field()
     split: str = MISSING
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
 
 
 @dataclass

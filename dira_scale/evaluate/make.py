@@ -29,6 +29,7 @@ from dira_scale.data.loaders.build import choose as choose_loader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
 from dira_scale.data.samples import Samples
+from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, counted, nearest, print_line
 from dira_scale.evaluate.config import Evaluation
 from dira_scale.evaluate.page import FILE as PAGE
@@ -116,9 +117,10 @@ def _split(
     device = compute_device()
     views, about = trained.views, SplitCases.of([dataset], config.data.split)
     size, batch = len(about.keys), max(1, config.batch // views.count)
+    workers = config.data.workers or default_workers(device)
     order = DistributedEvalOrder(size, batch, EvalOrder(size, batch).steps, rank=0, ranks=1)
     spec = LoaderSpec(
-        [dataset], config.data.split, order, views, seed=0, workers=config.data.workers, fixed_epoch=0, device=device,
+        [dataset], config.data.split, order, views, seed=0, workers=workers, fixed_epoch=0, device=device,
         **supervision.loader_arguments,
     )  # fmt: skip
     held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
@@ -126,7 +128,7 @@ def _split(
     with bar("evaluating", UNITS[views.dimensions]) as shown:
         task = shown.add_task("", total=size)
         yield HeldOutSplit(
-            [dataset], about, predicted, device, held_out, trained.size, trained.stored, window, config.data.workers,
+            [dataset], about, predicted, device, held_out, trained.size, trained.stored, window, workers,
             shows=True, advance=lambda count: shown.advance(task, count),
         )  # fmt: skip
 

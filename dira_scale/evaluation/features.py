@@ -1,8 +1,10 @@
 """Frozen features: whole images through encoders in evaluation mode, each level of the pyramid averaged over space."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,9 +12,12 @@ import torch.nn.functional as F
 import xxhash
 from torch import Tensor
 
-from dira_scale.data.batch import CHANNELS_LAST
+from dira_scale.data.batch import CHANNELS_LAST, unit_interval
+from dira_scale.data.device_copies import DeviceCopies
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
+from dira_scale.data.stage_seconds import StageSeconds
+from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import PIXELS
 from dira_scale.models.heads import global_average
@@ -23,7 +28,7 @@ from dira_scale.pixels.crops import fill
 
 POOLS = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}  # by the number of a tensor's dimensions
 
-
+CPU = torch.device("cpu")
 AHEAD = 2  # batches that are decoded while another is computed
 ALL = "all"  # the value of ``data.split`` for every split
 
@@ -37,11 +42,37 @@ class UnreadableImagesError(UserError):
         super().__init__(several + messages[0])
 
 
+@dataclass(frozen=True)
+class StoredImages:
+    """Images of a dataset, without those that cannot be read.
+
+    Attributes:
+        stored: [n, C, *size], the stored integers: uint8, uint16 if one of the images has 16 bits, or int16 of volumes.
+        low, high: float32 [n], the stored values that become 0 and 1.
+        unreadable: a message for each of the others.
+    """
+
+    stored: Tensor
+    low: Tensor
+    high: Tensor
+    unreadable: tuple[str, ...] = ()
+
+    def copy_to(self, device: torch.device | str) -> Self:
+        """On ``device``, as stored; without waiting for the copy."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("stored", "low", "high")}
+        return replace(self, **moved)
+
+    def scaled(self) -> Tensor:
+        """float32 [n, C, *size] in [0, 1]."""
+        return unit_interval(self.stored, self.low, self.high)
+
+
 class Images:
-    """The images of ``rows`` of a dataset, uncropped, each axis resized to ``size``, as float32 in [0, 1].
+    """The images of ``rows`` of a dataset, uncropped, each axis resized to ``size``, on ``device``.
 
     ``size``: of all axes, or of each. As in the authors' downstream protocol: changes the aspect ratio rather than
     cropping borders. Nothing is random. ``window``: the stored values that become 0 and 1; None: each image's own.
+    ``workers``: decoding threads; None: as many as in training.
     """
 
     def __init__(
@@ -49,42 +80,59 @@ class Images:
         dataset: ShardedDataset,
         rows: np.ndarray,
         size: int | Sequence[int],
-        workers: int,
+        workers: int | None,
         window: Sequence[float] | None = None,
+        device: torch.device = CPU,
     ) -> None:
-        self.dataset, self.rows, self.workers, self.window = dataset, rows, workers, window
+        self.dataset, self.rows, self.window, self.device = dataset, rows, window, device
+        self.workers = workers or default_workers(device)
         self.size = dataset.info.dims * [size] if isinstance(size, int) else [*size]
 
     def batches(self, batch: int) -> Iterator[Tensor]:
-        """[b, C, *size], in the order of ``rows``; the last batch may be short. Decoded ahead.
+        """float32 [b, C, *size] in [0, 1], in the order of ``rows``; the last batch may be short. Decoded ahead.
 
         Raises UnreadableImagesError after the last image, so that it counts them.
         """
         messages: list[str] = []
-        for images, unreadable in self.loaded(np.split(self.rows, range(batch, len(self.rows), batch))):
-            messages += unreadable
+        for images in self.loaded(np.split(self.rows, range(batch, len(self.rows), batch))):
+            messages += images.unreadable
             if not messages:
-                yield images
+                yield images.scaled()
         if messages:
             raise UnreadableImagesError(messages)
 
-    def loaded(self, groups: Iterable[np.ndarray]) -> Iterator[tuple[Tensor, list[str]]]:
-        """For each group of row numbers its images [n, C, *size] without the unreadable ones, and a message for each
-        of these."""
-        ahead: deque[list[Future[np.ndarray]]] = deque()
+    def loaded(self, groups: Iterable[np.ndarray]) -> Iterator[StoredImages]:
+        """The images of each group of row numbers, as they are stored."""
+        copies = DeviceCopies(self.device, StageSeconds())
+        yield from copies.beside(self._decoded(groups, copies.pinned))
+
+    def _decoded(self, groups: Iterable[np.ndarray], pinned: bool) -> Generator[StoredImages, None, None]:
+        ahead: deque[tuple[StoredImages, list[Future[None]]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
             for rows in groups:
-                ahead.append([pool.submit(self._image, row) for row in rows])
+                images = self._empty(rows, pinned)
+                slots = images.stored.numpy()
+                ahead.append((images, [pool.submit(self._fill, *each) for each in zip(slots, rows, strict=True)]))
                 if len(ahead) > AHEAD:
-                    yield _joined(ahead.popleft())
+                    yield _readable(*ahead.popleft())
             while ahead:
-                yield _joined(ahead.popleft())
+                yield _readable(*ahead.popleft())
 
-    def _image(self, row: int) -> np.ndarray:
+    def _empty(self, rows: np.ndarray, pinned: bool) -> StoredImages:
+        """What threads write the images of ``rows`` into."""
+        column, dims = self.dataset.column, self.dataset.info.dims
+        kind = torch.int16 if dims == 3 else torch.uint8 if column("bits")[rows].max() == 8 else torch.uint16
+        shape = len(rows), int(column("channels")[rows[0]]), *self.size
+        stored = torch.empty(shape, dtype=kind, pin_memory=pinned)
+        window = self.window or (column("low")[rows], column("high")[rows])
+        low, high = (torch.from_numpy(np.full(len(rows), value, np.float32)) for value in window)
+        return StoredImages(stored, low, high)
+
+    def _fill(self, image: np.ndarray, row: int) -> None:
+        """Write the image of ``row`` into ``image`` [C, *size]."""
         column, payload = self.dataset.column, self.dataset.read(row)
         sides = [float(column(name)[row]) for name in SIDES[self.dataset.info.dims]]
         whole = Crop((*len(sides) * [0.0], *sides), len(sides) * (False,))
-        image = np.empty((int(column("channels")[row]), *self.size), np.int32)
         try:
             if xxhash.xxh3_64_hexdigest(payload) != column("xxh3")[row]:
                 raise DecodeError("checksum differs from the manifest's")
@@ -94,42 +142,44 @@ class Images:
                 f"{self.dataset.root}: sample {column('key')[row]} in shard {column('shard')[row]} cannot be read: "
                 f"{error}; copy the shard again from its origin, or shard again"
             ) from error
-        low, high = map(np.float32, self.window or (column("low")[row], column("high")[row]))
-        return np.clip((image.astype(np.float32) - low) / (high - low), 0, 1)
 
 
-def _joined(images: Sequence[Future[np.ndarray]]) -> tuple[Tensor, list[str]]:
-    errors = [image.exception() for image in images]
+def _readable(images: StoredImages, filled: Sequence[Future[None]]) -> StoredImages:
+    """``images`` without those that were not ``filled``."""
+    errors = [each.exception() for each in filled]
     for error in errors:
         if error is not None and not isinstance(error, UserError):
             raise error
-    readable = [image.result() for image, error in zip(images, errors, strict=True) if error is None]
-    stacked = torch.from_numpy(np.stack(readable)) if readable else torch.empty(0)
-    return stacked, [str(error) for error in errors if error is not None]
+    messages = tuple(str(error) for error in errors if error is not None)
+    if not messages:
+        return images
+    good = [number for number, error in enumerate(errors) if error is None]
+    return StoredImages(images.stored[good], images.low[good], images.high[good], messages)
 
 
 @torch.inference_mode()
-def pooled(encoder: Encoder, images: Tensor, layers: Sequence[int], device: torch.device) -> list[Tensor]:
-    """The spatial mean of each level in ``layers``, float32 [b, channels] on ``device``; ``images`` [b, C, *size]."""
-    pyramid = encoder(images.to(device, memory_format=CHANNELS_LAST[images.dim()]))
+def pooled(encoder: Encoder, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """The spatial mean of each level in ``layers``, float32 [b, channels]; ``images`` [b, C, *size]."""
+    pyramid = encoder(images.contiguous(memory_format=CHANNELS_LAST[images.dim()]))
     return [global_average(pyramid[layer].float()) for layer in layers]
 
 
 def features(
-    encoders: Sequence[Encoder], images: Images, layers: Sequence[int], batch: int, device: torch.device
+    encoders: Sequence[Encoder], images: Images, layers: Sequence[int], batch: int
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
     """Raw pixels [n, 256 C], and per encoder the spatial mean of each level in ``layers``, [n, channels].
 
     One pass over the images, float32; level 1 is at 1/2, level 5 at 1/32 of the image.
     """
     pixels: list[Tensor] = []
+    device = images.device
     outputs: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in encoders]
     for encoder in encoders:
         moved(encoder.eval(), device, channels_last=True)
     for views in images.batches(batch):
-        pixels.append(POOLS[views.dim()](views, PIXELS).flatten(1))
+        pixels.append(POOLS[views.dim()](views, PIXELS).flatten(1).cpu())
         for encoder, levels in zip(encoders, outputs, strict=True):
-            for values, parts in zip(pooled(encoder, views, layers, device), levels, strict=True):
+            for values, parts in zip(pooled(encoder, views, layers), levels, strict=True):
                 parts.append(values.cpu())
     joined = [[torch.cat(parts).numpy() for parts in levels] for levels in outputs]
     return torch.cat(pixels).numpy(), joined

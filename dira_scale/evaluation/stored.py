@@ -1,5 +1,6 @@
 """Images and volumes as shards have them, and their probabilities: seen as one view, or through overlapping windows."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,7 @@ from dira_scale.pixels.crops import fill
 from dira_scale.pixels.headers import Payload
 from dira_scale.pixels.limits import MAX_VOXELS
 
+CPU = torch.device("cpu")
 OVERLAP = 0.5  # of neighbouring windows, whose edges count less (MONAI's mode "gaussian")
 LINEAR = {2: "bilinear", 3: "trilinear"}  # by dimensions
 Network = Callable[[Tensor], Tensor]  # [b, C, *size] in [0, 1] -> probabilities [b, K, *size] or [b, K]
@@ -38,6 +40,7 @@ class Stored:
     """An image or a volume. ``shape`` and ``codec`` are of its payload; ``low`` and ``high`` become 0 and 1.
 
     Attributes:
+        bits: of an image's value, 8 or 16; volumes have 16, of which one is the sign.
         spacing: of its pixels, in mm; None: unknown.
         step: for each axis, how many of its pixels a network's pixel covers; None: 1.
         pad: whether crops may reach beyond it, where it is 0.
@@ -52,6 +55,7 @@ class Stored:
     spacing: Sequence[float] | None = None
     step: Sequence[float] | None = None
     pad: bool = False
+    bits: int = 16
 
     @classmethod
     def of(cls, samples: Samples, sample: int) -> "Stored":
@@ -59,7 +63,8 @@ class Stored:
         low, high = (float(samples.column(name, np.array([sample]))[0]) for name in ("low", "high"))
         about = samples.codec(sample), samples.shape(sample), samples.dimensions
         spacing = samples.spacing(np.array([sample]))[0].tolist() if samples.dimensions == 3 else None
-        return cls(samples.payload(sample), *about, low, high, spacing)
+        bits = int(samples.column("bits", np.array([sample]))[0])
+        return cls(samples.payload(sample), *about, low, high, spacing, bits=bits)
 
     def seen(
         self,
@@ -88,13 +93,19 @@ class Stored:
             return 1
         return self.shape[-1] if self.dimensions == 2 else self.shape[0]
 
-    def view(self, crop: FixedCrop, size: tuple[int, ...]) -> Tensor:
-        """float32 [C, *size] in [0, 1], cropped and resized as loaders do it. Raises DecodeError."""
-        view = np.empty((self.channels, *size), np.int32)
+    def cropped(self, crop: FixedCrop, size: tuple[int, ...]) -> np.ndarray:
+        """The stored values [C, *size], cropped and resized as loaders do it: uint8 or uint16, or int16 of a volume.
+        Raises DecodeError."""
+        kind = np.int16 if self.dimensions == 3 else np.uint8 if self.bits == 8 else np.uint16
+        view = np.empty((self.channels, *size), kind)
         geometry = crop.of(np.array([self.sides]), None if self.step is None else np.array([self.step]))
         outside = int(np.floor(self.low)) if self.pad else None
         fill(self.payload, self.codec, [geometry.crop(0)], [view], self.shape, outside)
-        return self._scaled(view)
+        return view
+
+    def view(self, crop: FixedCrop, size: tuple[int, ...]) -> Tensor:
+        """float32 [C, *size] in [0, 1], cropped and resized as loaders do it. Raises DecodeError."""
+        return self._scaled(self.cropped(crop, size))
 
     def image(self) -> Tensor:
         """float32 [C, *sides] in [0, 1]; with ``step`` of as many network's pixels. Raises DecodeError."""
@@ -121,15 +132,28 @@ def dense(
     """Probabilities float32 [K, *sides] of every pixel as it is stored, on the CPU.
 
     ``whole``: of the whole image resized to ``size``, resized linearly to the image's sides. ``sliding``: of windows of
-    ``size`` over the image as it is stored, or in the network's spacing, ``batch`` at a time, which overlap by half.
+    ``size`` over the image as it is stored, or in the network's spacing, ``batch`` at a time, which overlap by half;
+    they are added up on ``device``, or on the CPU if the sums are too large for it.
     """
     if window == SLIDING:
         from monai.inferers import SlidingWindowInferer  # lazy: takes seconds, and comes with an extra
 
-        inferer = SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device="cpu")
-        return resized(inferer(stored.image()[None], network)[0], stored.sides)
+        image, where = stored.image()[None], CPU
+        if device != CPU:
+            outputs = network(image.new_zeros((1, image.shape[1], *size), device=device)).shape[1]
+            padded = [*map(max, image.shape[2:], size)]
+            where = device if fits((image.shape[1] + outputs + 1) * math.prod(padded), device) else CPU
+        inferer = SlidingWindowInferer(size, batch, OVERLAP, "gaussian", sw_device=device, device=where)
+        return resized(inferer(image.to(where), network)[0].cpu(), stored.sides)
     (crop,) = centre(stored.dimensions)
     return resized(network(stored.view(crop, size)[None].to(device))[0].cpu(), stored.sides)
+
+
+def fits(values: int, device: torch.device) -> bool:
+    """Whether so many float32 ``values`` take at most half of the memory that is free on the GPU ``device``: windows
+    and the network's maps need some, too."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for the next tensors
+    return 4 * values <= (torch.cuda.mem_get_info(device)[0] + kept) // 2
 
 
 def resized(probabilities: Tensor, sides: Sequence[int]) -> Tensor:

@@ -142,9 +142,16 @@ class TrainedRun:
         size = self.size if len(self.size) == 3 else self.size[0]
         return fixed_views(size, self.crops, **self.stored)
 
+    def faster_last(self, device: torch.device) -> bool:
+        """Whether its convolutions are faster channels last: those of images on a GPU, as in training."""
+        return device.type == "cuda" and len(self.size) == 2
+
     def predictor(self, device: torch.device, channels_last: bool = False) -> Callable[[Tensor], Tensor]:
-        """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there."""
-        network, supervision = moved(self.network, device, channels_last), self.supervision
+        """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there.
+
+        ``channels_last``: in memory; on a GPU a network of images is, whatever it is here.
+        """
+        network, supervision = moved(self.network, device, channels_last or self.faster_last(device)), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
         set_fp32(precision)
 

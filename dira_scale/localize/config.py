@@ -13,7 +13,7 @@ from dira_scale.errors import UserError
 class LocalizeData(Schema):
     shards: str = path_field()
     split: str = MISSING
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Localizer:
             require_fit(self.samples, fixed_views(trained.size, crops, **trained.stored), LARGER)
         self.device = compute_device()
         set_fp32("fp32")
-        moved(network := trained.network, self.device, channels_last=False)
+        moved(network := trained.network, self.device, trained.faster_last(self.device))
         self.outputs = trained.supervision.outputs
         input = input_of(trained.size, trained.about["normalise"])
         self.cam = GradCam(network, input, trained.supervision.predicted)

@@ -21,6 +21,7 @@ from torch import Tensor
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
@@ -81,7 +82,7 @@ def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -
 
     with bar("localizing", UNITS[len(localizer.trained.size)]) as shown:
         task = shown.add_task("", total=len(cases.images), completed=len(cases.images) - len(todo))
-        for case, stored, view in read_ahead(read, todo, config.data.workers):
+        for case, stored, view in read_ahead(read, todo, config.data.workers or default_workers(localizer.device)):
             made: list[Row] = []
             for label, boxes in case.boxes.items():
                 seen = localizer.look(stored, view, label)

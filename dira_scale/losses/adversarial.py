@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.losses.double_backward import InputGradients
+
 
 def generator_loss(kind: str, scores: Tensor) -> Tensor:
     """Return the mean of (s - 1)^2, of log(1 - sigmoid(s)), or of -s over the ``scores`` of generated patches.
@@ -53,5 +55,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], between: Tensor) -> Ten
         torch.Size([])
     """
     between = between.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    with InputGradients():
+        scores = critic(between)
+    (gradient,) = torch.autograd.grad(scores.sum(), between, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()

@@ -31,7 +31,7 @@ class Predict(Schema):
     key_file: str | None = path_field(None)
     window: str | None = one_of(WHOLE, SLIDING, default=None)
     batch: int = at_least(1)
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -64,8 +64,9 @@ class FolderImages:
         sides = tuple(row[name] for name in SIDES[dimensions])
         shape = sides if row["channels"] == 1 else (row["channels"], *sides)
         stored = Stored(
-            sample.payload, row["codec"], shape, dimensions, float(row["low"]), float(row["high"]), row["spacing"]
-        )
+            sample.payload, row["codec"], shape, dimensions, float(row["low"]), float(row["high"]), row["spacing"],
+            bits=row["bits"],
+        )  # fmt: skip
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))
         return Loaded(stored, Space.of(item.record.image, read, np.array(row["affine"]).reshape(4, 4)))

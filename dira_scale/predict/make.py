@@ -10,12 +10,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,8 @@ from dira_scale import __version__
 from dira_scale.archive.outcome import most_common
 from dira_scale.archive.output import check_output
 from dira_scale.archive.reading import QuarantinedError
-from dira_scale.data.batch import UNITS
+from dira_scale.data.batch import UNITS, unit_interval
+from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, counted, print_line
 from dira_scale.evaluation.config import SLIDING, require_masks
 from dira_scale.evaluation.journal import FILE as UNFINISHED
@@ -48,6 +50,15 @@ Row = dict[
 Prepared = TypeVar("Prepared")
 
 
+@dataclass(frozen=True)
+class CroppedImage:
+    """``crops`` [n, C, *size], of stored values; ``low`` and ``high`` become 0 and 1."""
+
+    crops: np.ndarray
+    low: float
+    high: float
+
+
 def make(config: Predict) -> None:
     """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
     trained, out = TrainedRun.of(Path(config.run)), Path(config.out)
@@ -56,7 +67,9 @@ def make(config: Predict) -> None:
     require_masks(config.window, not masks, learned)
     if masks and (config.window or trained.window) == SLIDING:
         require_libraries()
-    device, images = compute_device(), _images(config, trained)
+    device = compute_device()
+    workers = config.workers or default_workers(device)
+    images = _images(config, trained, workers)
     seen = {"window": config.window or trained.window} if masks else {"crops": trained.about["evaluate"]["crops"]}
     about = {name: trained.about[name] for name in ("network", "stage", "step")}
     about |= {"weights": trained.hash, **seen, "data": images.about}
@@ -71,55 +84,69 @@ def make(config: Predict) -> None:
             predicted = _masks if masks else _values
             with bar("predicting", UNITS[len(trained.size)]) as shown:
                 task = shown.add_task("", total=len(images.keys), completed=len(images.keys) - len(todo))
-                for number, row in predicted(config, trained, images, todo, device):
+                for number, row in predicted(config, trained, images, todo, device, workers):
                     rows.add(images.keys[number], row)
                     shown.advance(task)
             _finish(out, trained, images, rows.done, about)
 
 
-def _images(config: Predict, trained: TrainedRun) -> Images:
+def _images(config: Predict, trained: TrainedRun, workers: int) -> Images:
     dimensions = len(trained.size)
     if config.data.shards is not None:
         return DatasetImages(config.data.shards, config.data.split, dimensions)
     assert config.images is not None, "checked"
     conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
-    return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, config.workers)
+    return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, workers)
 
 
 def _values(
-    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device
+    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device, workers: int
 ) -> Iterator[tuple[int, Row]]:
     """As the run's test split was evaluated: the mean of what is predicted of its crops."""
     predicted = trained.predictor(device)
 
-    def views(loaded: Loaded) -> Tensor:
-        return torch.stack([loaded.stored.view(crop, trained.size) for crop in trained.crops])
+    def views(loaded: Loaded) -> CroppedImage:
+        stored = loaded.stored
+        return CroppedImage(
+            np.stack([stored.cropped(crop, trained.size) for crop in trained.crops]), stored.low, stored.high
+        )
 
-    waiting = list[tuple[int, Tensor]]()
-    for position, (number, view) in enumerate(_read(config, trained, images, todo, views), 1):
+    waiting = list[tuple[int, CroppedImage]]()
+    for position, (number, view) in enumerate(_read(workers, trained, images, todo, views), 1):
         if isinstance(view, dict):
             yield number, view
         else:
             waiting.append((number, view))
         if len(waiting) < config.batch and position < len(todo):
             continue
-        for _, alike in groupby(waiting, lambda item: item[1].shape):  # of grey and colour images
-            numbers, stacked = zip(*alike, strict=True)
-            crops = torch.stack(stacked, 1)
-            values = torch.stack([predicted(crop).cpu() for crop in crops]).mean(0).double().tolist()
+        for _, alike in groupby(waiting, lambda item: item[1].crops.shape):  # of grey and colour images
+            numbers, cropped = zip(*alike, strict=True)
+            values = _mean_of_crops(predicted, cropped, device).double().tolist()
             yield from ((n, {"values": row}) for n, row in zip(numbers, values, strict=True))
         waiting.clear()
 
 
+def _mean_of_crops(
+    predicted: Callable[[Tensor], Tensor], images: Sequence[CroppedImage], device: torch.device
+) -> Tensor:
+    """[b, L] on the CPU. What is stored goes to the device, where it is scaled."""
+    stored = torch.from_numpy(np.stack([image.crops for image in images], 1))
+    limits = torch.tensor([(image.low, image.high) for image in images], dtype=torch.float32)
+    if device.type == "cuda":
+        stored, limits = stored.pin_memory(), limits.pin_memory()
+    stored, (low, high) = stored.to(device, non_blocking=True), limits.to(device, non_blocking=True).unbind(1)
+    return torch.stack([predicted(unit_interval(crop, low, high)) for crop in stored]).mean(0).cpu()
+
+
 def _masks(
-    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device
+    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device, workers: int
 ) -> Iterator[tuple[int, Row]]:
     window, folder = config.window or trained.window, Path(config.out) / MASKS
     predicted, supervision, chosen = trained.predictor(device), trained.supervision, trained.chosen
     if len({*images.targets}) < len(images.targets):
         twice = Counter(images.targets).most_common(1)[0][0]
         raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
-    for number, loaded in _read(config, trained, images, todo, lambda loaded: loaded):
+    for number, loaded in _read(workers, trained, images, todo, lambda loaded: loaded):
         if isinstance(loaded, dict):
             yield number, loaded
             continue
@@ -132,7 +159,7 @@ def _masks(
 
 
 def _read(
-    config: Predict, trained: TrainedRun, images: Images, todo: list[int], prepare: Callable[[Loaded], Prepared]
+    workers: int, trained: TrainedRun, images: Images, todo: list[int], prepare: Callable[[Loaded], Prepared]
 ) -> Iterator[tuple[int, Prepared | Row]]:
     """What is ``prepared`` of each image, or the row of one that cannot be used."""
 
@@ -148,7 +175,7 @@ def _read(
         except DecodeError as error:
             return number, {"stage": "decode", "reason": str(error)}
 
-    return read_ahead(read, todo, config.workers)
+    return read_ahead(read, todo, workers)
 
 
 def _finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row], about: Row) -> None:

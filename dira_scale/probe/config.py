@@ -22,7 +22,7 @@ class ProbeData(Schema):
     val_split: str = MISSING
     test_split: str = MISSING
     size: int | None = at_least(2 * PIXELS, None)
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
 
 
 @dataclass

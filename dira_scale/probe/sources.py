@@ -53,15 +53,15 @@ class Computed:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
         cfg, model, size = self.cfg, self.model, self.size
         window = self.runs[0].description.input.window if self.runs else None
-        images = {part: Images(self.dataset, rows[part], size, cfg.data.workers, window) for part in PARTS}
+        shown = size, cfg.data.workers, window, compute_device()
+        images = {part: Images(self.dataset, rows[part], *shown) for part in PARTS}
         groups = trained_groups(self.runs, cfg.stage, size)
         groups += [weights_group(cfg.init, model, size)] if cfg.init else []
         groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))
         make_names_unique(groups)
         layers = levels(self.config["layer"], groups[0].encoders[0])
         encoders = [encoder for group in groups for encoder in group.encoders]
-        device = compute_device()
-        extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch, device) for part in PARTS}
+        extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch) for part in PARTS}
         return _by_row(groups, list(layers), extracted, model.dimensions)
 
 

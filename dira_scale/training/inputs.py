@@ -19,7 +19,7 @@ from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.data.selection import Selection, select
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
-from dira_scale.distributed.processes import default_threads
+from dira_scale.distributed.processes import default_threads, default_workers
 from dira_scale.distributed.world import World
 from dira_scale.engine.preflight import DIGITS
 from dira_scale.engine.task import StagePlan
@@ -231,12 +231,6 @@ def selected(data: Any, datasets: Sequence[ShardedDataset], weights: Sequence[fl
         datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
         from_end=data.fraction_from == "end", excluded=excluded_patients(data.exclude, datasets),
     )  # fmt: skip
-
-
-def default_workers(device: torch.device, cores: int) -> int:
-    """Decoding threads of a process that has ``cores`` to itself: on a GPU machine all but the one that launches the
-    steps; on a CPU, where training wants the cores too, at most two."""
-    return max(1, cores - 1) if device.type == "cuda" else max(1, min(2, cores))
 
 
 def _opened(path: str) -> ShardedDataset:

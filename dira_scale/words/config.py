@@ -18,7 +18,7 @@ class WordsData(Schema):
     split: str = MISSING
     val_split: str = MISSING
     size: list[int] | None = at_least(1, None)
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
 
 
 @dataclass

@@ -78,11 +78,11 @@ def describe(
     train, val = splits
     if not kept.exists():
         images = Images(
-            dataset, np.concatenate([train.rows, val.rows]), describer.size, words.data.workers, describer.window
-        )
-        device = compute_device()
+            dataset, np.concatenate([train.rows, val.rows]), describer.size, words.data.workers, describer.window,
+            compute_device(),
+        )  # fmt: skip
         layers = [*levels(LAST, describer.encoder).values()]
-        _, ((values,),) = features([describer.encoder], images, layers, words.batch, device)
+        _, ((values,),) = features([describer.encoder], images, layers, words.batch)
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(kept, values.astype("<f4").tobytes())
     every = np.frombuffer(kept.read_bytes(), "<f4").reshape(len(train.rows) + len(val.rows), -1)

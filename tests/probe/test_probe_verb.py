@@ -88,7 +88,7 @@ def test_features_are_those_of_the_checkpoint_in_evaluation_mode(run: Path, shar
     (group,) = trained_groups(read_runs(str(run)), "latest", 32)
     torch.manual_seed(5)
     expected = build_encoder(ENCODER, size=32).eval()
-    pixels, (levels,) = features(group.encoders, Images(dataset, rows, 32, 2), [1, 5], 7, torch.device("cpu"))
+    pixels, (levels,) = features(group.encoders, Images(dataset, rows, 32, 2), [1, 5], 7)
     stored = [codecs.decode(dataset.read(row), "png").astype(np.float32) / 4095 for row in rows]
     assert pixels.shape == (24, 256)
     np.testing.assert_allclose(pixels.mean(1), [image.mean() for image in stored], rtol=2e-3)  # nothing is cropped
