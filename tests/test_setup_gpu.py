@@ -13,6 +13,7 @@ import pytest
 from harness import SECONDS
 
 from benchmarks.gpu.machine import CARRIED, REQUIRED
+from benchmarks.gpu.recipes import RECIPES
 from benchmarks.gpu.parts import SHARES
 from benchmarks.gpu.rungs import rungs
 
@@ -82,13 +83,14 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 @pytest.mark.system
+@pytest.mark.timeout(2400)
 def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     """A plain checkout; a Python with a GPU container's packages; the wheels; no way out. All parts are rehearsed."""
     checkout = tmp_path / "checkout"
     subprocess.run(["git", "clone", "-q", ROOT, checkout], check=True)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     bare = pretended(tmp_path / "bare", PRESENT)
-    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse"]
+    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--seconds", "2000"]  # as slow cores may need
     offline = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_UP]
 
     lacking = subprocess.run([*offline, *check], capture_output=True, text=True)
@@ -106,6 +108,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     found = json.loads((out / "gpu.json").read_text())
     assert all(part["fine"] for part in found["parts"].values()) and list(found["parts"]) == list(SHARES)
     assert all(check["fine"] for check in found["steady"].values()) and len(found["steady"]) == 3
+    assert found["recipes"].keys() == RECIPES.keys() and all(row["seconds"] > 0 for row in found["recipes"].values())
     assert all(found["loaders"]["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
     assert [f"{row['network']}: {row['rung']}" for row in found["ladder"]["rungs"]] == [rung.title for rung in rungs()]
     assert all(row.get("agrees", not row["alike"]) for row in found["ladder"]["rungs"])
@@ -117,7 +120,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     ).stdout == ""  # fmt: skip
 
 
-MEASURED = ("parts", "basics", "steady", "loaders", "ladder", "checks")
+MEASURED = ("parts", "basics", "steady", "recipes", "loaders", "ladder", "checks")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ CARRIED = {
     "pytest": "pytest", "pytest-timeout": "pytest_timeout", "pluggy": "pluggy", "iniconfig": "iniconfig",
     "pygments": "pygments",
     "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom",
-    "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg",
+    "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg", "monai": "monai",
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@
 
 Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
 was no time for is named. In this order: `basics` (the machine, a product, 3D convolutions), `steady` (waits, two runs
-alike), `loaders` (a step fed by each), `ladder` (rungs of speed, the one that compiles last), `tests` (marked gpu).
+alike), `recipes` (a step of each, in 2D, 3D and fine-tuning, beside what is planned), `loaders` (a step fed by each),
+`ladder` (rungs of speed, the one that compiles last), `tests` (marked gpu).
 DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which is updated with every figure,
 gpu.txt, the same as text, and logs.tar.gz. --rehearse runs everything at tiny sizes, on a CPU too; its figures are
 meaningless. `python3 setup/gpu.py check` calls this on a plain checkout without network.
@@ -32,7 +33,7 @@ from dira_scale.storage.atomic import write_atomic
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # A part's share of the time at most; the last has all that the others leave.
-SHARES = {"basics": 0.1, "steady": 0.2, "loaders": 0.15, "ladder": 0.65, "tests": 1.0}
+SHARES = {"basics": 0.08, "steady": 0.2, "recipes": 0.22, "loaders": 0.11, "ladder": 0.36, "tests": 1.0}
 ENDING = 5.0  # seconds a part has to write down what it did before it is stopped
 
 

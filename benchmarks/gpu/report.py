@@ -44,12 +44,14 @@ class Job:
 def text(content: dict[str, Any]) -> str:
     """All figures so far, in the order in which they are measured."""
     from benchmarks import end_to_end
-    from benchmarks.gpu import checks, table
+    from benchmarks.gpu import checks, recipes, table
 
     parts = ["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal"))
     for name in ("environment", "basics"):
         parts += [f"{key}: {value}" for key, value in content.get(name, {}).items()]
     parts += [steady(name, result) for name, result in content.get("steady", {}).items()]
+    if "recipes" in content:
+        parts += ["", recipes.table(content["recipes"])]
     if "loaders" in content:
         found = content["loaders"]
         why = [

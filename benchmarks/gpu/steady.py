@@ -8,7 +8,7 @@ import gc
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,13 @@ def waits(keys: Sequence[str]) -> dict[str, Any]:
     loop.images = images(config, torch.device("cpu"))
     for number in range(WARM):
         loop.step(number)
-    if loop.device.type != "cuda":
-        loop.step(WARM)
+    return watched(loop.step, loop.device)
+
+
+def watched(step: Callable[[int], None], device: torch.device) -> dict[str, Any]:
+    """Where the host waits in three steps, after ``WARM`` others."""
+    if device.type != "cuda":
+        step(WARM)
         return {"fine": True, "why": "there is no GPU to wait for"}
     result: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
@@ -51,7 +56,7 @@ def waits(keys: Sequence[str]) -> dict[str, Any]:
         torch.cuda.set_sync_debug_mode("warn")
         try:
             for number in range(WARM, WARM + WATCHED):
-                loop.step(number)
+                step(number)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.cuda.synchronize()

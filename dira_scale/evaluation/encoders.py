@@ -89,7 +89,9 @@ def weights_group(path: str, model: Architecture, size: int | tuple[int, ...]) -
     """The encoder of ``model`` with the weights of a file in any layout that pretraining accepts."""
     encoder = model.build_encoder(size)
     start = start_weights(path, encoder)
-    assert start is not None, "not random"
+    if start is None:
+        raise UserError(f"init={path}: expected a file of weights; encoders of random weights are rows of the table "
+                        "already, as many as random_encoders says")  # fmt: skip
     return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": [*start.loaded]}])
 
 

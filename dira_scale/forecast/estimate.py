@@ -97,6 +97,8 @@ def rehearse_run(
         if few.images == 1:
             few = rehearse(fake, heaviest, 2, blueprint.config.parallel.accumulate)
         many = rehearsed(heaviest, 2 * few.images)
+        if len(few.live_in_passes) != len(many.live_in_passes):  # a first step makes tables that later ones find
+            few = rehearse(fake, heaviest, few.images, blueprint.config.parallel.accumulate)
         return Rehearsals(ranks, stages, heaviest.name, few, many, blueprint.remarks((fake.task.module,)))
 
 

@@ -36,9 +36,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     running_var: Tensor
     num_batches_tracked: Tensor
     pending: Tensor  # sums since the last commit: C means, C unbiased variances, COUNT times the number of passes
-    noted: (
-        Tensor  # of each group in a micro-batch, as the kernels wrote them in the last pass: the same, with COUNT ones
-    )
+    noted: Tensor  # what the kernels wrote in the last pass: the same, with COUNT ones; a row for each group of several
 
     groups = local = ranks = 1
     process_group: Any = None

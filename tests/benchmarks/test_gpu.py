@@ -206,7 +206,7 @@ def test_time_that_is_up_ends_a_command_with_all_its_processes(tmp_path: Path) -
 def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By a clock of its own: `steady` and `ladder` take all that they may."""
+    """By a clock of its own: `steady`, `recipes` and `ladder` take all that they may."""
     clock, given = [0.0], {}
     takes = {"basics": 5.0, "loaders": 5.0}
 
@@ -219,9 +219,11 @@ def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     monkeypatch.setattr(parts, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setenv("OUT", str(tmp_path / "named"))
     assert main(["--rehearse", "--seconds", "400"]) == 0
-    assert given == {"basics": 40, "steady": 80, "loaders": 60, "ladder": 260, "tests": 400 - 5 - 80 - 5 - 260}
+    assert given == pytest.approx(
+        {"basics": 32, "steady": 80, "recipes": 88, "loaders": 44, "ladder": 144, "tests": 400 - 5 - 80 - 88 - 5 - 144}
+    )
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
-    clock[0] = 0.0
-    assert main(["--rehearse", "--seconds", "60"]) == 1  # nothing is left for the tests
+    clock[0], takes["ladder"] = 0.0, 400.0
+    assert main(["--rehearse", "--seconds", "400"]) == 1  # nothing is left for the tests
     ended = json.loads((tmp_path / "named" / "gpu.json").read_text())["parts"]
     assert list(ended) == list(SHARES) and ended["tests"]["why"] == "left out, the time was up"

@@ -129,8 +129,10 @@ def planned_speed(experiment: str, gpus: int, batch: int, *words: str) -> float:
     return configured("pretrain", given, where).row.images_per_second
 
 
-def own_batch(experiment: str) -> int:
-    return int(compose("pretrain", [f"experiment={experiment}", "data.shards=none"]).data.batch)
+def own(experiment: str) -> tuple[int, list[str]]:
+    """Its batch; what leaves only the last stage."""
+    config = compose("pretrain", [f"experiment={experiment}", "data.shards=none"])
+    return int(config.data.batch), [f"stages.{name}.epochs=0" for name in [*config.stages][:-1]]
 
 
 @pytest.mark.system
@@ -138,7 +140,7 @@ def own_batch(experiment: str) -> int:
 def test_eight_gpus_are_planned_to_be_faster_than_four(experiment: str) -> None:
     """At the experiment's own batch, whose BatchNorm groups span two of eight GPUs, or all of them; and at as many
     samples a GPU."""
-    batch, last = own_batch(experiment), ["stages.di.epochs=0", "stages.dir.epochs=0"]
+    batch, last = own(experiment)
     four = planned_speed(experiment, 4, batch, *last)
     assert planned_speed(experiment, 8, batch, *last) > four
     assert planned_speed(experiment, 8, 2 * batch, *last) > 1.5 * four
@@ -153,13 +155,13 @@ EXPERIMENTS = sorted(file.stem for file in (Path(plan.__file__).parents[2] / "co
 def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
     """Every doubling from 1 to 64, at as many samples a GPU; from 1 to 4 to 8 at the experiment's own batch, with
     BatchNorm groups that span no GPUs (a run's first lines name them): a step that the host bounds gains nothing."""
-    batch = own_batch(experiment)
+    batch, last = own(experiment)
     each = max(batch // 4, 8)
-    speeds = [planned_speed(experiment, gpus, each * gpus) for gpus in (1, 2, 4, 8, 16, 32, 64)]
+    speeds = [planned_speed(experiment, gpus, each * gpus, *last) for gpus in (1, 2, 4, 8, 16, 32, 64)]
     assert all(more > less for less, more in pairwise(speeds)), speeds
     within = [gpus for gpus in (1, 4, 8) if batch % gpus == 0 and batch // gpus > 1]
-    own = ["model.bn_groups=null", f"model.bn_group_size={batch // within[-1]}"]
-    speeds = [planned_speed(experiment, gpus, batch, *own) for gpus in within]
+    last += ["model.bn_groups=null", f"model.bn_group_size={batch // within[-1]}"]
+    speeds = [planned_speed(experiment, gpus, batch, *last) for gpus in within]
     assert all(more > 0.99 * less for less, more in pairwise(speeds)), speeds
 
 
