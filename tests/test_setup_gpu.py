@@ -13,8 +13,8 @@ import pytest
 from harness import SECONDS
 
 from benchmarks.gpu.machine import CARRIED, REQUIRED
-from benchmarks.gpu.recipes import RECIPES
 from benchmarks.gpu.parts import SHARES
+from benchmarks.gpu.recipes import RECIPES
 from benchmarks.gpu.rungs import rungs
 
 ROOT = Path(__file__).parents[1]
