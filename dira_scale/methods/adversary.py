@@ -63,9 +63,10 @@ class Adversary(nn.Module):
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Half of mean (D(real) - 1)^2 plus half of mean D(fake)^2, or -mean log D(real) - mean log(1 - D(fake)).
 
-        With gradient to D and none to ``fake``.
+        With gradient to D and none to ``fake``. Both are one batch: InstanceNorm normalises each image by itself.
         """
-        return adversarial.discriminator_loss(self.loss, self._scores(real), self._scores(fake.detach()))
+        scores = self._scores(torch.cat([real, fake.detach()]))
+        return adversarial.discriminator_loss(self.loss, *scores.split([len(real), len(fake)]))
 
     @torch.no_grad()
     def accuracy(self, real: Tensor, fake: Tensor) -> Tensor:

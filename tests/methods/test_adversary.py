@@ -71,8 +71,11 @@ def test_generator_loss_and_gradient(adversary):
 
 @BOTH
 def test_discriminator_loss_and_gradient(adversary):
+    passes = []
+    adversary.discriminator.register_forward_hook(lambda *_: passes.append(1))
     loss = adversary.discriminator_loss(images(0), images(1))
     loss.backward()
+    assert len(passes) == 1  # clean and restored images together
     twin = copy.deepcopy(adversary.discriminator).double()
     twin.zero_grad()
     expected = discriminator_formula(adversary, twin, images(0).double(), images(1).double())
