@@ -27,7 +27,7 @@ LOSSES = ("lsgan", "minimax", *WASSERSTEIN)
 
 
 class Adversary(nn.Module):
-    """D distinguishes clean patches from restored ones. fp32 throughout; images [b, 1, *size] in [0, 1].
+    """D distinguishes clean patches from restored ones. Images [b, 1, *size] are in [0, 1].
 
     ``lsgan`` (Mao et al., ICCV 2017), the configuration's default: D's target score is 1 for clean and 0 for restored
     patches, the generator's 1. ``minimax``: the score's sigmoid is the probability D(x) of a clean patch; D ascends
@@ -36,19 +36,21 @@ class Adversary(nn.Module):
     D has four blocks of convolution and InstanceNorm without weights, and a scoring convolution, as released: 1,554,433
     parameters, a map of 28 x 28 scores at 224 pixels.
 
-    ``dimensions``: of an image.
+    ``dimensions``: of an image. ``precision``: of D, whatever autocast is around it: ``fp32``, or ``bf16`` by autocast.
+    Scores and losses are fp32.
 
     Raises ``UserError`` for a loss that does not exist.
     """
 
     validated: ClassVar[bool] = True  # whether the generator's loss counts in validation: it means the same at any time
+    precision = "fp32"
     discriminator: nn.Module
 
-    def __init__(self, loss: str = "lsgan", dimensions: int = 2) -> None:
+    def __init__(self, loss: str = "lsgan", dimensions: int = 2, precision: str = "fp32") -> None:
         super().__init__()
         if loss not in (known := LOSSES[:2]):
             raise UserError(f"adversary.loss={loss}: expected {' or '.join(known)}{nearest(loss, known)}")
-        self.loss = loss
+        self.loss, self.precision = loss, precision
         self.discriminator = Discriminator(dimensions)
 
     def beside(self, restored: Tensor, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
@@ -63,9 +65,10 @@ class Adversary(nn.Module):
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Half of mean (D(real) - 1)^2 plus half of mean D(fake)^2, or -mean log D(real) - mean log(1 - D(fake)).
 
-        With gradient to D and none to ``fake``.
+        With gradient to D and none to ``fake``. Both are one batch: InstanceNorm normalises each image by itself.
         """
-        return adversarial.discriminator_loss(self.loss, self._scores(real), self._scores(fake.detach()))
+        scores = self._scores(torch.cat([real, fake.detach()]))
+        return adversarial.discriminator_loss(self.loss, *scores.split([len(real), len(fake)]))
 
     @torch.no_grad()
     def accuracy(self, real: Tensor, fake: Tensor) -> Tensor:
@@ -76,9 +79,9 @@ class Adversary(nn.Module):
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
         """One score per patch, [b, 1, *size / 8], with ``parameters`` in place of D's own if given."""
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             scores: Tensor = functional_call(self.discriminator, parameters or {}, (at_least_float32(images),))
-            return scores
+        return at_least_float32(scores)
 
 
 class Wasserstein(Adversary):
@@ -147,6 +150,10 @@ class Wasserstein(Adversary):
             return super()._scores(images, parameters)
 
 
-def adversary_of(loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...]) -> Adversary:
+def adversary_of(
+    loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...], precision: str = "fp32"
+) -> Adversary:
     """The adversary of ``adversary.*`` for restored views of ``size``."""
-    return Wasserstein(loss, penalty, model, size) if loss in WASSERSTEIN else Adversary(loss, model.dimensions)
+    if loss in WASSERSTEIN:
+        return Wasserstein(loss, penalty, model, size)
+    return Adversary(loss, model.dimensions, precision)

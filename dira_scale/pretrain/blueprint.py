@@ -115,7 +115,7 @@ class PretrainBlueprint(Blueprint):
     def adversary(self) -> Adversary:
         """Return the discriminator with its loss, of random weights."""
         adversary = self.config.adversary
-        return adversary_of(adversary.loss, adversary.penalty, self.config.model, self.views.size)
+        return adversary_of(adversary.loss, adversary.penalty, self.config.model, self.views.size, adversary.precision)
 
     def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)

@@ -20,6 +20,13 @@ from dira_scale.training.config import StagedTraining, Validate
 class AdversaryConfig(Schema):
     loss: str = one_of("lsgan", "minimax", "wgan_gp", "wgan_gp_released")
     penalty: float = above(0)
+    precision: str = one_of("fp32", "bf16")
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a Wasserstein adversary in bf16: its penalty differentiates the scores twice."""
+        super().__post_init__()
+        if self.precision == "bf16" and self.loss.startswith("wgan"):
+            raise UserError(f"precision=bf16: adversary.loss={self.loss} computes in fp32 alone; use precision=fp32")
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models.discriminator import Discriminator, check_size
+from dira_scale.pretrain.config import AdversaryConfig
 
 BOTH = pytest.mark.parametrize("adversary", ["lsgan", "minimax"], indirect=True)
 
@@ -71,8 +72,11 @@ def test_generator_loss_and_gradient(adversary):
 
 @BOTH
 def test_discriminator_loss_and_gradient(adversary):
+    passes = []
+    adversary.discriminator.register_forward_hook(lambda *_: passes.append(1))
     loss = adversary.discriminator_loss(images(0), images(1))
     loss.backward()
+    assert len(passes) == 1  # clean and restored images together
     twin = copy.deepcopy(adversary.discriminator).double()
     twin.zero_grad()
     expected = discriminator_formula(adversary, twin, images(0).double(), images(1).double())
@@ -117,3 +121,20 @@ def test_stays_in_float32_under_autocast(adversary):
     with torch.autocast("cpu", torch.bfloat16):
         inside = adversary.generator_loss(images(0)), adversary.discriminator_loss(images(0), images(1))
     assert all(torch.equal(outside, under) for outside, under in zip(expected, inside, strict=True))
+
+
+@BOTH
+def test_bf16_is_near_float32_with_losses_in_float32(adversary):
+    near = Adversary(adversary.loss, precision="bf16")
+    near.load_state_dict(adversary.state_dict())
+    products = []
+    near.discriminator[0].register_forward_hook(lambda _, inputs, output: products.append(output.dtype))
+    for name, given in (("generator_loss", [images(0)]), ("discriminator_loss", [images(0), images(1)])):
+        ours, exact = (getattr(each, name)(*given) for each in (near, adversary))
+        assert ours.dtype == torch.float32 and ours.item() == pytest.approx(exact.item(), rel=0.01)
+    assert set(products) == {torch.bfloat16}
+
+
+def test_bf16_is_refused_for_a_penalty():
+    with pytest.raises(UserError, match=r"precision=bf16: adversary\.loss=wgan_gp computes in fp32 alone"):
+        AdversaryConfig("wgan_gp", 100.0, "bf16")
