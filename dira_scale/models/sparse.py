@@ -1,6 +1,7 @@
 """Convolutional encoders that compute as if hidden voxels were not there (SparK: Tian et al., ICLR 2023, sec. 3.2)."""
 
 import copy
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+from torch.utils.checkpoint import checkpoint
 
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.distributed.collectives import gather
@@ -29,11 +31,24 @@ class Hidden:
     It stays until the next one, as activation checkpointing calls the layers again in the backward pass.
     """
 
-    blocks: Tensor
+    def __init__(self) -> None:
+        self._positions = dict[tuple[int, ...], Tensor]()  # that are hidden, for each size that maps have
+
+    @property
+    def blocks(self) -> Tensor:
+        return self._blocks
+
+    @blocks.setter
+    def blocks(self, blocks: Tensor) -> None:
+        self._blocks = blocks
+        self._positions = {size: spread(blocks, size)[:, None] for size in self._positions}
 
     def at(self, x: Tensor) -> Tensor:
         """bool [b, 1, *x's size]: which positions of a map ``x`` [b, C, *size] are hidden."""
-        return spread(self.blocks, x.shape[2:])[:, None]
+        size = tuple(x.shape[2:])
+        if size not in self._positions:
+            self._positions[size] = spread(self.blocks, size)[:, None]
+        return self._positions[size]
 
     def cleared(self, x: Tensor) -> Tensor:
         """``x`` with zeros where it is hidden."""
@@ -130,11 +145,15 @@ class SparseGroupNorm(nn.Module):
         self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
-        voxels = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (self.groups, -1))
-        mean, var, _ = _moments(voxels, self.hidden.at(x)[:, None], [*range(2, voxels.dim())])
-        y = _scaled(((voxels - mean) * torch.rsqrt(var + self.eps)).flatten(1, 2), self).to(x.dtype)
+        y = checkpoint(self._normed, x, self.hidden.at(x)[:, None], use_reentrant=False, preserve_rng_state=False)
         activated: Tensor = self.act(self.drop(y))
         return activated
+
+    def _normed(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """``x`` without its activation, computed again in the backward pass, which would keep three maps of float32."""
+        voxels = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (self.groups, -1))
+        mean, var, _ = _moments(voxels, hidden, [*range(2, voxels.dim())])
+        return _scaled(((voxels - mean) * torch.rsqrt(var + self.eps)).flatten(1, 2), self).to(x.dtype)
 
 
 def _scaled(y: Tensor, layer: "SparseBatchNorm | SparseGroupNorm") -> Tensor:
@@ -147,7 +166,8 @@ def _scaled(y: Tensor, layer: "SparseBatchNorm | SparseGroupNorm") -> Tensor:
 
 def _moments(x: Tensor, hidden: Tensor, axes: list[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance and number over ``axes``, which stay as 1, of what is not ``hidden`` of ``x``."""
-    count = (~hidden).expand_as(x).sum(axes, keepdim=True).clamp(min=1).to(x.dtype)
+    channels = math.prod(x.shape[axis] for axis in axes if hidden.shape[axis] == 1)  # that are hidden alike
+    count = ((~hidden).sum(axes, keepdim=True) * channels).clamp(min=1).to(x.dtype)
     mean = x.masked_fill(hidden, 0.0).sum(axes, keepdim=True) / count
     var = (x - mean).square().masked_fill(hidden, 0.0).sum(axes, keepdim=True) / count
-    return mean, var, count
+    return mean, var, count.expand_as(mean)

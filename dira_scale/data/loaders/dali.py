@@ -40,12 +40,14 @@ class DaliLoader(CpuLoader):
 
     def _prepare(self) -> None:
         _check(self.samples, self.copies.device)
+        self._views: DaliViews | None = None  # of the last iteration, with DALI's threads, stream and decoders
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """Batches whose views are where they are wanted; ``copies`` brings the rest."""
         readers = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         maker = ThreadPoolExecutor(1, thread_name_prefix="loader-dali")
-        views = DaliViews(self.samples, self.requests.views, self.copies.device, self.workers, self.seconds)
+        kept, self._views = self._views, None  # one thread at a time may use them
+        views = kept or DaliViews(self.samples, self.requests.views, self.copies.device, self.workers, self.seconds)
         pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
         requests = self.requests.between(start_step, stop_step)
         try:
@@ -61,6 +63,7 @@ class DaliLoader(CpuLoader):
         finally:
             maker.shutdown(cancel_futures=True)  # first: it waits for what the others read
             readers.shutdown(cancel_futures=True)
+        self._views = views  # for the next validation, but not after an error
 
     def _begin_reading(self, request: Request, readers: ThreadPoolExecutor) -> list[Future[Payloads]]:
         images = np.unique(np.concatenate(request.images))
