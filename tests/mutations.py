@@ -202,8 +202,15 @@ MUTATIONS = (
     Mutation(
         "discriminator-on-undetached-images",
         "methods/adversary.py",
-        "self._scores(fake.detach())",
-        "self._scores(fake)",
+        "torch.cat([real, fake.detach()])",
+        "torch.cat([real, fake])",
+    ),
+    Mutation(
+        "penalty-without-the-filters-second-gradient",
+        "losses/double_backward.py",
+        "mask = [False, ctx.needs_input_grad[1], False]",
+        "mask = [False, False, False]",
+        ("methods/test_wasserstein.py",),
     ),
     Mutation(
         "terms-without-their-weights",
