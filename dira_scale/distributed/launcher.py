@@ -3,6 +3,7 @@
 import os
 import socket
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,18 +17,20 @@ from dira_scale.errors import UserError
 from dira_scale.machine.inventory import install_command
 
 
-def check_launch(parallel: Parallel, precision: str, clip: float | None) -> None:
-    """Refuse a launcher that contradicts the configuration.
+def check_launch(parallel: Parallel, precision: str, clip: float | None, groups: Iterable[int] = ()) -> None:
+    """Refuse a launcher that contradicts the configuration; ``groups`` are the numbers of BatchNorm groups of stages.
 
     Raises:
         UserError: accelerate's own configuration contradicts ours, the launcher started fewer processes than requested
-            or more than there are GPUs, or a package that the strategy needs is missing.
+            or more than there are GPUs, a package that the strategy needs is missing, or the GPU's only queue would
+            hold messages that wait for each other.
     """
     _refuse_accelerate(parallel, precision, clip)
     _refuse_single_process()
     _refuse_missing(parallel.strategy)
     if parallel.device != "cpu":
         _refuse_few_gpus()
+        _refuse_single_queue(groups)
 
 
 def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None) -> None:
@@ -113,4 +116,17 @@ def _refuse_few_gpus() -> None:
         raise UserError(
             f"{processes} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one per GPU "
             f"(--nproc_per_node {gpus}, --num_processes {gpus}), or make more visible (CUDA_VISIBLE_DEVICES)"
+        )
+
+
+def _refuse_single_queue(groups: Iterable[int]) -> None:
+    """BatchNorm groups over some of the processes send beside the gradients, on communicators of their own: in a single
+    queue two processes may each hold back the message that the other waits for (NCCL's guide on concurrent communicators)."""
+    processes = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    spanning = [count for count in groups if 1 < count < processes]
+    if spanning and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1" and torch.cuda.device_count():
+        raise UserError(
+            f"CUDA_DEVICE_MAX_CONNECTIONS=1 with {spanning[0]} BatchNorm groups over {processes} processes: their "
+            "messages and those of gradients may wait for each other forever; unset the variable, or take a multiple "
+            f"of {processes} for model.bn_groups"
         )

@@ -9,6 +9,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 from dira_scale.training.blueprint import Blueprint
+from dira_scale.training.schedule import groups_of
 
 
 class Trainer:
@@ -41,5 +42,5 @@ class Trainer:
     def run(self) -> int:
         """Train, or resume, and return the exit code of the command."""
         config = self.blueprint.config
-        check_launch(config.parallel, config.precision, config.optim.clip)
+        check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
         return run_task(config, self.blueprint.cfg, self.blueprint.task)

@@ -154,3 +154,25 @@ def _share(rank: int, folder: str) -> None:
     except control.AgreedError as error:
         Path(folder, f"{rank}.txt").write_text(str(error))
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("groups", "connections", "gpus", "refused"),
+    [([4], "1", 8, True), ([0, 2], "1", 8, True), ([4], None, 8, False), ([4], "8", 8, False), ([4], "1", 0, False),
+     ([0], "1", 8, False), ([1], "1", 8, False), ([8], "1", 8, False), ([16], "1", 8, False)],
+)  # fmt: skip
+def test_a_gpu_with_a_single_queue(
+    monkeypatch: pytest.MonkeyPatch, groups: list[int], connections: str | None, gpus: int, refused: bool
+) -> None:
+    """Groups over some of eight processes; those within one, or over all, have no communicator of their own."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.delenv("CUDA_DEVICE_MAX_CONNECTIONS", raising=False)
+    if connections:
+        monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", connections)
+    parallel = config().parallel
+    if refused:
+        with pytest.raises(UserError, match=r"MAX_CONNECTIONS=1 with . BatchNorm groups over 8 processes: .* unset"):
+            launcher.check_launch(parallel, "bf16", None, groups)
+    else:
+        launcher.check_launch(parallel, "bf16", None, groups)
