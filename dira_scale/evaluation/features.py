@@ -13,6 +13,7 @@ from torch import Tensor
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
+from dira_scale.distributed.precision import set_fp32
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import PIXELS
 from dira_scale.models.heads import global_average
@@ -120,12 +121,13 @@ def features(
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
     """Raw pixels [n, 256 C], and per encoder the spatial mean of each level in ``layers``, [n, channels].
 
-    One pass over the images, float32; level 1 is at 1/2, level 5 at 1/32 of the image.
+    One pass over the images, in IEEE fp32; level 1 is at 1/2, level 5 at 1/32 of the image.
     """
+    set_fp32("fp32")
     pixels: list[Tensor] = []
     outputs: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in encoders]
     for encoder in encoders:
-        moved(encoder.eval(), device, channels_last=True)
+        moved(encoder.eval(), device)
     for views in images.batches(batch):
         pixels.append(POOLS[views.dim()](views, PIXELS).flatten(1))
         for encoder, levels in zip(encoders, outputs, strict=True):

@@ -142,7 +142,7 @@ class TrainedRun:
         size = self.size if len(self.size) == 3 else self.size[0]
         return fixed_views(size, self.crops, **self.stored)
 
-    def predictor(self, device: torch.device, channels_last: bool = False) -> Callable[[Tensor], Tensor]:
+    def predictor(self, device: torch.device, channels_last: bool | None = False) -> Callable[[Tensor], Tensor]:
         """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there."""
         network, supervision = moved(self.network, device, channels_last), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
