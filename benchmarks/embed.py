@@ -53,7 +53,7 @@ def measure(case: str, shards: Path, rounds: int, keys: Sequence[str]) -> dict[s
         world = connect(cfg)
         job = EmbeddingJob.open(cfg, world)
         images = Images(job.dataset, job.rows, job.about.size, cfg.data.workers, device=world.device)
-        moved(job.source.encoder, world.device, channels_last=True)
+        moved(job.source.encoder, world.device)
         ready = [x.contiguous(memory_format=CHANNELS_LAST[x.dim()]) for x in images.batches(cfg.batch)]
 
         @torch.inference_mode()

@@ -18,7 +18,7 @@ class Parallel(Schema):
     accumulate: int = at_least(1)
     threads: Any = whole_or(AUTO, 1)
     checkpoint_activations: bool = MISSING
-    channels_last: bool = MISSING
+    channels_last: bool | None = None
     compile: bool = MISSING
     offload: bool = MISSING
     timeout: int = at_least(1)

@@ -121,7 +121,7 @@ def _refuse_few_gpus() -> None:
 
 def _refuse_single_queue(groups: Iterable[int]) -> None:
     """BatchNorm groups over some of the processes send beside the gradients, on communicators of their own: in a single
-    queue two processes may each hold back the message that the other waits for (NCCL's guide on concurrent communicators)."""
+    queue two processes may each hold back what the other waits for (NCCL's guide on concurrent communicators)."""
     processes = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     spanning = [count for count in groups if 1 < count < processes]
     if spanning and os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS") == "1" and torch.cuda.device_count():

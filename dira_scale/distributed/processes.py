@@ -55,6 +55,9 @@ def start(parallel: Parallel, precision: str) -> World:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise Accelerate chooses
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resuming must be exact
+    # cuDNN's attention is refused for its backward pass, which has no deterministic form, only if deterministic
+    # algorithms are on in the forward pass; flash attention obeys in the backward pass (engine/step.py).
+    torch.backends.cuda.enable_cudnn_sdp(False)
     precision = choose(precision, device)
     set_fp32(precision)
     zero = parallel.strategy.startswith("zero")

@@ -97,7 +97,7 @@ class EmbeddingJob:
         self.about, missing = broadcast_from_main((about, folder.missing_parts(self.out, about)))
         mine = missing[self.world.rank :: self.world.ranks]
         batches = self._batches(mine)
-        moved(self.source.encoder, self.world.device, channels_last=True)
+        moved(self.source.encoder, self.world.device)
         done = self.about.rows - sum(len(self.rows[self.about.span(part)]) for part in missing)
         unreadable: list[str] = []
         progress = bar("embedding", UNITS[self.dataset.info.dims])

@@ -124,7 +124,7 @@ def _split(
         **supervision.loader_arguments,
     )  # fmt: skip
     held_out = HeldOutBatches(choose_loader(AUTO, [dataset], device).build(spec), order)
-    predicted = trained.predictor(device, channels_last=True)  # as runs have it, by default
+    predicted = trained.predictor(device, channels_last=None)  # as runs have it, by default
     with bar("evaluating", UNITS[views.dimensions]) as shown:
         task = shown.add_task("", total=size)
         yield HeldOutSplit(

@@ -17,6 +17,7 @@ from dira_scale.data.device_copies import DeviceCopies
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.stage_seconds import StageSeconds
+from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.config import PIXELS
@@ -169,13 +170,14 @@ def features(
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
     """Raw pixels [n, 256 C], and per encoder the spatial mean of each level in ``layers``, [n, channels].
 
-    One pass over the images, float32; level 1 is at 1/2, level 5 at 1/32 of the image.
+    One pass over the images, in IEEE fp32; level 1 is at 1/2, level 5 at 1/32 of the image.
     """
+    set_fp32("fp32")
     pixels: list[Tensor] = []
     device = images.device
     outputs: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in encoders]
     for encoder in encoders:
-        moved(encoder.eval(), device, channels_last=True)
+        moved(encoder.eval(), device)
     for views in images.batches(batch):
         pixels.append(POOLS[views.dim()](views, PIXELS).flatten(1).cpu())
         for encoder, levels in zip(encoders, outputs, strict=True):

@@ -146,12 +146,13 @@ class TrainedRun:
         """Whether its convolutions are faster channels last: those of images on a GPU, as in training."""
         return device.type == "cuda" and len(self.size) == 2
 
-    def predictor(self, device: torch.device, channels_last: bool = False) -> Callable[[Tensor], Tensor]:
+    def predictor(self, device: torch.device, channels_last: bool | None = False) -> Callable[[Tensor], Tensor]:
         """The network on ``device``, as it was evaluated: of images [b, C, *size] in [0, 1] what it predicts, there.
 
-        ``channels_last``: in memory; on a GPU a network of images is, whatever it is here.
+        ``channels_last``: as of :func:`moved`; a network of images on a GPU is, if it is not None.
         """
-        network, supervision = moved(self.network, device, channels_last or self.faster_last(device)), self.supervision
+        layout = None if channels_last is None else channels_last or self.faster_last(device)
+        network, supervision = moved(self.network, device, layout), self.supervision
         precision, input = choose(self.about["precision"]), input_of(self.size, self.about["normalise"])
         set_fp32(precision)
 

@@ -6,7 +6,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dira_scale.distributed.precision import autocast
+from dira_scale.distributed.precision import autocast, set_fp32
 
 MEASURED_PIXELS = 8 * 224**2  # of a step on a CPU; a GPU gets its share of a batch
 WARM_UP, MEASURED = 3, 3  # steps: oneDNN compiles its bf16 kernels in the first ones, which take ten times as long
@@ -18,6 +18,8 @@ def flops_per_second(encoder: str, size: int, images: int, precision: str) -> fl
     network = timm.create_model(encoder, num_classes=0).to(device, memory_format=torch.channels_last).train()
     images = images if device.type == "cuda" else min(images, MEASURED_PIXELS // size**2)
     views = torch.rand(images, 3, size, size, device=device).to(memory_format=torch.channels_last)
+
+    set_fp32(precision)
 
     def step() -> None:
         with autocast(device, precision):

@@ -16,6 +16,7 @@ from dira_scale.data import distort
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan, StepTask, TaskBatch
+from dira_scale.models.network import keeps_channels_last
 from dira_scale.training.blueprint import Blueprint
 from dira_scale.training.schedule import stage_plans
 from dira_scale.training.shapes import Shapes
@@ -82,8 +83,10 @@ def fake_task(blueprint: Blueprint) -> FakeTask:
     return FakeTask(task, stages, blueprint.shapes, mode, world, blueprint.buffers(task))
 
 
-def without_memory(module: nn.Module, mode: FakeTensorMode, channels_last: bool) -> None:
-    """Fake the tensors of ``module``, which are on the meta device, in place."""
+def without_memory(module: nn.Module, mode: FakeTensorMode, channels_last: bool | None) -> None:
+    """Fake the tensors of ``module``, which are on the meta device, in place, in the layout that ``moved`` gives."""
+    if channels_last is None:
+        channels_last = keeps_channels_last(module)
 
     def faked(tensor: Tensor) -> Tensor:
         layout = CHANNELS_LAST.get(tensor.ndim) if channels_last else None

@@ -30,11 +30,25 @@ def check_torch(module: nn.Module, device: torch.device) -> None:
         )
 
 
-def moved(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+def keeps_channels_last(module: nn.Module) -> bool:
+    """Whether the feature maps of ``module`` stay channels last from layer to layer, as far as torch's layers go.
+
+    Its InstanceNorm of volumes, and on GPUs its GroupNorm, return contiguous maps, so that every convolution would
+    convert twice: a quarter of an nnU-Net's step (pytorch #59168).
+    """
+    layers = [*module.modules()]
+    volumes = any(isinstance(layer, nn.Conv3d) for layer in layers)
+    return not (volumes and any(isinstance(layer, nn.InstanceNorm3d | nn.GroupNorm) for layer in layers))
+
+
+def moved(module: nn.Module, device: torch.device, channels_last: bool | None = None) -> nn.Module:
     """``module`` on ``device``, its weights contiguous, or those of convolutions channels last.
 
-    Raises UserError as :func:`check_torch`.
+    ``channels_last``: ``parallel.channels_last``; None: if the module :func:`keeps_channels_last`. Raises UserError as
+    :func:`check_torch`.
     """
+    if channels_last is None:
+        channels_last = keeps_channels_last(module)
     check_torch(module, device)
     if device.type == "cpu":
         bf16.guard(module)
@@ -97,7 +111,11 @@ class Encoder(nn.Module):
     def _expanded(self, x: Tensor) -> Tensor:
         """[b, 1 or C, *size] -> [b, C, *size], without copying unless ``channels_last``."""
         x = x.expand(-1, self._in_channels, *self.dimensions * [-1])
-        return x.contiguous(memory_format=CHANNELS_LAST[x.dim()]) if self.channels_last else x
+        if not self.channels_last:
+            return x
+        # Not ``contiguous(memory_format=...)``: one channel is contiguous in both layouts, and torch takes the other.
+        last = x.movedim(1, -1)
+        return last.flatten().view(last.shape).movedim(-1, 1)
 
 
 class Network(nn.Module):

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
+from dira_scale.distributed.precision import set_fp32
 from dira_scale.evaluation.probe_figures import AUC, R2, Score
 from dira_scale.machine.device import compute_device
 from dira_scale.metrics.neighbours import knn_scores
@@ -108,6 +109,7 @@ def sgd_probe(features: Parts, task: ProbeTask, drawn: np.ndarray) -> Score:
 
     As for C, a label's rate is the one with the best figure on the whole validation part, the smaller one on ties.
     """
+    set_fp32("fp32")
     task = normalised(task, drawn)
     device = compute_device()
     of = {part: torch.from_numpy(values.astype(np.float32)).to(device) for part, values in features.items()}

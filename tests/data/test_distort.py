@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional
 
 from dira_scale.data import views
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import Distort, build_batched
+from dira_scale.data.distort.corruptions import Elastic, GaussianBlur
 from dira_scale.data.distort.plane import rotate
-from dira_scale.data.views import Blur, Jitter, ViewSpec, draw
+from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, Warp, draw
 
 SPEC = ViewSpec(size=48)
 NEAR = 2e-6  # the largest difference between sums in another order
@@ -33,7 +34,7 @@ def images(b=24, channels=1, size=48, seed=0):
 
 
 def parameters(b=24, spec=SPEC, seed=0):
-    return draw(spec, seed, 0, np.arange(b), np.zeros(b, int), 0, np.full(b, 99), np.full(b, 99))[1]
+    return draw(spec, seed, 0, np.arange(b), np.zeros(b, int), 0, *spec.dimensions * [np.full(b, 99)])[1]
 
 
 def only(branch, b=24):
@@ -238,21 +239,32 @@ def test_an_image_is_the_same_alone_and_in_any_company():
         assert torch.equal(module(x[i : i + 1], params[i : i + 1])[0], whole[i])
 
 
-def test_a_gpus_products_are_ieee_whatever_a_run_allows(tf32):
+VOLUMES = ViewSpec(
+    size=(8, 16, 16), blur=Blur(p=0), cutout=Cutout(p=0), inverse_cutout=InverseCutout(p=0), shuffle=Shuffle(p=0),
+    corruptions={"blur": GaussianBlur(), "elastic": Elastic(alpha=60.0, sigma=2.0)},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "least"),
+    [(replace(ViewSpec(size=16), jitter=Jitter(p=0)), 3), (ViewSpec(size=16, warp=Warp(p=1.0)), 5), (VOLUMES, 6)],
+)
+def test_a_gpus_products_are_ieee_whatever_a_run_allows(tf32, spec, least):
     """tf32 would round pixels; afterwards it is allowed as before."""
     seen = []
 
     class Products(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func.overloadpacket.__name__ in ("mm", "bmm", "baddbmm", "addmm"):
-                seen.append(torch.backends.cuda.matmul.allow_tf32)
+                seen.append(torch.backends.cuda.matmul.allow_tf32 or args[0].dtype != torch.float32)
             return func(*args, **(kwargs or {}))
 
-    spec = replace(ViewSpec(size=16), jitter=Jitter(p=0))
-    x, params = images(2, size=16), parameters(2, spec)
-    with Products():
-        Distort(spec).at_once(x, params, corrupt=False)
-    assert len(seen) >= 3 and not any(seen)
+    params, module = parameters(2, spec), build_batched(spec)
+    x = torch.rand(2, 1, *spec.sides)
+    with Products(), torch.autocast("cpu", torch.bfloat16):
+        module(x, params)
+        module.turned_mask((x[:, 0] > 0.5).long(), params)
+    assert len(seen) >= least and not any(seen)
     assert torch.backends.cuda.matmul.allow_tf32
 
 

@@ -7,7 +7,6 @@ product of a row and a column indicator, so one batched product paints all of th
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
 from dira_scale.data.distort.corruptions import corrupted
+from dira_scale.data.distort.ieee import ieee_products
 from dira_scale.data.distort.warp import Warping
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
@@ -48,7 +48,7 @@ class Distort(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             x = self.turned(x, params)
             x = tone(x.float(), params) if self.tones else x
@@ -93,9 +93,8 @@ class Distort(nn.Module):
 
     def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
         """K x K^T with a matrix K [S, S] per sample: both passes of a separable filter, including edges."""
-        with _ieee_products():
-            kernel = torch.einsum("bt,tij->bij", self._half_kernels(sigma), self.blur_taps)[:, None]
-            return kernel @ x @ kernel.mT
+        kernel = torch.einsum("bt,tij->bij", self._half_kernels(sigma), self.blur_taps)[:, None]
+        return kernel @ x @ kernel.mT
 
     def _half_kernels(self, sigma: Tensor) -> Tensor:
         """One half of each sample's kernel, from its centre outwards: [b, reach + 1]."""
@@ -160,17 +159,6 @@ class BatchedDistort(Distort):
     """Distorts all samples at once also on a CPU, as on a GPU: where parameters have no values, or as a reference."""
 
     one_by_one = Distort.at_once
-
-
-@contextmanager
-def _ieee_products() -> Iterator[None]:
-    """Keeps a GPU from rounding pixels to tf32's 11 bits, which it would do even where nothing is blurred."""
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _mirrored_shifts(size: int, reach: int) -> Tensor:

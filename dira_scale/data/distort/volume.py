@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.data.distort.corruptions import corrupted
+from dira_scale.data.distort.ieee import ieee_products
 from dira_scale.data.distort.plane import jitter
 from dira_scale.data.views import Distortion, ViewSpec
 
@@ -17,7 +18,7 @@ class DistortVolumes(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
             x = jitter(x.float(), params)
             x = corrupted(x, self.corruptions, params) if corrupt else x

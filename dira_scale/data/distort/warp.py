@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.data.batch import per_sample
+from dira_scale.data.distort.ieee import ieee_products
 from dira_scale.data.views import REFERENCE_SIZE, ViewSpec
 from dira_scale.data.views.warp import CELLS, COLUMNS, ELASTIC, GRID, NODES, OPTICAL, UNWARPED
 
@@ -39,7 +40,7 @@ class Warping(nn.Module):
         return self._sampled(mask[:, None], warp, "nearest")[:, 0].to(mask.dtype)
 
     def _sampled(self, x: Tensor, warp: Tensor, mode: str) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # in 16 bits a field would be pixels off
+        with ieee_products(x.device):  # in 16 bits a field would be pixels off
             x, grid = x.float(), 2 * self.sources(warp) / (x.shape[-1] - 1) - 1
             warped = F.grid_sample(x, grid, mode=mode, padding_mode="reflection", align_corners=True)
         return torch.where(per_sample(warp[:, 0] == UNWARPED, x), x, warped)

@@ -19,7 +19,7 @@ from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
 from dira_scale.models.momentum import local_shard
-from dira_scale.models.network import Encoder, moved
+from dira_scale.models.network import Encoder, keeps_channels_last, moved
 
 
 class FullyShardedModel(ShardedModel):
@@ -71,8 +71,10 @@ class Sharded(Strategy):
     def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
         # Parameters are flattened, so they must be contiguous; feature maps follow the layout of the image.
         module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
+        given = self.parallel.channels_last
+        channels_last = keeps_channels_last(module) if given is None else given
         for encoder in (part for part in module.modules() if isinstance(part, Encoder)):
-            encoder.channels_last = self.parallel.channels_last
+            encoder.channels_last = channels_last
         return self.kind(self.world, self.module, module, prepare, make, state)
 
     def end(self, model: StageModel) -> None:
@@ -92,7 +94,7 @@ def build(world: World, parallel: Parallel, module: nn.Module) -> Strategy:
             return Strategy(world, parallel, module)
 
 
-def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last: bool) -> nn.Module:
+def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last: bool | None) -> nn.Module:
     """``module`` on the device, in its memory format; recomputed and compiled by block if configured."""
     module = moved(module, world.device, channels_last)
     if parallel.checkpoint_activations:
