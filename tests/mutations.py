@@ -119,8 +119,8 @@ MUTATIONS = (
     Mutation(
         "running-statistics-of-one-group",
         "models/norm.py",
-        "else (torch.cat(normalised), seen.mean(0))",
-        "else (torch.cat(normalised), seen[0])",
+        "for part in parts]), self.noted.mean(0)",
+        "for part in parts]), self.noted[0]",
     ),
     Mutation(
         "recomputed-statistics-counted-twice",
