@@ -348,8 +348,8 @@ MUTATIONS = (
     Mutation(
         "number-in-units-of-its-deviation",
         "tasks/regression.py",
-        "return logits.float() * deviation + mean",
-        "return logits.float() + mean",
+        "return logits * deviation + mean",
+        "return logits + mean",
         ("finetune/test_regression.py",),
     ),
     Mutation(
