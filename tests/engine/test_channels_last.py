@@ -24,10 +24,10 @@ from dira_scale.forecast.network import fake_world
 
 NETWORK = "MoCo ResNet-50"
 SIZE = (8, 32, 32)
-VOLUMES: list[tuple[str, dict[str, Any], bool]] = [
+VOLUMES: list[Any] = [
     ("unet3d", {"width": 0.25}, True),
-    ("unet3d", {"width": 0.25, "norm": "instance"}, False),
-    ("unet3d", {"width": 0.25, "norm": "group"}, False),
+    pytest.param("unet3d", {"width": 0.25, "norm": "instance"}, False, marks=pytest.mark.system),
+    pytest.param("unet3d", {"width": 0.25, "norm": "group"}, False, marks=pytest.mark.system),
     ("resenc_l", {"features": "[8,16,16]", "blocks": "[1,1,1]"}, False),
 ]
 
