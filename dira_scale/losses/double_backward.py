@@ -23,6 +23,15 @@ class InputGradients(TorchFunctionMode):
 
     A backward pass with ``create_graph`` gives weights and biases no gradient; one without gives them the complete one.
     Padding by name ("same") is left to torch.
+
+    Example:
+        >>> x, weight = torch.rand(2, 1, 16, 16, requires_grad=True), torch.rand(8, 1, 3, 3, requires_grad=True)
+        >>> with InputGradients():
+        ...     y = torch.conv2d(x, weight)
+        >>> (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        >>> gradient.square().sum().backward()
+        >>> weight.grad.shape
+        torch.Size([8, 1, 3, 3])
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

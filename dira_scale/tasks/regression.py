@@ -95,7 +95,7 @@ class Regression(Supervision):
 
     def _pairs(self, like: Tensor) -> Tensor:
         """Means and deviations [2, L], of the type of ``like`` and where it is."""
-        return constant(tuple(self.normalised.get(name, (0.0, 1.0)) for name in self.outputs), like).T
+        return constant(tuple(tuple(self.normalised.get(name, (0.0, 1.0))) for name in self.outputs), like).T
 
     def score(self) -> ImageScore:
         return ImageScore(self, self._validated)

@@ -36,6 +36,8 @@ def torchs_defaults() -> Iterator[None]:
 class Shown:
     """Whole volumes of noise."""
 
+    device = CPU
+
     def batches(self, batch: int) -> Iterator[torch.Tensor]:
         yield torch.rand(batch, 1, 16, 16, 16)
 
@@ -51,7 +53,7 @@ def training_or_embedding(precision: str) -> None:
 
 def probing_or_words(precision: str) -> None:
     shown: Any = Shown()
-    features([TinyEncoder(4)], shown, [1], 2, CPU)
+    features([TinyEncoder(4)], shown, [1], 2)
 
 
 def predicting_or_evaluating(precision: str) -> None:
