@@ -143,6 +143,9 @@ def test_the_largest_batch_is_the_last_that_fits(strategy: str) -> None:
     limit = peak(0) + 10_000.0
     actual = largest(strategy, 4, step(4), step(8), limit, loader=7.0)
     assert actual > 30 and peak(actual) <= limit < peak(actual + 1)
+    more = step(8)
+    more = replace(more, live_in_passes=[*more.live_in_passes, LiveBytes(0, 0)])  # one more operation, without memory
+    assert actual <= largest(strategy, 4, step(4), more, limit, loader=7.0) <= 1.05 * actual
     assert largest(strategy, 4, step(4), step(8), peak(1), loader=7.0) == 1
     assert largest(strategy, 4, step(4), step(8), peak(1) - 1, loader=7.0) == 0
     assert largest(strategy, 4, step(4), step(8), peak(0) - 1000, loader=7.0) == 0
