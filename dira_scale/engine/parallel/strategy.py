@@ -105,7 +105,10 @@ def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last
         torch._dynamo.config.recompile_limit = 64
         # Monitors differentiate a step's losses twice, so a backward pass must not reuse its input buffers.
         torch._functorch.config.donated_buffer = False
+        mode = "reduce-overhead" if parallel.cuda_graphs else None
         for block in blocks(module):
             # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
-            block.compile(dynamic=False)
+            block.compile(dynamic=False, mode=mode)
+        if parallel.cuda_graphs:  # a pass may write over what the graphs of the one before have returned
+            module.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
     return module
