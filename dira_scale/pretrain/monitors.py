@@ -13,7 +13,7 @@ from torch import Tensor
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
-from dira_scale.metrics import ssim
+from dira_scale.metrics.ssim import WINDOW, ssim
 from dira_scale.models.heads import global_average
 from dira_scale.pretrain.objective import PretrainLosses
 
@@ -74,10 +74,11 @@ class Monitors:
     def _restoration(self, terms: Terms) -> dict[str, Tensor]:
         if terms.restored is None or terms.target is None:
             return {}
-        errors = (terms.restored.float() - terms.target.float()).square().mean(dim=tuple(range(1, terms.target.dim())))
+        restored, target = terms.restored.float(), terms.target.float()
+        errors = (restored - target).square().flatten(1).mean(1)
         measured = {"psnr": -10 * errors.clamp(min=1e-10).log10().mean()}
-        if min(terms.target.shape[2:]) > 2 * ssim.RADIUS:
-            measured["ssim"] = ssim.ssim(terms.restored, terms.target).mean()
+        if min(target.shape[2:]) >= WINDOW:
+            measured["ssim"] = ssim(restored, target).mean()
         return measured
 
 
