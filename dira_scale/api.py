@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,12 @@ def _run(command: str, output: Where, keys: Mapping[str, Any], settings: Setting
     Raises UserError for bad input, RuntimeError for all else that the command says.
     """
     refuse_in_worker(command)
-    key = COMMANDS[command].output
+    row = COMMANDS[command]
+    key = row.output
     cfg = configured(command, {**keys, key: output, **(settings or {})})
     with Errors() as errors:
-        code = getattr(import_module(f"dira_scale.{command}"), command)(cfg)
+        row.check_inputs(cfg)
+        code = row.carry_out(cfg)
     if code in (BAD_INPUT, FAILED):
         raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"{key}={cfg[key]}: see log.txt")
     return Path(cfg[key])

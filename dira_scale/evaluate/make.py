@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
@@ -53,8 +54,10 @@ from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 KIND = "evaluations"  # of the folder
 
 
-def make(config: Evaluation) -> None:
+def make(cfg: DictConfig) -> None:
     """Evaluate, unless that is done. Raises UserError, unless a sample is damaged before anything is written."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Evaluation)
     out, trained = Path(config.out), TrainedRun.of(Path(config.run))
     require_masks(config.window, trained.supervision.pooled, trained.supervision.learned)
     dataset = ShardedDataset.open(config.data.shards)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import __version__
@@ -43,8 +44,10 @@ from dira_scale.storage.owned import own
 WIDTH = 120  # columns where the output is not a terminal
 
 
-def make(config: Localize) -> None:
+def make(cfg: DictConfig) -> None:
     """Look at what is not yet looked at. Raises UserError."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Localize)
     out = Path(config.out)
     trained = TrainedRun.of(Path(config.run))
     if trained.supervision.output.activation is None or not trained.supervision.pooled:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import __version__
@@ -59,8 +60,10 @@ class CroppedImage:
     high: float
 
 
-def make(config: Predict) -> None:
+def make(cfg: DictConfig) -> None:
     """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Predict)
     trained, out = TrainedRun.of(Path(config.run)), Path(config.out)
     check_output(out, config.images, "images")
     masks, learned = not trained.supervision.pooled, trained.supervision.learned

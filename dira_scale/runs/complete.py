@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from dira_scale.commands import COMMANDS
 from dira_scale.config.reach import require_asked
 from dira_scale.errors import UserError
@@ -20,6 +22,18 @@ def config_file(folder: Path) -> Path:
         commands = " or ".join(command.name for command in COMMANDS.values() if command.trains)
         raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that {commands} wrote")
     return path
+
+
+def check_runs(cfg: DictConfig) -> None:
+    """Raise UserError if what ``cfg.run`` names is no run."""
+    for run in [cfg.run] if isinstance(cfg.run, str) else cfg.run or []:
+        config_file(Path(run))
+
+
+def check_folder(cfg: DictConfig) -> None:
+    """Raise UserError if ``cfg.run``, a run or its export, is no folder."""
+    if not Path(cfg.run).is_dir():
+        raise UserError(f"run={cfg.run} is not a folder: name a fine-tuned run, or its export")
 
 
 def locate_folder(run: Path, folder: str | None) -> Path:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from dira_scale.config.logs import Errors
 from dira_scale.distributed.launcher import check_launch
 from dira_scale.engine.run import run_task
 from dira_scale.errors import UserError
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
-from dira_scale.training.blueprint import Blueprint
+from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.schedule import groups_of
 
 
@@ -44,3 +46,8 @@ class Trainer:
         config = self.blueprint.config
         check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
         return run_task(config, self.blueprint.cfg, self.blueprint.task)
+
+
+def train(command: str, cfg: DictConfig) -> int:
+    """Train as ``cfg`` says, resuming from the run folder's state; return the exit code of ``command``."""
+    return Trainer(blueprint_of(command, cfg)).run()

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from dira_scale import __version__
 from dira_scale.archive.claim import remove_leftovers, write_dataset
 from dira_scale.archive.finish import joined, publish_dataset
@@ -27,18 +29,21 @@ from dira_scale.storage.store import is_local, locate
 from dira_scale.words.config import Words
 from dira_scale.words.cubes import LABEL, WordPlan, cut, make_cube, planned_cubes
 from dira_scale.words.descriptors import Describer, describe, open_describer
-from dira_scale.words.origin import Volumes, references, too_small
+from dira_scale.words.origin import Volumes, open_origin, references, too_small
 from dira_scale.words.search import search
 
 # What decides which cubes there are, beside the encoder and the volumes.
 DECISIVE = ("seed", "words", "neighbours", "size", "margin", "distance", "trials", "zoomed", "air", "shard_size")
 
 
-def make(words: Words, dataset: ShardedDataset, train: Volumes, val: Volumes) -> None:
-    """Write the words of ``dataset`` to ``words.out``; goes on with what an earlier call left.
+def make(cfg: DictConfig) -> None:
+    """Write the words of the dataset to ``out``; goes on with what an earlier call left.
 
     Raises UserError if ``out`` or the encoder is unsuitable, a volume is damaged, or too few words are there.
     """
+    words: Any = OmegaConf.to_object(cfg)
+    assert isinstance(words, Words)
+    dataset, train, val = open_origin(words)
     console, out = Console(soft_wrap=True, highlight=False), locate(words.out, "out")
     if not is_local(out):
         raise UserError(f"out={words.out}: words are written to a folder of this machine; copy it from there")
