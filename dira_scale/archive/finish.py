@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from dira_scale import __version__
 from dira_scale.archive.claim import made_of, state_file
-from dira_scale.archive.modality import modality_of
 from dira_scale.archive.output import PARTIAL, names_file
 from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sample import FILLED
+from dira_scale.archive.slices import modality_of
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.data.manifest.writer import TableWriter

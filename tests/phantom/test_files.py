@@ -13,11 +13,10 @@ from pydicom.pixels import apply_voi_lut
 from pydicom.uid import UID, CTImageStorage, DigitalXRayImageStorageForPresentation
 
 from dira_scale.phantom.ct import dicom as ct
-from dira_scale.phantom.ct.files import write_metaimage, write_nifti
-from dira_scale.phantom.ct.grid import ScanGrid
-from dira_scale.phantom.ct.scanner import Scanner
+from dira_scale.phantom.ct.dataset import write_metaimage, write_nifti
+from dira_scale.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.phantom.ct.study import Study
-from dira_scale.phantom.cxr import dicom as cxr
+from dira_scale.phantom.cxr import dataset as cxr
 from dira_scale.phantom.cxr.view import View
 from dira_scale.phantom.dicom import IDENTIFYING, SYNTAXES, Identity
 

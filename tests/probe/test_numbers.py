@@ -12,9 +12,9 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.probe_figures import AUC, R2, Features, as_json, figures, from_json
 from dira_scale.evaluation.probe_table import by_label, overviews
 from dira_scale.probe.comparison import _tasks
-from dira_scale.probe.heads import RATES
 from dira_scale.probe.probing import (
     PARTS,
+    RATES,
     Parts,
     ProbeTask,
     Score,

@@ -4,8 +4,7 @@ import numpy as np
 
 from dira_scale.phantom.curve import curve
 from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
-from dira_scale.phantom.cxr.torso import Torso
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Map, Torso, View
 
 
 def lungs(chest: Torso, view: View) -> tuple[Map, Map]:

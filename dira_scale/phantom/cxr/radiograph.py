@@ -14,9 +14,8 @@ from dira_scale.phantom.cxr.painters import paint
 from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
 from dira_scale.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.phantom.cxr.skeleton import bones
-from dira_scale.phantom.cxr.torso import Build, Torso
 from dira_scale.phantom.cxr.vessels import vessels
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Build, Map, Torso, View
 
 LEAD = 3.0  # line integral of a marker
 SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood

@@ -5,8 +5,7 @@ from numpy.typing import NDArray
 
 from dira_scale.phantom.curve import curve
 from dira_scale.phantom.cxr.primitives import TubeLayer
-from dira_scale.phantom.cxr.torso import Torso
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Map, Torso, View
 
 LEVELS = 7
 FINEST = 0.4  # mm: thinner ones are lost in the noise

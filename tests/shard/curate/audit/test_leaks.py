@@ -23,8 +23,7 @@ from dira_scale.shard.curate.audit.harvest import harvest, texts_of
 from dira_scale.shard.curate.audit.leaks import find_leaks, is_coincidence
 from dira_scale.shard.curate.audit.report import Finding
 from dira_scale.shard.curate.audit.search import Match, Value, Values
-from dira_scale.shard.curate.audit.texts import parts_of, tokens
-from dira_scale.shard.curate.audit.words import own_words
+from dira_scale.shard.curate.audit.texts import own_words, parts_of, tokens
 
 UID = "1.2.826.0.1.3680043.8.498.771"
 Plant = Callable[[Path], None]
