@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dira_scale.doctor.advice import Choice, choice, flops_per_second, recommend, show_advice
 from dira_scale.doctor import advice
+from dira_scale.doctor.advice import Choice, choice, flops_per_second, recommend, show_advice
 from dira_scale.machine.hardware import Gpu, Hardware
 
 LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
