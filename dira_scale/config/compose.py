@@ -22,12 +22,10 @@ from omegaconf.resolvers import oc
 from yaml import MarkedYAMLError, YAMLError
 from yaml.reader import ReaderError
 
-from dira_scale.config import shared
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import as_words, keys, leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of
-from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
 from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, kind, path_arguments, path_keys, specialised
 from dira_scale.config.trust import trust_typed
@@ -50,7 +48,6 @@ def compose(command: str, argv: list[str]) -> DictConfig:
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
         trust_typed(composed)
-        allow_typed(composed)
         schema.adopt(composed, {*map(key_of, arguments.words)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
@@ -133,18 +130,10 @@ def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Pa
 
 
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
-    folders = roots(command, list(config_dirs))
-    paths = ",".join(f"file://{path}" for path in folders[1:])
-
-    def compose(words: Sequence[str]) -> DictConfig:
-        with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
-            overrides = [f"hydra.searchpath=[{paths}]", *words]
-            return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
-
-    def groups() -> set[str]:
-        return {"hydra", *(path.name for folder in folders if folder.is_dir() for path in folder.iterdir())}
-
-    return shared.composed((command, paths), words, compose, groups)
+    paths = ",".join(f"file://{path}" for path in roots(command, list(config_dirs))[1:])
+    with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
+        overrides = [f"hydra.searchpath=[{paths}]", *words]
+        return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
 
 
 def _plain(composed: DictConfig) -> DictConfig:

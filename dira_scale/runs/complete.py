@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.reach import require_asked
+from dira_scale.config.trust import require_asked
 from dira_scale.data.manifest import INFO_FILE, DatasetInfo
 from dira_scale.errors import UserError
 from dira_scale.runs.files import read_yaml

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import compose, defaults
-from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description, read_description
 from dira_scale.sweep.config import Cluster, SweepConfig
@@ -84,7 +83,6 @@ def _output(run: Run) -> str:
 GB = 1e9
 
 
-@shared_bases()
 def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     """Find what any run's command would refuse without data; of runs that differ only in seed and outputs, check one.
 

@@ -24,7 +24,7 @@ from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.reach import allow
+from dira_scale.config.trust import allow
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED, TRY

@@ -7,23 +7,9 @@ from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
-from dira_scale.machine.progress import bar
-from dira_scale.machine.workers import parallel_map
 from dira_scale.phantom.cxr.dataset import SMALLEST, generate
 from dira_scale.phantom.cxr.findings import MIXTURES
-from dira_scale.phantom.folder import Make, Run, check_sizes
-
-
-def in_processes(workers: int) -> Run:
-    """Make patients in ``workers`` processes, with a progress bar."""
-
-    def run(make: Make, patients: Sequence[int], finished: int) -> None:
-        with bar("phantoms", "patients") as shown:
-            task = shown.add_task("", total=finished + len(patients), completed=finished)
-            for _ in parallel_map(make, ((patient,) for patient in patients), min(workers, max(len(patients), 1))):
-                shown.advance(task)
-
-    return run
+from dira_scale.phantom.folder import check_sizes
 
 
 class Phantom:
@@ -60,7 +46,7 @@ class Phantom:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
-            generate(self.root, self.patients, self.seed, self.size, self.findings, in_processes(workers))
+            generate(self.root, self.patients, self.seed, self.size, self.findings, workers)
         return Folder(
             images=str(self.root / "dicom"),
             labels=str(self.root / "labels.csv"),

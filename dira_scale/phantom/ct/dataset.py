@@ -32,7 +32,7 @@ from dira_scale.phantom.ct import dicom
 from dira_scale.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record, write
+from dira_scale.phantom.folder import check_sizes, fill, save_record, write
 
 
 def write_nifti(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
@@ -70,13 +70,12 @@ def generate(
     kind: str = "thorax",
     format: str = "dicom",
     size: int = 512,
-    run: Run = one_by_one,
+    workers: int = 1,
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 3 studies each) in ``folder`` and return it.
 
     Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    size: rows and columns; run: runs the patients, by default in this process. Raises UserError if the folder was made
-    with other settings.
+    size: rows and columns; workers: processes. Raises UserError if the folder was made with other settings.
     """
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
@@ -84,7 +83,7 @@ def generate(
     check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
-    fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), run, _tables)
+    fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), workers, "zyxdhw")
     return folder
 
 
@@ -136,16 +135,3 @@ def studies(seed: int, size: int, kind: str, patient: int):  # type: ignore[no-u
 def _write_volume(path: Path, voxels: np.ndarray, study: Study) -> None:
     writer = write_metaimage if path.suffix == ".mhd" else write_nifti
     writer(path, voxels, study.grid)
-
-
-def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
-    rows = [record["row"] for record in records]
-    boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
-    annotations = (
-        (record["row"]["seriesuid"], *annotation) for record in records for annotation in record["annotations"]
-    )
-    return {
-        "labels.csv": as_csv(list(rows[0]), (row.values() for row in rows)),
-        "boxes.csv": as_csv(("file", "label", "z", "y", "x", "d", "h", "w"), boxes),
-        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), annotations),
-    }

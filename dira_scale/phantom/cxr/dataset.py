@@ -26,7 +26,7 @@ from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.phantom.cxr.radiograph import take
 from dira_scale.phantom.cxr.view import View
 from dira_scale.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study
-from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record
+from dira_scale.phantom.folder import check_sizes, fill, save_record, write
 
 INVERTED_SHARE = 0.2
 
@@ -99,12 +99,12 @@ SMALLEST = 64  # pixels a side
 
 
 def generate(
-    folder: Path, patients: int, seed: int = 0, size: int = 512, mixture: str = "all", run: Run = one_by_one
+    folder: Path, patients: int, seed: int = 0, size: int = 512, mixture: str = "all", workers: int = 1
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 4 studies each) in `folder` and return it.
 
     Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    mixture: of findings, one of `findings.MIXTURES`. run: runs the patients, by default in this process.
+    mixture: of findings, one of `findings.MIXTURES`. workers: processes.
     Raises UserError if the folder was made with other settings.
     """
     if mixture not in MIXTURES:
@@ -114,7 +114,7 @@ def generate(
     settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
     if mixture != "all":  # folders of the default mixture omit it
         settings["findings"] = mixture
-    fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), run, _tables)
+    fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), workers, "yxhw")
     return folder
 
 
@@ -138,22 +138,14 @@ def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int)
         key += "" if mixture == "all" else f" {mixture}"
         coded = as_dicom(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
         file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
-        as_dicom(folder / file, coded)
-        as_dicom(folder / mask, _png(radiograph.lungs))
+        write(folder / file, coded)
+        write(folder / mask, _png(radiograph.lungs))
         present = {f.label for f in course[study]}
         row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1]}
         row |= {label: int(label in present) for label in LABELS}
         row |= {"view": "PA" if radiograph.view.front else "AP", "sex": anatomy.sex, "age": age, "mask": mask}
         rows.append({"row": row, "boxes": [[label, *box] for label, box in radiograph.boxes]})
     save_record(folder, patient, rows)
-
-
-def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
-    boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
-    return {
-        "labels.csv": as_csv(list(records[0]["row"]), (record["row"].values() for record in records)),
-        "boxes.csv": as_csv(("file", "label", "y", "x", "h", "w"), boxes),
-    }
 
 
 def _png(mask: np.ndarray) -> bytes:
