@@ -10,8 +10,7 @@ from omegaconf import DictConfig
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
-from dira_scale.evaluation.probe_figures import from_json
-from dira_scale.evaluation.probe_table import markdown, overviews
+from dira_scale.evaluation.probe_figures import from_json, markdown, overviews
 from dira_scale.evaluation.results import FILE
 from dira_scale.evaluation.trained import FILE as ABOUT
 from dira_scale.evaluation.trained import about_run

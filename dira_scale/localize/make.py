@@ -39,7 +39,7 @@ from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
 from dira_scale.evaluation.leak import Part, check_leak, sources_of
-from dira_scale.evaluation.probe_table import rich_table
+from dira_scale.evaluation.probe_figures import rich_table
 from dira_scale.evaluation.stored import Stored, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels

@@ -12,6 +12,18 @@ from dira_scale.phantom.cxr.findings import MIXTURES
 from dira_scale.phantom.folder import check_sizes
 
 
+def drawn(kind: type[Folder], root: Path, images: str, labels: Sequence[str], attributes: Sequence[str]) -> Folder:
+    """The source of the folder ``root`` of phantoms, whose files are below ``images``."""
+    return kind(
+        images=str(root / images),
+        labels=str(root / "labels.csv"),
+        boxes=str(root / "boxes.csv"),
+        columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
+        label_columns=labels,
+        attributes=attributes,
+    )
+
+
 class Phantom:
     """Reads ``images`` (a folder made earlier); if null, first makes one below ``folder``.
 
@@ -47,11 +59,4 @@ class Phantom:
     def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
             generate(self.root, self.patients, self.seed, self.size, self.findings, workers)
-        return Folder(
-            images=str(self.root / "dicom"),
-            labels=str(self.root / "labels.csv"),
-            boxes=str(self.root / "boxes.csv"),
-            columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
-            label_columns=self.label_names,
-            attributes=self.attributes,
-        ).records(workers)
+        return drawn(Folder, self.root, "dicom", self.label_names, self.attributes).records(workers)
