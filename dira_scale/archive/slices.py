@@ -1,4 +1,5 @@
-"""One input to its samples: one, or the axial slices of a volume with ``recipe.slices``."""
+"""One input to its samples: one, or the axial slices of a volume with ``recipe.slices``,
+as they are read: the front is up, the patient's right is on the left."""
 
 import math
 from collections import Counter

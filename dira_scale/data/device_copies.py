@@ -1,4 +1,4 @@
-"""Copies of batches to the training device, beside the step that runs there."""
+"""Copies of batches to the training device, beside the step that runs there; where a loader's time goes."""
 
 from collections.abc import Generator, Iterator
 from threading import Lock

@@ -36,8 +36,9 @@ from dira_scale.errors import UserError, counted, nearest, print_line
 from dira_scale.evaluate.config import Evaluation
 from dira_scale.evaluation.config import require_masks
 from dira_scale.evaluation.journal import check_same
+from dira_scale.evaluation.judge import judged, write_split
 from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
-from dira_scale.evaluation.results import FILE, judged, overall, with_figures, write_split
+from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.evaluation.trained import LARGER, TrainedRun
 from dira_scale.machine.device import compute_device

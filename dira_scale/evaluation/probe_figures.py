@@ -1,4 +1,4 @@
-"""The probe's figures: mean, spread and n, as ``probe.json`` has them."""
+"""The probe's figures: mean, spread and n, as ``probe.json`` has them, and as tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -12,17 +12,8 @@ from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
-from dira_scale.export.volume_formats import (
-    MONAI_FILE,
-    NNSSL_FILE,
-    NNUNET_FILE,
-    config,
-    encoder_state,
-    features,
-    head_state,
-    to_monai_swinunetr,
-    to_nnunet,
-)
+from dira_scale.export.timm_files import config, encoder_state, features, head_state
+from dira_scale.export.volume_formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
 from dira_scale.models.architecture import architecture
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.encoder import timm_names

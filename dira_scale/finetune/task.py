@@ -13,8 +13,9 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Best, StagePlan
+from dira_scale.evaluation.judge import choose, judged, write_split
 from dira_scale.evaluation.leak import Leak
-from dira_scale.evaluation.results import FILE, choose, judged, overall, read_results, write_split
+from dira_scale.evaluation.results import FILE, overall, read_results
 from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, describe

@@ -1,4 +1,5 @@
-"""Links between GPUs, and how long a collective takes over them."""
+"""Links between GPUs: how long a collective takes over them, and a step of many processes, whose communication
+arithmetic hides in part."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A step of pretraining: a method's losses, with the adversary beside it."""
+"""A step of pretraining: a method's losses, with the adversary beside it, and what monitors say of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

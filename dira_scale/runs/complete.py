@@ -1,4 +1,5 @@
-"""What makes a folder a run, and which of its checkpoints are complete. Imports no torch, which takes seconds."""
+"""What makes a folder a run, and which of its checkpoints are complete; what is looked at before a command
+begins. Imports no torch, which takes seconds."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,5 @@
 """A trainable command's configuration, made real: on a device to train, on ``meta`` where a sweep looks at it before it
-starts anything, on fake tensors where a run is planned."""
+starts anything, on fake tensors where a run is planned; and its trainer."""
 
 import json
 from abc import ABC, abstractmethod

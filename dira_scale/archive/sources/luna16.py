@@ -1,4 +1,5 @@
-"""LUNA16: 888 thoracic CT of LIDC-IDRI as MetaImage in ten folds, nodules in millimetres (Setio et al., MedIA 2017)."""
+"""LUNA16: 888 thoracic CT of LIDC-IDRI as MetaImage in ten folds, nodules in millimetres (Setio et al., MedIA 2017);
+blocks around the candidates of its false-positive reduction."""
 
 import hashlib
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""The scanner: sharpness, slice thickness, noise."""
+"""The scanner: its grid of voxels, sharpness, slice thickness, noise."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,5 @@
-"""Solids as signed distances (mm, negative inside), exact near their surface, and how they blend.
+"""Solids as signed distances (mm, negative inside), exact near their surface, and how they blend; smooth
+random fields that roughen them.
 
 Arguments and results are float32 arrays that broadcast against each other.
 """

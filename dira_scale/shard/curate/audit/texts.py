@@ -1,4 +1,5 @@
-"""The text in files beside pixels: parts of images, and the strings of tables and JSON."""
+"""The text in files beside pixels: parts of images, the strings of tables and JSON; and a dataset's own words, which
+cannot be distinguished from leaks."""
 
 import ast
 import json
