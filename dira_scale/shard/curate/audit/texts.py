@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
 
@@ -20,17 +20,11 @@ from dira_scale.archive.sources.split_lists import UNMATCHED
 from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, ShardedDataset
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.data.manifest.schema import POSITION, SLICE
+from dira_scale.shard.curate.audit.search import Text
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 PIXELS = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "gAMA", "cHRM", "sRGB", "sBIT", "pHYs")  # PNG chunks without text
 PLAIN = (b"JFIF\0", b"Adobe\0")  # JPEG segments without text
-
-
-class Text(NamedTuple):
-    """A text, and the part of the file it is from."""
-
-    what: str
-    text: str
 
 
 def parts_of(content: bytes) -> Iterator[tuple[str, bytes]]:
@@ -95,7 +89,7 @@ def parquet_texts(file: BinaryIO) -> Iterator[Text]:
     for batch in table.iter_batches():
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             yield Text("column name", name)
-            distinct = dict.fromkeys(text for _, text in strings("", column.to_pylist()))
+            distinct = dict.fromkeys(each.text for each in strings("", column.to_pylist()))
             yield from (Text(f"column {name}", text) for text in distinct)
 
 
