@@ -23,8 +23,7 @@ from dira_scale.metrics.statistics.spread import Spread
 from dira_scale.pages.tables.cells import Cell, Published, RandomTwin, Table
 from dira_scale.pages.tables.page import beside, latex, markdown
 from dira_scale.pages.tables.papers import PaperTable, figures
-from dira_scale.pages.tables.probed import probed
-from dira_scale.pages.tables.read import read_sweep
+from dira_scale.pages.tables.read import probed, read_sweep
 from dira_scale.pages.tables.runs import SweepRun
 from dira_scale.sweep.records import SweepFolder
 
