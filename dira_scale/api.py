@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,7 @@ def export(run: Where, settings: Settings = None) -> Path:
 
 
 def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:
-    from dira_scale.training.blueprint import blueprint_of
-    from dira_scale.training.trainer import Trainer
+    from dira_scale.training.blueprint import Trainer, blueprint_of
 
     refuse_in_worker(command)
     return Trainer(blueprint_of(command, configured(command, {**keys, **(settings or {})}))).train()
@@ -87,10 +85,12 @@ def _run(command: str, output: Where, keys: Mapping[str, Any], settings: Setting
     Raises UserError for bad input, RuntimeError for all else that the command says.
     """
     refuse_in_worker(command)
-    key = COMMANDS[command].output
+    row = COMMANDS[command]
+    key = row.output
     cfg = configured(command, {**keys, key: output, **(settings or {})})
     with Errors() as errors:
-        code = getattr(import_module(f"dira_scale.{command}"), command)(cfg)
+        row.check_inputs(cfg)
+        code = row.carry_out(cfg)
     if code in (BAD_INPUT, FAILED):
         raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"{key}={cfg[key]}: see log.txt")
     return Path(cfg[key])

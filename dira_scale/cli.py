@@ -27,17 +27,14 @@ class Main(Protocol):
 
 def entry(
     command: Command,
-    function: Function,
-    look: Function | None = None,
+    function: Function | None = None,
     words: Callable[[Sequence[str]], list[str]] = list,
     subcommands: Mapping[str, Function] | None = None,
 ) -> Main:
     """Return the ``main`` of a command.
 
     Args:
-        function: carries the command out, by its configuration.
-        look: for a command of several processes: raises UserError, before torch is imported, for what is missing here.
-            With several processes none looks: what only one of them lacks is reported once they have met.
+        function: in the place of the row's.
         words: rewrites the words before they are parsed.
         subcommands: functions by name, in the place of the row's.
     """
@@ -55,10 +52,15 @@ def entry(
             there = f"{nearest(typed[0], names) or '.'} There {'are' if names[1:] else 'is'}: {', '.join(names)}"
             print(f"{command.name}: no subcommand '{typed[0]}'{there}", file=sys.stderr)
             return 2
-        if look:
-            return _of_processes(command, function, look, typed)
+        if command.processes:
+            return _of_processes(command, typed)
+
+        def alone(config: "DictConfig") -> Any:
+            command.check_inputs(config)
+            return (function or command.carry_out)(config)
+
         try:
-            return run(command.name, function, words(typed))
+            return run(command.name, alone, words(typed))
         finally:  # --help ends by an exception
             if names and typed in (["-h"], ["--help"]):
                 print("\n".join(["", *_about(command.name, {name: chosen(name).__doc__ for name in names})]))
@@ -76,20 +78,23 @@ def run(name: str, function: Function, words: list[str]) -> int:
     return _ended(name, lambda: function(compose(name, words)))
 
 
-def _of_processes(command: Command, function: Function, look: Function, words: list[str]) -> int:
-    """Run a command of which each process exits through here, after a look that needs no torch."""
+def _of_processes(command: Command, words: list[str]) -> int:
+    """Run a command of which each process exits through here.
+
+    With several processes none looks at the inputs: what only one of them lacks is reported once they have met.
+    """
     from dira_scale.config.compose import compose
 
     try:
         config = compose(command.name, words)
         if not any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
-            look(config)
+            command.check_inputs(config)
     except UserError as error:
         print_error(command.name, error)
         return 2
     from dira_scale.distributed.processes import leave
 
-    return leave(lambda: _ended(command.name, lambda: function(config)))
+    return leave(lambda: _ended(command.name, lambda: command.carry_out(config)))
 
 
 def _ended(name: str, action: Callable[[], Any]) -> int:

@@ -6,6 +6,8 @@ Imports nothing of the package: functions are named, ``module:function``, and im
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -15,10 +17,14 @@ class Command:
     Attributes:
         name: what is typed after ``dira-scale``; also of its folder beside this file, and of its file in ``configs/``.
         help: its line in ``dira-scale --help``.
+        function: carries it out by its configuration, and returns an exit code or nothing. Of a command
+            that trains, by default, the training of its blueprint.
+        look: functions of the configuration that raise UserError, before torch is imported, for what is missing here.
         output: the key that says where it writes; empty if it has none.
         in_sweeps: may be the command of a sweep's phase.
         gpu: computes on a GPU where there is one.
         reads_run: its key ``run`` names what another command has trained.
+        processes: may be started as several processes.
         parts: keeps the finished parts of its output when it is stopped.
         slices: makes one of N parts of its output by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.
@@ -38,10 +44,13 @@ class Command:
 
     name: str
     help: str
+    function: str = ""
+    look: tuple[str, ...] = ()
     output: str = ""
     in_sweeps: bool = False
     gpu: bool = False
     reads_run: bool = False
+    processes: bool = False
     parts: bool = False
     slices: bool = False
     execution: tuple[str, ...] = ()
@@ -58,3 +67,14 @@ class Command:
     def trains(self) -> bool:
         """Whether it makes steps, and resumes at one; in a sweep, such a command alone may have several processes."""
         return bool(self.blueprint)
+
+    def check_inputs(self, cfg: Any) -> None:
+        """Raise UserError, before torch is imported, for what the configuration names and is not here."""
+        for path in self.look:
+            resolve_name(path)(cfg)
+
+    def carry_out(self, cfg: Any) -> Any:
+        """Carry the command out with a composed configuration; return its exit code, or nothing."""
+        if self.function:
+            return resolve_name(self.function)(cfg)
+        return resolve_name("dira_scale.training.blueprint:train")(self.name, cfg)

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from shared_bases import composed
 from tiers import TIERS, Passed, Ran, Rest, Tier
 
-from dira_scale.config import shared
+from dira_scale.config import compose
 from dira_scale.config.trust import trust
 
 with suppress(ImportError):  # a GPU machine has only what is carried there
@@ -92,12 +93,10 @@ def heard() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
-BASES: dict[object, bytes] = {}  # of all tests of this process, none of which changes a file of configs/
-
-
 @pytest.fixture(scope="module", autouse=True)
 def shared_bases(request: pytest.FixtureRequest) -> Iterator[None]:
     """Command lines share what Hydra composes, a quarter of a second each, but in the tests of composing itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared, "_bases", None if "config" in request.path.parts else BASES)
+        if "config" not in request.path.parts:
+            patch.setattr(compose, "_hydra", composed)
         yield

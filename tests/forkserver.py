@@ -145,9 +145,11 @@ if __name__ == "__main__":
         with suppress(ImportError):
             for module in OF_ZERO:
                 importlib.import_module(module)
-        from dira_scale.config import compose, shared
+        from shared_bases import composed
 
-        shared._bases = {}  # what a tiny run composes, which takes a quarter of a second
+        from dira_scale.config import compose
+
+        compose._hydra = composed  # what a tiny run composes, which takes a quarter of a second
         compose.compose("pretrain", ["experiment=small", "precision=fp32", "data.shards=any"])
         gc.collect()
         gc.freeze()  # nothing of it is looked at again: pages stay shared

@@ -90,7 +90,7 @@ MUTATIONS = (
     # ------------------------------------------------------------------ loaders
     Mutation(
         "shards-counted-for-skipped-samples",
-        "data/cache/substitutes.py",
+        "data/loaders/stream.py",
         "self.cache.seconds.add(skipped=int(lost.sum()))",
         "self.cache.seconds.add(skipped=len(missing))",
         ("data/loaders/test_stream.py",),
@@ -103,7 +103,7 @@ MUTATIONS = (
     ),
     Mutation(
         "partner-cut-from-the-first-views-image",  # of views.pair=patient
-        "data/dali_views.py",
+        "data/loaders/dali.py",
         "showing.setdefault(images.tobytes(), [])",
         "showing.setdefault(request.index.tobytes(), [])",
         ("data/loaders/test_dali.py",),
@@ -207,7 +207,7 @@ MUTATIONS = (
     ),
     Mutation(
         "penalty-without-the-filters-second-gradient",
-        "losses/double_backward.py",
+        "losses/adversarial.py",
         "mask = [False, ctx.needs_input_grad[1], False]",
         "mask = [False, False, False]",
         ("methods/test_wasserstein.py",),

@@ -20,13 +20,13 @@ MODULES = {
 }  # fmt: skip
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
-    "nvidia.dali": {"dira_scale.data.dali_views", "dira_scale.data.loaders.dali"},
+    "nvidia.dali": {"dira_scale.data.loaders.dali"},
     "nibabel": {
-        "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset",
+        "dira_scale.phantom.ct.dataset",
         "dira_scale.archive.sources.phantom_ct",
     },
     "SimpleITK": {
-        "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
+        "dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
         "benchmarks.shard.__main__", "benchmarks.shard.speed",
     },
     "matplotlib": {

@@ -8,11 +8,10 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.forecast.ledger import Collective
-from dira_scale.forecast.links import Links
+from dira_scale.forecast.links import Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import traffic
-from dira_scale.forecast.timeline import StepTimes, Workload
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 
 GPUS = tuple(2**i for i in range(3, 11))

@@ -21,7 +21,6 @@ from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.phantom import in_processes
 from dira_scale.archive.writer import WrittenShard, sharding, write_shards
 from dira_scale.config.compose import compose
 from dira_scale.imaging.read import read_image
@@ -50,7 +49,7 @@ CASES = [ShardCase(*form) for form in FORMS]
 
 def make_inputs(folder: Path) -> dict[str, list[Path]]:
     """A few files of each kind; a round goes through them again and again."""
-    generate(folder / "phantom", 8, 0, 1024, run=in_processes(os.cpu_count() or 1))
+    generate(folder / "phantom", 8, 0, 1024, workers=os.cpu_count() or 1)
     dicom = sorted((folder / "phantom" / "dicom").rglob("*.dcm"))[:8]
     png: list[Path] = []
     for path in dicom:

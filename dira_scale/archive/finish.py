@@ -9,24 +9,54 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dira_scale import __version__
 from dira_scale.archive.claim import made_of, state_file
-from dira_scale.archive.modality import modality_of
 from dira_scale.archive.output import PARTIAL, names_file
 from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sample import FILLED
+from dira_scale.archive.slices import modality_of
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.data.manifest.croissant import croissant
-from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import open_new, publish
 from dira_scale.storage.owned import REJECTED
 from dira_scale.storage.store import as_os_error, remove
 from dira_scale.storage.tables import harmless
+
+ROWS_AT_ONCE = 2**14  # per row group: about this many rows are in memory at most
+
+
+class TableWriter:
+    """A Parquet file written one row group at a time. A context manager: the file is complete on exit."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self._schema, self._waiting, self._rows = schema, list[pa.Table](), 0
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows, each a mapping of the schema's columns."""
+        self._waiting.append(pa.Table.from_pylist(rows, self._schema))
+        self._rows += len(rows)
+        if self._rows >= ROWS_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+        self._waiting, self._rows = [], 0
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write()
+        self._writer.close()
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """What a conversion tells at its end: counts, what was refused and why, and the command to go on with."""
 
 import shlex
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from dira_scale.archive.finish import Outcome
@@ -16,8 +18,48 @@ from dira_scale.config.compose import defaults
 from dira_scale.data.epochs import longer, smaller_batch, steps_of
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.index import SIDES
+from dira_scale.data.samples import stored_codecs
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
+from dira_scale.pixels.codecs import DECODED_ON_GPU, decode, encode, gpu_codec
+
+IMAGES = 8  # measured
+REPEATS = 3  # of which the fastest counts
+FORMS = {"jpg": "jpg (quality 95, lossy)", "jp2": "jp2 (lossless)"}
+
+
+def gpu_codecs_line(dataset: ShardedDataset, advice: str) -> str | None:
+    """Return a line with the mean size of an image and its decoding time on one core, as stored and in the others.
+
+    ``advice``: what to type, with ``{codec}`` for the one that is advised. None where a GPU decodes what is stored, and
+    for volumes, which none decodes.
+
+    Raises OSError where the shards cannot be read.
+    """
+    if dataset.info.dims == 3 or stored_codecs([dataset]) <= set(DECODED_ON_GPU):
+        return None
+    rows = np.unique(np.linspace(0, sum(dataset.info.counts.values()) - 1, IMAGES).astype(int))
+    stored = [(dataset.read(row), str(codec)) for row, codec in zip(rows, dataset.column("codec")[rows], strict=True)]
+    images = [decode(payload, codec) for payload, codec in stored]
+    deep = any(image.itemsize > 1 for image in images)
+    measured = [f"{' and '.join(sorted(stored_codecs([dataset])))} has no GPU decoder: {_cost(stored)}"]
+    for codec in ("jp2",) if deep else ("jpg", "jp2"):
+        measured.append(f"{FORMS[codec]} {_cost([(encode(image, codec), codec) for image in images])}")
+    advised = advice.replace("{codec}", gpu_codec(16 if deep else 8))
+    return f"codec: {'; '.join(measured)}. For training on GPUs: {advised}"
+
+
+def _cost(payloads: list[tuple[bytes, str]]) -> str:
+    size = sum(len(payload) for payload, _ in payloads) / len(payloads)
+    seconds = min(_seconds(lambda: [decode(*payload) for payload in payloads]) for _ in range(REPEATS))
+    return f"{size / 1e3:.0f} KB, {1e3 * seconds / len(payloads):.2g} ms an image"
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
 
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed

@@ -8,7 +8,7 @@ import xxhash
 
 from dira_scale.archive.deidentify import coarse
 from dira_scale.archive.plan import Item
-from dira_scale.archive.reading import QuarantinedError, check_shape, mask_of, read_input
+from dira_scale.archive.reading import QuarantinedError, check_shape, mask_of
 from dira_scale.archive.recipe import Recipe
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
@@ -19,11 +19,6 @@ from dira_scale.imaging.volumes import prepare
 from dira_scale.pixels.codecs import encode
 
 FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks
-
-
-def make_sample(item: Item, recipe: Recipe) -> Sample:
-    """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
-    return sample_of(item, read_input(item, recipe), recipe)
 
 
 def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:

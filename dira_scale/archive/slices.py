@@ -1,7 +1,12 @@
-"""One input to its samples: one, or the axial slices of a volume with ``recipe.slices``."""
+"""One input to its samples: one, or the axial slices of a volume with ``recipe.slices``,
+as they are read: the front is up, the patient's right is on the left."""
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from dira_scale.archive.plan import Item, slice_key
 from dira_scale.archive.reading import QuarantinedError, read_input
@@ -9,11 +14,128 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import FILLED, make_picture, prepared, sample_of
 from dira_scale.data.manifest.schema import POSITION, SLICE
 from dira_scale.data.tar import Sample
-from dira_scale.imaging.grey import GreyImage
+from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.grey import GreyImage, GreyWindow, store
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.slices import Slice, axial_slices, with_square_pixels
+from dira_scale.imaging.volume import Annotated, Volume
+from dira_scale.imaging.volumes.prepare import SKIN
+from dira_scale.imaging.volumes.read import is_volume
+from dira_scale.imaging.volumes.resample import resample
+from dira_scale.imaging.volumes.series import MODALITIES as VOLUMES
 from dira_scale.imaging.volumes.values import may_be_hounsfield
+from dira_scale.storage.text import brief
+
+UNKNOWN = "unknown"
+# Those of DICOM (PS3.3 C.7.3.1.1.1) that are images. A header may hold any text, so other values are not published.
+MODALITIES = {
+    "BI", "CR", "CT", "DX", "ES", "GM", "IO", "IVOCT", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "OT", "PT", "PX",
+    "RF", "RG", "SC", "SM", "US", "XA", "XC",
+}  # fmt: skip
+
+
+def modality_of(modalities: Iterable[str | None]) -> str:
+    """The modalities of all inputs, each once: ``DX``, ``CR, DX``, ``DX, unknown``."""
+    names = {kind if kind in MODALITIES else UNKNOWN for kind in modalities}
+    return ", ".join(sorted(names, key=lambda name: (name == UNKNOWN, name))) or UNKNOWN
+
+
+def with_modality(recipe: Recipe, plan: Iterable[Item]) -> Recipe:
+    """The recipe; if it is of volumes and names no modality, with the one that the DICOM headers of all say.
+
+    It decides what the values mean, so it is never guessed from them. Raises UserError where a volume has no header
+    that says it, or they say several. Files that are no volumes do not count: they are refused when they are read.
+    """
+    if recipe.modality or recipe.dims != 3:
+        return recipe
+    counts, first = Counter[str](), dict[str, str]()
+    for record in (item.record for item in plan if item.record.rejected is None):
+        if not record.modality and UNKNOWN not in counts and not is_volume(record.image):
+            continue
+        counts[record.modality or UNKNOWN] += 1
+        first.setdefault(record.modality or UNKNOWN, record.name)
+    if not counts:  # the conversion will say that nothing is usable
+        return recipe.of_modality("CT")
+    found = [kind for kind in VOLUMES if kind in counts] or sorted(MODALITIES & counts.keys())  # others: doses, masks
+    if UNKNOWN in counts:
+        others = f" and of {counts[UNKNOWN] - 1} more" if counts[UNKNOWN] > 1 else ""
+        problem = f"no DICOM header says what the values of {brief(first[UNKNOWN])}{others} are"
+    elif len(found) == 1:
+        return recipe.of_modality(found[0])
+    else:
+        each = ", ".join(f"{kind} ({counts[kind]} x)" for kind in found) or "none that is known"
+        problem = f"the DICOM headers say {each}"
+    raise UserError(
+        f"recipe.modality must be given: {problem}. recipe.modality=CT takes the values as Hounsfield units; "
+        "recipe.modality=MR (PT …) scales each volume to its own 0.5 and 99.5 percentiles"
+    )
+
+
+FAINT = 0.1  # of the window: what is below may be the noise of the background (other modalities than CT)
+TISSUE = 0.01  # smallest share of tissue in a slice that is not empty
+SQUARE = 0.01  # relative difference of height and width up to which a pixel counts as square
+
+
+class Slice(NamedTuple):
+    """One slice.
+
+    Attributes:
+        z: its index in the volume; 0 is nearest to the feet.
+        position: of its centre, in millimetres towards the head, in the scanner's coordinates.
+        mask: uint8 [H, W].
+        boxes: of the findings in it.
+        empty: it shows less than 1 % of tissue (CT: above -500 HU; others: above a tenth of the window), or nothing.
+    """
+
+    z: int
+    position: float
+    image: GreyImage
+    mask: np.ndarray | None
+    boxes: tuple[Box, ...]
+    empty: bool
+
+
+def with_square_pixels(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
+    """The volume at the finer of its two spacings within a slice, so that slices are not distorted.
+
+    Raises RejectedError if the result would be too large.
+    """
+    z, y, x = volume.spacing
+    if abs(y - x) <= SQUARE * min(y, x):
+        return Annotated(volume, mask, boxes)
+    return resample(volume, mask, boxes, (z, min(y, x), min(y, x)))
+
+
+def axial_slices(
+    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], every: int, bits: int, modality: str
+) -> Iterator[Slice]:
+    """Every ``every``-th slice of a volume of one channel, from the feet to the head.
+
+    ``low`` and ``high`` of the volume are the window: the values that become black and white in ``bits`` bits.
+    """
+    window = GreyWindow(volume.low, volume.high, 1)
+    skin = (SKIN - volume.offset) / volume.scale
+    floor = skin if modality == "CT" else volume.low + FAINT * (volume.high - volume.low)
+    depth, height, width = volume.shape
+    for z in range(0, depth, every):
+        plane = volume.voxels[z]
+        image = store(plane, window, bits, volume.spacing[1:])
+        yield Slice(
+            z=z,
+            position=float(volume.affine[2] @ [(width - 1) / 2, (height - 1) / 2, z, 1]),
+            image=image,
+            mask=None if mask is None else mask[z],
+            boxes=tuple(box._replace(z=0.0, d=1.0) for box in boxes if z in _slices_of(box)),
+            empty=image.flat or float(np.mean(plane > floor)) < TISSUE,
+        )
+
+
+def _slices_of(box: Box) -> range:
+    """The slices whose middle is inside the box; for a thinner box, the one that its own middle is in."""
+    first, end = math.ceil(box.z - 0.5), math.ceil(box.z + box.d - 0.5)
+    middle = math.floor(box.z + box.d / 2)
+    return range(first, end) if first < end else range(middle, middle + 1)
+
 
 EMPTY = "a slice without tissue"
 NO_HOUNSFIELD = (

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from dira_scale.archive.plan import PlannedShards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import Noted, Refused, make_samples
-from dira_scale.data.checksum import checksum
-from dira_scale.data.tar import Sample, add_to_tar
+from dira_scale.data.tar import Sample, add_to_tar, checksum
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import CONTEXT, worker_pool

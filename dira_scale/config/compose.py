@@ -13,24 +13,23 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from omegaconf.resolvers import oc
-from yaml import YAMLError
+from yaml import MarkedYAMLError, YAMLError
+from yaml.reader import ReaderError
 
-from dira_scale.config import shared
-from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
-from dira_scale.config.keys import as_words, leaves, typed
+from dira_scale.config.keys import as_words, keys, leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, key_of
-from dira_scale.config.reach import allow_typed
 from dira_scale.config.registry import imported
-from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, path_arguments, path_keys, specialised
+from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, kind, path_arguments, path_keys, specialised
 from dira_scale.config.trust import trust_typed
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
@@ -49,7 +48,6 @@ def compose(command: str, argv: list[str]) -> DictConfig:
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
         trust_typed(composed)
-        allow_typed(composed)
         schema.adopt(composed, {*map(key_of, arguments.words)})
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
@@ -110,8 +108,8 @@ def check(config: DictConfig, prefix: str = "") -> None:
     for name, child in config.items():
         if isinstance(child, DictConfig):
             check(child, f"{prefix}{name!s}.")
-    kind = OmegaConf.get_type(config)
-    if kind is not None and issubclass(kind, Schema):
+    schema = OmegaConf.get_type(config)
+    if schema is not None and issubclass(schema, Schema):
         try:
             OmegaConf.to_object(config)
         except UserError as error:
@@ -121,29 +119,21 @@ def check(config: DictConfig, prefix: str = "") -> None:
 def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, PathKind]:
     """The keys that hold paths; within a constructed node, as the class that it names annotates them."""
     paths = path_keys(schema)
-    for node in [key for key, kind in paths.items() if kind is PathKind.CONSTRUCTED]:
+    for node in [key for key, how in paths.items() if how is PathKind.CONSTRUCTED]:
         target = OmegaConf.select(composed(), f"{node}._target_")
         try:
             chosen = imported(f"{node}._target_", target)
-            paths |= {f"{node}.{name}": kind for name, kind in path_arguments(chosen).items()}
+            paths |= {f"{node}.{name}": how for name, how in path_arguments(chosen).items()}
         except Exception:  # a user's class: constructing it will report what is wrong
             continue
     return paths
 
 
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
-    folders = roots(command, list(config_dirs))
-    paths = ",".join(f"file://{path}" for path in folders[1:])
-
-    def compose(words: Sequence[str]) -> DictConfig:
-        with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
-            overrides = [f"hydra.searchpath=[{paths}]", *words]
-            return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
-
-    def groups() -> set[str]:
-        return {"hydra", *(path.name for folder in folders if folder.is_dir() for path in folder.iterdir())}
-
-    return shared.composed((command, paths), words, compose, groups)
+    paths = ",".join(f"file://{path}" for path in roots(command, list(config_dirs))[1:])
+    with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
+        overrides = [f"hydra.searchpath=[{paths}]", *words]
+        return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
 
 
 def _plain(composed: DictConfig) -> DictConfig:
@@ -186,3 +176,73 @@ def _complete(config: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help describes it")
+
+
+FEW = 8  # list the known keys in an error if there are at most this many
+ALIKE = 4  # name at most this many keys of the same ending
+
+
+def explain(error: Exception, schema: type, words: Sequence[str]) -> str:
+    """One line for ``error``, raised while composing a configuration of ``schema`` from ``words``."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
+    match cause:
+        case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
+            group, _, name = file.partition("/")
+            options = cause.options or []
+            own = f"; a file of your own is chosen by --config-dir FOLDER and {group}=NAME" if "/" in name else ""
+            hint = f"{nearest(name, options)}{own}"
+            end = "" if hint.endswith("?") else "."
+            return f"no {group} named '{name}'{hint}{end} There are: {', '.join(options)}"
+        case OverrideParseException(override=word):
+            return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); {_quoted(word)}"
+        case HydraException() if word := next((word for word in words if f"argument '{word}'" in str(cause)), ""):
+            return f"{word}: a comma separates the values of a sweep in Hydra's grammar; {_quoted(word)}"
+        case ConfigKeyError(full_key=str(key)) if any(word.startswith(f"{key}=") for word in words):
+            return f"the first line of a file for {key}= must be '# @package _global_' (docs/how-to/training.md)"
+        case (
+            ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
+            | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
+        ):
+            return _unknown(key, node)
+        case ValidationError(full_key=str(key)) if key:
+            expected = kind(schema, key) or (MAPPING if is_mapping(schema, key) else "")
+            return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
+        case OmegaConfBaseException() if cause.full_key:
+            return f"{cause.full_key}: {_line(cause.msg or '')}"
+        case MarkedYAMLError() | ReaderError():
+            mark: Any = getattr(cause, "problem_mark", None) or getattr(cause, "context_mark", None) or cause
+            return f"{mark.name}: not valid YAML: {_line(str(cause))}"
+        case UnicodeDecodeError():
+            return f"a file of --config-dir is not UTF-8: {cause}"
+    return _line(str(cause))
+
+
+def _quoted(word: str) -> str:
+    """What to type for a word whose value is text."""
+    key, _, value = word.partition("=")
+    return f'type text in quotes of its own: {key}="{QuotedString(value, Quote.single).with_quotes()}"'
+
+
+def _unknown(key: str, node: DictConfig) -> str:
+    """``key`` is not in ``node``, whose own key is ``key`` without its last part."""
+    parent, _, name = key.rpartition(".")
+    below = keys(node, f"{parent}." if parent else "")
+    known = [each for each in below if not each.startswith(("hydra", "_")) and each != f"{parent}."]
+    deeper = [f"'{each}'" for each in known if each.rpartition(".")[2] == name][:ALIKE]
+    similar = f"; did you mean {' or '.join(deeper)}?" if deeper else nearest(key, known)
+    hint = f"there are: {', '.join(known)}" if len(known) <= FEW else "--help lists the keys"
+    if not known:
+        hint = f"{parent} has none; +{key}=VALUE adds one to a mapping"
+    return f"unknown key {key}{similar} ({hint})"
+
+
+def _given(error: ValidationError) -> str:
+    value = error.value
+    return typed(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+
+
+def _line(text: str) -> str:
+    """The text as one line, without the details that Hydra and OmegaConf append for developers."""
+    for tail in ("\n    full_key:", "\nSee https", "\nConfig search path:"):
+        text = text.partition(tail)[0]
+    return " ".join(text.split())

@@ -1,11 +1,12 @@
-"""Which classes may be imported by their paths: those that were typed, and those of modules that were trusted.
+"""Which classes may be imported by their paths, and which addresses of stores and servers may be read.
 
-A run, an export or a file of weights may be a stranger's, and names classes of networks and tasks. None of these is
-imported unless it is registered (config/registry.py), or its module was named by ``trust=MODULE``, or the same class
-was typed on this command line.
+A run, an export or a file of weights may be a stranger's. It names classes of networks and tasks: none is imported
+unless it is registered (config/registry.py), or its module was named by ``trust=MODULE``, or the same class was typed
+on this command line. It names addresses, which could be of machines that only this one can reach: those are read that
+were typed, as ``reach=ADDRESS`` or as another key.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,7 @@ from dira_scale.errors import UserError
 
 KNOWN = ("torch.optim", "timm.optim")  # the modules of others that configs/ name
 _TRUSTED = set[str]()  # modules, and classes that were typed, with their modules' names
+_ALLOWED = set[str]()  # addresses
 
 
 def trust(names: Sequence[str]) -> None:
@@ -22,9 +24,11 @@ def trust(names: Sequence[str]) -> None:
 
 
 def trust_typed(config: DictConfig) -> None:
-    """Trust the modules of all classes that a configuration names, which was composed of what the user has typed, and
-    of the modules of its key ``trust``."""
-    trust([*_targets(OmegaConf.to_container(config))])
+    """Trust what a configuration names, which was composed of what the user has typed: the modules of its classes and
+    of its key ``trust``, and all addresses."""
+    typed = OmegaConf.to_container(config)
+    trust([*_targets(typed)])
+    allow(_texts(typed))
     named = config.get("trust") or []
     trust([named] if isinstance(named, str) else [*named])
 
@@ -53,3 +57,33 @@ def _prefixes(name: str) -> Iterator[str]:
     """``a``, ``a.b``, ``a.b.C``."""
     parts = name.split(".")
     return (".".join(parts[: n + 1]) for n in range(len(parts)))
+
+
+def allow(addresses: Iterable[str]) -> None:
+    """Let these addresses and all below them be read from now on, in this process."""
+    _ALLOWED.update(path for path in addresses if "://" in path)
+
+
+def may_ask(path: str) -> bool:
+    """Return whether ``path`` is on this machine, or an address that was allowed."""
+    if "://" not in path or path.startswith("file://"):
+        return True
+    return any(f"{path.rstrip('/')}/".startswith(f"{address.rstrip('/')}/") for address in _ALLOWED)
+
+
+def require_asked(path: str, what: str) -> None:
+    """Raise UserError, before anything is read, for an address that only a run names."""
+    if not may_ask(path):
+        raise UserError(f"{what} in {path}: {beyond(path)}")
+
+
+def beyond(path: str) -> str:
+    return f"not looked up, as nobody but the run names that address; reach={path} asks there"
+
+
+def _texts(node: Any) -> Iterable[str]:
+    if isinstance(node, dict | list):
+        for value in [*node, *node.values()] if isinstance(node, dict) else node:  # weighted addresses are keys
+            yield from _texts(value)
+    elif isinstance(node, str):
+        yield node

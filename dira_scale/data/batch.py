@@ -1,7 +1,9 @@
 """What a loader hands to the training loop."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from types import NoneType
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -47,22 +49,7 @@ class Batch:
 
     def copy_to(self, device: torch.device | str) -> Self:
         """Return the batch on ``device``, as stored."""
-
-        def copied(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        return replace(
-            self,
-            views=tuple(map(copied, self.views)),
-            distortions=tuple(distortion.to(device) for distortion in self.distortions),
-            flips=tuple(map(copied, self.flips)),
-            index=copied(self.index),
-            low=copied(self.low),
-            high=copied(self.high),
-            labels=None if self.labels is None else copied(self.labels),
-            mask=None if self.mask is None else copied(self.mask),
-            images=None if self.images is None else copied(self.images),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=True), lambda distortion: distortion.to(device))
 
     def to(self, device: torch.device | str) -> Self:
         """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` become 0 and 1."""
@@ -87,18 +74,19 @@ class Batch:
         return [self._part(slice(i * size, (i + 1) * size)) for i in range(n)]
 
     def _part(self, samples: slice) -> Self:
-        return replace(
-            self,
-            views=tuple(view[samples] for view in self.views),
-            distortions=tuple(distortion[samples] for distortion in self.distortions),
-            flips=tuple(flip[samples] for flip in self.flips),
-            index=self.index[samples],
-            low=self.low[samples],
-            high=self.high[samples],
-            labels=None if self.labels is None else self.labels[samples],
-            mask=None if self.mask is None else self.mask[samples],
-            images=None if self.images is None else self.images[samples],
-        )
+        return self._each(lambda x: x[samples], lambda distortion: distortion[samples])
+
+    def _each(self, tensor: Callable[[Tensor], Tensor], distortion: Callable[[Distortion], Distortion]) -> Self:
+        """The batch with each tensor and each distortion changed by these."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(changed, value))
+            return tensor(value) if isinstance(value, Tensor) else distortion(value)
+
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        kept = (int, NoneType)  # step and epoch, and what there is not
+        return replace(self, **{name: changed(value) for name, value in values.items() if not isinstance(value, kept)})
 
 
 def unit_interval(stored: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -1,12 +1,37 @@
-"""Copies of batches to the training device, beside the step that runs there."""
+"""Copies of batches to the training device, beside the step that runs there; where a loader's time goes."""
 
 from collections.abc import Generator, Iterator
+from threading import Lock
 from time import perf_counter
 from typing import Protocol, Self, TypeVar
 
 import torch
 
-from dira_scale.data.stage_seconds import StageSeconds
+WAIT = "wait"  # of the training process, for a batch
+PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, side by side
+
+
+class StageSeconds:
+    """Seconds so far, by part; threads add to it.
+
+    ``wait`` passes in the training process; ``read`` (bytes from shards, and their checksums), ``decode``,
+    ``transform`` (crop, resize, flip) and ``copy`` (to the device) in all threads together. ``more``: further sums of a
+    loader's own, not always seconds.
+    """
+
+    def __init__(self, *more: str) -> None:
+        self._lock = Lock()
+        self._seconds = dict.fromkeys((WAIT, *PARTS, *more), 0.0)
+
+    def add(self, **seconds: float) -> None:
+        with self._lock:
+            for part, value in seconds.items():
+                self._seconds[part] += value
+
+    def __call__(self) -> dict[str, float]:
+        """A copy."""
+        with self._lock:
+            return dict(self._seconds)
 
 
 class Copyable(Protocol):

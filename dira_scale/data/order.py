@@ -83,13 +83,6 @@ class Order:
     selection: Selection | None = None
 
     def __post_init__(self) -> None:
-        if min(self.batch, self.block, self.window, self._lanes) < 1:
-            raise UserError(
-                "batch, lanes, block and window must be at least 1, got "
-                f"{self.batch}, {self._lanes}, {self.block} and {self.window}"
-            )
-        if self.remainder not in ("drop", "wrap"):
-            raise UserError(f"remainder must be 'drop' or 'wrap', got {self.remainder!r}")
         if self.weights is not None and len(self.weights) != len(self.sizes):
             raise UserError(f"{len(self.weights)} weights for {len(self.sizes)} datasets: give one weight per dataset")
         if self.batch % self._lanes:

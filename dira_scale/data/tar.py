@@ -7,6 +7,18 @@ import tarfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+import xxhash
+
+
+def checksum(file: BinaryIO) -> str:
+    """64-bit xxHash3 of the whole ``file``, hex."""
+    digest = xxhash.xxh3_64()
+    file.seek(0)
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 BLOCK = tarfile.BLOCKSIZE
 
 

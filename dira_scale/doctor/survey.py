@@ -70,9 +70,9 @@ def survey(config: DictConfig) -> None:
     software = components(machine, dicom_decoders())
     choices = []
     if config.shards:
-        from dira_scale.archive.gpu_codecs import gpu_codecs_line
+        from dira_scale.archive.outcome import gpu_codecs_line
         from dira_scale.data.manifest import ShardedDataset
-        from dira_scale.doctor.advice_table import advise, show_advice  # imports torch
+        from dira_scale.doctor.advice import advise, show_advice  # imports torch
 
         choices = advise(config.shards, machine, console)
     if config.show == "json":

@@ -2,29 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import DictConfig
 
-from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field
-from dira_scale.evaluation.config import SLIDING, WHOLE, require_finetuned, require_masks
+from dira_scale.config.schema import at_least, one_of
+from dira_scale.evaluation.config import SLIDING, WHOLE, LookedAt, OfRun, require_finetuned, require_masks
 from dira_scale.runs.description import Description
 
 
 @dataclass
-class EvaluationData(Schema):
-    shards: str = path_field()
-    split: str = MISSING
-    workers: int | None = at_least(1, None)
-
-
-@dataclass
-class Evaluation(Schema):
-    run: str = path_field()
-    trust: list[str] = MISSING
-    reach: Any = paths_field()
-    out: str = path_field()
-    data: EvaluationData = field(default_factory=EvaluationData)
+class Evaluation(OfRun):
+    data: LookedAt = field(default_factory=LookedAt)
     window: str | None = one_of(WHOLE, SLIDING, default=None)
     batch: int = at_least(1)
 

@@ -12,13 +12,15 @@ as the run's own test split was.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
@@ -32,29 +34,84 @@ from dira_scale.data.samples import Samples
 from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, counted, nearest, print_line
 from dira_scale.evaluate.config import Evaluation
-from dira_scale.evaluate.page import FILE as PAGE
-from dira_scale.evaluate.page import page
 from dira_scale.evaluation.config import require_masks
 from dira_scale.evaluation.journal import check_same
 from dira_scale.evaluation.judge import judged, write_split
-from dira_scale.evaluation.leak import Part, check_leak, sources_of
+from dira_scale.evaluation.leak import NO_LEAK, Part, check_leak, sources_of
 from dira_scale.evaluation.results import FILE, overall, with_figures
 from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.evaluation.trained import LARGER, TrainedRun
 from dira_scale.machine.device import compute_device
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.cases import CASES
+from dira_scale.metrics.figure import MEAN, Figure
+from dira_scale.pages.results import ShownResults
+from dira_scale.pages.template import template
+from dira_scale.pages.verdict import Headline
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import as_user_error, write_atomic, write_json
 from dira_scale.storage.owned import check_own, own
 from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
 
+PAGE = "report.html"
+
+
+def page(
+    out: Path, trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
+) -> str:
+    """Return the page of ``content``, which is to become ``results.json``, and of the cases in ``out``."""
+    read = with_figures(content)
+    shown = ShownResults.of(out, read, supervision.outputs)
+    figures = overall(read["figures"]["test"], supervision.best.metric)
+    return template(Path(__file__).with_name("page.html.j2")).render(
+        about=content,
+        checked=content["leak"]["verdict"] == NO_LEAK,
+        facts=_facts(trained, dataset, supervision, read),
+        headlines=[_headline(figure) for figure in figures],
+        shown=shown,
+        version=__version__,
+        volumes=len(trained.size) == 3,
+    )
+
+
+def _headline(figure: Figure) -> Headline:
+    over = f"mean (n = {figure.n})" if figure.name == MEAN else figure.name
+    interval = "{:.3f} to {:.3f}, the interval over patients".format(*figure.interval) if figure.interval else ""
+    return Headline(figure.in_words(), f"{over}, {counted(figure.patients, 'patient')}", interval)
+
+
+def _facts(
+    trained: TrainedRun, dataset: ShardedDataset, supervision: Supervision, content: Mapping[str, Any]
+) -> dict[str, str]:
+    """What was evaluated on what."""
+    info, split, chosen = dataset.info, content["splits"]["test"], trained.chosen
+    seen = f"crops={content['crops']}" if supervision.pooled else f"window={content['window']}"
+    as_there = ", as the run's own test split" * (supervision.pooled or content["window"] == trained.window)
+    left_out = content.get("without_mask", {}).get("test")
+    facts = {
+        "network": f"`{content['network']}`, checkpoint of step {content['step']} (stage {content['stage']}), "
+        f"weights `{content['weights']}`",
+        "data": f"`{info.name}`, split {split}, {info.counts[split]} {UNITS[len(trained.size)]}"
+        + (f", {left_out} without a mask left out" if left_out else "")
+        + f"; content `{dataset.hash[:12]}`, licence {info.licence}",
+        supervision.learned: ", ".join(supervision.outputs),
+        "seen": f"{' × '.join(map(str, trained.size))}, {seen}{as_there}",
+    }
+    for name, values in (("thresholds", chosen.thresholds), ("temperatures", chosen.temperatures)):
+        if values:
+            listed = ", ".join(f"{label} {value:.3g}" for label, value in values.items() if not isnan(value))
+            facts[name] = f"{listed}: chosen on the run's validation split"
+    return facts
+
+
 KIND = "evaluations"  # of the folder
 
 
-def make(config: Evaluation) -> None:
+def make(cfg: DictConfig) -> None:
     """Evaluate, unless that is done. Raises UserError, unless a sample is damaged before anything is written."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Evaluation)
     out, trained = Path(config.out), TrainedRun.of(Path(config.run))
     require_masks(config.window, trained.supervision.pooled, trained.supervision.learned)
     dataset = ShardedDataset.open(config.data.shards)

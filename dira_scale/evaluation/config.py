@@ -1,10 +1,11 @@
 """Keys that say how held-out images are seen. Reading them needs no torch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, one_of
+from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
 from dira_scale.tasks.config import FINETUNE
@@ -14,6 +15,23 @@ CENTRE, TEN_CROPS = "centre", "ten_crops"
 WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 SIZE = 224  # of images, without a run that has a view size
+
+
+@dataclass
+class OfRun(Schema):
+    """What all commands have that look at data with a run's network."""
+
+    run: str = path_field()
+    trust: list[str] = MISSING
+    reach: Any = paths_field()
+    out: str = path_field()
+
+
+@dataclass
+class LookedAt(Schema):
+    shards: str = path_field()
+    split: str = MISSING
+    workers: int | None = at_least(1, None)
 
 
 @dataclass

@@ -13,10 +13,9 @@ import xxhash
 from torch import Tensor
 
 from dira_scale.data.batch import CHANNELS_LAST, unit_interval
-from dira_scale.data.device_copies import DeviceCopies
+from dira_scale.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
-from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.processes import default_workers
 from dira_scale.errors import UserError, nearest

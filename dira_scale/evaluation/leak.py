@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.config.reach import beyond, may_ask
+from dira_scale.config.trust import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError

@@ -1,24 +1,90 @@
 """What `export` does: weights of a run as files of other libraries, and their card."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dira_scale.errors import print_line
+from dira_scale.errors import UserError, print_line
+from dira_scale.evaluation.comparison import compared
 from dira_scale.evaluation.encoders import fake_encoder
-from dira_scale.evaluation.trained import FILE, about_run
+from dira_scale.evaluation.probe_figures import from_json, markdown, overviews
+from dira_scale.evaluation.results import FILE
+from dira_scale.evaluation.trained import FILE as ABOUT
+from dira_scale.evaluation.trained import about_run
 from dira_scale.export import formats
 from dira_scale.export.card import Card
+from dira_scale.export.config import CardWords
 from dira_scale.export.exported import TrainedNetwork
 from dira_scale.export.formats import EXPORT, FORMATS, default_formats, replace_export
-from dira_scale.export.measured import release_of
+from dira_scale.export.release import Compute, Release
+from dira_scale.metrics.statistics.spread import spread_table
 from dira_scale.models.weights import trained_encoder, trained_network
-from dira_scale.runs.description import Description
-from dira_scale.runs.reader import LATEST, RunReader, check_stage
+from dira_scale.runs.description import Description, read_description
+from dira_scale.runs.reader import LATEST, RunReader, TrainingData, check_stage
 from dira_scale.storage.owned import check_own
 from dira_scale.tasks.config import FINETUNE
+
+PROBE = "probe.json"
+
+
+def release_of(cfg: DictConfig, run: RunReader, datasets: Sequence[TrainingData]) -> Release:
+    """Return the release of a ``run``, for ``configs/export.yaml``.
+
+    Raises:
+        UserError: a folder of ``card.evaluation`` is not an evaluation of this run; with ``release``, there are gaps.
+    """
+    folders = cfg.card.evaluation or []
+    tables = [evaluated(Path(path), run.folder) for path in ([folders] if isinstance(folders, str) else folders)]
+    compute = Compute.of(run.rows(), run.environment())
+    shards = datasets[0].known.path if datasets else "SHARDS"
+    release = Release(CardWords(**cfg.card), compute, tables, str(run.folder), shards)
+    if cfg.release:
+        release.require_complete(run.description, datasets)
+    return release.without_paths()
+
+
+def evaluated(folder: Path, run: Path) -> str:
+    """A table with the spread or the interval of each figure.
+
+    Raises:
+        UserError: ``folder`` has no figures, or none of ``run``; a file is damaged.
+    """
+    try:
+        if (folder / PROBE).is_file():
+            return _probed(folder, run)
+        if (folder / FILE).is_file():
+            return _finetuned(folder, run)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"card.evaluation: {folder} cannot be read: {error!r}; evaluate again") from error
+    raise UserError(f"card.evaluation: {folder} has no {PROBE} and no {FILE}; name what probe or finetune has written")
+
+
+def _probed(folder: Path, run: Path) -> str:
+    content = json.loads((folder / PROBE).read_text())
+    runs = content["config"]["run"] or []
+    _check(folder, run, [runs] if isinstance(runs, str) else runs)
+    tables = overviews(from_json(content["figures"]))
+    shown = [markdown(f"Frozen features, {title}, in percent", cells) for title, cells in tables]
+    return "\n".join([*shown, *(f"- {note}" for note in content["notes"])])
+
+
+def _finetuned(folder: Path, run: Path) -> str:
+    description = read_description(folder)
+    start = description.network.start
+    _check(folder, run, [str(folder), *([start] if start else [])])
+    spreads = [replace(spread, setting=folder.name) for spread in compared([({}, folder)]).spreads]
+    names = ", ".join(data.name or Path(data.path).name for data in description.data.datasets)
+    return markdown(f"Fine-tuned on {names}; the interval is over test patients (bootstrap)", spread_table(spreads))
+
+
+def _check(folder: Path, run: Path, evaluated: list[str]) -> None:
+    """Raise UserError unless ``run`` is one of the runs that are ``evaluated``."""
+    if run.resolve() not in [Path(name).resolve() for name in evaluated]:
+        whose = ", ".join(evaluated) or "no run"
+        raise UserError(f"card.evaluation: {folder} evaluates {whose}, not {run}; name an evaluation of this run")
 
 
 def make(cfg: DictConfig) -> None:
@@ -36,7 +102,7 @@ def make(cfg: DictConfig) -> None:
     exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     if described.command == FINETUNE and "plain" in exports:  # all that `predict` needs to know
-        files[FILE] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
+        files[ABOUT] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
     loss = None if cfg.stage == LATEST or not reader.has_best else state.get("best", {}).get(stage)
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error

@@ -3,29 +3,100 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from dira_scale.data.batch import UNITS
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Best, StagePlan
+from dira_scale.evaluation.judge import choose, judged, write_split
 from dira_scale.evaluation.leak import Leak
+from dira_scale.evaluation.results import FILE, overall, read_results
+from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, describe
-from dira_scale.finetune.held_out import warn_of_test
-from dira_scale.finetune.results import summary, write_results
+from dira_scale.finetune.held_out import judged_batches, warn_of_test
 from dira_scale.finetune.step import Finetuning
 from dira_scale.models import norm
+from dira_scale.models.network import moved
+from dira_scale.models.normalise import input_of, normalised
 from dira_scale.models.start import RANDOM, Start
+from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
-from dira_scale.tasks.supervision import Supervision
+from dira_scale.storage.atomic import write_json
+from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import few_steps, groups_of
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
+
+
+def write_results(
+    config: Finetune,
+    world: World,
+    supervision: Supervision,
+    data: Inputs,
+    stage: StagePlan,
+    run: RunFolder | None,
+    leak: Leak | None,
+) -> None:
+    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective."""
+    if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
+        return
+    network, step = raise_on_all(lambda: best_network(config, supervision, stage.name))
+    network = moved(network, world.device, config.parallel.channels_last)
+    input, window = input_of(data.views.sides, config.normalise), config.evaluate.window_of(data.views.dimensions)
+
+    def predicted(images: Tensor) -> Tensor:
+        with world.autocast():
+            return supervision.predicted(network(normalised(images, input)))
+
+    names = {"val": config.data.val_split, "test": config.data.test_split}
+    names = {name: split for name, split in names.items() if split is not None}
+    splits = {name: judged_batches(config, data, f"{name}_split", world.rank, world.ranks) for name in names}
+    cases, without_mask = dict[str, list[Any]](), dict[str, int]()
+    for name, batches in splits.items():
+        split = HeldOutSplit(
+            data.datasets, SplitCases.of(data.datasets, str(names[name])), predicted, world.device, batches,
+            input.size, data.views.stored, window, data.workers, shows=run is not None and name == "test",
+        )  # fmt: skip
+        cases[name] = split.cases(supervision, network)
+        without_mask[name] = split.without_mask(cases[name])
+        if run is not None:
+            run.lease.check()
+            write_split(run.folder, name, cases[name], split.pictures)
+    if run is None:
+        return
+    chosen = choose(supervision, cases.get("val"), config.evaluate.temperature)
+    seen = {"crops": config.evaluate.crops} if supervision.pooled else {"window": window, "without_mask": without_mask}
+    content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen
+    write_json(run.folder / FILE, content | ({} if leak is None else {"leak": asdict(leak)}), run.lease.check)
+
+
+def summary(folder: Path, best: str) -> str:
+    """The test split's figures over all labels or classes, in a line."""
+    content = read_results(folder)
+    words = ", ".join(figure.in_words() for figure in overall(content["figures"]["test"], best))
+    words = words or "no figure over all labels"
+    return f"test split '{content['splits']['test']}', checkpoint of step {content['step']}: {words} ({FILE})"
+
+
+def best_network(config: Finetune, supervision: Supervision, stage: str) -> tuple[nn.Module, int]:
+    """The complete network with the weights of the stage's best checkpoint, and its step; where nothing was validated,
+    of the newest one."""
+    folder = Path(config.run)
+    path = checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
+    tensors, prefix = checkpoint.load(path)[0], f"{TENSORS[supervision.pooled].module}."
+    size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
+    network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
+    network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
+    return network, int(path.name)
+
 
 AXES = {  # of volumes as they are stored, counted from the last; images are mirrored along the last alone
     "left": -1, "right": -1,

@@ -1,24 +1,67 @@
 """Rows of the plan: each strategy with and without activation checkpointing, on the machine described by ``plan.*``."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import compose
+from dira_scale.data.config import Data
+from dira_scale.data.loaders.build import AUTO
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import stored_codecs
+from dira_scale.data.views import ViewSpec
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.forecast import strategies
 from dira_scale.forecast.config import Machine, plan_of
-from dira_scale.forecast.links import GB, Links
+from dira_scale.forecast.links import GB, Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
-from dira_scale.forecast.shards import planned_inputs
 from dira_scale.forecast.strategies import Memory
-from dira_scale.forecast.timeline import StepTimes, Workload
+from dira_scale.pixels.codecs import DECODED_ON_GPU
 from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.config import StagedTraining
-from dira_scale.training.schedule import check_division, stage_plans
+from dira_scale.training.inputs import Inputs
+from dira_scale.training.schedule import batches_of, check_division, stage_plans
+
+# Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.
+IN_USE = 4
+
+
+def planned_inputs(config: StagedTraining, views: ViewSpec, ranks: int) -> tuple[int, float]:
+    """Training images of an epoch, and bytes of GPU memory that the loader needs per image of a rank's batch.
+
+    The machine that plans needs no DALI and no cache: ``data.loader=auto`` counts as it does on a GPU machine after its
+    set-up.
+    """
+    batches = tuple(set(batches_of(config).values()))
+    here = replace(config.data, loader="cpu", helper=False, cache=None, cache_size=None, missing="stop")
+    inputs = Inputs(here, views, config.seed, 0, ranks, batches)
+    return inputs.order.epoch_size, decoding_bytes(config.data, inputs.datasets, views)
+
+
+def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSpec) -> float:
+    """An estimate of DALI's share for each image of a batch; 0 for a loader that decodes on the CPU.
+
+    Two batches are decoded, one that runs and one that is queued behind it: the region of all crops, at most the whole
+    image, and one view's crops, on average ``views.scale`` of it. Views are kept until the step has taken them.
+    """
+    on_gpu = data.loader == AUTO and stored_codecs(datasets) <= set(DECODED_ON_GPU)
+    if not (on_gpu or data.loader == "dali"):
+        return 0.0
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([dataset.column(name)[dataset.rows(data.split)] for dataset in datasets]).astype(float)
+
+    pixel = column("channels").max() * column("bits").max() / 8  # bytes
+    decoded = pixel * np.mean(column("height") * column("width"))
+    crop = decoded * max(sum(entry.scale) for entry in views.entries) / 2
+    pixels = sum(math.prod(view.sides) for view in views.each)
+    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * pixel * pixels)
+
 
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
 

@@ -1,4 +1,4 @@
-"""The only place that decodes images to grey: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy (``raster.py``).
+"""The only place that decodes images to grey: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy.
 
 Rules:
 
@@ -15,18 +15,22 @@ Rules:
   width in such steps, at most 65535. MONOCHROME1 is inverted, so that low is always black.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import PIL.Image
+from PIL import ImageOps
 
-from dira_scale.imaging.burned_in import check_pixels
-from dira_scale.imaging.dicom import is_dicom, read_dicom
+from dira_scale.imaging.arrays import is_numpy, open_array
+from dira_scale.imaging.burned_in import check_header, check_pixels
+from dira_scale.imaging.dicom import DicomFile, is_dicom
+from dira_scale.imaging.dicom.values import spacing, windowed
 from dira_scale.imaging.files import opened
-from dira_scale.imaging.grey import GreyImage
-from dira_scale.imaging.raster import read_mask as read_raster_mask
-from dira_scale.imaging.raster import read_raster
-from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, own_range, store
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 
 
@@ -40,10 +44,30 @@ def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0
         OSError, MemoryError: it could not be read now; not the file's fault.
     """
     with opened(path) as file:
-        image = read_dicom(file, bits, burned_in, number) if is_dicom(file) else read_raster(file, bits)
+        image = _read_dicom(file, bits, burned_in, number) if is_dicom(file) else _read_raster(file, bits)
+    if image.flat:
+        raise RejectedError(FLAT)
     if burned_in == "refuse":
         check_pixels(image)
     return image
+
+
+def _read_dicom(file: BinaryIO, bits: int, burned_in: str, number: int) -> GreyImage:
+    """Raises RejectedError, also if the header indicates burned-in text, unless ``burned_in=keep``."""
+    dicom = DicomFile(file)
+    if burned_in != "keep":
+        check_header(dicom.header)
+    frame = dicom.frame(number)
+    with rejects("damaged or cut short ({} in DICOM decoding)"):
+        if frame.top is not None:
+            return store(frame.values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
+        for values, window in windowed(frame.header, frame.values, frame.step, ~frame.padding):
+            black = window.high if frame.inverted else window.low
+            filled = np.where(frame.padding, black, values) if frame.padding.any() else values
+            image = store(filled, window, bits, spacing(frame.header), frame.inverted)
+            if not image.flat:
+                return image
+    raise RejectedError(FLAT)
 
 
 @dataclass(frozen=True)
@@ -64,7 +88,70 @@ class Frame:
         return read_image(self.path, settings.bits, settings.burned_in, self.number)
 
 
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
+
+PHOTOMETRIC = 262  # TIFF tag; 0 means that small values are white, which Pillow honours for 8 bits only
+
+
+def _read_raster(file: BinaryIO, bits: int) -> GreyImage:
+    """Raises RejectedError."""
+    if is_numpy(file):
+        return _store(_array(file), bits)
+    picture, kind = _load(file)
+    if picture.mode[0] in "IF":
+        return _store(np.asarray(picture), bits, inverted=kind == "TIFF, white is 0")
+    return _store(np.asarray(picture.convert("L")), bits)
+
+
+def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
+    """8 bits use the full range of the type, anything wider the image's own."""
+    if values.dtype == np.uint8:
+        return store(values, GreyWindow(0, 255, 1), bits, inverted=inverted)
+    window = own_range(values)  # NaN and infinity propagate into it
+    if not np.isfinite(window.high - window.low):
+        raise RejectedError("values that are NaN or infinite")
+    if values.dtype.kind == "f":
+        window = window._replace(step=(window.high - window.low) / 65535 or 1)
+    return store(values, window, bits, inverted=inverted)
+
+
+def _array(file: BinaryIO) -> np.ndarray:
+    """[H, W] of a ``.npy`` or ``.npz``; the luminance of three colours."""
+    array = open_array(file)
+    colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
+    if len(array.shape) != 2 and not colours:
+        raise RejectedError("not an image array: give [H, W], or [H, W, 3] of 8 or 16 bits")
+    check_size(*array.shape[:2])
+    return luminance(array.values()) if colours else array.values()
+
+
 def read_mask(path: Path) -> np.ndarray:
-    """Decode a PNG mask to uint8 [H, W], values unchanged. Raises as ``read_image``."""
+    """Decode a PNG of 1 to 8 bits to uint8 [H, W]: grey values or palette indices, unchanged. Raises as ``read_image``.
+
+    Nothing else is accepted: JPEG blurs values, and 16 bits or colour would need conversion.
+    """
     with opened(path) as file:
-        return read_raster_mask(file)
+        picture, kind = _load(file)
+    if kind != "PNG" or picture.mode not in ("1", "L", "P"):
+        raise RejectedError(
+            f"a mask must be a PNG of grey values or indices of at most 8 bits, not {kind} {picture.mode}"
+        )
+    return np.asarray(picture).astype(np.uint8)
+
+
+def _load(file: BinaryIO) -> tuple[Any, str]:
+    """The picture, rotated according to its EXIF orientation, and its format."""
+    PIL.Image.MAX_IMAGE_PIXELS = None  # we apply our own limit to every format
+    with rejects("not a PNG, JPEG, TIFF, NumPy or DICOM file"):
+        picture = PIL.Image.open(file, formats=("PNG", "JPEG", "TIFF"))
+        kind, pages = picture.format, 1
+        if kind == "TIFF":
+            kind, pages = "TIFF, white is 0" if picture.tag_v2.get(PHOTOMETRIC) == 0 else kind, picture.n_frames
+    check_size(picture.height, picture.width)
+    if pages > 1:
+        raise RejectedError("TIFF with several pages (recipe.dims=3 reads them as a volume)")
+    with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
+        if picture.format == "JPEG" and picture.mode == "RGB":
+            picture.draft("L", picture.size)  # decodes only the luma channel
+        picture.load()
+        return ImageOps.exif_transpose(picture), kind

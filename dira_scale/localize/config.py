@@ -1,28 +1,17 @@
 """The schema of ``configs/localize.yaml``: reading it needs no torch."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, path_field, paths_field, within
+from dira_scale.config.schema import above, at_least, within
 from dira_scale.errors import UserError
+from dira_scale.evaluation.config import LookedAt, OfRun
 
 
 @dataclass
-class LocalizeData(Schema):
-    shards: str = path_field()
-    split: str = MISSING
-    workers: int | None = at_least(1, None)
-
-
-@dataclass
-class Localize(Schema):
-    run: str = path_field()
-    trust: list[str] = MISSING
-    reach: Any = paths_field()
-    out: str = path_field()
-    data: LocalizeData = field(default_factory=LocalizeData)
+class Localize(OfRun):
+    data: LookedAt = field(default_factory=LookedAt)
     labels: list[str] | None = None
     intensities: list[float] = within(0, 255)
     thresholds: list[float] = above(0, at_most=1)

@@ -7,7 +7,7 @@ from dira_scale.errors import UserError
 LIBRARIES = ("torchmetrics", "monai")
 
 
-def require_libraries() -> None:
+def require_libraries(_: object = None) -> None:
     """Ask before training whether what computes its metrics is there; nothing is imported, which takes seconds.
 
     Raises UserError: one line that names what is missing and how to install it.

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
+import torch
 from scipy.ndimage import distance_transform_edt, gaussian_filter
-from skimage.metrics import structural_similarity
+
+from dira_scale.metrics.ssim import ssim
 
 
 class RestorationTable:
@@ -30,15 +32,15 @@ class RestorationTable:
         }
         for name, image in restorations.items():
             mse = float(np.mean((image - clean) ** 2))
-            score = mse, float(structural_similarity(clean, image, data_range=1.0))
-            self._scores.setdefault(name, []).append(score)
+            pair = (torch.from_numpy(each).double()[None, None] for each in (clean, image))
+            self._scores.setdefault(name, []).append((mse, float(ssim(*pair))))
 
     def rows(self, stage: str) -> list[dict[str, str | float | int]]:
         """One row per restorer: stage, restorer, mse, mse_sd, ssim, ssim_sd (over images), n."""
         table: list[dict[str, str | float | int]] = []
         for name, scores in self._scores.items():
-            (mse, ssim), (mse_sd, ssim_sd) = np.mean(scores, axis=0).tolist(), np.std(scores, axis=0, ddof=1).tolist()
-            row = {"mse": mse, "mse_sd": mse_sd, "ssim": ssim, "ssim_sd": ssim_sd, "n": len(scores)}
+            (mse, like), (mse_sd, like_sd) = np.mean(scores, axis=0).tolist(), np.std(scores, axis=0, ddof=1).tolist()
+            row = {"mse": mse, "mse_sd": mse_sd, "ssim": like, "ssim_sd": like_sd, "n": len(scores)}
             table.append({"stage": stage, "restorer": name, **row})
         return table
 

@@ -13,18 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
+from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import parallel_map
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own
 
 OMITTED = {"findings": "all"}  # defaults of settings that older folders lack
-Make = Callable[[int], None]  # writes one patient's files
-Run = Callable[[Make, Sequence[int], int], None]  # calls it for the patients; the number is of those already finished
-
-
-def one_by_one(make: Make, patients: Sequence[int], finished: int = 0) -> None:
-    """Run in this process."""
-    for patient in patients:
-        make(patient)
 
 
 def check_sizes(patients: Any, size: Any, smallest: int) -> None:
@@ -37,14 +31,13 @@ def fill(
     folder: Path,
     settings: Mapping[str, Any],
     patients: int,
-    make: Make,
-    run: Run,
-    tables: Callable[[list[dict[str, Any]]], Mapping[str, str]],
+    make: Callable[[int], None],
+    workers: int,
+    box: Sequence[str],
 ) -> None:
-    """Let ``run`` call ``make(patient)``, which ends with `save_record`, for each missing patient; then write tables.
+    """Call ``make(patient)``, which ends with `save_record`, for each missing patient; then write the tables.
 
-    tables: maps the patients' records to the text of each file. Raises UserError if the folder was made with other
-    settings, or holds more patients.
+    box: the columns of a box. Raises UserError if the folder was made with other settings, or holds more patients.
     """
     finished = _finished(folder, settings)
     if finished > patients:
@@ -55,9 +48,17 @@ def fill(
     (folder / "records").mkdir(exist_ok=True)
     write(folder / "settings.json", json.dumps(settings).encode())
     missing = [p for p in range(patients) if not _record(folder, p)]
-    run(make, missing, patients - len(missing))
-    for name, text in tables([r for p in range(patients) for r in _record(folder, p) or []]).items():
-        write(folder / name, text.encode())
+    with bar("phantoms", "patients") as shown:
+        task = shown.add_task("", total=patients, completed=patients - len(missing))
+        for _ in parallel_map(make, ((patient,) for patient in missing), max(1, min(workers, len(missing)))):
+            shown.advance(task)
+    records = [r for p in range(patients) for r in _record(folder, p) or []]
+    _write_table(folder / "labels.csv", [*records[0]["row"]], (r["row"].values() for r in records))
+    boxes = ((r["row"]["file"], *each) for r in records for each in r["boxes"])
+    _write_table(folder / "boxes.csv", ("file", "label", *box), boxes)
+    if "annotations" in records[0]:
+        balls = ((r["row"]["seriesuid"], *each) for r in records for each in r["annotations"])
+        _write_table(folder / "annotations.csv", ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), balls)
     write(folder / "phantom.json", json.dumps({**settings, "patients": patients}).encode())
 
 
@@ -72,13 +73,12 @@ def write(path: Path, content: bytes) -> None:
     write_atomic(path, content)
 
 
-def as_csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table's text."""
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO(newline="")
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(header)
     lines.writerows(rows)
-    return text.getvalue()
+    write(path, text.getvalue().encode())
 
 
 def _finished(folder: Path, settings: Mapping[str, Any]) -> int:

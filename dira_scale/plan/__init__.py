@@ -4,10 +4,10 @@
 The configured steps are made on tensors without memory: no data, no GPU, no other processes.
 """
 
-from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from dira_scale.cli import entry
+from dira_scale.cli import Function, entry
 from dira_scale.command import Command
 from dira_scale.commands import COMMANDS
 
@@ -15,18 +15,20 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 COMMAND = Command(
-    "plan", "estimate memory, traffic, hours and cost of a run before it starts", output="plan.json",
+    "plan", "estimate memory, traffic, hours and cost of a run before it starts", "dira_scale.plan.show:show_plan",
+    output="plan.json",
 )  # fmt: skip
-
-
-def plan(cfg: "DictConfig", command: str = "pretrain") -> None:
-    """Print what a run of ``command`` needs."""
-    from dira_scale.plan.show import show_plan
-
-    show_plan(command, cfg)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with the words ``argv``; return the exit code."""
     others = [name for name, row in COMMANDS.items() if row.trains and name != "pretrain"]
-    return entry(COMMAND, plan, subcommands={name: partial(plan, command=name) for name in others})(argv)
+    return entry(COMMAND, subcommands={name: _of(name) for name in others})(argv)
+
+
+def _of(command: str) -> Function:
+    def plan(cfg: "DictConfig") -> None:
+        resolve_name(COMMAND.function)(cfg, command)
+
+    plan.__doc__ = f"Estimate a run of {command}."
+    return plan

@@ -24,7 +24,7 @@ from dira_scale.training.schedule import batches_of
 WIDTH = 108  # columns of the table where the output is not a terminal
 
 
-def show_plan(command: str, cfg: DictConfig) -> None:
+def show_plan(cfg: DictConfig, command: str = "pretrain") -> None:
     """Print the table of strategies of a run of ``command``; write the figures to the file ``plan.json``, if set."""
     blueprint, ranks, loading = prepared(command, cfg)
     config = blueprint.config

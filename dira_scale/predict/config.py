@@ -1,13 +1,12 @@
 """The schema of ``configs/predict.yaml``: reading it needs no torch."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field
+from dira_scale.config.schema import Schema, at_least, one_of, path_field
 from dira_scale.errors import UserError
-from dira_scale.evaluation.config import SLIDING, WHOLE
+from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
 
 KEYS, SOURCE = "keys", "source"  # how images are named
 
@@ -19,11 +18,7 @@ class PredictData(Schema):
 
 
 @dataclass
-class Predict(Schema):
-    run: str = path_field()
-    trust: list[str] = MISSING
-    reach: Any = paths_field()
-    out: str = path_field()
+class Predict(OfRun):
     data: PredictData = field(default_factory=PredictData)
     images: str | None = path_field(None)
     like: str | None = path_field(None)

@@ -8,9 +8,11 @@
     predict.json        the network, the data, thresholds and temperatures of the run, counts. Written last
 """
 
+import csv
+import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -18,11 +20,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.archive.outcome import most_common
-from dira_scale.archive.output import check_output
+from dira_scale.archive.output import check_output, names_file
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.data.batch import UNITS, unit_interval
 from dira_scale.distributed.processes import default_workers
@@ -39,9 +42,36 @@ from dira_scale.pixels.codecs import DecodeError
 from dira_scale.predict.config import Predict
 from dira_scale.predict.folder import FolderImages, conversion_of
 from dira_scale.predict.images import DatasetImages, Images, Loaded
-from dira_scale.predict.tables import PREDICTIONS, write_predictions, write_quarantine, write_rejected_names
 from dira_scale.storage.atomic import write_atomic, write_json
-from dira_scale.storage.owned import own
+from dira_scale.storage.owned import REJECTED, own
+from dira_scale.storage.tables import harmless
+
+PREDICTIONS, QUARANTINE = "predictions.csv", "quarantine.csv"
+
+
+def write_predictions(out: Path, keys: Sequence[str], columns: Sequence[str], values: np.ndarray) -> None:
+    """A row for each of N keys, with its ``values`` [N, columns]."""
+    rows = ([key, *map(repr, row)] for key, row in zip(keys, values.tolist(), strict=True))
+    _write(out / PREDICTIONS, ["key", *columns], rows)
+
+
+def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> None:
+    """``refused``: stage and reason by key."""
+    _write(out / QUARANTINE, ["key", "stage", "reason"], ([k, r["stage"], r["reason"]] for k, r in refused.items()))
+
+
+def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, str]]]) -> Path:
+    """Write the table by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
+    path = names_file(out)
+    _write(path, REJECTED, ([name, row["stage"], row["reason"]] for name, row in refused), private=True)
+    return path
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], private: bool = False) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(map(harmless, [header, *rows]))
+    write_atomic(path, text.getvalue().encode(errors="surrogateescape"), private=private)
+
 
 ABOUT, MASKS = "predict.json", "masks"
 Row = dict[
@@ -59,8 +89,10 @@ class CroppedImage:
     high: float
 
 
-def make(config: Predict) -> None:
+def make(cfg: DictConfig) -> None:
     """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Predict)
     trained, out = TrainedRun.of(Path(config.run)), Path(config.out)
     check_output(out, config.images, "images")
     masks, learned = not trained.supervision.pooled, trained.supervision.learned

@@ -12,8 +12,17 @@ from dira_scale import __version__
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
-from dira_scale.evaluation.probe_figures import AUC, R2, Probed, as_json, figures
-from dira_scale.evaluation.probe_table import by_label, markdown, overviews, rich_table
+from dira_scale.evaluation.probe_figures import (
+    AUC,
+    R2,
+    Probed,
+    as_json,
+    by_label,
+    figures,
+    markdown,
+    overviews,
+    rich_table,
+)
 from dira_scale.machine.console import Console
 from dira_scale.probe import probing as probes
 from dira_scale.probe.config import PROBES, USUAL, refuse_other_figures

@@ -3,14 +3,15 @@
 import re
 from base64 import b64encode
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
 from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import defaults
-from dira_scale.errors import print_line
+from dira_scale.errors import UserError, print_line
 from dira_scale.pages.results import ShownResults
 from dira_scale.pages.template import template
 from dira_scale.report import health, plots, summary
@@ -22,8 +23,15 @@ from dira_scale.storage.owned import own_file
 IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|=|\.\w)")  # the word, in no key and no address
 
 
-def write_page(folder: Path, out: Path) -> None:
-    """Write the page of the run in ``folder``. Raises UserError if there is none."""
+def report(cfg: DictConfig) -> None:
+    """Write the page of the run ``cfg.run``, or of the sweep in ``cfg.folder``. Raises UserError if there is none."""
+    folder = Path(cfg.run or cfg.folder)
+    out = Path(cfg.out or folder / "report.html")
+    if cfg.out and not out.parent.is_dir():
+        raise UserError(f"out={out}: no such folder: {out.parent}")
+    if cfg.folder:
+        resolve_name(COMMANDS["sweep"].page)(folder, out)
+        return
     own_file(out, "out")
     run = read_run(folder)
     command = run.description.command

@@ -8,7 +8,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from torch import Tensor
 
-from dira_scale.config.reach import beyond, may_ask
+from dira_scale.config.trust import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, counted, nearest
 from dira_scale.runs import checkpoint

@@ -8,12 +8,11 @@ from typing import Any
 
 from dira_scale.archive.claim import Share, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.finish import Outcome, finish
-from dira_scale.archive.gpu_codecs import gpu_codecs_line
-from dira_scale.archive.modality import with_modality
-from dira_scale.archive.outcome import print_outcome, sample_counts
+from dira_scale.archive.outcome import gpu_codecs_line, print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
 from dira_scale.archive.plan import ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.slices import with_modality
 from dira_scale.archive.writer import sharding
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, counted

@@ -11,8 +11,8 @@ from dira_scale.archive.output import PARTIAL, check_unchanged, completed, diffe
 from dira_scale.archive.plan import planned_from
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.writer import WrittenShard, sharding, write_shards
-from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.data.tar import checksum
 from dira_scale.errors import UserError
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar

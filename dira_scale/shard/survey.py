@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from dira_scale.archive.modality import with_modality
 from dira_scale.archive.outcome import most_common
 from dira_scale.archive.plan import Item, ShardPlan, planned_from
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.slices import Noted, Refused, make_samples
+from dira_scale.archive.slices import Noted, Refused, make_samples, with_modality
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError, counted, duration

@@ -7,24 +7,89 @@ runs on a node thought dead loses the run's lease to the second one (:mod:`dira_
 ``python -m dira_scale.sweep.job FOLDER RUN LIMIT`` is a job on this machine.
 """
 
+import ctypes
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.reach import allow
+from dira_scale.config.trust import allow
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
-from dira_scale.runs.exit_codes import DONE, INTERRUPTED
-from dira_scale.sweep import ending, launch, queue
+from dira_scale.runs.exit_codes import DONE, INTERRUPTED, TRY
+from dira_scale.sweep import ending, queue
 from dira_scale.sweep.records import Run, SweepFolder, Try, is_done
+
+RESTARTS = 3  # of a launcher, before the job is to decide
+SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
+PDEATHSIG = 1  # of prctl(2)
+
+
+def command(run: Run, job: JobEnvironment) -> list[str]:
+    """The command that this task of ``job`` carries out."""
+    module = ["-m", f"dira_scale.{run.command}", *run.words]
+    if run.launch.processes == 1 or job.cluster == "slurm":
+        return [sys.executable, *module]
+    limits = [f"--max_restarts={RESTARTS}", f"--shutdown_timeout={SHUTDOWN}"]
+    processes = f"--nproc_per_node={run.launch.processes}"
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", processes, *limits, *module]
+
+
+def carry_out(words: list[str], log: Path | None, received: list[int], name: str) -> int:
+    """The exit code of ``words`` as a child, to which the first signal received is passed on as SIGTERM.
+
+    Args:
+        log: for what it prints; None: where ours goes.
+        name: of the try.
+    """
+    with Path(log or os.devnull).open("ab") as output:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", TRY: name}
+        child = start(words, environment, output if log else None)
+        passed_on = False
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.2)
+                break
+            if received and not passed_on:
+                child.terminate()
+                passed_on = True
+    with suppress(ProcessLookupError):  # what it has left behind
+        os.killpg(child.pid, signal.SIGKILL)
+    return child.returncode
+
+
+def start(words: list[str], environment: Mapping[str, str], log: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own, which gets SIGTERM when this process ends, however that is.
+
+    SLURM sends SIGUSR1 and SIGUSR2 to every process of a job. torchrun, and a command that does not handle them yet,
+    would end at once: the child ignores them until it handles them, and the job passes them on as SIGTERM.
+    """
+    libc = ctypes.CDLL(None)
+    by = int(signal.SIGTERM)
+
+    def prepare() -> None:
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        libc.prctl(PDEATHSIG, by)
+
+    return subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT if log else None, env=environment,
+        start_new_session=True, preexec_fn=prepare,
+    )  # fmt: skip
+
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +145,14 @@ class Job(Checkpointable):
 
     def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""
-        words, attempt = launch.command(run, job), _begun(job, _resumed_step(sweep, run))
+        words, attempt = command(run, job), _begun(job, _resumed_step(sweep, run))
         if job.global_rank:
-            attempt.exit_code = launch.carry_out(words, None, received, run.id)
+            attempt.exit_code = carry_out(words, None, received, run.id)
             ending.record_task(sweep, run, job, attempt.exit_code)
             return attempt, "leave"
         sweep.begin(run.id, attempt)
         log, name = sweep.log(run.id, attempt.number), f"{run.id}/{attempt.number:03d}"
-        code = launch.carry_out(words, log, received, name)
+        code = carry_out(words, log, received, name)
         now = sweep.status(run)
         own = now if now.get("try") == name else {}  # written by this try, not by an earlier one or another job's
         if own.get("exit_code") is not None:

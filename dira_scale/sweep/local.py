@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
 from dira_scale.sweep.check import gpus_of
 from dira_scale.sweep.config import Cluster, SweepConfig
-from dira_scale.sweep.launch import start
+from dira_scale.sweep.job import start
 from dira_scale.sweep.records import Run, SweepFolder, is_done
 
 logger = logging.getLogger(__name__)

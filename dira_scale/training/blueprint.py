@@ -1,11 +1,12 @@
 """A trainable command's configuration, made real: on a device to train, on ``meta`` where a sweep looks at it before it
-starts anything, on fake tensors where a run is planned."""
+starts anything, on fake tensors where a run is planned; and its trainer."""
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
@@ -14,13 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dira_scale.commands import COMMANDS
+from dira_scale.config.logs import Errors
 from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.launcher import check_launch
 from dira_scale.distributed.world import World
+from dira_scale.engine.run import run_task
 from dira_scale.engine.task import StepTask, Task
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
-from dira_scale.training.schedule import check_division, stage_plans
+from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
+from dira_scale.runs.reader import RunReader
+from dira_scale.training.schedule import check_division, groups_of, stage_plans
 from dira_scale.training.shapes import Shapes
 
 Networks = tuple[nn.Module, ...]
@@ -125,3 +131,42 @@ def blueprint_of(command: str, cfg: DictConfig) -> Blueprint:
     made = resolve_name(COMMANDS[command].blueprint)(cfg)
     assert isinstance(made, Blueprint)
     return made
+
+
+class Trainer:
+    """Trains what a blueprint says, in this process or in each of several.
+
+    Example:
+        >>> from dira_scale.config.compose import compose
+        >>> from dira_scale.pretrain.blueprint import PretrainBlueprint
+        >>> cfg = compose("pretrain", ["experiment=small", "data.shards=out/shards/mine", "run=out/runs/mine"])
+        >>> run = Trainer(PretrainBlueprint(cfg)).train()  # doctest: +SKIP
+    """
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        self.blueprint = blueprint
+
+    def train(self) -> RunReader:
+        """Train, or resume, and return the run.
+
+        Raises:
+            UserError: bad input; nothing was changed.
+            RuntimeError: training failed; with the reason.
+        """
+        with Errors() as errors:
+            code = self.run()
+        if code in (BAD_INPUT, FAILED):
+            run = self.blueprint.config.run
+            raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"run={run}: see log.txt")
+        return RunReader(Path(self.blueprint.config.run))
+
+    def run(self) -> int:
+        """Train, or resume, and return the exit code of the command."""
+        config = self.blueprint.config
+        check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
+        return run_task(config, self.blueprint.cfg, self.blueprint.task)
+
+
+def train(command: str, cfg: DictConfig) -> int:
+    """Train as ``cfg`` says, resuming from the run folder's state; return the exit code of ``command``."""
+    return Trainer(blueprint_of(command, cfg)).run()

@@ -7,10 +7,15 @@ import os
 import shlex
 import time
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import __version__
 from dira_scale.archive.claim import remove_leftovers, write_dataset
@@ -22,23 +27,102 @@ from dira_scale.archive.writer import Conversion
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError, counted
+from dira_scale.evaluation.encoders import LAST, levels
+from dira_scale.evaluation.feature_source import weights_hash
+from dira_scale.evaluation.features import Images, features
 from dira_scale.machine.console import Console
+from dira_scale.machine.device import compute_device
+from dira_scale.models.architecture import architecture, exported_architecture
+from dira_scale.models.network import Encoder
+from dira_scale.models.normalise import normalise_input
+from dira_scale.models.start import start_weights
+from dira_scale.models.weights import trained_encoder
+from dira_scale.runs.reader import RunReader
+from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.store import is_local, locate
-from dira_scale.words.config import Words
+from dira_scale.words.config import Words, check_dimensions
 from dira_scale.words.cubes import LABEL, WordPlan, cut, make_cube, planned_cubes
-from dira_scale.words.descriptors import Describer, describe, open_describer
-from dira_scale.words.origin import Volumes, references, too_small
+from dira_scale.words.origin import Volumes, open_origin, references, too_small
 from dira_scale.words.search import search
+
+SIZE = (64, 128, 128)  # of whole volumes, as the authors' auto-encoder sees them
+
+
+@dataclass(frozen=True)
+class Describer:
+    """An encoder in evaluation mode, and what it sees: ``size`` of the resized volume, and the stored values ``window``
+    that become 0 and 1 (None: as the dataset has them)."""
+
+    encoder: Encoder
+    size: tuple[int, ...]
+    window: Sequence[float] | None
+    hash: str  # of its weights
+
+    @property
+    def seen(self) -> list[float]:
+        """Size and window."""
+        return [*self.size, *(self.window or ())]
+
+
+def open_describer(words: Words) -> Describer:
+    """The encoder of ``run`` or ``init``. Raises UserError naming the key, also for an encoder of images."""
+    if words.run:
+        run = RunReader(Path(words.run))
+        tensors, _, _ = run.load(words.stage)
+        encoder, input = trained_encoder(run.description, tensors), run.description.input
+        check_dimensions(f"run={words.run}", encoder.name, encoder.dimensions)
+        size, window = tuple(words.data.size or input.size), input.window
+        if size != tuple(input.size) and encoder.fixed_size:
+            raise UserError(f"data.size={[*size]}: {encoder.name} of the run takes volumes of {[*input.size]} only")
+        seen = weights_hash(encoder)
+        normalise_input(encoder, input)
+        return Describer(encoder.eval(), size, window, seen)
+    assert words.init is not None, "the schema checks it"
+    exported = exported_architecture(Path(words.init))
+    model = architecture(exported) if exported else words.model
+    size = tuple(words.data.size or SIZE)
+    check_dimensions(f"init={words.init}", model.name, model.dimensions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(words.seed)
+        encoder = model.build_encoder(size)
+    start_weights(words.init, encoder)
+    return Describer(encoder.eval(), size, None, weights_hash(encoder))
+
+
+def describe(
+    describer: Describer, dataset: ShardedDataset, splits: tuple[Volumes, Volumes], words: Words, kept: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Float32 [n, channels] for both splits, from the file ``kept`` if an earlier call wrote it.
+
+    They are kept as another number of threads may change last digits, and so which volume is nearer.
+    Raises UnreadableImagesError.
+    """
+    train, val = splits
+    if not kept.exists():
+        images = Images(
+            dataset, np.concatenate([train.rows, val.rows]), describer.size, words.data.workers, describer.window,
+            compute_device(),
+        )  # fmt: skip
+        layers = [*levels(LAST, describer.encoder).values()]
+        _, ((values,),) = features([describer.encoder], images, layers, words.batch)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(kept, values.astype("<f4").tobytes())
+    every = np.frombuffer(kept.read_bytes(), "<f4").reshape(len(train.rows) + len(val.rows), -1)
+    return every[: len(train.rows)], every[len(train.rows) :]
+
 
 # What decides which cubes there are, beside the encoder and the volumes.
 DECISIVE = ("seed", "words", "neighbours", "size", "margin", "distance", "trials", "zoomed", "air", "shard_size")
 
 
-def make(words: Words, dataset: ShardedDataset, train: Volumes, val: Volumes) -> None:
-    """Write the words of ``dataset`` to ``words.out``; goes on with what an earlier call left.
+def make(cfg: DictConfig) -> None:
+    """Write the words of the dataset to ``out``; goes on with what an earlier call left.
 
     Raises UserError if ``out`` or the encoder is unsuitable, a volume is damaged, or too few words are there.
     """
+    words: Any = OmegaConf.to_object(cfg)
+    assert isinstance(words, Words)
+    dataset, train, val = open_origin(words)
     console, out = Console(soft_wrap=True, highlight=False), locate(words.out, "out")
     if not is_local(out):
         raise UserError(f"out={words.out}: words are written to a folder of this machine; copy it from there")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
-from dira_scale.archive.sources.paths import is_mask
+from dira_scale.archive.sources.split_lists import is_mask
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 

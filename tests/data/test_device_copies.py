@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from dira_scale.data import device_copies
-from dira_scale.data.device_copies import DeviceCopies
-from dira_scale.data.stage_seconds import StageSeconds
+from dira_scale.data.device_copies import DeviceCopies, StageSeconds
 
 BATCHES = 5
 

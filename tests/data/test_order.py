@@ -228,10 +228,8 @@ def test_evaluation_visits_each_sample_once(size, batch, world):
     [
         ({"batch": 12, "lanes": 5}, r"lanes=5 does not divide .* 12: use one of \[1, 2, 3, 4, 6, 12\]"),
         ({"batch": 101}, "use data.batch=64 .*, or data.remainder=wrap"),
-        ({"batch": 0}, "at least 1"),
         ({"batch": 4, "weights": (1.0, 1.0)}, "2 weights for 1 datasets"),
         ({"batch": 4, "weights": (0.001,)}, "no sample"),
-        ({"batch": 4, "remainder": "keep"}, "'drop' or 'wrap'"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, words):

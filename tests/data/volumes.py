@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 from models.stub3d import TARGET
 
+from dira_scale.archive.finish import TableWriter
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec
 from dira_scale.pixels import codecs
 

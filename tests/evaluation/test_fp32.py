@@ -15,8 +15,8 @@ from torch import nn
 
 from dira_scale.distributed import processes
 from dira_scale.distributed.config import Parallel
+from dira_scale.doctor import advice
 from dira_scale.evaluation.features import features
-from dira_scale.forecast import here
 from dira_scale.probe.probing import ProbeTask, sgd_probe
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def predicting_or_evaluating(precision: str) -> None:
 
 
 def planning(precision: str) -> None:
-    here.flops_per_second("test_resnet", 32, 2, precision)
+    advice.flops_per_second("test_resnet", 32, 2, precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])

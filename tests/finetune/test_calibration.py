@@ -6,7 +6,7 @@ from scipy.special import expit, softmax
 
 from dira_scale.metrics.cases import LabelCase, image_cases, label_arrays
 from dira_scale.metrics.temperature import class_temperature, label_temperatures
-from dira_scale.tasks.calibration import calibrated, scaled, temperatures
+from dira_scale.tasks.labels import calibrated, scaled, temperatures
 
 NAMES = "a", "b", "c"
 KEYS = [f"k{number:03}" for number in range(200)]

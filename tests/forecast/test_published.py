@@ -6,9 +6,8 @@ import pytest
 from scipy.optimize import brentq
 
 from benchmarks.scaling.simulated import JITTER, efficiency
-from dira_scale.forecast.links import Links
+from dira_scale.forecast.links import Links, StepTimes, Workload
 from dira_scale.forecast.strategies import Traffic
-from dira_scale.forecast.timeline import StepTimes, Workload
 
 # Where FLOPs are not counted: a backward pass has two products for each of the forward pass.
 UNCOUNTED = StepTimes(forward=1 / 3, backward=2 / 3, jitter=JITTER)

@@ -7,7 +7,7 @@ import pytest
 
 from dira_scale.data.manifest.index import Kind
 from dira_scale.data.views import ViewSpec
-from dira_scale.forecast.shards import decoding_bytes
+from dira_scale.forecast.estimate import decoding_bytes
 
 
 @pytest.mark.parametrize(

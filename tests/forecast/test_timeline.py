@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from dira_scale.forecast.ledger import Collective
-from dira_scale.forecast.links import Links
+from dira_scale.forecast.links import Links, StepTimes, Workload, exposed, slowest
 from dira_scale.forecast.strategies import Traffic
-from dira_scale.forecast.timeline import StepTimes, Workload, exposed, slowest
 
 
 def queue(compute: float, communication: float, buckets: int, before: float = 0.0) -> float:

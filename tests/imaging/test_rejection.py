@@ -9,12 +9,12 @@ from PIL import Image
 
 from dira_scale.archive.deidentify import Hasher
 from dira_scale.archive.plan import plan_shards
-from dira_scale.archive.reading import QuarantinedError
+from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sample import sample_of
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.errors import UserError
-from dira_scale.imaging import raster, read
+from dira_scale.imaging import read
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.shard.convert import convert
@@ -44,7 +44,7 @@ def test_a_disk_that_fails_while_decoding_is_reported_with_the_file(
     tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.fromarray(ingest.picture(0)).save(tmp_path / "x.png")
-    monkeypatch.setattr(raster.ImageOps, "exif_transpose", failing_disk)
+    monkeypatch.setattr(read.ImageOps, "exif_transpose", failing_disk)
     with pytest.raises(OSError, match="Input/output error") as caught:
         read.read_image(tmp_path / "x.png", 8)
     assert caught.value.errno == errno.EIO and caught.value.filename == str(tmp_path / "x.png")
@@ -77,15 +77,15 @@ def test_a_file_that_was_listed_and_is_out_of_reach_stops_the_run(
     found, never_found = (
         next(iter(plan_shards([SourceRecord("x", path, size=size)], recipe, Hasher(b"")))) for size in sizes
     )
-    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (store, "_open_nonblocking")), fail)
+    monkeypatch.setattr(*((read.ImageOps, "exif_transpose") if reading else (store, "_open_nonblocking")), fail)
     with pytest.raises(OSError) as caught:
-        make_sample(found, recipe)
+        sample_of(found, read_input(found, recipe), recipe)
     assert caught.value.errno == number and caught.value.filename == str(path)
     with pytest.raises(QuarantinedError):
-        make_sample(never_found, recipe)
+        sample_of(never_found, read_input(never_found, recipe), recipe)
     number = errno.EINVAL  # a damaged header's offset: still the file's own fault
     with pytest.raises(QuarantinedError, match=r"damaged|cannot be read"):
-        make_sample(found, recipe)
+        sample_of(found, read_input(found, recipe), recipe)
 
 
 def test_a_file_that_may_not_be_read_is_found_out_when_it_is_listed(

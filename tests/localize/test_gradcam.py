@@ -6,7 +6,7 @@ import torch
 from models.stub_classifier import Patches
 from torch import Tensor, nn
 
-from dira_scale.localize.gradcam import GradCam
+from dira_scale.localize.look import GradCam
 from dira_scale.models.classifier import CoarsestMap
 from dira_scale.models.network import Network
 from dira_scale.runs.description import Input

@@ -179,7 +179,7 @@ def test_runs_that_have_no_labels_are_refused_with_and_without_training(
     words = [f"data.shards={dataset.root}", f"out={tmp_path / 'out'}"]
     pretrained = train(tmp_path / "pretrained", seed=0)
     for run, wrong, output in (
-        (tmp_path / "nowhere", [], "is not a folder: name a run that was fine-tuned on labels, or its export"),
+        (tmp_path / "nowhere", [], "is not a folder: name a fine-tuned run, or its export"),
         (pretrained, [], "is of pretrain: fine-tune it first (docs/how-to/finetune.md)"),
         (tuned(tmp_path / "run", "task=labels"), ["labels=[bright,bright]"], "give at least one value, and none twice"),
         (

@@ -11,8 +11,7 @@ from torch import nn
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.losses.cosine import negative_cosine
-from dira_scale.losses.redundancy import cross_correlation, redundancy, standardised
-from dira_scale.methods.barlow import BarlowTwins
+from dira_scale.methods.barlow import BarlowTwins, cross_correlation, redundancy, standardised
 from dira_scale.methods.byol import BYOL
 from dira_scale.methods.method import Terms
 from dira_scale.methods.pairs import note_matches

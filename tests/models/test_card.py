@@ -18,7 +18,7 @@ from dira_scale.evaluation.probe_figures import Probed, as_json
 from dira_scale.export import main
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
-from dira_scale.export.measured import evaluated
+from dira_scale.export.make import evaluated
 from dira_scale.export.release import Compute, Release
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import TrainingData

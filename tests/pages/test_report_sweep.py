@@ -20,13 +20,11 @@ from dira_scale.metrics.figure import plain
 from dira_scale.metrics.statistics.bootstrap import Interval
 from dira_scale.metrics.statistics.significance import Comparison
 from dira_scale.metrics.statistics.spread import Spread
-from dira_scale.pages.tables.beside import beside
 from dira_scale.pages.tables.cells import Cell, Published, RandomTwin, Table
+from dira_scale.pages.tables.page import beside, latex, markdown
 from dira_scale.pages.tables.papers import PaperTable, figures
-from dira_scale.pages.tables.probed import probed
-from dira_scale.pages.tables.read import read_sweep
+from dira_scale.pages.tables.read import probed, read_sweep
 from dira_scale.pages.tables.runs import SweepRun
-from dira_scale.pages.tables.written import latex, markdown
 from dira_scale.sweep.records import SweepFolder
 
 Sweep = tuple[Path, dict[tuple[str, float], list[float]]]

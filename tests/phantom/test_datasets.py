@@ -14,7 +14,6 @@ import pytest
 import SimpleITK
 from PIL import Image
 
-from dira_scale.archive.sources.phantom import in_processes
 from dira_scale.errors import UserError
 from dira_scale.phantom.ct import dataset as scans
 from dira_scale.phantom.ct.study import FINDING, KINDS
@@ -46,16 +45,13 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_bytes_for_two_workers(phantoms: Path, tmp_path: Path) -> None:
-    again = radiographs.generate(tmp_path, PATIENTS, seed=7, size=SIZE, run=in_processes(2))
+    again = radiographs.generate(tmp_path, PATIENTS, seed=7, size=SIZE, workers=2)
     assert digest(again) == digest(phantoms)
 
 
 @pytest.mark.system
 def test_same_scans_for_two_workers_and_for_several_threads(chests: Path, tmp_path: Path) -> None:
-    code = "from dira_scale.archive.sources.phantom import in_processes\n"
-    code += (
-        f"from dira_scale.phantom.ct.dataset import generate\ngenerate({str(tmp_path)!r}, run=in_processes(2), **{CT})"
-    )
+    code = f"from dira_scale.phantom.ct.dataset import generate\ngenerate({str(tmp_path)!r}, workers=2, **{CT})"
     threads = os.environ | {"OMP_NUM_THREADS": "2"}
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200, env=threads, capture_output=True)
     assert digest(tmp_path) == digest(chests)

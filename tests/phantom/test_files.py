@@ -13,11 +13,10 @@ from pydicom.pixels import apply_voi_lut
 from pydicom.uid import UID, CTImageStorage, DigitalXRayImageStorageForPresentation
 
 from dira_scale.phantom.ct import dicom as ct
-from dira_scale.phantom.ct.files import write_metaimage, write_nifti
-from dira_scale.phantom.ct.grid import ScanGrid
-from dira_scale.phantom.ct.scanner import Scanner
+from dira_scale.phantom.ct.dataset import write_metaimage, write_nifti
+from dira_scale.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.phantom.ct.study import Study
-from dira_scale.phantom.cxr import dicom as cxr
+from dira_scale.phantom.cxr import dataset as cxr
 from dira_scale.phantom.cxr.view import View
 from dira_scale.phantom.dicom import IDENTIFYING, SYNTAXES, Identity
 
@@ -53,7 +52,7 @@ def series(folder: Path, study: Study, seed: int) -> Path:
 def radiograph(seed: int) -> tuple[np.ndarray, Dataset, Identity]:
     rng = np.random.default_rng(seed)
     pixels, identity = rng.integers(0, 4096, (64, 64)).astype(np.uint16), Identity.draw(rng, seed, "F", 61)
-    coded = cxr.write(pixels, View(64), identity, 61, 2, f"key {seed}", rng)
+    coded = cxr.as_dicom(pixels, View(64), identity, 61, 2, f"key {seed}", rng)
     return pixels, pydicom.dcmread(io.BytesIO(coded), force=False), identity
 
 
@@ -90,7 +89,7 @@ def test_the_same_picture_whichever_way_the_grey_runs() -> None:
     shown = {}
     pixels, identity = np.arange(4096, dtype=np.uint16).reshape(64, 64), radiograph(0)[2]
     for seed in range(12):
-        coded = cxr.write(pixels, View(64), identity, 50, 0, "k", np.random.default_rng(seed))
+        coded = cxr.as_dicom(pixels, View(64), identity, 50, 0, "k", np.random.default_rng(seed))
         ds = pydicom.dcmread(io.BytesIO(coded))
         windowed = apply_voi_lut(ds.pixel_array, ds).astype(float) / 4095
         inverted = ds.PhotometricInterpretation == "MONOCHROME1"

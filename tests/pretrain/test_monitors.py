@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
-from dira_scale.pretrain import monitors as monitors_module
-from dira_scale.pretrain.monitors import Monitors, alignment, effective_rank, std_ratio, uniformity
+from dira_scale.pretrain import step as monitors_module
 from dira_scale.pretrain.objective import Forward, PretrainLosses
+from dira_scale.pretrain.step import Monitors, alignment, effective_rank, std_ratio, uniformity
 
 WAIT = 120  # seconds
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from harness import together
 
-from dira_scale.pretrain.neighbours import knn_auc
+from dira_scale.pretrain.task import knn_auc
 
 WAIT = 120  # seconds
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dira_scale.probe.heads import RATES, batches, train_heads
-from dira_scale.probe.probing import ProbeTask, sgd_probe
+from dira_scale.probe.probing import RATES, ProbeTask, batches, sgd_probe, train_heads
 
 
 @pytest.mark.parametrize("numbers", [False, True])

@@ -9,12 +9,11 @@ import pytest
 
 from dira_scale.data.manifest.info import as_flags, flags_of
 from dira_scale.errors import UserError
-from dira_scale.evaluation.probe_figures import AUC, R2, Features, as_json, figures, from_json
-from dira_scale.evaluation.probe_table import by_label, overviews
+from dira_scale.evaluation.probe_figures import AUC, R2, Features, as_json, by_label, figures, from_json, overviews
 from dira_scale.probe.comparison import _tasks
-from dira_scale.probe.heads import RATES
 from dira_scale.probe.probing import (
     PARTS,
+    RATES,
     Parts,
     ProbeTask,
     Score,

@@ -11,8 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from dira_scale.data.selection import nested_draws
-from dira_scale.evaluation.probe_figures import Features, as_json, figures
-from dira_scale.evaluation.probe_table import by_label, markdown, overviews, rich_table
+from dira_scale.evaluation.probe_figures import Features, as_json, by_label, figures, markdown, overviews, rich_table
 from dira_scale.metrics.figure import MEAN
 from dira_scale.probe.probing import (
     PARTS,

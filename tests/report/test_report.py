@@ -27,7 +27,7 @@ from runs.writers import write
 
 from dira_scale import report
 from dira_scale.config.compose import compose
-from dira_scale.config.reach import allow
+from dira_scale.config.trust import allow
 from dira_scale.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
 from dira_scale.pages import results
 from dira_scale.pretrain import diagnosis

@@ -200,7 +200,7 @@ def test_no_value_of_a_file_ends_in_a_traceback(
     monkeypatch.setattr(page, "template", lru_cache(page.template))
     copy = Path(shutil.copytree(tuned_run.parent / folder, tmp_path / "copy"))
     words = [f"run={copy}", f"data.shards={tuned_run.parent / 'data'}", f"out={tmp_path / 'out'}", "workers=1"]
-    requested = OmegaConf.to_object(compose("predict", words))
+    requested = compose("predict", words)
     exported = compose("export", [f"run={copy}", "formats=plain", f"out={tmp_path / 'out'}"])
     refused = []
     for where, text in damaged(json.loads((copy / file).read_text())):
@@ -210,7 +210,7 @@ def test_no_value_of_a_file_ends_in_a_traceback(
             if folder == "export":
                 predict(requested)
             elif file == "description.json":
-                export.export(exported)
+                export.COMMAND.carry_out(exported)
             if folder == "run":
                 page.render(read_run(copy), {})
         except UserError as error:

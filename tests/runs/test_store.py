@@ -12,7 +12,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from runs.writers import write
 
-from dira_scale.config.reach import allow
+from dira_scale.config.trust import allow
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, NotSavedError, pointers, writer

@@ -16,8 +16,7 @@ import submitit
 from harness import add_command
 
 from dira_scale.command import Command
-from dira_scale.sweep.job import Job, _stopped
-from dira_scale.sweep.launch import command, start
+from dira_scale.sweep.job import Job, _stopped, command, start
 from dira_scale.sweep.records import Launch, Run, SweepFolder
 
 FOLDER = Path(__file__).parent / "commands"

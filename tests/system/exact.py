@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dira_scale import pretrain
 from dira_scale.data.batch import Batch
-from dira_scale.pretrain import neighbours
+from dira_scale.pretrain import task as training
 from dira_scale.pretrain.task import PretrainTask
 
 to, init = Batch.to, PretrainTask.__init__
@@ -59,5 +59,5 @@ def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: An
 if __name__ == "__main__":
     Batch.to = batch_to  # type: ignore[method-assign, assignment]
     PretrainTask.__init__ = task  # type: ignore[method-assign]
-    neighbours.knn_auc = lambda features, labels: math.nan  # the scores' type is numpy's
+    training.knn_auc = lambda features, labels: math.nan  # the scores' type is numpy's
     raise SystemExit(pretrain.main(sys.argv[1:]))

@@ -19,7 +19,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.selection import stratified
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
-from dira_scale.forecast.shards import planned_inputs
+from dira_scale.forecast.estimate import planned_inputs
 from dira_scale.methods import views_of
 from dira_scale.training.inputs import Inputs, _paths
 from dira_scale.training.shapes import ViewShapes

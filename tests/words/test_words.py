@@ -27,7 +27,7 @@ from dira_scale.pixels.codecs import decode
 from dira_scale.words import main
 from dira_scale.words.config import Words
 from dira_scale.words.cubes import WordPlan, cut, make_cube, planned_cubes
-from dira_scale.words.descriptors import describe, open_describer
+from dira_scale.words.make import describe, open_describer
 from dira_scale.words.origin import Volumes, open_origin
 from dira_scale.words.search import CORNERS, SIZES, boxes, order_of_references, search
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
 from dira_scale.archive.sources.label_columns import Classes, Given, flags_and_numbers, number
-from dira_scale.archive.sources.paths import UNMATCHED, PatientPattern, with_note
+from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, with_note
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box

@@ -1,9 +1,13 @@
-"""LUNA16: 888 thoracic CT of LIDC-IDRI as MetaImage in ten folds, nodules in millimetres (Setio et al., MedIA 2017)."""
+"""LUNA16: 888 thoracic CT of LIDC-IDRI as MetaImage in ten folds, nodules in millimetres (Setio et al., MedIA 2017);
+blocks around the candidates of its false-positive reduction."""
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in
@@ -11,9 +15,14 @@ from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Ball, clip_box
 from dira_scale.imaging.files import size_of
-from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.settings import ReadSettings
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
-from dira_scale.storage.tables import cell_number, read_table
+from dira_scale.imaging.volumes.values import to_volume
+from dira_scale.storage.store import read_ranges
+from dira_scale.storage.tables import Row, cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 CENTRE = ("coordX", "coordY", "coordZ")  # columns
@@ -95,3 +104,109 @@ class Scans:
         absent = {uid: count for uid, count in lines.items() if uid not in self.by_uid}
         if absent:
             print_line(f"{path.name}: {sum(absent.values())} lines are for {len(absent)} missing scans")
+
+
+AIR = -1000  # HU
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a MetaImage scan, 16 bits in a ``.raw``: its centre (mm, DICOM's) and its size in voxels."""
+
+    path: Path
+    middle: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return self.path, self.path.with_suffix(".raw")
+
+    def read(self, settings: ReadSettings) -> Volume:
+        """Read only the rows that it needs. Raises RejectedError, also if the centre is outside the scan."""
+        grid, _ = grid_of(self.path)
+        x_y_z = np.linalg.solve(grid.affine, LPS_TO_RAS @ [*self.middle, 1])[:3]
+        middle = np.rint(x_y_z[::-1]).astype(int)
+        if (middle < 0).any() or (middle >= grid.shape).any():
+            raise RejectedError("a candidate outside its scan")
+        first = middle - np.array(self.shape) // 2
+        affine = grid.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ first[::-1]
+        return to_volume(Grid(self.shape, affine), lambda: self._values(grid.shape, first), settings)
+
+    def _values(self, scan: tuple[int, int, int], first: np.ndarray) -> np.ndarray:
+        """int16 [Z, Y, X] of the block starting at voxel ``first`` of the scan."""
+        values, raw = np.full(self.shape, AIR, np.int16), self.path.with_suffix(".raw")
+        if size_of(raw) != 2 * int(np.prod(scan)):
+            raise RejectedError("the values beside the header are not all of the scan's, as 16-bit numbers")
+        _, height, width = scan
+        low, high = np.maximum(first, 0), np.minimum(first + self.shape, scan)
+        rows = [(z * height + int(low[1]), z * height + int(high[1])) for z in range(low[0], high[0])]
+        with rejects("the file cannot be read ({})"):  # of each slice, only the rows of the block
+            read = read_ranges(raw, [(2 * width * begin, 2 * width * end) for begin, end in rows])
+        block = np.frombuffer(b"".join(read), "<i2").reshape(len(rows), -1, width)[..., low[2] : high[2]]
+        z, y, x = (slice(a, b) for a, b in zip(low - first, high - first, strict=True))
+        values[z, y, x] = block
+        return values
+
+
+class Luna16Candidates:
+    """Blocks around the candidates of the false-positive reduction track; the label is 1 for a nodule.
+
+    Args:
+        images: as ``Luna16``, with ``candidates_V2.csv``.
+        patch: voxels of a block, [z, y, x], at the scan's own spacing; padded with air outside the scan.
+        negatives: number of negative candidates per nodule, on average; null: all.
+        whole: folds whose candidates are all used.
+        seed: for drawing negatives. Larger ``negatives`` only add candidates.
+
+    Raises:
+        UserError: a missing fold, list, column or number; an invalid patch.
+    """
+
+    label_names: Sequence[str] = ("nodule",)
+
+    def __init__(self, images: PathStr, patch: Sequence[int], negatives: float | None, whole: Sequence[str], seed: int):
+        if len(patch) != 3 or not all(isinstance(side, int) and 0 < side <= 512 for side in patch):
+            raise UserError(f"recipe.patch={list(patch)}: give [z, y, x] in voxels, 1 to 512")
+        if unknown := sorted(set(whole) - set(FOLDS)):
+            raise UserError(f"recipe.whole: unknown fold '{unknown[0]}', use some of {', '.join(FOLDS)}")
+        self.root = folder_at(images)
+        self.scans = Scans(self.root)
+        self.list = listed_in(self.root, "candidates_V2.csv", "candidates.csv")
+        z, y, x = patch
+        self.patch, self.negatives, self.whole, self.seed = (z, y, x), negatives, frozenset(whole), seed
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        yield from self.scans.rejected
+        share, absent = self._share(), Counter[str]()
+        for row in self._rows():
+            uid, kind = row.cells["seriesuid"], row.cells["class"]
+            scan = self.scans.by_uid.get(uid)
+            if scan is None:
+                absent[uid] += 1
+            elif kind == "1" or scan.fold in self.whole or self._drawn(row) < share:
+                x, y, z = (cell_number(self.list, row, column) for column in CENTRE)
+                block = Block(scan.path, (x, y, z), self.patch)
+                name = f"{uid}/{row.line}"
+                yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
+        self.scans.print_warnings(self.list, absent)
+
+    def _rows(self) -> Iterator[Row]:
+        for row in read_table(self.list, ["seriesuid", *CENTRE, "class"]):
+            if row.cells["class"] not in ("0", "1"):
+                raise table_error(self.list, f"expected class 0 or 1, got '{row.cells['class']}'", row)
+            yield row
+
+    def _share(self) -> float:
+        """The share of negatives kept in folds not in ``whole``."""
+        if self.negatives is None:
+            return 1.0
+        thinned = {uid for uid, scan in self.scans.by_uid.items() if scan.fold not in self.whole}
+        counts = Counter(row.cells["class"] for row in self._rows() if row.cells["seriesuid"] in thinned)
+        return self.negatives * counts["1"] / max(1, counts["0"])
+
+    def _drawn(self, row: Row) -> float:
+        """A number in [0, 1) determined by seed and candidate."""
+        cells = [row.cells[column] for column in ("seriesuid", *CENTRE)]
+        digest = hashlib.blake2b(" ".join([str(self.seed), *cells]).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64

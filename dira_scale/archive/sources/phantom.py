@@ -7,23 +7,21 @@ from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
-from dira_scale.machine.progress import bar
-from dira_scale.machine.workers import parallel_map
 from dira_scale.phantom.cxr.dataset import SMALLEST, generate
 from dira_scale.phantom.cxr.findings import MIXTURES
-from dira_scale.phantom.folder import Make, Run, check_sizes
+from dira_scale.phantom.folder import check_sizes
 
 
-def in_processes(workers: int) -> Run:
-    """Make patients in ``workers`` processes, with a progress bar."""
-
-    def run(make: Make, patients: Sequence[int], finished: int) -> None:
-        with bar("phantoms", "patients") as shown:
-            task = shown.add_task("", total=finished + len(patients), completed=finished)
-            for _ in parallel_map(make, ((patient,) for patient in patients), min(workers, max(len(patients), 1))):
-                shown.advance(task)
-
-    return run
+def drawn(kind: type[Folder], root: Path, images: str, labels: Sequence[str], attributes: Sequence[str]) -> Folder:
+    """The source of the folder ``root`` of phantoms, whose files are below ``images``."""
+    return kind(
+        images=str(root / images),
+        labels=str(root / "labels.csv"),
+        boxes=str(root / "boxes.csv"),
+        columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
+        label_columns=labels,
+        attributes=attributes,
+    )
 
 
 class Phantom:
@@ -60,12 +58,5 @@ class Phantom:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
-            generate(self.root, self.patients, self.seed, self.size, self.findings, in_processes(workers))
-        return Folder(
-            images=str(self.root / "dicom"),
-            labels=str(self.root / "labels.csv"),
-            boxes=str(self.root / "boxes.csv"),
-            columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
-            label_columns=self.label_names,
-            attributes=self.attributes,
-        ).records(workers)
+            generate(self.root, self.patients, self.seed, self.size, self.findings, workers)
+        return drawn(Folder, self.root, "dicom", self.label_names, self.attributes).records(workers)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.archive.sources.phantom import in_processes
+from dira_scale.archive.sources.phantom import drawn
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest
@@ -48,12 +48,5 @@ class PhantomCT:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
-            generate(self.root, self.patients, self.seed, self.kind, self.format, self.size, in_processes(workers))
-        return Volumes(
-            images=str(self.root / "images"),
-            labels=str(self.root / "labels.csv"),
-            boxes=str(self.root / "boxes.csv"),
-            columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
-            label_columns=self.label_names,
-            attributes=self.attributes,
-        ).records(workers)
+            generate(self.root, self.patients, self.seed, self.kind, self.format, self.size, workers)
+        return drawn(Volumes, self.root, "images", self.label_names, self.attributes).records(workers)

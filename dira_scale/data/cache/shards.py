@@ -14,10 +14,10 @@ import numpy as np
 import xxhash
 
 from dira_scale.data.cache.folder import CacheFolder, Claim
-from dira_scale.data.checksum import checksum
+from dira_scale.data.device_copies import StageSeconds
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
-from dira_scale.data.stage_seconds import StageSeconds
+from dira_scale.data.tar import checksum
 from dira_scale.errors import UserError
 from dira_scale.storage.retry import PATIENCE, StoppedError, retry
 from dira_scale.storage.store import is_local

@@ -1,8 +1,37 @@
 """The distortion of views, applied to the loader's crops on the training device."""
 
-from dira_scale.data.distort.plane import BatchedDistort, Distort
-from dira_scale.data.distort.volume import DistortVolumes
-from dira_scale.data.views import ViewSpec
+import torch
+from torch import Tensor, nn
+
+from dira_scale.data.distort.corruptions import corrupted
+from dira_scale.data.distort.plane import BatchedDistort, Distort, jitter
+from dira_scale.data.distort.warp import ieee_products
+from dira_scale.data.views import Distortion, ViewSpec
+
+
+class DistortVolumes(nn.Module):
+    """Shapes: x [b, C, D, H, W] in [0, 1] -> the same, float32, in x's memory format."""
+
+    def __init__(self, views: ViewSpec) -> None:
+        super().__init__()
+        self.corruptions = views.corruptions
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
+        with ieee_products(x.device):
+            channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
+            x = jitter(x.float(), params)
+            x = corrupted(x, self.corruptions, params) if corrupt else x
+            return x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
+
+    def turned(self, x: Tensor, params: Distortion) -> Tensor:
+        """``x`` where the distorted view has it: as it is."""
+        return x
+
+    def turned_mask(self, mask: Tensor, params: Distortion) -> Tensor:
+        """A view's ``mask`` [b, D, H, W] where the distorted view has it: as it is."""
+        return mask
+
 
 __all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build", "build_batched"]
 

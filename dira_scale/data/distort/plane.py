@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
 from dira_scale.data.distort.corruptions import corrupted
-from dira_scale.data.distort.ieee import ieee_products
-from dira_scale.data.distort.warp import Warping
+from dira_scale.data.distort.warp import Warping, ieee_products
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur

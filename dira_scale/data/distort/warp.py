@@ -5,15 +5,33 @@ images, masks of the nearest pixel. An elastic field and its affine part are one
 once. A lens is centred, where albumentations shifts the image by half a pixel.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.data.batch import per_sample
-from dira_scale.data.distort.ieee import ieee_products
 from dira_scale.data.views import REFERENCE_SIZE, ViewSpec
 from dira_scale.data.views.warp import CELLS, COLUMNS, ELASTIC, GRID, NODES, OPTICAL, UNWARPED
+
+
+@contextmanager
+def ieee_products(device: torch.device) -> Iterator[None]:
+    """Keep autocast from rounding pixels to bf16's 8 bits, and a GPU from rounding them to tf32's 11.
+
+    A GPU would do so even where nothing is blurred or moved.
+    """
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
 
 _REACH = 4.0  # the filter of the elastic field ends at this many standard deviations (SciPy's default)
 

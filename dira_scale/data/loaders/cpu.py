@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import IGNORE, Batch
-from dira_scale.data.device_copies import DeviceCopies
+from dira_scale.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
-from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.pixels.boxes import Crop, mirrored
 
 

@@ -25,10 +25,9 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.device_copies import DeviceCopies
+from dira_scale.data.device_copies import DeviceCopies, StageSeconds
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.samples import Samples
-from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.errors import UserError
 
 LOOK = 1.0  # seconds between looks whether the process lives

@@ -2,7 +2,6 @@
 
 from dira_scale.imaging.dicom.frames import Decoded, DicomFile, Plane, plane_of
 from dira_scale.imaging.dicom.header import HEADER, header_of, is_dicom, read_elements, read_header
-from dira_scale.imaging.dicom.image import read_dicom
 from dira_scale.imaging.dicom.segmentation import read_segments
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "header_of",
     "is_dicom",
     "plane_of",
-    "read_dicom",
     "read_elements",
     "read_header",
     "read_segments",

@@ -130,19 +130,17 @@ class DicomFile:
         with rejects("damaged or cut short ({} in DICOM decoding)"):
             header = self.frame_header(number)
             stored, photometric = self._stored(number)
-            outside = np.zeros(self.shape, bool)
+            padding, step, top = np.zeros(self.shape, bool), 1.0, 2 ** int(header.BitsStored) - 1
             if photometric in ("MONOCHROME1", "MONOCHROME2"):
-                values, step = modality_values(header, stored)
-                return Decoded(values, find_padding(header, stored), step, None, photometric == "MONOCHROME1", header)
-            if photometric == "PALETTE COLOR":
-                colours = apply_color_lut(stored, header)[..., :3]
+                (values, step), padding, top = modality_values(header, stored), find_padding(header, stored), None
+            elif photometric == "PALETTE COLOR":
+                colours, top = apply_color_lut(stored, header)[..., :3], 255
                 if colours.dtype == np.uint16:  # 16-bit tables hold 8 bits in the upper byte, whatever is in the lower
                     colours = (colours >> 8).astype(np.uint8)
-                return Decoded(luminance(colours), outside, 1, 255, False, header)
-            top = 2 ** int(header.BitsStored) - 1
-            if photometric == "RGB":
-                return Decoded(luminance(stored), outside, 1, top, False, header)
-            return Decoded(stored[..., 0], outside, 1, top, False, header)  # Y of YBR is the luminance
+                values = luminance(colours)
+            else:
+                values = luminance(stored) if photometric == "RGB" else stored[..., 0]  # Y of YBR is the luminance
+            return Decoded(values, padding, step, top, photometric == "MONOCHROME1", header)
 
     def _stored(self, number: int) -> tuple[np.ndarray, str]:
         """Stored values [H, W] or [H, W, 3], and their photometric interpretation."""

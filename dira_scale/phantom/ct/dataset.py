@@ -14,20 +14,47 @@ A patient's files depend only on (seed, size, kind, format, patient number), so 
 workers; the voxels do not depend on the format either.
 """
 
+import gzip
+import os
+import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
+import SimpleITK
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.phantom.anatomy import Anatomy
 from dira_scale.phantom.ct import dicom
-from dira_scale.phantom.ct.files import write_metaimage, write_nifti
-from dira_scale.phantom.ct.scanner import Scanner
+from dira_scale.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record
+from dira_scale.phantom.folder import check_sizes, fill, save_record, write
+
+
+def write_nifti(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
+    """[Z, Y, X] as ``.nii.gz``, reproducible byte for byte."""
+    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), grid.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(grid.affine, 1)  # scanner coordinates
+    image.set_qform(grid.affine, 1)
+    write(path, gzip.compress(image.to_bytes(), 1, mtime=0))
+
+
+def write_metaimage(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
+    """[Z, Y, X] as ``.mhd`` with a ``.raw`` beside it, as in LUNA16; the header is written last."""
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(grid.spacing[::-1])
+    image.SetOrigin(grid.origin)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part") as part:
+        SimpleITK.WriteImage(image, os.fspath(Path(part) / path.name), useCompression=False)
+        for name in (path.with_suffix(".raw").name, path.name):
+            shutil.move(Path(part) / name, path.parent / name)
+
 
 VERSION = 2  # of the drawing; raise it when voxels change
 SMALLEST = 32  # rows and columns
@@ -43,13 +70,12 @@ def generate(
     kind: str = "thorax",
     format: str = "dicom",
     size: int = 512,
-    run: Run = one_by_one,
+    workers: int = 1,
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 3 studies each) in ``folder`` and return it.
 
     Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    size: rows and columns; run: runs the patients, by default in this process. Raises UserError if the folder was made
-    with other settings.
+    size: rows and columns; workers: processes. Raises UserError if the folder was made with other settings.
     """
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
@@ -57,7 +83,7 @@ def generate(
     check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
-    fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), run, _tables)
+    fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), workers, "zyxdhw")
     return folder
 
 
@@ -109,16 +135,3 @@ def studies(seed: int, size: int, kind: str, patient: int):  # type: ignore[no-u
 def _write_volume(path: Path, voxels: np.ndarray, study: Study) -> None:
     writer = write_metaimage if path.suffix == ".mhd" else write_nifti
     writer(path, voxels, study.grid)
-
-
-def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
-    rows = [record["row"] for record in records]
-    boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
-    annotations = (
-        (record["row"]["seriesuid"], *annotation) for record in records for annotation in record["annotations"]
-    )
-    return {
-        "labels.csv": as_csv(list(rows[0]), (row.values() for row in rows)),
-        "boxes.csv": as_csv(("file", "label", "z", "y", "x", "d", "h", "w"), boxes),
-        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), annotations),
-    }

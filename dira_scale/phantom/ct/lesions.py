@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from dira_scale.phantom.ct.belly import Belly
 from dira_scale.phantom.ct.chest import PLEURA, Thorax
-from dira_scale.phantom.ct.fields import RandomField
 from dira_scale.phantom.ct.slab import Slab
-from dira_scale.phantom.ct.solids import Array, ramp
+from dira_scale.phantom.ct.solids import Array, RandomField, ramp
 from dira_scale.phantom.ct.trunk import Points, Trunk
 from dira_scale.phantom.ct.tubes import Tubes
 

@@ -10,9 +10,8 @@ from dira_scale.phantom.ct import lesions as lesions_
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.belly import Belly
 from dira_scale.phantom.ct.chest import Thorax
-from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.lesions import Lesion
-from dira_scale.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, Noise, Scanner, stored
+from dira_scale.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, Noise, ScanGrid, Scanner, stored
 from dira_scale.phantom.ct.skeleton import Skeleton
 from dira_scale.phantom.ct.slab import Slab
 from dira_scale.phantom.ct.trunk import Points, Trunk

@@ -13,9 +13,8 @@ from scipy.interpolate import PchipInterpolator
 
 from dira_scale.phantom.anatomy import Anatomy, Chest, StudyState
 from dira_scale.phantom.ct import tissue
-from dira_scale.phantom.ct.fields import RandomField
 from dira_scale.phantom.ct.slab import Lines, Slab
-from dira_scale.phantom.ct.solids import Array, difference, ellipsoid, intersection, oval, ramp, union
+from dira_scale.phantom.ct.solids import Array, RandomField, difference, ellipsoid, intersection, oval, ramp, union
 from dira_scale.phantom.ct.tissue import Contrast
 from dira_scale.phantom.ct.tubes import Tubes
 

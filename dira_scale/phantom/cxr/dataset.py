@@ -16,26 +16,95 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.phantom.anatomy import Anatomy
-from dira_scale.phantom.cxr import devices, dicom
+from dira_scale.phantom.cxr import devices
 from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.phantom.cxr.radiograph import take
-from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record, write
+from dira_scale.phantom.cxr.view import View
+from dira_scale.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study
+from dira_scale.phantom.folder import check_sizes, fill, save_record, write
+
+INVERTED_SHARE = 0.2
+
+
+def as_dicom(
+    pixels: np.ndarray,
+    view: View,
+    identity: Identity,
+    age: int,
+    study: int,
+    key: str,
+    rng: np.random.Generator,
+) -> bytes:
+    """A DICOM file of presentation values [size, size] (uint16, 12 bits, dense = bright).
+
+    key: determines its unique identifiers; rng: transfer syntax, direction of the grey scale and the rest.
+    """
+    inverted, syntax = rng.random() < INVERTED_SHARE, SYNTAXES[int(rng.choice(3, p=SYNTAX_SHARE))]
+    ds = Dataset()
+    patient_and_study(ds, identity, age, study, key, rng)
+    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
+    _acquisition(ds, view, rng)
+    _image(ds, pixels, view, inverted)
+    return encoded(ds, syntax)
+
+
+def _acquisition(ds: Dataset, view: View, rng: np.random.Generator) -> None:
+    ds.Modality, ds.PresentationIntentType = "DX", "FOR PRESENTATION"
+    ds.BodyPartExamined, ds.ImageLaterality = "CHEST", "U"
+    ds.ViewPosition, ds.PatientOrientation = "PA" if view.front else "AP", ["L", "F"]
+    ds.AnatomicRegionSequence = [_code("51185008", "SCT", "Chest")]
+    ds.ViewCodeSequence = [
+        _code("399348003", "SCT", "postero-anterior") if view.front else _code("399033003", "SCT", "antero-posterior")
+    ]
+    ds.AcquisitionContextSequence = []
+    ds.KVP, ds.ExposureInuAs = "120", int(rng.integers(1200, 4200))
+    ds.DistanceSourceToDetector = f"{view.source:.0f}"
+    ds.DetectorType, ds.DetectorConfiguration = "DIRECT", "AREA"
+    ds.FieldOfViewShape, ds.PositionerType = "RECTANGLE", "NONE"
+
+
+def _image(ds: Dataset, pixels: np.ndarray, view: View, inverted: bool) -> None:
+    ds.ImageType = ["DERIVED", "PRIMARY"]
+    ds.DerivationDescription = "Simulated"
+    ds.SamplesPerPixel, ds.Rows, ds.Columns = 1, *pixels.shape
+    ds.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    ds.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.PixelIntensityRelationship, ds.PixelIntensityRelationshipSign = "LOG", 1 if inverted else -1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", "1", "US"
+    low, high = (int(v) for v in np.percentile(pixels[::4, ::4], (1, 99)))
+    center, width = (low + high + 1) // 2, max(high - low, 2)
+    ds.WindowCenter, ds.WindowWidth = str(4095 - center if inverted else center), str(width)
+    ds.WindowCenterWidthExplanation = "NORMAL"
+    ds.ImagerPixelSpacing = ds.PixelSpacing = [f"{view.spacing:.6f}"] * 2
+    ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
+    stored = 4095 - pixels if inverted else pixels
+    ds.PixelData = stored.astype("<u2").tobytes()
+    ds["PixelData"].VR = "OW"
+
+
+def _code(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
 
 VERSION = 2  # of the drawing; raise it when pictures change
 SMALLEST = 64  # pixels a side
 
 
 def generate(
-    folder: Path, patients: int, seed: int = 0, size: int = 512, mixture: str = "all", run: Run = one_by_one
+    folder: Path, patients: int, seed: int = 0, size: int = 512, mixture: str = "all", workers: int = 1
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 4 studies each) in `folder` and return it.
 
     Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    mixture: of findings, one of `findings.MIXTURES`. run: runs the patients, by default in this process.
+    mixture: of findings, one of `findings.MIXTURES`. workers: processes.
     Raises UserError if the folder was made with other settings.
     """
     if mixture not in MIXTURES:
@@ -45,7 +114,7 @@ def generate(
     settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
     if mixture != "all":  # folders of the default mixture omit it
         settings["findings"] = mixture
-    fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), run, _tables)
+    fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), workers, "yxhw")
     return folder
 
 
@@ -67,7 +136,7 @@ def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int)
         name = f"PAT{patient:05d}", f"STUDY{study:02d}"
         key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
         key += "" if mixture == "all" else f" {mixture}"
-        coded = dicom.write(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
+        coded = as_dicom(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
         file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
         write(folder / file, coded)
         write(folder / mask, _png(radiograph.lungs))
@@ -77,14 +146,6 @@ def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int)
         row |= {"view": "PA" if radiograph.view.front else "AP", "sex": anatomy.sex, "age": age, "mask": mask}
         rows.append({"row": row, "boxes": [[label, *box] for label, box in radiograph.boxes]})
     save_record(folder, patient, rows)
-
-
-def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
-    boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
-    return {
-        "labels.csv": as_csv(list(records[0]["row"]), (record["row"].values() for record in records)),
-        "boxes.csv": as_csv(("file", "label", "y", "x", "h", "w"), boxes),
-    }
 
 
 def _png(mask: np.ndarray) -> bytes:

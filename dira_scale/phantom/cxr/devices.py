@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from dira_scale.phantom.curve import curve
 from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
-from dira_scale.phantom.cxr.torso import Torso
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Map, Torso, View
 
 STEEL, TITANIUM, PLASTIC = 1.2, 0.35, 0.12  # line integral per mm at 60 keV, rounded; PLASTIC has a lead stripe
 OPAQUE = 3.0  # line integral beyond which nothing becomes brighter

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dira_scale.phantom.anatomy import StudyState
-from dira_scale.phantom.cxr.torso import Torso
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Map, Torso, View
 
 PREVALENCE = {  # relative; roughly in the order of ChestX-ray14's counts, rare ones raised
     "Atelectasis": 10,

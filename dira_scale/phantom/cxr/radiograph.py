@@ -14,9 +14,7 @@ from dira_scale.phantom.cxr.painters import paint
 from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
 from dira_scale.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.phantom.cxr.skeleton import bones
-from dira_scale.phantom.cxr.torso import Build, Torso
-from dira_scale.phantom.cxr.vessels import vessels
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Build, Map, Torso, View
 
 LEAD = 3.0  # line integral of a marker
 SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
@@ -81,7 +79,7 @@ def take(
     cavity, dome = organs.lungs(chest, view)
     heart, mediastinum = organs.mediastinum(chest, view)
     air = np.maximum(cavity - dome - np.hypot(heart, mediastinum), 0)
-    blood = vessels(chest, view, np.random.default_rng(anatomy.seed)) * np.minimum(air / 15, 1)
+    blood = organs.vessels(chest, view, np.random.default_rng(anatomy.seed)) * np.minimum(air / 15, 1)
     zero = np.zeros_like(air)
     lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
     boxes = [(f.label, paint(f, lungs)) for f in findings]

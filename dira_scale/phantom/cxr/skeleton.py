@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 from dira_scale.phantom.anatomy import RIB_ENDS
 from dira_scale.phantom.curve import curve
 from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
-from dira_scale.phantom.cxr.torso import Torso
-from dira_scale.phantom.cxr.view import Map, View
+from dira_scale.phantom.cxr.view import Map, Torso, View
 
 
 def bones(chest: Torso, view: View, rng: np.random.Generator) -> Map:

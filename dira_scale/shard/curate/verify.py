@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow.compute as pc
 import xxhash
 
-from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.tar import members
+from dira_scale.data.tar import checksum, members
 from dira_scale.errors import print_line
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import worker_pool

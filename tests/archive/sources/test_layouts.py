@@ -13,9 +13,9 @@ from archive.sources.layouts import LAYOUTS, config, listed, made
 from upath import UPath
 
 from dira_scale.archive.plan import Item
-from dira_scale.archive.reading import QuarantinedError
+from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sample import sample_of
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
 
@@ -68,7 +68,7 @@ def reported(recipe: Recipe) -> dict[str, tuple]:
         read: object = None
         if r.rejected is None:
             try:
-                read = make_sample(Item("key", "patient", "study", "split", r), recipe)
+                read = sample_of(item := Item("key", "patient", "study", "split", r), read_input(item, recipe), recipe)
             except QuarantinedError as error:
                 read = error
         printed = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN

@@ -14,8 +14,7 @@ from archive.sources.miniatures import write_text
 from upath import UPath
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.luna16 import Luna16
-from dira_scale.archive.sources.luna16_candidates import Luna16Candidates
+from dira_scale.archive.sources.luna16 import Luna16, Luna16Candidates
 
 
 @pytest.fixture

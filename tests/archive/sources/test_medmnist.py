@@ -13,9 +13,8 @@ from archive.sources import miniatures
 from upath import UPath
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.medmnist import MedMnist
+from dira_scale.archive.sources.medmnist import MedMnist, Member, mapped_array
 from dira_scale.errors import UserError
-from dira_scale.imaging.npz_member import Member, mapped_array
 
 
 def test_colours_and_more_classes(tmp_path: Path, shards: Callable) -> None:

@@ -11,9 +11,9 @@ from archive.mutants.damage import damaged
 from archive.sources.layouts import config, made
 
 from dira_scale.archive.plan import Item
-from dira_scale.archive.reading import QuarantinedError
+from dira_scale.archive.reading import QuarantinedError, read_input
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sample import sample_of
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.errors import UserError
 
@@ -72,7 +72,7 @@ def test_mutated_lists_give_records_or_one_line(
 
     def make(record: SourceRecord) -> None:
         try:
-            make_sample(Item("key", "patient", "study", "split", record), recipe)
+            sample_of(item := Item("key", "patient", "study", "split", record), read_input(item, recipe), recipe)
         except QuarantinedError as rejected:
             reasons.add(rejected.reason)
         except OSError:  # a file that is not there now stops the run, on the screen

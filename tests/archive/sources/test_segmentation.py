@@ -11,7 +11,7 @@ from archive.sources import miniatures_3d
 from archive.sources.miniatures import write_text
 from needs import real_data
 
-from dira_scale.archive.sources.lidc_vois import LidcVois
+from dira_scale.archive.sources.lidc_idri import LidcVois
 from dira_scale.errors import UserError
 
 

@@ -14,8 +14,9 @@ from imaging.volumes.conftest import change
 from nibabel.affines import apply_affine
 
 from dira_scale.archive.plan import Item
+from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sample import sample_of
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.errors import UserError
@@ -190,7 +191,11 @@ def test_balls_are_cut_at_the_border_of_the_volume(
     ]  # fmt: skip
     record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "boxes.csv", rows))))
     config = ingest.recipe("volumes", images=str(tmp_path / "images"), min_side=8)
-    sample = make_sample(Item("key", "patient", "study", "split", record), Recipe.from_config(config))
+    sample = sample_of(
+        item := Item("key", "patient", "study", "split", record),
+        read_input(item, recipe := Recipe.from_config(config)),
+        recipe,
+    )
     first, second = sample.row["boxes"]
     sides = [[box[side] for side in ("z", "y", "x", "d", "h", "w")] for box in (first, second)]
     wide, high, deep = 12 / 0.7, 12 / 0.8, 12 / 2

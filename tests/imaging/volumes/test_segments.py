@@ -14,8 +14,9 @@ from imaging.volumes.conftest import sequence
 from pydicom.data import get_testdata_file
 
 from dira_scale.archive.plan import Item
+from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sample import make_sample
+from dira_scale.archive.sample import sample_of
 from dira_scale.imaging.dicom import read_segments
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes import read_volume_mask
@@ -117,7 +118,7 @@ def test_it_goes_with_its_series_into_a_sample(tmp_path: Path, make: SimpleNames
     config = ingest.recipe("volumes", images=str(tmp_path / "images"), labels=str(table), columns=columns, min_side=8)
     recipe = Recipe.from_config(config)
     (record,) = recipe.make_source().records(1)
-    sample = make_sample(Item("key", "patient", "study", "split", record), recipe)
+    sample = sample_of(item := Item("key", "patient", "study", "split", record), read_input(item, recipe), recipe)
     np.testing.assert_array_equal(decode(sample.mask or b"", "b2nd"), mask)
 
 

@@ -145,7 +145,7 @@ def test_a_slice_that_goes_missing_stops_the_run(tmp_path: Path, make: SimpleNam
     paths[4].unlink()
     with pytest.raises(RejectedError) as caught:
         whole.read(make.settings())
-    assert isinstance(caught.value.__cause__, FileNotFoundError)  # by which make_sample tells it from a bad file
+    assert isinstance(caught.value.__cause__, FileNotFoundError)  # by which read_input tells it from a bad file
 
 
 # -- what is irregular

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from dira_scale.phantom.anatomy import Anatomy
-from dira_scale.phantom.ct.grid import ScanGrid
-from dira_scale.phantom.ct.scanner import Scanner
+from dira_scale.phantom.ct.scanner import ScanGrid, Scanner
 from dira_scale.phantom.ct.study import Body, Patient, Study
 
 QUIET = Scanner("SOFT", edge=1.0, sigma=0.0, frequency=0.4)

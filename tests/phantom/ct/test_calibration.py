@@ -6,8 +6,7 @@ from phantom.ct.conftest import QUIET, scan
 from scipy import ndimage
 
 from dira_scale.phantom.ct import tissue
-from dira_scale.phantom.ct.grid import ScanGrid
-from dira_scale.phantom.ct.scanner import Noise, Scanner
+from dira_scale.phantom.ct.scanner import Noise, ScanGrid, Scanner
 from dira_scale.phantom.ct.study import FINDING, ORGAN, Body, Study
 
 

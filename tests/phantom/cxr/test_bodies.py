@@ -7,8 +7,7 @@ import pytest
 
 from dira_scale.phantom.anatomy import Anatomy, StudyState
 from dira_scale.phantom.cxr import devices, radiograph
-from dira_scale.phantom.cxr.torso import Torso
-from dira_scale.phantom.cxr.view import View
+from dira_scale.phantom.cxr.view import Torso, View
 from dira_scale.shard.curate.audit.twins import compare, near_twins
 
 SIDE = 64  # pixels: the audit compares these

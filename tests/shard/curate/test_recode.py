@@ -19,7 +19,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
-from dira_scale.shard.curate.recode_plan import own_names
+from dira_scale.shard.curate.recode import own_names
 from dira_scale.shard.curate.subset import Part, subset
 from dira_scale.shard.curate.verify import verify
 

@@ -22,8 +22,8 @@ from pydicom.multival import MultiValue
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom
 from dira_scale.machine.workers import parallel_map
-from dira_scale.shard.curate.audit.search import Value
-from dira_scale.shard.curate.audit.texts import JPEG, PNG, Text, parts_of
+from dira_scale.shard.curate.audit.search import Text
+from dira_scale.shard.curate.audit.texts import JPEG, PNG, parts_of
 from dira_scale.storage.store import is_local, locate
 from dira_scale.storage.tables import read_table
 from dira_scale.storage.walk import files_below, folder_at
@@ -48,13 +48,13 @@ META_LINE = (
 COLUMN = re.compile(r"patient|subject|study|series|file|image|name|\bid\b|_id\b|uid|accession|date|birth", re.I)
 
 
-def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]:
+def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Text]:
     """All values of the folder ``source``, recursively, and of the tables' columns that name people or files.
 
     Raises UserError if one is missing; OSError for an unreadable file.
     """
     root = folder_at(source, "source")
-    yield Value("folder name", str(root))
+    yield Text("folder name", str(root))
     for table in tables:
         yield from _cells(locate(table, "tables"))
     files = files_below(root)
@@ -63,43 +63,43 @@ def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]
         yield from values
 
 
-def _of_files(root: Path, paths: Sequence[Path]) -> list[Value]:
+def _of_files(root: Path, paths: Sequence[Path]) -> list[Text]:
     """The distinct values of some files."""
-    values: dict[Value, None] = {}
+    values: dict[Text, None] = {}
     for path in paths:
         below = Path(os.path.relpath(path, root)) if is_local(path) else path.relative_to(root)
         values |= dict.fromkeys([*_names(below), *_of_file(path)])
     return list(values)
 
 
-def _names(below: Path) -> Iterator[Value]:
-    yield from (Value("folder name", folder) for folder in below.parts[:-1])
-    yield Value("file name", below.name)
+def _names(below: Path) -> Iterator[Text]:
+    yield from (Text("folder name", folder) for folder in below.parts[:-1])
+    yield Text("file name", below.name)
     stem = re.sub(r"(\.(nii|tar))?\.[A-Za-z0-9]{1,5}$", "", below.name)
-    yield Value("file name", stem)
+    yield Text("file name", stem)
 
 
-def _of_file(path: Path) -> list[Value]:
+def _of_file(path: Path) -> list[Text]:
     with path.open("rb") as file:
         if not is_dicom(file):
-            return [Value(text.what, text.text) for text in texts_of(file.read(HEAD))]
+            return [*texts_of(file.read(HEAD))]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             try:
                 return list(_of_dicom(pydicom.dcmread(file, stop_before_pixels=True, force=True)))
             except Exception:  # a damaged header can raise anything: fall back to its printable text
                 file.seek(0)
-                return [Value("damaged DICOM", run.decode()) for run in re.findall(rb"[ -~]{8,64}", file.read(2**16))]
+                return [Text("damaged DICOM", run.decode()) for run in re.findall(rb"[ -~]{8,64}", file.read(2**16))]
 
 
-def _of_dicom(header: Dataset) -> Iterator[Value]:
+def _of_dicom(header: Dataset) -> Iterator[Text]:
     encodings = tuple(dict.fromkeys(convert_encodings(header.get("SpecificCharacterSet", None) or "ISO_IR 6")))
     for part in (header, getattr(header, "file_meta", Dataset())):
         for element in part.iterall():
             keyword = keyword_for_tag(element.tag) or f"private ({element.tag.group:04x},{element.tag.element:04x})"
             if keyword not in NOT_IDENTIFYING and element.value is not None:
                 texts = _values(element.value, element.VR)
-                yield from (Value(keyword, t, element.VR, encodings) for t in texts if not t.startswith(STANDARD))
+                yield from (Text(keyword, t, element.VR, encodings) for t in texts if not t.startswith(STANDARD))
 
 
 def _values(value: Any, vr: str) -> list[str]:
@@ -111,7 +111,7 @@ def _values(value: Any, vr: str) -> list[str]:
     return []
 
 
-def _cells(path: Path) -> Iterator[Value]:
+def _cells(path: Path) -> Iterator[Text]:
     columns: list[str] | None = None
     for _, row in read_table(path, [], "tables"):
         if columns is None:
@@ -121,9 +121,9 @@ def _cells(path: Path) -> Iterator[Value]:
                                 "rename one, or leave the table out of tables=…")  # fmt: skip
         for name in columns:
             cell = row[name].strip()
-            yield Value(f"column {name}", cell)
+            yield Text(f"column {name}", cell)
             if "/" in cell or "." in cell:
-                yield from (value._replace(kind=f"column {name}") for value in _names(Path(cell)))
+                yield from (value._replace(what=f"column {name}") for value in _names(Path(cell)))
 
 
 def texts_of(head: bytes) -> Iterator[Text]:

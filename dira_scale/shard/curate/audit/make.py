@@ -14,8 +14,8 @@ from dira_scale.shard.curate.audit.harvest import harvest
 from dira_scale.shard.curate.audit.leaks import MOST_HITS, find_leaks
 from dira_scale.shard.curate.audit.report import Finding, Report
 from dira_scale.shard.curate.audit.search import Values
+from dira_scale.shard.curate.audit.texts import own_words
 from dira_scale.shard.curate.audit.twins import MIN_CORRELATION, near_twins, thumbnails
-from dira_scale.shard.curate.audit.words import own_words
 
 GUARDED = ("test", "val")  # evaluation splits: their patients must not be trained on
 CHANCE = 0.01  # expected hits by chance from which they are mentioned

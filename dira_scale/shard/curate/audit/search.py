@@ -21,13 +21,13 @@ AROUND = 128  # context bytes kept on both sides of a hit
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2**64 / the golden ratio, odd
 
 
-class Value(NamedTuple):
-    """A value of the source, and where it is from: ``PatientName``, ``file name`` …
+class Text(NamedTuple):
+    """A text, and what it is of: a value of the source (``PatientName``, ``file name``), or a part of a file of ours.
 
     ``vr`` is DICOM's (PN, DA …) or empty; ``encodings``: its file's, in addition to UTF-8.
     """
 
-    kind: str
+    what: str
     text: str
     vr: str = ""
     encodings: tuple[str, ...] = ()
@@ -47,16 +47,16 @@ class Values:
     not_searched: set[tuple[str, str]] = field(default_factory=set)  # kind and text
 
     @classmethod
-    def of(cls, values: Iterable[Value], words: Collection[str]) -> "Values":
+    def of(cls, values: Iterable[Text], words: Collection[str]) -> "Values":
         result = cls(frozenset(word.encode("utf-8", "replace") for word in words))
         for value in values:
             for text in texts(value):
                 plain = text.lower()
                 if plain in words or len(set(plain)) == 1:  # 00000000 and the like identify nobody
-                    result.not_searched.add((value.kind, plain))
+                    result.not_searched.add((value.what, plain))
                     continue
                 for form in forms(text, value.encodings):
-                    (result.long if len(form) >= LONG else result.short).setdefault(form, value.kind)
+                    (result.long if len(form) >= LONG else result.short).setdefault(form, value.what)
         return result
 
     def expected_by_chance(self) -> float:
@@ -64,7 +64,7 @@ class Values:
         return sum((2 ** len(re.findall(rb"[a-z]", form))) / 256.0 ** len(form) for form in self.long)
 
 
-def texts(value: Value) -> Iterator[str]:
+def texts(value: Text) -> Iterator[str]:
     """The value itself, the parts of a name, other notations of a date; longer texts line by line."""
     for line in value.text.replace("\0", " ").splitlines():
         line = line.strip()

@@ -22,9 +22,8 @@ from dira_scale.shard import main
 from dira_scale.shard.curate.audit.harvest import harvest, texts_of
 from dira_scale.shard.curate.audit.leaks import find_leaks, is_coincidence
 from dira_scale.shard.curate.audit.report import Finding
-from dira_scale.shard.curate.audit.search import Match, Value, Values
-from dira_scale.shard.curate.audit.texts import parts_of, tokens
-from dira_scale.shard.curate.audit.words import own_words
+from dira_scale.shard.curate.audit.search import Match, Text, Values
+from dira_scale.shard.curate.audit.texts import own_words, parts_of, tokens
 
 UID = "1.2.826.0.1.3680043.8.498.771"
 Plant = Callable[[Path], None]
@@ -186,16 +185,24 @@ def test_what_other_formats_say() -> None:
     """The texts of formats that neither this source nor this dataset holds."""
     file = io.BytesIO()
     Image.new("L", (40, 40)).save(file, "JPEG", comment=b"Hubertine Kolb", exif=_exif())
-    assert {("COM segment", "Hubertine Kolb"), ("APP1 segment", "Vorgath")} <= set(texts_of(file.getvalue()))
+    assert {("COM segment", "Hubertine Kolb"), ("APP1 segment", "Vorgath")} <= {
+        each[:2] for each in texts_of(file.getvalue())
+    }
     assert {what for what, _ in parts_of(file.getvalue())} == {"COM segment", "APP1 segment"}
     header = bytearray(352)
     header[:4], header[148:160] = (348).to_bytes(4, "little"), b"Quillfeather"
     header[108:112], extension = struct.pack("<f", 384), struct.pack("<ii", 32, 6) + b"K7Z of Drumwhistle".ljust(24)
-    reported = {text.strip() for _, text in texts_of(bytes(header) + extension + b"of voxels")}
+    reported = {each.text.strip() for each in texts_of(bytes(header) + extension + b"of voxels")}
     assert reported == {"Quillfeather", "K7Z of Drumwhistle"}
-    printed = dict(texts_of(b"ObjectType = Image\nNDims = 3\nPatientName = Doe\nElementDataFile = doe.raw\n\0\1"))
+    printed = dict(
+        each[:2]
+        for each in texts_of(b"ObjectType = Image\nNDims = 3\nPatientName = Doe\nElementDataFile = doe.raw\n\0\1")
+    )
     assert printed == {"MetaImage PatientName": "Doe", "MetaImage ElementDataFile": "doe.raw"}
-    printed = dict(texts_of(b"NRRD0004\ntype: short\ncontent: of Doe\nPatientID:=HOSP-7\nsizes: 3 4 5\n\n\0\1"))
+    printed = dict(
+        each[:2]
+        for each in texts_of(b"NRRD0004\ntype: short\ncontent: of Doe\nPatientID:=HOSP-7\nsizes: 3 4 5\n\n\0\1")
+    )
     assert printed == {"NRRD content": "of Doe", "NRRD PatientID": "HOSP-7"}
 
 
@@ -255,7 +262,7 @@ def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner
 
 
 def test_values_of_the_recipes_own_words_are_left_and_counted() -> None:
-    given = [Value("folder name", "Films"), Value("StudyTime", "000000", "TM"), Value("PatientID", "X00000")]
+    given = [Text("folder name", "Films"), Text("StudyTime", "000000", "TM"), Text("PatientID", "X00000")]
     values = Values.of(given, {"films", "pneumothorax", "pa"})
     assert values.not_searched == {("StudyTime", "000000"), ("folder name", "films")} and set(values.long) == {
         b"x00000"

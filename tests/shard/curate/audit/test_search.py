@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from dira_scale.shard.curate.audit import search
-from dira_scale.shard.curate.audit.search import LONG, LONGEST, Searcher, Value, Values, forms, texts
+from dira_scale.shard.curate.audit.search import LONG, LONGEST, Searcher, Text, Values, forms, texts
 
 
 def searcher(texts: list[str]) -> Searcher:
-    return Searcher(Values.of((Value("planted", text) for text in texts), set()).long)
+    return Searcher(Values.of((Text("planted", text) for text in texts), set()).long)
 
 
 def reference(data: bytes, forms: set[bytes]) -> list[tuple[int, bytes]]:
@@ -66,14 +66,14 @@ def test_no_value_at_all_is_found_nowhere() -> None:
 def test_hits_by_chance_by_the_plain_formula() -> None:
     """4,000 values of six letters: each stands in a byte of random data by chance once in (256 / 2)^6 places."""
     rng = np.random.default_rng(5)
-    names = (Value("name", "".join(rng.choice(list("abcdefghijkl"), 6))) for _ in range(4000))
+    names = (Text("name", "".join(rng.choice(list("abcdefghijkl"), 6))) for _ in range(4000))
     values = Values.of(names, set())
     assert values.expected_by_chance() == pytest.approx(len(values.long) / 128**6, rel=1e-9)
 
 
 def test_a_name_a_date_and_a_note_in_all_their_forms() -> None:
-    assert set(texts(Value("PatientName", "Quill^Osbert Jo=Q", "PN"))) == {"Quill^Osbert Jo=Q", "Quill", "Osbert", "Jo"}
-    assert set(texts(Value("StudyDate", "20190417", "DA"))) == {"20190417", "2019-04-17", "17.04.2019"}
-    assert {"20190417", "17.04.2019", "20190417123000.5"} <= set(texts(Value("x", "20190417123000.5", "DT")))
-    assert list(texts(Value("Note", "first line\r\n second \n", "LT"))) == ["first line", "second"]
+    assert set(texts(Text("PatientName", "Quill^Osbert Jo=Q", "PN"))) == {"Quill^Osbert Jo=Q", "Quill", "Osbert", "Jo"}
+    assert set(texts(Text("StudyDate", "20190417", "DA"))) == {"20190417", "2019-04-17", "17.04.2019"}
+    assert {"20190417", "17.04.2019", "20190417123000.5"} <= set(texts(Text("x", "20190417123000.5", "DT")))
+    assert list(texts(Text("Note", "first line\r\n second \n", "LT"))) == ["first line", "second"]
     assert forms("MÜLLER", ("iso8859",)) == {"müller".encode(), "mÜller".encode(), b"m\xfcller", b"m\xdcller"}

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dira_scale.doctor.advice_table import show_advice
-from dira_scale.forecast import advice, here
-from dira_scale.forecast.advice import Choice, choice, recommend
-from dira_scale.forecast.here import flops_per_second
+from dira_scale.doctor import advice
+from dira_scale.doctor.advice import Choice, choice, flops_per_second, recommend, show_advice
 from dira_scale.machine.hardware import Gpu, Hardware
 
 LAPTOP = Hardware((), "a CPU", 2, 4, (), 16.0, 10.0, 100.0)
@@ -76,6 +74,6 @@ def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatc
 def test_the_measured_speed_counts_a_networks_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 has 1.82 G multiplications and additions at 224 pixels; a step has about six times as many FLOPs."""
     clock = iter(range(100))
-    monkeypatch.setattr(here.time, "perf_counter", lambda: next(clock))  # each step takes a second
+    monkeypatch.setattr(advice.time, "perf_counter", lambda: next(clock))  # each step takes a second
     expected = 6 * 1.82e9 * (64 / 224) ** 2 * 32
     assert flops_per_second("resnet18", 64, 32, "fp32") == pytest.approx(expected, rel=0.05)
