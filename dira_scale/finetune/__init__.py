@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 COMMAND = Command(
     "finetune", "train on labels, masks or numbers, from pretrained weights", output="run", in_sweeps=True, gpu=True,
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
-               "data.loader", "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "enough_steps"),
+               "data.loader", "data.helper", "data.cache", "data.cache_size", "watchdog", "tracker", "profile",
+               "enough_steps"),
     blueprint="dira_scale.finetune.blueprint:FinetuneBlueprint", described=("stages", "model", "data.size", "task"),
     results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared",
     headline="test/(AUROC|accuracy|Dice|R2)/(mean|all classes)$",

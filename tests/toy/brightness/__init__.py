@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 COMMAND = Command(
     "brightness", "learn how bright images are", output="run", in_sweeps=True, gpu=True,
-    execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "watchdog", "tracker"),
+    execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "watchdog", "tracker", "profile"),
     blueprint="dira_scale.brightness.blueprint:BrightnessBlueprint", described=("stages", "model", "data.size"),
     results="dira_scale.sweep.results:training", headline="[^/]*/train/loss",
 )  # fmt: skip
