@@ -2,7 +2,8 @@
 
 Python looks for it whenever enough objects were made, on each process at another moment, and all others wait for that
 process in their next collective: with this package loaded a full search takes 0.2 s. So it is searched for after fixed
-steps, as torchtitan does. What exists when a stage begins is left out, so that a search is short and may be a full one.
+steps, as torchtitan does. What exists when a stage begins is left out, so that a search is short and may be a full one:
+1 to 12 ms. Steps of ours leave no tensor in a cycle, so nothing large waits for it.
 """
 
 import gc

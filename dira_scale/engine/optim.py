@@ -16,7 +16,7 @@ from dira_scale.config.registry import imported, instantiated
 from dira_scale.engine.config import PLATEAU, Optim
 from dira_scale.errors import UserError, nearest
 
-# With one kernel for all parameters, on a GPU too; torch shards only the adaptive ones' (FSDP2).
+# torch's that have fused kernels on GPUs, and whether these take FSDP2's parameters.
 FUSED = {torch.optim.SGD: False, torch.optim.Adam: True, torch.optim.AdamW: True}
 OWN_CLIP = "max_grad_norm"  # an argument by which an optimizer clips gradients itself: timm's Lamb, at 1 by default
 
@@ -24,10 +24,9 @@ OWN_CLIP = "max_grad_norm"  # an argument by which an optimizer clips gradients 
 def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = True) -> Optimizer:
     """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
 
-    ``fuses``: whether the strategy lets :func:`build` choose fused kernels.
-
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
-    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``.
+    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``. ``fuses``: whether
+    the strategy lets :func:`build` choose fused kernels.
 
     Raises UserError, which names the wrong key.
     """
@@ -87,9 +86,7 @@ def _fusable(target: Any, config: Mapping[str, Any], parameters: Sequence[Any]) 
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
     other = config.get("foreach") or config.get("differentiable") or config.get("dampening")
     known = target in FUSED and (FUSED[target] or not sharded)
-    return (
-        known and not other and bool(tensors) and all(t.device.type != "cpu" and t.is_floating_point() for t in tensors)
-    )
+    return known and not other and bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
 
 
 def _complete_momenta(optimizer: Optimizer) -> None:
