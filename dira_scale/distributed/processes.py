@@ -92,7 +92,9 @@ def start(parallel: Parallel, precision: str) -> World:
         kwargs_handlers=[
             # Queue and statistics are equal by construction. Looking for unused parameters keeps DDP from rearranging
             # its buckets after the first step, after which a resumed run would add gradients in another order.
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True),
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False, find_unused_parameters=True, gradient_as_bucket_view=True
+            ),
             InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
         ],
     )

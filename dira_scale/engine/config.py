@@ -7,6 +7,7 @@ from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, within
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
+from dira_scale.errors import UserError
 
 PLATEAU = "plateau"  # a schedule
 NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
@@ -17,6 +18,25 @@ class CheckpointConfig(Schema):
     every: int = at_least(1)
     keep: int = at_least(1)
     folder: str | None = path_field(None)
+
+
+@dataclass
+class Profile(Schema):
+    steps: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for steps that are none."""
+        super().__post_init__()
+        self.span()
+
+    def span(self) -> tuple[int, int] | None:
+        """The step after which, and up to which, is profiled."""
+        if self.steps is None:
+            return None
+        first, last = (int(number) if number.isdecimal() else -1 for number in f"{self.steps}:".split(":")[:2])
+        if not 0 <= first < last or self.steps != f"{first}:{last}":
+            raise UserError(f"steps={self.steps}: must be FIRST:LAST, two numbers of steps such as 100:105, or null")
+        return first, last
 
 
 @dataclass
@@ -32,6 +52,7 @@ class Training(Schema):
     watchdog: float = at_least(1)
     log_every: int = at_least(1)
     tracker: str = one_of(*TRACKERS, default=TENSORBOARD)
+    profile: Profile = field(default_factory=Profile)
 
 
 @dataclass

@@ -13,8 +13,11 @@ from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import parallel
 from dira_scale.engine.config import PLATEAU, Training
+from dira_scale.engine.garbage import Garbage
 from dira_scale.engine.metrics_log import MetricsLog
+from dira_scale.engine.nan_guard import NotFinite
 from dira_scale.engine.nan_stop import NaNStop
+from dira_scale.engine.profiler import CHECKPOINT, DATA, LOGGING, VALIDATION, Profiler, span
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.state import RunState, restore, side_module_tensors, stored
@@ -64,12 +67,19 @@ class Loop:
     def train(self, signals: Signals) -> str:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
         bar = Bar(self.total_steps(), self.state.step, self.run is not None)
+        profiler = Profiler(self.config.profile, self.folder, self.lease, self.state.step, self.world.device)
         signals.listen()
-        with Watchdog(self.folder, self.lease, self.config.watchdog, signals.lost), bar:
+        with Watchdog(self.folder, self.lease, self.config.watchdog, signals.lost), bar, profiler:
             self.bar = self.log.bar = bar
+            self.profiler = profiler
+            profiler.at(self.state.step)
             ended = ""
-            while not ended and self.state.stage < len(self.task.stages):
-                ended = self._train_stage(self.task.stages[self.state.stage], signals)
+            try:
+                while not ended and self.state.stage < len(self.task.stages):
+                    ended = self._train_stage(self.task.stages[self.state.stage], signals)
+            except BaseException:
+                self.log.rescue_row()
+                raise
             self.checkpointer.raise_if_not_saved()
             return ended or "done"
 
@@ -122,12 +132,18 @@ class Loop:
         state, last = self.state, self.state.stage_start + stage.plan.steps
         limit = last if self.config.steps is None else min(last, self.config.steps)
         offset = self._order_offset
-        with closing(stage.loader.iterate(state.step + offset, limit + offset)) as batches:
-            while not stage.ended_early(state) and (batch := next(batches, None)) is not None:
+        with closing(stage.loader.iterate(state.step + offset, limit + offset)) as batches, Garbage() as garbage:
+            while not stage.ended_early(state):
+                with span(DATA):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
                 stage.set_pace(self.task, state)
                 stage.step(state.step, batch)
                 state.step += 1
                 signal = self._after_step(stage, last, limit, signals)
+                garbage.at(state.step)
+                self.profiler.at(state.step)
                 if signal:
                     self._finish_writing()
                     self.checkpointer.raise_if_not_saved()
@@ -141,12 +157,14 @@ class Loop:
     def _after_step(self, stage: StageRun, last: int, limit: int, signals: Signals) -> str:
         """Do what is due: validation, a row, a checkpoint. Returns the signal on which the run ends, if any."""
         step = self.state.step
+        with span(LOGGING):
+            self._finish_row(stage)  # of the step before: the device has had this one to compute
         improved = self._due_validation(stage, last) and self.validate(stage)
         ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
-            self._stop_on_nan(stage)
-            rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
-            self.log.add_training_row(rate, stage.loader.seconds(), warnings)
+            with span(LOGGING):
+                rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
+                self.log.begin_row(rate, stage.loader.seconds(), warnings, stage.guard)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed(wait=ends)
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
@@ -190,7 +208,7 @@ class Loop:
         if validation is None:
             return False
         self._stop_on_nan(stage)
-        with self.log.clock.part("validate"):
+        with self.log.clock.part("validate"), span(VALIDATION), Garbage.whenever():
             row = validation.means(stage.plan, stage.model.module)
         self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
         self.log.add(row | {"split": "val"})
@@ -209,7 +227,7 @@ class Loop:
     def save(self, stage: StageRun) -> None:
         """Write a checkpoint of this step, after checking that all of it is finite."""
         self._stop_on_nan(stage)
-        with self.log.clock.part("checkpoint"):
+        with self.log.clock.part("checkpoint"), span(CHECKPOINT):
             side_modules = side_module_tensors(self.task.side_modules)
             names = self.task.tensors
             self.nan_stop.check_tensors(self.state.step, stored(stage.model.local_tensors(), names) | side_modules)
@@ -223,7 +241,15 @@ class Loop:
 
     def _stop_on_nan(self, stage: StageRun) -> None:
         """End on all ranks before anything that is not finite is written; each saves its part of the bad batch."""
-        self.nan_stop.check_training(self.state.step, stage.guard, stage.loader, self._order_offset)
+        if not self._finish_row(stage):  # which is of this step, and has what the guard knows
+            self._check(stage, self.state.step, stage.guard.read())
+
+    def _finish_row(self, stage: StageRun) -> bool:
+        """Write the row that was begun, if there is one, unless the run ends instead; return whether there was."""
+        return self.log.finish_row(partial(self._check, stage))
+
+    def _check(self, stage: StageRun, step: int, finding: NotFinite | None) -> None:
+        self.nan_stop.check_training(step, finding, stage.loader, self._order_offset)
 
     def _require_space(self) -> None:
         """On the main process, before the first step: room for one checkpoint, which has at least all weights."""

@@ -1,4 +1,4 @@
-"""Means of metrics, summed on the device: one host synchronisation and one collective per row of metrics.jsonl."""
+"""Means of metrics, summed on the device: one collective and one copy to the host per row of metrics.jsonl."""
 
 import time
 from collections.abc import Iterator
@@ -24,21 +24,58 @@ class Means:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
-    def values(self) -> dict[str, float]:
-        """The means so far, equal on all ranks; all ranks must have added the same names."""
-        if not self._sums:
-            return {}
+    def shared(self) -> tuple[list[str], Tensor]:
+        """Names, and on the device the means so far, equal on all ranks, which must all have added the same names.
+        Collective."""
         names = sorted(self._sums)
+        if not names:
+            return [], torch.zeros(0)
         sums = torch.stack([self._sums[n] for n in names])
-        weights = sums.new_tensor([self._weights[n] for n in names])
+        weights = torch.tensor([self._weights[n] for n in names]).to(sums.device, non_blocking=True)
         shared_sums, shared_weights = reduce_mean(torch.stack([sums, weights]))
-        return dict(zip(names, (shared_sums / shared_weights).tolist(), strict=True))
+        return names, shared_sums / shared_weights
+
+    def values(self) -> dict[str, float]:
+        """The means so far by name. Collective; waits for the device."""
+        names, means = self.shared()
+        return dict(zip(names, means.tolist(), strict=True))
 
     def take(self) -> dict[str, float]:
         """:meth:`values` since the last call, then reset."""
         values = self.values()
-        self._sums, self._weights = {}, {}
+        self.reset()
         return values
+
+    def reset(self) -> None:
+        """Start anew."""
+        self._sums, self._weights = {}, {}
+
+
+class HostCopy:
+    """A copy of tensors to the host that is begun, but not waited for: on a GPU, to pinned memory."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        flat = torch.cat([tensor.detach().double().flatten() for tensor in tensors])  # exact, also of steps
+        self._shapes = [tensor.shape for tensor in tensors]
+        self._host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=flat.is_cuda)
+        self._host.copy_(flat, non_blocking=True)
+        self._done = torch.cuda.current_stream(flat.device).record_event() if flat.is_cuda else None
+
+    def arrives(self, within: float) -> bool:
+        """Whether it is there after at most ``within`` seconds."""
+        end = time.monotonic() + within
+        while self._done is not None and not self._done.query():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def read(self) -> list[Tensor]:
+        """The tensors on the host, in double precision; waits for them."""
+        if self._done is not None:
+            self._done.synchronize()
+        parts = self._host.split([shape.numel() for shape in self._shapes])
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 class Clock:

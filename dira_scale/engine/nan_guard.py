@@ -1,8 +1,8 @@
 """Losses and gradients that are not finite: detected on the device at their step, named, and kept out of the weights.
 
 This must not cost a host synchronisation per step. So the device itself records the first bad step of each value, and
-clears the gradients from then on. The host reads the record when it waits for the device anyway, and always before a
-checkpoint, which is therefore finite. Queue and BatchNorm statistics may be non-finite in between; such a run ends
+clears the gradients from then on. The host reads the record with each row of metrics, and always before a checkpoint,
+which is therefore finite. Queue and BatchNorm statistics may be non-finite in between; such a run ends
 before anything uses them.
 """
 
@@ -84,17 +84,27 @@ class NaNGuard:
 
     def read(self) -> NotFinite | None:
         """The first bad step so far over all ranks, if any. Collective; waits for the device."""
+        return self.found(self.shared().cpu())
+
+    def shared(self) -> Tensor:
+        """The record so far of all ranks, on the device, for :meth:`found`: [ranks, 2, names]. Collective."""
         if not self._first:
-            return None
-        names = [name for group in self._first for name in group]
+            return torch.zeros(1, 2, 0, device=self.device)
         notes = torch.stack([torch.cat([*self._first.values()]).double(), torch.cat([*self._values.values()]).double()])
-        first, values = gather(notes[None]).cpu().unbind(1)  # [ranks, names]
-        step = int(first.min())
-        if step >= NO_STEP:
+        return gather(notes[None])
+
+    def found(self, record: Tensor) -> NotFinite | None:
+        """The first bad step in a ``record``, which is on the host; names that came after it do not count."""
+        names, groups = list[str](), list[tuple[str, ...]]()
+        for group in self._first:
+            if len(names) < record.shape[-1]:
+                names, groups = [*names, *group], [*groups, group]
+        first, values = record.unbind(1)  # [ranks, names]
+        if not names or (step := int(first.min())) >= NO_STEP:
             return None
         broken = {name: (first[:, i] == step).nonzero()[:, 0].tolist() for i, name in enumerate(names)}
         # The earliest in order of computation. Of the losses, the terms rather than their total.
-        cause = next(part for group in self._first if (part := {n: broken[n] for n in group if broken[n]}))
+        cause = next(part for group in groups if (part := {n: broken[n] for n in group if broken[n]}))
         terms = {name: ranks for name, ranks in cause.items() if name != "loss"} or cause
         losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
         return NotFinite(step, terms, losses)

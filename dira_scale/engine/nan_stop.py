@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dira_scale.distributed.collectives import gather
 from dira_scale.distributed.control import gather_objects
 from dira_scale.distributed.world import World
-from dira_scale.engine.nan_guard import NaNGuard, NotFiniteError, nonfinite_names
+from dira_scale.engine.nan_guard import NotFinite, NotFiniteError, nonfinite_names
 from dira_scale.engine.task import StagePlan, TaskData, TaskLoader, Validation
 from dira_scale.machine.hardware import bf16_without_amx
 from dira_scale.runs import checkpoint
@@ -33,9 +33,8 @@ class NaNStop:
     ) -> None:
         self.world, self.data, self.checkpointer, self.folder, self.run = world, data, checkpointer, folder, run
 
-    def check_training(self, step: int, guard: NaNGuard, loader: TaskLoader, offset: int) -> None:
-        """Check what ``guard`` has recorded up to ``step``; ``loader`` is ``offset`` steps ahead of the run."""
-        finding = guard.read()
+    def check_training(self, step: int, finding: NotFinite | None, loader: TaskLoader, offset: int) -> None:
+        """Check what the guard has recorded up to ``step``; ``loader`` is ``offset`` steps ahead of the run."""
         if finding is None:
             return
         with closing(loader.iterate(finding.step + offset, finding.step + offset + 1)) as batches:

@@ -16,19 +16,22 @@ from dira_scale.config.registry import imported, instantiated
 from dira_scale.engine.config import PLATEAU, Optim
 from dira_scale.errors import UserError, nearest
 
+# torch's that have fused kernels on GPUs, and whether these take FSDP2's parameters.
+FUSED = {torch.optim.SGD: False, torch.optim.Adam: True, torch.optim.AdamW: True}
 OWN_CLIP = "max_grad_norm"  # an argument by which an optimizer clips gradients itself: timm's Lamb, at 1 by default
 
 
-def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
+def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = True) -> Optimizer:
     """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
 
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
-    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``.
+    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``. ``fuses``: whether
+    the strategy lets :func:`build` choose fused kernels.
 
     Raises UserError, which names the wrong key.
     """
     groups = _groups(module, config.one_dimensional, config.fixed_rate)
-    optimizer = build(config.optimizer, groups, "optim.optimizer")
+    optimizer = build(config.optimizer, groups, "optim.optimizer", fuses)
     for setting in config.one_dimensional:
         if setting not in optimizer.defaults:
             known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
@@ -40,8 +43,11 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
     return optimizer
 
 
-def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimizer:
+def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bool = True) -> Optimizer:
     """The optimizer that ``config`` names, over ``parameters`` or groups of them.
+
+    Where ``fused`` is not given, a GPU's parameters get fused kernels if there are such and ``fuses``: one pass over
+    memory instead of one for each operation.
 
     Raises UserError, which names ``key``, if the target or one of its arguments is wrong.
     """
@@ -60,15 +66,36 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
     check_values(target, given, key)
     if OWN_CLIP in given:
         raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={given[OWN_CLIP]}; take this out")
-    own_clip = {OWN_CLIP: None} if OWN_CLIP in known else {}
+    ours: dict[str, Any] = {OWN_CLIP: None} if OWN_CLIP in known else {}
+    if fuses and config.get("fused") is None and _fusable(target, config, parameters):
+        ours["fused"] = True
     try:
-        optimizer = instantiated(key, {**config, **own_clip}, _partial_=True)(parameters)
+        optimizer = instantiated(key, {**config, **ours}, _partial_=True)(parameters)
     except (InstantiationException, TypeError, ValueError) as error:
         reason = str(error).split(", set env var HYDRA")[0]
         raise UserError(f"{key}: {reason}") from error
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
+    _complete_momenta(optimizer)
     return optimizer
+
+
+def _fusable(target: Any, config: Mapping[str, Any], parameters: Sequence[Any]) -> bool:
+    """Whether ``target`` is one of ``FUSED`` and its kernels take all ``parameters``, which lie on a GPU."""
+    tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
+    sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
+    other = config.get("foreach") or config.get("differentiable") or config.get("dampening")
+    known = target in FUSED and (FUSED[target] or not sharded)
+    return known and not other and bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
+
+
+def _complete_momenta(optimizer: Optimizer) -> None:
+    """Give every parameter of a fused SGD its momentum, of zeros: the kernel takes those of all or of none, and some
+    parameters may get their first gradient later than others."""
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] and not group["dampening"] else []:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequence[str]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.engine.parallel.model import StageModel, average_gradients
 from dira_scale.engine.parallel.strategy import Strategy
+from dira_scale.engine.profiler import BACKWARD, DATA, FORWARD, OPTIMIZER, span
 from dira_scale.engine.state import RunState
 from dira_scale.engine.task import SideModule, StagePlan, StepTask, Task, TaskBatch, TaskLoader
 from dira_scale.engine.watchdog import alive
@@ -50,13 +51,15 @@ class Step:
         monitors: dict[str, Tensor] = {}
         for i, stored in enumerate(batch.split(self.accumulate)):
             alive()
-            micro = stored.to(self.device)  # one at a time: in floating point it takes four times the memory
+            with span(DATA):
+                micro = stored.to(self.device)  # one at a time: in floating point it takes four times the memory
             torch.manual_seed(_mix_seed(self.seed, step, i))  # drop-path etc. depends on the step alone
             with model.accumulating(i == last):
-                losses = task.losses(self.stage, model.wrapped, micro)
+                with span(FORWARD):
+                    losses = task.losses(self.stage, model.wrapped, micro)
                 values = losses.values()
                 factor = self.guard.losses(step, values)
-                with one_order(self.unordered):
+                with one_order(self.unordered), span(BACKWARD):
                     if i == last and step % task.monitor_every == 0:
                         monitors = task.monitor(losses, self.scale.value, model.differentiable)
                     model.backward(losses.total * factor * (self.scale.value / self.accumulate))
@@ -64,11 +67,12 @@ class Step:
             carried.append(losses.carried)
             deferred += losses.deferred
             del losses, values  # free before the next forward pass
-        self._step_module(step, monitors)
-        for side in task.side_modules:
-            self._step_side_module(step, side, carried)
-        commit_statistics(model.module)
-        task.after_step(model.module)
+        with span(OPTIMIZER):
+            self._step_module(step, monitors)
+            for side in task.side_modules:
+                self._step_side_module(step, side, carried)
+            commit_statistics(model.module)
+            task.after_step(model.module)
         for measure in deferred:
             self.means.add(dict(measure()))
 
@@ -142,7 +146,7 @@ def begin_stage(
     loader = task.data.loader(plan)
     model = strategy.begin(
         lambda module: task.prepare(plan, module),
-        lambda module: optim.stage_optimizer(task.optim, module, plan.batch),
+        lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
         state,
     )
     guard = NaNGuard(world.device)

@@ -11,6 +11,7 @@ from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.distributed.world import World
+from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses, SideModule, StagePlan
 from dira_scale.finetune.config import Finetune
 from dira_scale.models import norm
@@ -68,8 +69,9 @@ class Finetuning:
     def seen(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The distorted images, and their targets, turned as they are."""
         parameters = batch.distortions[0]
-        image = self.distort(batch.views[0], parameters)
-        return image, self.supervision.targets(batch, lambda mask: self.distort.turned_mask(mask, parameters))
+        with span(VIEWS):
+            image = self.distort(batch.views[0], parameters)
+            return image, self.supervision.targets(batch, lambda mask: self.distort.turned_mask(mask, parameters))
 
     def monitor(self, losses: FinetuneLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
         return {}

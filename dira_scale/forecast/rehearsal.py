@@ -74,7 +74,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
     """Run a step of ``stage`` on a rank's ``samples`` in ``accumulate`` micro-batches.
 
     The step includes the task's monitors, as that takes the most memory. ``foreach``: the optimizer updates all
-    parameters at once, with temporaries of their size, as torch does on GPUs but not on CPUs.
+    parameters at once, with temporaries of their size, as torch does on GPUs (where its kernels are fused, without).
     """
     module, world = fake.task.module, fake.world
     ever_trained, batch = fake.ever_trained(), fake.batch(samples)

@@ -107,18 +107,20 @@ def _held(strategy: str, ranks: int, step: Rehearsal, offload: bool) -> tuple[di
         "momentum": networks * step.momentum + step.buffers,
         "optimizer": 0.0 if zero and offload else states * (step.optimizer + zero * step.trained),
         "adversary": float(step.adversary),
-        "communication": _buffers(strategy, ranks, step),
+        "communication": _buffers(strategy, step),
     }
+    if strategy == "ddp" and ranks > 1:  # in the buckets that are sent, which stay
+        parts["gradients"], gradients = float(step.trained), 0.0
     passes, update = (np.array(live, float).reshape(-1, 2) for live in (step.live_in_passes, step.live_in_update))
     live = np.concatenate([passes @ (gradients, 1.0), update @ (gradients, states)])
-    return parts | {"gradients": gradients * step.trained}, sum(parts.values()) + live
+    return {"gradients": gradients * step.trained} | parts, sum(parts.values()) + live
 
 
-def _buffers(strategy: str, ranks: int, step: Rehearsal) -> float:
+def _buffers(strategy: str, step: Rehearsal) -> float:
     blocks = [block.size for block in step.blocks]
     everything = step.trained + step.idle + step.momentum
     return {
-        "ddp": step.trained if ranks > 1 else 0,  # its buckets, beside .grad
+        "ddp": 0,
         # What is in no block; the current block, the next one, and gradients being sent.
         "fsdp2": everything - sum(blocks) + 3 * max(blocks, default=0),
         "zero1": 2 * DEEPSPEED_BUCKET,  # one fills while the other is sent

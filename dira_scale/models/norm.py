@@ -222,7 +222,7 @@ def commit_statistics(module: nn.Module) -> None:
     """Update the running statistics by the mean over all passes since the last call, groups and processes.
 
     Call once per optimizer step on every process; one small all-reduce. Layers without passes stay unchanged. Handles
-    all layers at once: ten operations for each of a hundred would be a thousand launches on a GPU.
+    all layers at once: a few operations for each of a hundred would be hundreds of launches on a GPU.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
     if not layers:
@@ -230,17 +230,19 @@ def commit_statistics(module: nn.Module) -> None:
     noted = [layer.pending for layer in layers]
     sizes = [len(pending) for pending in noted]
     sums = reduce_mean(torch.cat(noted))
-    # Per value its layer's number of passes, and whether there were any. Computed on the device, as a frozen decoder
-    # must not cost a synchronisation.
-    passes = torch.cat([part[-1:].expand(len(part)) for part in sums.split(sizes)])
+    lengths = torch.tensor(sizes).to(sums.device, non_blocking=True)
+    momenta = torch.tensor([layer.momentum for layer in layers], dtype=sums.dtype).to(sums.device, non_blocking=True)
+    # By layer its number of passes, and whether there were any. Computed on the device, as a frozen decoder must not
+    # cost a synchronisation.
+    passes = sums[lengths.cumsum(0) - 1]
     some = passes > 0
-    rates = torch._foreach_mul(some.to(sums.dtype).split(sizes), [layer.momentum for layer in layers])
-    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.pending[-COUNT:])]
-    moved = torch.lerp(torch.cat(running), sums / passes.clamp(min=1), torch.cat(rates))
+    shares, rates = (x.repeat_interleave(lengths, output_size=len(sums)) for x in (passes, some * momenta))
+    counters = sums.new_zeros(COUNT)  # of no use where the statistics go
+    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, counters)]
+    moved = torch.lerp(torch.cat(running), sums / shares.clamp(min=1), rates)
     torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))
     torch._foreach_zero_(noted)
-    steps = torch.stack([part[-1] for part in some.split(sizes)]).long()
-    torch._foreach_add_([layer.num_batches_tracked for layer in layers], steps.unbind())
+    torch._foreach_add_([layer.num_batches_tracked for layer in layers], some.long().unbind())
 
 
 def _process_group(span: int) -> Any:

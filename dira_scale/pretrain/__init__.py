@@ -9,7 +9,7 @@ COMMAND = Command(
     processes=True, output="run", in_sweeps=True, gpu=True,
     execution=("run", "trust", "reach", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch",
                "data.loader", "data.helper", "data.cache", "data.cache_size", "validate.pictures",
-               "validate.restored", "health", "watchdog", "tracker", "enough_steps"),
+               "validate.restored", "health", "watchdog", "tracker", "profile", "enough_steps"),
     blueprint="dira_scale.pretrain.blueprint:PretrainBlueprint", described=("stages", "model", "data.size"),
     results="dira_scale.sweep.results:training", headline="[^/]*/val/loss",
 )  # fmt: skip

@@ -10,6 +10,7 @@ from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
+from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
@@ -70,7 +71,8 @@ class Objective:
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
-        distorted = self.distorted(batch, terms)
+        with span(VIEWS):
+            distorted = self.distorted(batch, terms)
         outputs = self.forward(model, batch, distorted)
         losses, carried = dict(outputs.losses), None
         if "ad" in terms and (self.adversary.validated or model.training):

@@ -3,7 +3,7 @@
 ::
 
     config.yaml description.json status.json metrics.jsonl log.txt environment.json
-    leases/ checkpoints/ pictures/ tensorboard/ tracker.json
+    leases/ checkpoints/ pictures/ profile/ tensorboard/ tracker.json
 """
 
 import json

@@ -30,9 +30,12 @@ from dira_scale.data import distort
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
-from dira_scale.engine.means import Means
+from dira_scale.engine.config import NONE
+from dira_scale.engine.means import HostCopy, Means
+from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel
+from dira_scale.engine.state import RunState
 from dira_scale.engine.step import Step
 from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.forecast.network import fake
@@ -42,6 +45,11 @@ from dira_scale.training.schedule import stage_plans
 
 ROOT = Path(__file__).parents[2] / "dira_scale"
 SMALL = ("data.shards=none", "precision=bf16", "parallel.channels_last=false")
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SGD": {"momentum": 0.9}, "Adam": {}, "AdamW": {}, "RMSprop": {}, "Adagrad": {},
+    "Lars": {"_target_": "timm.optim.Lars"}, "SGD, damped": {"_target_": "torch.optim.SGD", "dampening": 0.1},
+    "AdamW, told not to be": {"_target_": "torch.optim.AdamW", "fused": False},
+}  # fmt: skip
 COPIES, ASSIGNMENTS = ("_to_copy", "copy_"), ("index_put_", "index_put", "_index_put_impl_")
 
 
@@ -84,6 +92,8 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func.overloadpacket.__name__.startswith("_fused_"):  # in place, and torch follows no shapes through SGD's
+            return None
         try:
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -92,7 +102,7 @@ class Waits(TorchDispatchMode):
         name, given, made = func.overloadpacket.__name__, _devices((args, kwargs)), _devices(result)
         if name in COPIES and len(given | made) > 1:
             asynchronous = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
-            if made == {"cpu"} or not asynchronous:
+            if not asynchronous or (made == {"cpu"} and name == "_to_copy"):  # of which nobody says when it is there
                 self.note(func, "a copy that is waited for")
         elif name in ASSIGNMENTS and given != {"cpu"} and args[2].dim() == 0:
             self.note(func, "CUDA takes a number that is assigned to an index from the host")
@@ -139,13 +149,30 @@ def steps(device: torch.device, command: str, *overrides: str) -> list[str]:
             guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
             step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate, device)
         batch: Any = fake(blueprint.shapes.batch(plan.batch), mode)
+        logged: Any = SimpleNamespace(unit="samples")
+        log = MetricsLog(logged, RunState(), None, NONE)
+        log.begin(plan)
+        log.means = step.means
         for number in (1, 2):
             with mode, Waits() as waits:
                 step(number, batch)
+                log.begin_row(0.1, {"wait": 0.0}, [], guard)
             if not waits.found:
                 break
         actual += waits.found
     return actual
+
+
+def fused(device: torch.device) -> dict[str, bool]:
+    """Whether an optimizer that is not told updates the parameters of ``device`` by fused kernels."""
+    mode, chosen = FakeTensorMode(), {}
+    for name, more in OPTIMIZERS.items():
+        with mode:
+            parameters = [nn.Parameter(torch.empty(3, device=device)) for _ in range(2)]
+            named = {"_target_": f"torch.optim.{name}", "lr": 0.1} | more
+            optimizer = optim.build(named, parameters, "optim.optimizer")
+        chosen[name] = bool(optimizer.param_groups[0].get("fused"))
+    return chosen
 
 
 def planted(device: torch.device) -> dict[str, list[str]]:
@@ -159,6 +186,7 @@ def planted(device: torch.device) -> dict[str, list[str]]:
         "item": lambda: there[0].item(),
         "if": lambda: bool(there[0] > 0),
         "to host": lambda: there.to("cpu"),
+        "read": lambda: HostCopy(there).read()[0].tolist(),
         "to device": lambda: host.to(device),
         "list": lambda: torch.tensor([1.0, 2.0], device=device),
         "number": lambda: there.new_tensor(0.5),
@@ -168,6 +196,7 @@ def planted(device: torch.device) -> dict[str, list[str]]:
         "host index": lambda: there[index],
         "fine: fill": lambda: there.index_fill_(0, index_there, 0),
         "fine: assign tensor": lambda: there.__setitem__(index_there, there[:2]),
+        "fine: to host": lambda: HostCopy(there),
         "fine: to device": lambda: host.to(device, non_blocking=True),
         "fine: arithmetic": lambda: (there * 2 + 1).clamp(0, 1).where(there > 0, 0.0),
     }
@@ -182,4 +211,5 @@ if __name__ == "__main__":
     there = pretend()
     requested: dict[str, list[str]] = json.loads(sys.argv[1])
     actual = {name: steps(there, *words) for name, words in requested.items()}
-    print(json.dumps(actual | {"planted": planted(there)}))
+    chosen = {"fused": fused(there), "unfused": fused(torch.device("cpu"))}
+    print(json.dumps(actual | {"planted": planted(there)} | chosen))

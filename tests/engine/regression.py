@@ -147,7 +147,16 @@ class Regression:
             best="loss",
             output=Output(),
             tensors=self.tensors,
-            execution=("run", "steps", "parallel", "log_every", "precision_used", "threads_used"),
+            execution=(
+                "run",
+                "steps",
+                "parallel",
+                "log_every",
+                "checkpoint",
+                "profile",
+                "precision_used",
+                "threads_used",
+            ),
             unit=self.unit,
         )
 

@@ -1,11 +1,13 @@
 """Means and clocks against plain arithmetic."""
 
+import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from dira_scale.engine.means import Clock, Means
+from dira_scale.engine.means import Clock, HostCopy, Means
 
 
 def test_means_are_weighted_and_start_anew() -> None:
@@ -16,6 +18,21 @@ def test_means_are_weighted_and_start_anew() -> None:
     assert means.values() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
     assert means.take() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
     assert means.take() == {} == means.values()
+
+
+def test_a_copy_to_the_host_has_all_values_as_they_were_when_it_began() -> None:
+    first, second = torch.tensor([0.1, math.inf]), torch.tensor([[2**62, 7]])
+    copy = HostCopy(first, second)
+    expected = first.double(), second.double()
+    first.zero_(), second.zero_()
+    assert copy.arrives(within=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(copy.read(), expected, strict=True))
+
+
+def test_a_row_that_does_not_arrive_is_not_waited_for() -> None:
+    copy = HostCopy(torch.ones(1))
+    copy._done = SimpleNamespace(query=lambda: False)  # type: ignore[assignment]
+    assert not copy.arrives(within=0.02)
 
 
 def test_a_clock_divides_all_of_the_time() -> None:

@@ -12,11 +12,17 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from dira_scale.engine import optim
 from dira_scale.engine.config import Optim
+from dira_scale.engine.parallel import StageModel
+from dira_scale.engine.parallel.strategy import FullyShardedModel
+from dira_scale.engine.parallel.zero import ZeROModel
 from dira_scale.engine.state import RunState
 from dira_scale.errors import UserError
+from dira_scale.forecast.network import one_rank_of
 
 
 def test_lamb_does_not_clip_by_itself() -> None:
@@ -137,6 +143,40 @@ def test_reduction_on_plateaus_is_torchs_also_from_a_checkpoint(lowest: float) -
     assert actual == pytest.approx(expected) and len({*expected}) > 3
     state.advance(7, 7)
     assert state == RunState(stage=1, epochs=1.0)  # the next stage has a rate of its own
+
+
+@pytest.mark.parametrize("more", [{}, {"nesterov": True}, {"weight_decay": 0.1}, {"momentum": 0.0}])
+def test_a_fused_sgd_takes_gradients_that_come_late(more: dict[str, Any]) -> None:
+    """Its kernel refuses momenta of which some are missing; the steps are those of SGD that is not fused."""
+
+    def train(fused: bool) -> list[torch.Tensor]:
+        parameters = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))]
+        config = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "fused": fused} | more
+        optimizer = optim.build(config, parameters, "optim.optimizer")
+        for step in range(4):
+            parameters[0].grad = torch.full((3,), step + 1.0)
+            parameters[1].grad = torch.full((2,), step - 2.0) if step >= 2 else None
+            optimizer.step()
+        return parameters
+
+    for actual, expected in zip(train(True), train(False), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("name", "sharded"), [("SGD", False), ("Adam", True), ("AdamW", True)])
+def test_kernels_are_fused_where_the_strategy_has_them(name: str, sharded: bool) -> None:
+    """FSDP2's parameters are DTensors, for which torch has no fused SGD; ZeRO says that it does not want them. (The
+    meta device stands for a GPU.)"""
+
+    def fused(module: nn.Module, fuses: bool) -> bool:
+        config = settings(optimizer={"_target_": f"torch.optim.{name}", "lr": 0.1})
+        return bool(optim.stage_optimizer(config, module, 32, fuses).param_groups[0]["fused"])
+
+    whole = nn.Linear(2, 4, device="meta")
+    assert fused(whole, StageModel.fuses) and not fused(whole, ZeROModel.fuses)
+    with one_rank_of(2):
+        fully_shard(whole, mesh=init_device_mesh("cpu", (2,)))
+        assert fused(whole, FullyShardedModel.fuses) == sharded
 
 
 def test_only_trained_parameters_are_optimized() -> None:

@@ -74,11 +74,14 @@ QUICK = ("moco", "released pcrl", "models_genesis", "transvw", "sparse mae3d", "
 )
 def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for(names: tuple[str, ...]) -> None:
     """On a pretended device (pretended.py): what waits is found where it is planted, and in no experiment's steady
-    steps, those at which the health monitors look among them."""
+    steps, those at which the health monitors look and a row of metrics is begun among them. There, and only there,
+    optimizers that have fused kernels use them."""
     pytest.importorskip("torch.utils.backend_registration", reason="this torch cannot pretend a device")
     requested = {name: EXPERIMENTS[name] for name in names}
     script = str(Path(__file__).with_name("pretended.py"))
     actual = json.loads(finish([sys.executable, script, json.dumps(requested)]).splitlines()[-1])
-    planted = actual.pop("planted")
+    planted, chosen, on_host = (actual.pop(name) for name in ("planted", "fused", "unfused"))
     assert [case for case, waits in planted.items() if case.startswith("fine") == bool(waits)] == []
     assert actual == {name: [] for name in requested}
+    assert {name for name, fused in chosen.items() if fused} == {"SGD", "Adam", "AdamW"}
+    assert not any(on_host.values())

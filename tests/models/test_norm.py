@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from dira_scale.errors import UserError
@@ -216,3 +217,23 @@ def test_a_micro_batch_that_does_not_hold_whole_groups_is_an_error():
     _, ours = pair(groups=4)
     with pytest.raises(AssertionError, match="4 equal BatchNorm groups"):
         ours(images(6))
+
+
+def test_a_commit_takes_no_more_operations_for_more_layers():
+    """Each is a launch on a GPU, for which the host takes longer than the GPU computes."""
+
+    class Counting(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.operations += 1
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for layers in (2, 40):
+        module = norm.convert(nn.Sequential(*(nn.BatchNorm1d(3) for _ in range(layers))))
+        module(torch.rand(4, 3))
+        with Counting() as counting:
+            norm.commit_statistics(module)
+        counts.append(counting.operations)
+    assert counts[0] == counts[1]

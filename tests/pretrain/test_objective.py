@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
 from dira_scale.distributed.precision import LossScale
@@ -116,6 +117,14 @@ def test_the_total_is_the_weighted_sum_of_the_stages_terms(terms: list[str], tot
     losses = objective(engine, batch(), terms).values()
     assert losses["loss"].item() == pytest.approx(total)
     assert {name.removeprefix("loss/") for name in losses} == {"loss", *terms}
+
+
+def test_views_are_a_part_of_a_trace() -> None:
+    engine: Any = lambda *_: Terms({"di": torch.tensor(2.0)})  # noqa: E731
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        objective_of()(engine, batch(), ["di"])
+    objective_of()(engine, batch(), ["di"])  # without a trace nothing is noted
+    assert [event.name for event in trace.events()].count("views") == 1
 
 
 def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:

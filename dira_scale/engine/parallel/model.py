@@ -56,6 +56,7 @@ class StageModel:
         wrapped: as training calls it.
         optimizer: the torch optimizer, whose rates the engine sets.
         differentiable: whether a loss may be differentiated before ``backward`` (monitors do).
+        fuses: whether ``make`` may choose fused kernels.
 
     Args:
         module: unsharded, on the device.
@@ -67,7 +68,7 @@ class StageModel:
     module: nn.Module
     wrapped: nn.Module
     optimizer: Optimizer
-    differentiable = True
+    differentiable = fuses = True
 
     def __init__(
         self, world: World, module: nn.Module, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]

@@ -49,6 +49,8 @@ class FullyShardedModel(ShardedModel):
 class Strategy:
     """Replicas (``ddp``)."""
 
+    kind: type[StageModel] = StageModel
+
     def __init__(self, world: World, parallel: Parallel, module: nn.Module) -> None:
         self.world, self.parallel = world, parallel
         # Unsharded, as the last stage has left it; it is read, or loaded into, only between stages.
@@ -64,6 +66,8 @@ class Strategy:
 
 class Sharded(Strategy):
     """Sharded kinds: ``module`` is on the CPU, its sharded copy exists during a stage."""
+
+    kind: type[ShardedModel]
 
     def __init__(self, world: World, parallel: Parallel, module: nn.Module, kind: type[ShardedModel]) -> None:
         self.world, self.parallel, self.module, self.kind = world, parallel, module, kind

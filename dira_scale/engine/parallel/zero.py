@@ -28,6 +28,7 @@ class ZeROModel(ShardedModel):
     """Stage 1 shards optimizer states, 2 also gradients, 3 also parameters, including those of momentum networks."""
 
     differentiable = False  # DeepSpeed's hooks expect one backward pass per forward pass
+    fuses = False  # its partitions are one tensor a group, on the CPU if offloaded: nothing is gained
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         self.optimizer = make(self.module)
