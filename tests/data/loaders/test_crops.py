@@ -44,12 +44,9 @@ def check(views: ViewSpec, load: Callable[[ViewSpec], list[Batch]]) -> None:
                 assert torch.equal(batch.distortions[view].tensors()[name], values)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("name", parameters())
-def test_images(
-    make_dataset: Callable[..., ShardedDataset], radiograph: Callable[..., np.ndarray], name: str, bits: int
-) -> None:
-    dataset = make_dataset([radiograph(40 + i, 60 - i, bits, seed=i) for i in range(10)])
+def test_images(make_dataset: Callable[..., ShardedDataset], images: Callable[..., Any], name: str) -> None:
+    dataset = make_dataset(images(16))
 
     def load(views: ViewSpec) -> list[Batch]:
         loader = build(name, datasets=[dataset], split="train", order=Order((10,), 1, 4), views=views, seed=3)

@@ -25,7 +25,6 @@ from dira_scale.data.requests import Requests
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
 
-SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)
 ORDER = Order((10,), seed=1, batch=4)
 STORED = [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)]
@@ -43,13 +42,6 @@ def dali(request):
 
 def cpu(*arguments):
     return CpuLoader(LoaderSpec(*arguments))
-
-
-@pytest.fixture
-def images(radiograph):
-    return lambda bits=8, channels=1, grow=1: [
-        radiograph(grow * h, grow * w, bits, channels, seed=i) for i, (h, w) in enumerate(SIZES)
-    ]
 
 
 def differences(ours, theirs):
@@ -120,18 +112,6 @@ def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch
     ours, theirs = (list(loader(*arguments).iterate(0, 3)) for loader in (dali, cpu))
     assert all(batch.images.unique(dim=1).shape[1] == 2 for batch in ours)
     assert differences(ours, theirs).mean() < 0.25
-
-
-def test_ranks_together_are_one_batch_and_evaluation_is_complete(dali, make_dataset, images):
-    """The last batch of two has too few samples for all ranks: two of them get none."""
-    arguments = ([make_dataset(images())], "train", EvalOrder(10, 4), SPEC, 0)
-    whole = list(dali(*arguments, fixed_epoch=0).iterate(0, 3))
-    assert torch.cat([batch.index for batch in whole]).tolist() == list(range(10))
-    parts = [list(dali(*arguments, rank, 4, fixed_epoch=0).iterate(0, 3)) for rank in range(4)]
-    for step, batch in enumerate(whole):
-        for view, expected in enumerate(batch.views):
-            assert torch.equal(torch.cat([part[step].views[view] for part in parts]), expected)
-    assert min(len(part[2].index) for part in parts) == 0
 
 
 def test_what_dali_has_made_serves_the_next_iteration(dali, make_dataset, images, monkeypatch):

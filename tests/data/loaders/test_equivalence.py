@@ -11,7 +11,7 @@ from data.loaders.test_cpu import slow_batch
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import Order
+from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 
@@ -38,8 +38,12 @@ def same(a: Batch, b: Batch) -> bool:
     return torch.equal(a.index, b.index) and all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
 
 
-@pytest.mark.parametrize("codec", BOUNDS)
-@pytest.mark.parametrize("name", parameters())
+# DALI decodes by itself, the others as the CPU loader, whose codecs its own tests go through.
+PICTURES = [*(("dali", codec) for codec in BOUNDS), ("threads", "png"), ("stream", "jp2"), ("cpu", "jpg"),
+            pytest.param("helper", "npy", marks=pytest.mark.system)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "codec"), PICTURES)
 def test_pictures_are_those_of_the_definition(
     make_dataset: Make, images: list[np.ndarray], name: str, codec: str
 ) -> None:
@@ -84,3 +88,15 @@ def test_reading_ahead_is_no_state(arguments: dict[str, Any], name: str) -> None
     seen = [next(first), next(first)]
     first.close()
     assert all(same(a, b) for a, b in zip(seen, loader.iterate(0, 2), strict=True))
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_evaluation_sees_each_sample_once_with_the_same_views(arguments: dict[str, Any], name: str) -> None:
+    """The last batch has two samples: two of four ranks get none."""
+    given = arguments | {"order": EvalOrder(COUNT, 11), "fixed_epoch": 0}
+    whole = list(build(name, **given).iterate(0, 3))
+    assert torch.cat([batch.index for batch in whole]).tolist() == list(range(COUNT))
+    parts = [list(build(name, **given, rank=rank, world=4).iterate(0, 3)) for rank in range(4)]
+    for step, batch in enumerate(whole):
+        assert torch.equal(torch.cat([part[step].views[0] for part in parts]), batch.views[0])
+    assert min(len(part[2].index) for part in parts) == 0

@@ -13,12 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import s3
-import xxhash
-from data.loaders.test_cpu import everything
 from harness import job
 from shard_server import serve
 
@@ -53,28 +49,8 @@ def cut_up(make_dataset, radiograph):
     """A dataset of ``shards`` shards of EACH images."""
 
     def make(shards=4, name="toy", checksums=True):
-        whole = make_dataset([radiograph(40 + i, 50, seed=i) for i in range(shards * EACH)], name=name)
-        content, table = (whole.root / "train-000000.tar").read_bytes(), whole.table
-        offsets, sizes = whole.column("offset"), whole.column("size")
-        names, starts, parts = [], [], {}
-        for s in range(shards):
-            first, last = s * EACH, (s + 1) * EACH - 1
-            file = f"train-{s:06d}.tar"
-            parts[file] = content[offsets[first] : offsets[last] + sizes[last]]
-            names += [file] * EACH
-            starts += (offsets[first : last + 1] - offsets[first]).tolist()
-        for column, values in (("shard", pa.array(names)), ("offset", pa.array(starts, pa.int64()))):
-            table = table.set_column(table.schema.get_field_index(column), column, values)
-        pq.write_table(table, whole.root / "manifest.parquet")
-        for file, part in parts.items():
-            (whole.root / file).write_bytes(part)
-        info = replace(
-            whole.info,
-            shards={file: len(part) for file, part in parts.items()},
-            checksums={file: xxhash.xxh3_64_hexdigest(part) for file, part in parts.items()} if checksums else {},
-        )
-        (whole.root / "dataset.json").write_text(info.to_json())
-        return ShardedDataset.open(whole.root)
+        images = [radiograph(40 + i, 50, seed=i) for i in range(shards * EACH)]
+        return make_dataset(images, name=name, per_shard=EACH, checksums=checksums)
 
     return make
 
@@ -105,6 +81,15 @@ def stream(dataset, order, cache, **options):
 
 def cpu(dataset, order, **options):
     return CpuLoader(LoaderSpec([dataset], "train", order, SPEC, seed=0, **options))
+
+
+def everything(batches):
+    """All that batches hold, as arrays."""
+    for batch in batches:
+        yield from (view.numpy() for view in batch.views)
+        yield from (batch.index.numpy(), batch.low.numpy(), batch.high.numpy(), batch.labels.numpy())
+        for distortion in batch.distortions:
+            yield from (values.numpy() for values in distortion.tensors().values())
 
 
 def assert_equal(ours, theirs):
