@@ -6,7 +6,6 @@ from methods.masked import NETWORKS, built, masked, masked_batch
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.methods.dira import DiRA
 
 NODE = {"_target_": "ModelsGenesis"}
 
@@ -27,21 +26,6 @@ def test_the_whole_clean_view_is_restored(network: str) -> None:
     torch.testing.assert_close(terms.losses, {"re": loss})
     torch.testing.assert_close(ours, [parameter.grad for parameter in method.parameters()])
     assert method.weights == {"re": 1.0} and len(terms.pyramids) == 1
-
-
-def test_it_is_dira_without_its_other_terms() -> None:
-    """A method with this network and views, and ``terms=[re]``."""
-    model, size, block = NETWORKS["resnet"]
-    base = {"_target_": "SimSiam", "dim": 8, "bottleneck": 4}
-    dira = built({"_target_": "DiRA", "base": base}, model, masked(size, block, count=2))
-    assert isinstance(dira, DiRA)
-    dira.enter_stage(["re"])
-    method = built(NODE, model, masked(size, block))
-    for part in ("encoder", "decoder", "head"):
-        getattr(method, part).load_state_dict(getattr(dira, part).state_dict())
-    clean, distorted, batch = masked_batch(dira.views)
-    ours, theirs = (each(tuple(clean), tuple(distorted), batch) for each in (method, dira))
-    assert torch.equal(ours.losses["re"], theirs.losses["re"]) and torch.equal(ours.restored, theirs.restored)
 
 
 def test_what_it_does_not_have_is_refused() -> None:
