@@ -27,16 +27,6 @@ def test_every_orientation_is_flips_and_then_turns(channels, size):
         np.testing.assert_array_equal(result[i], np.rot90(expected, quarters, axes=(1, 2)))
 
 
-def test_gradients_are_turned_back():
-    x, weight = images().requires_grad_(), torch.rand(16, 1, 7, 7)
-    (reorient(x, ORIENTATIONS) * weight).sum().backward()
-    for i, (vertical, horizontal, quarters) in enumerate(ALL):
-        expected = np.rot90(weight[i].numpy(), -quarters, axes=(1, 2))
-        expected = np.flip(expected, 2) if horizontal else expected
-        expected = np.flip(expected, 1) if vertical else expected
-        np.testing.assert_array_equal(x.grad[i], expected)
-
-
 def test_the_indicator_has_both_mirrorings_and_one_of_four_turns():
     result = indicator(ORIENTATIONS)
     assert result.shape == (16, INDICATOR[2]) and result.dtype == torch.float32

@@ -4,43 +4,15 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.data.selection import Selection, drawn, nested_draws, select, stratified
 from dira_scale.errors import UserError
-from dira_scale.shard.curate.subset import Part, _fold, _of_patients
 
 # 24 rows of 9 patients of 1 to 5 rows, out of order.
 PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3, 8, 8, 5, 1, 2, 8, 3, 8, 3, 6)]
-SPLITS = ["test" if patient in ("p2", "p6") else "train" for patient in PATIENTS]
-TABLE = pa.table({"split": SPLITS, "patient": PATIENTS})
-
-
-def part(**keys) -> Part:
-    return Part(**{"fraction": 1.0, "seed": 0, "splits": ("train",), "where": {}, "folds": None, "fold": 0} | keys)
-
-
-@pytest.mark.parametrize(
-    ("fraction", "seed", "rows"),
-    [
-        (0.01, 0, [2, 3, 4, 11, 18, 23]),
-        (0.2, 0, [2, 3, 4, 9, 11, 16, 18, 23]),  # exactly four of twenty
-        (0.3, 1, [2, 3, 4, 8, 11, 12, 13, 18, 20, 22, 23]),
-    ],
-)
-def test_golden_fraction_of_samples(fraction, seed, rows):
-    """What `shard subset` chooses; the test split is kept whole."""
-    kept = _of_patients(TABLE, part(fraction=fraction, seed=seed)).to_numpy(zero_copy_only=False)
-    assert np.flatnonzero(kept).tolist() == rows
-
-
-@pytest.mark.parametrize(("fold", "seed", "rows"), [(1, 0, [6, 9, 16, 17]), (1, 1, [1, 8, 10, 12, 13, 20, 22])])
-def test_golden_folds(fold, seed, rows):
-    table = _fold(TABLE.append_column("row", [range(len(TABLE))]), part(folds=3, fold=fold, seed=seed))
-    assert table.filter(pa.compute.equal(table["split"], "val"))["row"].to_pylist() == rows
 
 
 def test_golden_draws():
