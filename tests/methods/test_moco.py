@@ -111,14 +111,6 @@ def test_momentum_encoder_follows_only_after_the_step():
         torch.testing.assert_close(now[name], 0.9 * before + 0.1 * now[name.removeprefix("key_")])
 
 
-def test_momentum_moves_parameters_not_buffers():
-    model = method(MoCo, groups=2)
-    model.encoder.norm.running_mean += 3
-    forward(model, views())
-    model.after_step()
-    assert (model.key_encoder.norm.running_mean == 0).all()
-
-
 def test_keys_of_an_evaluation_do_not_enter_the_queue():
     model = method(MoCo).eval()
     forward(model, views())

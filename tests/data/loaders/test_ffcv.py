@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from data.loaders.betons import with_beton
 from needs import need_extra
 
-from dira_scale.data.beton import Reader
+from dira_scale.data.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.loaders.ffcv import FfcvLoader
@@ -23,6 +22,7 @@ from dira_scale.data.requests import Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import decode
 
 SPEC = ViewSpec(size=24)
 ORDER = Order((10,), seed=1, batch=4)
@@ -31,6 +31,24 @@ ORDER = Order((10,), seed=1, batch=4)
 @pytest.fixture(autouse=True)
 def installed() -> None:
     need_extra("ffcv")
+
+
+def with_beton(dataset: ShardedDataset, split: str = "train") -> ShardedDataset:
+    """``dataset`` with ``{split}.beton``: its images and rows, without the fields that no loader reads."""
+    rows, file = dataset.rows(split), dataset.root / f"{split}.beton"
+    with Writer(file, {"image": ImageField(), "index": IntField()}, len(rows), 2**20) as writer:
+        for row in rows.tolist():
+            payload, codec = dataset.read(row), dataset.cell("codec", row)
+            pixels = decode(payload, codec)
+            if codec == "jpg":
+                image = (JPEG, *pixels.shape[:2], payload)
+            else:
+                colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
+                image = (RAW, *pixels.shape[:2], colour.tobytes())
+            writer.add({"image": image, "index": row})
+    info = replace(dataset.info, betons=dataset.info.betons | {file.name: file.stat().st_size})
+    (dataset.root / INFO_FILE).write_text(info.to_json())
+    return ShardedDataset.open(dataset.root)
 
 
 @pytest.fixture
