@@ -1,4 +1,4 @@
-"""Masked autoencoders: the loss by hand, sparse encoders against SparK's own way, and that nothing hidden is seen."""
+"""Masked autoencoders and Models Genesis: losses by hand, sparse encoders in SparK's own way, and what stays hidden."""
 
 import math
 from dataclasses import replace
@@ -220,3 +220,32 @@ def test_what_cannot_be_is_refused_in_a_line(views: ViewSpec, settings: dict[str
         model = NETWORKS["resnet" if views.dimensions == 2 else "batch"][0]
         built({"_target_": "MAE"} | settings, model, views)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+NODE = {"_target_": "ModelsGenesis"}
+
+
+@pytest.mark.parametrize("network", ["resnet", "batch"])
+def test_the_whole_clean_view_is_restored(network: str) -> None:
+    model, size, block = NETWORKS[network]
+    method = built(NODE, model, masked(size, block))
+    (clean,), (view,), batch = masked_batch(method.views)
+    terms = method((clean,), (view,), batch)
+    terms.losses["re"].backward()
+    ours = [parameter.grad.clone() for parameter in method.parameters()]
+    method.zero_grad()
+    expected = torch.sigmoid(method.head(method.decoder(method.encoder(view))))
+    loss = ((expected - clean) ** 2).sum() / clean.numel()
+    loss.backward()
+    assert torch.equal(terms.target, clean) and torch.allclose(terms.restored, expected)
+    torch.testing.assert_close(terms.losses, {"re": loss})
+    torch.testing.assert_close(ours, [parameter.grad for parameter in method.parameters()])
+    assert method.weights == {"re": 1.0} and len(terms.pyramids) == 1
+
+
+def test_what_it_does_not_have_is_refused() -> None:
+    model, size, block = NETWORKS["resnet"]
+    with pytest.raises(UserError, match=r"views\.count=2: Models Genesis restores one view; use views\.count=1"):
+        built(NODE, model, ViewSpec(size=size))
+    with pytest.raises(UserError, match="term 'ad': ModelsGenesis has re"):
+        built(NODE, model, masked(size, block)).enter_stage(["re", "ad"])
