@@ -46,11 +46,6 @@ def test_split_keeps_order_and_everything():
         for name, values in batch.distortions[v].tensors().items():
             assert torch.equal(torch.cat([part.distortions[v].tensors()[name] for part in parts]), values)
     assert {(part.step, part.epoch) for part in parts} == {(7, 2)}
+    assert batch.split(1)[0] is batch  # nothing of it is sliced, in every step of a run without accumulation
     with pytest.raises(AssertionError, match="4 samples"):
         batch.split(3)
-
-
-def test_one_micro_batch_is_the_batch_itself():
-    """Nothing of it is sliced, in every step of a run without accumulation."""
-    batch = make_batch()
-    assert batch.split(1)[0] is batch

@@ -203,23 +203,6 @@ def test_repetitions_within_an_epoch_get_views_of_their_own(labelled):
     assert len(set(pairs)) == len(pairs) == 126 and max(occurrence for _, occurrence in pairs) == 2
 
 
-def test_ranks_and_a_resume_within_an_epoch_see_the_same(labelled):
-    """A mixture, of which the second dataset gives half as many."""
-    datasets = [labelled("one"), labelled("two")]
-
-    def made() -> Order:
-        return order_of(select(datasets, "train", [1.0, 0.5], 0.5, 1, 2), batch=4)
-
-    order = made()
-    assert 1 < order.steps_per_epoch < 7
-    for step in range(3 * order.steps_per_epoch):
-        whole = order.batch_at(step)
-        for world in (1, 2, 4):
-            parts = [made().batch_at(step, rank, world) for rank in range(world)]
-            np.testing.assert_array_equal(np.concatenate([part.index for part in parts]), whole.index)
-            np.testing.assert_array_equal(np.concatenate([part.occurrence for part in parts]), whole.occurrence)
-
-
 def test_of_each_dataset_its_own_share(labelled):
     """With the weights that they have, of whole patients, and under every sample's own number."""
     datasets = [labelled("one"), labelled("two")]

@@ -37,8 +37,10 @@ def pictures(radiograph: Callable[..., np.ndarray]) -> list[np.ndarray]:
 
 @pytest.fixture
 def arguments(make_dataset: Make, pictures: list[np.ndarray]) -> dict[str, Any]:
-    order = Order((COUNT,), seed=5, batch=BATCH)
-    return {"datasets": [make_dataset(pictures, "jpg")], "split": "train", "order": order, "views": SPEC, "seed": 3}
+    """The second view is of another image of the patient, where there is one."""
+    order, patients = Order((COUNT,), seed=5, batch=BATCH), [f"p{i // 3}" for i in range(COUNT)]
+    datasets, views = [make_dataset(pictures, "jpg", patients=patients)], replace(SPEC, pair="patient")
+    return {"datasets": datasets, "split": "train", "order": order, "views": views, "seed": 3}
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -82,7 +84,7 @@ def test_ranks_and_a_resume_change_nothing(arguments: dict[str, Any], name: str)
             for step, batch in zip(range(first, STEPS), loader.iterate(first, STEPS), strict=True):
                 expected = whole[step]
                 assert batch.step == step and batch.epoch == expected.epoch, f"start {start}"
-                assert torch.equal(batch.index, expected.index[own])
+                assert torch.equal(batch.index, expected.index[own]) and torch.equal(batch.images, expected.images[own])
                 assert all(torch.equal(x, y[own]) for x, y in zip(batch.views, expected.views, strict=True))
                 assert all(torch.equal(x, y[own]) for x, y in zip(batch.flips, expected.flips, strict=True))
 

@@ -47,16 +47,6 @@ def test_the_second_view_shows_another_image_of_the_patient_where_there_is_one(f
         assert min(seen[sample].values()) > 0.6 * 240 / len(others)  # of 80 each: 4 deviations
 
 
-def test_a_pair_depends_on_neither_ranks_nor_threads(flat):
-    spec, order = replace(SPEC, pair="patient"), Order((len(PATIENTS),), seed=0, batch=8)
-    whole = batches(flat, spec, order, 5)
-    for rank in (0, 1):
-        part = batches(flat, spec, order, 5, rank=rank, world=2, workers=2)
-        for a, b in zip(part, whole, strict=True):
-            assert torch.equal(a.images, b.images[4 * rank : 4 * rank + 4])
-            assert all(torch.equal(x, y[4 * rank : 4 * rank + 4]) for x, y in zip(a.views, b.views, strict=True))
-
-
 def test_patients_of_two_datasets_are_different_ones(make_dataset):
     images = [np.zeros((20, 20), np.uint8)] * 2
     patients = Patients(Samples([make_dataset(images, name=n, patients=["p", "p"]) for n in ("one", "two")], "train"))
