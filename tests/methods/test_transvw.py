@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from data.volumes import NONE, make, random_volumes, spec
-from methods.masked import UNET3D, built
+from methods.masked import UNET, UNET3D, built
 from torch import Tensor, nn
 
 from dira_scale import methods
@@ -17,6 +17,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import adversary_of
 from dira_scale.methods.dira import DiRA
+from dira_scale.methods.transvw import TransVW
 from dira_scale.models.architecture import architecture
 from dira_scale.models.heads import WordHead
 from dira_scale.pretrain import main
@@ -135,6 +136,14 @@ def test_in_half_precision_losses_stay_in_float32() -> None:
         rough = method((clean.float(),), (deformed.float(),), batch)
     for name, loss in rough.losses.items():
         assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.losses[name].item(), rel=0.05)
+
+
+def test_words_are_of_images_too() -> None:
+    """The head has the dimensions of the encoder."""
+    node = {"_target_": "TransVW", "label": "word", "classes": 5}
+    method = built(node, UNET, ViewSpec(size=64, count=1))
+    assert isinstance(method, TransVW)
+    assert method.classifier(method.encoder(torch.rand(4, 1, 64, 64).double())[-1]).shape == (4, 5)
 
 
 @pytest.mark.parametrize(
