@@ -12,7 +12,6 @@ from pydicom.uid import RLELossless
 
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.imaging.dicom import DicomFile
 from dira_scale.imaging.read import Frame, read_image
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.pixels.codecs import decode
@@ -87,19 +86,3 @@ def test_functional_groups_give_each_frame_its_own_window_and_values(tmp_path: P
     low = 3003 - 0.5 - 2000
     np.testing.assert_array_equal(image.pixels, np.rint(np.clip(values - low, 0, 4000) / 2))
     assert image.spacing == (0.5, 0.75)
-
-
-def test_a_plane_is_whole_or_none_and_never_impossible(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    where = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
-    with ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **where).open("rb") as file:
-        assert DicomFile(file).plane(0) is not None
-    with ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **(where | {"PixelSpacing": ""})).open("rb") as file:
-        assert DicomFile(file).plane(0) is None
-    for wrong in (
-        {"PixelSpacing": [-1, 1]},
-        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
-        {"ImageOrientationPatient": [0, 0, 0, 0, 1, 0]},
-    ):
-        path = ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **(where | wrong))
-        with path.open("rb") as file, pytest.raises(RejectedError, match="impossible"):
-            DicomFile(file).plane(0)
