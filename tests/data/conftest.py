@@ -1,6 +1,6 @@
-"""Small sharded datasets straight from arrays: payloads one after another in one file, and a manifest."""
+"""Small sharded datasets straight from arrays: payloads one after another in a file, and a manifest."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from scipy import ndimage
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.pixels import codecs
+
+# Of ten images: sizes differ within a batch, and some crops are enlarged.
+SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 
 
 def _radiograph(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -31,6 +34,38 @@ def radiograph() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture
+def images() -> Callable[..., list[np.ndarray]]:
+    """Images of SIZES, ``grow`` times as large."""
+    return lambda bits=8, channels=1, grow=1: [
+        _radiograph(grow * h, grow * w, bits, channels, seed=i) for i, (h, w) in enumerate(SIZES)
+    ]
+
+
+def row_of(key: str, **known: Any) -> dict[str, Any]:
+    """A row of a manifest, of what is known."""
+    fixed = {"split": "train", "study": "s", "shard": "train-000000.tar", "channels": 1, "depth": 1, "bits": 8}
+    return dict.fromkeys(SCHEMA.names) | fixed | {"key": key} | known
+
+
+def write_dataset(
+    root: Path, rows: Sequence[Mapping[str, Any]], shards: Mapping[str, bytes], **info: Any
+) -> ShardedDataset:
+    """A dataset of these rows and shards; ``info`` of its description."""
+    root.mkdir(exist_ok=True)
+    for name, content in shards.items():
+        (root / name).write_bytes(content)
+    pq.write_table(pa.Table.from_pylist([*rows], SCHEMA), root / "manifest.parquet")
+    fields: dict[str, Any] = {
+        "name": root.name, "modality": "CXR", "dims": 2, "codec": rows[0]["codec"], "label_names": ["a"],
+        "counts": dict(Counter(row["split"] for row in rows)), "quarantined": 0,
+        "shards": {name: len(content) for name, content in shards.items()}, "recipe": {}, "recipe_hash": "",
+        "licence": "none", "tool_version": "0",
+    }  # fmt: skip
+    (root / "dataset.json").write_text(DatasetInfo(**fields | info).to_json())
+    return ShardedDataset.open(root)
+
+
+@pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
     def make(
         images: Sequence[np.ndarray],
@@ -42,40 +77,34 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
         splits: Sequence[str] = (),
         patients: Sequence[str] = (),
         boxes: Sequence[Sequence[Mapping[str, Any]]] = (),
+        lows: Sequence[float] = (),
+        per_shard: int = 10**6,
+        checksums: bool = False,
         **info: Any,
     ) -> ShardedDataset:
         """Image i has the labels i, and is of patient i in train, unless they are given."""
-        root = tmp_path / name
-        root.mkdir()
-        rows, shard = [], b""
+        rows, shards = [], defaultdict(bytes)
         for number, image in enumerate(images):
-            payload = codecs.encode(image, codec)
-            rows.append(
-                dict.fromkeys(SCHEMA.names)
-                | {"key": f"{name}{number}", "split": splits[number] if splits else "train", "study": "s"}
-                | {"patient": patients[number] if patients else f"p{number}", "codec": codec}
-                | {"shard": "train-000000.tar", "offset": len(shard), "size": len(payload), "depth": 1}
-                | {"channels": image.shape[2] if image.ndim == 3 else 1}
-                | {"height": image.shape[0], "width": image.shape[1], "bits": 8 * image.itemsize}
-                | {"low": 0.0, "high": float(np.iinfo(image.dtype).max), "xxh3": xxhash.xxh3_64_hexdigest(payload)}
-                | {"labels": list(labels[number]) if labels else [float(number)] * len(label_names)}
-                | {"boxes": [*boxes[number]] if boxes else None}
-            )
-            shard += payload
+            payload, shard = codecs.encode(image, codec), f"train-{number // per_shard:06d}.tar"
+            facts = {
+                "split": splits[number] if splits else "train",
+                "patient": patients[number] if patients else f"p{number}",
+                "codec": codec, "shard": shard, "offset": len(shards[shard]), "size": len(payload),
+                "channels": image.shape[2] if image.ndim == 3 else 1, "height": image.shape[0], "width": image.shape[1],
+                "bits": 8 * image.itemsize, "low": lows[number] if lows else 0.0,
+                "high": float(np.iinfo(image.dtype).max), "xxh3": xxhash.xxh3_64_hexdigest(payload),
+                "labels": list(labels[number]) if labels else [float(number)] * len(label_names),
+                "boxes": [*boxes[number]] if boxes else None,
+            }  # fmt: skip
+            shards[shard] += payload
             if masks and (values := masks[number]) is not None:
                 mask = codecs.encode(values, "png")
-                rows[-1] |= {"mask_offset": len(shard), "mask_size": len(mask)}
-                shard += mask
-        (root / "train-000000.tar").write_bytes(shard)
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
-        counts = dict(Counter(row["split"] for row in rows))
-        facts: dict[str, Any] = {"recipe": {}, "recipe_hash": "", "licence": "none", "tool_version": "0"} | info
-        described = DatasetInfo(
-            name=name, modality="CXR", dims=2, codec=codec, label_names=list(label_names), counts=counts,
-            quarantined=0, shards={"train-000000.tar": len(shard)}, **facts,
-        )  # fmt: skip
-        (root / "dataset.json").write_text(described.to_json())
-        return ShardedDataset.open(root)
+                facts |= {"mask_offset": len(shards[shard]), "mask_size": len(mask)}
+                shards[shard] += mask
+            rows.append(row_of(f"{name}{number}", **facts))
+        sums = {shard: xxhash.xxh3_64_hexdigest(content) for shard, content in shards.items()} if checksums else {}
+        described = {"label_names": list(label_names), "codec": codec, "checksums": sums} | info
+        return write_dataset(tmp_path / name, rows, shards, **described)
 
     return make
 

@@ -1,7 +1,5 @@
 """Scaling and cutting of batches."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -48,20 +46,6 @@ def test_split_keeps_order_and_everything():
         for name, values in batch.distortions[v].tensors().items():
             assert torch.equal(torch.cat([part.distortions[v].tensors()[name] for part in parts]), values)
     assert {(part.step, part.epoch) for part in parts} == {(7, 2)}
+    assert batch.split(1)[0] is batch  # nothing of it is sliced, in every step of a run without accumulation
     with pytest.raises(AssertionError, match="4 samples"):
         batch.split(3)
-
-
-def test_volumes_are_scaled_alike():
-    batch = make_batch()
-    deep = tuple(view[:, :, None].expand(-1, -1, 3, -1, -1) for view in batch.views)
-    flat, volumes = batch.to("cpu").views, replace(batch, views=deep).to("cpu").views
-    for view, volume in zip(flat, volumes, strict=True):
-        assert volume.is_contiguous(memory_format=torch.channels_last_3d)
-        assert torch.equal(volume, view[:, :, None].expand_as(volume))
-
-
-def test_one_micro_batch_is_the_batch_itself():
-    """Nothing of it is sliced, in every step of a run without accumulation."""
-    batch = make_batch()
-    assert batch.split(1)[0] is batch

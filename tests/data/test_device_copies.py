@@ -1,5 +1,6 @@
 """The order of copies and steps on a GPU, by streams that only note what is queued and what waits for what."""
 
+import inspect
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -93,16 +94,8 @@ def test_a_step_waits_for_no_later_batch_and_its_memory_is_not_reused(device: Si
 
 
 def test_closing_it_closes_the_loader(device: SimpleNamespace) -> None:
-    closed = []
-
-    def loader() -> Generator[Any, None, None]:
-        try:
-            while True:
-                yield SimpleNamespace(copy_to=lambda _: Copied())
-        finally:
-            closed.append(True)
-
-    batches = DeviceCopies(torch.device("cuda"), StageSeconds()).beside(loader())
+    loader = (SimpleNamespace(copy_to=lambda _: Copied()) for _ in range(BATCHES))
+    batches = DeviceCopies(torch.device("cuda"), StageSeconds()).beside(loader)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
-    assert closed
+    assert inspect.getgeneratorstate(loader) == inspect.GEN_CLOSED

@@ -6,14 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from data.volumes import spec as volume_spec
 from scipy import ndimage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import functional
 
 from dira_scale.data import views
-from dira_scale.data.distort import Distort, build_batched
+from dira_scale.data.batch import IGNORE
+from dira_scale.data.distort import Distort, DistortVolumes, build, build_batched
 from dira_scale.data.distort.corruptions import Elastic, GaussianBlur
-from dira_scale.data.distort.plane import rotate
+from dira_scale.data.distort.plane import rotate, rotate_mask
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, Warp, draw
 
 SPEC = ViewSpec(size=48)
@@ -37,26 +39,25 @@ def parameters(b=24, spec=SPEC, seed=0):
     return draw(spec, seed, 0, np.arange(b), np.zeros(b, int), 0, *spec.dimensions * [np.full(b, 99)])[1]
 
 
-def only(branch, b=24):
+def only(branch, b=24, **more):
     """Without jitter and blur, and samples of one branch only."""
     p = {name: float(name == branch) for name in ("cutout", "inverse_cutout", "shuffle")}
+    cutout = views.Cutout(**{"p": p["cutout"]} | more.pop("cutout", {}))
     spec = ViewSpec(
-        size=48, jitter=Jitter(p=0), blur=Blur(p=0), cutout=views.Cutout(p=p["cutout"]),
-        inverse_cutout=views.InverseCutout(p=p["inverse_cutout"]), shuffle=views.Shuffle(p=p["shuffle"]),
+        size=48, jitter=Jitter(p=0), blur=Blur(p=0), cutout=cutout, shuffle=views.Shuffle(p=p["shuffle"]),
+        inverse_cutout=views.InverseCutout(p=p["inverse_cutout"]), **more,
     )  # fmt: skip
     return spec, parameters(b, spec)
 
 
 def slow_corruption(image, params, i):
-    """One sample [C, S, S] by assignment to slices."""
+    """One sample [C, S, S] by assignment to slices; what lies beyond the edge is cut off there."""
     original, result = image.copy(), image.copy()
     if params.branch[i] == views.INVERSE_CUTOUT:
         result[:] = 0
     for y, x, h, w in params.boxes[i, : params.n_boxes[i]].tolist():
-        if params.branch[i] == views.CUTOUT:
-            result[:, y : y + h, x : x + w] = 0
-        else:
-            result[:, y : y + h, x : x + w] = original[:, y : y + h, x : x + w]
+        rows, columns = slice(max(y, 0), max(y + h, 0)), slice(max(x, 0), max(x + w, 0))
+        result[:, rows, columns] = 0 if params.branch[i] == views.CUTOUT else original[:, rows, columns]
     if params.branch[i] == views.SHUFFLE:
         for h, w, y1, x1, y2, x2 in params.swaps[i].tolist():
             result[:, y1 : y1 + h, x1 : x1 + w] = original[:, y2 : y2 + h, x2 : x2 + w]
@@ -64,11 +65,17 @@ def slow_corruption(image, params, i):
     return result
 
 
+BEYOND = {"border": -16, "cutout": {"boxes": 3, "side": (32, 32), "stop": 0.0}}  # over the edges
+
+
 @both_ways
-@pytest.mark.parametrize("branch", ["cutout", "inverse_cutout", "shuffle", "none"])
+@pytest.mark.parametrize(
+    ("branch", "more"), [("cutout", {}), ("cutout", BEYOND), ("inverse_cutout", {}), ("shuffle", {}), ("none", {})]
+)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_corruption_equals_the_slow_one(branch, channels):
-    spec, params = only(branch)
+def test_corruption_equals_the_slow_one(branch, more, channels):
+    spec, params = only(branch, **dict(more))
+    assert (params.boxes < 0).any() == bool(more)
     x = images(channels=channels)
     result = Distort(spec)(x, params).numpy()
     for i in range(len(x)):
@@ -119,16 +126,18 @@ def test_blur_is_a_gaussian(size):
 
 
 @both_ways
-def test_the_whole_pipeline_in_order():
-    """Jitter, blur, corruption, one sample at a time."""
-    params, x = parameters(), images()
-    module = Distort(SPEC)
+@pytest.mark.parametrize(("rotation", "near"), [(0.0, 1e-5), (30.0, 1e-4)])
+def test_the_whole_pipeline_in_order(rotation, near):
+    """Rotation, jitter, blur, corruption, whose squares stay upright, one sample at a time."""
+    spec = replace(SPEC, rotation=rotation)
+    params, x, module = parameters(spec=spec), images(), Distort(spec)
     result = module(x, params).numpy()
     for i in range(len(x)):
-        image, sigma = plain_jitter(x[i], params, i).numpy(), float(params.sigma[i])
+        turned = functional.rotate(x[i], float(params.rotation[i]), functional.InterpolationMode.BILINEAR)
+        image, sigma = plain_jitter(turned, params, i).numpy(), float(params.sigma[i])
         if sigma:
             image = ndimage.gaussian_filter(image, (0, sigma, sigma), mode="mirror", radius=len(module.blur_taps) - 1)
-        np.testing.assert_allclose(result[i], slow_corruption(image, params, i), atol=1e-5)
+        np.testing.assert_allclose(result[i], slow_corruption(image, params, i), atol=near)
 
 
 @pytest.mark.parametrize("size", [48, 49])
@@ -151,41 +160,6 @@ def test_rotation_is_as_exact_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         inside = rotate(x, degrees)
     assert inside.dtype == torch.float32 and torch.equal(inside, rotate(x, degrees))
-
-
-def test_rotation_comes_first():
-    """Before the brightness, and before the squares, which stay upright."""
-    spec = ViewSpec(size=48, rotation=30.0, blur=Blur(p=0), cutout=views.Cutout(p=1.0),
-                    inverse_cutout=views.InverseCutout(p=0), shuffle=views.Shuffle(p=0))  # fmt: skip
-    params, x = parameters(spec=spec), images()
-    result = Distort(spec)(x, params).numpy()
-    assert params.rotation.abs().min() > 0
-    for i in range(len(x)):
-        rotated = functional.rotate(
-            x[i], float(params.rotation[i]), interpolation=functional.InterpolationMode.BILINEAR
-        )
-        expected = slow_corruption(plain_jitter(rotated, params, i).numpy(), params, i)
-        np.testing.assert_allclose(result[i], expected, atol=1e-4)
-
-
-@both_ways
-@pytest.mark.parametrize("size", [48, 224])
-def test_squares_beyond_the_edge_are_cut_off_there(size):
-    spec = ViewSpec(size=size, jitter=Jitter(p=0), blur=Blur(p=0), border=-16,
-                    cutout=views.Cutout(p=1.0, boxes=3, side=(32, 32), stop=0.0),
-                    inverse_cutout=views.InverseCutout(p=0), shuffle=views.Shuffle(p=0))  # fmt: skip
-    params, x = parameters(60, spec), images(60, size=size)
-    result = Distort(spec)(x, params).numpy()
-    corners = params.boxes[:, :3, :2]
-    assert (corners < 0).any() and (corners + params.boxes[:, :3, 2:] > size).any()
-    for i in range(60):
-        expected = x[i].numpy().copy()
-        for top, left, height, width in params.boxes[i, :3].tolist():
-            for row in range(top, top + height):
-                for column in range(left, left + width):
-                    if 0 <= row < size and 0 <= column < size:
-                        expected[:, row, column] = 0
-        np.testing.assert_array_equal(result[i], expected)
 
 
 @both_ways
@@ -280,3 +254,61 @@ def test_the_gpu_gives_the_same(rotation, tf32):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(result.cpu(), module(x, params), atol=1e-5, rtol=0)
+
+
+ODD = 31
+DEGREES = torch.tensor([0.0, 90.0, 180.0, -90.0, 10.0, -7.5, 33.0, 137.0])
+
+
+def bright(images: torch.Tensor) -> torch.Tensor:
+    """The masks [b, S, S] of images [b, 1, S, S]."""
+    return (images[:, 0] > 0.5).to(torch.int16)
+
+
+def waves(count: int, size: int = ODD) -> torch.Tensor:
+    """Smooth patterns without any symmetry, [b, 1, S, S], that change by at most 0.12 from a pixel to the next."""
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    return torch.stack([0.5 + 0.5 * torch.sin(0.17 * rows + 0.16 * columns + i)[None] for i in range(count)])
+
+
+def plainly_rotated(mask: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """By a loop over pixels, in float64; and where a source pixel's centre is clearly nearer than the next one."""
+    size, angle = len(mask), np.deg2rad(degrees)
+    turned, clear = np.full_like(mask, IGNORE), np.zeros(mask.shape, bool)
+    middle = (size - 1) / 2
+    for row, column in np.ndindex(mask.shape):
+        up, right = middle - row, column - middle  # anticlockwise: the source lies clockwise of it
+        from_right = np.cos(angle) * right + np.sin(angle) * up
+        from_up = -np.sin(angle) * right + np.cos(angle) * up
+        y, x = middle - from_up, middle + from_right
+        nearest = round(y), round(x)
+        clear[row, column] = max(abs(y - nearest[0]), abs(x - nearest[1])) < 0.499
+        if min(nearest) >= 0 and max(nearest) < size:
+            turned[row, column] = mask[nearest]
+    return turned, clear
+
+
+def test_a_rotated_mask_takes_the_nearest_pixel_and_nothing_from_beyond() -> None:
+    masks = torch.randint(0, 256, (len(DEGREES), ODD, ODD), dtype=torch.int16)
+    for mask, turned, degrees in zip(masks.numpy(), rotate_mask(masks, DEGREES).numpy(), DEGREES.tolist(), strict=True):
+        expected, clear = plainly_rotated(mask, degrees)
+        assert clear.mean() > 0.98
+        np.testing.assert_array_equal(turned[clear], expected[clear])
+        assert (turned == IGNORE).any() == (degrees % 90 != 0)
+
+
+def test_masks_of_distorted_views_are_turned_as_the_views() -> None:
+    """By the angles that were drawn; views that are not rotated leave them as they are."""
+    spec = ViewSpec(size=ODD, rotation=30.0)
+    index = np.arange(6)
+    _, params = draw(spec, 0, 0, index, np.zeros(6, int), 0, np.full(6, 40), np.full(6, 40))
+    images = waves(6)
+    distort = build(spec)
+    masks = distort.turned_mask(bright(images), params)
+    assert masks.dtype == torch.int16 and torch.equal(masks, rotate_mask(bright(images), params.rotation))
+    sure = (distort.turned(images, params)[:, 0] - 0.5).abs() > 0.12
+    sure &= distort.turned(torch.ones_like(images), params)[:, 0] > 0.999
+    assert torch.equal(masks[sure], bright(distort.turned(images, params))[sure])
+    assert build(ViewSpec(size=ODD)).turned_mask(masks, params) is masks
+    volumes = torch.zeros(6, 8, 8, 8, dtype=torch.int16)
+    assert DistortVolumes(volume_spec(8, 8, 8)).turned_mask(volumes, params) is volumes

@@ -188,11 +188,23 @@ FAULTS: dict[str, tuple[Row, str]] = {
     "labels": ({"labels": [1.0]}, "rows do not have 2 labels each"),
     "checksum": ({"xxh3": "no hex digits :("}, "on-hexadecimal digit"),
     "short checksum": ({"xxh3": "12"}, "xxh3 is not 16 hexadecimal digits"),
+    # A stranger's: keys that leave a folder, sizes that take gigabytes, numbers that are none.
+    "a path": ({"key": "../../x"}, "a key that is not of letters"),
+    "a long key": ({"key": "a" * 300}, "a key that is not of letters"),
+    "no height": ({"height": 0}, "height is 0, not from 1"),
+    "a huge width": ({"width": 2**31 - 1}, "width is 2147483647, not from 1"),
+    "many pixels": ({"height": 2**14, "width": 2**13}, "an image of 1.34e+08 pixels, more than 67108864"),
+    "bits": ({"bits": 77}, "bits is 77, not 8 or 16"),
+    "a low above high": ({"low": 1e9}, "low is above high"),
+    "an infinite high": ({"high": float("inf")}, "high is not finite"),
+    "an infinite spacing": ({"spacing": [1.0, float("inf")]}, "spacing is not finite"),
+    "an infinite label": ({"labels": [0.0, float("inf")]}, "a label is infinite"),
 }
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["memory", "file"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    ("fault", "large"), [*((fault, False) for fault in FAULTS), ("no key", True), ("checksum", True), ("labels", True)]
+)
 def test_a_fault_in_the_last_row_is_found(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str, large: bool
 ) -> None:

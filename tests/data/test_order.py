@@ -73,14 +73,6 @@ def test_what_an_epoch_drops_the_next_one_uses(order, epoch):
         assert used <= dropped
 
 
-@promised(st.integers(8, 30), st.integers(0, 9))
-def test_over_the_epochs_all_are_used_equally(size, seed):
-    """After N epochs of U samples each of the N samples has come U times."""
-    order = Order((size,), seed, batch=8)
-    counts = np.bincount(np.concatenate([epoch_of(order, e) for e in range(size)]), minlength=size)
-    assert set(counts) == {order.steps_per_epoch * 8}
-
-
 @promised(orders(remainder=["wrap"], mixture=False), st.integers(0, 5))
 def test_wrapping_uses_all_and_tells_repetitions_apart(order, epoch):
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)

@@ -185,20 +185,3 @@ def test_the_last_resort_keeps_the_bound(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_no_pair_can_meet_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         spec(*changed.pop("size", (8, 8, 8)), **changed)
-
-
-def test_candidates_are_few() -> None:
-    """Sixteen do for all but a few of a hundred, also in volumes where one draw of a thousand would."""
-    requested: list[int] = []
-    for name, case in CASES.items():
-        large = Case(case.sizes, tuple(8 * side for side in case.sides), case.iou, case.same_size)
-        for each in (case, large):
-            candidates = numbers(400)
-
-            def counted(rows: np.ndarray, first: int, n: int, given: pair.Candidates = candidates) -> np.ndarray:
-                requested.append(len(rows))
-                return given(rows, first, n)
-
-            requested.clear()
-            each.rule.draw(orientations(each.rule, 400), counted, np.tile(each.sides, (400, 1)))
-            assert requested[0] == 400 and sum(requested) < 1.1 * 400, name

@@ -1,6 +1,5 @@
 """A toy dataset of volumes, straight from arrays, and its views by brute force."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from data.conftest import row_of, write_dataset
 from models.stub3d import TARGET
 
-from dira_scale.archive.finish import TableWriter
-from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import Blur, Cutout, InverseCutout, Jitter, Shuffle, ViewSpec
 from dira_scale.pixels import codecs
 
@@ -49,49 +48,28 @@ def make(
     """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
     ``spacing`` of each, in mm; None: of all [2, 1, 1]. ``words``: of each the class of a label ``word``; None: a label
     ``nodule``."""
-    root.mkdir()
     shard, rows = b"", []
     splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
     for number, voxels in enumerate(volumes):
         payload = codecs.encode(voxels, codec)
-        location = {"offset": len(shard), "size": len(payload)}
+        facts = {
+            "split": splits[number], "patient": f"p{number}", "codec": codec, "bits": 16,
+            "low": -1024.0, "high": 3000.0, "channels": voxels.shape[0] if voxels.ndim == 4 else 1,
+            "spacing": [2.0, 1.0, 1.0] if spacing is None else spacing[number],
+            "affine": np.diag([1.0, 1.0, 2.0, 1.0]).ravel().tolist(), "xxh3": xxhash.xxh3_64_hexdigest(payload),
+            "labels": [float(number % 3 == 0) if words is None else words[number]],
+            "offset": len(shard), "size": len(payload), "boxes": [*boxes[number]] if boxes else None,
+        }  # fmt: skip
+        facts |= dict(zip(("depth", "height", "width"), voxels.shape[-3:], strict=True))
         shard += payload
         if number % 2 == 0:
             mask = codecs.encode(np.uint8(voxels.reshape(-1, *voxels.shape[-3:])[0] > 0), "b2nd")
-            location |= {"mask_offset": len(shard), "mask_size": len(mask)}
+            facts |= {"mask_offset": len(shard), "mask_size": len(mask)}
             shard += mask
-        sides = dict(zip(("depth", "height", "width"), voxels.shape[-3:], strict=True))
-        rows.append(
-            dict.fromkeys(SCHEMA.names)
-            | {"key": f"v{number}", "split": splits[number], "patient": f"p{number}"}
-            | {"study": "s", "shard": "train-000000.tar", "codec": codec, "bits": 16, "low": -1024.0, "high": 3000.0}
-            | {
-                "channels": voxels.shape[0] if voxels.ndim == 4 else 1,
-                "spacing": [2.0, 1.0, 1.0] if spacing is None else spacing[number],
-            }
-            | {
-                "affine": np.diag([1.0, 1.0, 2.0, 1.0]).ravel().tolist(),
-                "labels": [float(number % 3 == 0) if words is None else words[number]],
-            }
-            | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
-            | sides
-            | location
-            | {"boxes": [*boxes[number]] if boxes else None}
-        )
-    (root / "train-000000.tar").write_bytes(shard)
-    with TableWriter(root / "manifest.parquet", SCHEMA) as writer:
-        writer.add(rows)
-    counts = {split: splits.count(split) for split in dict.fromkeys(splits)}
+        rows.append(row_of(f"v{number}", **facts))
     named = {} if words is None else {"word": [f"w{number}" for number in range(1 + max(filter(None, words)))]}
-    info = DatasetInfo(
-        name="toy", modality="CT", dims=3, codec=codec, label_names=[*named] or ["nodule"], counts=counts,
-        quarantined=0,
-        shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", licence="none", tool_version="0",
-        classes=named,
-    )  # fmt: skip
-    (root / "dataset.json").write_text(info.to_json())
-    assert json.loads(info.to_json())["dims"] == 3
-    return ShardedDataset.open(root)
+    described = {"name": "toy", "modality": "CT", "dims": 3, "label_names": [*named] or ["nodule"], "classes": named}
+    return write_dataset(root, rows, {"train-000000.tar": shard}, **described)
 
 
 def weights(extent: float, side: int) -> np.ndarray:

@@ -7,13 +7,11 @@ import numpy as np
 import pydicom
 import pytest
 from imaging.volumes.conftest import sequence
-from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate_extended
 from pydicom.uid import RLELossless
 
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.imaging.dicom import DicomFile
 from dira_scale.imaging.read import Frame, read_image
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.pixels.codecs import decode
@@ -72,54 +70,19 @@ def test_a_mask_or_boxes_of_an_unknown_frame_are_refused(tmp_path: Path, ingest:
     assert record.rejected == "a mask or boxes for DICOM frames: does not say for which frame"
 
 
-def test_functional_groups_give_each_frame_its_own_values_and_place(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    """As enhanced CT and MR have them: rescaling and orientation shared, position and window of each frame."""
+def test_functional_groups_give_each_frame_its_own_window_and_values(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """As enhanced CT and MR have them. Places of frames: tests of series."""
     path = several(tmp_path / "x.dcm", ingest)
-
-    def group(**macros: dict[str, object]) -> Dataset:
-        return sequence(**{name: sequence(**elements) for name, elements in macros.items()})[0]
-
     header = pydicom.dcmread(path)
-    header.SharedFunctionalGroupsSequence = [
-        group(
-            PixelMeasuresSequence={"PixelSpacing": [0.5, 0.75]},
-            PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 0.6, -0.8]},
-            PixelValueTransformationSequence={"RescaleSlope": 2, "RescaleIntercept": -1000},
-        )
-    ]
+    header.SharedFunctionalGroupsSequence = sequence(
+        PixelMeasuresSequence=sequence(PixelSpacing=[0.5, 0.75]),
+        PixelValueTransformationSequence=sequence(RescaleSlope=2, RescaleIntercept=-1000),
+    )
     header.PerFrameFunctionalGroupsSequence = [
-        group(
-            PlanePositionSequence={"ImagePositionPatient": [-10, -20, 3.5 * number]},
-            FrameVOILUTSequence={"WindowCenter": 3000 + number, "WindowWidth": 4001},
-        )
-        for number in range(5)
+        sequence(FrameVOILUTSequence=sequence(WindowCenter=3000 + number, WindowWidth=4001))[0] for number in range(5)
     ]
     header.save_as(path)
-    with path.open("rb") as file:
-        dicom = DicomFile(file)
-        for number in range(5):
-            plane, decoded = dicom.plane(number), dicom.frame(number)
-            assert plane is not None and plane.spacing == (0.5, 0.75)
-            np.testing.assert_allclose(plane.position, [-10, -20, 3.5 * number])
-            np.testing.assert_allclose([plane.right, plane.down], [[1, 0, 0], [0, 0.6, -0.8]])
-            np.testing.assert_array_equal(decoded.values, 2 * FRAMES[number].astype(int) - 1000)
     image, values = read_image(path, 16, number=3), 2.0 * FRAMES[3] - 1000
     low = 3003 - 0.5 - 2000
     np.testing.assert_array_equal(image.pixels, np.rint(np.clip(values - low, 0, 4000) / 2))
     assert image.spacing == (0.5, 0.75)
-
-
-def test_a_plane_is_whole_or_none_and_never_impossible(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    where = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
-    with ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **where).open("rb") as file:
-        assert DicomFile(file).plane(0) is not None
-    with ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **(where | {"PixelSpacing": ""})).open("rb") as file:
-        assert DicomFile(file).plane(0) is None
-    for wrong in (
-        {"PixelSpacing": [-1, 1]},
-        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
-        {"ImageOrientationPatient": [0, 0, 0, 0, 1, 0]},
-    ):
-        path = ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **(where | wrong))
-        with path.open("rb") as file, pytest.raises(RejectedError, match="impossible"):
-            DicomFile(file).plane(0)

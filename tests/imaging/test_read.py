@@ -95,16 +95,6 @@ def test_dicom_window(
     assert image.spacing == (0.2, 0.3)
 
 
-def test_dicom_without_a_window_spans_its_own_range_and_keeps_twelve_bits(
-    tmp_path: Path, ingest: SimpleNamespace
-) -> None:
-    stored = np.random.default_rng(0).integers(0, 4096, (40, 36)).astype(np.uint16)
-    stored[0, :2] = 0, 4095
-    image = read_image(ingest.dicom(tmp_path / "x.dcm", stored), 16)
-    np.testing.assert_array_equal(image.pixels, stored)
-    assert (image.low, image.high, image.spacing) == (0, 4095, None)
-
-
 def test_what_is_no_usable_image_is_refused_with_a_reason(tmp_path: Path, ingest: SimpleNamespace) -> None:
     good = save(tmp_path / "good.png", ingest.picture(0)).read_bytes()
     dicom = ingest.dicom(tmp_path / "good.dcm", np.arange(2000, dtype=np.uint16).reshape(40, 50)).read_bytes()

@@ -21,14 +21,6 @@ from dira_scale.shard.convert import convert
 from dira_scale.storage import store
 
 
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(2, "x"), PermissionError(13, "x"), OSError("truncated"), KeyError()]
-)
-def test_what_the_file_is_guilty_of_becomes_bad_image(error: Exception) -> None:
-    with pytest.raises(RejectedError, match=f"damaged .{type(error).__name__}."), rejects("damaged ({})"):
-        raise error
-
-
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), MemoryError()])
 def test_what_the_machine_is_guilty_of_goes_through(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, rejects("damaged ({})"):

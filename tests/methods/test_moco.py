@@ -1,7 +1,5 @@
 """MoCo on one process, against plain formulas and a list for a queue; several processes: test_processes.py."""
 
-import math
-
 import lightly.loss
 import pytest
 import torch
@@ -16,22 +14,6 @@ from dira_scale.methods.shuffle import SHUFFLES, permutation, transposition
 
 def unit(*shape):
     return F.normalize(torch.randn(*shape, dtype=torch.float64), dim=1)
-
-
-def test_info_nce_and_its_gradient_are_the_formulas():
-    torch.manual_seed(0)
-    t, q, k, queue = 0.2, unit(6, 5).requires_grad_(), unit(6, 5), unit(24, 5)
-    info_nce(q, k, queue, t).backward()
-    loss, gradient = 0.0, torch.zeros_like(q)
-    for i in range(6):
-        positive = math.exp(q[i].dot(k[i]).item() / t)
-        negatives = [math.exp(q[i].dot(n).item() / t) for n in queue]
-        total = positive + sum(negatives)
-        loss += -math.log(positive / total) / 6
-        expected_key = (positive * k[i] + sum(e * n for e, n in zip(negatives, queue, strict=True))) / total
-        gradient[i] = (expected_key - k[i]) / (t * 6)
-    assert info_nce(q, k, queue, t).item() == pytest.approx(loss, rel=1e-12)
-    torch.testing.assert_close(q.grad, gradient, rtol=1e-10, atol=1e-12)
 
 
 def test_info_nce_is_lightlys():
@@ -129,14 +111,6 @@ def test_momentum_encoder_follows_only_after_the_step():
         torch.testing.assert_close(now[name], 0.9 * before + 0.1 * now[name.removeprefix("key_")])
 
 
-def test_momentum_moves_parameters_not_buffers():
-    model = method(MoCo, groups=2)
-    model.encoder.norm.running_mean += 3
-    forward(model, views())
-    model.after_step()
-    assert (model.key_encoder.norm.running_mean == 0).all()
-
-
 def test_keys_of_an_evaluation_do_not_enter_the_queue():
     model = method(MoCo).eval()
     forward(model, views())
@@ -146,14 +120,6 @@ def test_keys_of_an_evaluation_do_not_enter_the_queue():
     forward(model, views())
     model.after_step()
     assert model.queue_pointer == 8
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_keys_stay_in_order_where_nothing_is_to_hide(training, monkeypatch):
-    model, seen = method(MoCo, groups=1 if training else 2).train(training), []
-    monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
-    model._keys(torch.arange(16.0).view(16, 1, 1, 1), 0)
-    assert seen == [list(range(16))]
 
 
 @pytest.mark.parametrize("kind", SHUFFLES)

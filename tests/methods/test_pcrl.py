@@ -274,14 +274,6 @@ def test_binary_nce_is_the_formula_with_any_number_of_batches():
             assert (with_epsilon - expected).item() == pytest.approx(1e-5 * batches * (1 + 1 / 500), rel=0.02)
 
 
-def test_scores_stay_in_float32_under_autocast():
-    torch.manual_seed(0)
-    q, k, queue = (F.normalize(torch.randn(n, 6), dim=1) for n in (4, 4, 30))
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = exponentials(q, k, queue, 0.2)
-    assert torch.equal(inside, exponentials(q, k, queue, 0.2)) and inside.dtype == torch.float32
-
-
 def test_the_normaliser_is_the_first_batchs_and_is_kept():
     model, whole = method(PCRLReleased), batch()
     expected = formulas(model, whole).normaliser.item()

@@ -1,13 +1,12 @@
 """Several real processes over gloo compute what one does on the concatenated batch.
 
-Run by pytest this file starts itself once per process: ``test_processes.py WORKER RANK WORLD FOLDER``.
+Run by pytest this file starts itself once per process: ``test_processes.py RANK WORLD FOLDER WORKER …``.
 """
 
 import os
 import sys
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +22,9 @@ from dira_scale.models import norm
 WAIT = 240  # seconds
 
 
-def launch(worker, ranks, folder):
-    """What each of ``ranks`` processes returned from ``worker``."""
-    together([[sys.executable, __file__, worker, str(rank), str(ranks), str(folder)] for rank in range(ranks)])
+def launch(workers, ranks, folder):
+    """What each of ``ranks`` processes returned from ``workers``, by name."""
+    together([[sys.executable, __file__, str(rank), str(ranks), str(folder), *workers] for rank in range(ranks)])
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 
@@ -309,15 +308,13 @@ def mean(x):
     return x / world()
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_batch_norm_groups_over_processes_equal_one_process(ranks, tmp_path):
-    single, parts = batch_norms(), launch("batch_norms", ranks, tmp_path)
+def check_batch_norms(single, parts):
     assert all(set(part) == set(single) for part in parts)
     for groups, expected in single.items():
         results = [part[groups] for part in parts]
         joined = {name: torch.cat([result[name] for result in results]) for name in ("y", "x")}
-        joined["x"] /= ranks  # gradients of the processes' losses add up; their mean is the batch's loss
-        joined |= {name: sum(result[name] for result in results) / ranks for name in ("weight", "bias")}
+        joined["x"] /= len(parts)  # gradients of the processes' losses add up; their mean is the batch's loss
+        joined |= {name: sum(result[name] for result in results) / len(parts) for name in ("weight", "bias")}
         for name, value in joined.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)
         for result in results:  # the same on every process
@@ -325,50 +322,28 @@ def test_batch_norm_groups_over_processes_equal_one_process(ranks, tmp_path):
             torch.testing.assert_close(result["var"], expected["var"], rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_rows_that_are_exchanged_are_those_that_are_gathered(ranks, tmp_path):
-    for seen in launch("exchanges", ranks, tmp_path):
+def check_exchanges(single, parts):
+    """Rows that are exchanged are those that are gathered."""
+    for seen in (single, *parts):
         assert len(seen) == 22 and all(same for same, _ in seen.values()), seen
         # Of 12 groups on each process, some blocks are on two of them.
-        assert seen["12 groups, 24"][1] == (ranks == 1)
+        assert seen["12 groups, 24"][1] == (seen is single)
         assert seen["as it is, 24"][1]
 
 
-def test_pcrls_step_does_not_depend_on_micro_batches(tmp_path):
-    (expected, cut), parts = micro_batches().values(), launch("micro_batches", 2, tmp_path)
+def check_micro_batches(single, parts):
+    """PCRL's step does not depend on them."""
+    expected, cut = single.values()
     for state in (cut, *(state for part in parts for state in part.values())):
         assert state.keys() == expected.keys()
         for name, value in state.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=f"{name}: ".__add__)
 
 
-@pytest.fixture(scope="module")
-def on_one_process():
-    """What a worker returns from one process."""
-    return cache(lambda worker: WORK[worker]())
-
-
-SOME_NAMES = {
-    "volumes": {"0/re", "1/re", "eval/1/re", "1/gradient/head.weight"},
-    "dira": {"0/di", "1/re", "1/ad", "1/top1"},
-    "pcrl": {"0/di", "1/re", "1/top1", "1/re_hybrid", "1/queue_fresh", "state/queue", "eval/1/di"},
-}
-
-
-@pytest.mark.parametrize(
-    ("worker", "ranks"),
-    [
-        ("pcrl", 2),
-        pytest.param("volumes", 2, marks=pytest.mark.system),
-        pytest.param("dira", 2, marks=pytest.mark.system),
-        *(pytest.param(name, 4, marks=pytest.mark.system) for name in ("dira", "pcrl")),
-    ],
-)
-def test_methods_on_several_processes_equal_one(worker, ranks, on_one_process, tmp_path):
+def check_methods(single, parts):
     """Losses, monitors, gradients, momentum networks, queues and running statistics, of every method."""
-    parts = launch(worker, ranks, tmp_path)
-    for method, expected in on_one_process(worker).items():
-        assert SOME_NAMES[worker] < set(expected)
+    for method, expected in single.items():
+        assert {"1/re", "eval/1/re", "1/gradient/head.weight"} <= set(expected)
         for part in parts:
             assert {name for name in expected if not name.startswith("eval")} <= set(part[method]) < set(expected)
             for name, value in part[method].items():
@@ -376,19 +351,35 @@ def test_methods_on_several_processes_equal_one(worker, ranks, on_one_process, t
                 torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=where.__add__)
 
 
+@pytest.mark.parametrize(
+    ("ranks", "workers"),
+    [
+        (2, ("batch_norms", "exchanges", "micro_batches", "pcrl")),
+        (4, ("batch_norms", "exchanges")),
+        pytest.param(2, ("volumes", "dira"), marks=pytest.mark.system),
+        pytest.param(4, ("dira", "pcrl"), marks=pytest.mark.system),
+    ],
+)
+def test_several_processes_compute_what_one_does(ranks, workers, tmp_path):
+    parts = launch(workers, ranks, tmp_path)
+    for worker in workers:
+        work, check = WORK[worker]
+        check(work(), [part[worker] for part in parts])
+
+
 WORK = {
-    "batch_norms": batch_norms,
-    "exchanges": exchanges,
-    "dira": dira,
-    "pcrl": pcrl,
-    "volumes": volumes,
-    "micro_batches": micro_batches,
+    "batch_norms": (batch_norms, check_batch_norms),
+    "exchanges": (exchanges, check_exchanges),
+    "micro_batches": (micro_batches, check_micro_batches),
+    "dira": (dira, check_methods),
+    "pcrl": (pcrl, check_methods),
+    "volumes": (volumes, check_methods),
 }
 
 if __name__ == "__main__":
-    worker, number, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    number, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=ranks, timeout=limit)
-    torch.save(WORK[worker](), folder / f"{number}.pt")
+    torch.save({worker: WORK[worker][0]() for worker in sys.argv[4:]}, folder / f"{number}.pt")
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)

@@ -67,14 +67,6 @@ def test_barlow_and_its_gradient_are_the_formula(training):
     torch.testing.assert_close(ours, gradients(barlow_formula(*pair, 0.3, 0.7), pair), rtol=1e-9, atol=1e-11)
 
 
-def test_negative_cosine_and_its_gradient_are_the_formula():
-    pair = embeddings()
-    loss, gradient, stopped = gradients(negative_cosine(*pair), pair)
-    expected, expected_gradient, _ = gradients(-cosine(*pair), pair)
-    torch.testing.assert_close((loss, gradient), (expected, expected_gradient), rtol=1e-9, atol=1e-11)
-    assert (stopped == 0).all()
-
-
 def test_losses_are_lightlys():
     pair = tuple(z.detach().float().requires_grad_() for z in embeddings(count=32, dim=16))
     ours = gradients(barlow(*pair), pair)
@@ -83,18 +75,6 @@ def test_losses_are_lightlys():
     ours = gradients(negative_cosine(*pair), pair)
     theirs = gradients(lightly.loss.NegativeCosineSimilarity()(pair[0], pair[1].detach()), pair)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_barlows_noise_floor():
-    """Unrelated embeddings correlate by chance: 0.0051 · D² / N off the diagonal, and D on it."""
-    torch.manual_seed(0)
-    samples, dim = 256, 2048
-    correlation = correlation_of(torch.randn(samples, dim), torch.randn(samples, dim))
-    off_diagonal = (redundancy(correlation, 0.0051) - redundancy(correlation, 0.0)).item()
-    assert off_diagonal == pytest.approx(0.0051 * dim * (dim - 1) / samples, rel=0.01)
-    assert off_diagonal * 16 == pytest.approx(1337, rel=0.01)  # at the paper's 8,192 components
-    assert off_diagonal * 16 * 0.024 == pytest.approx(32, rel=0.02)
-    assert redundancy(correlation, 0.0).item() == pytest.approx(dim * (1 + 1 / samples), rel=0.02)
 
 
 def test_losses_are_float32_under_autocast():
@@ -115,8 +95,8 @@ def outputs(model, images):
     return z, [model.predictor(each) for each in z]
 
 
-def test_simsiam_starts_near_zero_and_is_the_formula():
-    """Equation 2 with stop-gradients; random outputs of a normalised layer have cosine 0 and std 1 / sqrt(dim)."""
+def test_simsiam_is_the_formula():
+    """Equation 2 with stop-gradients."""
     model, images = method(SimSiam).double(), doubles(views())
     (z1, z2), (p1, p2) = outputs(model, images)
     expected = -cosine(p1, z2.detach()) / 2 - cosine(p2, z1.detach()) / 2
@@ -126,14 +106,8 @@ def test_simsiam_starts_near_zero_and_is_the_formula():
     ours, theirs = (torch.autograd.grad(loss, of_all) for loss in (terms.losses["di"], expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
-    wide, images = method(SimSiam, dim=2048, bottleneck=512), views(count=64)
-    terms = forward(wide, images)
-    assert abs(terms.losses["di"].item()) < 0.1
-    unit = nn.functional.normalize(terms.embeddings[0], dim=1)
-    assert unit.std(0).mean().item() == pytest.approx(0.0221, rel=0.05)
 
-
-def test_byol_starts_near_four_and_is_the_formula():
+def test_byol_is_the_formula():
     """Equation 2, both ways: squared distances of unit vectors."""
     model, images = method(BYOL).double(), doubles(views())
     with torch.no_grad():  # a target network unlike the online one
@@ -147,8 +121,6 @@ def test_byol_starts_near_four_and_is_the_formula():
     of_all = [p for p in model.parameters() if p.requires_grad]
     ours, theirs = (torch.autograd.grad(each, of_all) for each in (loss, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
-    wide = forward(method(BYOL, hidden=256, dim=256), views(count=64))
-    assert wide.losses["di"].item() == pytest.approx(4, abs=1)
 
 
 def test_barlow_takes_the_whole_batch_whatever_the_groups():

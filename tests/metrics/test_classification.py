@@ -1,9 +1,13 @@
 """Metrics of labels against scikit-learn and plain definitions; labels that cannot have one say NaN and are counted."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from dira_scale.errors import UserError
+from dira_scale.metrics import libraries
 from dira_scale.metrics.classification import BINS, classification
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.multiclass import ALL, UNKNOWN, multiclass
@@ -183,3 +187,11 @@ def test_the_temperature_of_classes() -> None:
     targets[:10] = UNKNOWN
     assert class_temperature(targets, logits * 3) == pytest.approx(3, rel=0.1)
     assert class_temperature(np.zeros(4000, int), logits) == 1
+
+
+def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    libraries.require_libraries()  # the tests' environment has both
+    there = importlib.util.find_spec
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "monai" else there(name))
+    with pytest.raises(UserError, match=r"monai not installed.*setup/install.py .*'dira_scale\[evaluation\]'"):
+        libraries.require_libraries()

@@ -1,10 +1,12 @@
-"""The restoration table against the formulas written plainly and an inpainting that can be told in advance."""
+"""The restoration table and SSIM against formulas, scikit-image, and an inpainting that can be told in advance."""
 
 import numpy as np
 import pytest
+import torch
 from skimage.metrics import structural_similarity
 
 from dira_scale.metrics.restoration import RestorationTable, by_plane, gaussian, nearest, telea
+from dira_scale.metrics.ssim import ssim
 
 
 def pictures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -101,3 +103,19 @@ def test_holes_of_volumes_take_a_gaussian_mean_of_what_is_visible() -> None:
     whole, nothing = np.ones_like(hole), np.zeros_like(hole)
     for fill in (nearest, gaussian):
         assert np.array_equal(fill(volume, nothing), volume) and np.array_equal(fill(volume, whole), volume)
+
+
+@pytest.mark.parametrize("size", [(40, 33), (14, 16, 13)], ids=["images", "volumes"])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.5])
+def test_it_is_scikit_images(noise: float, size: tuple[int, ...]) -> None:
+    generator = np.random.default_rng(0)
+    clean = np.clip(np.cumsum(generator.normal(0, 0.05, (3, *size)), axis=2) + 0.5, 0, 1)
+    other = np.clip(clean + generator.normal(0, noise, clean.shape), 0, 1)
+    ours = ssim(torch.tensor(clean)[:, None], torch.tensor(other)[:, None])
+    expected = [structural_similarity(a, b, data_range=1.0) for a, b in zip(clean, other, strict=True)]
+    np.testing.assert_allclose(ours, expected, atol=1e-9)
+
+
+def test_an_image_smaller_than_the_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="window of 7"):
+        ssim(torch.zeros(1, 1, 6, 40), torch.zeros(1, 1, 6, 40))

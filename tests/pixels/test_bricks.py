@@ -1,9 +1,7 @@
 """Volumes in bricks: parts are those of the array, each brick is read once, and damage is never used."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import blosc2
 import numpy as np
 import pytest
 
@@ -62,13 +60,6 @@ def test_only_the_bricks_of_the_parts_are_read_each_once(monkeypatch: pytest.Mon
     assert sum(count for _, count in runs) == sum(int(rows[z * 100 + y * 10 + x]["size"]) for z, y, x in needed)
     assert len(runs) == len({(z, y) for z, y, _ in needed})
     assert table[1] < 1000 * TABLE.itemsize
-
-
-def test_blosc2_opens_what_lies_in_a_file(tmp_path: Path) -> None:
-    voxels = random_volume((20, 40, 40), np.int16)
-    (tmp_path / "shard.tar").write_bytes(b"header" * 100 + codecs.encode(voxels, "b2nd") + b"more")
-    array = blosc2.open(str(tmp_path / "shard.tar"), mode="r", offset=600)
-    np.testing.assert_array_equal(array[3:17, 5:40, 1:9], voxels[3:17, 5:40, 1:9])
 
 
 def test_no_flipped_bit_is_used() -> None:

@@ -50,17 +50,6 @@ def test_jpeg_is_close(radiograph, channels):
     assert np.abs(back.astype(int) - pixels).mean() < 1.5
 
 
-@pytest.mark.parametrize(("codec", "bits"), LOSSLESS)
-def test_crops_are_slices(radiograph, codec, bits):
-    pixels = radiograph(50, 70, bits)
-    boxes = [(0, 0, 50, 70), (7, 11, 20, 13), (49, 69, 1, 1)]
-    for (y, x, h, w), (crop, box) in zip(
-        boxes, decode_crops(codecs.encode(pixels, codec), codec, boxes, 4), strict=True
-    ):
-        np.testing.assert_array_equal(crop, pixels[y : y + h, x : x + w])
-        assert box == (0, 0, h, w)
-
-
 @pytest.mark.parametrize(
     "pixels", [np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint8, order="F"), np.zeros(4, np.uint8)]
 )
@@ -159,6 +148,8 @@ def test_bricks_come_back_whole_and_in_parts_from_inside_a_file(tmp_path, shape,
     (tmp_path / "shard.tar").write_bytes(b"x" * 1536 + payload + b"y" * 700)
     part = (..., slice(0, 1), slice(2, 5), slice(3, 7))
     np.testing.assert_array_equal(codecs.open_bricks(tmp_path / "shard.tar", 1536)[part], voxels[part])
+    with pytest.raises(codecs.DecodeError):
+        codecs.open_bricks(tmp_path / "shard.tar", 512)
 
 
 def test_volumes_go_into_their_codecs_only():
@@ -168,12 +159,3 @@ def test_volumes_go_into_their_codecs_only():
         codecs.encode(voxels, "png")
     with pytest.raises(UserError, match="cannot store uint16 of shape"):
         codecs.encode(voxels.astype(np.uint16), "b2nd")
-
-
-def test_a_damaged_brick_file_is_a_decode_error(tmp_path):
-    payload = bytearray(codecs.encode(np.arange(40**3, dtype=np.int16).reshape(40, 40, 40), "b2nd"))
-    with pytest.raises(codecs.DecodeError):
-        codecs.decode(bytes(payload[: len(payload) // 2]), "b2nd")
-    (tmp_path / "no.tar").write_bytes(b"x" * 4096)
-    with pytest.raises(codecs.DecodeError):
-        codecs.open_bricks(tmp_path / "no.tar", 512)

@@ -4,18 +4,14 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from dira_scale.pixels import codecs
 from dira_scale.pixels.boxes import Box, Crop
 from dira_scale.pixels.crops import fill
 from dira_scale.pixels.planes import resize
-
-REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "chestxray14_nih12_1024"
 
 
 def triangles(start: float, length: float, source: int, size: int) -> np.ndarray:
@@ -75,24 +71,12 @@ def test_16_bits_keep_the_largest_value():
     assert (resize(np.full((70, 50), 255, np.uint8), (3, 4, 60, 40), 24) == 255).all()
 
 
-@pytest.mark.data
-@pytest.mark.parametrize("bits", [8, 16])
-def test_real_radiographs(bits):
-    if not REAL.is_dir():
-        pytest.skip(f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
-    for file in sorted((REAL / "images").glob("*.png"))[:3]:
-        pixels = np.asarray(Image.open(file).convert("L"))
-        pixels = pixels if bits == 8 else pixels.astype(np.uint16) * 257
-        crop = pixels[101:890, 123:913]
-        error = np.abs(resize(pixels, (101, 123, 789, 790), 224)[0] - exact(crop, (0, 0, 789, 790), 224))
-        assert error.mean() < 0.28 and error.max() < (1.05 if bits == 8 else 0.54)
-
-
 @pytest.mark.parametrize("codec", ["png", "jpg", "jp2", "npy"])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("wider", [False, True])
-def test_views_are_filled_as_the_parts_say(radiograph, codec, channels, wider):
-    pixels = radiograph(70, 90, channels=channels)
+@pytest.mark.parametrize(("channels", "bits", "wider"), [(1, 8, False), (3, 8, True), (1, 16, True)])
+def test_views_are_filled_as_the_parts_say(radiograph, codec, channels, bits, wider):
+    if codec == "jpg" and bits == 16:
+        return
+    pixels = radiograph(70, 90, bits, channels)
     payload = codecs.encode(pixels, codec)
     crops = [Crop((0, 0, 70, 90), (False, True)), Crop((10, 21, 33, 47), (False, False))]
     views = np.zeros((2, channels, 24, 24), np.uint16 if wider else np.uint8)

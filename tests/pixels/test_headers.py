@@ -85,26 +85,20 @@ def test_bombs_take_no_memory(tmp_path):
         assert grown < 16, f"{codec}: {grown} MiB"
 
 
-@pytest.mark.parametrize("codec", ["png", "jpg", "jp2", "npy"])
-@pytest.mark.parametrize("shape", [(37, 53), (37, 53, 3)])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+STORED = [(codec, shape, dtype) for codec in ("png", "jpg", "jp2", "npy") for shape in ((37, 53), (37, 53, 3))
+          for dtype in (np.uint8, np.uint16) if (codec, dtype) != ("jpg", np.uint16)]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("codec", "shape", "dtype"), [*STORED, ("b2nd", (37, 53, 4), np.int16), ("b2nd", (2, 37, 53, 4), np.int16)]
+)
 def test_headers_say_what_was_stored(codec, shape, dtype):
-    if codec == "jpg" and dtype == np.uint16:
-        return
     payload = codecs.encode(np.zeros(shape, dtype), codec)
-    assert headers.SHAPES[codec](payload) == shape
     assert codecs.decode(payload, codec, shape).shape == shape
-    for other in ((53, 37), (37, 53, 4), (37,), (36, 53)):
-        with pytest.raises(codecs.DecodeError, match=r"its header says 37 x 53( x 3)? pixels, expected"):
+    assert codec == "b2nd" or headers.SHAPES[codec](payload) == shape
+    for other in ((53, 37), (37, 53, 5), (37,), (36, 53)):
+        with pytest.raises(codecs.DecodeError, match=r"its header says .*37 x 53( x \d)? pixels, expected"):
             codecs.decode(payload, codec, other)
-
-
-@pytest.mark.parametrize("shape", [(7, 8, 9), (2, 7, 8, 9)])
-def test_volumes_too(shape):
-    payload = codecs.encode(np.zeros(shape, np.int16), "b2nd")
-    assert codecs.decode(payload, "b2nd", shape).shape == shape
-    with pytest.raises(codecs.DecodeError, match="its header says"):
-        codecs.decode(payload, "b2nd", (8, 8, 9))
 
 
 def test_many_tiles_are_refused():

@@ -11,7 +11,6 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import xxhash
@@ -21,11 +20,9 @@ from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
-from dira_scale.data.requests import Requests
-from dira_scale.data.views import ViewSpec, draw
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 
-SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)
 ORDER = Order((10,), seed=1, batch=4)
 STORED = [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)]
@@ -43,13 +40,6 @@ def dali(request):
 
 def cpu(*arguments):
     return CpuLoader(LoaderSpec(*arguments))
-
-
-@pytest.fixture
-def images(radiograph):
-    return lambda bits=8, channels=1, grow=1: [
-        radiograph(grow * h, grow * w, bits, channels, seed=i) for i, (h, w) in enumerate(SIZES)
-    ]
 
 
 def differences(ours, theirs):
@@ -104,34 +94,15 @@ def test_codecs_and_depths_mix_within_a_batch(dali, make_dataset, radiograph):
             assert difference.mean(1).max() < 0.3 and difference.max() < 4
 
 
-def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch):
-    """The second view shows the sample before, where there is one: some images are shared, some are not."""
-    original = Requests.between
-
-    def shifted(self, start, stop):
-        for request in original(self, start, stop):
-            other = np.maximum(request.index - 1, 0)
-            sides = self.samples.column("height", other), self.samples.column("width", other)
-            second, _ = draw(self.views, self.seed, 0, other, np.zeros_like(other), 1, *sides)
-            yield replace(request, images=(request.index, other), geometries=(request.geometries[0], second))
-
-    monkeypatch.setattr(Requests, "between", shifted)
-    arguments = ([make_dataset(images())], "train", ORDER, SPEC, 0)
+def test_views_may_show_different_images(dali, make_dataset, images):
+    """The second view shows another image of the patient, where there is one: not of the last two samples."""
+    patients = [f"p{i // 2}" if i < 8 else f"q{i}" for i in range(10)]
+    dataset = make_dataset(images(), patients=patients)
+    arguments = ([dataset], "train", ORDER, replace(SPEC, pair="patient"), 0)
     ours, theirs = (list(loader(*arguments).iterate(0, 3)) for loader in (dali, cpu))
-    assert all(batch.images.unique(dim=1).shape[1] == 2 for batch in ours)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.images.cpu(), b.images) and (a.images[:, 0] != a.images[:, 1]).any()
     assert differences(ours, theirs).mean() < 0.25
-
-
-def test_ranks_together_are_one_batch_and_evaluation_is_complete(dali, make_dataset, images):
-    """The last batch of two has too few samples for all ranks: two of them get none."""
-    arguments = ([make_dataset(images())], "train", EvalOrder(10, 4), SPEC, 0)
-    whole = list(dali(*arguments, fixed_epoch=0).iterate(0, 3))
-    assert torch.cat([batch.index for batch in whole]).tolist() == list(range(10))
-    parts = [list(dali(*arguments, rank, 4, fixed_epoch=0).iterate(0, 3)) for rank in range(4)]
-    for step, batch in enumerate(whole):
-        for view, expected in enumerate(batch.views):
-            assert torch.equal(torch.cat([part[step].views[view] for part in parts]), expected)
-    assert min(len(part[2].index) for part in parts) == 0
 
 
 def test_what_dali_has_made_serves_the_next_iteration(dali, make_dataset, images, monkeypatch):

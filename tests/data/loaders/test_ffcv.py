@@ -7,26 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 import torch
-from data.loaders.betons import with_beton
 from needs import need_extra
 
-from dira_scale.data.beton import Reader
+from dira_scale.data.beton import JPEG, RAW, ImageField, IntField, Reader, Writer
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.loaders.ffcv import FfcvLoader
-from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, ShardedDataset
+from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import decode
 
-SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)
 ORDER = Order((10,), seed=1, batch=4)
 
@@ -36,21 +33,31 @@ def installed() -> None:
     need_extra("ffcv")
 
 
-def in_pairs(dataset: ShardedDataset) -> ShardedDataset:
-    """A dataset in which always two samples are of one patient."""
-    table, location = dataset.table, dataset.table.schema.get_field_index("patient")
-    patients = pa.array([f"p{row // 2}" for row in range(len(table))], table.schema.field("patient").type)
-    pq.write_table(table.set_column(location, table.schema.field("patient"), patients), dataset.root / MANIFEST_FILE)
+def with_beton(dataset: ShardedDataset, split: str = "train") -> ShardedDataset:
+    """``dataset`` with ``{split}.beton``: its images and rows, without the fields that no loader reads."""
+    rows, file = dataset.rows(split), dataset.root / f"{split}.beton"
+    with Writer(file, {"image": ImageField(), "index": IntField()}, len(rows), 2**20) as writer:
+        for row in rows.tolist():
+            payload, codec = dataset.read(row), dataset.cell("codec", row)
+            pixels = decode(payload, codec)
+            if codec == "jpg":
+                image = (JPEG, *pixels.shape[:2], payload)
+            else:
+                colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
+                image = (RAW, *pixels.shape[:2], colour.tobytes())
+            writer.add({"image": image, "index": row})
+    info = replace(dataset.info, betons=dataset.info.betons | {file.name: file.stat().st_size})
+    (dataset.root / INFO_FILE).write_text(info.to_json())
     return ShardedDataset.open(dataset.root)
 
 
 @pytest.fixture
-def make(make_dataset: Callable[..., ShardedDataset], radiograph: Callable[..., np.ndarray]) -> Callable[..., Any]:
+def make(make_dataset: Callable[..., ShardedDataset], images: Callable[..., Any]) -> Callable[..., Any]:
     """Ten images, two of each patient, as a dataset with a beton."""
 
     def made(codec: str = "jpg", channels: int = 1, grow: int = 1, name: str = "toy") -> ShardedDataset:
-        images = [radiograph(grow * h, grow * w, channels=channels, seed=i) for i, (h, w) in enumerate(SIZES)]
-        return with_beton(in_pairs(make_dataset(images, codec, name)))
+        patients = [f"p{row // 2}" for row in range(10)]
+        return with_beton(make_dataset(images(8, channels, grow), codec, name, patients=patients))
 
     return made
 
@@ -199,6 +206,7 @@ def test_what_it_cannot_read_is_refused_at_once(
     make: Callable[..., ShardedDataset],
     make_dataset: Callable[..., ShardedDataset],
     radiograph: Callable[..., np.ndarray],
+    images: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain = make_dataset([radiograph(30, 40)], name="plain")
@@ -220,7 +228,7 @@ def test_what_it_cannot_read_is_refused_at_once(
         ffcv(dataset)
 
     other = make("jpg", name="other")  # the same sizes, but the manifest has one sample less
-    shorter = with_beton(make_dataset([radiograph(*side, seed=i) for i, side in enumerate(SIZES[:9])], "jpg", "less"))
+    shorter = with_beton(make_dataset(images()[:9], "jpg", "less"))
     (shorter.root / "train.beton").write_bytes((other.root / "train.beton").read_bytes())
     with pytest.raises(UserError, match="it holds other samples than the manifest"):
         ffcv(rewritten(shorter, betons=other.info.betons), EvalOrder(9, 3))

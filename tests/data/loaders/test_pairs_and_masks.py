@@ -4,8 +4,6 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from data.loaders.backends import build, parameters
@@ -13,7 +11,6 @@ from data.loaders.backends import build, parameters
 from dira_scale.data.batch import IGNORE
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
-from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Patients
 from dira_scale.data.samples import Samples
@@ -24,21 +21,11 @@ SPEC = ViewSpec(size=16, jitter=Jitter(p=0), blur=Blur(p=0))
 PATIENTS = ["a", "b", "a", "c", "b", "a", "d", "a"]
 
 
-def rewrite(dataset, **columns):
-    """A copy of the dataset with other columns in its manifest."""
-    table = dataset.table
-    for name, values in columns.items():
-        location = table.schema.get_field_index(name)
-        table = table.set_column(location, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    pq.write_table(table, dataset.root / "manifest.parquet")
-    return ShardedDataset.open(dataset.root)
-
-
 @pytest.fixture
 def flat(make_dataset):
     """Image i is grey level 10 (i + 1) everywhere, so that a view tells whose it is; its range starts at i."""
-    made = make_dataset([np.full((20 + i, 30), 10 * (i + 1), np.uint8) for i in range(len(PATIENTS))])
-    return rewrite(made, patient=PATIENTS, low=[float(i) for i in range(len(PATIENTS))])
+    images = [np.full((20 + i, 30), 10 * (i + 1), np.uint8) for i in range(len(PATIENTS))]
+    return make_dataset(images, patients=PATIENTS, lows=[float(i) for i in range(len(PATIENTS))])
 
 
 def batches(dataset, spec, order, count, **options):
@@ -60,26 +47,9 @@ def test_the_second_view_shows_another_image_of_the_patient_where_there_is_one(f
         assert min(seen[sample].values()) > 0.6 * 240 / len(others)  # of 80 each: 4 deviations
 
 
-def test_a_pair_depends_on_neither_ranks_nor_threads(flat):
-    spec, order = replace(SPEC, pair="patient"), Order((len(PATIENTS),), seed=0, batch=8)
-    whole = batches(flat, spec, order, 5)
-    for rank in (0, 1):
-        part = batches(flat, spec, order, 5, rank=rank, world=2, workers=2)
-        for a, b in zip(part, whole, strict=True):
-            assert torch.equal(a.images, b.images[4 * rank : 4 * rank + 4])
-            assert all(torch.equal(x, y[4 * rank : 4 * rank + 4]) for x, y in zip(a.views, b.views, strict=True))
-
-
-def test_views_of_one_image_by_default(flat):
-    (batch,) = batches(flat, SPEC, EvalOrder(8, 8), 1)
-    assert torch.equal(batch.images, batch.index[:, None].expand(-1, 2))
-    with pytest.raises(UserError, match="pair=patent: expected image, patient; did you mean 'patient'"):
-        replace(SPEC, pair="patent")
-
-
 def test_patients_of_two_datasets_are_different_ones(make_dataset):
-    made = [make_dataset([np.zeros((20, 20), np.uint8)] * 2, name=name) for name in ("one", "two")]
-    patients = Patients(Samples([rewrite(dataset, patient=["p", "p"]) for dataset in made], "train"))
+    images = [np.zeros((20, 20), np.uint8)] * 2
+    patients = Patients(Samples([make_dataset(images, name=n, patients=["p", "p"]) for n in ("one", "two")], "train"))
     everyone = np.arange(4)
     assert patients.others(everyone).tolist() == [1, 1, 1, 1]
     assert patients.other(everyone, np.zeros(4, int)).tolist() == [1, 0, 3, 2]
@@ -107,13 +77,6 @@ def test_a_value_of_255_is_not_an_unknown_one(make_dataset):
     dataset = make_dataset([ROWS, ROWS], masks=[np.full_like(ROWS, 255), None])
     (batch,) = batches(dataset, SPEC, EvalOrder(2, 2), 1, masks=True)
     assert (batch.mask[0] == 255).all() and (batch.mask[1] == IGNORE).all()
-
-
-def test_a_mask_is_decoded_once_for_all_views_of_its_image(make_dataset, monkeypatch):
-    requested = []
-    monkeypatch.setattr(Samples, "mask_parts", lambda _, sample, parts: requested.append(sample))
-    batches(make_dataset([ROWS, ROWS], masks=[ROWS, None]), replace(SPEC, count=5), EvalOrder(2, 2), 1, masks=True)
-    assert requested == [0, 1]
 
 
 def test_masks_that_cannot_be_used_are_one_error(make_dataset):

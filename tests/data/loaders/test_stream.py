@@ -1,25 +1,19 @@
 """The stream loader: batches as the CPU loader's from local files, whatever the server and the disk do."""
 
 import errno
-import hashlib
 import logging
 import os
-import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import s3
-import xxhash
-from data.loaders.test_cpu import everything
-from harness import job
 from shard_server import serve
 
 from dira_scale.data.cache import folder as cache_folder
@@ -39,7 +33,6 @@ from dira_scale.errors import UserError
 from dira_scale.storage.retry import PATIENCE
 
 SPEC, EACH = ViewSpec(size=16), 6  # samples per shard
-SECONDS = 60  # bound on every wait
 
 
 @pytest.fixture(autouse=True)
@@ -53,28 +46,8 @@ def cut_up(make_dataset, radiograph):
     """A dataset of ``shards`` shards of EACH images."""
 
     def make(shards=4, name="toy", checksums=True):
-        whole = make_dataset([radiograph(40 + i, 50, seed=i) for i in range(shards * EACH)], name=name)
-        content, table = (whole.root / "train-000000.tar").read_bytes(), whole.table
-        offsets, sizes = whole.column("offset"), whole.column("size")
-        names, starts, parts = [], [], {}
-        for s in range(shards):
-            first, last = s * EACH, (s + 1) * EACH - 1
-            file = f"train-{s:06d}.tar"
-            parts[file] = content[offsets[first] : offsets[last] + sizes[last]]
-            names += [file] * EACH
-            starts += (offsets[first : last + 1] - offsets[first]).tolist()
-        for column, values in (("shard", pa.array(names)), ("offset", pa.array(starts, pa.int64()))):
-            table = table.set_column(table.schema.get_field_index(column), column, values)
-        pq.write_table(table, whole.root / "manifest.parquet")
-        for file, part in parts.items():
-            (whole.root / file).write_bytes(part)
-        info = replace(
-            whole.info,
-            shards={file: len(part) for file, part in parts.items()},
-            checksums={file: xxhash.xxh3_64_hexdigest(part) for file, part in parts.items()} if checksums else {},
-        )
-        (whole.root / "dataset.json").write_text(info.to_json())
-        return ShardedDataset.open(whole.root)
+        images = [radiograph(40 + i, 50, seed=i) for i in range(shards * EACH)]
+        return make_dataset(images, name=name, per_shard=EACH, checksums=checksums)
 
     return make
 
@@ -107,6 +80,15 @@ def cpu(dataset, order, **options):
     return CpuLoader(LoaderSpec([dataset], "train", order, SPEC, seed=0, **options))
 
 
+def everything(batches):
+    """All that batches hold, as arrays."""
+    for batch in batches:
+        yield from (view.numpy() for view in batch.views)
+        yield from (batch.index.numpy(), batch.low.numpy(), batch.high.numpy(), batch.labels.numpy())
+        for distortion in batch.distortions:
+            yield from (values.numpy() for values in distortion.tensors().values())
+
+
 def assert_equal(ours, theirs):
     for a, b in zip(everything(ours), everything(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -116,7 +98,7 @@ def loader_threads():
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
-@pytest.mark.parametrize("options", [{}, {"lanes": 4, "block": 1}, {"lanes": 2, "block": 4, "window": 2}])
+@pytest.mark.parametrize("options", [{}, {"lanes": 2, "block": 4, "window": 2}])
 def test_batches_are_the_cpu_loaders_and_each_shard_is_fetched_once(cut_up, server, cache, options):
     local = cut_up()
     order = order_of(local, **options)
@@ -181,7 +163,7 @@ def test_an_order_that_touches_too_many_shards_is_refused_with_what_would_do(cut
         stream(far(server), order_of(local), replace(cache, size=1e-6))
 
 
-@pytest.mark.parametrize("fault", [503, 429, ("cut", 100), ("wrong",)])
+@pytest.mark.parametrize("fault", [503, ("wrong",)])
 def test_a_server_that_recovers(cut_up, server, cache, fault):
     """Some files fail at the second request, others at the fourth."""
     local = cut_up()
@@ -213,7 +195,6 @@ def test_a_broken_connection_goes_on_where_it_broke_if_the_server_knows_ranges(c
         (500, "train-000002.tar is unavailable .*500", PATIENCE.attempts),
         (404, "train-000002.tar is unavailable .*No such file", 1),
         (("wrong",), "train-000002.tar is unavailable .its checksum is not that of dataset.json", PATIENCE.attempts),
-        (("cut", 0), "train-000002.tar is unavailable", PATIENCE.attempts),
     ],
 )
 def test_a_shard_that_cannot_be_had_is_named_after_bounded_attempts(cut_up, server, cache, fault, message, requests):
@@ -307,41 +288,15 @@ def test_a_copy_that_went_bad_is_fetched_again_and_a_bad_original_is_named(cut_u
         list(loader.iterate(0, 6))
 
 
-# A process that trains on ``size`` images by the stream loader, and prints what it sees.
-RANK = """
-import hashlib, sys
-from dira_scale.data.cache.settings import CacheSettings
-from dira_scale.data.loaders import LoaderSpec
-from dira_scale.data.loaders.stream import StreamLoader
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import Order
-from dira_scale.data.views import ViewSpec
-url, cache, size, rank, world = sys.argv[1:]
-order = Order((int(size),), seed=1, batch=4, lanes=2, block=1)
-data = ShardedDataset.open(url, check_shards=False)
-spec = LoaderSpec([data], "train", order, ViewSpec(size=16), seed=0, rank=int(rank), world=int(world))
-loader = StreamLoader(spec, cache=CacheSettings(cache, 1.0))
-for batch in loader.iterate(0, 12):
-    print(batch.index.tolist(), hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.views)).hexdigest())
-"""
-
-
 def test_two_processes_share_the_cache(cut_up, server, cache):
-    """One download of a shard for both, and the batches of the CPU loader."""
+    """One download of a shard for both. Threads here: a lock belongs to an open file, and each opens its own."""
     local = cut_up()
     server.faults = {name: [("slow", 3000, 0.1)] for name in local.info.shards}  # so that they meet
-    command = [sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder), "24"]
-    with job([*command, "0", "2"]) as first, job([*command, "1", "2"]) as second:
-        for process in (first, second):
-            assert process.wait(SECONDS) == 0, process.printed()
-        printed = [process.printed().splitlines() for process in (first, second)]
     order = order_of(local, lanes=2, block=1)
-    for rank in range(2):
-        plain = cpu(local, order, rank=rank, world=2)
-        assert printed[rank] == [
-            f"{batch.index.tolist()} {hashlib.sha256(b''.join(v.numpy().tobytes() for v in batch.views)).hexdigest()}"
-            for batch in plain.iterate(0, 12)
-        ]
+    loaders = [stream(far(server), order, cache, rank=rank, world=2) for rank in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for rank, batches in enumerate(pool.map(lambda loader: list(loader.iterate(0, 12)), loaders)):
+            assert_equal(batches, cpu(local, order, rank=rank, world=2).iterate(0, 12))
     assert {name: server.requested[name] for name in local.info.shards} == dict.fromkeys(local.info.shards, 1)
 
 

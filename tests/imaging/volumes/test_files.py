@@ -16,10 +16,12 @@ import SimpleITK as sitk  # noqa: N813
 import tifffile
 from archive.mutants.damage import damaged
 
-from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
+from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import grid_of
+from dira_scale.imaging.volumes.regrid import stack_of
 from dira_scale.imaging.volumes.series import Series
 
 RAS, LPS = np.diag([1.0, 1, 1, 1]), np.diag([-1.0, -1, 1, 1])
@@ -211,6 +213,22 @@ def test_a_sheared_affine_is_straightened_or_refused(tmp_path: Path, make: Simpl
     drawn = read_volume_mask(tmp_path / "m.nii", volume)
     inside = shown & (np.abs(volume.voxels.ravel() - 100) > 60)
     np.testing.assert_array_equal(drawn.ravel()[inside], (volume.voxels.ravel() > 100)[inside])
+
+
+def test_rows_and_columns_that_are_sheared_themselves_are_no_volume() -> None:
+    """Shifting slices cannot straighten them, so nothing is pretended."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 1] = 0.1  # y leans towards x
+    with pytest.raises(GeometryError, match="not rectangles"):
+        stack_of(Grid((4, 5, 6), affine))
+
+
+def test_a_position_that_the_manifest_cannot_hold_is_refused() -> None:
+    """It stores float32, in which 1e308 is infinite."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[0, 3] = 1e308
+    with pytest.raises(GeometryError, match="not a number"):
+        Grid((4, 5, 6), affine).check()
 
 
 # -- masks

@@ -88,14 +88,6 @@ def test_each_slice_has_its_own_rescaling(tmp_path: Path, make: SimpleNamespace)
     np.testing.assert_array_equal(series(paths).read(make.settings("CT")).voxels, np.rint(expected))
 
 
-def test_wide_values_are_scaled_and_lead_back(tmp_path: Path, make: SimpleNamespace) -> None:
-    stored = (make.smooth((4, 8, 8)) * 30 + 32000).astype(np.uint16)
-    paths = [make.slice(tmp_path / f"{k}.dcm", plane, (0, 0, k), Modality="MR") for k, plane in enumerate(stored)]
-    volume = series(paths).read(make.settings("MR", range=None))
-    assert volume.voxels.min() == 0 and volume.voxels.max() == 32767
-    np.testing.assert_allclose(volume.voxels * volume.scale + volume.offset, stored, atol=volume.scale)
-
-
 def test_padding_becomes_the_smallest_real_value(tmp_path: Path, make: SimpleNamespace) -> None:
     values = make.smooth((4, 8, 8)) - 24
     outside = np.hypot(*(np.indices((8, 8)) - 3.5)) > 4

@@ -1,6 +1,6 @@
 """Intervals of a run's figures: a draw of patients has the figures of its rows, repeated as often as they are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,21 +49,24 @@ def drawn_rows(cases: Sequence[LabelCase] | Sequence[MaskCase] | Sequence[Number
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("exclusive", [False, True])
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_draw_has_torchmetrics_figures_of_its_rows(exclusive: bool, seed: int) -> None:
-    cases, thresholds = made(exclusive), {"a": 0.3, "b": 0.42, "c": 0.25}
-    requested = (None, None) if exclusive else (thresholds, ["a", "c"])
-    statistics = of_labels(cases, exclusive, *requested)
+def check_draws(
+    statistics: Any, cases: Sequence[Any], figures: Callable[[list[Any]], list[Figure]], **near: Any
+) -> None:
+    """Of each patient once, and of a draw of patients: what the figures of these rows are."""
     members, row = np.unique(statistics.patients, return_inverse=True)
-    count = np.random.default_rng(seed).multinomial(len(members), [1 / len(members)] * len(members))
-    for times in (np.ones(60, int), count[row]):
-        repeated = [case for case in drawn_rows(cases, times) if isinstance(case, LabelCase)]
-        figures = judged(repeated, exclusive, thresholds)
-        assert {figure.key for figure in figures} == statistics.of.keys()
-        for figure in figures:
+    count = np.random.default_rng(len(row)).multinomial(len(members), [1 / len(members)] * len(members))
+    for times in (np.ones(len(row), int), count[row]):
+        for figure in figures(drawn_rows(cases, times)):
             value = statistics.of[figure.key](times[None].astype(float))[0]
-            assert value == pytest.approx(figure.value, abs=2e-6, nan_ok=True), figure
+            assert value == pytest.approx(figure.value, nan_ok=True, **near), figure
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_draw_has_torchmetrics_figures_of_its_rows(exclusive: bool) -> None:
+    cases, thresholds = made(exclusive), {"a": 0.3, "b": 0.42, "c": 0.25}
+    statistics = of_labels(cases, exclusive, *((None, None) if exclusive else (thresholds, ["a", "c"])))
+    assert {figure.key for figure in judged(cases, exclusive, thresholds)} == statistics.of.keys()
+    check_draws(statistics, cases, lambda rows: judged(rows, exclusive, thresholds), abs=2e-6)
 
 
 def test_a_draw_has_the_figures_of_its_masks() -> None:
@@ -80,29 +83,18 @@ def test_a_draw_has_the_figures_of_its_masks() -> None:
             cases.append(MaskCase(f"k{n:02}", patient, "test", label, empty, dice, iou, hd95, surface, unit[1], unit[0],
                                   3 if present and predicted else 0, predicted, present))  # fmt: skip
     statistics = of_masks(cases, {figure.metric for figure in segmentation(cases)})
-    for times in (np.ones(30, int), rng.integers(0, 3, 15)[np.unique(statistics.patients, return_inverse=True)[1]]):
-        repeated = [case for case in drawn_rows(cases, times) if isinstance(case, MaskCase)]
-        for figure in segmentation(repeated):
-            value = statistics.of[figure.key](times[None].astype(float))[0]
-            assert value == pytest.approx(figure.value, abs=1e-9, nan_ok=True), figure
+    check_draws(statistics, cases, segmentation, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_draw_has_torchmetrics_figures_of_its_numbers(seed: int) -> None:
-    rng = np.random.default_rng(seed)
+def test_a_draw_has_torchmetrics_figures_of_its_numbers() -> None:
+    rng = np.random.default_rng(0)
     targets = np.stack([rng.normal(60, 12, 60), rng.normal(1e4, 3, 60)], 1)  # the mean may be large beside the spread
     predictions = targets + rng.normal(0, 2, targets.shape)
     targets[rng.random(targets.shape) < 0.1] = np.nan
     cases = image_cases(
         NumberCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", ["age", "b"], targets, predictions
     )
-    statistics = of_numbers(cases)
-    members, row = np.unique(statistics.patients, return_inverse=True)
-    count = rng.multinomial(len(members), [1 / len(members)] * len(members))
-    for times in (np.ones(60, int), count[row]):
-        for figure in regression(*number_arrays(drawn_rows(cases, times))):
-            value = statistics.of[figure.key](times[None].astype(float))[0]
-            assert value == pytest.approx(figure.value, rel=1e-5), figure
+    check_draws(of_numbers(cases), cases, lambda rows: regression(*number_arrays(rows)), rel=1e-5)
 
 
 def test_numbers_that_do_not_vary_in_a_draw_have_no_r2() -> None:
