@@ -181,9 +181,3 @@ def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
     (png_folder / "labels.csv").write_text(table)
     convert(config, out, workers=1)
     assert ShardedDataset.open(out)
-
-
-def test_a_foreign_folder_is_refused(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    (tmp_path / "home" / "mine").mkdir(parents=True)
-    with pytest.raises(UserError, match="not empty and not a sharded dataset"):
-        convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "home", workers=1)

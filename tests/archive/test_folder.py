@@ -22,32 +22,6 @@ def listed(source: Folder, workers: int = 1) -> dict[str, SourceRecord]:
     return {record.name: record for record in source.records(workers)}
 
 
-def test_csv_gives_patients_labels_and_masks(png_folder: Path) -> None:
-    source = Folder(str(png_folder / "images"), str(png_folder / "labels.csv"), columns=COLUMNS)
-    assert source.label_names == ("nodule", "mass")  # the columns of numbers
-    records = listed(source)
-    assert len(records) == 24
-    assert records["im03.png"].patient == "P3" and records["im03.png"].labels == (1, 1)
-    assert records["im04.png"].labels[0] == 0 and math.isnan(records["im04.png"].labels[1])
-    assert records["im04.png"].mask == png_folder / "masks/m04.png" and records["im10.png"].mask is None
-
-
-def test_files_may_be_relative_to_the_csv_too(png_folder: Path, ingest: SimpleNamespace) -> None:
-    table = ingest.csv(png_folder / "list.csv", [{"image": f"images/im{n:02d}.png"} for n in range(24)])
-    source = Folder(str(png_folder / "images"), str(table), columns={"file": "image"})
-    assert set(listed(source)) == {f"im{n:02d}.png" for n in range(24)} and source.label_names == ()
-
-
-def test_a_file_without_a_row_and_a_row_without_a_file_are_named(png_folder: Path) -> None:
-    (png_folder / "images" / "notes.txt").write_text("hello")
-    (png_folder / "images" / ".hidden").write_text("hello")
-    (png_folder / "images" / "im00.png").unlink()
-    records = listed(Folder(str(png_folder / "images"), str(png_folder / "labels.csv"), columns=COLUMNS))
-    assert records["notes.txt"].rejected == "no row in the CSV of labels"
-    assert ".hidden" not in records
-    assert records["im00.png"].rejected == "the file cannot be read (FileNotFoundError)"
-
-
 def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
     table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
     for columns, words in (

@@ -20,7 +20,7 @@ from dira_scale.shard.convert import convert as convert_here
 from dira_scale.storage.tables import read_names, read_table
 
 ENDLESS = [name for name, table in TABLES.items() if table.outcome in (LONG, "field larger")]
-LARGE = 2**26  # bytes of a large table; under torture in the real command 2^30
+LARGE = 2**26  # bytes of a large table
 
 
 def write_images(folder: Path) -> Path:

@@ -59,7 +59,7 @@ def masks(dims: int, outside: Path) -> Iterator[Mutant]:
         yield file(f"mask of another kind or size: {name}", name, content)
 
 
-@counts(50, 300, pytest.mark.system)
+@counts(40, 300, pytest.mark.system)
 def test_masks_of_good_images(sandbox: Path, outside: Path, dims: int, count: int) -> None:
     """An image keeps its whole mask or goes to quarantine for it: none is stored without the mask that it has."""
     inputs, made = sandbox / "inputs", chosen(masks(dims, outside), count)
