@@ -392,15 +392,6 @@ def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain", steps=3)
 
 
-@pytest.mark.torture
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_compiled_blocks_compute_the_same(strategy: str, shards: Path, plain, tmp_path: Path) -> None:
-    compiled = command(tmp_path / "run", shards, "moco", f"parallel={strategy}", "parallel.compile=true", ranks=2)
-    finish(compiled, seconds=1500)
-    assert_one_algorithm(tmp_path / "run", plain("moco"))
-
-
 @pytest.mark.parametrize("strategy", [pytest.param("zero1", marks=pytest.mark.torture), "zero3"])
 def test_lars_is_refused_where_layers_are_cut(strategy: str, shards: Path, tmp_path: Path) -> None:
     overrides = [f"parallel={strategy}", "optim=lars_barlow", "optim.warmup_epochs=0"]
