@@ -144,16 +144,9 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
         (["seed=1"], "other settings: seed: 0 -> 1"),
         (["stages.dira.terms=[di,re,add]"], "stage dira: term 'add'"),
         (["data.batch=6"], "method.base.queue=64 is not a multiple of data.batch=6"),
-        (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
-        (["data.batch=64"], "64"),
         (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),
         (["parallel.accumulate=2"], "with 2 BatchNorm groups: a micro-batch would be one of them"),
         (["data.val_split=vall"], "data.val_split=vall.*did you mean 'val'"),
-        (
-            ["optim.schedule=cosin"],
-            "optim.schedule=cosin: must be one of .*did you mean 'cosine'",
-        ),
-        (["precision=fp61"], "precision=fp61: must be one of auto, fp32, tf32, bf16, fp16"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -428,17 +428,3 @@ def test_pictures_are_of_their_own_stage(shards: Path, tmp_path: Path) -> None:
     """The last stage does not restore: what is drawn at the end of the one before is whole all the same."""
     finish(command(tmp_path / "run", shards, "moco", "parallel=fsdp2", "stages.dira.terms=[di]", ranks=2))
     assert (tmp_path / "run" / "pictures" / "dir.png").stat().st_size > 0
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["parallel=fsdp2", "parallel.offload=true"], "parallel.offload=true: fsdp2 has no offloading"),
-        (["parallel=zero2", "parallel.compile=true"], "parallel.compile=true is untested with zero2"),
-    ],
-    ids=["offload", "compile"],
-)
-def test_what_a_strategy_does_not_have_is_refused(
-    overrides: list[str], words: str, shards: Path, tmp_path: Path
-) -> None:
-    assert words in finish(pretrain(tmp_path / "run", shards, *overrides), code=2)
