@@ -130,8 +130,7 @@ def largest(run: Path, reference: Path) -> str:
     [
         pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
         pytest.param("zero1", "offload", marks=pytest.mark.system),
-        pytest.param("fsdp2", "", marks=pytest.mark.system),
-        *(pytest.param(name, "", marks=pytest.mark.torture) for name in ("zero1", "zero2", "zero3")),
+        *(pytest.param(name, "", marks=pytest.mark.torture) for name in ("fsdp2", "zero1", "zero2", "zero3")),
         pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
         *(pytest.param(name, "offload", marks=pytest.mark.torture) for name in ("zero2", "zero3")),
     ],
