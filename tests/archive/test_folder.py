@@ -140,7 +140,9 @@ def test_masks_among_the_images_are_pointed_at(
     printed = capsys.readouterr().out
     assert "warning: 3 of the inputs are masks by their names, " in printed and "recipe.columns.mask" in printed
     table = ingest.csv(tmp_path / "x.csv", [{"file": "0.png", "patient": "P", "mask": "nodule_mask/0.png"}])
-    listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
+    records = listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
+    assert {name for name, record in records.items() if record.rejected} == {"Masks/0.png", "0_seg.png"}
+    assert records.keys() == {"0.png", "Masks/0.png", "0_seg.png"}  # neither its mask nor the list is an input
     assert "masks by their names" not in capsys.readouterr().out
 
 
@@ -186,19 +188,6 @@ def test_a_pattern_and_a_column_of_patients_exclude_each_other(png_folder: Path)
     own = given(png_folder) | {"columns": {"file": "file", "mask": "mask"}}
     records = listed(Folder(**own, patient_pattern="im(.)"))
     assert {record.patient for record in records.values()} == {"0", "1", "2"}
-
-
-def test_masks_and_lists_among_the_images_are_no_inputs(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "masks/a.png", "stray.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("L", (40, 40)).save(tmp_path / name)
-    (tmp_path / "list.csv").write_text("file,mask\na.png,masks/a.png\nb.png,\n")
-    source = Folder(str(tmp_path), str(tmp_path / "list.csv"), columns={"file": "file", "mask": "mask"})
-    assert {record.name: record.rejected is None for record in source.records(1)} == {
-        "a.png": True,
-        "b.png": True,
-        "stray.png": False,
-    }
 
 
 def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
