@@ -64,14 +64,6 @@ class DevCluster:
                 assert time.monotonic() < deadline, f"{daemon} outlives {by.name}"
                 time.sleep(0.05)
 
-    def power_off(self, node: str) -> None:
-        """SIGKILL every process of ``node``: those that have its host name."""
-        names = Path(f"/proc/{self._pid(f'slurmd-{node}')}/ns/uts").readlink()
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it has ended, or is another user's
-                if (process / "ns/uts").readlink() == names:
-                    os.kill(int(process.name), signal.SIGKILL)
-
     def calm(self) -> None:
         """Cancel all jobs and wait for their end."""
         deadline = time.monotonic() + SECONDS

@@ -100,9 +100,9 @@ def listing(folder: Path) -> dict[bytes, tuple[Any, ...]]:
     return found
 
 
-def convert(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
-    """Convert ``sandbox/inputs`` by the real command, unless ``keys`` of the recipe say otherwise."""
-    ended = run(["dira_scale.shard", *words(sandbox, out, dims, **keys)], sandbox, MEMORY[dims])
+def convert(sandbox: Path, out: str, dims: int) -> Conversion:
+    """Convert ``sandbox/inputs`` by the real command."""
+    ended = run(["dira_scale.shard", *words(sandbox, out, dims)], sandbox, MEMORY[dims])
     assert ended.returncode == 0, (ended.stdout[-2000:], ended.stderr[-4000:])
     # Beside what `shard` itself says of a long or bad run, only libtiff may print: neither the file nor a value.
     expected = (
@@ -113,10 +113,10 @@ def convert(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
     return Conversion.of(sandbox / out, ended.stdout + ended.stderr)
 
 
-def convert_good(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
+def convert_good(sandbox: Path, out: str, dims: int) -> Conversion:
     """Convert good inputs only: in this process, as it takes seconds to start one with workers."""
     with here():
-        assert main(words(sandbox, out, dims, **keys)) == 0
+        assert main(words(sandbox, out, dims)) == 0
     return Conversion.of(sandbox / out)
 
 
@@ -129,17 +129,17 @@ def here() -> Iterator[None]:
         yield
 
 
-def words(sandbox: Path, out: str, dims: int, **keys: str) -> list[str]:
+def words(sandbox: Path, out: str, dims: int) -> list[str]:
     """The command line."""
-    keys = {"images": str(sandbox / "inputs")} | ({} if dims == 2 else {"modality": "CT"}) | keys
+    keys = {"images": str(sandbox / "inputs")} | ({} if dims == 2 else {"modality": "CT"})
     return [f"recipe={'folder' if dims == 2 else 'volumes'}", f"out={sandbox / out}", "workers=2",
             "recipe.splits={train: 1, val: 0, test: 0}", "recipe.shard_size=40",
             *(f"recipe.{key}={value}" for key, value in keys.items())]  # fmt: skip
 
 
-def planned(sandbox: Path, dims: int, **keys: str) -> tuple[dict[str, SourceRecord], set[Path]]:
+def planned(sandbox: Path, dims: int) -> tuple[dict[str, SourceRecord], set[Path]]:
     """All records by their keys, and all files that they are made of."""
-    composed = compose("shard", words(sandbox, "out", dims, **keys)).recipe
+    composed = compose("shard", words(sandbox, "out", dims)).recipe
     recipe = Recipe.from_config(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     hasher, _ = recipe.hasher(None)
     listed = list(recipe.make_source().records(2))
@@ -174,15 +174,15 @@ def place_all(mutants: Sequence[Mutant], folder: Path) -> Callable[[SourceRecord
 
 
 def survived(
-    sandbox: Path, dims: int, alone: Conversion, kind: Callable[[SourceRecord], str], **keys: str
-) -> tuple[Conversion, Counter[tuple[str, str]]]:
+    sandbox: Path, dims: int, alone: Conversion, kind: Callable[[SourceRecord], str]
+) -> Counter[tuple[str, str]]:
     """Convert what is in ``inputs`` now, and assert all that must hold of any conversion.
 
-    ``alone`` came of the good inputs when nothing else was there. Returns also a table of what became of the inputs
-    by their ``kind``.
+    ``alone`` came of the good inputs when nothing else was there. Returns what became of the inputs, by their
+    ``kind``.
     """
     before = listing(sandbox)
-    made = convert(sandbox, "out", dims, **keys)
+    made = convert(sandbox, "out", dims)
     after = listing(sandbox)
     touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert not touched, f"outside the output folder: {touched}"
@@ -191,10 +191,10 @@ def survived(
             "mask_size")  # fmt: skip
     for key, row in alone.rows.items():
         assert key in made.rows and {name: made.rows[key][name] for name in kept} == {name: row[name] for name in kept}
-    records, listed = planned(sandbox, dims, **keys)
+    records, listed = planned(sandbox, dims)
     assert not made.rows.keys() & made.quarantine.keys()
     assert made.rows.keys() | made.quarantine.keys() == records.keys(), "inputs that are counted nowhere"
-    assert keys or not uncounted(sandbox, listed, dims), "files that no record counts"
+    assert not uncounted(sandbox, listed, dims), "files that no record counts"
     with here():
         assert not verify(sandbox / "out", 1)
     check_privacy(sandbox, made)
@@ -205,7 +205,7 @@ def survived(
         table[kind(record), f"{refused['stage']}: {refused['reason']}" if refused else "became samples"] += 1
     for (what, outcome), number in sorted(table.items()):
         print(f"{number:5d}  {what:36s}  {outcome}")
-    return made, table
+    return table
 
 
 def check_privacy(sandbox: Path, made: Conversion) -> None:

@@ -22,32 +22,6 @@ def listed(source: Folder, workers: int = 1) -> dict[str, SourceRecord]:
     return {record.name: record for record in source.records(workers)}
 
 
-def test_csv_gives_patients_labels_and_masks(png_folder: Path) -> None:
-    source = Folder(str(png_folder / "images"), str(png_folder / "labels.csv"), columns=COLUMNS)
-    assert source.label_names == ("nodule", "mass")  # the columns of numbers
-    records = listed(source)
-    assert len(records) == 24
-    assert records["im03.png"].patient == "P3" and records["im03.png"].labels == (1, 1)
-    assert records["im04.png"].labels[0] == 0 and math.isnan(records["im04.png"].labels[1])
-    assert records["im04.png"].mask == png_folder / "masks/m04.png" and records["im10.png"].mask is None
-
-
-def test_files_may_be_relative_to_the_csv_too(png_folder: Path, ingest: SimpleNamespace) -> None:
-    table = ingest.csv(png_folder / "list.csv", [{"image": f"images/im{n:02d}.png"} for n in range(24)])
-    source = Folder(str(png_folder / "images"), str(table), columns={"file": "image"})
-    assert set(listed(source)) == {f"im{n:02d}.png" for n in range(24)} and source.label_names == ()
-
-
-def test_a_file_without_a_row_and_a_row_without_a_file_are_named(png_folder: Path) -> None:
-    (png_folder / "images" / "notes.txt").write_text("hello")
-    (png_folder / "images" / ".hidden").write_text("hello")
-    (png_folder / "images" / "im00.png").unlink()
-    records = listed(Folder(str(png_folder / "images"), str(png_folder / "labels.csv"), columns=COLUMNS))
-    assert records["notes.txt"].rejected == "no row in the CSV of labels"
-    assert ".hidden" not in records
-    assert records["im00.png"].rejected == "the file cannot be read (FileNotFoundError)"
-
-
 def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
     table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
     for columns, words in (
@@ -166,7 +140,9 @@ def test_masks_among_the_images_are_pointed_at(
     printed = capsys.readouterr().out
     assert "warning: 3 of the inputs are masks by their names, " in printed and "recipe.columns.mask" in printed
     table = ingest.csv(tmp_path / "x.csv", [{"file": "0.png", "patient": "P", "mask": "nodule_mask/0.png"}])
-    listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
+    records = listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
+    assert {name for name, record in records.items() if record.rejected} == {"Masks/0.png", "0_seg.png"}
+    assert records.keys() == {"0.png", "Masks/0.png", "0_seg.png"}  # neither its mask nor the list is an input
     assert "masks by their names" not in capsys.readouterr().out
 
 
@@ -212,19 +188,6 @@ def test_a_pattern_and_a_column_of_patients_exclude_each_other(png_folder: Path)
     own = given(png_folder) | {"columns": {"file": "file", "mask": "mask"}}
     records = listed(Folder(**own, patient_pattern="im(.)"))
     assert {record.patient for record in records.values()} == {"0", "1", "2"}
-
-
-def test_masks_and_lists_among_the_images_are_no_inputs(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "masks/a.png", "stray.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("L", (40, 40)).save(tmp_path / name)
-    (tmp_path / "list.csv").write_text("file,mask\na.png,masks/a.png\nb.png,\n")
-    source = Folder(str(tmp_path), str(tmp_path / "list.csv"), columns={"file": "file", "mask": "mask"})
-    assert {record.name: record.rejected is None for record in source.records(1)} == {
-        "a.png": True,
-        "b.png": True,
-        "stray.png": False,
-    }
 
 
 def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(

@@ -85,16 +85,6 @@ def test_a_dataset_that_was_moved_keeps_its_name(
     assert ingest.contents(out) == whole
 
 
-def test_another_name_than_the_stored_one_is_another_recipe(
-    images: Path, tmp_path: Path, ingest: SimpleNamespace
-) -> None:
-    config = ingest.recipe("folder", images=str(images), **UNNAMED)
-    convert(config, tmp_path / "out", workers=1)
-    convert(config | {"name": "out"}, tmp_path / "out", workers=1)
-    with pytest.raises(UserError, match=r'another recipe \(name: "out" there, "films" here\)'):
-        convert(config | {"name": "films"}, tmp_path / "out", workers=1)
-
-
 def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path, ingest: SimpleNamespace) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
     config = ingest.recipe("folder", images=str(tmp_path / "dicom"), **UNNAMED)

@@ -1,4 +1,4 @@
-"""Splits and places, as properties over many made-up sources."""
+"""Splits and places, as properties over many made-up sources; what a recipe's identity is made of."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dira_scale.archive.deidentify import Hasher
+from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.plan import TABLES, plan_shards
-from dira_scale.archive.recipe import Recipe
+from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.config.registry import REGISTERED
 from dira_scale.config.schema import PathStr
@@ -220,11 +220,6 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
     assert list(by_split(bad, make())) == ["train"]
 
 
-def test_an_empty_source_is_an_error() -> None:
-    with pytest.raises(UserError, match="the source lists no files"):
-        plan_shards([], make(), HASHER)
-
-
 @pytest.mark.parametrize(
     "keys, words",
     [
@@ -285,18 +280,6 @@ def test_places_are_no_part_of_the_identity(location: str, ingest: SimpleNamespa
         assert name != "medmnist" or identity["classes"] == ["Doe v1.5", "T2"]
 
 
-def test_a_plan_is_the_same_wherever_the_images_lie() -> None:
-    def made(folder: str, **more: Any) -> str:
-        records = [SourceRecord(f"im{n}", Path(folder, f"im{n}"), mask=Path(folder, "m"), **more) for n in range(9)]
-        return plan_shards(records, make(), HASHER, ["a"]).hash
-
-    assert made("/here", labels=(1.0,)) == made("/there", labels=(1.0,)) != made("/here", labels=(0.0,))
-    assert made("/here", size=5) != made("/here", size=6)
-    assert (
-        plan_shards([record("x")], make(), HASHER, ["a"]).hash != plan_shards([record("x")], make(), HASHER, ["b"]).hash
-    )
-
-
 @pytest.mark.parametrize(
     "source, words",
     [
@@ -330,3 +313,46 @@ def test_impossible_keys_of_volumes_are_refused(keys: dict, words: str) -> None:
 def test_shares_of_many_patients() -> None:
     found = by_split([record(f"im{n}", f"p{n}") for n in range(4000)], make())
     assert abs(len(found["val"]) - 400) < 60 and abs(len(found["test"]) - 400) < 60  # 3 standard deviations
+
+
+# The first 16 digits of each recipe's hash.
+MODALITIES = {"msd": "MR", "volumes": "CT"}  # of those whose modality the inputs say
+IDENTITIES = {
+    "brats": "093929e928867a1b",
+    "chestxray14": "7dff6abebbcd8381",
+    "chestxray14_small": "95408b5e0cb72aac",
+    "chexpert": "d14546261d117073",
+    "folder": "6f3d49e8ce28540e",
+    "jsrt": "407e251955d792fa",
+    "lidc_idri": "45bb1649f926bd73",
+    "lidc_vois": "ad31ff56d544e361",
+    "lits": "faf60a2db922b3c2",
+    "luna16": "55740a59b383a8a4",
+    "luna16_candidates": "0e800b43e4b2bfce",
+    "medmnist": "2c8c956321c0e93b",
+    "montgomery": "ccacc594cae68625",
+    "msd": "1d65309f17dc5083",
+    "pediatric_pneumonia": "649f501407987378",
+    "phantom_abdomen": "cc71e286d8e98e08",
+    "phantom_ct": "519693690363c2fd",
+    "phantom_cxr": "8058e0c7df7e3336",
+    "phantom_small": "8722488420f0a2b2",
+    "shenzhen": "8d4f4f4b2623d4b9",
+    "shenzhen_original": "b629b7e23063eb73",
+    "siim_acr": "3fc6fba1a467ff0a",
+    "volumes": "f9e00072b952cb26",
+}
+
+
+def test_every_recipe_is_pinned() -> None:
+    recipes = Path(__file__).parents[2] / "shards" / "recipe"
+    assert {path.stem for path in recipes.glob("*.yaml")} == IDENTITIES.keys()
+
+
+@pytest.mark.parametrize("name", IDENTITIES)
+def test_the_identity_of_a_recipe_stays(name: str, ingest: SimpleNamespace) -> None:
+    """Else a dataset that was begun is refused by the command that began it, and a finished one by ``repair``."""
+    keys = {"modality": MODALITIES[name]} if name in MODALITIES else {}
+    for location in ("/data/here", "there/too.npz"):
+        recipe = Recipe.from_config(ingest.recipe(name, images=location, **keys))
+        assert identity_hash(recipe.identity(Hasher(PUBLIC_KEY, recipe.archive)))[:16] == IDENTITIES[name]

@@ -60,16 +60,6 @@ def test_what_another_process_writes_is_left_to_it(
         convert(config, out, workers=1, share=mine)
 
 
-def test_slices_of_another_archive_are_refused(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    convert(config, out, workers=1, share="1/2")
-    with pytest.raises(UserError, match=r"unfinished conversion of another recipe .*min_side: 32 there, 16 here"):
-        convert(config | {"min_side": 16}, out, workers=1, share="2/2")
-    (png_folder / "images" / "im05.png").unlink()
-    with pytest.raises(UserError, match="have changed since"):
-        convert(config, out, workers=1, share="2/2")
-
-
 def test_slices_of_two_recipes_begun_in_one_moment_are_not_joined(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:

@@ -58,7 +58,7 @@ def test_a_network_larger_than_its_weights_is_refused_before_it_takes_memory() -
 HUGE: list[tuple[str, Any]] = [("channels", 60_000), ("decoder_channels", [10**6] * 5), ("outputs", ["x"] * 10**5)]
 
 
-@pytest.mark.parametrize(("key", "value"), [*HUGE, ("channels", 200_000_000), ("size", [32, 10**9])])
+@pytest.mark.parametrize(("key", "value"), [*HUGE, ("size", [32, 10**9])])
 def test_so_is_that_of_a_description_and_of_an_export(tmp_path: Path, key: str, value: Any) -> None:
     from dira_scale import export
 

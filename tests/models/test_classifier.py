@@ -1,4 +1,5 @@
-"""Classifiers and segmentation of several classes: equal to timm's and smp's networks with the same weights."""
+"""Classifiers and segmentation of several classes: equal to timm's and smp's networks with the same weights; heads and
+normalisation."""
 
 from typing import Any
 
@@ -8,11 +9,15 @@ import timm
 import tiny_swin  # noqa: F401  # registers itself
 import torch
 from models.stub3d import TARGET
+from torchvision.transforms.v2.functional import normalize
 
 from dira_scale.models.architecture import architecture
 from dira_scale.models.encoder import timm_names
+from dira_scale.models.heads import MLP, global_average
+from dira_scale.models.normalise import IMAGENET, normalised
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.timm_head import timm_head_names
+from dira_scale.runs.description import Input
 
 CLASSES = 3
 CHANNELS = [32, 16, 16, 8, 8]
@@ -70,3 +75,38 @@ def test_a_segmentation_of_several_classes_is_smps() -> None:
     )  # fmt: skip
     images = torch.rand(2, 3, 64, 96)
     torch.testing.assert_close(unet(images), theirs(images))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 8, 3, 5), (3, 512, 7, 7)])
+def test_maps_are_averaged_bit_for_bit_as_by_their_two_axes(shape, layout):
+    """Curves of earlier runs depend on it: another way to average may differ in the last bit."""
+    maps = torch.randn(shape, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    assert torch.equal(global_average(maps), maps.mean(dim=(2, 3)))
+
+
+def test_a_head_takes_vectors_images_and_volumes():
+    head = MLP(4, 8, 3).eval()
+    vectors = torch.randn(5, 4)
+    for axes in (0, 2, 3):
+        maps = vectors.view(5, 4, *(1,) * axes).expand(5, 4, *(2,) * axes)
+        torch.testing.assert_close(head(maps), head(vectors))
+
+
+def test_grey_images_are_normalised_as_torchvision_does_their_copies() -> None:
+    images = torch.rand(2, 1, 4, 5)
+    expected = normalize(images.expand(-1, 3, -1, -1), [*IMAGENET["mean"]], [*IMAGENET["deviation"]])
+    torch.testing.assert_close(normalised(images, Input((4, 5), **IMAGENET)), expected)
+    torch.testing.assert_close(normalised(images.expand(-1, 3, -1, -1), Input((4, 5), **IMAGENET)), expected)
+
+
+def test_volumes_of_several_channels_have_one_mean_each() -> None:
+    volumes = torch.rand(2, 2, 3, 4, 5)
+    actual = normalised(volumes, Input((3, 4, 5), 2, mean=(0.1, 0.5), deviation=(2.0, 4.0)))
+    torch.testing.assert_close(actual[:, 1], (volumes[:, 1] - 0.5) / 4)
+    torch.testing.assert_close(actual[:, 0], (volumes[:, 0] - 0.1) / 2)
+
+
+def test_without_means_images_stay() -> None:
+    images = torch.rand(1, 1, 2, 2)
+    assert normalised(images, Input((2, 2))) is images

@@ -61,10 +61,7 @@ def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> Trai
     ("node", "head", "format", "file"),
     [
         (model("test_resnet"), "pooled", "timm", "classifier.safetensors"),
-        (model("test_convnext"), "pooled", "timm", "classifier.safetensors"),
-        (model("test_resnet"), "pooled", "plain", "plain_network.safetensors"),
         (model("test_resnet"), "dense", "smp", "unet.safetensors"),
-        (model("test_resnet"), "dense", "plain", "plain_network.safetensors"),
         (STUB, "pooled", "plain", "plain_network.safetensors"),
         (STUB, "dense", "plain", "plain_network.safetensors"),
     ],

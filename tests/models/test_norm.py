@@ -172,8 +172,14 @@ def two_ranks(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [
+        (torch.float64, torch.contiguous_format),
+        (torch.float32, torch.channels_last),
+        (torch.bfloat16, torch.channels_last),
+    ],
+)
 def test_over_ranks_is_torchs_batch_norm_of_the_whole_batch(two_ranks, dtype, layout):
     """Torch's layer has the same output, gradients and statistics on a batch of two equal halves."""
     plain, ours = (layer.to(torch.promote_types(dtype, torch.float32)) for layer in pair())

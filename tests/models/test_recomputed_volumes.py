@@ -38,7 +38,6 @@ def trained(name: str, recompute: bool, channels_last: bool) -> tuple[dict[str, 
 @pytest.mark.parametrize(
     ("name", "channels_last"),
     [
-        ("unet3d", False),
         ("unet3d", True),
         ("resenc_l", True),
         pytest.param("swinunetr", True, marks=pytest.mark.torture),

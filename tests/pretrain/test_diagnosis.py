@@ -108,13 +108,6 @@ def test_the_logarithmic_adversary_has_a_level_of_its_own() -> None:
     assert [len(watch.warnings(row, LATE)) for row in (even, lost, lost)] == [0, 0, 1]
 
 
-def test_a_base_alone_has_keys_of_its_own() -> None:
-    watch = diagnosis(queue=64)
-    row = {"queue_fresh": 0.1, "health/gradient/di": 1.0}
-    [printed] = [watch.warnings(row, LATE) for _ in range(PATIENCE)][-1]
-    assert printed.endswith("shorten method.queue, or raise method.momentum")
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

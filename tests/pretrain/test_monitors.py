@@ -1,4 +1,5 @@
-"""Monitors against plain formulas, on features whose figures are known, and alike on one process and on two.
+"""Monitors against plain formulas, on features whose figures are known, and alike on one process and on two; so are
+neighbours at a validation, of whom the processes have unequally many.
 
 Run by pytest this file starts itself once per process: ``test_monitors.py RANK FOLDER``.
 """
@@ -22,6 +23,7 @@ from dira_scale.methods.method import Method, Terms
 from dira_scale.pretrain import step as monitors_module
 from dira_scale.pretrain.objective import Forward, PretrainLosses
 from dira_scale.pretrain.step import Monitors, alignment, effective_rank, std_ratio, uniformity
+from dira_scale.pretrain.task import knn_auc
 
 WAIT = 120  # seconds
 
@@ -138,11 +140,23 @@ def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return {name: actual[name] for name in ("health/std", "health/rank", "health/features_rank", "health/alignment")}
 
 
+def labelled() -> tuple[Tensor, Tensor]:
+    """Features and labels of 45 images."""
+    torch.manual_seed(0)
+    labels = (torch.rand(45, 3) < 0.4).float()
+    labels[::7, 1] = torch.nan
+    labels[:, 2] = 1.0  # one class only: does not count
+    return torch.cat([labels[:, :1] * 0.8, torch.randn(45, 5)], dim=1), labels
+
+
 def test_two_processes_see_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, whole = look(images()), images().double()
     assert expected["health/gradient/di"] == pytest.approx(float((2.0 * 2 * whole / 8).norm()), rel=1e-5)
     together([[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)])
     actual = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2)]
+    neighbours = knn_auc(*labelled())
+    assert 0.4 < neighbours < 1.0
+    assert [single.pop("neighbours") for single in actual] == pytest.approx([neighbours] * 2, abs=1e-9)
     of_six = few(monkeypatch)
     assert of_six["health/std"] != pytest.approx(expected["health/std"], rel=1e-3)
     assert [single.pop("few") for single in actual] == [pytest.approx(of_six, rel=1e-5)] * 2
@@ -168,6 +182,7 @@ if __name__ == "__main__":
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
     seen = look(images()[4 * rank : 4 * rank + 4]) | {"few": few(pytest.MonkeyPatch())}
+    seen["neighbours"] = knn_auc(*(x[:31] if rank == 0 else x[31:] for x in labelled()))
     (folder / f"{rank}").write_text(json.dumps(seen))
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)

@@ -114,6 +114,18 @@ def test_one_process_where_accelerate_was_asked_for_several(
             check_launch(config())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("parallel.strategy=fsdp2 parallel.offload=true", "parallel.offload=true: fsdp2 has no offloading"),
+        ("parallel.strategy=zero2 parallel.compile=true", "parallel.compile=true is untested with zero2"),
+    ],
+)
+def test_what_a_strategy_does_not_have_is_refused(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("pretrain", ["data.shards=nowhere", *words.split()])
+
+
 def test_a_strategy_names_the_packages_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "find_spec", lambda name: None if name == "transformers" else object())
     with pytest.raises(UserError, match=r"parallel=zero2 needs transformers, .* python3 setup/install.py deepspeed"):

@@ -1,4 +1,7 @@
-"""Every recipe composes under every preset, can be trained, and has the figures of its paper."""
+"""Every recipe composes under every preset, can be trained, and has the figures of its paper.
+
+What presets change is on the page of experiments, which tests/test_experiments_page.py compares with what is composed.
+"""
 
 from typing import Any
 
@@ -99,31 +102,6 @@ def test_dira_adds_two_joint_stages_to_it(base: str) -> None:
     assert config.views["target_flip"] == "with_input"
 
 
-@pytest.mark.parametrize(
-    ("experiment", "key", "values"),
-    [
-        ("dira_moco", "adversary.loss", ("lsgan", "minimax")),  # equations 2 and 3
-        ("pcrl", "method.attention", ("channel", "outer")),
-    ],
-)
-def test_preset_paper_is_what_the_paper_says(experiment: str, key: str, values: tuple[str, str]) -> None:
-    flips = {"views.target_flip": ("with_input", "released")}
-    assert _differences("preset=paper", experiment) == flips | {key: values}
-
-
-def test_preset_released_is_the_codes_two_commands() -> None:
-    assert _differences("preset=released") == {
-        "precision": ("auto", "fp32"),
-        "views.target_flip": ("with_input", "released"),
-        "stages.di.epochs": (800, 0),
-        "stages.dir.epochs": (400, 1200),
-        "stages.dir.patience": (30, None),
-        "stages.dira.patience": (30, None),
-        "stages.dira.batch": (None, 16),
-        "method.base.shuffle": ("blocks", "batch"),
-    }
-
-
 def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
     config = composed("experiment=pcrl")
     assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet18")
@@ -165,23 +143,6 @@ def test_pcrl_on_volumes_has_its_papers_figures() -> None:
     assert {*map(tuple, config.views["extents"])} == SIZES | {(56, 112, 112)}
 
 
-def test_the_presets_of_pcrl_on_volumes_are_the_papers_and_the_codes() -> None:
-    paper = {"method.attention": ("channel", "outer"), "views.target_flip": ("with_input", "released")}
-    affine = {"views.corruptions.affine.p": (0.0, 1.0)}
-    assert _differences("preset=paper", "pcrl3d") == paper | affine
-    actual, of_images = (_differences("preset=released", name) for name in ("pcrl3d", "pcrl"))
-    same = {key for key in of_images if key.startswith(("method.", "views.", "stages.")) and "_scale" not in key}
-    assert {key: actual.pop(key) for key in same - {"method.weights.re"}} == {
-        key: of_images[key] if key != "stages.pcrl.patience" else (480, None) for key in same - {"method.weights.re"}
-    }
-    extents = actual.pop("views.extents")[1]
-    assert {*map(tuple, extents)} == SIZES | {(64, 112, 112)}
-    assert actual == affine | {
-        "data.batch": (32, 16), "views.iou": (0.2, 0.25), "views.same_size": (True, False),
-        "method.weights.re": (0.5, 1.0), "views.flip": (0.5, [0.0, 0.0, 0.5]),
-    }  # fmt: skip
-
-
 def test_models_genesis_as_released_never_mirrors_depth() -> None:
     """The authors' loop, written plainly: an axis of [channel, x, y, z] is drawn from 0 to 2 up to three times."""
     rng, odd, count = np.random.default_rng(0), np.zeros(4), 40000
@@ -199,25 +160,6 @@ def test_a_preset_is_of_the_methods_that_have_it() -> None:
     for method in ("mae", "simsiam"):
         with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for dira_bar"):
             composed(f"experiment={method}", "preset=released")
-
-
-def test_preset_released_of_pcrl_is_the_codes() -> None:
-    actual = _differences("preset=released", "pcrl")
-    skipped = [key for key in actual if key.startswith(("stages.dir.", "stages.dira."))]
-    config = composed("experiment=pcrl", "preset=released")
-    assert config.stages["dir"].epochs == config.stages["dira"].epochs == config.stages["di"].epochs == 0
-    assert {key: pair for key, pair in actual.items() if key not in skipped} == {
-        "data.batch": (256, 64),
-        "views.target_flip": ("with_input", "released"),
-        "views.orientations": (2, 1),
-        "method._target_": ("PCRL", "PCRLReleased"),
-        "method.momentum": (0.99, 0.999),
-        "method.shuffle": ("blocks", "batch"),
-        "method.weights.di": (0.5, 1.0),
-        "method.weights.re": (pytest.approx(NORMALISED / 2, rel=1e-3), 1.0),
-        "method.target_scale": (1.0, pytest.approx(NORMALISED**0.5, rel=1e-3)),
-        "stages.pcrl.patience": (30, None),
-    }
 
 
 # Of the authors' code: optimizer, schedule, the batch, the size of a crop, epochs; the method's settings and the mask.
@@ -309,24 +251,6 @@ def test_dira_on_transvw_has_its_papers_figures() -> None:
     assert sum(epochs for _, epochs in stages) == 200
 
 
-def test_the_presets_of_dira_on_transvw_are_equation_3_and_the_authors_script() -> None:
-    """What they say of mirrored targets has no effect: cubes are not mirrored."""
-    paper, released, alone = (
-        {key: pair for key, pair in _differences(f"preset={preset}", name).items() if key != "views.target_flip"}
-        for preset, name in (("paper", "dira_transvw"), ("released", "dira_transvw"), ("released", "transvw"))
-    )
-    painted = "views.corruptions.other.of"
-    assert paper == {"adversary.loss": ("wgan_gp", "minimax")}
-    assert released == {
-        "precision": ("auto", "fp32"), "adversary.loss": ("wgan_gp", "wgan_gp_released"),
-        "method.restoration": ("mse", "l1"), "model.up": ("transposed", "nearest"), "optim.step_epochs": (40, 16),
-        f"{painted}.shuffle.blocks": (5, 100), f"{painted}.inpaint.fill": ("noise", "constant"),
-        f"{painted}.outpaint.fill": ("noise", "constant"), "optim.optimizer.eps": (MISSING, 1e-7),
-        "optim.discriminator.eps": (MISSING, 1e-7),
-    } | {f"stages.{name}.patience": (30, 20) for name in ("di", "dir", "dira")}  # fmt: skip
-    assert alone == {"precision": ("auto", "fp32")}
-
-
 def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
     plain, changed = (dict(_flat(composed(f"experiment={experiment}", *more))) for more in ((), (preset,)))
     keys = dict.fromkeys([*plain, *changed])
@@ -363,8 +287,8 @@ NARROW = {
 def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> None:
     """All checks of all its stages, on a narrow network: batches, BatchNorm groups, queue, optimizer, schedule."""
     chosen = [f"preset={preset}"] if preset else []
-    words = ["data.shards=somewhere", f"experiment={experiment}", *chosen]
-    cfg = compose("pretrain", [*words, NARROW[compose("pretrain", words).model["_target_"]]])
+    cfg = compose("pretrain", ["data.shards=somewhere", f"experiment={experiment}", *chosen])
+    cfg.merge_with_dotlist([NARROW[cfg.model["_target_"]]])
     head = cfg.method.get("base", cfg.method)
     for width in {"dim", "hidden", "bottleneck"} & set(head):
         head[width] = 8

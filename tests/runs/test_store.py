@@ -7,7 +7,6 @@ from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
-import s3
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from runs.writers import write
@@ -20,17 +19,9 @@ from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.lease import LeaseLostError
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[s3.Bucket]:
-    with s3.bucket() as there:
-        yield there
-
-
-@pytest.fixture(params=["memory", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "s3":
-        yield f"{request.getfixturevalue('bucket').url}/{tmp_path.name}/run"
-        return
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Of a store in memory; a run in S3: tests/system/test_s3.py."""
     yield "memory://bucket/run"
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]

@@ -11,10 +11,10 @@ pytestmark = pytest.mark.system
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 CONFIG = """
 compute_environment: LOCAL_MACHINE
-distributed_type: {kind}
-mixed_precision: '{precision}'
+distributed_type: FSDP
+mixed_precision: 'no'
 num_machines: 1
-num_processes: {processes}
+num_processes: 2
 machine_rank: 0
 """
 
@@ -24,7 +24,6 @@ machine_rank: 0
     [
         ("data.bach=8", "unknown key data.bach; did you mean 'data.batch'?", True),
         ("data.batch=9", "data.batch=9 is not divisible by 2 ranks x parallel.accumulate=1", False),
-        ("model.encoder=resnet81", "resnet81", True),
     ],
 )
 def test_two_processes_say_it_once(shards: Path, tmp_path: Path, key: str, message: str, fresh: bool) -> None:
@@ -35,27 +34,13 @@ def test_two_processes_say_it_once(shards: Path, tmp_path: Path, key: str, messa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("kind", "precision", "processes", "message"),
-    [
-        ("NO", "fp16", 1, "accelerate's own configuration has mixed_precision=fp16, ours has precision=fp32"),
-        ("FSDP", "no", 2, "accelerate's own configuration has use_fsdp=true, ours has parallel.strategy=ddp"),
-        (
-            "MULTI_CPU",
-            "no",
-            2,
-            "accelerate launch was asked for 2 processes and started one",
-        ),
-    ],
-)
-def test_accelerates_file_and_our_configuration(
-    shards: Path, tmp_path: Path, kind: str, precision: str, processes: int, message: str
-) -> None:
+def test_accelerates_file_is_held_against_our_configuration(shards: Path, tmp_path: Path) -> None:
+    """What it may say otherwise: tests/pretrain/test_preflight.py."""
     file = tmp_path / "accelerate.yaml"
-    file.write_text(CONFIG.format(kind=kind, precision=precision, processes=processes))
+    file.write_text(CONFIG)
     launch = [*ACCELERATE, "--config_file", str(file), *pretrain(tmp_path / "run", shards)[1:]]
     (line,) = error_lines(finish(launch, code=1, fresh=True))
-    assert message in line
+    assert "accelerate's own configuration has use_fsdp=true, ours has parallel.strategy=ddp" in line
 
 
 def test_a_low_soft_limit_of_open_files_is_raised_and_a_low_hard_one_reported(shards: Path, tmp_path: Path) -> None:

@@ -101,23 +101,6 @@ def assert_equal_gradients(ours: dict[str, torch.Tensor], theirs: dict[str, torc
 
 
 @pytest.mark.system
-def test_recomputed_activations_change_nothing(unbroken: Path, shards: Path, tmp_path: Path) -> None:
-    finish(pretrain(tmp_path / "run", shards, *EACH, "parallel.checkpoint_activations=true"))
-    assert_equal_runs(tmp_path / "run", unbroken)
-
-
-@pytest.mark.system
-def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: Path) -> None:
-    """Restoration alone: MoCo's key shuffle acts within a micro-batch, so only its statistics would differ."""
-    for accumulate in (1, 2):
-        words = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "optim=sgd_moco"]
-        words += ["model.bn_groups=4", "data.size=64", f"parallel.accumulate={accumulate}"]
-        finish(pretrain(tmp_path / str(accumulate), shards, *EACH, *words))
-    for ours, theirs in zip(losses(tmp_path / "2"), losses(tmp_path / "1"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
-
-
-@pytest.mark.system
 def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     """With a rate of 0 the second validation cannot be better than the first, nor the third."""
     run, stop = tmp_path / "run", ["validate.every=1", "stages.di.patience=2", "stages.di.epochs=9", "epoch_factor=1"]
@@ -161,16 +144,9 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
         (["seed=1"], "other settings: seed: 0 -> 1"),
         (["stages.dira.terms=[di,re,add]"], "stage dira: term 'add'"),
         (["data.batch=6"], "method.base.queue=64 is not a multiple of data.batch=6"),
-        (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
-        (["data.batch=64"], "64"),
         (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),
         (["parallel.accumulate=2"], "with 2 BatchNorm groups: a micro-batch would be one of them"),
         (["data.val_split=vall"], "data.val_split=vall.*did you mean 'val'"),
-        (
-            ["optim.schedule=cosin"],
-            "optim.schedule=cosin: must be one of .*did you mean 'cosine'",
-        ),
-        (["precision=fp61"], "precision=fp61: must be one of auto, fp32, tf32, bf16, fp16"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -74,19 +74,6 @@ def test_fifty_kills_at_random_moments(unbroken: Path, shards: Path, tmp_path: P
     assert_equal_runs(run, unbroken)
 
 
-@pytest.mark.system
-def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
-    """Three, because with two the order in which gradients are added cannot show."""
-    settings = [*EACH, "data.batch=12", "method.base.queue=60", "model.bn_groups=3", "data.lanes=12"]
-    finish(pretrain(tmp_path / "unbroken", shards, *settings, ranks=3))
-    killed = pretrain(tmp_path / "killed", shards, *settings, ranks=3)
-    with Job(killed, tmp_path / "killed") as job:
-        job.rows(2)
-        job.kill()
-    finish(killed)
-    assert_equal_runs(tmp_path / "killed", tmp_path / "unbroken")
-
-
 def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with Job(pretrain(run, shards, *EACH, "epoch_factor=50", ranks=2), run) as job:
@@ -119,7 +106,7 @@ def test_under_elastic_launch_training_goes_on_by_itself(unbroken_pair: Path, sh
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR2"))]
 )
 def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     unbroken: Path, shards: Path, tmp_path: Path, name: str
@@ -292,34 +279,6 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, 
             disk.free(job)
         finish(pretrain(run, shards, *EACH))
         assert_equal_runs(run, unbroken)
-
-
-# A disk that gives a checkpoint of the main process slowly.
-SLOW = """
-import time
-from dira_scale.distributed.collectives import rank
-from dira_scale.runs.checkpoint import reading
-
-read_file, slow = reading.read_file, []
-
-def slowly(path, *most):
-    if rank() == 0 and not slow:
-        slow.append(path)
-        time.sleep(40)
-    return read_file(path, *most)
-
-reading.read_file = slowly
-"""
-
-
-@pytest.mark.system
-def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_other(
-    shards: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    for steps, before in ((2, ""), (3, SLOW)):
-        printed = finish(pretrain(run, shards, *EACH, "parallel.timeout=25", f"steps={steps}", ranks=2), before=before)
-    assert "from step 2 of 3" in printed
 
 
 # A process that stops itself when the second stage begins: then it is not about to write, its checkpoint is complete.

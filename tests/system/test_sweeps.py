@@ -81,7 +81,7 @@ class Counted(Jobs):
         for run in runs:
             steps = run.varied["first.steps"] if run.phase == "first" else SECOND
             lines = (self.sweep.output(run) / "steps").read_text().split()
-            assert lines == [str(step) for step in range(1, steps + 1)], f"{run.id}: {lines}\n{self.told()}"
+            assert lines == [str(step) for step in range(1, steps + 1)], f"{run.id}: {lines}\n{self.reported()}"
             done = [item for item in self.tries(run) if item.exit_code == 0]
             assert len(done) == 1, self.reported()
             for need in run.needs:

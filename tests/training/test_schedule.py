@@ -46,13 +46,6 @@ def test_a_run_too_short_for_its_recipe_says_so(images: int, factor: float, prin
         assert lines[0].endswith("needed 2600 to learn: epoch_factor=31 plans as many")
 
 
-def test_a_large_factor_is_written_as_a_plain_number() -> None:
-    config = composed("experiment=small", "stages.di.epochs=0", "stages.dira.epochs=0")
-    planned = stage_plans(config, lambda batch: 1)
-    (line,) = few_steps(config, planned)
-    assert "12 are planned" in line and "epoch_factor=220 plans" in line  # 2600 / 12 = 216.7
-
-
 def test_falls_of_the_rate_are_counted_in_epochs_of_the_stage() -> None:
     words = "optim.schedule=step", "optim.step_epochs=50"
     assert {plan.period for plan in plans(*words, "epoch_factor=0.1").values()} == {5 * (IMAGES // 256)}

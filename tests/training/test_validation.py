@@ -1,9 +1,11 @@
-"""Validation of any task: here of a line through held-out numbers, batches of unequal weight."""
+"""Validation of any task: here of a line through held-out numbers, batches of unequal weight; dealt to ranks, every
+sample counts once."""
 
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from engine.regression import STAGES, Regression, Samples, samples
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from dira_scale.engine.state import RunState
 from dira_scale.forecast.network import fake_world
+from dira_scale.training.held_out import DistributedEvalOrder
 from dira_scale.training.validation import HeldOutValidation
 
 
@@ -76,3 +79,25 @@ def test_the_best_step_of_a_stage_is_that_of_the_least_or_the_largest_figure(
     assert seen == improved and state.best_step == {"only": max(i for i, better in enumerate(improved) if better)}
     assert state.best == {"only": 0.2 if direction == "min" else 0.9}
     assert state.stale == 2 * improved[::-1].index(True)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize(("size", "batch"), [(12, 5), (64, 64), (65, 64), (3, 8)])
+def test_every_sample_counts_once_and_all_ranks_do_as_much(size: int, batch: int, ranks: int) -> None:
+    whole = -(-size // batch)
+    seen: list[int] = []
+    shares = [DistributedEvalOrder(size, batch, whole, rank, ranks) for rank in range(ranks)]
+    assert len({share.steps for share in shares}) == 1
+    for share in shares:
+        for step in range(share.steps):
+            positions = share.batch_at(step)
+            assert len(positions.index) > 0
+            if share.counts(step):
+                seen.extend(positions.index.tolist())
+    assert sorted(seen) == list(range(size))
+
+
+def test_a_limit_takes_the_first_batches() -> None:
+    shares = [DistributedEvalOrder(100, 10, 3, rank, 2) for rank in range(2)]
+    seen = [s.batch_at(k).index for s in shares for k in range(s.steps) if s.counts(k)]
+    assert sorted(np.concatenate(seen)) == list(range(30))

@@ -133,14 +133,9 @@ def test_the_real_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     "age, kept",
     [
-        ("058", "58"), ("058Y", "58"), ("58y", "58"), ("013M", "1"), ("007M", "0"), ("400D", "1"), ("090W", "1"),
-        ("411", None), ("155", None), ("411Y", None), ("999M", "83"), ("", None), ("Y", None), ("²", None),
-        ("-5", None), ("0x1F", None), ("58.5", None), ("1e2", None), ("00058", None),
+        ("058Y", "58"), ("013M", "1"), ("090W", "1"), ("155", None), ("999M", "83"), ("", None), ("²", None),
+        ("-5", None), ("58.5", None), ("00058", None),
     ],
 )  # fmt: skip
-def test_an_age_is_years_or_none(tmp_path: Path, age: str, kept: str | None) -> None:
-    miniatures.chestxray14(tmp_path)
-    table = tmp_path / "Data_Entry_2017_v2020.csv"
-    table.write_text(table.read_text().replace(",57,M,", f",{age},M,"))
-    records = {record.name: record for record in ChestXray14(str(tmp_path), attributes=["age"]).records(1)}
-    assert coarse(records["00000001_000.png"].attributes).get("age") == kept
+def test_an_age_is_years_or_none(age: str, kept: str | None) -> None:
+    assert coarse({"age": chestxray14._age(age)}) == ({"age": kept} if kept else {})

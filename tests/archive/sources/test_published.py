@@ -14,7 +14,6 @@ from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import in_threads, with_size
-from dira_scale.imaging.boxes import Box, clip_box
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
@@ -72,9 +71,3 @@ def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest
     monkeypatch.setattr(type(location.fs), "info", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
     with pytest.raises(OSError, match="connection lost"):
         with_size(record)
-
-
-def test_boxes_are_cut_to_the_image() -> None:
-    box = Box("a", y=-3, x=5, h=10, w=10, z=8.5, d=4)
-    assert clip_box(box, (10, 20, 12)) == Box("a", y=0, x=5, h=7, w=7, z=8.5, d=1.5)
-    assert clip_box(Box("a", 1, 1, 2, 2), (4, 4)) == Box("a", 1, 1, 2, 2)
