@@ -61,7 +61,12 @@ def test_a_block_is_one_graph(name: str, groups: int) -> None:
         torch.testing.assert_close(plain, compiled_one, atol=1e-6, rtol=1e-4)
 
 
-BLOCKS = {"residual": ("test_resnet", 1), "U-Net": ("test_resnet", -2), "transformer": ("test_vit", 0), "3D": ("unet3d", 1)}
+BLOCKS = {
+    "residual": ("test_resnet", 1),
+    "U-Net": ("test_resnet", -2),
+    "transformer": ("test_vit", 0),
+    "3D": ("unet3d", 1),
+}
 STEPS, ULPS = 20, 32
 
 
