@@ -20,13 +20,15 @@ from benchmarks.synthetic import wait
 
 BROKEN = "its process ended while it was measured, see the log"
 HUNG = 3  # exit code of a process that an item did not give back
-LONGEST = 0.5  # of a part's time, for one of its items
 Item = Callable[[], dict[str, Any]]  # its figures; or why it is left out
 
 
-def run(job: Job, items: Mapping[str, Item]) -> bool:
+def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool:
     """Those that stand in no report yet and fit into ``job.seconds``; the report is written after each. Whether all
-    figures of the part so far are as they must be."""
+    figures of the part so far are as they must be.
+
+    ``longest_share``: of the part's time, that one of its items may take.
+    """
     began, longest = time.perf_counter(), 0.0
     state = job.report.read().get(job.part) or {"items": {}, "not_run": list(items)}
     for name in [name for name in items if name in state["not_run"]]:
@@ -36,7 +38,7 @@ def run(job: Job, items: Mapping[str, Item]) -> bool:
         state["not_run"].remove(name)
         state["items"][name], state["lost"] = {"failed": BROKEN}, True
         job.report.add(**{job.part: state})
-        bound = threading.Timer(max(LONGEST * job.seconds, 1.0), os._exit, (HUNG,))
+        bound = threading.Timer(max(longest_share * job.seconds, 1.0), os._exit, (HUNG,))
         bound.daemon = True
         bound.start()
         result = attempt(items[name])

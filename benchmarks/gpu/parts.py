@@ -71,7 +71,7 @@ def run(command: Sequence[str], job: Job) -> tuple[bool, str]:
             return False, "stopped, its time was up"
         code = code or ended
         state: dict[str, Any] = job.report.read().get(job.part, {})
-        waiting = len(state.get("not_run", [])) if isinstance(state, dict) and state.get("lost") else 0
+        waiting = len(state["not_run"]) if state.get("lost") else 0
         if waiting in (0, ahead):
             return not code, f"exit code {code}: {last_line(Path(f'{log}.log'))}" if code else "done"
         ahead = waiting

@@ -58,7 +58,7 @@ def figure(
 
 def text(content: dict[str, Any], parts: tuple[str, ...]) -> str:
     """All so far: the machine; then part by part how it ended, its figures, and what was left out."""
-    from benchmarks.gpu import checks, steps
+    from benchmarks.gpu import steps
 
     lines = ["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal"))
     lines += [f"{key}: {value}" for key, value in content.get("environment", {}).items()]
@@ -72,7 +72,6 @@ def text(content: dict[str, Any], parts: tuple[str, ...]) -> str:
         for name, item in steps.finished(items, content).items():
             lines += rows(name, item, content)
         lines += [f"  {name}: not run, the time was up" for name in state.get("not_run", [])]
-    lines += map(checks.line, content.get("tests", []))
     return "\n".join(lines) + "\n"
 
 

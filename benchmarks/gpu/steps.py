@@ -117,7 +117,8 @@ def measure(rung: Rung, rehearse: bool) -> dict[str, Any]:
         figures = {"a step": figure(1e3 * taken, "ms", None if rung.authors else (expects, "ms"))}
         if cuda:
             figures["memory"] = figure(torch.cuda.max_memory_allocated() / 2**30, "GiB", (expects, "GiB"))
-        if rung.name != COMPILED and loop.samples > 8:  # it would be compiled for these sizes anew
+        # Of eight volumes the device's work may take as long; compiled blocks would be compiled for these sizes anew.
+        if rung.name != COMPILED and loop.batches[0].views[0].dim() == 4:
             turn(loop, CHECKED, 1, few=True)  # kernels are chosen for these sizes anew
             host = statistics.median(turn(loop, number, steps, few=True) for number in _until(seconds / 8))
             figures["host"] = figure(1e3 * host, "ms", None if rung.authors else (expects, "host ms"))

@@ -242,14 +242,13 @@ def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path, monk
         (tmp_path / f"test_{name}.py").write_text(HEAD + text)
     (tmp_path / "test_other.py").write_text("def test_a(): assert 0\n")
     assert not checks.run(job(tmp_path, part="tests"), tmp_path)
-    rows = {Path(row["file"]).stem[5:]: row for row in json.loads((tmp_path / "gpu.json").read_text())["tests"]}
-    assert {name: row["state"] for name, row in rows.items()} == {
-        "fine": "passed", "lacks": "skipped", "process_lacks": "skipped", "both": "failed", "handled": "failed",
-        "mistaken": "failed",
-    }  # fmt: skip
-    assert (rows["fine"]["tests"], rows["fine"]["skipped"], rows["both"]["broken"]) == (2, 1, 2)
-    assert rows["lacks"]["why"] == "no_such is missing (1 of 1 tests)"
-    assert rows["process_lacks"]["why"] == "no_such is missing (1 of 2 tests)"
+    rows = {Path(file).stem[5:]: row for file, row in Report(tmp_path).read()["tests"]["items"].items()}
+    passed = {name: row["figures"]["passed"] for name, row in rows.items() if "figures" in row}
+    assert {name for name, row in passed.items() if row["fine"]} == {"fine"}
+    assert passed.keys() == {"fine", "both", "handled", "mistaken"} and passed["fine"]["value"] == 1
+    assert passed["fine"]["note"] == "1 skipped, 0 broken" and passed["both"]["note"] == "0 skipped, 2 broken"
+    assert rows["lacks"]["left_out"] == "no_such is missing (1 of 1 tests)"
+    assert rows["process_lacks"]["left_out"] == "no_such is missing (1 of 2 tests)"
 
 
 def test_time_that_is_up_ends_a_command_with_all_its_processes(tmp_path: Path) -> None:
