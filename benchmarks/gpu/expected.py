@@ -15,12 +15,13 @@ from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.forecast import strategies
 from dira_scale.forecast.config import plan_of
+from dira_scale.machine.hardware import hardware
 from dira_scale.storage.atomic import write_json
 
 
 def machine() -> str:
-    """The planner's machine that is most like this one."""
-    return "a100" if torch.cuda.is_available() and "A100" in torch.cuda.get_device_name() else "h200"
+    """The planner's machine that is most like this one, found without a context on its GPU."""
+    return "a100" if any("A100" in gpu.name for gpu in hardware().gpus) else "h200"
 
 
 def of(command: str, *overrides: str) -> dict[str, float]:

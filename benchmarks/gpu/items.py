@@ -29,11 +29,11 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
 
     ``longest_share``: of the part's time, that one of its items may take.
     """
-    began, longest = time.perf_counter(), 0.0
+    began, taken = time.perf_counter(), [0.0]
     state = job.report.read().get(job.part) or {"items": {}, "not_run": list(items)}
     for name in [name for name in items if name in state["not_run"]]:
         start = time.perf_counter()
-        if job.seconds - (start - began) < longest:  # it would take no less than the longest so far
+        if job.seconds - (start - began) < sum(taken) / len(taken):  # it would take no less than the others, likely
             continue
         state["not_run"].remove(name)
         state["items"][name], state["lost"] = {"failed": BROKEN}, True
@@ -44,7 +44,8 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
         result = attempt(items[name])
         bound.cancel()
         seconds = time.perf_counter() - start
-        state["items"][name], longest, state["lost"] = result | {"seconds": seconds}, max(longest, seconds), lost()
+        taken = [*filter(None, taken), seconds]
+        state["items"][name], state["lost"] = result | {"seconds": seconds}, lost()
         job.report.add(**{job.part: state})
         print(f"{name}: {result}", flush=True)
         if state["lost"]:

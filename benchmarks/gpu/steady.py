@@ -109,9 +109,9 @@ def distorted(*recipe: str) -> dict[str, Any]:
 
 def run(job: Job) -> bool:
     """All of it; whether it was fine."""
-    each: dict[str, items.Item] = {f"waits of {name}": partial(waits, *words(name, job.rehearse)) for name in RECIPES}
-    for name in DISTORTED:
-        each[f"distort {name}"] = partial(distorted, *words(name, job.rehearse))
-    for name in REPEATED:
-        each[f"repeat {name}"] = partial(repeat, *words(name, job.rehearse))
+    each: dict[str, items.Item] = {}
+    for kind, check, names in (
+        ("distort", distorted, DISTORTED), ("repeat", repeat, REPEATED), ("waits of", waits, tuple(RECIPES))
+    ):  # fmt: skip
+        each |= {f"{kind} {name}": partial(check, *words(name, job.rehearse)) for name in names}
     return items.run(job, each)
