@@ -4,7 +4,6 @@ A file whose tests fail only because packages are missing, here or in a process 
 packages named; files for which there is no time left are left out.
 """
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -17,10 +16,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks.gpu import bounded, items
+from benchmarks.gpu.items import absent
 from benchmarks.gpu.report import Job, figure
 
 ROOT = Path(__file__).parents[2]
-OURS = ("dira_scale", "benchmarks", "harness", "needs")  # to lack one of these is a failure
 NOTHING = 5  # pytest's exit code where a file has no such test
 # What pytest says that was raised, here or in a process whose words are the reason.
 ABSENT = re.compile(r"^E\s.*\bModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
@@ -54,13 +53,6 @@ def lacks(text: str) -> str | None:
     as after an absence that was handled."""
     found = ABSENT.findall(text.rpartition(HANDLED)[2])
     return absent(found[-1]) if found else None
-
-
-def absent(module: str) -> str | None:
-    """The package of others that has ``module``, if that is not there; None otherwise."""
-    package = module.partition(".")[0]
-    shared = package == "nvidia"  # a namespace, which torch's libraries have too
-    return module if module and package not in OURS and (shared or importlib.util.find_spec(package) is None) else None
 
 
 def run(job: Job, tests: Path = ROOT / "tests") -> bool:

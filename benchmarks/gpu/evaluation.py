@@ -12,7 +12,6 @@ import torch
 
 from benchmarks.gpu import items, steps
 from benchmarks.gpu.basics import seconds
-from benchmarks.gpu.checks import absent
 from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
@@ -83,16 +82,6 @@ def make(folder: Path, small: bool) -> Path:
         return make_shards(folder, *((8, 128, 64, 1) if small else (512, 512, 512, CORES)))
 
 
-def or_absent(item: items.Item) -> dict[str, Any]:
-    """Its figures, or the package for want of which there are none."""
-    try:
-        return item()
-    except ModuleNotFoundError as error:
-        if package := absent(error.name or ""):
-            return {"left_out": f"{package} is missing"}
-        raise
-
-
 def run(job: Job) -> bool:
     """All of it."""
     masks = words("masks in 3D", job.rehearse)
@@ -105,4 +94,4 @@ def run(job: Job) -> bool:
         }
         if torch.cuda.is_available():
             each["embed, bf16"] = partial(embedded, job, Path(name, "shards"), "bf16")
-        return items.run(job, {title: partial(or_absent, item) for title, item in each.items()})
+        return items.run(job, each)

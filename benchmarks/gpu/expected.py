@@ -7,7 +7,7 @@ memory. Precisions other than bf16 are slower by their peaks.
 import torch
 
 from benchmarks.gpu.basics import peak
-from benchmarks.gpu.checks import absent
+from benchmarks.gpu.items import absent
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import EXPECTED, Job
 from benchmarks.gpu.steps import COMPILED, PARTS

@@ -5,7 +5,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -13,11 +12,10 @@ import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks import synthetic
 from benchmarks.plain import ReleasedPlain
-from dira_scale.config.compose import compose
+from benchmarks.synthetic import BATCHES, batches, blueprint
 from dira_scale.data import distort
 from dira_scale.data.distort import BatchedDistort
 from dira_scale.distributed.collectives import control_group
@@ -28,17 +26,9 @@ from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.step import Step
 from dira_scale.models.network import moved
-from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.schedule import stage_plans
 
-BATCHES = 4  # different ones, in turn
 FEW = 8  # samples of a step whose work takes the device no time
-COARSE = 8  # noise is smooth: of so many values along an axis
-
-
-def blueprint(command: str, *words: str) -> Blueprint:
-    """What ``command`` trains by these words, whatever its data."""
-    return blueprint_of(command, compose(command, ["data.shards=none", *words]))
 
 
 class Ours:
@@ -142,42 +132,3 @@ def turn(loop: Any, number: int, steps: int, few: bool = False) -> float:
         loop.step(number + i, few)
     wait()
     return (time.perf_counter() - began) / steps
-
-
-def batches(made: Blueprint, samples: int, device: torch.device) -> list[Any]:
-    """Batches as a loader would return them, on ``device``; a function of their number."""
-    return [
-        filled(made.shapes.batch(samples), torch.Generator().manual_seed(number), device) for number in range(BATCHES)
-    ]
-
-
-def filled(value: Any, generator: torch.Generator, device: torch.device) -> Any:
-    """A batch, or a part of it, on ``device``, with noise in its pixels, and both answers among its labels."""
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: getattr(value, field.name) for field in fields(value)}
-        if parts.get("low") is not None:
-            parts |= {"low": torch.zeros_like(parts["low"]), "high": torch.full_like(parts["high"], 255)}
-        if parts.get("views"):
-            parts["views"] = tuple(noise(view, generator) for view in parts["views"])
-        parts |= {k: answers(parts[k]) for k in ("labels", "mask", "index", "images", "flips") if k in parts}
-        return replace(value, **{name: filled(part, generator, device) for name, part in parts.items()})
-    if isinstance(value, tuple):
-        return tuple(filled(part, generator, device) for part in value)
-    if isinstance(value, dict):
-        return {key: filled(part, generator, device) for key, part in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
-
-
-def noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Smooth noise from 0 to 255 in the place of a view [b, C, *size]."""
-    coarse = torch.rand(*like.shape[:2], *[COARSE] * (like.dim() - 2), generator=generator)
-    return (F.interpolate(coarse, like.shape[2:], mode={4: "bilinear", 5: "trilinear"}[like.dim()]) * 255).to(
-        like.dtype
-    )
-
-
-def answers(value: Any) -> Any:
-    """Zeros and ones in turn."""
-    if isinstance(value, tuple):
-        return tuple(map(answers, value))
-    return value if value is None else torch.arange(value.numel()).view(value.shape).remainder(2).to(value.dtype)

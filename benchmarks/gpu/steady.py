@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import items
-from benchmarks.gpu.loops import Ours, blueprint, filled
+from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, figure
+from benchmarks.synthetic import blueprint, filled
 from dira_scale.data import distort
 
 ROOT = str(Path(__file__).parents[2])

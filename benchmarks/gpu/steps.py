@@ -21,9 +21,10 @@ from torch import nn
 
 from benchmarks.gpu import items
 from benchmarks.gpu.basics import peak
-from benchmarks.gpu.loops import BATCHES, Authors, Ours, loopback, turn
+from benchmarks.gpu.loops import Authors, Ours, loopback, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
+from benchmarks.synthetic import BATCHES
 
 TURNS = 3.0  # seconds of measuring
 CHECKED, TURN = 3, 5  # first steps whose losses are compared; steps of a turn, of which a rehearsal takes one

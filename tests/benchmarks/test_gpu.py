@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from benchmarks.gpu import basics, bounded, checks, expected, items, nccl, parts, report, steps
-from benchmarks.gpu.loops import blueprint
 from benchmarks.gpu.parts import PARTS, SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, Report, figure
+from benchmarks.synthetic import blueprint
 from dira_scale.bench import main as bench
 
 
@@ -163,6 +163,7 @@ import os, sys, time
 from pathlib import Path
 from benchmarks.gpu import items
 from benchmarks.gpu.report import Job, Report, figure
+from benchmarks.synthetic import blueprint
 out = Path(sys.argv[1])
 job = Job(Report(out), 20.0, True, out, "nccl")
 def fine(): return {"figures": {"it": figure(1.0, "ms")}}
