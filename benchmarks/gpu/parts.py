@@ -33,7 +33,7 @@ import torch
 from benchmarks.gpu import bounded, expected
 from benchmarks.gpu.report import EXPECTED, Job, Report, text
 from dira_scale.errors import UserError
-from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.atomic import write_atomic, write_json
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
@@ -107,11 +107,22 @@ def pack(logs: Path, out: Path) -> None:
     temporary.replace(out / "logs.tar.gz")
 
 
-def write(report: Report, logs: Path, parts: tuple[str, ...]) -> None:
+def begin(report: Report, chosen: Sequence[str], rehearse: bool) -> None:
+    """Drop what another time has measured of these parts; figures of other parts stay, but for a rehearsal's."""
+    before = report.read()
+    if before.get("rehearsal") != rehearse:
+        before = {}
+    ended = {part: how for part, how in before.get("parts", {}).items() if part not in chosen}
+    kept = {name: value for name, value in before.items() if name not in chosen}
+    about = {"rehearsal": rehearse, "parts": ended, "expectation": f"by the planner, of {expected.machine()}"}
+    write_json(report.file, kept | about)
+
+
+def write(report: Report, logs: Path) -> None:
     """Everything so far, with what is expected so far."""
-    known = report.file.with_name(EXPECTED)
-    report.add(expected=json.loads(known.read_text()) if known.exists() else {})
-    write_atomic(report.file.with_name("gpu.txt"), text(report.read(), parts))
+    known, before = report.file.with_name(EXPECTED), report.read().get("expected", {})
+    report.add(expected=before | (json.loads(known.read_text()) if known.exists() else {}))
+    write_atomic(report.file.with_name("gpu.txt"), text(report.read()))
     pack(logs, report.file.parent)
 
 
@@ -134,11 +145,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.alone:
         module = importlib.import_module(f"benchmarks.gpu.{MODULES.get(args.alone, args.alone)}")
         return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs, args.alone)) else 1
-    for file in (report.file, out / EXPECTED):  # of another time
-        file.unlink(missing_ok=True)
-    report.add(rehearsal=args.rehearse, parts={}, expectation=f"by the planner, of {expected.machine()}")
+    (out / EXPECTED).unlink(missing_ok=True)  # of another time
     fine, chosen, seconds_of = True, tuple(part for part in PARTS if part in args.parts), SECONDS | SECOND_CALL
     waiting = list(chosen)
+    begin(report, chosen, args.rehearse)
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *(["--rehearse"] if args.rehearse else [])]
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder, "logs")
@@ -156,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 fine &= well
                 taken = {"fine": well, "why": why, "seconds": time.perf_counter() - start}
                 report.add(parts=report.read()["parts"] | {part: taken})
-                write(report, logs, chosen)
+                write(report, logs)
             left = args.seconds - (time.perf_counter() - began)
             if left > 0:
                 beside.wait(left)
@@ -166,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if beside.poll() is None:
                 bounded.end(beside.pid)
             beside.wait()
-        write(report, logs, chosen)
+        write(report, logs)
     (out / EXPECTED).unlink(missing_ok=True)
     print((out / "gpu.txt").read_text(), end="")
     return 0 if fine else 1

@@ -56,7 +56,7 @@ def figure(
     return {"value": value, "unit": unit, "expected": expected, "note": note, "fine": fine}
 
 
-def text(content: dict[str, Any], parts: tuple[str, ...]) -> str:
+def text(content: dict[str, Any]) -> str:
     """All so far: the machine; then part by part how it ended, its figures, and what was left out."""
     from benchmarks.gpu import steps
 
@@ -64,10 +64,9 @@ def text(content: dict[str, Any], parts: tuple[str, ...]) -> str:
     lines += [f"{key}: {value}" for key, value in content.get("environment", {}).items()]
     lines += [f"expected: {content['expectation']}"] if "expectation" in content else []
     lines += ["", HEAD]
-    for part in parts:
-        ended, state = content.get("parts", {}).get(part), content.get(part, {})
-        if ended:
-            lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s")
+    for part, ended in content.get("parts", {}).items():
+        state = content.get(part, {})
+        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s")
         items = state.get("items", {})
         for name, item in steps.finished(items, content).items():
             lines += rows(name, item, content)
