@@ -114,7 +114,8 @@ def layer(device: torch.device, make: Callable[[], nn.Module], shape: tuple[int,
     for name, layout in LAYOUTS.items():
         for free in (False, True):
             torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = not free, free
-            given = module.to(memory_format=layout), x.to(memory_format=layout), gradient.to(memory_format=layout)
+            module.to(memory_format=layout)  # type: ignore[call-overload]
+            given = module, x.to(memory_format=layout), gradient.to(memory_format=layout)
             pairs = zip(passes(*given), right, strict=True)
             off = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
             taken = seconds(lambda: passes(*given), device, most=0.3)  # noqa: B023
