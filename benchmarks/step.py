@@ -31,13 +31,13 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
 from dira_scale.errors import UserError, nearest
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import write_json
 
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most
 ROUND = 4  # turns
-BATCHES = 4  # different ones, in turn
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> di
         composed, config = synthetic.configuration(*keys, *every, length, f"run={folder}")
         world, views = start(config.parallel, config.precision), ViewSpec(size=case.size)
         method, adversary = synthetic.networks(composed, config)
-        batches = [synthetic.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
+        batches = synthetic.batches(PretrainBlueprint(composed), case.batch, world.device)
         bare = Plain(config, method, adversary, world.device)
         turns = StepTurns(views, batches, bare, clock(world.device), steps)
         synthetic.train(composed, config, world, method, adversary, turns)

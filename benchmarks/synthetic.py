@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.nn import functional as F
 
 from dira_scale import methods
 from dira_scale.config.compose import compose
-from dira_scale.data.batch import Batch
-from dira_scale.data.views import ViewSpec, draw
+from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import StagePlan
 from dira_scale.methods import Method
@@ -21,12 +22,15 @@ from dira_scale.models.network import moved
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.task import PretrainTask
+from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.schedule import stage_plans
 
 if TYPE_CHECKING:
     from dira_scale.engine.loop import Loop
 
 NEVER = 10**6  # steps
+BATCHES = 4  # different ones, in turn
+COARSE = 8  # noise is smooth: of so many values along an axis
 # One long stage of all three terms, without validation or checkpoints.
 ALONE = (
     "data.shards=none", "data.val_split=null", "stages.di.epochs=0", "stages.dir.epochs=0", "stages.dira.epochs=1",
@@ -93,27 +97,48 @@ def wait(device: torch.device) -> Callable[[], None]:
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
-def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch:
-    """``count`` images of smooth noise, uint8 as stored, with their own crops' distortions; a function of ``step``."""
-    generator = torch.Generator().manual_seed(step)
-    index = np.arange(step * count, (step + 1) * count)
-    sides = np.full(count, 2 * views.size)
-    drawn = [draw(views, 0, 0, index, np.zeros_like(index), view, sides, sides) for view in range(views.count)]
-    coarse = torch.rand((count, 1, 8, 8), generator=generator) * 255
-    images = {
-        entry.size: torch.nn.functional.interpolate(coarse, size=entry.size, mode="bilinear").to(torch.uint8).to(device)
-        for entry in views.entries
-    }
-    return Batch(
-        views=tuple(images[view.size] for view in views.each),
-        distortions=tuple(distortion.to(device) for _, distortion in drawn),
-        index=torch.from_numpy(index).to(device),
-        low=torch.zeros(count, views.count, device=device),
-        high=torch.full((count, views.count), 255.0, device=device),
-        step=step,
-        epoch=0,
-        flips=tuple(torch.from_numpy(geometry.flip).to(device) for geometry, _ in drawn),
+def blueprint(command: str, *words: str) -> Blueprint:
+    """What ``command`` trains by these words, whatever its data."""
+    return blueprint_of(command, compose(command, ["data.shards=none", *words]))
+
+
+def batches(made: Blueprint, samples: int, device: torch.device) -> list[Any]:
+    """Batches as a loader would return them, on ``device``; a function of their number."""
+    return [
+        filled(made.shapes.batch(samples), torch.Generator().manual_seed(number), device) for number in range(BATCHES)
+    ]
+
+
+def filled(value: Any, generator: torch.Generator, device: torch.device) -> Any:
+    """A batch, or a part of it, on ``device``, with noise in its pixels, and both answers among its labels."""
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: getattr(value, field.name) for field in fields(value)}
+        if parts.get("low") is not None:
+            parts |= {"low": torch.zeros_like(parts["low"]), "high": torch.full_like(parts["high"], 255)}
+        if parts.get("views"):
+            parts["views"] = tuple(noise(view, generator) for view in parts["views"])
+        parts |= {k: answers(parts[k]) for k in ("labels", "mask", "index", "images", "flips") if k in parts}
+        return replace(value, **{name: filled(part, generator, device) for name, part in parts.items()})
+    if isinstance(value, tuple):
+        return tuple(filled(part, generator, device) for part in value)
+    if isinstance(value, dict):
+        return {key: filled(part, generator, device) for key, part in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Smooth noise from 0 to 255 in the place of a view [b, C, *size]."""
+    coarse = torch.rand(*like.shape[:2], *[COARSE] * (like.dim() - 2), generator=generator)
+    return (F.interpolate(coarse, like.shape[2:], mode={4: "bilinear", 5: "trilinear"}[like.dim()]) * 255).to(
+        like.dtype
     )
+
+
+def answers(value: Any) -> Any:
+    """Zeros and ones in turn."""
+    if isinstance(value, tuple):
+        return tuple(map(answers, value))
+    return value if value is None else torch.arange(value.numel()).view(value.shape).remainder(2).to(value.dtype)
 
 
 class SyntheticImages:

@@ -13,9 +13,9 @@ import pytest
 from harness import SECONDS
 
 from benchmarks.gpu.machine import CARRIED, REQUIRED
-from benchmarks.gpu.parts import SHARES
+from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.recipes import RECIPES
-from benchmarks.gpu.rungs import rungs
+from benchmarks.gpu.steps import PARTS as LADDERS
 
 ROOT = Path(__file__).parents[1]
 # Packages of the container, with all that they depend on.
@@ -90,7 +90,8 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", ROOT, checkout], check=True)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     bare = pretended(tmp_path / "bare", PRESENT)
-    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--seconds", "2000"]  # as slow cores may need
+    # As slow cores may need; both calls in one.
+    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--seconds", "2000", "--parts", *PARTS]
     offline = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_UP]
 
     lacking = subprocess.run([*offline, *check], capture_output=True, text=True)
@@ -106,21 +107,28 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in out.iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
     found = json.loads((out / "gpu.json").read_text())
-    assert all(part["fine"] for part in found["parts"].values()) and list(found["parts"]) == list(SHARES)
-    assert all(check["fine"] for check in found["steady"].values()) and len(found["steady"]) == 3
-    assert found["recipes"].keys() == RECIPES.keys() and all(row["seconds"] > 0 for row in found["recipes"].values())
-    assert all(found["loaders"]["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
-    assert [f"{row['network']}: {row['rung']}" for row in found["ladder"]["rungs"]] == [rung.title for rung in rungs()]
-    assert all(row.get("agrees", not row["alike"]) for row in found["ladder"]["rungs"])
-    skipped = {Path(row["file"]).name: row["why"] for row in found["tests"] if row["state"] == "skipped"}
-    assert list(skipped) == ["test_dali.py"] and "nvidia is missing" in skipped["test_dali.py"]
+    assert all(part["fine"] for part in found["parts"].values()) and list(found["parts"]) == list(PARTS)
+    measured = {part: found[part]["items"] for part in PARTS}
+    assert not any(found[part]["not_run"] for part in PARTS)
+    left_out = {
+        name: item["left_out"] for each in measured.values() for name, item in each.items() if "left_out" in item
+    }
+    assert [Path(name).name for name in left_out] == ["test_dali.py"]
+    assert "nvidia is missing" in next(iter(left_out.values()))
+    assert {f"waits of {name}" for name in RECIPES} < measured["steady"].keys()
+    assert all(list(measured[part]) == [rung.name for rung in rungs] for part, rungs in LADDERS.items())
+    rows = [row for each in measured.values() for item in each.values() for row in item.get("figures", {}).values()]
+    assert all(row["value"] >= 0 and row["fine"] for row in rows) and len(rows) > 100
+    named = {tuple(row["expected"]) for row in rows if isinstance(row["expected"], list)}
+    assert len(named) > 20 and all(found["expected"][step][what] > 0 for step, what in named if "compile" not in step)
+    assert {"steps fed by cpu", "steps fed by helper"} < measured["loaders"]["radiographs"]["figures"].keys()
     assert (out / "gpu.txt").read_text() in done.stdout
     assert subprocess.run(
         ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
     ).stdout == ""  # fmt: skip
 
 
-MEASURED = ("parts", "basics", "steady", "recipes", "loaders", "ladder", "checks")
+MEASURED = ("parts", "basics", "steady", "nccl", "steps", "evaluation", "loaders", "checks", "expected")
 
 
 @pytest.mark.parametrize(

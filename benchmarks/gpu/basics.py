@@ -1,17 +1,19 @@
-"""The machine, its GPU's limit, a bf16 product, and whether its bf16 3D convolutions are fast and right."""
+"""The machine, a bf16 product, and whether its bf16 layers of volumes are fast and right, in both memory formats."""
 
-import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from benchmarks import synthetic
-from benchmarks.gpu.report import Job
+from benchmarks.gpu import items
+from benchmarks.gpu.report import Job, figure
 from dira_scale.distributed.precision import set_fp32
+from dira_scale.forecast.ledger import Ledger
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.environment import environment
 
@@ -35,10 +37,23 @@ PEAKS: dict[str, tuple[float, float | None, float | None]] = {
     "T4": (8.1, None, None),
 }
 KINDS = ("fp32", "tf32", "bf16")
-# Of a small 3D U-Net: images, channels in and out, voxels of a 3 x 3 x 3 convolution.
-CONVOLUTIONS = ((16, 32, 64, (64, 64, 32)), (16, 128, 256, (16, 16, 8)), (4, 32, 64, (96, 96, 96)))
+Layer = tuple[Callable[[], nn.Module], tuple[int, ...]]  # what makes it; the shape of what it is given
+# Of 3D U-Nets: a small one's convolutions; the first, which has one channel, and the heaviest, after a concatenation.
+LAYERS: dict[str, Layer] = {
+    "conv 32 -> 64": (lambda: nn.Conv3d(32, 64, 3, padding=1), (16, 32, 64, 64, 32)),
+    "conv 128 -> 256": (lambda: nn.Conv3d(128, 256, 3, padding=1), (16, 128, 16, 16, 8)),
+    "conv 32 -> 64 of 96^3": (lambda: nn.Conv3d(32, 64, 3, padding=1), (4, 32, 96, 96, 96)),
+    "conv 1 -> 32": (lambda: nn.Conv3d(1, 32, 3, padding=1), (16, 1, 64, 64, 32)),
+    "conv 192 -> 64": (lambda: nn.Conv3d(192, 64, 3, padding=1), (16, 192, 64, 64, 32)),
+    "conv 32 -> 64, stride 2": (lambda: nn.Conv3d(32, 64, 3, 2, padding=1), (16, 32, 64, 64, 32)),
+    "transposed conv 128 -> 64": (lambda: nn.ConvTranspose3d(128, 64, 2, 2), (16, 128, 32, 32, 16)),
+    "BatchNorm 64": (lambda: nn.BatchNorm3d(64), (16, 64, 64, 64, 32)),
+    "InstanceNorm 64": (lambda: nn.InstanceNorm3d(64, affine=True), (16, 64, 64, 64, 32)),
+}
 LAYOUTS = {"NCDHW": torch.contiguous_format, "NDHWC": torch.channels_last_3d}
 NEAR = 0.02  # of the largest value: several roundings to bf16's 8 bits
+SUSTAINED = 131e12  # FLOP/s that the planner expects of bf16 on an H200 (configs/machine/h200.yaml)
+BANDWIDTH, PASSES = 3.35e12, 8  # bytes/s of an H100's memory by its data sheet; of a layer both ways over its input
 
 
 def peak(device: str, kind: str) -> float | None:
@@ -49,7 +64,7 @@ def peak(device: str, kind: str) -> float | None:
     return None
 
 
-def seconds(run: Callable[[], object], device: torch.device, most: float = 10.0) -> float:
+def seconds(run: Callable[[], object], device: torch.device, most: float = 1.0) -> float:
     """Seconds of one ``run``, median over turns that wait for the device; the first is not counted.
 
     ``most``: seconds after which no other turn begins.
@@ -73,64 +88,55 @@ def machine() -> dict[str, str]:
     return result | {"CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"}
 
 
-def product(device: torch.device, small: bool) -> dict[str, str]:
+def product(device: torch.device, small: bool) -> dict[str, Any]:
     """A large bf16 product: more than any step can reach."""
     side = 256 if small else 8192
     a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return {"bf16 product": f"{reached(2 * side**3, seconds(lambda: a @ b, device), device)} ({side}³, random)"}
-
-
-def reached(operations: float, taken: float, device: torch.device) -> str:
-    """TFLOP/s of bf16 in words, with the share of the vendor's figure where that is known."""
+    reached = 2 * side**3 / seconds(lambda: a @ b, device) / 1e12
     most = peak(torch.cuda.get_device_name(), "bf16") if device.type == "cuda" else None
-    speed = operations / taken / 1e12
-    return f"{speed:.1f} TFLOP/s" + (f", {100 * speed / most:.0f} % of the vendor's figure" if most else "")
+    return {"figures": {"bf16": figure(reached, "TFLOP/s", most, f"{side}^3, random; the vendor's figure is expected")}}
 
 
-def convolutions(device: torch.device, small: bool) -> dict[str, str]:
-    """bf16 3D convolutions, forward and backward, in both memory formats.
+def layer(device: torch.device, make: Callable[[], nn.Module], shape: tuple[int, ...]) -> dict[str, Any]:
+    """A bf16 layer of volumes, forward and backward, in both memory formats, by reproducible algorithms and any.
 
     torch 2.9 with some versions of cuDNN was slow and wrong (pytorch #166122, #166643). The reference is IEEE fp32 of
     the same values.
     """
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # as in training
     set_fp32("fp32")
-    found = {}
-    for count, channels, out, sides in ((2, 8, 16, (16, 16, 8)),) if small else CONVOLUTIONS:
-        shapes = (count, channels, *sides), (out, channels, 3, 3, 3), (count, out, *sides)
-        x, weight, gradient = (torch.randn(shape, device=device).bfloat16() for shape in shapes)
-        operations = 3 * 2 * 27 * channels * out * count * math.prod(sides)
-        for name, layout in LAYOUTS.items():
-            try:
-                expected = passes(x.float(), weight.float(), gradient.float())
-                given = [tensor.to(memory_format=layout) for tensor in (x, weight, gradient)]
-                pairs = zip(passes(*given), expected, strict=True)
-                off = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
-                taken = seconds(lambda: passes(*given), device, most=1)  # noqa: B023
-                printed = f"{1e3 * taken:.2f} ms, {reached(operations, taken, device)}, off by {off:.0e}"
-                printed += "" if off <= NEAR else "  WRONG"
-            except Exception as error:  # nothing else depends on it
-                printed = f"not known, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            shape = f"{count} x {'x'.join(map(str, sides))}, {channels} -> {out}"
-            found[f"bf16 conv3d, {shape}, {name}"] = printed
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
-    return found
+    torch.manual_seed(0)
+    module, x = make().to(device), torch.randn(shape, device=device).bfloat16()
+    gradient = torch.randn_like(module(x.float())).bfloat16()
+    with Ledger([]) as ledger:
+        right = passes(module, x.float(), gradient.float())
+    expected = 1e3 * max(ledger.flops / SUSTAINED, PASSES * x.numel() * x.element_size() / BANDWIDTH)
+    figures = {}
+    for name, layout in LAYOUTS.items():
+        for free in (False, True):
+            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = not free, free
+            module.to(memory_format=layout)  # type: ignore[call-overload]
+            given = module, x.to(memory_format=layout), gradient.to(memory_format=layout)
+            pairs = zip(passes(*given), right, strict=True)
+            off = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in pairs)
+            taken = seconds(lambda: passes(*given), device, most=0.3)  # noqa: B023
+            note = f"off by {off:.0e}{'' if off <= NEAR else '  WRONG'}"
+            figures[name + ", any algorithm" * free] = figure(1e3 * taken, "ms", expected, note, off <= NEAR)
+    return {"figures": figures}
 
 
-def passes(x: Tensor, weight: Tensor, gradient: Tensor) -> list[Tensor]:
-    """The result and the gradients of both, under autocast where they are bf16."""
-    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+def passes(module: nn.Module, x: Tensor, gradient: Tensor) -> list[Tensor]:
+    """The result and the gradients of input and weights, under autocast where they are bf16."""
+    x = x.detach().requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=x.dtype == torch.bfloat16):
-        y = F.conv3d(x, weight, padding=1)
-    return [y.detach(), *torch.autograd.grad(y, (x, weight), gradient)]
+        y = module(x)
+    return [y.detach(), *torch.autograd.grad(y, (x, next(module.parameters())), gradient.to(y.dtype))]
 
 
 def run(job: Job) -> bool:
     """All of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    job.report.add(environment=machine())
-    basics = product(device, job.rehearse)
-    job.report.add(basics=basics)
-    job.report.add(basics=basics | convolutions(device, job.rehearse))
-    return True
+    job.report.add(environment=machine(), device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU")
+    each: dict[str, items.Item] = {"product": partial(product, device, job.rehearse)}
+    for name, (make, shape) in LAYERS.items():
+        each[name] = partial(layer, device, make, (2, shape[1], *[8] * 3) if job.rehearse else shape)
+    return items.run(job, each)

@@ -4,51 +4,48 @@ A file whose tests fail only because packages are missing, here or in a process 
 packages named; files for which there is no time left are left out.
 """
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks.gpu import bounded
-from benchmarks.gpu.report import Job
+from benchmarks.gpu import bounded, items
+from benchmarks.gpu.items import absent
+from benchmarks.gpu.report import Job, figure
 
 ROOT = Path(__file__).parents[2]
-OURS = ("dira_scale", "benchmarks", "harness", "needs")  # to lack one of these is a failure
 NOTHING = 5  # pytest's exit code where a file has no such test
 # What pytest says that was raised, here or in a process whose words are the reason.
 ABSENT = re.compile(r"^E\s.*\bModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
 HANDLED = "During handling of the above exception, another exception occurred"
 
 
-def check(path: Path, out: Path, seconds: float) -> dict[str, Any]:
-    """Run one file's tests; what became of them."""
+def check(path: Path, out: Path, left: Callable[[], float]) -> dict[str, Any]:
+    """Run one file's tests in the seconds that are ``left``; how many passed, and what became of the others."""
     xml, log = out / f"{path.stem}.xml", out / f"{path.stem}.log"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={xml}"]
-    row: dict[str, Any] = {"file": os.path.relpath(path, ROOT)}
-    began = time.perf_counter()
     with log.open("w") as file:
-        code = bounded.run([*command, str(path)], seconds, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        code = bounded.run([*command, str(path)], left(), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
     if code is None:
-        return row | {"state": "stopped", "why": f"not done after {seconds:.0f} s"}
-    row |= {"seconds": time.perf_counter() - began, "log": log.name}
+        return {"failed": "stopped, its time was up"}
     if code == NOTHING:
-        return row | {"state": "left out", "why": "no test of 'gpu'"}
+        return {"left_out": "no test of 'gpu'"}
     if not xml.exists():  # pytest itself failed
-        return row | {"state": "failed", "why": f"exit code {code}, see {log.name}"}
+        return {"failed": f"exit code {code}, see {log.name}"}
     (suite,) = ElementTree.parse(xml).getroot().iter("testsuite")
-    row |= {"tests": int(suite.get("tests", 0)), "skipped": int(suite.get("skipped", 0))}
+    tests, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))
     broken = ["".join(case.itertext()) for kind in ("failure", "error") for case in suite.iter(kind)]
-    row |= {"broken": len(broken)}
     lacking = {lacks(text) for text in broken}
     if broken and None not in lacking:
-        why = f"{', '.join(sorted(map(str, lacking)))} is missing ({len(broken)} of {row['tests']} tests)"
-        return row | {"state": "skipped", "why": why}
-    return row | {"state": "passed" if code == 0 else "failed"}
+        return {"left_out": f"{', '.join(sorted(map(str, lacking)))} is missing ({len(broken)} of {tests} tests)"}
+    passed, note = tests - skipped - len(broken), f"{skipped} skipped, {len(broken)} broken"
+    return {"figures": {"passed": figure(passed, "tests", tests, note, code == 0)}}
 
 
 def lacks(text: str) -> str | None:
@@ -58,30 +55,15 @@ def lacks(text: str) -> str | None:
     return absent(found[-1]) if found else None
 
 
-def absent(module: str) -> str | None:
-    """The package of others that has ``module``, if that is not there; None otherwise."""
-    package = module.partition(".")[0]
-    shared = package == "nvidia"  # a namespace, which torch's libraries have too
-    return module if module and package not in OURS and (shared or importlib.util.find_spec(package) is None) else None
-
-
-def line(row: dict[str, Any]) -> str:
-    """What became of a file."""
-    if "why" in row:
-        return f"{row['state']:<10}{row['file']}: {row['why']}"
-    number = f"{row['tests']} tests, {row['broken']} broken, {row['skipped']} skipped"
-    return f"{row['state']:<10}{row['file']}: {number}, {row['seconds']:.0f} s"
-
-
 def run(job: Job, tests: Path = ROOT / "tests") -> bool:
-    """Every file with tests marked ``gpu``; whether none failed."""
-    end, rows = time.perf_counter() + job.seconds, []
-    for path in sorted(path for path in tests.rglob("test_*.py") if "mark.gpu" in path.read_text()):
-        left = end - time.perf_counter()
-        if left <= 0:
-            rows.append({"file": os.path.relpath(path, ROOT), "state": "left out", "why": "the time was up"})
-        else:
-            rows.append(check(path, job.logs, left))
-        print(line(rows[-1]), flush=True)
-        job.report.add(tests=rows)
-    return not any(row["state"] in ("failed", "stopped") for row in rows)
+    """Every file with tests marked ``gpu`` that there is time for; whether none failed."""
+    end = time.perf_counter() + job.seconds
+    files = sorted(path for path in tests.rglob("test_*.py") if "mark.gpu" in path.read_text())
+    return items.run(
+        job,
+        {
+            os.path.relpath(path, ROOT): partial(check, path, job.logs, lambda: end - time.perf_counter())
+            for path in files
+        },
+        2.0,
+    )

@@ -3,49 +3,42 @@
 `cpu`: decoding threads in the training process (data.helper=false), whose Python also launches the step. `helper`: in a
 process of their own, which fills pinned slots of shared memory. `dali`: decoded on the GPU, where DALI is installed.
 The network and settings of the ladder's first rung, at the paper's batch per GPU, whose steps are short; the images
-are phantoms of 1024 pixels, stored in shards as JPEG of 512. How it is measured, and what the columns say:
-benchmarks/end_to_end.py.
+are phantoms of 512 pixels, stored in shards as JPEG. How it is measured: benchmarks/end_to_end.py.
 """
 
-import contextlib
-import io
 import tempfile
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.checks import absent
-from benchmarks.gpu.report import Job
-from benchmarks.gpu.rungs import BEST, NETWORKS, TINY
+from benchmarks.gpu import items
+from benchmarks.gpu.evaluation import make
+from benchmarks.gpu.recipes import words
+from benchmarks.gpu.report import Job, figure
+from benchmarks.gpu.steps import BEST
 
-NETWORK, COMPARED = "MoCo ResNet-50", ("cpu", "helper", "dali")
-TINY_KEYS = *TINY[NETWORK], "data.workers=1", "data.prefetch=1", "data.batch=8", "data.size=32"
-KEYS = "model.bn_groups=1", *NETWORKS[NETWORK], *BEST
+COMPARED = ("cpu", "helper", "dali")
 
 
 def compare(rehearse: bool) -> dict[str, Any]:
-    """The figures of ``end_to_end``; ``left_out``: the package without which there are no shards."""
-    try:
-        from benchmarks.backends import make_shards
-        from benchmarks.end_to_end import CORES, measure
+    """The figures of ``end_to_end``, of loaders that read these shards here."""
+    from benchmarks.end_to_end import measure  # needs pyarrow
 
-        with tempfile.TemporaryDirectory() as name:
-            with contextlib.redirect_stdout(io.StringIO()):
-                shards = make_shards(Path(name), *((2, 128, 64, 1) if rehearse else (32, 1024, 512, CORES)))
-            if rehearse:
-                return measure(shards, 1, 1, [*KEYS, *TINY_KEYS], COMPARED)
-            return measure(shards, 3, 10, [*KEYS, "data.batch=64", "data.size=224"], COMPARED)
-    except ModuleNotFoundError as error:
-        if package := absent(error.name or ""):
-            return {"left_out": f"{package} is missing, which shards need"}
-        raise
-    except Exception as error:
-        traceback.print_exc()
-        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    turns = (1, 1) if rehearse else (3, 10)
+    _, *keys = words("dira_moco", rehearse, *BEST, "data.batch=64", *["data.workers=1", "data.prefetch=1"] * rehearse)
+    with tempfile.TemporaryDirectory() as name:
+        found = measure(make(Path(name), rehearse), *turns, keys, COMPARED)
+    figures, broken = {"steps alone": figure(found["step"], "images/s")}, list[str]()
+    for loader, row in found["loaders"].items():
+        if "both" in row:
+            expected, note = min(row["loader"], found["step"]), f"{row['wait_ms']:.1f} ms of waiting a step"
+            figures[f"{loader} alone"] = figure(row["loader"], "images/s")
+            figures[f"steps fed by {loader}"] = figure(row["both"], "images/s", expected, note)
+        elif "broken" in row:
+            broken.append(f"{loader}: {row['broken']}")
+    return {"figures": figures} | ({"failed": "; ".join(broken)} if broken else {})
 
 
 def run(job: Job) -> bool:
     """The comparison; whether all that could be measured was."""
-    result = compare(job.rehearse)
-    job.report.add(loaders=result)
-    return "failed" not in result and not any("broken" in row for row in result.get("loaders", {}).values())
+    return items.run(job, {"radiographs": partial(compare, job.rehearse)})

@@ -1,62 +1,75 @@
-"""One step at a time, by our loop or the authors', on the same weights and images, which are already on the device."""
+"""One step at a time, on noise that is already on the device: of any command by its blueprint, or the authors' loop."""
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
-from omegaconf import DictConfig
+from torch import Tensor
 
 from benchmarks import synthetic
 from benchmarks.plain import ReleasedPlain
-from dira_scale.data.batch import Batch
+from benchmarks.synthetic import BATCHES, batches, blueprint
+from dira_scale.data import distort
 from dira_scale.data.distort import BatchedDistort
-from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import control_group
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.processes import start
-from dira_scale.engine import parallel
+from dira_scale.engine import optim, parallel
 from dira_scale.engine.means import Means
-from dira_scale.engine.step import begin_stage
-from dira_scale.pretrain.config import Pretrain
+from dira_scale.engine.nan_guard import NaNGuard
+from dira_scale.engine.step import Step
+from dira_scale.models.network import moved
+from dira_scale.training.schedule import stage_plans
 
-BATCHES = 4  # different ones, in turn
-FEW = 8  # images of a step whose work takes the device no time
-STAGE = "dira"
+FEW = 8  # samples of a step whose work takes the device no time
 
 
 class Ours:
-    """What the engine does in a step: a stage's :class:`Step` on one process, monitors and NaN guard on."""
+    """What the engine does in a step of a command's last stage, on one process, monitors and NaN guard on."""
 
-    def __init__(self, composed: DictConfig, config: Pretrain) -> None:
+    def __init__(self, command: str, *words: str) -> None:
+        made = blueprint(command, *words)
+        config = made.config
         world = start(config.parallel, config.precision)
-        self.device = world.device
-        method, adversary = synthetic.networks(composed, config)
-        self.images = images(config, self.device)
-        self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
-        self.task = synthetic.task(config, world, method, adversary, synthetic.SyntheticImages(method.views))
-        batched = BatchedDistort(method.views).to(self.device)  # in a rehearsal on a CPU too
-        self.task.objective.distorts = (batched,) * method.views.count
-        strategy = parallel.build(world, config.parallel, method)
-        plan = next(plan for plan in self.task.stages if plan.name == STAGE)
-        self.means = Means()
-        accumulate, scale = config.parallel.accumulate, LossScale(config.precision == "fp16")
-        self.stage = begin_stage(plan, self.task, strategy, {}, scale, self.means, config.seed, accumulate, world)
+        self.device, self.accumulate = world.device, config.parallel.accumulate
+        torch.manual_seed(config.seed)
+        networks = made.networks()
+        for network in networks[1:]:
+            moved(network, world.device, config.parallel.channels_last)
+        self.task = task = made.step(world, networks, distort.build_batched)
+        self.plan = plan = stage_plans(config, lambda batch: 1)[-1]
+        strategy = parallel.build(world, config.parallel, networks[0])
+        self.model = strategy.begin(
+            lambda module: task.prepare(plan, module),
+            lambda module: optim.stage_optimizer(config.optim, module, plan.batch),
+            {},
+        )
+        guard, scale, self.means = NaNGuard(world.device), LossScale(config.precision == "fp16"), Means()
+        self.take = Step(
+            task, plan, self.model, guard, scale, self.means, config.seed, self.accumulate, world.device
+        )  # fmt: skip
+        self.samples = plan.batch
+        self.batches = batches(made, plan.batch, world.device)
+        self.few = self.batches[0].split(max(1, plan.batch // FEW))[0]
 
     def step(self, number: int, few: bool = False) -> None:
-        """Take it, on a batch or on a ``FEW`` of its images."""
-        self.stage.step(number, self.few if few else self.images[number % BATCHES])
+        """Take it, on a batch or on a ``FEW`` of its samples."""
+        self.take(number, self.few if few else self.batches[number % BATCHES])
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """All that a step moves: method, adversary, the generator's optimizer."""
-        (judge,) = self.task.side_modules
-        tensors = {**self.stage.model.module.state_dict(), **judge.module.state_dict(prefix="adversary.")}
-        for i, states in enumerate(self.stage.model.optimizer.state.values()):
-            tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, torch.Tensor)}
+    def state(self) -> dict[str, Tensor]:
+        """All that a step moves: module, side modules, the module's optimizer."""
+        tensors = dict(self.model.module.state_dict())
+        for side in self.task.side_modules:
+            tensors |= side.module.state_dict(prefix=f"{side.name}.")
+        for i, states in enumerate(self.model.optimizer.state.values()):
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, Tensor)}
         return tensors
 
     def losses(self) -> dict[str, float]:
@@ -67,18 +80,21 @@ class Ours:
 class Authors:
     """The released code's loop, with torch as it is when nobody sets anything but what they set."""
 
-    def __init__(self, composed: DictConfig, config: Pretrain) -> None:
+    def __init__(self, command: str, *words: str) -> None:
+        made = blueprint(command, *words)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults
-        method, adversary = synthetic.networks(composed, config)
-        self.take = ReleasedPlain(config, method, adversary, self.device)
-        self.take.distort = BatchedDistort(method.views).to(self.device)
-        self.images = [batch.to(self.device) for batch in images(config, self.device)]
-        self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
+        torch.manual_seed(made.config.seed)
+        method, adversary = made.networks()
+        self.take = ReleasedPlain(made.config, method, adversary, self.device)  # type: ignore[arg-type]
+        self.take.distort = BatchedDistort(made.views).to(self.device)
+        self.samples = made.config.data.batch
+        self.batches = [batch.to(self.device) for batch in batches(made, self.samples, self.device)]
+        self.few = self.batches[0].split(max(1, self.samples // FEW))[0]
 
     def step(self, number: int, few: bool = False) -> None:
-        self.last = self.take(self.few if few else self.images[number % BATCHES])
+        self.last = self.take(self.few if few else self.batches[number % BATCHES])
 
     def losses(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.last.items()}
@@ -107,7 +123,12 @@ def loopback() -> bool:
     return True
 
 
-def images(config: Pretrain, device: torch.device) -> list[Batch]:
-    """Batches as they are stored, uint8."""
-    views = ViewSpec(size=config.data.size)
-    return [synthetic.batch(views, config.data.batch, step, device) for step in range(BATCHES)]
+def turn(loop: Any, number: int, steps: int, few: bool = False) -> float:
+    """Seconds of one of ``steps`` steps from ``number`` on."""
+    wait = synthetic.wait(loop.device)
+    wait()
+    began = time.perf_counter()
+    for i in range(steps):
+        loop.step(number + i, few)
+    wait()
+    return (time.perf_counter() - began) / steps

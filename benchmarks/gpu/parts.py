@@ -1,20 +1,25 @@
 """On a machine with a CUDA GPU: its limits, whether a step never waits and repeats, its speed, the tests.
 
     python -m dira_scale.bench gpu [--out DIR] [--seconds 540] [--rehearse]
+    python -m dira_scale.bench gpu --parts compile tests       a second call: what takes longest
 
 Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
-was no time for is named. In this order: `basics` (the machine, a product, 3D convolutions), `steady` (waits, two runs
-alike), `recipes` (a step of each, in 2D, 3D and fine-tuning, beside what is planned), `loaders` (a step fed by each),
-`ladder` (rungs of speed, the one that compiles last), `tests` (marked gpu).
+was no time for is named. In this order: `basics` (a product, layers of volumes), `steady` (waits of every recipe, views
+distorted as on a CPU, two runs alike), `nccl` (collectives in a group of one), `ladder` (rungs of speed), `volumes` (a
+step of every recipe in 3D), `evaluation` (fine-tuning, sliding windows, embeddings), `loaders` (a step fed by each);
+`compile` (the ladder's rung that is compiled), `tests` (marked gpu).
 DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which is updated with every figure,
-gpu.txt, the same as text, and logs.tar.gz. --rehearse runs everything at tiny sizes, on a CPU too; its figures are
-meaningless. `python3 setup/gpu.py check` calls this on a plain checkout without network.
+gpu.txt, a table of all, each beside what the planner expects on a CPU, and logs.tar.gz. --rehearse runs everything at
+tiny sizes, on a CPU too; its figures are meaningless. `python3 setup/gpu.py check` calls this on a plain checkout
+without network.
 """
 
 import argparse
 import importlib
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 import tarfile
 import tempfile
@@ -25,15 +30,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import bounded
-from benchmarks.gpu.ladder import BROKEN
-from benchmarks.gpu.report import Job, Report, text
+from benchmarks.gpu import bounded, expected
+from benchmarks.gpu.report import EXPECTED, Job, Report, text
 from dira_scale.errors import UserError
-from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.atomic import write_atomic, write_json
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
-# A part's share of the time at most; the last has all that the others leave.
-SHARES = {"basics": 0.08, "steady": 0.2, "recipes": 0.22, "loaders": 0.11, "ladder": 0.36, "tests": 1.0}
+# Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
+SECONDS = {"basics": 40, "steady": 110, "nccl": 20, "ladder": 140, "volumes": 120, "evaluation": 40, "loaders": 60}
+SECOND_CALL = {"compile": 200, "tests": 330}
+PARTS = (*SECONDS, *SECOND_CALL)
+MODULES = {"ladder": "steps", "volumes": "steps", "compile": "steps", "tests": "checks"}
+EXPECTING = "expected"  # goes on beside all others
 ENDING = 5.0  # seconds a part has to write down what it did before it is stopped
 
 
@@ -44,30 +52,51 @@ def require(rehearse: bool) -> None:
         raise UserError(f"gpu: no CUDA GPU here, {cause}; --rehearse runs all of it at tiny sizes without one")
 
 
-def _lost(report: Report) -> bool:
-    """Whether the last rung took its process down, or the device: the others are for another process."""
-    result: dict[str, Any] = report.read().get("ladder", {})
-    return bool(result.get("not_run")) and (result["lost"] or result["rungs"][-1].get("failed") == BROKEN)
+def run(command: Sequence[str], job: Job) -> tuple[bool, str]:
+    """Whether a part, run by ``command``, came to a good end in time, and how it ended.
 
-
-def run(command: Sequence[str], part: str, job: Job) -> tuple[bool, str]:
-    """Whether a part, run by ``command``, came to a good end in time, and how it ended."""
-    if part == "tests" and not (HOME / "tests").is_dir():
+    One that lost its process or the device goes on in another with the item after that.
+    """
+    if job.part == "tests" and not (HOME / "tests").is_dir():
         return True, "there are none beside an installed package; they are in the checkout"
-    if part == "tests" and importlib.util.find_spec("pytest") is None:
+    if job.part == "tests" and importlib.util.find_spec("pytest") is None:
         return False, "pytest is not there; python3 setup/gpu.py wheels brings it"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])}
-    environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo looks a host's name up, which a sandbox may not know
-    end, codes = time.perf_counter() + job.seconds, list[int]()
-    while not codes or (part == "ladder" and _lost(job.report)):
+    end, code, ahead, log = time.perf_counter() + job.seconds, 0, -1, job.logs / job.part
+    while True:
         left = max(1.0, end - time.perf_counter())
-        words = [*command, "--alone", part, "--seconds", f"{left - ENDING}", "--logs", str(job.logs)]
-        shown = ["bash", "-o", "pipefail", "-c", f'"$@" 2>&1 | tee -a "{job.logs / part}.log"', part, *words]
-        code = bounded.run(shown, left, env=environment, start_new_session=True)
-        if code is None:
+        words = [*command, "--alone", job.part, "--seconds", f"{left - ENDING}", "--logs", str(job.logs)]
+        shown = ["bash", "-o", "pipefail", "-c", f'"$@" 2>&1 | tee -a "{log}.log"', job.part, *words]
+        ended = bounded.run(shown, left, env=environment(), start_new_session=True)
+        if ended is None:
             return False, "stopped, its time was up"
-        codes.append(code)
-    return not any(codes), "done" if not any(codes) else f"exit code {next(filter(None, codes))}"
+        code = code or ended
+        state: dict[str, Any] = job.report.read().get(job.part, {})
+        waiting = len(state["not_run"]) if state.get("lost") else 0
+        if waiting in (0, ahead):
+            return not code, f"exit code {code}: {last_line(Path(f'{log}.log'))}" if code else "done"
+        ahead = waiting
+
+
+def environment() -> dict[str, str]:
+    """That a part runs in."""
+    result = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])}
+    result.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo looks a host's name up, which a sandbox may not know
+    return result
+
+
+def last_line(log: Path) -> str:
+    """Of what a part printed."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing was printed")
+
+
+def expecting(command: Sequence[str], logs: Path) -> subprocess.Popen[bytes]:
+    """A process that computes what is expected: on a core, without the GPU, behind all others."""
+    words = [*command, "--alone", EXPECTING, "--seconds", "0", "--logs", str(logs)]
+    with (logs / f"{EXPECTING}.log").open("wb") as log:
+        return subprocess.Popen(
+            ["nice", "-n", "19", *words], env=environment() | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+        )
 
 
 def pack(logs: Path, out: Path) -> None:
@@ -78,15 +107,35 @@ def pack(logs: Path, out: Path) -> None:
     temporary.replace(out / "logs.tar.gz")
 
 
+def begin(report: Report, chosen: Sequence[str], rehearse: bool) -> None:
+    """Drop what another time has measured of these parts; figures of other parts stay, but for a rehearsal's."""
+    before = report.read()
+    if before.get("rehearsal") != rehearse:
+        before = {}
+    ended = {part: how for part, how in before.get("parts", {}).items() if part not in chosen}
+    kept = {name: value for name, value in before.items() if name not in chosen}
+    about = {"rehearsal": rehearse, "parts": ended, "expectation": f"by the planner, of {expected.machine()}"}
+    write_json(report.file, kept | about)
+
+
+def write(report: Report, logs: Path) -> None:
+    """Everything so far, with what is expected so far."""
+    known, before = report.file.with_name(EXPECTED), report.read().get("expected", {})
+    report.add(expected=before | (json.loads(known.read_text()) if known.exists() else {}))
+    write_atomic(report.file.with_name("gpu.txt"), text(report.read()))
+    pack(logs, report.file.parent)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="dira_scale.bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "out/gpu"))
-    parser.add_argument("--parts", nargs="+", choices=tuple(SHARES), default=tuple(SHARES))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=tuple(SECONDS))
     parser.add_argument("--seconds", type=float, default=540, help="of everything, at most")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, no GPU needed")
-    parser.add_argument("--alone", choices=tuple(SHARES), help=argparse.SUPPRESS)  # in this process, by the other one
+    # In this process, by the other one.
+    parser.add_argument("--alone", choices=(*PARTS, EXPECTING), help=argparse.SUPPRESS)
     parser.add_argument("--logs", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     require(args.rehearse)
@@ -94,29 +143,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
     if args.alone:
-        module = importlib.import_module(f"benchmarks.gpu.{'checks' if args.alone == 'tests' else args.alone}")
-        return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs)) else 1
-    report.file.unlink(missing_ok=True)  # of another time
-    report.add(rehearsal=args.rehearse, parts={})
-    fine = True
+        module = importlib.import_module(f"benchmarks.gpu.{MODULES.get(args.alone, args.alone)}")
+        return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs, args.alone)) else 1
+    (out / EXPECTED).unlink(missing_ok=True)  # of another time
+    fine, chosen, seconds_of = True, tuple(part for part in PARTS if part in args.parts), SECONDS | SECOND_CALL
+    waiting = list(chosen)
+    begin(report, chosen, args.rehearse)
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *(["--rehearse"] if args.rehearse else [])]
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
-        for part in (part for part in SHARES if part in args.parts):
-            start = time.perf_counter()
-            left = args.seconds - (start - began)
-            print(f"== {part}", flush=True)
-            seconds = min(left, SHARES[part] / max(SHARES[item] for item in args.parts) * args.seconds)
-            well, why = (
-                run(command, part, Job(report, seconds, args.rehearse, logs))
-                if seconds >= 2 * ENDING
-                else (False, "left out, the time was up")
-            )
-            fine &= well
-            taken = {"fine": well, "why": why, "seconds": time.perf_counter() - start}
-            report.add(parts=report.read()["parts"] | {part: taken})
-            write_atomic(out / "gpu.txt", text(report.read()))
-            pack(logs, out)
+        beside = expecting(command, logs)
+        try:
+            while waiting:
+                start, part = time.perf_counter(), waiting[0]
+                seconds = (
+                    (args.seconds - (start - began)) * seconds_of[part] / sum(map(seconds_of.__getitem__, waiting))
+                )
+                print(f"== {waiting.pop(0)}", flush=True)
+                job = Job(report, seconds, args.rehearse, logs, part)
+                well, why = run(command, job) if seconds >= 2 * ENDING else (False, "left out, the time was up")
+                fine &= well
+                taken = {"fine": well, "why": why, "seconds": time.perf_counter() - start}
+                report.add(parts=report.read()["parts"] | {part: taken})
+                write(report, logs)
+            left = args.seconds - (time.perf_counter() - began)
+            if left > 0:
+                beside.wait(left)
+        except subprocess.TimeoutExpired:
+            print(f"{EXPECTING}: not done", flush=True)
+        finally:
+            if beside.poll() is None:
+                bounded.end(beside.pid)
+            beside.wait()
+        write(report, logs)
+    (out / EXPECTED).unlink(missing_ok=True)
     print((out / "gpu.txt").read_text(), end="")
     return 0 if fine else 1

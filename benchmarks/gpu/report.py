@@ -1,11 +1,16 @@
-"""The results: ``gpu.json``, which is updated with every figure, and ``gpu.txt``, the same as text."""
+"""The results: ``gpu.json``, which is updated with every figure, and ``gpu.txt``, all of them in one table."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dira_scale.storage.atomic import write_json
+
+SURPRISE = 2.0  # times as much as was expected, or as little
+HEAD = f"{'':<58}{'measured':>12}{'expected':>11}{'ratio':>9}"
+EXPECTED = "expected.json"  # what another process expects, meanwhile
 
 
 class Report:
@@ -33,43 +38,67 @@ class Job:
         seconds: that it may take.
         rehearse: whether at tiny sizes, on a CPU too.
         logs: a folder for more than it prints.
+        part: its name.
     """
 
     report: Report
     seconds: float
     rehearse: bool
     logs: Path
+    part: str
+
+
+def figure(
+    value: float, unit: str, expected: float | tuple[str, str] | None = None, note: str = "", fine: bool = True
+) -> dict[str, Any]:
+    """A figure for the table. ``expected``: how much, or where it stands in ``expected.json``; ``fine``: whether it is
+    as it must be, whatever was expected."""
+    return {"value": value, "unit": unit, "expected": expected, "note": note, "fine": fine}
 
 
 def text(content: dict[str, Any]) -> str:
-    """All figures so far, in the order in which they are measured."""
-    from benchmarks import end_to_end
-    from benchmarks.gpu import checks, recipes, table
+    """All so far: the machine; then part by part how it ended, its figures, and what was left out."""
+    from benchmarks.gpu import steps
 
-    parts = ["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal"))
-    for name in ("environment", "basics"):
-        parts += [f"{key}: {value}" for key, value in content.get(name, {}).items()]
-    parts += [steady(name, result) for name, result in content.get("steady", {}).items()]
-    if "recipes" in content:
-        parts += ["", recipes.table(content["recipes"])]
-    if "loaders" in content:
-        found = content["loaders"]
-        why = [
-            f"loaders {state.replace('_', ' ')}: {found[state]}" for state in ("left_out", "failed") if state in found
-        ]
-        parts += ["", *(why or [end_to_end.text(found)])]
-    if "ladder" in content:
-        parts += ["", table.text(content["ladder"]).rstrip()]
-    if "tests" in content:
-        parts += ["", *map(checks.line, content["tests"])]
-    ended = [f"{name}: {result['why']}, {result['seconds']:.0f} s" for name, result in content.get("parts", {}).items()]
-    return "\n".join([*parts, "", *ended]) + "\n"
+    lines = ["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal"))
+    lines += [f"{key}: {value}" for key, value in content.get("environment", {}).items()]
+    lines += [f"expected: {content['expectation']}"] if "expectation" in content else []
+    lines += ["", HEAD]
+    for part, ended in content.get("parts", {}).items():
+        state = content.get(part, {})
+        lines.append(f"{part}: {ended['why']}, {ended['seconds']:.0f} s")
+        items = state.get("items", {})
+        for name, item in steps.finished(items, content).items():
+            lines += rows(name, item, content)
+        lines += [f"  {name}: not run, the time was up" for name in state.get("not_run", [])]
+    return "\n".join(lines) + "\n"
 
 
-def steady(name: str, result: dict[str, Any]) -> str:
-    """A check and its outcome; the places where the host waited, with the lines that led there."""
-    rest = ", ".join(f"{key} {value}" for key, value in result.items() if key not in ("fine", "places"))
-    lines = [f"{name}: {'fine' if result['fine'] else 'NOT FINE'}{f', {rest}' if rest else ''}"]
-    for where in result.get("places", []):
-        lines += [f"    {where['times']} x {where['message']}", *(f"        {frame}" for frame in where["stack"])]
-    return "\n".join(lines)
+def rows(name: str, item: dict[str, Any], content: dict[str, Any]) -> Iterator[str]:
+    """The lines of an item, or why it has none."""
+    if why := item.get("failed") or item.get("left_out"):
+        yield f"  {name}: {'FAILED, ' if 'failed' in item else 'left out, '}{why}"
+    for what, row in item.get("figures", {}).items():
+        yield f"  {name + ': ' + what + ', ' + row['unit']:<56}{cells(row, content)}".rstrip()
+    for where in item.get("places", []):
+        yield f"    {where['times']} x {where['message']}"
+        yield from (f"        {frame}" for frame in where["stack"])
+
+
+def cells(row: dict[str, Any], content: dict[str, Any]) -> str:
+    """What was measured beside what was expected; one or the other may be far off."""
+    expected, value = row["expected"], row["value"]
+    if isinstance(expected, list | tuple):
+        expected = content.get("expected", {}).get(expected[0], {}).get(expected[1])
+    ratio = value / expected if expected else None
+    odd = ratio is not None and not 1 / SURPRISE <= ratio <= SURPRISE and not content.get("rehearsal")
+    marks = "  SURPRISE" * odd + "  NOT FINE" * (not row["fine"])
+    shown = f"{number(value):>12}{number(expected):>11}{number(ratio):>9}{marks}"
+    return f"{shown}  {row['note']}" if row["note"] else shown
+
+
+def number(value: float | None) -> str:
+    """Three digits at least, or nothing."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"

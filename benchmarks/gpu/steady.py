@@ -1,45 +1,52 @@
-"""Does a GPU's step never wait for the host, and do the same twice? Half a minute, before any speed.
+"""Does a GPU's step never wait for the host, do the same twice, and distort as a CPU does? Before any speed.
 
 `waits`: every operation in three steps for which the host waits, with its stack (torch.cuda.set_sync_debug_mode).
-`repeat`: two runs of five steps from one seed, which must be equal bit for bit. `repeat ViT`: the same of a ViT-B/16.
+`repeat`: two runs of five steps from one seed, which must be equal bit for bit. `distort`: a view's corruptions.
 """
 
 import gc
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from benchmarks import synthetic
-from benchmarks.gpu.loops import Ours, images
-from benchmarks.gpu.report import Job
-from benchmarks.gpu.rungs import BEST, NETWORKS, TINY
+from benchmarks.gpu import items
+from benchmarks.gpu.loops import Ours
+from benchmarks.gpu.recipes import RECIPES, words
+from benchmarks.gpu.report import Job, figure
+from benchmarks.synthetic import blueprint, filled
+from dira_scale.data import distort
 
-NETWORK, VIT = "MoCo ResNet-50", "MoCo ViT-B/16"
 ROOT = str(Path(__file__).parents[2])
 WARM, WATCHED, DEPTH = 2, 3, 4  # steps before the watched ones; these; lines of a place
 SYNCHRONISED = "called a synchronizing"  # torch's words for an operation that waits
+REPEATED = ("dira_moco", "ViT-B/16", "models_genesis", "mae3d")  # ResNet, ViT, U-Net and ResEnc of volumes
+DISTORTED = ("dira_moco", "models_genesis", "dira_transvw", "pcrl3d")
+NEAR, FAR, RARE = 1e-4, 1e-2, 1e-3  # a mean difference of views from 0 to 1; one of a voxel, and their share
 
 
-def waits(keys: Sequence[str]) -> dict[str, Any]:
+def waits(*recipe: str) -> dict[str, Any]:
     """Where the host waited in steps on batches that lie on the host, as loaders leave them."""
-    composed, config = synthetic.configuration(*keys)
-    loop = Ours(composed, config)
-    loop.images = images(config, torch.device("cpu"))
+    loop = Ours(*recipe)
+    loop.batches = [batch.copy_to("cpu") for batch in loop.batches]
     for number in range(WARM):
         loop.step(number)
-    return watched(loop.step, loop.device)
+    places = watched(loop.step, loop.device)
+    times = sum(where["times"] for where in places)
+    return {"figures": {"waits": figure(times, f"in {WATCHED} steps", 0, fine=not times)}, "places": places}
 
 
-def watched(step: Callable[[int], None], device: torch.device) -> dict[str, Any]:
+def watched(step: Callable[[int], None], device: torch.device) -> list[dict[str, Any]]:
     """Where the host waits in three steps, after ``WARM`` others."""
     if device.type != "cuda":
         step(WARM)
-        return {"fine": True, "why": "there is no GPU to wait for"}
+        return []
     result: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -60,16 +67,14 @@ def watched(step: Callable[[int], None], device: torch.device) -> dict[str, Any]
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.cuda.synchronize()
-    locations = [{"message": text, "times": times, "stack": stack} for (text, stack), times in result.items()]
-    return {"fine": not locations, "steps": WATCHED, "places": locations}
+    return [{"message": text, "times": times, "stack": stack} for (text, stack), times in result.items()]
 
 
-def repeat(keys: Sequence[str]) -> dict[str, Any]:
+def repeat(*recipe: str) -> dict[str, Any]:
     """Two runs' states and losses, compared bit for bit; names of what differs."""
-    ends = []
+    ends = list[tuple[dict[str, float], dict[str, Tensor]]]()
     for _ in range(2):
-        composed, config = synthetic.configuration(*keys)
-        loop = Ours(composed, config)
+        loop = Ours(*recipe)
         for number in range(WARM + WATCHED):
             loop.step(number)
         ends.append((loop.losses(), {name: tensor.cpu() for name, tensor in loop.state().items()}))
@@ -78,24 +83,36 @@ def repeat(keys: Sequence[str]) -> dict[str, Any]:
     (losses, state), (losses_again, again) = ends
     different = [name for name in state if not torch.equal(state[name], again[name])]
     different += [name for name in losses if losses[name] != losses_again[name]]
-    return {"fine": not different, "tensors": len(state), "different": different[:20]}
+    row = figure(len(different), f"of {len(state)} tensors differ", 0, ", ".join(different[:8]), not different)
+    return {"figures": {"two runs": row}}
+
+
+def distorted(*recipe: str) -> dict[str, Any]:
+    """A recipe's views, distorted here and on a CPU, where products may be rounded to tf32 and where not."""
+    made, device = blueprint(*recipe), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cpu = torch.device("cpu")
+    batch = filled(made.shapes.batch(min(16, made.config.data.batch)), torch.Generator().manual_seed(0), cpu).to(cpu)
+    figures = {}
+    for tf32 in (False, True):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        for number, (spec, view, given) in enumerate(
+            zip(made.views.each, batch.views, batch.distortions, strict=True)
+        ):  # fmt: skip
+            module = distort.build_batched(spec)
+            here = module.to(device)(view.to(device), given.to(device)).cpu()
+            off = (here - module.to(cpu)(view, given)).abs()
+            mean, far = float(off.mean()), float((off > FAR).float().mean())
+            note = f"{100 * far:.2g} % off by more than {FAR}"
+            name = f"view {number}{', tf32 allowed' * tf32}"
+            figures[name] = figure(mean, "mean difference from a CPU's", None, note, mean <= NEAR and far <= RARE)
+    return {"figures": figures}
 
 
 def run(job: Job) -> bool:
     """All of it; whether it was fine."""
-    given = ("data.batch=8", "data.size=32") if job.rehearse else ("data.batch=64", "data.size=224")
-    keys, vit = ([*NETWORKS[name], *BEST, *(TINY[name] if job.rehearse else ()), *given] for name in (NETWORK, VIT))
-    result: dict[str, Any] = {}
-    for name, check in {
-        "waits": lambda: waits(keys),  # with the default's four BatchNorm groups and the key shuffle that they need
-        "repeat": lambda: repeat(keys),
-        "repeat ViT": lambda: repeat(vit),
-    }.items():
-        try:
-            result[name] = check()
-        except Exception as error:  # one that breaks must not cost the others
-            traceback.print_exc()
-            result[name] = {"fine": False, "why": f"{type(error).__name__}: {error}"}
-        print(f"{name}: {result[name]}", flush=True)
-        job.report.add(steady=result)
-    return all(outcome["fine"] for outcome in result.values())
+    each: dict[str, items.Item] = {}
+    for kind, check, names in (
+        ("distort", distorted, DISTORTED), ("repeat", repeat, REPEATED), ("waits of", waits, tuple(RECIPES))
+    ):  # fmt: skip
+        each |= {f"{kind} {name}": partial(check, *words(name, job.rehearse)) for name in names}
+    return items.run(job, each)

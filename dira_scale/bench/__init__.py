@@ -16,7 +16,7 @@ BENCHMARKS = {
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
     "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",
     "shard": "speed of sharding, against bare decoding and encoding",
-    "scaling": "several processes on this machine, and a simulation of many GPUs",
+    "scaling": "a simulation of many GPUs",
     "gpu": "on a CUDA GPU: correctness of a step, synchronisations, speed against the authors' loop",
 }
 

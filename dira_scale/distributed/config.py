@@ -32,8 +32,6 @@ class Parallel(Schema):
         if self.compile is True and zero:
             raise UserError(f"compile=true is untested with {self.strategy}; use parallel=ddp or fsdp2")
         if self.cuda_graphs is True and (self.compile is False or self.strategy == "fsdp2"):
-            raise UserError(
-                "cuda_graphs=true captures compiled blocks of complete parameters; set compile=true with ddp"
-            )
+            raise UserError("cuda_graphs=true captures compiled blocks; set compile=true, with parallel=ddp")
         if self.offload is True and not zero:
             raise UserError(f"offload=true: {self.strategy} has no offloading; use parallel=zero1, zero2 or zero3")

@@ -1,4 +1,4 @@
-"""The scaling benchmark: what it prints is of its own figures, and each row says whether it is measured."""
+"""The scaling benchmark: what it prints is of its own figures."""
 
 import json
 import re
@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scaling.__main__ import percent, rows
-from benchmarks.scaling.measured import Measured
-from benchmarks.scaling.simulated import efficiency, gpus, messages
+from benchmarks.scaling import efficiency, gpus, messages, percent
 from dira_scale.bench import main
 from dira_scale.forecast.ledger import Collective
 
@@ -24,7 +22,7 @@ def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tup
 
 @pytest.mark.system
 def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result, printed = study(tmp_path, capsys, "--processes")
+    result, printed = study(tmp_path, capsys)
     simulated = result["simulated_gpus"]
     assert [row["gpus"] for row in simulated] == [8, 16, 32, 64, 128, 256, 512, 1024]
     for name in ("efficiency", "efficiency_without_own"):
@@ -33,9 +31,7 @@ def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert all(0 < row["efficiency"] <= row["efficiency_without_own"] <= 1 for row in simulated)
     for row in simulated:
         assert sum(row["parts"].values()) == pytest.approx(row["step"])
-    assert result["measured"] == []
     assert sum(line.startswith(" simulated") for line in printed.splitlines()) == len(simulated)
-    assert not any(line.startswith(" measured  ") for line in printed.splitlines())
 
 
 def test_messages_grow_with_the_job_or_stay_with_their_group() -> None:
@@ -54,14 +50,6 @@ def test_messages_grow_with_the_job_or_stay_with_their_group() -> None:
     for ranks in (8, 32, 256, 1024):
         assert messages(job(64), job(128), ranks) == job(ranks)
     assert messages(job(64), job(128), 1) == []
-
-
-def test_rows_of_measured_processes() -> None:
-    """Two processes take 0.8 s together, 0.6 s apart; one takes 0.5 s: 2 · 0.5 / 0.8 times as fast."""
-    assert rows([Measured(1, 0.5, 0.5), Measured(2, 0.8, 0.6)]) == [
-        ("measured", "1", "500", "500", "1.00", "100.0 %"), ("measured", "2", "600", "800", "1.25", "75.0 %")
-    ]  # fmt: skip
-    assert rows([Measured(2, 0.8, 0.6)])[0][4] == "–"
 
 
 @pytest.mark.system

@@ -15,14 +15,12 @@ from models.volumes import network
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from benchmarks import synthetic
 from benchmarks.gpu.loops import Ours
-from benchmarks.gpu.rungs import NETWORKS, TINY
+from benchmarks.gpu.recipes import words
 from dira_scale.distributed.config import Parallel
 from dira_scale.engine.parallel.strategy import Sharded, Strategy
 from dira_scale.forecast.network import fake_world
 
-NETWORK = "MoCo ResNet-50"
 SIZE = (8, 32, 32)
 VOLUMES: list[Any] = [
     ("unet3d", {"width": 0.25}, True),
@@ -72,7 +70,7 @@ def test_maps_have_the_layout_that_is_configured(strategy: str, wanted: bool) ->
 def layouts(strategy: str, channels_last: str) -> dict[str, list[bool]]:
     """By network: of every map that a layer without parts returns, whether it is channels last."""
     keys = f"parallel={strategy}", f"parallel.channels_last={channels_last}", "data.batch=4", "data.size=64"
-    loop = Ours(*synthetic.configuration(*NETWORKS[NETWORK], *TINY[NETWORK], "model.bn_groups=2", *keys))
+    loop = Ours(*words("dira_moco", True), "model.bn_groups=2", *keys)
     actual: dict[str, list[bool]] = {}
 
     def note(part: str) -> Any:
@@ -83,7 +81,7 @@ def layouts(strategy: str, channels_last: str) -> dict[str, list[bool]]:
 
         return hook
 
-    for name, module in loop.stage.model.module.named_modules():
+    for name, module in loop.model.module.named_modules():
         part = next((part for part in ("base.encoder", "base.key_encoder", "decoder") if name.startswith(part)), None)
         if part and not list(module.children()):
             module.register_forward_hook(note(part))

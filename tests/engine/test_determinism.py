@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import synthetic
 from dira_scale.engine.step import adds_in_any_order, one_order
 from dira_scale.models.vit import _averaged
+from dira_scale.pretrain.blueprint import PretrainBlueprint
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 # The differentiable operations for which torch.use_deterministic_algorithms raises on CUDA, by aten's names.
@@ -53,7 +54,7 @@ def test_a_backward_pass_with_attention_has_only_operations_that_a_gpu_can_do_in
     network, _ = synthetic.networks(composed, config)
     assert adds_in_any_order(network, CUDA) == (encoder != tiny_swin.NAME)  # whose attention is not fused
     images = tuple(torch.rand(4, 1, size, size) for _ in range(network.views.count))
-    batch = synthetic.batch(network.views, 4, 0, CPU).to(CPU)
+    batch = synthetic.batches(PretrainBlueprint(composed), 4, CPU)[0].to(CPU)
     network.train()
     network.enter_stage(list(network.weights))
     terms = network(images, images, batch)

@@ -27,8 +27,8 @@ def test_a_step_does_not_wait_for_the_gpu(groups: int, precision: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     keys = ["optim=sgd_moco", "data.size=64", "health.every=100", f"model.bn_groups={groups}", f"precision={precision}"]
-    actual = steady.waits([*MOCO, *SMALL, *keys])
-    assert actual["steps"] == 3 and actual["places"] == []
+    actual = steady.waits("pretrain", *MOCO, *SMALL, *keys, *LAST)
+    assert actual["places"] == [] and actual["figures"]["waits"]["fine"]
 
 
 NARROW = ["optim=sgd_simsiam", "method.base.dim=16", "method.base.hidden=16"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from scipy.optimize import brentq
 
-from benchmarks.scaling.simulated import JITTER, efficiency
+from benchmarks.scaling import JITTER, efficiency
 from dira_scale.forecast.links import Links, StepTimes, Workload
 from dira_scale.forecast.strategies import Traffic
 

@@ -1,10 +1,11 @@
-"""Activation checkpointing."""
+"""The blocks of networks: recomputed in the backward pass, or compiled."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +19,15 @@ def checkpoint_activations(module: nn.Module) -> None:
         if not getattr(block, "recompute", True):
             continue
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
+
+
+def compile_blocks(module: nn.Module, **options: Any) -> None:
+    """Compile each block of encoder and decoder at its first call; ``options`` as of :func:`torch.compile`."""
+    for block in blocks(module):
+        if type(block).forward is nn.Sequential.forward:  # a frame of torch's own is passed over: a graph a layer
+            block.forward = torch.compile(block.forward, **options)
+        else:
+            block.compile(**options)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

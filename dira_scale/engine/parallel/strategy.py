@@ -15,7 +15,7 @@ from torch.torch_version import TorchVersion
 from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.world import World
 from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel
-from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
+from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations, compile_blocks
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
 from dira_scale.models.momentum import local_shard
@@ -109,10 +109,8 @@ def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last
         torch._dynamo.config.recompile_limit = 64
         # Monitors differentiate a step's losses twice, so a backward pass must not reuse its input buffers.
         torch._functorch.config.donated_buffer = False
-        mode = "reduce-overhead" if parallel.cuda_graphs else None
-        for block in blocks(module):
-            # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
-            block.compile(dynamic=False, mode=mode)
+        # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
+        compile_blocks(module, dynamic=False, mode="reduce-overhead" if parallel.cuda_graphs else None)
         if parallel.cuda_graphs:  # a pass may write over what the graphs of the one before have returned
             module.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
     return module

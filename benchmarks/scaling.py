@@ -1,11 +1,21 @@
-"""Simulated: a job of configs/plan.yaml on many GPUs."""
+"""8 to 1,024 GPUs, simulated.
 
-from collections.abc import Sequence
+    python -m dira_scale.bench scaling [--out out/scaling] [--experiment dira_moco]
+
+The step of dira_scale.forecast (arithmetic, rings and trees, what is hidden, the slowest of W) on the GPUs that
+`python -m dira_scale.plan` describes. OUT/scaling.json has all figures.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from benchmarks import tables
 from dira_scale.config.compose import compose
 from dira_scale.forecast.ledger import Collective
 from dira_scale.forecast.links import Links, StepTimes, Workload
@@ -13,6 +23,7 @@ from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import traffic
 from dira_scale.pretrain.blueprint import PretrainBlueprint
+from dira_scale.runs.environment import environment
 
 GPUS = tuple(2**i for i in range(3, 11))
 REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay
@@ -83,3 +94,50 @@ def simulate(work: Workload, ranks: int, images: int) -> dict[str, Any]:
         "efficiency": efficiency(work, 1, ranks),
         "efficiency_without_own": efficiency(replace(work, messages=lambda _: ()), 1, ranks),
     }
+
+
+def row(simulated: Mapping[str, Any]) -> tuple[str, ...]:
+    step, rate = f"{1000 * simulated['step']:.1f}", f"{simulated['images_per_second']:,.0f}"
+    shares = percent(simulated["efficiency"]), percent(simulated["efficiency_without_own"])
+    return "simulated", str(simulated["gpus"]), step, rate, *shares
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/scaling"))
+    parser.add_argument("--experiment", default="dira_moco")
+    parser.add_argument(
+        "--keys", nargs="*", default=[], help="of plan: plan.between=180 plan.tflops=120 model.encoder=…"
+    )
+    parser.add_argument("--images", type=int, default=64, help="of a GPU (the paper's)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    job, machine = gpus(arguments.experiment, arguments.keys, arguments.images)
+    simulated, console = [simulate(job, ranks, arguments.images) for ranks in GPUS], tables.console()
+    chosen = next((key for key in arguments.keys if key.startswith("machine=")), "machine=a100")
+    title = f"{arguments.experiment}, {arguments.images} images a GPU, nodes of 8, {chosen}"
+    head = ["row", "GPUs", "ms/step", "images/s", "efficiency", "without keys"]
+    tables.tell(console, title, head, [row(each) for each in simulated], {})
+    names = list(simulated[0]["parts"])
+    parts = [(str(each["gpus"]), *(f"{1000 * each['parts'][name]:.1f}" for name in names)) for each in simulated]
+    tables.tell(console, "Simulated: where the ms of a step go", ["GPUs", *names], parts, {})
+    console.print(
+        "'without keys': without what the method itself gathers and averages (MoCo's keys; with several BatchNorm "
+        "groups its images change places between the GPUs).\n"
+        "Gradients, asynchronous messages (keys): what the backward pass does not hide of them. Blocking: BatchNorm, "
+        "discriminator, images that change places. Host, control (gloo's message about signals): by how much they "
+        "outlast all else. No loader is late, and nothing fails.",
+        style="dim",
+        highlight=False,
+    )
+    result = {"environment": environment(), "jitter": JITTER, "machine": machine, "simulated_gpus": simulated}
+    (arguments.out / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
+    console.print(f"\n{arguments.out}/scaling.json", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

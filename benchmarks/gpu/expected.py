@@ -1,0 +1,65 @@
+"""What a CPU expects of a step: rehearsed on tensors without memory, for the planner's machine.
+
+One process, beside those that measure: a step's arithmetic at ``plan.tflops``, its operations at ``plan.dispatch``, its
+memory. ``plan.tflops`` is bf16's, of which memory traffic takes most; IEEE fp32 is bound by its own peak.
+"""
+
+import torch
+
+from benchmarks.gpu.basics import peak
+from benchmarks.gpu.items import absent
+from benchmarks.gpu.recipes import words
+from benchmarks.gpu.report import EXPECTED, Job
+from benchmarks.gpu.steps import COMPILED, PARTS
+from dira_scale.config.compose import compose
+from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.forecast import strategies
+from dira_scale.forecast.config import plan_of
+from dira_scale.machine.hardware import hardware
+from dira_scale.storage.atomic import write_json
+
+REACHED = 0.6  # of a peak, by products alone: an estimate
+
+
+def machine() -> str:
+    """The planner's machine that is most like this one, found without a context on its GPU."""
+    return "a100" if any("A100" in gpu.name for gpu in hardware().gpus) else "h200"
+
+
+def of(command: str, *overrides: str) -> dict[str, float]:
+    """A step's ``ms``, ``host ms``, ``forward ms``, ``GiB`` and ``TFLOP``."""
+    from dira_scale.forecast.estimate import prepared, seconds  # need pyarrow
+    from dira_scale.forecast.network import fake_task
+    from dira_scale.forecast.rehearsal import rehearse
+
+    given = f"machine={machine()}", "plan.gpus=1", "plan.nodes=1"
+    blueprint, ranks, _ = prepared(command, compose(plan_of(command), [*overrides, *given]))
+    config, fake = blueprint.config, fake_task(blueprint)
+    if config.parallel.checkpoint_activations:
+        checkpoint_activations(fake.task.module)
+    plan, strategy, accumulate = fake.stages[-1], config.parallel.strategy, config.parallel.accumulate
+    step = rehearse(fake, plan, plan.batch, accumulate)
+    most = peak(machine().upper(), config.precision)
+    speed = 1e12 * min(config.plan.tflops, REACHED * most if most else config.plan.tflops)
+    return {
+        "ms": 1e3 * seconds(config.plan, step, strategy, ranks, accumulate, speed),
+        "host ms": 1e3 * step.operations * config.plan.dispatch,
+        "forward ms": 1e3 * step.forward / speed,
+        "GiB": strategies.memory(strategy, ranks, step).peak / 2**30,
+        "TFLOP": (step.forward + step.backward) / 1e12,
+    }
+
+
+def run(job: Job) -> bool:
+    """All that is measured, into a file beside the report, written anew after each."""
+    if package := absent("pyarrow"):
+        print(f"nothing is expected: {package} is missing")
+        return True
+    torch.set_num_threads(1)
+    found = dict[str, dict[str, float]]()
+    rungs = [rung for part in PARTS.values() for rung in part if rung.name != COMPILED]
+    each = [(rung.recipe, rung.keys) for rung in rungs] + [("labels", ()), ("masks in 3D", ())]
+    for given in dict.fromkeys(words(recipe, job.rehearse, *keys) for recipe, keys in each):
+        found[" ".join(given)] = of(*given)
+        write_json(job.report.file.with_name(EXPECTED), found)
+    return True

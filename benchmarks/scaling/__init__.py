@@ -1,1 +1,0 @@
-"""Several processes here, measured; many GPUs, simulated."""
