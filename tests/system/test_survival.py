@@ -125,8 +125,8 @@ def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     unbroken: Path, shards: Path, tmp_path: Path, name: str
 ) -> None:
     run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *EACH, "checkpoint.every=1000")
-    # At the end of the second step: after the start, where it begins, and three rows, the second one's the last. Noticed
-    # in the third step, in the midst of a stage.
+    # At the end of the second step: after the start, where it begins, and three rows, of which its own is the last.
+    # Noticed in the third step, in the midst of a stage.
     signalled, environment = killed_at(command, "os.rename:/status.json:5", by=signal.Signals[name])
     with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
