@@ -112,8 +112,9 @@ def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     unbroken: Path, shards: Path, tmp_path: Path, name: str
 ) -> None:
     run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *EACH, "checkpoint.every=1000")
-    # In the third step, in the midst of a stage: after the start, where it begins, two rows and one of held-out images.
-    signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.Signals[name])
+    # At the end of the second step: after the start, where it begins, and three rows, of which its own is the last.
+    # Noticed in the third step, in the midst of a stage.
+    signalled, environment = killed_at(command, "os.rename:/status.json:5", by=signal.Signals[name])
     with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
     ended = status(run)
@@ -140,8 +141,8 @@ def test_of_two_processes_both_take_one_more_step_after_a_signal_to_one_and_resu
     unbroken_pair: Path, shards: Path, tmp_path: Path
 ) -> None:
     run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *EACH, "checkpoint.every=1000", ranks=2)
-    # Only the main process writes the status: in the third step of six, see above.
-    signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.SIGTERM)
+    # Only the main process writes the status: noticed in the third step of six, see above.
+    signalled, environment = killed_at(command, "os.rename:/status.json:5", by=signal.SIGTERM)
     with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
     assert "SIGTERM: finishing this step and at most one more, then a checkpoint" in job.printed
