@@ -12,6 +12,7 @@ from pydicom.uid import RLELossless
 
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.imaging.dicom import DicomFile
 from dira_scale.imaging.read import Frame, read_image
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.pixels.codecs import decode
@@ -86,3 +87,12 @@ def test_functional_groups_give_each_frame_its_own_window_and_values(tmp_path: P
     low = 3003 - 0.5 - 2000
     np.testing.assert_array_equal(image.pixels, np.rint(np.clip(values - low, 0, 4000) / 2))
     assert image.spacing == (0.5, 0.75)
+
+
+def test_a_plane_is_whole_or_none(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """Impossible ones: tests of series."""
+    where = {"ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+    for lacking in (None, *where):
+        tags = {name: "" if name == lacking else value for name, value in where.items()}
+        with ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **tags).open("rb") as file:
+            assert (DicomFile(file).plane(0) is None) == (lacking is not None)

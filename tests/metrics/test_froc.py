@@ -52,6 +52,13 @@ def test_sensitivities_are_counted_at_the_seven_rates(dimensions: int, missed: b
         assert found.cpm == compute_froc_score(*compute_froc_curve_data(alarms, hits, 12, 6), RATES)
 
 
+def test_the_lowest_point_counts_where_nothing_is_missed() -> None:
+    """One image, one lesion, found: MONAI alone says 0."""
+    case = detection_case("k", "p", np.array([0.7]), np.array([[1, 1]]), np.eye(3, dtype=int) * 0 + 1)
+    assert froc([case]).sensitivities == (1.0,) * 7
+    assert compute_froc_score(*compute_froc_curve_data(np.array([]), np.array([0.7]), 1, 1), RATES) == 0
+
+
 def test_cases_without_lesions_or_detections_count() -> None:
     none = DetectionCase("k", "p", (), ())
     assert np.isnan(froc([none]).cpm) and froc([none]).cases == 1
