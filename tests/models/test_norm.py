@@ -172,16 +172,17 @@ def two_ranks(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "layout"),
+    ("dtype", "layout", "by_formula"),
     [
-        (torch.float64, torch.contiguous_format),
-        (torch.float32, torch.channels_last),
-        (torch.bfloat16, torch.channels_last),
+        (torch.float64, torch.contiguous_format, False),
+        (torch.float32, torch.channels_last, False),
+        (torch.bfloat16, torch.channels_last, False),
+        (torch.float64, torch.contiguous_format, True),
     ],
 )
-def test_over_ranks_is_torchs_batch_norm_of_the_whole_batch(two_ranks, dtype, layout):
+def test_over_ranks_is_torchs_batch_norm_of_the_whole_batch(two_ranks, dtype, layout, by_formula):
     """Torch's layer has the same output, gradients and statistics on a batch of two equal halves."""
-    plain, ours = (layer.to(torch.promote_types(dtype, torch.float32)) for layer in pair())
+    plain, ours = (layer.to(torch.promote_types(dtype, torch.float32)) for layer in pair(by_formula=by_formula))
     assert ours.ranks == 2
     x = images(16).detach().to(dtype).to(memory_format=layout)
     each = [x.clone().requires_grad_(), torch.cat([x, x]).requires_grad_()]
