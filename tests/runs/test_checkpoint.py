@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -23,6 +24,7 @@ from runs.writers import meeting, write
 
 from dira_scale.distributed.control import AgreedError
 from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine import loop
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, DamagedError, NotSavedError, writer
@@ -373,3 +375,25 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
         released.set()
         assert [type(error) for error in reported] == [AgreedError, AgreedError]
         assert all("is not read by rank(s) 0 after 0.5 s: the disk or store hangs" in str(error) for error in reported)
+
+
+def test_a_run_resumes_by_reads_that_all_wait_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may take longer than processes wait for each other."""
+    reading, called = [False], list[tuple[str, bool]]()
+
+    def read_on_all(read: Callable[[], Any]) -> Any:
+        reading[0] = True
+        result = read()
+        reading[0] = False
+        return result
+
+    def step(name: str, result: Any = None) -> Any:
+        return lambda *_: (called.append((name, reading[0])), result)[1]
+
+    parts = {"checkpointer": SimpleNamespace(folder=folder, read_on_all=read_on_all), "task": None}
+    parts |= {"strategy": SimpleNamespace(module=None), "_choose_checkpoint": step("choose", "000000003")}
+    run: Any = SimpleNamespace(**parts, _rewind_run=step("rewind"))
+    monkeypatch.setattr(loop.checkpoint, "load", step("load", ({}, {"step": 3})))
+    monkeypatch.setattr(loop, "restore", step("restore", {}))
+    loop.Loop._resume(run)
+    assert called == [("choose", True), ("load", True), ("restore", False), ("rewind", True)] and run.state.step == 3
