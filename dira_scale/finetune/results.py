@@ -72,7 +72,9 @@ def write_results(
         return
     chosen = choose(supervision, cases.get("val"), config.evaluate.temperature)
     seen = {"crops": config.evaluate.crops} if supervision.pooled else {"window": window, "without_mask": without_mask}
-    content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen
+    passes = config.validate.passes(stage.steps)
+    estimated = {"norm_passes": passes} if passes else {}
+    content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen | estimated
     write_json(run.folder / FILE, content | ({} if leak is None else {"leak": asdict(leak)}), run.lease.check)
 
 

@@ -218,11 +218,13 @@ def recomputing() -> Iterator[None]:
 
 
 @torch.no_grad()
-def commit_statistics(module: nn.Module) -> None:
+def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
     """Update the running statistics by the mean over all passes since the last call, groups and processes.
 
     Call once per optimizer step on every process; one small all-reduce. Layers without passes stay unchanged. Handles
     all layers at once: ten operations for each of a hundred would be a thousand launches on a GPU.
+
+    ``momentum``: of all layers; None: each one's own; 1: the statistics are that mean.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
     if not layers:
@@ -234,7 +236,9 @@ def commit_statistics(module: nn.Module) -> None:
     # must not cost a synchronisation.
     passes = torch.cat([part[-1:].expand(len(part)) for part in sums.split(sizes)])
     some = passes > 0
-    rates = torch._foreach_mul(some.to(sums.dtype).split(sizes), [layer.momentum for layer in layers])
+    rates = torch._foreach_mul(
+        some.to(sums.dtype).split(sizes), [layer.momentum if momentum is None else momentum for layer in layers]
+    )
     running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.pending[-COUNT:])]
     moved = torch.lerp(torch.cat(running), sums / passes.clamp(min=1), torch.cat(rates))
     torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))

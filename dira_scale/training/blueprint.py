@@ -17,9 +17,11 @@ from dira_scale.commands import COMMANDS
 from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
+from dira_scale.engine.run import Train
 from dira_scale.engine.task import StepTask, Task
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
+from dira_scale.runs.exit_codes import DONE
 from dira_scale.training.schedule import check_division, stage_plans
 from dira_scale.training.shapes import Shapes
 
@@ -94,6 +96,10 @@ class Blueprint(ABC):
     def remarks(self, networks: Networks) -> Sequence[str]:
         """Return what users should know about the stages' batches, a line each."""
         return ()
+
+    def before(self, world: World, train: Train) -> int:
+        """Train, by ``train``, the runs by which this one is configured, and return the exit code. Collective."""
+        return DONE
 
     def refuse(self) -> None:  # noqa: B027  (most have none)
         """Raise UserError for keys that do not fit each other, found without networks."""

@@ -43,4 +43,4 @@ class Trainer:
         """Train, or resume, and return the exit code of the command."""
         config = self.blueprint.config
         check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
-        return run_task(config, self.blueprint.cfg, self.blueprint.task)
+        return run_task(config, self.blueprint.cfg, self.blueprint.task, self.blueprint.before)

@@ -69,7 +69,7 @@ def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, 
     assert (own["encoders"], own["sd_over"], own["images"]) == (1, "draws", 18.0)
     members = {row["encoder"]: row["members"] for row in content["compared"]}
     assert members["demo"][0] | {"run": ""} == {
-        "run": "", "seed": 0, "stage": "di", "step": 3, "checkpoint": "lowest validation loss"
+        "run": "", "seed": 0, "stage": "di", "step": 5, "checkpoint": "newest"
     }  # fmt: skip
     assert members["random"] == [{"seed": 0}, {"seed": 1}]
     assert "commit" in content and content["config"]["fractions"] == [1.0, 0.3]
