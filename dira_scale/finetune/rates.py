@@ -54,7 +54,9 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
         def figures() -> dict[str, float]:
             rows = {rate: RunReader(folder).rows() for rate, folder in folders.items()}
             return {
-                f"{rate:g}": better(row[described.best] for row in of if row["split"] == "val")
+                f"{rate:g}": better(
+                    row[described.best] for row in of if row["split"] == "val" and row[described.best] is not None
+                )
                 for rate, of in rows.items()
             }
 
