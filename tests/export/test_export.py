@@ -514,7 +514,8 @@ def test_weights_that_it_started_from_come_along_with_their_terms(trained):
 
 
 def test_a_run_without_a_checkpoint_is_refused(trained, capsys):
-    (trained.run / "checkpoints" / "LATEST").unlink()
+    for name in ("LATEST", "BEST-di", "BEST-dira"):
+        (trained.run / "checkpoints" / name).unlink()
     assert main([f"run={trained.run}"]) == 2
     assert "this run has no checkpoint yet: run its command again" in capsys.readouterr().err
 
