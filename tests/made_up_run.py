@@ -78,7 +78,7 @@ def finished_run(tmp_path: Path) -> Path:
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics()))
     restoration = []
     for stage, ours in (("dir", 0.006), ("dira", 0.005)):
-        for name, mse in {"distorted": 0.04, "blur": 0.03, "telea": 0.02, "restored": ours}.items():
+        for name, mse in {"mean": 0.05, "distorted": 0.04, "blur": 0.03, "telea": 0.02, "restored": ours}.items():
             restoration.append({"stage": stage, "restorer": name, "mse": mse, "ssim": 1 - 5 * mse, "n": 33})
         Image.fromarray(np.zeros((8, 24), np.uint8)).save(folder / "pictures" / f"{stage}.png")
     (folder / "pictures" / "restoration.json").write_text(json.dumps(restoration))

@@ -339,6 +339,13 @@ MUTATIONS = (
         ("finetune/test_losses.py",),
     ),
     Mutation(
+        "statistics-that-are-not-settled",
+        "finetune/task.py",
+        "norm.commit_statistics(module, momentum=1.0)",
+        "norm.commit_statistics(module)",
+        ("finetune/test_statistics.py",),
+    ),
+    Mutation(
         "unknown-pixel-counts-in-the-dice",
         "tasks/masks.py",
         "truth * known[:, None], probabilities * known[:, None]",

@@ -1,5 +1,6 @@
 """The keys that every task has, and those of optimizers, apart from what uses them: reading these needs no torch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,3 +69,7 @@ class Optim(Schema):
     patience: int = at_least(0)
     step_epochs: float = above(0)
     clip: float | None = above(0, None)
+
+    def factors(self, names: Sequence[str]) -> Mapping[str, float]:
+        """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs."""
+        return {}

@@ -204,6 +204,8 @@ class Loop:
 
     def validate(self, stage: StageRun) -> bool:
         """Write a row of held-out losses; returns whether this step is the stage's best so far."""
+        with self.log.clock.part("validate"):
+            self.task.before_validation(stage.plan, stage.model.module)
         validation = self.task.validation
         if validation is None:
             return False

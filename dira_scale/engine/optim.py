@@ -25,12 +25,13 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
     """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
 
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
-    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``. ``fuses``: whether
-    the strategy lets :func:`build` choose fused kernels.
+    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``; the first has the
+    configured one, where ``config.factors`` gives others. ``fuses``: whether the strategy lets :func:`build` choose
+    fused kernels.
 
     Raises UserError, which names the wrong key.
     """
-    groups = _groups(module, config.one_dimensional, config.fixed_rate)
+    groups = _groups(module, config)
     optimizer = build(config.optimizer, groups, "optim.optimizer", fuses)
     for setting in config.one_dimensional:
         if setting not in optimizer.defaults:
@@ -38,7 +39,7 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
             raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
     check_values(type(optimizer), config.one_dimensional, "optim.one_dimensional")
     for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"] * batch / (config.reference_batch or batch)
+        group["initial_lr"] = group["lr"] * group.pop("factor") * batch / (config.reference_batch or batch)
         group["lr"] = group["initial_lr"]
     return optimizer
 
@@ -98,20 +99,24 @@ def _complete_momenta(optimizer: Optimizer) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequence[str]) -> list[dict[str, Any]]:
-    """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart."""
+def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
+    """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart, and
+    those whose rate is the configured one before others."""
+    one_dimensional, fixed = config.one_dimensional, config.fixed_rate
+    factors = config.factors([name for name, _ in module.named_parameters()])
     parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
     for name in fixed:
         if name not in parts:
             raise UserError(f"optim.fixed_rate: no module is named '{name}'{nearest(name, sorted(parts))}")
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             one_dim = bool(one_dimensional) and parameter.ndim <= 1
-            kind = one_dim, not set(fixed).isdisjoint(name.split("."))
-            group = {"params": [], "fixed_rate": kind[1]} | (dict(one_dimensional) if one_dim else {})
+            kind = one_dim, not set(fixed).isdisjoint(name.split(".")), factors.get(name, 1.0)
+            group = {"params": [], "fixed_rate": kind[1], "factor": kind[2]}
+            group |= dict(one_dimensional) if one_dim else {}
             groups.setdefault(kind, group)["params"].append(parameter)
-    return list(groups.values())
+    return sorted(groups.values(), key=lambda group: group["factor"] != 1)
 
 
 def learning_rate(

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,24 @@ from dira_scale.runs.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from dira_scale.runs.folder import RunFolder, recorded_config
 from dira_scale.runs.lease import LeaseLostError
 
+Train = Callable[[Training, DictConfig, Callable[[World], Task]], int]  # a run with these arguments of run_task
 STDERR = 2  # in a notebook, sys.stderr has no file descriptor
 logger = logging.getLogger(__name__)
 
 
-def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -> int:
+def run_task(
+    config: Training,
+    cfg: DictConfig,
+    make: Callable[[World], Task],
+    before: Callable[[World, Train], int] = lambda *_: DONE,
+) -> int:
     """Train the task that ``make`` builds, from the run folder's newest checkpoint if any; returns the exit code.
 
     Args:
         config, cfg: the resolved configuration, as its schema's object and as composed.
         make: called once the processes are connected; its errors end all of them before anything is written.
+        before: trains other runs in these processes first, and may change ``config`` and ``cfg`` by what they have
+            shown; what it returns, unless that is DONE, is the exit code.
     """
     world = processes.start(config.parallel, config.precision)
     try:
@@ -52,7 +61,8 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
             try:
                 raise_on_all(lambda: require_tracker(config.tracker) if world.main else None)
                 world = _keep_choices(config, cfg, world)
-                return _train(config, cfg, make(world), world, signals)
+                code = before(world, partial(_train_before, world))
+                return code or _train(config, cfg, make(world), world, signals)
             except AgreedError as error:
                 if world.main:
                     logger.error(error)
@@ -100,8 +110,19 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
     return world
 
 
-def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals) -> int:
-    """Claim the run folder, train, and record how it ended. Every way a run ends passes through here."""
+def _train_before(world: World, config: Training, cfg: DictConfig, make: Callable[[World], Task]) -> int:
+    """Train a run that another follows in the same processes."""
+    with Signals() as signals:
+        code = _train(config, cfg, make(world), world, signals, last=False)
+    world.accelerator.free_memory()
+    return code
+
+
+def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals, last: bool = True) -> int:
+    """Claim the run folder, train, and record how it ended. Every way a run ends passes through here.
+
+    ``last``: leave the process group, too, as after a run that is not done.
+    """
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     content |= task.data.identity() | task.identity() | {"precision_used": world.precision}
@@ -122,12 +143,13 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         if run is not None:
             stopped = "" if code else trainer.stopped()
             run.status(ended, trainer.state.step, exit_code=code, reason=stopped)
-            report = f"next: python -m dira_scale.report {shlex.quote(f'run={folder}')}"
-            advice = "the same command continues" if code else report
+            report = f"; next: python -m dira_scale.report {shlex.quote(f'run={folder}')}" * last
+            advice = "; the same command continues" if code else report
             if pauses := trainer.checkpoint_pauses():
                 trainer.bar.print_line(pauses)
-            trainer.bar.print_line(f"{folder}: {stopped or f'{ended} at step {trainer.state.step}'}; {advice}")
-        _leave(world, run)
+            trainer.bar.print_line(f"{folder}: {stopped or f'{ended} at step {trainer.state.step}'}{advice}")
+        if last or code:
+            _leave(world, run)
         return code
     except RunEndedError as error:
         # In bounded time: a disk that hangs may be that of the run folder, too, where log.txt and status.json are.

@@ -247,6 +247,9 @@ class Task(StepTask, Protocol):
     def set_progress(self, module: nn.Module, share: float) -> None:
         """Called before every step: ``share`` of the stage is done, 0 to 1."""
 
+    def before_validation(self, stage: StagePlan, module: nn.Module) -> None:
+        """Called where a validation is due, also without held-out samples: what the weights are to be judged with."""
+
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> Sequence[str]:
         """Called at the end of a stage, for pictures and the like. Returns lines that the main process prints.
 

@@ -18,7 +18,7 @@ from dira_scale.models.start import start_weights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import Description
 from dira_scale.runs.identity import seedless
-from dira_scale.runs.reader import LATEST, RunReader
+from dira_scale.runs.reader import NEWEST, RunReader
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
 
@@ -73,7 +73,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int | tup
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {side} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(
-                which | {"checkpoint": "newest" if stage == LATEST or not run.has_best else "lowest validation loss"}
+                which | {"checkpoint": f"best {run.description.best}" if run.takes_best(stage) else NEWEST}
             )
         groups.append(group)
     _rename(groups, [shown_name(Path(group.members[0]["run"])) for group in groups])

@@ -8,6 +8,7 @@
     never_answered      by split, the classes that cases have and no answer has
     calibrated          thresholds and figures with ``temperatures``, where these were fitted
     step, splits        the checkpoint's, and what the splits are called in the dataset
+    norm_passes         where BatchNorm's statistics were averaged over so many training batches
     leak                whether patients that are evaluated on were trained on
 """
 

@@ -103,15 +103,13 @@ def make(cfg: DictConfig) -> None:
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     if described.command == FINETUNE and "plain" in exports:  # all that `predict` needs to know
         files[ABOUT] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
-    loss = None if cfg.stage == LATEST or not reader.has_best else state.get("best", {}).get(stage)
+    loss = state.get("best", {}).get(stage) if reader.takes_best(cfg.stage) else None
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
             print_line(f"not in the card: {data.error}")
     card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports, release)
     if removed := replace_export(out, files, card.text()):
         print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
-    if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
-        print_line(remark)
     print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

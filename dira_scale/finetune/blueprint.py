@@ -18,12 +18,14 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
+from dira_scale.engine.run import Train
 from dira_scale.engine.task import StagePlan, StepTask
 from dira_scale.errors import UserError
 from dira_scale.evaluation.leak import Leak, Part, check_leak, own_source, sources_of
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import describe
 from dira_scale.finetune.held_out import check_crops, check_scored, held_out_views, judged_batches
+from dira_scale.finetune.rates import choose_rate
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
 from dira_scale.methods import views_of
@@ -33,6 +35,7 @@ from dira_scale.models import norm
 from dira_scale.models.start import RANDOM, Start, start_weights
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import FILE, Description, read_description
+from dira_scale.runs.exit_codes import DONE
 from dira_scale.runs.folder import recorded_config
 from dira_scale.tasks.config import without_data
 from dira_scale.tasks.supervision import Supervision
@@ -115,6 +118,9 @@ class FinetuneBlueprint(Blueprint):
             optimizer = optim.stage_optimizer(self.config.optim, networks[0], batch)
             if self.config.parallel.strategy.startswith("zero"):
                 parallel.refuse_layerwise(optimizer)
+
+    def before(self, world: World, train: Train) -> int:
+        return choose_rate(self, world, train) if self.config.optim.choose else DONE
 
     def task(self, world: World) -> FinetuneTask:
         config = self.config

@@ -1,6 +1,7 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it does without torch, so mistakes are shown at once."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from dira_scale.config.files import folder
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, at_least, one_of, path_field
+from dira_scale.config.schema import Schema, above, at_least, one_of, path_field
 from dira_scale.data.config import Data
+from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate
 from dira_scale.forecast.config import Planned
@@ -20,6 +22,9 @@ from dira_scale.tasks.config import TaskConfig
 from dira_scale.training.config import StagedTraining, Validate
 
 IMAGES, VOLUMES = "tune", "tune_volumes"  # views
+# Running statistics move by a tenth a step: before some 50 they are in part their start's, and of weights that still
+# changed fast (docs/how-to/finetune.md has what that costs).
+SETTLED, PASSES = 50, 10
 
 
 @dataclass
@@ -28,8 +33,41 @@ class FinetuneData(Data):
 
 
 @dataclass
+class FinetuneOptim(Optim):
+    """``chosen``: set by the run: the validation figure of each rate in ``choose``."""
+
+    choose: list[float] | None = above(0, None)
+    choose_share: float = above(0, at_most=1)
+    chosen: dict[str, float] = MISSING
+    layer_decay: float = above(0, at_most=1)
+    head_factor: float = above(0)
+
+    def factors(self, names: Sequence[str]) -> Mapping[str, float]:
+        """As the base class; ``head.…`` by ``head_factor``, the encoder's blocks by ``layer_decay``, once more for each
+        block from the last to the first (Clark et al., ELECTRA, 2020; BEiT).
+
+        A block is what shares a name up to its first number; what has none is of the block before it. The layers that
+        make a pyramid of a transformer's maps count as the decoder's.
+        """
+        found = dict.fromkeys((name for name in names if name.startswith("head.")), self.head_factor)
+        if self.layer_decay == 1:
+            return found
+        depths, blocks = dict[str, int](), set[str]()
+        for name in (name for name in names if re.match(r"encoder\.(?!pyramid\.)", name)):
+            if match := re.match(r".*?\.\d+\.", name):
+                blocks.add(match[0])
+            depths[name] = len(blocks)
+        return found | {name: self.layer_decay ** (len(blocks) + 1 - depth) for name, depth in depths.items()}
+
+
+@dataclass
 class FinetuneValidate(Validate):
     best: str | None = one_of("loss", default=None)
+    norm_passes: int | None = at_least(0, None)
+
+    def passes(self, steps: int) -> int:
+        """Return over how many batches BatchNorm's statistics are averaged before validations of a run of ``steps``."""
+        return (PASSES if steps < SETTLED else 0) if self.norm_passes is None else self.norm_passes
 
 
 @dataclass
@@ -56,6 +94,7 @@ class Protocol(Schema):
 class Finetune(StagedTraining):
     init: str = path_field()
     task: TaskConfig = field(default_factory=TaskConfig)
+    optim: FinetuneOptim = field(default_factory=FinetuneOptim)
     data: FinetuneData = field(default_factory=FinetuneData)
     model: Architecture = field(default_factory=Architecture)
     views: dict[str, Any] = MISSING
@@ -76,6 +115,8 @@ class Finetune(StagedTraining):
                 f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
                 "use 1, and a smaller data.batch, or more processes"
             )
+        if self.optim.choose and self.data.val_split is None:
+            raise UserError("optim.choose: rates are compared on the validation split, and data.val_split=null")
         if (weights := getattr(self.model, "weights", None)) is not None:
             raise UserError(f"model.weights={weights} is pretrain's key: use init={weights}")
 

@@ -7,7 +7,7 @@ from dira_scale.data.batch import UNITS
 from dira_scale.models.architecture import architecture
 from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
-from dira_scale.runs.description import Description, Metric, NetworkDescription, Output, Tensors
+from dira_scale.runs.description import CHOSEN_RATE, Description, Metric, NetworkDescription, Output, Tensors
 from dira_scale.runs.identity import execution
 from dira_scale.tasks.config import FINETUNE, task_of
 from dira_scale.training.description import data_of, stages_of
@@ -19,6 +19,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     data, model, validate = config["data"], architecture(config["model"]), config["validate"]
     task = task_of(config["task"]).described(config.get("facts", {}))
     size, start = data["size"], None if config["init"] == RANDOM else config["init"]
+    best = validate["best"] or task.best.metric
     network = NetworkDescription(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
         head="pooled" if task.pooled else "dense",
@@ -35,12 +36,12 @@ def describe(config: Mapping[str, Any]) -> Description:
         stages=stages_of(config, lambda terms: not task.pooled),
         terms=task.loss_terms,
         metrics={"loss": Metric("Total loss", "min"), **task.metrics},
-        best=validate["best"] or task.best.metric,
+        best=best,
         output=task.output,
         tensors=TENSORS[task.pooled],
         execution=execution(FINETUNE),
         unit=UNITS[model.dimensions],
-        training=(*_training(config), *_normalised(task.output)),
+        training=(*_training(config, best), *_normalised(task.output)),
         enough_steps=config["enough_steps"],
     )
 
@@ -68,7 +69,16 @@ def _protocol(node: Mapping[str, Any]) -> tuple[str, ...]:
     return (f"preset `{node['preset']}` for `{node['task']}`: {node['source']}; on purpose otherwise: {differs}",)
 
 
-def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
+def chosen_rate(optim: Mapping[str, Any], split: str | None, best: str) -> tuple[str, ...]:
+    """Say from which rates that of ``optim`` was chosen, and how."""
+    if not optim.get("chosen"):
+        return ()
+    figures = ", ".join(f"{rate} {figure:.4g}" for rate, figure in optim["chosen"].items())
+    share = "" if optim["choose_share"] == 1 else f" after {optim['choose_share']:g} of the epochs"
+    return (f"{CHOSEN_RATE}{optim['optimizer']['lr']:g} by {best} on split `{split}`{share}: {figures}",)
+
+
+def _training(config: Mapping[str, Any], best: str) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
     shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
     share = f", {data['fraction']:g} of its patients" if data["fraction"] < 1 else ""
@@ -76,6 +86,7 @@ def _training(config: Mapping[str, Any]) -> tuple[str, ...]:
         *_protocol(config["protocol"]),
         f"initial weights: `{config['init']}`",
         f"stages of the run: {shown}; split `{data['split']}`{share}",
+        *chosen_rate(config["optim"], data["val_split"], best),
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "
         f"`{optimizer['_target_']}` with a rate of {optimizer['lr']:g}",
     )

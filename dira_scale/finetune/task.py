@@ -2,23 +2,26 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dira_scale.data.batch import UNITS
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import Best, StagePlan
+from dira_scale.engine.task import Best, StagePlan, StagePosition
+from dira_scale.engine.watchdog import alive
 from dira_scale.evaluation.judge import choose, judged, write_split
 from dira_scale.evaluation.leak import Leak
 from dira_scale.evaluation.results import FILE, overall, read_results
 from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune
-from dira_scale.finetune.description import TENSORS, describe
+from dira_scale.finetune.description import TENSORS, chosen_rate, describe
 from dira_scale.finetune.held_out import judged_batches, warn_of_test
 from dira_scale.finetune.step import Finetuning
 from dira_scale.models import norm
@@ -27,11 +30,12 @@ from dira_scale.models.normalise import input_of, normalised
 from dira_scale.models.start import RANDOM, Start
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
+from dira_scale.runs.files import read_rows
 from dira_scale.runs.folder import RunFolder
 from dira_scale.storage.atomic import write_json
 from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.inputs import Inputs
-from dira_scale.training.schedule import few_steps, groups_of
+from dira_scale.training.schedule import few_steps, groups_of, still_falling
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import LOWEST_LOSS, HeldOutValidation
 
@@ -74,7 +78,9 @@ def write_results(
         return
     chosen = choose(supervision, cases.get("val"), config.evaluate.temperature)
     seen = {"crops": config.evaluate.crops} if supervision.pooled else {"window": window, "without_mask": without_mask}
-    content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen
+    passes = config.validate.passes(stage.steps)
+    estimated = {"norm_passes": passes} if passes else {}
+    content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen | estimated
     write_json(run.folder / FILE, content | ({} if leak is None else {"leak": asdict(leak)}), run.lease.check)
 
 
@@ -148,8 +154,9 @@ class FinetuneTask(Finetuning, DatasetTask):
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
         self.validation: HeldOutValidation | None = None
+        best = LOWEST_LOSS if validate.best == LOWEST_LOSS.metric else supervision.best
+        self.best = best.metric
         if held_out is not None:
-            best = LOWEST_LOSS if validate.best == LOWEST_LOSS.metric else supervision.best
             self.validation = HeldOutValidation(
                 validate.every, held_out, self.losses, world.device, [supervision.score], Best(*best)
             )
@@ -174,7 +181,45 @@ class FinetuneTask(Finetuning, DatasetTask):
             *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),
             *norm.spanning_lines(module, groups_of(self.config)),
-            *few_steps(self.config, self.stages),
+            *few_steps(self.config, self.stages, nearly=1.0),
+            *chosen_rate(asdict(self.config.optim), self.config.data.val_split, self.best),
+            *self._norm_lines(module),
+        ]
+
+    @torch.no_grad()
+    def before_validation(self, stage: StagePlan, module: nn.Module) -> None:
+        """Make BatchNorm's statistics the mean over the stage's first batches, without labels and weights as they are.
+
+        By forward passes in training mode: torch's momentum=None. Collective.
+        """
+        passes = self.config.validate.passes(stage.steps)
+        if not passes or norm.first_layer(module) is None:
+            return
+        with closing(self.data.loader(stage).iterate(0, passes)) as batches:
+            for stored in batches:
+                alive()
+                batch = stored.to(self.world.device)
+                with self.world.autocast():
+                    module(normalised(self.distort(batch.views[0], batch.distortions[0]), self.input))
+        norm.commit_statistics(module, momentum=1.0)
+
+    def _norm_lines(self, module: nn.Module) -> list[str]:
+        passes = self.config.validate.passes(self.stages[0].steps)
+        if not passes or norm.first_layer(module) is None:
+            return []
+        return [f"BatchNorm: statistics over {passes} training batches before each validation (validate.norm_passes)"]
+
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        """Say at the last step whether the training loss is still falling. On the main process."""
+        if position.done < position.steps or not self.world.main:
+            return []
+        before, _ = read_rows(Path(self.config.run) / "metrics.jsonl", f"{self.unit}_per_second")
+        losses = [each["loss"] for each in before if each["split"] == "train"] + [row["loss"]]
+        if not (fall := still_falling(losses)):
+            return []
+        return [
+            f"the training loss still falls, by {fall:.0%} over the last third of the steps: train longer "
+            f"(epoch_factor={2 * self.config.epoch_factor:g}), or at a higher rate"
         ]
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:

@@ -1,5 +1,6 @@
-"""Restoration of held-out images and volumes against restorers that learn nothing: the distorted input, a blur of it,
-and fillings of its holes: of images Telea's inpainting, of volumes the nearest voxel and a Gaussian mean."""
+"""Restoration of held-out images and volumes against restorers that learn nothing: each one's own mean, the distorted
+input, a blur of it, and fillings of holes: of images Telea's inpainting, of volumes the nearest voxel, a Gaussian mean.
+"""
 
 from collections.abc import Callable
 
@@ -25,6 +26,7 @@ class RestorationTable:
         cutout, a mask or a painting has replaced."""
         fillings = {"telea": telea} if clean.ndim == 2 else {"nearest": nearest, "gaussian": gaussian}
         restorations = {
+            "mean": np.full_like(clean, clean.mean()),
             "distorted": distorted,
             "blur": by_plane(blur, distorted),
             **{name: fill(distorted, hole) for name, fill in fillings.items()},

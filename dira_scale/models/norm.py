@@ -218,11 +218,13 @@ def recomputing() -> Iterator[None]:
 
 
 @torch.no_grad()
-def commit_statistics(module: nn.Module) -> None:
+def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
     """Update the running statistics by the mean over all passes since the last call, groups and processes.
 
     Call once per optimizer step on every process; one small all-reduce. Layers without passes stay unchanged. Handles
     all layers at once: a few operations for each of a hundred would be hundreds of launches on a GPU.
+
+    ``momentum``: of all layers; None: each one's own; 1: the statistics are that mean.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
     if not layers:
@@ -231,7 +233,9 @@ def commit_statistics(module: nn.Module) -> None:
     sizes = [len(pending) for pending in noted]
     sums = reduce_mean(torch.cat(noted))
     lengths = torch.tensor(sizes).to(sums.device, non_blocking=True)
-    momenta = torch.tensor([layer.momentum for layer in layers], dtype=sums.dtype).to(sums.device, non_blocking=True)
+    momenta = torch.tensor([layer.momentum if momentum is None else momentum for layer in layers], dtype=sums.dtype).to(
+        sums.device, non_blocking=True
+    )
     # By layer its number of passes, and whether there were any. Computed on the device, as a frozen decoder must not
     # cost a synchronisation.
     passes = sums[lengths.cumsum(0) - 1]

@@ -9,7 +9,7 @@ from dira_scale.errors import UserError
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import read_description
-from dira_scale.runs.reader import start_tensors
+from dira_scale.runs.reader import chosen_checkpoint, start_tensors
 
 RANDOM = "random"
 CARD = "README.md"
@@ -43,8 +43,8 @@ def start_weights(
     """Fill ``encoder`` from ``init``, and the decoder of ``network``, which is over it, if ``init`` has one.
 
     Args:
-        init: ``random``: nothing is loaded; a run's folder (its best weights); a folder or file that `export` wrote; a
-            local file in any layout of :mod:`dira_scale.models.layouts`.
+        init: ``random``: nothing is loaded; a run's folder (``runs.reader.chosen_checkpoint`` of it); a folder or file
+            that `export` wrote; a local file in any layout of :mod:`dira_scale.models.layouts`.
         head: whether to load a head of equal size, too. What a new task predicts is not what the old one did.
 
     Raises:
@@ -56,7 +56,8 @@ def start_weights(
     weights = StartWeights(path, encoder, start_tensors(path), key)
     if network is not None:
         weights.fill(network, head=head)
-    return Start(path, tuple(weights.loaded), str(weights), licence_of(path))
+    which = f" ({chosen_checkpoint(path, read_description(path))[1]} checkpoint)" if path.is_dir() else ""
+    return Start(path, tuple(weights.loaded), f"{weights}{which}", licence_of(path))
 
 
 def licence_of(path: Path) -> str | None:

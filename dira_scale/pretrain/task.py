@@ -130,9 +130,14 @@ class PretrainTask(Pretraining, DatasetTask):
         module.progress = share
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
-        if restores(stage.terms):
-            self._draw(stage, run, unsharded)
-        return []
+        if not restores(stage.terms):
+            return []
+        self._draw(stage, run, unsharded)
+        if run is None:
+            return []
+        from dira_scale.runs.reader import no_better_than_mean, restoration_of  # needs pyarrow
+
+        return no_better_than_mean([row for row in restoration_of(run.folder) if row["stage"] == stage.name])
 
     def _draw(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
         """Write pictures and restoration table at the end of the stage, once, on the main process."""

@@ -8,13 +8,13 @@ from dira_scale.pages.template import rate
 from dira_scale.pages.verdict import Grade, Headline, Verdict
 from dira_scale.report.content import RECOGNISED, RunContent
 from dira_scale.report.summary import BASELINES, RESTORERS, throughput
+from dira_scale.runs.description import CHOSEN_RATE
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
 WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
 # methods.md: five times chance shows that a method learns. Below twice a run warns (training.md).
 LEARNS, AT_CHANCE = 5.0, 2.0
-FEW = 200  # steps of fine-tuning (finetune.md)
 ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (training.md), nor here if its experiment names none
 # training.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
 SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
@@ -49,8 +49,6 @@ def _state(run: RunContent, warnings: int) -> Headline:
         verdict = Verdict(Grade.short, "it was to stop before its last step")
     elif step < enough:
         verdict = Verdict(_early(run), f"this experiment needed {enough} steps to learn; no warnings")
-    elif run.results and step < FEW:
-        verdict = Verdict(Grade.short, f"fine-tuning of fewer than {FEW} steps seldom shows what a network can learn")
     else:
         verdict, again = None, f"{again}; no warnings"  # it ran; whether it is good the results say
     return Headline(
@@ -70,11 +68,13 @@ def _result(run: RunContent) -> Headline | None:
         return None
     first, *others = figures
     validated = next((row for row in overall(splits.get("val", []), run.description.best)), None)
+    chosen = "".join(f"; {line}" for line in run.description.training if line.startswith(CHOSEN_RATE))
     validation = f"; on the validation split {validated.in_words()}" if validated else ""
     return Headline(
         first.with_interval(),
         f"on the test split ({first.patients} patients)",
-        f"checkpoint of step {run.results['step']}; {', '.join(each.in_words() for each in others)}{validation}",
+        f"checkpoint of step {run.results['step']}; {', '.join(each.in_words() for each in others)}{validation}"
+        + chosen,
     )
 
 

@@ -13,6 +13,7 @@ from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.runs.reader import Row
 
 RESTORERS = {
+    "mean": "each image's own mean",
     "distorted": "the distorted input itself",
     "blur": "a 5 × 5 blur of it",
     "telea": "Telea's inpainting of its zeroed pixels",
@@ -22,6 +23,7 @@ RESTORERS = {
 }
 BEYOND_SETTINGS = ("datasets", "selection", "facts")  # of a run's identity
 BASELINES = {  # in a headline
+    "mean": "the image's own mean",
     "distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting",
     "nearest": "the nearest voxel", "gaussian": "a Gaussian mean",
 }  # fmt: skip

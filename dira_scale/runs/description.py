@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dira_scale.data.manifest import DatasetInfo
 
 FILE = "description.json"
+CHOSEN_RATE = "rate chosen: "  # begins a line of ``Description.training``
 FORMAT = 3
 REPAIR = "restore the file, or move it away and call the command that has trained the run again, which writes it"
 

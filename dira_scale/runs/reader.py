@@ -1,7 +1,7 @@
 """Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -21,6 +21,7 @@ from dira_scale.storage.owned import is_inside
 from dira_scale.storage.store import as_os_error, locate
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
+NEWEST = "newest"  # of checkpoints, in words
 
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Restored(TypedDict):
     """A row of ``restoration.json``."""
 
     stage: str
-    restorer: Literal["distorted", "blur", "telea", "nearest", "gaussian", "restored"]
+    restorer: Literal["mean", "distorted", "blur", "telea", "nearest", "gaussian", "restored"]
     mse: float
     ssim: float
     n: int
@@ -71,6 +72,22 @@ def check_stage(stage: str | None, description: Description, run: object) -> Non
     known = [*(each.name for each in description.stages), LATEST]
     if stage not in (None, *known):
         raise UserError(f"stage={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
+
+
+def restoration_of(run: Path) -> list[Row]:
+    """Return the rows of ``restoration.json``. Raises UserError if it is damaged."""
+    return read_json(run / "pictures/restoration.json", [], list[Restored])
+
+
+def no_better_than_mean(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each stage in the ``rows`` of ``restoration.json`` that restores no better than by grey."""
+    errors = {(row["stage"], row["restorer"]): row["mse"] for row in rows}
+    return [
+        f"stage {stage}: restored images have an error of {error:.4f}, and each one's own mean has {mean:.4f}: nothing "
+        "of their content is restored: train longer, or at another rate"
+        for (stage, restorer), error in errors.items()
+        if restorer == "restored" and (mean := errors.get((stage, "mean"))) is not None and error >= mean
+    ]
 
 
 class RunReader:
@@ -114,7 +131,7 @@ class RunReader:
 
     def restoration(self) -> list[Row]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
-        return read_json(self.folder / "pictures/restoration.json", [], list[Restored])
+        return restoration_of(self.folder)
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""
@@ -139,8 +156,7 @@ class RunReader:
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
 
-        ``stage``: None means the last one that has a best checkpoint, ``latest`` the newest checkpoint. Where nothing
-        was validated, None is the newest, too, which is logged.
+        ``stage``: ``latest`` means the newest checkpoint, None what :func:`chosen_checkpoint` takes.
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
@@ -154,40 +170,36 @@ class RunReader:
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 
-    @property
-    def has_best(self) -> bool:
-        """Whether a stage has a best checkpoint: some step was validated."""
-        return bool(checkpoint.stages_with_best(self.folder))
-
-    def remark_on(self, stage: str, step: int) -> str:
-        """A sentence if ``stage``'s best checkpoint, of ``step``, is by its loss and from before half of the way."""
-        newest = int(checkpoint.latest(self.folder).name)
-        if step >= newest / 2 or self.description.best != "loss":
-            return ""
-        return (
-            f"step {step} has the lowest validation loss of stage {stage}, which can rise while a contrastive method "
-            f"learns; stage={LATEST} takes the newest checkpoint, of step {newest}"
-        )
+    def takes_best(self, stage: str | None) -> bool:
+        """Whether :meth:`load` takes a checkpoint for its validation figure, not for being the newest."""
+        return stage != LATEST if stage else chosen_checkpoint(self.folder, self.description)[1] != NEWEST
 
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:
             return checkpoint.latest(self.folder)
         check_stage(stage, self.description, self.folder)
-        best = checkpoint.stages_with_best(self.folder)
-        if stage is None and not best:
-            logger.info("run=%s: no stage has a best checkpoint yet, so the newest is taken", self.folder)
-            return checkpoint.latest(self.folder)
-        return checkpoint.best(self.folder, stage or best[-1])
+        return checkpoint.best(self.folder, stage) if stage else chosen_checkpoint(self.folder, self.description)[0]
+
+
+def chosen_checkpoint(run: Path, described: Description) -> tuple[Path, str]:
+    """Return the checkpoint that every command takes of ``run`` unless told otherwise, and in words which it is.
+
+    Of a run on labels the best by its validation figure, which says what it is for; of pretraining the newest, as its
+    authors take: a held-out loss can rise while a method learns (InfoNCE against a young queue does from early on).
+    """
+    stages = checkpoint.stages_with_best(run) if described.output.names else []
+    return (checkpoint.best(run, stages[-1]), f"best {described.best}") if stages else (checkpoint.latest(run), NEWEST)
 
 
 def start_tensors(path: Path) -> dict[str, Tensor] | None:
-    """The start weights, if ``model.weights`` is a run folder: the best of the last stage that has a best checkpoint,
-    else the newest. None if it is not a folder. The head predicts images, whatever it was trained to."""
+    """The start weights, if ``model.weights`` is a run folder, of :func:`chosen_checkpoint`; None if it is not.
+
+    The head predicts images, whatever it was trained to.
+    """
     if not path.is_dir():
         return None
-    stages = checkpoint.stages_with_best(path)
-    tensors = checkpoint.load(checkpoint.best(path, stages[-1]) if stages else checkpoint.latest(path))[0]
     described = read_description(path)
+    tensors = checkpoint.load(chosen_checkpoint(path, described)[0])[0]
     head, scale = f"{described.tensors.head}.", described.output.scale
     return {name: tensor / scale if name.startswith(head) else tensor for name, tensor in tensors.items()}
 

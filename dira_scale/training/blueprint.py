@@ -20,11 +20,11 @@ from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.launcher import check_launch
 from dira_scale.distributed.world import World
-from dira_scale.engine.run import run_task
+from dira_scale.engine.run import Train, run_task
 from dira_scale.engine.task import StepTask, Task
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
-from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
+from dira_scale.runs.exit_codes import BAD_INPUT, DONE, FAILED
 from dira_scale.runs.reader import RunReader
 from dira_scale.training.schedule import check_division, groups_of, stage_plans
 from dira_scale.training.shapes import Shapes
@@ -101,6 +101,10 @@ class Blueprint(ABC):
         """Return what users should know about the stages' batches, a line each."""
         return ()
 
+    def before(self, world: World, train: Train) -> int:
+        """Train, by ``train``, the runs by which this one is configured, and return the exit code. Collective."""
+        return DONE
+
     def refuse(self) -> None:  # noqa: B027  (most have none)
         """Raise UserError for keys that do not fit each other, found without networks."""
 
@@ -164,7 +168,7 @@ class Trainer:
         """Train, or resume, and return the exit code of the command."""
         config = self.blueprint.config
         check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
-        return run_task(config, self.blueprint.cfg, self.blueprint.task)
+        return run_task(config, self.blueprint.cfg, self.blueprint.task, self.blueprint.before)
 
 
 def train(command: str, cfg: DictConfig) -> int:

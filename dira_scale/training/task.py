@@ -41,6 +41,9 @@ class DatasetTask:
     def set_progress(self, module: nn.Module, share: float) -> None:
         pass
 
+    def before_validation(self, stage: StagePlan, module: nn.Module) -> None:
+        pass
+
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
         return []
 

@@ -158,7 +158,7 @@ def test_a_folder_of_other_rows_is_refused_by_name(unbroken: Path, run: Path, sh
     other = write(tmp_path / "other", names=["bright"], width=32)
     before = files(unbroken)
     for words, message in (
-        (["stage=latest"], r"out=.* has other rows: weights\.step is 3, not 5; name another folder, or remove it"),
+        (["stage=di"], r"out=.* has other rows: weights\.step is 5, not 3; name another folder, or remove it"),
         (["layer=2"], "has other rows: level is 5, not 2"),
         (["data.split=val"], "has other rows: data.split is all, not val"),
         ([f"data.shards={other}"], r"has other rows: dataset\.label_names is \['bright', 'coin', 'never'\]"),

@@ -188,6 +188,9 @@ class Regression:
     def set_progress(self, module: nn.Module, share: float) -> None:
         self.shares.append(share)
 
+    def before_validation(self, stage: StagePlan, module: nn.Module) -> None:
+        """Nothing is made ready for it."""
+
     def finish(self, stage: StagePlan, run: Any, unsharded: Callable[[], nn.Module]) -> list[str]:
         whole = unsharded()
         if run is not None:

@@ -40,7 +40,6 @@ from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
 from dira_scale.pretrain.config import AdversaryConfig
-from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, replicated
 from dira_scale.runs.description import read_description
 from dira_scale.runs.reader import start_tensors
@@ -458,7 +457,7 @@ def test_the_card_says_what_when_and_under_which_terms(exported):
     trained = exported("test_resnet")
     card = trained.card()
     expected = (
-        "# demo", "Stage `dira`, step 5: the lowest validation loss of its stage, 3.25",
+        "# demo", "Stage `dira`, step 5: the newest checkpoint, whatever its validation loss",
         f"| Toy (CXR) | 2 | CC-BY-9.9 | `{trained.config['datasets'][0]['hash']}` |", "DiRA",
         "`di` (di, 2 epochs), `dira` (di + re + ad, 3 epochs)", "views of 64 pixels, global batch 8, seed 0",
     )  # fmt: skip
@@ -479,19 +478,14 @@ def test_a_stage_without_restoration_gives_no_decoder(trained):
     assert "Stage `di`, step 2: the lowest validation loss of its stage, 4.5" in trained.card()
 
 
-def test_latest_is_the_newest_checkpoint(trained):
+@pytest.mark.parametrize("words", [["stage=latest"], []])
+def test_of_pretraining_the_newest_checkpoint_is_taken_unless_a_stage_is_named(trained, words):
     trained.save(step=9, stage=1, best=None)
-    assert main([f"run={trained.run}", "stage=latest", f"out={trained.run}/newest"]) == 0
+    assert main([f"run={trained.run}", *words, f"out={trained.run}/newest"]) == 0
     assert "loss above" not in (trained.run / "newest" / "README.md").read_text()  # it names none
     assert "Stage `dira`, step 9: the newest checkpoint, whatever its validation loss" in trained.card("newest")
-
-
-def test_a_best_checkpoint_long_before_the_newest_is_reported(trained, capsys):
-    assert main([f"run={trained.run}"]) == 0
-    assert "stage=latest" not in capsys.readouterr().out
-    trained.save(step=1000, stage=1, best=None)
-    assert main([f"run={trained.run}"]) == 0
-    assert "stage=latest takes the newest checkpoint, of step 1000" in capsys.readouterr().out
+    assert main([f"run={trained.run}", "stage=dira", f"out={trained.run}/best"]) == 0
+    assert "Stage `dira`, step 5: the lowest validation loss of its stage, 3.25" in trained.card("best")
 
 
 def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys):
@@ -519,16 +513,9 @@ def test_weights_that_it_started_from_come_along_with_their_terms(trained):
     assert front(started)["license_name"] == "CC-BY-9.9 and that of imagenet_r18.safetensors"
 
 
-def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_reported(trained, capsys):
-    for pointer in (trained.run / "checkpoints").glob("BEST-*"):
-        pointer.unlink()
-    assert main([f"run={trained.run}", "formats=timm"]) == 0
-    printed = capsys.readouterr()
-    newest = int(checkpoint.latest(trained.run).name)
-    assert (
-        "no stage has a best checkpoint yet, so the newest is taken" in printed.err and f"step {newest}:" in printed.out
-    )
-    (trained.run / "checkpoints" / "LATEST").unlink()
+def test_a_run_without_a_checkpoint_is_refused(trained, capsys):
+    for name in ("LATEST", "BEST-di", "BEST-dira"):
+        (trained.run / "checkpoints" / name).unlink()
     assert main([f"run={trained.run}"]) == 2
     assert "this run has no checkpoint yet: run its command again" in capsys.readouterr().err
 

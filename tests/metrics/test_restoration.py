@@ -25,7 +25,8 @@ def test_means_and_spread_over_images() -> None:
     for image in images:
         table.add(*image)
     rows = {row["restorer"]: row for row in table.rows("dir")}
-    assert set(rows) == {"distorted", "blur", "telea", "restored"}
+    assert set(rows) == {"mean", "distorted", "blur", "telea", "restored"}
+    assert rows["mean"]["mse"] == pytest.approx(np.mean([clean.var() for clean, *_ in images]), rel=1e-5)
     errors = [((distorted - clean) ** 2).mean() for clean, distorted, _, _ in images]
     assert rows["distorted"]["mse"] == pytest.approx(np.mean(errors)) and rows["distorted"]["n"] == 3
     assert rows["distorted"]["mse_sd"] == pytest.approx(np.std(errors, ddof=1))
@@ -65,7 +66,7 @@ def test_a_volume_is_blurred_plane_by_plane() -> None:
     for plane in planes:
         each.add(*plane)
     errors = [{row["restorer"]: row["mse"] for row in of.rows("x")} for of in (table, each)]
-    assert [*errors[0]] == ["distorted", "blur", "nearest", "gaussian", "restored"]
+    assert [*errors[0]] == ["mean", "distorted", "blur", "nearest", "gaussian", "restored"]
     for name in ("distorted", "blur", "restored"):
         assert errors[0][name] == pytest.approx(errors[1][name], rel=1e-5)
 

@@ -123,7 +123,8 @@ def conversion(folder: Path, out: Path, **recipe: Any) -> ShardedDataset:
 def test_masks_of_odd_images_are_of_their_sources_size(discs: Path, tmp_path: Path) -> None:
     """A folder of PNGs, read as a dataset with ``recipe.max_side`` reads them; broken files are named."""
     run, images = tmp_path / "run", tmp_path / "images"
-    assert finetune([*TINY, f"data.shards={discs}", f"run={run}", "task=masks", CLASSES]) == 0
+    words = ["task=masks", CLASSES, "validate.norm_passes=0"]  # else a grey level's rounding is felt in noise
+    assert finetune([*TINY, f"data.shards={discs}", f"run={run}", *words]) == 0
     (images / "below").mkdir(parents=True)
     generator = np.random.default_rng(0)
     sources = {"below/b.png": (61, 83), "a.png": (40, 33), "d.jpg": (50, 50)}

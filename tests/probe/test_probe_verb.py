@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,10 +24,12 @@ from dira_scale.evaluation.features import Images, features
 from dira_scale.models.architecture import TimmUNet
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.start import start_weights
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.probe.sources import compared_network
-from dira_scale.runs.description import Description
+from dira_scale.runs.description import Description, read_description
+from dira_scale.runs.reader import chosen_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, 
     assert (own["encoders"], own["sd_over"], own["images"]) == (1, "draws", 18.0)
     members = {row["encoder"]: row["members"] for row in content["compared"]}
     assert members["demo"][0] | {"run": ""} == {
-        "run": "", "seed": 0, "stage": "di", "step": 3, "checkpoint": "lowest validation loss"
+        "run": "", "seed": 0, "stage": "di", "step": 5, "checkpoint": "newest"
     }  # fmt: skip
     assert members["random"] == [{"seed": 0}, {"seed": 1}]
     assert "commit" in content and content["config"]["fractions"] == [1.0, 0.3]
@@ -97,6 +100,17 @@ def test_features_are_those_of_the_checkpoint_in_evaluation_mode(run: Path, shar
         pyramid = expected(whole)
     for level, found in zip((1, 5), levels, strict=True):
         np.testing.assert_allclose(found, pyramid[level].mean((2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_a_start_takes_what_is_probed_the_newest_of_pretraining_and_the_best_on_labels(run: Path) -> None:
+    torch.manual_seed(5)
+    newest, encoder = build_encoder(ENCODER, size=32).state_dict(), build_encoder(ENCODER, size=32)
+    start = start_weights(str(run), encoder)
+    assert start and start.summary.endswith(" (newest checkpoint)")
+    assert all(torch.equal(value, newest[name]) for name, value in encoder.state_dict().items())
+    described = read_description(run)
+    tuned = replace(described, output=replace(described.output, names=("bright",)), best="auroc")
+    assert chosen_checkpoint(run, tuned) == (run / "checkpoints" / "000000003", "best auroc")
 
 
 def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path) -> None:

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -31,6 +32,7 @@ from dira_scale.config.trust import allow
 from dira_scale.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
 from dira_scale.pages import results
 from dira_scale.pretrain import diagnosis
+from dira_scale.pretrain.task import PretrainTask
 from dira_scale.report import headlines as module
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent, read_run
@@ -170,6 +172,23 @@ def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: flo
     worse = ("1.5 × worse", "than plain inpainting at restoring images")
     better = (f"{ours / 0.02:.2f} ×", "plain inpainting's error at restoring images")
     assert (found.figure, found.what) == (worse if ours == 0.03 else better)
+
+
+@pytest.mark.parametrize(("ours", "warned"), [(0.049, False), (0.05, True)])
+def test_a_run_that_restores_no_better_than_by_each_images_mean_is_warned_of(
+    run: Path, ours: float, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On its page, and on the terminal when the stage ends."""
+    path = run / "pictures" / "restoration.json"
+    table = [row | {"mse": ours} if row["restorer"] == "restored" else row for row in json.loads(path.read_text())]
+    path.write_text(json.dumps(table))
+    line = "stage dira: restored images have an error of 0.0500, and each one's own mean has 0.0500: nothing of their"
+    assert (line in page(run).text) == warned and "each image's own mean" in page(run).text
+    task: Any = object.__new__(PretrainTask)
+    task._draw = lambda *_: None
+    stage: Any = SimpleNamespace(name="dira", terms=("di", "re"))
+    printed = task.finish(stage, SimpleNamespace(folder=run), None)
+    assert [text.startswith(line) for text in printed] == [True] * warned
 
 
 def test_restoration_is_not_judged_where_nothing_was_to_be_restored(finished: Path) -> None:

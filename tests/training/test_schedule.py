@@ -3,13 +3,14 @@
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
-from dira_scale.training.schedule import check_division, few_steps, process_counts, stage_plans
+from dira_scale.training.schedule import check_division, few_steps, process_counts, stage_plans, still_falling
 
 IMAGES = 75_312  # of ChestX-ray14 that the paper trains on
 
@@ -120,3 +121,33 @@ def test_what_does_not_divide_is_one_message_with_what_would() -> None:
 def test_every_stage_must_divide() -> None:
     with pytest.raises(UserError, match=r"data.batch=18 is not divisible by 4 ranks .* that fit: 1, 2, 6$"):
         check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
+
+
+def test_a_loss_still_falls_only_beyond_doubt() -> None:
+    """Nothing is said of noise, of a loss that has settled, nor of few values."""
+    generator = np.random.default_rng(0)
+    flat = [still_falling((1 + 0.2 * generator.standard_normal(n)).tolist()) for n in (15, 40, 200) for _ in range(300)]
+    assert np.mean(np.array(flat) > 0) < 0.01
+    steps = np.arange(60)
+    noise = 0.02 * generator.standard_normal(60)
+    assert still_falling((np.exp(-steps / 30) + noise).tolist()) == pytest.approx(1 - np.exp(-14 / 30), abs=0.1)
+    assert still_falling((1 - steps / 100).tolist()) > 0.2
+    assert still_falling((np.exp(-steps / 5) + 0.5 + noise).tolist()) == 0  # it fell long before
+    assert still_falling((1 - steps / 5000).tolist()) == 0  # by less than 5 %
+    assert still_falling((1 + steps / 60).tolist()) == still_falling([3.0, 2.0, 1.0] * 4) == still_falling([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("per_epoch", "advice"), [(3, "epoch_factor=1.4 plans"), (4, None), (1, "epoch_factor=4 plans")]
+)
+def test_fine_tuning_of_fewer_than_200_steps_says_so(per_epoch: int, advice: str | None) -> None:
+    """And the advice is enough."""
+    given = ["data.shards=none", "stages.finetune.epochs=50"]
+
+    def lines(*words: str) -> list[str]:
+        tuned: Any = OmegaConf.to_object(compose("finetune", [*given, *words]))
+        return few_steps(tuned, stage_plans(tuned, lambda _: per_epoch), nearly=1.0)
+
+    assert [advice in line for line in lines()] == [True] * bool(advice)
+    if advice:
+        assert not lines(advice.split()[0])
