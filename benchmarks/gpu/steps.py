@@ -33,11 +33,10 @@ CHECKED, TURN = 3, 5  # first steps whose losses are compared; steps of a turn, 
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "bf16": 1e-2}
 LATER = 10
 NCHW, NHWC = "parallel.channels_last=false", "parallel.channels_last=true"
-FUSED = "+optim.optimizer.fused=true", "+optim.discriminator.fused=true"
 PLAIN = "precision=fp32", NCHW, "model.bn_groups=1", "data.batch=256"
-BEST = NHWC, *FUSED, "model.bn_groups=1", "data.batch=256"
-# torch has no fused SGD for sharded parameters, which keep NCHW; the discriminator is not sharded.
-SHARDED = NHWC, FUSED[1], "model.bn_groups=1", "data.batch=256", "parallel=fsdp2"
+BEST = NHWC, "model.bn_groups=1", "data.batch=256"
+SHARDED = *BEST, "parallel=fsdp2"
+CAPTURED = "parallel.compile=true", "parallel.cuda_graphs=true"
 IEEE, COMPILED = "IEEE fp32", "torch.compile"
 
 
@@ -56,7 +55,7 @@ class Rung:
 
 PARTS = {
     "ladder": (
-        Rung("bf16, NHWC, fused", keys=BEST, alike=True),
+        Rung("bf16, NHWC", keys=BEST, alike=True),
         Rung("authors' loop", keys=PLAIN, kind="tf32", authors=True, alike=True),
         Rung(IEEE, keys=PLAIN, kind="fp32", alike=True),
         Rung("batch 64", keys=(*BEST, "data.batch=64")),
@@ -86,6 +85,9 @@ PARTS = {
     "compile": (
         Rung(IEEE, keys=PLAIN, kind="fp32", alike=True),
         Rung(COMPILED, keys=(*BEST, "parallel.compile=true"), alike=True),
+        Rung(
+            "CUDA graphs, batch 64", keys=(*BEST, "data.batch=64", "parallel.compile=true", "parallel.cuda_graphs=true")
+        ),
     ),
 }
 

@@ -20,10 +20,10 @@ class Parallel(Schema):
     checkpoint_activations: bool = MISSING
     channels_last: bool | None = None
     compile: bool = MISSING
-    cuda_graphs: bool = MISSING
     offload: bool = MISSING
     timeout: int = at_least(1)
     device: str | None = one_of("cpu", default=None)
+    cuda_graphs: bool = MISSING
 
     def __post_init__(self) -> None:
         """Raises UserError for an option that the strategy does not support."""

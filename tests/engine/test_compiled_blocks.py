@@ -17,6 +17,7 @@ from dira_scale.config.compose import compose
 from dira_scale.distributed.config import Parallel
 from dira_scale.engine.parallel.recompute import blocks, compile_blocks
 from dira_scale.engine.parallel.strategy import on_device
+from dira_scale.errors import UserError
 from dira_scale.forecast.network import fake_world
 from dira_scale.models.architecture import architecture
 from dira_scale.models.norm import convert
@@ -73,7 +74,8 @@ STEPS, ULPS = 20, 32
 def trained(block: nn.Module, given: Any, dtype: torch.dtype, compiled: bool) -> list[float]:
     """The losses of training ``block``, as a strategy has it, on the arguments that it was ``given``."""
     module = nn.Sequential(copy.deepcopy(block).to(dtype), nn.Identity())  # a block is one of several
-    on_device(module, fake_world("fp32"), Parallel(compile=compiled, checkpoint_activations=False), channels_last=False)
+    parallel = Parallel(compile=compiled, checkpoint_activations=False)
+    on_device(module, fake_world("fp32"), parallel, channels_last=False)
     args, named = tree_map(lambda value: value.to(dtype) if isinstance(value, Tensor) else value, given)
     optimizer, losses = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9), list[float]()
     for _ in range(STEPS):
@@ -90,7 +92,7 @@ def trained(block: nn.Module, given: Any, dtype: torch.dtype, compiled: bool) ->
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_a_compiled_block_learns_as_the_plain_one(kind: str) -> None:
     """Both follow fp64 within fp32's rounding. Their sums have other orders: the plain blocks' losses were off by at
-    most 1 unit in the last place, the compiled ones' by 3; batch statistics of another group, say, are off by 10^5."""
+    most 1 unit in the last place, the compiled ones' by 3."""
     name, number = BLOCKS[kind]
     torch.manual_seed(0)
     module, x = built(name)
@@ -107,3 +109,18 @@ def test_a_compiled_block_learns_as_the_plain_one(kind: str) -> None:
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
     off = [max(map(abs, map(operator.sub, losses, exact))) for losses in (plain, compiled)]
     assert max(off) <= ULPS * torch.finfo(torch.float32).eps * exact[0]
+
+
+def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU has none; there the mode changes nothing, and the mark is a counter."""
+    modes, marks = list[Any](), list[int]()
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: modes.append(options["mode"]))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    module, x = built("test_resnet")
+    parallel = Parallel(compile=True, cuda_graphs=True, checkpoint_activations=False)
+    on_device(module, fake_world("fp32"), parallel, channels_last=False)
+    for _ in range(2):
+        module(x)
+    assert set(modes) == {"reduce-overhead"} and len(modes) >= 4 and len(marks) == 2
+    with pytest.raises(UserError, match="cuda_graphs=true"):
+        compose("pretrain", ["data.shards=any", "parallel=fsdp2", "parallel.compile=true", "parallel.cuda_graphs=true"])

@@ -110,7 +110,8 @@ def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last
         # Monitors differentiate a step's losses twice, so a backward pass must not reuse its input buffers.
         torch._functorch.config.donated_buffer = False
         # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
-        compile_blocks(module, dynamic=False, mode="reduce-overhead" if parallel.cuda_graphs else None)
-        if parallel.cuda_graphs:  # a pass may write over what the graphs of the one before have returned
+        captured = parallel.cuda_graphs is True
+        compile_blocks(module, dynamic=False, mode="reduce-overhead" if captured else None)
+        if captured:  # a pass may write over what the graphs of the one before have returned
             module.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
     return module
