@@ -73,7 +73,8 @@ def export(run: Where, settings: Settings = None) -> Path:
 
 
 def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:
-    from dira_scale.training.blueprint import Trainer, blueprint_of
+    from dira_scale.training.blueprint import blueprint_of
+    from dira_scale.training.trainer import Trainer
 
     refuse_in_worker(command)
     return Trainer(blueprint_of(command, configured(command, {**keys, **(settings or {})}))).train()

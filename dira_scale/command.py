@@ -77,4 +77,4 @@ class Command:
         """Carry the command out with a composed configuration; return its exit code, or nothing."""
         if self.function:
             return resolve_name(self.function)(cfg)
-        return resolve_name("dira_scale.training.blueprint:train")(self.name, cfg)
+        return resolve_name("dira_scale.training.trainer:train")(self.name, cfg)

@@ -9,7 +9,7 @@ from dira_scale.command import Command
 COMMAND = Command(
     "predict", "labels, masks or numbers of new images, by a fine-tuned run",
     function="dira_scale.predict.make:make",
-    look=("dira_scale.runs.complete:check_folder", "dira_scale.runs.complete:check_present"),
+    look=("dira_scale.runs.complete:check_folder", "dira_scale.data.present:check_present"),
     output="out", gpu=True, reads_run=True, execution=("batch", "workers", "trust", "reach"),
 )  # fmt: skip
 

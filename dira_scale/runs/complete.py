@@ -1,29 +1,16 @@
-"""What makes a folder a run, and which of its checkpoints are complete; what is looked at before a command
-begins. Imports no torch, which takes seconds."""
+"""What makes a folder a run, and which of its checkpoints are complete; what is looked at before a command begins.
+Imports no torch, which takes seconds."""
 
 import re
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dira_scale.commands import COMMANDS
 from dira_scale.config.trust import require_asked
-from dira_scale.data.manifest import INFO_FILE, DatasetInfo
 from dira_scale.errors import UserError
 from dira_scale.runs.files import read_yaml
 from dira_scale.storage.store import is_local, locate
-
-
-def check_present(cfg: DictConfig) -> None:
-    """Read ``dataset.json`` of what ``data.shards`` names, where that is on this machine: stores are asked once, later.
-
-    Raises DatasetError if there is none.
-    """
-    shards = OmegaConf.to_container(cfg.data)["shards"]  # type: ignore[index,call-overload]
-    for path in [shards] if isinstance(shards, str) else shards or []:
-        if is_local(root := locate(str(path), "data.shards")):
-            DatasetInfo.read(root / INFO_FILE)
-
 
 INDEX = "index.json"
 STEP = re.compile("[0-9]{9}")  # names of checkpoints; users' folders may be dates and times

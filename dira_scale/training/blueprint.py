@@ -1,33 +1,31 @@
 """A trainable command's configuration, made real: on a device to train, on ``meta`` where a sweep looks at it before it
-starts anything, on fake tensors where a run is planned; and its trainer."""
+starts anything, on fake tensors where a run is planned."""
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from dira_scale.commands import COMMANDS
-from dira_scale.config.logs import Errors
 from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.launcher import check_launch
 from dira_scale.distributed.world import World
-from dira_scale.engine.run import Train, run_task
 from dira_scale.engine.task import StepTask, Task
 from dira_scale.errors import UserError
 from dira_scale.runs.description import Description
-from dira_scale.runs.exit_codes import BAD_INPUT, DONE, FAILED
-from dira_scale.runs.reader import RunReader
-from dira_scale.training.schedule import check_division, groups_of, stage_plans
+from dira_scale.runs.exit_codes import DONE
+from dira_scale.training.schedule import check_division, stage_plans
 from dira_scale.training.shapes import Shapes
+
+if TYPE_CHECKING:
+    from dira_scale.engine.run import Train
 
 Networks = tuple[nn.Module, ...]
 MakeDistort = Callable[[ViewSpec], Distort | DistortVolumes]
@@ -101,7 +99,7 @@ class Blueprint(ABC):
         """Return what users should know about the stages' batches, a line each."""
         return ()
 
-    def before(self, world: World, train: Train) -> int:
+    def before(self, world: World, train: "Train") -> int:
         """Train, by ``train``, the runs by which this one is configured, and return the exit code. Collective."""
         return DONE
 
@@ -135,42 +133,3 @@ def blueprint_of(command: str, cfg: DictConfig) -> Blueprint:
     made = resolve_name(COMMANDS[command].blueprint)(cfg)
     assert isinstance(made, Blueprint)
     return made
-
-
-class Trainer:
-    """Trains what a blueprint says, in this process or in each of several.
-
-    Example:
-        >>> from dira_scale.config.compose import compose
-        >>> from dira_scale.pretrain.blueprint import PretrainBlueprint
-        >>> cfg = compose("pretrain", ["experiment=small", "data.shards=out/shards/mine", "run=out/runs/mine"])
-        >>> run = Trainer(PretrainBlueprint(cfg)).train()  # doctest: +SKIP
-    """
-
-    def __init__(self, blueprint: Blueprint) -> None:
-        self.blueprint = blueprint
-
-    def train(self) -> RunReader:
-        """Train, or resume, and return the run.
-
-        Raises:
-            UserError: bad input; nothing was changed.
-            RuntimeError: training failed; with the reason.
-        """
-        with Errors() as errors:
-            code = self.run()
-        if code in (BAD_INPUT, FAILED):
-            run = self.blueprint.config.run
-            raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"run={run}: see log.txt")
-        return RunReader(Path(self.blueprint.config.run))
-
-    def run(self) -> int:
-        """Train, or resume, and return the exit code of the command."""
-        config = self.blueprint.config
-        check_launch(config.parallel, config.precision, config.optim.clip, groups_of(config).values())
-        return run_task(config, self.blueprint.cfg, self.blueprint.task, self.blueprint.before)
-
-
-def train(command: str, cfg: DictConfig) -> int:
-    """Train as ``cfg`` says, resuming from the run folder's state; return the exit code of ``command``."""
-    return Trainer(blueprint_of(command, cfg)).run()

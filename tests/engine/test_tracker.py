@@ -29,8 +29,11 @@ ROWS = [
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
     """A run of a sweep, with the variables with which it is started."""
     from accelerate import PartialState
+    from tensorboard.summary.writer import event_file_writer
 
     PartialState(cpu=True)
+    # Files of one second are read in the order of these numbers as text, and a process counts on: 10 is before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     monkeypatch.setenv(TRY, "pretrain/moco/001")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

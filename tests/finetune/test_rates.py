@@ -18,7 +18,8 @@ from dira_scale.errors import UserError
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.models.encoder import build_encoder
-from dira_scale.report.page import write_page
+from dira_scale.report.content import read_run
+from dira_scale.report.page import render
 from dira_scale.runs.identity import execution, identity
 from dira_scale.runs.reader import RunReader
 
@@ -64,8 +65,7 @@ def test_the_rate_of_the_best_validation_is_taken_and_finished_candidates_are_ke
 
     line = "rate chosen: 0.003 by dice on split `val` after 0.5 of the epochs: 1e-05 "
     assert line in capsys.readouterr().out
-    write_page(run, tmp_path / "page.html")
-    assert line in (tmp_path / "page.html").read_text()
+    assert line in render(read_run(run), {})
 
     before = (run / "results.json").stat().st_mtime_ns
     assert choose(run, discs, "optim.optimizer.lr=1") == 0  # what is chosen stands for it

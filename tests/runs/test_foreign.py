@@ -218,7 +218,7 @@ def test_no_value_of_a_file_ends_in_a_traceback(
             assert "\n" not in str(error), where
         except Exception as error:
             raise AssertionError(where) from error
-    assert len(refused) > 5
+    assert len(refused) >= 5
 
 
 def indexed(checkpoint: Path, **part: Any) -> None:

@@ -1,0 +1,17 @@
+"""What is looked at before a command begins: whether its datasets are there. Imports no torch, which takes seconds."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.data.manifest import INFO_FILE, DatasetInfo
+from dira_scale.storage.store import is_local, locate
+
+
+def check_present(cfg: DictConfig) -> None:
+    """Read ``dataset.json`` of what ``data.shards`` names, where that is on this machine: stores are asked once, later.
+
+    Raises DatasetError if there is none.
+    """
+    shards = OmegaConf.to_container(cfg.data)["shards"]  # type: ignore[index,call-overload]
+    for path in [shards] if isinstance(shards, str) else shards or []:
+        if is_local(root := locate(str(path), "data.shards")):
+            DatasetInfo.read(root / INFO_FILE)
