@@ -10,11 +10,6 @@ from dira_scale.commands import COMMANDS
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
 # `precision_used`, `threads_used`, `leak` and `optim.chosen` are recorded by the run.
 FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak", "optim.chosen")
-# Keys that earlier runs do not have, at the values that these are as: so they keep their names, and resume.
-LATER = {
-    "optim.choose": None, "optim.choose_share": 1.0, "optim.layer_decay": 1.0, "optim.head_factor": 1.0,
-    "validate.norm_passes": None,
-}  # fmt: skip
 
 
 def execution(command: str) -> tuple[str, ...]:
@@ -36,8 +31,8 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
     ``execution``: the keys without effect on it, of :func:`execution` or the run's description. A rate that the run
     chooses follows from the others.
     """
-    flat = {k: v for k, v in _flatten(config).items() if k not in LATER or v != LATER[k]}
-    without = (*execution, "optim.optimizer.lr") if "optim.choose" in flat else execution
+    flat = _flatten(config)
+    without = (*execution, "optim.optimizer.lr") if flat.get("optim.choose") else execution
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in without)}
 
 
