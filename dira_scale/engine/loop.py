@@ -69,7 +69,8 @@ class Loop:
         bar = Bar(self.total_steps(), self.state.step, self.run is not None)
         profiler = Profiler(self.config.profile, self.folder, self.lease, self.state.step, self.world.device)
         signals.listen()
-        with Watchdog(self.folder, self.lease, self.config.watchdog, signals.lost), bar, profiler:
+        watchdog = Watchdog(self.folder, self.lease, self.config.watchdog, signals.lost, self.log.rescue_row)
+        with watchdog, bar, profiler:
             self.bar = self.log.bar = bar
             self.profiler = profiler
             profiler.at(self.state.step)
@@ -163,7 +164,8 @@ class Loop:
         ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
             with span(LOGGING):
-                rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
+                group, warnings = stage.model.optimizer.param_groups[0], self.checkpointer.take_warnings()
+                rate = group["lr"] / group["factor"]
                 self.log.begin_row(rate, stage.loader.seconds(), warnings, stage.guard)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed(wait=ends)

@@ -25,9 +25,9 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
     """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
 
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
-    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``; the first has the
-    configured one, where ``config.factors`` gives others. ``fuses``: whether the strategy lets :func:`build` choose
-    fused kernels.
+    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``, and
+    as ``factor`` by what ``config.factors`` has multiplied it. ``fuses``: whether the strategy lets :func:`build`
+    choose fused kernels.
 
     Raises UserError, which names the wrong key.
     """
@@ -39,7 +39,7 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
             raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
     check_values(type(optimizer), config.one_dimensional, "optim.one_dimensional")
     for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"] * group.pop("factor") * batch / (config.reference_batch or batch)
+        group["initial_lr"] = group["lr"] * group["factor"] * batch / (config.reference_batch or batch)
         group["lr"] = group["initial_lr"]
     return optimizer
 
@@ -101,7 +101,7 @@ def _complete_momenta(optimizer: Optimizer) -> None:
 
 def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
     """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart, and
-    those whose rate is the configured one before others."""
+    each of ``config.factors`` apart."""
     one_dimensional, fixed = config.one_dimensional, config.fixed_rate
     factors = config.factors([name for name, _ in module.named_parameters()])
     parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
@@ -116,7 +116,7 @@ def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
             group = {"params": [], "fixed_rate": kind[1], "factor": kind[2]}
             group |= dict(one_dimensional) if one_dim else {}
             groups.setdefault(kind, group)["params"].append(parameter)
-    return sorted(groups.values(), key=lambda group: group["factor"] != 1)
+    return list(groups.values())
 
 
 def learning_rate(

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,18 @@ class Profiler:
         self.first = max(self.first, step)
         self._warm = max(step, self.first - 1)  # a step before them is traced, too, and dropped: tracing starts slowly
         self._tracing: profile | None = None
+        self._step = step
 
     def __enter__(self) -> "Profiler":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._end()
+        with suppress(Exception) if error[0] else nullcontext():  # nothing takes its place
+            self._end()
 
     def at(self, step: int) -> None:
         """The run stands at ``step``."""
+        self._step = step
         if self._tracing is not None:
             self._tracing.step()
         if step == self.last:
@@ -78,7 +81,9 @@ class Profiler:
             torch.cuda.memory._record_memory_history(enabled=None)
 
     def _write(self, tracing: profile) -> None:
-        folder = self.folder / "profile" / f"{self.first:09d}-{self.last:09d}"
+        if self._step <= self.first:
+            return
+        folder = self.folder / "profile" / f"{self.first:09d}-{self._step:09d}"
         with tempfile.TemporaryDirectory() as beside:
             written = [Path(beside) / f"rank-{rank()}.json.gz"]
             tracing.export_chrome_trace(str(written[0]))
@@ -93,4 +98,4 @@ class Profiler:
                 logger.warning("%s cannot be written (%s); training continues", folder, error)
                 return
         memory = "" if self.device.type == "cuda" else "; a memory snapshot is of a GPU only"
-        logger.info("profile of the steps after %d, to %d: %s%s", self.first, self.last, folder, memory)
+        logger.info("profile of the steps after %d, to %d: %s%s", self.first, self._step, folder, memory)

@@ -27,6 +27,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine import preflight
 from dira_scale.engine.config import Training
 from dira_scale.engine.loop import Loop
+from dira_scale.engine.nan_guard import NotFiniteError
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.task import Task
 from dira_scale.engine.tracker import require_tracker
@@ -111,9 +112,13 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
 
 
 def _train_before(world: World, config: Training, cfg: DictConfig, make: Callable[[World], Task]) -> int:
-    """Train a run that another follows in the same processes."""
+    """Train a run that another follows in the same processes. Raises NotFiniteError, on all of them, if it diverges."""
+    world = _keep_choices(config, cfg, world)
     with Signals() as signals:
         code = _train(config, cfg, make(world), world, signals, last=False)
+        if not code and signals.agreed(wait=True):  # one that came after the last step
+            code = INTERRUPTED
+            world.end()
     world.accelerator.free_memory()
     return code
 
@@ -121,7 +126,7 @@ def _train_before(world: World, config: Training, cfg: DictConfig, make: Callabl
 def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals, last: bool = True) -> int:
     """Claim the run folder, train, and record how it ended. Every way a run ends passes through here.
 
-    ``last``: leave the process group, too, as after a run that is not done.
+    ``last``: leave the process group, too, as after a run that is not done. Before others a NotFiniteError is raised.
     """
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -158,6 +163,8 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
             logger.error(error)
         if run is not None:
             run.status("failed", exit_code=FAILED, reason=str(error))
+        if not last and isinstance(error, NotFiniteError):
+            raise
         _leave(world, run)
         return FAILED
     except LeaseLostError:

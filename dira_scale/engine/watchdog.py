@@ -39,10 +39,18 @@ class Watchdog:
         folder: the run's.
         number: of its lease, the same on all processes.
         lost: whether another process is known to be gone.
+        rescue: writes what training had begun to write, in bounded time.
     """
 
-    def __init__(self, folder: Path, number: int, seconds: float, lost: Callable[[], bool] = lambda: False) -> None:
-        self.folder, self.number, self.seconds, self.lost = folder, number, seconds, lost
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        seconds: float,
+        lost: Callable[[], bool] = lambda: False,
+        rescue: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.number, self.seconds, self.lost, self.rescue = folder, number, seconds, lost, rescue
         self._stacks = folder / "stacks" / f"rank-{rank()}.txt"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -73,6 +81,7 @@ class Watchdog:
             self._stacks.parent.mkdir(exist_ok=True)
             with self._stacks.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
+            self.rescue()
             time.sleep(TIMINGS.linger)
             written = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
             silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in written]

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dira_scale.distributed.control import broadcast_from_main, raise_on_all
+from dira_scale.distributed.control import AgreedError, broadcast_from_main, raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine.config import NONE
+from dira_scale.engine.nan_guard import NotFiniteError
 from dira_scale.engine.run import Train
+from dira_scale.errors import UserError
 from dira_scale.finetune.config import Finetune
 from dira_scale.runs import checkpoint
 from dira_scale.runs.exit_codes import DONE
@@ -30,26 +32,43 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
     the exit code of the last candidate. Collective.
 
     What the run has recorded is not chosen again, and a candidate that is done not trained again. All have the run's
-    seed. Raises UserError as the run itself would, before the first candidate is trained.
+    seed. One that diverges is not chosen. Raises UserError as the run itself would, before the first candidate is
+    trained.
     """
     config: Finetune = blueprint.config
     folders = {rate: Path(config.run) / FOLDER / f"{rate:g}" for rate in config.optim.choose or []}
 
+    checkpoints = checkpoint.locate_folder(Path(config.run), config.checkpoint.folder)
+
     def recorded() -> dict[str, float]:
-        checkpoints = checkpoint.locate_folder(Path(config.run), config.checkpoint.folder)
         with checkpoint.as_user_error(checkpoints):
-            return dict(recorded_config(Path(config.run), checkpoints).get("optim", {}).get("chosen", {}))
+            before = recorded_config(Path(config.run), checkpoints)
+        if before and not before["optim"].get("chosen"):
+            raise UserError(f"run={config.run} has begun without optim.choose: name another folder")
+        return dict(before["optim"]["chosen"]) if before else {}
+
+    def claim() -> None:
+        """Mark the folders as the run's, before those of candidates stand in them."""
+        if config.checkpoint.folder is not None:
+            with checkpoint.as_user_error(checkpoints):
+                own(checkpoints, "checkpoints", "checkpoint.folder")
+        own(Path(config.run), "run", "run")
 
     described = blueprint.describe()
     better = max if described.metrics[described.best].direction == "max" else min
     chosen = broadcast_from_main(raise_on_all(recorded if world.main else dict))
     if not chosen:
         blueprint.task(world)
-        raise_on_all(lambda: own(Path(config.run), "run", "run") if world.main else None)
-        for rate, folder in folders.items():
+        raise_on_all(lambda: claim() if world.main else None)
+        for rate, folder in list(folders.items()):
             candidate = type(blueprint)(_candidate(blueprint.cfg, rate, folder))
-            if code := train(candidate.config, candidate.cfg, candidate.task):
-                return code
+            try:
+                if code := train(candidate.config, candidate.cfg, candidate.task):
+                    return code
+            except NotFiniteError:  # on all processes; it has said where
+                del folders[rate]
+        if not folders:
+            raise AgreedError(f"optim.choose={config.optim.choose}: training diverges with each: name lower rates")
 
         def figures() -> dict[str, float]:
             rows = {rate: RunReader(folder).rows() for rate, folder in folders.items()}
@@ -75,5 +94,5 @@ def _candidate(cfg: DictConfig, rate: float, folder: Path) -> DictConfig:
     cfg.run, cfg.optim.optimizer.lr, cfg.optim.choose = str(folder), rate, None
     cfg.epoch_factor *= cfg.optim.choose_share
     cfg.data.test_split = cfg.steps = cfg.enough_steps = None
-    cfg.evaluate.temperature, cfg.tracker = False, NONE
+    cfg.evaluate.temperature, cfg.tracker, cfg.profile.steps = False, NONE, None
     return cfg

@@ -8,7 +8,7 @@ from dira_scale.config.logs import Errors
 from dira_scale.distributed.launcher import check_launch
 from dira_scale.engine.run import run_task
 from dira_scale.errors import UserError
-from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
+from dira_scale.runs.exit_codes import BAD_INPUT, FAILED, INTERRUPTED
 from dira_scale.runs.reader import RunReader
 from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.schedule import groups_of
@@ -39,7 +39,10 @@ class Trainer:
         if code in (BAD_INPUT, FAILED):
             run = self.blueprint.config.run
             raise (UserError if code == BAD_INPUT else RuntimeError)("; ".join(errors) or f"run={run}: see log.txt")
-        return RunReader(Path(self.blueprint.config.run))
+        run = Path(self.blueprint.config.run)
+        if code == INTERRUPTED and not (run / "config.yaml").exists():
+            raise RuntimeError(f"run={run}: interrupted before its first step; the same call continues")
+        return RunReader(run)
 
     def run(self) -> int:
         """Train, or resume, and return the exit code of the command."""

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from dira_scale.config.compose import compose
 from dira_scale.distributed.config import Parallel
-from dira_scale.engine.parallel.recompute import blocks, compile_blocks
+from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations, compile_blocks
 from dira_scale.engine.parallel.strategy import on_device
 from dira_scale.errors import UserError
 from dira_scale.forecast.network import fake_world
@@ -60,6 +60,16 @@ def test_a_block_is_one_graph(name: str, groups: int) -> None:
     assert len(gradients[0]) == len(list(module.parameters()))
     for plain, compiled_one in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, compiled_one, atol=1e-6, rtol=1e-4)
+
+
+def test_blocks_that_are_recomputed_are_compiled() -> None:
+    """Recomputation stands where a sequence's forward pass was, which dynamo cannot trace alone."""
+    torch._dynamo.reset()
+    module, x = network("unet3d", (8, 16, 16), width=0.25, norm="instance"), torch.rand(2, 1, 8, 16, 16)
+    checkpoint_activations(module)
+    compile_blocks(module, dynamic=False, backend="aot_eager")
+    module(x).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 BLOCKS = {

@@ -127,7 +127,7 @@ def test_a_trace_has_the_steps_that_were_asked_for_and_their_parts_by_name(tmp_p
     assert found["data"] == 2 * 5 + 1  # asked for, copied; the end of the stage's
     assert found["logging"] == 5 + 1  # looked for after each step, and begun
     assert start(tmp_path, 36, "35:90") == 0
-    assert spans(tmp_path, "000000035-000000090")["optimizer"] == 1
+    assert spans(tmp_path, "000000035-000000036")["optimizer"] == 1
     assert start(tmp_path, 38, "20:36") == 0
     assert len(list((tmp_path / "profile").iterdir())) == 2
 

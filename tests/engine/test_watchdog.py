@@ -26,7 +26,7 @@ def stand_still():
 folder, taken_over = Path(sys.argv[1]), sys.argv[2] == "ghost"
 lease = Lease(folder)
 lost = sys.argv[2] == "lost"
-with Watchdog(folder, lease.number, 40 if lost else 2, lambda: lost):
+with Watchdog(folder, lease.number, 40 if lost else 2, lambda: lost, (folder / "rescued").touch):
     for _ in range(20):
         time.sleep(0.15)  # longer in all than the watchdog waits
         alive()
@@ -57,6 +57,7 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
     assert line.startswith("finetune: no step for 2 s (watchdog=2). Where every process stood: ")
     assert line.endswith("stacks. The same command resumes from the newest checkpoint")
     assert line in (tmp_path / "log.txt").read_text()
+    assert (tmp_path / "rescued").exists()
     stacks = (tmp_path / "stacks" / "rank-0.txt").read_text()
     assert "in stand_still" in stacks and "lease.py" in stacks  # every thread's
 

@@ -74,6 +74,19 @@ def test_the_rate_of_the_best_validation_is_taken_and_finished_candidates_are_ke
     assert "optim.choose_share: 0.5 -> 0.25" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("libraries")
+def test_a_rate_that_diverges_is_not_chosen(discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Checkpoints elsewhere. Of rates that all diverge none is chosen, and a run that has begun chooses none."""
+    words = f"checkpoint.folder={tmp_path / 'checkpoints'}", "precision=fp32"
+    assert choose(tmp_path / "run", discs, *words, "optim.choose=[3e-3,1e30]") == 0
+    assert RunReader(tmp_path / "run").config["optim"]["chosen"].keys() == {"0.003"}
+    assert choose(tmp_path / "none", discs, "precision=fp32", "optim.choose=[1e30]") == 2
+    assert "optim.choose=[1e+30]: training diverges with each: name lower rates" in capsys.readouterr().err
+    plain, where = tmp_path / "run" / "rates" / "0.003", f"checkpoint.folder={tmp_path / 'checkpoints/rates/0.003'}"
+    assert choose(plain, discs, where) == 2 and "has begun without optim.choose" in capsys.readouterr().err
+    assert not (plain / "rates").exists()
+
+
 def test_rates_cannot_be_chosen_without_a_validation_split() -> None:
     with pytest.raises(UserError, match=r"optim\.choose: rates are compared on the validation split, and data\.val_sp"):
         compose("finetune", ["data.shards=none", "optim.choose=[1e-3]", "data.val_split=null"])
@@ -104,7 +117,9 @@ def test_blocks_nearer_to_the_input_have_lower_rates_and_the_head_its_own(encode
     parts = {"encoder": build_encoder(encoder, size=32), "decoder": nn.Linear(2, 2), "head": nn.Linear(2, 2)}
     network = nn.ModuleDict(parts)
     optimizer = optim.stage_optimizer(blueprint.config.optim, network, 32)
-    assert optimizer.param_groups[0]["lr"] == 2e-4  # what is logged
+    assert [g["lr"] / g["factor"] for g in optimizer.param_groups] == pytest.approx(
+        [2e-4] * (len(blocks) + 2)
+    )  # logged
     names = {id(p): name for name, p in network.named_parameters()}
     rate = {names[id(p)]: group["initial_lr"] / 2e-4 for group in optimizer.param_groups for p in group["params"]}
     assert len(rate) == len(names)

@@ -24,7 +24,8 @@ def checkpoint_activations(module: nn.Module) -> None:
 def compile_blocks(module: nn.Module, **options: Any) -> None:
     """Compile each block of encoder and decoder at its first call; ``options`` as of :func:`torch.compile`."""
     for block in blocks(module):
-        if type(block).forward is nn.Sequential.forward:  # a frame of torch's own is passed over: a graph a layer
+        # A frame of torch's own is passed over: a graph for each layer. Not where recomputation stands in its place.
+        if type(block).forward is nn.Sequential.forward and "forward" not in vars(block):
             block.forward = torch.compile(block.forward, **options)
         else:
             block.compile(**options)
