@@ -63,12 +63,12 @@ STILL = 3e-7  # of a tensor's norm: so far twenty roundings of its sum carry it,
 
 @pytest.fixture(scope="session")
 def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The run of a base in one plain process, made when it is first asked for."""
+    """The run of a base in plain processes, made when it is first asked for."""
 
     @functools.cache
-    def run(base: str, exact: bool = False) -> Path:
+    def run(base: str, exact: bool = False, ranks: int = 1) -> Path:
         run = tmp_path_factory.mktemp(base) / "plain"
-        words = command(run, shards, base, *KEPT)
+        words = command(run, shards, base, *KEPT, ranks=ranks)
         finish(exactly(words) if exact else words)
         return run
 
@@ -98,6 +98,13 @@ def assert_one_algorithm(run: Path, reference: Path, steps: int = 20) -> None:
     print(largest(run, reference))
     assert_losses_agree(run, reference, LOSS, COSINE)
     assert_moved_alike(run, reference, MOVED, STILL)
+
+
+def assert_exactly(run: Path, reference: Path) -> None:
+    """Runs in float64: without rounding to speak of nothing is left to differ."""
+    assert status(run)["step"] == status(reference)["step"]
+    assert_losses_agree(run, reference, EXACT, EXACT)
+    assert_moved_alike(run, reference, share=1e-6, still=STILL * 2**-29, zero=1e-15)
 
 
 def assert_losses_agree(run: Path, reference: Path, relative: float, absolute: float) -> None:
@@ -138,9 +145,16 @@ def largest(run: Path, reference: Path) -> str:
 def test_a_sharded_run_is_the_plain_run_whatever_saves_memory(
     strategy: str, saver: str, shards: Path, plain, tmp_path: Path
 ) -> None:
+    """In float64 beside one process; DeepSpeed's Adam of the CPU has only float32, and is compared with as many: on
+    some processors another order of sums turns a ReLU, after which a tensor goes 13 % elsewhere."""
     saving = [f"parallel.{saver}=true"] if saver else []
-    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", *saving, ranks=2))
-    assert_one_algorithm(tmp_path / "run", plain("moco"))
+    words = command(tmp_path / "run", shards, "moco", f"parallel={strategy}", *saving, ranks=2)
+    if saver == "offload":
+        finish(words)
+        assert_one_algorithm(tmp_path / "run", plain("moco", ranks=2))
+    else:
+        finish(exactly(words))
+        assert_exactly(tmp_path / "run", plain("moco", exact=True))
 
 
 def tiers(strategies: list[str], system: str) -> list[Any]:
@@ -258,8 +272,7 @@ def test_every_strategy_on_every_base_in_float64(
     finish(exactly(command(run, shards, base, f"parallel={strategy}", ranks=ranks)))
     print(largest(run, reference))
     assert weights(run)["method.head.weight"].dtype == torch.float64
-    assert_losses_agree(run, reference, EXACT, EXACT)
-    assert_moved_alike(run, reference, share=1e-6, still=STILL * 2**-29, zero=1e-15)
+    assert_exactly(run, reference)
 
 
 @pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", "zero1", "zero2", "zero3"], "zero2"))
@@ -295,7 +308,9 @@ def assert_exported_elsewhere(run: Path) -> None:
     finish(["env", "CUDA_VISIBLE_DEVICES=", sys.executable, "-c", f"{lacking}; {export}", f"run={run}", "stage=latest"])
     saved = {name.removeprefix("method.base.encoder.model."): tensor for name, tensor in weights(run).items()}
     exported = load_file(run / "export" / "encoder.safetensors")
-    assert len(exported) > 20 and all(torch.equal(tensor, saved[name]) for name, tensor in exported.items())
+    assert len(exported) > 20 and all(
+        torch.equal(tensor, saved[name].to(tensor.dtype)) for name, tensor in exported.items()
+    )
 
 
 @pytest.mark.system
@@ -312,10 +327,10 @@ def assert_exported_elsewhere(run: Path) -> None:
 def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: Path, plain, tmp_path: Path) -> None:
     """In the middle of a stage, with Adam's moments, and on another number of processes; exported without any."""
     run = tmp_path / "run"
-    finish(command(run, shards, "moco", f"parallel={before}", "steps=10", ranks=2))
+    finish(exactly(command(run, shards, "moco", f"parallel={before}", "steps=10", ranks=2)))
     assert_exported_elsewhere(run)
-    finish(command(run, shards, "moco", f"parallel={after}", ranks=1))
-    assert_one_algorithm(run, plain("moco"))
+    finish(exactly(command(run, shards, "moco", f"parallel={after}", ranks=1)))
+    assert_exactly(run, plain("moco", exact=True))
 
 
 @pytest.mark.system
@@ -325,8 +340,7 @@ def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path
     for strategy, *stop in (("fsdp2", "steps=5"), ("ddp",)):
         finish(exactly(command(run, shards, "pcrl", f"parallel={strategy}", *stop, ranks=2)))
     assert status(run)["step"] == status(reference)["step"] == 10
-    assert_losses_agree(run, reference, EXACT, EXACT)
-    assert_moved_alike(run, reference, share=1e-6, still=STILL * 2**-29, zero=1e-15)
+    assert_exactly(run, reference)
 
 
 # Maps of the momentum encoder go from process to process in bf16, and keys wait for a step's second micro-batch.
