@@ -26,8 +26,8 @@ Item = Callable[[], dict[str, Any]]  # its figures; or why it is left out
 
 
 def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool:
-    """Those that stand in no report yet and fit into ``job.seconds``; the report is written after each. Whether all
-    figures of the part so far are as they must be.
+    """Run the items that stand in no report yet and fit into ``job.seconds``, and write the report after each. Return
+    whether all figures of the part so far are as they must be.
 
     ``longest_share``: of the part's time, that one of its items may take.
     """

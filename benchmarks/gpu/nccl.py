@@ -63,7 +63,7 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def gradient(run: Call, x: Tensor) -> Tensor:
-    """Of the sum of squares of what ``run`` gives."""
+    """The gradient of the sum of squares of what ``run`` gives."""
     x = x.detach().requires_grad_()
     (of,) = torch.autograd.grad(run(x).square().sum(), x)
     return of

@@ -85,7 +85,7 @@ def environment() -> dict[str, str]:
 
 
 def last_line(log: Path) -> str:
-    """Of what a part printed."""
+    """The last line that a part printed."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing was printed")
 

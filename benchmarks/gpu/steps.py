@@ -133,7 +133,7 @@ def measure(rung: Rung, rehearse: bool) -> dict[str, Any]:
 
 
 class Distortion:
-    """Of a loop's steps only what distorts their views."""
+    """A step that only distorts the views of a loop's batches."""
 
     def __init__(self, loop: Ours) -> None:
         task: Any = loop.task

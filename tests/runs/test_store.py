@@ -21,7 +21,7 @@ from dira_scale.runs.lease import LeaseLostError
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """Of a store in memory; a run in S3: tests/system/test_s3.py."""
+    """A run's URL in a store in memory; tests/system/test_s3.py has one in S3."""
     yield "memory://bucket/run"
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]

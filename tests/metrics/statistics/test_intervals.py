@@ -52,7 +52,7 @@ def drawn_rows(cases: Sequence[LabelCase] | Sequence[MaskCase] | Sequence[Number
 def check_draws(
     statistics: Any, cases: Sequence[Any], figures: Callable[[list[Any]], list[Figure]], **near: Any
 ) -> None:
-    """Of each patient once, and of a draw of patients: what the figures of these rows are."""
+    """The statistics of every patient once, and of a draw of patients, are the figures of these rows."""
     members, row = np.unique(statistics.patients, return_inverse=True)
     count = np.random.default_rng(len(row)).multinomial(len(members), [1 / len(members)] * len(members))
     for times in (np.ones(len(row), int), count[row]):
