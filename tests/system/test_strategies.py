@@ -177,9 +177,9 @@ def promised(strategy: str, ranks: int) -> dict[str, float]:
     adam, method = 8 * trained, 4 * (trained + followers)
     # ZeRO 1 and 2 step a copy of their part of the parameters; 3 keeps its part of them twice, too, besides buffers for
     # its part of the gradients and for one bucket of them.
-    copies = 4 * trained / ranks
+    copies, buckets = 4 * trained / ranks, 4 * trained * (ranks > 1)
     return {
-        "ddp": {"method": method, "optimizer": adam, "all": method + adam},
+        "ddp": {"method": method, "optimizer": adam, "all": method + adam + buckets},
         "fsdp2": {"method": method / ranks, "optimizer": adam / ranks, "all": (method + adam) / ranks},
         "zero1": {"method": method, "optimizer": adam / ranks, "all": method + adam / ranks + copies},
         "zero2": {"method": method, "optimizer": adam / ranks, "all": method + adam / ranks + copies},
