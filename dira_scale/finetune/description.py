@@ -73,7 +73,9 @@ def chosen_rate(optim: Mapping[str, Any], split: str | None, best: str) -> tuple
     """Say from which rates that of ``optim`` was chosen, and how."""
     if not optim.get("chosen"):
         return ()
-    figures = ", ".join(f"{rate} {figure:.4g}" for rate, figure in optim["chosen"].items())
+    by_rate = {f"{rate:g}": "diverged" for rate in optim["choose"]}
+    by_rate |= {rate: f"{figure:.4g}" for rate, figure in optim["chosen"].items()}
+    figures = ", ".join(" ".join(pair) for pair in by_rate.items())
     share = "" if optim["choose_share"] == 1 else f" after {optim['choose_share']:g} of the epochs"
     return (f"{CHOSEN_RATE}{optim['optimizer']['lr']:g} by {best} on split `{split}`{share}: {figures}",)
 

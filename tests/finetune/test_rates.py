@@ -80,6 +80,7 @@ def test_a_rate_that_diverges_is_not_chosen(discs: Path, tmp_path: Path, capsys:
     words = f"checkpoint.folder={tmp_path / 'checkpoints'}", "precision=fp32"
     assert choose(tmp_path / "run", discs, *words, "optim.choose=[3e-3,1e30]") == 0
     assert RunReader(tmp_path / "run").config["optim"]["chosen"].keys() == {"0.003"}
+    assert ", 1e+30 diverged" in capsys.readouterr().out
     assert choose(tmp_path / "none", discs, "precision=fp32", "optim.choose=[1e30]") == 2
     assert "optim.choose=[1e+30]: training diverges with each: name lower rates" in capsys.readouterr().err
     plain, where = tmp_path / "run" / "rates" / "0.003", f"checkpoint.folder={tmp_path / 'checkpoints/rates/0.003'}"
