@@ -11,6 +11,7 @@ from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
 from dira_scale.errors import UserError
 
 PLATEAU = "plateau"  # a schedule
+RUN = "run"  # a span of schedules
 NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
 
 
@@ -63,12 +64,19 @@ class Optim(Schema):
     fixed_rate: list[str] = MISSING
     reference_batch: int | None = at_least(1, None)
     schedule: str = one_of("cosine_epoch", "cosine", "constant", "step", PLATEAU)
+    span: str = one_of("stage", RUN)
     warmup_epochs: float = at_least(0)
     end: float = within(0, 1)
     factor: float = above(0, at_most=1)
     patience: int = at_least(0)
     step_epochs: float = above(0)
     clip: float | None = above(0, None)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a schedule on the loss over several stages, of which each has a loss of its own."""
+        super().__post_init__()
+        if self.span == RUN and self.schedule == PLATEAU:
+            raise UserError("span=run: schedule=plateau starts again in each stage; use span=stage, or schedule=cosine")
 
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
         """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs."""

@@ -48,15 +48,19 @@ class StagePlan:
     per_epoch: int  # steps per epoch at this batch
     terms: tuple[str, ...] = ()  # of the loss, for the task
     warmup: int = 0  # steps over which the rate rises
+    # Of ``optim.span=run``: steps before the stage, and of all stages, if none ends early. None: the stage's own schedule.
+    span: tuple[int, int] | None = None
     period: int = 1  # steps after which ``optim.schedule=step`` lowers it
     patience: int | None = None  # epochs without a lower validation loss after which the stage ends; None: never
 
     def rate(self, config: optim.Optim, initial: float, step: int) -> float:
         """Rate at step ``step`` of the stage, in a group whose initial rate is ``initial``."""
-        return optim.learning_rate(
-            config.schedule, initial, step, self.steps, self.per_epoch, self.warmup, config.end, config.factor,
-            self.period,
+        before, steps = self.span or (0, self.steps)
+        rate = optim.learning_rate(
+            config.schedule, initial, before + step, steps, self.per_epoch, 0 if self.span else self.warmup,
+            config.end, config.factor, self.period,
         )  # fmt: skip
+        return rate * step / self.warmup if self.span and step < self.warmup else rate
 
     def order_start(self, before: "StagePlan", consumed: int) -> int:
         """Where this stage's order begins, after stage ``before`` has consumed its order up to step ``consumed``.

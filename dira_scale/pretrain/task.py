@@ -26,6 +26,7 @@ from dira_scale.pretrain.objective import PretrainLosses, restores
 from dira_scale.pretrain.step import Pretraining
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.remarks import no_better_than_mean, worse_features
 from dira_scale.training.schedule import batches_of, few_steps, groups_of
 from dira_scale.training.task import DatasetTask
 from dira_scale.training.validation import HeldOutValidation
@@ -103,7 +104,17 @@ class PretrainTask(Pretraining, DatasetTask):
         self.validation: HeldOutValidation | None = None
         if held_out is not None:
             scores = [partial(NeighbourAUC, validate.batch)]
-            self.validation = HeldOutValidation(validate.every, held_out, self.losses, world.device, scores)
+            self.validation = HeldOutValidation(validate.every, held_out, self.held_out, world.device, scores)
+
+    def held_out(self, stage: StagePlan, module: nn.Module, batch: Batch) -> PretrainLosses:
+        """Losses as in training. Monitors and features are those of views that are not corrupted, in runs that have a
+        stage with such views: so the stages' figures compare."""
+        losses = self.losses(stage, module, batch)
+        if restores(stage.terms) and not all(restores(plan.terms) for plan in self.stages):
+            views = self.objective.distorted(batch, stage.terms, corrupt=False)
+            outputs = self.objective.forward(module, batch, views)
+            losses.outputs.pyramids, losses.monitors = outputs.pyramids, outputs.monitors
+        return losses
 
     def described(self, config: Mapping[str, Any]) -> Description:
         return replace(describe(config), tensors=self.tensors)
@@ -130,14 +141,16 @@ class PretrainTask(Pretraining, DatasetTask):
         module.progress = share
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> list[str]:
-        if not restores(stage.terms):
+        if restores(stage.terms):
+            self._draw(stage, run, unsharded)
+        if run is None or self.validation is None:
             return []
-        self._draw(stage, run, unsharded)
-        if run is None:
-            return []
-        from dira_scale.runs.reader import no_better_than_mean, restoration_of  # needs pyarrow
+        from dira_scale.runs.reader import RunReader  # needs pyarrow
 
-        return no_better_than_mean([row for row in restoration_of(run.folder) if row["stage"] == stage.name])
+        reader = RunReader(run.folder)
+        restored = [row for row in reader.restoration() if row["stage"] == stage.name]
+        worse = worse_features(reader.rows(), self.validation.held_out.samples).get(stage.name)
+        return [*([worse] if worse else []), *no_better_than_mean(restored)]
 
     def _draw(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
         """Write pictures and restoration table at the end of the stage, once, on the main process."""

@@ -11,13 +11,12 @@ from dira_scale.evaluation.results import read_results
 from dira_scale.runs.checkpoint import StoredCheckpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import Row, RunReader, TrainingData
+from dira_scale.runs.remarks import RECOGNISED
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
 LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training
 
 logger = logging.getLogger(__name__)
-# Shares of images whose other view is found, or whose class is right: what one is then.
-RECOGNISED = {"top1": "found", "accuracy": "right"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,14 @@ class RunContent:
     def recognised(self) -> str | None:
         """Which of ``RECOGNISED`` the rows have beside ``chance``; None if none."""
         return next((name for name in RECOGNISED if any(row.keys() >= {name, "chance"} for row in self.rows)), None)
+
+    @property
+    def held_out(self) -> float:
+        """How many samples a validation looks at; infinite if a dataset cannot be read any more."""
+        data = self.description.data
+        known = [now.known.samples for now in self.datasets]
+        counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]
+        return min(data.held_out or float("inf"), sum(counts))
 
     def restarts(self) -> list[int]:
         """Steps at which another process took over the run (the lease number grew)."""

@@ -1,14 +1,13 @@
 """The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
 
-from collections.abc import Mapping
-
 from dira_scale.errors import duration
 from dira_scale.evaluation.results import overall
 from dira_scale.pages.template import rate
 from dira_scale.pages.verdict import Grade, Headline, Verdict
-from dira_scale.report.content import RECOGNISED, RunContent
+from dira_scale.report.content import RunContent
 from dira_scale.report.summary import BASELINES, RESTORERS, throughput
 from dira_scale.runs.description import CHOSEN_RATE
+from dira_scale.runs.remarks import RECOGNISED
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
@@ -109,41 +108,35 @@ def _discrimination(run: RunContent) -> Headline | None:
     """How often an image's other view is found, or its class is right; on held-out images where their batches have at
     least two.
 
-    Views are judged after the last stage that has no term but discrimination, if there is one: those of the others are
-    cut out and shuffled, and even good runs distinguish them less well (experiments.md).
+    Of training images, views are judged of the stages that corrupt none, if there are such: those of the others are cut
+    out and shuffled, and even good runs distinguish them less well.
     """
     name = run.recognised
     rows = [row for row in run.rows if 0 < (row.get("chance") or 1.0) <= 0.5 and name and row.get(name) is not None]
-    rows = [row for row in rows if row["split"] == "val"] or rows
     if not rows or not name:
         return None
-    last = {row["stage"]: row for row in rows}  # of each stage
     measured = run.description.metrics.get(name)
-    alone = [stage for stage in last if name == "top1" and measured and run.terms(stage) == [measured.term]]
-    row = last.pop(alone[-1] if alone else rows[-1]["stage"])
-    times = {stage: last[stage][name] / last[stage]["chance"] for stage in run.stages if stage in last and alone}
-    later = [f"{_times(multiple)} after stage {stage}" for stage, multiple in times.items()]
+    alone = [row for row in rows if name == "top1" and measured and run.terms(row["stage"]) == [measured.term]]
+    rows = [row for row in rows if row["split"] == "val"] or alone or rows
+    row = rows[-1]
+    times = {row["stage"]: _times(row[name] / row["chance"]) for row in rows}
+    del times[row["stage"]]
+    before = "".join(f"; {multiple} after stage {stage}" for stage, multiple in times.items())
     samples = f"{'held-out' if row['split'] == 'val' else 'training'} {run.description.unit}"
+    right, chance = row[name], row["chance"]
     return Headline(
-        f"{_times(row[name] / row['chance'])} chance",
+        f"{_times(right / chance)} chance",
         measured.title[0].lower() + measured.title[1:] if measured else name,
-        f"{RECOGNISED[name]} for {100 * row[name]:.0f} % of the {samples}, by "
-        f"chance for {100 * row['chance']:.0f} %, at step {row['step']} (stage {row['stage']})"
-        + f"; {', '.join(later)}, whose views are harder"
-        * bool(later),
-        _discrimination_verdict(run, row[name], row["chance"], times),
+        f"the {RECOGNISED[name]} for {100 * right:.0f} % of the {samples}, by chance for {100 * chance:.0f} %, at step "
+        f"{row['step']} (stage {row['stage']}){before}",
+        _discrimination_verdict(run, right, chance),
     )
 
 
-def _discrimination_verdict(run: RunContent, right: float, chance: float, later: Mapping[str, float]) -> Verdict | None:
+def _discrimination_verdict(run: RunContent, right: float, chance: float) -> Verdict | None:
     if chance > 1 / 2 / LEARNS:
         return Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
     grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= AT_CHANCE * chance else Grade.poor
-    worst = min(later, key=lambda stage: later[stage], default=None)
-    if grade is Grade.good and worst and later[worst] < LEARNS:
-        return Verdict(
-            Grade.fair, f"falls to {_times(later[worst])} in stage {worst}; good: at least {LEARNS:g} × in all"
-        )
     return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {AT_CHANCE:g} ×")
 
 
@@ -173,7 +166,7 @@ def _neighbours(run: RunContent) -> Headline | None:
     rows = [row for row in run.rows if row.get("health/knn_auc") is not None]
     if not rows:
         return None
-    first, last, images = rows[0], rows[-1], _held_out_images(run)
+    first, last, images = rows[0], rows[-1], run.held_out
     noise = f"{images} held-out images: with fewer than about {NOISE} it is noise" if images < NOISE else ""
     before = f"; at step {first['step']}: {first['health/knn_auc']:.2f}" if first is not last else ""
     return Headline(
@@ -182,14 +175,6 @@ def _neighbours(run: RunContent) -> Headline | None:
         f"mean over labels at step {last['step']}{before}; chance: 0.50",
         Verdict(Grade.open, noise) if noise else None,
     )
-
-
-def _held_out_images(run: RunContent) -> float:
-    """Return how many images a validation looks at; infinite if a dataset cannot be read any more."""
-    data = run.description.data
-    known = [now.known.samples for now in run.datasets]
-    counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]
-    return min(data.held_out or float("inf"), sum(counts))
 
 
 def _speed(run: RunContent) -> Headline | None:

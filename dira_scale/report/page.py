@@ -17,7 +17,7 @@ from dira_scale.pages.template import template
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent, read_run
 from dira_scale.report.headlines import headlines
-from dira_scale.runs.reader import no_better_than_mean
+from dira_scale.runs.remarks import no_better_than_mean, worse_features
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import own_file
 
@@ -48,7 +48,8 @@ def report(cfg: DictConfig) -> None:
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
     shown = ShownResults.of(run.folder, run.results, run.description.output.names)
-    warnings = [*health.warnings(run), *no_better_than_mean(run.restoration), *shown.warnings]
+    ends = [*worse_features(run.rows, run.held_out).values(), *no_better_than_mean(run.restoration)]
+    warnings = [*health.warnings(run), *ends, *shown.warnings]
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.pages.figure import BAND, LABEL, LEVEL, LINES, svg
-from dira_scale.report.content import RECOGNISED, RunContent
+from dira_scale.report.content import RunContent
 from dira_scale.runs.reader import Row
+from dira_scale.runs.remarks import RECOGNISED
 
 TRAIN, HELD_OUT = LINES[:2]
 

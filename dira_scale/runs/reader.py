@@ -1,7 +1,7 @@
 """Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -74,22 +74,6 @@ def check_stage(stage: str | None, description: Description, run: object) -> Non
         raise UserError(f"stage={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
 
 
-def restoration_of(run: Path) -> list[Row]:
-    """Return the rows of ``restoration.json``. Raises UserError if it is damaged."""
-    return read_json(run / "pictures/restoration.json", [], list[Restored])
-
-
-def no_better_than_mean(rows: Sequence[Row]) -> list[str]:
-    """Return a line for each stage in the ``rows`` of ``restoration.json`` that restores no better than by grey."""
-    errors = {(row["stage"], row["restorer"]): row["mse"] for row in rows}
-    return [
-        f"stage {stage}: restored images have an error of {error:.4f}, and each one's own mean has {mean:.4f}: nothing "
-        "of their content is restored: train longer, or at another rate"
-        for (stage, restorer), error in errors.items()
-        if restorer == "restored" and (mean := errors.get((stage, "mean"))) is not None and error >= mean
-    ]
-
-
 class RunReader:
     """The run in ``folder``. Files that do not exist yet read as empty.
 
@@ -131,7 +115,7 @@ class RunReader:
 
     def restoration(self) -> list[Row]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
-        return restoration_of(self.folder)
+        return read_json(self.folder / "pictures/restoration.json", [], list[Restored])
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""

@@ -40,6 +40,11 @@ class HeldOutBatches:
     loader: Loader
     order: DistributedEvalOrder
 
+    @property
+    def samples(self) -> int:
+        """How many there are, of all ranks."""
+        return min(self.order.size, self.order.batches * self.order.batch)
+
     def batches(self) -> Iterator[tuple[Batch, int]]:
         """Each batch with the number of its samples that this rank counts."""
         for step, batch in enumerate(self.loader.iterate(0, self.order.steps)):

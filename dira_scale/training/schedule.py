@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import accumulate
 from statistics import fmean
 
 from dira_scale.data.epochs import NEARLY, longer, steps_of
-from dira_scale.engine.config import PLATEAU
+from dira_scale.engine.config import PLATEAU, RUN
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.training.config import StagedTraining
@@ -54,6 +56,10 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
                 patience=stage.patience,
             )
         )
+    if config.optim.span == RUN:
+        starts = accumulate((plan.steps for plan in plans), initial=0)
+        total = sum(plan.steps for plan in plans)
+        plans = [replace(plan, span=(start, total)) for plan, start in zip(plans, starts, strict=False)]
     return plans
 
 

@@ -18,6 +18,10 @@ LOWEST_LOSS = Best()
 class HeldOut(Protocol):
     """Held-out batches, such as :class:`dira_scale.training.held_out.HeldOutBatches`."""
 
+    @property
+    def samples(self) -> int:
+        """How many there are, of all ranks."""
+
     def batches(self) -> Iterator[tuple[Any, int]]:
         """This rank's batches, on the host, each with the number of its samples that this rank counts."""
 

@@ -54,6 +54,18 @@ def test_falls_of_the_rate_are_counted_in_epochs_of_the_stage() -> None:
         plans("optim.schedule=plateau", "data.val_split=null")
 
 
+def test_a_schedule_over_the_run_goes_on_from_stage_to_stage() -> None:
+    """One cosine over all steps; in each stage the rate first rises to it, in proportion."""
+    stages = plans("experiment=small", "optim.span=run", "optim.warmup_epochs=0.5").values()
+    optim, steps = config("optim.span=run").optim, sum(plan.steps for plan in stages)
+    rates = [plan.rate(optim, 0.2, step) for plan in stages for step in range(plan.steps)]
+    expected = 0.1 * (1 + np.cos(np.pi * np.arange(steps) / steps))
+    begun = np.concatenate([np.arange(plan.steps) / (plan.per_epoch // 2) for plan in stages])
+    np.testing.assert_allclose(rates, expected * begun.clip(max=1), rtol=1e-12)
+    with pytest.raises(UserError, match="span=run: schedule=plateau starts again in each stage"):
+        plans("optim.span=run", "optim.schedule=plateau")
+
+
 def test_lengths_of_the_papers_schedule() -> None:
     """294 steps of 256 images an epoch; in the released preset 4,707 of 16 in the last stage."""
     actual = plans("experiment=dira_moco")

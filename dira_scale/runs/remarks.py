@@ -1,0 +1,42 @@
+"""What a run's own figures say against it: lines for its terminal and its page."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+# Shares of images, in words.
+RECOGNISED = {"top1": "other view is found", "accuracy": "class is right"}
+
+
+def no_better_than_mean(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each stage in the ``rows`` of ``restoration.json`` that restores no better than by grey."""
+    errors = {(row["stage"], row["restorer"]): row["mse"] for row in rows}
+    return [
+        f"stage {stage}: restored images have an error of {error:.4f}, and each one's own mean has {mean:.4f}: nothing "
+        "of their content is restored: train longer, or at another rate"
+        for (stage, restorer), error in errors.items()
+        if restorer == "restored" and (mean := errors.get((stage, "mean"))) is not None and error >= mean
+    ]
+
+
+def worse_features(rows: Sequence[dict[str, Any]], held_out: float) -> dict[str, str]:
+    """Return a line by stage, of each that ends with worse features than it began with.
+
+    Worse: of the held-out images, fewer have their other view found (their class right) than at the end of the stage
+    before, by more than two standard errors of the difference.
+
+    Args:
+        rows: of ``metrics.jsonl``.
+        held_out: number of held-out images; infinite if unknown.
+    """
+    lines = {}
+    for name in RECOGNISED:
+        ends = {row["stage"]: row[name] for row in rows if row["split"] == "val" and row.get(name) is not None}
+        for (before, began), (stage, ended) in zip(ends.items(), [*ends.items()][1:], strict=False):
+            if began - ended > 2 * math.sqrt((began * (1 - began) + ended * (1 - ended)) / held_out):
+                lines[stage] = (
+                    f"stage {stage} ends with worse features than it began with: of {100 * ended:.0f} % of the "
+                    f"held-out images the {RECOGNISED[name]}, after stage {before} of {100 * began:.0f} %: export "
+                    f"stage={before}, or lower optim.optimizer.lr"
+                )
+    return lines
