@@ -48,8 +48,7 @@ class StagePlan:
     per_epoch: int  # steps per epoch at this batch
     terms: tuple[str, ...] = ()  # of the loss, for the task
     warmup: int = 0  # steps over which the rate rises
-    # Of ``optim.span=run``: steps before the stage, and of all stages, if none ends early. None: the stage's own schedule.
-    span: tuple[int, int] | None = None
+    span: tuple[int, int] | None = None  # of ``optim.span=run``: planned steps before the stage, and of all stages
     period: int = 1  # steps after which ``optim.schedule=step`` lowers it
     patience: int | None = None  # epochs without a lower validation loss after which the stage ends; None: never
 

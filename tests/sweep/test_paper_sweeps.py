@@ -14,12 +14,13 @@ from dira_scale.sweep.expand import expand
 from dira_scale.sweep.records import Run
 
 SWEEPS = ("dira_table1", "dira_table2", "dira_table4", "pcrl_table4a")
+OWN = ("ablation_small", "dira2d_small", "dira3d_small", "few_labels", "transfer_small", "words_small")
 
 
 def read(name: str) -> tuple[Sweep, list[Run]]:
     content = yaml.safe_load((folder("slurm") / "sweep" / f"{name}.yaml").read_text())
     phases = {phase: Phase(**parts) for phase, parts in content["phases"].items()}
-    sweep = Sweep(name=content["name"], phases=phases, tables=content["tables"])
+    sweep = Sweep(name=content["name"], phases=phases, tables=content.get("tables"))
     literal = {phase: {"recipe.images": "/images"} for phase, of in phases.items() if of.command == "shard"}
     return sweep, expand(sweep, Path("/sweep"), literal)
 
@@ -49,7 +50,7 @@ def test_each_published_cell_is_trained_and_has_its_twin(name: str) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("name", ["dira_table4", "pcrl_table4a"])  # which have all kinds of runs
+@pytest.mark.parametrize("name", ["dira_table4", "pcrl_table4a", *OWN])  # of the papers', those with all kinds of runs
 def test_a_dry_run_refuses_none(name: str) -> None:
     _, runs = read(name)
     one_of_each = {(run.phase, str(run.varied.get(f"{run.phase}.init")) == "random"): run for run in runs}
