@@ -107,9 +107,13 @@ class Objective:
             views = tuple(torch.where(per_sample(flip, view), view.flip(axis), view) for view, flip in pairs)
         return views
 
+    def corrupts(self, terms: Sequence[str]) -> bool:
+        """Whether a stage with these terms corrupts its views: not if it restores nothing (the released code's mode
+        `di`), unless the method always does."""
+        return self.corrupted or restores(terms)
+
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
-        """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`),
-        unless the method has them always."""
-        corrupt = corrupt and (self.corrupted or restores(terms))
+        """T(.) of every view; without cutout and shuffling in stages that corrupt none."""
+        corrupt = corrupt and self.corrupts(terms)
         of_views = zip(self.distorts, batch.views, batch.distortions, strict=True)
         return tuple(distort(view, parameters, corrupt) for distort, view, parameters in of_views)

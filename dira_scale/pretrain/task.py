@@ -109,8 +109,8 @@ class PretrainTask(Pretraining, DatasetTask):
     def held_out(self, stage: StagePlan, module: nn.Module, batch: Batch) -> PretrainLosses:
         """Losses as in training. Monitors and features are those of views that are not corrupted, in runs that have a
         stage with such views: so the stages' figures compare."""
-        losses = self.losses(stage, module, batch)
-        if restores(stage.terms) and not all(restores(plan.terms) for plan in self.stages):
+        losses, corrupts = self.losses(stage, module, batch), self.objective.corrupts
+        if corrupts(stage.terms) and not all(corrupts(plan.terms) for plan in self.stages):
             views = self.objective.distorted(batch, stage.terms, corrupt=False)
             outputs = self.objective.forward(module, batch, views)
             losses.outputs.pyramids, losses.monitors = outputs.pyramids, outputs.monitors

@@ -19,6 +19,7 @@ from dira_scale.engine.step import Step
 from dira_scale.engine.task import Losses, StagePlan
 from dira_scale.methods.method import Terms
 from dira_scale.pretrain.objective import Objective
+from dira_scale.pretrain.task import PretrainTask
 
 COUNT = 2
 
@@ -54,6 +55,33 @@ def test_views_are_cut_out_where_they_are_restored(terms: list[str], holes: int)
         assert (view == 0).sum(dim=(1, 2, 3)).tolist() == [holes] * COUNT
     for view in objective.distorted(batch(), terms, corrupt=False):
         assert (view == 0.5).all()
+
+
+class Seen(nn.Module):
+    """Its loss, monitor and features are the share of pixels that are not cut out."""
+
+    def forward(self, clean: Any, distorted: Any, _: Any) -> Terms:
+        share = (distorted[0] > 0).float().mean()
+        return Terms({"di": share, "re": share}, monitors={"top1": share}, pyramids=([share],))
+
+
+@pytest.mark.parametrize(
+    ("stages", "always", "compared"),
+    [(["di", "di re"], False, True), (["di re"], False, False), (["di", "di re"], True, False)],
+)
+def test_held_out_figures_of_stages_are_of_views_that_are_not_corrupted(
+    stages: list[str], always: bool, compared: bool
+) -> None:
+    """Losses are those of training in any case, and figures too if no stage has such views."""
+    task: Any = object.__new__(PretrainTask)
+    task.objective = objective_of()
+    task.objective.corrupted = always
+    task.stages = [StagePlan(terms, 2, 1, 1, tuple(terms.split())) for terms in stages]
+    losses = task.held_out(task.stages[-1], Seen(), batch())
+    cut = pytest.approx(1 - 42 / 32**2)
+    assert losses.terms["di"].item() == cut and losses.total.item() == pytest.approx(11 * (1 - 42 / 32**2))
+    expected = 1.0 if compared else cut
+    assert losses.monitors["top1"].item() == expected and losses.outputs.pyramids[0][0].item() == expected
 
 
 def rotated_batch() -> Any:

@@ -65,7 +65,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # 5 steps an epoch at batch 8, 10 at batch 4: stages of 3 + 3 + 4 steps, then one of 2 at the first batch again.
 SETTINGS = [
-    "model.encoder=test_resnet", "data.val_split=null", "health.every=1000", "optim.span=stage", "optim.warmup_epochs=0",
+    "model.encoder=test_resnet", "data.val_split=null", "health.every=1000",
+    "optim.span=stage", "optim.warmup_epochs=0",
     "stages.di.epochs=0.6", "stages.dir.epochs=0.6", "stages.dira.epochs=0.4", "stages.dira.batch=4",
     "+stages.again={terms: [di, re], epochs: 0.4}",
 ]  # fmt: skip
