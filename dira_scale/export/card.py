@@ -87,6 +87,8 @@ class Card:
         network = f"a `{self.run.network.name}` encoder"
         if self.run.network.head == "pooled":
             network = f"a `{self.run.network.name}` {'classifier' if self.run.output.activation else 'regressor'}"
+        elif self.run.network.head == "linear":
+            network += ", and the same encoder with a linear classifier of each pixel's features,"
         elif self.decoder:
             network += f", and the same encoder with a {'' if [*self.exports] == ['plain'] else 'U-Net '}decoder,"
         chosen = "the newest checkpoint, whatever its validation loss"
@@ -160,7 +162,7 @@ class Card:
             each = [f"| {n} | {names[n]} | {mean:.6g} | {deviation:.6g} |" for n, (mean, deviation) in enumerate(pairs)]
             title = "## Outputs\n\nA channel for each number, which is channel × deviation + mean:\n"
             return "\n".join([title, "| channel | number | mean | deviation |", "|---|---|---|---|", *each])
-        what = "at each pixel" if self.run.network.head == "dense" else "for the whole image"
+        what = "at each pixel" if self.run.network.head != "pooled" else "for the whole image"
         last = f", by a {activation}" if activation else ""
         rows = [f"| {number} | {name} |" for number, name in enumerate(names)]
         title = f"## Outputs\n\nA channel for each class, {what}{last}:\n"

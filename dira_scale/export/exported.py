@@ -40,6 +40,11 @@ class TrainedNetwork:
         return self.network if isinstance(self.network, Classifier) else None
 
     @property
+    def unet(self) -> Network | None:
+        """The network, if it has a decoder."""
+        return self.network if self.run.network.head == "dense" else None
+
+    @property
     def classes(self) -> int:
         """Channels of the head."""
         return self.run.output.channels

@@ -35,8 +35,7 @@ _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 def require_timm(format: str, network: TrainedNetwork) -> TimmEncoder:
     """The encoder of ``network``; ``UserError`` if ``format`` has none such."""
-    classifier = network.classifier is not None
-    check(format, network.encoder, network.network is not None and not classifier, classifier)
+    check(format, network.encoder, network.unet is not None, network.classifier is not None)
     assert isinstance(network.encoder, TimmEncoder)
     return network.encoder
 
@@ -133,7 +132,7 @@ def to_monai(network: TrainedNetwork) -> Exported:
     MONAI concatenates the skip before the upsampled features, smp after them: those input channels are swapped.
     """
     if isinstance(network.encoder, SwinEncoder):
-        check("monai", network.encoder, network.network is not None and not network.classifier)
+        check("monai", network.encoder, network.unet is not None)
         return to_monai_swinunetr(network)
     unet = require_unet("monai", network)
     state = {}
@@ -205,9 +204,11 @@ def to_plain(network: TrainedNetwork) -> Exported:
     code = dedent(code).strip()
     if network.network is not None:
         files["plain_network.safetensors"] = weights_file(network.network.state_dict(), network.run)
-        build = f"build_network(encoder{network.number_of_classes})"
-        if network.classifier:
-            build = f"build_classifier(encoder, classes={network.classes})"
+        build = {
+            "dense": f"build_network(encoder{network.number_of_classes})",
+            "linear": f"build_linear(encoder, classes={network.classes})",
+            "pooled": f"build_classifier(encoder, classes={network.classes})",
+        }[network.run.network.head]
         code += f"""
 network = model.{build}.eval()
 network.load_state_dict(load_file("plain_network.safetensors"))

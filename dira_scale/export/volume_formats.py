@@ -21,9 +21,9 @@ RESENC_L = ([32, 64, 128, 256, 320, 320], [1, 3, 4, 6, 6, 6])  # features and bl
 
 def to_monai_swinunetr(network: TrainedNetwork) -> Exported:
     """``monai_swinunetr.safetensors``: MONAI's ``SwinUNETR``, for volumes [x, y, z] as it reads them."""
-    assert isinstance(network.encoder, SwinEncoder) and network.network is not None, "checked"
+    assert isinstance(network.encoder, SwinEncoder) and network.unet is not None, "checked"
     channels = network.encoder.channels[0]
-    names = {"encoder": network.encoder, "decoder": network.network.decoder, "out": network.network.head}
+    names = {"encoder": network.encoder, "decoder": network.unet.decoder, "out": network.unet.head}
     state = {
         f"out.{name}" if part == "out" else name: tensor
         for part, module in names.items()
@@ -54,10 +54,8 @@ def to_nnunet(network: TrainedNetwork) -> Exported:
     if not isinstance(encoder, ResEncEncoder):
         raise UserError(f"formats: nnunet takes model=resenc_l; this run has {encoder.name}: use plain")
     state = _repeated(encoder.state_dict(), "encoder.", "decoder.encoder.")
-    decoded = network.network is not None and network.classifier is None
-    if decoded:
-        assert network.network is not None
-        state |= _repeated(network.network.decoder.state_dict(), "decoder.")
+    if network.unet:
+        state |= _repeated(network.unet.decoder.state_dict(), "decoder.")
     plan, file = adaptation_plan(network, encoder), io.BytesIO()
     torch.save({"network_weights": state, "nnssl_adaptation_plan": plan, "trainer_name": "dira_scale"}, file)
     text = json.dumps(plan, indent=4).encode()
@@ -67,7 +65,7 @@ def to_nnunet(network: TrainedNetwork) -> Exported:
     """
     use = f"`nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -pretrained_weights {NNUNET_FILE}`, for plans with "
     use += f"features_per_stage {encoder.features} and kernels of 3 x 3 x 3 everywhere"
-    if not decoded:
+    if not network.unet:
         use = "not for nnU-Net's `-pretrained_weights`, which asks for a decoder, and none was trained"
     use = f"Pickled. {use}; by `{NNSSL_FILE}` for `nnUNetv2_preprocess_like_nnssl -pc {NNUNET_FILE}`, which takes the "
     use += "encoder. Both begin with new segmentation layers, and normalise images in their own way."

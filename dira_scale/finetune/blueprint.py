@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
 from dira_scale.config.keys import typed
 from dira_scale.data.distort import build
@@ -32,6 +32,7 @@ from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models import norm
+from dira_scale.models.network import Network
 from dira_scale.models.start import RANDOM, Start, start_weights
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import FILE, Description, read_description
@@ -85,12 +86,9 @@ class FinetuneBlueprint(Blueprint):
         return ViewShapes(self.views, labels=len(self.supervision.outputs) if pooled else None, mask=not pooled)
 
     def networks(self) -> Networks:
-        return (norm.convert(self._network()),)
-
-    def _network(self) -> nn.Module:
-        """The network without weights of ``init``."""
         model = self.config.model
-        return self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
+        network = self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
+        return (norm.convert(network),)
 
     @property
     def nodes(self) -> dict[str, Any]:
@@ -104,7 +102,9 @@ class FinetuneBlueprint(Blueprint):
         check_crops(self.config, self.views, self.supervision)
 
     def step(self, world: World, networks: Networks, distort: MakeDistort = build) -> Finetuning:
-        return Finetuning(self.config, world, networks[0], self.supervision, self.views, distort)
+        (network,) = networks
+        assert isinstance(network, Network), "made above"
+        return Finetuning(self.config, world, network, self.supervision, self.views, distort)
 
     def remarks(self, networks: Networks) -> list[str]:
         return norm.spanning_lines(networks[0], groups_of(self.config))
@@ -158,7 +158,7 @@ class FinetuneBlueprint(Blueprint):
         return [*task.distort.buffers()]
 
 
-def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -> tuple[nn.Module, Start | None]:
+def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -> tuple[Network, Start | None]:
     """Return the network with the weights of ``init``, BatchNorm converted, and what was loaded; None: nothing.
 
     Raises UserError naming key and file.
@@ -172,7 +172,8 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
         if differing := _differing(config):
             raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error
         raise
-    return norm.convert(network), start
+    norm.convert(network)
+    return network, start
 
 
 def _differing(config: Finetune) -> list[str]:

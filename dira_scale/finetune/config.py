@@ -25,6 +25,7 @@ IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 # Running statistics move by a tenth a step: before some 50 they are in part their start's, and of weights that still
 # changed fast (docs/how-to/finetune.md has what that costs).
 SETTLED, PASSES = 50, 10
+FROZEN = {"encoder": ("encoder",), "network": ("encoder", "decoder")}  # parts of a network
 
 
 @dataclass
@@ -93,6 +94,7 @@ class Protocol(Schema):
 @dataclass
 class Finetune(StagedTraining):
     init: str = path_field()
+    frozen: str | None = one_of(*FROZEN, default=None)
     task: TaskConfig = field(default_factory=TaskConfig)
     optim: FinetuneOptim = field(default_factory=FinetuneOptim)
     data: FinetuneData = field(default_factory=FinetuneData)
@@ -114,6 +116,11 @@ class Finetune(StagedTraining):
             raise UserError(
                 f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
                 "use 1, and a smaller data.batch, or more processes"
+            )
+        if self.frozen and self.optim.layer_decay != 1:
+            raise UserError(
+                f"optim.layer_decay={self.optim.layer_decay:g} is of the encoder's rates, and frozen={self.frozen} "
+                "learns nothing of it: leave one of them out"
             )
         if self.optim.choose and self.data.val_split is None:
             raise UserError("optim.choose: rates are compared on the validation split, and data.val_split=null")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dira_scale.data.batch import UNITS
+from dira_scale.finetune.config import FROZEN
 from dira_scale.models.architecture import architecture
 from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
@@ -22,7 +23,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     best = validate["best"] or task.best.metric
     network = NetworkDescription(
         dict(config["model"]), model.name, model.dimensions, config["channels"] or model.channels, start,
-        head="pooled" if task.pooled else "dense",
+        head=task.head,
     )  # fmt: skip
     return Description(
         command=FINETUNE,
@@ -33,7 +34,7 @@ def describe(config: Mapping[str, Any]) -> Description:
             model.dimensions * (size,) if isinstance(size, int) else tuple(size), config["normalise"], data["range"]
         ),
         data=data_of(config),
-        stages=stages_of(config, lambda terms: not task.pooled),
+        stages=stages_of(config, lambda terms: task.head == "dense"),
         terms=task.loss_terms,
         metrics={"loss": Metric("Total loss", "min"), **task.metrics},
         best=best,
@@ -87,6 +88,7 @@ def _training(config: Mapping[str, Any], best: str) -> tuple[str, ...]:
     return (
         *_protocol(config["protocol"]),
         f"initial weights: `{config['init']}`",
+        *([f"frozen: {' and '.join(FROZEN[config['frozen']])}"] if config.get("frozen") else []),
         f"stages of the run: {shown}; split `{data['split']}`{share}",
         *chosen_rate(config["optim"], data["val_split"], best),
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "

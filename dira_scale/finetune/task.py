@@ -25,7 +25,7 @@ from dira_scale.finetune.description import TENSORS, chosen_rate, describe
 from dira_scale.finetune.held_out import judged_batches, warn_of_test
 from dira_scale.finetune.step import Finetuning
 from dira_scale.models import norm
-from dira_scale.models.network import moved
+from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
 from dira_scale.models.start import RANDOM, Start
 from dira_scale.runs import checkpoint
@@ -48,8 +48,12 @@ def write_results(
     stage: StagePlan,
     run: RunFolder | None,
     leak: Leak | None,
+    passes: int,
 ) -> None:
-    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective."""
+    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective.
+
+    ``passes``: over how many batches BatchNorm's statistics were averaged.
+    """
     if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
         return
     network, step = raise_on_all(lambda: best_network(config, supervision, stage.name))
@@ -78,7 +82,6 @@ def write_results(
         return
     chosen = choose(supervision, cases.get("val"), config.evaluate.temperature)
     seen = {"crops": config.evaluate.crops} if supervision.pooled else {"window": window, "without_mask": without_mask}
-    passes = config.validate.passes(stage.steps)
     estimated = {"norm_passes": passes} if passes else {}
     content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen | estimated
     write_json(run.folder / FILE, content | ({} if leak is None else {"leak": asdict(leak)}), run.lease.check)
@@ -140,7 +143,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         self,
         config: Finetune,
         world: World,
-        network: nn.Module,
+        network: Network,
         supervision: Supervision,
         stages: Sequence[StagePlan],
         data: Inputs,
@@ -150,6 +153,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         super().__init__(config, world, network, supervision, data.views)
         self.start, self.leak = start, leak
         self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
+        self.normalises = norm.takes_statistics(network)
         self.unit = UNITS[data.views.dimensions]
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
@@ -178,12 +182,13 @@ class FinetuneTask(Finetuning, DatasetTask):
             *(self.leak.lines if self.leak else []),
             f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
             f"{stages}",
+            *self._frozen_lines(),
             *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),
             *norm.spanning_lines(module, groups_of(self.config)),
             *few_steps(self.config, self.stages, nearly=1.0),
             *chosen_rate(asdict(self.config.optim), self.config.data.val_split, self.best),
-            *self._norm_lines(module),
+            *self._norm_lines(),
         ]
 
     @torch.no_grad()
@@ -192,8 +197,7 @@ class FinetuneTask(Finetuning, DatasetTask):
 
         By forward passes in training mode: torch's momentum=None. Collective.
         """
-        passes = self.config.validate.passes(stage.steps)
-        if not passes or norm.first_layer(module) is None:
+        if not (passes := self.norm_passes(stage)):
             return
         with closing(self.data.loader(stage).iterate(0, passes)) as batches:
             for stored in batches:
@@ -203,9 +207,26 @@ class FinetuneTask(Finetuning, DatasetTask):
                     module(normalised(self.distort(batch.views[0], batch.distortions[0]), self.input))
         norm.commit_statistics(module, momentum=1.0)
 
-    def _norm_lines(self, module: nn.Module) -> list[str]:
-        passes = self.config.validate.passes(self.stages[0].steps)
-        if not passes or norm.first_layer(module) is None:
+    def norm_passes(self, stage: StagePlan) -> int:
+        """Return over how many batches BatchNorm's statistics are averaged; 0 where none of it learns."""
+        return self.config.validate.passes(stage.steps) if self.normalises else 0
+
+    def _frozen_lines(self) -> list[str]:
+        """Say what keeps its weights, whether these are random ones, and how many parameters are left to learn."""
+        parts = [part for part in self.module.frozen if [*getattr(self.module, part).parameters()]]
+        if not parts:
+            return []
+        loaded = self.start.loaded if self.start else ()
+        random = [part for part in parts if not any(phrase.startswith(part) for phrase in loaded)]
+        which = "" if random == parts else f" the {' and '.join(random)}"
+        weights = f",{which} of random weights" if random else ""
+        learned, all = (
+            sum(p.numel() for p in self.module.parameters() if p.requires_grad or every) for every in (False, True)
+        )
+        return [f"frozen: {' and '.join(parts)}{weights}; {learned:,} of {all:,} parameters are learned"]
+
+    def _norm_lines(self) -> list[str]:
+        if not (passes := self.norm_passes(self.stages[0])):
             return []
         return [f"BatchNorm: statistics over {passes} training batches before each validation (validate.norm_passes)"]
 
@@ -226,5 +247,6 @@ class FinetuneTask(Finetuning, DatasetTask):
         """Evaluate the stage's best checkpoint on the test split, once. Collective."""
         if self.config.data.test_split is None:
             return []
-        write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak)
+        passes = self.norm_passes(stage)
+        write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak, passes)
         return [] if run is None else [summary(run.folder, self.supervision.best.metric)]

@@ -36,7 +36,7 @@ class Rehearsal:
         images: of the rank's part of the batch.
         trained: parameters of the generator that the stage trains; their gradients are as large.
         idle: parameters that only other stages train.
-        momentum: parameters that no stage trains: momentum networks.
+        momentum: parameters that no stage trains: momentum networks, frozen parts.
         buffers: queue, running statistics.
         optimizer: states of the generator's optimizer.
         adversary: the discriminator with gradients and optimizer states.

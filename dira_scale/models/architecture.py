@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -93,6 +93,19 @@ class Architecture(Schema):
         from dira_scale.models.classifier import Classifier
 
         return Classifier(encoder, classes)
+
+    def build_linear(self, encoder: "Encoder", classes: int) -> "Network":
+        """``encoder`` with a linear classifier of every pixel's features, of random weights."""
+        from dira_scale.models.linear import LinearNetwork
+
+        return LinearNetwork(encoder, classes)
+
+    def build(self, head: str, encoder: "Encoder", classes: int) -> "Network":
+        """``encoder`` with what ``NetworkDescription.head`` is, of random weights."""
+        builds: dict[str, Callable[[Encoder, int], Network]] = {
+            "pooled": self.build_classifier, "dense": self.build_network, "linear": self.build_linear,
+        }  # fmt: skip
+        return builds[head](encoder, classes)
 
 
 @dataclass

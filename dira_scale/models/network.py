@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,22 @@ class Network(nn.Module):
     encoder: Encoder
     decoder: nn.Module
     head: nn.Module
+    frozen: tuple[str, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.decoder(self.encoder(x)))
         return logits
+
+    def freeze(self, *parts: str) -> None:
+        """Keep weights and BatchNorm's statistics of ``parts``, such as ``encoder``: they get no gradient, and stay in
+        evaluation mode, so without dropout."""
+        self.frozen = parts
+        for part in parts:
+            getattr(self, part).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for part in self.frozen:
+            getattr(self, part).eval()
+        return self

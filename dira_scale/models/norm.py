@@ -186,12 +186,17 @@ def first_layer(module: nn.Module) -> GroupedBatchNorm | None:
     return next((layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), None)
 
 
+def takes_statistics(module: nn.Module) -> bool:
+    """Whether a converted module, in training mode, normalises by batches' statistics: frozen parts do not."""
+    return any(isinstance(layer, GroupedBatchNorm) and layer.training for layer in module.modules())
+
+
 def spanning_lines(module: nn.Module, groups: Mapping[int, int]) -> list[str]:
     """Return a line on each global batch whose groups span processes: what that costs, and what avoids it.
 
     ``groups``: their number by batch.
     """
-    if first_layer(module) is None:
+    if not takes_statistics(module):
         return []
     return [_spanning_line(batch, count) for batch, count in groups.items() if 0 < count < world()]
 

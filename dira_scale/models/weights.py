@@ -34,9 +34,8 @@ def trained_network(run: Description, encoder: Encoder, tensors: Tensors) -> Net
     A head that restores an image does so on the scale of the input's, also where it was trained on another.
     """
     model, channels = architecture(run.network.architecture), run.output.channels
-    pooled = run.network.head == "pooled"
     with as_large_as(tensors.values(), FILE):
-        network = model.build_classifier(encoder, channels) if pooled else model.build_network(encoder, channels)
+        network = model.build(run.network.head, encoder, channels)
     _fill(network.decoder, run.tensors.decoder, tensors)
     _fill(network.head, run.tensors.head, tensors)
     for parameter in network.head.parameters():

@@ -95,23 +95,27 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
 def _stages(config: Any, plain: Rehearsals) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     unit = UNITS[config.model.dimensions].removesuffix("s")
-    for name in ("stage", "terms", "trained", "momentum", f"GFLOP/{unit}", f"activations/{unit}"):
+    for name in ("stage", "terms", "trained", "no gradient", f"GFLOP/{unit}", f"activations/{unit}"):
         table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
     for name, step in plain.stages.items():
         table.add_row(
             f"[bold]{name}[/]",
             ", ".join(config.stages[name].terms),
-            f"{step.trained / FLOAT / 1e6:.1f} M",
-            f"{step.momentum / FLOAT / 1e6:.1f} M" if step.momentum else "–",
+            _counted(step.trained // FLOAT),
+            _counted(step.momentum // FLOAT) if step.momentum else "–",
             f"{(step.forward + step.backward) / step.images / 1e9:.1f}",
             f"{step.activations / step.images / 1e6:.1f} MB",
         )
     return table
 
 
+def _counted(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 1e5 else f"{parameters:,}"
+
+
 def _strategies(config: Any, rows: Sequence[Estimate]) -> Table:
     table = Table(header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, box=None)
-    head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step"
+    head = "parallel,weights,no grad,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step"
     for name in (*head.split(","), f"{UNITS[config.model.dimensions]}/s", "hours", "price"):
         table.add_column(name, justify="left" if name == "parallel" else "right", no_wrap=True)
     for checkpointing in (False, True):

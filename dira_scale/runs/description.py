@@ -36,7 +36,8 @@ class NetworkDescription:
     channels: CHANNELS  # that its first layer takes; an image of one channel is repeated
     start: str | None = None  # the weights that it started from, a path; None: random ones
     licence: str | None = None  # of these weights, which apply to this run's, too; None: unknown, or random ones
-    head: Literal["dense", "pooled"] = "dense"  # an output at each pixel, or one for the whole image
+    # An output at each pixel, of a decoder's map or linear in the encoder's; or one for the whole image.
+    head: Literal["dense", "linear", "pooled"] = "dense"
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ class Description:
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def trains_head(self, last: str | None = None) -> bool:
-        """Whether there is one after the stages up to the ``last``: a classifier has it from the start."""
-        return self.network.head == "pooled" or self.trains_decoder(last)
+        """Whether there is one after the stages up to the ``last``: one without a decoder is there from the start."""
+        return self.network.head != "dense" or self.trains_decoder(last)
 
     def trains_decoder(self, last: str | None = None) -> bool:
         """Whether one of the stages up to the ``last`` does; of all by default."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
 
 FINETUNE = "finetune"  # the command whose runs have tasks
-PRETRAINED, RANDOM = "pretrained", "random"  # a decoder
+PRETRAINED, RANDOM, LINEAR = "pretrained", "random", "linear"  # a decoder
 BALANCED = "balanced"
 ELSEWHERE = "name another split, or another dataset"
 
@@ -145,7 +145,7 @@ class MaskTask(TaskConfig):
 
     loss: list[str] = one_of("dice", "ce")
     classes: dict[str, int] | None = None
-    decoder: str = one_of(PRETRAINED, RANDOM)
+    decoder: str = one_of(PRETRAINED, RANDOM, LINEAR)
 
     def __post_init__(self) -> None:
         """Raises UserError for two classes of one value, or one of the background's."""
@@ -172,7 +172,7 @@ class MaskTask(TaskConfig):
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.tasks.masks import Segmentation
 
-        return Segmentation(self.classes)
+        return Segmentation(self.classes, linear=self.decoder == LINEAR)
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.tasks.mask_values import check_evaluated

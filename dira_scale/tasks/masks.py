@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import PIL.Image
@@ -61,14 +61,20 @@ class Segmentation(Supervision):
     Attributes:
         classes: the value of each class in masks, 0 the background; a pixel of another value counts as unknown. None:
             one structure, wherever a mask is above 0.
+        linear: whether the network is linear in its encoder's maps, without a decoder.
     """
 
     classes: Mapping[str, int] | None
+    linear: bool = False
     learned, pooled = "masks", False
     loss_terms: ClassVar[Mapping[str, Term]] = {
         CE: Term("Cross-entropy", "cross-entropy of what is known"),
         DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
     }
+
+    @property
+    def head(self) -> Literal["dense", "linear"]:
+        return "linear" if self.linear else "dense"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -169,6 +175,8 @@ class DiceScore:
         self.task, self.rows = task, list[tuple[np.ndarray, ...]]()
 
     def add(self, batch: Batch, losses: Any, count: int) -> None:
+        if not count:  # of a process without a batch of its own; MONAI's Dice of no image is an error
+            return
         from monai.metrics import compute_dice  # lazy: takes seconds, and comes with an extra
 
         predicted, true = self.task.masks(self.task.predicted(losses.logits), losses.targets)

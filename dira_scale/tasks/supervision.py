@@ -6,7 +6,7 @@ A task is one file beside this one, with a class derived from :class:`Supervisio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -140,6 +140,11 @@ class Supervision(ABC):
     loss_terms: ClassVar[Mapping[str, Term]]
 
     @property
+    def head(self) -> Literal["dense", "linear", "pooled"]:
+        """What the network has over its encoder, as ``NetworkDescription.head``."""
+        return "pooled" if self.pooled else "dense"
+
+    @property
     @abstractmethod
     def outputs(self) -> tuple[str, ...]: ...
 
@@ -171,9 +176,8 @@ class Supervision(ABC):
         return {"outputs": list(self.outputs)}
 
     def network(self, model: Architecture, encoder: Encoder) -> Network:
-        """``encoder`` with the head, and a decoder where each pixel has an output, of random weights."""
-        build = model.build_classifier if self.pooled else model.build_network
-        return build(encoder, len(self.outputs))
+        """``encoder`` with the head, and the decoder that it needs, of random weights."""
+        return model.build(self.head, encoder, len(self.outputs))
 
     @abstractmethod
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:

@@ -49,7 +49,7 @@ def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> Trai
     run, built = described(node, head, size), architecture(node)
     torch.manual_seed(0)
     encoder = built.build_encoder(run.input.sides)
-    network = (built.build_network if head == "dense" else built.build_classifier)(encoder, len(NAMES))
+    network = built.build(head, encoder, len(NAMES))
     tensors = {
         f"network.{name}": t + 0.05 * torch.rand_like(t) if t.dim() else t for name, t in network.state_dict().items()
     }
@@ -64,6 +64,7 @@ def trained(node: dict[str, Any], head: str, size: int | list[int] = 64) -> Trai
         (model("test_resnet"), "dense", "smp", "unet.safetensors"),
         (STUB, "pooled", "plain", "plain_network.safetensors"),
         (STUB, "dense", "plain", "plain_network.safetensors"),
+        (STUB, "linear", "plain", "plain_network.safetensors"),
     ],
 )  # fmt: skip
 def test_the_cards_code_gives_every_class(

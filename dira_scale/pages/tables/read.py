@@ -175,7 +175,8 @@ def _place(keys: Mapping[str, Any], outputs: Sequence[str], phases: Collection[s
     start = re.sub(r" \(\d+ runs\)$", "", str(of_row.pop("init", "")))
     decoder = of_row.pop("task.decoder", None)
     others = [f"{key}={value}" for key, value in of_row.items() if not (start and key.partition(".")[0] in phases)]
-    row = ", ".join(filter(None, [start, "encoder only" if decoder == RANDOM else "", *others])) or "all runs"
+    part = {RANDOM: "encoder only", "linear": "linear in the encoder's maps"}.get(decoder or "", "")
+    row = ", ".join(filter(None, [start, part, *others])) or "all runs"
     column = ", ".join([f"{100 * fraction:g} %", *(f"{key}={value}" for key, value in of_column.items())])
     return row, column, fraction
 

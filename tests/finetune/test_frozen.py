@@ -1,0 +1,119 @@
+"""Frozen parts: nothing of them moves, and what a linear probe of pixels can learn over them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from finetune.conftest import TINY
+from harness import finish
+from models.test_classifier import model
+
+from dira_scale.api import export
+from dira_scale.config.compose import compose
+from dira_scale.distributed import processes
+from dira_scale.errors import UserError
+from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.finetune import main
+from dira_scale.finetune.blueprint import FinetuneBlueprint
+from dira_scale.forecast.network import fake_task
+from dira_scale.models.architecture import architecture
+from dira_scale.runs import checkpoint
+from dira_scale.tasks.masks import Segmentation
+from dira_scale.tasks.supervision import single
+
+WORDS = [*TINY, "task=masks", "task.classes={upper: 1, lower: 2}", "optim.optimizer.lr=3e-3"]
+LINEAR, ESTIMATED = "task.decoder=linear", "validate.norm_passes=2"
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize(
+    ("words", "learned", "said"),
+    [
+        (["frozen=encoder"], {"decoder", "head"}, "frozen: encoder, of random weights; "),
+        (["frozen=network"], {"head"}, "frozen: encoder and decoder, of random weights; "),
+        (["frozen=encoder", LINEAR], {"head"}, "frozen: encoder, of random weights; "),
+    ],
+)
+def test_a_frozen_part_keeps_weights_and_statistics_and_has_no_optimizer_state(
+    words: list[str], learned: set[str], said: str, discs: Path, tmp_path: Path
+) -> None:
+    """Four steps, before the last of which a validation re-estimates BatchNorm's statistics where some learn."""
+    run = tmp_path / "run"
+    words = [*WORDS, f"data.shards={discs}", f"run={run}", ESTIMATED, *words]
+    cfg = compose("finetune", words)
+    task = FinetuneBlueprint(cfg).task(processes.start(cfg.parallel, "fp32"))
+    before = {name: value.clone() for name, value in task.module.state_dict().items()}
+    assert main([*words, "steps=4"]) == 0
+    after, _ = checkpoint.load(checkpoint.latest(run))
+    moved = {name for name, value in before.items() if not torch.equal(after[f"network.{name}"], value)}
+    kept = {name for name in before if name.partition(".")[0] not in learned}
+    assert moved == before.keys() - kept and kept
+    assert {name.split(".")[2] for name in after if name.startswith("optim.network.")} == learned
+    log = (run / "log.txt").read_text()
+    count = sum(value.numel() for name, value in task.module.named_parameters() if name not in kept)
+    assert f"{said}{count:,} of " in log
+    assert ("BatchNorm" in log) == ("decoder" in learned)
+
+    fake = fake_task(FinetuneBlueprint(cfg))  # as a plan counts
+    assert sum(parameter.numel() for parameter in fake.ever_trained()) == count
+
+
+def test_a_linear_probe_learns_a_mask_that_is_linear_in_a_level_of_a_frozen_encoder() -> None:
+    torch.manual_seed(0)
+    built, task = architecture(model("test_resnet")), Segmentation(None, linear=True)
+    network = task.network(built, built.build_encoder(64)).train()
+    network.freeze("encoder")
+    images = torch.rand(8, 1, 64, 64)
+    level = F.interpolate(network.encoder(images)[2], size=(64, 64), mode="bilinear")
+    score = torch.einsum("c,bchw->bhw", torch.randn(level.shape[1]), level)
+    targets = (score > score.median()).long()
+    optimizer = torch.optim.LBFGS(network.head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.stack([*task.terms(network(images), targets, single).values()]).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    right = task.classified(task.predicted(network(images))) == targets
+    assert right.float().mean() > 0.98
+    assert all(parameter.grad is None for parameter in network.encoder.parameters())
+
+
+@pytest.mark.usefixtures("libraries")
+def test_a_linear_network_is_read_again_from_its_run_and_its_export(discs: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main([*WORDS, LINEAR, f"data.shards={discs}", f"run={run}"]) == 0
+    of_run, of_export = TrainedRun.of(run), TrainedRun.of(export(run))
+    assert of_run.hash == of_export.hash and (run / "results.json").exists()
+    image = torch.rand(1, 1, 32, 32)
+    assert torch.equal(of_run.predictor(torch.device("cpu"))(image), of_export.predictor(torch.device("cpu"))(image))
+    for format, why in {"smp": "needs a U-Net", "onnx": "has no decoder such as LinearNetwork's; use plain"}.items():
+        with pytest.raises(UserError, match=rf"^formats: {format} {why}"):
+            export(run, {"formats": format})
+
+
+def test_a_frozen_encoder_has_no_rates_to_lower() -> None:
+    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.5 is of the encoder's rates, and frozen=encoder"):
+        compose("finetune", ["data.shards=none", "frozen=encoder", "optim.layer_decay=0.5"])
+
+
+@pytest.mark.system
+def test_two_processes_equal_one(discs: Path, tmp_path: Path) -> None:
+    """Also where the validation split is one batch, so that the second has none of it."""
+    tensors: list[dict[str, Any]] = []
+    for ranks in (1, 2):
+        run = tmp_path / str(ranks)
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if ranks > 1 else []
+        command = [sys.executable, *launcher, "-m", "dira_scale.finetune", *WORDS, f"data.shards={discs}"]
+        finish([*command, f"run={run}", "frozen=network", "data.test_split=null", "validate.batch=16"])
+        assert "BatchNorm" not in (run / "log.txt").read_text()  # no messages of its layers
+        tensors.append(checkpoint.load(checkpoint.latest(run))[0])
+    for name, value in tensors[0].items():
+        if name.startswith("network."):
+            bound = 1e-4 if ".head." in name else 0.0
+            torch.testing.assert_close(tensors[1][name], value, rtol=bound, atol=bound, msg=f"{name}: ".__add__)
