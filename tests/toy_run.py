@@ -27,14 +27,16 @@ def write(
     patient: Callable[[int], int] = lambda i: i // 2,
     width: int = 40,
     bits: int = 16,
+    slope: int = 0,
 ) -> Path:
-    """Noise of 32 x ``width`` pixels, of 8 bits or 12 of 16, two images a patient: brighter where ``bright`` is 1."""
+    """Noise of 32 x ``width`` pixels, of 8 bits or 12 of 16, two images a patient: brighter where ``bright`` is 1, and
+    by up to ``slope`` to the right."""
     root.mkdir()
     rng = np.random.default_rng(0)
     rows, shard = [], b""
     for number, split in enumerate([split for split, count in COUNTS.items() for _ in range(count)]):
         bright, coin = int(rng.integers(2)), float(rng.integers(2))
-        image = rng.integers(0, 3000, (32, width)) + 600 * bright
+        image = rng.integers(0, 3000 - slope, (32, width)) + 600 * bright + np.linspace(0, slope, width).astype(int)
         payload = codecs.encode(image.astype(np.uint16) if bits == 16 else (image >> 4).astype(np.uint8), "png")
         labels = [float(bright), np.nan if number % 5 == 0 else coin, 0.0][: len(names)]
         rows.append(

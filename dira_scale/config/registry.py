@@ -22,6 +22,8 @@ _MODULES = {
     "dira_scale.methods.moco": ("MoCo",),
     "dira_scale.methods.models_genesis": ("ModelsGenesis",),
     "dira_scale.methods.pcrl": ("PCRL", "PCRLReleased"),
+    "dira_scale.methods.relative_position": ("RelativePosition",),
+    "dira_scale.methods.rotation": ("Rotation",),
     "dira_scale.methods.simsiam": ("SimSiam",),
     "dira_scale.methods.transvw": ("TransVW",),
     "dira_scale.models.architecture": ("TimmUNet",),
@@ -31,7 +33,7 @@ _MODULES = {
     ),
     "dira_scale.data.distort.corruptions": (
         "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint", "LocalShuffle", "OneOf",
-        "Outpaint",
+        "Outpaint", "PatchPair", "Turn",
     ),
     "dira_scale.tasks.config": ("LabelTask", "MaskTask", "RegressionTask"),
     "dira_scale.archive.sources.brats": ("Brats",),

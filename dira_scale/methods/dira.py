@@ -66,6 +66,10 @@ class DiRA(Method):
         ):
             if value not in choices:
                 raise UserError(f"method.{key}={value}: expected {' or '.join(choices)}{nearest(value, choices)}")
+        if not base.gradient_views:
+            raise UserError(
+                f"method.base: {type(base).__name__} encodes patches, and DiRA restores whole views: use another base"
+            )
         if RESTORED_VIEWS[restore] > base.gradient_views:
             raise UserError(
                 f"method.restore={restore}: {type(base).__name__} learns from one view only; "

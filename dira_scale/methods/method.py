@@ -58,6 +58,7 @@ class Method(nn.Module):
     remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
     momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
+    lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
     key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.labels import class_numbers
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
-from dira_scale.losses.float32 import at_least_float32
+from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import check_single
 from dira_scale.models.heads import WordHead
@@ -41,6 +39,7 @@ class TransVW(Method):
 
     labelled = True
     corrupted = True
+    lesson = "tell which visual word a deformed volume shows"
 
     def __init__(
         self, encoder: Encoder, views: ViewSpec, label: str, classes: int, classifier: str = "pytorch"
@@ -62,7 +61,5 @@ class TransVW(Method):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         assert batch.labels is not None, "checked before training"
         pyramid = self.encoder(distorted[0])
-        logits, words = at_least_float32(self.classifier(pyramid[-1])), class_numbers(batch.labels)
-        hits = (logits.detach().argmax(1) == words).float().mean()
-        monitors = {"accuracy": hits, "chance": torch.full_like(hits, 1 / self.classes)}
-        return Terms({"di": F.cross_entropy(logits, words)}, monitors=monitors, pyramids=(pyramid,))
+        loss, monitors = classified(self.classifier(pyramid[-1]), class_numbers(batch.labels))
+        return Terms({"di": loss}, monitors=monitors, pyramids=(pyramid,))

@@ -7,7 +7,7 @@ from typing import Any
 
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
-from dira_scale.methods import method_class
+from dira_scale.methods import Method, method_class
 from dira_scale.models.architecture import architecture
 from dira_scale.pretrain.objective import restores
 from dira_scale.runs.description import (
@@ -39,7 +39,6 @@ METRICS = {
     "loss": Metric("Total loss (weighted sum of the stage's terms)", "min"),
     "top1": Metric("Finding an image's other view (top-1)", "max", "di"),
 }
-WORDS = Term("Discrimination", "discrimination: the encoder learns to tell which visual word a deformed volume shows")
 
 
 def describe(config: Mapping[str, Any]) -> Description:
@@ -64,7 +63,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         data=data_of(config),
         stages=stages,
         terms=_terms(method, stages),
-        metrics=METRICS | ({"accuracy": _accuracy(learned)} if (learned := _labelled(method)) else {}),
+        metrics=METRICS | ({"accuracy": _accuracy(method)} if _base(method).lesson else {}),
         best="loss",
         output=Output(
             "sigmoid" if method.get("bounded", kind.bounded) else None, method.get("target_scale", 1.0), kind.remark
@@ -115,7 +114,9 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
 def _terms(method: Mapping[str, Any], stages: Iterable[StageDescription]) -> dict[str, Term]:
     """Ours with the base's name and the restoration's distance; then those of a method of the user's own."""
     base = method.get("base", method).get("_target_", "").rpartition(".")[2]
-    terms = TERMS | ({"di": WORDS} if _labelled(method) else {})
+    terms = dict(TERMS)
+    if lesson := _base(method).lesson:
+        terms["di"] = Term("Discrimination", f"discrimination: the encoder learns to {lesson}")
     for name, more in (("di", base), ("re", method.get("restoration", "").upper())):
         if more:
             terms[name] = replace(terms[name], title=f"{terms[name].title} ({more})")
@@ -123,14 +124,20 @@ def _terms(method: Mapping[str, Any], stages: Iterable[StageDescription]) -> dic
     return terms | {term: Term(f"loss/{term}", "a term of the run's own method") for term in used if term not in TERMS}
 
 
+def _base(method: Mapping[str, Any]) -> type[Method]:
+    """The class of the method, or of its base."""
+    return method_class(method.get("base", method))
+
+
 def _labelled(method: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The node of the method, or of its base, that learns a label; None if it learns without."""
-    inner: Mapping[str, Any] = method.get("base", method)
-    return inner if method_class(inner).labelled else None
+    return method.get("base", method) if _base(method).labelled else None
 
 
-def _accuracy(learned: Mapping[str, Any]) -> Metric:
-    return Metric(f"Accuracy of words (chance 1/{learned['classes']})", "max", "di")
+def _accuracy(method: Mapping[str, Any]) -> Metric:
+    learned = _labelled(method)
+    title = f"of words (chance 1/{learned['classes']})" if learned else "of the pretext task"
+    return Metric(f"Accuracy {title}", "max", "di")
 
 
 def _trained(method: Mapping[str, Any]) -> str:

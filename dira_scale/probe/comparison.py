@@ -26,6 +26,7 @@ from dira_scale.evaluation.probe_figures import (
 from dira_scale.machine.console import Console
 from dira_scale.probe import probing as probes
 from dira_scale.probe.config import PROBES, USUAL, refuse_other_figures
+from dira_scale.probe.pretext import pretext_task
 from dira_scale.probe.probing import PARTS, Parts, ProbeTask
 from dira_scale.probe.sources import Computed, Labelled, Stored
 from dira_scale.runs.environment import environment
@@ -91,7 +92,11 @@ def compare(cfg: DictConfig) -> Comparison:
     dataset: Labelled = source.dataset
     rows = _rows(dataset, cfg.data)
     leak = _leak(source, cfg, config["run"])
-    tasks, left_out = _tasks(dataset, rows, cfg.labels)
+    left_out: dict[str, str] = {}
+    if isinstance(source, Computed) and source.pretext:
+        tasks = [pretext_task(cfg.pretext, source.pretext, _patients(dataset, rows))]
+    else:
+        tasks, left_out = _tasks(dataset, rows, cfg.labels)
     patients = tasks[0].patients
     draws = nested_draws(patients["train"], fractions, cfg.draws, cfg.seed)
     compared = source.features(rows)
@@ -191,8 +196,7 @@ def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask]
     if not kept or lost:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"{dataset.root}: a label needs two different known values in every part ({reasons})")
-    patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-    tasks = []
+    patients, tasks = _patients(dataset, rows), []
     for metric, of_metric in ((AUC, [i for i in kept if not number[i]]), (R2, [i for i in kept if number[i]])):
         classes: dict[str, list[int]] = {}
         for column, i in enumerate(of_metric):
@@ -202,6 +206,10 @@ def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask]
         if of_metric:
             tasks.append(ProbeTask(tuple(chosen[i] for i in of_metric), labelled, patients, classes, metric))
     return tasks, left_out
+
+
+def _patients(dataset: Labelled, rows: Parts) -> Parts:
+    return {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
 
 
 def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictConfig) -> list[str]:
@@ -223,6 +231,8 @@ def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictCon
             "the share of test images whose class gets the highest score, without images of classes left out; it "
             "needs two classes. An order of the classes is not used."
         )
+    if cfg.pretext:
+        notes.append(f"{cfg.pretext}: each image is seen in every class, and counts as often in the brackets.")
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
     for metric, fits in ((AUC, "fits"), (R2, "fits of numbers")):

@@ -13,6 +13,7 @@ from dira_scale.evaluation.config import PIXELS
 
 PROBES = ("linear", "knn", "sgd")
 USUAL = PROBES[:2]  # of encoders; of embeddings, all
+PRETEXTS = ("rotation", "position")
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Probe(Schema):
     stage: str | None = None
     layer: Any = MISSING
     labels: list[str] | None = None
+    pretext: str | None = one_of(*PRETEXTS, default=None)
     fractions: list[float] = above(0, at_most=1)
     draws: int = at_least(1)
     random_encoders: int = at_least(1)
@@ -53,10 +55,13 @@ class Probe(Schema):
     model: ProbeModel = field(default_factory=ProbeModel)
 
     def __post_init__(self) -> None:
-        """Raises UserError without a dataset."""
+        """Raises UserError without a dataset, and for a pretext beside what has no images or other labels."""
         super().__post_init__()
         if self.embeddings is None and self.data.shards is None:
             raise UserError("data.shards must be given: data.shards=…, or embeddings=…; --help describes them")
+        for key in ("embeddings", "labels"):
+            if self.pretext and getattr(self, key) is not None:
+                raise UserError(f"pretext={self.pretext}: images are changed and classified by that; leave {key} out")
 
 
 def refuse_other_figures(out: Path, cfg: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_figures import Features
 from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
+from dira_scale.probe.pretext import PRETEXTS, Changed, Pretext
 from dira_scale.probe.probing import PARTS, Parts
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import check_stage
@@ -38,7 +40,7 @@ class Computed:
     """The features of the encoders of ``run`` and ``init``, of random ones, and of raw pixels.
 
     Attributes:
-        encoder: what notes call them. ``size``: of the images.
+        encoder: what notes call them. ``size``: of the images. ``pretext``: how they are changed, if they are.
     """
 
     def __init__(self, cfg: DictConfig, config: dict[str, Any]) -> None:
@@ -48,13 +50,16 @@ class Computed:
         self.encoder = self.model.name
         self.dataset = ShardedDataset.open(cfg.data.shards)
         self.dataset.require(self.model.dimensions, f"probing {self.encoder}")
+        sides = self.model.dimensions * (self.size,) if isinstance(self.size, int) else self.size
+        self.pretext: Pretext | None = PRETEXTS[cfg.pretext](sides) if cfg.pretext else None
 
     def features(self, rows: Parts) -> Rows:
         """Raises UserError for an encoder that does not match its weights, or a level that it does not have."""
         cfg, model, size = self.cfg, self.model, self.size
         window = self.runs[0].description.input.window if self.runs else None
         shown = size, cfg.data.workers, window, compute_device()
-        images = {part: Images(self.dataset, rows[part], *shown) for part in PARTS}
+        made = partial(Changed, self.pretext) if self.pretext else Images
+        images = {part: made(self.dataset, rows[part], *shown) for part in PARTS}
         groups = trained_groups(self.runs, cfg.stage, size)
         groups += [weights_group(cfg.init, model, size)] if cfg.init else []
         groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))
@@ -62,6 +67,12 @@ class Computed:
         layers = levels(self.config["layer"], groups[0].encoders[0])
         encoders = [encoder for group in groups for encoder in group.encoders]
         extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch) for part in PARTS}
+        if self.pretext:
+            examples = self.pretext.examples
+            extracted = {
+                part: (examples(pixels), [[*map(examples, levels)] for levels in encoded])
+                for part, (pixels, encoded) in extracted.items()
+            }
         return _by_row(groups, list(layers), extracted, model.dimensions)
 
 

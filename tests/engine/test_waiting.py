@@ -55,6 +55,8 @@ EXPERIMENTS = {
     "dira_transvw": ["pretrain", "experiment=dira_transvw", *VOLUMES, *LAST],
     "mae3d": ["pretrain", *MAE],
     "sparse mae3d": ["pretrain", *MAE, "method.masking=sparse"],
+    "rotation": ["pretrain", "experiment=rotation", *SMALL, *IMAGES],
+    "relative position": ["pretrain", "experiment=small_relative_position3d", *VOLUMES, "data.size=[32,64,64]"],
     "labels": ["finetune", *LABELS, *TUNE, "normalise=imagenet", BALANCED],
     "classes": ["finetune", *LABELS, *TUNE, "task.exclusive=true", BALANCED],
     "masks": ["finetune", "task=masks", "views=tune_masks", *TUNE],

@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -191,6 +192,35 @@ def volumes_of(step, count=16, part=own_part):
     )
 
 
+def pretexts():
+    """Steps of methods that classify what is drawn of a sample, on whatever process it is."""
+    from dira_scale.data.distort.corruptions import PatchPair, Turn
+    from dira_scale.data.views import ViewSpec, draw
+
+    position = {"_target_": "RelativePosition", "hidden": 8}
+    cases = {
+        "rotation": ({"_target_": "Rotation"}, {}),
+        "rotation, drawn": ({"_target_": "Rotation"}, {"turn": Turn()}),
+        "position": (position, {"patches": PatchPair(8, 3, 2)}),
+    }
+
+    def images(views, step, count=16, part=own_part):
+        generator = torch.Generator().manual_seed(step)
+        x = part(torch.rand(count, 1, 32, 32, generator=generator, dtype=torch.float64))
+        index = part(torch.arange(count)).numpy()
+        drawn = draw(views, 0, step, index, 0 * index, 0, 0 * index + 32, 0 * index + 32)[1]
+        return (x,), (x,), SimpleNamespace(step=step, distortions=[drawn])
+
+    results = {}
+    for name, (node, corruptions) in cases.items():
+        views = ViewSpec(size=32, count=1, corruptions=corruptions)
+        held_out = partial(images, views, 9, part=lambda x: x)
+        results[name] = two_steps(
+            built(node, 4, views), None, partial(images, views), lambda number, of=held_out: of(3 - number)
+        )
+    return results
+
+
 def micro_batches():
     """PCRL's gradients, queue and statistics after a step of 1 or 2 micro-batches.
 
@@ -340,10 +370,10 @@ def check_micro_batches(single, parts):
             torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=f"{name}: ".__add__)
 
 
-def check_methods(single, parts):
+def check_methods(single, parts, term="re", weight="head.weight"):
     """Losses, monitors, gradients, momentum networks, queues and running statistics, of every method."""
     for method, expected in single.items():
-        assert {"1/re", "eval/1/re", "1/gradient/head.weight"} <= set(expected)
+        assert {f"1/{term}", f"eval/1/{term}", f"1/gradient/{weight}"} <= set(expected)
         for part in parts:
             assert {name for name in expected if not name.startswith("eval")} <= set(part[method]) < set(expected)
             for name, value in part[method].items():
@@ -354,7 +384,7 @@ def check_methods(single, parts):
 @pytest.mark.parametrize(
     ("ranks", "workers"),
     [
-        (2, ("batch_norms", "exchanges", "micro_batches", "pcrl")),
+        (2, ("batch_norms", "exchanges", "micro_batches", "pcrl", "pretexts")),
         (4, ("batch_norms", "exchanges")),
         pytest.param(2, ("volumes", "dira"), marks=pytest.mark.system),
         pytest.param(4, ("dira", "pcrl"), marks=pytest.mark.system),
@@ -373,6 +403,7 @@ WORK = {
     "micro_batches": (micro_batches, check_micro_batches),
     "dira": (dira, check_methods),
     "pcrl": (pcrl, check_methods),
+    "pretexts": (pretexts, partial(check_methods, term="di", weight="classifier.layers.0.weight")),
     "volumes": (volumes, check_methods),
 }
 

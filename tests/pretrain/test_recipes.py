@@ -164,6 +164,7 @@ def test_a_preset_is_of_the_methods_that_have_it() -> None:
 
 # Of the authors' code: optimizer, schedule, the batch, the size of a crop, epochs; the method's settings and the mask.
 # An epoch of Models Genesis has 32 cubes of a scan, of TransVW 59, ours one crop.
+ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
 SGD, NO_MASK = "torch.optim.SGD", (None, None)
 RESTORERS: dict[str, tuple[Any, ...]] = {
     "models_genesis": (
@@ -197,6 +198,40 @@ def test_restorers_have_their_authors_figures(experiment: str) -> None:
     assert (corruption.get("block"), corruption.get("share")) == mask
 
 
+# Gidaris et al., ICLR 2018, sec. 3.2, and their code; OpenMMLab's Doersch et al.; Taleb et al.'s code: optimizer,
+# schedule, batch, size, epochs; what is drawn for the method.
+PRETEXTS: dict[str, tuple[Any, ...]] = {
+    "rotation": (
+        {"_target_": SGD, "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}, ("step", 10, 0.1, 0),
+        192, 224, 30, {},
+    ),
+    "rotation3d": (
+        ADAM | {"lr": 1e-4}, ("constant", 50, 0.5, 0), 4, [128] * 3, 1000, {"turn": {}},
+    ),
+    "relative_position": (
+        {"_target_": SGD, "lr": 0.2, "momentum": 0.9, "weight_decay": 1e-4}, ("step", 30, 0.1, 5), 512, 416, 70,
+        {"patches": {"side": 96, "gap": 48, "jitter": 2 * 7}},
+    ),
+    "relative_position3d": (
+        ADAM | {"lr": 1e-4}, ("constant", 50, 0.5, 0), 32, [128] * 3, 1000,
+        {"patches": {"side": 128 // 3 - 3, "gap": 3, "jitter": 3}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", PRETEXTS)
+def test_pretexts_have_their_authors_figures(experiment: str) -> None:
+    config = composed(f"experiment={experiment}")
+    optimizer, schedule, batch, size, epochs, drawn = PRETEXTS[experiment]
+    optim, corruptions = config.optim, config.views.get("corruptions", {})
+    assert optim.optimizer == optimizer
+    assert (optim.schedule, optim.step_epochs, optim.factor, optim.warmup_epochs) == schedule
+    assert (config.data.batch, config.data.size, config.model.bn_groups) == (batch, size, 1)
+    trained = {name: (stage.terms, stage.epochs) for name, stage in config.stages.items() if stage.epochs}
+    assert trained == {"di": (["di"], epochs)}
+    assert {name: {k: v for k, v in part.items() if k != "_target_"} for name, part in corruptions.items()} == drawn
+
+
 def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
     config = composed("experiment=dira_moco3d")
     assert (config.data.size, config.data.batch, config.method["base"]["queue"]) == (CUBE, 32, 16384)
@@ -207,7 +242,6 @@ def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
     assert (config.views["iou"], config.views["same_size"]) == (0.2, True)
 
 
-ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
 ONE_OF = {"shuffle": 0.25, "bezier": 0.25, "inpaint": 0.25, "outpaint": 0.25}
 WHOLE = {"count": 1, "extents": [], "flip": 0.0}  # cubes; no mirroring
 

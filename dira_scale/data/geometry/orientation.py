@@ -1,7 +1,8 @@
-"""Mirrorings and quarter turns of square images and volumes: the transformations T that PCRL's targets go through.
-
-Zhou et al., ICCV 2021, sec. 3.2. They are exact: no pixel is interpolated.
+"""Mirrorings and quarter turns of square images and volumes: the transformations T that PCRL's targets go through (Zhou
+et al., ICCV 2021, sec. 3.2), and the turns that rotation prediction tells apart. No pixel is interpolated.
 """
+
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -36,3 +37,20 @@ def indicator(orientation: Tensor) -> Tensor:
         mirrorings, quarters = mirrorings.flip(1), (4 - quarters) % 4
     turns = quarters == torch.arange(4, device=orientation.device)
     return torch.cat([mirrorings, turns], dim=1).float()
+
+
+def quarter_turns(dimensions: int) -> tuple[tuple[int, tuple[int, int]], ...]:
+    """Return the quarters and the plane of each turn: none, then 1, 2 and 3 quarters in the plane of each two axes.
+
+    Of images 4 (Gidaris et al., ICLR 2018), of volumes 10 (Taleb et al., NeurIPS 2020). Axes are counted from the last.
+    """
+    planes = [*combinations(range(-dimensions, 0), 2)]
+    return (0, planes[-1]), *((quarters, plane) for plane in planes[::-1] for quarters in (1, 2, 3))
+
+
+def turned(x: Tensor, turn: Tensor) -> Tensor:
+    """``x`` [b, C, *size] with equal sides, each sample turned by that number ``turn`` [b] of ``quarter_turns``."""
+    number, result = per_sample(turn, x), x
+    for each, (quarters, plane) in enumerate(quarter_turns(x.dim() - 2)):
+        result = torch.where(number == each, x.rot90(quarters, plane), result) if quarters else result
+    return result

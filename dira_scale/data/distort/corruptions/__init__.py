@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dira_scale.data.distort.corruptions.choices import PatchPair, Turn
 from dira_scale.data.distort.corruptions.deformation import Affine, Elastic
 from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, GaussianNoise
 from dira_scale.data.distort.corruptions.local_shuffle import LocalShuffle
@@ -24,6 +25,8 @@ __all__ = [
     "LocalShuffle",
     "OneOf",
     "Outpaint",
+    "PatchPair",
+    "Turn",
     "corrupted",
 ]
 

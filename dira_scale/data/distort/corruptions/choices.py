@@ -1,0 +1,92 @@
+"""What is drawn of a view for its method, which acts on it itself: how the view is turned, where its patches are.
+
+The view stays as it is, so monitors of views without corruptions show the same choice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from dira_scale.data import random
+from dira_scale.data.distort.corruptions.draws import Params
+from dira_scale.data.geometry.orientation import quarter_turns
+from dira_scale.errors import UserError
+
+GRID = 3  # patches on each axis: the middle one and its neighbours
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One of the turns of ``orientation.quarter_turns``: of images 4, of volumes 10 (``methods.rotation``).
+
+    Parameters: ``turn`` int64 [b], its number.
+    """
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``."""
+        return 1
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        return {"turn": random.integers(u[:, 0], 0, len(quarter_turns(len(size))) - 1)}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Return the view as it is."""
+        return x
+
+
+@dataclass(frozen=True)
+class PatchPair:
+    """The middle patch of a grid of 3 on each axis and one of its neighbours (``methods.relative_position``).
+
+    ``side``: pixels or voxels of a patch's side; or its sides, an entry for each axis. ``gap``: between patches.
+    ``jitter``: each patch starts up to so many later on each axis. The grid is in the middle of the view.
+
+    Parameters: ``neighbour`` int64 [b], from 0 to 7 or 25, row by row without the middle; ``corners`` int64 [b, 2, n],
+    where the middle patch and the neighbour start.
+    """
+
+    side: int | tuple[int, ...] = 64
+    gap: int = 0
+    jitter: int = 0
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``. Raises UserError for patches that do not fit into a view of ``size``, or may overlap."""
+        sides = self.sides(len(size))
+        if len(sides) != len(size) or min(sides) < 1 or not 0 <= self.jitter <= self.gap:
+            raise UserError(
+                f"side={self.side}, gap={self.gap}, jitter={self.jitter}: expected a side of at least 1 for each of "
+                f"{len(size)} axes, and a jitter from 0 to the gap, so that patches do not overlap"
+            )
+        if any(self._extent(side) > n for side, n in zip(sides, size, strict=True)):
+            given, needed = (" x ".join(map(str, each)) for each in (size, map(self._extent, sides)))
+            raise UserError(
+                f"side={self.side}, gap={self.gap}, jitter={self.jitter}: {GRID} patches on each axis take {needed}, "
+                f"and a view has {given}: use a larger data.size or a smaller side"
+            )
+        return 1 + 2 * len(size)
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        n, sides = len(size), np.array(self.sides(len(size)))
+        middle = GRID**n // 2
+        neighbour = random.integers(u[:, 0], 0, GRID**n - 2)
+        cells = np.stack((np.full_like(neighbour, middle), neighbour + (neighbour >= middle)), 1)
+        rows = np.stack(np.unravel_index(cells, (GRID,) * n), -1)
+        first = (np.array(size) - [self._extent(side) for side in sides]) // 2
+        later = random.integers(u[:, 1:].reshape(-1, 2, n), 0, self.jitter)
+        return {"neighbour": neighbour, "corners": first + rows * (sides + self.gap) + later}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """Return the view as it is."""
+        return x
+
+    def sides(self, dimensions: int) -> tuple[int, ...]:
+        """Return a patch's side on each axis."""
+        return (self.side,) * dimensions if isinstance(self.side, int) else tuple(self.side)
+
+    def _extent(self, side: int) -> int:
+        """The whole grid's on an axis, in pixels or voxels."""
+        return GRID * side + (GRID - 1) * self.gap + self.jitter

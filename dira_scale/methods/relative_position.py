@@ -1,0 +1,82 @@
+"""Relative position (Doersch et al., ICCV 2015, sec. 3; volumes: Taleb et al., NeurIPS 2020): where is a patch?"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions import PatchPair
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.losses.classification import classified
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import check_single
+from dira_scale.models.heads import MLP, global_average
+from dira_scale.models.network import Encoder
+
+PATCHES = "patches"  # the corruption that draws a view's two patches
+
+
+class RelativePosition(Method):
+    """Two patches of a view, the middle x_1 of a grid of 3 on each axis and x_2, one of its K neighbours y, go through
+    one encoder f, and a classifier of both must tell which neighbour it is: L_di = -log p(y | f(x_1), f(x_2)), the mean
+    over the batch.
+
+    Of images K = 8, of volumes K = 26. Gaps and jitter between patches (``views.corruptions.patches``) hide edges that
+    go on from one into the other. f is the encoder's global average; the two are concatenated, and two hidden layers
+    follow.
+
+    Where the sources leave a choice: Doersch et al. learn a layer (fc6) of each patch before these two (fc7, fc8), and
+    residual networks have none; Taleb et al. flatten maps instead of averaging them. In both, as here, f is shared and
+    the patches meet after it.
+
+    Different from the sources: a batch has one pair of each view, Doersch et al. take all pairs of four grids. Patches
+    keep their intensities and resolution, as the encoder will see images afterwards; Doersch et al. drop colours, which
+    radiographs do not have, subtract the mean, and enlarge some patches of as few as 100 pixels.
+
+    Monitors: ``accuracy``, and ``chance``, which is 1 / K.
+
+    Args:
+        hidden: width of the classifier's hidden layers.
+
+    Raises ``UserError`` unless there is one view, whose corruption ``patches`` draws two patches.
+    """
+
+    gradient_views = 0  # patches, no views
+    lesson = "tell where a patch of an image or a volume lies beside another"
+
+    def __init__(self, encoder: Encoder, views: ViewSpec, hidden: int = 4096) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_single("relative position", views)
+        pair = views.corruptions.get(PATCHES)
+        if not isinstance(pair, PatchPair):
+            config = "relative_position" + ("3d" if views.dimensions == 3 else "")
+            raise UserError(
+                f"method=relative_position: the views have no patches, no views.corruptions.{PATCHES}; use "
+                f"views={config}"
+            )
+        self.encoder, self.sides = encoder, pair.sides(views.dimensions)
+        self.classifier = MLP(2 * encoder.channels[-1], hidden, hidden, 3**views.dimensions - 1)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.classifier.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        drawn = batch.distortions[0].corruptions[PATCHES]
+        patches = torch.stack([cut(distorted[0], corners, self.sides) for corners in drawn["corners"].unbind(1)], 1)
+        # A view's patches stay together: BatchNorm's groups are of whole views.
+        levels = [level.unflatten(0, (-1, 2)).unbind(1) for level in self.encoder(patches.flatten(0, 1))]
+        logits = self.classifier(torch.cat([global_average(level) for level in levels[-1]], 1))
+        loss, monitors = classified(logits, drawn["neighbour"])
+        return Terms({"di": loss}, monitors=monitors, pyramids=tuple(list(each) for each in zip(*levels, strict=True)))
+
+
+def cut(x: Tensor, corners: Tensor, sides: Sequence[int]) -> Tensor:
+    """The patch of ``x`` [b, C, *size] that starts at each sample's ``corners`` int64 [b, n]: [b, C, *sides]."""
+    for axis, side in enumerate(sides):
+        rows = corners[:, axis, None] + torch.arange(side, device=x.device)
+        rows = rows.view(len(x), *(side if dim == axis + 2 else 1 for dim in range(1, x.dim())))
+        x = x.gather(axis + 2, rows.expand(*(side if dim == axis + 2 else n for dim, n in enumerate(x.shape))))
+    return x

@@ -1,0 +1,77 @@
+"""Rotation prediction (Gidaris et al., ICLR 2018, sec. 2; volumes: Taleb et al., NeurIPS 2020): which way is up?"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.geometry.orientation import quarter_turns, turned
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.losses.classification import classified
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import check_single
+from dira_scale.models.heads import MLP
+from dira_scale.models.network import Encoder
+
+TURN = "turn"  # the corruption that draws how a view is turned, and its parameter
+
+
+class Rotation(Method):
+    """A view x is turned by g_y, one of K, and a linear classifier on the encoder's global average must tell which:
+    L_di = -log p(y | g_y(x)), the mean over views and turns.
+
+    Of images K = 4: 0, 90, 180 and 270 degrees. Of volumes K = 10: none, and 90, 180 and 270 degrees about each axis.
+    Each view is seen in all K turns at once, as Gidaris et al. found better than drawing one (a batch of B images is
+    4 B), unless the views have the corruption ``turn``: then in the one that it draws, as Taleb et al. do.
+
+    A base for DiRA, whose decoder returns the view as it was before it was turned, as in the authors' 3D script; where
+    all turns are seen, of the one of 0 degrees.
+
+    Different from the sources: they classify by layers of their own after the last convolution (Gidaris et al. a block
+    of AlexNet, Taleb et al. fully connected ones), here the whole encoder is followed by one linear layer.
+
+    Monitors: ``accuracy``, and ``chance``, which is 1 / K.
+
+    Raises ``UserError`` unless there is one view with equal sides, which is not turned by its own flips.
+    """
+
+    lesson = "tell by how many quarters an image or a volume was turned"
+
+    def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_single("rotation", views)
+        if len(set(views.sides)) > 1:
+            raise UserError(
+                f"data.size={[*views.sides]}: views turned by 90 degrees need equal sides; use "
+                f"data.size={[min(views.sides)] * 3}"
+            )
+        if sum(p > 0 for p in views.flips) > 1 or views.turns or views.transpose:
+            raise UserError(
+                "views.flip, turns, transpose: a view that is mirrored along two axes, or turned, shows another turn "
+                "than it is taught; use views.flip=0 views.turns=0 views.transpose=0"
+            )
+        self.encoder, self.drawn = encoder, TURN in views.corruptions
+        self.turns = len(quarter_turns(views.dimensions))
+        self.classifier = MLP(encoder.channels[-1], self.turns)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.classifier.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        view = distorted[0]
+        turns = self.seen(view, batch)
+        # The copies of a view stay together: BatchNorm's groups are of whole views.
+        copies = torch.stack([turned(view, turn) for turn in turns.unbind(1)], 1).flatten(0, 1)
+        levels = [level.unflatten(0, turns.shape).unbind(1) for level in self.encoder(copies)]
+        logits = self.classifier(torch.stack(levels[-1], 1).flatten(0, 1))
+        loss, monitors = classified(logits, turns.flatten())
+        return Terms({"di": loss}, monitors=monitors, pyramids=tuple(list(copy) for copy in zip(*levels, strict=True)))
+
+    def seen(self, view: Tensor, batch: Batch) -> Tensor:
+        """Return the turns in which each view is seen: int64 [b, 1] as drawn, or all [b, K]."""
+        if self.drawn:
+            return batch.distortions[0].corruptions[TURN][TURN][:, None]
+        return torch.arange(self.turns, device=view.device).expand(len(view), -1)
