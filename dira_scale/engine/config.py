@@ -69,7 +69,7 @@ class Optim(Schema):
     end: float = within(0, 1)
     factor: float = above(0, at_most=1)
     patience: int = at_least(0)
-    step_epochs: float = above(0)
+    step_epochs: Any = above(0)  # a number, or a list of them
     clip: float | None = above(0, None)
 
     def __post_init__(self) -> None:
