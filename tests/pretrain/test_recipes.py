@@ -178,7 +178,7 @@ def test_models_genesis_as_released_never_mirrors_depth() -> None:
 
 def test_a_preset_is_of_the_methods_that_have_it() -> None:
     for method in ("mae", "simsiam"):
-        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for c2l, dira_bar"):
+        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for c2l, dira"):
             composed(f"experiment={method}", "preset=released")
 
 
