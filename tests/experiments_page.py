@@ -76,8 +76,9 @@ def optimizer(optim: dict[str, Any]) -> str:
 def schedule(optim: dict[str, Any]) -> str:
     """With what it starts, and by what it falls."""
     warm = f"warm-up {shown(optim['warmup_epochs'])}, " if optim["warmup_epochs"] else ""
-    steps = f" × {shown(optim['factor'])} every {shown(optim['step_epochs'])}" if optim["schedule"] == "step" else ""
-    return f"{warm}`{optim['schedule']}`{steps}"
+    when = "after" if isinstance(optim["step_epochs"], list) else "every"
+    falls = f" × {shown(optim['factor'])} {when} {shown(optim['step_epochs'])}" if optim["schedule"] == "step" else ""
+    return f"{warm}`{optim['schedule']}`{falls}"
 
 
 def lengths(stages: list[tuple[str, dict[str, Any]]]) -> str:

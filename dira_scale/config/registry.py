@@ -17,6 +17,7 @@ TARGET = "_target_"  # of a node: the class that it configures
 _MODULES = {
     "dira_scale.methods.barlow": ("BarlowTwins",),
     "dira_scale.methods.byol": ("BYOL",),
+    "dira_scale.methods.c2l": ("C2L",),
     "dira_scale.methods.dira": ("DiRA",),
     "dira_scale.methods.mae": ("MAE",),
     "dira_scale.methods.moco": ("MoCo",),

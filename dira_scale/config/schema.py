@@ -60,6 +60,12 @@ def whole(low: int, default: Any = MISSING) -> Any:
     return _ruled(Rule(text, lambda value: _is_whole(value, low)), default)
 
 
+def numbers_above(low: float) -> Any:
+    """A finite number above ``low``, or a list of them, for a field of type Any."""
+    text = f"a number above {low:g}, or a list of them"
+    return _ruled(Rule(text, lambda value: type(value) in (int, float) and low < value < math.inf), MISSING)
+
+
 def whole_or(word: str, low: int) -> Any:
     """``word``, or a whole number of at least ``low``, for a field of type Any."""
     text = f"{word}, or a whole number of at least {low}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, within
+from dira_scale.config.schema import Schema, above, at_least, numbers_above, one_of, path_field, within
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
 from dira_scale.errors import UserError
 
@@ -69,7 +69,7 @@ class Optim(Schema):
     end: float = within(0, 1)
     factor: float = above(0, at_most=1)
     patience: int = at_least(0)
-    step_epochs: float = above(0)
+    step_epochs: Any = numbers_above(0)
     clip: float | None = above(0, None)
 
     def __post_init__(self) -> None:

@@ -128,14 +128,14 @@ def learning_rate(
     warmup: int = 0,
     end: float = 0.0,
     factor: float = 1.0,
-    period: int = 1,
+    period: int | Sequence[int] = 1,
 ) -> float:
     """Rate of step ``step`` of a stage's ``steps``: linear from 0 over the first ``warmup``, then the schedule.
 
     ``cosine``: lr = base · (q + end · (1 - q)) with q = ½(1 + cos(π·t/T)), t counting steps after the warm-up (Barlow
     Twins' released code); ``cosine_epoch``: the same, t counting whole epochs (MoCo's); ``step``: times ``factor``
-    after every ``period`` steps (torch's StepLR); ``constant``, and ``plateau``, whose factor is the run's state
-    (:class:`dira_scale.engine.state.RunState`).
+    after every ``period`` steps (torch's StepLR), or after each of these (MultiStepLR); ``constant``, and ``plateau``,
+    whose factor is the run's state (:class:`dira_scale.engine.state.RunState`).
     """
     if step < warmup:
         return base * step / warmup
@@ -143,7 +143,8 @@ def learning_rate(
         return base
     step, steps = step - warmup, steps - warmup
     if schedule == "step":
-        return base * factor ** (step // period)
+        falls = step // period if isinstance(period, int) else sum(step >= each for each in period)
+        return base * float(factor**falls)
     if schedule == "cosine_epoch":
         step, steps = step // steps_per_epoch, math.ceil(steps / steps_per_epoch)
     q = 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -49,7 +49,7 @@ class StagePlan:
     terms: tuple[str, ...] = ()  # of the loss, for the task
     warmup: int = 0  # steps over which the rate rises
     span: tuple[int, int] | None = None  # of ``optim.span=run``: planned steps before the stage, and of all stages
-    period: int = 1  # steps after which ``optim.schedule=step`` lowers it
+    period: int | tuple[int, ...] = 1  # steps after which ``optim.schedule=step`` lowers it: again and again, or these
     patience: int | None = None  # epochs without a lower validation loss after which the stage ends; None: never
 
     def rate(self, config: optim.Optim, initial: float, step: int) -> float:

@@ -77,7 +77,7 @@ class MoCo(Method):
         )
         self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle, "MoCo's shuffle")
         self.encoder = encoder
-        self.projector = Projector(encoder.channels[-1], dim, batch_norm)
+        self.projector = self.new_projector(encoder.channels[-1], dim, batch_norm)
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
@@ -86,6 +86,10 @@ class MoCo(Method):
         self.register_buffer("queue_age", torch.full((queue,), EMPTY, dtype=torch.int32))
         # Keys of this step's micro-batches, each [W·b, n, dim] with n keys of an image.
         self._waiting: list[Gathering] = []
+
+    def new_projector(self, channels: int, dim: int, batch_norm: bool) -> MLP:
+        """Return the head on the encoder's ``channels``."""
+        return Projector(channels, dim, batch_norm)
 
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) % batch:
@@ -125,8 +129,8 @@ class MoCo(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramid = self.encoder(distorted[0])
-        queries = F.normalize(self.projector(pyramid[-1]).to(self.queue.dtype), dim=1)
-        keys = self._keys(distorted[1], batch.step)
+        queries = self.unit(self.projector(pyramid[-1]))
+        keys = self.unit(self.keys(distorted[1], batch.step))
         losses = {"di": info_nce(queries, keys, self.queue, self.temperature)}
         terms = Terms(losses, pyramids=(pyramid,), embeddings=(queries.detach(), keys))
         self.enqueue(terms, queries.detach(), keys[:, None])
@@ -164,14 +168,15 @@ class MoCo(Method):
         terms.deferred.append(lambda: top1(queries, everyones.wait()[:, positive], start))
 
     @torch.no_grad()
-    def _keys(self, images: Tensor, step: int) -> Tensor:
-        """The keys [b, dim] of ``images`` [b, 1, *size].
+    def keys(self, images: Tensor, step: int) -> Tensor:
+        """The keys [b, dim] of ``images`` [b, 1, *size], not of unit length.
 
         With several BatchNorm groups, a query and its key must not be normalised among the same images, because the
         statistics would leak the answer: images are shuffled first, and their keys sent back.
         """
         exchange = self.exchange(images, step)
-        return exchange.back(self._embed(exchange(images))) if exchange else self._embed(images)
+        keys: Tensor = self.key_projector(self.key_encoder(exchange(images) if exchange else images)[-1])
+        return exchange.back(keys) if exchange else keys
 
     def exchange(self, images: Tensor, step: int) -> Exchange | None:
         """How ``images`` are shuffled before the key encoder; None if they are not, as in evaluation."""
@@ -180,5 +185,6 @@ class MoCo(Method):
         groups = norm.groups_at_once(self)
         return self.shuffle.exchange(len(images), groups, images.device, step, len(self._waiting))
 
-    def _embed(self, images: Tensor) -> Tensor:
-        return F.normalize(self.key_projector(self.key_encoder(images)[-1]).to(self.queue.dtype), dim=1)
+    def unit(self, embeddings: Tensor) -> Tensor:
+        """``embeddings`` [b, dim] of unit length, in the queue's precision."""
+        return F.normalize(embeddings.to(self.queue.dtype), dim=1)

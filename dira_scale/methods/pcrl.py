@@ -3,13 +3,11 @@
 ``PCRL`` is the paper's, ``PCRLReleased`` that of its authors' released code, which ``preset=released`` chooses.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,24 +15,21 @@ from torch import Tensor, nn
 from dira_scale.data.batch import Batch
 from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import Exchange, reduce_mean, world
 from dira_scale.errors import UserError, nearest
-from dira_scale.losses.info_nce import exponentials, info_nce, nce
+from dira_scale.losses.info_nce import info_nce
+from dira_scale.methods.c2l import C2L, blend
 from dira_scale.methods.method import Terms, check_weights
-from dira_scale.methods.moco import MoCo
 from dira_scale.methods.pairs import check_range
-from dira_scale.methods.shuffle import permutation
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Network
 
 # 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
 PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})
-MIXUP = 2**20  # added to a micro-batch's number: mixup and the shuffling of keys are different permutations
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # by branch: the restored image and what it should be, [b, 1, *size]
 
 
-class PCRL(MoCo):
+class PCRL(C2L):
     """MoCo's contrast of two views, and one decoder that restores both, and a mixture of them, turned by random T.
 
     Three encoders give feature maps: the ordinary one of the first view (o), the momentum encoder of the second (m),
@@ -70,16 +65,15 @@ class PCRL(MoCo):
     Raises ``UserError`` for settings outside their range.
     """
 
+    corrupted = False
     decoder: nn.Module
-    normaliser: Tensor
-    pushed = 3  # embeddings of an image that enter the queue in a step
     bounded = False
     remark = (
         "The decoder was trained behind an attention on the transformation of its target. It is not exported: without "
         "it the U-Net is a start for training, and its output no restored image."
     )
     orientations = 2  # of targets per view: the view's own; the first view's second one is the mixture's
-    normalised: ClassVar[bool] = False  # whether the contrast has a normaliser
+    normalised: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -97,7 +91,7 @@ class PCRL(MoCo):
         shuffle: str = "blocks",
         bounded: bool = False,
     ) -> None:
-        super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm, shuffle)
+        super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm, alpha, shuffle)
         if views.pair != "image":
             raise UserError(f"views.pair={views.pair}: PCRL mixes the two views of one image; use views.pair=image")
         if views.orientations < self.orientations:
@@ -106,30 +100,20 @@ class PCRL(MoCo):
                 "or views=pcrl3d of volumes"
             )
         scale_valid = target_scale == 1 if bounded else 0 < target_scale < math.inf  # a sigmoid gives the image itself
-        check_range("PCRL", alpha=(alpha, 0 < alpha < math.inf), target_scale=(target_scale, scale_valid))
+        check_range("PCRL", target_scale=(target_scale, scale_valid))
         if attention not in ATTENTIONS:
             known = f"{' or '.join(ATTENTIONS)}{nearest(attention, ATTENTIONS)}"
             raise UserError(f"method.attention={attention}: expected {known}")
         check_weights(weights, PAPER_WEIGHTS)
-        self.weights, self.alpha, self.target_scale = dict(weights), alpha, target_scale
+        self.weights, self.target_scale = dict(weights), target_scale
         self.bounded = bounded  # type: ignore[misc]
         self.active = tuple(self.weights)
         channels = network.encoder.channels[-1]
-        self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
-        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.decoder, self.head = network.decoder, network.head
         self.attention = ATTENTIONS[attention](channels, network.encoder.dimensions)
-        self.seed = torch.initial_seed()  # of λ: the run's
-        # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
-        self.register_buffer("normaliser", torch.zeros(()) if self.normalised else None)
 
-    def check(self, batch: int, accumulate: int) -> None:
-        if len(self.queue) < self.pushed * batch:
-            raise UserError(
-                f"method.queue={len(self.queue)}: a step adds {self.pushed} keys for each of data.batch={batch} "
-                f"images; use a queue of at least {self.pushed * batch}"
-            )
-        self.check_groups(accumulate)
+    def new_projector(self, channels: int, dim: int, batch_norm: bool) -> MLP:
+        return MLP(channels, dim, dim, batch_norm=batch_norm)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
@@ -181,19 +165,6 @@ class PCRL(MoCo):
         """The decoder's image [b, 1, *size] of ``pyramid``, linear unless ``bounded``; in the queue's precision."""
         scaled: Tensor = self.head(self.decoder(pyramid)).to(self.queue.dtype)
         return scaled.sigmoid() if self.bounded else scaled / self.target_scale
-
-    def unit(self, embeddings: Tensor) -> Tensor:
-        """``embeddings`` [b, dim] of unit length, in the queue's precision."""
-        return F.normalize(embeddings.to(self.queue.dtype), dim=1)
-
-    def share(self, step: int, draw: int) -> float:
-        """λ ~ Beta(alpha, alpha), number ``draw`` of this step; the same on every process and in every micro-batch.
-
-        In evaluation its mean: there a batch's number depends on how many processes share the batches.
-        """
-        if not self.training:
-            return 0.5
-        return float(np.random.Generator(np.random.Philox([step, draw, self.seed])).beta(self.alpha, self.alpha))
 
     @torch.no_grad()
     def momentum_features(self, images: Tensor, step: int) -> tuple[list[Tensor], Tensor]:
@@ -253,7 +224,7 @@ class PCRLReleased(PCRL):
         momentum, raw_keys = self.momentum_features(x2, step)
         queries, keys = self.unit(self.projector(ordinary[-1])), self.unit(raw_keys)
 
-        images, mixed_keys = self._mixup(torch.cat([x1, x2, *clean], dim=1), raw_keys, step)
+        images, mixed_keys = self.mixup(torch.cat([x1, x2, *clean], dim=1), raw_keys, step)
         mixed_x1, mixed_x2, mixed_clean1, mixed_clean2 = images.chunk(4, dim=1)
         mixed = self.encoder(mixed_x1)
         mixed_momentum, new_keys = self.momentum_features(mixed_x2, step)
@@ -263,14 +234,14 @@ class PCRLReleased(PCRL):
         terms = Terms({}, pyramids=(ordinary, mixed), embeddings=(queries.detach(), keys))
         self.enqueue(terms, queries.detach(), torch.stack([k for _, k in pairs], dim=1))
         if "di" in self.active:
-            terms.losses["di"] = self._contrast(pairs)
+            terms.losses["di"] = self.contrast(pairs)
         if "re" not in self.active:
             return terms
 
         orientation1, orientation2 = (distortion.orientations[:, 0] for distortion in batch.distortions)
         input1, input2 = reorient(x1, orientation1), reorient(x2, orientation2)
         attended1, attended2 = self.attended(ordinary, orientation1), self.attended(momentum, orientation2)
-        share, mixed_share = self._folded(step, 0), self._folded(step, 2)
+        share, mixed_share = self.folded(step, 0), self.folded(step, 2)
         restored = {
             "ordinary": (self.decoded(attended1), input1),
             "hybrid": (self.decoded(blended(attended1, attended2, share)), blend(input1, input2, share)),
@@ -282,46 +253,6 @@ class PCRLReleased(PCRL):
         }
         terms.losses["re"] = self.target_scale**2 * self.compare(restored, terms, "mixed").mean()
         return terms
-
-    def _folded(self, step: int, draw: int) -> float:
-        share = self.share(step, draw)
-        return max(share, 1 - share)
-
-    def _mixup(self, images: Tensor, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Each of ``images`` [b, n, *size] and ``keys`` [b, dim] mixed with those of another image of the batch."""
-        if not self.training:
-            return images, keys
-        share = self._folded(step, 1)
-        order = permutation(world() * len(images), step, MIXUP + len(self._waiting))
-        other = Exchange(order, images.device)
-        return blend(images, other(images), share), blend(keys, other(keys), share)
-
-    def _contrast(self, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
-        """The mean of the NCE of all ``pairs`` of queries and keys [b, dim]; keys enter the queue one after another."""
-        queue, losses = self.queue, []
-        for number, (queries, keys) in enumerate(pairs):
-            scores = exponentials(queries, keys, queue, self.temperature)
-            if number == 0:
-                normaliser = self._normaliser(scores)
-            losses.append(nce(scores / normaliser))
-            if self.training:
-                new = self._waiting[-1].wait()[:, number]
-                slots = self.queue_pointer + number * len(new) + torch.arange(len(new), device=new.device)
-                queue = queue.index_copy(0, slots % len(queue), new)
-        return torch.stack(losses).mean()
-
-    @torch.no_grad()
-    def _normaliser(self, scores: Tensor) -> Tensor:
-        mean = reduce_mean(scores.mean()) if self.training else scores.mean()
-        normaliser = torch.where(self.normaliser > 0, self.normaliser, mean)
-        if self.training:
-            self.normaliser.copy_(normaliser)
-        return normaliser
-
-
-def blend(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """``share`` · first + (1 - ``share``) · second."""
-    return share * first + (1 - share) * second
 
 
 def blended(first: Sequence[Tensor], second: Sequence[Tensor], share: float) -> list[Tensor]:

@@ -41,9 +41,9 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
             )
         per_epoch = steps_per_epoch(batch)
         steps = steps_of(stage.epochs * config.epoch_factor, per_epoch)
-        period = 1
-        if config.optim.schedule == "step":
-            period = max(1, round(config.optim.step_epochs * config.epoch_factor * per_epoch))
+        falls, epoch = config.optim.step_epochs, config.epoch_factor * per_epoch
+        many = isinstance(falls, list)
+        period = tuple(round(each * epoch) for each in falls) if many else max(1, round(falls * epoch))
         plans.append(
             StagePlan(
                 name=name,

@@ -127,6 +127,12 @@ def test_steps_down_are_torchs() -> None:
     assert actual == pytest.approx(np.repeat(expected, 7))
 
 
+def test_steps_down_after_given_epochs_are_torchs() -> None:
+    expected = by_torch(lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 8, 9], 0.1), None, 12)
+    actual = [optim.learning_rate("step", 0.2, step, 84, 7, factor=0.1, period=(42, 56, 63)) for step in range(84)]
+    assert actual == pytest.approx(np.repeat(expected, 7))
+
+
 @pytest.mark.parametrize("lowest", [0.0, 0.1])
 def test_reduction_on_plateaus_is_torchs_also_from_a_checkpoint(lowest: float) -> None:
     """Losses fall slowly, some by less than the threshold, and do not fall; resumed in every epoch."""

@@ -46,6 +46,7 @@ EXPERIMENTS = {
     "moco": ["pretrain", *MOCO, *SMALL, *IMAGES, "optim=adamw", "parallel.accumulate=2", *LAST],
     "barlow": ["pretrain", "method=dira_barlow", *SMALL, *IMAGES, *LARS, *LAST],
     "byol": ["pretrain", "method=dira_byol", *SMALL, *IMAGES, *NARROW, *LAST],
+    "c2l": ["pretrain", "experiment=small_c2l", "method.queue=64", "method.dim=16", *SMALL, *IMAGES],
     "pcrl": ["pretrain", *PCRL, *SMALL, *IMAGES],
     "released pcrl": ["pretrain", *PCRL, "preset=released", *SMALL, *IMAGES],
     "dira_moco3d": ["pretrain", "experiment=dira_moco3d", *VOLUMES, "method.base.queue=64", *LAST],

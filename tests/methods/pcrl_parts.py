@@ -8,7 +8,8 @@ from torch import nn
 
 from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods.pcrl import MIXUP, PCRL, PCRLReleased
+from dira_scale.methods.c2l import MIXUP
+from dira_scale.methods.pcrl import PCRL, PCRLReleased
 from dira_scale.methods.shuffle import permutation, transposition
 from dira_scale.models import norm
 

@@ -126,7 +126,7 @@ def test_keys_of_an_evaluation_do_not_enter_the_queue():
 def test_shuffled_keys_are_those_of_permuted_groups(kind):
     """Two BatchNorm groups of four: each key must be what its own group of the shuffled batch gives."""
     model, (_, images) = method(MoCo, groups=2, shuffle=kind), views()
-    keys = model._keys(images, step=7)
+    keys = model.unit(model.keys(images, step=7))
     order = torch.tensor({"blocks": transposition(8, 2), "batch": permutation(8, 7, 0)}[kind])
     for group in order.chunk(2):
         features = model.key_encoder.stem(images[group])

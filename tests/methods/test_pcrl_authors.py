@@ -29,7 +29,8 @@ import torch
 from torch import nn
 
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods.pcrl import MIXUP, PCRLReleased
+from dira_scale.methods.c2l import MIXUP
+from dira_scale.methods.pcrl import PCRLReleased
 from dira_scale.methods.shuffle import permutation
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet

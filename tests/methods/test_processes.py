@@ -85,12 +85,14 @@ METHODS = {
     "moco, 1 group": ("MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
     "barlow, 1 group": ("BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
 }
-# PCRL's form, BatchNorm groups.
+# C2L as a base of DiRA and PCRL's forms, BatchNorm groups.
 PCRLS = {
     "pcrl, 1 group": ("PCRL", 1),
     "pcrl, 4 groups": ("PCRL", 4),
     "released, 1 group": ("PCRLReleased", 1),
     "released, 4 groups": ("PCRLReleased", 4),
+    "c2l, 1 group": ("C2L", 1),
+    "c2l, 4 groups": ("C2L", 4),
 }
 
 
@@ -118,12 +120,13 @@ def adversary():
 
 
 def pcrl():
-    """Steps of PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
+    """Steps of C2L and PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
     from dira_scale.data.views import ViewSpec
 
     results = {}
     for name, (target, groups) in PCRLS.items():
         node = {"_target_": target, "dim": 8, "queue": 64, "momentum": 0.9, "batch_norm": True}
+        node = {"_target_": "DiRA", "base": node} if target == "C2L" else node
         results[name] = two_steps(built(node, groups, ViewSpec(size=32, orientations=2)))
     return results
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.errors import UserError
+from dira_scale.methods import method_class
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
@@ -130,6 +131,25 @@ def test_pcrls_views_are_the_released_codes() -> None:
     assert parts == DAMAGE
 
 
+def test_c2l_has_its_released_codes_figures() -> None:
+    config, pcrl = composed("experiment=c2l"), composed("experiment=pcrl")
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 128, "resnet18")
+    assert config.model.bn_groups == 4
+    assert config.method == {
+        "_target_": "C2L", "queue": 16384, "dim": 128, "temperature": 0.07, "momentum": 0.999, "batch_norm": False,
+        "alpha": 1.0, "shuffle": "blocks",
+    }  # fmt: skip
+    assert config.optim.optimizer == pcrl.optim.optimizer | {"lr": 0.03}
+    assert (config.optim.schedule, config.optim.step_epochs, config.optim.factor) == ("step", [60, 80, 100], 0.1)
+    trained = {name: (stage.terms, stage.patience) for name, stage in config.stages.items() if stage.epochs == 120}
+    assert trained == {"di": (["di"], None)}
+    assert config.views | {"blur": 0, "orientations": 2} == pcrl.views | {"blur": 0}
+    assert config.views["blur"]["p"] == 0 and method_class(config.method).corrupted  # cut out, without a restoration
+    assert _differences("preset=released", "c2l") == {
+        "precision": ("auto", "fp32"), "method.shuffle": ("blocks", "batch"),
+    }  # fmt: skip
+
+
 def test_pcrl_on_volumes_has_its_papers_figures() -> None:
     """An epoch of theirs has sixteen pairs of a scan, ours one."""
     config, plain = composed("experiment=pcrl3d"), composed("experiment=pcrl")
@@ -158,7 +178,7 @@ def test_models_genesis_as_released_never_mirrors_depth() -> None:
 
 def test_a_preset_is_of_the_methods_that_have_it() -> None:
     for method in ("mae", "simsiam"):
-        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for dira_bar"):
+        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for c2l, dira"):
             composed(f"experiment={method}", "preset=released")
 
 
@@ -170,6 +190,10 @@ RESTORERS: dict[str, tuple[Any, ...]] = {
     "models_genesis": (
         {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 32 * 40, 0.5, 0, None), 6, CUBE,
         {"models_genesis": (["re"], 32 * 400, 32 * 50)}, {}, NO_MASK,
+    ),
+    "models_genesis2d": (
+        {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 40, 0.5, 0, None), 256, 224,
+        {"models_genesis": (["re"], 400, 50)}, {}, NO_MASK,
     ),
     "mae3d": (
         {"_target_": SGD, "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True},
@@ -209,7 +233,7 @@ PRETEXTS: dict[str, tuple[Any, ...]] = {
         ADAM | {"lr": 1e-4}, ("constant", 50, 0.5, 0), 4, [128] * 3, 1000, {"turn": {}},
     ),
     "relative_position": (
-        {"_target_": SGD, "lr": 0.2, "momentum": 0.9, "weight_decay": 1e-4}, ("step", 30, 0.1, 5), 512, 416, 70,
+        {"_target_": SGD, "lr": 0.2, "momentum": 0.9, "weight_decay": 1e-4}, ("step", [30, 50], 0.1, 5), 512, 416, 70,
         {"patches": {"side": 96, "gap": 48, "jitter": 2 * 7}},
     ),
     "relative_position3d": (
@@ -230,6 +254,16 @@ def test_pretexts_have_their_authors_figures(experiment: str) -> None:
     trained = {name: (stage.terms, stage.epochs) for name, stage in config.stages.items() if stage.epochs}
     assert trained == {"di": (["di"], epochs)}
     assert {name: {k: v for k, v in part.items() if k != "_target_"} for name, part in corruptions.items()} == drawn
+
+
+def test_what_is_not_deformed_or_only_painted_is_restored_as_by_models_genesis() -> None:
+    for experiment, expected in (("autoencoder", {}), ("inpainting", {"inpaint": 1.0})):
+        changed = _differences(f"experiment={experiment}", "models_genesis2d")
+        assert {key for key in changed if not key.startswith("views.corruptions")} == {"run"}
+        parts = composed(f"experiment={experiment}").views["corruptions"] or {}
+        chances = {name: part["p"] for name, part in parts.items() if name != "painting"}
+        chances |= parts.get("painting", {"p": {}})["p"]
+        assert {name: p for name, p in chances.items() if p} == expected
 
 
 def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
@@ -307,6 +341,7 @@ SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper
 SHOWN += [("dira_transvw", "released")]
 PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
 RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
+RUNS += [("c2l", "released")]
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
 
 

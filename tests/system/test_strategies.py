@@ -48,6 +48,7 @@ BASES = {
     "barlow": ["method=dira_barlow", *OTHERS, "method.base.dim=64", "method.base.scale=0.1"],
     "pcrl": PCRL,
     "released": [*PCRL, "method._target_=PCRLReleased"],
+    "c2l": ["method=c2l", *PCRL[1:], "stages.dir.terms=[di]"],
 }
 # In float64, before the full counts. Every strategy and every base is in one of the tests of this file; beside it
 # tests/methods/test_processes.py has all bases on several processes, and tests/engine/test_any_task.py ZeRO and FSDP.
@@ -357,8 +358,9 @@ MONITORS |= {f"health/{name}" for name in ("gradient/di", "gradient/re", "std", 
         pytest.param("moco", ZERO3, 5, 8, set(), marks=pytest.mark.system),
         pytest.param("pcrl", HALVED, 2, 4, MONITORS | {"re_momentum"}, marks=pytest.mark.system),
         pytest.param("released", HALVED, 2, 4, MONITORS | {"re_mixed", "re_mixed_hybrid"}, marks=pytest.mark.torture),
+        pytest.param("c2l", HALVED, 2, 4, set(), marks=pytest.mark.torture),
     ],
-    ids=["moco", "pcrl", "released"],
+    ids=["moco", "pcrl", "released", "c2l"],
 )
 def test_a_run_of_two_processes_goes_on_bit_for_bit(
     base: str, words: list[str], stop: int, steps: int, monitors: set[str], shards: Path, tmp_path: Path
