@@ -35,8 +35,8 @@ def worse_features(rows: Sequence[dict[str, Any]], held_out: float) -> dict[str,
         for (before, began), (stage, ended) in zip(ends.items(), [*ends.items()][1:], strict=False):
             if began - ended > 2 * math.sqrt((began * (1 - began) + ended * (1 - ended)) / held_out):
                 lines[stage] = (
-                    f"stage {stage} ends with worse features than it began with: of {100 * ended:.0f} % of the "
-                    f"held-out images the {RECOGNISED[name]}, after stage {before} of {100 * began:.0f} %: export "
-                    f"stage={before}, or lower optim.optimizer.lr"
+                    f"stage {stage} ends with worse features than it began with: the {RECOGNISED[name]} for "
+                    f"{100 * ended:.0f} % of the held-out images, after stage {before} for {100 * began:.0f} %: export "
+                    f"stage={before}, or train with optim.span=run or a lower rate"
                 )
     return lines

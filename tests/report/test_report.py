@@ -240,8 +240,8 @@ def test_a_stage_that_harms_the_features_is_named(run: Path) -> None:
     rows = [row | {"top1": shares[row["stage"]]} for row in metrics()]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     line = (
-        "stage dira ends with worse features than it began with: of 5 % of the held-out images the other view is "
-        "found, after stage dir of 39 %: export stage=dir, or lower optim.optimizer.lr"
+        "stage dira ends with worse features than it began with: the other view is found for 5 % of the held-out images, "
+        "after stage dir for 39 %: export stage=dir, or train with optim.span=run or a lower rate"
     )
     assert worse_features(rows, 9) == {} and worse_features(rows, 100) == {"dira": line}
     assert (printed(run, "dir"), printed(run, "dira")) == ([], [line])
