@@ -48,7 +48,7 @@ class StagePlan:
     per_epoch: int  # steps per epoch at this batch
     terms: tuple[str, ...] = ()  # of the loss, for the task
     warmup: int = 0  # steps over which the rate rises
-    span: tuple[int, int] | None = None  # of ``optim.span=run``: planned steps before the stage, and of all stages
+    span: tuple[int, int] | None = None  # of ``optim.span=run``: steps of this batch before it, in all
     period: int | tuple[int, ...] = 1  # steps after which ``optim.schedule=step`` lowers it: again and again, or these
     patience: int | None = None  # epochs without a lower validation loss after which the stage ends; None: never
 

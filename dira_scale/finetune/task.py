@@ -152,6 +152,10 @@ class FinetuneTask(Finetuning, DatasetTask):
     ) -> None:
         super().__init__(config, world, network, supervision, data.views)
         self.start, self.leak = start, leak
+        loaded = start.loaded if start else ()
+        network.freeze(
+            *network.frozen, settled=[p for p in network.frozen if any(phrase.startswith(p) for phrase in loaded)]
+        )
         self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
         self.normalises = norm.takes_statistics(network)
         self.unit = UNITS[data.views.dimensions]
@@ -216,14 +220,12 @@ class FinetuneTask(Finetuning, DatasetTask):
         parts = [part for part in self.module.frozen if [*getattr(self.module, part).parameters()]]
         if not parts:
             return []
-        loaded = self.start.loaded if self.start else ()
-        random = [part for part in parts if not any(phrase.startswith(part) for phrase in loaded)]
+        random = [part for part in parts if part not in self.module.settled]
         which = "" if random == parts else f" the {' and '.join(random)}"
         weights = f",{which} of random weights" if random else ""
-        learned, all = (
-            sum(p.numel() for p in self.module.parameters() if p.requires_grad or every) for every in (False, True)
-        )
-        return [f"frozen: {' and '.join(parts)}{weights}; {learned:,} of {all:,} parameters are learned"]
+        every = sum(p.numel() for p in self.module.parameters())
+        learned = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
+        return [f"frozen: {' and '.join(parts)}{weights}; {learned:,} of {every:,} parameters are learned"]
 
     def _norm_lines(self) -> list[str]:
         if not (passes := self.norm_passes(self.stages[0])):

@@ -175,8 +175,8 @@ class MoCo(Method):
         statistics would leak the answer: images are shuffled first, and their keys sent back.
         """
         exchange = self.exchange(images, step)
-        keys: Tensor = self.key_projector(self.key_encoder(exchange(images) if exchange else images)[-1])
-        return exchange.back(keys) if exchange else keys
+        embedded: Tensor = self.key_projector(self.key_encoder(exchange(images) if exchange else images)[-1])
+        return exchange.back(embedded) if exchange else embedded
 
     def exchange(self, images: Tensor, step: int) -> Exchange | None:
         """How ``images`` are shuffled before the key encoder; None if they are not, as in evaluation."""

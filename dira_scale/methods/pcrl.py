@@ -3,6 +3,7 @@
 ``PCRL`` is the paper's, ``PCRLReleased`` that of its authors' released code, which ``preset=released`` chooses.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.losses.info_nce import info_nce
 from dira_scale.methods.c2l import C2L, blend
 from dira_scale.methods.method import Terms, check_weights
+from dira_scale.methods.moco import MoCo
 from dira_scale.methods.pairs import check_range
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
@@ -66,6 +68,7 @@ class PCRL(C2L):
     """
 
     corrupted = False
+    new_projector = MoCo.new_projector  # drawn before the queue and replaced below: seeds keep their weights
     decoder: nn.Module
     bounded = False
     remark = (
@@ -109,11 +112,10 @@ class PCRL(C2L):
         self.bounded = bounded  # type: ignore[misc]
         self.active = tuple(self.weights)
         channels = network.encoder.channels[-1]
+        self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
+        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.decoder, self.head = network.decoder, network.head
         self.attention = ATTENTIONS[attention](channels, network.encoder.dimensions)
-
-    def new_projector(self, channels: int, dim: int, batch_norm: bool) -> MLP:
-        return MLP(channels, dim, dim, batch_norm=batch_norm)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

@@ -40,7 +40,8 @@ class RelativePosition(Method):
     Args:
         hidden: width of the classifier's hidden layers.
 
-    Raises ``UserError`` unless there is one view, whose corruption ``patches`` draws two patches.
+    Raises ``UserError`` unless there is one view, whose corruption ``patches`` draws two patches, and an encoder that
+    takes any size.
     """
 
     gradient_views = 0  # patches, no views
@@ -55,6 +56,11 @@ class RelativePosition(Method):
             raise UserError(
                 f"method=relative_position: the views have no patches, no views.corruptions.{PATCHES}; use "
                 f"views={config}"
+            )
+        if encoder.fixed_size:
+            raise UserError(
+                f"method=relative_position: {encoder.name} takes images of one size, and patches are smaller; use a "
+                "convolutional network, such as model.encoder=resnet50"
             )
         self.encoder, self.sides = encoder, pair.sides(views.dimensions)
         self.classifier = MLP(2 * encoder.channels[-1], hidden, hidden, 3**views.dimensions - 1)

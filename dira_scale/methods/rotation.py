@@ -45,7 +45,7 @@ class Rotation(Method):
         if len(set(views.sides)) > 1:
             raise UserError(
                 f"data.size={[*views.sides]}: views turned by 90 degrees need equal sides; use "
-                f"data.size={[min(views.sides)] * 3}"
+                f"data.size={[min(views.sides)] * len(views.sides)}"
             )
         if sum(p > 0 for p in views.flips) > 1 or views.turns or views.transpose:
             raise UserError(

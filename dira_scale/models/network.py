@@ -128,22 +128,26 @@ class Network(nn.Module):
     encoder: Encoder
     decoder: nn.Module
     head: nn.Module
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()  # parts that keep their weights
+    settled: tuple[str, ...] = ()  # of them, parts that keep BatchNorm's statistics, too
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.decoder(self.encoder(x)))
         return logits
 
-    def freeze(self, *parts: str) -> None:
-        """Keep weights and BatchNorm's statistics of ``parts``, such as ``encoder``: they get no gradient, and stay in
-        evaluation mode, so without dropout."""
-        self.frozen = parts
+    def freeze(self, *parts: str, settled: Collection[str] | None = None) -> None:
+        """Keep the weights of ``parts``, such as ``encoder``: they get no gradient.
+
+        ``settled``: of them, those that stay in evaluation mode: without dropout, and with the statistics that their
+        BatchNorm has. Others, whose weights are random, have none yet. None: all.
+        """
+        self.frozen, self.settled = parts, parts if settled is None else tuple(settled)
         for part in parts:
             getattr(self, part).requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for part in self.frozen:
+        for part in self.settled:
             getattr(self, part).eval()
         return self

@@ -104,9 +104,9 @@ class PretrainTask(Pretraining, DatasetTask):
         self.validation: HeldOutValidation | None = None
         if held_out is not None:
             scores = [partial(NeighbourAUC, validate.batch)]
-            self.validation = HeldOutValidation(validate.every, held_out, self.held_out, world.device, scores)
+            self.validation = HeldOutValidation(validate.every, held_out, self.held_out_losses, world.device, scores)
 
-    def held_out(self, stage: StagePlan, module: nn.Module, batch: Batch) -> PretrainLosses:
+    def held_out_losses(self, stage: StagePlan, module: nn.Module, batch: Batch) -> PretrainLosses:
         """Losses as in training. Monitors and features are those of views that are not corrupted, in runs that have a
         stage with such views: so the stages' figures compare."""
         losses, corrupts = self.losses(stage, module, batch), self.objective.corrupts

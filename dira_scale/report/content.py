@@ -69,7 +69,7 @@ class RunContent:
         return next((name for name in RECOGNISED if any(row.keys() >= {name, "chance"} for row in self.rows)), None)
 
     @property
-    def held_out(self) -> float:
+    def held_out_samples(self) -> float:
         """How many samples a validation looks at; infinite if a dataset cannot be read any more."""
         data = self.description.data
         known = [now.known.samples for now in self.datasets]

@@ -166,7 +166,7 @@ def _neighbours(run: RunContent) -> Headline | None:
     rows = [row for row in run.rows if row.get("health/knn_auc") is not None]
     if not rows:
         return None
-    first, last, images = rows[0], rows[-1], run.held_out
+    first, last, images = rows[0], rows[-1], run.held_out_samples
     noise = f"{images} held-out images: with fewer than about {NOISE} it is noise" if images < NOISE else ""
     before = f"; at step {first['step']}: {first['health/knn_auc']:.2f}" if first is not last else ""
     return Headline(

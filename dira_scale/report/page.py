@@ -48,7 +48,7 @@ def report(cfg: DictConfig) -> None:
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
     shown = ShownResults.of(run.folder, run.results, run.description.output.names)
-    ends = [*worse_features(run.rows, run.held_out).values(), *no_better_than_mean(run.restoration)]
+    ends = [*worse_features(run.rows, run.held_out_samples).values(), *no_better_than_mean(run.restoration)]
     warnings = [*health.warnings(run), *ends, *shown.warnings]
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(

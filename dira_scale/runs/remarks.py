@@ -27,9 +27,11 @@ def worse_features(rows: Sequence[dict[str, Any]], held_out: float) -> dict[str,
 
     Args:
         rows: of ``metrics.jsonl``.
-        held_out: number of held-out images; infinite if unknown.
+        held_out: number of held-out images; 0 or infinite if unknown: then nothing can be said.
     """
-    lines = {}
+    lines: dict[str, str] = {}
+    if not 0 < held_out < math.inf:
+        return lines
     for name in RECOGNISED:
         ends = {row["stage"]: row[name] for row in rows if row["split"] == "val" and row.get(name) is not None}
         for (before, began), (stage, ended) in zip(ends.items(), [*ends.items()][1:], strict=False):

@@ -56,10 +56,12 @@ def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -
                 patience=stage.patience,
             )
         )
-    if config.optim.span == RUN:
-        starts = accumulate((plan.steps for plan in plans), initial=0)
-        total = sum(plan.steps for plan in plans)
-        plans = [replace(plan, span=(start, total)) for plan, start in zip(plans, starts, strict=False)]
+    if config.optim.span == RUN:  # counted in epochs, as stages may have other batches
+        starts = [*accumulate((plan.steps / plan.per_epoch for plan in plans), initial=0.0)]
+        plans = [
+            replace(plan, span=(round(start * plan.per_epoch), round(starts[-1] * plan.per_epoch)))
+            for plan, start in zip(plans, starts, strict=False)
+        ]
     return plans
 
 

@@ -76,7 +76,7 @@ def test_rotation_equals_its_formula(network: dict[str, Any], size: Any, turns: 
 
 
 def test_the_ten_turns_differ_and_are_uniform() -> None:
-    """Of an asymmetric cube none looks like another; 3,000 draws have each as often."""
+    """No turn of an asymmetric cube looks like another; 3,000 draws have each as often."""
     cube = torch.arange(27.0).view(1, 1, 3, 3, 3).expand(10, -1, -1, -1, -1)
     assert len(turned(cube, torch.arange(10)).flatten(1).unique(dim=0)) == 10
     counts = drawn(views(CUBE, turn=Turn()), 3000).corruptions["turn"]["turn"].bincount(minlength=10)
@@ -134,7 +134,7 @@ def test_neighbours_and_places_are_uniform(n: int) -> None:
 
 @pytest.mark.parametrize("of", [views(CUBE, turn=Turn()), views(64, patches=PAIRS[2])], ids=["turn", "patches"])
 def test_choices_are_of_the_sample_and_leave_the_view(of: ViewSpec) -> None:
-    """The same in any batch, others in another epoch or seed; monitors without corruptions see the same view."""
+    """A sample has the same ones in any batch, others in another epoch or seed; monitors without corruptions see the same view."""
     ((name, parameters),) = drawn(of).corruptions.items()
     for key, values in parameters.items():
         assert torch.equal(drawn(of, 3).corruptions[name][key], values[:3])
@@ -150,7 +150,7 @@ def test_choices_are_of_the_sample_and_leave_the_view(of: ViewSpec) -> None:
     ids=["rotation", "position"],
 )
 def test_each_learns_what_is_asked(node: dict[str, Any], size: int, choice: dict[str, Any]) -> None:
-    """Of pictures that get brighter to the right, and half as much downwards: far above chance on others."""
+    """Pictures get brighter to the right, and half as much downwards: accuracy is far above chance on others."""
     of = views(size, **choice)
     method: Any = built(node, UNET, of, batch=16, groups=1).float()
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)

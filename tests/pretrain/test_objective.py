@@ -77,7 +77,7 @@ def test_held_out_figures_of_stages_are_of_views_that_are_not_corrupted(
     task.objective = objective_of()
     task.objective.corrupted = always
     task.stages = [StagePlan(terms, 2, 1, 1, tuple(terms.split())) for terms in stages]
-    losses = task.held_out(task.stages[-1], Seen(), batch())
+    losses = task.held_out_losses(task.stages[-1], Seen(), batch())
     cut = pytest.approx(1 - 42 / 32**2)
     assert losses.terms["di"].item() == cut and losses.total.item() == pytest.approx(11 * (1 - 42 / 32**2))
     expected = 1.0 if compared else cut

@@ -57,7 +57,7 @@ def test_each_image_is_an_example_of_every_class() -> None:
 
 
 def test_the_verb_tells_turns_apart(tmp_path: Path) -> None:
-    """Of pictures that are brighter to the right: raw pixels know the turn, and no labels are needed. A sweep finds
+    """Pictures are brighter to the right: raw pixels know the turn, and no labels are needed. A sweep finds
     the accuracy."""
     from dira_scale.sweep.results import probing
 

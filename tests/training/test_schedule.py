@@ -67,6 +67,12 @@ def test_a_schedule_over_the_run_goes_on_from_stage_to_stage() -> None:
     expected = 0.1 * (1 + np.cos(np.pi * np.arange(steps) / steps))
     begun = np.concatenate([np.arange(plan.steps) / (plan.per_epoch // 2) for plan in stages])
     np.testing.assert_allclose(rates, expected * begun.clip(max=1), rtol=1e-12)
+    words = "optim.warmup_epochs=0", "optim.schedule=step", "optim.step_epochs=5", "optim.factor=0.1"
+    ten = [f"stages.{name}.epochs=10" for name in ("di", "dir", "dira")]
+    stages = plans("experiment=small", "optim.span=run", "stages.dira.batch=8", *words, *ten).values()
+    optim = config("optim.span=run", *words).optim
+    first = [plan.rate(optim, 1.0, 0) for plan in stages]  # in epochs, whatever the batch
+    assert first == pytest.approx([1.0, 1e-2, 1e-4]) and [plan.batch for plan in stages] == [32, 32, 8]
     with pytest.raises(UserError, match="span=run: schedule=plateau starts again in each stage"):
         plans("optim.span=run", "optim.schedule=plateau")
 

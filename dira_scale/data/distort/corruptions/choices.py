@@ -88,5 +88,5 @@ class PatchPair:
         return (self.side,) * dimensions if isinstance(self.side, int) else tuple(self.side)
 
     def _extent(self, side: int) -> int:
-        """The whole grid's on an axis, in pixels or voxels."""
+        """Return how long the whole grid is on an axis, in pixels or voxels."""
         return GRID * side + (GRID - 1) * self.gap + self.jitter
