@@ -28,10 +28,10 @@ WORDS = [*TINY, "task=masks", "task.classes={upper: 1, lower: 2}", "optim.optimi
 LINEAR, ESTIMATED = "task.decoder=linear", "validate.norm_passes=2"
 
 
-@pytest.fixture(scope="module")
-def start(discs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def start(discs: Path, tmp_path: Path) -> Path:
     """A run of one step, whose weights others start from."""
-    run = tmp_path_factory.mktemp("start") / "run"
+    run = tmp_path / "start"
     assert main([*WORDS, f"data.shards={discs}", f"run={run}", "steps=1"]) == 0
     return run
 

@@ -134,7 +134,7 @@ def test_neighbours_and_places_are_uniform(n: int) -> None:
 
 @pytest.mark.parametrize("of", [views(CUBE, turn=Turn()), views(64, patches=PAIRS[2])], ids=["turn", "patches"])
 def test_choices_are_of_the_sample_and_leave_the_view(of: ViewSpec) -> None:
-    """A sample has the same ones in any batch, others in another epoch or seed; monitors without corruptions see the same view."""
+    """A sample has the same ones in any batch, others in another epoch or seed, as do its monitors."""
     ((name, parameters),) = drawn(of).corruptions.items()
     for key, values in parameters.items():
         assert torch.equal(drawn(of, 3).corruptions[name][key], values[:3])
@@ -188,6 +188,8 @@ def test_dira_restores_what_was_turned() -> None:
      (ROTATION, UNET3D, spec(*CUBE, count=1), "views.flip, turns, transpose: a view that is mirrored along two axes"),
      (ROTATION, UNET, ViewSpec(size=64, **NONE), "views.count=2: rotation"),
      (POSITION, UNET, views(64), "no views.corruptions.patches; use views=relative_position"),
+     (POSITION, UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, patches=PatchPair(64, 16)),
+      "vit_tiny_patch16_224 takes images of one size, and patches are smaller; use a convolutional network"),
      ({"_target_": "DiRA", "base": POSITION}, UNET, views(64, patches=PAIRS[2]),
       "method.base: RelativePosition encodes patches, and DiRA restores whole views")],
 )  # fmt: skip
