@@ -1,6 +1,7 @@
 """The interface of networks in any number of dimensions: an encoder's feature pyramid, a decoder over it, a head."""
 
-from collections.abc import Collection, Mapping
+import copy
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -116,6 +117,14 @@ class Encoder(nn.Module):
         # Not ``contiguous(memory_format=...)``: one channel is contiguous in both layouts, and torch takes the other.
         last = x.movedim(1, -1)
         return last.flatten().view(last.shape).movedim(-1, 1)
+
+
+def pyramid_sizes(encoder: Encoder, size: Sequence[int]) -> list[list[int]]:
+    """Return the spatial sizes of the maps with features that ``encoder`` makes of a view of ``size``, finest first.
+    Nothing is computed."""
+    view = torch.empty(1, 1, *size, device="meta")
+    pyramid: list[Tensor] = copy.deepcopy(encoder).to("meta").eval()(view)
+    return [[*level.shape[2:]] for level in pyramid if level.shape[1]]
 
 
 class Network(nn.Module):

@@ -1,6 +1,5 @@
 """Convolutional encoders that compute as if hidden voxels were not there (SparK: Tian et al., ICLR 2023, sec. 3.2)."""
 
-import copy
 import math
 import re
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.distributed.collectives import gather
 from dira_scale.errors import UserError
-from dira_scale.models.network import Encoder
+from dira_scale.models.network import Encoder, pyramid_sizes
 from dira_scale.models.norm import COUNT, GroupedBatchNorm
 
 _GLOBAL = re.compile(  # classes that mix all positions
@@ -79,8 +78,7 @@ def sparsify(encoder: Encoder, size: Sequence[int], blocks: Sequence[int]) -> Hi
             raise UserError(
                 f"method.masking=sparse: {encoder.name} mixes all positions ({kind}); use method.masking=dense"
             )
-    view = torch.empty(1, 1, *size, device="meta")
-    coarsest = [min(sides) for sides in zip(*(x.shape[2:] for x in _on_meta(encoder, view)), strict=True)]
+    coarsest = pyramid_sizes(encoder, size)[-1]
     if any(side % count for side, count in zip(coarsest, blocks, strict=True)):
         steps = [n // side for n, side in zip(size, coarsest, strict=True)]
         step = steps[0] if len({*steps}) == 1 else steps
@@ -101,11 +99,6 @@ def sparsify(encoder: Encoder, size: Sequence[int], blocks: Sequence[int]) -> Hi
             layer.register_forward_pre_hook(hidden.clear_input)
     encoder.register_forward_hook(hidden.clear_output)
     return hidden
-
-
-def _on_meta(encoder: Encoder, view: Tensor) -> list[Tensor]:
-    pyramid: list[Tensor] = copy.deepcopy(encoder).to("meta").eval()(view)
-    return [x for x in pyramid if x.shape[1]]
 
 
 class SparseBatchNorm(GroupedBatchNorm):

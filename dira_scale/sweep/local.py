@@ -85,13 +85,15 @@ class Local:
             self._start()
             while self.jobs:
                 time.sleep(LOOK)
-                for run_id in [run_id for run_id, job in self.jobs.items() if job.poll() is not None]:
+                over = [run_id for run_id, job in self.jobs.items() if job.poll() is not None]
+                for run_id in over:
                     del self.jobs[run_id], self.room.taken[run_id]
                     ended(run_id)
                 for run_id, job in self.jobs.items():
                     if self.folder.is_cancelled(run_id):
                         job.terminate()
-                self._start()
+                if over:  # reads the records of every run that waits
+                    self._start()
         except KeyboardInterrupt:
             logger.info("interrupted: %d runs write their checkpoints and end", len(self.jobs))
             for job in self.jobs.values():

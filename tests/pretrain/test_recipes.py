@@ -276,6 +276,45 @@ def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
     assert (config.views["iou"], config.views["same_size"]) == (0.2, True)
 
 
+NADAM = {"_target_": "torch.optim.NAdam", "lr": 1e-4, "betas": [0.5, 0.999]}
+ORDER = {"_target_": "ShuffleBlocks", "orders": 1000}
+# What is drawn for the base, and after how many of their epochs the rate is halved.
+PRETEXTS_3D: dict[str, tuple[Any, ...]] = {
+    "dira_jigsaw": ({"order": ORDER | {"margin": 3}}, 32),
+    "dira_rubiks_cube": (
+        {"turn": {"_target_": "TurnBlocks", "blocks": 2, "turns": "half"}, "order": ORDER | {"margin": 5}}, 10,
+    ),
+    "dira_rotation3d": ({"turn": {"_target_": "Turn"}}, 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", PRETEXTS_3D)
+def test_dira_on_pretexts_of_volumes_has_its_scripts_figures(experiment: str) -> None:
+    """Nadam at 1e-4 for both networks, weights 1, 100 and 1, a penalty of 10, halved rates; 32 cubes a scan."""
+    config = composed(f"experiment={experiment}")
+    drawn, halved = PRETEXTS_3D[experiment]
+    assert (config.data.size, config.data.batch, config.model.bn_groups) == ([64] * 3, 16, 1)
+    assert config.method["weights"] == {"di": 1.0, "re": 100.0, "ad": 1.0}
+    assert config.optim.optimizer == NADAM | {"weight_decay": 0.0} and config.optim.discriminator == NADAM
+    assert (config.adversary.loss, config.adversary.penalty) == ("wgan_gp", 10)
+    assert (config.optim.schedule, config.optim.step_epochs, config.optim.factor) == ("step", 32 * halved, 0.5)
+    stages = [(stage.terms, stage.epochs, stage.patience) for stage in config.stages.values()]
+    terms = ["di"], ["di", "re"], ["di", "re", "ad"]
+    assert stages == [(each, 10 * 32 * halved, 32 * 40) for each in terms]
+    assert config.views["corruptions"] == drawn and config.views["flip"] == 0
+
+
+def test_rubiks_cube_pp_has_what_pcrl_says_of_it() -> None:
+    config, pcrl = composed("experiment=rubiks_cube_pp"), composed("experiment=pcrl3d")
+    for key in ("size", "batch", "spacing", "pad"):
+        assert getattr(config.data, key) == getattr(pcrl.data, key)
+    assert config.optim == pcrl.optim
+    (stage,) = (stage for stage in config.stages.values() if stage.epochs)
+    assert (stage.terms, stage.epochs, stage.patience) == (["re", "ad"], 16 * 240, 16 * 30)
+    turn = config.views["corruptions"]["turn"]
+    assert [n // count for n, count in zip(CUBE, turn["blocks"], strict=True)] == [16, 16, 16]
+
+
 ONE_OF = {"shuffle": 0.25, "bezier": 0.25, "inpaint": 0.25, "outpaint": 0.25}
 WHOLE = {"count": 1, "extents": [], "flip": 0.0}  # cubes; no mirroring
 
@@ -339,7 +378,8 @@ RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
 # Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
 SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
 SHOWN += [("dira_transvw", "released")]
-PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
+WITH_PRESETS = [name for name in EXPERIMENTS if name.startswith("dira_") and name not in PRETEXTS_3D]
+PAIRS = [(name, preset) for name in WITH_PRESETS for preset in PRESETS]
 RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
 RUNS += [("c2l", "released")]
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from dira_scale.data.distort.corruptions.blocks import ShuffleBlocks, TurnBlocks
 from dira_scale.data.distort.corruptions.choices import PatchPair, Turn
 from dira_scale.data.distort.corruptions.deformation import Affine, Elastic
 from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, GaussianNoise
@@ -26,7 +27,9 @@ __all__ = [
     "OneOf",
     "Outpaint",
     "PatchPair",
+    "ShuffleBlocks",
     "Turn",
+    "TurnBlocks",
     "corrupted",
 ]
 

@@ -1,0 +1,118 @@
+"""Blocks of a view that change places or are turned: a jigsaw puzzle (Noroozi and Favaro, ECCV 2016), Rubik's cube
+(Zhuang et al., MICCAI 2019; Zhu et al., MedIA 2020; Tao et al., MICCAI 2020)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import factorial, prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data import random
+from dira_scale.data.batch import per_sample
+from dira_scale.data.distort.corruptions.draws import Params
+from dira_scale.data.geometry.blocks import cut, distant_orders, exchanged, joined
+from dira_scale.data.geometry.orientation import quarter_turns
+from dira_scale.errors import UserError, nearest
+
+HALVES = 2  # blocks on each axis that change places: more have too many orders to choose from
+TURNS = ("half", "quarter")
+
+
+@dataclass(frozen=True)
+class ShuffleBlocks:
+    """A view is cut in half along each axis, and the blocks change places.
+
+    ``orders``: from which one is drawn, of ``geometry.blocks.distant_orders``; the first leaves all where they are.
+    ``margin``: pixels or voxels that are zeroed at every face of a block, so that edges do not go on from one into the
+    next. It is the same on all faces: were it wider inside, it would show where a block comes from.
+
+    Parameters: ``order`` int64 [b], its number; ``places`` int64 [b, n], which block is seen at each place.
+    """
+
+    orders: int = 1000
+    margin: int = 0
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``. Raises UserError for views that cannot be halved, or more orders than there are."""
+        possible = factorial(HALVES ** len(size))
+        if not 2 <= self.orders <= possible:
+            raise UserError(f"orders={self.orders}: expected a number from 2 to {possible:,}, the orders of "
+                            f"{HALVES ** len(size)} blocks")  # fmt: skip
+        check_blocks(size, (HALVES,) * len(size))
+        if not 0 <= 2 * self.margin < min(size) // HALVES:
+            raise UserError(f"margin={self.margin}: expected at least 0 and less than half of a block's side, "
+                            f"{min(size) // HALVES}")  # fmt: skip
+        return 1
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        order = random.integers(u[:, 0], 0, self.orders - 1)
+        return {"order": order, "places": distant_orders(HALVES ** len(size), self.orders)[order]}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        halves = (HALVES,) * (x.dim() - 2)
+        blocks = exchanged(cut(x, halves), params["places"])
+        for axis in range(3, blocks.dim()) if self.margin else ():
+            inner = torch.arange(blocks.shape[axis], device=x.device)
+            inner = (inner >= self.margin) & (inner < blocks.shape[axis] - self.margin)
+            blocks = blocks * inner.view(-1, *(1,) * (blocks.dim() - axis - 1))
+        return joined(blocks, halves)
+
+
+@dataclass(frozen=True)
+class TurnBlocks:
+    """A view is cut into ``blocks``, a number for all axes or one for each, and each is turned where it is.
+
+    ``turns``: ``half``: none or by 180 degrees, of volumes about one of three axes; ``quarter``: one of
+    ``orientation.quarter_turns``, for which blocks need equal sides. Each block has each turn, or none, as often.
+
+    Parameters: ``turn`` int64 [b, n], 0 = none.
+    """
+
+    blocks: int | tuple[int, ...] = 2
+    turns: str = "half"
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``. Raises UserError for views that cannot be cut so, or blocks that cannot be turned."""
+        counts = self.counts(len(size))
+        check_blocks(size, counts)
+        if self.turns not in TURNS:
+            raise UserError(f"turns={self.turns}: expected {' or '.join(TURNS)}{nearest(self.turns, TURNS)}")
+        sides = [side // count for side, count in zip(size, counts, strict=True)]
+        if self.turns == "quarter" and len(set(sides)) > 1:
+            raise UserError(f"turns=quarter: blocks of {' x '.join(map(str, sides))} cannot be turned by 90 degrees; "
+                            "use as many blocks on each axis as make them cubes, or turns=half")  # fmt: skip
+        return prod(counts)
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        return {"turn": random.integers(u, 0, len(self._each(len(size))) - 1)}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        counts, turn = self.counts(x.dim() - 2), params["turn"].flatten()
+        blocks = cut(x, counts).flatten(0, 1)
+        result, number = blocks, per_sample(turn, blocks)
+        for each, (quarters, plane) in enumerate(self._each(x.dim() - 2)):
+            result = torch.where(number == each, blocks.rot90(quarters, plane), result) if quarters else result
+        return joined(result.unflatten(0, params["turn"].shape), counts)
+
+    def counts(self, dimensions: int) -> tuple[int, ...]:
+        """Return how many blocks there are on each axis."""
+        return (self.blocks,) * dimensions if isinstance(self.blocks, int) else tuple(self.blocks)
+
+    def _each(self, dimensions: int) -> list[tuple[int, tuple[int, int]]]:
+        """Return the quarters and the plane of each turn, none first."""
+        return [turn for turn in quarter_turns(dimensions) if self.turns == "quarter" or turn[0] % 2 == 0]
+
+
+def check_blocks(size: Sequence[int], counts: Sequence[int]) -> None:
+    """Raise UserError unless a view of ``size`` can be cut into so many blocks of equal size on each axis."""
+    whole = len(counts) == len(size) and all(n > 0 and side % n == 0 for side, n in zip(size, counts, strict=True))
+    if not whole:
+        given, wanted = (" x ".join(map(str, each)) for each in (size, counts))
+        raise UserError(f"a view of {given} cannot be cut into {wanted} equal blocks: use sides of data.size that are "
+                        "multiples of the number of blocks")  # fmt: skip

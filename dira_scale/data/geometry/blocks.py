@@ -1,0 +1,47 @@
+"""Blocks of equal size that a view is cut into, and orders of them that differ in many places."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import permutations
+from math import prod
+
+import numpy as np
+from torch import Tensor
+
+
+def cut(x: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Return the ``blocks`` on each axis of ``x`` [b, C, *size], the last axis first: [b, n, C, *sides]."""
+    b, c, *size = x.shape
+    split = [part for side, count in zip(size, blocks, strict=True) for part in (count, side // count)]
+    counts, sides = range(2, 2 + 2 * len(size), 2), range(3, 3 + 2 * len(size), 2)
+    return x.reshape(b, c, *split).permute(0, *counts, 1, *sides).reshape(b, prod(blocks), c, *split[1::2])
+
+
+def joined(x: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Undo ``cut``: [b, n, C, *sides] -> [b, C, *size]."""
+    b, _, c, *sides = x.shape
+    n = len(blocks)
+    pairs = (axis for i in range(n) for axis in (1 + i, 2 + n + i))
+    size = [side * count for side, count in zip(sides, blocks, strict=True)]
+    return x.reshape(b, *blocks, c, *sides).permute(0, 1 + n, *pairs).reshape(b, c, *size)
+
+
+def exchanged(x: Tensor, places: Tensor) -> Tensor:
+    """Return ``x`` [b, n, …] with that block at place p of each sample that ``places`` int64 [b, n] names for p."""
+    index = places.reshape(*places.shape, *(1,) * (x.dim() - 2))
+    return x.gather(1, index.expand_as(x))
+
+
+@lru_cache(maxsize=4)
+def distant_orders(blocks: int, count: int) -> np.ndarray:
+    """Return ``count`` orders of ``blocks``, int64 [count, blocks], that are hard to confuse.
+
+    The first is as they are; each next one has the largest least Hamming distance to those before, the first of equals
+    in lexicographic order (Noroozi and Favaro, ECCV 2016, algorithm 1, which begins with a random one).
+    """
+    every = np.array([*permutations(range(blocks))], np.int8)
+    chosen, least = [0], np.full(len(every), blocks + 1, np.int8)
+    while len(chosen) < count:
+        least = np.minimum(least, (every != every[chosen[-1]]).sum(1, dtype=np.int8))
+        chosen.append(int(least.argmax()))
+    return every[chosen].astype(np.int64)

@@ -1,0 +1,67 @@
+"""Jigsaw puzzles (Noroozi and Favaro, ECCV 2016; volumes: Taleb et al., NeurIPS 2020): what lies where?"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions import ShuffleBlocks
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.losses.classification import classified
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import check_single
+from dira_scale.models.heads import WordHead
+from dira_scale.models.network import Encoder
+
+ORDER = "order"  # the corruption that moves a view's blocks, and its parameter
+
+
+class Jigsaw(Method):
+    """The blocks of a view x have changed places, by one of K orders y, and a classifier on the encoder must tell by
+    which: L_di = -log p(y | x), the mean over the batch.
+
+    As in DiRA's authors' 3D script, the encoder sees the whole puzzle, and the classifier is TransVW's: a convolution,
+    the mean over space, two linear layers. As a base of DiRA its decoder puts the blocks back.
+
+    Different from the sources: Noroozi and Favaro, and Taleb et al., encode each block alone. The script zeroes five
+    voxels where the blocks meet before it moves them, so that the zeroed faces of a block show where it comes from;
+    here all faces are zeroed alike (``views.corruptions.order.margin``).
+
+    Monitors: ``accuracy``, and ``chance``, which is 1 / K.
+
+    Raises ``UserError`` unless there is one view, whose corruption ``order`` moves its blocks.
+    """
+
+    corrupted = True
+    lesson = "tell in which order the blocks of an image or a volume lie"
+
+    def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_single("jigsaw", views)
+        self.encoder = encoder
+        orders = moved_blocks(views, "jigsaw").orders
+        self.classifier = WordHead("keras", encoder.channels[-1], orders, views.dimensions)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.classifier.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        pyramid = self.encoder(distorted[0])
+        order = batch.distortions[0].corruptions[ORDER][ORDER]
+        loss, monitors = classified(self.classifier(pyramid[-1]), order)
+        return Terms({"di": loss}, monitors=monitors, pyramids=(pyramid,))
+
+
+def moved_blocks(views: ViewSpec, method: str) -> ShuffleBlocks:
+    """The views' corruption ``order``; raise ``UserError`` unless it moves blocks, and is the last."""
+    corruption = views.corruptions.get(ORDER)
+    if not isinstance(corruption, ShuffleBlocks):
+        raise UserError(
+            f"method={method}: the views have no blocks that change places, no views.corruptions.{ORDER}; use "
+            f"views={method}"
+        )
+    if (last := [*views.corruptions][-1]) != ORDER:
+        raise UserError(f"views.corruptions: {last} after {ORDER} would act across blocks; put {ORDER} last")
+    return corruption

@@ -1,0 +1,94 @@
+"""Rubik's cube (Zhuang et al., MICCAI 2019; Zhu et al., MedIA 2020): what lies where, and what is turned?"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions import TurnBlocks
+from dira_scale.data.distort.corruptions.blocks import HALVES
+from dira_scale.data.geometry.blocks import cut, exchanged, joined
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.losses.classification import classified
+from dira_scale.losses.float32 import at_least_float32
+from dira_scale.methods.jigsaw import ORDER, moved_blocks
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import check_single
+from dira_scale.models.heads import MLP, global_average
+from dira_scale.models.network import Encoder, pyramid_sizes
+
+TURN = "turn"  # the corruption that turns a view's blocks, and its parameter
+
+
+class RubiksCube(Method):
+    """A volume is cut into 2 x 2 x 2 blocks; each is turned by 180 degrees about an axis, or not, and they change
+    places by one of K orders y. An encoder f sees each block alone, and linear classifiers of F = f(x_1) … f(x_8), side
+    by side, must tell the order, and of each block whether it is turned, t_i: L_di = -log p(y | F) - mean_i log p(t_i |
+    F), the mean over the batch.
+
+    f is the encoder's global average, in the order in which blocks are seen, as in DiRA's authors' 3D script. As a base
+    of DiRA it returns the maps of all blocks, put back to where they belong and as they are turned, and the decoder
+    returns the volume.
+
+    Different from the script: it names the turned blocks by where they belong, here by where they are seen; it restores
+    each block alone, and compares it with that of another place; and it zeroes ten voxels where the blocks meet before
+    it moves them, whose faces show where a block comes from: here all faces are zeroed alike.
+
+    Monitors: ``accuracy`` of the order, ``chance``, which is 1 / K, and ``turn_accuracy``, the share of blocks that are
+    rightly called turned or not; three quarters are turned, so that is what calling all turned has.
+
+    Raises ``UserError`` unless there is one view, whose corruptions are ``turn`` and ``order``, and an encoder that
+    makes maps of half the size of a half.
+    """
+
+    corrupted = True
+    lesson = "tell in which order the blocks of a volume lie and which are turned"
+
+    def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_single("Rubik's cube", views)
+        orders = moved_blocks(views, "rubiks_cube").orders
+        turn = views.corruptions.get(TURN)
+        self.halves = (HALVES,) * views.dimensions
+        if not (isinstance(turn, TurnBlocks) and turn.counts(views.dimensions) == self.halves):
+            raise UserError(
+                f"method=rubiks_cube: the views have no halves that are turned, no views.corruptions.{TURN} with "
+                f"blocks={HALVES}; use views=rubiks_cube"
+            )
+        if encoder.fixed_size:
+            raise UserError(
+                f"method=rubiks_cube: {encoder.name} takes images of one size, and blocks are smaller; use a "
+                "convolutional network, such as model=unet3d"
+            )
+        whole, half = (pyramid_sizes(encoder, [side // n for side in views.sides]) for n in (1, HALVES))
+        if [[HALVES * side for side in level] for level in half] != whole:
+            raise UserError(
+                f"data.size={[*views.sides]}: method=rubiks_cube: maps of a half, of {half[-1]} at the coarsest, are "
+                f"not half of the whole's, {whole[-1]}; use larger sides, such as "
+                f"data.size={[64] * views.dimensions}"
+            )
+        self.encoder, blocks = encoder, HALVES**views.dimensions
+        self.order = MLP(blocks * encoder.channels[-1], orders)
+        self.turned = MLP(blocks * encoder.channels[-1], blocks)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.order.requires_grad_("di" in self.active)
+        self.turned.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        drawn = batch.distortions[0].corruptions
+        places = drawn[ORDER]["places"]
+        blocks = cut(distorted[0], self.halves)
+        levels = [level.unflatten(0, places.shape) for level in self.encoder(blocks.flatten(0, 1))]
+        features = torch.cat([global_average(block) for block in levels[-1].unbind(1)], 1)
+        loss, monitors = classified(self.order(features), drawn[ORDER][ORDER])
+        logits = at_least_float32(self.turned(features))
+        turned = drawn[TURN][TURN].gather(1, places) > 0
+        loss = loss + F.binary_cross_entropy_with_logits(logits, turned.to(logits.dtype))
+        monitors["turn_accuracy"] = ((logits.detach() > 0) == turned).float().mean()
+        pyramid = [joined(exchanged(level, places.argsort(1)), self.halves) for level in levels]
+        return Terms({"di": loss}, monitors=monitors, pyramids=(pyramid,))
