@@ -28,6 +28,7 @@ from dira_scale.models.network import Network
 
 # 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
 PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})
+TRANSFORMS = ("all", "flip", "none")
 Pairs = Mapping[str, tuple[Tensor, Tensor]]  # by branch: the restored image and what it should be, [b, 1, *size]
 
 
@@ -45,6 +46,11 @@ class PCRL(C2L):
     mirroring and rotation by quarter turns, its own for each sample of o, m and h (``views.orientations``). In
     evaluation λ = 1/2. Of volumes T mirrors along each of the three axes and turns in the plane.
 
+    The rows of the paper's tables 1 and 2: ``transform=none mixture=false`` is "Self-Recons.", with ``transform=flip``
+    "TransAtt (Flip)", with ``all`` "TransAtt"; ``transform=none`` alone is "CrossMix"; stages without ``re`` are
+    "ContraLoss". The paper does not say from which maps the view is restored without CrossMix; here from those of o and
+    of m, each its own.
+
     With ResNet-18 the projector has 82,176 parameters, the attention 133,376 (``channel``) or 136,710,912 (``outer``);
     on ``unet3d`` 133,632 or 141,429,760. With several BatchNorm groups the momentum encoder's feature maps are sent
     back to the process that decodes them, about 1.2 million numbers an image at 224 pixels.
@@ -55,6 +61,8 @@ class PCRL(C2L):
         dim: of the embedding, and width of the projector's hidden layer.
         alpha: of the distribution of λ; 1 is uniform.
         attention: ``channel`` (released code) or ``outer`` (paper).
+        transform: what T does: ``all``; ``flip``, no turns; ``none``, without attention.
+        mixture: whether h is restored, and its embeddings enter the queue.
         weights: of the terms.
         target_scale: of what the decoder predicts and is compared with, for images in [0, 1]. A larger one makes the
             decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images:
@@ -89,6 +97,8 @@ class PCRL(C2L):
         batch_norm: bool = False,
         alpha: float = 1.0,
         attention: str = "channel",
+        transform: str = "all",
+        mixture: bool = True,
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         target_scale: float = 1.0,
         shuffle: str = "blocks",
@@ -104,9 +114,14 @@ class PCRL(C2L):
             )
         scale_valid = target_scale == 1 if bounded else 0 < target_scale < math.inf  # a sigmoid gives the image itself
         check_range("PCRL", target_scale=(target_scale, scale_valid))
-        if attention not in ATTENTIONS:
-            known = f"{' or '.join(ATTENTIONS)}{nearest(attention, ATTENTIONS)}"
-            raise UserError(f"method.attention={attention}: expected {known}")
+        for key, value, known in (("attention", attention, ATTENTIONS), ("transform", transform, TRANSFORMS)):
+            if value not in known:
+                raise UserError(f"method.{key}={value}: expected {' or '.join(known)}{nearest(value, known)}")
+        if self.normalised and (transform != "all" or not mixture):
+            raise UserError(
+                "method.transform, method.mixture: they leave parts of PCRL out as the paper's tables do, and "
+                "PCRLReleased has all; use method=pcrl without preset=released"
+            )
         check_weights(weights, PAPER_WEIGHTS)
         self.weights, self.target_scale = dict(weights), target_scale
         self.bounded = bounded  # type: ignore[misc]
@@ -115,11 +130,12 @@ class PCRL(C2L):
         self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.decoder, self.head = network.decoder, network.head
-        self.attention = ATTENTIONS[attention](channels, network.encoder.dimensions)
+        self.transform, self.pushed = transform, 3 if mixture else 2
+        self.attention = None if transform == "none" else ATTENTIONS[attention](channels, network.encoder.dimensions)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
-        for part in (self.decoder, self.head, self.attention):
+        for part in filter(None, (self.decoder, self.head, self.attention)):
             part.requires_grad_("re" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
@@ -130,19 +146,21 @@ class PCRL(C2L):
 
         queries, keys = self.unit(self.projector(ordinary[-1])), self.unit(keys)
         with torch.no_grad():
-            new = torch.stack([queries.detach(), keys, self.unit(self.projector(hybrid[-1]))], dim=1)
+            every = queries.detach(), keys, self.unit(self.projector(hybrid[-1]))
+            new = torch.stack(every[: self.pushed], dim=1)
         losses = {"di": info_nce(queries, keys, self.queue, self.temperature)} if "di" in self.active else {}
         terms = Terms(losses, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
         self.enqueue(terms, queries.detach(), new, positive=1)
         if "re" not in self.active:
             return terms
 
-        first, second = (distortion.orientations.unbind(1) for distortion in batch.distortions)
+        first, second = (self.oriented(distortion.orientations).unbind(1) for distortion in batch.distortions)
         branches = {
             "ordinary": (ordinary, clean[0], first[0]),
             "momentum": (momentum, clean[1], second[0]),
-            "hybrid": (hybrid, blend(clean[0], clean[1], share), first[1]),
         }
+        if self.pushed == 3:
+            branches["hybrid"] = hybrid, blend(clean[0], clean[1], share), first[1]
         errors = self.compare({
             name: (self.decoded(self.attended(pyramid, orientation)), reorient(image, orientation))
             for name, (pyramid, image, orientation) in branches.items()
@@ -159,8 +177,16 @@ class PCRL(C2L):
         terms.restored, terms.target = restored[shown]
         return torch.stack(list(errors.values()))
 
+    def oriented(self, orientations: Tensor) -> Tensor:
+        """``orientations`` uint8 [b, …, n + 1], of which T does what ``transform`` says."""
+        if self.transform == "flip":
+            return torch.cat([orientations[..., :-1], torch.zeros_like(orientations[..., -1:])], -1)
+        return orientations if self.transform == "all" else torch.zeros_like(orientations)
+
     def attended(self, pyramid: list[Tensor], orientation: Tensor) -> list[Tensor]:
-        """``pyramid`` with its last map through the attention on ``orientation``."""
+        """``pyramid`` with its last map through the attention on ``orientation``, if there is one."""
+        if self.attention is None:
+            return pyramid
         return [*pyramid[:-1], self.attention(pyramid[-1], indicator(orientation))]
 
     def decoded(self, pyramid: list[Tensor]) -> Tensor:

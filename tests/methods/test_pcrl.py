@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from data.volumes import NONE
-from methods.pcrl_parts import batch, formulas, mean_exponential, method, part, plain_nce
+from methods.pcrl_parts import batch, formulas, mean_exponential, method, mixed, part, plain_nce
 from safetensors.torch import save_file
 from scipy import stats
 
-from dira_scale.data.geometry.orientation import indicator
+from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.losses.info_nce import exponentials, nce
@@ -75,6 +75,27 @@ def test_steps_are_the_formulas_and_the_queue_a_list_that_forgets_its_oldest(for
         torch.testing.assert_close(model.queue, torch.stack(slots), rtol=1e-9, atol=1e-12)
         assert model.queue_pointer.item() == slot % 30 and not model._waiting
     assert (model.queue_age == 0).sum() == 24
+
+
+@pytest.mark.parametrize(("transform", "mixture"), [("none", False), ("flip", False), ("all", False), ("none", True)])
+def test_an_ablation_is_the_formula_without_what_it_leaves_out(transform, mixture):
+    """Targets without turns, or as they are and decoded without attention; two branches and two keys of an image."""
+    model, ((x1, x2), distorted, facts) = method(transform=transform, mixture=mixture, queue=48), batch(count=8)
+    o, m, share = model.encoder(distorted[0]), model.key_encoder(distorted[1]), model.share(facts.step, 0)
+    branches = [(o, x1, 0, 0), (m, x2, 1, 0), (mixed(o, m, share), share * x1 + (1 - share) * x2, 0, 1)]
+    error = 0.0
+    for maps, image, view, number in branches[: 3 if mixture else 2]:
+        orientation = facts.distortions[view].orientations[:, number].clone()
+        orientation[:, 2 if transform == "flip" else slice(3 * (transform == "all"), None)] = 0
+        given = maps if transform == "none" else [*maps[:-1], model.attention(maps[-1], indicator(orientation))]
+        error += (model.head(model.decoder(given)) - reorient(image, orientation)).square().mean()
+    terms = model((x1, x2), distorted, facts)
+    torch.testing.assert_close(terms.losses["re"], error, rtol=1e-9, atol=1e-12)
+    assert ("re_hybrid" in terms.monitors) == mixture and (model.attention is None) == (transform == "none")
+    sum(terms.losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    model.after_step()
+    assert model.queue_pointer.item() == 8 * (3 if mixture else 2)
 
 
 @FORMS
@@ -248,6 +269,8 @@ def test_the_queue_must_hold_a_steps_keys_and_a_micro_batch_several_groups():
         ({"alpha": 0.0}, "PCRL's alpha: 0.0 is out of range"),
         ({"alpha": math.nan}, "PCRL's alpha: nan"),
         ({"attention": "chanel"}, "method.attention=chanel: expected channel or outer; did you mean 'channel'?"),
+        ({"transform": "flips"}, "method.transform=flips: expected all or flip or none; did you mean 'flip'?"),
+        ({"form": PCRLReleased, "mixture": False}, "use method=pcrl without preset=released"),
         ({"weights": {"di": 1.0, "re": 1.0, "ad": 1.0}}, "method.weights: needs di and re"),
     ],
 )

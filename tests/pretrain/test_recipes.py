@@ -256,14 +256,22 @@ def test_pretexts_have_their_authors_figures(experiment: str) -> None:
     assert {name: {k: v for k, v in part.items() if k != "_target_"} for name, part in corruptions.items()} == drawn
 
 
-def test_what_is_not_deformed_or_only_painted_is_restored_as_by_models_genesis() -> None:
-    for experiment, expected in (("autoencoder", {}), ("inpainting", {"inpaint": 1.0})):
-        changed = _differences(f"experiment={experiment}", "models_genesis2d")
-        assert {key for key in changed if not key.startswith("views.corruptions")} == {"run"}
-        parts = composed(f"experiment={experiment}").views["corruptions"] or {}
-        chances = {name: part["p"] for name, part in parts.items() if name != "painting"}
-        chances |= parts.get("painting", {"p": {}})["p"]
-        assert {name: p for name, p in chances.items() if p} == expected
+ONLY: dict[str, dict[str, float]] = {  # what is done to a view of Models Genesis, and how often
+    "autoencoder": {}, "inpainting": {"inpaint": 1.0},
+    "autoencoder3d": {}, "inpainting3d": {"inpaint": 1.0}, "outpainting3d": {"outpaint": 1.0},
+    "local_shuffling3d": {"shuffle": 1.0}, "nonlinear3d": {"bezier": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", ONLY)
+def test_ablations_of_models_genesis_differ_by_what_is_done_to_a_view(experiment: str) -> None:
+    whole = "models_genesis" if experiment.endswith("3d") else "models_genesis2d"
+    changed = _differences(f"experiment={experiment}", whole)
+    assert {key for key in changed if not key.startswith("views.corruptions")} == {"run"}
+    parts = composed(f"experiment={experiment}").views["corruptions"] or {}
+    chances = {name: part["p"] for name, part in parts.items() if name != "painting"}
+    chances |= parts.get("painting", {"p": {}})["p"]
+    assert {name: p for name, p in chances.items() if p} == ONLY[experiment]
 
 
 def test_dira_on_volumes_has_the_figures_of_the_papers() -> None:
@@ -331,6 +339,10 @@ def test_transvw_has_its_codes_figures() -> None:
     assert (config.optim.schedule, config.optim.step_epochs, config.optim.factor) == ("step", 40, 0.5)
     trained = {name: (stage.terms, stage.patience) for name, stage in config.stages.items() if stage.epochs}
     assert trained == {"dir": (["di", "re"], 50)}
+
+
+def test_semantic_genesis_is_transvw_by_another_name() -> None:
+    assert _differences("experiment=semantic_genesis", "transvw").keys() == {"run"}
 
 
 @pytest.mark.parametrize("experiment", ["transvw", "dira_transvw"])
