@@ -18,6 +18,7 @@ _MODULES = {
     "dira_scale.methods.barlow": ("BarlowTwins",),
     "dira_scale.methods.byol": ("BYOL",),
     "dira_scale.methods.c2l": ("C2L",),
+    "dira_scale.methods.cpc": ("CPC",),
     "dira_scale.methods.dira": ("DiRA",),
     "dira_scale.methods.jigsaw": ("Jigsaw",),
     "dira_scale.methods.mae": ("MAE",),
@@ -35,8 +36,8 @@ _MODULES = {
         "Blur", "Cutout", "InverseCutout", "Jitter", "Shuffle", "SizedCrop", "Tone", "ViewSpec", "Warp",
     ),
     "dira_scale.data.distort.corruptions": (
-        "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint", "LocalShuffle", "OneOf",
-        "Outpaint", "PatchPair", "ShuffleBlocks", "Turn", "TurnBlocks",
+        "Affine", "Bezier", "BlockMask", "CropBlocks", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint",
+        "LocalShuffle", "OneOf", "Outpaint", "PatchPair", "ShuffleBlocks", "Turn", "TurnBlocks",
     ),
     "dira_scale.tasks.config": ("LabelTask", "MaskTask", "RegressionTask"),
     "dira_scale.archive.sources.brats": ("Brats",),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import PatchPair
+from dira_scale.data.geometry.blocks import window
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
@@ -71,18 +72,9 @@ class RelativePosition(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         drawn = batch.distortions[0].corruptions[PATCHES]
-        patches = torch.stack([cut(distorted[0], corners, self.sides) for corners in drawn["corners"].unbind(1)], 1)
+        patches = torch.stack([window(distorted[0], corners, self.sides) for corners in drawn["corners"].unbind(1)], 1)
         # A view's patches stay together: BatchNorm's groups are of whole views.
         levels = [level.unflatten(0, (-1, 2)).unbind(1) for level in self.encoder(patches.flatten(0, 1))]
         logits = self.classifier(torch.cat([global_average(level) for level in levels[-1]], 1))
         loss, monitors = classified(logits, drawn["neighbour"])
         return Terms({"di": loss}, monitors=monitors, pyramids=tuple(list(each) for each in zip(*levels, strict=True)))
-
-
-def cut(x: Tensor, corners: Tensor, sides: Sequence[int]) -> Tensor:
-    """The patch of ``x`` [b, C, *size] that starts at each sample's ``corners`` int64 [b, n]: [b, C, *sides]."""
-    for axis, side in enumerate(sides):
-        rows = corners[:, axis, None] + torch.arange(side, device=x.device)
-        rows = rows.view(len(x), *(side if dim == axis + 2 else 1 for dim in range(1, x.dim())))
-        x = x.gather(axis + 2, rows.expand(*(side if dim == axis + 2 else n for dim, n in enumerate(x.shape))))
-    return x

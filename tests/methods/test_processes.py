@@ -197,7 +197,7 @@ def volumes_of(step, count=16, part=own_part):
 
 def pretexts():
     """Steps of methods that classify what is drawn of a sample, on whatever process it is."""
-    from dira_scale.data.distort.corruptions import PatchPair, ShuffleBlocks, Turn, TurnBlocks
+    from dira_scale.data.distort.corruptions import CropBlocks, PatchPair, ShuffleBlocks, Turn, TurnBlocks
     from dira_scale.data.views import ViewSpec, draw
 
     position = {"_target_": "RelativePosition", "hidden": 8}
@@ -207,6 +207,7 @@ def pretexts():
         "position": (position, {"patches": PatchPair(8, 3, 2)}),
         "jigsaw": ({"_target_": "Jigsaw"}, {"order": ShuffleBlocks(20)}),
         "cube": ({"_target_": "RubiksCube"}, {"turn": TurnBlocks(), "order": ShuffleBlocks(20)}),
+        "cpc": ({"_target_": "CPC", "dim": 6, "context": 4}, {"patches": CropBlocks(2)}),
     }
 
     def images(views, step, count=16, part=own_part):

@@ -240,6 +240,10 @@ PRETEXTS: dict[str, tuple[Any, ...]] = {
         ADAM | {"lr": 1e-4}, ("constant", 50, 0.5, 0), 32, [128] * 3, 1000,
         {"patches": {"side": 128 // 3 - 3, "gap": 3, "jitter": 3}},
     ),
+    "cpc3d": (
+        ADAM | {"lr": 1e-4}, ("constant", 50, 0.5, 0), 32, [128] * 3, 1000,
+        {"patches": {"blocks": 4, "keep": 7 / 8, "flip": 0.5}},
+    ),
 }  # fmt: skip
 
 

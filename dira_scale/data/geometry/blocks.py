@@ -1,4 +1,4 @@
-"""Blocks of equal size that a view is cut into, and orders of them that differ in many places."""
+"""Blocks of equal size that a view is cut into, windows of it, and orders that differ in many places."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -6,6 +6,7 @@ from itertools import permutations
 from math import prod
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,15 @@ def exchanged(x: Tensor, places: Tensor) -> Tensor:
     """Return ``x`` [b, n, …] with that block at place p of each sample that ``places`` int64 [b, n] names for p."""
     index = places.reshape(*places.shape, *(1,) * (x.dim() - 2))
     return x.gather(1, index.expand_as(x))
+
+
+def window(x: Tensor, corners: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return the patch of ``x`` [b, C, *size] that starts at each sample's ``corners`` int64 [b, n]: [b, C, *sides]."""
+    for axis, side in enumerate(sides):
+        rows = corners[:, axis, None] + torch.arange(side, device=x.device)
+        rows = rows.view(len(x), *(side if dim == axis + 2 else 1 for dim in range(1, x.dim())))
+        x = x.gather(axis + 2, rows.expand(*(side if dim == axis + 2 else n for dim, n in enumerate(x.shape))))
+    return x
 
 
 @lru_cache(maxsize=4)

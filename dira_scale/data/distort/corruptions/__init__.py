@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from dira_scale.data.distort.corruptions.blocks import ShuffleBlocks, TurnBlocks
+from dira_scale.data.distort.corruptions.blocks import CropBlocks, ShuffleBlocks, TurnBlocks
 from dira_scale.data.distort.corruptions.choices import PatchPair, Turn
 from dira_scale.data.distort.corruptions.deformation import Affine, Elastic
 from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, GaussianNoise
@@ -19,6 +19,7 @@ __all__ = [
     "Affine",
     "Bezier",
     "BlockMask",
+    "CropBlocks",
     "Elastic",
     "GaussianBlur",
     "GaussianNoise",

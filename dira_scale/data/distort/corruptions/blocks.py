@@ -1,5 +1,6 @@
-"""Blocks of a view that change places or are turned: a jigsaw puzzle (Noroozi and Favaro, ECCV 2016), Rubik's cube
-(Zhuang et al., MICCAI 2019; Zhu et al., MedIA 2020; Tao et al., MICCAI 2020)."""
+"""Blocks of a view that change places, are turned or cropped: a jigsaw puzzle (Noroozi and Favaro, ECCV 2016), Rubik's
+cube (Zhuang et al., MICCAI 2019; Tao et al., MICCAI 2020), predictive coding of patches (Taleb et al., NeurIPS 2020).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +8,13 @@ from math import factorial, prod
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
-from dira_scale.data.distort.corruptions.draws import Params
-from dira_scale.data.geometry.blocks import cut, distant_orders, exchanged, joined
+from dira_scale.data.distort.corruptions.draws import Params, share
+from dira_scale.data.geometry.blocks import cut, distant_orders, exchanged, joined, window
 from dira_scale.data.geometry.orientation import quarter_turns
 from dira_scale.errors import UserError, nearest
 
@@ -107,6 +109,54 @@ class TurnBlocks:
     def _each(self, dimensions: int) -> list[tuple[int, tuple[int, int]]]:
         """Return the quarters and the plane of each turn, none first."""
         return [turn for turn in quarter_turns(dimensions) if self.turns == "quarter" or turn[0] % 2 == 0]
+
+
+@dataclass(frozen=True)
+class CropBlocks:
+    """A view is cut into ``blocks``, a number for all axes or one for each, for a method that encodes each alone
+    (``methods.cpc``): each is mirrored along the first axis with probability ``flip``, and all but a window of the
+    share ``keep`` of its sides is zeroed, wherever it lies; the window is moved to the block's middle.
+
+    Parameters: ``flip`` bool [b, n]; ``corner`` int64 [b, n, axes], where the windows start.
+    """
+
+    blocks: int | tuple[int, ...] = 4
+    keep: float = 0.875
+    flip: float = 0.5
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``. Raises UserError for views that cannot be cut so, and shares that cannot be."""
+        check_blocks(size, self.counts(len(size)))
+        if not 0 < self.keep <= 1 or min(self._window(size)) < 1:
+            raise UserError(f"keep={self.keep}: expected a share above 0, at most 1, that leaves a pixel of a block")
+        share("flip", self.flip)
+        return prod(self.counts(len(size))) * (1 + len(size))
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        u = u.reshape(len(u), -1, 1 + len(size))
+        sides = [side // count for side, count in zip(size, self.counts(len(size)), strict=True)]
+        room = [side - kept for side, kept in zip(sides, self._window(size), strict=True)]
+        corners = [random.integers(u[..., 1 + axis], 0, most) for axis, most in enumerate(room)]
+        return {"flip": u[..., 0] < self.flip, "corner": np.stack(corners, -1)}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        counts, kept = self.counts(x.dim() - 2), self._window(x.shape[2:])
+        blocks = cut(x, counts).flatten(0, 1)
+        blocks = torch.where(per_sample(params["flip"].flatten(), blocks), blocks.flip(2), blocks)
+        inner = window(blocks, params["corner"].flatten(0, 1), kept)
+        edges = [(side - n) // 2 for side, n in zip(blocks.shape[2:], kept, strict=True)]
+        padding = [(before, side - n - before) for before, side, n in zip(edges, blocks.shape[2:], kept, strict=True)]
+        padded = F.pad(inner, [edge for pair in padding[::-1] for edge in pair])
+        return joined(padded.unflatten(0, params["flip"].shape), counts)
+
+    def counts(self, dimensions: int) -> tuple[int, ...]:
+        """Return how many blocks there are on each axis."""
+        return (self.blocks,) * dimensions if isinstance(self.blocks, int) else tuple(self.blocks)
+
+    def _window(self, size: Sequence[int]) -> list[int]:
+        return [int(side // count * self.keep) for side, count in zip(size, self.counts(len(size)), strict=True)]
 
 
 def check_blocks(size: Sequence[int], counts: Sequence[int]) -> None:

@@ -1,0 +1,140 @@
+"""Contrastive predictive coding (van den Oord et al., 2018; volumes: Taleb et al., NeurIPS 2020, sec. 3.1): what comes
+next?"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions import CropBlocks
+from dira_scale.data.geometry.blocks import cut
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import gather, on_device, rank, world
+from dira_scale.errors import UserError
+from dira_scale.losses.float32 import at_least_float32
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import check_range
+from dira_scale.methods.restoration import check_single
+from dira_scale.methods.shuffle import permutation
+from dira_scale.models.heads import MLP
+from dira_scale.models.network import Encoder
+
+PATCHES = "patches"  # the corruption that cuts a view's patches
+
+
+class CPC(Method):
+    """A view is cut into patches, of which each has a code z. A recurrent network reads the codes of the first half
+    along the last axis, a pyramid that ends at one patch; from its state c linear layers W_k predict the codes of the
+    patches that follow that one. The prediction must tell them from those that follow another patch y':
+
+        s(y) = mean_k <W_k c, z(y_k)> / dim,   L_di = -1/2 [log σ(s(y)) + log (1 - σ(s(y')))]
+
+    the mean over all patches at the end of the first half, and the batch. The pyramid widens by one patch to each side
+    with every step back, and is mirrored at the view's edges.
+
+    As Taleb et al.'s code: one positive and one negative, a GRU, codes by a linear layer. Their formula (3) is InfoNCE
+    over many. Otherwise than there, y' is a patch of the batch that each is once (there drawn with replacement), the
+    encoder's maps are averaged over space (there flattened), and the prediction goes along the last axis, the patient's
+    left and right (there the first).
+
+    Monitors: ``accuracy`` of telling y from y', and ``chance``, 1/2.
+
+    Args:
+        dim: of a code.
+        context: width of the GRU.
+
+    Raises ``UserError`` unless there is one view, whose corruption ``patches`` cuts it into at least 2 on each axis,
+    and an encoder that takes any size.
+    """
+
+    gradient_views = 0  # patches, no views
+    corrupted = True
+    lesson = "tell the patches that follow others from those that do not"
+
+    def __init__(self, encoder: Encoder, views: ViewSpec, dim: int = 1024, context: int = 256) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_single("cpc", views)
+        patches = views.corruptions.get(PATCHES)
+        if not isinstance(patches, CropBlocks):
+            raise UserError(f"method=cpc: the views have no patches, no views.corruptions.{PATCHES}; use views=cpc")
+        if encoder.fixed_size:
+            raise UserError(
+                f"method=cpc: {encoder.name} takes images of one size, and patches are smaller; use a convolutional "
+                "network, such as model=unet3d"
+            )
+        check_range("CPC", dim=(dim, dim > 0), context=(context, context > 0))
+        self.counts = patches.counts(views.dimensions)
+        if min(self.counts) < 2:
+            raise UserError(f"views.corruptions.{PATCHES}.blocks={list(self.counts)}: CPC needs 2 or more on each axis")
+        before, following = sequences(self.counts)
+        self.encoder, self.dim = encoder, dim
+        self.register_buffer("before", torch.from_numpy(before), persistent=False)
+        self.register_buffer("following", torch.from_numpy(following), persistent=False)
+        self.code = MLP(encoder.channels[-1], dim)
+        self.reader = nn.GRU(dim, context, batch_first=True)
+        self.predictor = MLP(context, following.shape[1] * dim)
+
+    before: Tensor
+    following: Tensor
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        for part in (self.code, self.reader, self.predictor):
+            part.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        patches = cut(distorted[0], self.counts)
+        pyramid = self.encoder(patches.flatten(0, 1))
+        codes = self.code(pyramid[-1]).unflatten(0, patches.shape[:2])
+        _, state = self.reader(codes[:, self.before].flatten(0, 1))
+        predicted = at_least_float32(self.predictor(state[-1]))
+        true = at_least_float32(codes[:, self.following]).flatten(0, 1).flatten(1)
+        scores = torch.stack([(predicted * y).mean(1) for y in (true, self.others(true, batch.step))])
+        right = torch.tensor([1.0, 0.0], device=scores.device)[:, None].expand_as(scores).to(scores.dtype)
+        loss = F.binary_cross_entropy_with_logits(scores, right)
+        accuracy = ((scores.detach() > 0) == (right > 0)).float().mean()
+        monitors = {"accuracy": accuracy, "chance": torch.full_like(accuracy, 0.5)}
+        return Terms({"di": loss}, monitors=monitors)
+
+    def others(self, following: Tensor, step: int) -> Tensor:
+        """Return ``following`` [n, …] in which no row is where it was; in training rows of all processes change
+        places."""
+        if not self.training:
+            return following.roll(1, 0)
+        count = len(following)
+        order = permutation(count * world(), step, 0)
+        another = np.empty_like(order)
+        another[order] = np.roll(order, 1)  # one cycle through all rows
+        own = slice(count * rank(), count * (rank() + 1))
+        return gather(following)[on_device(another[own], following.device)]
+
+
+def sequences(counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of the patches that are read, int64 [n, m], and of those that follow, int64 [n, k].
+
+    n: the places across the last of the axes that are cut into ``counts`` patches, row by row; m: the pyramid, the
+    farthest row first, each row by row; k: the second half of the last axis.
+    """
+    *across, along = counts
+    numbers = np.arange(np.prod(counts)).reshape(counts)
+    half, before, following = along // 2, [], []
+    for place in np.ndindex(*across):
+        read = []
+        for row in range(half):
+            reach = half - 1 - row
+            for step in product(range(-reach, reach + 1), repeat=len(across)):
+                cell = (mirrored(at + by, n) for at, by, n in zip(place, step, across, strict=True))
+                read.append(numbers[(*cell, row)])
+        before.append(read)
+        following.append(numbers[place][half:])
+    return np.array(before), np.array(following)
+
+
+def mirrored(at: int, n: int) -> int:
+    """Return the place ``at``, mirrored at the first and the last of ``n``."""
+    at = abs(at) % (2 * n - 2)
+    return min(at, 2 * n - 2 - at)
