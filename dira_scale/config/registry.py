@@ -42,7 +42,7 @@ _MODULES = {
     "dira_scale.archive.sources.chexpert": ("CheXpert",),
     "dira_scale.archive.sources.folder": ("Folder",),
     "dira_scale.archive.sources.jsrt": ("Jsrt",),
-    "dira_scale.archive.sources.lidc_idri": ("LidcIdri", "LidcVois"),
+    "dira_scale.archive.sources.lidc_idri": ("LidcIdri", "LidcNodules", "LidcVois"),
     "dira_scale.archive.sources.lits": ("Lits",),
     "dira_scale.archive.sources.luna16": ("Luna16", "Luna16Candidates"),
     "dira_scale.archive.sources.medmnist": ("MedMnist",),

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import chosen_class
-from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 from dira_scale.runs.shape import Within
@@ -139,21 +139,40 @@ class LabelTask(TaskConfig):
         return Classification(labels, scored=self._scored())
 
 
+Classes = Mapping[str, Any]  # of each class its value in masks, or of each region, which others may overlap, a list
+
+
+def regions_of(classes: Classes) -> list[Sequence[int]] | None:
+    """Return the values of each region; None: classes, which exclude each other."""
+    values = [*classes.values()]
+    return values if values and all(isinstance(each, list | tuple) for each in values) else None
+
+
+def values_of(classes: Classes) -> list[int]:
+    """Return all values in masks that ``classes`` name, each once."""
+    regions = regions_of(classes)
+    return [*dict.fromkeys(value for values in regions for value in values)] if regions else [*classes.values()]
+
+
 @dataclass
 class MaskTask(TaskConfig):
     """Masks of images."""
 
     loss: list[str] = one_of("dice", "ce")
-    classes: dict[str, int] | None = None
+    ce_weight: float = above(0, 1.0)
+    classes: dict[str, Any] | None = None
     decoder: str = one_of(PRETRAINED, RANDOM, LINEAR)
 
     def __post_init__(self) -> None:
-        """Raises UserError for two classes of one value, or one of the background's."""
+        """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's."""
         super().__post_init__()
-        values = (self.classes or {}).values()
-        if len({*values}) < len(values) or not all(0 < value < 256 for value in values):
+        classes = self.classes or {}
+        values = values_of(classes)
+        whole = all(type(value) is int and 0 < value < 256 for value in values)
+        if not whole or len({*values}) < len(values) or not all(regions_of(classes) or ()):
             raise UserError(
-                f"classes={typed(self.classes)}: give each class a value of its own from 1 to 255; 0 is background"
+                f"classes={typed(self.classes)}: give each class a value of its own from 1 to 255, 0 being background; "
+                "or each a list of values, as of regions that may overlap"
             )
 
     @property
@@ -172,7 +191,7 @@ class MaskTask(TaskConfig):
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.tasks.masks import Segmentation
 
-        return Segmentation(self.classes, linear=self.decoder == LINEAR)
+        return Segmentation(self.classes, self.ce_weight, linear=self.decoder == LINEAR)
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.tasks.mask_values import check_evaluated

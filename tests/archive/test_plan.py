@@ -301,6 +301,9 @@ def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None
         ({"range": 5}, r"recipe.volume.range=5: give \[low, high\]"),
         ({"range": (1000, -1000)}, "recipe.volume.range"),
         ({"crop": "bdy"}, "recipe.volume.crop=bdy; did you mean 'body'"),
+        ({"crop": {"mask": -1}}, r"recipe.volume.crop={'mask': -1}: give {mask: 30}, voxels around the mask, or"),
+        ({"crop": {"boxes": [32, 64]}}, r"recipe.volume.crop={'boxes': \[32, 64\]}: give {mask: 30}"),
+        ({"crop": {"mask": 1, "boxes": [1, 1, 1]}}, "recipe.volume.crop={'mask': 1, 'boxes': "),
         ({"irregular": "no"}, "recipe.volume.irregular=no: use resample or refuse"),
     ],
 )
@@ -325,6 +328,7 @@ IDENTITIES = {
     "folder": "6f3d49e8ce28540e",
     "jsrt": "407e251955d792fa",
     "lidc_idri": "45bb1649f926bd73",
+    "lidc_nodules": "4936e30b0ad8d13a",
     "lidc_vois": "ad31ff56d544e361",
     "lits": "faf60a2db922b3c2",
     "luna16": "55740a59b383a8a4",

@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 def made(name: str, root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
     """The miniature ``name`` below ``root``."""
     make = LAYOUTS[name].make
-    return make(root, ingest) if make in (miniatures.siim_acr, readings) else make(root)
+    return make(root, ingest) if make in (miniatures.siim_acr, readings, nodules) else make(root)
 
 
 def config(name: str, root: Path | str, ingest: SimpleNamespace, **keys: Any) -> dict[str, Any]:
@@ -69,6 +69,12 @@ def readings(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
         mask[(3, slice(3, 8), slice(4, 9)) if n == 0 else (5, slice(3, 8), slice(35, 40))] = 1
         stored[uid] = values, mask
     return stored
+
+
+def nodules(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+    """The same, of each nodule a block."""
+    blocks = {"1.3.6.101": np.s_[1:5, 1:9, 2:10], "1.3.6.102": np.s_[3:7, 1:9, 33:41]}
+    return {f"{uid}/0": tuple(each[blocks[uid]] for each in both) for uid, both in readings(root, ingest).items()}
 
 
 def candidates(root: Path) -> miniatures.Stored:
@@ -198,6 +204,14 @@ LAYOUTS = {
                              [("malignant", 1 + 2 * n, 3, 4 if n == 1 else 35, 1, 5, 5)]) for n in (1, 2)},
         {"LIDC-IDRI-0001/1.2.5/1.3.6.103": "no readings of this series: a radiograph, or its XML file is missing"},
         {"min_side": 1}, columns={"spacing": [2.5, 0.7, 0.7]},
+    ),
+    "lidc_nodules": Layout(
+        nodules,
+        {f"1.3.6.10{n}/0": Row({}, {"manufacturer": "ge"}, None, [("malignant", 2, 2, 2, 1, 5, 5)]) for n in (1, 2)},
+        {"LIDC-IDRI-0001/1.2.5/1.3.6.103": "no readings of this series: a radiograph, or its XML file is missing"},
+        {"min_side": 1, "volume": {"spacing": None, "clip": [-1024, 3071], "range": [-1000, 1000],
+                                   "crop": {"boxes": [4, 8, 8]}, "irregular": "resample"}},
+        columns={"spacing": [2.5, 0.7, 0.7]},
     ),
     "lits": Layout(
         miniatures_3d.lits,

@@ -167,6 +167,9 @@ def brats(root: Path, modalities: tuple[str, ...] = ("flair",)) -> Stored:
         if "incomplete" not in name:
             drawn = write_nifti(root / folder / f"{mask}{packed}", tumour, "LPS")
             channels = [read[modality] for modality in modalities]
+            if len(channels) > 1:  # each from its own black to its own white
+                limits = [np.percentile(each, [0.5, 99.5], method="inverted_cdf") for each in channels]
+                channels = [np.rint((c - a) / (b - a) * 8191) for c, (a, b) in zip(channels, limits, strict=True)]
             made[name] = np.stack(channels) if len(channels) > 1 else channels[0], drawn
     return made
 
