@@ -1,4 +1,4 @@
-"""Masks of images, in any number of dimensions: one structure, regions that may overlap, or classes and a background."""
+"""Masks of images, in any number of dimensions: one structure, regions that may overlap, or several classes."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
