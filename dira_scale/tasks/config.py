@@ -13,6 +13,7 @@ from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 from dira_scale.runs.shape import Within
+from dira_scale.tasks.classes import regions_of, values_of
 
 if TYPE_CHECKING:
     from dira_scale.data.labels import Choice, Columns
@@ -137,21 +138,6 @@ class LabelTask(TaskConfig):
         labels = _columns(choice, facts["outputs"], dataset, split)
         assert isinstance(labels, Labels), "asked for"
         return Classification(labels, scored=self._scored())
-
-
-Classes = Mapping[str, Any]  # of each class its value in masks, or of each region, which others may overlap, a list
-
-
-def regions_of(classes: Classes) -> list[Sequence[int]] | None:
-    """Return the values of each region; None: classes, which exclude each other."""
-    values = [*classes.values()]
-    return values if values and all(isinstance(each, list | tuple) for each in values) else None
-
-
-def values_of(classes: Classes) -> list[int]:
-    """Return all values in masks that ``classes`` name, each once."""
-    regions = regions_of(classes)
-    return [*dict.fromkeys(value for values in regions for value in values)] if regions else [*classes.values()]
 
 
 @dataclass

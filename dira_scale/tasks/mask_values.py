@@ -9,7 +9,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
-from dira_scale.tasks.config import Classes, regions_of, values_of
+from dira_scale.tasks.classes import Classes, regions_of, values_of
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs

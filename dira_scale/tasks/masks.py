@@ -19,7 +19,7 @@ from dira_scale.metrics.segmentation import mask_cases, segmentation
 from dira_scale.metrics.statistics.of_cases import Statistics, of_masks
 from dira_scale.pixels.outlines import outlined
 from dira_scale.runs.description import Metric, Output, Term
-from dira_scale.tasks.config import Classes, regions_of, values_of
+from dira_scale.tasks.classes import Classes, regions_of, values_of
 from dira_scale.tasks.labels import CE
 from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
 
@@ -161,7 +161,7 @@ class Segmentation(Supervision):
 
     @property
     def _targets(self) -> Values:
-        """Those of each class."""
+        """The targets of each class."""
         return self.regions or [[number] for number in range(1, len(self.names) + 1)]
 
     def score(self) -> "DiceScore":

@@ -162,7 +162,7 @@ def _box(voxels: np.ndarray, rating: float) -> Box:
 
 
 class LidcNodules(LidcIdri):
-    """The same scans, once for each nodule, with its box alone; the mask has all nodules of the scan."""
+    """CT series as of ``LidcIdri``, once for each nodule, with its box alone; the mask has all nodules of the scan."""
 
     label_names: Sequence[str] = ()
 
