@@ -146,6 +146,7 @@ class MaskTask(TaskConfig):
 
     loss: list[str] = one_of("dice", "ce")
     ce_weight: float = above(0, 1.0)
+    figure: str = one_of("Dice", "IoU", "pooled Dice", "pooled IoU", default="Dice")
     classes: dict[str, Any] | None = None
     decoder: str = one_of(PRETRAINED, RANDOM, LINEAR)
 
@@ -177,7 +178,7 @@ class MaskTask(TaskConfig):
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.tasks.masks import Segmentation
 
-        return Segmentation(self.classes, self.ce_weight, linear=self.decoder == LINEAR)
+        return Segmentation(self.classes, self.ce_weight, self.figure, self.decoder == LINEAR)
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.tasks.mask_values import check_evaluated

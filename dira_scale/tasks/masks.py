@@ -76,11 +76,13 @@ class Segmentation(Supervision):
             its core, which is part of it. A pixel of another value counts as unknown. None: one structure, wherever a
             mask is above 0.
         ce_weight: by which the cross-entropy is multiplied.
+        figure: the metric by which runs are compared.
         linear: whether the network is linear in its encoder's maps, without a decoder.
     """
 
     classes: Classes | None
     ce_weight: float = 1.0
+    figure: str = "Dice"
     linear: bool = False
     learned, pooled = "masks", False
     loss_terms: ClassVar[Mapping[str, Term]] = {
@@ -124,7 +126,7 @@ class Segmentation(Supervision):
 
     @property
     def compared(self) -> Sequence[Key]:
-        return [("Dice", MEAN)]
+        return [(self.figure, MEAN)]
 
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         assert batch.mask is not None
