@@ -36,7 +36,7 @@ _MODULES = {
         "Affine", "Bezier", "BlockMask", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint", "LocalShuffle", "OneOf",
         "Outpaint", "PatchPair", "Turn",
     ),
-    "dira_scale.tasks.config": ("LabelTask", "MaskTask", "RegressionTask"),
+    "dira_scale.tasks.config": ("CandidateTask", "LabelTask", "MaskTask", "RegressionTask"),
     "dira_scale.archive.sources.brats": ("Brats",),
     "dira_scale.archive.sources.chestxray14": ("ChestXray14",),
     "dira_scale.archive.sources.chexpert": ("CheXpert",),

@@ -16,8 +16,9 @@ from dira_scale.runs.shape import Within
 from dira_scale.tasks.classes import regions_of, values_of
 
 if TYPE_CHECKING:
-    from dira_scale.data.labels import Choice, Columns
+    from dira_scale.data.labels import Choice, Columns, Labels
     from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.tasks.labels import Classification
     from dira_scale.tasks.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
@@ -107,7 +108,7 @@ class LabelTask(TaskConfig):
 
     def supervision(self, data: "Inputs") -> "Supervision":
         from dira_scale.data.labels import Labels
-        from dira_scale.tasks.labels import Classification, balance
+        from dira_scale.tasks.labels import balance
 
         assert isinstance(data.labels, Labels), "asked for"
         balanced = self.weights == BALANCED
@@ -117,27 +118,43 @@ class LabelTask(TaskConfig):
                 raise UserError(
                     f"task.scored: no label '{name}' is learned, but {', '.join(names)}{nearest(name, names)}"
                 )
-        return Classification(data.labels, weights, self.focal, self._scored())
+        return self._learns(data.labels, weights)
 
-    def _scored(self) -> tuple[str, ...] | None:
-        return None if self.scored is None else tuple(self.scored)
+    def _learns(self, labels: "Labels", weights: tuple[float, ...] | None = None) -> "Classification":
+        from dira_scale.tasks.labels import Classification
+
+        return Classification(labels, weights, self.focal, None if self.scored is None else tuple(self.scored))
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.data.labels import Labels
-        from dira_scale.tasks.labels import Classification
 
         names = tuple(facts.get("outputs") or self.labels or ())
         nan = float("nan")
-        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
+        return self._learns(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.data.labels import Labels, labels_of
-        from dira_scale.tasks.labels import Classification
 
         choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).input_arguments()["labels"]
         labels = _columns(choice, facts["outputs"], dataset, split)
         assert isinstance(labels, Labels), "asked for"
-        return Classification(labels, scored=self._scored())
+        return self._learns(labels)
+
+
+@dataclass
+class CandidateTask(LabelTask):
+    """Candidates for lesions, of one label."""
+
+    def _learns(self, labels: "Labels", weights: tuple[float, ...] | None = None) -> "Classification":
+        """Raises UserError for several labels, and for one of classes."""
+        from dira_scale.tasks.candidates import Candidates
+
+        if labels.exclusive or len(labels.names) > 1:
+            raise UserError(
+                f"task.labels: candidates have one label of yes and no, not {', '.join(labels.names)}: name it, or use "
+                "task=labels"
+            )
+        return Candidates(**vars(super()._learns(labels, weights)))
 
 
 @dataclass

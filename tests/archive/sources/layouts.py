@@ -77,14 +77,6 @@ def nodules(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
     return {f"{uid}/0": tuple(each[blocks[uid]] for each in both) for uid, both in readings(root, ingest).items()}
 
 
-def candidates(root: Path) -> miniatures.Stored:
-    """LUNA16's, with two in the list (their blocks: test_luna16.py)."""
-    miniatures_3d.luna16(root)
-    lines = "1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1"
-    miniatures.write_text(root / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", *lines)
-    return {}
-
-
 def _findings(*ones: str) -> dict[str, float]:
     return dict.fromkeys(FINDINGS, 0.0) | dict.fromkeys(ones, 1.0)
 
@@ -197,7 +189,15 @@ LAYOUTS = {
         {"subset9/1.3.6.1.mhd": "a duplicate scan of this UID", "subset9/1.3.6.5.mhd": GONE},
         columns={"low": -1000, "high": 1000},
     ),
-    "luna16_candidates": Layout(candidates, {}, keys={"negatives": None, "patch": [8, 8, 8]}),
+    "luna16_candidates": Layout(  # rows: test_luna16.py
+        miniatures_3d.luna16_candidates, {}, keys={"negatives": None, "patch": [8, 8, 8]}),
+    "pe_cad": Layout(
+        miniatures_3d.pe_cad,
+        {f"{scan}_{n}.npy": Row({"embolism": n < 2}, {"lesions": "2"} | ({"lesion": "1"} if n < 2 else {}), split)
+         for scan, split in enumerate(("train", "train", "val", "test", "test")) for n in range(6)},
+        keys={"labels": "{root}/candidates.csv", "attributes": ["lesion", "lesions"], "secret": False},
+        images="{root}/blocks", columns={"low": -1000, "high": 1000},
+    ),
     "lidc_idri": Layout(
         readings,
         {f"1.3.6.10{n}": Row({"nodule": 1, "malignancy": 3.5}, {"manufacturer": "ge"}, None,
