@@ -11,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from dira_scale.archive.sources import chestxray14, chexpert, jsrt, nlm_tuberculosis
+from dira_scale.archive.sources import chestxray14, chexpert, jsrt, luna16, nlm_tuberculosis
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.config.keys import leaves
@@ -50,6 +50,8 @@ def test_every_field_of_a_preset_is_that_of_its_golden_file(preset: str, task: s
     volumes = config.model._target_ == "UNet3D"
     decided = [key for key, _ in leaves(config) if DECIDED.fullmatch(key) or (volumes and OF_VOLUMES.fullmatch(key))]
     actual = {key: value for key, value in leaves(config) if key in decided}
+    if config.data.negatives is not None:
+        actual["data.negatives"] = config.data.negatives
     flat = {
         key: value for name, (value, _) in golden["fields"].items() for key, value in _leaves_of(name, value).items()
     }
@@ -127,6 +129,7 @@ def test_pretraining_on_a_percent_and_labels_of_b_percent_share_no_patient(
 # Of each task of labels those that its dataset is sharded with.
 LABELS = {
     "chestxray14": chestxray14.FINDINGS, "chexpert": chexpert.FINDINGS, "jsrt_nodule": jsrt.Jsrt.label_names[:1],
+    "luna16": luna16.Luna16Candidates.label_names, "pe_cad": ("embolism",),
     "shenzhen_tuberculosis": nlm_tuberculosis.NlmTuberculosis.label_names,
 }  # fmt: skip
 # Of each task of masks with several values, the recipe's order of them; of regions their values.
