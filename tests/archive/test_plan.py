@@ -336,6 +336,7 @@ IDENTITIES = {
     "medmnist": "2c8c956321c0e93b",
     "montgomery": "ccacc594cae68625",
     "msd": "1d65309f17dc5083",
+    "pe_cad": "e07b019b128278a9",
     "pediatric_pneumonia": "649f501407987378",
     "phantom_abdomen": "cc71e286d8e98e08",
     "phantom_ct": "519693690363c2fd",
