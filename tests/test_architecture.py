@@ -182,7 +182,7 @@ def test_files_and_rooms_stay_small_enough_to_read() -> None:
 def test_nobody_asks_which_task_it_is() -> None:
     """A task's class, its keys and its rows are told apart by what they have, not by their names."""
     tasks = {"Classification", "Segmentation", "Regression", "LabelTask", "MaskTask", "RegressionTask", "Supervision"}
-    tasks |= {"LabelCase", "MaskCase", "NumberCase"}
+    tasks |= {"Candidates", "CandidateTask", "CandidateCase", "LabelCase", "MaskCase", "NumberCase"}
     requested = [
         f"{name}:{node.lineno}"
         for name, node in everywhere(ast.Call, ast.Compare)

@@ -18,6 +18,7 @@ ENVIRONMENT = "DIRA_SCALE_HASH_KEY"
 PUBLIC_KEY = b"dira_scale: public images"  # for public data, so that everyone's shards are equal
 VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "CC", "MLO"}
 MANUFACTURERS = ("agfa", "canon", "carestream", "fujifilm", "ge", "konica", "philips", "samsung", "siemens", "toshiba")
+IRRELEVANT = "irrelevant"  # a candidate that is neither a lesion's nor a false positive
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
 
 
@@ -114,4 +115,15 @@ def _manufacturer(value: str) -> str:
     return next((m for m in MANUFACTURERS if re.search(rf"\b{m}\b", value.lower())), "other")
 
 
-ATTRIBUTES = {"sex": _sex, "age": _age, "view": _view, "manufacturer": _manufacturer}
+def _lesion(value: str) -> str | None:
+    """Numbers of a scan's lesions, or that it is irrelevant."""
+    return value if value == IRRELEVANT or re.fullmatch(r"\d{1,3}( \d{1,3})*", value) else None
+
+
+def _lesions(value: str) -> str | None:
+    return value if re.fullmatch(r"\d{1,3}", value) else None
+
+
+ATTRIBUTES = {
+    "sex": _sex, "age": _age, "view": _view, "manufacturer": _manufacturer, "lesion": _lesion, "lesions": _lesions,
+}  # fmt: skip

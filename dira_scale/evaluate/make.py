@@ -172,7 +172,7 @@ def _split(
 ) -> Iterator[HeldOutSplit]:
     """The split, and a bar of how much of it was seen. Raises UserError for one that loaders cannot read."""
     device = compute_device()
-    views, about = trained.views, SplitCases.of([dataset], config.data.split)
+    views, about = trained.views, SplitCases([dataset], config.data.split)
     size, batch = len(about.keys), max(1, config.batch // views.count)
     workers = config.data.workers or default_workers(device)
     order = DistributedEvalOrder(size, batch, EvalOrder(size, batch).steps, rank=0, ranks=1)

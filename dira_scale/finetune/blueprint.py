@@ -167,7 +167,8 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
     encoder = config.model.build_encoder(views.size, config.channels)
     network = supervision.network(config.model, encoder)
     try:
-        start = start_weights(config.init, encoder, network if config.task.takes_decoder else None)
+        decoder, other_norm = network if config.task.takes_decoder else None, "norm" in config.protocol.own
+        start = start_weights(config.init, encoder, decoder, other_norm=other_norm)
     except UserError as error:
         if differing := _differing(config):
             raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error

@@ -79,6 +79,7 @@ class Protocol(Schema):
     source: str | None = None
     tasks: list[str] = field(default_factory=list)
     task: str | None = None
+    own: list[str] = field(default_factory=list)
     differs: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -129,8 +130,8 @@ class Finetune(StagedTraining):
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
-        """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed. A network
-        of volumes has their views, and the size of the run's.
+        """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed, or is the
+        protocol's ``own``. A network of volumes has their views, and the size of the run's.
 
         Raises UserError for a damaged run.
         """
@@ -139,7 +140,7 @@ class Finetune(StagedTraining):
         theirs = run.network.architecture if run else exported_architecture(path)
         with open_dict(config):
             if "model" not in typed and theirs:
-                kept = {*OF_TRAINING, *(key.removeprefix("model.") for key in typed)}
+                kept = {*OF_TRAINING, *config.protocol.own, *(key.removeprefix("model.") for key in typed)}
                 if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
                     config.model = {key: value for key, value in config.model.items() if key in kept}
                 config.model.update({key: value for key, value in theirs.items() if key not in kept})

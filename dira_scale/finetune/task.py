@@ -70,7 +70,7 @@ def write_results(
     cases, without_mask = dict[str, list[Any]](), dict[str, int]()
     for name, batches in splits.items():
         split = HeldOutSplit(
-            data.datasets, SplitCases.of(data.datasets, str(names[name])), predicted, world.device, batches,
+            data.datasets, SplitCases(data.datasets, str(names[name])), predicted, world.device, batches,
             input.size, data.views.stored, window, data.workers, shows=run is not None and name == "test",
         )  # fmt: skip
         cases[name] = split.cases(supervision, network)

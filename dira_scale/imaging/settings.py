@@ -1,6 +1,6 @@
 """Settings for reading images and volumes. The keys are explained in ``configs/shard.yaml``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,14 +28,16 @@ class VolumeSettings:
         spacing: millimetres in z, y and x to resample to; None: unchanged.
         clip: values are clipped to [low, high]; None: unchanged.
         range: the values that become 0 and 1; None: the volume's 0.5 and 99.5 percentiles.
-        crop: ``body`` cuts away the air around the patient.
+        crop: ``body`` cuts away the air around the patient; ``{"mask": n}`` what is more than n voxels away from the
+            block around the mask; ``{"boxes": [z, y, x]}`` what is outside a block of so many voxels in the middle of
+            the boxes. Both count voxels of the result.
         irregular: for slices that do not form a rectangular grid: ``resample`` or ``refuse``.
     """
 
     spacing: tuple[float, float, float] | None
     clip: tuple[float, float] | None
     range: tuple[float, float] | None
-    crop: str
+    crop: str | Mapping[str, Any]
     irregular: str
 
     def __post_init__(self) -> None:
@@ -44,10 +46,23 @@ class VolumeSettings:
         for name, values in (("clip", self.clip), ("range", self.range)):
             if values is not None and not (_are(values, 2) and -32768 <= values[0] < values[1] <= 32767):
                 raise UserError(f"recipe.volume.{name}={_shown(values)}: give [low, high] within 16 bits, or null")
-        for name, value, known in (("crop", self.crop, CROPS), ("irregular", self.irregular, IRREGULAR)):
+        _check_around(self.crop)
+        crop = "none" if isinstance(self.crop, Mapping) else self.crop
+        for name, value, known in (("crop", crop, CROPS), ("irregular", self.irregular, IRREGULAR)):
             if value not in known:
                 hint = nearest(str(value), known) or ":"
                 raise UserError(f"recipe.volume.{name}={value}{hint} use {' or '.join(known)}")
+
+
+def _check_around(crop: Any) -> None:
+    """Raise UserError for a mapping that says no crop."""
+    if not isinstance(crop, Mapping):
+        return
+    (kind, size), *others = [*crop.items()] or [("", None)]
+    margin, block = type(size) is int and size >= 0, _are(size, 3) and all(type(n) is int and n > 0 for n in size)
+    if others or not {"mask": margin, "boxes": block}.get(kind):
+        raise UserError(f"recipe.volume.crop={dict(crop)}: give {{mask: 30}}, voxels around the mask, or "
+                        "{boxes: [32, 64, 64]}, voxels in z, y and x around the middle of the boxes")  # fmt: skip
 
 
 def _are(values: object, count: int) -> bool:

@@ -20,6 +20,7 @@ from dira_scale.storage.atomic import write_atomic
 
 CASES = "cases"  # the folder of a run that has them
 KIND = b"dira_scale.cases"  # in the schema's metadata, with the version
+IRRELEVANT = "irrelevant"  # neither a lesion nor a false positive
 A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
 
@@ -33,6 +34,19 @@ class LabelCase:
     label: str
     target: float
     probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateCase(LabelCase):
+    """A candidate for a lesion.
+
+    ``scan``: a keyed hash; ``lesion``: the names of the scan's lesions that it lies in, ``IRRELEVANT``, or empty: none;
+    ``lesions``: how many the scan has.
+    """
+
+    scan: str
+    lesion: str
+    lesions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +92,11 @@ def _schema(kind: type, name: str) -> pa.Schema:
 
 
 SCHEMAS = {
-    kind: _schema(kind, name) for kind, name in ((LabelCase, "labels"), (MaskCase, "masks"), (NumberCase, "numbers"))
-}
+    kind: _schema(kind, name)
+    for kind, name in (
+        (LabelCase, "labels"), (CandidateCase, "candidates"), (MaskCase, "masks"), (NumberCase, "numbers"),
+    )
+}  # fmt: skip
 Case = LabelCase | MaskCase | NumberCase
 C = TypeVar("C", LabelCase, MaskCase, NumberCase)
 ImageCase = TypeVar("ImageCase", LabelCase, NumberCase)  # rows of whole images
@@ -168,7 +185,7 @@ def read_cases(path: Path, kind: type[Case] | None = None) -> list[Any]:
         raise UserError(f"{path} is not a Parquet file of cases: {error}") from error
     for each, schema in SCHEMAS.items():
         if _is(table.schema, schema):
-            return [each(**row) for row in _rows(table)] if kind in (None, each) else []
+            return [each(**row) for row in _rows(table)] if kind is None or issubclass(each, kind) else []
     raise UserError(f"{path} has no rows of cases of this version: compute the metrics again")
 
 

@@ -24,6 +24,7 @@ _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|discriminator)([
 # Buffers that a network computes itself: only older files hold them.
 _OPTIMIZER = "optim."  # what a run's checkpoint calls the state of its optimizers, which nobody would expect to be used
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")
+_STATISTICS = ("running_mean", "running_var")  # of BatchNorm
 
 
 class StartWeights:
@@ -44,12 +45,14 @@ class StartWeights:
         encoder: Encoder,
         tensors: Mapping[str, Tensor] | None = None,
         key: str = "model.weights",
+        other_norm: bool = False,
     ) -> None:
         """Read ``path`` and fill ``encoder``. For a run folder, ``tensors`` are those of its checkpoint.
+        ``other_norm``: whether the file may have BatchNorm where ``encoder`` has a norm without statistics.
 
         Raises ``UserError`` naming ``key`` and the file if it is missing, not plain tensors, or of another network.
         """
-        self.origin = f"{key}: {path}"
+        self.origin, self._other_norm = f"{key}: {path}", other_norm
         self._stored = dict(read_tensors(path, key) if tensors is None else tensors)
         self.loaded: list[str] = []
         self._keys = "model.encoder and model.decoder_channels" if isinstance(encoder, TimmEncoder) else "model.*"
@@ -140,7 +143,9 @@ class StartWeights:
         """``UserError`` if entries after ``prefix``, in the stages of ``wanted``, are not ``known``."""
         stages = {match[0] for name in wanted if (match := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
         places = [prefix + stage for stage in stages]
-        if unknown := [stored[name] for name in _unknown_entries(prefix, places, known, stored)]:
+        ignored = _STATISTICS if self._other_norm else ()
+        names = (name for name in _unknown_entries(prefix, places, known, stored) if not name.endswith(ignored))
+        if unknown := [stored[name] for name in names]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             raise UserError(
                 f"{self.origin}: is of another network than {encoder}, which has no entry "

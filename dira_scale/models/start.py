@@ -38,7 +38,12 @@ class Start:
 
 
 def start_weights(
-    init: str, encoder: Encoder, network: Network | None = None, key: str = "init", head: bool = False
+    init: str,
+    encoder: Encoder,
+    network: Network | None = None,
+    key: str = "init",
+    head: bool = False,
+    other_norm: bool = False,
 ) -> Start | None:
     """Fill ``encoder`` from ``init``, and the decoder of ``network``, which is over it, if ``init`` has one.
 
@@ -46,6 +51,7 @@ def start_weights(
         init: ``random``: nothing is loaded; a run's folder (``runs.reader.chosen_checkpoint`` of it); a folder or file
             that `export` wrote; a local file in any layout of :mod:`dira_scale.models.layouts`.
         head: whether to load a head of equal size, too. What a new task predicts is not what the old one did.
+        other_norm: as of ``StartWeights``.
 
     Raises:
         UserError: names ``key`` and the file: there is none, it is damaged, or of another network (which tensor).
@@ -53,7 +59,7 @@ def start_weights(
     if init == RANDOM:
         return None
     path = _file(Path(init), key)
-    weights = StartWeights(path, encoder, start_tensors(path), key)
+    weights = StartWeights(path, encoder, start_tensors(path), key, other_norm)
     if network is not None:
         weights.fill(network, head=head)
     which = f" ({chosen_checkpoint(path, read_description(path))[1]} checkpoint)" if path.is_dir() else ""

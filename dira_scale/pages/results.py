@@ -107,7 +107,8 @@ def plots(folder: Path, split: str = "test") -> list["Plot"]:
     dataset."""
     path = folder / CASES / "test.parquet"
     cases = read_cases(path) if is_inside(path, folder) and path.is_file() else []
-    return PLOTS[type(cases[0])](cases, split) if cases and type(cases[0]) in PLOTS else []
+    draw = next((draw for kind, draw in PLOTS.items() if cases and isinstance(cases[0], kind)), None)
+    return draw(cases, split) if draw else []
 
 
 def _roc(cases: Sequence[LabelCase], split: str) -> list["Plot"]:

@@ -9,14 +9,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import chosen_class
-from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 from dira_scale.runs.shape import Within
+from dira_scale.tasks.classes import regions_of, values_of
 
 if TYPE_CHECKING:
-    from dira_scale.data.labels import Choice, Columns
+    from dira_scale.data.labels import Choice, Columns, Labels
     from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.tasks.labels import Classification
     from dira_scale.tasks.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
@@ -106,7 +108,7 @@ class LabelTask(TaskConfig):
 
     def supervision(self, data: "Inputs") -> "Supervision":
         from dira_scale.data.labels import Labels
-        from dira_scale.tasks.labels import Classification, balance
+        from dira_scale.tasks.labels import balance
 
         assert isinstance(data.labels, Labels), "asked for"
         balanced = self.weights == BALANCED
@@ -116,27 +118,43 @@ class LabelTask(TaskConfig):
                 raise UserError(
                     f"task.scored: no label '{name}' is learned, but {', '.join(names)}{nearest(name, names)}"
                 )
-        return Classification(data.labels, weights, self.focal, self._scored())
+        return self._learns(data.labels, weights)
 
-    def _scored(self) -> tuple[str, ...] | None:
-        return None if self.scored is None else tuple(self.scored)
+    def _learns(self, labels: "Labels", weights: tuple[float, ...] | None = None) -> "Classification":
+        from dira_scale.tasks.labels import Classification
+
+        return Classification(labels, weights, self.focal, None if self.scored is None else tuple(self.scored))
 
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.data.labels import Labels
-        from dira_scale.tasks.labels import Classification
 
         names = tuple(facts.get("outputs") or self.labels or ())
         nan = float("nan")
-        return Classification(Labels(names, (), len(names) * (nan,), nan, self.exclusive), scored=self._scored())
+        return self._learns(Labels(names, (), len(names) * (nan,), nan, self.exclusive))
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.data.labels import Labels, labels_of
-        from dira_scale.tasks.labels import Classification
 
         choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).input_arguments()["labels"]
         labels = _columns(choice, facts["outputs"], dataset, split)
         assert isinstance(labels, Labels), "asked for"
-        return Classification(labels, scored=self._scored())
+        return self._learns(labels)
+
+
+@dataclass
+class CandidateTask(LabelTask):
+    """Candidates for lesions, of one label."""
+
+    def _learns(self, labels: "Labels", weights: tuple[float, ...] | None = None) -> "Classification":
+        """Raises UserError for several labels, and for one of classes."""
+        from dira_scale.tasks.candidates import Candidates
+
+        if labels.exclusive or len(labels.names) > 1:
+            raise UserError(
+                f"task.labels: candidates have one label of yes and no, not {', '.join(labels.names)}: name it, or use "
+                "task=labels"
+            )
+        return Candidates(**vars(super()._learns(labels, weights)))
 
 
 @dataclass
@@ -144,16 +162,21 @@ class MaskTask(TaskConfig):
     """Masks of images."""
 
     loss: list[str] = one_of("dice", "ce")
-    classes: dict[str, int] | None = None
+    ce_weight: float = above(0, 1.0)
+    figure: str = one_of("Dice", "IoU", "pooled Dice", "pooled IoU", default="Dice")
+    classes: dict[str, Any] | None = None
     decoder: str = one_of(PRETRAINED, RANDOM, LINEAR)
 
     def __post_init__(self) -> None:
-        """Raises UserError for two classes of one value, or one of the background's."""
+        """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's."""
         super().__post_init__()
-        values = (self.classes or {}).values()
-        if len({*values}) < len(values) or not all(0 < value < 256 for value in values):
+        classes = self.classes or {}
+        values = values_of(classes)
+        whole = all(type(value) is int and 0 < value < 256 for value in values)
+        if not whole or len({*values}) < len(values) or not all(regions_of(classes) or ()):
             raise UserError(
-                f"classes={typed(self.classes)}: give each class a value of its own from 1 to 255; 0 is background"
+                f"classes={typed(self.classes)}: give each class a value of its own from 1 to 255, 0 being background; "
+                "or each a list of values, as of regions that may overlap"
             )
 
     @property
@@ -172,7 +195,7 @@ class MaskTask(TaskConfig):
     def described(self, facts: Mapping[str, Any]) -> "Supervision":
         from dira_scale.tasks.masks import Segmentation
 
-        return Segmentation(self.classes, linear=self.decoder == LINEAR)
+        return Segmentation(self.classes, self.ce_weight, self.figure, self.decoder == LINEAR)
 
     def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
         from dira_scale.tasks.mask_values import check_evaluated

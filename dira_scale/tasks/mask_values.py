@@ -1,6 +1,6 @@
 """Whether the masks of a dataset can be learned: asked of some of them before training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +9,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
+from dira_scale.tasks.classes import Classes, regions_of, values_of
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 LOOKED_AT = 256  # masks of each dataset in a split, spread over it
 
 
-def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
+def check_masks(data: "Inputs", classes: Classes | None) -> None:
     """Look at some masks of each dataset: of those that are trained on, and of the validation and test splits.
 
     Raises UserError, naming datasets and split: several values beside 0 although no classes are named, values that are
@@ -29,7 +30,7 @@ def check_masks(data: "Inputs", classes: Mapping[str, int] | None) -> None:
             _check_split(data.datasets, split, classes, trained=False)
 
 
-def check_evaluated(dataset: ShardedDataset, split: str, classes: Mapping[str, int] | None, remedy: str) -> None:
+def check_evaluated(dataset: ShardedDataset, split: str, classes: Classes | None, remedy: str) -> None:
     """Raise UserError, with ``remedy``, for a split without masks, or whose masks are not of these classes."""
     Samples([dataset], split).require_masks()
     _check_split([dataset], split, classes, trained=False, remedy=remedy)
@@ -38,7 +39,7 @@ def check_evaluated(dataset: ShardedDataset, split: str, classes: Mapping[str, i
 def _check_split(
     datasets: Sequence[ShardedDataset],
     split: str,
-    classes: Mapping[str, int] | None,
+    classes: Classes | None,
     selection: Selection | None = None,
     trained: bool = True,
     remedy: str | None = None,
@@ -57,7 +58,7 @@ def _check_split(
             raise UserError(
                 f"task.classes=null: {looked}, have the values {listed} beside 0, and a binary mask has one: {advice}"
             )
-        if classes is not None and (other := sorted(here - {*classes.values()})):
+        if classes is not None and (other := sorted(here - {*values_of(classes)})):
             advice = remedy or "name its class"
             raise UserError(f"task.classes={dict(classes)}: {looked}, also have the value {other[0]}: {advice}")
         values |= here
@@ -74,9 +75,15 @@ def _check_split(
     looked = f"masks of {roots}, {where} ({sum(counts)} were looked at)"
     if classes is None and not values and trained:  # where nobody has it, an answer is judged, too
         raise UserError(f"{looked}, are all empty: {larger or 'use another split, or shard again with masks'}")
-    if absent := [name for name, value in (classes or {}).items() if value not in values]:
+    if absent := _absent(classes or {}, values):
         advice = remedy or (f"{larger}, or leave it out" if larger else "leave it out, or use another split")
         raise UserError(f"task.classes: {looked}, have no pixel of '{absent[0]}': {advice}")
+
+
+def _absent(classes: Classes, values: set[int]) -> list[str]:
+    """The classes of which none of the ``values`` is."""
+    regions = regions_of(classes) or [[value] for value in classes.values()]
+    return [name for name, region in zip(classes, regions, strict=True) if values.isdisjoint(region)]
 
 
 def _values(dataset: ShardedDataset, split: str, chosen: np.ndarray) -> tuple[set[int], int]:

@@ -1,4 +1,4 @@
-"""Masks of images, in any number of dimensions: one structure (binary), or several classes and a background."""
+"""Masks of images, in any number of dimensions: one structure, regions that may overlap, or several classes."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +19,7 @@ from dira_scale.metrics.segmentation import mask_cases, segmentation
 from dira_scale.metrics.statistics.of_cases import Statistics, of_masks
 from dira_scale.pixels.outlines import outlined
 from dira_scale.runs.description import Metric, Output, Term
+from dira_scale.tasks.classes import Classes, regions_of, values_of
 from dira_scale.tasks.labels import CE
 from dira_scale.tasks.supervision import Chosen, Predictions, Shared, Supervision, gathered
 
@@ -29,19 +30,26 @@ THRESHOLD = 0.5
 SIDE, GAP = 256, 4  # of pictures, in pixels
 
 
-def dice_and_cross_entropy(logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
+Values = Sequence[Sequence[int]]
+ONE: Values = ((1,),)  # the number of one structure
+
+
+def dice_and_cross_entropy(
+    logits: Tensor, targets: Tensor, regions: Values | None, shared: Shared
+) -> dict[str, Tensor]:
     """Soft Dice loss over all pixels of the batch, mean over classes; mean cross-entropy. Unknown pixels do not count.
 
     Args:
-        logits: [b, 1, *size] of one structure, or [b, C, *size], the background first.
+        logits: [b, C, *size], of each of the ``regions``, or of classes, the background first.
         targets: int64 [b, *size], 0 the background; ``IGNORE``: unknown.
+        regions: for each the targets that are in it; each has a sigmoid of its own. None: classes, with a softmax.
     """
-    logits, known, numbers = logits.float(), targets != IGNORE, targets.clamp(min=0)
-    binary = logits.shape[1] == 1
-    if binary:
-        truth, probabilities = numbers[:, None].float(), torch.sigmoid(logits)
-        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")[:, 0]
+    logits, known = logits.float(), targets != IGNORE
+    if regions:
+        truth, probabilities = within(targets, regions).float(), torch.sigmoid(logits)
+        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
     else:
+        numbers = targets.clamp(min=0)
         truth = F.one_hot(numbers, logits.shape[1]).movedim(-1, 1).float()
         probabilities = torch.softmax(logits, 1)
         losses = F.cross_entropy(logits, numbers, reduction="none")
@@ -51,24 +59,34 @@ def dice_and_cross_entropy(logits: Tensor, targets: Tensor, shared: Shared) -> d
     sums = shared(torch.cat([overlap, extent, torch.stack([(losses * known).sum(), known.sum()])]))
     overlap, extent = sums[:-2].chunk(2)
     dice = (2 * overlap + SMOOTH) / (extent + SMOOTH)
-    return {DICE: 1 - (dice if binary else dice[1:]).mean(), CE: sums[-2] / sums[-1].clamp(min=1)}
+    return {DICE: 1 - (dice if regions else dice[1:]).mean(), CE: sums[-2] / sums[-1].clamp(min=1)}
+
+
+def within(targets: Tensor, regions: Values) -> Tensor:
+    """Where ``targets`` [b, *size] are in each of the ``regions``: bool [b, regions, *size]."""
+    return torch.stack([torch.stack([targets == value for value in values]).any(0) for values in regions], 1)
 
 
 @dataclass(frozen=True)
 class Segmentation(Supervision):
-    """Targets: int64 [b, *size], ``IGNORE`` where nobody knows.
+    """Targets: int64 [b, *size], ``IGNORE`` where nobody knows: numbers of classes; of regions the masks' values.
 
     Attributes:
-        classes: the value of each class in masks, 0 the background; a pixel of another value counts as unknown. None:
-            one structure, wherever a mask is above 0.
+        classes: the value of each class in masks, 0 the background; or the values of each region, as of a tumour and
+            its core, which is part of it. A pixel of another value counts as unknown. None: one structure, wherever a
+            mask is above 0.
+        ce_weight: by which the cross-entropy is multiplied.
+        figure: the metric by which runs are compared.
         linear: whether the network is linear in its encoder's maps, without a decoder.
     """
 
-    classes: Mapping[str, int] | None
+    classes: Classes | None
+    ce_weight: float = 1.0
+    figure: str = "Dice"
     linear: bool = False
     learned, pooled = "masks", False
     loss_terms: ClassVar[Mapping[str, Term]] = {
-        CE: Term("Cross-entropy", "cross-entropy of what is known"),
+        CE: Term("Cross-entropy", "cross-entropy of what is known, times task.ce_weight"),
         DICE: Term("Soft Dice loss", "one minus the Dice of probabilities, over all pixels of a batch"),
     }
 
@@ -82,12 +100,17 @@ class Segmentation(Supervision):
         return (MASK,) if self.classes is None else tuple(self.classes)
 
     @property
+    def regions(self) -> Values | None:
+        """The targets of each output that has a sigmoid of its own; None: classes that exclude each other."""
+        return ONE if self.classes is None else regions_of(self.classes)
+
+    @property
     def outputs(self) -> tuple[str, ...]:
-        return self.names if self.classes is None else (BACKGROUND, *self.names)
+        return self.names if self.regions else (BACKGROUND, *self.names)
 
     @property
     def output(self) -> Output:
-        return Output("sigmoid" if self.classes is None else "softmax", names=self.outputs)
+        return Output("sigmoid" if self.regions else "softmax", names=self.outputs)
 
     @property
     def best(self) -> Best:
@@ -103,37 +126,45 @@ class Segmentation(Supervision):
 
     @property
     def compared(self) -> Sequence[Key]:
-        return [("Dice", MEAN)]
+        return [(self.figure, MEAN)]
 
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         assert batch.mask is not None
         return self.numbers(batch.mask[:, 0] if turned is None else turned(batch.mask[:, 0]))
 
     def numbers(self, stored: Tensor) -> Tensor:
-        """Return the numbers of the classes of masks [b, *size], ``IGNORE`` where nobody knows."""
+        """Return the targets of masks [b, *size], ``IGNORE`` where nobody knows."""
         if self.classes is None:
             return torch.where(stored == IGNORE, IGNORE, (stored > 0).long())
         numbers = torch.where(stored == 0, 0, IGNORE)
-        for number, value in enumerate(self.classes.values(), 1):
-            numbers = torch.where(stored == value, number, numbers)
+        for number, value in enumerate(values_of(self.classes), 1):
+            numbers = torch.where(stored == value, value if self.regions else number, numbers)
         return numbers
 
     def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
-        return dice_and_cross_entropy(logits, targets, shared)
+        terms = dice_and_cross_entropy(logits, targets, self.regions, shared)
+        return terms | {CE: self.ce_weight * terms[CE]}
 
     def predicted(self, logits: Tensor) -> Tensor:
-        return torch.sigmoid(logits.float()) if self.classes is None else torch.softmax(logits.float(), 1)
+        return torch.sigmoid(logits.float()) if self.regions else torch.softmax(logits.float(), 1)
 
     def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What is predicted and what is true, bool [b, classes, *size], both False where nobody knows."""
-        predicted, numbers = self.classified(probabilities), [*range(1, len(self.names) + 1)]
-        known = targets != IGNORE
-        pairs = [((predicted == number) & known, targets == number) for number in numbers]
-        return torch.stack([a for a, _ in pairs], 1), torch.stack([b for _, b in pairs], 1)
+        return self._answered(probabilities) & (targets != IGNORE)[:, None], within(targets, self._targets)
 
     def classified(self, probabilities: Tensor) -> Tensor:
-        """[b, K, *size] -> the number of the predicted class, int64 [b, *size], 0 the background."""
-        return (probabilities[:, 0] > THRESHOLD).long() if self.classes is None else probabilities.argmax(1)
+        """[b, K, *size] -> the number of the predicted class, int64 [b, *size], 0 the background; of regions that
+        overlap the last one's."""
+        return numbered(self._answered(probabilities)) if self.regions else probabilities.argmax(1)
+
+    def _answered(self, probabilities: Tensor) -> Tensor:
+        """Return what is predicted, bool [b, classes, *size]."""
+        return probabilities > THRESHOLD if self.regions else within(probabilities.argmax(1), self._targets)
+
+    @property
+    def _targets(self) -> Values:
+        """The targets of each class."""
+        return self.regions or [[number] for number in range(1, len(self.names) + 1)]
 
     def score(self) -> "DiceScore":
         return DiceScore(self)
@@ -150,7 +181,8 @@ class Segmentation(Supervision):
             made += mask_cases(*described, predicted, true, self.names, image.spacing)
             if image.grey is not None:
                 answers = self.classified(image.predicted)[0]
-                predictions.pictures[about.keys[row]] = picture(image.grey(), targets[0], answers)
+                known = numbered(within(targets, self._targets))[0]
+                predictions.pictures[about.keys[row]] = picture(image.grey(), known, answers)
         return made
 
     def figures(self, cases: Sequence[MaskCase], chosen: Chosen) -> list[Figure]:
@@ -164,8 +196,17 @@ class Segmentation(Supervision):
         return [name for name in self.names if name in true - predicted]
 
     def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
-        values = np.array([0, *(self.classes or {MASK: 1}).values()], np.uint8)
-        return np.asarray(values[self.classified(predicted).numpy()])
+        """As in the base class; of a region the first of its values, over those of the regions before it."""
+        values = [values[0] for values in self.regions] if self.regions else values_of(self.classes or {})
+        return np.array([0, *values], np.uint8)[self.classified(predicted).numpy()]
+
+
+def numbered(masks: Tensor) -> Tensor:
+    """[b, classes, *size] -> the number of the last class that is there, int64 [b, *size], 0: none."""
+    numbers = torch.zeros_like(masks[:, 0], dtype=torch.int64)
+    for number, mask in enumerate(masks.unbind(1), 1):
+        numbers = torch.where(mask, number, numbers)
+    return numbers
 
 
 class DiceScore:

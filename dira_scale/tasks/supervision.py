@@ -6,6 +6,7 @@ A task is one file beside this one, with a class derived from :class:`Supervisio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -34,21 +35,30 @@ class SplitCases:
     """The samples of a split, counted over all datasets, by the manifest's keys. Of several datasets a key begins with
     the dataset's name."""
 
+    datasets: Sequence[ShardedDataset]
     split: str
-    keys: np.ndarray
-    patients: np.ndarray
 
-    @classmethod
-    def of(cls, datasets: Sequence[ShardedDataset], split: str) -> "SplitCases":
-        def column(name: str) -> np.ndarray:
-            values = [[*map(str, dataset.column(name)[dataset.rows(split)])] for dataset in datasets]
-            if len(datasets) > 1 and name == "key":
-                values = [
-                    [f"{d.info.name}:{value}" for value in part] for d, part in zip(datasets, values, strict=True)
-                ]
-            return np.array([value for part in values for value in part], object)
+    @cached_property
+    def keys(self) -> np.ndarray:
+        several = len(self.datasets) > 1
+        names = [f"{dataset.info.name}:" * several for dataset in self.datasets for _ in dataset.rows(self.split)]
+        return np.array([f"{name}{key}" for name, key in zip(names, self._column("key"), strict=True)], object)
 
-        return cls(split, column("key"), column("patient"))
+    @cached_property
+    def patients(self) -> np.ndarray:
+        return np.array([*map(str, self._column("patient"))], object)
+
+    @property
+    def scans(self) -> list[str]:
+        """The study of each sample; where that is unknown, its patient."""
+        return [str(study or patient) for study, patient in zip(self._column("study"), self.patients, strict=True)]
+
+    def attributes(self, name: str) -> list[str]:
+        """The attribute ``name`` of each sample; empty where it has none."""
+        return [dict(cell or ()).get(name, "") for cell in self._column("attributes")]
+
+    def _column(self, name: str) -> list[Any]:
+        return [cell for dataset in self.datasets for cell in dataset.column(name)[dataset.rows(self.split)]]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ def test_a_home_that_cannot_be_written_to_is_one_line_with_both_ways_out(
         ("sex", "Female", "F"), ("sex", "m", "M"), ("sex", "Doe^John", None), ("view", "ap", "AP"),
         ("view", "as Dr Smith asked", "OTHER"), ("manufacturer", "GE Healthcare of Springfield", "ge"),
         ("manufacturer", "Springfield General Hospital", "other"),
+        ("lesion", "2 13", "2 13"), ("lesion", "irrelevant", "irrelevant"), ("lesion", "of Doe^John", None),
+        ("lesions", "0", "0"), ("lesions", "19320417", None),
     ],
 )  # fmt: skip
 def test_attributes_are_classes(name: str, value: str, kept: str | None) -> None:

@@ -190,6 +190,9 @@ def test_an_epoch_has_all_positives_and_other_negatives(labelled, options):
         assert all(set(epoch) >= POSITIVE and len(epoch) == len(set(epoch)) == 24 for epoch in epochs)
         negatives = [sample for epoch in epochs for sample in epoch if sample not in POSITIVE]
         assert sorted(negatives) == sorted(set(range(60)) - POSITIVE)
+    for step in range(12):
+        ranks = np.concatenate([order.batch_at(step, rank, 2).index for rank in range(2)])
+        assert (ranks == order.batch_at(step).index).all()
     drawn_first = sorted(set(epoch_of(order, 0)) - POSITIVE)
     assert drawn_first != sorted(set(range(60)) - POSITIVE)[:18]  # a random part
     assert drawn_first != sorted(set(epoch_of(replace(order, seed=1), 0)) - POSITIVE)

@@ -24,7 +24,7 @@ def split_of(dataset: ShardedDataset, seen: list[int]) -> HeldOutSplit:
     def predicted(images: Tensor) -> Tensor:
         return torch.sigmoid(images)
 
-    about, order = SplitCases.of([dataset], "train"), DistributedEvalOrder(3, 2, 2, rank=0, ranks=1)
+    about, order = SplitCases([dataset], "train"), DistributedEvalOrder(3, 2, 2, rank=0, ranks=1)
     held_out = HeldOutBatches(None, order)  # type: ignore[arg-type]
     size, device = (8, 8), torch.device("cpu")
     return HeldOutSplit(

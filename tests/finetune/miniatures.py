@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from archive.conftest import recipe, write_dicom
 from archive.sources.miniatures import CHESTXRAY14, CHEXPERT, picture, runs, write_png, write_text
+from archive.sources.miniatures_3d import body, readings, walk, write_nifti
 from PIL import Image
 
 from dira_scale.archive.sources.chestxray14 import FINDINGS
@@ -18,9 +19,9 @@ TRAINED, TESTED = 56, 14  # patients
 SHAPE = 56, 64
 
 
-def sharded(name: str, root: Path) -> Path:
-    """The miniature of the recipe ``name``, made and sharded by it below ``root``."""
-    keys = MAKERS[name](root / "source") | {"name": "miniature"}
+def sharded(name: str, root: Path, **more: Any) -> Path:
+    """The miniature of the recipe ``name``, made and sharded by it below ``root``. ``more`` of the recipe's keys."""
+    keys = MAKERS[name](root / "source") | {"name": "miniature", "min_side": 8} | more
     convert(recipe(name, **keys), root / "shards", 1)
     return root / "shards"
 
@@ -70,4 +71,50 @@ def siim_acr(root: Path) -> dict[str, Any]:
     return {"images": str(root)}
 
 
-MAKERS = {"chestxray14": chestxray14, "chexpert": chexpert, "siim_acr": siim_acr}
+def lits(root: Path) -> dict[str, Any]:
+    """Livers of 60 HU more than what is around them, each with a lesion; four to train on, two and two held out."""
+    for n in (0, 1, 2, 3, 100, 101, 115, 116):
+        liver = np.zeros((30, 32, 26), np.uint8)  # x, y, z
+        liver[8 + n % 4 : 22, 6:24, 5:20], liver[12:16, 9:12, 10:16] = 1, 2
+        write_nifti(root / f"volume-{n}.nii", (body(n, liver.shape) // 8 + 60 * (liver > 0)).astype(np.int16))
+        write_nifti(root / f"segmentation-{n}.nii", liver)
+    return {"images": str(root)}
+
+
+def brats(root: Path) -> dict[str, Any]:
+    """An oedema with necrosis and enhancing tumour in it; each modality has a scale of its own."""
+    for n in range(16):
+        tumour, name = np.zeros((24, 28, 22), np.uint8), f"Brats18_{n}"
+        tumour[6 + n % 4 : 20, 8:22, 5:17], tumour[10:16, 10:18, 8:14], tumour[12:15, 12:17, 9:12] = 2, 1, 4
+        for m, modality in enumerate(("flair", "t1", "t1ce", "t2")):
+            values = abs(body(10 * n + m, tumour.shape)) // 9 + 50 * tumour
+            write_nifti(root / "HGG" / name / f"{name}_{modality}.nii.gz", (values * (1 + 9 * m)).astype(np.int16))
+        write_nifti(root / "HGG" / name / f"{name}_seg.nii.gz", tumour)
+    return {"images": str(root), "splits": {"train": 0.5, "val": 0.25, "test": 0.25}}
+
+
+def lidc_nodules(root: Path) -> dict[str, Any]:
+    """Two nodules in each of ten scans, which two readers agree on."""
+    for n in range(10):
+        uid, values = f"1.3.6.{n}", body(n, (12, 36, 36)) // 8 - 900
+        outlines = []
+        for first in (6, 18):
+            values[4:8, first : first + 9, 12:22] = 100
+            edge = walk(slice(first, first + 9), slice(12, 22))
+            outlines.append((4, [(f"{uid}.{z}", True, edge) for z in range(4, 8)]))
+        for z in range(12):
+            write_dicom(
+                root / uid / f"{z}.dcm", (values[z] + 1024).astype(np.uint16), Modality="CT",
+                SOPClassUID="1.2.840.10008.5.1.4.1.1.2", PatientID=f"LIDC-IDRI-{n:04d}", StudyInstanceUID=f"1.2.{n}",
+                SeriesInstanceUID=uid, SOPInstanceUID=f"{uid}.{z}", ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+                ImagePositionPatient=[0, 0, 2.5 * z], PixelSpacing=[0.9, 0.9], SliceThickness=2.5, RescaleSlope=1,
+                RescaleIntercept=-1024, Manufacturer="GE MEDICAL SYSTEMS",
+            )  # fmt: skip
+        readings(root / f"{n}.xml", uid, [outlines, outlines])
+    return {"images": str(root)}
+
+
+MAKERS = {
+    "chestxray14": chestxray14, "chexpert": chexpert, "siim_acr": siim_acr, "lits": lits, "brats": brats,
+    "lidc_nodules": lidc_nodules,
+}  # fmt: skip

@@ -194,6 +194,8 @@ CLASSES = cases_of_two([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]], [[1, 0]
 EMPTY = [masked(f"k{i}", name, dice) for i, pair in enumerate(((0.5, 0.8), (0.7, 1.0), (0.9, 0.6)))
          for name, dice in zip(("left", "right"), pair, strict=True)]  # fmt: skip
 
+POOLED = [replace(case, overlap=1, predicted=2, present=3) for case in EMPTY]
+
 
 @pytest.mark.parametrize(
     ("words", "task", "judgement"),
@@ -201,8 +203,9 @@ EMPTY = [masked(f"k{i}", name, dice) for i, pair in enumerate(((0.5, 0.8), (0.7,
         ([], {"scored": ["b"]}, (SCORED, {("AUROC", "mean"): 0.75})),  # of a: 0
         ([], {"exclusive": True}, (CLASSES, {("AUROC", "mean"): 1.0, ("accuracy", "all classes"): 2 / 3})),
         (["task=masks"], {}, (EMPTY, {("Dice", "mean"): 0.75})),
+        (["task=masks"], {"figure": "pooled IoU"}, (POOLED, {("pooled IoU", "mean"): 0.25})),
     ],
-    ids=["scored labels", "classes", "empty masks"],
+    ids=["scored labels", "classes", "empty masks", "another figure"],
 )
 def test_the_interval_is_of_the_runs_figure(
     words: list[str], task: dict[str, Any], judgement: Judged, tmp_path: Path

@@ -39,7 +39,7 @@ def tasks():
     targets = torch.randn(8, 2, generator=generator).double() * torch.tensor([9.0, 0.2]) + torch.tensor([50.0, 0.5])
     targets[5:, 1] = NAN
     yield "numbers", numbers, torch.randn(8, 4, generator=generator).double(), targets
-    for classes in (None, {"left": 1, "right": 2}):
+    for classes in (None, {"left": 1, "right": 2}, {"whole": [1, 2], "part": [2]}):
         targets = torch.randint(0, 2 if classes is None else 3, (8, 6, 5), generator=generator)
         targets[5:, :, 1:], targets[7] = IGNORE, IGNORE
         yield f"masks {classes}", Segmentation(classes), torch.randn(8, 4, 6, 5, generator=generator).double(), targets

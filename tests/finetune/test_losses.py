@@ -1,14 +1,17 @@
 """The losses against their formulas, written plainly; what nobody knows does not count."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from dira_scale.data.batch import IGNORE
+from dira_scale.errors import UserError
+from dira_scale.tasks.config import MaskTask
 from dira_scale.tasks.labels import balance, cross_entropy
-from dira_scale.tasks.masks import SMOOTH, dice_and_cross_entropy
-from dira_scale.tasks.supervision import single
+from dira_scale.tasks.masks import ONE, SMOOTH, Segmentation, dice_and_cross_entropy
+from dira_scale.tasks.supervision import Chosen, single
 
 NAN = math.nan
 
@@ -72,7 +75,7 @@ def test_dice_and_cross_entropy_of_one_structure(sides: tuple[int, ...]) -> None
     overlap = sum(sigmoid(x) * t for x, t in pixels)
     extent = sum(sigmoid(x) + t for x, t in pixels)
     entropy = -sum(math.log(sigmoid(x) if t else 1 - sigmoid(x)) for x, t in pixels) / len(pixels)
-    losses = dice_and_cross_entropy(logits, targets, single)
+    losses = dice_and_cross_entropy(logits, targets, ONE, single)
     assert float(losses["dice"]) == pytest.approx(1 - (2 * overlap + SMOOTH) / (extent + SMOOTH), rel=1e-5)
     assert float(losses["ce"]) == pytest.approx(entropy, rel=1e-5)
 
@@ -87,6 +90,37 @@ def test_dice_and_cross_entropy_of_classes_leave_the_background_out_of_the_dice(
         overlap = sum(p[number] * (t == number) for p, t in pixels)
         extent = sum(p[number] + (t == number) for p, t in pixels)
         dice.append((2 * overlap + SMOOTH) / (extent + SMOOTH))
-    losses = dice_and_cross_entropy(logits, targets, single)
+    losses = dice_and_cross_entropy(logits, targets, None, single)
     assert float(losses["dice"]) == pytest.approx(1 - sum(dice) / 2, rel=1e-5)
     assert float(losses["ce"]) == pytest.approx(-sum(math.log(p[t]) for p, t in pixels) / len(pixels), rel=1e-5)
+
+
+def test_regions_that_overlap_have_a_sigmoid_each_and_a_weighed_cross_entropy() -> None:
+    torch.manual_seed(2)
+    task = Segmentation({"tumour": [2, 1, 4], "core": [1, 4]}, ce_weight=0.2)
+    stored, logits = torch.tensor([0, 1, 2, 4, 3, IGNORE])[torch.randint(0, 6, (2, 4, 5))], torch.randn(2, 2, 4, 5)
+    columns, values = logits.movedim(1, -1).reshape(-1, 2).tolist(), stored.flatten().tolist()
+    known = [(x, v) for x, v in zip(columns, values, strict=True) if v not in (3, IGNORE)]  # 3 is no region's
+    dice, entropy = [], 0.0
+    for n, region in enumerate([(1, 2, 4), (1, 4)]):
+        pairs = [(sigmoid(x[n]), v in region) for x, v in known]
+        extent = sum(p + t for p, t in pairs)
+        dice.append((2 * sum(p * t for p, t in pairs) + SMOOTH) / (extent + SMOOTH))
+        entropy -= sum(math.log(p if t else 1 - p) for p, t in pairs) / len(pairs)
+    targets = task.numbers(stored)
+    losses = task.terms(logits, targets, single)
+    assert float(losses["dice"]) == pytest.approx(1 - sum(dice) / 2, rel=1e-5)
+    assert float(losses["ce"]) == pytest.approx(0.2 * entropy / 2, rel=1e-5)
+    predicted, true = task.masks(task.predicted(logits), targets)
+    for n, region in enumerate([(1, 2, 4), (1, 4)]):
+        assert true[:, n].flatten().tolist() == [v in region for v in values]
+        answers = [x[n] > 0 and v not in (3, IGNORE) for x, v in zip(columns, values, strict=True)]
+        assert predicted[:, n].flatten().tolist() == answers
+    written = [1 if core > 0 else 2 if tumour > 0 else 0 for tumour, core in columns]
+    assert task.answers(task.predicted(logits), Chosen()).flatten().tolist() == written
+
+
+@pytest.mark.parametrize("classes", [{"a": 1, "b": [2, 3]}, {"a": []}, {"a": [0, 1]}, {"a": [256]}, {"a": "1"}])
+def test_what_is_neither_a_class_nor_a_region_is_refused(classes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="give each class a value of its own from 1 to 255, 0 being background; or"):
+        MaskTask(loss=["dice"], classes=classes, decoder="random")

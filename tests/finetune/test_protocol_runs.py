@@ -2,7 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 from archive.conftest import HASH_KEY
 from archive.sources.conftest import Here
@@ -11,13 +14,19 @@ from harness import rows
 
 from dira_scale.archive import writer
 from dira_scale.config.compose import compose
+from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
+from dira_scale.predict import main as predict
 from dira_scale.runs.reader import RunReader
 
 SMALL = [
     "data.size=64", "data.batch=4", "data.workers=1", "model.decoder_channels=[16,16,8,8,8]", "parallel.threads=1",
     "validate.batch=4", "log_every=1",
 ]  # fmt: skip
+# Of volumes.
+SMALLER = ["data.size=[16,16,16]", "data.batch=2", "data.pad=true", "model.width=0.25",
+           *(word for word in SMALL if not word.startswith(("data.size", "data.batch", "model")))]  # fmt: skip
+CT = {"spacing": None, "clip": [-1024, 3071], "range": [-1000, 1000], "irregular": "resample"}
 ENCODER = {"resnet50": "test_resnet", "resnet18": "test_resnet", "convnext_base": "test_convnext"}
 
 
@@ -37,3 +46,67 @@ def test_two_epochs_of_a_protocol(preset: str, task: str, tmp_path: Path, monkey
     metric = "AUROC" if "ce" in whole.task.loss else "Dice"
     assert {(row["metric"], row["name"]): row["value"] for row in figures}[metric, "mean"] is not None
     assert any(f"preset `{preset}`" in line for line in RunReader(run).description.training)
+
+
+def figures(folder: Path) -> dict[tuple[str, str], Any]:
+    """Those of the test split, by metric and name."""
+    rows = json.loads((folder / "results.json").read_text())["figures"]["test"]
+    return {(row["metric"], row["name"]): row["value"] for row in rows}
+
+
+def tuned(preset: str, task: str, shards: Path, run: Path, *words: str) -> dict[tuple[str, str], Any]:
+    """Two epochs of a protocol of volumes, small; the figures of its test split."""
+    words = (f"preset={preset}", f"task={task}", f"data.shards={shards}", f"run={run}", *words)
+    short = f"epoch_factor={2 / compose('finetune', [*words]).stages.finetune.epochs}"
+    assert main([*words, *SMALLER, short]) == 0
+    return figures(run)
+
+
+@pytest.mark.usefixtures("libraries")
+def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DiRA's whole tumour from FLAIR; from its encoder, whose BatchNorm becomes GroupNorm, PCRL's three regions from
+    four modalities, then evaluated again and written as masks."""
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    shards, first, run = sharded("brats", tmp_path / "one"), tmp_path / "first", tmp_path / "run"
+    of_whole = tuned("dira3d", "brats", shards, first, "data.spacing=[2,1,1]")
+    assert of_whole["pooled IoU", "whole"] == of_whole["pooled IoU", "mean"] >= 0
+
+    four = sharded("brats", tmp_path / "four", modalities=["t1", "t2", "flair", "t1ce"])
+    words = [word for word in SMALLER if word != "model.width=0.25"]  # that of init
+    monkeypatch.setattr("finetune.test_protocol_runs.SMALLER", words)
+    of_regions = tuned("pcrl3d", "brats", four, run, f"init={first}", "optim.optimizer.lr=1e-2")
+    names = ["whole", "core", "enhancing"]
+    mean = np.mean([of_regions["Dice", name] for name in names])
+    assert of_regions["Dice", "mean"] == pytest.approx(mean) and np.isfinite(mean)
+    network = RunReader(run).description.network
+    assert network.architecture["norm"] == "group" and network.architecture["width"] == 0.25 and network.channels == 4
+    log = (run / "log.txt").read_text()
+    assert "encoder (our own names" in log and "decoder" not in log.partition(" loaded;")[0]
+
+    out = tmp_path / "again"
+    assert evaluate([f"run={run}", f"data.shards={four}", f"out={out}"]) == 0
+    assert figures(out) == pytest.approx(of_regions, nan_ok=True)
+    assert predict([f"run={run}", f"data.shards={four}", f"out={tmp_path / 'masks'}"]) == 0
+    written = [np.asarray(nibabel.load(file).dataobj) for file in (tmp_path / "masks" / "masks").iterdir()]
+    assert written and {*np.unique(np.stack(written)).tolist()} <= {0, 1, 2, 4}
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize(
+    ("preset", "task", "recipe", "volume"),
+    [
+        ("dira3d", "lidc", "lidc_nodules", CT | {"spacing": [1, 1, 1], "crop": {"boxes": [16, 16, 16]}}),
+        ("dira3d", "lits", "lits", CT | {"crop": "none"}),
+        ("pcrl3d", "lits", "lits", CT | {"crop": {"mask": 3}}),
+    ],
+)
+def test_two_epochs_of_a_protocol_of_volumes(
+    preset: str, task: str, recipe: str, volume: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    shards = sharded(recipe, tmp_path, volume=volume)
+    found = tuned(preset, task, shards, tmp_path / "run")
+    name = "mask" if task == "lidc" else "liver"
+    assert all(0 <= found[metric, name] <= 1 for metric in ("pooled IoU", "IoU", "Dice"))
+    assert [row["epoch"] for row in rows(tmp_path / "run", "val")] == [1, 2]

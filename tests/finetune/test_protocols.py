@@ -11,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from dira_scale.archive.sources import chestxray14, chexpert, jsrt, nlm_tuberculosis
+from dira_scale.archive.sources import chestxray14, chexpert, jsrt, luna16, nlm_tuberculosis
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.config.keys import leaves
@@ -31,9 +31,10 @@ DECIDED = re.compile(
     r"|data\.(batch|size|remainder|val_split|test_split|fraction_from)"
     r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"
 )
+OF_VOLUMES = re.compile(r"channels|data\.(spacing|range|pad)|model\.(norm|up|width)")  # beside these
 CITED = re.compile(r"\S+\.(py|md):\d+|ours: |not used|(DiRA|PCRL), (CVPR|ICCV) 20\d\d|encoders/resnet.py: ")
 OURS = "images_small", "volumes_small"  # no paper's protocol, for any task
-KNOWN = "btl_v1, btl_v2, images_small, pcrl, volumes_small"
+KNOWN = "btl_v1, btl_v2, dira3d, images_small, pcrl, pcrl3d, volumes_small"
 PAGE = folder("configs").parent / "docs" / "reference" / "metrics.md"
 
 
@@ -46,7 +47,11 @@ def composed(*words: str) -> Any:
 def test_every_field_of_a_preset_is_that_of_its_golden_file(preset: str, task: str) -> None:
     golden = yaml.safe_load((GOLDEN / preset / f"{task}.yaml").read_text())
     config = composed(f"preset={preset}", f"task={task}")
-    actual = {key: value for key, value in leaves(config) if DECIDED.fullmatch(key)}
+    volumes = config.model._target_ == "UNet3D"
+    decided = [key for key, _ in leaves(config) if DECIDED.fullmatch(key) or (volumes and OF_VOLUMES.fullmatch(key))]
+    actual = {key: value for key, value in leaves(config) if key in decided}
+    if config.data.negatives is not None:
+        actual["data.negatives"] = config.data.negatives
     flat = {
         key: value for name, (value, _) in golden["fields"].items() for key, value in _leaves_of(name, value).items()
     }
@@ -124,12 +129,14 @@ def test_pretraining_on_a_percent_and_labels_of_b_percent_share_no_patient(
 # Of each task of labels those that its dataset is sharded with.
 LABELS = {
     "chestxray14": chestxray14.FINDINGS, "chexpert": chexpert.FINDINGS, "jsrt_nodule": jsrt.Jsrt.label_names[:1],
+    "luna16": luna16.Luna16Candidates.label_names, "pe_cad": ("embolism",),
     "shenzhen_tuberculosis": nlm_tuberculosis.NlmTuberculosis.label_names,
 }  # fmt: skip
-# Of each task of masks with several values, the recipe's order of them.
+# Of each task of masks with several values, the recipe's order of them; of regions their values.
 CLASSES = {
     "jsrt": ["lungs", "heart", "clavicles"], "phantom_ct": ["lungs", "nodule"], "phantom_abdomen": ["liver", "lesion"],
 }  # fmt: skip
+REGIONS = {"lits": {"liver": [1, 2]}, "brats": {"whole": [2, 1, 4]}}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -137,7 +144,8 @@ def test_a_task_is_its_datasets(task: str) -> None:
     node = composed(f"task={task}").task
     labels, classes = node.get("labels"), node.get("classes")
     assert (None if labels is None else tuple(labels)) == (tuple(LABELS[task]) if task in LABELS else None)
-    assert (classes or {}) == {name: value for value, name in enumerate(CLASSES.get(task, []), 1)}
+    numbered = {name: value for value, name in enumerate(CLASSES.get(task, []), 1)}
+    assert (classes or {}) == REGIONS.get(task, numbered)
     if task == "jsrt":
         assert [*compose("shard", ["recipe=jsrt", "recipe.images=none", "out=none"]).recipe.structures] == CLASSES[task]
 

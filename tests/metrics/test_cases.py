@@ -9,6 +9,7 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.metrics.cases import (
+    CandidateCase,
     LabelCase,
     MaskCase,
     image_cases,
@@ -23,6 +24,7 @@ NAMES = ["b", "a"]
 TARGETS = np.array([[0, 1], [np.nan, 0], [1, 1]])
 SCORES = np.array([[0.1, 0.7], [1 / 3, 0.2], [0.8, 0.4]])
 ROWS = image_cases(LabelCase, ["k1", "k2", "k3-0004"], ["p", "p", "q"], "test", NAMES, TARGETS, SCORES)
+FOUND = [CandidateCase("k1", "p", "test", "nodule", float("nan"), 0.5, "s", "1 2", 3)]
 MASKED = [
     MaskCase("k1", "p", "test", "lung", "", 0.9, 0.8, 1.25, 0.95, 2.0, "mm", 90, 100, 100),
     MaskCase("k1", "p", "test", "heart", "target", 0.0, 0.0, float("inf"), 0.0, 2.0, "mm", 0, 7, 0),
@@ -48,13 +50,16 @@ def test_any_number_of_processes_give_the_same_rows_and_figures() -> None:
     assert [array.tolist() for array in label_arrays([])[:2]] == [[], []]
 
 
-@pytest.mark.parametrize("rows", [ROWS, MASKED], ids=["labels", "masks"])
+@pytest.mark.parametrize("rows", [ROWS, FOUND, MASKED], ids=["labels", "candidates", "masks"])
 def test_a_file_keeps_its_rows(rows: list[LabelCase] | list[MaskCase], tmp_path: Path) -> None:
     write_cases(tmp_path / "cases.parquet", rows)
     assert same(read_cases(tmp_path / "cases.parquet"), rows)
+    assert len(read_cases(tmp_path / "cases.parquet", LabelCase)) == (0 if rows is MASKED else len(rows))
     assert [file.name for file in tmp_path.iterdir()] == ["cases.parquet"]
     table = pq.read_table(tmp_path / "cases.parquet")
-    nulls = {"target": 1} if rows is ROWS else {"dice": 1, "iou": 1, "hd95": 1, "surface_dice": 1}  # what others read
+    nulls = (
+        {"target": 1} if rows is not MASKED else {"dice": 1, "iou": 1, "hd95": 1, "surface_dice": 1}
+    )  # what others read
     assert {name: table[name].null_count for name in table.column_names if table[name].null_count} == nulls
 
 

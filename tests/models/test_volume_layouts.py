@@ -94,6 +94,10 @@ def test_weights_of_another_width_norm_or_decoder_are_told_apart(tmp_path: Path)
         start(path, network("unet3d", SIZE, width=0.25))
     with pytest.raises(UserError, match=r"has no entry 'module.down_tr64.ops.0.bn1.running_mean' .*; set model.\* to"):
         start(path, network("unet3d", SIZE, width=WIDTH, norm="instance"))
+    other = network("unet3d", SIZE, width=WIDTH, norm="instance")  # where it is asked for, as PCRL does
+    loaded = StartWeights(path, other.encoder, other_norm=True)
+    assert "running_mean" in str(loaded)
+    assert torch.equal(other.encoder.levels[0][0].norm.weight, state["down_tr64.ops.0.bn1.weight"])
     assert "decoder" not in start(path, network("unet3d", SIZE, width=WIDTH, up="nearest")).partition(" loaded;")[0]
     narrower = {k: v[:2] if k == "up_tr64.ops.0.conv1.weight" else v for k, v in state.items()}
     torch.save(narrower, path)

@@ -18,6 +18,7 @@ from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.storage.walk import folder_at
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
+WHITE = 8191  # four times as much fits 16 bits
 GRADES = {"HGG": 1.0, "LGG": 0.0}
 
 
@@ -28,17 +29,19 @@ class Channels:
     paths: tuple[Path, ...]
 
     def read(self, settings: ReadSettings) -> Volume:
-        """[C, Z, Y, X]; black is the lowest black of the channels, white the highest white.
+        """[C, Z, Y, X]; each channel is scaled by its own black and white, which become 0 and ``WHITE``.
 
-        Raises RejectedError, also if the grids differ or a file does not fit int16 without scaling.
+        Raises RejectedError, also if the grids differ.
         """
         first, *others = volumes = [read_volume(path, settings) for path in self.paths]
         if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
             raise RejectedError("modalities on different grids")
-        if any((v.scale, v.offset) != (1, 0) for v in volumes):
-            raise RejectedError("modalities whose values do not fit 16 bits cannot be channels of one volume")
-        low, high = min(v.low for v in volumes), max(v.high for v in volumes)
-        return Volume(np.stack([v.voxels for v in volumes]), first.affine, low, high)
+        return Volume(np.stack([*map(_scaled, volumes)]), first.affine, 0, WHITE)
+
+
+def _scaled(volume: Volume) -> np.ndarray:
+    values = np.rint((volume.voxels - volume.low) / (volume.high - volume.low) * WHITE)
+    return np.clip(values, -32768, 32767).astype(np.int16)
 
 
 class Brats:

@@ -1,7 +1,7 @@
 """LIDC-IDRI: thoracic CT as DICOM series with the outlines of up to four readers (Armato et al., 2011)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -159,6 +159,20 @@ def _box(voxels: np.ndarray, rating: float) -> Box:
     z, y, x = voxels.min(axis=0).tolist()
     d, h, w = (voxels.max(axis=0) + 1 - voxels.min(axis=0)).tolist()
     return Box(label, y=y, x=x, h=h, w=w, z=z, d=d)
+
+
+class LidcNodules(LidcIdri):
+    """CT series as of ``LidcIdri``, once for each nodule, with its box alone; the mask has all nodules of the scan."""
+
+    label_names: Sequence[str] = ()
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """A record for each nodule, named after its series and its number; none of a scan without one."""
+        for scan in super().records(workers):
+            if scan.rejected:
+                yield replace(scan, labels=())
+            for number, box in enumerate(scan.boxes):
+                yield replace(scan, name=f"{scan.name}/{number}", labels=(), boxes=(box,))
 
 
 NAMES = ("patient_id", "nodule_id", "seriesuid")

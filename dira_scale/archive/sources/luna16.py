@@ -2,6 +2,7 @@
 blocks around the candidates of its false-positive reduction."""
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dira_scale.archive.deidentify import IRRELEVANT
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in
 from dira_scale.config.schema import PathStr
@@ -57,10 +59,7 @@ class Luna16:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """All scans of the existing folds; nodules of other scans are skipped, and their number printed."""
-        nodules: dict[str, list[Ball]] = defaultdict(list)
-        for row in read_table(self.list, ["seriesuid", *CENTRE, "diameter_mm"]):
-            x, y, z, diameter = (cell_number(self.list, row, column) for column in (*CENTRE, "diameter_mm"))
-            nodules[row.cells["seriesuid"]].append(Ball("nodule", (-x, -y, z), diameter))
+        nodules = nodules_in(self.list)
         yield from self.scans.rejected
         yield from in_threads(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.by_uid, workers)
         self.scans.print_warnings(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
@@ -74,6 +73,15 @@ class Luna16:
         boxes = tuple(clip_box(grid.box_around(*nodule), grid.shape) for nodule in nodules) if grid else ()
         labels = (float(bool(nodules)),)
         return SourceRecord(uid, scan.path, uid, uid, labels=labels, boxes=boxes, split=scan.fold, size=scan.size)
+
+
+def nodules_in(path: Path) -> dict[str, list[Ball]]:
+    """Return the nodules of a list of annotations by scan. Raises UserError naming column or line."""
+    nodules: dict[str, list[Ball]] = defaultdict(list)
+    for row in read_table(path, ["seriesuid", *CENTRE, "diameter_mm"]):
+        x, y, z, diameter = (cell_number(path, row, column) for column in (*CENTRE, "diameter_mm"))
+        nodules[row.cells["seriesuid"]].append(Ball("nodule", (-x, -y, z), diameter))
+    return nodules
 
 
 class Scans:
@@ -149,11 +157,43 @@ class Block:
         return values
 
 
+UNMEASURED = 10.0  # mm across, of an excluded finding whose diameter is below 0 (noduleCADEvaluationLUNA16.py)
+
+
+class Findings:
+    """Which of its scan's nodules a candidate lies in, as LUNA16's evaluation script decides it.
+
+    ``included``, ``excluded``: ``annotations.csv`` and ``annotations_excluded.csv``. Within the radius of an included
+    nodule it is its hit; within that of an excluded finding, and of no nodule, it is irrelevant.
+    """
+
+    def __init__(self, included: Path, excluded: Path):
+        self.nodules = nodules_in(included)
+        self.others = nodules_in(excluded) if excluded.is_file() else {}
+        if not self.others:
+            print_line(f"{excluded.name} is absent: findings that LUNA16's FROC leaves out count as false positives")
+
+    def attributes(self, uid: str, point: tuple[float, float, float]) -> dict[str, str]:
+        """Return the attributes of a candidate at ``point`` (mm, DICOM's)."""
+        nodules, x, y, z = self.nodules.get(uid, []), *point
+
+        def holds(ball: Ball) -> bool:
+            radius = (ball.diameter if ball.diameter >= 0 else UNMEASURED) / 2
+            return math.dist(ball.middle, (-x, -y, z)) < radius
+
+        hit = [str(number) for number, nodule in enumerate(nodules, 1) if holds(nodule)]
+        other = IRRELEVANT if not hit and any(map(holds, self.others.get(uid, ()))) else ""
+        return {"lesion": " ".join(hit) or other, "lesions": str(len(nodules))}
+
+
 class Luna16Candidates:
     """Blocks around the candidates of the false-positive reduction track; the label is 1 for a nodule.
 
+    Attributes say which nodule of its scan a candidate lies in (``Findings``), where ``annotations.csv`` is there.
+
     Args:
-        images: as ``Luna16``, with ``candidates_V2.csv``.
+        images: as ``Luna16``, with ``candidates_V2.csv``; for the FROC also ``annotations.csv`` and
+            ``annotations_excluded.csv``.
         patch: voxels of a block, [z, y, x], at the scan's own spacing; padded with air outside the scan.
         negatives: number of negative candidates per nodule, on average; null: all.
         whole: folds whose candidates are all used.
@@ -173,6 +213,8 @@ class Luna16Candidates:
         self.root = folder_at(images)
         self.scans = Scans(self.root)
         self.list = listed_in(self.root, "candidates_V2.csv", "candidates.csv")
+        lists = [self.root / f"annotations{name}.csv" for name in ("", "_excluded")]
+        self.findings = Findings(*lists) if lists[0].is_file() else None
         z, y, x = patch
         self.patch, self.negatives, self.whole, self.seed = (z, y, x), negatives, frozenset(whole), seed
 
@@ -187,8 +229,11 @@ class Luna16Candidates:
             elif kind == "1" or scan.fold in self.whole or self._drawn(row) < share:
                 x, y, z = (cell_number(self.list, row, column) for column in CENTRE)
                 block = Block(scan.path, (x, y, z), self.patch)
-                name = f"{uid}/{row.line}"
-                yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
+                about = self.findings.attributes(uid, block.middle) if self.findings else {}
+                yield SourceRecord(
+                    f"{uid}/{row.line}", block, uid, uid, labels=(float(kind),), split=scan.fold, attributes=about,
+                    size=scan.size,
+                )  # fmt: skip
         self.scans.print_warnings(self.list, absent)
 
     def _rows(self) -> Iterator[Row]:

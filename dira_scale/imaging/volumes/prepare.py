@@ -1,11 +1,13 @@
 """Prepare a volume, its mask and its boxes after reading, as the recipe specifies."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
 
-from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.boxes import Box, clip_box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.imaging.volume import Annotated, Volume
@@ -18,12 +20,12 @@ COARSE = 3.0  # mm; the body is sought in every n-th voxel: ten times faster, an
 
 
 def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], settings: VolumeSettings) -> Annotated:
-    """Crop, clip and resample, in this order; mask [Z, Y, X] and boxes follow.
+    """Crop to the body, clip, resample, crop to mask or boxes, in this order; mask [Z, Y, X] and boxes follow.
 
-    Cropping comes first: it needs the air that clipping may remove, and saves resampling it. Clipping comes before
-    resampling, so that metal does not bleed into its surroundings.
+    Cropping to the body comes first: it needs the air that clipping may remove, and saves resampling it. Clipping comes
+    before resampling, so that metal does not bleed into its surroundings.
 
-    Raises RejectedError if the result is too large or constant.
+    Raises RejectedError if the result is too large or constant, and where there is no mask or box to crop to.
     """
     if settings.crop == "body":
         volume, mask, boxes = crop_to_body(volume, mask, boxes)
@@ -31,7 +33,26 @@ def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], set
         volume = _clip(volume, *settings.clip)
     if settings.spacing is not None:
         volume, mask, boxes = resample(volume, mask, boxes, settings.spacing)
+    if isinstance(settings.crop, Mapping):
+        return _crop_around(Annotated(volume, mask, boxes), settings.crop)
     return Annotated(volume, mask, boxes)
+
+
+def _crop_around(whole: Annotated, crop: Mapping[str, Any]) -> Annotated:
+    """Crop as ``VolumeSettings.crop`` says; at the volume's edges a block is moved inwards, and at most the volume."""
+    volume, mask, boxes = whole
+    if "mask" in crop:
+        if mask is None or not mask.any():
+            raise RejectedError("no mask to crop to")
+        first, last = _of_mask(mask)
+        return _cut(whole, first - crop["mask"], last + crop["mask"])
+    if not boxes:
+        raise RejectedError("no box to crop to")
+    corners, sides = np.array([(box.z, box.y, box.x) for box in boxes]), np.array(crop["boxes"])
+    ends = corners + [(box.d, box.h, box.w) for box in boxes]
+    first = np.floor((corners.min(0) + ends.max(0) - sides) / 2)
+    first = np.clip(first, 0, np.maximum(0, np.array(volume.shape) - sides))
+    return _cut(whole, first, first + sides)
 
 
 def _clip(volume: Volume, low: float, high: float) -> Volume:
@@ -53,21 +74,34 @@ def crop_to_body(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
         return Annotated(volume, mask, boxes)
     first, last = block
     if mask is not None and mask.any():
-        edges = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-        first = np.minimum(first, [edge[0] for edge in edges])
-        last = np.maximum(last, [edge[-1] + 1 for edge in edges])
+        inner, outer = _of_mask(mask)
+        first, last = np.minimum(first, inner), np.maximum(last, outer)
     for box in boxes:
         corner = np.array([box.z, box.y, box.x])
         first = np.minimum(first, np.floor(corner))
         last = np.maximum(last, np.ceil(corner + np.array([box.d, box.h, box.w])))
+    return _cut(Annotated(volume, mask, boxes), first, last)
+
+
+def _of_mask(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First voxel and end of what ``mask`` has, along z, y and x."""
+    edges = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return np.array([edge[0] for edge in edges]), np.array([edge[-1] + 1 for edge in edges])
+
+
+def _cut(whole: Annotated, first: np.ndarray, last: np.ndarray) -> Annotated:
+    """The block from voxel ``first`` to before ``last``, as far as the volume has it, and the parts of boxes in it."""
+    volume, mask, boxes = whole
     first, last = np.clip([first, last], 0, volume.shape).astype(int)
     z, y, x = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ first[::-1]
+    moved = (b._replace(z=b.z - z.start, y=b.y - y.start, x=b.x - x.start) for b in boxes)
+    shape = z.stop - z.start, y.stop - y.start, x.stop - x.start
     return Annotated(
         replace(volume, voxels=volume.voxels[..., z, y, x], affine=affine),
         None if mask is None else mask[z, y, x],
-        tuple(b._replace(z=b.z - z.start, y=b.y - y.start, x=b.x - x.start) for b in boxes),
+        tuple(box for box in (clip_box(box, shape) for box in moved) if min(box.d, box.h, box.w) > 0),
     )
 
 

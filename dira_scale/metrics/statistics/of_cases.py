@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.metrics.cases import LabelCase, MaskCase, NumberCase, label_arrays, number_arrays
+from dira_scale.metrics.cases import CandidateCase, LabelCase, MaskCase, NumberCase, label_arrays, number_arrays
 from dira_scale.metrics.classification import BINS, SPECIFICITY
 from dira_scale.metrics.figure import ALL, MEAN, Key
+from dira_scale.metrics.froc import detected, scans
 from dira_scale.metrics.regression import MAE, PEARSON, R2, RMSE
 from dira_scale.metrics.segmentation import BOTH_EMPTY, IN_CASES
 from dira_scale.metrics.statistics.weighted import (
@@ -71,6 +72,21 @@ def of_labels(
         found["balanced accuracy", ALL] = average([found["accuracy", name] for name in names])
         found["calibration error", ALL] = weighted_calibration(right, scores.max(1), BINS)
     return Statistics(found, _keys(cases, len(names)), patients)
+
+
+def of_candidates(rows: Sequence[CandidateCase]) -> dict[Key, Statistic]:
+    """The figures of :func:`~dira_scale.metrics.froc.candidates`, of the weights of the ``rows``."""
+    cases, first = scans(rows)
+
+    def of_rows(statistic: Statistic) -> Statistic:  # a bootstrap draws patients, so a scan's rows weigh alike
+        return lambda weights: statistic(weights[:, first])
+
+    found = {metric: of_rows(statistic) for metric, statistic in detected(cases).items()}
+    return {
+        (metric, name): statistic
+        for name in {row.label for row in rows} | {MEAN}
+        for metric, statistic in found.items()
+    }
 
 
 def of_masks(cases: Sequence[MaskCase], metrics: Iterable[str]) -> Statistics:

@@ -64,6 +64,27 @@ def weighted_sensitivity(targets: np.ndarray, scores: np.ndarray, specificity: f
     return sensitivity
 
 
+def weighted_detected(
+    scores: np.ndarray, hits: np.ndarray, of: np.ndarray, lesions: np.ndarray, rate: float
+) -> Statistic:
+    """The sensitivity at a ``rate`` of false positives a case: a free-response ROC curve, linear between its points.
+
+    Weights are of N cases. ``scores``: [M], of false positives, and of each lesion its highest (``hits``, bool [M]),
+    0 where it is missed; ``of``: int [M], their cases; ``lesions``: [N], how many each case has.
+    """
+    found = np.flatnonzero(scores > 0)
+    order = found[np.argsort(-scores[found], kind="stable")]
+    first = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
+
+    def sensitivity(weights: np.ndarray) -> np.ndarray:
+        true, false = _by_score(weights[:, of[order]], first, hits[order])
+        true, false = (np.cumsum(np.pad(each, ((0, 0), (1, 0))), 1) for each in (true, false))
+        at = [np.interp(rate, each, hit) for each, hit in zip(false / weights.sum(1, keepdims=True), true, strict=True)]
+        return _ratio(np.array(at), weights @ lesions)
+
+    return sensitivity
+
+
 def weighted_calibration(targets: np.ndarray, scores: np.ndarray, bins: int) -> Statistic:
     """The expected calibration error; arguments as of the AUROC."""
     known = ~np.isnan(targets)

@@ -40,7 +40,7 @@ class Layout(NamedTuple):
 def made(name: str, root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
     """The miniature ``name`` below ``root``."""
     make = LAYOUTS[name].make
-    return make(root, ingest) if make in (miniatures.siim_acr, readings) else make(root)
+    return make(root, ingest) if make in (miniatures.siim_acr, readings, nodules) else make(root)
 
 
 def config(name: str, root: Path | str, ingest: SimpleNamespace, **keys: Any) -> dict[str, Any]:
@@ -71,12 +71,10 @@ def readings(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
     return stored
 
 
-def candidates(root: Path) -> miniatures.Stored:
-    """LUNA16's, with two in the list (their blocks: test_luna16.py)."""
-    miniatures_3d.luna16(root)
-    lines = "1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1"
-    miniatures.write_text(root / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", *lines)
-    return {}
+def nodules(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
+    """The same, of each nodule a block."""
+    blocks = {"1.3.6.101": np.s_[1:5, 1:9, 2:10], "1.3.6.102": np.s_[3:7, 1:9, 33:41]}
+    return {f"{uid}/0": tuple(each[blocks[uid]] for each in both) for uid, both in readings(root, ingest).items()}
 
 
 def _findings(*ones: str) -> dict[str, float]:
@@ -191,13 +189,29 @@ LAYOUTS = {
         {"subset9/1.3.6.1.mhd": "a duplicate scan of this UID", "subset9/1.3.6.5.mhd": GONE},
         columns={"low": -1000, "high": 1000},
     ),
-    "luna16_candidates": Layout(candidates, {}, keys={"negatives": None, "patch": [8, 8, 8]}),
+    "luna16_candidates": Layout(  # rows: test_luna16.py
+        miniatures_3d.luna16_candidates, {}, keys={"negatives": None, "patch": [8, 8, 8]}),
+    "pe_cad": Layout(
+        miniatures_3d.pe_cad,
+        {f"{scan}_{n}.npy": Row({"embolism": n < 2}, {"lesions": "2"} | ({"lesion": "1"} if n < 2 else {}), split)
+         for scan, split in enumerate(("train", "train", "val", "test", "test")) for n in range(6)},
+        keys={"labels": "{root}/candidates.csv", "attributes": ["lesion", "lesions"], "secret": False},
+        images="{root}/blocks", columns={"low": -1000, "high": 1000},
+    ),
     "lidc_idri": Layout(
         readings,
         {f"1.3.6.10{n}": Row({"nodule": 1, "malignancy": 3.5}, {"manufacturer": "ge"}, None,
                              [("malignant", 1 + 2 * n, 3, 4 if n == 1 else 35, 1, 5, 5)]) for n in (1, 2)},
         {"LIDC-IDRI-0001/1.2.5/1.3.6.103": "no readings of this series: a radiograph, or its XML file is missing"},
         {"min_side": 1}, columns={"spacing": [2.5, 0.7, 0.7]},
+    ),
+    "lidc_nodules": Layout(
+        nodules,
+        {f"1.3.6.10{n}/0": Row({}, {"manufacturer": "ge"}, None, [("malignant", 2, 2, 2, 1, 5, 5)]) for n in (1, 2)},
+        {"LIDC-IDRI-0001/1.2.5/1.3.6.103": "no readings of this series: a radiograph, or its XML file is missing"},
+        {"min_side": 1, "volume": {"spacing": None, "clip": [-1024, 3071], "range": [-1000, 1000],
+                                   "crop": {"boxes": [4, 8, 8]}, "irregular": "resample"}},
+        columns={"spacing": [2.5, 0.7, 0.7]},
     ),
     "lits": Layout(
         miniatures_3d.lits,

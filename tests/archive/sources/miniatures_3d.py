@@ -167,6 +167,9 @@ def brats(root: Path, modalities: tuple[str, ...] = ("flair",)) -> Stored:
         if "incomplete" not in name:
             drawn = write_nifti(root / folder / f"{mask}{packed}", tumour, "LPS")
             channels = [read[modality] for modality in modalities]
+            if len(channels) > 1:  # each from its own black to its own white
+                limits = [np.percentile(each, [0.5, 99.5], method="inverted_cdf") for each in channels]
+                channels = [np.rint((c - a) / (b - a) * 8191) for c, (a, b) in zip(channels, limits, strict=True)]
             made[name] = np.stack(channels) if len(channels) > 1 else channels[0], drawn
     return made
 
@@ -193,4 +196,44 @@ def msd(root: Path, channels: int = 1) -> Stored:
         "training": training, "test": ["./imagesTs/prostate_03.nii.gz"],
     }  # fmt: skip
     write_text(root / "dataset.json", json.dumps(content))
+    return made
+
+
+def luna16_candidates(root: Path) -> Stored:
+    """``luna16`` with two nodules in every scan, each with two candidates (in the last scan only the first), a finding
+    that is left out with one, and six candidates elsewhere. Returns nothing."""
+    luna16(root)
+    lines = {name: ["seriesuid,coordX,coordY,coordZ,diameter_mm"] for name in ("annotations", "annotations_excluded")}
+    lines["candidates_V2"] = ["seriesuid,coordX,coordY,coordZ,class"]
+    for path in sorted(path for path in root.glob("*/*.mhd") if path.with_suffix(".raw").exists()):
+        elsewhere = np.random.default_rng(0).integers(0, (16, 16, 40), (6, 3)).tolist()
+        hits = [(20, 20, 20), (21, 20, 20), *[(40, 30, 20), (41, 30, 20)] * (path.stem != "1.3.6.4")]
+        voxels = {
+            "annotations": [((20, 20, 20), 7.0), ((40, 30, 20), 7.0)],
+            "annotations_excluded": [((20, 40, 20), -1.0)],
+            "candidates_V2": [*((hit, 1) for hit in hits), *((other, 0) for other in [(20, 40, 20), *elsewhere])],
+        }
+        image = sitk.ReadImage(path)
+        for name, listed in voxels.items():
+            for voxel, last in listed:
+                point = image.TransformIndexToPhysicalPoint(voxel)
+                lines[name].append(",".join(map(str, [path.stem, *point, last])))
+    for name, content in lines.items():
+        write_text(root / f"{name}.csv", *content)
+    return {}
+
+
+def pe_cad(root: Path) -> Stored:
+    """Blocks of five scans in three splits, each with two emboli, of which one has two candidates, and four candidates
+    elsewhere."""
+    lines, made = ["file,patient,scan,split,x,y,z,embolism,lesion,lesions"], {}
+    (root / "blocks").mkdir(parents=True)
+    for scan, split in enumerate(("train", "train", "val", "test", "test")):
+        for n in range(6):
+            name, values = f"{scan}_{n}.npy", body(10 * scan + n, (16, 16, 16))
+            values[4:12, 4:12, 4:12] += 300 * (n < 2)
+            np.save(root / "blocks" / name, values)
+            lines.append(f"blocks/{name},p{min(scan, 3)},s{scan},{split},1,2,{n},{int(n < 2)},{'1' * (n < 2)},2")
+            made[name] = values, None
+    write_text(root / "candidates.csv", *lines)
     return made

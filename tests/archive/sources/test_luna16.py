@@ -73,6 +73,38 @@ def test_blocks_around_candidates(scans: dict[str, sitk.Image], tmp_path: Path, 
     )
 
 
+def test_candidates_name_the_nodules_that_they_lie_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The miniature's, then with a nodule of 3 mm around the second candidate of the first, and no excluded list."""
+    miniatures_3d.luna16_candidates(tmp_path)
+
+    def found() -> dict[str, list[str]]:
+        by_scan: dict[str, list[str]] = {}
+        for record in Luna16Candidates(str(tmp_path), [4, 4, 4], None, [], 0).records(1):
+            if not record.rejected:
+                by_scan.setdefault(str(record.study), []).append(record.attributes["lesion"])
+                assert record.attributes["lesions"] == str(nodules[str(record.study)])
+        return by_scan
+
+    uids, none = ["1.3.6.1", "1.3.6.2", "1.3.6.3", "1.3.6.4"], [""] * 6
+    nodules = dict.fromkeys(uids, 2)
+    whole = ["1", "1", "2", "2", "irrelevant", *none]
+    assert found() == dict.fromkeys(uids[:3], whole) | {"1.3.6.4": ["1", "1", "irrelevant", *none]}
+    assert not capsys.readouterr().out.count("annotations_excluded.csv")
+
+    (tmp_path / "annotations_excluded.csv").unlink()
+    listed = (tmp_path / "candidates_V2.csv").read_text().splitlines()
+    second = next(line for line in listed[2:] if line.startswith("1.3.6.2"))  # the first
+    lines = [*(tmp_path / "annotations.csv").read_text().splitlines(), second.rpartition(",")[0] + ",1.0"]
+    write_text(tmp_path / "annotations.csv", *lines)
+    nodules["1.3.6.2"] = 3
+    assert found()["1.3.6.2"] == ["1 3", "1", "2", "2", "", *none]
+    assert "annotations_excluded.csv is absent: findings that LUNA16's FROC leaves out count" in capsys.readouterr().out
+
+    (tmp_path / "annotations.csv").unlink()
+    records = Luna16Candidates(str(tmp_path), [4, 4, 4], None, [], 0).records(1)
+    assert not any(record.attributes for record in records)
+
+
 def test_of_a_store_a_block_fetches_its_rows_alone(
     scans: dict[str, sitk.Image], tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,38 @@ def test_air_alone_is_left_as_it_is(make: SimpleNamespace) -> None:
     assert prepare(volume, None, (), make.settings(crop="body").volume)[0].shape == (8, 9, 10)
 
 
+# -- what is annotated
+
+
+@pytest.mark.parametrize(
+    ("crop", "first", "shape"),
+    [
+        ({"mask": 0}, (2, 3, 4), (3, 5, 6)),
+        ({"mask": 3}, (0, 0, 1), (8, 11, 12)),  # the volume ends before
+        ({"boxes": [4, 6, 6]}, (1, 2, 4), (4, 6, 6)),  # around the middle of voxel 3, 5, 7
+        ({"boxes": [4, 6, 16]}, (1, 2, 0), (4, 6, 16)),  # moved inwards
+        ({"boxes": [4, 6, 90]}, (1, 2, 0), (4, 6, 20)),
+    ],
+)
+def test_a_block_around_mask_or_boxes(
+    crop: dict[str, object], first: tuple[int, ...], shape: tuple[int, ...], make: SimpleNamespace
+) -> None:
+    volume = volume_of(np.random.default_rng(0).integers(0, 99, (8, 14, 20)), (2, 1, 1))
+    mask = np.zeros(volume.shape, np.uint8)
+    mask[2:5, 3:8, 4:10] = 2
+    box, far = Box("nodule", z=2.5, y=4.5, x=6.5, d=2, h=2, w=2), Box("other", z=0, y=13, x=0, d=1, h=1, w=1)
+    boxes = (box,) if "boxes" in crop else (box, far)
+    new, drawn, moved = prepare(volume, mask, boxes, make.settings(crop=crop).volume)
+    part = tuple(slice(a, a + n) for a, n in zip(first, shape, strict=True))
+    np.testing.assert_array_equal(new.voxels, volume.voxels[part])
+    np.testing.assert_array_equal(drawn, mask[part])  # type: ignore[arg-type]
+    np.testing.assert_allclose(location(new, middle_of(moved[0])), location(volume, middle_of(box)), atol=1e-9)
+    assert len(moved) == 1
+    for nothing in (None, np.zeros_like(mask)):
+        with pytest.raises(RejectedError, match=r"no (mask|box) to crop to"):
+            prepare(volume, nothing, (), make.settings(crop=crop).volume)
+
+
 # -- clipping
 
 

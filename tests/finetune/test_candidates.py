@@ -1,0 +1,72 @@
+"""Candidates for lesions, from the layout of their archive by its recipe to figures: AUROC, CPM and sensitivities."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archive.conftest import HASH_KEY, recipe
+from archive.sources import miniatures_3d
+from archive.sources.conftest import Here
+from harness import rows
+
+from dira_scale.archive import writer
+from dira_scale.config.compose import compose
+from dira_scale.evaluate import main as evaluate
+from dira_scale.finetune import main
+from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, read_cases
+from dira_scale.metrics.froc import candidates
+from dira_scale.shard.convert import convert
+
+SMALL = [
+    "data.size=[16,16,16]", "data.batch=6", "data.workers=1", "model.width=0.125", "parallel.threads=1",
+    "validate.batch=8", "log_every=1",
+]  # fmt: skip
+NOT_SQUARE = ["views.turns=0", "views.transpose=0"]  # voxels of a scan of LUNA16's miniature, unlike the archive's
+KEYS: dict[str, dict[str, Any]] = {
+    "luna16": {"patch": [16, 16, 16], "negatives": None},
+    "pe_cad": {"attributes": ["lesion", "lesions"]},
+}
+
+
+def sharded(task: str, root: Path) -> Path:
+    """The miniature of the task's archive, sharded by its recipe."""
+    name = "luna16_candidates" if task == "luna16" else task
+    getattr(miniatures_3d, name)(root / "source")
+    keys = {"labels": str(root / "source" / "candidates.csv")} if task == "pe_cad" else {}
+    convert(recipe(name, images=str(root / "source"), **keys, **KEYS[task]), root / "shards", 1)
+    return root / "shards"
+
+
+def figures(folder: Path) -> dict[str, dict[str, Any]]:
+    """The label's on the test split, by metric."""
+    content = json.loads((folder / "results.json").read_text())["figures"]["test"]
+    return {row["metric"]: row for row in content if row["name"] != "mean"}
+
+
+@pytest.mark.usefixtures("libraries")
+@pytest.mark.parametrize(("task", "preset"), [("luna16", "dira3d"), ("luna16", "pcrl3d"), ("pe_cad", "dira3d")])
+def test_two_epochs_of_a_protocol(task: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One scan of the test split has two nodules, the second without a candidate; PE-CAD's two have two emboli each."""
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    shards, run, out = sharded(task, tmp_path), tmp_path / "run", tmp_path / "evaluated"
+    words = [f"task={task}", f"preset={preset}", f"data.shards={shards}", f"run={run}"]
+    whole = compose("finetune", words)
+    small = [*SMALL, *NOT_SQUARE * (task == "luna16")]
+    assert main([*words, *small, f"epoch_factor={2 / whole.stages.finetune.epochs}"]) == 0
+    assert [row["epoch"] for row in rows(run, "val")] == [1, 2]
+    cases, scans = read_cases(run / "cases" / "test.parquet", LabelCase), 1 if task == "luna16" else 2
+    assert all(type(case) is CandidateCase and case.lesions == 2 for case in cases)
+    lesions = Counter(case.lesion for case in cases)
+    assert lesions == ({"1": 2, IRRELEVANT: 1, "": 6} if task == "luna16" else {"1": 4, "": 8})
+    assert {case.target for case in cases if case.lesion == "1"} == {1} and len({c.scan for c in cases}) == scans
+    found = figures(run)
+    assert found["AUROC"]["value"] is not None and found["sensitivity at 8 FP/scan"]["value"] == 0.5
+    assert (found["CPM"]["n"], found["CPM"]["positives"]) == (scans, 2 * scans)
+    assert found["CPM"]["value"] == pytest.approx(candidates(cases)[0].value)
+    assert evaluate([f"run={run}", f"data.shards={shards}", f"out={out}"]) == 0
+    again = {metric: row["value"] for metric, row in figures(out).items()}
+    assert again == {metric: pytest.approx(row["value"]) for metric, row in found.items()}
+    assert f"CPM {again['CPM']:.3f}" in (out / "report.html").read_text()
