@@ -13,7 +13,7 @@ from dira_scale.sweep.config import Phase, Sweep
 from dira_scale.sweep.expand import expand
 from dira_scale.sweep.records import Run
 
-SWEEPS = ("dira_table1", "dira_table2", "dira_table4", "pcrl_table2", "pcrl_table4a")
+SWEEPS = ("dira_table1", "dira_table2", "dira_table3", "dira_table4", "pcrl_table2", "pcrl_table4a", "pcrl_table4b")
 OWN = ("ablation_small", "dira2d_small", "dira3d_small", "few_labels", "pcrl_table1", "transfer_small", "words_small")
 
 
@@ -50,7 +50,7 @@ def test_each_published_cell_is_trained_and_has_its_twin(name: str) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("name", ["dira_table4", "pcrl_table4a", *OWN])  # of the papers', those with all kinds of runs
+@pytest.mark.parametrize("name", ["dira_table3", "dira_table4", "pcrl_table2", "pcrl_table4a", "pcrl_table4b", *OWN])  # of the papers', those with all kinds of runs
 def test_a_dry_run_refuses_none(name: str) -> None:
     _, runs = read(name)
     one_of_each = {(run.phase, str(run.varied.get(f"{run.phase}.init")) == "random"): run for run in runs}
