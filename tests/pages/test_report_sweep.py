@@ -254,6 +254,16 @@ def test_a_papers_table_corrects_over_itself_and_compares_one_metric(tmp_path: P
     assert table.metric == "Published and ours, %: AUC of ChestX-ray14, IoU of NIH Montgomery"
 
 
+def test_pooled_figures_stand_beside_the_papers(tmp_path: Path) -> None:
+    """DiRA's IoU of volumes is of the voxels of all cases together."""
+    figures = {("dira_transvw", 1): (0.6, 5), ("random", 1): (0.5, 5)}
+    runs = made_up_phase(tmp_path, "lits", "pooled IoU mean", figures, {1: 0.03})
+    tables = read_sweep("s", tmp_path, runs, 2).tables
+    rows = {"dira_transvw": "DiRA_TransVW", "random": "Random"}
+    table = beside(PaperTable("DiRA", "Table 3", {"lits": "LiTS"}, rows), tables)
+    assert table.metric == "Published and ours, %: IoU" and len(table.notes) == 1 and len(table.cells) == 2
+
+
 def test_two_results_of_one_place_are_refused() -> None:
     given = {**TABLES[0], "rows": {"moco": "MoCo-v2", "dira": "MoCo-v2"}}
     cell = Cell(50.0, 1.0, 5)

@@ -50,7 +50,9 @@ def test_each_published_cell_is_trained_and_has_its_twin(name: str) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("name", ["dira_table3", "dira_table4", "pcrl_table2", "pcrl_table4a", "pcrl_table4b", *OWN])  # of the papers', those with all kinds of runs
+@pytest.mark.parametrize(
+    "name", ["dira_table3", "dira_table4", "pcrl_table2", "pcrl_table4a", "pcrl_table4b", *OWN]
+)  # of the papers', those with all kinds of runs
 def test_a_dry_run_refuses_none(name: str) -> None:
     _, runs = read(name)
     one_of_each = {(run.phase, str(run.varied.get(f"{run.phase}.init")) == "random"): run for run in runs}

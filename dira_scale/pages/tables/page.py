@@ -120,7 +120,7 @@ def beside(paper: PaperTable, tables: Mapping[str, Sequence[Table]]) -> Table:
     rows, baselines = dict.fromkeys(paper.rows.values()), dict[str, None]()
     for phase, task in paper.tasks.items():
         for table in tables.get(phase, [])[:1]:  # the task's metric is the first; of localization the mean over labels
-            ours, theirs = table.metric.replace(",", " ").split()[0], paper.metric(task)
+            ours, theirs = re.split("[ ,]", table.metric.removeprefix("pooled "))[0], paper.metric(task)
             metrics[task] = THEIRS.get(ours, ours)
             if metrics[task] != theirs:
                 notes.append(f"{task}: the paper has {theirs}, which is not computed here; ours is {metrics[task]}.")
