@@ -14,7 +14,8 @@ from dira_scale.sweep.expand import expand
 from dira_scale.sweep.records import Run
 
 SWEEPS = ("dira_table1", "dira_table2", "dira_table3", "dira_table4", "pcrl_table2", "pcrl_table4a", "pcrl_table4b")
-OWN = ("ablation_small", "dira2d_small", "dira3d_small", "few_labels", "pcrl_table1", "transfer_small", "words_small")
+OWN = ("ablation3d_small", "ablation_small", "dira2d_small", "dira3d_small", "few_labels", "transfer_small")
+OWN += ("pcrl_table1", "words_small")
 
 
 def read(name: str) -> tuple[Sweep, list[Run]]:
