@@ -37,7 +37,7 @@ _MODULES = {
     ),
     "dira_scale.data.distort.corruptions": (
         "Affine", "Bezier", "BlockMask", "CropBlocks", "Elastic", "GaussianBlur", "GaussianNoise", "Inpaint",
-        "LocalShuffle", "OneOf", "Outpaint", "PatchPair", "ShuffleBlocks", "Turn", "TurnBlocks",
+        "LocalShuffle", "OneOf", "Outpaint", "PatchPair", "ShuffleBlocks", "SwapPatches", "Turn", "TurnBlocks",
     ),
     "dira_scale.tasks.config": ("CandidateTask", "LabelTask", "MaskTask", "RegressionTask"),
     "dira_scale.archive.sources.brats": ("Brats",),

@@ -158,11 +158,10 @@ def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     for run in runs:
         if COMMANDS[run.command].trains:
             phases.setdefault(run.phase, []).append(run)
-    lines = []
-    for phase, group in phases.items():
-        machine = config.profile(phase).plan
-        estimate = _rehearsed(group, machine) if machine else "no estimate: cluster.plan describes no GPU"
-        lines.append(f"{phase}: {estimate}")
+    machines = {phase: config.profile(phase).plan for phase in phases}
+    lines = [f"{phase}: {_rehearsed(phases[phase], machine)}" for phase, machine in machines.items() if machine]
+    if without := [phase for phase, machine in machines.items() if not machine]:
+        lines.append(f"{', '.join(without)}: no estimate: cluster.plan describes no GPU")
     return lines
 
 

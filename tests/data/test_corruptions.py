@@ -28,6 +28,7 @@ from dira_scale.data.distort.corruptions import (
     LocalShuffle,
     OneOf,
     Outpaint,
+    SwapPatches,
     draws,
     local_shuffle,
 )
@@ -136,11 +137,21 @@ def plain_shuffle(corruption: LocalShuffle, x: np.ndarray, p: dict[str, Any]) ->
     return result
 
 
+def plain_swaps(x: np.ndarray, p: dict[str, Any]) -> np.ndarray:
+    result, n = x.copy(), x.ndim
+    for row in p["boxes"].tolist():
+        boxes = [tuple(slice(s, s + e) for s, e in zip(row[k : k + n], row[2 * n :], strict=True)) for k in (0, n)]
+        result[boxes[0]] = x[boxes[1]]
+        result[boxes[1]] = x[boxes[0]]
+    return result
+
+
 PLAIN: list[tuple[Any, Callable[..., np.ndarray]]] = [
     (Bezier(p=1.0), lambda c, x, p: plain_bezier(x, p)),
     (Inpaint(), plain_painting),
     (Inpaint(fill="constant", boxes=3, border=0), plain_painting),
     (Outpaint(fill=0.25, more=0.5), plain_painting),
+    (SwapPatches(), lambda c, x, p: plain_swaps(x, p)),
     (Elastic(alpha=60.0, sigma=2.5), plain_elastic),
     (Affine(degrees=90.0, scale=0.5), plain_affine),
     (LocalShuffle(p=1.0, blocks=300), plain_shuffle),

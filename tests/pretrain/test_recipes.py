@@ -263,7 +263,7 @@ def test_pretexts_have_their_authors_figures(experiment: str) -> None:
 ONLY: dict[str, dict[str, float]] = {  # what is done to a view of Models Genesis, and how often
     "autoencoder": {}, "inpainting": {"inpaint": 1.0},
     "autoencoder3d": {}, "inpainting3d": {"inpaint": 1.0}, "outpainting3d": {"outpaint": 1.0},
-    "local_shuffling3d": {"shuffle": 1.0}, "nonlinear3d": {"bezier": 1.0},
+    "local_shuffling3d": {"shuffle": 1.0}, "nonlinear3d": {"bezier": 1.0}, "patch_shuffling3d": {"swap": 1.0},
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, 
 from dira_scale.data.distort.corruptions.local_shuffle import LocalShuffle
 from dira_scale.data.distort.corruptions.mask import BlockMask
 from dira_scale.data.distort.corruptions.one_of import OneOf
-from dira_scale.data.distort.corruptions.painting import Inpaint, Outpaint
+from dira_scale.data.distort.corruptions.painting import Inpaint, Outpaint, SwapPatches
 from dira_scale.data.views import Distortion
 from dira_scale.data.views.corruption import Corruption
 
@@ -29,6 +29,7 @@ __all__ = [
     "Outpaint",
     "PatchPair",
     "ShuffleBlocks",
+    "SwapPatches",
     "Turn",
     "TurnBlocks",
     "corrupted",

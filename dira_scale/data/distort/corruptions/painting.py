@@ -1,9 +1,11 @@
-"""In-painting and out-painting (Models Genesis, sec. 2.2): boxes are filled, or everything but a few windows."""
+"""In-painting and out-painting (Models Genesis, sec. 2.2): boxes are filled, or everything but a few windows; and
+patches that change places."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dira_scale.data import random
@@ -117,3 +119,55 @@ class Outpaint(Inpaint):
         for number in range(self.boxes):
             result = pasted(result, x, self._box(params, number))
         return result
+
+
+@dataclass(frozen=True)
+class SwapPatches:
+    """With probability ``p``, ``swaps`` pairs of equally large patches change places: context restoration (Chen et al.,
+    MedIA 2019, sec. 3.1), and DiRA's patch shuffling in any number of dimensions.
+
+    ``side``: of a patch on each axis, as shares of the view's, rounded down to whole voxels. Patches are anywhere; all
+    are read from the view as it was, and where they overlap the last one counts.
+
+    Parameters: ``on`` bool [b]; ``boxes`` int16 [b, swaps, 3 n]: where both patches start, and their sides.
+    """
+
+    p: float = 1.0
+    swaps: int = 10
+    side: tuple[float, float] = (0.1, 0.25)
+
+    def numbers(self, size: Sequence[int]) -> int:
+        """See ``Corruption``."""
+        share("p", self.p)
+        if not (0 < self.side[0] <= self.side[1] <= 1 and self.swaps > 0):
+            raise UserError(f"side={self.side}, swaps={self.swaps}: expected shares from 0 to 1, and at least one swap")
+        return 1 + self.swaps * 3 * len(size)
+
+    def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
+        """See ``Corruption``."""
+        each = u[:, 1:].reshape(len(u), self.swaps, 3, len(size))
+        low, high = ([max(1, int(part * n + 1e-9)) for n in size] for part in self.side)
+        sides = low + (each[:, :, 2] * (np.array(high) - low + 1)).astype(np.int64)
+        starts = [random.integers(each[:, :, patch], 0, np.array(size) - sides) for patch in range(2)]
+        return {"on": u[:, 0] < self.p, "boxes": np.concatenate((*starts, sides), -1).astype(np.int16)}
+
+    def apply(self, x: Tensor, params: Params) -> Tensor:
+        """See ``Corruption``."""
+        return of_some(x, params["on"], params, self._swapped)
+
+    def _swapped(self, x: Tensor, params: Params) -> Tensor:
+        result = x.clone()
+        for boxes in params["boxes"].long().unbind(1):
+            first, second, sides = boxes.chunk(3, 1)
+            for start, source in ((first, second), (second, first)):
+                result = pasted(result, moved(x, source - start), torch.cat([start, sides], 1))
+        return result
+
+
+def moved(x: Tensor, by: Tensor) -> Tensor:
+    """Return ``x`` [b, C, *size] with the voxel that is ``by`` int64 [b, n] further in each place, round the edges."""
+    for axis, n in enumerate(x.shape[2:]):
+        rows = (torch.arange(n, device=x.device) + by[:, axis, None]) % n
+        rows = rows.view(len(x), *(n if dim == axis + 2 else 1 for dim in range(1, x.dim())))
+        x = x.gather(axis + 2, rows.expand_as(x))
+    return x
