@@ -10,14 +10,17 @@ from archive.conftest import HASH_KEY, recipe
 from archive.sources import miniatures_3d
 from archive.sources.conftest import Here
 from harness import rows
+from omegaconf import OmegaConf
 
 from dira_scale.archive import writer
 from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
 from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, read_cases
 from dira_scale.metrics.froc import candidates
 from dira_scale.shard.convert import convert
+from dira_scale.tasks.config import task_of
 
 SMALL = [
     "data.size=[16,16,16]", "data.batch=6", "data.workers=1", "model.width=0.125", "parallel.threads=1",
@@ -70,3 +73,26 @@ def test_two_epochs_of_a_protocol(task: str, preset: str, tmp_path: Path, monkey
     again = {metric: row["value"] for metric, row in figures(out).items()}
     assert again == {metric: pytest.approx(row["value"]) for metric, row in found.items()}
     assert f"CPM {again['CPM']:.3f}" in (out / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("libraries")
+def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four positives and four of eight negatives an epoch, in two steps; stopped in the middle of the second epoch."""
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    words = ["task=pe_cad", "preset=dira3d", f"data.shards={sharded('pe_cad', tmp_path)}", *SMALL, "data.batch=4"]
+    words += ["data.negatives=1", "data.size=[8,8,8]", "validate.norm_passes=0", "epoch_factor=0.0003"]  # 3 epochs
+    for folder, stops in (("whole", [None]), ("stopped", [3, None])):
+        for stop in stops:
+            assert main([*words, f"run={tmp_path / folder}", *[f"steps={stop}"] * (stop is not None)]) == 0
+    whole, stopped = (
+        {row["step"]: row["loss"] for row in rows(tmp_path / folder, "train")} for folder in ("whole", "stopped")
+    )
+    assert [*whole] == [1, 2, 3, 4, 5, 6] and stopped == whole
+
+
+@pytest.mark.parametrize("keys", [{"labels": ["a", "b"]}, {"labels": ["a"], "exclusive": True}])
+def test_candidates_have_one_label_of_yes_and_no(keys: dict[str, Any]) -> None:
+    node: Any = OmegaConf.to_container(compose("finetune", ["task=pe_cad", "data.shards=none"]).task)
+    with pytest.raises(UserError, match=r"task\.labels: candidates have one label of yes and no, not a"):
+        task_of(node | keys).described({})

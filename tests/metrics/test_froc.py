@@ -124,19 +124,24 @@ def of_luna16(scans: Sequence[Scan]) -> list[float]:
 
 
 def toy(seed: int) -> list[Scan]:
-    """Scans of four nodules, of which some have several candidates and some none, and of 150 candidates or one."""
+    """Scans of four nodules, of which some have several candidates and some none; one of 150 false positives that are
+    higher than its nodules' candidates, one of a single candidate."""
     generator, made = np.random.default_rng(seed), []
 
     def places(count: int) -> list[Point]:
         return [(float(x), float(y), float(z)) for x, y, z in generator.uniform(0, 100, (count, 3))]
 
-    for number in range(6):
+    for number in range(20):
         nodules = [(place, 12.0) for place in places(4 * (number % 3 > 0))]
         others = [(place, -1.0 if n % 2 else 16.0) for n, place in enumerate(places(8))]
         near = [place for place, _ in nodules[:3] + others[:4] for _ in range(2)]
         moved = [(x, y, z) for x, y, z in (np.add(near, generator.uniform(-4, 4, (len(near), 3)))).tolist()]
-        marks = [(place, generator.beta(1, 4)) for place in places(150 if number == 1 else 12)]
-        marks += [(place, generator.beta(2, 2)) for place in moved]
+        if number == 1:
+            marks = [(place, generator.uniform(0.5, 1)) for place in places(150)]
+            marks += [(place, generator.uniform(0.1, 0.5)) for place in moved]
+        else:
+            marks = [(place, generator.beta(1, 4)) for place in places(6)]
+            marks += [(place, generator.beta(2, 2)) for place in moved]
         scored = [(place, round(score, 2)) for place, score in marks]  # ties
         made.append(Scan(nodules, others, scored[:1] if number == 5 else scored))
     return made
@@ -167,13 +172,13 @@ def test_candidates_have_the_sensitivities_of_luna16s_script(seed: int) -> None:
         assert found[f"sensitivity at {rate:g} FP/scan", "nodule"].value == pytest.approx(value, abs=1e-12)
     cpm = found["CPM", "nodule"]
     assert cpm.value == found["CPM", "mean"].value == pytest.approx(np.mean(expected))
-    assert (cpm.n, cpm.positives, cpm.patients) == (6, 16, 3)
+    assert (cpm.n, cpm.positives, cpm.patients) == (20, 52, 10)
 
 
 def test_a_patient_drawn_twice_counts_twice() -> None:
     """The bootstrap's weights against a list in which the patient's scans stand twice under other names."""
     rows = rows_of(toy(2))
-    weights = np.array([[{"p0": 2.0, "p1": 1.0, "p2": 0.0}[row.patient] for row in rows]])
+    weights = np.array([[{"p0": 2.0, "p2": 0.0}.get(row.patient, 1.0) for row in rows]])
     again = [replace(row, scan=f"again {row.scan}") for row in rows if row.patient == "p0"]
     drawn = candidates([row for row in [*rows, *again] if row.patient != "p2"])
     statistics = of_candidates(rows)
