@@ -38,7 +38,9 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_command_has_options_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     """The options in ``configs/COMMAND/`` are listed."""
-    assert "  preset=  one of btl_v1, btl_v2, dira3d, images_small, pcrl, pcrl3d, volumes_small\n" in helped(capsys, "finetune")
+    assert "  preset=  one of btl_v1, btl_v2, dira3d, images_small, pcrl, pcrl3d, volumes_small\n" in helped(
+        capsys, "finetune"
+    )
 
 
 def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixture[str]) -> None:
