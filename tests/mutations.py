@@ -398,6 +398,13 @@ MUTATIONS = (
         ("finetune/test_losses.py",),
     ),
     Mutation(
+        "region-of-pixels-with-all-of-its-values",
+        "tasks/masks.py",
+        "for value in values]).any(0)",
+        "for value in values]).all(0)",
+        ("finetune/test_losses.py",),
+    ),
+    Mutation(
         "number-in-units-of-its-deviation",
         "tasks/regression.py",
         "return logits * deviation + mean",
