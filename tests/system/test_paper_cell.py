@@ -1,4 +1,4 @@
-"""A cell of a paper's table of volumes, on miniatures of its datasets: from archives to the published figure beside ours."""
+"""A cell of a paper's table of volumes, on miniatures: from archives to the published figure beside ours."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ TINY = ["model.width=0.25", "data.workers=1", "parallel.threads=1"]
 
 @pytest.mark.system
 def test_a_cell_of_pcrls_table_of_volumes(tmp_path: Path) -> None:
-    """Models Genesis on LUNA16, then livers, and random weights: two networks of each as shipped, but tiny and short."""
+    """Models Genesis on LUNA16, then livers, and random weights: two networks of each, tiny and short."""
     sweep = yaml.safe_load((folder("slurm") / "sweep" / "pcrl_table4b.yaml").read_text())
     phases = {name: sweep["phases"][name] for name in PHASES}
     phases["genesis"]["seeds"] = 2
