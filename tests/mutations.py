@@ -208,8 +208,8 @@ MUTATIONS = (
     Mutation(
         "maps-of-blocks-left-where-they-are-seen",
         "methods/rubiks_cube.py",
-        "joined(exchanged(level, places.argsort(1)), self.halves)",
-        "joined(level, self.halves)",
+        "joined(exchanged(level, places.argsort(1)), self.blocks)",
+        "joined(level, self.blocks)",
         ("methods/test_puzzles.py",),
     ),
     Mutation(

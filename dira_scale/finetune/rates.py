@@ -93,6 +93,7 @@ def _candidate(cfg: DictConfig, rate: float, folder: Path) -> DictConfig:
         cfg.checkpoint.folder = f"{cfg.checkpoint.folder}/{FOLDER}/{rate:g}"
     cfg.run, cfg.optim.optimizer.lr, cfg.optim.choose = str(folder), rate, None
     cfg.epoch_factor *= cfg.optim.choose_share
+    cfg.checkpoint.keep = 1
     cfg.data.test_split = cfg.steps = cfg.enough_steps = None
     cfg.evaluate.temperature, cfg.tracker, cfg.profile.steps = False, NONE, None
     return cfg

@@ -37,9 +37,10 @@ class CPC(Method):
     with every step back, and is mirrored at the view's edges.
 
     As Taleb et al.'s code: one positive and one negative, a GRU, codes by a linear layer. Their formula (3) is InfoNCE
-    over many. Otherwise than there, y' is a patch of the batch that each is once (there drawn with replacement), the
-    encoder's maps are averaged over space (there flattened), and the prediction goes along the last axis, the patient's
-    left and right (there the first).
+    over many. Otherwise than there, the negatives y' are a permutation of the batch's positives (there drawn with
+    replacement), of a micro-batch of all processes; the encoder's maps are averaged over space (there flattened); the
+    prediction goes along the last axis, the patient's left and right (there the first); and a volume is not cropped to
+    95 % and padded before it is cut.
 
     Monitors: ``accuracy`` of telling y from y', and ``chance``, 1/2.
 
@@ -93,18 +94,18 @@ class CPC(Method):
         _, state = self.reader(codes[:, self.before].flatten(0, 1))
         predicted = at_least_float32(self.predictor(state[-1]))
         true = at_least_float32(codes[:, self.following]).flatten(0, 1).flatten(1)
-        scores = torch.stack([(predicted * y).mean(1) for y in (true, self.others(true, batch.step))])
-        right = torch.tensor([1.0, 0.0], device=scores.device)[:, None].expand_as(scores).to(scores.dtype)
-        loss = F.binary_cross_entropy_with_logits(scores, right)
-        accuracy = ((scores.detach() > 0) == (right > 0)).float().mean()
+        positive, negative = ((predicted * y).mean(1) for y in (true, self.others(true, batch.step)))
+        loss = (F.softplus(-positive) + F.softplus(negative)).mean() / 2
+        accuracy = ((positive.detach() > 0).float() + (negative.detach() <= 0).float()).mean() / 2
         monitors = {"accuracy": accuracy, "chance": torch.full_like(accuracy, 0.5)}
         return Terms({"di": loss}, monitors=monitors)
 
     def others(self, following: Tensor, step: int) -> Tensor:
-        """Return ``following`` [n, …] in which no row is where it was; in training rows of all processes change
-        places."""
+        """Return ``following`` [n, …] in which no row is where it was: in training those of all processes, permuted; in
+        evaluation those of the volume before, if there is one."""
         if not self.training:
-            return following.roll(1, 0)
+            places = len(self.following)
+            return following.roll(places if len(following) > places else 1, 0)
         count = len(following)
         order = permutation(count * world(), step, 0)
         another = np.empty_like(order)

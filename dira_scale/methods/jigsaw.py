@@ -18,8 +18,8 @@ ORDER = "order"  # the corruption that moves a view's blocks, and its parameter
 
 
 class Jigsaw(Method):
-    """The blocks of a view x have changed places, by one of K orders y, and a classifier on the encoder must tell by
-    which: L_di = -log p(y | x), the mean over the batch.
+    """The blocks of a view x have changed places, by one of K permutations y, and a classifier on the encoder must
+    tell by which: L_di = -log p(y | x), the mean over the batch.
 
     As in DiRA's authors' 3D script, the encoder sees the whole puzzle, and the classifier is TransVW's: a convolution,
     the mean over space, two linear layers. As a base of DiRA its decoder puts the blocks back.
@@ -40,8 +40,8 @@ class Jigsaw(Method):
         super().__init__(views, weights={"di": 1.0})
         check_single("jigsaw", views)
         self.encoder = encoder
-        orders = moved_blocks(views, "jigsaw").orders
-        self.classifier = WordHead("keras", encoder.channels[-1], orders, views.dimensions)
+        permutations = moved_blocks(views, "Jigsaw", "jigsaw").permutations
+        self.classifier = WordHead("keras", encoder.channels[-1], permutations, views.dimensions)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
@@ -54,13 +54,13 @@ class Jigsaw(Method):
         return Terms({"di": loss}, monitors=monitors, pyramids=(pyramid,))
 
 
-def moved_blocks(views: ViewSpec, method: str) -> ShuffleBlocks:
-    """The views' corruption ``order``; raise ``UserError`` unless it moves blocks, and is the last."""
+def moved_blocks(views: ViewSpec, method: str, config: str) -> ShuffleBlocks:
+    """Return the views' corruption ``order``; raise ``UserError`` for ``method`` unless it moves blocks and is the
+    last, as in ``views=CONFIG``."""
     corruption = views.corruptions.get(ORDER)
     if not isinstance(corruption, ShuffleBlocks):
         raise UserError(
-            f"method={method}: the views have no blocks that change places, no views.corruptions.{ORDER}; use "
-            f"views={method}"
+            f"{method}: the views have no blocks that change places, no views.corruptions.{ORDER}; use views={config}"
         )
     if (last := [*views.corruptions][-1]) != ORDER:
         raise UserError(f"views.corruptions: {last} after {ORDER} would act across blocks; put {ORDER} last")

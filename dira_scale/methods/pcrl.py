@@ -47,9 +47,9 @@ class PCRL(C2L):
     evaluation λ = 1/2. Of volumes T mirrors along each of the three axes and turns in the plane.
 
     The rows of the paper's tables 1 and 2: ``transform=none mixture=false`` is "Self-Recons.", with ``transform=flip``
-    "TransAtt (Flip)", with ``all`` "TransAtt"; ``transform=none`` alone is "CrossMix"; stages without ``re`` are
-    "ContraLoss". The paper does not say from which maps the view is restored without CrossMix; here from those of o and
-    of m, each its own.
+    "TransAtt (Flip)", with ``all`` "TransAtt"; ``transform=none`` alone is "CrossMix"; ``mixture=false`` in stages
+    without ``re`` is "ContraLoss". The paper does not say from which maps the view is restored without CrossMix; here
+    from those of o and of m, each its own.
 
     With ResNet-18 the projector has 82,176 parameters, the attention 133,376 (``channel``) or 136,710,912 (``outer``);
     on ``unet3d`` 133,632 or 141,429,760. With several BatchNorm groups the momentum encoder's feature maps are sent
@@ -142,12 +142,12 @@ class PCRL(C2L):
         share = self.share(batch.step, 0)
         ordinary = self.encoder(distorted[0])
         momentum, keys = self.momentum_features(distorted[1], batch.step)
-        hybrid = blended(ordinary, momentum, share)
+        hybrid = blended(ordinary, momentum, share) if self.pushed == 3 else []
 
         queries, keys = self.unit(self.projector(ordinary[-1])), self.unit(keys)
         with torch.no_grad():
-            every = queries.detach(), keys, self.unit(self.projector(hybrid[-1]))
-            new = torch.stack(every[: self.pushed], dim=1)
+            mixed = [self.unit(self.projector(hybrid[-1]))] if hybrid else []
+            new = torch.stack([queries.detach(), keys, *mixed], dim=1)
         losses = {"di": info_nce(queries, keys, self.queue, self.temperature)} if "di" in self.active else {}
         terms = Terms(losses, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
         self.enqueue(terms, queries.detach(), new, positive=1)
@@ -159,7 +159,7 @@ class PCRL(C2L):
             "ordinary": (ordinary, clean[0], first[0]),
             "momentum": (momentum, clean[1], second[0]),
         }
-        if self.pushed == 3:
+        if hybrid:
             branches["hybrid"] = hybrid, blend(clean[0], clean[1], share), first[1]
         errors = self.compare({
             name: (self.decoded(self.attended(pyramid, orientation)), reorient(image, orientation))

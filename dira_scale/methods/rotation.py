@@ -15,7 +15,7 @@ from dira_scale.methods.restoration import check_single
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
-TURN = "turn"  # the corruption that draws how a view is turned, and its parameter
+TURN = "turn"  # the corruption that turns a view, and its parameter
 
 
 class Rotation(Method):
@@ -24,7 +24,8 @@ class Rotation(Method):
 
     Of images K = 4: 0, 90, 180 and 270 degrees. Of volumes K = 10: none, and 90, 180 and 270 degrees about each axis.
     Each view is seen in all K turns at once, as Gidaris et al. found better than drawing one (a batch of B images is
-    4 B), unless the views have the corruption ``turn``: then in the one that it draws, as Taleb et al. do.
+    4 B), unless the views have the corruption ``turn``: then in the one that it draws, as Taleb et al. do, also in
+    stages that restore nothing.
 
     A base for DiRA, whose decoder returns the view as it was before it was turned, as in the authors' 3D script; where
     all turns are seen, of the one of 0 degrees.
@@ -52,7 +53,7 @@ class Rotation(Method):
                 "views.flip, turns, transpose: a view that is mirrored along two axes, or turned, shows another turn "
                 "than it is taught; use views.flip=0 views.turns=0 views.transpose=0"
             )
-        self.encoder, self.drawn = encoder, TURN in views.corruptions
+        self.encoder, self.corrupted = encoder, TURN in views.corruptions
         self.turns = len(quarter_turns(views.dimensions))
         self.classifier = MLP(encoder.channels[-1], self.turns)
 
@@ -62,16 +63,12 @@ class Rotation(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         view = distorted[0]
-        turns = self.seen(view, batch)
-        # The copies of a view stay together: BatchNorm's groups are of whole views.
-        copies = torch.stack([turned(view, turn) for turn in turns.unbind(1)], 1).flatten(0, 1)
+        if self.corrupted:
+            turns, copies = batch.distortions[0].corruptions[TURN][TURN][:, None], view
+        else:  # the copies of a view stay together: BatchNorm's groups are of whole views
+            turns = torch.arange(self.turns, device=view.device).expand(len(view), -1)
+            copies = torch.stack([turned(view, turn) for turn in turns.unbind(1)], 1).flatten(0, 1)
         levels = [level.unflatten(0, turns.shape).unbind(1) for level in self.encoder(copies)]
         logits = self.classifier(torch.stack(levels[-1], 1).flatten(0, 1))
         loss, monitors = classified(logits, turns.flatten())
         return Terms({"di": loss}, monitors=monitors, pyramids=tuple(list(copy) for copy in zip(*levels, strict=True)))
-
-    def seen(self, view: Tensor, batch: Batch) -> Tensor:
-        """Return the turns in which each view is seen: int64 [b, 1] as drawn, or all [b, K]."""
-        if self.drawn:
-            return batch.distortions[0].corruptions[TURN][TURN][:, None]
-        return torch.arange(self.turns, device=view.device).expand(len(view), -1)

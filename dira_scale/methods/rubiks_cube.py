@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions import TurnBlocks
-from dira_scale.data.distort.corruptions.blocks import HALVES
+from dira_scale.data.distort.corruptions.blocks import PER_AXIS
 from dira_scale.data.geometry.blocks import cut, exchanged, joined
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
@@ -25,20 +25,20 @@ TURN = "turn"  # the corruption that turns a view's blocks, and its parameter
 
 class RubiksCube(Method):
     """A volume is cut into 2 x 2 x 2 blocks; each is turned by 180 degrees about an axis, or not, and they change
-    places by one of K orders y. An encoder f sees each block alone, and linear classifiers of F = f(x_1) … f(x_8), side
-    by side, must tell the order, and of each block whether it is turned, t_i: L_di = -log p(y | F) - mean_i log p(t_i |
-    F), the mean over the batch.
+    places by one of K permutations y. An encoder f sees each block alone, and linear classifiers of F = f(x_1) …
+    f(x_8), side by side, must tell the permutation, and of each block whether it is turned, t_i: L_di = -log p(y | F) -
+    mean_i log p(t_i | F), the mean over the batch.
 
     f is the encoder's global average, in the order in which blocks are seen, as in DiRA's authors' 3D script. As a base
     of DiRA it returns the maps of all blocks, put back to where they belong and as they are turned, and the decoder
-    returns the volume.
+    returns the volume. In stages without ``di`` the base idles, and encoder and decoder get the view as it is seen.
 
     Different from the script: it names the turned blocks by where they belong, here by where they are seen; it restores
     each block alone, and compares it with that of another place; and it zeroes ten voxels where the blocks meet before
     it moves them, whose faces show where a block comes from: here all faces are zeroed alike.
 
-    Monitors: ``accuracy`` of the order, ``chance``, which is 1 / K, and ``turn_accuracy``, the share of blocks that are
-    rightly called turned or not; three quarters are turned, so that is what calling all turned has.
+    Monitors: ``accuracy`` of the permutation, ``chance``, which is 1 / K, and ``turn_accuracy``, the share of blocks
+    that are rightly called turned or not; three quarters are turned, so that is what calling all turned has.
 
     Raises ``UserError`` unless there is one view, whose corruptions are ``turn`` and ``order``, and an encoder that
     makes maps of half the size of a half.
@@ -50,28 +50,28 @@ class RubiksCube(Method):
     def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_single("Rubik's cube", views)
-        orders = moved_blocks(views, "rubiks_cube").orders
+        permutations = moved_blocks(views, "RubiksCube", "rubiks_cube").permutations
         turn = views.corruptions.get(TURN)
-        self.halves = (HALVES,) * views.dimensions
-        if not (isinstance(turn, TurnBlocks) and turn.counts(views.dimensions) == self.halves):
+        self.blocks = (PER_AXIS,) * views.dimensions
+        if not (isinstance(turn, TurnBlocks) and turn.counts(views.dimensions) == self.blocks):
             raise UserError(
-                f"method=rubiks_cube: the views have no halves that are turned, no views.corruptions.{TURN} with "
-                f"blocks={HALVES}; use views=rubiks_cube"
+                f"RubiksCube: the views have no blocks that are turned, no views.corruptions.{TURN} with "
+                f"blocks={PER_AXIS}; use views=rubiks_cube"
             )
         if encoder.fixed_size:
             raise UserError(
-                f"method=rubiks_cube: {encoder.name} takes images of one size, and blocks are smaller; use a "
+                f"RubiksCube: {encoder.name} takes images of one size, and blocks are smaller; use a "
                 "convolutional network, such as model=unet3d"
             )
-        whole, half = (pyramid_sizes(encoder, [side // n for side in views.sides]) for n in (1, HALVES))
-        if [[HALVES * side for side in level] for level in half] != whole:
+        whole, block = (pyramid_sizes(encoder, [side // n for side in views.sides]) for n in (1, PER_AXIS))
+        if [[PER_AXIS * side for side in level] for level in block] != whole:
+            step = PER_AXIS * max(side // n for side, n in zip(views.sides, whole[-1], strict=True))
             raise UserError(
-                f"data.size={[*views.sides]}: method=rubiks_cube: maps of a half, of {half[-1]} at the coarsest, are "
-                f"not half of the whole's, {whole[-1]}; use larger sides, such as "
-                f"data.size={[64] * views.dimensions}"
+                f"data.size={[*views.sides]}: {encoder.name} makes maps of {block[-1]} of a block, which is not half "
+                f"of the whole view's, {whole[-1]}; use sides that are multiples of {step}"
             )
-        self.encoder, blocks = encoder, HALVES**views.dimensions
-        self.order = MLP(blocks * encoder.channels[-1], orders)
+        self.encoder, blocks = encoder, PER_AXIS**views.dimensions
+        self.order = MLP(blocks * encoder.channels[-1], permutations)
         self.turned = MLP(blocks * encoder.channels[-1], blocks)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
@@ -82,13 +82,15 @@ class RubiksCube(Method):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         drawn = batch.distortions[0].corruptions
         places = drawn[ORDER]["places"]
-        blocks = cut(distorted[0], self.halves)
+        blocks = cut(distorted[0], self.blocks)
         levels = [level.unflatten(0, places.shape) for level in self.encoder(blocks.flatten(0, 1))]
-        features = torch.cat([global_average(block) for block in levels[-1].unbind(1)], 1)
+        pyramid = [joined(exchanged(level, places.argsort(1)), self.blocks) for level in levels]
+        # Of the pyramid, whose last map is what health monitors call the encoder's output.
+        seen = exchanged(cut(pyramid[-1], self.blocks), places)
+        features = torch.cat([global_average(block) for block in seen.unbind(1)], 1)
         loss, monitors = classified(self.order(features), drawn[ORDER][ORDER])
         logits = at_least_float32(self.turned(features))
         turned = drawn[TURN][TURN].gather(1, places) > 0
         loss = loss + F.binary_cross_entropy_with_logits(logits, turned.to(logits.dtype))
         monitors["turn_accuracy"] = ((logits.detach() > 0) == turned).float().mean()
-        pyramid = [joined(exchanged(level, places.argsort(1)), self.halves) for level in levels]
         return Terms({"di": loss}, monitors=monitors, pyramids=(pyramid,))

@@ -45,7 +45,7 @@ def test_patches_are_mirrored_and_cropped_to_their_middle() -> None:
 
 
 def test_a_pyramid_is_read_and_what_follows_it_predicted() -> None:
-    """Of 3 x 2 x 4 patches: the middle of the first row, and a corner, whose neighbours are mirrored."""
+    """Cut into 3 x 2 x 4 patches: the middle of the first row, and a corner, whose neighbours are mirrored."""
     before, following = sequences((3, 2, 4))
     assert before.shape == (6, 10) and following.shape == (6, 2)
 
@@ -85,9 +85,9 @@ def test_cpc_equals_its_formula(network: dict[str, Any], size: Any, blocks: Any,
             predicted.append(linear(method.predictor.layers[-1], h).reshape(-1, 5))
             true.append(sample[follow])
     n = len(true)
-    order = permutation(n, 3, 0) if training else np.arange(n)
-    other = {int(order[i]): int(order[i - 1]) for i in range(n)}
-    assert all(a != b for a, b in other.items()) and {*other.values()} == {*range(n)}
+    order = permutation(n, 3, 0)
+    other = {int(order[i]): int(order[i - 1]) for i in range(n)} if training else {i: i - len(before) for i in range(n)}
+    assert all(a != b for a, b in other.items()) and {each % n for each in other.values()} == {*range(n)}
     losses, right = [], []
     for i in range(n):
         positive = sigmoid(np.mean([(p * z).mean() for p, z in zip(predicted[i], true[i], strict=True)]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.distort import build
 from dira_scale.data.distort.corruptions import BlockMask, ShuffleBlocks, Turn, TurnBlocks
-from dira_scale.data.geometry.blocks import cut, distant_orders, joined
+from dira_scale.data.geometry.blocks import cut, distant_permutations, joined
 from dira_scale.errors import UserError
 
 BOX = (16, 16, 32)
@@ -64,14 +64,14 @@ def test_blocks_are_cut_row_by_row(size: Any, counts: Any) -> None:
 
 def test_orders_are_as_far_apart_as_a_greedy_choice_makes_them() -> None:
     """Every next one has the largest least distance to those before, by brute force."""
-    orders = distant_orders(4, 12).tolist()
+    orders = distant_permutations(4, 12).tolist()
     assert orders[0] == [0, 1, 2, 3]
     for n in range(1, 12):
         far = {
             p: min(sum(a != b for a, b in zip(p, q, strict=True)) for q in orders[:n]) for p in permutations(range(4))
         }
         assert tuple(orders[n]) == next(p for p, d in far.items() if d == max(far.values()))
-    eight = distant_orders(8, 1000)
+    eight = distant_permutations(8, 1000)
     assert len({*map(tuple, eight.tolist())}) == 1000 and (np.sort(eight, 1) == np.arange(8)).all()
 
 
@@ -86,7 +86,7 @@ def test_views_show_the_blocks_as_drawn(size: Any, corruptions: Any) -> None:
     turns = params.corruptions["turn"]["turn"].tolist() if "turn" in corruptions else [None] * len(x)
     for i, order in enumerate(params.corruptions["order"]["order"].tolist()):
         places = params.corruptions["order"]["places"][i].tolist()
-        assert places == distant_orders(len(places), of.corruptions["order"].orders)[order].tolist()  # type: ignore[attr-defined]
+        assert places == distant_permutations(len(places), of.corruptions["order"].permutations)[order].tolist()  # type: ignore[attr-defined]
         expected = by_hand(x[i, 0].numpy(), places, turns[i], of.corruptions["order"].margin)  # type: ignore[attr-defined]
         np.testing.assert_array_equal(seen[i, 0].numpy(), expected)
 
@@ -135,7 +135,7 @@ def test_jigsaw_equals_its_formula(network: dict[str, Any], size: Any, orders: A
     first, last = [layer for layer in mlp.layers if isinstance(layer, nn.Linear)]
     loss, accuracy = plain_loss(linear(last, linear(first, y).clip(0)), params.corruptions["order"]["order"].numpy())
     assert terms.losses["di"].item() == pytest.approx(loss, rel=1e-9)
-    chance = 1 / method.views.corruptions["order"].orders
+    chance = 1 / method.views.corruptions["order"].permutations
     assert terms.monitors == {"accuracy": pytest.approx(accuracy), "chance": pytest.approx(chance)}
     terms.losses["di"].backward()
     assert all(p.grad is not None for p in method.parameters())
@@ -166,6 +166,8 @@ def test_rubiks_cube_equals_its_formula() -> None:
         there = corners(whole.shape[2:], (2, 2, 2))
         for i, p in product(range(len(x)), range(8)):
             torch.testing.assert_close(whole[(i, slice(None), *there[places[i][p]])], level[8 * i + p])
+    (slope,) = torch.autograd.grad(terms.losses["di"], terms.pyramids[0][-1], retain_graph=True)
+    assert slope.abs().max() > 0  # what health monitors measure
     terms.losses["di"].backward()
     assert all(p.grad is not None for p in method.parameters())
 
@@ -192,7 +194,7 @@ def test_dira_puts_the_blocks_back(base: dict[str, Any], corruptions: Any) -> No
      (JIGSAW, UNET3D, spec(*CUBE, corruptions=PUZZLE), "views.count=2: jigsaw"),
      (RUBIK, UNET3D, views(CUBE, **PUZZLE), "no views.corruptions.turn with blocks=2; use views=rubiks_cube"),
      (RUBIK, UNET3D, views(CUBE, turn=Turn(), **PUZZLE), "no views.corruptions.turn with blocks=2"),
-     (RUBIK, UNET3D, views((24, 24, 24), **RUBIKS), "data.size=[24, 24, 24]: method=rubiks_cube: maps of a half"),
+     (RUBIK, UNET3D, views((24, 24, 24), **RUBIKS), "the whole view's, [3, 3, 3]; use sides that are multiples of 16"),
      (RUBIK, UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, turn=TurnBlocks(), order=ShuffleBlocks(24)),
       "vit_tiny_patch16_224 takes images of one size, and blocks are smaller; use a convolutional network")],
 )  # fmt: skip
@@ -204,7 +206,7 @@ def test_views_that_are_no_puzzle_are_refused(node: Any, network: Any, of: Any, 
 
 @pytest.mark.parametrize(
     ("size", "corruption", "output"),
-    [(64, ShuffleBlocks(25), "orders=25: expected a number from 2 to 24, the orders of 4 blocks"),
+    [(64, ShuffleBlocks(25), "permutations=25: expected a number from 2 to 24, those of 4 blocks"),
      (CUBE, ShuffleBlocks(9, 4), "margin=4: expected at least 0 and less than half of a block's side, 8"),
      ((15, 16, 16), ShuffleBlocks(9), "a view of 15 x 16 x 16 cannot be cut into 2 x 2 x 2 equal blocks"),
      (CUBE, TurnBlocks((2, 2)), "a view of 16 x 16 x 16 cannot be cut into 2 x 2 equal blocks"),

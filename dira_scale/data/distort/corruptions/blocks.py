@@ -14,11 +14,11 @@ from torch import Tensor
 from dira_scale.data import random
 from dira_scale.data.batch import per_sample
 from dira_scale.data.distort.corruptions.draws import Params, share
-from dira_scale.data.geometry.blocks import cut, distant_orders, exchanged, joined, window
+from dira_scale.data.geometry.blocks import cut, distant_permutations, exchanged, joined, window
 from dira_scale.data.geometry.orientation import quarter_turns
 from dira_scale.errors import UserError, nearest
 
-HALVES = 2  # blocks on each axis that change places: more have too many orders to choose from
+PER_AXIS = 2  # blocks that change places: more have too many permutations to choose from
 TURNS = ("half", "quarter")
 
 
@@ -26,42 +26,43 @@ TURNS = ("half", "quarter")
 class ShuffleBlocks:
     """A view is cut in half along each axis, and the blocks change places.
 
-    ``orders``: from which one is drawn, of ``geometry.blocks.distant_orders``; the first leaves all where they are.
+    ``permutations``: from which one is drawn, of ``geometry.blocks.distant_permutations``; the first leaves all where
+    they are.
     ``margin``: pixels or voxels that are zeroed at every face of a block, so that edges do not go on from one into the
     next. It is the same on all faces: were it wider inside, it would show where a block comes from.
 
     Parameters: ``order`` int64 [b], its number; ``places`` int64 [b, n], which block is seen at each place.
     """
 
-    orders: int = 1000
+    permutations: int = 1000
     margin: int = 0
 
     def numbers(self, size: Sequence[int]) -> int:
-        """See ``Corruption``. Raises UserError for views that cannot be halved, or more orders than there are."""
-        possible = factorial(HALVES ** len(size))
-        if not 2 <= self.orders <= possible:
-            raise UserError(f"orders={self.orders}: expected a number from 2 to {possible:,}, the orders of "
-                            f"{HALVES ** len(size)} blocks")  # fmt: skip
-        check_blocks(size, (HALVES,) * len(size))
-        if not 0 <= 2 * self.margin < min(size) // HALVES:
+        """See ``Corruption``. Raises UserError for views that cannot be halved, or more permutations than there are."""
+        possible = factorial(PER_AXIS ** len(size))
+        if not 2 <= self.permutations <= possible:
+            raise UserError(f"permutations={self.permutations}: expected a number from 2 to {possible:,}, those of "
+                            f"{PER_AXIS ** len(size)} blocks")  # fmt: skip
+        check_blocks(size, (PER_AXIS,) * len(size))
+        if not 0 <= 2 * self.margin < min(size) // PER_AXIS:
             raise UserError(f"margin={self.margin}: expected at least 0 and less than half of a block's side, "
-                            f"{min(size) // HALVES}")  # fmt: skip
+                            f"{min(size) // PER_AXIS}")  # fmt: skip
         return 1
 
     def draw(self, u: np.ndarray, size: Sequence[int]) -> dict[str, np.ndarray]:
         """See ``Corruption``."""
-        order = random.integers(u[:, 0], 0, self.orders - 1)
-        return {"order": order, "places": distant_orders(HALVES ** len(size), self.orders)[order]}
+        order = random.integers(u[:, 0], 0, self.permutations - 1)
+        return {"order": order, "places": distant_permutations(PER_AXIS ** len(size), self.permutations)[order]}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
         """See ``Corruption``."""
-        halves = (HALVES,) * (x.dim() - 2)
-        blocks = exchanged(cut(x, halves), params["places"])
+        parts = (PER_AXIS,) * (x.dim() - 2)
+        blocks = exchanged(cut(x, parts), params["places"])
         for axis in range(3, blocks.dim()) if self.margin else ():
             inner = torch.arange(blocks.shape[axis], device=x.device)
             inner = (inner >= self.margin) & (inner < blocks.shape[axis] - self.margin)
             blocks = blocks * inner.view(-1, *(1,) * (blocks.dim() - axis - 1))
-        return joined(blocks, halves)
+        return joined(blocks, parts)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""What is drawn of a view for its method, which acts on it itself: how the view is turned, where its patches are.
-
-The view stays as it is, so monitors of views without corruptions show the same choice.
-"""
+"""What is drawn of a view for its method: how the view is turned, and where its patches are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +8,7 @@ from torch import Tensor
 
 from dira_scale.data import random
 from dira_scale.data.distort.corruptions.draws import Params
-from dira_scale.data.geometry.orientation import quarter_turns
+from dira_scale.data.geometry.orientation import quarter_turns, turned
 from dira_scale.errors import UserError
 
 GRID = 3  # patches on each axis: the middle one and its neighbours
@@ -19,7 +16,8 @@ GRID = 3  # patches on each axis: the middle one and its neighbours
 
 @dataclass(frozen=True)
 class Turn:
-    """One of the turns of ``orientation.quarter_turns``: of images 4, of volumes 10 (``methods.rotation``).
+    """The view is turned by one of ``orientation.quarter_turns``: of images 4, of volumes 10 (``methods.rotation``).
+    Its sides must be equal.
 
     Parameters: ``turn`` int64 [b], its number.
     """
@@ -33,8 +31,8 @@ class Turn:
         return {"turn": random.integers(u[:, 0], 0, len(quarter_turns(len(size))) - 1)}
 
     def apply(self, x: Tensor, params: Params) -> Tensor:
-        """Return the view as it is."""
-        return x
+        """See ``Corruption``."""
+        return turned(x, params["turn"])
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,8 @@ class PatchPair:
 
     ``side``: pixels or voxels of a patch's side; or its sides, an entry for each axis. ``gap``: between patches.
     ``jitter``: each patch starts up to so many later on each axis. The grid is in the middle of the view.
+
+    The view stays as it is, and its method cuts them.
 
     Parameters: ``neighbour`` int64 [b], from 0 to 7 or 25, row by row without the middle; ``corners`` int64 [b, 2, n],
     where the middle patch and the neighbour start.

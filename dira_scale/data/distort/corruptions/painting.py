@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dira_scale.data import random
+from dira_scale.data.batch import per_sample
 from dira_scale.data.distort.corruptions.draws import KEY, Params, field, key, of_some, pasted, share
 from dira_scale.errors import UserError
 
@@ -156,18 +157,14 @@ class SwapPatches:
         return of_some(x, params["on"], params, self._swapped)
 
     def _swapped(self, x: Tensor, params: Params) -> Tensor:
-        result = x.clone()
+        size = x.shape[2:]
+        here = torch.arange(size.numel(), device=x.device).view(1, 1, *size)
+        source = here.expand(len(x), -1, *size).clone()  # where each voxel is from
+        strides = [size[axis + 1 :].numel() for axis in range(len(size))]
         for boxes in params["boxes"].long().unbind(1):
             first, second, sides = boxes.chunk(3, 1)
-            for start, source in ((first, second), (second, first)):
-                result = pasted(result, moved(x, source - start), torch.cat([start, sides], 1))
-        return result
-
-
-def moved(x: Tensor, by: Tensor) -> Tensor:
-    """Return ``x`` [b, C, *size] with the voxel that is ``by`` int64 [b, n] further in each place, round the edges."""
-    for axis, n in enumerate(x.shape[2:]):
-        rows = (torch.arange(n, device=x.device) + by[:, axis, None]) % n
-        rows = rows.view(len(x), *(n if dim == axis + 2 else 1 for dim in range(1, x.dim())))
-        x = x.gather(axis + 2, rows.expand_as(x))
-    return x
+            by_axis = (second - first).unbind(1)
+            further = torch.stack([by * stride for by, stride in zip(by_axis, strides, strict=True)]).sum(0)
+            for start, by in ((first, further), (second, -further)):
+                source = pasted(source, here + per_sample(by, source), torch.cat([start, sides], 1))
+        return x.flatten(2).gather(2, source.flatten(2).expand(-1, x.shape[1], -1)).view(x.shape)
