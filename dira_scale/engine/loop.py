@@ -118,6 +118,8 @@ class Loop:
                 f"stage {plan.name} ends: no {better} validation {metric} for {self.state.stale} epochs"
             )
         self._finish_writing()  # a task may read the stage's best checkpoint
+        if self.state.stage + 1 == len(self.task.stages):
+            self.checkpointer.raise_if_not_saved()
         with self.log.clock.part("validate"):
             lines = self.task.finish(plan, self.run, stage.model.unsharded)
         for line in lines:

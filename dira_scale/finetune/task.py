@@ -50,13 +50,21 @@ def write_results(
     leak: Leak | None,
     passes: int,
 ) -> None:
-    """Evaluate, unless that is done. ``run`` and ``leak``: on the main process only. Collective.
+    """Evaluate the stage's best checkpoint, unless that is done. ``run`` and ``leak``: on the main process only.
+    Collective.
 
     ``passes``: over how many batches BatchNorm's statistics were averaged.
     """
-    if broadcast_from_main(run is not None and (run.folder / FILE).exists()):
+    path = raise_on_all(lambda: best_checkpoint(config, stage.name))
+
+    def done() -> bool:
+        if run is None or not (run.folder / FILE).exists():
+            return False
+        return bool(read_results(run.folder)["step"] == int(path.name))  # another: the disk was full then
+
+    if broadcast_from_main(raise_on_all(done)):
         return
-    network, step = raise_on_all(lambda: best_network(config, supervision, stage.name))
+    network = raise_on_all(lambda: best_network(config, supervision, path))
     network = moved(network, world.device, config.parallel.channels_last)
     input, window = input_of(data.views.sides, config.normalise), config.evaluate.window_of(data.views.dimensions)
 
@@ -83,7 +91,7 @@ def write_results(
     chosen = choose(supervision, cases.get("val"), config.evaluate.temperature)
     seen = {"crops": config.evaluate.crops} if supervision.pooled else {"window": window, "without_mask": without_mask}
     estimated = {"norm_passes": passes} if passes else {}
-    content = {"step": step, "splits": names} | judged(supervision, cases, chosen) | seen | estimated
+    content = {"step": int(path.name), "splits": names} | judged(supervision, cases, chosen) | seen | estimated
     write_json(run.folder / FILE, content | ({} if leak is None else {"leak": asdict(leak)}), run.lease.check)
 
 
@@ -95,16 +103,19 @@ def summary(folder: Path, best: str) -> str:
     return f"test split '{content['splits']['test']}', checkpoint of step {content['step']}: {words} ({FILE})"
 
 
-def best_network(config: Finetune, supervision: Supervision, stage: str) -> tuple[nn.Module, int]:
-    """The complete network with the weights of the stage's best checkpoint, and its step; where nothing was validated,
-    of the newest one."""
+def best_checkpoint(config: Finetune, stage: str) -> Path:
+    """Return the folder of the stage's best checkpoint; where nothing was validated, of the newest one."""
     folder = Path(config.run)
-    path = checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
+    return checkpoint.latest(folder) if config.data.val_split is None else checkpoint.best(folder, stage)
+
+
+def best_network(config: Finetune, supervision: Supervision, path: Path) -> nn.Module:
+    """Return the complete network with the weights of the checkpoint in ``path``."""
     tensors, prefix = checkpoint.load(path)[0], f"{TENSORS[supervision.pooled].module}."
     size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
     network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
-    return network, int(path.name)
+    return network
 
 
 AXES = {  # of volumes as they are stored, counted from the last; images are mirrored along the last alone
