@@ -50,7 +50,9 @@ def figures(folder: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize(("task", "preset"), [("luna16", "dira3d"), ("luna16", "pcrl3d"), ("pe_cad", "dira3d")])
-def test_two_epochs_of_a_protocol(task: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_epochs_of_a_protocol(
+    task: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """One scan of the test split has two nodules, the second without a candidate; PE-CAD's two have two emboli each."""
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
     monkeypatch.setattr(writer, "worker_pool", Here)
@@ -60,6 +62,7 @@ def test_two_epochs_of_a_protocol(task: str, preset: str, tmp_path: Path, monkey
     small = [*SMALL, *NOT_SQUARE * (task == "luna16")]
     assert main([*words, *small, f"epoch_factor={2 / whole.stages.finetune.epochs}"]) == 0
     assert [row["epoch"] for row in rows(run, "val")] == [1, 2]
+    assert ("negatives are too few for two epochs" in capsys.readouterr().out) == (task == "luna16")
     cases, scans = read_cases(run / "cases" / "test.parquet", LabelCase), 1 if task == "luna16" else 2
     assert all(type(case) is CandidateCase and case.lesions == 2 for case in cases)
     lesions = Counter(case.lesion for case in cases)

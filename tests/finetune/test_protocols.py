@@ -72,6 +72,13 @@ def test_each_preset_knows_the_tasks_of_its_golden_files_and_its_page_says_what_
             assert sentence in page, f"preset={preset} task={task}"
 
 
+@pytest.mark.parametrize("preset", ["dira3d", "pcrl3d"])
+def test_candidates_have_negatives_for_ten_epochs(preset: str) -> None:
+    """The recipe's negatives of a positive suffice for others in the next epochs."""
+    recipe = OmegaConf.load(folder("shards") / "recipe" / "luna16_candidates.yaml")
+    assert recipe.negatives >= 10 * composed(f"preset={preset}", "task=luna16").data.negatives
+
+
 def test_a_run_says_whose_settings_it_began_with() -> None:
     line = describe(_plain("preset=btl_v1", "task=chexpert")).training[0]
     assert line.startswith("preset `btl_v1` for `chexpert`: MR-HosseinzadehTaher/BenchmarkTransferLearning@5656fec, ")
