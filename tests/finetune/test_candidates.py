@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from archive.conftest import HASH_KEY, recipe
 from archive.sources import miniatures_3d
@@ -17,10 +19,11 @@ from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
-from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, read_cases
+from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
 from dira_scale.metrics.froc import candidates
 from dira_scale.shard.convert import convert
 from dira_scale.tasks.config import task_of
+from dira_scale.tasks.labels import Classification
 
 SMALL = [
     "data.size=[16,16,16]", "data.batch=6", "data.workers=1", "model.width=0.125", "parallel.threads=1",
@@ -94,8 +97,27 @@ def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest
     assert [*whole] == [1, 2, 3, 4, 5, 6] and stopped == whole
 
 
-@pytest.mark.parametrize("keys", [{"labels": ["a", "b"]}, {"labels": ["a"], "exclusive": True}])
-def test_candidates_have_one_label_of_yes_and_no(keys: dict[str, Any]) -> None:
+def test_where_a_dataset_knows_no_lesions_there_is_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two datasets at once: the second's candidates would all be false positives."""
+    keys, patients, known = ["a:1", "a:2", "b:1"], ["p", "p", "q"], {"lesion": ["1", "", ""]}
+    scored = image_cases(LabelCase, keys, patients, "test", ["nodule"], np.ones((3, 1)), np.full((3, 1), 0.5))
+    monkeypatch.setattr(Classification, "cases", lambda *_: scored)
+    node: Any = OmegaConf.to_container(compose("finetune", ["task=luna16", "data.shards=none"]).task)
+    task = task_of(node).described({})
+    for lesions, curve in ((["1", "1", "0"], True), (["1", "1", ""], False)):
+        about = SimpleNamespace(keys=keys, scans=patients, attributes=(known | {"lesions": lesions}).get)
+        found = task.cases(SimpleNamespace(about=about))  # type: ignore[arg-type]
+        assert bool(candidates(found)) == curve
+
+
+@pytest.mark.parametrize(
+    ("keys", "printed"),
+    [
+        ({"labels": ["a", "b"]}, "task.labels: candidates have one label of yes and no, not a, b: name it, or use"),
+        ({"labels": ["a"], "exclusive": True}, "task.exclusive=true: .* of yes and no: use false, or task=labels"),
+    ],
+)
+def test_candidates_have_one_label_of_yes_and_no(keys: dict[str, Any], printed: str) -> None:
     node: Any = OmegaConf.to_container(compose("finetune", ["task=pe_cad", "data.shards=none"]).task)
-    with pytest.raises(UserError, match=r"task\.labels: candidates have one label of yes and no, not a"):
+    with pytest.raises(UserError, match=printed):
         task_of(node | keys).described({})
