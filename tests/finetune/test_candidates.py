@@ -13,12 +13,15 @@ from archive.sources import miniatures_3d
 from archive.sources.conftest import Here
 from harness import rows
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from dira_scale.archive import writer
 from dira_scale.config.compose import compose
+from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
+from dira_scale.finetune.step import Finetuning
 from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
 from dira_scale.metrics.froc import candidates
 from dira_scale.shard.convert import convert
@@ -88,6 +91,14 @@ def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(writer, "worker_pool", Here)
     words = ["task=pe_cad", "preset=dira3d", f"data.shards={sharded('pe_cad', tmp_path)}", *SMALL, "data.batch=4"]
     words += ["data.negatives=1", "data.size=[8,8,8]", "validate.norm_passes=0", "epoch_factor=0.0003"]  # 3 epochs
+    seen, shown = list[list[tuple[int, float]]](), Finetuning.seen  # of each step, numbers and labels
+
+    def recorded(self: Finetuning, batch: Batch) -> tuple[Tensor, Tensor]:
+        image, targets = shown(self, batch)
+        seen.append([*zip(batch.index.tolist(), targets.flatten().tolist(), strict=True)])
+        return image, targets
+
+    monkeypatch.setattr(Finetuning, "seen", recorded)
     for folder, stops in (("whole", [None]), ("stopped", [3, None])):
         for stop in stops:
             assert main([*words, f"run={tmp_path / folder}", *[f"steps={stop}"] * (stop is not None)]) == 0
@@ -95,6 +106,11 @@ def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest
         {row["step"]: row["loss"] for row in rows(tmp_path / folder, "train")} for folder in ("whole", "stopped")
     )
     assert [*whole] == [1, 2, 3, 4, 5, 6] and stopped == whole
+    assert len(seen) == 12 and seen[6:] == seen[:6]
+    epochs = [{pair for step in seen[first : first + 2] for pair in step} for first in (0, 2, 4)]
+    positives, negatives = ([{n for n, label in epoch if label == kind} for epoch in epochs] for kind in (1, 0))
+    assert len(positives[0]) == 4 and positives == [positives[0]] * 3
+    assert [*map(len, negatives)] == [4, 4, 4] and not negatives[0] & negatives[1]
 
 
 def test_where_a_dataset_knows_no_lesions_there_is_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
