@@ -157,6 +157,13 @@ def test_a_task_is_its_datasets(task: str) -> None:
         assert [*compose("shard", ["recipe=jsrt", "recipe.images=none", "out=none"]).recipe.structures] == CLASSES[task]
 
 
+def test_classes_and_crops_that_are_typed_replace_the_tasks_and_the_recipes() -> None:
+    assert composed("task=lits", "task.classes={liver: 1, lesion: 2}").task.classes == {"liver": 1, "lesion": 2}
+    assert composed("task.classes={tumour: [1, 4]}", "task=brats").task.classes == {"tumour": [1, 4]}
+    words = ["recipe=lidc_nodules", "recipe.images=none", "out=none", "recipe.volume.crop={mask: 3}"]
+    assert compose("shard", words).recipe.volume.crop == {"mask": 3}
+
+
 def _plain(*words: str) -> Any:
     return OmegaConf.to_container(composed(*words))
 
