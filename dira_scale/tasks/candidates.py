@@ -21,7 +21,7 @@ class Candidates(Classification):
         about, lesions = predictions.about, predictions.about.attributes("lesions")
         known = all(lesions)  # of two datasets one may not say it
         places = zip(about.keys, about.scans, about.attributes("lesion"), lesions, strict=True)
-        of = {
+        of: dict[str, dict[str, Any]] = {
             key: {"scan": scan, "lesion": lesion * known, "lesions": int(count) if known else 0}
             for key, scan, lesion, count in places
         }
