@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from dira_scale.config.files import folder
 from dira_scale.config.keys import leaves
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.finetune import blueprint
 from dira_scale.finetune.description import describe
 from dira_scale.methods import views_of
+from dira_scale.runs.description import FILE
 from dira_scale.training.inputs import Inputs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -84,6 +87,16 @@ def test_a_run_says_whose_settings_it_began_with() -> None:
     assert line.startswith("preset `btl_v1` for `chexpert`: MR-HosseinzadehTaher/BenchmarkTransferLearning@5656fec, ")
     assert "a run has a seed, the code sets none; " in line and "the code shrinks them with the fraction" in line
     assert not any("preset" in line for line in describe(_plain("task=chexpert")).training)
+
+
+def test_what_a_preset_keeps_is_not_advised_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PCRL's GroupNorm is its own, whatever ``init`` has; another width must be typed."""
+    (tmp_path / FILE).touch()
+    network = SimpleNamespace(architecture={"norm": "batch", "width": 0.5})
+    monkeypatch.setattr(blueprint, "read_description", lambda _: SimpleNamespace(network=network))
+    config: Any = OmegaConf.to_object(composed("preset=pcrl3d", "task=lits"))
+    config.init = str(tmp_path)
+    assert blueprint._differing(config) == ["model.width=0.5"]
 
 
 @pytest.mark.parametrize(
