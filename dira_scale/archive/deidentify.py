@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dira_scale.errors import UserError
+from dira_scale.storage.text import brief
 
 ENVIRONMENT = "DIRA_SCALE_HASH_KEY"
 PUBLIC_KEY = b"dira_scale: public images"  # for public data, so that everyone's shards are equal
@@ -94,6 +95,15 @@ def coarse(attributes: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in sorted(kept.items()) if value}
 
 
+def check_lesions(cells: Mapping[str, str], names: Sequence[str], where: str) -> None:
+    """Raises UserError, with ``where`` it is, for a lesion that would be dropped: its hit would be a false positive."""
+    expected = {"lesion": f"up to five numbers below 1,000, as '2 13', {IRRELEVANT}, or nothing",
+                "lesions": "how many lesions the scan has, a number below 1,000"}  # fmt: skip
+    for name in expected.keys() & names:
+        if (cell := cells.get(name, "").strip()) and not ATTRIBUTES[name](cell):
+            raise UserError(f"{where}, {name}: " + brief(f"'{cell}' is not {expected[name]}"))
+
+
 def _sex(value: str) -> str | None:
     return SEXES.get(value.lower())
 
@@ -116,12 +126,14 @@ def _manufacturer(value: str) -> str:
 
 
 def _lesion(value: str) -> str | None:
-    """Numbers of a scan's lesions, or that it is irrelevant."""
-    return value if value == IRRELEVANT or re.fullmatch(r"\d{1,3}( \d{1,3})*", value) else None
+    """Numbers of up to five of a scan's lesions, which pandas may write as 1.0, or that it is irrelevant."""
+    value = re.sub(r"\.0+\b", "", value)
+    return value if value == IRRELEVANT or re.fullmatch(r"\d{1,3}( \d{1,3}){0,4}", value) else None
 
 
 def _lesions(value: str) -> str | None:
-    return value if re.fullmatch(r"\d{1,3}", value) else None
+    count = _lesion(value)
+    return count if count and count.isdecimal() else None
 
 
 ATTRIBUTES = {

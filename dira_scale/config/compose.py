@@ -31,6 +31,7 @@ from dira_scale.config.schema import MAPPING, PathKind, Schema, is_mapping, kind
 from dira_scale.config.trust import trust_typed
 from dira_scale.errors import UserError, nearest
 
+WHOLE = ("task.classes={", "recipe.volume.crop={")  # typed mappings that replace another: Hydra would add to it
 # What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
 
@@ -132,7 +133,8 @@ def _path_keys(schema: type, composed: Callable[[], DictConfig]) -> dict[str, Pa
 def _hydra(command: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
     paths = ",".join(f"file://{path}" for path in roots(command, list(config_dirs))[1:])
     with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
-        overrides = [f"hydra.searchpath=[{paths}]", *words]
+        emptied = [f"{key_of(word)}=null" for word in words if word.startswith(WHOLE)]
+        overrides = [f"hydra.searchpath=[{paths}]", *emptied, *words]
         return hydra_compose(config_name=command, overrides=overrides, return_hydra_config=True)
 
 

@@ -185,7 +185,8 @@ def _differing(config: Finetune) -> list[str]:
     ours = {each.name: getattr(config.model, each.name) for each in fields(config.model)}
     return [
         f"model.{key}={typed(value)}"
-        for key, value in theirs.items() if key not in NOT_OF_WEIGHTS and ours.get(key) != value
+        for key, value in theirs.items()
+        if key not in (*NOT_OF_WEIGHTS, *config.protocol.own) and ours.get(key) != value
     ]  # fmt: skip
 
 

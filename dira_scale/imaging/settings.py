@@ -30,7 +30,7 @@ class VolumeSettings:
         range: the values that become 0 and 1; None: the volume's 0.5 and 99.5 percentiles.
         crop: ``body`` cuts away the air around the patient; ``{"mask": n}`` what is more than n voxels away from the
             block around the mask; ``{"boxes": [z, y, x]}`` what is outside a block of so many voxels in the middle of
-            the boxes. Both count voxels of the result.
+            the boxes: voxels after resampling.
         irregular: for slices that do not form a rectangular grid: ``resample`` or ``refuse``.
     """
 

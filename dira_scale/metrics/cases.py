@@ -158,14 +158,15 @@ def merged(parts: Iterable[Sequence[C]]) -> list[C]:
 def write_cases(path: Path, cases: Sequence[Case]) -> None:
     """Write rows of one kind, NaN as null.
 
-    Raises ValueError for rows of several kinds or none, and for a key or patient that is a path or a DICOM identifier;
-    OSError.
+    Raises ValueError for rows of several kinds or none, and for a key, patient or scan that is a path or a DICOM
+    identifier; OSError.
     """
     kinds = {type(case) for case in cases}
     if len(kinds) != 1:
         raise ValueError(f"{path} must have rows of one kind, not of {len(kinds)}")
-    if wrong := [name for case in cases for name in (case.key, case.patient) if A_PATH_OR_DICOM_ID.search(name)]:
-        raise ValueError(f"{path}: {len(wrong)} keys or patients are paths or DICOM identifiers, not a manifest's keys")
+    named = {name for case in cases for name in (case.key, case.patient, getattr(case, "scan", ""))}
+    if wrong := [*filter(A_PATH_OR_DICOM_ID.search, named)]:
+        raise ValueError(f"{path}: {len(wrong)} keys, patients or scans are paths or DICOM identifiers, not hashes")
     schema = SCHEMAS[kinds.pop()]
     columns = {name: [getattr(case, name) for case in cases] for name in schema.names}
     arrays = [pa.array(columns[field.name], field.type, from_pandas=True) for field in schema]

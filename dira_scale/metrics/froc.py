@@ -11,7 +11,7 @@ from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a case: Setio et al., MedIA 2017, sec. 2.4
 CPM = "CPM"  # the challenge's name of the mean sensitivity over RATES
-MARKS = 100  # candidates of a scan that count, the highest: the script's maxNumberOfCADMarks
+MARKS = 100  # candidates of a scan that count: those above the next one, the script's maxNumberOfCADMarks
 LEAST = 5e-324  # stands for a probability of 0, as a score of 0 is that of a missed lesion
 
 
@@ -85,8 +85,8 @@ def detected(cases: Sequence[DetectionCase]) -> dict[str, Statistic]:
 def scans(rows: Sequence[CandidateCase]) -> tuple[list[DetectionCase], np.ndarray]:
     """Return the scans of candidates, as LUNA16's script matches them, and of each the number of its first row.
 
-    Of a scan the ``MARKS`` highest candidates count. A lesion is hit by the highest of those inside it; the others
-    inside it are neither hits nor false positives, nor are irrelevant ones.
+    Of a scan with more than ``MARKS`` candidates those above the next highest count. A lesion is hit by the highest of
+    those inside it; the others inside it are neither hits nor false positives, nor are irrelevant ones.
     """
     members: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
@@ -94,7 +94,9 @@ def scans(rows: Sequence[CandidateCase]) -> tuple[list[DetectionCase], np.ndarra
     made = []
     for scan, numbers in members.items():
         false_positives, hits = [], dict[str, float]()
-        for row in sorted((rows[number] for number in numbers), key=lambda row: -row.probability)[:MARKS]:
+        marks = sorted((rows[number] for number in numbers), key=lambda row: -row.probability)
+        least = marks[MARKS].probability if len(marks) > MARKS else -1.0
+        for row in (mark for mark in marks if mark.probability > least):
             score = max(row.probability, LEAST)
             if not row.lesion:
                 false_positives.append(score)

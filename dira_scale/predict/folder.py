@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,10 @@ def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: st
 
 
 def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
-    """Raises UserError for one that is not of a conversion, or of another kind of images."""
+    """Return how images without masks and boxes are read: not cropped to these.
+
+    Raises UserError for one that is not of a conversion, or of another kind of images.
+    """
     names = Recipe.key_names()
     if not conversion or any(name not in conversion for name in names):
         raise UserError("like: this dataset does not say how its images were read; name one that `shard` has converted")
@@ -100,6 +104,8 @@ def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
     given = {name: conversion[name] for name in names}
     check_settings(Recipe, {name: value for name, value in given.items() if name != "volume"}, RESHARD)
     volume = Shape(RESHARD).of(VolumeSettings, given["volume"], "volume.")
+    if isinstance(volume.crop, Mapping):
+        volume = replace(volume, crop="none")
     values: dict[str, Any] = given | {"volume": volume, "slices": None}
     if values["codec"] != "jpg":  # others lose nothing
         values["codec"] = "npy"

@@ -14,18 +14,18 @@ from dira_scale.tasks.supervision import Chosen, Predictions
 
 @dataclass(frozen=True)
 class Candidates(Classification):
-    """Figures are also those of :func:`~dira_scale.metrics.froc.candidates`, where the dataset has the attributes
-    ``lesion`` and ``lesions``: in which lesions of its scan a candidate lies, and how many the scan has."""
+    """Figures are also those of :func:`~dira_scale.metrics.froc.candidates`, where all candidates of a split have the
+    attribute ``lesions``, how many their scan has, and ``lesion``, in which of them they lie (none: in no lesion)."""
 
     def cases(self, predictions: Predictions) -> list[Any]:
-        about = predictions.about
-        places = zip(about.scans, about.attributes("lesion"), about.attributes("lesions"), strict=True)
-        of = dict(zip(about.keys, places, strict=True))
-        rows = [(asdict(row), *of[row.key]) for row in super().cases(predictions)]
-        return [
-            CandidateCase(**row, scan=scan, lesion=lesion, lesions=int(lesions or 0))
-            for row, scan, lesion, lesions in rows
-        ]
+        about, lesions = predictions.about, predictions.about.attributes("lesions")
+        known = all(lesions)  # of two datasets one may not say it
+        places = zip(about.keys, about.scans, about.attributes("lesion"), lesions, strict=True)
+        of: dict[str, dict[str, Any]] = {
+            key: {"scan": scan, "lesion": lesion * known, "lesions": int(count) if known else 0}
+            for key, scan, lesion, count in places
+        }
+        return [CandidateCase(**asdict(row), **of[row.key]) for row in super().cases(predictions)]
 
     def figures(self, cases: Sequence[Any], chosen: Chosen) -> list[Figure]:
         return candidates(cases) + super().figures(cases, chosen)

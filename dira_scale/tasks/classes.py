@@ -14,5 +14,7 @@ def regions_of(classes: Classes) -> list[Sequence[int]] | None:
 
 def values_of(classes: Classes) -> list[int]:
     """Return all values in masks that ``classes`` name, each once."""
-    regions = regions_of(classes)
-    return [*dict.fromkeys(value for values in regions for value in values)] if regions else [*classes.values()]
+    if (regions := regions_of(classes)) is None:
+        return [*classes.values()]
+    values = [value for region in regions for value in region]  # as typed: a list in a list is no key of a dictionary
+    return [value for number, value in enumerate(values) if value not in values[:number]]

@@ -149,12 +149,15 @@ class CandidateTask(LabelTask):
         """Raises UserError for several labels, and for one of classes."""
         from dira_scale.tasks.candidates import Candidates
 
+        if self.exclusive:
+            raise UserError("task.exclusive=true: candidates have one label of yes and no: use false, or task=labels")
         if labels.exclusive or len(labels.names) > 1:
             raise UserError(
                 f"task.labels: candidates have one label of yes and no, not {', '.join(labels.names)}: name it, or use "
                 "task=labels"
             )
-        return Candidates(**vars(super()._learns(labels, weights)))
+        learned = super()._learns(labels, weights)
+        return Candidates(labels, weights, learned.focal, learned.scored)
 
 
 @dataclass

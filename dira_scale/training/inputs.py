@@ -198,8 +198,10 @@ class Inputs:
         samples = f"{sum(order.sizes)} {unit}"
         if order.selection:
             samples = f"{sum(order.sizes)} of {order.split_size} {unit} ({order.selection.keys})"
+        few = self.data.negatives is not None and order.selection and max(order.selection.weights[1::2]) > 0.5
         return [
             f"data: {samples}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            *["data.negatives: the negatives are too few for two epochs: the next has some of them again"] * bool(few),
             f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper,
         ]
 

@@ -51,7 +51,9 @@ def test_a_home_that_cannot_be_written_to_is_one_line_with_both_ways_out(
         ("view", "as Dr Smith asked", "OTHER"), ("manufacturer", "GE Healthcare of Springfield", "ge"),
         ("manufacturer", "Springfield General Hospital", "other"),
         ("lesion", "2 13", "2 13"), ("lesion", "irrelevant", "irrelevant"), ("lesion", "of Doe^John", None),
-        ("lesions", "0", "0"), ("lesions", "19320417", None),
+        ("lesion", "1.0", "1"), ("lesion", "2.00 13.0", "2 13"), ("lesion", "1.05", None),
+        ("lesion", "1 2 3 4 5 6", None), ("lesions", "0", "0"), ("lesions", "2.0", "2"),
+        ("lesions", "19320417", None), ("lesions", "irrelevant", None),
     ],
 )  # fmt: skip
 def test_attributes_are_classes(name: str, value: str, kept: str | None) -> None:

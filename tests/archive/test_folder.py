@@ -1,6 +1,7 @@
 """The folder source: what it makes of CSV tables and DICOM headers."""
 
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,6 +115,21 @@ def test_a_file_listed_twice_is_an_error_that_names_the_lines(png_folder: Path) 
     table.write_text(f"{table.read_text()}{line.replace('P2', 'P3')}\n")
     with pytest.raises(UserError, match=r"lines 4 and 26 name the same file im02\.png and differ: keep one"):
         Folder(str(png_folder / "images"), str(table), columns=COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("lesion", "lesions"), [("2,3", "3"), ("E1", "3"), ("Irrelevant", "3"), ("1", "2.5"), ("1", "1000")]
+)
+def test_a_lesion_that_would_be_dropped_is_an_error(png_folder: Path, lesion: str, lesions: str) -> None:
+    """Its candidate would count as a false positive. Empty cells, and 1.0 as pandas writes it, are right."""
+    table = png_folder / "lesions.csv"
+    lines = ["file;patient;lesion;lesions", "im00.png;a;;", "im01.png;a;1.0;2.0", f"im02.png;a;{lesion};{lesions}"]
+    table.write_text("\n".join(lines))
+    keys = {"columns": {"file": "file", "patient": "patient"}, "label_columns": []}
+    Folder(str(png_folder / "images"), str(table), **keys)
+    named = f"lesions.csv, line 4, lesions?: '({re.escape(lesion)}|{re.escape(lesions)})' is not "
+    with pytest.raises(UserError, match=named):
+        Folder(str(png_folder / "images"), str(table), attributes=["lesion", "lesions"], **keys)
 
 
 def test_rows_that_repeat_another_word_for_word_count_once(png_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -332,7 +332,7 @@ IDENTITIES = {
     "lidc_vois": "ad31ff56d544e361",
     "lits": "faf60a2db922b3c2",
     "luna16": "55740a59b383a8a4",
-    "luna16_candidates": "0e800b43e4b2bfce",
+    "luna16_candidates": "a2e3c3e8decbb8f8",
     "medmnist": "2c8c956321c0e93b",
     "montgomery": "ccacc594cae68625",
     "msd": "1d65309f17dc5083",

@@ -3,24 +3,30 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from archive.conftest import HASH_KEY, recipe
 from archive.sources import miniatures_3d
 from archive.sources.conftest import Here
 from harness import rows
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from dira_scale.archive import writer
 from dira_scale.config.compose import compose
+from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
-from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, read_cases
+from dira_scale.finetune.step import Finetuning
+from dira_scale.metrics.cases import IRRELEVANT, CandidateCase, LabelCase, image_cases, read_cases
 from dira_scale.metrics.froc import candidates
 from dira_scale.shard.convert import convert
 from dira_scale.tasks.config import task_of
+from dira_scale.tasks.labels import Classification
 
 SMALL = [
     "data.size=[16,16,16]", "data.batch=6", "data.workers=1", "model.width=0.125", "parallel.threads=1",
@@ -50,7 +56,9 @@ def figures(folder: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.usefixtures("libraries")
 @pytest.mark.parametrize(("task", "preset"), [("luna16", "dira3d"), ("luna16", "pcrl3d"), ("pe_cad", "dira3d")])
-def test_two_epochs_of_a_protocol(task: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_epochs_of_a_protocol(
+    task: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """One scan of the test split has two nodules, the second without a candidate; PE-CAD's two have two emboli each."""
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
     monkeypatch.setattr(writer, "worker_pool", Here)
@@ -60,6 +68,7 @@ def test_two_epochs_of_a_protocol(task: str, preset: str, tmp_path: Path, monkey
     small = [*SMALL, *NOT_SQUARE * (task == "luna16")]
     assert main([*words, *small, f"epoch_factor={2 / whole.stages.finetune.epochs}"]) == 0
     assert [row["epoch"] for row in rows(run, "val")] == [1, 2]
+    assert ("negatives are too few for two epochs" in capsys.readouterr().out) == (task == "luna16")
     cases, scans = read_cases(run / "cases" / "test.parquet", LabelCase), 1 if task == "luna16" else 2
     assert all(type(case) is CandidateCase and case.lesions == 2 for case in cases)
     lesions = Counter(case.lesion for case in cases)
@@ -82,6 +91,14 @@ def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(writer, "worker_pool", Here)
     words = ["task=pe_cad", "preset=dira3d", f"data.shards={sharded('pe_cad', tmp_path)}", *SMALL, "data.batch=4"]
     words += ["data.negatives=1", "data.size=[8,8,8]", "validate.norm_passes=0", "epoch_factor=0.0003"]  # 3 epochs
+    seen, shown = list[list[tuple[int, float]]](), Finetuning.seen  # of each step, numbers and labels
+
+    def recorded(self: Finetuning, batch: Batch) -> tuple[Tensor, Tensor]:
+        image, targets = shown(self, batch)
+        seen.append([*zip(batch.index.tolist(), targets.flatten().tolist(), strict=True)])
+        return image, targets
+
+    monkeypatch.setattr(Finetuning, "seen", recorded)
     for folder, stops in (("whole", [None]), ("stopped", [3, None])):
         for stop in stops:
             assert main([*words, f"run={tmp_path / folder}", *[f"steps={stop}"] * (stop is not None)]) == 0
@@ -89,10 +106,34 @@ def test_negatives_go_on_where_a_run_stopped(tmp_path: Path, monkeypatch: pytest
         {row["step"]: row["loss"] for row in rows(tmp_path / folder, "train")} for folder in ("whole", "stopped")
     )
     assert [*whole] == [1, 2, 3, 4, 5, 6] and stopped == whole
+    assert len(seen) == 12 and seen[6:] == seen[:6]
+    epochs = [{pair for step in seen[first : first + 2] for pair in step} for first in (0, 2, 4)]
+    positives, negatives = ([{n for n, label in epoch if label == kind} for epoch in epochs] for kind in (1, 0))
+    assert len(positives[0]) == 4 and positives == [positives[0]] * 3
+    assert [*map(len, negatives)] == [4, 4, 4] and not negatives[0] & negatives[1]
 
 
-@pytest.mark.parametrize("keys", [{"labels": ["a", "b"]}, {"labels": ["a"], "exclusive": True}])
-def test_candidates_have_one_label_of_yes_and_no(keys: dict[str, Any]) -> None:
+def test_where_a_dataset_knows_no_lesions_there_is_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two datasets at once: the second's candidates would all be false positives."""
+    keys, patients, known = ["a:1", "a:2", "b:1"], ["p", "p", "q"], {"lesion": ["1", "", ""]}
+    scored = image_cases(LabelCase, keys, patients, "test", ["nodule"], np.ones((3, 1)), np.full((3, 1), 0.5))
+    monkeypatch.setattr(Classification, "cases", lambda *_: scored)
+    node: Any = OmegaConf.to_container(compose("finetune", ["task=luna16", "data.shards=none"]).task)
+    task = task_of(node).described({})
+    for lesions, curve in ((["1", "1", "0"], True), (["1", "1", ""], False)):
+        about = SimpleNamespace(keys=keys, scans=patients, attributes=(known | {"lesions": lesions}).get)
+        found = task.cases(SimpleNamespace(about=about))  # type: ignore[arg-type]
+        assert bool(candidates(found)) == curve
+
+
+@pytest.mark.parametrize(
+    ("keys", "printed"),
+    [
+        ({"labels": ["a", "b"]}, "task.labels: candidates have one label of yes and no, not a, b: name it, or use"),
+        ({"labels": ["a"], "exclusive": True}, "task.exclusive=true: .* of yes and no: use false, or task=labels"),
+    ],
+)
+def test_candidates_have_one_label_of_yes_and_no(keys: dict[str, Any], printed: str) -> None:
     node: Any = OmegaConf.to_container(compose("finetune", ["task=pe_cad", "data.shards=none"]).task)
-    with pytest.raises(UserError, match=r"task\.labels: candidates have one label of yes and no, not a"):
+    with pytest.raises(UserError, match=printed):
         task_of(node | keys).described({})

@@ -120,7 +120,9 @@ def test_regions_that_overlap_have_a_sigmoid_each_and_a_weighed_cross_entropy() 
     assert task.answers(task.predicted(logits), Chosen()).flatten().tolist() == written
 
 
-@pytest.mark.parametrize("classes", [{"a": 1, "b": [2, 3]}, {"a": []}, {"a": [0, 1]}, {"a": [256]}, {"a": "1"}])
+@pytest.mark.parametrize(
+    "classes", [{"a": 1, "b": [2]}, {"a": []}, {"a": [0, 1]}, {"a": [256]}, {"a": "1"}, {"a": [[1]]}]
+)
 def test_what_is_neither_a_class_nor_a_region_is_refused(classes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="give each class a value of its own from 1 to 255, 0 being background; or"):
         MaskTask(loss=["dice"], classes=classes, decoder="random")

@@ -16,6 +16,7 @@ from dira_scale.archive import writer
 from dira_scale.config.compose import compose
 from dira_scale.evaluate import main as evaluate
 from dira_scale.finetune import main
+from dira_scale.metrics.cases import MaskCase, read_cases
 from dira_scale.predict import main as predict
 from dira_scale.runs.reader import RunReader
 
@@ -23,7 +24,6 @@ SMALL = [
     "data.size=64", "data.batch=4", "data.workers=1", "model.decoder_channels=[16,16,8,8,8]", "parallel.threads=1",
     "validate.batch=4", "log_every=1",
 ]  # fmt: skip
-# Of volumes.
 SMALLER = ["data.size=[16,16,16]", "data.batch=2", "data.pad=true", "model.width=0.25",
            *(word for word in SMALL if not word.startswith(("data.size", "data.batch", "model")))]  # fmt: skip
 CT = {"spacing": None, "clip": [-1024, 3071], "range": [-1000, 1000], "irregular": "resample"}
@@ -49,9 +49,16 @@ def test_two_epochs_of_a_protocol(preset: str, task: str, tmp_path: Path, monkey
 
 
 def figures(folder: Path) -> dict[tuple[str, str], Any]:
-    """Those of the test split, by metric and name."""
+    """Return those of the test split, by metric and name."""
     rows = json.loads((folder / "results.json").read_text())["figures"]["test"]
     return {(row["metric"], row["name"]): row["value"] for row in rows}
+
+
+def pooled(run: Path) -> Any:
+    """The intersection over union of all test cases together, of one class."""
+    cases = read_cases(run / "cases" / "test.parquet", MaskCase)
+    overlap = sum(case.overlap for case in cases)
+    return pytest.approx(overlap / sum(case.predicted + case.present - case.overlap for case in cases))
 
 
 def tuned(preset: str, task: str, shards: Path, run: Path, *words: str) -> dict[tuple[str, str], Any]:
@@ -69,7 +76,7 @@ def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(writer, "worker_pool", Here)
     shards, first, run = sharded("brats", tmp_path / "one"), tmp_path / "first", tmp_path / "run"
     of_whole = tuned("dira3d", "brats", shards, first, "data.spacing=[2,1,1]")
-    assert of_whole["pooled IoU", "whole"] == of_whole["pooled IoU", "mean"] >= 0
+    assert of_whole["pooled IoU", "whole"] == of_whole["pooled IoU", "mean"] == pooled(first)
 
     four = sharded("brats", tmp_path / "four", modalities=["t1", "t2", "flair", "t1ce"])
     words = [word for word in SMALLER if word != "model.width=0.25"]  # that of init
@@ -88,7 +95,7 @@ def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert figures(out) == pytest.approx(of_regions, nan_ok=True)
     assert predict([f"run={run}", f"data.shards={four}", f"out={tmp_path / 'masks'}"]) == 0
     written = [np.asarray(nibabel.load(file).dataobj) for file in (tmp_path / "masks" / "masks").iterdir()]
-    assert written and {*np.unique(np.stack(written)).tolist()} <= {0, 1, 2, 4}
+    assert {0} < {*np.unique(np.stack(written)).tolist()} <= {0, 1, 2, 4}
 
 
 @pytest.mark.system
@@ -108,5 +115,7 @@ def test_two_epochs_of_a_protocol_of_volumes(
     shards = sharded(recipe, tmp_path, volume=volume)
     found = tuned(preset, task, shards, tmp_path / "run")
     name = "mask" if task == "lidc" else "liver"
-    assert all(0 <= found[metric, name] <= 1 for metric in ("pooled IoU", "IoU", "Dice"))
+    cases = read_cases(tmp_path / "run" / "cases" / "test.parquet", MaskCase)
+    assert cases and {case.label for case in cases} == {name} and found["pooled IoU", name] == pooled(tmp_path / "run")
+    assert found["IoU", name] == pytest.approx(np.mean([case.iou for case in cases]))
     assert [row["epoch"] for row in rows(tmp_path / "run", "val")] == [1, 2]

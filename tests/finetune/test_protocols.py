@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from dira_scale.config.files import folder
 from dira_scale.config.keys import leaves
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.finetune import blueprint
 from dira_scale.finetune.description import describe
 from dira_scale.methods import views_of
+from dira_scale.runs.description import FILE
 from dira_scale.training.inputs import Inputs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -72,11 +75,28 @@ def test_each_preset_knows_the_tasks_of_its_golden_files_and_its_page_says_what_
             assert sentence in page, f"preset={preset} task={task}"
 
 
+@pytest.mark.parametrize("preset", ["dira3d", "pcrl3d"])
+def test_candidates_have_negatives_for_ten_epochs(preset: str) -> None:
+    """The recipe's negatives of a positive suffice for others in the next epochs."""
+    recipe = OmegaConf.load(folder("shards") / "recipe" / "luna16_candidates.yaml")
+    assert recipe.negatives >= 10 * composed(f"preset={preset}", "task=luna16").data.negatives
+
+
 def test_a_run_says_whose_settings_it_began_with() -> None:
     line = describe(_plain("preset=btl_v1", "task=chexpert")).training[0]
     assert line.startswith("preset `btl_v1` for `chexpert`: MR-HosseinzadehTaher/BenchmarkTransferLearning@5656fec, ")
     assert "a run has a seed, the code sets none; " in line and "the code shrinks them with the fraction" in line
     assert not any("preset" in line for line in describe(_plain("task=chexpert")).training)
+
+
+def test_what_a_preset_keeps_is_not_advised_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PCRL's GroupNorm is its own, whatever ``init`` has; another width must be typed."""
+    (tmp_path / FILE).touch()
+    network = SimpleNamespace(architecture={"norm": "batch", "width": 0.5})
+    monkeypatch.setattr(blueprint, "read_description", lambda _: SimpleNamespace(network=network))
+    config: Any = OmegaConf.to_object(composed("preset=pcrl3d", "task=lits"))
+    config.init = str(tmp_path)
+    assert blueprint._differing(config) == ["model.width=0.5"]
 
 
 @pytest.mark.parametrize(
@@ -148,6 +168,13 @@ def test_a_task_is_its_datasets(task: str) -> None:
     assert (classes or {}) == REGIONS.get(task, numbered)
     if task == "jsrt":
         assert [*compose("shard", ["recipe=jsrt", "recipe.images=none", "out=none"]).recipe.structures] == CLASSES[task]
+
+
+def test_classes_and_crops_that_are_typed_replace_the_tasks_and_the_recipes() -> None:
+    assert composed("task=lits", "task.classes={liver: 1, lesion: 2}").task.classes == {"liver": 1, "lesion": 2}
+    assert composed("task.classes={tumour: [1, 4]}", "task=brats").task.classes == {"tumour": [1, 4]}
+    words = ["recipe=lidc_nodules", "recipe.images=none", "out=none", "recipe.volume.crop={mask: 3}"]
+    assert compose("shard", words).recipe.volume.crop == {"mask": 3}
 
 
 def _plain(*words: str) -> Any:

@@ -65,9 +65,9 @@ def test_a_file_keeps_its_rows(rows: list[LabelCase] | list[MaskCase], tmp_path:
 
 @pytest.mark.parametrize("name", ["images/a.png", "C:\\a.dcm", "1.2.840.113619.2.55.3"])
 def test_a_path_or_a_dicom_identifier_is_never_written(name: str, tmp_path: Path) -> None:
-    for key, patient in ((name, "p"), ("k", name)):
+    for key, patient, scan in ((name, "p", "s"), ("k", name, "s"), ("k", "p", name)):
         with pytest.raises(ValueError, match="paths or DICOM identifiers"):
-            write_cases(tmp_path / "cases.parquet", [LabelCase(key, patient, "test", "a", 1.0, 0.5)])
+            write_cases(tmp_path / "cases.parquet", [CandidateCase(key, patient, "test", "a", 1.0, 0.5, scan, "", 0)])
     assert [*tmp_path.iterdir()] == []
 
 

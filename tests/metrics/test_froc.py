@@ -69,7 +69,7 @@ def test_the_lowest_point_counts_where_nothing_is_missed() -> None:
 
 def test_cases_without_lesions_or_detections_count() -> None:
     none = DetectionCase("k", "p", (), ())
-    assert np.isnan(froc([none]).cpm) and froc([none]).cases == 1
+    assert np.isnan(froc([none]).cpm) and froc([none]).cases == 1 and np.isnan(froc([]).cpm)
     lesion = detection_case("l", "q", np.array([]), np.zeros((0, 2), int), np.ones((2, 2), int))
     assert lesion == DetectionCase("l", "q", (), (0.0,))
     assert froc([none, lesion]).cpm == 0
@@ -105,7 +105,8 @@ def of_luna16(scans: Sequence[Scan]) -> list[float]:
     """The sensitivities as noduleCADEvaluationLUNA16.py has them, written plainly: its matching and its curve."""
     truth, scores, missed = list[int](), list[float](), 0
     for scan in scans:
-        left = sorted(scan.candidates, key=lambda candidate: -candidate[1])[:100]
+        least = sorted((score for _, score in scan.candidates), reverse=True)[100:101]
+        left = [mark for mark in scan.candidates if not least or mark[1] > least[0]]
         marks = list(left)
         for place, diameter in scan.nodules:
             inside = [mark for mark in marks if math.dist(mark[0], place) < diameter / 2]
@@ -142,7 +143,7 @@ def toy(seed: int) -> list[Scan]:
         else:
             marks = [(place, generator.beta(1, 4)) for place in places(6)]
             marks += [(place, generator.beta(2, 2)) for place in moved]
-        scored = [(place, round(score, 2)) for place, score in marks]  # ties
+        scored = [(place, round(score, 2 if number != 1 else 1)) for place, score in marks]  # ties, at 100 too
         made.append(Scan(nodules, others, scored[:1] if number == 5 else scored))
     return made
 

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from archive.conftest import recipe
+from archive.sources.miniatures_3d import body, write_nifti
 from data.conftest import make_dataset
 
+from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.archive.recipe import Recipe
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.predict.folder import FolderImages
@@ -24,6 +29,16 @@ def test_all_splits_are_those_of_the_manifest(make_dataset: Callable[..., Sharde
     assert DatasetImages(str(dataset.root), "val", 2).keys == every.keys[1::3]
     with pytest.raises(UserError, match=r"data.split=vall: .* has .*, all; did you mean 'val'"):
         DatasetImages(str(dataset.root), "vall", 2)
+
+
+@pytest.mark.parametrize("crop", [{"mask": 3}, {"boxes": [4, 4, 4]}])
+def test_volumes_of_a_folder_are_not_cropped_to_masks_and_boxes(crop: dict[str, Any], tmp_path: Path) -> None:
+    """These have none: the dataset that the network was trained on was cropped to its own."""
+    write_nifti(tmp_path / "a.nii", body(0, (50, 40, 36)))
+    volume = {"spacing": None, "clip": None, "range": None, "irregular": "resample", "crop": crop}
+    made = Recipe.from_config(recipe("lits", images=str(tmp_path), volume=volume))
+    images = FolderImages(str(tmp_path), made.identity(Hasher(PUBLIC_KEY)), 3, "keys", None, 1)
+    assert images.load(0).stored.sides == (36, 40, 50)
 
 
 def test_the_key_that_was_typed_is_named(tmp_path: Path) -> None:

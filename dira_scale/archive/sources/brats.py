@@ -31,8 +31,10 @@ class Channels:
     def read(self, settings: ReadSettings) -> Volume:
         """[C, Z, Y, X]; each channel is scaled by its own black and white, which become 0 and ``WHITE``.
 
-        Raises RejectedError, also if the grids differ.
+        Raises RejectedError, also if the grids differ, and for ``recipe.volume.clip``, whose values would be these.
         """
+        if settings.volume.clip is not None:
+            raise RejectedError("several modalities are scaled before recipe.volume.clip: use null")
         first, *others = volumes = [read_volume(path, settings) for path in self.paths]
         if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
             raise RejectedError("modalities on different grids")

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from dira_scale.archive.deidentify import check_lesions
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.boxes import read_boxes
 from dira_scale.archive.sources.label_columns import Classes, Given, flags_and_numbers, number
@@ -238,6 +239,7 @@ class Folder:
                 twice = brief(f"name the same file {file.name} and differ: keep one")
                 raise UserError(f"{path}: lines {lines[file]} and {line} {twice}")
             labels = self._labels(row, f"{path}, line {line}")
+            check_lesions(row, self.attributes, f"{path}, line {line}")
             graded_cells = zip(self.numeric, labels, strict=False)  # those of rules and classes follow
             graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
             self.listed[file], lines[file] = Listed(self._name(path_in_table, file), row, labels), line

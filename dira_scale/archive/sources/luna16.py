@@ -215,6 +215,8 @@ class Luna16Candidates:
         self.list = listed_in(self.root, "candidates_V2.csv", "candidates.csv")
         lists = [self.root / f"annotations{name}.csv" for name in ("", "_excluded")]
         self.findings = Findings(*lists) if lists[0].is_file() else None
+        if not self.findings:
+            print_line(f"{lists[0].name} is absent: without it candidates have no FROC")
         z, y, x = patch
         self.patch, self.negatives, self.whole, self.seed = (z, y, x), negatives, frozenset(whole), seed
 

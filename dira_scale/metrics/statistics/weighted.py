@@ -79,7 +79,8 @@ def weighted_detected(
     def sensitivity(weights: np.ndarray) -> np.ndarray:
         true, false = _by_score(weights[:, of[order]], first, hits[order])
         true, false = (np.cumsum(np.pad(each, ((0, 0), (1, 0))), 1) for each in (true, false))
-        at = [np.interp(rate, each, hit) for each, hit in zip(false / weights.sum(1, keepdims=True), true, strict=True)]
+        rates = false / np.maximum(weights.sum(1, keepdims=True), 1e-300)
+        at = [np.interp(rate, each, hit) for each, hit in zip(rates, true, strict=True)]
         return _ratio(np.array(at), weights @ lesions)
 
     return sensitivity

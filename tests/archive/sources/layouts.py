@@ -72,7 +72,7 @@ def readings(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
 
 
 def nodules(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
-    """The same, of each nodule a block."""
+    """Return the same with a block around each nodule."""
     blocks = {"1.3.6.101": np.s_[1:5, 1:9, 2:10], "1.3.6.102": np.s_[3:7, 1:9, 33:41]}
     return {f"{uid}/0": tuple(each[blocks[uid]] for each in both) for uid, both in readings(root, ingest).items()}
 

@@ -103,6 +103,7 @@ def test_candidates_name_the_nodules_that_they_lie_in(tmp_path: Path, capsys: py
     (tmp_path / "annotations.csv").unlink()
     records = Luna16Candidates(str(tmp_path), [4, 4, 4], None, [], 0).records(1)
     assert not any(record.attributes for record in records)
+    assert "annotations.csv is absent: without it candidates have no FROC" in capsys.readouterr().out
 
 
 def test_of_a_store_a_block_fetches_its_rows_alone(
