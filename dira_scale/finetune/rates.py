@@ -22,6 +22,7 @@ from dira_scale.runs.exit_codes import DONE
 from dira_scale.runs.folder import recorded_config
 from dira_scale.runs.reader import RunReader
 from dira_scale.storage.owned import own
+from dira_scale.storage.store import remove
 from dira_scale.training.blueprint import Blueprint
 
 FOLDER = "rates"
@@ -86,6 +87,18 @@ def choose_rate(blueprint: Blueprint, world: World, train: Train) -> int:
     return DONE
 
 
+def forget_candidates(config: Finetune) -> None:
+    """Remove the checkpoints of the candidates, which nothing reads once the run itself is done. On the main process.
+
+    Raises UserError if the store does not answer.
+    """
+    for rate in config.optim.chosen:
+        run, theirs = Path(config.run) / FOLDER / rate, config.checkpoint.folder
+        folder = checkpoint.locate_folder(run, None if theirs is None else f"{theirs}/{FOLDER}/{rate}")
+        with checkpoint.as_user_error(folder):
+            remove(folder)
+
+
 def _candidate(cfg: DictConfig, rate: float, folder: Path) -> DictConfig:
     """Return the configuration of the run by which ``rate`` is judged."""
     cfg = deepcopy(cfg)
@@ -93,7 +106,6 @@ def _candidate(cfg: DictConfig, rate: float, folder: Path) -> DictConfig:
         cfg.checkpoint.folder = f"{cfg.checkpoint.folder}/{FOLDER}/{rate:g}"
     cfg.run, cfg.optim.optimizer.lr, cfg.optim.choose = str(folder), rate, None
     cfg.epoch_factor *= cfg.optim.choose_share
-    cfg.checkpoint.keep = 1
     cfg.data.test_split = cfg.steps = cfg.enough_steps = None
     cfg.evaluate.temperature, cfg.tracker, cfg.profile.steps = False, NONE, None
     return cfg

@@ -23,6 +23,7 @@ from dira_scale.evaluation.seen import HeldOutSplit
 from dira_scale.finetune.config import Finetune
 from dira_scale.finetune.description import TENSORS, chosen_rate, describe
 from dira_scale.finetune.held_out import judged_batches, warn_of_test
+from dira_scale.finetune.rates import forget_candidates
 from dira_scale.finetune.step import Finetuning
 from dira_scale.models import norm
 from dira_scale.models.network import Network, moved
@@ -262,4 +263,5 @@ class FinetuneTask(Finetuning, DatasetTask):
             return []
         passes = self.norm_passes(stage)
         write_results(self.config, self.world, self.supervision, self.data, stage, run, self.leak, passes)
+        raise_on_all(lambda: forget_candidates(self.config) if run is not None else None)
         return [] if run is None else [summary(run.folder, self.supervision.best.metric)]

@@ -45,11 +45,17 @@ def test_the_rate_of_the_best_validation_is_taken_and_finished_candidates_are_ke
 
     monkeypatch.setattr(Loop, "train", interrupted)
     assert choose(run, discs) == 75 and not (run / "config.yaml").exists()
-    monkeypatch.setattr(Loop, "train", train)
     done = {file: file.stat().st_mtime_ns for file in run.glob("rates/1e-05/checkpoints/*/*")}
     first = rows(run / "rates" / "1e-05")
-    assert done and choose(run, discs) == 0
-    assert {file: file.stat().st_mtime_ns for file in run.glob("rates/1e-05/checkpoints/*/*")} == done
+    begun: dict[str, int] = {}
+
+    def noted(loop: Loop, signals: Any) -> str:
+        begun[loop.folder.name] = loop.state.step
+        return train(loop, signals)
+
+    monkeypatch.setattr(Loop, "train", noted)
+    assert done and choose(run, discs) == 0 and (begun["1e-05"], begun["run"]) == (6, 0)
+    assert not [*run.glob("rates/*/checkpoints")]  # nothing reads them any more
 
     folders = {rate: run / "rates" / f"{rate:g}" for rate in RATES}
     assert rows(folders[1e-5]) == first and [row["step"] for row in first] == [1, 2, 3, 4, 5, 6]  # half of 4 epochs
@@ -83,7 +89,8 @@ def test_a_rate_that_diverges_is_not_chosen(discs: Path, tmp_path: Path, capsys:
     assert ", 1e+30 diverged" in capsys.readouterr().out
     assert choose(tmp_path / "none", discs, "precision=fp32", "optim.choose=[1e30]") == 2
     assert "optim.choose=[1e+30]: training diverges with each: name lower rates" in capsys.readouterr().err
-    plain, where = tmp_path / "run" / "rates" / "0.003", f"checkpoint.folder={tmp_path / 'checkpoints/rates/0.003'}"
+    plain, where = tmp_path / "plain", f"checkpoint.folder={tmp_path / 'plain_checkpoints'}"
+    assert choose(plain, discs, where, "optim.choose=null") == 0
     assert choose(plain, discs, where) == 2 and "has begun without optim.choose" in capsys.readouterr().err
     assert not (plain / "rates").exists()
 
