@@ -18,7 +18,7 @@ from dira_scale.errors import UserError
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_range
-from dira_scale.methods.restoration import check_single
+from dira_scale.methods.restoration import check_any_size, check_single
 from dira_scale.methods.shuffle import permutation
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
@@ -62,11 +62,7 @@ class CPC(Method):
         patches = views.corruptions.get(PATCHES)
         if not isinstance(patches, CropBlocks):
             raise UserError(f"method=cpc: the views have no patches, no views.corruptions.{PATCHES}; use views=cpc")
-        if encoder.fixed_size:
-            raise UserError(
-                f"method=cpc: {encoder.name} takes images of one size, and patches are smaller; use a convolutional "
-                "network, such as model=unet3d"
-            )
+        check_any_size("method=cpc", encoder)
         check_range("CPC", dim=(dim, dim > 0), context=(context, context > 0))
         self.counts = patches.counts(views.dimensions)
         if min(self.counts) < 2:

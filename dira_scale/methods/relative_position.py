@@ -12,7 +12,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import check_single
+from dira_scale.methods.restoration import check_any_size, check_single
 from dira_scale.models.heads import MLP, global_average
 from dira_scale.models.network import Encoder
 
@@ -58,11 +58,7 @@ class RelativePosition(Method):
                 f"method=relative_position: the views have no patches, no views.corruptions.{PATCHES}; use "
                 f"views={config}"
             )
-        if encoder.fixed_size:
-            raise UserError(
-                f"method=relative_position: {encoder.name} takes images of one size, and patches are smaller; use a "
-                "convolutional network, such as model.encoder=resnet50"
-            )
+        check_any_size("method=relative_position", encoder)
         self.encoder, self.sides = encoder, pair.sides(views.dimensions)
         self.classifier = MLP(2 * encoder.channels[-1], hidden, hidden, 3**views.dimensions - 1)
 

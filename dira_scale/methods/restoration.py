@@ -9,6 +9,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.models.network import Encoder
 
 MASK = "mask"  # the corruption that hides blocks, and its parameter
 
@@ -17,6 +18,15 @@ def check_single(method: str, views: ViewSpec) -> None:
     """Raise ``UserError`` unless ``method`` gets one view, which is of one size."""
     if views.count != 1:
         raise UserError(f"views.count={views.count}: {method} restores one view; use views.count=1")
+
+
+def check_any_size(method: str, encoder: Encoder) -> None:
+    """Raise ``UserError`` unless ``encoder`` takes views of any size, as ``method`` shows it patches of them."""
+    if encoder.fixed_size:
+        raise UserError(
+            f"{method}: {encoder.name} takes images of one size, and patches are smaller; use a convolutional network, "
+            "such as model.encoder=resnet50 or model=unet3d"
+        )
 
 
 def mask_blocks(views: ViewSpec, key: str) -> tuple[int, ...]:

@@ -196,7 +196,7 @@ def test_dira_puts_the_blocks_back(base: dict[str, Any], corruptions: Any) -> No
      (RUBIK, UNET3D, views(CUBE, turn=Turn(), **PUZZLE), "no views.corruptions.turn with blocks=2"),
      (RUBIK, UNET3D, views((24, 24, 24), **RUBIKS), "the whole view's, [3, 3, 3]; use sides that are multiples of 16"),
      (RUBIK, UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, turn=TurnBlocks(), order=ShuffleBlocks(24)),
-      "vit_tiny_patch16_224 takes images of one size, and blocks are smaller; use a convolutional network")],
+      "vit_tiny_patch16_224 takes images of one size, and patches are smaller; use a convolutional network")],
 )  # fmt: skip
 def test_views_that_are_no_puzzle_are_refused(node: Any, network: Any, of: Any, output: str) -> None:
     with pytest.raises(UserError) as raised:

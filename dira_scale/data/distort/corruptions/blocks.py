@@ -66,7 +66,18 @@ class ShuffleBlocks:
 
 
 @dataclass(frozen=True)
-class TurnBlocks:
+class Cut:
+    """``blocks``, a number for all axes or one for each, that a view is cut into."""
+
+    blocks: int | tuple[int, ...]
+
+    def counts(self, dimensions: int) -> tuple[int, ...]:
+        """Return how many blocks there are on each axis."""
+        return (self.blocks,) * dimensions if isinstance(self.blocks, int) else tuple(self.blocks)
+
+
+@dataclass(frozen=True)
+class TurnBlocks(Cut):
     """A view is cut into ``blocks``, a number for all axes or one for each, and each is turned where it is.
 
     ``turns``: ``half``: none or by 180 degrees, of volumes about one of three axes; ``quarter``: one of
@@ -103,17 +114,13 @@ class TurnBlocks:
             result = torch.where(number == each, blocks.rot90(quarters, plane), result) if quarters else result
         return joined(result.unflatten(0, params["turn"].shape), counts)
 
-    def counts(self, dimensions: int) -> tuple[int, ...]:
-        """Return how many blocks there are on each axis."""
-        return (self.blocks,) * dimensions if isinstance(self.blocks, int) else tuple(self.blocks)
-
     def _each(self, dimensions: int) -> list[tuple[int, tuple[int, int]]]:
         """Return the quarters and the plane of each turn, none first."""
         return [turn for turn in quarter_turns(dimensions) if self.turns == "quarter" or turn[0] % 2 == 0]
 
 
 @dataclass(frozen=True)
-class CropBlocks:
+class CropBlocks(Cut):
     """A view is cut into ``blocks``, a number for all axes or one for each, for a method that encodes each alone
     (``methods.cpc``): each is mirrored along the first axis with probability ``flip``, and all but a window of the
     share ``keep`` of its sides is zeroed, wherever it lies; the window is moved to the block's middle.
@@ -151,10 +158,6 @@ class CropBlocks:
         padding = [(before, side - n - before) for before, side, n in zip(edges, blocks.shape[2:], kept, strict=True)]
         padded = F.pad(inner, [edge for pair in padding[::-1] for edge in pair])
         return joined(padded.unflatten(0, params["flip"].shape), counts)
-
-    def counts(self, dimensions: int) -> tuple[int, ...]:
-        """Return how many blocks there are on each axis."""
-        return (self.blocks,) * dimensions if isinstance(self.blocks, int) else tuple(self.blocks)
 
     def _window(self, size: Sequence[int]) -> list[int]:
         return [int(side // count * self.keep) for side, count in zip(size, self.counts(len(size)), strict=True)]
