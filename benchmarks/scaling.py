@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from benchmarks import tables
 from dira_scale.config.compose import compose
+from dira_scale.forecast.estimate import arithmetic
 from dira_scale.forecast.ledger import Collective
 from dira_scale.forecast.links import Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
@@ -58,10 +59,10 @@ def gpus(experiment: str, keys: Sequence[str], images: int) -> tuple[Workload, d
 
     few, more = (step_of(arguments(ranks), ranks, images) for ranks in REHEARSED)
     machine: Any = OmegaConf.to_object(compose("plan", arguments(8)).plan)
-    speed = machine.tflops * 1e12
+    forward, backward = arithmetic(machine, few.forward), arithmetic(machine, few.backward)
     work = Workload(
         Links.of(machine, 8),
-        StepTimes(few.forward / speed, few.backward / speed, host=few.operations * machine.dispatch, jitter=JITTER),
+        StepTimes(forward, backward, host=few.operations * machine.dispatch, jitter=JITTER),
         traffic("ddp", few, 1),
         messages=lambda ranks: messages(few.collectives, more.collectives, ranks),
         control=machine.control,

@@ -52,8 +52,10 @@ LAYERS: dict[str, Layer] = {
 }
 LAYOUTS = {"NCDHW": torch.contiguous_format, "NDHWC": torch.channels_last_3d}
 NEAR = 0.02  # of the largest value: several roundings to bf16's 8 bits
-SUSTAINED = 131e12  # FLOP/s that the planner expects of bf16 on an H200 (configs/machine/h200.yaml)
-BANDWIDTH, PASSES = 3.35e12, 8  # bytes/s of an H100's memory by its data sheet; of a layer both ways over its input
+SUSTAINED, BANDWIDTH = (
+    350e12,
+    1.6e12,
+)  # FLOP/s and bytes/s that the planner expects of an H200 (configs/machine/h200.yaml)
 
 
 def peak(device: str, kind: str) -> float | None:
@@ -109,7 +111,7 @@ def layer(device: torch.device, make: Callable[[], nn.Module], shape: tuple[int,
     gradient = torch.randn_like(module(x.float())).bfloat16()
     with Ledger([]) as ledger:
         right = passes(module, x.float(), gradient.float())
-    expected = 1e3 * max(ledger.flops / SUSTAINED, PASSES * x.numel() * x.element_size() / BANDWIDTH)
+    expected = 1e3 * (ledger.work.flops / SUSTAINED + ledger.work.moved / 2 / BANDWIDTH)  # bf16 moves half of it
     figures = {}
     for name, layout in LAYOUTS.items():
         for free in (False, True):

@@ -1,7 +1,7 @@
 """What a CPU expects of a step: rehearsed on tensors without memory, for the planner's machine.
 
-One process, beside those that measure: a step's arithmetic at ``plan.tflops``, its operations at ``plan.dispatch``, its
-memory. ``plan.tflops`` is bf16's, of which memory traffic takes most; IEEE fp32 is bound by its own peak.
+One process, beside those that measure: a step's arithmetic at ``plan.tflops`` and ``plan.bandwidth``, its operations at
+``plan.dispatch``, its memory. ``plan.tflops`` is bf16's; IEEE fp32 is bound by its own peak.
 """
 
 import torch
@@ -28,7 +28,7 @@ def machine() -> str:
 
 def of(command: str, *overrides: str) -> dict[str, float]:
     """A step's ``ms``, ``host ms``, ``forward ms``, ``GiB`` and ``TFLOP``."""
-    from dira_scale.forecast.estimate import prepared, seconds  # need pyarrow
+    from dira_scale.forecast.estimate import arithmetic, prepared, seconds  # need pyarrow
     from dira_scale.forecast.network import fake_task
     from dira_scale.forecast.rehearsal import rehearse
 
@@ -40,13 +40,13 @@ def of(command: str, *overrides: str) -> dict[str, float]:
     plan, strategy, accumulate = fake.stages[-1], config.parallel.strategy, config.parallel.accumulate
     step = rehearse(fake, plan, plan.batch, accumulate)
     most = peak(machine().upper(), config.precision)
-    speed = 1e12 * min(config.plan.tflops, REACHED * most if most else config.plan.tflops)
+    config.plan.tflops = min(config.plan.tflops, REACHED * most if most else config.plan.tflops)
     return {
-        "ms": 1e3 * seconds(config.plan, step, strategy, ranks, accumulate, speed),
+        "ms": 1e3 * seconds(config.plan, step, strategy, ranks, accumulate),
         "host ms": 1e3 * step.operations * config.plan.dispatch,
-        "forward ms": 1e3 * step.forward / speed,
+        "forward ms": 1e3 * arithmetic(config.plan, step.forward),
         "GiB": strategies.memory(strategy, ranks, step).peak / 2**30,
-        "TFLOP": (step.forward + step.backward) / 1e12,
+        "TFLOP": (step.forward + step.backward).flops / 1e12,
     }
 
 

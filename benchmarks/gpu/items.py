@@ -29,9 +29,10 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
     """Run the items that stand in no report yet and fit into ``job.seconds``, and write the report after each. Return
     whether all figures of the part so far are as they must be.
 
-    ``longest_share``: of the part's time, that one of its items may take.
+    ``longest_share``: of the part's time, that one of its items may take; a part's only item may take all.
     """
     began, taken = time.perf_counter(), [0.0]
+    longest = job.seconds * max(longest_share, 1 / len(items))
     state = job.report.read().get(job.part) or {"items": {}, "not_run": list(items)}
     for name in [name for name in items if name in state["not_run"]]:
         start = time.perf_counter()
@@ -40,7 +41,7 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
         state["not_run"].remove(name)
         state["items"][name], state["lost"] = {"failed": BROKEN}, True
         job.report.add(**{job.part: state})
-        bound = threading.Timer(max(longest_share * job.seconds, 1.0), os._exit, (HUNG,))
+        bound = threading.Timer(max(longest, 1.0), os._exit, (HUNG,))
         bound.daemon = True
         bound.start()
         result = attempt(items[name])

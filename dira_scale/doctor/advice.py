@@ -109,7 +109,14 @@ def choice(experiment: str, images: int, machine: Hardware) -> Choice:
     processes = max(count for count in process_counts(config) if count <= max(1, len(machine.gpus)))
     precision = choose("auto")
     speed = flops_per_second(encoder, size, batch // processes, precision)
-    described = {"gpus": processes, "nodes": 1, "images": images, "tflops": speed / 1e12, "dispatch": 0}
+    described = {
+        "gpus": processes,
+        "nodes": 1,
+        "images": images,
+        "tflops": speed / 1e12,
+        "bandwidth": "null",
+        "dispatch": 0,
+    }
     words = [f"experiment={experiment}", f"precision={precision}", f"epoch_factor={factor}"]
     plan = planned("pretrain", words, described)
     return Choice(experiment, size, encoder, batch, images, available, factor, plan)

@@ -12,6 +12,7 @@ class Machine(Schema):
     gpus: int = at_least(1)
     memory: float = above(0)
     tflops: float = above(0)
+    bandwidth: float | None = above(0, None)
     images_per_second: float | None = above(0, None)
     within: float = above(0)
     between: float = above(0)

@@ -17,6 +17,7 @@ from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.forecast import strategies
 from dira_scale.forecast.config import Machine, plan_of
+from dira_scale.forecast.ledger import Work
 from dira_scale.forecast.links import GB, Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
@@ -157,9 +158,9 @@ def estimate(
     memory = strategies.memory(strategy, ranks, stage, offload, loading)
     usable = USABLE * machine.memory * GB
     most = strategies.largest(strategy, ranks, rehearsed.few, rehearsed.many, usable, offload, loading)
-    speed = flops_per_second(machine, plain)
+    factor = measured_factor(machine, plain)
     times = {
-        name: seconds(machine, step, strategy, ranks, accumulate, speed) for name, step in rehearsed.stages.items()
+        name: seconds(machine, step, strategy, ranks, accumulate, factor) for name, step in rehearsed.stages.items()
     }
     plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
     hours = sum(plan.steps * times[plan.name] for plan in plans) / 3600
@@ -179,21 +180,33 @@ def estimate(
     )
 
 
-def flops_per_second(machine: Machine, plain: Rehearsals) -> float:
-    """FLOP/s of one GPU: from its measured images/s in the last stage, else ``plan.tflops``."""
+def arithmetic(machine: Machine, work: Work) -> float:
+    """Seconds of a GPU's ``work``: products at ``plan.tflops``, then all memory traffic at ``plan.bandwidth``.
+
+    docs/evidence/scale.md compares it with measured steps.
+    """
+    moving = work.moved / (machine.bandwidth * 1e12) if machine.bandwidth else 0.0
+    return work.flops / (machine.tflops * 1e12) + moving
+
+
+def measured_factor(machine: Machine, plain: Rehearsals) -> float:
+    """How many times as long a step takes as its arithmetic: by the measured images/s of the last stage, else 1."""
+    if machine.images_per_second is None:
+        return 1.0
     last = list(plain.stages.values())[-1]
-    if machine.images_per_second is not None:
-        return machine.images_per_second * (last.forward + last.backward) / last.images
-    return machine.tflops * 1e12
+    return last.images / machine.images_per_second / arithmetic(machine, last.forward + last.backward)
 
 
-def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, speed: float) -> float:
-    """Seconds of one optimizer step: arithmetic at ``speed``, and the communication that it does not hide; or the
-    host's work, which a measured speed has in it."""
+def seconds(
+    machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, factor: float = 1.0
+) -> float:
+    """Seconds of one optimizer step: arithmetic, ``factor`` times as long as ``machine`` has it, and the communication
+    that it does not hide; or the host's work, which a measured speed has in it."""
     host = step.operations * machine.dispatch if machine.images_per_second is None else 0.0
+    forward, backward = (factor * arithmetic(machine, work) for work in (step.forward, step.backward))
     work = Workload(
         Links.of(machine, machine.gpus),
-        StepTimes(forward=step.forward / speed, backward=step.backward / speed, host=host),
+        StepTimes(forward, backward, host=host),
         strategies.traffic(strategy, step, accumulate),
         messages=lambda ranks: step.collectives,
         control=machine.control,

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +31,25 @@ class Collective(NamedTuple):
     asynchronous: bool = False  # awaited later, so that arithmetic may hide it
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a device computes and moves.
+
+    Attributes:
+        flops: floating-point operations of products; a multiplication and an addition are two.
+        moved: bytes that operations read and write, each tensor once; views and allocations move nothing.
+    """
+
+    flops: int = 0
+    moved: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.moved + other.moved)
+
+    def __sub__(self, other: "Work") -> "Work":
+        return Work(self.flops - other.flops, self.moved - other.moved)
+
+
 class LiveBytes(NamedTuple):
     """Bytes alive right after an operation."""
 
@@ -38,7 +58,8 @@ class LiveBytes(NamedTuple):
 
 
 class Ledger(TorchDispatchMode):
-    """A context that records the bytes alive after each operation, by storage: views and saved tensors count once.
+    """A context that records work, messages and, after each operation, the bytes alive: by storage, so that views and
+    saved tensors count once.
 
     It does not see what an operation allocates and frees internally (a convolution's workspace).
 
@@ -51,7 +72,7 @@ class Ledger(TorchDispatchMode):
         self.watched = list(watched)
         self.live_bytes: list[LiveBytes] = []
         self.collectives: list[Collective] = []
-        self.flops = 0  # floating-point operations; a multiplication and an addition are two
+        self.work = Work()
         self.operations = 0  # that torch dispatches, views too: each takes the host some time
         self._bytes: dict[int, int] = {}  # by live storage
         self._gradients: set[int] = set()  # storages that hold gradients
@@ -75,8 +96,9 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs := kwargs or {}))
-        if formula := FORMULAS.get(func._overloadpacket):  # FlopCounterMode itself would keep recomputed graphs alive
-            self.flops += formula(*args, **kwargs, out_val=out)
+        formula = FORMULAS.get(func._overloadpacket)  # FlopCounterMode itself would keep recomputed graphs alive
+        flops = formula(*args, **kwargs, out_val=out) if formula else 0
+        self.work += Work(flops, _moved(func, tree_leaves((args, kwargs)), tree_leaves(out)))
         self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
         if func.namespace == "c10d":
             self._note_collective(func, args, kwargs)
@@ -122,3 +144,13 @@ class Ledger(TorchDispatchMode):
         partners = {rank for rank, (received, sent) in enumerate(parts) if received or sent}
         ranks = len(partners | {group.rank()}) if partners else group.size()
         self.collectives.append(Collective(kind, count, ranks, given.get("async_op", False)))
+
+
+def _moved(func: Any, inputs: list[Any], outputs: list[Any]) -> int:
+    """Bytes that an operation reads and writes."""
+    read, written = ([x for x in leaves if isinstance(x, Tensor)] for leaves in (inputs, outputs))
+    known = {tensor.untyped_storage()._cdata for tensor in read}
+    is_view = not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in known for tensor in written)
+    if is_view or "empty" in func._schema.name:
+        return 0
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*read, *written))

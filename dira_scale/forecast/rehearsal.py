@@ -1,4 +1,4 @@
-"""The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, FLOPs and messages."""
+"""The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, work and messages."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel, blocks
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import Losses, StagePlan, StepTask
-from dira_scale.forecast.ledger import Collective, Ledger, LiveBytes
+from dira_scale.forecast.ledger import Collective, Ledger, LiveBytes, Work
 from dira_scale.forecast.network import FakeTask, size, trained
 
 
@@ -43,7 +43,7 @@ class Rehearsal:
         live_in_passes: live bytes after each operation, excluding all of the above, in forward and backward passes
             (the discriminator's too).
         live_in_update: the same while the optimizer steps.
-        forward, backward: floating-point operations (a multiplication and an addition are two).
+        forward, backward: the device's work; ``backward`` includes the discriminator's step and the update.
         operations: that torch dispatches.
         collectives: of method and BatchNorm, and for the discriminator's gradients.
         blocks: of all networks.
@@ -58,8 +58,8 @@ class Rehearsal:
     adversary: int
     live_in_passes: list[LiveBytes]
     live_in_update: list[LiveBytes]
-    forward: int
-    backward: int
+    forward: Work
+    backward: Work
     operations: int
     collectives: list[Collective]
     blocks: list[NetworkBlock]
@@ -110,7 +110,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         live_in_passes=ledger.live_bytes[: model.update_start] + ledger.live_bytes[model.update_end :],
         live_in_update=ledger.live_bytes[model.update_start : model.update_end],
         forward=task.forward,
-        backward=ledger.flops - task.forward - task.monitoring,
+        backward=ledger.work - task.forward - task.monitoring,
         operations=ledger.operations - task.monitored,
         collectives=ledger.collectives,
         blocks=[NetworkBlock(size(block.parameters()), count[True], count[False]) for block, count in passes.items()],
@@ -133,10 +133,11 @@ class _Model(StageModel):
 
 
 class _CountedTask:
-    """A task that counts the FLOPs of forward passes and what monitors take; the rest are backward passes."""
+    """A task that counts the work of forward passes and what monitors take; the rest are backward passes."""
 
     ledger: Ledger
-    forward = monitoring = monitored = 0
+    forward = monitoring = Work()
+    monitored = 0
     monitor_every = 1
 
     def __init__(self, task: StepTask) -> None:
@@ -146,16 +147,16 @@ class _CountedTask:
         return self.task.prepare(stage, module)
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Any) -> Losses:
-        before = self.ledger.flops
+        before = self.ledger.work
         losses = self.task.losses(stage, model, micro)
-        self.forward += self.ledger.flops - before
+        self.forward += self.ledger.work - before
         return losses
 
     def monitor(self, losses: Any, scale: float, differentiable: bool) -> dict[str, Tensor]:
         """Counts the memory of monitoring, but not its work and messages: they occur once in hundreds of steps."""
-        flops, operations, sent = self.ledger.flops, self.ledger.operations, len(self.ledger.collectives)
+        work, operations, sent = self.ledger.work, self.ledger.operations, len(self.ledger.collectives)
         monitors = self.task.monitor(losses, scale, differentiable)
-        self.monitoring += self.ledger.flops - flops
+        self.monitoring += self.ledger.work - work
         self.monitored += self.ledger.operations - operations
         del self.ledger.collectives[sent:]
         return monitors

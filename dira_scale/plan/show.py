@@ -12,7 +12,7 @@ from rich.table import Table
 from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError
 from dira_scale.forecast.config import Machine
-from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, flops_per_second, prepared, rehearse_run
+from dira_scale.forecast.estimate import Estimate, Rehearsals, estimate, prepared, rehearse_run
 from dira_scale.forecast.links import GB
 from dira_scale.forecast.strategies import FLOAT, STRATEGIES
 from dira_scale.machine.console import Console
@@ -55,17 +55,18 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     nodes = f"{machine.nodes} node{'s' * (machine.nodes > 1)} of {machine.gpus} GPU{'s' * (machine.gpus > 1)}"
     console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
     console.print(_strategies(config, rows))
-    speed = flops_per_second(machine, plain)
     launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
     host = "" if machine.images_per_second else launching
-    given = "as measured" if machine.images_per_second else "plan.tflops"
+    traffic = f" and memory traffic at {machine.bandwidth:g} TB/s" if machine.bandwidth else ""
+    figures = f"products at {machine.tflops:g} TFLOP/s{traffic} (plan.tflops, plan.bandwidth)"
+    given = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
     fastest = max(row.images_per_second for row in rows)
     stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
     notes = [
         f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} {unit}; 'fits': {unit} of the largest "
         "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
         "rank and step.",
-        f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide{host}"
+        f"Time: {given}, plus the communication that this does not hide{host}"
         f"; no validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} {unit}/s a node.",
         f"Hours and price: {stages} in full, {machine.images:,} {unit}, {machine.price:g} per GPU-hour.",
     ]
@@ -85,6 +86,7 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
     for name, step in plain.stages.items():
         figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
         figures["collectives"] = [collective._asdict() for collective in step.collectives]
+        figures |= {name: asdict(work) for name, work in (("forward", step.forward), ("backward", step.backward))}
         figures["blocks"] = [block._asdict() for block in step.blocks]
         stages[name] = figures | {"activations": step.activations}
     about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}
@@ -103,7 +105,7 @@ def _stages(config: Any, plain: Rehearsals) -> Table:
             ", ".join(config.stages[name].terms),
             _counted(step.trained // FLOAT),
             _counted(step.momentum // FLOAT) if step.momentum else "–",
-            f"{(step.forward + step.backward) / step.images / 1e9:.1f}",
+            f"{(step.forward + step.backward).flops / step.images / 1e9:.1f}",
             f"{step.activations / step.images / 1e6:.1f} MB",
         )
     return table

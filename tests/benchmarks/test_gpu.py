@@ -82,8 +82,8 @@ def test_what_is_expected_of_a_step_is_what_the_planner_says() -> None:
     actual = expected.of(command, *given, "precision=bf16")
     assert actual["ms"] == pytest.approx(1e3 * row.step) and actual["GiB"] == pytest.approx(row.memory.peak / 2**30)
     assert 0 < actual["forward ms"] < actual["ms"] and actual["host ms"] <= actual["ms"]
-    slower = expected.of(command, *given)  # in fp32: 0.6 of 67 TFLOP/s instead of the planner's 131
-    assert slower["forward ms"] == pytest.approx(actual["forward ms"] * 131 / (0.6 * 67))
+    slower, faster = (expected.of(command, *given, *more) for more in ((), ("plan.tflops=1e9",)))  # both in fp32
+    assert slower == faster and slower["forward ms"] > actual["forward ms"]  # 0.6 of 67 TFLOP/s at most
 
 
 def test_a_wrong_layer_of_volumes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,8 @@ def test_the_authors_loop_and_ours_are_one_computation() -> None:
 @pytest.mark.gpu
 def test_the_rungs_agree_on_a_gpu() -> None:
     rows = rehearse()
-    assert items.sound(steps.finished(rows, {}))
+    content = {"parts": {"ladder": {"why": "done", "seconds": 0}}, "ladder": {"items": rows}}
+    assert items.sound(steps.finished(rows, {})), report.text(content)
     assert max(row["memory_before"] for row in rows.values()) < 2**26  # none holds what an earlier one had
 
 

@@ -48,14 +48,16 @@ def test_a_small_network_by_hand() -> None:
         ledger.ignore([x])
         with ledger:
             loss = net(x).sum()
-            seen = len(ledger.live_bytes)
+            seen, moved = len(ledger.live_bytes), ledger.work.moved
             loss.backward()
             torch.empty(0)  # gradients are noted with the operation after them
     hidden, out, scalar = 4 * 8 * 50, 4 * 8 * 20, 4
     assert max(moment.others for moment in ledger.live_bytes[:seen]) == 2 * hidden  # while the ReLU computes
     assert ledger.live_bytes[seen - 1].others == hidden + out + scalar  # while the sum computes
     assert ledger.live_bytes[-1].gradients == 4 * (100 * 50 + 50 * 20)
-    assert ledger.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
+    products = 8 * 100 + 100 * 50 + 8 * 50, 8 * 50 + 50 * 20 + 8 * 20
+    assert moved == 4 * (sum(products) + 2 * 8 * 50 + 8 * 20 + 1)  # the transposed weights are views
+    assert ledger.work.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
 
 
 def test_dispatched_operations_by_hand() -> None:
@@ -76,7 +78,7 @@ def test_a_step_on_volumes() -> None:
         fake = fake_task(PretrainBlueprint(cfg))
         views = fake.batch(4).views
         assert [view.shape for view in views] == 2 * [(4, 1, depth, 16, 16)]
-        return rehearse(fake, fake.stages[0], 4).forward
+        return rehearse(fake, fake.stages[0], 4).forward.flops
 
     assert 1.5 < forward(32) / forward(16) <= 2
 
@@ -93,9 +95,9 @@ def test_a_unet_of_volumes_by_hand() -> None:
             ledger.ignore([volumes, *net.buffers()])
             with ledger:
                 loss = net(volumes).sum()
-                kept, forward = ledger.live_bytes[-1].others / 4 / volumes.numel(), ledger.flops / volumes.numel()
+                kept, forward = ledger.live_bytes[-1].others / 4 / volumes.numel(), ledger.work.flops / volumes.numel()
                 loss.backward()
-        return kept, forward, ledger.flops / volumes.numel() - forward
+        return kept, forward, ledger.work.flops / volumes.numel() - forward
 
     levels = ((1, 8, 16), (16, 16, 32), (32, 32, 64), (64, 64, 128))
     steps = ((128, 64), (64, 32), (32, 16))  # coarse channels, skip: at 1/64, 1/8 and all of the voxels
@@ -212,9 +214,10 @@ def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations
     assert few.activations < many.activations and spared.activations < many.activations
     held = [memory("ddp", 1, step).peak for step in (few, many, more)]  # on a line through two of them
     assert largest("ddp", 1, few, many, held[2]) == pytest.approx(48, abs=1)
-    assert many.forward == spared.forward == pytest.approx(2 * few.forward, rel=1e-4)  # but for top1 among all images
-    again = spared.backward - many.backward
-    assert 0.8 * many.forward / 2 < again < many.forward / 2  # the query encoder's blocks, and not the keys'
+    forward, doubled = many.forward.flops, 2 * few.forward.flops
+    assert forward == spared.forward.flops == pytest.approx(doubled, rel=1e-4)  # but for top1 among all images
+    again = (spared.backward - many.backward).flops
+    assert 0.8 * forward / 2 < again < forward / 2  # the query encoder's blocks, and not the keys'
     assert few.trained == many.trained == spared.trained
 
 
@@ -225,8 +228,9 @@ def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:
         fake = FakeTask(Regression(world), STAGES, Shapes(), mode, world)
     weights, everything = (rehearse(fake, stage, BATCH, accumulate=2) for stage in STAGES)
     product = 2 * BATCH * FEATURES
-    assert weights.forward == everything.forward == weights.backward == product  # the numbers need no gradient
-    assert everything.backward == product + 2 * (2 * BATCH)
+    done = [work.flops for work in (weights.forward, everything.forward, weights.backward, everything.backward)]
+    assert done[:3] == [product] * 3  # the numbers need no gradient
+    assert done[3] == product + 2 * (2 * BATCH)
     assert (weights.trained, weights.idle, weights.momentum, weights.buffers) == (4 * FEATURES, 4, 0, 0)
     assert (everything.trained, everything.idle) == (4 * FEATURES + 4, 0)
     assert [step.optimizer for step in (weights, everything)] == [4 * FEATURES, 4 * FEATURES + 4]  # momentum

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.forecast import estimate
-from dira_scale.forecast.estimate import seconds
-from dira_scale.forecast.ledger import LiveBytes
+from dira_scale.forecast.estimate import Rehearsals, measured_factor, seconds
+from dira_scale.forecast.ledger import LiveBytes, Work
 from dira_scale.forecast.rehearsal import NetworkBlock, Rehearsal
 from dira_scale.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, largest, memory, traffic
 
@@ -25,8 +25,8 @@ STEP = Rehearsal(
     adversary=12,
     live_in_passes=[LiveBytes(0, 1000), LiveBytes(60, 980), LiveBytes(100, 300)],
     live_in_update=[LiveBytes(100, 100)],
-    forward=0,
-    backward=0,
+    forward=Work(),
+    backward=Work(),
     operations=0,
     collectives=[],
     blocks=[NetworkBlock(60, learning=2, looking=0), NetworkBlock(30, learning=0, looking=1)],
@@ -121,12 +121,17 @@ def test_more_ranks_never_take_more_and_always_send_more(strategy: str) -> None:
 
 
 def test_a_step_takes_no_less_than_its_host() -> None:
-    """2 FLOP at 10 a second; 500 operations of 1 ms. A measured speed has the host's work in it."""
-    step = replace(STEP, forward=1, backward=1, operations=500)
-    machine: Any = OmegaConf.to_object(compose("plan", ["plan.dispatch=1e-3"]).plan)
-    assert seconds(machine, step, "ddp", 1, 1, 10.0) == pytest.approx(0.5)
-    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
-    assert seconds(replace(machine, images_per_second=20.0), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
+    """2 FLOP at 10 a second, 6 bytes at 60; 500 operations of 1 ms. A measured speed has the host's work in it."""
+    step = replace(STEP, forward=Work(1, 2), backward=Work(1, 4), operations=500)
+    words = ["plan.dispatch=1e-3", "plan.tflops=1e-11", "plan.bandwidth=6e-11"]
+    machine: Any = OmegaConf.to_object(compose("plan", words).plan)
+    assert seconds(machine, step, "ddp", 1, 1) == pytest.approx(0.5)
+    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 1, 1) == pytest.approx(0.3)
+    assert seconds(replace(machine, dispatch=1e-4, bandwidth=None), step, "ddp", 1, 1) == pytest.approx(0.2)
+    measured = replace(machine, images_per_second=2.0)
+    alone = Rehearsals(1, {"di": STEP, "dira": replace(step, images=1)}, "dira", step, step)
+    assert measured_factor(machine, alone) == 1 and measured_factor(measured, alone) == pytest.approx(0.5 / 0.3)
+    assert seconds(measured, step, "ddp", 1, 1, measured_factor(measured, alone)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -203,15 +203,15 @@ def test_what_dali_does_not_read_is_refused(dali, make_dataset, radiograph):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("codec", "bits", "mean"), [("png", 8, 0.05), ("jp2", 8, 0.05), ("jp2", 16, 0.05), ("jpg", 8, 0.6)]
+    ("codec", "bits", "mean"), [("png", 8, 0.25), ("jp2", 8, 0.25), ("jp2", 16, 0.05), ("jpg", 8, 0.6)]
 )
 def test_the_views_of_a_gpu_are_those_of_the_cpu_loader(dali, make_dataset, images, codec, bits, mean):
-    """JPEG decoders may differ by a level."""
+    """JPEG decoders may differ by a level; of 8 bits the CPU loader rounds twice, as above."""
     arguments = ([make_dataset(images(bits), codec)], "train", ORDER, SPEC, 0)
     ours = list(dali(*arguments, device="cuda").iterate(0, 5))
     assert all(view.is_cuda for batch in ours for view in batch.views)
     difference = differences(ours, cpu(*arguments).iterate(0, 5))
-    assert difference.mean() < (0.6 if codec == "jpg" else 0.05) and difference.max() < 8
+    assert difference.mean() < mean and difference.max() < 8
 
 
 @pytest.mark.gpu
