@@ -24,7 +24,7 @@ from dira_scale.forecast.ledger import Ledger
 from dira_scale.models.norm_over_ranks import BatchNormOverRanks
 
 CALLS, OWN = 50, 4  # calls that are timed; operations around a collective
-LAUNCH, DISPATCH = 0.05, 0.022  # ms of the host: NCCL's call (estimated); an operation (``plan.dispatch``)
+LAUNCH, DISPATCH = 0.05, 0.0075  # ms of the host: NCCL's call (estimated); an operation (``plan.dispatch``)
 NEAR = 1e-4  # of the largest value: other orders of sums, in IEEE fp32
 Call = Callable[[Tensor], Tensor]
 

@@ -7,7 +7,7 @@ one by one; a group that spans several processes is one operation over them (``n
 Running statistics are updated once per optimizer step, in ``commit_statistics``; forward passes only accumulate.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         if not self.training:
-            y = self._torchs(x, self.running_mean, self.running_var, training=False)
+            y = self._torchs(x, [self.running_mean, self.running_var], training=False)
         else:
             y, seen = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
             if not _recomputing:
@@ -73,18 +73,18 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         if self.local == 1:  # a split's backward pass would copy the gradient
-            return self._torchs(x, *self._statistics()), self.noted
+            return self._torchs(x, self._statistics()), self.noted
 
         def of_parts(x: Tensor) -> Tensor:
-            parts = zip(x.chunk(self.local), *self._statistics(), strict=True)
+            parts = zip(x.chunk(self.local), zip(*self._statistics(), strict=True), strict=True)
             return torch.cat([self._torchs(*part) for part in parts])
 
         return by_images(of_parts, x), self.noted.mean(0)
 
-    def _torchs(self, x: Tensor, mean: Tensor, variance: Tensor, training: bool = True) -> Tensor:
+    def _torchs(self, x: Tensor, statistics: Sequence[Tensor], training: bool = True) -> Tensor:
         # With momentum 1 the kernel writes the batch's statistics: no second pass over the data.
-        given = mean, variance, self.weight, self.bias, training, 1.0, self.eps
-        return by_images(lambda x: F.batch_norm(x, *given), x)
+        mean, variance = statistics
+        return by_images(lambda x: F.batch_norm(x, mean, variance, self.weight, self.bias, training, 1.0, self.eps), x)
 
     def _statistics(self) -> list[Tensor]:
         """Means and variances in ``noted``, for a kernel to write: [C], of several groups [local, C]."""
@@ -144,8 +144,8 @@ class InstanceNorm3d(nn.InstanceNorm3d):
         return by_images(self._of_each, x) if _is_channels_last_volume(x) else super().forward(x)
 
     def _of_each(self, x: Tensor) -> Tensor:
-        given = None, None, self.weight, self.bias, True, 0.0, self.eps
-        return torch.cat([F.batch_norm(image, *given) for image in x.split(1)])
+        each = [F.batch_norm(i, None, None, self.weight, self.bias, True, eps=self.eps) for i in x.split(1)]
+        return torch.cat(each)
 
 
 def convert(module: nn.Module, groups: int = 1, accumulate: int = 1, by_formula: bool = False) -> nn.Module:

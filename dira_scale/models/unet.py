@@ -44,8 +44,9 @@ class UNet(Network):
             raise UserError(f"model.decoder_channels: {list(decoder_channels)} must be {DEPTH} counts, coarsest first")
         self.encoder = encoder
         self.decoder = UnetDecoder(encoder_channels=encoder.channels, decoder_channels=decoder_channels, n_blocks=DEPTH)
-        for block in self.decoder.blocks:
-            block.__class__ = Block  # with smp's layers, as they are
+        for block in self.decoder.modules():
+            if isinstance(block, UnetDecoderBlock):
+                block.__class__ = Block  # with smp's layers, as they are
         self.head = nn.Conv2d(decoder_channels[-1], classes, kernel_size=3, padding=1)
         initialize_decoder(self.decoder)
         initialize_head(self.head)
