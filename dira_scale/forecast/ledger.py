@@ -149,8 +149,12 @@ class Ledger(TorchDispatchMode):
 def _moved(func: Any, inputs: list[Any], outputs: list[Any]) -> int:
     """Bytes that an operation reads and writes."""
     read, written = ([x for x in leaves if isinstance(x, Tensor)] for leaves in (inputs, outputs))
-    known = {tensor.untyped_storage()._cdata for tensor in read}
-    is_view = not func._schema.is_mutable and all(tensor.untyped_storage()._cdata in known for tensor in written)
-    if is_view or "empty" in func._schema.name:
+    if func._schema.is_mutable:
+        written = written or read  # several tensors at once are changed in place, and nothing is returned
+    elif "empty" in func._schema.name or {*map(_storage, written)} <= {*map(_storage, read)}:  # memory, or a view
         return 0
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*read, *written))
+    return sum(min(x.numel() * x.element_size(), x.untyped_storage().nbytes()) for x in (*read, *written))
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

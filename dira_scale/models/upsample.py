@@ -12,5 +12,10 @@ def nearest(x: Tensor, size: Sequence[int]) -> Tensor:
 
     On GPUs autocast would compute it in fp32, and with it a concatenation: equal values at twice the memory traffic.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with unrounded(x):
         return F.interpolate(x, tuple(size), mode="nearest")
+
+
+def unrounded(x: Tensor) -> torch.autocast:
+    """A context in which autocast leaves the type of ``x`` alone; on the meta device there is none."""
+    return torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False)

@@ -60,6 +60,20 @@ def test_a_small_network_by_hand() -> None:
     assert ledger.work.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
 
 
+def test_bytes_moved_by_hand() -> None:
+    """In place, several tensors at once, a scalar that is broadcast, a view, memory without values."""
+    with FakeTensorMode():
+        x, y = torch.empty(3, 1000), torch.empty(3, 1000)
+        one, rows = torch.empty(()).expand(3, 1000), [*torch.empty(2, 1000).clone().split(1)]
+        for run, expected in (
+            (lambda: x + y, 36_000), (lambda: x.add_(y), 36_000), (lambda: x + one, 24_004), (lambda: x.view(-1), 0),
+            (lambda: torch._foreach_mul_(rows, 2.0), 16_000), (lambda: torch.empty_like(x), 0),
+        ):  # fmt: skip
+            with Ledger([]) as ledger:
+                run()
+            assert ledger.work.moved == expected
+
+
 def test_dispatched_operations_by_hand() -> None:
     """A view, a product and a sum are three; what tensors without memory ask of one another is none."""
     with FakeTensorMode():

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
-from dira_scale.models.norm import InstanceNorm3d
 from dira_scale.models.translations import UNET3D, Rules
 from dira_scale.models.upsample import nearest
 from dira_scale.models.volume import GROUPS
@@ -17,7 +16,7 @@ from dira_scale.models.volume import GROUPS
 LEVELS = 4
 NORMS: Mapping[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm3d,
-    "instance": lambda channels: InstanceNorm3d(channels, affine=True),
+    "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
     "group": lambda channels: nn.GroupNorm(GROUPS, channels),
 }
 
