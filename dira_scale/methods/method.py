@@ -28,7 +28,7 @@ class Terms:
     # More of them, that wait for the other processes: called after the step, so that arithmetic hides the message.
     deferred: list[Callable[[], dict[str, Tensor]]] = field(default_factory=list)
     # Feature pyramids (finest first) of the views with gradient, in the views' order: for a method that wraps this one.
-    # In training the loop keeps only the encoder's output of them, in ``features``.
+    # In training the loop keeps only the encoder's output of them, in ``features``, where the method itself names none.
     pyramids: tuple[list[Tensor], ...] = ()
     features: tuple[Tensor, ...] = ()
     embeddings: tuple[Tensor, ...] = ()  # of each view, as compared, [b, dim], detached: for the health monitors

@@ -33,6 +33,8 @@ TERMS = {
         "Adversary, the generator's part",
         "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
     ),
+    "ibot": Term("Hidden patches (iBOT)", "hidden patches: the encoder learns to tell what a teacher sees in them"),
+    "koleo": Term("KoLeo", "KoLeo: the features of different images are pushed apart"),
     "discriminator": Term("Adversary, the discriminator's part"),
 }
 METRICS = {
