@@ -58,7 +58,7 @@ class DINO(Method):
     """
 
     gradient_views = GLOBAL
-    momentum_encoder = "teacher"
+    momentum_encoder = exported = "teacher"  # the better one (sec. 5.2)
     encoder: Encoder
     teacher: Encoder
     centre: Tensor
@@ -132,14 +132,14 @@ class DINO(Method):
         student = encoded(self.encoder, distorted)
         with torch.no_grad():
             teacher = encoded(self.teacher, distorted[:GLOBAL])
-        terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]))
+        terms = Terms({}, pyramids=tuple(map(pyramid, student[:GLOBAL])))
         self.distil(terms, student, teacher)
         return terms
 
     def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens]) -> None:
         """Add to ``terms`` the loss ``di`` of the student's views, and of the teacher's global ones, and the
         monitors."""
-        features = [whole(tokens) for tokens in student]
+        features = [whole(tokens).clone() for tokens in student]
         self.head.frozen = self.training and self.progress < self.frozen
         embeddings, logits = self.head(torch.cat([global_average(x) for x in features]))
         with torch.no_grad():
@@ -230,8 +230,13 @@ def split(tokens: Tokens, count: int) -> list[Tokens]:
     return [Tokens([*levels], *others) for levels, *others in zip(maps, *rest, strict=True)]
 
 
+def pyramid(tokens: Tokens) -> list[Tensor]:
+    """The maps as tensors of their own: FSDP2 warns of views that a module returns."""
+    return [level.clone() if level.requires_grad else level for level in tokens.maps]
+
+
 def whole(tokens: Tokens) -> Tensor:
-    """What stands for the whole view, as a map: the class token, at one position, or the last map."""
+    """What stands for the whole view, as a map: the class token at one position, or the last map."""
     if tokens.class_token is None:
         return tokens.maps[-1]
     return tokens.class_token.view(*tokens.class_token.shape, *(1,) * (tokens.maps[-1].dim() - 2))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -14,7 +15,7 @@ from dira_scale.distributed.collectives import gather, rank
 from dira_scale.errors import UserError
 from dira_scale.losses.distillation import cross_entropy, koleo
 from dira_scale.losses.restoration import hidden_mean
-from dira_scale.methods.dino import DINO, GLOBAL, encoded
+from dira_scale.methods.dino import DINO, GLOBAL, encoded, pyramid
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.restoration import MASK, blocks_hidden
 from dira_scale.models.network import Encoder, Tokens
@@ -103,10 +104,12 @@ class DINOv2(DINO):
         masks = torch.stack([blocks_hidden(batch, view).flatten(1) for view in range(GLOBAL)], 1).flatten(0, 1)
         hidden = {"hidden": masks, "fill": self.mask_token} if "ibot" in self.active else {}
         student = encoded(self.encoder, distorted, **hidden)
+        maps, student[:GLOBAL] = zip(*map(as_one, student[:GLOBAL]), strict=True)
         with torch.no_grad():
             teacher = encoded(self.teacher, distorted[:GLOBAL])
-        terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]))
+        terms = Terms({}, pyramids=tuple(map(pyramid, student[:GLOBAL])))
         self.distil(terms, student, teacher)
+        terms.features = maps
         if "ibot" in self.active:
             terms.losses["ibot"] = self.of_patches(student, teacher, masks.unflatten(0, (-1, GLOBAL)).unbind(1))
         if "koleo" in self.active:
@@ -144,3 +147,11 @@ class DINOv2(DINO):
     def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
         more = [(self.patch_head, self.teacher_patch_head)] if self.patch_head and self.teacher_patch_head else []
         return super().averaged + more
+
+
+def as_one(tokens: Tokens) -> tuple[Tensor, Tokens]:
+    """Class and patch tokens as one map [b, dim, 1 + n], and the tokens as parts of it: where monitors compare the
+    gradients of all terms."""
+    assert tokens.class_token is not None and tokens.patches is not None
+    joined = torch.cat([tokens.class_token[:, :, None], tokens.patches.mT], 2)
+    return joined, replace(tokens, class_token=joined[:, :, 0], patches=joined[:, :, 1:].mT)

@@ -36,8 +36,8 @@ def build_encoder(
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
-    Raises ``UserError`` for a backbone that timm does not have, that has no pyramid at this size, or that has no such
-    BatchNorm to start at 0.
+    Raises ``UserError`` for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
+    size, or no such BatchNorm to start at 0.
     """
     if name not in (known := timm.list_models()):
         raise UserError(
@@ -54,6 +54,10 @@ def build_encoder(
         _check_pyramid(encoder, in_channels, size)
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if arguments and isinstance(error, TypeError):
+            raise UserError(
+                f"model.arguments={dict(arguments)}: timm's '{name}' does not take them ({reason})"
+            ) from error
         below, step = size // 2**DEPTH * 2**DEPTH, 2**DEPTH
         advice = "use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
         if size != below:  # no other network would do

@@ -54,12 +54,12 @@ class PlainEncoder(TimmEncoder):
     def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
         """See ``Encoder``. ``hidden`` bool [b, n]: patches in whose place ``fill`` [dim] stands, before positions are
         added."""
-        tokens: Tokens = self(x, with_tokens=True, hidden=hidden, fill=fill)  # by a call, so that hooks see the image
-        return tokens
+        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
+        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
 
     def forward(
         self, x: Tensor, with_tokens: bool = False, hidden: Tensor | None = None, fill: Tensor | None = None
-    ) -> list[Tensor] | Tokens:
+    ) -> list[Tensor] | tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
         x = self._expanded(x)
         height, width = x.shape[2:]
         if height % self.patch or width % self.patch:
@@ -80,7 +80,7 @@ class PlainEncoder(TimmEncoder):
         if not with_tokens:
             return pyramid
         first = int(getattr(self.model, "cls_token", None) is not None)
-        return Tokens(pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches)
+        return pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches
 
     @contextmanager
     def _filled(self, hidden: Tensor | None, fill: Tensor | None) -> Iterator[None]:

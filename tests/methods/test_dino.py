@@ -171,6 +171,29 @@ def test_what_it_refuses(settings, message):
         method(**settings)
 
 
+def test_stochastic_depth_is_the_students_alone():
+    torch.manual_seed(0)
+    arguments = {
+        "depth": 4,
+        "patch_size": 8,
+        "embed_dim": 48,
+        "num_heads": 3,
+        "drop_path_rate": 0.5,
+        "init_values": 0.1,
+    }
+    model = DINO(build_encoder("test_vit", size=64, arguments=arguments), VIEWS, **SETTINGS).train()
+    assert len(model.encoder.model.blocks) == 4 and model.encoder.patch == 8 and model.encoder.channels[-1] == 48
+    images = tuple(image.float() for image in crops())
+    first, again = (model.encoder.tokens(images[0]).class_token for _ in range(2))
+    assert not torch.equal(first, again)
+    first, again = (model.teacher.tokens(images[0]).class_token for _ in range(2))
+    assert torch.equal(first, again)
+    with pytest.raises(
+        UserError, match=r"model.arguments={'depht': 3}: timm's 'test_vit' does not take them \(.*'depht'"
+    ):
+        build_encoder("test_vit", size=64, arguments={"depht": 3})
+
+
 def test_sinkhorn_needs_the_whole_batch():
     method().check(batch=8, accumulate=2)
     with pytest.raises(UserError, match=r"parallel\.accumulate=2: DINO with Sinkhorn-Knopp compares the images"):

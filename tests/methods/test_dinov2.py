@@ -95,6 +95,8 @@ def test_the_terms_and_their_gradients_are_the_formulas(separate):
     assert 0 < (torch.cat(counts) == 0).sum() < 12  # views with hidden patches, and without
     expected, terms = formula(model, images, batch, 0.055), model(images, images, batch)
     assert terms.losses.keys() == expected.keys()
+    slopes = [torch.autograd.grad(loss, terms.features, retain_graph=True) for loss in terms.losses.values()]
+    assert all(slope.any() for pair in slopes for slope in pair)  # health monitors compare them
     trained = [p for p in model.parameters() if p.requires_grad]
     for name, loss in terms.losses.items():
         torch.testing.assert_close(loss, expected[name], rtol=1e-9, atol=0, msg=f"{name}: ".__add__)
