@@ -11,7 +11,7 @@ from dira_scale.report import main as report
 
 pytestmark = pytest.mark.system
 
-WORDS = [*METHOD, "data.size=64", f"views.crops={CROPS}", "stages.di.epochs=2", "stages.dir.epochs=0",
+WORDS = [*METHOD, "~method.base", "data.size=64", f"views.crops={CROPS}", "stages.di.epochs=2", "stages.dir.epochs=0",
          "stages.dira.epochs=0", "model.bn_groups=1", "optim=sgd_moco", "optim.optimizer.lr=1e-2", "validate.every=5",
          "checkpoint.every=1", "checkpoint.keep=99", "health.every=5"]  # fmt: skip
 
