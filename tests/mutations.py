@@ -161,6 +161,37 @@ MUTATIONS = (
         "if False:\n            terms.monitors",
     ),
     Mutation(
+        "distillation-of-the-same-view",
+        "methods/dino.py",
+        "others = [target for other, target in enumerate(targets) if other != view]",
+        "others = [target for other, target in enumerate(targets) if other != view or view == 0]",
+    ),
+    Mutation(
+        "distillation-centre-of-one-process",
+        "methods/dino.py",
+        "mean = reduce_mean(torch.stack(self._means).mean(0))",
+        "mean = torch.stack(self._means).mean(0)",
+        ("methods/test_processes.py",),
+    ),
+    Mutation(
+        "sinkhorn-counts-absent-rows",
+        "losses/distillation.py",
+        "    if present is not None:",
+        "    if False:",
+    ),
+    Mutation(
+        "koleo-nearest-is-itself",
+        "losses/distillation.py",
+        ".scatter(1, itself[:, None], -2)",
+        "",
+    ),
+    Mutation(
+        "student-sees-hidden-patches",
+        "methods/dinov2.py",
+        "student = encoded(self.encoder, distorted, **hidden)",
+        "student = encoded(self.encoder, distorted)",
+    ),
+    Mutation(
         "info-nce-without-temperature",
         "losses/info_nce.py",
         "logits = similarities(queries, keys, queue) / temperature",

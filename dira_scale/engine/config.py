@@ -71,6 +71,7 @@ class Optim(Schema):
     patience: int = at_least(0)
     step_epochs: Any = numbers_above(0)
     clip: float | None = above(0, None)
+    weight_decay_end: float | None = at_least(0, None)
 
     def __post_init__(self) -> None:
         """Raises UserError for a schedule on the loss over several stages, of which each has a loss of its own."""

@@ -25,9 +25,9 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
     """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
 
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
-    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``, and
-    as ``factor`` by what ``config.factors`` has multiplied it. ``fuses``: whether the strategy lets :func:`build`
-    choose fused kernels.
+    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``, as ``factor`` by what
+    ``config.factors`` has multiplied it, and, if weight decay has a schedule, its own as ``initial_decay``. ``fuses``:
+    whether the strategy lets :func:`build` choose fused kernels.
 
     Raises UserError, which names the wrong key.
     """
@@ -38,9 +38,13 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
             known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
             raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
     check_values(type(optimizer), config.one_dimensional, "optim.one_dimensional")
+    if config.weight_decay_end is not None and "weight_decay" not in optimizer.defaults:
+        raise UserError(f"optim.weight_decay_end: {type(optimizer).__name__} has no weight_decay; use null")
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"] * group["factor"] * batch / (config.reference_batch or batch)
         group["lr"] = group["initial_lr"]
+        if config.weight_decay_end is not None:
+            group["initial_decay"] = group["weight_decay"]
     return optimizer
 
 

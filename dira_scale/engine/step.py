@@ -119,12 +119,14 @@ class StageRun:
     step: Step
 
     def set_pace(self, task: Task, state: RunState) -> None:
-        """Set the learning rates of the next step, and the stage's progress."""
+        """Set the learning rates and weight decay of the next step, and the stage's progress."""
         done = state.step - state.stage_start
         task.set_progress(self.model.module, done / self.plan.steps)
         for group in self.model.optimizer.param_groups:
             if not group["fixed_rate"]:
                 group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done) * state.rate_factor
+            if (end := task.optim.weight_decay_end) is not None and group["initial_decay"]:
+                group["weight_decay"] = self.plan.decay(end, group["initial_decay"], done)
 
     def ended_early(self, state: RunState) -> bool:
         """Whether the held-out figure has not improved for the stage's ``patience`` epochs."""

@@ -61,6 +61,11 @@ class StagePlan:
         )  # fmt: skip
         return rate * step / self.warmup if self.span and step < self.warmup else rate
 
+    def decay(self, end: float, initial: float, step: int) -> float:
+        """Weight decay at step ``step`` of the stage: from ``initial`` to ``end`` by half a cosine (DINO)."""
+        before, steps = self.span or (0, self.steps)
+        return optim.learning_rate("cosine", initial, before + step, steps, self.per_epoch, end=end / initial)
+
     def order_start(self, before: "StagePlan", consumed: int) -> int:
         """Where this stage's order begins, after stage ``before`` has consumed its order up to step ``consumed``.
 

@@ -1,7 +1,6 @@
 """Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that is not in DiRA's paper."""
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,7 @@ from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, check_range, note_matches
 from dira_scale.models.heads import MLP
-from dira_scale.models.momentum import ema_update
+from dira_scale.models.momentum import ema_update, rising
 from dira_scale.models.network import Encoder
 
 
@@ -74,9 +73,4 @@ class BYOL(Method):
         assert self.training, "after_step follows a training step"
         online = [*self.encoder.parameters(), *self.projector.parameters()]
         target = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
-        ema_update(target, online, 1.0 - self.current_momentum)
-
-    @property
-    def current_momentum(self) -> float:
-        """m = 1 - (1 - momentum) · (cos(π · progress) + 1) / 2."""
-        return 1 - (1 - self.momentum) * (math.cos(math.pi * self.progress) + 1) / 2
+        ema_update(target, online, 1.0 - rising(self.momentum, self.progress))

@@ -28,7 +28,7 @@ class Terms:
     # More of them, that wait for the other processes: called after the step, so that arithmetic hides the message.
     deferred: list[Callable[[], dict[str, Tensor]]] = field(default_factory=list)
     # Feature pyramids (finest first) of the views with gradient, in the views' order: for a method that wraps this one.
-    # In training the loop keeps only the encoder's output of them, in ``features``.
+    # In training the loop keeps only the encoder's output of them, in ``features``, where the method itself names none.
     pyramids: tuple[list[Tensor], ...] = ()
     features: tuple[Tensor, ...] = ()
     embeddings: tuple[Tensor, ...] = ()  # of each view, as compared, [b, dim], detached: for the health monitors
@@ -57,6 +57,7 @@ class Method(nn.Module):
     bounded: ClassVar[bool] = True  # whether a restored view is the head's output through a sigmoid, or that itself
     remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
     momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
+    exported: ClassVar[str] = "encoder"  # attribute of the encoder that is kept of a run without a decoder
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too

@@ -1,7 +1,10 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
 import copy
+from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
 
 import timm
 import torch
@@ -19,17 +22,22 @@ _UNSUITABLE = (
 
 
 def build_encoder(
-    name: str, in_channels: int = 3, size: int | None = None, zero_init_residual: bool = False
+    name: str,
+    in_channels: int = 3,
+    size: int | None = None,
+    zero_init_residual: bool = False,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> TimmEncoder:
     """The timm backbone ``name`` as a feature pyramid for views of ``size`` pixels (None: timm's own), random weights.
 
     A network with a single resolution (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
-    Stochastic depth and dropout are off: their draws would differ between processes and after a resume.
+    Stochastic depth and dropout are off: their draws depend on the number of processes. ``arguments``, for
+    ``timm.create_model``, may turn them on (``drop_path_rate``), or change a ViT's ``depth``, ``patch_size``, ….
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
-    Raises ``UserError`` for a backbone that timm does not have, that has no pyramid at this size, or that has no such
-    BatchNorm to start at 0.
+    Raises ``UserError`` for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
+    size, or no such BatchNorm to start at 0.
     """
     if name not in (known := timm.list_models()):
         raise UserError(
@@ -38,13 +46,18 @@ def build_encoder(
         )
     native = timm.get_pretrained_cfg(name)
     size = size or native.input_size[-1]
-    arguments = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
+    resized = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
     try:
-        encoder = _construct(name, in_channels, arguments)
-        _disable_randomness(encoder)
+        encoder = _construct(name, in_channels, resized | dict(arguments))
+        if not any(argument.endswith("_rate") for argument in arguments):
+            disable_randomness(encoder)
         _check_pyramid(encoder, in_channels, size)
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if arguments and isinstance(error, TypeError):
+            raise UserError(
+                f"model.arguments={dict(arguments)}: timm's '{name}' does not take them ({reason})"
+            ) from error
         below, step = size // 2**DEPTH * 2**DEPTH, 2**DEPTH
         advice = "use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
         if size != below:  # no other network would do
@@ -103,14 +116,14 @@ def timm_names(encoder: TimmEncoder) -> dict[str, str]:
     return {name: by_dotted[name.removeprefix(prefix).replace("_", ".")] for name in backbone}
 
 
-def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> TimmEncoder:
+def _construct(name: str, in_channels: int, arguments: dict[str, Any]) -> TimmEncoder:
     with torch.device("meta"):
         reductions = {stage["reduction"] for stage in timm.create_model(name, num_classes=0, **arguments).feature_info}
     kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
     return kind(name, in_channels, arguments)
 
 
-def _disable_randomness(encoder: TimmEncoder) -> None:
+def disable_randomness(encoder: nn.Module) -> None:
     """Turn off stochastic depth and dropout."""
     for layer in encoder.modules():
         if isinstance(layer, DropPath):

@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.models.network import CONVOLUTIONS
@@ -62,3 +64,32 @@ class WordHead(nn.Sequential):
             nn.ReLU(inplace=True),
             *([MLP(middle, wide, classes, batch_norm=False)] if narrow else [MLP(middle, classes)]),
         )
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head (Caron et al., ICCV 2021, sec. 3.1 and appendix C): [n, C] -> an embedding [n, bottleneck] of unit
+    length, and its logits [n, prototypes].
+
+    Three linear layers with GELU between, then the cosines with prototypes: a linear layer without bias whose weights'
+    magnitude is 1 (weight normalisation).
+
+    Attributes:
+        frozen: whether the prototypes get a gradient of 0; an attribute, so that a method can freeze them for a while.
+    """
+
+    def __init__(self, channels: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.frozen = False
+        first, second, third = nn.Linear(channels, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)
+        for layer in (first, second, third):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.Sequential(first, nn.GELU(), second, nn.GELU(), third)
+        self.prototypes = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = F.normalize(self.layers(x).to(self.prototypes.dtype), dim=1)
+        prototypes: Tensor = self.prototypes
+        if self.frozen:  # a gradient of 0, not none, which sharded parameters cannot have
+            prototypes = torch.lerp(prototypes, prototypes.detach(), 1.0)
+        return embedding, F.linear(embedding, F.normalize(prototypes, dim=1))

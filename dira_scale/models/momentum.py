@@ -1,10 +1,16 @@
 """Momentum networks: exponential moving averages of trained ones."""
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+
+def rising(momentum: float, progress: float) -> float:
+    """Return the momentum at a share ``progress`` of a stage: from ``momentum`` to 1 by half a cosine (BYOL, DINO)."""
+    return 1 - (1 - momentum) * (math.cos(math.pi * progress) + 1) / 2
 
 
 @torch.no_grad()

@@ -18,13 +18,14 @@ class TimmEncoder(Encoder):
 
     Attributes:
         name: timm's name of the backbone.
-        arguments: for ``timm.create_model`` beside the name (``img_size`` for networks of a fixed size).
+        arguments: for ``timm.create_model`` beside the name (``img_size`` for networks of a fixed size, and the
+            configuration's).
         channels: 0 at 1/2 if the stem starts at 1/4.
     """
 
     dimensions: ClassVar[int] = 2
     name: str
-    arguments: dict[str, int]
+    arguments: dict[str, Any]
     model: Any
 
     @property
@@ -37,7 +38,7 @@ class HierarchicalEncoder(TimmEncoder, TimmUniversalEncoder):
 
     out_channels: list[int]
 
-    def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
+    def __init__(self, name: str, in_channels: int, arguments: dict[str, Any]) -> None:
         super().__init__(name, pretrained=False, in_channels=in_channels, depth=DEPTH, **arguments)
         self.arguments = arguments
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import timm
 import torch
@@ -32,7 +33,7 @@ class PlainEncoder(TimmEncoder):
     not one learnt embedding (rotary, relative) do not take them.
     """
 
-    def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
+    def __init__(self, name: str, in_channels: int, arguments: dict[str, Any]) -> None:
         super().__init__()
         self.name, self.arguments, self._in_channels = name, arguments, in_channels
         self.model = timm.create_model(name, in_chans=in_channels, num_classes=0, **arguments)
@@ -50,16 +51,20 @@ class PlainEncoder(TimmEncoder):
     def channels(self) -> list[int]:
         return list(self._channels)
 
-    def tokens(self, x: Tensor) -> Tokens:
-        tokens: Tokens = self(x, with_tokens=True)  # by a call, so that hooks see the image
-        return tokens
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
+        """See ``Encoder``. ``hidden`` bool [b, n]: patches in whose place ``fill`` [dim] stands, before positions are
+        added."""
+        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
+        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
 
-    def forward(self, x: Tensor, with_tokens: bool = False) -> list[Tensor] | Tokens:
+    def forward(
+        self, x: Tensor, with_tokens: bool = False, hidden: Tensor | None = None, fill: Tensor | None = None
+    ) -> list[Tensor] | tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
         x = self._expanded(x)
         height, width = x.shape[2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"views of {height} x {width} pixels do not divide into patches of {self.patch}")
-        with self._positions((height // self.patch, width // self.patch)):
+        with self._positions((height // self.patch, width // self.patch)), self._filled(hidden, fill):
             tokens, maps = self.model.forward_intermediates(x, indices=self.block_indices, output_fmt="NCHW")
         if isinstance(self.model.norm, nn.Identity):
             tokens = self.model.fc_norm(tokens)
@@ -75,7 +80,25 @@ class PlainEncoder(TimmEncoder):
         if not with_tokens:
             return pyramid
         first = int(getattr(self.model, "cls_token", None) is not None)
-        return Tokens(pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches)
+        return pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches
+
+    @contextmanager
+    def _filled(self, hidden: Tensor | None, fill: Tensor | None) -> Iterator[None]:
+        """While this lasts, ``fill`` is what the backbone embeds ``hidden`` patches as."""
+        if hidden is None or fill is None:
+            yield
+            return
+
+        def filled(
+            _: nn.Module, __: tuple[Tensor], embedded: Tensor
+        ) -> Tensor:  # [b, n, dim] or [b, rows, columns, dim]
+            return torch.where(hidden.view(*embedded.shape[:-1], 1), fill.to(embedded.dtype), embedded)
+
+        hook = self.model.patch_embed.register_forward_hook(filled)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @contextmanager
     def _positions(self, grid: tuple[int, int]) -> Iterator[None]:

@@ -33,6 +33,8 @@ TERMS = {
         "Adversary, the generator's part",
         "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
     ),
+    "ibot": Term("Hidden patches (iBOT)", "hidden patches: the encoder learns to tell what a teacher sees in them"),
+    "koleo": Term("KoLeo", "KoLeo: the features of different images are pushed apart"),
     "discriminator": Term("Adversary, the discriminator's part"),
 }
 METRICS = {
@@ -99,14 +101,15 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
     for match in filter(None, (re.match(r"((?:base\.)*)encoder\.", name) for name in names)):
         prefix = f"method.{match[1]}"
         break
-    momentum = method_class(inner).momentum_encoder
+    kind = method_class(inner)
+    exported, momentum = "encoder" if decoder else kind.exported, kind.momentum_encoder
     return Tensors(
         module="method",
         optimizer="optim.generator",
-        encoder=f"{prefix}encoder",
+        encoder=f"{prefix}{exported}",
         decoder="method.decoder" if decoder else None,
         head="method.head" if decoder else None,
-        momentum=f"{prefix}{momentum}" if momentum else None,
+        momentum=f"{prefix}{momentum}" if momentum not in ("", exported) else None,
         side=("discriminator",),
     )
 

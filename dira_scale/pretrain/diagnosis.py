@@ -11,6 +11,9 @@ from dira_scale.pretrain.config import Pretrain
 # at worst, in their first few hundred steps. Collapse ends near 0 (one embedding for all) or, where a final BatchNorm
 # prevents that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, with a rank from 2.5 down to 1.9.
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
+# A teacher's softmax over prototypes has the entropy of a uniform one (1, as a share of ln K), or all images have one
+# prototype: both ways in which DINO collapses (Caron et al., ICCV 2021, sec. 5.3).
+UNIFORM, ONE_PROTOTYPE = 0.999, 0.02
 # Untrained networks map all radiographs to nearly one embedding, so the first tenth of a stage is not judged.
 SETTLED = 0.1
 # Bases that learn leave chance within the first epochs, if these have enough steps: `small` was at chance for all of
@@ -62,6 +65,7 @@ class Diagnosis:
         gradients = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
         checks = (
             (self._collapse, ("health/std", "health/rank"), PATIENCE),
+            (self._teacher, ("teacher_entropy", "prototypes"), PATIENCE),
             (self._chance, ("accuracy" if "accuracy" in row else "top1", "chance"), ROWS),
             (self._discriminator, ("health/discriminator", "loss/ad"), PATIENCE),
             (self._dwarfed, tuple(key for key in gradients if key in row) or gradients, PATIENCE),
@@ -84,6 +88,16 @@ class Diagnosis:
         return (
             f"collapse: the embeddings of all images are nearly equal, or on one line (std {std:.3f}, where 1 is "
             f"spread; effective rank {rank:.1f}): lower optim.optimizer.lr; in your own method check the stop-gradient"
+        )
+
+    def _teacher(self, row: Mapping[str, Any], position: StagePosition) -> str:
+        entropy, used = row["teacher_entropy"], row["prototypes"]
+        if position.fraction < SETTLED or (entropy < UNIFORM and used > ONE_PROTOTYPE):
+            return ""
+        return (
+            f"collapse: the teacher gives all images nearly the same prototypes (entropy {entropy:.3f}, where 1 is all "
+            f"of them alike; {used:.1%} of those that could be are used): lower "
+            + (f"{self.base}.teacher_temperature" if entropy >= UNIFORM else "optim.optimizer.lr")
         )
 
     def _chance(self, row: Mapping[str, Any], position: StagePosition) -> str:

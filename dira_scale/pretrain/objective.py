@@ -22,7 +22,8 @@ def restores(terms: Sequence[str]) -> bool:
 
 
 class Forward(nn.Module):
-    """The method as training calls it: returns only the encoder's output instead of complete feature pyramids.
+    """The method as training calls it: returns only the encoder's output, or what the method has as ``features``,
+    instead of complete feature pyramids.
 
     DDP waits for the gradient of every returned tensor, and a feature map that no loss of the stage uses has none.
     """
@@ -33,7 +34,7 @@ class Forward(nn.Module):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         terms: Terms = self.method(clean, distorted, batch)
-        terms.features = tuple(pyramid[-1] for pyramid in terms.pyramids)
+        terms.features = terms.features or tuple(pyramid[-1] for pyramid in terms.pyramids)
         terms.pyramids = ()
         return terms
 

@@ -62,6 +62,11 @@ PLOTS = (
         {"queue_fresh": "keys"},
     ),
     MonitorPlot(
+        "Teacher's prototypes",
+        "entropy of its softmax, of ln K: 1 says nothing. Share in use: near 0 is collapse",
+        {"teacher_entropy": "entropy", "prototypes": "in use"},
+    ),
+    MonitorPlot(
         "PCRL's errors",
         "MSE of what is restored from each encoder's features, unweighted: fall together",
         {

@@ -6,6 +6,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.parallel.strategy import FullyShardedModel
 from dira_scale.engine.parallel.zero import ZeROModel
 from dira_scale.engine.state import RunState
+from dira_scale.engine.step import StageRun
+from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.forecast.network import one_rank_of
 
@@ -204,6 +207,25 @@ def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() 
     names = {id(p): name for name, p in module.named_parameters()}
     fixed = {names[id(p)] for group in optimizer.param_groups if group["fixed_rate"] for p in group["params"]}
     assert fixed == {"predictor.weight", "predictor.bias"}
+
+
+def test_weight_decay_goes_from_its_own_to_its_end_by_half_a_cosine_where_it_is_not_0() -> None:
+    """DINO's released schedule, over a stage and over the second half of a run; from 0.04 to 0.4."""
+    config = settings(optimizer=SGD | {"weight_decay": 0.04}, one_dimensional={"weight_decay": 0}, weight_decay_end=0.4)
+    task, module = SimpleNamespace(optim=config, set_progress=lambda *_: None), network()
+    optimizer = optim.stage_optimizer(config, module, 32)
+    model = SimpleNamespace(optimizer=optimizer, module=module)
+    for span, before, steps in ((None, 0, 100), ((100, 200), 100, 200)):
+        plan = StagePlan("di", 32, 100, 10, span=span)
+        stage = StageRun(plan, model, None, None, None)  # type: ignore[arg-type]
+        for done in (0, 30, 99):
+            stage.set_pace(task, RunState(step=done))  # type: ignore[arg-type]
+            expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + math.cos(math.pi * (before + done) / steps))
+            decays = {group["weight_decay"] for group in optimizer.param_groups}
+            assert sorted(decays) == pytest.approx([0, expected])
+    with pytest.raises(UserError, match=r"optim.weight_decay_end: Rprop has no weight_decay; use null"):
+        rprop = settings(optimizer={"_target_": "torch.optim.Rprop", "lr": 0.1}, weight_decay_end=0.4)
+        optim.stage_optimizer(rprop, module, 32)
 
 
 @pytest.mark.parametrize(

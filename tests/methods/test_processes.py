@@ -227,6 +227,43 @@ def pretexts():
     return results
 
 
+# Encoder, settings, BatchNorm groups.
+DISTILLED = {
+    "dino, 4 groups": ("test_resnet", {"_target_": "DINO"}, 4),
+    "dino, sinkhorn": ("test_vit", {"_target_": "DINO", "centring": "sinkhorn", "frozen": 0}, 1),
+    "dinov2": ("test_vit", {"_target_": "DINOv2", "frozen": 0}, 1),
+    "dinov2, one head": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0}, 1),
+}
+
+
+def distillation():
+    """Steps of methods whose teacher's logits are centred or balanced over all processes."""
+    from dira_scale.data.distort.corruptions import BlockwiseMask
+    from dira_scale.data.views import ViewSpec, draw
+
+    local = {"size": 32, "count": 2, "corruptions": {}}
+    views = ViewSpec(size=64, crops=({"count": 2}, local), corruptions={"mask": BlockwiseMask(16, (0.2, 0.6))})
+
+    def crops(step, count=16, part=own_part):
+        generator = torch.Generator().manual_seed(step)
+        sides = [each.size for each in views.each]
+        images = [torch.rand(count, 1, side, side, generator=generator, dtype=torch.float64) for side in sides]
+        images, index = tuple(map(part, images)), part(torch.arange(count)).numpy()
+        drawn = [draw(views, 0, step, index, 0 * index, view, 0 * index + 64, 0 * index + 64)[1] for view in range(4)]
+        return images, images, SimpleNamespace(step=step, distortions=drawn)
+
+    results = {}
+    for name, (encoder, node, groups) in DISTILLED.items():
+        node |= {"prototypes": 24, "hidden": 8, "bottleneck": 6, "momentum": 0.9}
+        exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
+        method = built(node, groups, views, encoder, arguments=exact)
+        with torch.no_grad():  # a ViT's initial weights see no difference between images: any would be nearest
+            for parameter in method.parameters():
+                parameter.mul_(4 if parameter.dim() > 1 and encoder == "test_vit" else 1)
+        results[name] = two_steps(method, None, crops, lambda number: crops(9, 3 - number, lambda x: x))
+    return results
+
+
 def micro_batches():
     """PCRL's gradients, queue and statistics after a step of 1 or 2 micro-batches.
 
@@ -251,7 +288,7 @@ def micro_batches():
     return results
 
 
-def built(node, groups, views, encoder="test_resnet", accumulate=1):
+def built(node, groups, views, encoder="test_resnet", accumulate=1, arguments=()):
     from dira_scale.methods import build
 
     torch.manual_seed(0)
@@ -262,6 +299,7 @@ def built(node, groups, views, encoder="test_resnet", accumulate=1):
         "decoder_channels": (8,) * 5,
         "bn_groups": groups,
         "zero_init_residual": False,
+        "arguments": dict(arguments),
     }
     # In float32 rounding grows to 1e-2 of a gradient within two steps.
     return build(node, model, views, 16, accumulate).double().train()
@@ -286,7 +324,7 @@ def two_steps(method, adversary=None, step_batch=None, held_out=None):
         optimizer.zero_grad()
         sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
         for name, parameter in method.named_parameters():
-            if parameter.requires_grad:
+            if parameter.grad is not None:  # a ViT's pyramid has none where only tokens are seen
                 parameter.grad = mean(parameter.grad)
                 seen[f"{step}/gradient/{name}"] = parameter.grad.clone()
         optimizer.step()
@@ -391,10 +429,10 @@ def check_methods(single, parts, term="re", weight="head.weight"):
 @pytest.mark.parametrize(
     ("ranks", "workers"),
     [
-        (2, ("batch_norms", "exchanges", "micro_batches", "pcrl", "pretexts")),
+        (2, ("batch_norms", "exchanges", "micro_batches", "pcrl", "pretexts", "distillation")),
         (4, ("batch_norms", "exchanges")),
         pytest.param(2, ("volumes", "dira"), marks=pytest.mark.system),
-        pytest.param(4, ("dira", "pcrl"), marks=pytest.mark.system),
+        pytest.param(4, ("dira", "pcrl", "distillation"), marks=pytest.mark.system),
     ],
 )
 def test_several_processes_compute_what_one_does(ranks, workers, tmp_path):
@@ -412,6 +450,7 @@ WORK = {
     "pcrl": (pcrl, check_methods),
     "pretexts": (pretexts, partial(check_methods, term="di", weight="encoder.")),
     "volumes": (volumes, check_methods),
+    "distillation": (distillation, partial(check_methods, term="di", weight="head.prototypes")),
 }
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ LATE = StagePosition("dira", 10_000, 6_000)
 FINE = {
     "health/std": 0.8, "health/rank": 20.0, "top1": 0.5, "chance": 1 / 32, "health/discriminator": 0.8, "loss/ad": 0.4,
     "health/gradient/di": 0.02, "health/gradient/re": 0.01, "health/gradient/ad": 1e-6, "queue_fresh": 1.0,
+    "teacher_entropy": 0.6, "prototypes": 0.4,
 }  # fmt: skip
 WRONG = {
     "collapse": ({"health/std": 0.01, "health/rank": 2.2}, ["collapse", "0.010", "2.2", "optim.optimizer.lr"]),
+    "uniform": ({"teacher_entropy": 0.9995}, ["collapse", "entropy 1.000", "lower method.base.teacher_temperature"]),
+    "one prototype": ({"prototypes": 1 / 64}, ["collapse", "1.6% of those", "lower optim.optimizer.lr"]),
     "line": ({"health/rank": 1.2}, ["collapse", "0.800", "1.2"]),
     "chance": ({"top1": 0.035}, ["top-1 0.035", "chance (0.031)", "60%", "method.base.queue"]),
     "adversary": ({"health/discriminator": 0.999, "loss/ad": 0.97}, ["discriminator wins", "99.9%", "weights.ad"]),

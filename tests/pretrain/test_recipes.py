@@ -103,6 +103,35 @@ def test_dira_adds_two_joint_stages_to_it(base: str) -> None:
     assert config.views["target_flip"] == "with_input"
 
 
+def test_dino_and_dinov2_have_their_papers_figures() -> None:
+    """DINO: sec. 3.2, ViT-S/16, 300 epochs. DINOv2: the released code's defaults and its Sinkhorn-Knopp."""
+    dino, large = composed("experiment=dino"), composed("experiment=dinov2_vits14")
+    assert {k: v for k, v in dino.method.items() if k != "_target_"} == {
+        "prototypes": 65536, "hidden": 2048, "bottleneck": 256, "student_temperature": 0.1, "teacher_temperature": 0.07,
+        "first_temperature": 0.04, "warmup": 30 / 300, "momentum": 0.996, "centring": "softmax", "centre_momentum": 0.9,
+        "frozen": pytest.approx(1 / 300, rel=0.02),
+    }  # fmt: skip
+    assert {k: v for k, v in large.method.items() if k != "_target_"} == {
+        "weights": {"di": 1.0, "ibot": 1.0, "koleo": 0.1}, "prototypes": 65536, "hidden": 2048, "bottleneck": 256,
+        "student_temperature": 0.1, "teacher_temperature": 0.07, "first_temperature": 0.04, "warmup": 30 / 100,
+        "momentum": 0.992, "frozen": 1 / 100, "separate": True,
+    }  # fmt: skip
+    for config, rate, scale, local in ((dino, 5e-4, 0.25, (10, 96)), (large, 4e-3, 0.32, (8, 98))):
+        optim, (first, second, others) = config.optim, config.views["crops"]
+        assert optim.optimizer == {"_target_": "torch.optim.AdamW", "lr": rate, "weight_decay": 0.04}
+        assert (optim.weight_decay_end, optim.one_dimensional, optim.clip) == (0.4, {"weight_decay": 0}, 3.0)
+        assert (optim.schedule, optim.warmup_epochs, rate * optim.end) == ("cosine", 10, pytest.approx(1e-6))
+        assert first["scale"] == second["scale"] == [scale, 1.0] and others["scale"] == [0.05, scale]
+        assert [crops["blur"]["p"] for crops in (first, second, others)] == [1.0, 0.1, 0.5]
+        assert (others["count"], others["size"]) == local and config.views["jitter"]["p"] == 0.8
+    assert large.views["corruptions"]["mask"] == {
+        "_target_": "BlockwiseMask", "patch": 14, "share": [0.1, 0.5], "p": 0.5,
+    }  # fmt: skip
+    assert [(dino.model.encoder, dino.optim.reference_batch), (large.model.encoder, large.data.batch)] == [
+        ("vit_small_patch16_224", 256), ("vit_small_patch14_dinov2", 1024),
+    ]  # fmt: skip
+
+
 def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
     config = composed("experiment=pcrl")
     assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet18")
@@ -414,9 +443,12 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     """All checks of all its stages, on a narrow network: batches, BatchNorm groups, queue, optimizer, schedule."""
     chosen = [f"preset={preset}"] if preset else []
     cfg = compose("pretrain", ["data.shards=somewhere", f"experiment={experiment}", *chosen])
-    cfg.merge_with_dotlist([NARROW[cfg.model["_target_"]]])
+    if cfg.model.get("encoder", "").startswith("vit"):
+        cfg.model.arguments = {**cfg.model.arguments, "depth": 4, "embed_dim": 32, "num_heads": 2}
+    else:
+        cfg.merge_with_dotlist([NARROW[cfg.model["_target_"]]])
     head = cfg.method.get("base", cfg.method)
-    for width in {"dim", "hidden", "bottleneck"} & set(head):
+    for width in {"dim", "hidden", "bottleneck", "prototypes"} & set(head):
         head[width] = 8
     blueprint = PretrainBlueprint(cfg)
     blueprint.try_stages(blueprint.networks())

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 from harness import assert_moved_alike, finish, losses, pretrain, status
-from methods.multi_crop import CROPS, TARGET
+from methods.test_multi_crop import CROPS, METHOD
 from system.test_strategies import by_script
 
 from dira_scale.report import main as report
 
 pytestmark = pytest.mark.system
 
-WORDS = [f"method._target_={TARGET}", *(f"~method.{key}" for key in ("base", "weights", "restoration", "restore")),
-         "data.size=64", f"views.crops={CROPS}", "stages.di.epochs=2", "stages.dir.epochs=0", "stages.dira.epochs=0",
-         "model.bn_groups=1", "optim=sgd_moco", "optim.optimizer.lr=1e-2", "validate.every=5",
+WORDS = [*METHOD, "~method.base", "data.size=64", f"views.crops={CROPS}", "stages.di.epochs=2", "stages.dir.epochs=0",
+         "stages.dira.epochs=0", "model.bn_groups=1", "optim=sgd_moco", "optim.optimizer.lr=1e-2", "validate.every=5",
          "checkpoint.every=1", "checkpoint.keep=99", "health.every=5"]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dira_scale.data.distort.corruptions.blocks import CropBlocks, ShuffleBlocks, TurnBlocks
+from dira_scale.data.distort.corruptions.blockwise import BlockwiseMask
 from dira_scale.data.distort.corruptions.choices import PatchPair, Turn
 from dira_scale.data.distort.corruptions.deformation import Affine, Elastic
 from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, GaussianNoise
@@ -19,6 +20,7 @@ __all__ = [
     "Affine",
     "Bezier",
     "BlockMask",
+    "BlockwiseMask",
     "CropBlocks",
     "Elastic",
     "GaussianBlur",

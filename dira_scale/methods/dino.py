@@ -1,0 +1,248 @@
+"""Self-distillation with no labels (DINO: Caron et al., ICCV 2021), by convolutional networks and transformers."""
+
+import copy
+import math
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import Gathering, reduce_mean, reduce_sum
+from dira_scale.errors import UserError, nearest
+from dira_scale.losses.distillation import centred_softmax, cross_entropy, one_process, sinkhorn_knopp
+from dira_scale.losses.float32 import at_least_float32
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import check_range, note_matches
+from dira_scale.models.encoder import disable_randomness
+from dira_scale.models.heads import PrototypeHead, global_average
+from dira_scale.models.momentum import ema_update, rising
+from dira_scale.models.network import Encoder, Tokens
+
+GLOBAL = 2  # the first views, which the teacher sees; all others are local
+CENTRINGS = ("softmax", "sinkhorn")
+
+
+class DINO(Method):
+    """From every crop a student must tell which prototypes a teacher sees in another, global crop of the same image.
+
+    L = the mean over pairs of a global view and another view, of which the teacher sees the first and the student the
+    second, of the cross-entropy between their softmaxes over prototypes (eq. 3; 2 V - 2 pairs of V views). The teacher
+    is an exponential moving average of the student; its momentum grows from ``momentum`` to 1 by half a cosine over the
+    stage. Against collapse its logits are centred by a moving average over batches and sharpened by a low temperature
+    (sec. 3.1), or balanced over the batch by Sinkhorn-Knopp. What a view is as a whole is a transformer's class token,
+    or the mean of the last map.
+
+    Different from the released code: the centre moves once per optimizer step, whatever the micro-batches; while
+    prototypes are frozen their gradient is 0, and an optimizer may decay their weights, whose length does not matter.
+
+    Monitors: ``teacher_entropy``, of a teacher's softmax, as a share of ln K: 1 if it says nothing; ``prototypes``, of
+    as many as the batch's global views could be assigned to, the share that is the teacher's first choice for one:
+    both tell collapse. ``centre_norm``; ``top1`` and ``chance`` of the student's embeddings of the two global views.
+
+    Args:
+        prototypes: K, at least 2.
+        hidden, bottleneck: widths of the head's hidden layers and of its embedding, at least 1.
+        student_temperature: above 0.
+        teacher_temperature: above 0, after a linear rise from ``first_temperature`` over the share ``warmup`` of the
+            stage.
+        momentum: of the teacher at the stage's start, 0 to 1.
+        centring: ``softmax`` or ``sinkhorn``.
+        centre_momentum: of the centre, 0 to 1.
+        frozen: share of the stage at whose beginning the prototypes are not trained.
+
+    Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
+    """
+
+    gradient_views = GLOBAL
+    momentum_encoder = exported = "teacher"  # the better one (sec. 5.2)
+    encoder: Encoder
+    teacher: Encoder
+    centre: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        prototypes: int = 65536,
+        hidden: int = 2048,
+        bottleneck: int = 256,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        first_temperature: float = 0.04,
+        warmup: float = 0.0,
+        momentum: float = 0.996,
+        centring: str = "softmax",
+        centre_momentum: float = 0.9,
+        frozen: float = 0.01,
+    ) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        name = type(self).__name__
+        check_range(
+            name,
+            prototypes=(prototypes, prototypes > 1),
+            hidden=(hidden, hidden > 0),
+            bottleneck=(bottleneck, bottleneck > 0),
+            student_temperature=(student_temperature, student_temperature > 0),
+            teacher_temperature=(teacher_temperature, teacher_temperature > 0),
+            first_temperature=(first_temperature, first_temperature > 0),
+            warmup=(warmup, 0 <= warmup <= 1),
+            momentum=(momentum, 0 <= momentum <= 1),
+            centre_momentum=(centre_momentum, 0 <= centre_momentum <= 1),
+            frozen=(frozen, 0 <= frozen <= 1),
+        )
+        if centring not in CENTRINGS:
+            raise UserError(f"{name}'s centring={centring}: use {' or '.join(CENTRINGS)}{nearest(centring, CENTRINGS)}")
+        if views.count < GLOBAL or len({each.sides for each in views.each[:GLOBAL]}) > 1:
+            raise UserError(
+                f"{name}: the first {GLOBAL} views are global crops of one size, and local ones follow; use views=dino"
+            )
+        self.student_temperature, self.momentum, self.warmup, self.frozen = (
+            student_temperature,
+            momentum,
+            warmup,
+            frozen,
+        )
+        self.temperatures = first_temperature, teacher_temperature
+        self.centring, self.centre_momentum = centring, centre_momentum
+        self.encoder = encoder
+        self.new_head = partial(PrototypeHead, encoder.channels[-1], hidden, bottleneck, prototypes)
+        self.head = self.new_head()
+        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
+        disable_randomness(self.teacher)  # stochastic depth is the student's
+        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self._means: list[Tensor] = []  # of the teacher's logits, of this step's micro-batches
+
+    def check(self, batch: int, accumulate: int) -> None:
+        if self.centring == "sinkhorn" and accumulate > 1:
+            raise UserError(
+                f"parallel.accumulate={accumulate}: {type(self).__name__} with Sinkhorn-Knopp compares the images of "
+                "the whole batch; use parallel.accumulate=1"
+            )
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.head.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        student = encoded(self.encoder, distorted)
+        with torch.no_grad():
+            teacher = encoded(self.teacher, distorted[:GLOBAL])
+        terms = Terms({}, pyramids=tuple(map(pyramid, student[:GLOBAL])))
+        self.distil(terms, student, teacher)
+        return terms
+
+    def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens]) -> None:
+        """Add to ``terms`` the loss ``di`` of the student's views, and of the teacher's global ones, and the
+        monitors."""
+        features = [whole(tokens).clone() for tokens in student]
+        self.head.frozen = self.training and self.progress < self.frozen
+        embeddings, logits = self.head(torch.cat([global_average(x) for x in features]))
+        with torch.no_grad():
+            _, theirs = self.teacher_head(torch.cat([global_average(whole(tokens)) for tokens in teacher]))
+            targets = self.targets(theirs)
+        terms.losses["di"] = self.pairs(targets.chunk(GLOBAL), logits.chunk(len(student)))
+        first, second, *_ = embeddings.chunk(len(student))
+        terms.features, terms.embeddings = tuple(features[:GLOBAL]), (first.detach(), second.detach())
+        note_matches(terms, first, second, self.training)
+        self.note_teacher(terms, targets)
+        if self.training and self.centring == "softmax":
+            self._means.append(at_least_float32(theirs).mean(0))
+
+    def targets(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
+        """The teacher's probabilities by its ``logits`` [n, K]; with Sinkhorn-Knopp those of rows that are ``present``,
+        of all processes in training."""
+        if self.centring == "softmax":
+            return centred_softmax(logits, self.centre, self.temperature)
+        return sinkhorn_knopp(logits, self.temperature, present, reduce_sum if self.training else one_process)
+
+    def pairs(self, targets: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+        """The mean over the pairs. Cross-entropy is linear in its target, so a view's targets are added up first."""
+        losses = []
+        for view, seen in enumerate(logits):
+            others = [target for other, target in enumerate(targets) if other != view]
+            losses.append(cross_entropy(sum(others[1:], others[0]), seen, self.student_temperature).mean())
+        return torch.stack(losses).sum() / (len(targets) * (len(logits) - 1))
+
+    @torch.no_grad()
+    def note_teacher(self, terms: Terms, targets: Tensor) -> None:
+        """Add to the monitors what ``targets`` [n, K] say of collapse."""
+        count = targets.shape[1]
+        terms.monitors["teacher_entropy"] = torch.special.entr(targets).sum(1).mean() / math.log(count)
+        if self.centring == "softmax":
+            terms.monitors["centre_norm"] = self.centre.norm()
+        chosen = targets.argmax(1)
+        if not self.training:
+            terms.monitors["prototypes"] = share_used(chosen, count)
+            return
+        everyones = Gathering(chosen)
+        terms.deferred.append(lambda: {"prototypes": share_used(everyones.wait(), count)})
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """teacher <- m teacher + (1 - m) student; centre <- c centre + (1 - c) mean of the teacher's logits."""
+        assert self.training, "after_step follows a training step"
+        student, teacher = (
+            [p for part in parts for p in part.parameters()] for parts in zip(*self.averaged, strict=True)
+        )
+        ema_update(teacher, student, 1.0 - rising(self.momentum, self.progress))
+        if self._means:
+            mean = reduce_mean(torch.stack(self._means).mean(0))
+            self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.centre_momentum)
+            self._means.clear()
+
+    @property
+    def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Parts of the student, each with that of the teacher."""
+        return [(self.encoder, self.teacher), (self.head, self.teacher_head)]
+
+    @property
+    def temperature(self) -> float:
+        """The teacher's now."""
+        first, last = self.temperatures
+        return last if self.progress >= self.warmup else first + (last - first) * self.progress / self.warmup
+
+
+def encoded(encoder: Encoder, crops: Sequence[Tensor], **hidden: Tensor) -> list[Tokens]:
+    """What ``encoder`` makes of each of ``crops`` [b, 1, *size]. Those of one size share a pass, global ones apart,
+    sample by sample: a BatchNorm group has all crops of its samples. ``hidden``: more for the pass of the global ones.
+    """
+    found: list[Tokens] = []
+    for (of_global, _), numbers in groupby(range(len(crops)), lambda i: (i < GLOBAL, crops[i].shape[2:])):
+        group = [crops[i] for i in numbers]
+        tokens = encoder.tokens(torch.stack(group, 1).flatten(0, 1), **(hidden if of_global else {}))
+        found += split(tokens, len(group))
+    return found
+
+
+def split(tokens: Tokens, count: int) -> list[Tokens]:
+    """The tokens of each of ``count`` crops, of which every sample has all, one after another."""
+
+    def parts(x: Tensor | None) -> list[Tensor | None]:
+        return [None] * count if x is None else [*x.unflatten(0, (-1, count)).unbind(1)]
+
+    maps = zip(*(parts(level) for level in tokens.maps), strict=True)
+    rest = (parts(x) for x in (tokens.class_token, tokens.registers, tokens.patches))
+    return [Tokens([*levels], *others) for levels, *others in zip(maps, *rest, strict=True)]
+
+
+def pyramid(tokens: Tokens) -> list[Tensor]:
+    """The maps as tensors of their own: FSDP2 warns of views that a module returns."""
+    return [level.clone() if level.requires_grad else level for level in tokens.maps]
+
+
+def whole(tokens: Tokens) -> Tensor:
+    """What stands for the whole view, as a map: the class token at one position, or the last map."""
+    if tokens.class_token is None:
+        return tokens.maps[-1]
+    return tokens.class_token.view(*tokens.class_token.shape, *(1,) * (tokens.maps[-1].dim() - 2))
+
+
+def share_used(chosen: Tensor, count: int) -> Tensor:
+    """How many of ``count`` prototypes are among ``chosen`` int64 [n], of as many as could be."""
+    used = torch.zeros(count, device=chosen.device).index_fill_(0, chosen, 1.0)
+    return used.sum() / min(count, len(chosen))

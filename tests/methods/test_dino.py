@@ -1,0 +1,200 @@
+"""DINO on one process: its loss against the paper's formulas in float64, its schedules, and what it refuses."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.dino import DINO
+from dira_scale.models import norm
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.heads import PrototypeHead
+
+CROPS = ({"count": 2}, {"size": 32, "count": 3})
+VIEWS = ViewSpec(size=64, crops=CROPS)
+SETTINGS = {"prototypes": 12, "hidden": 9, "bottleneck": 5}
+
+
+def small(encoder):
+    """A network of timm's for 64 pixels, whose positions are resampled by us: timm does it in float32."""
+    return build_encoder(encoder, size=64, arguments={"dynamic_img_size": False} if encoder == "test_vit" else {})
+
+
+def method(encoder="test_vit", views=VIEWS, **settings):
+    torch.manual_seed(0)
+    built = DINO(small(encoder), views, **SETTINGS | settings)
+    with torch.no_grad():  # a teacher unlike its student, whose centre has moved
+        for parameter in (*built.teacher.parameters(), *built.teacher_head.parameters()):
+            parameter.mul_(1.2)
+        built.centre.copy_(torch.linspace(-0.5, 0.5, 12))
+    return norm.convert(built, 1).double().train()
+
+
+def crops(count=4, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    sides = (64, 64, 32, 32, 32)
+    return tuple(torch.rand(count, 1, side, side, generator=generator, dtype=torch.float64) for side in sides)
+
+
+def forward(model, images):
+    return model(images, images, SimpleNamespace(step=0))
+
+
+def head_of(head, x):
+    """Linear layers with GELU between, unit length, cosines with the prototypes."""
+    first, _, second, _, third = head.layers
+    for layer in (first, second):
+        x = x @ layer.weight.T + layer.bias
+        x = x * (1 + torch.erf(x / 2**0.5)) / 2
+    x = x @ third.weight.T + third.bias
+    x = x / x.square().sum(1, keepdim=True).sqrt()
+    rows = head.prototypes / head.prototypes.square().sum(1, keepdim=True).sqrt()
+    return x, x @ rows.T
+
+
+def seen(encoder, image):
+    tokens = encoder.tokens(image)
+    return tokens.maps[-1].mean((2, 3)) if tokens.class_token is None else tokens.class_token
+
+
+def formula(model, images, temperature):
+    """Equations 1 to 3 of the paper, one pair after another. Every crop has a pass of its own: without BatchNorm."""
+    student = [head_of(model.head, seen(model.encoder, image))[1] for image in images]
+    total, pairs = 0.0, 0
+    for i, image in enumerate(images[:2]):
+        logits = head_of(model.teacher_head, seen(model.teacher, image))[1].detach()
+        p = ((logits - model.centre) / temperature).exp()
+        p = p / p.sum(1, keepdim=True)
+        for j, s in enumerate(student):
+            if i != j:
+                q = (s / 0.1).exp() / (s / 0.1).exp().sum(1, keepdim=True)
+                total, pairs = total - (p * q.log()).sum(1).mean(), pairs + 1
+    return total / pairs
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "test_convnext"])
+def test_the_loss_and_its_gradient_are_the_formula(encoder):
+    model, images = method(encoder, teacher_temperature=0.07, first_temperature=0.04, warmup=0.5, frozen=0), crops()
+    model.progress = 0.25
+    expected, terms = formula(model, images, 0.055), forward(model, images)
+    torch.testing.assert_close(terms.losses["di"], expected, rtol=1e-10, atol=0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (
+        torch.autograd.grad(loss, trained, materialize_grads=True, allow_unused=True)
+        for loss in (terms.losses["di"], expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+    terms = forward(model, images)
+    assert all(slope.any() for slope in torch.autograd.grad(terms.losses["di"], terms.features))  # health monitors do
+
+
+def test_the_teacher_temperature_rises_and_stays():
+    model = method(teacher_temperature=0.07, first_temperature=0.04, warmup=0.5)
+    found = []
+    for model.progress in (0.0, 0.25, 0.5, 1.0):
+        found.append(model.temperature)
+    assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert method(teacher_temperature=0.07).temperature == 0.07
+
+
+def test_prototypes_are_frozen_at_the_beginning_only():
+    model, images = method(frozen=0.1), crops()
+    for progress, frozen in ((0.0, True), (0.09, True), (0.1, False), (0.5, False)):
+        model.progress, model.head.prototypes.grad = progress, None
+        forward(model, images).losses["di"].backward()
+        assert (not model.head.prototypes.grad.any()) == frozen
+        assert model.head.layers[0].weight.grad.any()
+
+
+def test_teacher_and_centre_follow_after_the_step_of_micro_batches():
+    model, images = method(momentum=0.9, centre_momentum=0.8), crops(8)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for model.progress, kept in ((0.0, 0.9), (0.5, 0.95), (1.0, 1.0)):
+        now, centre = dict(model.named_parameters()), model.centre.clone()
+        before = {name: p.clone() for name, p in now.items() if name.startswith("teacher")}
+        logits = [head_of(model.teacher_head, seen(model.teacher, image))[1] for image in images[:2]]
+        for part in range(2):
+            forward(model, tuple(view[4 * part : 4 * part + 4] for view in images)).losses["di"].backward()
+        optimizer.step()
+        assert torch.equal(model.centre, centre) and all(torch.equal(now[name], old) for name, old in before.items())
+        model.after_step()
+        torch.testing.assert_close(model.centre, 0.8 * centre + 0.2 * torch.cat(logits).mean(0).detach())
+        for name, old in before.items():
+            student = now[name.replace("teacher_", "").replace("teacher", "encoder")]
+            torch.testing.assert_close(now[name], kept * old + (1 - kept) * student)
+    with pytest.raises(AssertionError, match="training"):
+        model.eval().after_step()
+
+
+def test_monitors_tell_a_collapsed_teacher():
+    """Of a uniform one, and of one that takes the same prototype for all images."""
+    model, images = method().eval(), crops()
+    healthy = forward(model, images).monitors
+    assert 0 < healthy["teacher_entropy"] < 1 and healthy["prototypes"] >= 1 / 8
+    torch.testing.assert_close(healthy["centre_norm"], model.centre.norm())
+    with torch.no_grad():
+        model.teacher_head.prototypes[:] = model.teacher_head.prototypes[0].clone()
+        uniform = (model.centre.zero_(), forward(model, images))[1].monitors
+        model.centre[3] = -9.0
+        single = forward(model, images).monitors
+    assert uniform["teacher_entropy"].item() == pytest.approx(1)
+    assert single["teacher_entropy"].item() == pytest.approx(0, abs=1e-9) and single["prototypes"].item() == 1 / 8
+
+
+def test_the_head_has_the_papers_size_and_prototypes_of_length_one():
+    with torch.device("meta"):
+        head = PrototypeHead(384, 2048, 256, 65536)
+    linear = 384 * 2048 + 2048 + 2048 * 2048 + 2048 + 2048 * 256 + 256
+    assert sum(p.numel() for p in head.parameters()) == linear + 256 * 65536
+    head = PrototypeHead(4, 8, 5, 6)
+    embedding, logits = head(torch.randn(3, 4))
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(logits, embedding @ F.normalize(head.prototypes, dim=1).T)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prototypes": 1}, "DINO's prototypes: 1 is out of range"),
+        ({"teacher_temperature": 0.0}, "DINO's teacher_temperature: 0.0 is out of range"),
+        ({"frozen": 1.5}, "DINO's frozen: 1.5 is out of range"),
+        ({"centring": "sinkorn"}, "DINO's centring=sinkorn: use softmax or sinkhorn; did you mean 'sinkhorn'"),
+        ({"views": ViewSpec(size=64, count=1)}, "DINO: the first 2 views are global crops of one size"),
+        ({"views": ViewSpec(size=64, crops=({"count": 1}, {"size": 32}))}, "of one size, .*; use views=dino"),
+    ],
+)
+def test_what_it_refuses(settings, message):
+    with pytest.raises(UserError, match=message):
+        method(**settings)
+
+
+def test_stochastic_depth_is_the_students_alone():
+    torch.manual_seed(0)
+    arguments = {
+        "depth": 4,
+        "patch_size": 8,
+        "embed_dim": 48,
+        "num_heads": 3,
+        "drop_path_rate": 0.5,
+        "init_values": 0.1,
+    }
+    model = DINO(build_encoder("test_vit", size=64, arguments=arguments), VIEWS, **SETTINGS).train()
+    assert len(model.encoder.model.blocks) == 4 and model.encoder.patch == 8 and model.encoder.channels[-1] == 48
+    images = tuple(image.float() for image in crops())
+    first, again = (model.encoder.tokens(images[0]).class_token for _ in range(2))
+    assert not torch.equal(first, again)
+    first, again = (model.teacher.tokens(images[0]).class_token for _ in range(2))
+    assert torch.equal(first, again)
+    with pytest.raises(
+        UserError, match=r"model.arguments={'depht': 3}: timm's 'test_vit' does not take them \(.*'depht'"
+    ):
+        build_encoder("test_vit", size=64, arguments={"depht": 3})
+
+
+def test_sinkhorn_needs_the_whole_batch():
+    method().check(batch=8, accumulate=2)
+    with pytest.raises(UserError, match=r"parallel\.accumulate=2: DINO with Sinkhorn-Knopp compares the images"):
+        method(centring="sinkhorn").check(batch=8, accumulate=2)

@@ -1,0 +1,166 @@
+"""DINOv2 on one process: its three terms against plain formulas in float64, its masks, and what it refuses."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from losses.test_distillation import balanced
+from methods.test_dino import SETTINGS, crops, head_of, small
+
+from dira_scale.data.distort.corruptions import BlockwiseMask
+from dira_scale.data.views import ViewSpec, draw
+from dira_scale.errors import UserError
+from dira_scale.methods.dinov2 import DINOv2
+
+MASK = {"mask": BlockwiseMask(16, (0.2, 0.6), p=0.5)}
+LOCAL = {"size": 32, "count": 3, "corruptions": {}}
+
+
+def spec(corruptions=MASK):
+    return ViewSpec(size=64, crops=({"count": 2}, LOCAL), corruptions=corruptions)
+
+
+def method(encoder="test_vit", views=None, **settings):
+    torch.manual_seed(0)
+    built = DINOv2(small(encoder), views or spec(), **SETTINGS | settings)
+    with torch.no_grad():
+        built.mask_token.normal_()
+        for name, parameter in built.named_parameters():
+            if name.startswith("teacher"):
+                parameter.mul_(1.2)
+    return built.double().train()
+
+
+def batch_of(views, count=6):
+    index = np.arange(count)
+    sides = (np.full(count, 64), np.full(count, 64))
+    drawn = [draw(views, 0, 0, index, 0 * index, view, *sides)[1] for view in range(views.count)]
+    return SimpleNamespace(step=0, distortions=drawn)
+
+
+def masked_tokens(encoder, image, mask, token):
+    """timm's own layers one after another: class token and patches, both after the norm."""
+    model = encoder.model
+    x = model.patch_embed(image.expand(-1, 3, -1, -1))
+    rows = x.flatten(1, -2)
+    rows = torch.stack([
+        torch.stack([token if hidden else row for row, hidden in zip(sample, hides, strict=True)])
+        for sample, hides in zip(rows, mask.flatten(1), strict=True)
+    ])  # fmt: skip
+    x = torch.cat([model.cls_token.expand(len(x), -1, -1), rows], 1) + model.pos_embed
+    for block in model.blocks:
+        x = block(x)
+    x = model.norm(x)
+    return x[:, 0], x[:, 1:]
+
+
+def formula(model, images, batch, temperature):
+    """The terms one view, one image and one patch after another."""
+    masks = [batch.distortions[view].corruptions["mask"]["mask"] for view in range(2)]
+    student = [masked_tokens(model.encoder, images[v], masks[v], model.mask_token) for v in range(2)]
+    local = [model.encoder.tokens(image).class_token for image in images[2:]]
+    with torch.no_grad():
+        teacher = [masked_tokens(model.teacher, images[v], 0 * masks[v], model.mask_token) for v in range(2)]
+        logits = torch.cat([head_of(model.teacher_head, classes)[1] for classes, _ in teacher])
+        targets = torch.tensor(balanced(logits.tolist(), temperature), dtype=torch.float64).chunk(2)
+    total, pairs = 0.0, 0
+    for i, target in enumerate(targets):
+        for j, token in enumerate([student[0][0], student[1][0], *local]):
+            if i != j:
+                p = head_of(model.head, token)[1].div(0.1).log_softmax(1)
+                total, pairs = total - (target * p).sum(1).mean(), pairs + 1
+    heads = model.patch_head or model.head, model.teacher_patch_head or model.teacher_head
+    where = [(v, i, k) for v in range(2) for i in range(len(images[0])) for k in masks[v][i].flatten().nonzero()[:, 0]]
+    logits = head_of(heads[1], torch.stack([teacher[v][1][i, k] for v, i, k in where]))[1].detach()
+    targets = torch.tensor(balanced(logits.tolist(), temperature), dtype=torch.float64)
+    ibot = 0.0
+    for (v, i, k), target in zip(where, targets, strict=True):
+        p = head_of(heads[0], student[v][1][i, k][None])[1][0].div(0.1).log_softmax(0)
+        ibot = ibot - (target * p).sum() / masks[v][i].sum() / (2 * len(images[0]))
+    koleo = 0.0
+    for tokens, _ in student:
+        unit = tokens / tokens.norm(dim=1, keepdim=True)
+        distances = torch.stack([torch.stack([(a - b + 1e-8).norm() for j, b in enumerate(unit) if j != i]).min()
+                                 for i, a in enumerate(unit)])  # fmt: skip
+        koleo = koleo - (distances + 1e-8).log().mean()
+    return {"di": total / pairs, "ibot": ibot, "koleo": koleo}
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_the_terms_and_their_gradients_are_the_formulas(separate):
+    model, images = method(separate=separate, teacher_temperature=0.07, warmup=0.5, frozen=0), crops(6)
+    model.progress, batch = 0.25, batch_of(model.views)
+    counts = [batch.distortions[v].corruptions["mask"]["mask"].flatten(1).sum(1) for v in range(2)]
+    assert 0 < (torch.cat(counts) == 0).sum() < 12  # views with hidden patches, and without
+    expected, terms = formula(model, images, batch, 0.055), model(images, images, batch)
+    assert terms.losses.keys() == expected.keys()
+    slopes = [torch.autograd.grad(loss, terms.features, retain_graph=True) for loss in terms.losses.values()]
+    assert all(slope.any() for pair in slopes for slope in pair)  # health monitors compare them
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for name, loss in terms.losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-9, atol=0, msg=f"{name}: ".__add__)
+        ours, theirs = (
+            torch.autograd.grad(each, trained, retain_graph=True, materialize_grads=True, allow_unused=True)
+            for each in (loss, expected[name])
+        )
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+    model.enter_stage(["di", "koleo"])
+    assert model(images, images, batch).losses.keys() == {"di", "koleo"} and not model.mask_token.requires_grad
+
+
+def test_teachers_heads_follow_and_the_mask_token_has_none():
+    model, images = method(momentum=0.9, frozen=0), crops(6)
+    now = dict(model.named_parameters())
+    before = {name: p.clone() for name, p in now.items() if name.startswith("teacher")}
+    sum(model(images, images, batch_of(model.views)).losses.values()).backward()
+    assert model.mask_token.grad.any() and not any(p.requires_grad for name, p in now.items() if name in before)
+    model.after_step()
+    for name, old in before.items():
+        student = now[name.replace("teacher_", "").replace("teacher", "encoder")]
+        torch.testing.assert_close(now[name], 0.9 * old + 0.1 * student)
+
+
+def test_masks_hide_the_share_in_rectangles():
+    """In about half of the views, from 10 to 50 % of the patches; of one rectangle all are neighbours."""
+    mask = BlockwiseMask(14, (0.1, 0.5), p=0.5)
+    generator = np.random.default_rng(0)
+    hidden = mask.draw(generator.random((2000, mask.numbers((224, 224)))), (224, 224))["mask"]
+    counts = hidden.sum((1, 2))
+    assert hidden.shape == (2000, 16, 16) and abs((counts > 0).mean() - 0.5) < 0.05
+    some = counts[counts > 0]
+    assert some.max() <= mask.most((224, 224)) == 128 and some.min() >= 20
+    wanted = 0.3 * 256  # their mean
+    assert abs(some.mean() - wanted) < 3
+    beside = (hidden[:, 1:] & hidden[:, :-1]).sum() / hidden[:, 1:].sum()
+    assert beside > 0.75  # of patches drawn one by one 0.3
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (BlockwiseMask(12), "corruptions.mask: patch=12: a view of 64 x 64 has no whole patches of that"),
+        (BlockwiseMask(16, (0.5, 0.1)), r"share=\[0.5, 0.1\]: need 0 < share"),
+        (BlockwiseMask(16, p=2), "p=2: expected a number from 0 to 1"),
+    ],
+)
+def test_masks_that_are_refused(mask, message):
+    with pytest.raises(UserError, match=message):
+        spec({"mask": mask})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder": "test_resnet"}, "DINOv2: test_resnet has no class token and patches to hide; use a vision transf"),
+        ({"views": spec({})}, "need a BlockwiseMask of patches of 16 pixels, those of test_vit; use views=dinov2"),
+        ({"views": spec({"mask": BlockwiseMask(8)})}, "views=dinov2 views.corruptions.mask.patch=16"),
+        ({"weights": {"di": 1.0}}, "method.weights: needs di, ibot and koleo, got di"),
+        ({"momentum": 2.0}, "DINOv2's momentum: 2.0 is out of range"),
+    ],
+)
+def test_what_it_refuses(settings, message):
+    with pytest.raises(UserError, match=message):
+        method(**settings)
+    with pytest.raises(UserError, match=r"parallel\.accumulate=2: DINOv2 with Sinkhorn-Knopp"):
+        method().check(batch=8, accumulate=2)
