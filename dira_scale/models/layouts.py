@@ -221,7 +221,7 @@ def stem_for(channels: int, weight: Tensor) -> Tensor:
 def _adapted(origin: str, key: str, tensor: Tensor, name: str, encoder: Encoder) -> Tensor:
     """The file's ``tensor`` at ``key``, in the shape of the encoder's entry ``name``."""
     entry = encoder.state_dict()[name]
-    tensor, expected = tensor.to(entry.dtype), entry.shape
+    tensor, expected = encoder.fitted(name, tensor.to(entry.dtype)), entry.shape
     if tensor.shape == expected:
         return tensor
     if name in _stems(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:

@@ -27,6 +27,7 @@ NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "test_vit": ((32, 32), {}),
     "unet3d": ((8, 16, 16), {"width": 0.25}),
     "resenc_l": ((8, 16, 16), {"features": "[4,8,8]", "blocks": "[1,1,1]"}),
+    "vit3d": ((8, 16, 16), {"embed_dim": 24, "depth": 4, "num_heads": 2, "decoder_channels": "[8,8]"}),
 }
 
 
