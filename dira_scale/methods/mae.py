@@ -49,10 +49,10 @@ class MAE(Method):
 
     Args:
         masking: ``dense``, ``sparse``, ``drop`` or ``token``.
-        loss: of a hidden voxel's error: ``mse``, or ``l1`` (SimMIM): |prediction - target|.
-        blocks: transformer blocks after ``drop``, in which hidden patches ask visible ones.
         norm_target: predict each block's voxels minus their mean, divided by their deviation (MAE, sec. 4.1). Then the
             restored view takes both from the clean one.
+        loss: of a hidden voxel's error: ``mse``, or ``l1`` (SimMIM): |prediction - target|.
+        blocks: transformer blocks after ``drop``, in which hidden patches ask visible ones.
 
     Raises ``UserError`` unless there is one view with a mask, for an unknown ``masking`` or ``loss``, and for a network
     or blocks that cannot be masked so.
@@ -62,7 +62,8 @@ class MAE(Method):
     bounded = False
     remark = (
         "The decoder was trained to fill in hidden blocks only (with `method.norm_target` in units of a block's "
-        "deviation): what it returns of visible ones means nothing."
+        "deviation): what it returns of visible ones means nothing. With `method.masking=drop` it followed transformer "
+        "blocks that are not exported, and restores nothing without them."
     )
 
     def __init__(
@@ -91,6 +92,7 @@ class MAE(Method):
             )  # fmt: skip
         elif masking in ("drop", "token"):
             self.grid = patch_grid(network.encoder, views.sides, mask.shape, f"method.masking={masking}")
+            # patches of each view: a mask hides exactly its share
             self.visible = int((~mask).sum()) * math.prod(self.grid) // mask.size
             if masking == "drop":
                 if blocks < 1:
