@@ -119,8 +119,8 @@ MUTATIONS = (
     Mutation(
         "running-statistics-of-one-group",
         "models/norm.py",
-        "for part in parts]), self.noted.mean(0)",
-        "for part in parts]), self.noted[0]",
+        "return by_images(of_parts, x), self.noted.mean(0)",
+        "return by_images(of_parts, x), self.noted[0]",
     ),
     Mutation(
         "recomputed-statistics-counted-twice",

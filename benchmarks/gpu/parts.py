@@ -37,7 +37,7 @@ from dira_scale.storage.atomic import write_atomic, write_json
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
-SECONDS = {"basics": 40, "steady": 110, "nccl": 20, "ladder": 140, "volumes": 120, "evaluation": 40, "loaders": 60}
+SECONDS = {"basics": 40, "steady": 90, "nccl": 15, "ladder": 190, "volumes": 85, "evaluation": 50, "loaders": 60}
 SECOND_CALL = {"compile": 200, "tests": 330}
 PARTS = (*SECONDS, *SECOND_CALL)
 MODULES = {"ladder": "steps", "volumes": "steps", "compile": "steps", "tests": "checks"}

@@ -7,7 +7,7 @@ one by one; a group that spans several processes is one operation over them (``n
 Running statistics are updated once per optimizer step, in ``commit_statistics``; forward passes only accumulate.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         if not self.training:
-            y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            y = self._torchs(x, [self.running_mean, self.running_var], training=False)
         else:
             y, seen = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
             if not _recomputing:
@@ -73,13 +73,18 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         if self.local == 1:  # a split's backward pass would copy the gradient
-            return self._torchs(x, *self._statistics()), self.noted
-        parts = zip(x.chunk(self.local), *self._statistics(), strict=True)
-        return torch.cat([self._torchs(*part) for part in parts]), self.noted.mean(0)
+            return self._torchs(x, self._statistics()), self.noted
 
-    def _torchs(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        def of_parts(x: Tensor) -> Tensor:
+            parts = zip(x.chunk(self.local), zip(*self._statistics(), strict=True), strict=True)
+            return torch.cat([self._torchs(*part) for part in parts])
+
+        return by_images(of_parts, x), self.noted.mean(0)
+
+    def _torchs(self, x: Tensor, statistics: Sequence[Tensor], training: bool = True) -> Tensor:
         # With momentum 1 the kernel writes the batch's statistics: no second pass over the data.
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+        mean, variance = statistics
+        return by_images(lambda x: F.batch_norm(x, mean, variance, self.weight, self.bias, training, 1.0, self.eps), x)
 
     def _statistics(self) -> list[Tensor]:
         """Means and variances in ``noted``, for a kernel to write: [C], of several groups [local, C]."""
@@ -90,8 +95,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if self.by_formula or not self.affine or torch.compiler.is_compiling():  # a compiler fuses the formula
             return self._formula_over_ranks(x)
         mean, variance = self._statistics()
-        y: Tensor = BatchNormOverRanks.apply(x, self.weight, self.bias, mean, variance, self.eps, self.process_group)
-        return y, self.noted
+        given = self.weight, self.bias, mean, variance, self.eps, self.process_group
+        return by_images(lambda x: BatchNormOverRanks.apply(x, *given), x), self.noted
 
     def _formula_over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One group over several processes, by formula: variances combined as Chan et al. do, for equal counts."""
@@ -112,6 +117,35 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
+
+
+def by_images(normalise: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``normalise(x)``; volumes [b, C, D, H, W] that are channels last go by their view as images [b, C, D·H, W] that
+    are, too: GPUs have fast kernels for those only."""
+    if not _is_channels_last_volume(x):
+        return normalise(x)
+    # x.flatten(2, 3) gives a single volume a stride with which torch's CPU kernel computes a wrong gradient.
+    images = x.movedim(1, -1).flatten(1, 2).movedim(-1, 1)
+    return normalise(images).movedim(1, -1).unflatten(1, x.shape[2:4]).movedim(-1, 1)
+
+
+def _is_channels_last_volume(x: Tensor) -> bool:
+    return x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+
+
+class InstanceNorm3d(nn.InstanceNorm3d):
+    """Drop-in for torch's without running statistics that keeps volumes [b, C, D, H, W] channels last.
+
+    torch's own returns them contiguous, and uses no more blocks of a GPU than there are channels in the batch: 40 % of
+    a ResEnc's step (docs/evidence/scale.md).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return by_images(self._of_each, x) if _is_channels_last_volume(x) else super().forward(x)
+
+    def _of_each(self, x: Tensor) -> Tensor:
+        each = [F.batch_norm(i, None, None, self.weight, self.bias, True, eps=self.eps) for i in x.split(1)]
+        return torch.cat(each)
 
 
 def convert(module: nn.Module, groups: int = 1, accumulate: int = 1, by_formula: bool = False) -> nn.Module:

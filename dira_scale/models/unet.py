@@ -2,13 +2,28 @@
 
 from collections.abc import Sequence
 
+import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from torch import nn
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder, UnetDecoderBlock
+from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.models.network import Network
 from dira_scale.models.pyramid import DEPTH, TimmEncoder
+from dira_scale.models.upsample import nearest
+
+
+class Block(UnetDecoderBlock):
+    """smp's without attention: a coarser map [b, C, ...] and a skip [b, c, H, W], or None -> [b, K, H, W]."""
+
+    def forward(
+        self, feature_map: Tensor, target_height: int, target_width: int, skip_connection: Tensor | None = None
+    ) -> Tensor:
+        x = nearest(feature_map, (target_height, target_width))
+        if skip_connection is not None:
+            x = torch.cat([x, skip_connection], dim=1)
+        y: Tensor = self.conv2(self.conv1(x))
+        return y
 
 
 class UNet(Network):
@@ -29,6 +44,9 @@ class UNet(Network):
             raise UserError(f"model.decoder_channels: {list(decoder_channels)} must be {DEPTH} counts, coarsest first")
         self.encoder = encoder
         self.decoder = UnetDecoder(encoder_channels=encoder.channels, decoder_channels=decoder_channels, n_blocks=DEPTH)
+        for block in self.decoder.modules():
+            if isinstance(block, UnetDecoderBlock):
+                block.__class__ = Block  # with smp's layers, as they are
         self.head = nn.Conv2d(decoder_channels[-1], classes, kernel_size=3, padding=1)
         initialize_decoder(self.decoder)
         initialize_head(self.head)

@@ -51,6 +51,24 @@ def test_one_group_is_torchs_batch_norm(dims):
     torch.testing.assert_close(ours.eval()(images(dims=dims)), plain.eval()(images(dims=dims)), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm3d, norm.InstanceNorm3d])
+@pytest.mark.parametrize(("training", "count"), [(True, 4), (True, 1), (False, 4)])
+def test_volumes_that_are_channels_last_stay_so(kind, training, count):
+    """Beside torch's layer, which is given them contiguous; the gradient is channels last, too."""
+    torch.manual_seed(0)
+    plain = getattr(nn, kind.__name__)(3, affine=True).double()
+    ours = norm.convert(kind(3, affine=True).double())
+    for layer in (plain, ours):
+        nn.init.uniform_(layer.weight, 0.5, 1)
+        ours.load_state_dict(plain.state_dict())
+        layer.train(training)
+    x = torch.randn(count, 3, 5, 2, 7, dtype=torch.float64) * 2 + 1
+    actual, expected = gradients(ours, x.to(memory_format=torch.channels_last_3d)), gradients(plain, x)
+    for ours_is, should_be in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours_is, should_be, rtol=1e-12, atol=1e-12)
+    assert all(each.is_contiguous(memory_format=torch.channels_last_3d) for each in actual[:2])
+
+
 @pytest.mark.parametrize("groups", [2, 4])
 def test_groups_are_batch_norms_of_contiguous_parts(groups):
     plain, ours = pair(groups=groups)

@@ -27,6 +27,23 @@ def test_the_papers_network_is_the_authors():
     assert shapes == {name: value.shape for name, value in theirs.state_dict().items()}
 
 
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_it_computes_what_smps_does_in_smaller_numbers(where):
+    """In float64 on a CPU; under autocast on a GPU, where smp's decoder concatenates maps in fp32."""
+    torch.manual_seed(0)
+    theirs = smp.Unet("tu-test_resnet.r160_in1k", encoder_weights=None).to(where)
+    ours, x = UNet(build_encoder("test_resnet")).to(where), torch.rand(2, 3, 64, 96, device=where)
+    seen = []
+    ours.decoder.blocks[0].conv1.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    ours.decoder.load_state_dict(theirs.decoder.state_dict())
+    if where == "cpu":
+        ours, theirs, x = ours.double(), theirs.double(), x.double()
+    with torch.autocast(where, torch.bfloat16, enabled=where == "cuda"), torch.no_grad():
+        pyramid = theirs.encoder(x)
+        torch.testing.assert_close(ours.decoder(pyramid), theirs.decoder(pyramid), rtol=0, atol=0)
+    assert seen == [torch.float64 if where == "cpu" else torch.bfloat16]
+
+
 def test_decoder_initialisation():
     """He-uniform convolutions, bounds sqrt(6 / fan_in); Xavier-uniform head with bias 0."""
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.norm import InstanceNorm3d
 from dira_scale.models.translations import RESENC, Rules
 
 SLOPE = 0.01  # of LeakyReLU, and what weights are drawn for
@@ -23,7 +24,7 @@ class Convolution(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, act: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv3d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=kernel > 1)
-        self.norm = nn.InstanceNorm3d(outputs, affine=True)
+        self.norm = InstanceNorm3d(outputs, affine=True)
         self.nonlin = nn.LeakyReLU(SLOPE, inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.norm import InstanceNorm3d
 from dira_scale.models.translations import UNET3D, Rules
+from dira_scale.models.upsample import nearest
 from dira_scale.models.volume import GROUPS
 
 LEVELS = 4
 NORMS: Mapping[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm3d,
-    "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
+    "instance": lambda channels: InstanceNorm3d(channels, affine=True),
     "group": lambda channels: nn.GroupNorm(GROUPS, channels),
 }
 
@@ -72,12 +74,12 @@ class Up(nn.Module):
 
     def __init__(self, coarser: int, skip: int, norm: str, up: str) -> None:
         super().__init__()
-        transposed = up == "transposed"
-        self.up = nn.ConvTranspose3d(coarser, coarser, 2, stride=2) if transposed else nn.Upsample(scale_factor=2)
+        self.up = nn.ConvTranspose3d(coarser, coarser, 2, stride=2) if up == "transposed" else None
         self.convs = convolutions(coarser + skip, skip, skip, norm=norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        y: Tensor = self.convs(torch.cat([self.up(x), skip], dim=1))
+        doubled = nearest(x, skip.shape[2:]) if self.up is None else self.up(x)
+        y: Tensor = self.convs(torch.cat([doubled, skip], dim=1))
         return y
 
 
