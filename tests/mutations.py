@@ -287,8 +287,15 @@ MUTATIONS = (
     Mutation(
         "published-positions-in-another-order",
         "models/volume/vit3d.py",
-        "tensor.transpose(1, 2).unflatten(2, stored)",
-        "tensor.reshape(1, -1, *stored)",
+        "tensor[0].T.unflatten(1, stored)",
+        "tensor.reshape(-1, *stored)",
+        ("models/test_vit3d.py",),
+    ),
+    Mutation(
+        "a-decoder-without-its-filler",
+        "models/layouts.py",
+        "if not names or self._filled:",
+        "if not names:",
         ("models/test_vit3d.py",),
     ),
     Mutation(

@@ -85,7 +85,7 @@ def _primus(encoder: ViT3DEncoder) -> dict[str, Tensor]:
             "which nnssl has names for; use plain"
         )
     state = dict(encoder.state_dict())
-    state["transformer.pos_embed"] = state["transformer.pos_embed"].flatten(2).transpose(1, 2)
+    state["transformer.pos_embed"] = state["transformer.pos_embed"].flatten(1).T[None]
     names = {name: name.replace("embed.", "down_projection.proj.", 1) for name in state if name.startswith("embed.")}
     names |= {name: name.replace("transformer.", "eva.", 1) for name in state if name.startswith("transformer.")}
     return {names[name]: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

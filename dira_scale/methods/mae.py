@@ -30,7 +30,8 @@ class MAE(Method):
     (``dira_scale.models.sparse``), and before the decoder a learnt token for each level takes their places. For
     transformers with a ``visible_patch`` (``vit3d``): ``drop`` (MAE; nnssl's for Primus) gives the encoder visible
     patches alone, and a learnt token takes the places of hidden ones before ``blocks`` transformer blocks and the
-    decoder; ``token`` (SimMIM) puts it in before the encoder.
+    decoder, which is of no use without them: such a run hands on its encoder alone; ``token`` (SimMIM) puts it in
+    before the encoder.
 
     In a dense encoder the constant spreads, and the network sees a distribution that no image has. In a sparse one
     hidden voxels are zeroed before every layer that mixes positions (SparK: after each layer, which is the same at
@@ -62,8 +63,7 @@ class MAE(Method):
     bounded = False
     remark = (
         "The decoder was trained to fill in hidden blocks only (with `method.norm_target` in units of a block's "
-        "deviation): what it returns of visible ones means nothing. With `method.masking=drop` it followed transformer "
-        "blocks that are not exported, and restores nothing without them."
+        "deviation): what it returns of visible ones means nothing."
     )
 
     def __init__(
@@ -82,6 +82,10 @@ class MAE(Method):
             if value not in known:
                 expected = f"{', '.join(known[:-1])} or {known[-1]}"
                 raise UserError(f"method.{key}={value}: expected {expected}{nearest(value, known)}")
+        if blocks < 1:
+            raise UserError(
+                f"method.blocks={blocks}: without one, hidden patches know nothing of visible ones; use 1 or more"
+            )
         self.encoder, self.decoder, self.head = network.encoder, network.decoder, network.head
         self.norm_target, self.masking, self.error = norm_target, masking, LOSSES[loss]
         if masking == "sparse":
@@ -95,8 +99,6 @@ class MAE(Method):
             # patches of each view: a mask hides exactly its share
             self.visible = int((~mask).sum()) * math.prod(self.grid) // mask.size
             if masking == "drop":
-                if blocks < 1:
-                    raise UserError(f"method.blocks={blocks}: without one, hidden patches know nothing of visible ones")
                 self.filler = network.encoder.filler(blocks, views.sides)
             else:
                 token = torch.empty(network.encoder.channels[-1])

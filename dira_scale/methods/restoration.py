@@ -55,7 +55,8 @@ def patch_grid(encoder: Encoder, size: Sequence[int], blocks: Sequence[int], key
     Raises ``UserError``, for what ``key`` names, if the encoder cannot take some patches alone, or blocks cut them.
     """
     if (side := encoder.visible_patch) is None:
-        raise UserError(f"{key}: {encoder.name} cannot leave patches out; use model=vit3d or method.masking=dense")
+        other = "model=vit3d or " if encoder.dimensions == 3 else ""
+        raise UserError(f"{key}: {encoder.name} cannot leave patches out; use {other}method.masking=dense")
     if any(n % (count * side) for n, count in zip(size, blocks, strict=True)):
         raise UserError(
             f"{key}: blocks must have sides that are multiples of {side}, a patch of {encoder.name}; use "

@@ -118,8 +118,9 @@ class Encoder(nn.Module):
         ``depth`` blocks in which hidden ones ask visible ones; of encoders with a ``visible_patch``."""
         raise NotImplementedError
 
-    def fitted(self, name: str, tensor: Tensor) -> Tensor:
-        """A file's ``tensor`` for the entry ``name``, in the entry's shape where that has a meaning; else as it is."""
+    def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
+        """A file's ``tensor`` for the entry ``name``, in the entry's shape where that has a meaning; else as it is.
+        ``file``: the names of all its entries, which tell whose it is."""
         return tensor
 
     def _expanded(self, x: Tensor) -> Tensor:

@@ -100,6 +100,7 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
         prefix = f"method.{match[1]}"
         break
     momentum = method_class(inner).momentum_encoder
+    decoder = decoder and method.get("masking") != "drop"  # MAE's, which is trained behind its filler
     return Tensors(
         module="method",
         optimizer="optim.generator",

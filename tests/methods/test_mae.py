@@ -244,7 +244,6 @@ def test_what_a_transformer_cannot_leave_out_is_refused() -> None:
     for settings, block, message in (
         ({"masking": "token"}, 4, r"method.masking=token: blocks must have sides that are multiples of 8, a patch of "
          r"vit3d; use views.corruptions.mask.block=8$"),
-        ({"masking": "drop", "blocks": 0}, 8, r"^method.blocks=0: without one, hidden patches know nothing"),
         ({"masking": "sparse"}, 8, r"sparse: vit3d mixes all positions \(EvaAttention\); use method.masking=dense"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
@@ -264,6 +263,8 @@ REFUSED = [
      "views.corruptions: more after mask would change what is hidden; put mask last"),
     (replace(masked(64, 32), target_flip="released"), {}, "use views.target_flip=with_input"),
     (masked(64, 32), {"loss": "mae"}, "method.loss=mae: expected mse or l1"),
+    (masked(64, 32), {"blocks": 0}, "method.blocks=0: without one, hidden patches know nothing of visible ones; use 1"),
+    (masked(64, 32), {"masking": "token"}, "test_resnet cannot leave patches out; use method.masking=dense"),
     (masked((8, 16, 16), 8), {"masking": "drop"}, "method.masking=drop: unet3d cannot leave patches out; use "
      "model=vit3d or method.masking=dense"),
 ]  # fmt: skip

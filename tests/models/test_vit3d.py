@@ -10,6 +10,7 @@ from models.volumes import network, parameters
 from torch import Tensor, nn
 
 from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.errors import UserError
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
 from dira_scale.models.volume.vit3d import Transformer, ViT3DEncoder
@@ -21,7 +22,7 @@ VISIBLE = torch.tensor([[0, 5, 7, 22], [3, 8, 9, 23]])  # of the grid's 24 patch
 
 
 def drawn(size: tuple[int, ...] = SIZE, seed: int = 0, **keys: object) -> Network:
-    """With weights that all matter, in float64."""
+    """Return a small network in float64, with weights that all matter."""
     ours = network("vit3d", size, **SMALL | {"reg_tokens": REGISTERS} | keys).double()
     torch.manual_seed(seed)
     for parameter in ours.parameters():
@@ -34,8 +35,8 @@ def volumes(size: Sequence[int] = SIZE) -> Tensor:
 
 
 class Plain:
-    """From a state: what is taught of a transformer, sample by sample and head by head. Rotations are products of
-    complex numbers, and patches that are left out have a score of minus infinity."""
+    """It computes from a state what is taught of a transformer, sample by sample and head by head. Rotations are
+    products of complex numbers, and patches that are left out have a score of minus infinity."""
 
     def __init__(self, state: Mapping[str, Tensor], depth: int = 2, registers: int = REGISTERS) -> None:
         self.state, self.depth, self.registers = state, depth, registers
@@ -51,7 +52,7 @@ class Plain:
         return F.conv_transpose3d(y, *self._pair("head"), stride=2)
 
     def tokens(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """[b, r + n, dim]; those that are not ``seen`` bool [b, n] are seen by none."""
+        """Return [b, r + n, dim]; patches that are not ``seen``, bool [b, n], are seen by none."""
         y = F.conv3d(x, *self._pair("encoder.embed"), stride=8)
         grid = y.shape[2:]
         y = (y + self.state["encoder.transformer.pos_embed"]).flatten(2).transpose(1, 2)
@@ -80,7 +81,7 @@ class Plain:
         return self._linear(f"{name}.proj", self._norm(f"{name}.norm", torch.cat(heads, -1)))
 
     def _turned(self, x: Tensor, grid: Sequence[int]) -> Tensor:
-        """Of 6 m channels 3 m complex ones, m for each axis: the j-th turns by position · 10000^(-j / m)."""
+        """6 m channels are 3 m complex ones, m for each axis: the j-th turns by position · 10000^(-j / m)."""
         m = x.shape[-1] // 6
         places = torch.cartesian_prod(*(torch.arange(n) for n in grid))
         angles = places[:, :, None] * 1 / 10000 ** (torch.arange(m) / m)  # float32, as theirs
@@ -127,7 +128,7 @@ def test_with_a_token_in_their_places_all_patches_are_there() -> None:
 
 
 def test_attention_knows_differences_of_positions_only() -> None:
-    """Without learnt positions the same patches elsewhere are the same tokens; in another arrangement they are not."""
+    """Learnt positions are zero: the same patches elsewhere are the same tokens, otherwise arranged they are not."""
     torch.manual_seed(0)
     transformer = Transformer(24, 2, HEADS, (4, 4, 4)).double()
     nn.init.zeros_(transformer.pos_embed)
@@ -151,10 +152,10 @@ def test_attention_knows_differences_of_positions_only() -> None:
 @pytest.mark.parametrize(
     ("keys", "count", "encoder"),
     [
-        ({"embed_dim": 396, "depth": 12, "num_heads": 6, "decoder_channels": "[64,8]"}, 26_268_285, 26_061_156),
-        ({"embed_dim": 792, "depth": 12, "num_heads": 12, "decoder_channels": "[104,16]"}, 97_958_065, 97_285_320),
+        ({"embed_dim": 396, "depth": 12, "num_heads": 6}, 26_268_285, 26_061_156),
+        ({"embed_dim": 792, "depth": 12, "num_heads": 12}, 97_958_065, 97_285_320),
         ({}, 151_786_529, 150_997_536),
-        ({"embed_dim": 1056, "depth": 24, "num_heads": 16, "decoder_channels": "[128,16]"}, 331_823_761, 330_725_472),
+        ({"embed_dim": 1056, "depth": 24, "num_heads": 16}, 331_823_761, 330_725_472),
     ],
 )
 def test_sizes_are_the_published_ones(keys: dict[str, object], count: int, encoder: int) -> None:
@@ -173,7 +174,7 @@ def test_sizes_are_the_published_ones(keys: dict[str, object], count: int, encod
 def test_learnt_positions_are_resampled_for_another_size() -> None:
     ours, other = drawn(), drawn((32, 16, 40))
     state = ours.state_dict()
-    stretched = F.interpolate(state["encoder.transformer.pos_embed"], size=(4, 2, 5), mode="trilinear")
+    stretched = F.interpolate(state["encoder.transformer.pos_embed"][None], size=(4, 2, 5), mode="trilinear")[0]
     other.load_state_dict(state | {"encoder.transformer.pos_embed": stretched})
     torch.testing.assert_close(ours(volumes((32, 16, 40))), other(volumes((32, 16, 40))))
     assert isinstance(other.encoder, ViT3DEncoder) and not other.encoder.fixed_size
@@ -183,11 +184,11 @@ def test_learnt_positions_are_resampled_for_another_size() -> None:
 
 
 def published(ours: Network) -> dict[str, Tensor]:
-    """The names that Primus has in dynamic_network_architectures, its positions row by row, and more of nnssl's."""
+    """Return the state under the names of dynamic_network_architectures' ``Primus``, its positions row by row."""
     renamed = {}
     for name, tensor in ours.state_dict().items():
         if name.endswith("pos_embed"):
-            tensor = tensor.flatten(2).transpose(1, 2).contiguous()
+            tensor = tensor.flatten(1).T[None].contiguous()
         for mine, theirs in (
             ("encoder.embed.", "down_projection.proj."),
             ("encoder.transformer.", "eva."),
@@ -196,23 +197,67 @@ def published(ours: Network) -> dict[str, Tensor]:
         ):
             name = name.replace(mine, theirs)
         renamed[name] = tensor
-    return renamed | {"mask_token": torch.zeros(1, 1, 24), "decoder.pos_embed": torch.zeros(1, 27, 24),
-                      "decoder.blocks.0.norm1.weight": torch.zeros(24)}  # fmt: skip
+    return renamed
+
+
+def written(tensors: Mapping[str, Tensor], folder: Path) -> Path:
+    torch.save({"network_weights": dict(tensors), "current_epoch": 1000}, path := folder / "checkpoint_final.pth")
+    return path
 
 
 def test_published_files_are_loaded(tmp_path: Path) -> None:
-    """Also where their cube of positions is another one."""
-    theirs, ours, larger = drawn((24, 24, 24), reg_tokens=0), drawn((24,) * 3, 1, reg_tokens=0), drawn(reg_tokens=0)
-    path = tmp_path / "checkpoint_final.pth"
-    torch.save({"network_weights": published(theirs), "current_epoch": 1000}, path)
-    for each in (ours, larger):
+    """Their cube of positions may be another one, and of as many patches as a grid that is none."""
+    theirs, ours = drawn((32,) * 3, reg_tokens=0), drawn((32,) * 3, 1, reg_tokens=0)
+    larger, flat = drawn(reg_tokens=0), drawn((16, 32, 64), reg_tokens=0)
+    path = written(published(theirs), tmp_path)
+    for each in (ours, larger, flat):
         weights = StartWeights(path, each.encoder)
         weights.fill(each)
         assert "encoder (our own or Primus' names behind 'network_weights." in str(weights)
-        assert "decoder, head loaded; 3 other entries not used: network_weights.mask_token" in str(weights)
-    torch.testing.assert_close(ours(volumes((24, 24, 24))), theirs(volumes((24, 24, 24))))
-    positions = (each.encoder.transformer.pos_embed for each in (larger, theirs))
-    torch.testing.assert_close(next(positions), F.interpolate(next(positions), size=GRID, mode="trilinear"))
+        assert str(weights).endswith("decoder, head loaded")
+    torch.testing.assert_close(ours(volumes((32,) * 3)), theirs(volumes((32,) * 3)))
+    positions = theirs.encoder.transformer.pos_embed[None]
+    for each, grid in ((larger, GRID), (flat, (2, 4, 8))):
+        expected = F.interpolate(positions, size=grid, mode="trilinear")[0]
+        torch.testing.assert_close(each.encoder.transformer.pos_embed, expected)
+
+
+@pytest.mark.parametrize("registers", [0, REGISTERS])
+def test_published_positions_whose_places_are_unknown_are_refused(tmp_path: Path, registers: int) -> None:
+    """They are of no cube nor this grid's number, or of register tokens, too: 24 and 3 are 27, a cube's number."""
+    theirs, ours = drawn((24, 8, 64), reg_tokens=registers), drawn(reg_tokens=registers)
+    path = written(published(theirs) | {"eva.pos_embed": torch.zeros(1, 24 + registers, 24)}, tmp_path)
+    if not registers:
+        path = written(published(theirs), tmp_path)
+        same = drawn((24, 8, 64), 1, reg_tokens=0)
+        StartWeights(path, same.encoder).fill(same)
+        torch.testing.assert_close(same(volumes((24, 8, 64))), theirs(volumes((24, 8, 64))))
+        path = written(published(drawn((8, 8, 40), reg_tokens=0)), tmp_path)
+    with pytest.raises(UserError, match="learnt positions are read of a cube of patches, or of data"):
+        StartWeights(path, ours.encoder)
+
+
+def test_of_masked_autoencoders_with_a_filler_the_encoder_is_loaded(tmp_path: Path) -> None:
+    """nnssl's sees a volume [w, h, d] as patches (h w d), as if its first two axes had changed places."""
+    size, grid = (24,) * 3, (3, 3, 3)
+    theirs = drawn(size, reg_tokens=0)
+    run = {f"method.{name}": tensor for name, tensor in theirs.state_dict().items()}
+    more = {"mask_token": torch.zeros(1, 1, 24), "decoder.pos_embed": torch.zeros(1, 27, 24)}
+    path = written(published(theirs) | more | {"decoder.blocks.0.norm1.weight": torch.zeros(24)}, tmp_path)
+    embedded = theirs.encoder.embed(volumes(size))
+    exchanged = theirs.encoder.transformer(embedded.transpose(2, 3).flatten(2).transpose(1, 2), grid)
+    exchanged = exchanged.transpose(1, 2).unflatten(2, grid).transpose(2, 3)
+    for file, tensors, expected in (
+        (path, None, exchanged),
+        (Path("run"), run | {"method.filler.token": torch.zeros(24)}, theirs.encoder(volumes(size))[-1]),
+    ):
+        ours = drawn(size, 1, reg_tokens=0)
+        others = [*map(torch.clone, [*ours.decoder.parameters(), *ours.head.parameters()])]
+        weights = StartWeights(file, ours.encoder, tensors)
+        weights.fill(ours)
+        assert str(weights).endswith("; decoder and head were trained behind a masked autoencoder's blocks")
+        torch.testing.assert_close(ours.encoder(volumes(size))[-1], expected)
+        assert all(map(torch.equal, others, [*ours.decoder.parameters(), *ours.head.parameters()]))
 
 
 def test_blocks_are_recomputed_and_gradients_are_the_same() -> None:

@@ -189,7 +189,7 @@ class ViT3D(VolumeArchitecture):
     depth: int = at_least(1)
     num_heads: int = at_least(1)
     reg_tokens: int = at_least(0)
-    decoder_channels: list[int] = at_least(1)
+    decoder_channels: list[int] | None = at_least(1, None)
 
     label: ClassVar[str] = "vit3d"
 
@@ -208,7 +208,7 @@ class ViT3D(VolumeArchitecture):
     def __post_init__(self) -> None:
         """Raises UserError unless each head has channels for the turns of three axes, and the decoder two stages."""
         super().__post_init__()
-        if MISSING in (self.embed_dim, self.num_heads, self.decoder_channels):
+        if MISSING in (self.embed_dim, self.num_heads):
             return
         if self.embed_dim % (step := 6 * self.num_heads):
             below = max(self.embed_dim // step, 1) * step
@@ -216,10 +216,18 @@ class ViT3D(VolumeArchitecture):
                 f"embed_dim={self.embed_dim}: rotary positions on three axes need a multiple of 6 channels for each of "
                 f"{self.num_heads} heads; use {below} or {below + step}"
             )
-        if len(self.decoder_channels) != 2:
+        if len(self.widths) != 2:
             raise UserError(
                 f"decoder_channels={self.decoder_channels}: needs two, of the maps at 1/4 and 1/2 of a volume's sides"
             )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the decoder's maps; by its authors' rule from embed_dim to twice the classes, here one, in equal
+        ratios, and multiples of 8."""
+        if self.decoder_channels is not None:
+            return self.decoder_channels
+        return [max(8, 8 * round((self.embed_dim / 2) ** (left / 3) / 4)) for left in (2, 1)]
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
         from dira_scale.models.volume.vit3d import ViT3DEncoder
@@ -234,4 +242,4 @@ class ViT3D(VolumeArchitecture):
         from dira_scale.models.volume.vit3d import ViT3DEncoder, ViT3DNetwork
 
         assert isinstance(encoder, ViT3DEncoder)
-        return ViT3DNetwork(encoder, self.decoder_channels, classes)
+        return ViT3DNetwork(encoder, self.widths, classes)

@@ -2,7 +2,7 @@
 medical image segmentation", 2025), by timm's EVA-02 blocks."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar
 
@@ -27,13 +27,14 @@ class Transformer(nn.Module):
 
     Positions are learnt, an entry for each place of the grid that it is built for, and rotary: a third of a head's
     channels turns by the position along each axis, so that scores depend on differences. On another grid the learnt
-    ones are resampled. Registers have no position. All blocks are recomputed by activation checkpointing.
+    ones are resampled. Registers have no position (theirs learn one). All blocks are recomputed by activation
+    checkpointing.
     """
 
     def __init__(self, dim: int, depth: int, heads: int, grid: Sequence[int], registers: int = 0) -> None:
         super().__init__()
         self.rotary_dim = dim // heads * 2 // 3  # of two axes, as timm counts
-        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, dim, *grid), std=0.02))
+        self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim, *grid), std=0.02))
         self.register_tokens: nn.Parameter | None = None
         if registers:
             self.register_tokens = nn.Parameter(nn.init.normal_(torch.empty(1, registers, dim), std=1e-6))
@@ -51,18 +52,18 @@ class Transformer(nn.Module):
         """``visible``: int64 [b, v], the patches to compute with, as if there were no others: [b, r + v, dim]."""
         sines = build_rotary_pos_embed([*grid], dim=self.rotary_dim, in_pixels=False, device=patches.device)
         rope = torch.cat(sines, -1)  # [n, 2 channels of a head]
-        tokens = patches + resized(self.pos_embed, grid).flatten(2).transpose(1, 2)
+        tokens = patches + resized(self.pos_embed[None], grid).flatten(2).transpose(1, 2)
         if visible is not None:
             tokens, rope = taken(tokens, visible), rope[visible][:, None]
         if self.register_tokens is not None:
-            tokens = torch.cat([self.register_tokens.expand(len(tokens), -1, -1), tokens], 1)
+            tokens = torch.cat([self.register_tokens.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
             tokens = block(tokens, rope=rope)
         normed: Tensor = self.norm(tokens)
         return normed
 
     def _initialise(self) -> None:
-        """As EVA-02: what each block adds starts smaller, the deeper it is."""
+        """Draw weights as EVA-02 does: what each block adds starts smaller, the deeper it is."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -108,7 +109,8 @@ class ViT3DEncoder(Encoder):
         x = self._expanded(x)
         features = self.embed(x)
         grid, patches = features.shape[2:], features.flatten(2).transpose(1, 2)
-        if visible is not None and token is not None:
+        if token is not None:
+            assert visible is not None, "a token stands in the places of the others"
             patches, visible = filled(taken(patches, visible), visible, token, math.prod(grid)), None
         tokens = self.transformer(patches, grid, visible)
         registers, patches = tokens.tensor_split([self.registers], 1)
@@ -118,16 +120,27 @@ class ViT3DEncoder(Encoder):
     def filler(self, depth: int, size: Sequence[int]) -> "Filler":
         return Filler(self.dim, depth, self.heads, [side // PATCH for side in size])
 
-    def fitted(self, name: str, tensor: Tensor) -> Tensor:
-        """Learnt positions [1, dim, *grid], or theirs [1, n, dim] of this grid or of a cube, resampled for this one."""
-        grid = self.transformer.pos_embed.shape[2:]
+    def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
+        """Learnt positions [dim, *grid], or theirs [1, n, dim] of a cube or of this grid, are resampled for this one.
+
+        nnssl's masked autoencoder numbers its patches (h w d) in a volume [w, h, d]. Its files get their first two axes
+        exchanged: in learnt positions of a cube, and in the thirds of a head's channels that turn by them.
+        """
+        grid, exchanged = self.transformer.pos_embed.shape[1:], any("decoder.blocks." in entry for entry in file)
+        if exchanged and name.endswith(("q_proj.weight", "q_proj.bias", "k_proj.weight")):
+            return tensor.unflatten(0, (self.heads, 3, -1))[:, [1, 0, 2]].flatten(0, 2)
         if name != "transformer.pos_embed":
             return tensor
         if tensor.dim() == 3:
             count = tensor.shape[1]
-            stored = grid if math.prod(grid) == count else 3 * (round(count ** (1 / 3)),)
-            tensor = tensor.transpose(1, 2).unflatten(2, stored) if math.prod(stored) == count else tensor
-        return resized(tensor, grid) if tensor.dim() == 5 else tensor
+            cube = 3 * (round(count ** (1 / 3)),)
+            stored = cube if math.prod(cube) == count else grid
+            registers = any(entry.endswith("register_tokens") for entry in file)  # theirs have positions, too
+            if math.prod(stored) != count or registers or (exchanged and stored != cube):
+                return tensor
+            tensor = tensor[0].T.unflatten(1, stored)
+            tensor = tensor.transpose(1, 2) if exchanged else tensor
+        return resized(tensor[None], grid)[0] if tensor.dim() == 4 else tensor
 
 
 class Filler(nn.Module):
@@ -188,18 +201,24 @@ class ViT3DNetwork(Network):
 
 
 def taken(patches: Tensor, visible: Tensor) -> Tensor:
-    """[b, n, dim] -> [b, v, dim]: those of ``visible`` [b, v]."""
-    return patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[2]))
+    """Return of [b, n, dim] the patches ``visible`` [b, v]: [b, v, dim]."""
+    return patches[_samples(visible), visible]
 
 
 def filled(patches: Tensor, visible: Tensor, token: Tensor, count: int) -> Tensor:
-    """[b, v, dim], the patches ``visible`` [b, v] of ``count`` -> [b, count, dim], with ``token`` [dim] elsewhere."""
-    every = token.to(patches.dtype).expand(len(patches), count, -1)
-    return every.scatter(1, visible[..., None].expand_as(patches), patches)
+    """Return [b, count, dim]: ``patches`` [b, v, dim] in the places ``visible`` [b, v], ``token`` [dim] elsewhere."""
+    every = token.to(patches.dtype).expand(patches.shape[0], count, -1)
+    return every.index_put((_samples(visible), visible), patches)
+
+
+def _samples(visible: Tensor) -> Tensor:
+    """Return the samples' numbers [b, 1]. With them a row of channels is indexed, not each channel: in one order, a
+    GPU adds gradients of as many indices as it sorts."""
+    return torch.arange(visible.shape[0], device=visible.device)[:, None]
 
 
 def _initialise(module: nn.Module) -> None:
-    """As theirs: He's normal weights."""
+    """Draw He's normal weights, as theirs."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=SLOPE)
         assert module.bias is not None
