@@ -168,6 +168,11 @@ def test_formats_of_volumes_say_for_which_network_they_are() -> None:
             refused()
     exports = {name: FORMATS[name](trained("resenc_l")) for name in ("plain", "nnunet")}
     card = Card("brains", trained("resenc_l").run, [], "dira", 3, 0.5, True, exports).text()
+    masked = derived(
+        "pretrain", OmegaConf.to_container(compose("pretrain", ["data.shards=any", "experiment=mae_vit3d"]))
+    )
+    behind = Card("brains", masked, [], "mae", 3, 0.5, masked.trains_decoder("mae"), exports).text()
+    assert "- No decoder: trained behind modules that are not exported." in behind and "hidden blocks" not in behind
     assert "library_name: pytorch" in card and "image = torch.rand(1, 1, 8, 8, 16)" in card
     assert "nnU-Net and nnssl, the U-Net without its last layer: `checkpoint_final.pth` and `adaptation_plan" in card
     assert "Pickled. `nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -pretrained_weights checkpoint_final.pth`" in card

@@ -212,8 +212,8 @@ def filled(patches: Tensor, visible: Tensor, token: Tensor, count: int) -> Tenso
 
 
 def _samples(visible: Tensor) -> Tensor:
-    """Return the samples' numbers [b, 1]. With them a row of channels is indexed, not each channel: in one order, a
-    GPU adds gradients of as many indices as it sorts."""
+    """Return the samples' numbers [b, 1]. With them a patch has one index, not one for each channel: deterministic
+    gradients on a GPU sort indices."""
     return torch.arange(visible.shape[0], device=visible.device)[:, None]
 
 
