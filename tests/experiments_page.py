@@ -18,7 +18,7 @@ EXPERIMENTS = ROOT / "configs" / "experiment"
 PRESETS = ROOT / "configs" / "_preset_of"
 DIFFERS = ("dira_moco", "pcrl", "pcrl3d", "dira_transvw", "models_genesis")  # whose presets have a table
 SIDES = ("paper", "released")
-NAMES = {"TimmUNet": "", "UNet3D": "`unet3d`", "ResEnc": "`resenc_l`", "SwinUNETR": "`swinunetr`"}
+NAMES = {"TimmUNet": "", "UNet3D": "`unet3d`", "ResEnc": "`resenc_l`", "SwinUNETR": "`swinunetr`", "ViT3D": "`vit3d`"}
 ABSENT = object()
 
 
@@ -63,7 +63,7 @@ def row(experiment: str) -> list[str]:
 def network(model: dict[str, Any]) -> str:
     """Its name, and its width where it is not the full one."""
     name = NAMES[model["_target_"]] or f"`{model['encoder']}`"
-    smaller = [f"{key}={shown(model[key])}" for key in ("width",) if model.get(key, 1) != 1]
+    smaller = [f"{key}={shown(model[key])}" for key in ("width", "embed_dim") if model.get(key, 1) != 1]
     return ", ".join([name, *smaller])
 
 

@@ -308,6 +308,33 @@ MUTATIONS = (
         "factor * self.scale.value",
         ("pretrain/test_objective.py",),
     ),
+    Mutation(
+        "positions-of-the-first-patches",  # those that are left out shift the others
+        "models/volume/vit3d.py",
+        "rope[visible][:, None]",
+        "rope[: visible.shape[1]]",
+        ("models/test_vit3d.py",),
+    ),
+    Mutation(
+        "published-positions-in-another-order",
+        "models/volume/vit3d.py",
+        "tensor[0].T.unflatten(1, stored)",
+        "tensor.reshape(-1, *stored)",
+        ("models/test_vit3d.py",),
+    ),
+    Mutation(
+        "a-decoder-without-its-filler",
+        "models/layouts.py",
+        "if not names or self._filled:",
+        "if not names:",
+        ("models/test_vit3d.py",),
+    ),
+    Mutation(
+        "hidden-patches-are-given",
+        "methods/mae.py",
+        "visible = order[:, : self.visible]",
+        "visible = order[:, -self.visible :]",
+    ),
     # ------------------------------------------------------------------ runs that go on
     Mutation(
         "checkpoint-without-the-queue",

@@ -188,5 +188,7 @@ class Card:
         if (self.decoder or self.run.output.names) and self.run.output.remark:
             lines.append(f"- {self.run.output.remark}")
         if not self.decoder and not self.run.output.names:
-            lines.append("- No decoder: no stage up to this one trained it.")
+            behind = self.run.tensors.decoder is None and any(stage.decoder for stage in self.run.stages)
+            why = "trained behind modules that are not exported" if behind else "no stage up to this one trained it"
+            lines.append(f"- No decoder: {why}.")
         return "\n".join(lines)

@@ -29,8 +29,8 @@ def check_any_size(method: str, encoder: Encoder) -> None:
         )
 
 
-def mask_blocks(views: ViewSpec, key: str) -> tuple[int, ...]:
-    """The blocks of a view on each axis that ``views.corruptions.mask`` hides or leaves.
+def mask_blocks(views: ViewSpec, key: str) -> np.ndarray:
+    """One mask that ``views.corruptions.mask`` may draw: bool [*blocks], true where hidden.
 
     Raises ``UserError``, for what ``key`` names, if there is no such mask, or it is not where the target has it.
     """
@@ -45,7 +45,24 @@ def mask_blocks(views: ViewSpec, key: str) -> tuple[int, ...]:
         raise UserError(f"views.target_flip={views.target_flip}: {key} needs targets where the view has its mask; "
                         "use views.target_flip=with_input")  # fmt: skip
     mask, size = views.corruptions[MASK], views.sides
-    return tuple(mask.draw(np.zeros((1, mask.numbers(size)), np.float32), size)[MASK].shape[1:])
+    drawn: np.ndarray = mask.draw(np.zeros((1, mask.numbers(size)), np.float32), size)[MASK][0]
+    return drawn
+
+
+def patch_grid(encoder: Encoder, size: Sequence[int], blocks: Sequence[int], key: str) -> tuple[int, ...]:
+    """Patches of ``encoder`` on each axis of a view of ``size``, of which each of ``blocks`` holds whole ones.
+
+    Raises ``UserError``, for what ``key`` names, if the encoder cannot take some patches alone, or blocks cut them.
+    """
+    if (side := encoder.visible_patch) is None:
+        other = "model=vit3d or " if encoder.dimensions == 3 else ""
+        raise UserError(f"{key}: {encoder.name} cannot leave patches out; use {other}method.masking=dense")
+    if any(n % (count * side) for n, count in zip(size, blocks, strict=True)):
+        raise UserError(
+            f"{key}: blocks must have sides that are multiples of {side}, a patch of {encoder.name}; use "
+            f"views.corruptions.mask.block={side}"
+        )
+    return tuple(n // side for n in size)
 
 
 def blocks_hidden(batch: Batch, view: int) -> Tensor:

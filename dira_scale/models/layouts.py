@@ -57,7 +57,7 @@ class StartWeights:
         self.loaded: list[str] = []
         self._keys = "model.encoder and model.decoder_channels" if isinstance(encoder, TimmEncoder) else "model.*"
         layout, prefix, names, self._named = self._find(encoder)
-        entries = set(self._named.values())
+        entries, self._filled = set(self._named.values()), any("filler." in name for name in self._named)
         self._stored = {name: tensor for name, tensor in self._stored.items() if name in entries}  # each once
         axes = XYZ if layout in encoder.published_xyz else ZYX
         if tensors is None and (metadata := exported_metadata(path)):  # written by us
@@ -65,7 +65,7 @@ class StartWeights:
         if tensors is None and axes == XYZ:
             self._stored = {name: other_axes(name, tensor) for name, tensor in self._stored.items()}
         state = encoder.state_dict()
-        state |= {name: _adapted(self.origin, key, self._stored[key], name, encoder) for name, key in names.items()}
+        state |= {name: _adapted(self.origin, key, self._stored, name, encoder) for name, key in names.items()}
         encoder.load_state_dict(state)
         self._used = set(names.values())
         behind = f" behind '{prefix}'" if prefix else ""
@@ -77,10 +77,11 @@ class StartWeights:
 
         ``scale``: of what the head is to predict (``method.target_scale``); that of the file is 1.
 
-        A decoder with more entries than ours (smp's with attention) is a different one, and ignored.
+        A decoder with more entries than ours (smp's with attention) is a different one, and ignored; so is one that
+        was trained behind a filler (``Encoder.filler``), which the network does not have.
         """
         names = list(network.decoder.state_dict())
-        if not names:  # a classifier's
+        if not names or self._filled:  # a classifier's
             return
         prefixes = [p for p in _prefixes(names, self._named) if not _unknown_entries(p, [p], names, self._named)]
         if not prefixes:
@@ -107,7 +108,8 @@ class StartWeights:
         loaded = f"{self.origin}: {', '.join(self.loaded)} loaded"
         listed = f"{', '.join(unused[:3])}{', …' if len(unused) > 3 else ''}"
         others = f"{len(unused)} other entr{'y' if len(unused) == 1 else 'ies'} not used: {listed}"
-        return f"{loaded}; {others}" if unused else loaded
+        filled = "; decoder and head were trained behind a masked autoencoder's blocks" if self._filled else ""
+        return f"{loaded}; {others}{filled}" if unused else loaded
 
     def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str], dict[str, str]]:
         """The layout, the prefix, the file's entry for each of the encoder's entries, and for each name as ours are."""
@@ -218,10 +220,10 @@ def stem_for(channels: int, weight: Tensor) -> Tensor:
     return weight[:, turns] * (weight.shape[1] / channels)
 
 
-def _adapted(origin: str, key: str, tensor: Tensor, name: str, encoder: Encoder) -> Tensor:
-    """The file's ``tensor`` at ``key``, in the shape of the encoder's entry ``name``."""
+def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, encoder: Encoder) -> Tensor:
+    """The tensor at ``key`` of those ``stored``, in the shape of the encoder's entry ``name``."""
     entry = encoder.state_dict()[name]
-    tensor, expected = tensor.to(entry.dtype), entry.shape
+    tensor, expected = encoder.fitted(name, stored[key].to(entry.dtype), stored), entry.shape
     if tensor.shape == expected:
         return tensor
     if name in _stems(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:
@@ -249,4 +251,8 @@ def _stems(encoder: Encoder) -> list[str]:
 
 
 def _other_shape(origin: str, key: str, tensor: Tensor, encoder: Encoder, expected: torch.Size) -> UserError:
-    return UserError(f"{origin}: '{key}' has shape {tuple(tensor.shape)}, {encoder.name} needs {tuple(expected)}")
+    positions = key.endswith("pos_embed") and encoder.dimensions == 3
+    hint = "; learnt positions are read of a cube of patches, or of data.size, without register tokens"
+    return UserError(
+        f"{origin}: '{key}' has shape {tuple(tensor.shape)}, {encoder.name} needs {tuple(expected)}{hint * positions}"
+    )

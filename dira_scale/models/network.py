@@ -88,6 +88,9 @@ class Encoder(nn.Module):
         layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
             of decoder and head, become those of ours (``models.translations``).
         published_xyz: those of ``layouts`` whose authors train on volumes [x, y, z]; ours are [z, y, x].
+        visible_patch: side of a patch, of a transformer whose ``forward`` takes some patches alone: ``visible`` int64
+            [b, v] are their numbers, row by row; the last map is then of these, [b, C, v, 1, …]. With a ``token`` [C],
+            which stands in the places of the others, it is of all.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Encoder(nn.Module):
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or smp's tu-": ()}
     published_xyz: ClassVar[Collection[str]] = ()
     channels_last = False
+    visible_patch: ClassVar[int | None] = None
     _in_channels: int
 
     @property
@@ -108,6 +112,16 @@ class Encoder(nn.Module):
     def tokens(self, x: Tensor) -> Tokens:
         """The pyramid of images, and beside it the tokens of a transformer."""
         return Tokens(self(x))
+
+    def filler(self, depth: int, size: Sequence[int]) -> nn.Module:
+        """A module (last map of ``visible`` patches, ``visible``) -> map of all patches of views of ``size``, with
+        ``depth`` blocks in which hidden ones ask visible ones; of encoders with a ``visible_patch``."""
+        raise NotImplementedError
+
+    def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
+        """A file's ``tensor`` for the entry ``name``, in the entry's shape where that has a meaning; else as it is.
+        ``file``: the names of all its entries, which tell whose it is."""
+        return tensor
 
     def _expanded(self, x: Tensor) -> Tensor:
         """[b, 1 or C, *size] -> [b, C, *size], without copying unless ``channels_last``."""
@@ -130,8 +144,8 @@ def pyramid_sizes(encoder: Encoder, size: Sequence[int]) -> list[list[int]]:
 class Network(nn.Module):
     """[b, 1 or C, *size] -> logits [b, classes, *size]; of a classifier [b, classes].
 
-    ``decoder`` takes the encoder's pyramid and returns a map of the image's size, ``head`` makes a channel per class of
-    it: one restores an image, or segments one structure.
+    ``decoder`` takes the encoder's pyramid and returns a map, ``head`` makes of it a channel per class, of the image's
+    size: one restores an image, or segments one structure.
     """
 
     encoder: Encoder

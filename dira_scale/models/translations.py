@@ -78,6 +78,14 @@ SWINUNETR: Rules = (
     (r"(?<!decoder\.)\b(decoder\d\.)", r"decoder.\1"),
     (r"\bout\.conv\.conv\.", "head.conv.conv."),
 )
+VIT3D: Rules = (
+    (r"\bdown_projection\.proj\.", "encoder.embed."),
+    (r"\beva\.", "encoder.transformer."),
+    (r"(?<!transformer\.)\bregister_tokens$", "encoder.transformer.register_tokens"),
+    (r"\bdecoder\.(?=pos_embed$|blocks\.|norm\.)", "filler.transformer."),  # of nnssl's masked autoencoder
+    (r"\bup_projection\.decode\.2\.", "head."),
+    (r"\bup_projection\.decode\.", "decoder.stages."),
+)
 
 
 # The eight neighbours that Swin UNETR's patch merging joins, in its order, after the first and last axis have changed

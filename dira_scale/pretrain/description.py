@@ -102,6 +102,7 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
         prefix = f"method.{match[1]}"
         break
     kind = method_class(inner)
+    decoder = decoder and method.get("masking") != "drop"  # MAE's, which is trained behind its filler
     exported, momentum = "encoder" if decoder else kind.exported, kind.momentum_encoder
     return Tensors(
         module="method",

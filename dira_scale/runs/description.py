@@ -128,7 +128,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Prefixes of names in a checkpoint; None: there is no such part. Export writes encoder, decoder and head.
+    """Prefixes of names in a checkpoint; None: there is no such part, or none of use without the method. Export writes
+    encoder, decoder and head.
 
     ``momentum``: the encoder that follows ``encoder``. ``side``: small modules beside the trained one.
     """
@@ -212,9 +213,11 @@ class Description:
         return self.network.head != "dense" or self.trains_decoder(last)
 
     def trains_decoder(self, last: str | None = None) -> bool:
-        """Whether one of the stages up to the ``last`` does; of all by default."""
+        """Whether one of the stages up to the ``last`` trains one of use by itself; of all by default."""
         names = [stage.name for stage in self.stages]
-        return any(stage.decoder for stage in self.stages[: names.index(last) + 1 if last else None])
+        return self.tensors.decoder is not None and any(
+            stage.decoder for stage in self.stages[: names.index(last) + 1 if last else None]
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"

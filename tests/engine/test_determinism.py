@@ -28,7 +28,13 @@ REFUSED = {
     "histc", "bincount", "median", "grid_sampler_2d_backward", "grid_sampler_3d_backward", "cumsum", "max_unpool2d",
     "scatter_reduce",
 }  # fmt: skip
-SMALL = "model.decoder_channels=[16,16,8,8,8]", "parallel.threads=1", "data.batch=4", "model.bn_groups=1"
+SMALL = "parallel.threads=1", "data.batch=4", "model.bn_groups=1"
+IMAGES = "data.size=64", "model.decoder_channels=[16,16,8,8,8]"
+DIRA = *IMAGES, "method=dira_moco", "method.base.queue=64"
+DROPPED = (
+    "model=vit3d", "model.embed_dim=24", "model.depth=1", "model.num_heads=1", "data.size=[16,16,16]", "views=mae3d",
+    "views.corruptions.mask.block=8", "method=mae", "method.masking=drop",
+)  # fmt: skip
 
 
 class Operations(TorchDispatchMode):
@@ -42,18 +48,21 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("method", "encoder"), [("dira_moco", "test_vit"), ("dira_moco", tiny_swin.NAME), ("pcrl", "test_vit")]
+    ("words", "unordered"),
+    [
+        ((*DIRA, "model.encoder=test_vit"), True),
+        ((*DIRA, f"model.encoder={tiny_swin.NAME}"), False),  # its attention is not fused
+        ((*IMAGES, "method=pcrl", "method.queue=64", "views=pcrl", "model.encoder=test_vit"), True),
+        (DROPPED, True),
+    ],
 )
 def test_a_backward_pass_with_attention_has_only_operations_that_a_gpu_can_do_in_one_order(
-    method: str, encoder: str
+    words: tuple[str, ...], unordered: bool
 ) -> None:
-    size, queue = 64, "method.queue" if method == "pcrl" else "method.base.queue"
-    keys = f"method={method}", f"model.encoder={encoder}", f"data.size={size}", f"{queue}=64"
-    keys += ("views=pcrl",) if method == "pcrl" else ()
-    composed, config = synthetic.configuration(*SMALL, *keys)
+    composed, config = synthetic.configuration(*SMALL, *words)
     network, _ = synthetic.networks(composed, config)
-    assert adds_in_any_order(network, CUDA) == (encoder != tiny_swin.NAME)  # whose attention is not fused
-    images = tuple(torch.rand(4, 1, size, size) for _ in range(network.views.count))
+    assert adds_in_any_order(network, CUDA) == unordered
+    images = tuple(torch.rand(4, 1, *network.views.sides) for _ in range(network.views.count))
     batch = synthetic.batches(PretrainBlueprint(composed), 4, CPU)[0].to(CPU)
     network.train()
     network.enter_stage(list(network.weights))

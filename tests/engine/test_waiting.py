@@ -56,6 +56,7 @@ EXPERIMENTS = {
     "dira_transvw": ["pretrain", "experiment=dira_transvw", *VOLUMES, *LAST],
     "mae3d": ["pretrain", *MAE],
     "sparse mae3d": ["pretrain", *MAE, "method.masking=sparse"],
+    "mae_vit3d": ["pretrain", "experiment=small_mae_vit3d", "model.depth=2", "data.batch=4", "health.every=1"],
     "rotation": ["pretrain", "experiment=rotation", *SMALL, *IMAGES],
     "relative position": ["pretrain", "experiment=small_relative_position3d", *VOLUMES, "data.size=[32,64,64]"],
     "labels": ["finetune", *LABELS, *TUNE, "normalise=imagenet", BALANCED],

@@ -26,11 +26,16 @@ RESENC = {
     "_target_": "ResEnc", "features": [4, 8, 8], "blocks": [1, 1, 2],
     "weights": None, "bn_groups": 2,
 }  # fmt: skip
+VIT3D = {
+    "_target_": "ViT3D", "embed_dim": 24, "depth": 2, "num_heads": 2, "reg_tokens": 1, "decoder_channels": [8, 8],
+    "weights": None, "bn_groups": 2,
+}  # fmt: skip
 NETWORKS: dict[str, tuple[dict[str, Any], Any, int]] = {
     "resnet": (UNET, 64, 32),
     **{norm: (UNET3D | {"norm": norm}, (8, 16, 16), 8) for norm in ("batch", "instance")},
     "group": (UNET3D | {"norm": "group", "width": 0.25}, (8, 8, 16), 8),
     "resenc": (RESENC, (8, 16, 16), 8),
+    "vit3d": (VIT3D, (16, 32, 32), 16),
 }
 
 

@@ -1,5 +1,6 @@
 """Masked autoencoders and Models Genesis: losses by hand, sparse encoders in SparK's own way, and what stays hidden."""
 
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -42,8 +43,9 @@ def test_blocks_are_normalised_as_the_authors_do() -> None:
 
 @pytest.mark.parametrize(
     ("network", "masking", "norm_target"),
-    [("resnet", "dense", False), ("batch", "dense", True), *((network, "sparse", True) for network in NETWORKS)],
-)
+    [("resnet", "dense", False), ("batch", "dense", True), ("vit3d", "dense", False),
+     *((network, "sparse", True) for network in NETWORKS if network != "vit3d")],
+)  # fmt: skip
 def test_step_equals_plain_references(network: str, masking: str, norm_target: bool) -> None:
     """Loss and all gradients: of the network called by itself, the sparse encoder in SparK's way, for each BatchNorm
     group by itself; running statistics are of what is visible."""
@@ -84,6 +86,41 @@ def test_step_equals_plain_references(network: str, masking: str, norm_target: b
         )
 
 
+@pytest.mark.parametrize("loss", ["mse", "l1"])
+@pytest.mark.parametrize("masking", ["drop", "token"])
+def test_patches_that_are_left_out_are_told_by_tokens_in_their_places(masking: str, loss: str) -> None:
+    """Loss and gradients of each sample by itself, its tokens put together one by one; a block has 8 patches."""
+    method = mae("vit3d", masking=masking, loss=loss, norm_target=loss == "mse")
+    for parameter in method.parameters():
+        nn.init.uniform_(parameter, -0.3, 0.3)
+    (clean,), (view,), batch = masked_batch(method.views)
+    method((clean,), (view,), batch).losses["re"].backward()
+    ours = {name: parameter.grad.clone() for name, parameter in method.named_parameters()}
+    method.zero_grad()
+    hidden = batch.distortions[0].corruptions["mask"]["mask"]
+    for x, target, part in zip(view.split(1), clean.split(1), hidden.split(1), strict=True):
+        grid, blocks = (2, 4, 4), part.shape[1:]
+        seen = [i for i, at in enumerate(np.ndindex(*grid)) if not part[0][tuple(n // 2 for n in at)]]
+        where = torch.tensor([seen])
+        if masking == "drop":
+            given, transformer = iter(method.encoder(x, where)[-1].flatten(2)[0].T), method.filler.transformer
+            token = method.filler.token
+        else:
+            embedded, transformer = method.encoder.embed(x).flatten(2)[0].T, method.encoder.transformer
+            given, token = iter(embedded[seen]), method.token
+        every = torch.stack([next(given) if i in seen else token for i in range(32)])
+        tokens = transformer(every[None], grid)[:, -32:]
+        predicted = method.head(method.decoder([x, tokens.transpose(1, 2).reshape(1, 24, *grid)]))
+        if loss == "mse":
+            mean, deviation = block_moments(target, tuple(blocks))
+            target = (target - mean) / deviation
+        errors = (predicted - target)[voxels(part, x.shape[2:])]
+        (errors.square() if loss == "mse" else errors.abs()).mean().div(4).backward()
+    assert ours.keys() == {name for name, _ in method.named_parameters()}
+    for name, parameter in method.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-7, atol=1e-10, msg=f"{name}: ".__add__)
+
+
 def test_running_statistics_are_of_visible_positions() -> None:
     method = mae("batch", groups=1, masking="sparse")
     clean, distorted, batch = masked_batch(method.views)
@@ -97,8 +134,10 @@ def test_running_statistics_are_of_visible_positions() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("masking", ["dense", "sparse"])
-@pytest.mark.parametrize("network", ["resnet", "batch", "instance"])
+@pytest.mark.parametrize(
+    ("network", "masking"),
+    [*itertools.product(("resnet", "batch", "instance"), ("dense", "sparse")), ("vit3d", "drop"), ("vit3d", "token")],
+)
 def test_hidden_voxels_are_not_seen(network: str, masking: str, training: bool) -> None:
     """Other values there: the encoder's maps are the same bits. Of visible ones they are not."""
     method = mae(network, masking=masking).float().train(training)
@@ -200,17 +239,34 @@ def test_a_vision_transformer_is_dense() -> None:
         built(node | {"masking": "sparse"}, vit, masked(size, 32), groups=1)
 
 
+def test_what_a_transformer_cannot_leave_out_is_refused() -> None:
+    size = NETWORKS["vit3d"][1]
+    for settings, block, message in (
+        ({"masking": "token"}, 4, r"method.masking=token: blocks must have sides that are multiples of 8, a patch of "
+         r"vit3d; use views.corruptions.mask.block=8$"),
+        ({"masking": "sparse"}, 8, r"sparse: vit3d mixes all positions \(EvaAttention\); use method.masking=dense"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            built({"_target_": "MAE"} | settings, NETWORKS["vit3d"][0], masked(size, block))
+
+
 PLAIN = ViewSpec(count=1, size=64)
 REFUSED = [
     (PLAIN, {}, "method=mae: the views hide nothing, they have no views.corruptions.mask; use views=mae"),
     (ViewSpec(count=1, size=(8, 8, 8), **NONE), {}, "views.corruptions.mask; use views=mae3d"),
     (masked(64, 32, count=2), {}, "views.count=2: MAE restores one view; use views.count=1"),
-    (masked(64, 32), {"masking": "spare"}, "method.masking=spare: expected dense or sparse; did you mean 'sparse'?"),
+    (masked(64, 32), {"masking": "spare"}, "method.masking=spare: expected dense, sparse, drop or token; did you mean "
+     "'sparse'?"),
     (masked(64, 16), {"masking": "sparse"}, "method.masking=sparse: blocks must have sides that are multiples of 32, a "
      "voxel of test_resnet's coarsest map; use views.corruptions.mask.block=32 or method.masking=dense"),
     (replace(masked(64, 32), corruptions={"mask": BlockMask(32, 0.5), "more": BlockMask(8, 0.5)}), {},
      "views.corruptions: more after mask would change what is hidden; put mask last"),
     (replace(masked(64, 32), target_flip="released"), {}, "use views.target_flip=with_input"),
+    (masked(64, 32), {"loss": "mae"}, "method.loss=mae: expected mse or l1"),
+    (masked(64, 32), {"blocks": 0}, "method.blocks=0: without one, hidden patches know nothing of visible ones; use 1"),
+    (masked(64, 32), {"masking": "token"}, "test_resnet cannot leave patches out; use method.masking=dense"),
+    (masked((8, 16, 16), 8), {"masking": "drop"}, "method.masking=drop: unet3d cannot leave patches out; use "
+     "model=vit3d or method.masking=dense"),
 ]  # fmt: skip
 
 

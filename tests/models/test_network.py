@@ -81,6 +81,10 @@ REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residu
          "of features=[32, 64, 128, 256, 320, 320]"),
         ("swinunetr", {}, (16, 32, 32), "data.size=[16, 32, 32]: swinunetr halves each side down to 1/32"),
         ("swinunetr", {}, (32, 32, 32), "data.size=[32, 32, 32]: the coarsest map of swinunetr is one voxel"),
+        ("vit3d", {}, (20, 32, 32), "data.size=[20, 32, 32]: vit3d cuts each side into patches of 8: give "),
+        ("vit3d", {"embed_dim": 192, "num_heads": 3}, (32, 32, 32), "model.embed_dim=192: rotary positions on three "
+         "axes need a multiple of 6 channels for each of 3 heads; use 180 or 198"),
+        ("vit3d", {"decoder_channels": "[16]"}, (32, 32, 32), "model.decoder_channels=[16]: needs two, of the maps "),
         ("swinunetr", {"feature_size": 20}, (32, 32, 64), "model.feature_size=20: must be a multiple of 12"),
     ],
 )  # fmt: skip

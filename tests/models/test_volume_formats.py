@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from models.test_unet3d import Plain
+from models.test_vit3d import published
 from models.volumes import chosen
 from omegaconf import OmegaConf
 from recorded import derived
@@ -19,13 +20,15 @@ from dira_scale.errors import UserError
 from dira_scale.export.card import Card
 from dira_scale.export.exported import Exported, TrainedNetwork
 from dira_scale.export.formats import FORMATS, check, default_formats
+from dira_scale.export.volume_formats import PRIMUS
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
 
-SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64)}
+SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64), "vit3d": (16, 24, 32)}
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"width": 0.125}, "resenc_l": {"features": "[4,8,8]", "blocks": "[1,2,1]"},
     "swinunetr": {"feature_size": 12},
+    "vit3d": {"embed_dim": 24, "depth": 2, "num_heads": 2, "decoder_channels": "[8,8]"},
 }  # fmt: skip
 
 
@@ -135,10 +138,28 @@ def test_nnssls_plan_has_its_keys_and_names_tensors_that_are_there() -> None:
     assert not any(name.startswith("decoder.stages") for name in names) and "none was trained" in exported.use
 
 
+def test_primus_weights_are_nnssls_for_the_sizes_that_it_has_names_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = trained("vit3d")
+    with pytest.raises(UserError, match=r"^formats: nnunet takes vit3d in the sizes S, B, M and L .*; use plain$"):
+        FORMATS["nnunet"](network)
+    monkeypatch.setitem(PRIMUS, (24, 2, 2), "PrimusXS")  # the smallest published one has 24 million parameters
+    exported = FORMATS["nnunet"](network)
+    checkpoint = torch.load(io.BytesIO(exported.files["checkpoint_final.pth"]), weights_only=True)
+    plan, weights = checkpoint["nnssl_adaptation_plan"], checkpoint["network_weights"]
+    assert plan.keys() == PLAN and plan["architecture_plans"]["arch_class_name"] == "PrimusXS"
+    assert "its own has another shape" in exported.use
+    ours = published(network.network)
+    assert weights.keys() == {name for name in ours if name.startswith(("eva.", "down_projection."))}
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in weights.items())
+    within = tuple(f"{plan[key]}." for key in ("key_to_encoder", "key_to_stem"))
+    assert all(name.startswith(within) for name in weights) and plan["key_to_lpe"] in weights
+    assert [f"{name}.weight" in weights for name in plan["keys_to_in_proj"]] == [True]
+
+
 def test_formats_of_volumes_say_for_which_network_they_are() -> None:
     unet, resenc = trained("unet3d"), trained("resenc_l", decoder=False)
     printed: list[tuple[Callable[[], object], str]] = [
-        (lambda: FORMATS["nnunet"](unet), "nnunet takes model=resenc_l; this run has unet3d: use plain"),
+        (lambda: FORMATS["nnunet"](unet), "nnunet takes model=resenc_l or model=vit3d; this run has unet3d: use plain"),
         (lambda: FORMATS["monai"](unet), "monai takes encoders of timm and model=swinunetr; this run has unet3d"),
         (lambda: check("monai", resenc.encoder, False), "monai needs a U-Net, and no stage up to this one trained"),
     ]
@@ -147,6 +168,11 @@ def test_formats_of_volumes_say_for_which_network_they_are() -> None:
             refused()
     exports = {name: FORMATS[name](trained("resenc_l")) for name in ("plain", "nnunet")}
     card = Card("brains", trained("resenc_l").run, [], "dira", 3, 0.5, True, exports).text()
+    masked = derived(
+        "pretrain", OmegaConf.to_container(compose("pretrain", ["data.shards=any", "experiment=mae_vit3d"]))
+    )
+    behind = Card("brains", masked, [], "mae", 3, 0.5, masked.trains_decoder("mae"), exports).text()
+    assert "- No decoder: trained behind modules that are not exported." in behind and "hidden blocks" not in behind
     assert "library_name: pytorch" in card and "image = torch.rand(1, 1, 8, 8, 16)" in card
     assert "nnU-Net and nnssl, the U-Net without its last layer: `checkpoint_final.pth` and `adaptation_plan" in card
     assert "Pickled. `nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -pretrained_weights checkpoint_final.pth`" in card

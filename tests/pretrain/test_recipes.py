@@ -215,6 +215,7 @@ def test_a_preset_is_of_the_methods_that_have_it() -> None:
 # An epoch of Models Genesis has 32 cubes of a scan, of TransVW 59, ours one crop.
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-3, "weight_decay": 0.0}
 SGD, NO_MASK = "torch.optim.SGD", (None, None)
+MASKED = {"norm_target": False, "loss": "mse", "blocks": 2}
 RESTORERS: dict[str, tuple[Any, ...]] = {
     "models_genesis": (
         {"_target_": SGD, "lr": 1.0, "momentum": 0.9, "weight_decay": 0.0}, ("step", 32 * 40, 0.5, 0, None), 6, CUBE,
@@ -227,12 +228,17 @@ RESTORERS: dict[str, tuple[Any, ...]] = {
     "mae3d": (
         {"_target_": SGD, "lr": 0.01, "momentum": 0.99, "weight_decay": 3e-5, "nesterov": True},
         ("cosine", 50, 0.5, 0, 12), 8, [160] * 3, {"mae": (["re"], 17.5, None)},
-        {"masking": "dense", "norm_target": False}, (16, 0.75),
+        MASKED | {"masking": "dense"}, (16, 0.75),
+    ),
+    "mae_vit3d": (
+        {"_target_": "torch.optim.AdamW", "lr": 3e-4, "betas": [0.9, 0.98], "weight_decay": 0.05},
+        ("cosine", 50, 0.5, 17.5 * 50 / 1000, 1), 8, [160] * 3, {"mae": (["re"], 17.5, None)},
+        MASKED | {"masking": "drop"}, (8, 0.75),
     ),
     "mae": (
         {"_target_": "timm.optim.Lamb", "lr": 2e-4, "betas": [0.9, 0.95], "weight_decay": 0.04},
         ("cosine", 50, 0.5, 40, 5), 256, 224, {"mae": (["re"], 1600, None)},
-        {"masking": "sparse", "norm_target": True}, (32, 0.6),
+        MASKED | {"masking": "sparse", "norm_target": True}, (32, 0.6),
     ),
 }  # fmt: skip
 
@@ -435,6 +441,7 @@ NARROW = {
     "TimmUNet": "model.encoder=test_resnet",
     "UNet3D": "model.width=0.0625",
     "ResEnc": "model.features=[4,4,4,4,4,4]",
+    "ViT3D": "model.embed_dim=72",
 }
 
 

@@ -77,6 +77,9 @@ def test_pretraining_says_what_its_readers_ask() -> None:
     assert derived("pretrain", composed("experiment=pcrl", "preset=released")).output.scale == pytest.approx(4.43, 0.01)
     words = derived("pretrain", composed("experiment=dira_transvw"))
     assert words.metrics["accuracy"].title == "Accuracy of words (chance 1/44)" and "accuracy" not in described.metrics
+    for masking, alone in (("token", True), ("drop", False)):
+        masked = derived("pretrain", composed("experiment=small_mae_vit3d", f"method.masking={masking}"))
+        assert (masked.tensors.decoder is not None) == masked.trains_decoder() == alone
     turns = derived("pretrain", composed("experiment=rotation"))
     assert turns.metrics["accuracy"].title == "Accuracy of the pretext task" and "without labels" in turns.trained
     assert turns.terms["di"].title == "Discrimination (Rotation)" and "was turned" in turns.terms["di"].meaning

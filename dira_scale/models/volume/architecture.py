@@ -32,6 +32,11 @@ class VolumeArchitecture(Architecture):
         raise NotImplementedError
 
     @property
+    def divides(self) -> str:
+        """What it does with a side, for messages."""
+        return f"halves each side down to 1/{self.stride}"
+
+    @property
     def instance_norm(self) -> str:
         """What normalises each channel of the coarsest map by itself, for messages; empty if nothing does."""
         return "InstanceNorm"
@@ -48,8 +53,7 @@ class VolumeArchitecture(Architecture):
         suitable = " or ".join(dict.fromkeys(str(self._enlarged(sides)) for sides in (below, over)))
         if below != [*size]:
             raise UserError(
-                f"{key}={list(size)}: {self.name} halves each side down to 1/{step}: give multiples of {step}, "
-                f"such as {key}={suitable}"
+                f"{key}={list(size)}: {self.name} {self.divides}: give multiples of {step}, such as {key}={suitable}"
             )
         if suitable != str([*size]):
             raise UserError(
@@ -175,3 +179,67 @@ class SwinUNETR(VolumeArchitecture):
 
         assert isinstance(encoder, SwinEncoder)
         return SwinNetwork(encoder, classes)
+
+
+@dataclass
+class ViT3D(VolumeArchitecture):
+    """Primus, a plain transformer with a light decoder (``configs/model/vit3d.yaml``)."""
+
+    embed_dim: int = at_least(6)
+    depth: int = at_least(1)
+    num_heads: int = at_least(1)
+    reg_tokens: int = at_least(0)
+    decoder_channels: list[int] | None = at_least(1, None)
+
+    label: ClassVar[str] = "vit3d"
+
+    @property
+    def stride(self) -> int:
+        return 8
+
+    @property
+    def divides(self) -> str:
+        return "cuts each side into patches of 8"
+
+    @property
+    def instance_norm(self) -> str:
+        return ""
+
+    def __post_init__(self) -> None:
+        """Raises UserError unless each head has channels for the turns of three axes, and the decoder two stages."""
+        super().__post_init__()
+        if MISSING in (self.embed_dim, self.num_heads):
+            return
+        if self.embed_dim % (step := 6 * self.num_heads):
+            below = max(self.embed_dim // step, 1) * step
+            raise UserError(
+                f"embed_dim={self.embed_dim}: rotary positions on three axes need a multiple of 6 channels for each of "
+                f"{self.num_heads} heads; use {below} or {below + step}"
+            )
+        if len(self.widths) != 2:
+            raise UserError(
+                f"decoder_channels={self.decoder_channels}: needs two, of the maps at 1/4 and 1/2 of a volume's sides"
+            )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the decoder's maps; by its authors' rule from embed_dim to twice the classes, here one, in equal
+        ratios, and multiples of 8."""
+        if self.decoder_channels is not None:
+            return self.decoder_channels
+        return [max(8, 8 * round((self.embed_dim / 2) ** (left / 3) / 4)) for left in (2, 1)]
+
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
+        from dira_scale.models.volume.vit3d import ViT3DEncoder
+
+        self.check_size(size)
+        assert not isinstance(size, int)
+        return ViT3DEncoder(
+            self.embed_dim, self.depth, self.num_heads, size, self.reg_tokens, channels or self.channels
+        )
+
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
+        from dira_scale.models.volume.vit3d import ViT3DEncoder, ViT3DNetwork
+
+        assert isinstance(encoder, ViT3DEncoder)
+        return ViT3DNetwork(encoder, self.widths, classes)
