@@ -5,7 +5,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -115,7 +115,7 @@ class TimmUNet(Architecture):
     encoder: str = MISSING
     decoder_channels: list[int] = at_least(1)
     zero_init_residual: bool = MISSING
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] | None = None
 
     dimensions: ClassVar[int] = 2
     channels: ClassVar[int] = 3
@@ -130,7 +130,7 @@ class TimmUNet(Architecture):
         if not isinstance(size, int):
             raise UserError(f"data.size={typed([*size])}: planes are squares, whose side is one number")
         return build_encoder(
-            self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments
+            self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments or {}
         )
 
     def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:

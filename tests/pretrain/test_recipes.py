@@ -14,6 +14,7 @@ from dira_scale.config.files import folder
 from dira_scale.errors import UserError
 from dira_scale.methods import method_class
 from dira_scale.pretrain.blueprint import PretrainBlueprint
+from dira_scale.runs.identity import differences, execution, seedless
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
 PRESETS = sorted(f.stem for f in (folder("configs") / "pretrain" / "preset").glob("*.yaml"))
@@ -130,6 +131,16 @@ def test_dino_and_dinov2_have_their_papers_figures() -> None:
     assert [(dino.model.encoder, dino.optim.reference_batch), (large.model.encoder, large.data.batch)] == [
         ("vit_small_patch16_224", 256), ("vit_small_patch14_dinov2", 1024),
     ]  # fmt: skip
+
+
+def test_runs_of_before_dinos_keys_have_the_same_identity() -> None:
+    """Keys that are null say nothing, to a run that is resumed and to those that are compared."""
+    now = OmegaConf.to_container(compose("pretrain", ["data.shards=none", "experiment=dira_moco"]))
+    assert isinstance(now, dict) and now["model"]["encoder"] == "resnet50"
+    before = {**now, "model": {**now["model"]}, "optim": {**now["optim"]}}
+    del before["model"]["arguments"], before["optim"]["weight_decay_end"]
+    free = execution("pretrain")
+    assert differences(before, now, free) == [] and seedless(before, free) == seedless(now, free)  # type: ignore[arg-type]
 
 
 def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
@@ -451,7 +462,7 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     chosen = [f"preset={preset}"] if preset else []
     cfg = compose("pretrain", ["data.shards=somewhere", f"experiment={experiment}", *chosen])
     if cfg.model.get("encoder", "").startswith("vit"):
-        cfg.model.arguments = {**cfg.model.arguments, "depth": 4, "embed_dim": 32, "num_heads": 2}
+        cfg.model.arguments = {**(cfg.model.arguments or {}), "depth": 4, "embed_dim": 32, "num_heads": 2}
     else:
         cfg.merge_with_dotlist([NARROW[cfg.model["_target_"]]])
     head = cfg.method.get("base", cfg.method)
