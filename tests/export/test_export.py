@@ -287,7 +287,7 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
     words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.batch=4", SIDES]
     words += [f"views.{part}.p=0" for part in ("blur", "cutout", "inverse_cutout", "shuffle")]
     words += [f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2"]
-    words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual", "~model.arguments"]
+    words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
     cfg = compose("pretrain", [f"data.shards={dataset(tmp_path / 'shards').root}", *words])
     run, method = tmp_path / "demo", build(cfg.method, cfg.model, views_of(cfg), batch=4)
     (run / "checkpoints").mkdir(parents=True)
