@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from losses.test_distillation import balanced
-from methods.test_dino import SETTINGS, crops, head_of, small
+from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
 
 from dira_scale.data.distort.corruptions import BlockwiseMask
 from dira_scale.data.views import ViewSpec, draw
@@ -119,6 +119,17 @@ def test_teachers_heads_follow_and_the_mask_token_has_none():
     for name, old in before.items():
         student = now[name.replace("teacher_", "").replace("teacher", "encoder")]
         torch.testing.assert_close(now[name], 0.9 * old + 0.1 * student)
+
+
+def test_prototypes_of_both_heads_are_frozen_at_the_beginning():
+    model, images = method(frozen=0.1), crops(6)
+    sum(model(images, images, batch_of(model.views)).losses.values()).backward()
+    for head in (model.head, model.patch_head):
+        slopes = {name: p.grad.clone() for name, p in head.named_parameters()}
+        assert slopes["prototypes"].any()
+        held = {name: [not by.any() for by in moved] for name, moved in steps_of(model, head, slopes).items()}
+        assert held.pop("prototypes") == [True] * 4 + [False] * 2
+        assert not any(itself for each in held.values() for itself in each)
 
 
 def test_masks_hide_the_share_in_rectangles():
