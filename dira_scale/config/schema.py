@@ -168,8 +168,9 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
 
 
 def _drop_nulls(node: Any, known: set[str]) -> None:
+    plain: Any = OmegaConf.to_container(node, resolve=False)
     with open_dict(node):
-        for key, value in dict(OmegaConf.to_container(node, resolve=False)).items():
+        for key, value in plain.items():
             if value is None and key not in known:
                 del node[key]
 
