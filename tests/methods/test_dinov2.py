@@ -10,6 +10,7 @@ from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
 
 from dira_scale.data.distort.corruptions import BlockwiseMask
 from dira_scale.data.views import ViewSpec, draw
+from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
 from dira_scale.methods.dinov2 import DINOv2
 
@@ -130,6 +131,17 @@ def test_prototypes_of_both_heads_are_frozen_at_the_beginning():
         held = {name: [not by.any() for by in moved] for name, moved in steps_of(model, head, slopes).items()}
         assert held.pop("prototypes") == [True] * 4 + [False] * 2
         assert not any(itself for each in held.values() for itself in each)
+
+
+def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():
+    model = method()
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    factors = Optim(layer_decay=0.9).factors(names)
+    assert factors["encoder.model.blocks.5.attn.qkv.weight"] == 0.9
+    assert factors["encoder.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.9**6)
+    assert factors["encoder.model.patch_embed.proj.weight"] == factors["encoder.model.pos_embed"]
+    assert factors["encoder.model.pos_embed"] == pytest.approx(0.9**7)
+    assert all(name.startswith("encoder.model.") for name in factors)
 
 
 def test_masks_hide_the_share_in_rectangles():
