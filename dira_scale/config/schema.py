@@ -19,7 +19,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import TARGET, chosen_class
@@ -153,14 +153,26 @@ def path_keys(schema: type, prefix: str = "") -> dict[str, PathKind]:
 
 
 def specialised(schema: type, config: Mapping[Any, Any]) -> type:
-    """``schema`` with, for each node that chooses its own schema by ``_target_``, the class chosen in ``config``."""
+    """``schema`` with, for each node that chooses its own schema by ``_target_``, the class chosen in ``config``.
+
+    Keys of such a node that are null, and that the class does not have, are taken out: Hydra's ``~KEY`` finds no null.
+    """
     chosen = {}
     for name, hint in get_type_hints(schema).items():
         if isinstance(hint, type) and is_dataclass(hint) and TARGET in (each.name for each in fields(hint)):
             node = config.get(name)
             if isinstance(node, Mapping) and node.get(TARGET):
                 chosen[name] = chosen_class(hint, f"{name}.{TARGET}", str(node[TARGET]))
+                _drop_nulls(node, {each.name for each in fields(chosen[name])})
     return _with_fields(schema, tuple(chosen.items())) if chosen else schema
+
+
+def _drop_nulls(node: Any, known: set[str]) -> None:
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    with open_dict(node):
+        for key, value in plain.items():
+            if value is None and key not in known:
+                del node[key]
 
 
 @cache

@@ -1,5 +1,6 @@
 """The keys that every task has, and those of optimizers, apart from what uses them: reading these needs no torch."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,7 @@ class Optim(Schema):
     step_epochs: Any = numbers_above(0)
     clip: float | None = above(0, None)
     weight_decay_end: float | None = at_least(0, None)
+    layer_decay: float | None = above(0, None, at_most=1)
 
     def __post_init__(self) -> None:
         """Raises UserError for a schedule on the loss over several stages, of which each has a loss of its own."""
@@ -80,5 +82,18 @@ class Optim(Schema):
             raise UserError("span=run: schedule=plateau starts again in each stage; use span=stage, or schedule=cosine")
 
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
-        """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs."""
-        return {}
+        """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs: the
+        encoder's blocks by ``layer_decay``, once more for each block from the last to the first (Clark et al., ELECTRA,
+        2020; BEiT).
+
+        A block is what shares a name up to its first number; what has none is of the block before it. The layers that
+        make a pyramid of a transformer's maps count as the decoder's.
+        """
+        if self.layer_decay in (None, 1):
+            return {}
+        depths, blocks = dict[str, int](), set[str]()
+        for name in (name for name in names if re.match(r"(base\.)*encoder\.(?!pyramid\.)", name)):
+            if match := re.match(r".*?\.\d+\.", name):
+                blocks.add(match[0])
+            depths[name] = len(blocks)
+        return {name: self.layer_decay ** (len(blocks) + 1 - depth) for name, depth in depths.items()}

@@ -26,8 +26,9 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int, fuses: bool = 
 
     If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
     SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``, as ``factor`` by what
-    ``config.factors`` has multiplied it, and, if weight decay has a schedule, its own as ``initial_decay``. ``fuses``:
-    whether the strategy lets :func:`build` choose fused kernels.
+    ``config.factors`` has multiplied it, as ``frozen`` the ``frozen_share`` of modules that have one, and, if weight
+    decay has a schedule, its own as ``initial_decay``. ``fuses``: whether the strategy lets :func:`build` choose fused
+    kernels.
 
     Raises UserError, which names the wrong key.
     """
@@ -104,20 +105,21 @@ def _complete_momenta(optimizer: Optimizer) -> None:
 
 
 def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
-    """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart, and
-    each of ``config.factors`` apart."""
+    """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart,
+    each of ``config.factors`` apart, and what is frozen at a stage's beginning."""
     one_dimensional, fixed = config.one_dimensional, config.fixed_rate
     factors = config.factors([name for name, _ in module.named_parameters()])
     parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
     for name in fixed:
         if name not in parts:
             raise UserError(f"optim.fixed_rate: no module is named '{name}'{nearest(name, sorted(parts))}")
-    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, float, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             one_dim = bool(one_dimensional) and parameter.ndim <= 1
-            kind = one_dim, not set(fixed).isdisjoint(name.split(".")), factors.get(name, 1.0)
-            group = {"params": [], "fixed_rate": kind[1], "factor": kind[2]}
+            frozen = getattr(module.get_submodule(name.rpartition(".")[0]), "frozen_share", 0.0)
+            kind = one_dim, not set(fixed).isdisjoint(name.split(".")), factors.get(name, 1.0), frozen
+            group: dict[str, Any] = {"params": [], "fixed_rate": kind[1], "factor": kind[2], "frozen": frozen}
             group |= dict(one_dimensional) if one_dim else {}
             groups.setdefault(kind, group)["params"].append(parameter)
     return list(groups.values())

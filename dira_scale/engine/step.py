@@ -121,9 +121,15 @@ class StageRun:
     def set_pace(self, task: Task, state: RunState) -> None:
         """Set the learning rates and weight decay of the next step, and the stage's progress."""
         done = state.step - state.stage_start
-        task.set_progress(self.model.module, done / self.plan.steps)
+        progress = done / self.plan.steps
+        task.set_progress(self.model.module, progress)
         for group in self.model.optimizer.param_groups:
-            if not group["fixed_rate"]:
+            group["lr"] = group["initial_lr"]
+            if (
+                progress < group["frozen"]
+            ):  # a rate of 0, as DINOv2's: without gradients a moment would forget its scale
+                group["lr"] = 0.0
+            elif not group["fixed_rate"]:
                 group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done) * state.rate_factor
             if (end := task.optim.weight_decay_end) is not None and group["initial_decay"]:
                 group["weight_decay"] = self.plan.decay(end, group["initial_decay"], done)

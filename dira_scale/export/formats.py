@@ -50,7 +50,7 @@ def require_unet(format: str, network: TrainedNetwork) -> UNet:
 
 def _arguments(network: TrainedNetwork) -> str:
     """The constructor's arguments beside the name, as source text."""
-    return "".join(f", {key}={value}" for key, value in require_timm("timm", network).arguments.items())
+    return "".join(f", {key}={value!r}" for key, value in require_timm("timm", network).arguments.items())
 
 
 def to_timm(network: TrainedNetwork) -> Exported:

@@ -1,6 +1,5 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it does without torch, so mistakes are shown at once."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,25 +39,12 @@ class FinetuneOptim(Optim):
     choose: list[float] | None = above(0, None)
     choose_share: float = above(0, at_most=1)
     chosen: dict[str, float] = MISSING
-    layer_decay: float = above(0, at_most=1)
     head_factor: float = above(0)
 
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
-        """As the base class; ``head.…`` by ``head_factor``, the encoder's blocks by ``layer_decay``, once more for each
-        block from the last to the first (Clark et al., ELECTRA, 2020; BEiT).
-
-        A block is what shares a name up to its first number; what has none is of the block before it. The layers that
-        make a pyramid of a transformer's maps count as the decoder's.
-        """
-        found = dict.fromkeys((name for name in names if name.startswith("head.")), self.head_factor)
-        if self.layer_decay == 1:
-            return found
-        depths, blocks = dict[str, int](), set[str]()
-        for name in (name for name in names if re.match(r"encoder\.(?!pyramid\.)", name)):
-            if match := re.match(r".*?\.\d+\.", name):
-                blocks.add(match[0])
-            depths[name] = len(blocks)
-        return found | {name: self.layer_decay ** (len(blocks) + 1 - depth) for name, depth in depths.items()}
+        """As the base class, and ``head.…`` by ``head_factor``."""
+        heads = (name for name in names if name.startswith("head."))
+        return {**super().factors(names), **dict.fromkeys(heads, self.head_factor)}
 
 
 @dataclass
@@ -118,7 +104,7 @@ class Finetune(StagedTraining):
                 f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
                 "use 1, and a smaller data.batch, or more processes"
             )
-        if self.frozen and self.optim.layer_decay != 1:
+        if self.frozen and self.optim.layer_decay not in (None, 1):
             raise UserError(
                 f"optim.layer_decay={self.optim.layer_decay:g} is of the encoder's rates, and frozen={self.frozen} "
                 "learns nothing of it: leave one of them out"

@@ -59,7 +59,7 @@ def sinkhorn_knopp(
     division, so processes may have other numbers of rows.
 
     Args:
-        logits: at most some 80 temperatures, as cosines are: they are not shifted.
+        logits: cosines. Their largest possible value, 1, is subtracted, which cancels: no exponential overflows.
         present: bool [n], which rows count; the others become 0. None: all.
 
     Example:
@@ -67,7 +67,7 @@ def sinkhorn_knopp(
         >>> shares.sum(1).allclose(torch.ones(8))
         True
     """
-    q = (at_least_float32(logits) / temperature).exp()
+    q = ((at_least_float32(logits) - 1) / temperature).exp()
     if present is not None:
         q *= present[:, None]
     smallest = torch.finfo(q.dtype).tiny  # where no row of any process is present

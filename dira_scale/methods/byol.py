@@ -1,6 +1,5 @@
 """Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that is not in DiRA's paper."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from dira_scale.losses.cosine import negative_cosine
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, check_range, note_matches
 from dira_scale.models.heads import MLP
-from dira_scale.models.momentum import ema_update, rising
+from dira_scale.models.momentum import ema_update, momentum_copy, rising
 from dira_scale.models.network import Encoder
 
 
@@ -48,8 +47,7 @@ class BYOL(Method):
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], hidden, dim)
         self.predictor = MLP(dim, hidden, dim)
-        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.target_encoder, self.target_projector = momentum_copy(self.encoder), momentum_copy(self.projector)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

@@ -1,6 +1,5 @@
 """Self-distillation with no labels (DINO: Caron et al., ICCV 2021), by convolutional networks and transformers."""
 
-import copy
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -17,9 +16,8 @@ from dira_scale.losses.distillation import centred_softmax, cross_entropy, one_p
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_range, note_matches
-from dira_scale.models.encoder import disable_randomness
 from dira_scale.models.heads import PrototypeHead, global_average
-from dira_scale.models.momentum import ema_update, rising
+from dira_scale.models.momentum import ema_update, momentum_copy, rising
 from dira_scale.models.network import Encoder, Tokens
 
 GLOBAL = 2  # the first views, which the teacher sees; all others are local
@@ -37,11 +35,12 @@ class DINO(Method):
     or the mean of the last map.
 
     Different from the released code: the centre moves once per optimizer step, whatever the micro-batches; while
-    prototypes are frozen their gradient is 0, and an optimizer may decay their weights, whose length does not matter.
+    prototypes are frozen the optimizer sees their gradients, at a rate of 0 (as DINOv2's code).
 
-    Monitors: ``teacher_entropy``, of a teacher's softmax, as a share of ln K: 1 if it says nothing; ``prototypes``, of
-    as many as the batch's global views could be assigned to, the share that is the teacher's first choice for one:
-    both tell collapse. ``centre_norm``; ``top1`` and ``chance`` of the student's embeddings of the two global views.
+    Monitors: ``teacher_entropy``, of a teacher's softmax, as a share of ln K: 1 if it says nothing; ``prototypes``,
+    beside a first one, the share that is the teacher's first choice for a global view of the batch, of as many as could
+    be: 0 if all views have the same; both tell collapse. ``centre_norm``, of softmax centring; ``top1`` and ``chance``
+    of the student's embeddings of the two global views.
 
     Args:
         prototypes: K, at least 2.
@@ -61,7 +60,7 @@ class DINO(Method):
     momentum_encoder = exported = "teacher"  # the better one (sec. 5.2)
     encoder: Encoder
     teacher: Encoder
-    centre: Tensor
+    centre: Tensor | None
 
     def __init__(
         self,
@@ -71,13 +70,13 @@ class DINO(Method):
         hidden: int = 2048,
         bottleneck: int = 256,
         student_temperature: float = 0.1,
-        teacher_temperature: float = 0.04,
+        teacher_temperature: float = 0.07,
         first_temperature: float = 0.04,
-        warmup: float = 0.0,
+        warmup: float = 0.1,
         momentum: float = 0.996,
         centring: str = "softmax",
         centre_momentum: float = 0.9,
-        frozen: float = 0.01,
+        frozen: float = 0.0033,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         name = type(self).__name__
@@ -100,21 +99,15 @@ class DINO(Method):
             raise UserError(
                 f"{name}: the first {GLOBAL} views are global crops of one size, and local ones follow; use views=dino"
             )
-        self.student_temperature, self.momentum, self.warmup, self.frozen = (
-            student_temperature,
-            momentum,
-            warmup,
-            frozen,
-        )
-        self.temperatures = first_temperature, teacher_temperature
+        self.student_temperature = student_temperature
+        self.temperatures, self.warmup = (first_temperature, teacher_temperature), warmup
+        self.momentum = momentum
         self.centring, self.centre_momentum = centring, centre_momentum
         self.encoder = encoder
-        self.new_head = partial(PrototypeHead, encoder.channels[-1], hidden, bottleneck, prototypes)
+        self.new_head = partial(PrototypeHead, encoder.channels[-1], hidden, bottleneck, prototypes, frozen)
         self.head = self.new_head()
-        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
-        disable_randomness(self.teacher)  # stochastic depth is the student's
-        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.register_buffer("centre", torch.zeros(prototypes))
+        self.teacher, self.teacher_head = momentum_copy(self.encoder), momentum_copy(self.head)
+        self.register_buffer("centre", torch.zeros(prototypes) if centring == "softmax" else None)
         self._means: list[Tensor] = []  # of the teacher's logits, of this step's micro-batches
 
     def check(self, batch: int, accumulate: int) -> None:
@@ -140,7 +133,6 @@ class DINO(Method):
         """Add to ``terms`` the loss ``di`` of the student's views, and of the teacher's global ones, and the
         monitors."""
         features = [whole(tokens).clone() for tokens in student]
-        self.head.frozen = self.training and self.progress < self.frozen
         embeddings, logits = self.head(torch.cat([global_average(x) for x in features]))
         with torch.no_grad():
             _, theirs = self.teacher_head(torch.cat([global_average(whole(tokens)) for tokens in teacher]))
@@ -150,13 +142,13 @@ class DINO(Method):
         terms.features, terms.embeddings = tuple(features[:GLOBAL]), (first.detach(), second.detach())
         note_matches(terms, first, second, self.training)
         self.note_teacher(terms, targets)
-        if self.training and self.centring == "softmax":
+        if self.training and self.centre is not None:
             self._means.append(at_least_float32(theirs).mean(0))
 
     def targets(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
         """The teacher's probabilities by its ``logits`` [n, K]; with Sinkhorn-Knopp those of rows that are ``present``,
         of all processes in training."""
-        if self.centring == "softmax":
+        if self.centre is not None:
             return centred_softmax(logits, self.centre, self.temperature)
         return sinkhorn_knopp(logits, self.temperature, present, reduce_sum if self.training else one_process)
 
@@ -173,7 +165,7 @@ class DINO(Method):
         """Add to the monitors what ``targets`` [n, K] say of collapse."""
         count = targets.shape[1]
         terms.monitors["teacher_entropy"] = torch.special.entr(targets).sum(1).mean() / math.log(count)
-        if self.centring == "softmax":
+        if self.centre is not None:
             terms.monitors["centre_norm"] = self.centre.norm()
         chosen = targets.argmax(1)
         if not self.training:
@@ -190,7 +182,7 @@ class DINO(Method):
             [p for part in parts for p in part.parameters()] for parts in zip(*self.averaged, strict=True)
         )
         ema_update(teacher, student, 1.0 - rising(self.momentum, self.progress))
-        if self._means:
+        if self.centre is not None and self._means:
             mean = reduce_mean(torch.stack(self._means).mean(0))
             self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.centre_momentum)
             self._means.clear()
@@ -202,7 +194,7 @@ class DINO(Method):
 
     @property
     def temperature(self) -> float:
-        """The teacher's now."""
+        """The temperature of the teacher's softmax at this ``progress``."""
         first, last = self.temperatures
         return last if self.progress >= self.warmup else first + (last - first) * self.progress / self.warmup
 
@@ -243,6 +235,7 @@ def whole(tokens: Tokens) -> Tensor:
 
 
 def share_used(chosen: Tensor, count: int) -> Tensor:
-    """How many of ``count`` prototypes are among ``chosen`` int64 [n], of as many as could be."""
+    """Return how many of ``count`` prototypes are among ``chosen`` int64 [n] beside a first one, of as many as could
+    be: 0 if all are one, whatever n."""
     used = torch.zeros(count, device=chosen.device).index_fill_(0, chosen, 1.0)
-    return used.sum() / min(count, len(chosen))
+    return (used.sum() - 1) / max(1, min(count, len(chosen)) - 1)

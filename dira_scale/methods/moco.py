@@ -1,6 +1,5 @@
 """Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5)."""
 
-import copy
 from collections.abc import Collection, Sequence
 
 import torch
@@ -17,7 +16,7 @@ from dira_scale.methods.pairs import check_pair, check_range, top1
 from dira_scale.methods.shuffle import VERSION, KeyShuffle, leak_line
 from dira_scale.models import norm
 from dira_scale.models.heads import MLP, Projector
-from dira_scale.models.momentum import ema_update
+from dira_scale.models.momentum import ema_update, momentum_copy
 from dira_scale.models.network import Encoder
 
 EMPTY = 2**30  # steps
@@ -78,8 +77,7 @@ class MoCo(Method):
         self.temperature, self.momentum, self.shuffle = temperature, momentum, KeyShuffle(shuffle, "MoCo's shuffle")
         self.encoder = encoder
         self.projector = self.new_projector(encoder.channels[-1], dim, batch_norm)
-        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.key_encoder, self.key_projector = momentum_copy(self.encoder), momentum_copy(self.projector)
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
         # Age of each key in steps, for the monitor; the initial random keys are older than any.

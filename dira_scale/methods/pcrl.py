@@ -3,7 +3,6 @@
 ``PCRL`` is the paper's, ``PCRLReleased`` that of its authors' released code, which ``preset=released`` chooses.
 """
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from dira_scale.methods.moco import MoCo
 from dira_scale.methods.pairs import check_range
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
+from dira_scale.models.momentum import momentum_copy
 from dira_scale.models.network import Network
 
 # 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
@@ -128,7 +128,7 @@ class PCRL(C2L):
         self.active = tuple(self.weights)
         channels = network.encoder.channels[-1]
         self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
-        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.key_projector = momentum_copy(self.projector)
         self.decoder, self.head = network.decoder, network.head
         self.transform, self.pushed = transform, 3 if mixture else 2
         self.attention = None if transform == "none" else ATTENTIONS[attention](channels, network.encoder.dimensions)

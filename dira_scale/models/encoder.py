@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +14,10 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.models.vit import PlainEncoder
 
+REFUSED = {  # arguments of timm's that would not be what the configuration says
+    "pretrained": "initial weights are model.weights, or init",
+    "patch_drop_rate": "a pyramid needs all patches",
+}
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
 _UNSUITABLE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
@@ -44,6 +47,9 @@ def build_encoder(
             f"model.encoder: timm {timm.__version__} has no backbone '{name}'{nearest(name, known)} "
             f'(list them with: python -c "import timm; print(*timm.list_models())")'
         )
+    for refused, reason in REFUSED.items():
+        if refused in arguments:
+            raise UserError(f"model.arguments.{refused}={arguments[refused]}: {reason}; take it out")
     native = timm.get_pretrained_cfg(name)
     size = size or native.input_size[-1]
     resized = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
@@ -62,8 +68,9 @@ def build_encoder(
         advice = "use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
         if size != below:  # no other network would do
             advice = f"set data.size={below} or {below + step}" if below else f"set data.size={step}"
+        given = f" with model.arguments={dict(arguments)}" if arguments else ""
         raise UserError(
-            f"model.encoder: '{name}' has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
+            f"model.encoder: '{name}'{given} has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
             f"({reason}); {advice}"
         ) from error
     zero_norms = _zero_norms(encoder)
@@ -95,13 +102,8 @@ def check_view(encoder: TimmEncoder, size: int, key: str) -> None:
 
 def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
-    return list(_timm_entries(encoder.name, **encoder.arguments))
-
-
-@lru_cache
-def _timm_entries(name: str, **arguments: int) -> tuple[str, ...]:
     with torch.device("meta"):
-        return tuple(timm.create_model(name, num_classes=0, **arguments).state_dict())
+        return list(timm.create_model(encoder.name, num_classes=0, **encoder.arguments).state_dict())
 
 
 def timm_names(encoder: TimmEncoder) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -74,12 +73,12 @@ class PrototypeHead(nn.Module):
     magnitude is 1 (weight normalisation).
 
     Attributes:
-        frozen: whether the prototypes get a gradient of 0; an attribute, so that a method can freeze them for a while.
+        frozen_share: of a stage, at whose beginning the optimizer's rate is 0 for the prototypes.
     """
 
-    def __init__(self, channels: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+    def __init__(self, channels: int, hidden: int, bottleneck: int, prototypes: int, frozen_share: float = 0.0) -> None:
         super().__init__()
-        self.frozen = False
+        self.frozen_share = frozen_share
         first, second, third = nn.Linear(channels, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)
         for layer in (first, second, third):
             nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -89,7 +88,4 @@ class PrototypeHead(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         embedding = F.normalize(self.layers(x).to(self.prototypes.dtype), dim=1)
-        prototypes: Tensor = self.prototypes
-        if self.frozen:  # a gradient of 0, not none, which sharded parameters cannot have
-            prototypes = torch.lerp(prototypes, prototypes.detach(), 1.0)
-        return embedding, F.linear(embedding, F.normalize(prototypes, dim=1))
+        return embedding, F.linear(embedding, F.normalize(self.prototypes, dim=1))

@@ -1,11 +1,25 @@
 """Momentum networks: exponential moving averages of trained ones."""
 
+import copy
 import math
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from dira_scale.models.encoder import disable_randomness
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def momentum_copy(module: Module) -> Module:
+    """Return a copy of ``module`` without gradient, at which its moving average starts; stochastic depth and dropout
+    are the trained one's alone."""
+    average = copy.deepcopy(module).requires_grad_(False)
+    disable_randomness(average)
+    return average
 
 
 def rising(momentum: float, progress: float) -> float:

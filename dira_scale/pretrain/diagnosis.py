@@ -12,7 +12,8 @@ from dira_scale.pretrain.config import Pretrain
 # prevents that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, with a rank from 2.5 down to 1.9.
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
 # A teacher's softmax over prototypes has the entropy of a uniform one (1, as a share of ln K), or all images have one
-# prototype: both ways in which DINO collapses (Caron et al., ICCV 2021, sec. 5.3).
+# prototype (0 of the others): both ways in which DINO collapses (Caron et al., ICCV 2021, sec. 5.3). A network whose
+# LayerScale starts near 0 hardly tells images apart at first, so the beginning, as below, is not judged.
 UNIFORM, ONE_PROTOTYPE = 0.999, 0.02
 # Untrained networks map all radiographs to nearly one embedding, so the first tenth of a stage is not judged.
 SETTLED = 0.1
@@ -92,12 +93,17 @@ class Diagnosis:
 
     def _teacher(self, row: Mapping[str, Any], position: StagePosition) -> str:
         entropy, used = row["teacher_entropy"], row["prototypes"]
-        if position.fraction < SETTLED or (entropy < UNIFORM and used > ONE_PROTOTYPE):
+        early = position.fraction < LATE or position.done < ENOUGH
+        if early or (entropy < UNIFORM and used > ONE_PROTOTYPE):
             return ""
+        if "centre_norm" not in row:  # Sinkhorn-Knopp balances all but equal logits
+            advice = "features are alike: try another optim.optimizer.lr, larger init_values (LayerScale)"
+            advice += " or method.weights.koleo" * ("koleo" in self.weights)
+        else:
+            advice = f"lower {f'{self.base}.teacher_temperature' if entropy >= UNIFORM else 'optim.optimizer.lr'}"
         return (
-            f"collapse: the teacher gives all images nearly the same prototypes (entropy {entropy:.3f}, where 1 is all "
-            f"of them alike; {used:.1%} of those that could be are used): lower "
-            + (f"{self.base}.teacher_temperature" if entropy >= UNIFORM else "optim.optimizer.lr")
+            f"collapse: the teacher gives all images nearly the same prototypes (entropy {entropy:.3f}, where 1 is "
+            f"uniform; beside one, {used:.1%} of the others are used): {advice}"
         )
 
     def _chance(self, row: Mapping[str, Any], position: StagePosition) -> str:

@@ -18,7 +18,7 @@ NONE: dict[str, Any] = {"cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p
 NONE |= {"blur": Blur(p=0)}
 # DiRA with MoCo on the tests' own network, with such views.
 WORDS = ["method=dira_moco", "method.base.queue=16", f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2",
-         *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual", "arguments")),
+         *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")),
          *(f"views.{name}.p=0" for name in NONE)]  # fmt: skip
 
 

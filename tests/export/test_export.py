@@ -31,7 +31,7 @@ from safetensors.torch import load_file
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.views import ViewSpec
-from dira_scale.export import config, main
+from dira_scale.export import config, formats, main
 from dira_scale.export.formats import EXPORT, FILES, FORMATS, MONAI
 from dira_scale.methods import build, views_of
 from dira_scale.methods.adversary import LOSSES
@@ -287,7 +287,7 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
     words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.batch=4", SIDES]
     words += [f"views.{part}.p=0" for part in ("blur", "cutout", "inverse_cutout", "shuffle")]
     words += [f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2"]
-    words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual", "~model.arguments"]
+    words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
     cfg = compose("pretrain", [f"data.shards={dataset(tmp_path / 'shards').root}", *words])
     run, method = tmp_path / "demo", build(cfg.method, cfg.model, views_of(cfg), batch=4)
     (run / "checkpoints").mkdir(parents=True)
@@ -390,6 +390,12 @@ def test_torchvisions_networks_are_laid_out_as_timms(name):
         theirs = torchvision.models.get_model(name).state_dict()
         ours = timm.create_model(name).state_dict()
     assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_the_cards_code_has_arguments_as_python_writes_them(monkeypatch):
+    arguments = {"act_layer": "relu", "depths": [1, 2], "drop_path_rate": 0.1}
+    monkeypatch.setattr(formats, "require_timm", lambda *_: SimpleNamespace(arguments=arguments))
+    assert eval(f"dict(num_classes=0{formats._arguments(None)})") == {"num_classes": 0, **arguments}
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def test_sinkhorn_knopp_is_the_formula_of_rows_that_are_present(rows, prototypes
     assert not some[~present].any() and not sinkhorn_knopp(logits, 0.06, torch.zeros(rows, dtype=torch.bool)).any()
 
 
+def test_no_temperature_overflows_sinkhorn_knopp():
+    """The cosines of a temperature of 0.01 are past float32's exponential, unless they are shifted."""
+    logits = torch.tensor([[1.0, 0.98, 0.9], [0.95, 1.0, 0.97]])
+    expected = torch.tensor(balanced(logits.double().tolist(), 0.01))
+    torch.testing.assert_close(sinkhorn_knopp(logits, 0.01), expected, rtol=1e-3, atol=1e-6)
+
+
 def test_koleo_is_the_formula_and_its_gradient():
     features = drawn(6, 4).requires_grad_()
     unit = [[value / math.hypot(*row) for value in row] for row in features.tolist()]

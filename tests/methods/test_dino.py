@@ -5,13 +5,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 
 from dira_scale.data.views import ViewSpec
+from dira_scale.engine.config import Optim
+from dira_scale.engine.optim import stage_optimizer
+from dira_scale.engine.state import RunState
+from dira_scale.engine.step import StageRun
+from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
-from dira_scale.methods.dino import DINO
+from dira_scale.methods.byol import BYOL
+from dira_scale.methods.dino import DINO, share_used
+from dira_scale.methods.moco import MoCo
 from dira_scale.models import norm
-from dira_scale.models.encoder import build_encoder
+from dira_scale.models.encoder import build_encoder, timm_entries, timm_names
 from dira_scale.models.heads import PrototypeHead
+from dira_scale.pretrain.diagnosis import PATIENCE, Diagnosis
 
 CROPS = ({"count": 2}, {"size": 32, "count": 3})
 VIEWS = ViewSpec(size=64, crops=CROPS)
@@ -29,7 +38,8 @@ def method(encoder="test_vit", views=VIEWS, **settings):
     with torch.no_grad():  # a teacher unlike its student, whose centre has moved
         for parameter in (*built.teacher.parameters(), *built.teacher_head.parameters()):
             parameter.mul_(1.2)
-        built.centre.copy_(torch.linspace(-0.5, 0.5, 12))
+        if built.centre is not None:
+            built.centre.copy_(torch.linspace(-0.5, 0.5, 12))
     return norm.convert(built, 1).double().train()
 
 
@@ -97,16 +107,39 @@ def test_the_teacher_temperature_rises_and_stays():
     for model.progress in (0.0, 0.25, 0.5, 1.0):
         found.append(model.temperature)
     assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
-    assert method(teacher_temperature=0.07).temperature == 0.07
+    assert method(teacher_temperature=0.07, warmup=0).temperature == 0.07
 
 
 def test_prototypes_are_frozen_at_the_beginning_only():
-    model, images = method(frozen=0.1), crops()
-    for progress, frozen in ((0.0, True), (0.09, True), (0.1, False), (0.5, False)):
-        model.progress, model.head.prototypes.grad = progress, None
-        forward(model, images).losses["di"].backward()
-        assert (not model.head.prototypes.grad.any()) == frozen
-        assert model.head.layers[0].weight.grad.any()
+    """AdamW, as every optimizer, gets their true gradients meanwhile, so of a constant one its first step is the rate,
+    as of one that was never frozen (Kingma and Ba, ICLR 2015, algorithm 1), and nothing decays them."""
+    model = method(frozen=0.1)
+    forward(model, crops()).losses["di"].backward()
+    slopes = {name: p.grad.clone() for name, p in model.head.named_parameters()}
+    assert all(slope.any() for slope in slopes.values())
+    for name, moved in steps_of(model, model.head, slopes).items():
+        frozen = name == "prototypes"
+        for step, by in enumerate(moved):
+            expected = 0 if frozen and step < 4 else -0.01 * slopes[name].sign()
+            torch.testing.assert_close(by, torch.zeros_like(by) + expected, rtol=1e-3, atol=1e-12)
+
+
+def steps_of(model, head, slopes):
+    """By how much each of six steps of a stage of 40 moves the parameters of ``head``, of constant gradients."""
+    optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.01, "weight_decay": 0.0, "eps": 1e-12}
+    config = Optim(optimizer=optimizer, one_dimensional={}, fixed_rate=[], schedule="constant")
+    trained = SimpleNamespace(module=model, optimizer=stage_optimizer(config, model, 8))
+    stage = StageRun(StagePlan("di", 8, 40, 10), trained, None, None, None)
+    moved = {name: [] for name in slopes}
+    for step in range(6):
+        stage.set_pace(SimpleNamespace(optim=config, set_progress=lambda *_: None), RunState(step=step))
+        before = {name: p.detach().clone() for name, p in head.named_parameters()}
+        for name, parameter in head.named_parameters():
+            parameter.grad = slopes[name].clone()
+        trained.optimizer.step()
+        for name, parameter in head.named_parameters():
+            moved[name].append(parameter.detach() - before[name])
+    return moved
 
 
 def test_teacher_and_centre_follow_after_the_step_of_micro_batches():
@@ -130,10 +163,10 @@ def test_teacher_and_centre_follow_after_the_step_of_micro_batches():
 
 
 def test_monitors_tell_a_collapsed_teacher():
-    """Of a uniform one, and of one that takes the same prototype for all images."""
+    """One is uniform, and one takes the same prototype for all images."""
     model, images = method().eval(), crops()
     healthy = forward(model, images).monitors
-    assert 0 < healthy["teacher_entropy"] < 1 and healthy["prototypes"] >= 1 / 8
+    assert 0 < healthy["teacher_entropy"] < 1 and healthy["prototypes"] <= 1
     torch.testing.assert_close(healthy["centre_norm"], model.centre.norm())
     with torch.no_grad():
         model.teacher_head.prototypes[:] = model.teacher_head.prototypes[0].clone()
@@ -141,7 +174,14 @@ def test_monitors_tell_a_collapsed_teacher():
         model.centre[3] = -9.0
         single = forward(model, images).monitors
     assert uniform["teacher_entropy"].item() == pytest.approx(1)
-    assert single["teacher_entropy"].item() == pytest.approx(0, abs=1e-9) and single["prototypes"].item() == 1 / 8
+    assert single["teacher_entropy"].item() == pytest.approx(0, abs=1e-9) and single["prototypes"].item() == 0
+    chosen = torch.tensor([3, 3, 5, 3, 7, 3, 3, 3])
+    assert share_used(chosen, 12).item() == pytest.approx(2 / 7) and share_used(chosen.repeat(9), 12) == 2 / 11
+    watch = Diagnosis(SimpleNamespace(adversary=SimpleNamespace(loss=""), method={}))
+    rows = [{name: value.item() for name, value in single.items()} for _ in range(PATIENCE)]
+    assert any(
+        "0.0% of the others" in text for row in rows for text in watch.warnings(row, StagePosition("di", 9000, 5000))
+    )
 
 
 def test_the_head_has_the_papers_size_and_prototypes_of_length_one():
@@ -192,6 +232,35 @@ def test_stochastic_depth_is_the_students_alone():
         UserError, match=r"model.arguments={'depht': 3}: timm's 'test_vit' does not take them \(.*'depht'"
     ):
         build_encoder("test_vit", size=64, arguments={"depht": 3})
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(DINO, SETTINGS), (MoCo, {"queue": 8}), (BYOL, {"hidden": 8})])
+def test_no_momentum_encoder_drops_paths(kind, settings):
+    views = VIEWS if kind is DINO else ViewSpec(size=64)
+    model = kind(build_encoder("test_vit", size=64, arguments={"drop_path_rate": 0.5}), views, **settings)
+    drops = {
+        part: [layer.drop_prob for layer in getattr(model, part).modules() if isinstance(layer, DropPath)]
+        for part in ("encoder", model.momentum_encoder)
+    }
+    assert max(drops["encoder"]) == 0.5 and drops[model.momentum_encoder] and not any(drops[model.momentum_encoder])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pretrained": True}, r"model\.arguments\.pretrained=True: initial weights are model\.weights"),
+        ({"patch_drop_rate": 0.5}, r"model\.arguments\.patch_drop_rate=0\.5: a pyramid needs all patches"),
+        ({"patch_size": 5}, r"'test_vit' with model\.arguments={'patch_size': 5} has no feature pyramid"),
+    ],
+)
+def test_arguments_that_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        build_encoder("test_vit", size=64, arguments=arguments)
+
+
+def test_lists_among_the_arguments_are_timms_too():
+    encoder = build_encoder("test_convnext", size=64, arguments={"depths": [1, 1, 1, 1]})
+    assert set(timm_names(encoder).values()) <= set(timm_entries(encoder))
 
 
 def test_sinkhorn_needs_the_whole_batch():

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 from losses.test_distillation import balanced
-from methods.test_dino import SETTINGS, crops, head_of, small
+from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
 
 from dira_scale.data.distort.corruptions import BlockwiseMask
 from dira_scale.data.views import ViewSpec, draw
+from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
 from dira_scale.methods.dinov2 import DINOv2
 
@@ -119,6 +120,28 @@ def test_teachers_heads_follow_and_the_mask_token_has_none():
     for name, old in before.items():
         student = now[name.replace("teacher_", "").replace("teacher", "encoder")]
         torch.testing.assert_close(now[name], 0.9 * old + 0.1 * student)
+
+
+def test_prototypes_of_both_heads_are_frozen_at_the_beginning():
+    model, images = method(frozen=0.1), crops(6)
+    sum(model(images, images, batch_of(model.views)).losses.values()).backward()
+    for head in (model.head, model.patch_head):
+        slopes = {name: p.grad.clone() for name, p in head.named_parameters()}
+        assert slopes["prototypes"].any()
+        held = {name: [not by.any() for by in moved] for name, moved in steps_of(model, head, slopes).items()}
+        assert held.pop("prototypes") == [True] * 4 + [False] * 2
+        assert not any(itself for each in held.values() for itself in each)
+
+
+def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():
+    model = method()
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    factors = Optim(layer_decay=0.9).factors(names)
+    assert factors["encoder.model.blocks.5.attn.qkv.weight"] == 0.9
+    assert factors["encoder.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.9**6)
+    assert factors["encoder.model.patch_embed.proj.weight"] == factors["encoder.model.pos_embed"]
+    assert factors["encoder.model.pos_embed"] == pytest.approx(0.9**7)
+    assert all(name.startswith("encoder.model.") for name in factors)
 
 
 def test_masks_hide_the_share_in_rectangles():

@@ -30,7 +30,7 @@ WORDS = ["data.shards=none", *METHOD, "stages.dir.epochs=0", "stages.dira.epochs
          "data.batch=4", "model.bn_groups=1", "precision=fp32"]  # fmt: skip
 PLANE = [*WORDS, "data.size=64", f"views.crops={CROPS}"]
 VOLUME = [*WORDS, "views=volume", "data.size=[16,16,16]", f"model._target_={TINY3D}", "+model.width=4",
-          *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual", "arguments")),
+          *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")),
           "views.crops=[{count: 2}, {size: [8, 8, 8], count: 2, extents: [[6, 8, 8]], corruptions: {}}]"]  # fmt: skip
 
 

@@ -324,7 +324,8 @@ def two_steps(method, adversary=None, step_batch=None, held_out=None):
         optimizer.zero_grad()
         sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
         for name, parameter in method.named_parameters():
-            if parameter.grad is not None:  # a ViT's pyramid has none where only tokens are seen
+            unseen = parameter.grad is None and ".pyramid." in name  # a ViT's, where only tokens are seen
+            if parameter.requires_grad and not unseen:
                 parameter.grad = mean(parameter.grad)
                 seen[f"{step}/gradient/{name}"] = parameter.grad.clone()
         optimizer.step()

@@ -62,7 +62,7 @@ def test_a_configuration_has_the_keys_of_the_network_that_it_names() -> None:
             compose("pretrain", [*words, *given])
 
 
-REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual", "~model.arguments"]
+REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,9 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
     """SimSiam's released code: its predictor keeps the first rate, all else goes by a cosine of whole epochs."""
     optimizer = torch.optim.SGD(
         [
-            {"params": [torch.zeros(1)], "fixed_rate": False, "initial_lr": 0.4},
-            {"params": [torch.zeros(1)], "fixed_rate": True, "initial_lr": 0.4},
+            {"params": [torch.zeros(1)], "fixed_rate": False, "frozen": 0.0, "initial_lr": 0.4},
+            {"params": [torch.zeros(1)], "fixed_rate": True, "frozen": 0.0, "initial_lr": 0.4},
+            {"params": [torch.zeros(1)], "fixed_rate": True, "frozen": 0.25, "initial_lr": 0.4},
         ],
         lr=0.4,
     )
@@ -124,7 +125,7 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
     for step in range(40):
         stage.set_pace(task, RunState(step=100 + step, stage_start=100))
         expected = 0.4 * 0.5 * (1 + math.cos(math.pi * (step // 10) / 4))
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.4])
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.4, 0.4 * (step >= 10)])
         assert shares[-1] == step / 40
 
 
