@@ -12,7 +12,8 @@ from dira_scale.forecast.ledger import Collective
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules")  # these tests import it too
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.encoder=test_resnet"]
-TINY += ["model.decoder_channels=[32,16,16,8,8]", "method.base.queue=1024"]
+# Without a host, which would hide all messages of so small a network.
+TINY += ["model.decoder_channels=[32,16,16,8,8]", "method.base.queue=1024", "plan.dispatch=0"]
 
 
 def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, str]:  # type: ignore[type-arg]

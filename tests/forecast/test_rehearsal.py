@@ -207,7 +207,7 @@ def test_the_released_pcrls_two_passes_take_more_than_the_papers_one() -> None:
     """Twice through both encoders instead of once; four restorations instead of three."""
     released = "method._target_=PCRLReleased"
     paper, twice = (rehearsed(*PCRL, NARROW, *more, stage="dir") for more in ((), (released,)))
-    assert 4 / 3 < twice.forward / paper.forward < 2
+    assert 4 / 3 < twice.forward.flops / paper.forward.flops < 2
     assert twice.activations > 4 / 3 * paper.activations
     assert twice.trained == paper.trained and twice.momentum == paper.momentum
 

@@ -269,6 +269,9 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, 
         with Job(pretrain(run, shards, *EACH), run) as job:
             job.rows(1)
             job.wait_until(lambda: (run / "checkpoints" / "LATEST").exists())
+            job.process.send_signal(signal.SIGSTOP)  # the rest of the run is not over before the disk is full
+            disk.fill(job)
+            job.process.send_signal(signal.SIGCONT)
             for _ in range(SECONDS):
                 disk.fill(job)  # again: what was written half is removed, which makes room
                 if job.ends_within(1):
