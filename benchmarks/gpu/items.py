@@ -32,7 +32,7 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
     ``longest_share``: of the part's time, that one of its items may take; a part's only item may take all.
     """
     began, taken = time.perf_counter(), [0.0]
-    longest = job.seconds * max(longest_share, 1 / len(items))
+    longest = job.seconds * max(longest_share, 1 / max(1, len(items)))
     state = job.report.read().get(job.part) or {"items": {}, "not_run": list(items)}
     for name in [name for name in items if name in state["not_run"]]:
         start = time.perf_counter()

@@ -125,10 +125,8 @@ class StageRun:
         task.set_progress(self.model.module, progress)
         for group in self.model.optimizer.param_groups:
             group["lr"] = group["initial_lr"]
-            if (
-                progress < group["frozen"]
-            ):  # a rate of 0, as DINOv2's: without gradients a moment would forget its scale
-                group["lr"] = 0.0
+            if progress < group["frozen"]:
+                group["lr"] = 0.0  # as DINOv2: without gradients, moments would forget their scale
             elif not group["fixed_rate"]:
                 group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done) * state.rate_factor
             if (end := task.optim.weight_decay_end) is not None and group["initial_decay"]:

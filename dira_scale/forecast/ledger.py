@@ -98,13 +98,13 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **(kwargs := kwargs or {}))
         formula = FORMULAS.get(func._overloadpacket)  # FlopCounterMode itself would keep recomputed graphs alive
         flops = formula(*args, **kwargs, out_val=out) if formula else 0
-        self.work += Work(flops, _moved(func, tree_leaves((args, kwargs)), tree_leaves(out)))
+        read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
+        self.work += Work(flops, _moved(func, read, written))
         self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
         if func.namespace == "c10d":
             self._note_collective(func, args, kwargs)
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
+        for tensor in written:
+            self._note(tensor.untyped_storage())
         self.live_bytes.append(LiveBytes(self._of_gradients, self._others))
         return out
 
@@ -146,9 +146,8 @@ class Ledger(TorchDispatchMode):
         self.collectives.append(Collective(kind, count, ranks, given.get("async_op", False)))
 
 
-def _moved(func: Any, inputs: list[Any], outputs: list[Any]) -> int:
+def _moved(func: Any, read: list[Tensor], written: list[Tensor]) -> int:
     """Bytes that an operation reads and writes."""
-    read, written = ([x for x in leaves if isinstance(x, Tensor)] for leaves in (inputs, outputs))
     if func._schema.is_mutable:
         written = written or read  # several tensors at once are changed in place, and nothing is returned
     elif "empty" in func._schema.name or {*map(_storage, written)} <= {*map(_storage, read)}:  # memory, or a view

@@ -18,7 +18,7 @@ from dira_scale.methods.dino import DINO, GLOBAL, encoded, pyramid
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.restoration import MASK, blocks_hidden
 from dira_scale.models.momentum import momentum_copy
-from dira_scale.models.network import Encoder, Tokens
+from dira_scale.models.network import Encoder, Tokens, taken
 from dira_scale.models.vit import PlainEncoder
 
 WEIGHTS: Mapping[str, float] = MappingProxyType({"di": 1.0, "ibot": 1.0, "koleo": 0.1})  # the released code's
@@ -122,9 +122,7 @@ class DINOv2(DINO):
         slots = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : self.most]
         present = mask.gather(1, slots)
         seen, shown = (
-            torch.cat([tokens.patches for tokens in views[:GLOBAL]])  # type: ignore[misc]
-            .gather(1, slots[:, :, None].expand(-1, -1, self.mask_token.shape[0]))
-            .flatten(0, 1)
+            taken(torch.cat([tokens.patches for tokens in views[:GLOBAL]]), slots).flatten(0, 1)  # type: ignore[misc]
             for views in (student, teacher)
         )
         head = self.patch_head or self.head

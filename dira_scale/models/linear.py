@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.models.network import CONVOLUTIONS, Encoder, Network
+from dira_scale.models.upsample import unrounded
 
 
 class AllMaps(nn.Module):
@@ -59,7 +60,7 @@ class LinearNetwork(Network):
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """[b, K, *sides] -> [b, K, *size], linear along each axis, at least in fp32: torch's ``interpolate`` with
     ``align_corners=False``. By matrix products: torch's own adds gradients in any order on a GPU."""
-    with torch.autocast("cpu" if maps.is_meta else maps.device.type, enabled=False):
+    with unrounded(maps):
         maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
         for axis, (before, now) in enumerate(zip(maps.shape[2:], size, strict=True), start=2):
             if before != now:

@@ -75,6 +75,17 @@ class Tokens:
     patches: Tensor | None = None
 
 
+def taken(tokens: Tensor, numbers: Tensor) -> Tensor:
+    """Return of [b, n, dim] the tokens ``numbers``, int64 [b, v]: [b, v, dim]."""
+    return tokens[samples(numbers), numbers]
+
+
+def samples(numbers: Tensor) -> Tensor:
+    """Return the samples' numbers [b, 1]. With them a token has one index, not one for each channel: deterministic
+    gradients on a GPU sort indices."""
+    return torch.arange(numbers.shape[0], device=numbers.device)[:, None]
+
+
 class Encoder(nn.Module):
     """[b, 1 or C, *size] -> its pyramid: the image itself, then ever coarser features, finest first.
 

@@ -89,9 +89,8 @@ class PlainEncoder(TimmEncoder):
             yield
             return
 
-        def filled(
-            _: nn.Module, __: tuple[Tensor], embedded: Tensor
-        ) -> Tensor:  # [b, n, dim] or [b, rows, columns, dim]
+        def filled(_: nn.Module, __: tuple[Tensor], embedded: Tensor) -> Tensor:
+            # [b, n, dim], or of some backbones [b, rows, columns, dim]
             return torch.where(hidden.view(*embedded.shape[:-1], 1), fill.to(embedded.dtype), embedded)
 
         hook = self.model.patch_embed.register_forward_hook(filled)

@@ -13,7 +13,7 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from dira_scale.models.linear import resized
-from dira_scale.models.network import Encoder, Network, Tokens
+from dira_scale.models.network import Encoder, Network, Tokens, samples, taken
 from dira_scale.models.translations import VIT3D, Rules
 
 PATCH = 8  # voxels of a patch's side: three doublings lead back
@@ -200,21 +200,10 @@ class ViT3DNetwork(Network):
         _initialise(self.head)
 
 
-def taken(patches: Tensor, visible: Tensor) -> Tensor:
-    """Return of [b, n, dim] the patches ``visible`` [b, v]: [b, v, dim]."""
-    return patches[_samples(visible), visible]
-
-
 def filled(patches: Tensor, visible: Tensor, token: Tensor, count: int) -> Tensor:
     """Return [b, count, dim]: ``patches`` [b, v, dim] in the places ``visible`` [b, v], ``token`` [dim] elsewhere."""
     every = token.to(patches.dtype).expand(patches.shape[0], count, -1)
-    return every.index_put((_samples(visible), visible), patches)
-
-
-def _samples(visible: Tensor) -> Tensor:
-    """Return the samples' numbers [b, 1]. With them a patch has one index, not one for each channel: deterministic
-    gradients on a GPU sort indices."""
-    return torch.arange(visible.shape[0], device=visible.device)[:, None]
+    return every.index_put((samples(visible), visible), patches)
 
 
 def _initialise(module: nn.Module) -> None:
