@@ -27,7 +27,7 @@ from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation import embeddings as folder
 from dira_scale.evaluation.embeddings import About
 from dira_scale.evaluation.feature_source import FeatureSource, open_source
-from dira_scale.evaluation.features import ALL, Images, StoredImages, UnreadableImagesError, pooled, rows_of
+from dira_scale.evaluation.features import ALL, Images, StoredImages, UnreadableImagesError, pooled, rows_of, width
 from dira_scale.machine.progress import bar
 from dira_scale.models.network import moved
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
@@ -178,8 +178,9 @@ def _about(cfg: DictConfig, world: World, dataset: ShardedDataset, source: Featu
     return About(
         name=source.name, weights=source.weights, dataset=data, split=cfg.data.split, size=[*input.size],
         mean=[*input.mean], deviation=[*input.deviation], level=source.level,
-        width=source.encoder.channels[source.level], dtype=cfg.dtype, precision=world.precision, rows=rows,
+        width=width(source.encoder, source.level), dtype=cfg.dtype, precision=world.precision, rows=rows,
         part_rows=folder.part_rows(rows), window=[*(input.window or ())],
+        pooling="mean over space" if isinstance(source.level, int) else "tokens",
     )  # fmt: skip
 
 

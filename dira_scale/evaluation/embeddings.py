@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
+from dira_scale.evaluation.features import Layer
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
 
@@ -74,7 +75,7 @@ class About:
         size: pixels or voxels to which each axis of a whole image is resized.
         mean, deviation: by channel, which normalised the images; empty: they stayed in [0, 1].
         window: the stored values that became 0 and 1; empty: each image's own.
-        level: of the encoder's pyramid; ``pooling``: what was done over space.
+        level: of the encoder's pyramid, or its tokens; ``pooling``: what was done over space.
         width: of an embedding. ``dtype``: as stored. ``precision``: as computed.
         rows: of the folder. ``part_rows``: of each part but the last.
     """
@@ -86,13 +87,13 @@ class About:
     size: list[int]
     mean: list[float]
     deviation: list[float]
-    level: int
+    level: Layer
     width: int
     dtype: str
     precision: str
     rows: int
     part_rows: int
-    pooling: str = "mean over space"
+    pooling: str
     window: list[float] = field(default_factory=list)
     format: int = FORMAT
 

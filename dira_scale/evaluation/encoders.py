@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dira_scale.errors import UserError
+from dira_scale.evaluation.features import TOKENS, Layer
 from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
@@ -124,17 +125,19 @@ def _fake_encoder(model: str, size: int | tuple[int, ...]) -> Encoder:
         return architecture(json.loads(model)).build_encoder(size)
 
 
-def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str, int]:
-    """Levels of the pyramid by their name in the table. Raises UserError for one that does not exist."""
-    available = [level for level in range(1, len(encoder.channels)) if encoder.channels[level] > 0]
+def levels(layer: Layer | Sequence[Layer], encoder: Encoder) -> dict[str, Layer]:
+    """Levels of the pyramid, or ``TOKENS``, by their name in the table. Raises UserError for one that is not there."""
+    available: list[Layer] = [level for level in range(1, len(encoder.channels)) if encoder.channels[level] > 0]
+    last = available[-1]
+    if encoder.has_class_token:
+        available += TOKENS
     if not layer:
         raise UserError("layer=[]: name a level, or several")
     by_name = {}
     for name in [layer] if isinstance(layer, str | int) else layer:
-        level = available[-1] if name == LAST else name
+        level = last if name == LAST else name
         if level not in available:
             raise UserError(f"layer={name}: {encoder.name} has {', '.join(map(str, available))} and {LAST}")
-        assert isinstance(level, int)
         by_name[str(level)] = level
     return by_name
 

@@ -13,6 +13,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SIZE
 from dira_scale.evaluation.embeddings import Weights
 from dira_scale.evaluation.encoders import fake_encoder, levels
+from dira_scale.evaluation.features import Layer
 from dira_scale.models.architecture import Architecture, TimmUNet
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
@@ -24,13 +25,13 @@ from dira_scale.runs.reader import RunReader, check_stage
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """An encoder that takes images of [0, 1], in evaluation mode. ``level``: of its pyramid."""
+    """An encoder that takes images of [0, 1], in evaluation mode. ``level``: of its pyramid, or tokens."""
 
     name: str
     encoder: Encoder
     weights: Weights
     input: Input
-    level: int
+    level: Layer
 
 
 def open_source(cfg: DictConfig) -> FeatureSource:

@@ -1,4 +1,4 @@
-"""Frozen features: whole images through encoders in evaluation mode, each level of the pyramid averaged over space."""
+"""Frozen features: whole images through encoders in evaluation mode; levels averaged over space, or tokens."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -26,6 +26,8 @@ from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.pixels.crops import fill
 
+Layer = int | str  # a level of the pyramid, or one of ``TOKENS``
+CLASS, CLASS_AND_MEAN = TOKENS = "class", "class+mean"  # of transformers that have a class token
 POOLS = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}  # by the number of a tensor's dimensions
 
 CPU = torch.device("cpu")
@@ -158,16 +160,31 @@ def _readable(images: StoredImages, filled: Sequence[Future[None]]) -> StoredIma
 
 
 @torch.inference_mode()
-def pooled(encoder: Encoder, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """The spatial mean of each level in ``layers``, float32 [b, channels]; ``images`` [b, C, *size]."""
-    pyramid = encoder(images.contiguous(memory_format=CHANNELS_LAST[images.dim()]))
-    return [global_average(pyramid[layer].float()) for layer in layers]
+def pooled(encoder: Encoder, images: Tensor, layers: Sequence[Layer]) -> list[Tensor]:
+    """One vector an image for each of ``layers``, float32 [b, width]; ``images`` [b, C, *size].
+
+    A level's is its mean over space; ``class`` is the class token, ``class+mean`` that and the mean patch token, one
+    behind the other (the features of DINOv2's linear probe of the last block, sec. 7).
+    """
+    tokens = encoder.tokens(images.contiguous(memory_format=CHANNELS_LAST[images.dim()]))
+    vectors: dict[Layer, Tensor] = {}
+    if tokens.class_token is not None and tokens.patches is not None:
+        vectors[CLASS] = tokens.class_token.float()
+        vectors[CLASS_AND_MEAN] = torch.cat([vectors[CLASS], tokens.patches.float().mean(1)], 1)
+    return [vectors[layer] if layer in vectors else global_average(tokens.maps[layer].float()) for layer in layers]  # type: ignore[index]
+
+
+def width(encoder: Encoder, layer: Layer) -> int:
+    """Return the length of a vector of :func:`pooled`."""
+    if isinstance(layer, int):
+        return encoder.channels[layer]
+    return encoder.channels[-1] * (2 if layer == CLASS_AND_MEAN else 1)
 
 
 def features(
-    encoders: Sequence[Encoder], images: Images, layers: Sequence[int], batch: int
+    encoders: Sequence[Encoder], images: Images, layers: Sequence[Layer], batch: int
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
-    """Raw pixels [n, 256 C], and per encoder the spatial mean of each level in ``layers``, [n, channels].
+    """Raw pixels [n, 256 C], and per encoder the vectors of each of ``layers``, [n, width] (:func:`pooled`).
 
     One pass over the images, in IEEE fp32; level 1 is at 1/2, level 5 at 1/32 of the image.
     """

@@ -64,7 +64,7 @@ class DINOv2(DINO):
         frozen: float = 0.01,
         separate: bool = True,
     ) -> None:
-        if not (isinstance(encoder, PlainEncoder) and getattr(encoder.model, "cls_token", None) is not None):
+        if not (isinstance(encoder, PlainEncoder) and encoder.has_class_token):
             raise UserError(
                 f"DINOv2: {encoder.name} has no class token and patches to hide; use a vision transformer, such as "
                 "model.encoder=vit_small_patch14_dinov2"

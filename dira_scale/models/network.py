@@ -94,6 +94,7 @@ class Encoder(nn.Module):
         dimensions: of an image: 2 or 3.
         fixed_size: whether its parameters are for images of the size that it was built for.
         channels: the pyramid's channel counts, the image's first; 0 at a level without features.
+        has_class_token: whether its tokens have one.
         channels_last: whether the first layer gets an image that is channels last in memory. An expanded one has no
             layout of its own, so a convolution takes its weights': those of a sharded module are always contiguous.
         layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
@@ -108,6 +109,7 @@ class Encoder(nn.Module):
     dimensions: ClassVar[int]
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or smp's tu-": ()}
     published_xyz: ClassVar[Collection[str]] = ()
+    has_class_token = False
     channels_last = False
     visible_patch: ClassVar[int | None] = None
     _in_channels: int

@@ -41,6 +41,7 @@ class PlainEncoder(TimmEncoder):
             self.model.attn_pool = None  # methods do the pooling
         if isinstance(patches := getattr(self.model, "patch_embed", None), PatchEmbed):
             patches.strict_img_size = False
+        self.has_class_token = getattr(self.model, "cls_token", None) is not None
         self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
         self.block_indices = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
         doublings = [max(0, math.ceil(math.log2(self.patch / stride))) for stride in STRIDES]
@@ -79,7 +80,7 @@ class PlainEncoder(TimmEncoder):
         pyramid = [x, x.new_empty(x.shape[0], 0, height // 2, width // 2), *pyramid]
         if not with_tokens:
             return pyramid
-        first = int(getattr(self.model, "cls_token", None) is not None)
+        first = int(self.has_class_token)
         return pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches
 
     @contextmanager

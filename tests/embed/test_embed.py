@@ -66,8 +66,11 @@ def decoded(root: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)[:, None].astype(np.float32) / 4095)
 
 
-@pytest.mark.parametrize(("encoder", "dtype"), [("test_resnet", "float32"), ("test_vit", "float16")])
-def test_rows_are_those_of_plain_timm(tmp_path: Path, shards: Path, encoder: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "dtype", "layer"),
+    [("test_resnet", "float32", "last"), ("test_vit", "float16", "last"), ("test_vit", "float32", "class+mean")],
+)
+def test_rows_are_those_of_plain_timm(tmp_path: Path, shards: Path, encoder: str, dtype: str, layer: str) -> None:
     torch.manual_seed(1)
     size = {"img_size": 32} if encoder == "test_vit" else {}
     model = timm.create_model(encoder, num_classes=0, **size).eval()
@@ -77,13 +80,15 @@ def test_rows_are_those_of_plain_timm(tmp_path: Path, shards: Path, encoder: str
     save_file(model.state_dict(), tmp_path / "mine.safetensors")
     words = [f"init={tmp_path / 'mine.safetensors'}", f"model.encoder={encoder}", "data.size=32", f"dtype={dtype}"]
     out = tmp_path / "out"
-    assert main([*words, "normalise=imagenet", f"data.shards={shards}", f"out={out}", *ONE]) == 0
+    assert main([*words, "normalise=imagenet", f"data.shards={shards}", f"out={out}", f"layer={layer}", *ONE]) == 0
 
     table = pq.read_table(out)
     mean, deviation = (torch.tensor(values)[:, None, None] for values in IMAGENET.values())
     with torch.inference_mode():
         maps = model.forward_features((decoded(shards) - mean) / deviation)
     expected = maps[:, model.num_prefix_tokens :].mean(1) if encoder == "test_vit" else maps.mean((2, 3))
+    if layer == "class+mean":
+        expected = torch.cat([maps[:, 0], expected], 1)
     values = np.stack(table["embedding"].to_numpy())
     assert values.dtype == dtype
     np.testing.assert_allclose(values, expected, rtol=1e-4 if dtype == "float32" else 2e-3, atol=1e-5)
@@ -191,6 +196,7 @@ def test_unreadable_images_are_counted_and_named(unbroken: Path, run: Path, tmp_
         (["run={run}", "model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         (["run={run}", "data.split=tset"], "data.split=tset: {shards} has train, val, test, all; did you mean 'test'?"),
         (["run={run}", "layer=[1,2]"], "layer=[1, 2]: a folder has one level; name one"),
+        (["run={run}", "layer=class"], "layer=class: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["run={run}", "layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["run=/nowhere"], "run=/nowhere is not a run folder"),
         (["run={run}", "dtype=int8"], "dtype=int8: must be one of float32, float16"),
