@@ -74,6 +74,7 @@ class Optim(Schema):
     clip: float | None = above(0, None)
     weight_decay_end: float | None = at_least(0, None)
     layer_decay: float | None = above(0, None, at_most=1)
+    patch_factor: float | None = above(0, None, at_most=1)
 
     def __post_init__(self) -> None:
         """Raises UserError for a schedule on the loss over several stages, of which each has a loss of its own."""
@@ -84,16 +85,20 @@ class Optim(Schema):
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
         """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs: the
         encoder's blocks by ``layer_decay``, once more for each block from the last to the first (Clark et al., ELECTRA,
-        2020; BEiT).
+        2020; BEiT), and a transformer's patch embedding by ``patch_factor``, too (DINOv2's code).
 
         A block is what shares a name up to its first number; what has none is of the block before it. The layers that
         make a pyramid of a transformer's maps count as the decoder's.
         """
-        if self.layer_decay in (None, 1):
+        decay, patch = self.layer_decay or 1, self.patch_factor or 1
+        if decay == patch == 1:
             return {}
         depths, blocks = dict[str, int](), set[str]()
         for name in (name for name in names if re.match(r"(base\.)*encoder\.(?!pyramid\.)", name)):
             if match := re.match(r".*?\.\d+\.", name):
                 blocks.add(match[0])
             depths[name] = len(blocks)
-        return {name: self.layer_decay ** (len(blocks) + 1 - depth) for name, depth in depths.items()}
+        return {
+            name: decay ** (len(blocks) + 1 - depth) * (patch if "patch_embed" in name.split(".") else 1)
+            for name, depth in depths.items()
+        }

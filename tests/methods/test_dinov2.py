@@ -136,12 +136,16 @@ def test_prototypes_of_both_heads_are_frozen_at_the_beginning():
 def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():
     model = method()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    factors = Optim(layer_decay=0.9).factors(names)
+    factors = Optim(layer_decay=0.9, patch_factor=0.2).factors(names)
     assert factors["encoder.model.blocks.5.attn.qkv.weight"] == 0.9
     assert factors["encoder.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.9**6)
-    assert factors["encoder.model.patch_embed.proj.weight"] == factors["encoder.model.pos_embed"]
+    assert factors["encoder.model.patch_embed.proj.weight"] == pytest.approx(0.2 * 0.9**7)
     assert factors["encoder.model.pos_embed"] == pytest.approx(0.9**7)
     assert all(name.startswith("encoder.model.") for name in factors)
+    alone = Optim(patch_factor=0.2).factors(names)
+    assert {name for name, factor in alone.items() if factor != 1} == {
+        f"encoder.model.patch_embed.proj.{kind}" for kind in ("weight", "bias")
+    }
 
 
 def test_masks_hide_the_share_in_rectangles():

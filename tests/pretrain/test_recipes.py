@@ -125,7 +125,7 @@ def test_dino_and_dinov2_have_their_papers_figures() -> None:
         assert first["scale"] == second["scale"] == [scale, 1.0] and others["scale"] == [0.05, scale]
         assert [crops["blur"]["p"] for crops in (first, second, others)] == [1.0, 0.1, 0.5]
         assert (others["count"], others["size"]) == local and config.views["jitter"]["p"] == 0.8
-    assert (dino.optim.layer_decay, large.optim.layer_decay) == (None, 0.9)
+    assert (dino.optim.layer_decay, large.optim.layer_decay, large.optim.patch_factor) == (None, 0.9, 0.2)
     assert large.views["corruptions"]["mask"] == {
         "_target_": "BlockwiseMask", "patch": 14, "share": [0.1, 0.5], "p": 0.5,
     }  # fmt: skip
@@ -139,7 +139,9 @@ def test_runs_of_before_dinos_keys_have_the_same_identity() -> None:
     now = OmegaConf.to_container(compose("pretrain", ["data.shards=none", "experiment=dira_moco"]))
     assert isinstance(now, dict) and now["model"]["encoder"] == "resnet50"
     before = {**now, "model": {**now["model"]}, "optim": {**now["optim"]}}
-    del before["model"]["arguments"], before["optim"]["weight_decay_end"], before["optim"]["layer_decay"]
+    del before["model"]["arguments"]
+    for key in ("weight_decay_end", "layer_decay", "patch_factor"):
+        del before["optim"][key]
     free = execution("pretrain")
     assert differences(before, now, free) == [] and seedless(before, free) == seedless(now, free)  # type: ignore[arg-type]
 
