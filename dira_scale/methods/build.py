@@ -22,7 +22,6 @@ from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.dino_files import MASK_TOKEN
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
-from dira_scale.models.start import start_of
 
 
 def build(
@@ -80,6 +79,8 @@ def construct(
     offered = {"encoder": lambda: encoder, "network": network, "views": lambda: views}
     method = _construct(node, "method", offered)
     if start:
+        from dira_scale.models.start import start_of  # needs pyarrow
+
         for part in method.modules():
             if isinstance(part, Method) and isinstance(token := getattr(part, MASK_TOKEN, None), nn.Parameter):
                 start.fill_mask_token(token)
