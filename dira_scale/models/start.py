@@ -1,10 +1,9 @@
 """The weights that a network starts from, by one key: random, a run, an export, or a file of any known layout."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-
-import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.models.layouts import StartWeights
@@ -91,9 +90,9 @@ def licence_of(path: Path) -> str | None:
     front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
     for key in (r"license_name: *(.+)", r"license:(?! *other\b) *(.+)"):
         if match := re.search(f"^{key}$", front, re.MULTILINE):
-            try:
-                return str(yaml.safe_load(match[1]))
-            except (yaml.YAMLError, RecursionError):
+            try:  # a string in double quotes, as JSON's; nothing else of YAML, whose aliases may grow without bound
+                return str(json.loads(match[1])) if match[1][0] == '"' else match[1].strip("' ")
+            except ValueError:
                 return match[1]
     return next((licence for name, licence in PUBLISHED.items() if re.match(name, path.name)), None)
 
