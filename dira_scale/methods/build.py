@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.registry import imported, instantiated
 from dira_scale.data.config import as_stored
 from dira_scale.data.labels import Columns, LabelChoice
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture, architecture
+from dira_scale.models.dino_files import MASK_TOKEN
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
 
@@ -55,7 +55,7 @@ def construct(
     A method's constructor gets the arguments that it names: ``encoder``, ``network`` (the encoder with a decoder and a
     head), ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments
     come from its node. If ``model.weights`` is a run folder, ``tensors`` are those of its checkpoint; momentum networks
-    start as copies of the loaded weights.
+    start as copies of the loaded weights, and a mask token as the file's.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
     missing argument.
@@ -78,8 +78,13 @@ def construct(
 
     offered = {"encoder": lambda: encoder, "network": network, "views": lambda: views}
     method = _construct(node, "method", offered)
-    if start and rank() == 0:
-        print(start)
+    if start:
+        from dira_scale.models.start import start_of  # needs pyarrow
+
+        for part in method.modules():
+            if isinstance(part, Method) and isinstance(token := getattr(part, MASK_TOKEN, None), nn.Parameter):
+                start.fill_mask_token(token)
+        method.start = start_of(Path(str(model.weights)), start)
     norm.convert(method)
     return method
 

@@ -52,6 +52,7 @@ class DINO(Method):
         centring: ``softmax`` or ``sinkhorn``.
         centre_momentum: of the centre, 0 to 1.
         frozen: share of the stage at whose beginning the prototypes are not trained.
+        frozen_encoder: share of the stage at whose beginning the heads alone are trained; None: 0.
 
     Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
     """
@@ -77,6 +78,7 @@ class DINO(Method):
         centring: str = "softmax",
         centre_momentum: float = 0.9,
         frozen: float = 0.0033,
+        frozen_encoder: float | None = None,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         name = type(self).__name__
@@ -92,6 +94,7 @@ class DINO(Method):
             momentum=(momentum, 0 <= momentum <= 1),
             centre_momentum=(centre_momentum, 0 <= centre_momentum <= 1),
             frozen=(frozen, 0 <= frozen <= 1),
+            frozen_encoder=(frozen_encoder or 0, 0 <= (frozen_encoder or 0) <= 1),
         )
         if centring not in CENTRINGS:
             raise UserError(f"{name}'s centring={centring}: use {' or '.join(CENTRINGS)}{nearest(centring, CENTRINGS)}")
@@ -104,6 +107,8 @@ class DINO(Method):
         self.momentum = momentum
         self.centring, self.centre_momentum = centring, centre_momentum
         self.encoder = encoder
+        for layer in encoder.modules() if frozen_encoder else ():
+            vars(layer)["frozen_share"] = frozen_encoder  # for the optimizer's groups
         self.new_head = partial(PrototypeHead, encoder.channels[-1], hidden, bottleneck, prototypes, frozen)
         self.head = self.new_head()
         self.teacher, self.teacher_head = momentum_copy(self.encoder), momentum_copy(self.head)

@@ -62,6 +62,7 @@ class DINOv2(DINO):
         warmup: float = 0.3,
         momentum: float = 0.992,
         frozen: float = 0.01,
+        frozen_encoder: float | None = None,
         separate: bool = True,
     ) -> None:
         if not (isinstance(encoder, PlainEncoder) and encoder.has_class_token):
@@ -72,6 +73,7 @@ class DINOv2(DINO):
         super().__init__(
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
             first_temperature, warmup, momentum, "sinkhorn", frozen=frozen,
+            frozen_encoder=frozen_encoder,
         )  # fmt: skip
         check_weights(weights, WEIGHTS)
         self.weights, self.active = dict(weights), tuple(weights)

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from dira_scale.models.start import Start
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Method(nn.Module):
     weights: dict[str, float]
     encoder: nn.Module
     decoder: nn.Module | None
+    start: "Start | None" = None  # the weights that it starts from; None: random ones
     progress: float  # completed share of the stage, 0 to 1; the loop sets it before every step
 
     def __init__(self, views: ViewSpec, weights: dict[str, float]) -> None:

@@ -5,18 +5,21 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import timm
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.architecture import AXES, XYZ, ZYX, exported_metadata
+from dira_scale.models.dino_files import LARGEST_PATCH, MASK_TOKEN, as_timms
 from dira_scale.models.encoder import timm_entries, timm_names
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
+from dira_scale.models.vit import PlainEncoder
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -36,7 +39,9 @@ class StartWeights:
     encoder's stages: an unknown entry there means another network (resnet34's file holds all names of resnet18).
 
     Adapts the stem of a file for one or three channels (:func:`stem_for`), and resamples position embeddings for
-    another image size and relative position biases for another window.
+    another image size, relative position biases for another window, and a plain transformer's patches for another side
+    (by the pseudo-inverse of the resizing: FlexiViT, Beyer et al., CVPR 2023, sec. 3.4). Files of DINOv2 and DINOv3 are
+    read as :func:`as_timms` says.
     """
 
     def __init__(
@@ -53,7 +58,13 @@ class StartWeights:
         Raises ``UserError`` naming ``key`` and the file if it is missing, not plain tensors, or of another network.
         """
         self.origin, self._other_norm = f"{key}: {path}", other_norm
-        self._stored = dict(read_tensors(path, key) if tensors is None else tensors)
+        self._stored = dict(_read(path, key) if tensors is None else tensors)
+        whose = ""
+        if isinstance(encoder, PlainEncoder):
+            try:
+                whose, self._stored = as_timms(self._stored, encoder.model, encoder.name)
+            except UserError as error:
+                raise UserError(f"{self.origin}: {error}") from error
         self.loaded: list[str] = []
         self._keys = "model.encoder and model.decoder_channels" if isinstance(encoder, TimmEncoder) else "model.*"
         layout, prefix, names, self._named = self._find(encoder)
@@ -69,7 +80,7 @@ class StartWeights:
         encoder.load_state_dict(state)
         self._used = set(names.values())
         behind = f" behind '{prefix}'" if prefix else ""
-        self.loaded.append(f"encoder ({layout} names{behind})")
+        self.loaded.append(f"encoder ({whose or layout} names{behind})")
 
     def fill(self, network: Network, scale: float = 1.0, head: bool = True) -> None:
         """Load the decoder, too, and the ``head`` unless it has other channels; ``UserError`` for a decoder of other
@@ -101,6 +112,15 @@ class StartWeights:
                 self._load("head", head, {name: prefix + name for name in state})
                 for parameter in head.parameters():
                     parameter.data *= scale
+
+    def fill_mask_token(self, token: nn.Parameter) -> None:
+        """Load ``token`` [dim], which stands for hidden patches, if the file has one of this width."""
+        names = [name for name in self._stored if name.split(".")[-1] == MASK_TOKEN and not name.startswith(_OPTIMIZER)]
+        names = [name for name in names if self._stored[name].numel() == token.numel()]
+        for name in ([name for name in names if not _COPY.search(name)] or names)[:1]:
+            token.data.copy_(self._stored[name].view_as(token))
+            self._used.add(name)
+            self.loaded.append("mask token")
 
     def __str__(self) -> str:
         kept = [name for name in self._stored if not name.startswith(_OPTIMIZER)]
@@ -134,6 +154,13 @@ class StartWeights:
                 return layout, prefixes[0], keys, stored if layout in encoder.layouts else untranslated
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
         missing = nearest_miss[1]
+        ranks = {tensor.dim() for tensor in self._stored.values()}
+        if encoder.dimensions == 3 and 4 in ranks and 5 not in ranks:
+            raise UserError(
+                f"{self.origin}: is of a network of images, and {encoder.name} is one of volumes with other layers, "
+                "into which nothing can be inflated; train the file's network on planes (model=unet), or start from "
+                "weights of volumes (docs/how-to/weights.md)"
+            )
         raise UserError(
             f"{self.origin}: is not of {encoder.name} in any known layout (docs/how-to/weights.md), "
             f"'{missing}' is missing{nearest(missing, self._stored)}"
@@ -144,7 +171,7 @@ class StartWeights:
     ) -> None:
         """``UserError`` if entries after ``prefix``, in the stages of ``wanted``, are not ``known``."""
         stages = {match[0] for name in wanted if (match := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
-        places = [prefix + stage for stage in stages]
+        places = [prefix + stage for stage in (*stages, "pos_embed", "reg_token")]
         ignored = _STATISTICS if self._other_norm else ()
         names = (name for name in _unknown_entries(prefix, places, known, stored) if not name.endswith(ignored))
         if unknown := [stored[name] for name in names]:
@@ -220,10 +247,24 @@ def stem_for(channels: int, weight: Tensor) -> Tensor:
     return weight[:, turns] * (weight.shape[1] / channels)
 
 
+def _read(path: Path, key: str) -> dict[str, Tensor]:
+    """The tensors of a file; ``UserError`` that says how to fetch it if ``path`` is timm's name of weights."""
+    if not path.exists() and timm.list_pretrained(str(path)):
+        fetched = f"hf download timm/{path} --local-dir {path}"
+        raise UserError(
+            f"{key}={path}: nothing is downloaded here; where there is a network: {fetched}; then "
+            f"{key}={path}/model.safetensors"
+        )
+    return read_tensors(path, key)
+
+
 def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, encoder: Encoder) -> Tensor:
     """The tensor at ``key`` of those ``stored``, in the shape of the encoder's entry ``name``."""
     entry = encoder.state_dict()[name]
     tensor, expected = encoder.fitted(name, stored[key].to(entry.dtype), stored), entry.shape
+    patches = isinstance(encoder, PlainEncoder) and name.endswith("patch_embed.proj.weight") and tensor.dim() == 4
+    if patches and min(tensor.shape) > 0 and max(tensor.shape[2:]) <= LARGEST_PATCH:
+        tensor = resample_patch_embed(tensor, [*expected[2:]])
     if tensor.shape == expected:
         return tensor
     if name in _stems(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:

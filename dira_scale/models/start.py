@@ -13,6 +13,8 @@ from dira_scale.runs.reader import chosen_checkpoint, start_tensors
 
 RANDOM = "random"
 CARD = "README.md"
+# Of files without a card that are called as their authors publish them. RAD-DINO, and timm's, have one.
+PUBLISHED = {r"dinov2_vit[sblg]14_": "apache-2.0", r"dinov3_(vit|convnext)": "dinov3-license"}
 # Of an exported folder, the first that is there: those with a decoder before those without.
 EXPORTED = (
     "unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors", "checkpoint_final.pth",
@@ -27,7 +29,7 @@ class Start:
     Attributes:
         path: of the run's folder, or of the file.
         loaded: a phrase for each part: the encoder with its layout, the decoder, the head.
-        summary: a line for the log.
+        summary: a line for the log, with the licence.
         licence: of the weights; None if nothing beside them says it.
     """
 
@@ -62,15 +64,21 @@ def start_weights(
     weights = StartWeights(path, encoder, start_tensors(path), key, other_norm)
     if network is not None:
         weights.fill(network, head=head)
+    return start_of(path, weights)
+
+
+def start_of(path: Path, weights: StartWeights) -> Start:
+    """Return what has been loaded of ``weights``, which are those at ``path``."""
     which = f" ({chosen_checkpoint(path, read_description(path))[1]} checkpoint)" if path.is_dir() else ""
-    return Start(path, tuple(weights.loaded), f"{weights}{which}", licence_of(path))
+    licence = licence_of(path)
+    return Start(path, tuple(weights.loaded), f"{weights}{which}; licence: {licence or 'unknown'}", licence)
 
 
 def licence_of(path: Path) -> str | None:
-    """Return the licence of the weights at ``path``: as the card beside an exported file says, or of a run's data and
-    its own start.
+    """Return the licence of the weights at ``path``: as the card beside the file says, ours or one of Hugging Face; or,
+    by the file's name, of what DINO's authors publish; or of a run's data and its own start.
 
-    None if neither is there, as of a published file.
+    None if nothing says it.
     """
     if path.is_dir():
         run = read_description(path)
@@ -78,9 +86,15 @@ def licence_of(path: Path) -> str | None:
         start = [run.network.licence or f"that of {Path(run.network.start).name}"] if run.network.start else []
         return " and ".join([*sorted(known), *start])
     card = path.parent / CARD
-    front = card.read_text(errors="replace") if card.is_file() else ""
-    match = re.search(r"^license_name: (\".*\")$", front, re.MULTILINE)
-    return str(json.loads(match[1])) if match else None
+    text = card.read_text(errors="replace") if card.is_file() else ""
+    front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
+    for key in (r"license_name: *(.+)", r"license:(?! *other\b) *(.+)"):
+        if match := re.search(f"^{key}$", front, re.MULTILINE):
+            try:  # a string in double quotes, as JSON's; nothing else of YAML, whose aliases may grow without bound
+                return str(json.loads(match[1])) if match[1][0] == '"' else match[1].strip("' ")
+            except ValueError:
+                return match[1]
+    return next((licence for name, licence in PUBLISHED.items() if re.match(name, path.name)), None)
 
 
 def _file(path: Path, key: str) -> Path:

@@ -96,7 +96,7 @@ class PretrainTask(Pretraining, DatasetTask):
         data: "Inputs",
     ) -> None:
         super().__init__(config, world, method, adversary)
-        self.stages, self.data, self.diagnosis = stages, data, Diagnosis(config)
+        self.stages, self.data, self.diagnosis, self.start = stages, data, Diagnosis(config), method.start
         decoder = any(restores(plan.terms) for plan in stages)
         self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNITS[data.views.dimensions]
         validate = config.validate
@@ -117,7 +117,8 @@ class PretrainTask(Pretraining, DatasetTask):
         return losses
 
     def described(self, config: Mapping[str, Any]) -> Description:
-        return replace(describe(config), tensors=self.tensors)
+        run, licence = describe(config), self.start.licence if self.start else None
+        return replace(run, tensors=self.tensors, network=replace(run.network, licence=licence))
 
     def identity(self) -> dict[str, Any]:
         assert isinstance(self.module, Method)
@@ -131,6 +132,7 @@ class PretrainTask(Pretraining, DatasetTask):
         stages = ", ".join(f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * several for plan in self.stages)
         return [
             *self.data.summary(self.stages[0]),
+            *([self.start.summary] if self.start else []),
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
             *remarks(self.config, module),
             *few_steps(self.config, self.stages),

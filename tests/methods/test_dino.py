@@ -124,6 +124,16 @@ def test_prototypes_are_frozen_at_the_beginning_only():
             torch.testing.assert_close(by, torch.zeros_like(by) + expected, rtol=1e-3, atol=1e-12)
 
 
+def test_an_encoder_that_starts_from_weights_waits_for_the_heads():
+    model = method(frozen=0, frozen_encoder=0.1)
+    forward(model, crops()).losses["di"].backward()
+    for part, waits in ((model.encoder, 4), (model.head, 0)):
+        slopes = {name: p.grad.clone() for name, p in part.named_parameters() if p.grad is not None and p.grad.any()}
+        assert slopes
+        for name, moved in steps_of(model, part, slopes).items():
+            assert [not by.any() for by in moved] == [step < waits for step in range(6)], name
+
+
 def steps_of(model, head, slopes):
     """By how much each of six steps of a stage of 40 moves the parameters of ``head``, of constant gradients."""
     optimizer = {"_target_": "torch.optim.AdamW", "lr": 0.01, "weight_decay": 0.0, "eps": 1e-12}
@@ -133,11 +143,12 @@ def steps_of(model, head, slopes):
     moved = {name: [] for name in slopes}
     for step in range(6):
         stage.set_pace(SimpleNamespace(optim=config, set_progress=lambda *_: None), RunState(step=step))
-        before = {name: p.detach().clone() for name, p in head.named_parameters()}
-        for name, parameter in head.named_parameters():
+        parameters = {name: parameter for name, parameter in head.named_parameters() if name in slopes}
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
             parameter.grad = slopes[name].clone()
         trained.optimizer.step()
-        for name, parameter in head.named_parameters():
+        for name, parameter in parameters.items():
             moved[name].append(parameter.detach() - before[name])
     return moved
 
@@ -201,6 +212,7 @@ def test_the_head_has_the_papers_size_and_prototypes_of_length_one():
         ({"prototypes": 1}, "DINO's prototypes: 1 is out of range"),
         ({"teacher_temperature": 0.0}, "DINO's teacher_temperature: 0.0 is out of range"),
         ({"frozen": 1.5}, "DINO's frozen: 1.5 is out of range"),
+        ({"frozen_encoder": -0.1}, "DINO's frozen_encoder: -0.1 is out of range"),
         ({"centring": "sinkorn"}, "DINO's centring=sinkorn: use softmax or sinkhorn; did you mean 'sinkhorn'"),
         ({"views": ViewSpec(size=64, count=1)}, "DINO: the first 2 views are global crops of one size"),
         ({"views": ViewSpec(size=64, crops=({"count": 1}, {"size": 32}))}, "of one size, .*; use views=dino"),

@@ -86,10 +86,33 @@ def test_an_exported_folder_is_its_file_with_the_decoder_and_says_its_licence(tm
 
 
 @pytest.mark.parametrize(
+    ("name", "front", "licence"),
+    [
+        ("model.safetensors", "license: other\nlicense_name: mit\nlicense_link: LICENSE", "mit"),  # RAD-DINO's card
+        ("model.safetensors", "tags:\n- dino\nlicense: apache-2.0", "apache-2.0"),  # timm's
+        ("model.safetensors", "license: other", None),
+        ("model.safetensors", "tags: []\n---\nlicense: mit", None),
+        ("model.safetensors", "license_name: '[&a [x, x], [*a, *a]]'", "[&a [x, x], [*a, *a]]"),
+        ("model.safetensors", 'license_name: "mit" or "bsd"', '"mit" or "bsd"'),
+        ("dinov2_vitb14_reg4_pretrain.pth", None, "apache-2.0"),
+        ("dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth", None, "dinov3-license"),
+        ("dinov2_vitb14_pretrain.pth", "license: mit", "mit"),
+        ("mine.pth", None, None),
+    ],
+)
+def test_a_published_files_licence_is_its_cards_or_its_authors(
+    tmp_path: Path, name: str, front: str | None, licence: str | None
+) -> None:
+    if front is not None:
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n\nlicense: gpl\n")
+    assert licence_of(tmp_path / name) == licence
+
+
+@pytest.mark.parametrize(
     ("node", "message"),
     [
         (model("resnet18"), r"^init: .*w.safetensors: is not of resnet18 in any known layout .* is missing"),
-        (STUB, r"^init: .*w.safetensors: is not of tiny3d in any known layout .*'levels.0.0.weight' is missing"),
+        (STUB, r"^init: .*w.safetensors: is of a network of images, and tiny3d is one of volumes"),
     ],
 )
 def test_weights_of_another_backbone_name_the_key(tmp_path: Path, node: dict[str, Any], message: str) -> None:

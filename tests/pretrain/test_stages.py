@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from harness import assert_equal_runs, pretrain, rows, weights
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors.torch import save_file
 
 from dira_scale.config.compose import compose
 from dira_scale.data.order import Order
@@ -22,6 +24,7 @@ from dira_scale.engine.task import StagePlan
 from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main
 from dira_scale.runs import checkpoint
+from dira_scale.runs.description import read_description
 from dira_scale.shard import main as shard
 
 
@@ -83,15 +86,22 @@ def run(folder: Path, shards: Path, *overrides: str) -> None:
 def test_a_run_of_several_batches_that_is_stopped_ends_with_the_same_weights(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It starts from weights whose licence stands in log and description."""
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), path := tmp_path / "w.safetensors")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    start = f"model.weights={path}"
     shares: list[float] = []
     moves = MoCo.after_step
     with monkeypatch.context() as patch:
         patch.setattr(MoCo, "after_step", lambda method: shares.append(method.progress) or moves(method))
-        run(tmp_path / "unbroken", shards)
+        run(tmp_path / "unbroken", shards, start)
+    assert read_description(tmp_path / "unbroken").network.licence == "mit"
+    log = (tmp_path / "unbroken" / "log.txt").read_text()
+    assert re.search(r"w\.safetensors: encoder \(timm .* loaded; 2 other entries not used: .*; licence: mit\n", log)
     assert shares == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0, 1 / 4, 1 / 2, 3 / 4, 0, 1 / 2])
     for steps in (3, 8, 11):  # at the end of a stage and in two others
-        run(tmp_path / "stopped", shards, f"steps={steps}")
-    run(tmp_path / "stopped", shards)
+        run(tmp_path / "stopped", shards, start, f"steps={steps}")
+    run(tmp_path / "stopped", shards, start)
     assert_equal_runs(tmp_path / "stopped", tmp_path / "unbroken")
     actual = rows(tmp_path / "unbroken")
     assert [row["stage"] for row in actual] == ["di"] * 3 + ["dir"] * 3 + ["dira"] * 4 + ["again"] * 2

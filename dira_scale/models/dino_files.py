@@ -1,0 +1,99 @@
+"""Files of DINOv2 and DINOv3, their authors' and transformers', as timm has their tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.models import eva, vision_transformer
+from torch import Tensor
+
+from dira_scale.errors import UserError
+from dira_scale.models.translations import Rules, translate
+
+MASK_TOKEN = "mask_token"
+LARGEST_PATCH = 64  # pixels: resampling a side s takes memory of s to the fourth, and a file may be a stranger's
+REGISTERS = ("register_tokens", "storage_tokens")  # DINOv2's, DINOv3's
+# Names of transformers' Dinov2Model (RAD-DINO), Dinov2WithRegistersModel and DINOv3ViTModel -> the authors'.
+TRANSFORMERS: Rules = (
+    (r"\bembeddings\.patch_embeddings\.(?:projection\.)?(?=\w+$)", "patch_embed.proj."),
+    (r"\bembeddings\.position_embeddings$", "pos_embed"),
+    (r"\bembeddings\.(?=\w+$)", ""),
+    (r"\b(?:encoder\.|model\.)?layer\.(?=\d+\.)", "blocks."),
+    (r"\battention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.", r"attn.\1."),
+    (r"\battention\.(?:output\.dense|o_proj)\.", "attn.proj."),
+    (r"\blayer_scale([12])\.lambda1$", r"ls\1.gamma"),
+    (r"\bmlp\.weights_in\.", "mlp.w12."),
+    (r"\bmlp\.weights_out\.", "mlp.w3."),
+    (r"\blayernorm\.", "norm."),
+)
+_GATED: Rules = (
+    (r"\bmlp\.gate_proj\.", "mlp.w1."), (r"\bmlp\.up_proj\.", "mlp.w2."), (r"\bmlp\.down_proj\.", "mlp.w3."),
+)  # fmt: skip
+_PLAIN: Rules = ((r"\bmlp\.up_proj\.", "mlp.fc1."), (r"\bmlp\.down_proj\.", "mlp.fc2."))
+_CHUNKS: Rules = ((r"\bblocks\.\d+\.(?=\d+\.)", "blocks."),)  # in training, blocks lie in chunks
+_DAMAGED = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
+
+
+def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, dict[str, Tensor]]:
+    """Return whose layout ``stored`` is in, and its tensors as timm's ``model``, called ``name``, has them; "" and
+    ``stored`` unless it is a file of DINOv2 or DINOv3 and ``model`` a transformer of their kind.
+
+    The authors' names become timm's by timm's own conversion, which also resamples patches and positions. Prefixes and
+    the mask token, which timm has not, stay.
+
+    Raises ``UserError`` for other register tokens than the network's, biases that it does not have, damaged files.
+    """
+    if not isinstance(model, vision_transformer.VisionTransformer | eva.Eva):
+        return "", dict(stored)
+    whose, tensors = "DINO's", {translate(key, _CHUNKS): tensor for key, tensor in stored.items()}
+    try:
+        if any(key.endswith("embeddings.cls_token") for key in stored):
+            whose, tensors = "transformers' DINO", _authors(stored)
+        prefixes = [key.removesuffix("cls_token") for key in tensors if key.endswith("cls_token")]
+        prefixes = [
+            prefix
+            for prefix in prefixes
+            if f"{prefix}patch_embed.proj.weight" in tensors
+            and any(prefix + token in tensors for token in (MASK_TOKEN, *REGISTERS))
+        ]
+        for prefix in prefixes:
+            own = {key.removeprefix(prefix): tensors.pop(key) for key in [*tensors] if key.startswith(prefix)}
+            token = {prefix + MASK_TOKEN: own[MASK_TOKEN]} if MASK_TOKEN in own else {}
+            tensors |= {prefix + key: tensor for key, tensor in _timms(own, model, name).items()} | token
+    except _DAMAGED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"is of another network than {name}, or damaged ({reason})") from error
+    return (whose, tensors) if prefixes else ("", dict(stored))
+
+
+def _authors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' tensors by the authors' names, with one projection to queries, keys and values."""
+    gates = _GATED if any(".gate_proj." in key for key in stored) else _PLAIN
+    tensors = {translate(key, (*TRANSFORMERS, *gates)): tensor for key, tensor in stored.items()}
+    for key in [key for key in tensors if ".attn.q." in key]:
+        query = tensors.pop(key)
+        others = [tensors.pop(key.replace(".q.", f".{part}."), torch.zeros_like(query)) for part in "kv"]
+        tensors[key.replace(".q.", ".qkv.")] = torch.cat([query, *others])  # DINOv3's keys have no bias
+    return tensors
+
+
+def _timms(own: dict[str, Tensor], model: Any, name: str) -> dict[str, Tensor]:
+    """The authors' tensors, without a prefix, as timm's."""
+    if max(own["patch_embed.proj.weight"].shape[2:]) > LARGEST_PATCH:
+        raise UserError(f"has patches of more than {LARGEST_PATCH} pixels")
+    count = max(own[key].shape[1] if key in own else 0 for key in REGISTERS)
+    needed = 0 if model.reg_token is None else model.reg_token.shape[1]
+    if count != needed:
+        raise UserError(
+            f"has {count} register tokens, {name} has {needed}; set model.encoder to one of as many, such as "
+            "vit_base_patch14_dinov2 (0), vit_base_patch14_reg4_dinov2 or vit_base_patch16_dinov3 (4)"
+        )
+    if isinstance(model, vision_transformer.VisionTransformer):
+        own = own | {MASK_TOKEN: own.get(MASK_TOKEN, torch.empty(0))}  # by which timm knows DINOv2
+        return vision_transformer.checkpoint_filter_fn(own, model)
+    own = {key.replace(REGISTERS[0], REGISTERS[1]): tensor for key, tensor in own.items()}
+    if getattr(model.blocks[0].attn, "q_bias", None) is None:
+        biases = [own.pop(key).chunk(3) for key in [*own] if key.endswith(".attn.qkv.bias")]
+        if any(query.any() or value.any() for query, _, value in biases):
+            raise UserError(f"has biases of queries and values; use model.encoder={name}_qkvb")
+    return eva.checkpoint_filter_fn(own, model)
