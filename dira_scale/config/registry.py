@@ -27,6 +27,7 @@ _MODULES = {
     "dira_scale.methods.moco": ("MoCo",),
     "dira_scale.methods.models_genesis": ("ModelsGenesis",),
     "dira_scale.methods.pcrl": ("PCRL", "PCRLReleased"),
+    "dira_scale.methods.pcrl_rotation": ("PCRLRotation",),
     "dira_scale.methods.relative_position": ("RelativePosition",),
     "dira_scale.methods.rotation": ("Rotation",),
     "dira_scale.methods.rubiks_cube": ("RubiksCube",),

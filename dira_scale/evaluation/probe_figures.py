@@ -49,7 +49,7 @@ class Probed:
     ``values`` [encoders][draws]; ``images``: mean number of labelled images; ``unfinished``: number of fits in which
     L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part, as is the learning ``rate``.
     Means over encoders and draws: ``accuracy`` of a label of classes, in percent; of numbers ``mae``, in the label's
-    unit, and ``pearson``, from -1 to 1.
+    unit, and ``pearson``, from -1 to 1. ``accuracies`` [encoders][draws]; None if one is unknown.
     """
 
     encoder: str
@@ -69,6 +69,7 @@ class Probed:
     c: list[list[float]] | None = None
     unfinished: int = 0
     accuracy: float | None = None
+    accuracies: list[list[float]] | None = None
     rate: list[list[float]] | None = None
     mae: float | None = None
     pearson: float | None = None
@@ -136,8 +137,10 @@ def _means(
     mean = _figure(row, MEAN, _mean(np.stack([*alone, *each.values()], axis=-1)))
     results = [replace(mean, unfinished=sum(score.unfinished for draws in members for score in draws))]
     for label, over_classes in each.items():
-        right = 100 * float(np.mean([score.accuracy[label] for draws in members for score in draws]))
-        results.append(replace(_figure(row, label, over_classes), accuracy=right))
+        right = 100 * np.array([[score.accuracy[label] for score in draws] for draws in members])
+        each_right = None if np.isnan(right).any() else right.tolist()
+        figure = _figure(row, label, over_classes)
+        results.append(replace(figure, accuracy=float(right.mean()), accuracies=each_right))
     return results
 
 
@@ -175,7 +178,7 @@ def _figure(row: Row, label: str, values: np.ndarray) -> Probed:
 
 def as_json(results: Sequence[Probed]) -> list[dict[str, Any]]:
     """Rows of ``probe.json``: the value under its metric's name, with NaN (nothing to score) as null."""
-    foreign = {AUC: ("metric", "mae", "pearson"), R2: ("metric", "accuracy")}
+    foreign = {AUC: ("metric", "mae", "pearson"), R2: ("metric", "accuracy", "accuracies")}
     return [
         {
             figure.metric if key == "value" else key: None if isinstance(v, float) and np.isnan(v) else v

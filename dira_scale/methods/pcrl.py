@@ -48,8 +48,8 @@ class PCRL(C2L):
 
     The rows of the paper's tables 1 and 2: ``transform=none mixture=false`` is "Self-Recons.", with ``transform=flip``
     "TransAtt (Flip)", with ``all`` "TransAtt"; ``transform=none`` alone is "CrossMix"; ``mixture=false`` in stages
-    without ``re`` is "ContraLoss". The paper does not say from which maps the view is restored without CrossMix; here
-    from those of o and of m, each its own.
+    without ``re`` is "ContraLoss", of ``PCRLRotation`` "ContraLoss + RotNet". The paper does not say from which maps
+    the view is restored without CrossMix; here from those of o and of m, each its own.
 
     With ResNet-18 the projector has 82,176 parameters, the attention 133,376 (``channel``) or 136,710,912 (``outer``);
     on ``unet3d`` 133,632 or 141,429,760. With several BatchNorm groups the momentum encoder's feature maps are sent

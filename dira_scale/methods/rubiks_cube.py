@@ -34,8 +34,9 @@ class RubiksCube(Method):
     returns the volume. In stages without ``di`` the base idles, and encoder and decoder get the view as it is seen.
 
     Different from the script: it names the turned blocks by where they belong, here by where they are seen; it restores
-    each block alone, and compares it with that of another place; and it zeroes ten voxels where the blocks meet before
-    it moves them, whose faces show where a block comes from: here all faces are zeroed alike.
+    each block alone, and compares it with that of another place; its discriminator has the eight blocks as channels;
+    and it zeroes ten voxels where the blocks meet before it moves them, of the target, too, whose faces show where a
+    block comes from: here all faces are zeroed alike, and not the target's.
 
     Monitors: ``accuracy`` of the permutation, ``chance``, which is 1 / K, and ``turn_accuracy``, the share of blocks
     that are rightly called turned or not; three quarters are turned, so that is what calling all turned has.

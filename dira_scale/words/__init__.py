@@ -1,4 +1,4 @@
-"""``python -m dira_scale.words run=RUN data.shards=OUT out=FOLDER``: visual words of volumes, as a dataset.
+"""``python -m dira_scale.words run=RUN data.shards=OUT out=FOLDER``: visual words of volumes or images, as a dataset.
 
 One process, on a GPU if there is one.
 """
@@ -7,7 +7,7 @@ from dira_scale.cli import entry
 from dira_scale.command import Command
 
 COMMAND = Command(
-    "words", "cut visual words out of volumes, as a dataset with labels",
+    "words", "cut visual words out of volumes or images, as a dataset with labels",
     function="dira_scale.words.make:make",
     look=("dira_scale.runs.complete:check_runs", "dira_scale.data.present:check_present"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,

@@ -11,12 +11,16 @@ from dira_scale.errors import UserError
 from dira_scale.models.architecture import Architecture
 from dira_scale.runs.description import Description
 
+AXES = {2: "height and width", 3: "depth, height and width"}
+
 
 @dataclass
 class WordsData(Schema):
     shards: str = path_field()
     split: str = MISSING
     val_split: str = MISSING
+    fraction: float = above(0, at_most=1)
+    fraction_seed: int = at_least(0)
     size: list[int] | None = at_least(1, None)
     workers: int | None = at_least(1, None)
 
@@ -29,7 +33,7 @@ class Neighbours(Schema):
 
 @dataclass
 class Zoomed(Schema):
-    """Further cubes of a training neighbour, of other sizes in the plane."""
+    """Further crops of a training neighbour, of other sizes in the plane."""
 
     cubes: int = at_least(0)
     sides: list[int] = at_least(1)
@@ -78,34 +82,52 @@ class Words(Schema):
     model: Architecture = field(default_factory=Architecture)
 
     def __post_init__(self) -> None:
-        """Raises UserError without an encoder, or for sizes that are not of three axes or that no cube can have."""
+        """Raises UserError without an encoder, or for sizes that are not of the same axes or that no crop can have."""
         super().__post_init__()
         if MISSING in (self.size, self.margin):
             return
         if (self.run is None) == (self.init is None):
             raise UserError("init: name the encoder by one of run=… and init=…")
-        for name in ("size", "margin"):
-            if len(value := list(getattr(self, name))) != 3:
-                raise UserError(f"{name}={value}: give depth, height and width")
-        if self.data.size is not None and len(self.data.size) != 3:
-            raise UserError(f"data.size={list(self.data.size)}: give depth, height and width")
-        if self.zoomed.cubes and self.zoomed.sides[0] > min(self.size[1:]):
+        if self.dimensions not in AXES:
+            raise UserError(f"size={[*self.size]}: give {AXES[3]}; of images {AXES[2]}")
+        sides = {"size": self.size, "data.size": self.data.size or self.size}
+        for name, value in {**sides, "margin": self.margin}.items():
+            if len(value) != self.dimensions:
+                raise UserError(f"{name}={[*value]}: give {AXES[self.dimensions]}, as size={[*self.size]} does")
+        for name, value in sides.items():
+            if self.dimensions == 2 and len(set(value)) > 1:
+                raise UserError(f"{name}={[*value]}: images are cut and seen as squares; give one side twice")
+        if self.dimensions == 2 and self.air.hu is not None:
+            raise UserError(f"air.hu={self.air.hu:g}: images have no Hounsfield units; add air.hu=null")
+        if self.zoomed.cubes and self.zoomed.sides[0] > min(self.size[-2:]):
             raise UserError(
-                f"zoomed.sides={list(self.zoomed.sides)}: the smallest must be at most {min(self.size[1:])}, as "
-                f"size={list(self.size)} says: larger ones need not lie in the volume"
+                f"zoomed.sides={list(self.zoomed.sides)}: the smallest must be at most {min(self.size[-2:])}, as "
+                f"size={list(self.size)} says: larger ones need not lie in the {self.kind}"
             )
         if self.trials > 2**16:
             raise UserError(f"trials={self.trials}: must be at most {2**16}")
 
+    @property
+    def dimensions(self) -> int:
+        """2: words of images, 3: of volumes."""
+        return len(self.size)
+
+    @property
+    def kind(self) -> str:
+        """What words are cut out of: ``image`` or ``volume``."""
+        return {2: "image", 3: "volume"}[self.dimensions]
+
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
     """Check settings and ``runs``, by their names, before they have trained. Raises UserError as `words` would."""
-    OmegaConf.to_object(cfg)
+    words: Any = OmegaConf.to_object(cfg)
     for name, run in runs.items():
-        check_dimensions(f"run={name}", run.network.name, run.network.dimensions)
+        check_dimensions(f"run={name}", run.network.name, run.network.dimensions, words)
 
 
-def check_dimensions(key: str, name: str, dimensions: int) -> None:
-    """Raises UserError for an encoder, named by ``key``, that is not of volumes."""
-    if dimensions != 3:
-        raise UserError(f"{key}: {name} is an encoder of images; name one of volumes")
+def check_dimensions(key: str, name: str, dimensions: int, words: Words) -> None:
+    """Raises UserError for an encoder, named by ``key``, that is of images where ``words`` are of volumes, or the other
+    way round."""
+    if dimensions != words.dimensions:
+        other = {2: "images", 3: "volumes"}[dimensions]
+        raise UserError(f"{key}: {name} is an encoder of {other}; name one of {words.kind}s, as size={[*words.size]}")

@@ -1,8 +1,8 @@
-"""Cubes of words, cut out of their volumes: an ordinary dataset's samples."""
+"""Cubes of words, cut out of their volumes, or patches of images: an ordinary dataset's samples."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import xxhash
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.samples import Samples
 from dira_scale.data.tar import Sample
 from dira_scale.pixels.boxes import Crop
@@ -19,12 +20,13 @@ from dira_scale.words.origin import Volumes
 from dira_scale.words.search import Word, boxes
 
 LABEL = "word"
-KEPT = ["key", "patient", "study", "low", "high", "affine"]  # columns of the volume that its cubes have, or come from
+KEPT = ["key", "patient", "study", "low", "high", "spacing", "affine"]  # columns that cubes have, or come from
+CODECS = {2: "png", 3: "b2nd"}  # without loss, by dimensions
 
 
 class Cube(NamedTuple):
     """One cube. ``sample`` is the position of its volume in its ``split``, ``row`` that in the manifest; ``resolution``
-    counts from 1, which is not resized; ``box`` is (z, y, x, d, h, w)."""
+    counts from 1, which is not resized; ``box`` is (z, y, x, d, h, w), of an image (y, x, h, w)."""
 
     key: str
     split: str
@@ -76,10 +78,10 @@ def planned_cubes(
     splits = (words.data.split, train, 1 + words.zoomed.cubes), (words.data.val_split, val, 1)
     for number, word in enumerate(discovered):
         for (split, volumes, resolutions), chosen in zip(splits, (word.train, word.val), strict=True):
-            rows = volumes.rows[chosen]
+            samples, rows = volumes.samples[chosen], volumes.rows[chosen]
             for resolution in range(resolutions):
                 each = boxes(words, number, word.corner, volumes, chosen, resolution)
-                for sample, row, box in zip(chosen.tolist(), rows.tolist(), each.tolist(), strict=True):
+                for sample, row, box in zip(samples.tolist(), rows.tolist(), each.tolist(), strict=True):
                     name = f"{dataset.cell('key', row)} {number} {resolution + 1}"
                     key = xxhash.xxh3_128_hexdigest(name.encode())[:24]
                     cubes.append(Cube(key, split, number, resolution + 1, sample, row, tuple(box)))
@@ -92,34 +94,38 @@ def make_cube(planned: PlannedCube, shards: str, size: Sequence[int]) -> Iterato
     A zoomed cube has the spacing that its voxels have after resizing.
     """
     cube, volume = planned
-    voxels = cut(_samples(shards, cube.split), cube.sample, cube.box, size)
-    affine = _affine(np.array(volume["affine"]).reshape(4, 4), cube.box, size)
-    payload = encode(voxels, "b2nd")
+    voxels, codec = cut(_samples(shards, cube.split), cube.sample, cube.box, size), CODECS[len(size)]
+    payload = encode(voxels, codec)
     row = {name: volume[name] for name in ("patient", "study", "low", "high")}
-    row |= {"key": cube.key, "split": cube.split, "codec": "b2nd", "channels": 1, "bits": 16}
-    row |= dict(zip(("depth", "height", "width"), size, strict=True))
-    row |= {"spacing": [*map(float, np.linalg.norm(affine[:3, :3], axis=0)[::-1])]}
-    row |= {"affine": [float(value) for value in affine.flat], "labels": [float(cube.word)], "boxes": []}
+    row |= {"key": cube.key, "split": cube.split, "codec": codec, "channels": 1, "bits": 8 * voxels.itemsize}
+    row |= {"depth": 1} | dict(zip(SIDES[len(size)], size, strict=True)) | _place(volume, cube.box, size)
+    row |= {"labels": [float(cube.word)], "boxes": []}
     box = " ".join(map(str, cube.box))
     row |= {"attributes": {"volume": volume["key"], "resolution": str(cube.resolution), "box": box}}
     yield Sample(row | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}, payload, None)
 
 
 def cut(samples: Samples, sample: int, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """The voxels int16 [D, H, W] in ``box``, resized to ``size``. Raises UserError for a volume that is damaged."""
-    voxels = np.empty((1, *size), np.int16)
-    samples.read(sample, [Crop(tuple(map(float, box)), 3 * (False,))], [voxels])
+    """The voxels in ``box``, resized to ``size``: int16 [D, H, W]; of images uint8 [H, W], uint16 if any of the dataset
+    has 16 bits. Raises UserError for a volume that is damaged."""
+    voxels = np.empty((1, *size), str(samples.dtype).removeprefix("torch."))
+    samples.read(sample, [Crop(tuple(map(float, box)), len(size) * (False,))], [voxels])
     return voxels[0]
 
 
-def _affine(affine: np.ndarray, box: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Return the affine of the cube, from that of its volume, NIfTI's [4, 4]: the centre of a resized voxel lies
-    between old ones."""
-    step = np.array(box[3:]) / np.array(size)
-    start = np.array(box[:3]) + (step - 1) / 2
+def _place(volume: Mapping[str, Any], box: Sequence[int], size: Sequence[int]) -> dict[str, Any]:
+    """Return spacing and affine of the cube, from those of its volume: the centre of a resized voxel lies between old
+    ones. An image has no affine, and may have no spacing."""
+    axes = len(size)
+    step = np.array(box[axes:]) / np.array(size)
+    if volume["affine"] is None:
+        return {"spacing": volume["spacing"] and [*map(float, step * volume["spacing"])], "affine": None}
+    start = np.array(box[:axes]) + (step - 1) / 2
     inside = np.diag([*step[::-1], 1.0])
     inside[:3, 3] = start[::-1]
-    return np.asarray(affine @ inside)
+    affine = np.array(volume["affine"]).reshape(4, 4) @ inside
+    spacing = [*map(float, np.linalg.norm(affine[:3, :3], axis=0)[::-1])]
+    return {"spacing": spacing, "affine": [float(value) for value in affine.flat]}
 
 
 @lru_cache

@@ -41,11 +41,11 @@ from dira_scale.runs.reader import RunReader
 from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.store import is_local, locate
 from dira_scale.words.config import Words, check_dimensions
-from dira_scale.words.cubes import LABEL, WordPlan, cut, make_cube, planned_cubes
+from dira_scale.words.cubes import CODECS, LABEL, WordPlan, cut, make_cube, planned_cubes
 from dira_scale.words.origin import Volumes, open_origin, references, too_small
 from dira_scale.words.search import search
 
-SIZE = (64, 128, 128)  # of whole volumes, as the authors' auto-encoder sees them
+SIZE = {2: (224, 224), 3: (64, 128, 128)}  # of whole images; of whole volumes, as the authors' auto-encoder sees them
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,28 @@ class Describer:
 
 
 def open_describer(words: Words) -> Describer:
-    """The encoder of ``run`` or ``init``. Raises UserError naming the key, also for an encoder of images."""
+    """The encoder of ``run`` or ``init``. Raises UserError naming the key, also for other dimensions than words'."""
     if words.run:
         run = RunReader(Path(words.run))
         tensors, _, _ = run.load(words.stage)
         encoder, input = trained_encoder(run.description, tensors), run.description.input
-        check_dimensions(f"run={words.run}", encoder.name, encoder.dimensions)
+        check_dimensions(f"run={words.run}", encoder.name, encoder.dimensions, words)
         size, window = tuple(words.data.size or input.size), input.window
         if size != tuple(input.size) and encoder.fixed_size:
-            raise UserError(f"data.size={[*size]}: {encoder.name} of the run takes volumes of {[*input.size]} only")
+            raise UserError(
+                f"data.size={[*size]}: {encoder.name} of the run takes {words.kind}s of {[*input.size]} only"
+            )
         seen = weights_hash(encoder)
         normalise_input(encoder, input)
         return Describer(encoder.eval(), size, window, seen)
     assert words.init is not None, "the schema checks it"
     exported = exported_architecture(Path(words.init))
     model = architecture(exported) if exported else words.model
-    size = tuple(words.data.size or SIZE)
-    check_dimensions(f"init={words.init}", model.name, model.dimensions)
+    size = tuple(words.data.size or SIZE[words.dimensions])
+    check_dimensions(f"init={words.init}", model.name, model.dimensions, words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(words.seed)
-        encoder = model.build_encoder(size)
+        encoder = model.build_encoder(size if words.dimensions == 3 else size[0])
     start_weights(words.init, encoder)
     return Describer(encoder.eval(), size, None, weights_hash(encoder))
 
@@ -159,12 +161,12 @@ def _plan(
     """Which cubes there will be. The descriptors are kept in ``out`` until it is finished."""
     kept = out / PARTIAL / f"descriptors-{_described(words, dataset, describer)[:16]}"
     if not kept.exists():
-        console.print(f"describing {counted(len(train.rows) + len(val.rows), 'volume')}")
+        console.print(f"describing {counted(len(train.rows) + len(val.rows), words.kind)}")
     descriptors = describe(describer, dataset, (train, val), words, kept)
     samples = Samples([dataset], words.data.split)
 
     def read(volume: int, corner: Any, size: Any) -> Any:
-        return cut(samples, volume, (*corner, *size), size)
+        return cut(samples, int(train.samples[volume]), (*corner, *size), size)
 
     discovered = search(words, train, val, descriptors, read)
     return WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)
@@ -175,7 +177,7 @@ def _write(
 ) -> ShardedDataset:
     """Write the missing shards and join all."""
     make = partial(make_cube, shards=str(dataset.root), size=tuple(words.size))
-    work = Conversion(make, doing="cutting words", kind="cubes")
+    work = Conversion(make, doing="cutting words", kind="crops")
     workers = words.workers or len(os.sched_getaffinity(0))
     write_dataset(out, plan, identity, work, workers, partial(_finish, out, plan, words, dataset.info, identity))
     return ShardedDataset.open(out)
@@ -192,8 +194,8 @@ def _finish(
     info = DatasetInfo(
         name=f"{origin.name}_words",
         modality=origin.modality,
-        dims=3,
-        codec="b2nd",
+        dims=words.dimensions,
+        codec=CODECS[words.dimensions],
         label_names=[LABEL],
         classes={LABEL: [str(number) for number in range(words.words)]},
         counts=dict(counts),
@@ -213,7 +215,8 @@ def _finish(
 def _identity(words: Words, dataset: ShardedDataset, describer: Describer) -> dict[str, Any]:
     """What decides about every byte: settings, volumes, descriptors. With what makes patients' hashes comparable."""
     settings = {name: value for name, value in asdict(words).items() if name in DECISIVE}
-    splits = [words.data.split, words.data.val_split]
+    data = words.data
+    splits = [data.split, data.val_split, *([data.fraction, data.fraction_seed] if data.fraction < 1 else [])]
     origin = dataset.info.recipe
     return {
         "words_of": dataset.hash,
@@ -234,5 +237,5 @@ def _described(words: Words, dataset: ShardedDataset, describer: Describer) -> s
 
 
 def _print_small(console: Console, words: Words, dataset: ShardedDataset, train: Volumes) -> None:
-    if small := too_small(dataset, train, ~references(train, words)):
-        console.print(f"warning: not every training volume can be a reference{small}", style="yellow")
+    if small := too_small(dataset, train, ~references(train, words), words):
+        console.print(f"warning: not every training {words.kind} can be a reference{small}", style="yellow")

@@ -1,5 +1,7 @@
 """The search for visual words (TransVW; Haghighi et al., "Transferable Visual Words", IEEE TMI 2021).
 
+Volumes and cubes stand for images and patches, too, which have one axis less and are not filtered.
+
     for each word:
         take a reference that was not taken before, and rank patients by the distance of their descriptors to its own
         draw corners within its margins, until one is far from those of other words, is in a region of lung and air,
@@ -27,13 +29,13 @@ Read = Callable[[int, Sequence[int], Sequence[int]], np.ndarray]  # of a train v
 @dataclass(frozen=True)
 class Word:
     """Attributes:
-    reference: position of its volume in the training split.
-    corner: z, y, x.
-    train, val: positions of the nearest patients' volumes in their splits, the nearest first.
+    reference: number of its volume among those for training.
+    corner: z, y, x; of images y, x.
+    train, val: numbers of the nearest patients' volumes, the nearest first.
     """
 
     reference: int
-    corner: tuple[int, int, int]
+    corner: tuple[int, ...]
     train: np.ndarray
     val: np.ndarray
 
@@ -75,7 +77,7 @@ def _in_reference(
     read: Read,
 ) -> Word | None:
     """The word of the first corner that is suitable; None if none is."""
-    others = np.array([word.corner for word in before]).reshape(-1, 3)
+    others = np.array([word.corner for word in before]).reshape(-1, words.dimensions)
     wanted = words.neighbours.train, words.neighbours.val
     for corner in corners(words, len(before), splits[0], reference):
         if (np.linalg.norm(others - corner, axis=1) < words.distance).any():
@@ -86,18 +88,17 @@ def _in_reference(
         ]
         if any(len(volumes) < count for volumes, count in zip(chosen, wanted, strict=True)):
             continue
-        z, y, x = map(int, corner)
-        size = words.size[0] + OFFSETS - 1, *words.size[1:]
-        if words.air.hu is not None and dense(read(reference, (z, y, x), size), words.air.hu) > words.air.share:
+        place, size = tuple(map(int, corner)), (words.size[0] + OFFSETS - 1, *words.size[1:])
+        if words.air.hu is not None and dense(read(reference, place, size), words.air.hu) > words.air.share:
             continue
-        return Word(reference, (z, y, x), *chosen)
+        return Word(reference, place, *chosen)
     return None
 
 
 def corners(words: Words, word: int, train: Volumes, reference: int) -> np.ndarray:
-    """The corners that are tried for a word in a reference, int64 [trials, 3]."""
-    index = np.full(words.trials, train.rows[reference])
-    u = random.uniform(words.seed, word, index, np.arange(words.trials), view=0, n=3, stream=CORNERS)
+    """The corners that are tried for a word in a reference, int64 [trials, axes]."""
+    index, axes = np.full(words.trials, train.rows[reference]), words.dimensions
+    u = random.uniform(words.seed, word, index, np.arange(words.trials), view=0, n=axes, stream=CORNERS)
     return random.integers(u, np.array(words.margin), highest_corner(train.sides[reference], words))
 
 
@@ -114,22 +115,22 @@ def dense(voxels: np.ndarray, hu: float) -> float:
 def boxes(
     words: Words, word: int, corner: Sequence[int], volumes: Volumes, chosen: np.ndarray, number: int
 ) -> np.ndarray:
-    """The box (z, y, x, d, h, w) of a word in each ``chosen`` volume, int64 [n, 6]. ``number`` 0: the cube itself;
-    from 1: zoomed ones, drawn again until they lie in the volume."""
+    """The box (z, y, x, d, h, w; of images y, x, h, w) of a word in each ``chosen`` volume, int64 [n, 2 axes].
+    ``number`` 0: of ``size``; from 1: zoomed ones, drawn again until they lie in the volume."""
     result = np.tile([*corner, *words.size], (len(chosen), 1)).astype(np.int64)
-    todo, draw = np.arange(len(chosen)), 0
+    todo, draw, axes = np.arange(len(chosen)), 0, words.dimensions
     while number and len(todo):
         if draw == 2**16:
             raise UserError(
-                f"zoomed.jitter={list(words.zoomed.jitter)}: hardly any cube that far lies in the volume with "
+                f"zoomed.jitter={list(words.zoomed.jitter)}: hardly any crop that far lies in the {words.kind} with "
                 f"zoomed.sides={list(words.zoomed.sides)}; choose smaller ones"
             )
         rows, occurrence = volumes.rows[chosen[todo]], np.full(len(todo), draw)
         u = random.uniform(words.seed, word, rows, occurrence, view=number, n=3, stream=SIZES)
         side = random.integers(u[:, 0], *words.zoomed.sides)
-        start = random.integers(u[:, 1:], *words.zoomed.jitter) + np.array(corner[1:])
-        result[todo, 1:3], result[todo, 4], result[todo, 5] = start, side, side
-        inside = (start >= 0) & (start + side[:, None] <= volumes.sides[chosen[todo], 1:])
+        start = random.integers(u[:, 1:], *words.zoomed.jitter) + np.array(corner[-2:])
+        result[todo, axes - 2 : axes], result[todo, -2:] = start, side[:, None]
+        inside = (start >= 0) & (start + side[:, None] <= volumes.sides[chosen[todo], -2:])
         todo, draw = todo[~inside.all(1)], draw + 1
     return result
 

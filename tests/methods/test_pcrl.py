@@ -20,6 +20,7 @@ from dira_scale.errors import UserError
 from dira_scale.losses.info_nce import exponentials, nce
 from dira_scale.methods import construct
 from dira_scale.methods.pcrl import PAPER_WEIGHTS, PCRL, PCRLReleased
+from dira_scale.methods.pcrl_rotation import PCRLRotation
 from dira_scale.methods.transform_attention import ChannelAttention, OuterAttention
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
@@ -96,6 +97,23 @@ def test_an_ablation_is_the_formula_without_what_it_leaves_out(transform, mixtur
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     model.after_step()
     assert model.queue_pointer.item() == 8 * (3 if mixture else 2)
+
+
+def test_beside_rotation_the_contrast_is_the_same_and_the_turn_of_each_view_is_told():
+    """RotNet's cross-entropy on the first views, turned here one by one."""
+    model, whole = method(PCRLRotation, mixture=False), batch(count=8)
+    model.enter_stage(["di"])
+    terms = model(*whole)
+    model.__class__ = PCRL
+    alone = model(*whole).losses["di"]
+    turns = [int(orientation[-1]) for orientation in whole[2].distortions[0].orientations[:, 0]]
+    turned = torch.stack([view.rot90(turn, (1, 2)) for view, turn in zip(whole[1][0], turns, strict=True)])
+    (linear,) = (layer for layer in model.classifier.modules() if isinstance(layer, torch.nn.Linear))
+    scores = (model.encoder(turned)[-1].mean((2, 3)) @ linear.weight.T + linear.bias).exp()
+    right = torch.stack([score[turn] / score.sum() for score, turn in zip(scores, turns, strict=True)])
+    torch.testing.assert_close(terms.losses, {"di": alone - right.log().mean()}, rtol=1e-9, atol=1e-12)
+    hits = sum(int(score.argmax()) == turn for score, turn in zip(scores, turns, strict=True))
+    assert terms.monitors["rotation_accuracy"].item() == pytest.approx(hits / 8) and len(set(turns)) > 1
 
 
 @FORMS

@@ -91,6 +91,7 @@ PCRLS = {
     "pcrl, 4 groups": ("PCRL", 4),
     "released, 1 group": ("PCRLReleased", 1),
     "released, 4 groups": ("PCRLReleased", 4),
+    "rotation, 4 groups": ("PCRLRotation", 4),
     "c2l, 1 group": ("C2L", 1),
     "c2l, 4 groups": ("C2L", 4),
 }

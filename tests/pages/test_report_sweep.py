@@ -95,6 +95,33 @@ def test_a_number_has_tables_of_r2(tmp_path: Path) -> None:
         assert cell == replace(sick.cells[location], mean=sick.cells[location].mean - 100)
 
 
+def test_accuracies_of_a_probe_stand_in_a_papers_table(tmp_path: Path) -> None:
+    """PCRL's pretext tasks: the task's first table, whose rows lose their level; the spread is over encoders."""
+    content, rng = probe_json([""] * 5, [""] * 5), np.random.default_rng(1)
+    content["figures"] = [figure for figure in content["figures"] if figure["fraction"] == 1]
+    for figure in content["figures"]:
+        figure["accuracies"] = rng.uniform(50, 99, (figure["encoders"], 1)).tolist()
+        figure["accuracy"] = float(np.mean(figure["accuracies"]))
+    right, areas = probed(SweepRun("rotation/a", "probe", tmp_path, []), content, [])
+    assert (right.metric, areas.metric) == ("accuracy of a linear probe, %", "AUROC of a linear probe, %")
+    each = {
+        figure["encoder"]: np.ravel(figure["accuracies"]) for figure in content["figures"] if figure["label"] != "mean"
+    }
+    task = next(key[2] for key in figures() if key[:2] == ("PCRL", "Table 1") and "rotation" in key[2])
+    rows = {"moco": "ContraLoss", "dira": "PCRL (all modules)", "random": "Random"}
+    table = beside(PaperTable("PCRL", "Table 1", {"rotation": task}, rows), {"rotation": [right, areas]})
+    assert table.rows == [*rows.values(), "pixels 16x16"] and table.baselines == ["Random", "pixels 16x16"]
+    assert {row: figure.mean for (row, _), figure in table.published.items()} == {
+        "ContraLoss": 85.5, "PCRL (all modules)": 93.2
+    }  # fmt: skip
+    for encoder, row in rows.items():
+        cell = table.cells[row, f"{task}, 100 %"]
+        assert (cell.mean, cell.sd) == pytest.approx((each[encoder].mean(), each[encoder].std(ddof=1)))
+    p = stats.ttest_ind(each["moco"], each["random"], equal_var=False).pvalue
+    twin = table.cells["ContraLoss", f"{task}, 100 %"].twin
+    assert twin is not None and twin.p == pytest.approx(p)
+
+
 def test_only_five_runs_and_a_twin_make_a_claim(sweep: Sweep) -> None:
     root, _ = sweep
     page = (root / "report.html").read_text()

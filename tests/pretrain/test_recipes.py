@@ -399,6 +399,17 @@ def test_semantic_genesis_is_transvw_by_another_name() -> None:
     assert _differences("experiment=semantic_genesis", "transvw").keys() == {"run"}
 
 
+def test_semantic_genesis_of_images_is_transvw_on_pcrls_network() -> None:
+    config = composed("experiment=semantic_genesis2d")  # and whole patches, deformed in proportion
+    changed = _differences("experiment=semantic_genesis2d", "transvw")
+    elastic = {f"views.corruptions.elastic.{key}" for key in ("alpha", "sigma")}
+    ours = {"run", "data.size", "data.batch", "method.base.classes", "views.scale", "views.ratio", *elastic}
+    assert {key for key in changed if not key.startswith("model.")} == ours
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet18")
+    assert config.method["base"]["classes"] == 100 and config.views["scale"] == config.views["ratio"] == [1, 1]
+    assert config.views["corruptions"]["elastic"]["sigma"] / 224 == 8 / 64
+
+
 @pytest.mark.parametrize("experiment", ["transvw", "dira_transvw"])
 def test_transvws_cubes_are_deformed_as_in_its_code(experiment: str) -> None:
     views = composed(f"experiment={experiment}").views

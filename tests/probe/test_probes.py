@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -202,6 +203,7 @@ def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> N
     assert list(found) == [MEAN, "g", "g: a", "g: b", "g: c"]
     assert found["g"].value == pytest.approx(100 * score.value.mean()) == found[MEAN].value
     assert found["g"].accuracy == pytest.approx(100 * score.accuracy["g"]) and found["g: a"].accuracy is None
+    assert found["g"].accuracies == [[found["g"].accuracy]]
     ((title, _),), ((_, lines),) = overviews([*found.values()]), by_label([*found.values()], "linear")
     names = ["label", "g", "g: accuracy", "g: a", "g: b", "g: c"]
     assert title == "mean AUC of g" and [line[0] for line in lines] == names
@@ -227,4 +229,8 @@ def test_a_label_of_classes_counts_once_in_the_mean() -> None:
     names = ("a", "g: x", "g: y", "g: z")
     found = figures(of, [{("knn", 1.0): [score]}], names, {1.0: 4.0}, {"g": [1, 2, 3]})
     assert found[0].value == pytest.approx(100 * (0.9 + 0.6) / 2)
+    of_two = [{("knn", 1.0): [score, replace(score, accuracy={"g": right})]} for right in (0.75, 0.25)]
+    assert figures(of, of_two, names, {1.0: 4.0}, {"g": [1, 2, 3]})[1].accuracies == [[50, 75], [50, 25]]
+    of_two[1]["knn", 1.0][1] = replace(score, accuracy={"g": float("nan")})
+    assert figures(of, of_two, names, {1.0: 4.0}, {"g": [1, 2, 3]})[1].accuracies is None
     assert overviews(found)[0][0] == "mean AUC of 2 labels"

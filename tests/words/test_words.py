@@ -1,12 +1,15 @@
 """Visual words against the procedure in plain NumPy, their number at the paper's settings, and what is refused."""
 
+import itertools
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xxhash
+from data.conftest import row_of, write_dataset
 from data.volumes import make, plain_view
 from omegaconf import OmegaConf
 
@@ -21,15 +26,17 @@ from dira_scale.config.compose import compose
 from dira_scale.data import random
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
+from dira_scale.data.selection import select
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
-from dira_scale.pixels.codecs import decode
+from dira_scale.pixels.codecs import decode, encode
+from dira_scale.shard import main as shard
 from dira_scale.words import main
 from dira_scale.words.config import Words
 from dira_scale.words.cubes import WordPlan, cut, make_cube, planned_cubes
 from dira_scale.words.make import describe, open_describer
 from dira_scale.words.origin import Volumes, open_origin
-from dira_scale.words.search import CORNERS, SIZES, boxes, order_of_references, search
+from dira_scale.words.search import CORNERS, SIZES, Word, boxes, order_of_references, search
 
 SMALL = {
     "words": 3, "neighbours.train": 4, "neighbours.val": 2, "size": [6, 8, 8], "margin": [2, 3, 3], "distance": 3,
@@ -68,62 +75,73 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
 
 
 def plainly(
-    words: Words, train: list[np.ndarray], val: list[np.ndarray], a: np.ndarray, b: np.ndarray, order: Any
+    words: Words,
+    train: Mapping[int, np.ndarray],
+    val: Mapping[int, np.ndarray],
+    a: np.ndarray,
+    b: np.ndarray,
+    order: Any,
 ) -> Any:
-    """(split, word, volume, resolution) -> its cube: the procedure of the recipe, with a volume for each patient."""
-    (depth, height, width), margin, cubes, corners = words.size, words.margin, {}, []
-    fits = lambda v, z, y, x: z + depth <= v.shape[0] and y + height <= v.shape[1] and x + width <= v.shape[2]  # noqa: E731
+    """(split, word, volume, resolution) -> its cube: the procedure of the recipe, with a volume for each patient.
+
+    ``train`` and ``val``: volumes or images by their row, in the order of the descriptors ``a`` and ``b``; ``order``:
+    the rows of references.
+    """
+    cubes, corners, axes = {}, [], range(len(words.size))
+    fits = lambda v, corner: all(corner[i] + words.size[i] <= v.shape[i] for i in axes)  # noqa: E731
     for reference in order:
         word, volume = len(corners), train[reference]
         if word == words.words:
             break
         for trial in range(words.trials):
-            u = random.uniform(words.seed, word, np.array([reference]), np.array([trial]), 0, 3, CORNERS)[0]
-            last = [
-                volume.shape[0] - depth - 4 - margin[0],
-                *(volume.shape[i] - words.size[i] - 1 - margin[i] for i in (1, 2)),
-            ]
-            z, y, x = (margin[i] + int(u[i] * (last[i] - margin[i] + 1)) for i in range(3))
+            u = random.uniform(words.seed, word, np.array([reference]), np.array([trial]), 0, len(axes), CORNERS)[0]
+            spared = [3, 0, 0][-len(axes) :]  # slices above, of volumes
+            last = [volume.shape[i] - words.size[i] - spared[i] - 1 - words.margin[i] for i in axes]
+            corner = tuple(words.margin[i] + int(u[i] * (last[i] - words.margin[i] + 1)) for i in axes)
             repeated = False
             for old in corners:
-                repeated = (
-                    repeated or sum((p - q) ** 2 for p, q in zip(old, (z, y, x), strict=True)) < words.distance**2
-                )
+                apart = sum((p - q) ** 2 for p, q in zip(old, corner, strict=True))
+                repeated = repeated or apart < words.distance**2
             near = []
             for volumes, described in ((train, a), (val, b)):
-                far = [((row - a[reference]) ** 2).sum() for row in described]
-                near.append([v for v in np.argsort(far).tolist() if fits(volumes[v], z, y, x)])
+                far = [((row - a[[*train].index(reference)]) ** 2).sum() for row in described]
+                rows = [[*volumes][v] for v in np.argsort(far).tolist()]
+                near.append([row for row in rows if fits(volumes[row], corner)])
             if repeated or len(near[0]) < words.neighbours.train or len(near[1]) < words.neighbours.val:
                 continue
             total = 0.0
-            for p in range(z, z + depth):
-                for q in range(y, y + height):
-                    for r in range(x, x + width):
-                        k = next((k for k in range(3) if volume[p + k, q, r] >= words.air.hu), 2)
-                        total += 1 - k / 2
-            if total <= words.air.share * depth * height * width:
-                corners.append((z, y, x))
+            for voxel in itertools.product(*map(range, words.size)) if words.air.hu is not None else ():
+                z, y, x = (corner[i] + voxel[i] for i in axes)
+                k = next((k for k in range(3) if volume[z + k, y, x] >= words.air.hu), 2)
+                total += 1 - k / 2
+            if total <= words.air.share * math.prod(words.size):
+                corners.append(corner)
                 break
         else:
             continue
+        whole = tuple(slice(corner[i], corner[i] + words.size[i]) for i in axes)
         for v in near[1][: words.neighbours.val]:
-            cubes["val", word, v, 1] = val[v][z : z + depth, y : y + height, x : x + width]
+            cubes["val", word, v, 1] = val[v][whole]
+        (*above, y, x), (smallest, largest), (left, right) = corner, words.zoomed.sides, words.zoomed.jitter
         for v in near[0][: words.neighbours.train]:
-            cubes["train", word, v, 1] = train[v][z : z + depth, y : y + height, x : x + width]
+            cubes["train", word, v, 1] = train[v][whole]
             for resolution in (2, 3):
                 for attempt in range(1000):
                     u = random.uniform(words.seed, word, np.array([v]), np.array([attempt]), resolution - 1, 3, SIZES)[
                         0
                     ]
-                    side, dy, dx = 5 + int(u[0] * 7), -3 + int(u[1] * 6), -3 + int(u[2] * 6)
-                    if (
-                        min(y + dy, x + dx) >= 0
-                        and y + dy + side <= train[v].shape[1]
-                        and x + dx + side <= train[v].shape[2]
-                    ):
+                    side, dy, dx = (
+                        low + int(u[i] * (high - low + 1))
+                        for i, (low, high) in enumerate([(smallest, largest), (left, right), (left, right)])
+                    )
+                    height, width = train[v].shape[-2:]
+                    if min(y + dy, x + dx) >= 0 and y + dy + side <= height and x + dx + side <= width:
                         break
-                box = (z, y + dy, x + dx, depth, side, side)
-                cubes["train", word, v, resolution] = np.rint(plain_view(train[v], box, 3 * [False], words.size))
+                depth = words.size[:-2] or [1]
+                box = (*(above or [0]), y + dy, x + dx, *depth, side, side)
+                voxels = train[v].reshape(-1, height, width)
+                zoomed = np.rint(plain_view(voxels, box, 3 * [False], (*depth, *words.size[-2:])))
+                cubes["train", word, v, resolution] = zoomed.reshape(words.size)
     return cubes
 
 
@@ -141,22 +159,73 @@ def test_each_cube_is_that_of_the_procedure_written_plainly(dataset: ShardedData
     discovered = search(words, train, val, descriptors, read)
     assert all(word.train[0] == word.reference for word in discovered)
     assert trials.total() > len(discovered)  # the filter refused some
-    plan = WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size)
-    ours = {}
-    for shard in plan.shards:
-        for item in plan.items(shard):
-            (sample,) = make_cube(item, str(dataset.root), tuple(words.size))
-            cube = item.cube
-            assert shard.startswith(cube.split) and sample.row["labels"] == [cube.word]
-            assert sample.row["patient"] == dataset.cell("patient", cube.row)
-            ours[cube.split, cube.word, cube.sample, cube.resolution] = decode(
-                sample.payload, "b2nd", tuple(words.size)
-            )
-    volumes = drawn()
-    theirs = plainly(words, volumes[:8], volumes[8:], *descriptors, order_of_references(words, train))
+    ours = made(words, discovered, dataset, train, val)
+    volumes = dict(enumerate(drawn()))
+    splits = {row: volumes[row] for row in range(8)}, {row: volumes[row] for row in range(8, 12)}
+    theirs = plainly(words, *splits, *descriptors, order_of_references(words, train))
     assert ours.keys() == theirs.keys() and len(ours) == 3 * (4 * 3 + 2)
     for name, voxels in theirs.items():
         np.testing.assert_allclose(ours[name], voxels, atol=int(name[3] > 1) * 1, err_msg=str(name))
+
+
+def made(words: Words, discovered: list[Word], dataset: ShardedDataset, train: Volumes, val: Volumes) -> Any:
+    """(split, word, row, resolution) -> the cube that is stored."""
+    plan, cubes = WordPlan(dataset, planned_cubes(words, discovered, dataset, train, val), words.shard_size), {}
+    for file in plan.shards:
+        for item in plan.items(file):
+            (sample,) = make_cube(item, str(dataset.root), tuple(words.size))
+            cube, codec = item.cube, sample.row["codec"]
+            assert file.startswith(cube.split) and sample.row["labels"] == [cube.word]
+            assert sample.row["patient"] == dataset.cell("patient", cube.row)
+            name = cube.split, cube.word, cube.row, cube.resolution
+            cubes[name] = decode(sample.payload, codec, tuple(words.size))
+    return cubes
+
+
+PATCHES = {"size": [8, 8], "margin": [2, 3], "air.hu": None, "data.size": [16, 16]}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_each_patch_of_images_is_that_of_the_procedure(tmp_path: Path, bits: int) -> None:
+    """Of three quarters of the training patients."""
+    rng, rows, shard, images = np.random.default_rng(bits), [], b"", {}
+    for number in range(14):
+        sides = (12, 12) if number == 1 else (24 + number % 4, 25 - number % 2)
+        images[number] = rng.integers(0, 2**bits, sides, f"uint{bits}")
+        payload = encode(images[number], "png")
+        facts = {"patient": f"p{number}", "codec": "png", "offset": len(shard), "size": len(payload), "bits": bits,
+                 "xxh3": xxhash.xxh3_64_hexdigest(payload), "labels": [0.0], "low": 0.0, "high": 2.0**bits - 1,
+                 "height": sides[0], "width": sides[1], "channels": 1, "spacing": [0.2, 0.1]}  # fmt: skip
+        rows.append(row_of(f"i{number}", split="train" if number < 10 else "val", **facts))
+        shard += payload
+    dataset = write_dataset(tmp_path / "images", rows, {"train-000000.tar": shard})
+    words = words_of(dataset.root, **{**PATCHES, "data.fraction": 0.75})
+    _, train, val = open_origin(words)
+    chosen = select([dataset], "train", [1.0], 0.75, 0, None)
+    assert chosen is not None and train.rows.tolist() == chosen.samples.tolist() and len(val.rows) == 4
+    descriptors = rng.normal(size=(len(train.rows), 6)), rng.normal(size=(4, 6))
+    ours = made(words, search(words, train, val, descriptors, lambda *_: np.empty(0)), dataset, train, val)
+    splits = {int(row): images[row] for row in train.rows}, {row: images[row] for row in range(10, 14)}
+    references = [int(train.rows[number]) for number in order_of_references(words, train)]
+    theirs = plainly(words, *splits, *descriptors, references)
+    assert ours.keys() == theirs.keys() and len(ours) == 3 * (4 * 3 + 2)
+    for name, pixels in theirs.items():
+        assert ours[name].dtype == images[0].dtype
+        np.testing.assert_allclose(ours[name].astype(int), pixels.astype(int), atol=int(name[3] > 1), err_msg=str(name))
+
+
+@pytest.mark.system
+def test_words_of_images_are_a_dataset_of_images(tmp_path: Path) -> None:
+    assert shard(["recipe=phantom_small", f"out={tmp_path / 'images'}", "recipe.patients=16", "recipe.size=64",
+                  "recipe.splits={train: 0.7, val: 0.3, test: 0}", "workers=1"]) == 0  # fmt: skip
+    few = {"words": 2, "neighbours.train": 3, "neighbours.val": 1, "size": [16, 16], "zoomed.sides": [12, 20]}
+    some = PATCHES | few | {"model": "unet", "model.encoder": "resnet10t", "data.size": [32, 32]}
+    given = [word for word in typed(**some) if not word.startswith("model.width")]
+    out = tmp_path / "words"
+    assert main([f"data.shards={tmp_path / 'images'}", f"out={out}", *given]) == 0
+    made = ShardedDataset.open(out)
+    assert (made.info.dims, made.info.codec, made.info.counts) == (2, "png", {"train": 18, "val": 2})
+    assert made.info.classes == {"word": ["0", "1"]} and made.shape(0) == (16, 16)
 
 
 def test_a_cube_lies_in_the_patient_where_it_was_cut_out(dataset: ShardedDataset) -> None:
@@ -182,7 +251,7 @@ def test_the_papers_settings_give_its_numbers() -> None:
 
     def volumes(count: int, first: int) -> Volumes:
         sides = np.stack([rng.integers(60, 600, count), np.full(count, 512), np.full(count, 512)], 1)
-        return Volumes(np.arange(first, first + count), sides, np.arange(count))
+        return Volumes(np.arange(count), np.arange(first, first + count), sides, np.arange(count))
 
     train, val = volumes(445, 0), volumes(178, 445)
     descriptors = rng.normal(size=(445, 512)), rng.normal(size=(178, 512))
@@ -227,14 +296,18 @@ def test_descriptors_are_the_means_of_the_last_map_and_are_kept(dataset: Sharded
     [
         ({"neighbours.train": 9}, "neighbours.train=9: split 'train' of "),
         ({"neighbours.val": 5}, "neighbours.val=5: split 'val' of "),
-        ({"words": 8}, "has 7 patients with volumes that hold a cube and its margins, as 1 of its 8 volumes is too "
+        ({"words": 8}, "has 7 patients with volumes that hold a word and its margins, as 1 of its 8 volumes is too "
                        "small, such as v1 (11 x 18 x 19)"),
         ({"size": [60, 8, 8]}, "as 8 of its 8 volumes are too small, such as v0"),
         ({"data.val_split": "test"}, "data.val_split=test: "),
         ({"data.split": "val"}, "data.val_split=val is data.split too"),
         ({"init": None}, "init: name the encoder by one of run=… and init=…"),
-        ({"size": [8, 8]}, "size=[8, 8]: give depth, height and width"),
-        ({"data.size": [16, 16]}, "data.size=[16, 16]: give depth, height and width"),
+        ({"size": [8]}, "size=[8]: give depth, height and width; of images height and width"),
+        ({"size": [8, 8]}, "data.size=[16, 16, 16]: give height and width, as size=[8, 8] does"),
+        ({"margin": [2, 2]}, "margin=[2, 2]: give depth, height and width, as size=[6, 8, 8] does"),
+        (PATCHES | {"size": [8, 9]}, "size=[8, 9]: images are cut and seen as squares; give one side twice"),
+        (PATCHES | {"air.hu": -150}, "air.hu=-150: images have no Hounsfield units; add air.hu=null"),
+        (PATCHES, "holds volumes, and the search for words of size=[8, 8] reads images: "),
         ({"zoomed.cubes": 300}, "cubes=300: must be at most 255"),
         ({"zoomed.sides": [9, 11]}, "zoomed.sides=[9, 11]: the smallest must be at most 8"),
         ({"zoomed.jitter": [1, 3]}, "jitter=[1, 3]: give the smallest and the largest, around 0"),
@@ -268,8 +341,8 @@ def test_a_patient_gives_one_reference_and_one_cube(dataset: ShardedDataset) -> 
     """The nearest of its volumes that holds the cube; patients by these."""
     rng = np.random.default_rng(2)
     sides = np.array([(20, 12 + 18 * (number % 2), 24) for number in range(12)])  # one of two is narrow
-    train = Volumes(np.arange(12), sides, np.repeat(np.arange(6), 2))
-    val = Volumes(np.arange(12, 18), sides[:6], np.repeat(np.arange(3), 2))
+    train = Volumes(np.arange(12), np.arange(12), sides, np.repeat(np.arange(6), 2))
+    val = Volumes(np.arange(6), np.arange(12, 18), sides[:6], np.repeat(np.arange(3), 2))
     descriptors = rng.random((12, 3)), rng.random((6, 3))
     words = words_of(dataset.root, **{"words": 4, "distance": 0, "neighbours.train": 4, "neighbours.val": 2})
     found = search(words, train, val, descriptors, lambda *_: np.full((10, 8, 8), -1000, np.int16))
@@ -293,7 +366,7 @@ def test_a_patient_gives_one_reference_and_one_cube(dataset: ShardedDataset) -> 
 def test_zooms_that_hardly_ever_fit_are_reported(dataset: ShardedDataset) -> None:
     words = words_of(dataset.root, **{"zoomed.sides": [8, 10], "zoomed.jitter": [-200000, 200000]})
     _, train, _ = open_origin(words)
-    with pytest.raises(UserError, match=r"zoomed.jitter=\[-200000, 200000\]: hardly any cube"):
+    with pytest.raises(UserError, match=r"zoomed.jitter=\[-200000, 200000\]: hardly any crop"):
         boxes(words, 0, (0, 2, 2), train, np.array([0]), 1)
 
 

@@ -173,10 +173,11 @@ def _corrected(cells: Cells) -> Cells:
 
 
 def _named(row: str, paper: PaperTable) -> str:
-    """As the paper calls what the row starts from: a phase, or a value of ``init``. What stands behind it stays."""
-    start, comma, rest = row.partition(", ")
+    """As the paper calls what the row starts from: a phase, or a value of ``init``. What stands behind it stays, but
+    for the level of a probe, of which papers have one."""
+    start, _, rest = row.partition(", ")
     theirs = paper.rows.get(start) or paper.rows.get(start.partition("/")[0])
-    return f"{theirs}{comma}{rest}" if theirs else row
+    return ", ".join([theirs, *([rest] if rest and not rest.startswith("level ") else [])]) if theirs else row
 
 
 SUFFIXES = (".html", ".md", ".csv", ".tex")

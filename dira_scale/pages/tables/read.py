@@ -8,6 +8,7 @@ column and other settings from random weights; of a probe, its random encoders.
 import json
 import logging
 import re
+import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,28 +29,38 @@ TRAINED, BASELINES = ("run", "init"), ("random", "pixels")
 
 
 def probed(run: SweepRun, content: Mapping[str, Any], runs: Sequence[SweepRun]) -> Iterator[Table]:
-    """A table for each classifier and label of ``probe.json``."""
+    """A table for each classifier and label of ``probe.json``; of classes one of accuracies before it."""
     figures = [figure for figure in content["figures"] if _value(figure) is not None and figure["label"] != "mean"]
     members = {(of["encoder"], of["layer"]): of["members"] for of in content["compared"]}
     groups = dict.fromkeys((figure["probe"], figure["label"]) for figure in figures)
     for probe, label in groups:
         chosen = [figure for figure in figures if (figure["probe"], figure["label"]) == (probe, label)]
-        metric, tests = "R2" if "r2" in chosen[0] else "AUROC", _tests(chosen)
-        cells = {}
-        for figure in chosen:
-            outputs = [member["run"] for member in members[figure["encoder"], figure["layer"]] if "run" in member]
-            spread = figure["sd"] if figure["sd_over"] == "encoders" else None
-            test = tests.get((_row(figure), _share(figure)))
-            cells[_row(figure), _share(figure)] = Cell(
-                _value(figure), spread, figure["encoders"], runs=(run.id, *ids_of(outputs, runs)),
-                twin=RandomTwin(test.n_second, test.difference, test.welch, test.welch_holm) if test else None,
+        measured = {"R2" if "r2" in chosen[0] else "AUROC": chosen}
+        if all(figure.get("accuracies") for figure in chosen):
+            measured = {"accuracy": [*map(_of_accuracy, chosen)], **measured}
+        for metric, of_metric in measured.items():
+            tests, cells = _tests(of_metric), {}
+            for figure in of_metric:
+                outputs = [member["run"] for member in members[figure["encoder"], figure["layer"]] if "run" in member]
+                spread = figure["sd"] if figure["sd_over"] == "encoders" else None
+                test = tests.get((_row(figure), _share(figure)))
+                cells[_row(figure), _share(figure)] = Cell(
+                    _value(figure), spread, figure["encoders"], runs=(run.id, *ids_of(outputs, runs)),
+                    twin=RandomTwin(test.n_second, test.difference, test.welch, test.welch_holm) if test else None,
+                )  # fmt: skip
+            fractions = {_share(figure): figure["fraction"] for figure in chosen}
+            yield Table(
+                f"{run.phase}: {label}", f"{metric} of a {probe} probe, %", [*dict.fromkeys(map(_row, chosen))],
+                sorted(fractions, key=lambda column: fractions[column]), cells,
+                [*dict.fromkeys(_row(figure) for figure in chosen if figure["kind"] in BASELINES)], fractions,
             )  # fmt: skip
-        fractions = {_share(figure): figure["fraction"] for figure in chosen}
-        yield Table(
-            f"{run.phase}: {label}", f"{metric} of a {probe} probe, %", [*dict.fromkeys(map(_row, chosen))],
-            sorted(fractions, key=lambda column: fractions[column]), cells,
-            [*dict.fromkeys(_row(figure) for figure in chosen if figure["kind"] in BASELINES)], fractions,
-        )  # fmt: skip
+
+
+def _of_accuracy(figure: Figure) -> Figure:
+    """Return the figure with accuracies in the place of areas under the curve."""
+    over_encoders = [statistics.fmean(draws) for draws in figure["accuracies"]]
+    spread = statistics.stdev(over_encoders) if len(over_encoders) > 1 else None
+    return {**figure, "auc": figure["accuracy"], "values": figure["accuracies"], "sd": spread}
 
 
 def _value(figure: Figure) -> Any:
