@@ -12,7 +12,7 @@ from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.losses.distillation import one_process
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.losses.sigreg import directions, epps_pulley
-from dira_scale.methods.dino import GLOBAL, check_global, encoded, pyramid, whole
+from dira_scale.methods.dino import GLOBAL, check_global, encoded, pyramid
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
 from dira_scale.models.heads import MLP, global_average
@@ -45,6 +45,7 @@ class LeJEPA(Method):
     """
 
     gradient_views = GLOBAL
+    encoder: Encoder
 
     def __init__(
         self,
@@ -78,9 +79,9 @@ class LeJEPA(Method):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         seen = encoded(self.encoder, distorted)
         seen[:GLOBAL] = [replace(tokens, maps=pyramid(tokens)) for tokens in seen[:GLOBAL]]
-        features = [whole(tokens) for tokens in seen]
+        features = [tokens.maps[-1] if (token := tokens.class_token) is None else token.clone() for tokens in seen]
         # Sample by sample, as the encoder's: a BatchNorm group has all views of its samples.
-        pooled = torch.stack([global_average(x) for x in features], 1)
+        pooled = torch.stack([global_average(x) if x.dim() > 2 else x for x in features], 1)
         z = at_least_float32(self.projector(pooled.flatten(0, 1))).unflatten(0, (-1, len(seen))).transpose(0, 1)
         with torch.autocast(z.device.type, enabled=False):
             prediction = (z - z[:GLOBAL].mean(0)).square().mean()
