@@ -79,9 +79,9 @@ class LeJEPA(Method):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         seen = encoded(self.encoder, distorted)
         seen[:GLOBAL] = [replace(tokens, maps=pyramid(tokens)) for tokens in seen[:GLOBAL]]
-        features = [tokens.maps[-1] if (token := tokens.class_token) is None else token.clone() for tokens in seen]
+        features = [tokens.maps[-1] if (x := tokens.class_token) is None else x[:, :, None].clone() for tokens in seen]
         # Sample by sample, as the encoder's: a BatchNorm group has all views of its samples.
-        pooled = torch.stack([global_average(x) if x.dim() > 2 else x for x in features], 1)
+        pooled = torch.stack([global_average(x) for x in features], 1)
         z = at_least_float32(self.projector(pooled.flatten(0, 1))).unflatten(0, (-1, len(seen))).transpose(0, 1)
         with torch.autocast(z.device.type, enabled=False):
             prediction = (z - z[:GLOBAL].mean(0)).square().mean()

@@ -11,6 +11,7 @@ from dira_scale.losses.sigreg import directions, epps_pulley
 from dira_scale.methods.lejepa import LeJEPA
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
+from dira_scale.models.heads import global_average
 
 CROPS = ViewSpec(size=64, crops=({"count": 2}, {"size": 32, "count": 3}))
 
@@ -63,7 +64,9 @@ def test_the_loss_and_its_gradient_are_the_formula(encoder, views):
         for loss in (terms.losses["di"], expected)
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
-    assert all(slope.any() for slope in torch.autograd.grad(terms.losses["di"], terms.features))  # health monitors do
+    # What health monitors do.
+    assert all(slope.any() for slope in torch.autograd.grad(terms.losses["di"], terms.features))
+    assert [global_average(x).shape for x in terms.features] == 2 * [(4, model.encoder.channels[-1])]
     assert len(terms.pyramids) == len(terms.embeddings) == 2
     torch.testing.assert_close(terms.embeddings, (z[0].detach(), z[1].detach()))
 
