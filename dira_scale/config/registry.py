@@ -23,6 +23,7 @@ _MODULES = {
     "dira_scale.methods.dinov2": ("DINOv2",),
     "dira_scale.methods.dira": ("DiRA",),
     "dira_scale.methods.jigsaw": ("Jigsaw",),
+    "dira_scale.methods.lejepa": ("LeJEPA",),
     "dira_scale.methods.mae": ("MAE",),
     "dira_scale.methods.moco": ("MoCo",),
     "dira_scale.methods.models_genesis": ("ModelsGenesis",),
@@ -33,6 +34,7 @@ _MODULES = {
     "dira_scale.methods.rubiks_cube": ("RubiksCube",),
     "dira_scale.methods.simsiam": ("SimSiam",),
     "dira_scale.methods.transvw": ("TransVW",),
+    "dira_scale.methods.vicreg": ("VICReg",),
     "dira_scale.models.architecture": ("TimmUNet",),
     "dira_scale.models.volume.architecture": ("ResEnc", "SwinUNETR", "UNet3D", "ViT3D"),
     "dira_scale.data.views": (

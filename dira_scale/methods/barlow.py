@@ -8,10 +8,9 @@ from torch import Tensor
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, reduce_sum, world
-from dira_scale.errors import UserError
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_pair, check_range, note_matches
+from dira_scale.methods.pairs import check_accumulation, check_pair, check_range, note_matches
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
@@ -88,11 +87,7 @@ class BarlowTwins(Method):
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, bias=False)
 
     def check(self, batch: int, accumulate: int) -> None:
-        if accumulate > 1:
-            raise UserError(
-                f"parallel.accumulate={accumulate}: Barlow Twins correlates over the whole batch and cannot accumulate "
-                "it; use parallel.accumulate=1 with more processes or a smaller data.batch"
-            )
+        check_accumulation("Barlow Twins", accumulate)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

@@ -15,7 +15,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.losses.distillation import centred_softmax, cross_entropy, one_process, sinkhorn_knopp
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.pairs import check_range, note_matches
+from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
 from dira_scale.models.heads import PrototypeHead, global_average
 from dira_scale.models.momentum import ema_update, momentum_copy, rising
 from dira_scale.models.network import Encoder, Tokens
@@ -98,10 +98,7 @@ class DINO(Method):
         )
         if centring not in CENTRINGS:
             raise UserError(f"{name}'s centring={centring}: use {' or '.join(CENTRINGS)}{nearest(centring, CENTRINGS)}")
-        if views.count < GLOBAL or len({each.sides for each in views.each[:GLOBAL]}) > 1:
-            raise UserError(
-                f"{name}: the first {GLOBAL} views are global crops of one size, and local ones follow; use views=dino"
-            )
+        check_global(name, views)
         self.student_temperature = student_temperature
         self.temperatures, self.warmup = (first_temperature, teacher_temperature), warmup
         self.momentum = momentum
@@ -116,11 +113,8 @@ class DINO(Method):
         self._means: list[Tensor] = []  # of the teacher's logits, of this step's micro-batches
 
     def check(self, batch: int, accumulate: int) -> None:
-        if self.centring == "sinkhorn" and accumulate > 1:
-            raise UserError(
-                f"parallel.accumulate={accumulate}: {type(self).__name__} with Sinkhorn-Knopp compares the images of "
-                "the whole batch; use parallel.accumulate=1"
-            )
+        if self.centring == "sinkhorn":
+            check_accumulation(f"{type(self).__name__} with Sinkhorn-Knopp", accumulate)
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
@@ -202,6 +196,14 @@ class DINO(Method):
         """The temperature of the teacher's softmax at this ``progress``."""
         first, last = self.temperatures
         return last if self.progress >= self.warmup else first + (last - first) * self.progress / self.warmup
+
+
+def check_global(method: str, views: ViewSpec) -> None:
+    """Raise ``UserError`` unless ``method`` gets two global views, of one size, before others."""
+    if views.count < GLOBAL or len({each.sides for each in views.each[:GLOBAL]}) > 1:
+        raise UserError(
+            f"{method}: the first {GLOBAL} views are global crops of one size, and local ones follow; use views=dino"
+        )
 
 
 def encoded(encoder: Encoder, crops: Sequence[Tensor], **hidden: Tensor) -> list[Tokens]:

@@ -19,6 +19,15 @@ def check_pair(method: str, views: ViewSpec) -> None:
         raise UserError(f"views.crops: {method} needs two views of one size; leave the sizes out")
 
 
+def check_accumulation(method: str, accumulate: int) -> None:
+    """Raise ``UserError`` if ``method``, whose loss is of the whole batch, gets it in micro-batches."""
+    if accumulate > 1:
+        raise UserError(
+            f"parallel.accumulate={accumulate}: {method} compares the images of the whole batch and cannot accumulate "
+            "it; use parallel.accumulate=1 with more processes or a smaller data.batch"
+        )
+
+
 def check_range(method: str, **settings: tuple[float, bool]) -> None:
     """Raise ``UserError``, naming ``method`` and the setting, where one of the ``settings`` (value, whether it may be
     that) is out of its range."""

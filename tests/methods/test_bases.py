@@ -1,4 +1,4 @@
-"""What holds for every base of DiRA: MoCo, SimSiam, Barlow Twins and BYOL, on one process."""
+"""What holds for every base of DiRA that compares two views, on one process."""
 
 import pytest
 import torch
@@ -8,8 +8,10 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.barlow import BarlowTwins
 from dira_scale.methods.byol import BYOL
+from dira_scale.methods.lejepa import LeJEPA
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.simsiam import SimSiam
+from dira_scale.methods.vicreg import VICReg
 from dira_scale.models import norm
 
 KINDS = pytest.mark.parametrize("kind", SETTINGS)
@@ -51,6 +53,10 @@ def test_a_stage_freezes_what_it_does_not_train(kind):
         (BarlowTwins, {"scale": 0}),
         (BYOL, {"hidden": 0}),
         (BYOL, {"momentum": 1.1}),
+        (VICReg, {"dim": 0}),
+        (VICReg, {"variance": -1}),
+        (LeJEPA, {"sigreg": 1.5}),
+        (LeJEPA, {"slices": 0}),
     ],
 )
 def test_settings_out_of_range_are_refused(kind, settings):
@@ -61,5 +67,5 @@ def test_settings_out_of_range_are_refused(kind, settings):
 
 @KINDS
 def test_one_view_is_refused(kind):
-    with pytest.raises(UserError, match="needs 2 views"):
+    with pytest.raises(UserError, match=r"needs 2 views|the first 2 views"):
         kind(Tiny(), ViewSpec(count=1, size=64))

@@ -59,7 +59,7 @@ def test_momentum_networks_start_from_the_weights_that_were_loaded(base, copy, t
         assert torch.equal(encoder.state_dict()["model.layer4.0.conv1.weight"], peer.layer4[0].conv1.weight)
 
 
-@pytest.mark.parametrize("base", ["moco", "simsiam", "barlow", "byol"])
+@pytest.mark.parametrize("base", ["moco", "simsiam", "barlow", "byol", "vicreg", "lejepa"])
 def test_every_base_is_shipped_alone_and_under_dira(base):
     """Settings are equal either way, but for the factor of Barlow Twins' loss."""
     alone, under = config(method=base).method, config(method=f"dira_{base}").method

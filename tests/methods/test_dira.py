@@ -40,6 +40,8 @@ def trained(method):
         ("moco", ["ad"], set(), {"encoder", "decoder", "head"}),
         ("simsiam", ["re", "ad"], {"re"}, {"encoder", "decoder", "head"}),
         ("byol", ["di", "ad"], {"di"}, {"encoder", "heads", "decoder", "head"}),
+        ("vicreg", ["di", "re"], {"di", "re"}, {"encoder", "heads", "decoder", "head"}),
+        ("lejepa", ["di", "re"], {"di", "re"}, {"encoder", "heads", "decoder", "head"}),
     ],
     indirect=["dira"],
 )
@@ -87,7 +89,7 @@ def test_names_in_a_checkpoint(dira):
     assert {n.split(".")[0] for n in names} == {"base", "decoder", "head"}
 
 
-@pytest.mark.parametrize("base", ["simsiam", "barlow", "byol"])
+@pytest.mark.parametrize("base", ["simsiam", "barlow", "byol", "vicreg", "lejepa"])
 @pytest.mark.parametrize("terms", [["di", "re"], ["re"]])
 def test_both_views_are_restored_and_their_losses_averaged(base, terms):
     dira = build(base, restore="both").eval()

@@ -84,6 +84,9 @@ METHODS = {
     "byol": ("BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
     "moco, 1 group": ("MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
     "barlow, 1 group": ("BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
+    "vicreg, few components": ("VICReg", {"dim": 8}, 2, {"restore": "both"}),
+    "vicreg, many components": ("VICReg", {"dim": 24}, 1, {}),
+    "lejepa": ("LeJEPA", {"dim": 8, "hidden": 8, "slices": 16, "sigreg": 0.3}, 4, {"restore": "both"}),
 }
 # C2L as a base of DiRA and PCRL's forms, BatchNorm groups.
 PCRLS = {

@@ -1,4 +1,4 @@
-"""SimSiam, Barlow Twins and BYOL on one process, against plain formulas in float64 and lightly's losses."""
+"""SimSiam, Barlow Twins, BYOL and VICReg on one process, against plain formulas in float64 and lightly's losses."""
 
 import lightly.loss
 import pytest
@@ -14,8 +14,9 @@ from dira_scale.methods.byol import BYOL
 from dira_scale.methods.method import Terms
 from dira_scale.methods.pairs import note_matches
 from dira_scale.methods.simsiam import SimSiam
+from dira_scale.methods.vicreg import VICReg
 
-METHODS = pytest.mark.parametrize("kind", [SimSiam, BarlowTwins, BYOL])
+METHODS = pytest.mark.parametrize("kind", [SimSiam, BarlowTwins, BYOL, VICReg])
 
 
 def doubles(tensors):
@@ -121,6 +122,18 @@ def test_byol_is_the_formula():
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+def test_vicreg_is_lightlys_and_takes_the_whole_batch():
+    """Lightly's is the authors' code; the expander's BatchNorm is cut into groups."""
+    model, images = method(VICReg, groups=4, invariance=2.0, variance=3.0, covariance=5.0).double(), doubles(views(16))
+    pair = [model.projector(model.encoder(view)[-1]) for view in images]
+    expected = lightly.loss.VICRegLoss(lambda_param=2.0, mu_param=3.0, nu_param=5.0)(*pair)
+    loss, of_all = forward(model, images).losses["di"], [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (gradients(each, of_all) for each in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    with pytest.raises(UserError, match=r"parallel\.accumulate=2: VICReg"):
+        model.check(batch=16, accumulate=2)
+
+
 def test_barlow_takes_the_whole_batch_whatever_the_groups():
     """The projector's BatchNorm is cut into groups; the correlation is not."""
     model, images = method(BarlowTwins, groups=4, scale=0.5), views(count=16)
@@ -138,10 +151,10 @@ def test_heads_of_the_papers():
         channels = (3, 2048)
 
     with torch.device("meta"):
-        simsiam, twins, byol = (kind(ResNet50(), ViewSpec()) for kind in (SimSiam, BarlowTwins, BYOL))
+        simsiam, twins, byol, vicreg = (kind(ResNet50(), ViewSpec()) for kind in (SimSiam, BarlowTwins, BYOL, VICReg))
     # The released projector's last layer has 2,048 biases more: frozen, and without effect before a BatchNorm.
     assert (count(simsiam.projector) + 2048, count(simsiam.predictor)) == (12_593_152, 2_100_224)
-    assert count(twins.projector) == 151_027_712
+    assert count(twins.projector) == count(vicreg.projector) == 151_027_712
     assert [count(head) for head in (byol.projector, byol.predictor)] == [
         2048 * 4096 + 2 * 4096 + 4096 * 256 + 256,
         256 * 4096 + 2 * 4096 + 4096 * 256 + 256,

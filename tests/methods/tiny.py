@@ -9,10 +9,13 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.methods.barlow import BarlowTwins
 from dira_scale.methods.byol import BYOL
 from dira_scale.methods.dira import DiRA
+from dira_scale.methods.lejepa import LeJEPA
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.simsiam import SimSiam
+from dira_scale.methods.vicreg import VICReg
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
+from dira_scale.models.network import Tokens
 from dira_scale.models.unet import UNet
 
 SIZED = ViewSpec(size=64)
@@ -21,12 +24,16 @@ BASES = {
     "simsiam": lambda encoder: SimSiam(encoder, SIZED, dim=8, bottleneck=4),
     "barlow": lambda encoder: BarlowTwins(encoder, SIZED, dim=8, scale=0.024),
     "byol": lambda encoder: BYOL(encoder, SIZED, hidden=8, dim=8),
+    "vicreg": lambda encoder: VICReg(encoder, SIZED, dim=8),
+    "lejepa": lambda encoder: LeJEPA(encoder, SIZED, hidden=8, dim=8, slices=16),
 }
 SETTINGS = {
     MoCo: {"dim": 5, "queue": 24, "temperature": 0.2, "momentum": 0.9},
     SimSiam: {"dim": 5, "bottleneck": 3},
     BarlowTwins: {"dim": 5},
     BYOL: {"hidden": 7, "dim": 5},
+    VICReg: {"dim": 5},
+    LeJEPA: {"hidden": 7, "dim": 5, "slices": 16},
 }
 
 
@@ -42,6 +49,9 @@ class Tiny(nn.Module):
 
     def forward(self, x):
         return [x, self.norm(self.stem(x))]
+
+    def tokens(self, x):
+        return Tokens(self(x))
 
 
 def method(kind, groups=2, **settings):

@@ -27,6 +27,7 @@ FIGURES: dict[str, tuple[Any, ...]] = {
     "simsiam": (0.05, 256, 1e-4, {}, "cosine_epoch", 0, 0, ["predictor"], 800, 1, True),
     "barlow": (0.2, 256, 1e-6, {"lr": 0.0048, "weight_decay": 0}, "cosine", 10, 0.001, [], 1000, 1, True),
     "byol": (0.2, 256, 1.5e-6, {"weight_decay": 0}, "cosine", 10, 0, [], 1000, 1, True),
+    "vicreg": (0.2, 256, 1e-6, {"lr": 0.2, "weight_decay": 0}, "cosine", 10, 0.001, [], 1000, 1, True),
 }
 HEADS: dict[str, dict[str, Any]] = {
     "moco": {
@@ -40,6 +41,7 @@ HEADS: dict[str, dict[str, Any]] = {
     "simsiam": {"dim": 2048, "bottleneck": 512},
     "barlow": {"dim": 8192, "off_diagonal": 0.0051, "scale": 1.0},
     "byol": {"hidden": 4096, "dim": 256, "momentum": 0.996},
+    "vicreg": {"dim": 8192, "invariance": 25.0, "variance": 25.0, "covariance": 1.0},
 }
 # PCRL's restoration loss is of images divided by ImageNet's deviations, ours of images in [0, 1].
 NORMALISED = sum(1 / deviation**2 for deviation in (0.229, 0.224, 0.225)) / 3
@@ -53,6 +55,7 @@ DAMAGE: dict[str, dict[str, Any]] = {
 }
 OPTIMIZER = {
     "moco": "torch.optim.SGD", "simsiam": "torch.optim.SGD", "barlow": "timm.optim.Lars", "byol": "timm.optim.Lars",
+    "vicreg": "timm.optim.Lars",
 }  # fmt: skip
 
 
@@ -132,6 +135,20 @@ def test_dino_and_dinov2_have_their_papers_figures() -> None:
     assert [(dino.model.encoder, dino.optim.reference_batch), (large.model.encoder, large.data.batch)] == [
         ("vit_small_patch16_224", 256), ("vit_small_patch14_dinov2", 1024),
     ]  # fmt: skip
+
+
+def test_lejepa_has_its_codes_figures() -> None:
+    config = composed("experiment=lejepa")
+    optim, (whole, local) = config.optim, config.views["crops"]
+    assert {k: v for k, v in config.method.items() if k != "_target_"} == {
+        "dim": 512, "hidden": 2048, "sigreg": 0.05, "slices": 1024,
+    }  # fmt: skip
+    assert optim.optimizer == {"_target_": "torch.optim.AdamW", "lr": 5e-4, "weight_decay": 0.05}
+    assert (optim.schedule, optim.warmup_epochs, optim.end, optim.reference_batch) == ("cosine", 1, 0.001, None)
+    assert (whole["count"], local["count"], local["size"], config.data.size) == (2, 8, 98, 224)
+    assert (whole["scale"], local["scale"], config.views["blur"]["p"]) == ([0.3, 1.0], [0.05, 0.3], 0.5)
+    assert config.model.encoder == "vit_large_patch14_224"
+    assert (config.stages["di"].epochs, config.data.batch) == (100, 512)
 
 
 def test_runs_of_before_dinos_keys_have_the_same_identity() -> None:

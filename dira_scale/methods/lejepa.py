@@ -1,0 +1,95 @@
+"""LeJEPA (Balestriero and LeCun 2025): prediction among views, and SIGReg. A base that is not in DiRA's paper."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import reduce_sum
+from dira_scale.losses.distillation import one_process
+from dira_scale.losses.float32 import at_least_float32
+from dira_scale.losses.sigreg import directions, epps_pulley
+from dira_scale.methods.dino import GLOBAL, check_global, encoded, pyramid
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
+from dira_scale.models.heads import MLP, global_average
+from dira_scale.models.network import Encoder
+
+
+class LeJEPA(Method):
+    """Every view's embedding must be the mean of the global views', and embeddings of images a standard normal
+    distribution.
+
+    L = (1 - sigreg) · the mean of (z - mean over global views of z)² over views, images and components + sigreg · the
+    mean over views and directions of the statistic of Epps and Pulley of z along a direction (``losses.sigreg``), over
+    the **global** batch in training; in evaluation over the current one (algorithms 1 and 2). So steps cannot
+    accumulate micro-batches, and validation losses compare at the same ``validate.batch`` only. Directions are drawn
+    anew, from the step's number. There is no teacher and no stopped gradient; two views, both global, are enough.
+
+    What a view is as a whole is a transformer's class token, or the mean of the last map. The projector is that of the
+    authors' minimal example, without the linear layer before it: all views share its BatchNorm.
+
+    Monitors: ``top1``, how often an image's first embedding is nearest to its second in the batch, both of global
+    views; ``chance``.
+
+    Args:
+        dim: the embedding's length, at least 1.
+        hidden: width of the projector's two hidden layers, at least 1.
+        sigreg: SIGReg's share of the loss, the paper's lambda; 0 to 1.
+        slices: number of directions, at least 1.
+
+    Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
+    """
+
+    gradient_views = GLOBAL
+    encoder: Encoder
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        dim: int = 512,
+        hidden: int = 2048,
+        sigreg: float = 0.05,
+        slices: int = 1024,
+    ) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_global("LeJEPA", views)
+        check_range(
+            "LeJEPA",
+            dim=(dim, dim > 0),
+            hidden=(hidden, hidden > 0),
+            sigreg=(sigreg, 0 <= sigreg <= 1),
+            slices=(slices, slices > 0),
+        )
+        self.dim, self.sigreg, self.slices = dim, sigreg, slices
+        self.encoder = encoder
+        self.projector = MLP(encoder.channels[-1], hidden, hidden, dim)
+
+    def check(self, batch: int, accumulate: int) -> None:
+        check_accumulation("LeJEPA", accumulate)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.projector.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        seen = encoded(self.encoder, distorted)
+        seen[:GLOBAL] = [replace(tokens, maps=pyramid(tokens)) for tokens in seen[:GLOBAL]]
+        features = [tokens.maps[-1] if (x := tokens.class_token) is None else x[:, :, None].clone() for tokens in seen]
+        # Sample by sample, as the encoder's: a BatchNorm group has all views of its samples.
+        pooled = torch.stack([global_average(x) for x in features], 1)
+        z = at_least_float32(self.projector(pooled.flatten(0, 1))).unflatten(0, (-1, len(seen))).transpose(0, 1)
+        with torch.autocast(z.device.type, enabled=False):
+            prediction = (z - z[:GLOBAL].mean(0)).square().mean()
+            along = z @ directions(self.dim, self.slices, batch.step).to(z, non_blocking=True)
+            statistic = epps_pulley(along, reduce_sum if self.training else one_process).mean()
+            loss = (1 - self.sigreg) * prediction + self.sigreg * statistic
+        first, second = z[:GLOBAL].detach()
+        terms = Terms({"di": loss}, embeddings=(first, second))
+        terms.pyramids, terms.features = tuple(tokens.maps for tokens in seen[:GLOBAL]), tuple(features[:GLOBAL])
+        note_matches(terms, first, second, self.training)
+        return terms
