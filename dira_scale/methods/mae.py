@@ -129,10 +129,10 @@ class MAE(Method):
         if self.masking == "sparse":
             self.hidden.blocks = blocks
             return (pyramid := self.encoder(view)), self.with_tokens(pyramid)
-        order = spread(blocks, self.grid).flatten(1).byte().argsort(stable=True)
-        visible = order[:, : self.visible]
+        hidden = spread(blocks, self.grid).flatten(1)
         if self.masking == "token":
-            return (pyramid := self.encoder(view, visible, self.token)), pyramid
+            return (pyramid := self.encoder.tokens(view, hidden, self.token).maps), pyramid
+        visible = hidden.byte().argsort(stable=True)[:, : self.visible]
         *finer, last = pyramid = self.encoder(view, visible)
         return pyramid, [*finer, self.filler(last, visible)]
 
