@@ -244,7 +244,7 @@ def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
     first = [] if tokens.class_token is None else [tokens.class_token[:, :, None]]
     joined = torch.cat([*first, tokens.patches.mT], 2)
     patches = joined[:, :, len(first) :].mT
-    maps = [*finer, encoder.coarsest(patches, finer[0].shape[2:])]
+    maps = [*finer, encoder.coarsest(patches, finer[0].shape[2:]).clone()]
     return joined, replace(tokens, maps=maps, class_token=joined[:, :, 0] if first else None, patches=patches)
 
 

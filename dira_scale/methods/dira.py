@@ -32,9 +32,8 @@ class DiRA(Method):
     hidden voxels only. Masks apply to all views, so MoCo's keys are of masked views, too, but not DINOv2's teacher,
     which sees the patches that a learnt token hides from its student.
 
-    Around DINO and DINOv2 it is ours; no paper has it. The nearest, SMIT (Jiang et al., MICCAI 2022), adds the pixels of
-    hidden patches to two losses of self-distillation, by a linear layer, without an adversary. What is restored are
-    global views.
+    Around DINO and DINOv2, whose global views are restored, it is ours: no paper has it. The nearest, SMIT (Jiang et
+    al., MICCAI 2022), adds the pixels of hidden patches to self-distillation, without an adversary.
 
     Where the paper leaves a choice: one encoder pass per view feeds head and decoder, as released. The momentum encoder
     has no decoder, as its output would not be used. Equation 6 compares SimSiam's head output with an encoder output;

@@ -48,8 +48,8 @@ def mask_blocks(views: ViewSpec, key: str, hides: bool = False) -> np.ndarray:
                         "use views.target_flip=with_input")  # fmt: skip
     mask, size = views.corruptions[MASK], views.sides
     if isinstance(mask, PatchMask) and not hides:
-        raise UserError(f"{key}: {type(mask).__name__} hides nothing but the tokens of DINOv2's student; use BlockMask, "
-                        f"as views={'mae' if views.dimensions == 2 else 'mae3d'} has")  # fmt: skip
+        raise UserError(f"{key}: {type(mask).__name__} hides nothing but tokens of DINOv2's student; use BlockMask, as "
+                        f"views={'mae' if views.dimensions == 2 else 'mae3d'} has")  # fmt: skip
     drawn: np.ndarray = mask.draw(np.zeros((1, mask.numbers(size)), np.float32), size)[MASK][0]
     return drawn
 

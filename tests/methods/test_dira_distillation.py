@@ -1,6 +1,5 @@
 """DiRA around DINO and DINOv2, of images and volumes: what is restored is what the student did not see, in one pass."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -58,8 +57,8 @@ def hidden_of(batch: Any, views: ViewSpec) -> list[Tensor]:
 
 
 @pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def case(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_restoration_is_the_formula_beside_the_bases_own_terms(case: str) -> None:
@@ -79,11 +78,11 @@ def test_restoration_is_the_formula_beside_the_bases_own_terms(case: str) -> Non
         blocks = batch.distortions[number].corruptions["mask"]["mask"].flatten(1)
         pyramid = method.encoder.tokens(distorted[number], hidden=blocks, fill=method.base.mask_token).maps
         restored = torch.sigmoid(method.head(method.decoder(pyramid)))
-        for image, target, where, picture, seen in zip(
-            restored, clean[number], hidden, terms.restored.chunk(2)[number], distorted[number], strict=True
-        ):
-            torch.testing.assert_close(picture, torch.where(where, image, seen))
-            expected = expected + (image - target)[where].square().sum() / max(1, int(where.sum())) / (2 * len(hidden))
+        seen, target = distorted[number], clean[number]
+        torch.testing.assert_close(terms.restored.chunk(2)[number], torch.where(hidden, restored, seen))
+        torch.testing.assert_close(terms.target.chunk(2)[number], torch.where(hidden, target, seen))
+        for image, wanted, where in zip(restored, target, hidden, strict=True):
+            expected = expected + (image - wanted)[where].square().sum() / max(1, int(where.sum())) / (2 * len(hidden))
     torch.testing.assert_close(terms.losses["re"], expected, rtol=1e-9, atol=0)
     trained = [p for p in method.parameters() if p.requires_grad]
     ours, theirs = (
@@ -144,8 +143,7 @@ def test_dino_restores_distorted_global_crops(network: str) -> None:
     for restoration in ("mse", "mask"):
         views = CASES[network][1]
         block = BlockMask(16 if network == "images" else 8, 0.5)
-        crops = tuple({key: value for key, value in entry.items()} for entry in views.crops)
-        views = ViewSpec(size=views.size, crops=crops, corruptions={"mask": block}, **NONE)
+        views = ViewSpec(size=views.size, crops=views.crops, corruptions={"mask": block}, **NONE)
         method, (clean, distorted, batch) = dira(network, "DINO", views, restoration=restoration), step(views)
         terms, hidden = method(clean, distorted, batch), hidden_of(batch, views)
         maps = [method.encoder(view) for view in distorted[:2]]
@@ -164,5 +162,6 @@ def test_a_mask_of_tokens_is_refused_where_they_are_not_hidden() -> None:
     ):
         with pytest.raises(UserError, match=message):
             built(node, *CASES["images"], groups=1)
-    with pytest.raises(UserError, match="BlockwiseMask hides nothing but the tokens of DINOv2's student; use BlockMask"):
-        built({"_target_": "MAE"}, VIT, ViewSpec(size=64, count=1, corruptions={"mask": BlockwiseMask(16)}), groups=1)
+    single = ViewSpec(size=64, count=1, corruptions={"mask": BlockwiseMask(16)})
+    with pytest.raises(UserError, match="BlockwiseMask hides nothing but tokens of DINOv2's student; use BlockMask"):
+        built({"_target_": "MAE"}, VIT, single, groups=1)
