@@ -118,9 +118,8 @@ class ViT3DEncoder(Encoder):
             patches = torch.where(hidden[:, :, None], fill.to(patches.dtype), patches)
         tokens = self.transformer(patches, grid, visible)
         registers, patches = tokens.tensor_split([self.registers], 1)
-        if visible is not None:
-            return [x, patches.transpose(1, 2).unflatten(2, (-1, 1, 1))]
-        maps = [x, self.coarsest(patches, x.shape[2:])]
+        size = x.shape[2:] if visible is None else (PATCH * patches.shape[1], PATCH, PATCH)
+        maps = [x, self.coarsest(patches, size)]
         return (maps, None, registers, patches) if with_tokens else maps
 
     def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
