@@ -14,7 +14,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import block_moments, hidden_mean
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import blocks_hidden, check_single, mask_blocks, patch_grid
-from dira_scale.models.network import Network
+from dira_scale.models.network import Encoder, Network
 from dira_scale.models.sparse import sparsify
 
 MASKINGS = ("dense", "sparse", "drop", "token")
@@ -59,6 +59,7 @@ class MAE(Method):
     or blocks that cannot be masked so.
     """
 
+    encoder: Encoder
     decoder: nn.Module
     bounded = False
     remark = (
