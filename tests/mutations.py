@@ -187,9 +187,10 @@ MUTATIONS = (
     ),
     Mutation(
         "student-sees-hidden-patches",
-        "methods/dinov2.py",
-        "student = encoded(self.encoder, distorted, **hidden)",
+        "methods/dino.py",
+        "student = encoded(self.encoder, distorted, **self.hiding(batch, GLOBAL))",
         "student = encoded(self.encoder, distorted)",
+        ("methods/test_dinov2.py",),
     ),
     Mutation(
         "info-nce-without-temperature",
@@ -332,8 +333,8 @@ MUTATIONS = (
     Mutation(
         "hidden-patches-are-given",
         "methods/mae.py",
-        "visible = order[:, : self.visible]",
-        "visible = order[:, -self.visible :]",
+        "argsort(stable=True)[:, : self.visible]",
+        "argsort(stable=True)[:, -self.visible :]",
     ),
     # ------------------------------------------------------------------ runs that go on
     Mutation(

@@ -42,8 +42,8 @@ _MODULES = {
     ),
     "dira_scale.data.distort.corruptions": (
         "Affine", "Bezier", "BlockMask", "BlockwiseMask", "CropBlocks", "Elastic", "GaussianBlur", "GaussianNoise",
-        "Inpaint", "LocalShuffle", "OneOf", "Outpaint", "PatchPair", "ShuffleBlocks", "SwapPatches", "Turn",
-        "TurnBlocks",
+        "Inpaint", "LocalShuffle", "OneOf", "Outpaint", "PatchMask", "PatchPair", "ShuffleBlocks", "SwapPatches",
+        "Turn", "TurnBlocks",
     ),
     "dira_scale.tasks.config": ("CandidateTask", "LabelTask", "MaskTask", "RegressionTask"),
     "dira_scale.archive.sources.brats": ("Brats",),

@@ -13,6 +13,7 @@ from dira_scale.errors import UserError
 
 PLATEAU = "plateau"  # a schedule
 RUN = "run"  # a span of schedules
+PATCH_EMBEDDING = re.compile(r"\.(patch_)?embed\.")  # in the name of a parameter, timm's or that of ``vit3d``
 NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
 
 
@@ -99,6 +100,6 @@ class Optim(Schema):
                 blocks.add(match[0])
             depths[name] = len(blocks)
         return {
-            name: decay ** (len(blocks) + 1 - depth) * (patch if "patch_embed" in name.split(".") else 1)
+            name: decay ** (len(blocks) + 1 - depth) * (patch if PATCH_EMBEDDING.search(name) else 1)
             for name, depth in depths.items()
         }

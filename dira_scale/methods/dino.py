@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -121,24 +122,31 @@ class DINO(Method):
         self.head.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        student = encoded(self.encoder, distorted)
+        student = encoded(self.encoder, distorted, **self.hiding(batch, GLOBAL))
+        features, student[:GLOBAL] = zip(*(as_one(self.encoder, each) for each in student[:GLOBAL]), strict=True)
         with torch.no_grad():
             teacher = encoded(self.teacher, distorted[:GLOBAL])
-        terms = Terms({}, pyramids=tuple(map(pyramid, student[:GLOBAL])))
-        self.distil(terms, student, teacher)
+        terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]), features=features)
+        self.distil(terms, student, teacher, batch)
         return terms
 
-    def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens]) -> None:
+    def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
+        return tuple(map(pyramid, encoded(self.encoder, distorted, **self.hiding(batch, len(distorted)))))
+
+    def hiding(self, batch: Batch, views: int) -> dict[str, Tensor]:
+        """What hides patches of the first ``views`` from the student: arguments of its ``tokens``."""
+        return {}
+
+    def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens], batch: Batch) -> None:
         """Add to ``terms`` the loss ``di`` of the student's views, and of the teacher's global ones, and the
         monitors."""
-        features = [whole(tokens).clone() for tokens in student]
-        embeddings, logits = self.head(torch.cat([global_average(x) for x in features]))
+        embeddings, logits = self.head(torch.cat([whole(tokens) for tokens in student]))
         with torch.no_grad():
-            _, theirs = self.teacher_head(torch.cat([global_average(whole(tokens)) for tokens in teacher]))
+            _, theirs = self.teacher_head(torch.cat([whole(tokens) for tokens in teacher]))
             targets = self.targets(theirs)
         terms.losses["di"] = self.pairs(targets.chunk(GLOBAL), logits.chunk(len(student)))
         first, second, *_ = embeddings.chunk(len(student))
-        terms.features, terms.embeddings = tuple(features[:GLOBAL]), (first.detach(), second.detach())
+        terms.embeddings = first.detach(), second.detach()
         note_matches(terms, first, second, self.training)
         self.note_teacher(terms, targets)
         if self.training and self.centre is not None:
@@ -234,11 +242,22 @@ def pyramid(tokens: Tokens) -> list[Tensor]:
     return [level.clone() if level.requires_grad else level for level in tokens.maps]
 
 
+def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
+    """What ``encoder`` made of a view as one map, where monitors compare the gradients of all terms: class and patch
+    tokens [b, dim, 1 + n], or the last of the maps. And ``tokens``, made of that."""
+    *finer, last = pyramid(tokens)
+    if tokens.patches is None:
+        return last, replace(tokens, maps=[*finer, last])
+    first = [] if tokens.class_token is None else [tokens.class_token[:, :, None]]
+    joined = torch.cat([*first, tokens.patches.mT], 2)
+    patches = joined[:, :, len(first) :].mT
+    maps = [*finer, encoder.coarsest(patches, finer[0].shape[2:]).clone()]
+    return joined, replace(tokens, maps=maps, class_token=joined[:, :, 0] if first else None, patches=patches)
+
+
 def whole(tokens: Tokens) -> Tensor:
-    """What stands for the whole view, as a map: the class token at one position, or the last map."""
-    if tokens.class_token is None:
-        return tokens.maps[-1]
-    return tokens.class_token.view(*tokens.class_token.shape, *(1,) * (tokens.maps[-1].dim() - 2))
+    """What stands for the whole view [b, dim]: the class token, or the mean of the last map."""
+    return global_average(tokens.maps[-1]) if tokens.class_token is None else tokens.class_token
 
 
 def share_used(chosen: Tensor, count: int) -> Tensor:

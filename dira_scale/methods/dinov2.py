@@ -1,25 +1,23 @@
 """DINOv2 (Oquab et al. 2023, sec. 4): DINO with iBOT's masked patches (Zhou et al., ICLR 2022) and KoLeo."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort.corruptions import BlockwiseMask
+from dira_scale.data.distort.corruptions import PatchMask
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import gather, rank
 from dira_scale.errors import UserError
 from dira_scale.losses.distillation import cross_entropy, koleo
 from dira_scale.losses.restoration import hidden_mean
-from dira_scale.methods.dino import DINO, GLOBAL, encoded, pyramid
+from dira_scale.methods.dino import DINO, GLOBAL, whole
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.restoration import MASK, blocks_hidden
 from dira_scale.models.momentum import momentum_copy
 from dira_scale.models.network import Encoder, Tokens, taken
-from dira_scale.models.vit import PlainEncoder
 
 WEIGHTS: Mapping[str, float] = MappingProxyType({"di": 1.0, "ibot": 1.0, "koleo": 0.1})  # the released code's
 
@@ -30,7 +28,8 @@ class DINOv2(DINO):
     ``di``: DINO's loss; the teacher's class tokens are balanced by Sinkhorn-Knopp. ``ibot``: a learnt token takes the
     places of hidden patches of the student's global views, and the student's token there must tell which prototypes the
     teacher sees in that patch: the mean of the cross-entropy over a view's hidden patches, then over views (0 of those
-    without). ``koleo``: of the class tokens of each global view, the sum over both.
+    without). ``koleo``: of the class tokens of each global view, the sum over both. Networks without a class token
+    (``vit3d``) have the mean of their patch tokens in its place.
 
     Different from the released code: KoLeo, too, is over the whole batch, not within a process, so no term depends on
     the number of processes; prototypes keep their magnitude of 1 (theirs learn it); which views have hidden patches is
@@ -44,9 +43,10 @@ class DINOv2(DINO):
 
     The other settings are DINO's.
 
-    Raises ``UserError`` also for a network without class and patch tokens, and for global views without a mask of its
-    patches.
+    Raises ``UserError`` also for a network without patches to hide, and for global views without a mask of these.
     """
+
+    hides = True
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class DINOv2(DINO):
         frozen_encoder: float | None = None,
         separate: bool = True,
     ) -> None:
-        if not (isinstance(encoder, PlainEncoder) and encoder.has_class_token):
+        if encoder.patch is None:
             raise UserError(
-                f"DINOv2: {encoder.name} has no class token and patches to hide; use a vision transformer, such as "
-                "model.encoder=vit_small_patch14_dinov2"
+                f"DINOv2: {encoder.name} has no patches to hide; use a vision transformer, such as "
+                "model.encoder=vit_small_patch14_dinov2 or, of volumes, model=vit3d"
             )
         super().__init__(
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
@@ -78,12 +78,13 @@ class DINOv2(DINO):
         check_weights(weights, WEIGHTS)
         self.weights, self.active = dict(weights), tuple(weights)
         masks = [each.corruptions.get(MASK) for each in views.each[:GLOBAL]]
-        if not all(isinstance(mask, BlockwiseMask) and mask.patch == encoder.patch for mask in masks):
+        if not all(isinstance(mask, PatchMask) and mask.patch == encoder.patch for mask in masks):
+            config = "dinov2" if views.dimensions == 2 else "dino3d"
             raise UserError(
-                f"DINOv2: the global views need a BlockwiseMask of patches of {encoder.patch} pixels, those of "
-                f"{encoder.name}; use views=dinov2 views.corruptions.mask.patch={encoder.patch}"
+                f"DINOv2: the global views need a mask of patches of {encoder.patch} pixels, those of {encoder.name}; "
+                f"use views={config} views.corruptions.mask.patch={encoder.patch}"
             )
-        self.most = max(mask.most(views.sides) for mask in masks if isinstance(mask, BlockwiseMask))
+        self.most = max(mask.most(views.sides) for mask in masks if isinstance(mask, PatchMask))
         self.mask_token = nn.Parameter(torch.zeros(encoder.channels[-1]))
         self.patch_head = self.new_head() if separate else None
         self.teacher_patch_head = momentum_copy(self.patch_head) if self.patch_head else None
@@ -95,32 +96,26 @@ class DINOv2(DINO):
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
-        self.mask_token.requires_grad_("ibot" in self.active)
         if self.patch_head:
             self.patch_head.requires_grad_("ibot" in self.active)
         else:
             self.head.requires_grad_(not {"di", "ibot"}.isdisjoint(self.active))
 
-    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        masks = torch.stack([blocks_hidden(batch, view).flatten(1) for view in range(GLOBAL)], 1).flatten(0, 1)
-        hidden = {"hidden": masks, "fill": self.mask_token} if "ibot" in self.active else {}
-        student = encoded(self.encoder, distorted, **hidden)
-        maps, student[:GLOBAL] = zip(*map(as_one, student[:GLOBAL]), strict=True)
-        with torch.no_grad():
-            teacher = encoded(self.teacher, distorted[:GLOBAL])
-        terms = Terms({}, pyramids=tuple(map(pyramid, student[:GLOBAL])))
-        self.distil(terms, student, teacher)
-        terms.features = maps
-        if "ibot" in self.active:
-            terms.losses["ibot"] = self.of_patches(student, teacher, masks.unflatten(0, (-1, GLOBAL)).unbind(1))
-        if "koleo" in self.active:
-            terms.losses["koleo"] = torch.stack([self.spread(tokens) for tokens in student[:GLOBAL]]).sum()
-        terms.losses = {term: loss for term, loss in terms.losses.items() if term in self.active}
-        return terms
+    def hiding(self, batch: Batch, views: int) -> dict[str, Tensor]:
+        masks = torch.stack([blocks_hidden(batch, view).flatten(1) for view in range(views)], 1)
+        return {"hidden": masks.flatten(0, 1), "fill": self.mask_token}
 
-    def of_patches(self, student: Sequence[Tokens], teacher: Sequence[Tokens], masks: Sequence[Tensor]) -> Tensor:
-        """iBOT's loss of the global views' hidden patches; ``masks``: bool [b, n] of each."""
-        mask = torch.cat([*masks])
+    def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens], batch: Batch) -> None:
+        super().distil(terms, student, teacher, batch)
+        if "ibot" in self.active:
+            masks = torch.cat([blocks_hidden(batch, view).flatten(1) for view in range(GLOBAL)])
+            terms.losses["ibot"] = self.of_patches(student, teacher, masks)
+        if "koleo" in self.active:
+            terms.losses["koleo"] = torch.stack([self.spread(whole(tokens)) for tokens in student[:GLOBAL]]).sum()
+        terms.losses = {term: loss for term, loss in terms.losses.items() if term in self.active}
+
+    def of_patches(self, student: Sequence[Tokens], teacher: Sequence[Tokens], mask: Tensor) -> Tensor:
+        """iBOT's loss of the global views' hidden patches; ``mask``: bool [2 b, n], one view after the other."""
         slots = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : self.most]
         present = mask.gather(1, slots)
         seen, shown = (
@@ -133,10 +128,8 @@ class DINOv2(DINO):
         losses = cross_entropy(targets, head(seen)[1], self.student_temperature)
         return hidden_mean(losses.view(present.shape)[:, None], present[:, None])
 
-    def spread(self, tokens: Tokens) -> Tensor:
-        """KoLeo of a view's class tokens among those of all processes, in training."""
-        features = tokens.class_token
-        assert features is not None
+    def spread(self, features: Tensor) -> Tensor:
+        """KoLeo of a view's ``features`` [b, dim] among those of all processes, in training."""
         if not self.training:
             return koleo(features) if len(features) > 1 else features.sum() * 0
         return koleo(features, gather(features), rank() * len(features))
@@ -145,11 +138,3 @@ class DINOv2(DINO):
     def averaged(self) -> list[tuple[nn.Module, nn.Module]]:
         more = [(self.patch_head, self.teacher_patch_head)] if self.patch_head and self.teacher_patch_head else []
         return super().averaged + more
-
-
-def as_one(tokens: Tokens) -> tuple[Tensor, Tokens]:
-    """Class and patch tokens as one map [b, dim, 1 + n], and the tokens as parts of it: where monitors compare the
-    gradients of all terms."""
-    assert tokens.class_token is not None and tokens.patches is not None
-    joined = torch.cat([tokens.class_token[:, :, None], tokens.patches.mT], 2)
-    return joined, replace(tokens, class_token=joined[:, :, 0], patches=joined[:, :, 1:].mT)

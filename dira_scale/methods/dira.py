@@ -22,12 +22,18 @@ class DiRA(Method):
 
     One encoder pass feeds both the base's head and the decoder. The decoder restores the first view, or both if the
     base learns from both: distorted in, clean (with the same flip) out. L_ad is the adversary's loss on
-    ``Terms.restored``; the training loop adds it.
+    ``Terms.restored``; the training loop adds it. L_di is the base's loss, or the sum of several by its own weights,
+    which stay terms of their own: of DINOv2 also ``ibot`` and ``koleo``.
 
     With ``restoration=mask`` L_re is the mean over each sample's hidden voxels, then over samples (with ``both``, of
-    each view by its own mask). The adversary judges the whole picture, as in inpainting (Iizuka et al., SIGGRAPH 2017):
-    outside the blocks the decoder's output is untrained, and alone they do not show whether they fit their
-    surroundings. Gradients reach hidden voxels only. Masks apply to all views, so MoCo's keys are of masked views, too.
+    each view by its own mask; 0 of a view without). The adversary judges the whole picture, as in inpainting (Iizuka et
+    al., SIGGRAPH 2017): outside the blocks the decoder's output is untrained, and alone they do not show whether they
+    fit their surroundings, which are those that the encoder saw in restored and clean pictures alike. Gradients reach
+    hidden voxels only. Masks apply to all views, so MoCo's keys are of masked views, too, but not DINOv2's teacher,
+    which sees the patches that a learnt token hides from its student.
+
+    Around DINO and DINOv2, whose global views are restored, it is ours: no paper has it. The nearest, SMIT (Jiang et
+    al., MICCAI 2022), adds the pixels of hidden patches to self-distillation, without an adversary.
 
     Where the paper leaves a choice: one encoder pass per view feeds head and decoder, as released. The momentum encoder
     has no decoder, as its output would not be used. Equation 6 compares SimSiam's head output with an encoder output;
@@ -41,7 +47,7 @@ class DiRA(Method):
     Args:
         weights: of the terms, at least 0; a term with weight 0 is computed but not learnt.
         restoration: distance between restored and clean: ``mse`` or ``l1``; or ``mask``: the squared error of what the
-            views' mask hides, and the restored view is the distorted one with that filled in.
+            views' mask hides; restored and clean are then the distorted view with that filled in.
         restore: ``first`` or ``both`` views; the losses of both are averaged.
 
     Raises ``UserError`` for an unknown or missing weight, an unknown option, ``both`` with a base of one view, or
@@ -58,8 +64,9 @@ class DiRA(Method):
         restoration: str = "mse",
         restore: str = "first",
     ) -> None:
-        super().__init__(base.views, dict(weights))
         check_weights(weights, PAPER_WEIGHTS)
+        own = {term: weight for term, weight in weights.items() if term != "di"}
+        super().__init__(base.views, {term: weights["di"] * weight for term, weight in base.weights.items()} | own)
         for key, value, choices in (
             ("restoration", restoration, (*RESTORATION_LOSSES, MASK)),
             ("restore", restore, RESTORED_VIEWS),
@@ -77,9 +84,9 @@ class DiRA(Method):
             )
         if restoration == MASK:
             for view in base.views.each[: RESTORED_VIEWS[restore]]:
-                mask_blocks(view, "method.restoration=mask")
+                mask_blocks(view, "method.restoration=mask", base.hides)
         assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
-        self.base, base.key, self.corrupted = base, "method.base", base.corrupted
+        self.base, base.key, self.corrupted, self.hides = base, "method.base", base.corrupted, base.hides
         self.decoder, self.head = network.decoder, network.head
         self.restoration_loss = RESTORATION_LOSSES.get(restoration)
         self.restored_views = RESTORED_VIEWS[restore]
@@ -93,30 +100,29 @@ class DiRA(Method):
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
-        self.base.enter_stage(["di"] if self._discriminates else [])
+        self.base.enter_stage(self._of_base(terms))
         self.decoder.requires_grad_(self._restores)
         self.head.requires_grad_(self._restores)
 
     def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
-        return super().identity(groups, terms) if "di" in terms else {}  # otherwise the base idles
+        return super().identity(groups, terms) if self._of_base(terms) else {}  # otherwise the base idles
 
     def remarks(self, batch: int, groups: int, terms: Collection[str]) -> list[str]:
-        return super().remarks(batch, groups, terms) if "di" in terms else []
+        return super().remarks(batch, groups, terms) if self._of_base(terms) else []
 
-    @property
-    def _discriminates(self) -> bool:
-        return "di" in self.active
+    def _of_base(self, terms: Collection[str]) -> list[str]:
+        return [term for term in terms if term in self.base.weights]
 
     @property
     def _restores(self) -> bool:
         return "re" in self.active or "ad" in self.active
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        if self._discriminates:
+        if self._of_base(self.active):
             self.base.progress = self.progress
             terms = self.base(clean, distorted, batch)
         else:
-            terms = Terms({}, pyramids=tuple(self.encoder(view) for view in distorted[: self.restored_views]))
+            terms = Terms({}, pyramids=self.base.pyramids(distorted[: self.restored_views], batch))
         if self._restores:
             self._restore(terms, clean, distorted, batch)
         return terms
@@ -128,11 +134,12 @@ class DiRA(Method):
         restored = torch.sigmoid(torch.cat(logits).to(target.dtype))
         if loss is None:  # a mask
             hidden = torch.cat([hidden_voxels(batch, view, target.shape[2:]) for view in views])
-            restored = torch.where(hidden, restored, torch.cat(distorted[: self.restored_views]))
+            seen = torch.cat(distorted[: self.restored_views])
+            restored, target = (torch.where(hidden, image, seen) for image in (restored, target))
         terms.restored, terms.target = restored, target
         if "re" in self.active:
             terms.losses["re"] = loss(restored, target) if loss else hidden_mean((restored - target).square(), hidden)
 
     def after_step(self) -> None:
-        if self._discriminates:
+        if self._of_base(self.active):
             self.base.after_step()

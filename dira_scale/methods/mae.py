@@ -14,7 +14,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import block_moments, hidden_mean
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import blocks_hidden, check_single, mask_blocks, patch_grid
-from dira_scale.models.network import Network
+from dira_scale.models.network import Encoder, Network
 from dira_scale.models.sparse import sparsify
 
 MASKINGS = ("dense", "sparse", "drop", "token")
@@ -59,6 +59,7 @@ class MAE(Method):
     or blocks that cannot be masked so.
     """
 
+    encoder: Encoder
     decoder: nn.Module
     bounded = False
     remark = (
@@ -129,10 +130,10 @@ class MAE(Method):
         if self.masking == "sparse":
             self.hidden.blocks = blocks
             return (pyramid := self.encoder(view)), self.with_tokens(pyramid)
-        order = spread(blocks, self.grid).flatten(1).byte().argsort(stable=True)
-        visible = order[:, : self.visible]
+        hidden = spread(blocks, self.grid).flatten(1)
         if self.masking == "token":
-            return (pyramid := self.encoder(view, visible, self.token)), pyramid
+            return (pyramid := self.encoder.tokens(view, hidden, self.token).maps), pyramid
+        visible = hidden.byte().argsort(stable=True)[:, : self.visible]
         *finer, last = pyramid = self.encoder(view, visible)
         return pyramid, [*finer, self.filler(last, visible)]
 

@@ -63,6 +63,7 @@ class Method(nn.Module):
     exported: ClassVar[str] = "encoder"  # attribute of the encoder that is kept of a run without a decoder
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
+    hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
     key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec
@@ -114,6 +115,10 @@ class Method(nn.Module):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         """``clean`` and ``distorted``: each view of ``batch``, [b, 1, *size] in [0, 1]."""
         raise NotImplementedError
+
+    def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
+        """The pyramids of these first views as ``forward`` makes them, while this method idles."""
+        return tuple(self.encoder(view) for view in distorted)
 
     def after_step(self) -> None:
         """Once per optimizer step, in training only: momentum model, queue."""

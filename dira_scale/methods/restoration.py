@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort.corruptions.mask import spread
+from dira_scale.data.distort.corruptions.patches import PatchMask
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.models.network import Encoder
@@ -29,10 +30,11 @@ def check_any_size(method: str, encoder: Encoder) -> None:
         )
 
 
-def mask_blocks(views: ViewSpec, key: str) -> np.ndarray:
+def mask_blocks(views: ViewSpec, key: str, hides: bool = False) -> np.ndarray:
     """One mask that ``views.corruptions.mask`` may draw: bool [*blocks], true where hidden.
 
-    Raises ``UserError``, for what ``key`` names, if there is no such mask, or it is not where the target has it.
+    Raises ``UserError``, for what ``key`` names, if there is no such mask, or it is not where the target has it, or it
+    leaves pixels as they are and no method ``hides`` these patches.
     """
     names = [*views.corruptions]
     if MASK not in names:
@@ -45,6 +47,9 @@ def mask_blocks(views: ViewSpec, key: str) -> np.ndarray:
         raise UserError(f"views.target_flip={views.target_flip}: {key} needs targets where the view has its mask; "
                         "use views.target_flip=with_input")  # fmt: skip
     mask, size = views.corruptions[MASK], views.sides
+    if isinstance(mask, PatchMask) and not hides:
+        raise UserError(f"{key}: {type(mask).__name__} hides nothing but tokens of DINOv2's student; use BlockMask, as "
+                        f"views={'mae' if views.dimensions == 2 else 'mae3d'} has")  # fmt: skip
     drawn: np.ndarray = mask.draw(np.zeros((1, mask.numbers(size)), np.float32), size)[MASK][0]
     return drawn
 

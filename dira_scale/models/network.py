@@ -100,9 +100,10 @@ class Encoder(nn.Module):
         layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
             of decoder and head, become those of ours (``models.translations``).
         published_xyz: those of ``layouts`` whose authors train on volumes [x, y, z]; ours are [z, y, x].
+        patch: side of a patch, of a transformer whose ``tokens`` take ``hidden`` patches bool [b, n], in whose place
+            ``fill`` [dim] stands before positions are added; of others None.
         visible_patch: side of a patch, of a transformer whose ``forward`` takes some patches alone: ``visible`` int64
-            [b, v] are their numbers, row by row; the last map is then of these, [b, C, v, 1, …]. With a ``token`` [C],
-            which stands in the places of the others, it is of all.
+            [b, v] are their numbers, row by row; the last map is then of these, [b, C, v, 1, …].
     """
 
     name: str
@@ -111,6 +112,7 @@ class Encoder(nn.Module):
     published_xyz: ClassVar[Collection[str]] = ()
     has_class_token = False
     channels_last = False
+    patch: int | None = None
     visible_patch: ClassVar[int | None] = None
     _in_channels: int
 
@@ -122,9 +124,14 @@ class Encoder(nn.Module):
     def fixed_size(self) -> bool:
         return False
 
-    def tokens(self, x: Tensor) -> Tokens:
-        """The pyramid of images, and beside it the tokens of a transformer."""
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
+        """The pyramid of images, and beside it the tokens of a transformer; ``hidden`` and ``fill``: see ``patch``."""
+        assert hidden is None and fill is None, "an encoder without patches hides none"
         return Tokens(self(x))
+
+    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
+        """The last map of a view of ``size`` by its patch tokens [b, n, dim]; of encoders with tokens."""
+        raise NotImplementedError
 
     def filler(self, depth: int, size: Sequence[int]) -> nn.Module:
         """A module (last map of ``visible`` patches, ``visible``) -> map of all patches of views of ``size``, with

@@ -1,7 +1,7 @@
 """A light feature pyramid over plain vision transformers, which have a single resolution."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ class PlainEncoder(TimmEncoder):
         if isinstance(patches := getattr(self.model, "patch_embed", None), PatchEmbed):
             patches.strict_img_size = False
         self.has_class_token = getattr(self.model, "cls_token", None) is not None
+        self.patch: int
         self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
         self.block_indices = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
         doublings = [max(0, math.ceil(math.log2(self.patch / stride))) for stride in STRIDES]
@@ -53,8 +54,6 @@ class PlainEncoder(TimmEncoder):
         return list(self._channels)
 
     def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
-        """See ``Encoder``. ``hidden`` bool [b, n]: patches in whose place ``fill`` [dim] stands, before positions are
-        added."""
         # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
         return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
 
@@ -71,17 +70,19 @@ class PlainEncoder(TimmEncoder):
             tokens = self.model.fc_norm(tokens)
         prefix = getattr(self.model, "num_prefix_tokens", 0)
         patches = tokens[:, prefix:]
-        last = patches.transpose(1, 2).reshape(maps[-1].shape)
-        levels = [level(features) for level, features in zip(self.pyramid, maps[:-1], strict=True)]
-        pyramid = [
-            _averaged(features, (height // stride, width // stride))
-            for features, stride in zip([*levels, last], STRIDES, strict=True)
-        ]
-        pyramid = [x, x.new_empty(x.shape[0], 0, height // 2, width // 2), *pyramid]
+        pyramid = [x, x.new_empty(x.shape[0], 0, height // 2, width // 2)]
+        for level, features, stride in zip(self.pyramid, maps[:-1], STRIDES[:-1], strict=True):
+            pyramid.append(_averaged(level(features), (height // stride, width // stride)))
+        pyramid.append(self.coarsest(patches, (height, width)))
         if not with_tokens:
             return pyramid
         first = int(self.has_class_token)
         return pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches
+
+    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
+        grid = [side // self.patch for side in size]
+        height, width = (side // STRIDES[-1] for side in size)
+        return _averaged(patches.transpose(1, 2).unflatten(2, grid), (height, width))
 
     @contextmanager
     def _filled(self, hidden: Tensor | None, fill: Tensor | None) -> Iterator[None]:

@@ -16,6 +16,7 @@ from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
+from dira_scale.methods.restoration import hidden_voxels
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.pretrain.objective import Objective
 from dira_scale.storage.atomic import write_atomic, write_json
@@ -87,6 +88,10 @@ def _restorations(
         assert outputs.target is not None and outputs.restored is not None
         # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
         holes = _holes(objective, batch, terms, distorted)
+        if getattr(method, "hides", False):  # tokens of patches whose pixels are there
+            hidden = hidden_voxels(batch, 0, distorted[0].shape[2:])
+            distorted = distorted[0].masked_fill(hidden, 0.0), *distorted[1:]
+            holes = holes[0] | hidden, *holes[1:]
         shown, hole = (objective.upright(views, batch)[0] for views in (distorted, holes))
         if outputs.orientation is not None:
             shown, hole = (reorient(view, outputs.orientation) for view in (shown, hole))

@@ -82,10 +82,11 @@ class Monitors:
             return {}
         restored, target = terms.restored.float(), terms.target.float()
         errors = (restored - target).square().flatten(1).mean(1)
-        measured = {"psnr": -10 * errors.clamp(min=1e-10).log10().mean()}
+        some = errors > 0  # of views from which a mask hides nothing there is nothing to say
+        measured = {"psnr": -10 * errors.clamp(min=1e-10).log10()}
         if min(target.shape[2:]) >= WINDOW:
-            measured["ssim"] = ssim(restored, target).mean()
-        return measured
+            measured["ssim"] = ssim(restored, target)
+        return {name: values.where(some, 0.0).sum() / some.sum().clamp(min=1) for name, values in measured.items()}
 
 
 def std_ratio(x: Tensor) -> Tensor:

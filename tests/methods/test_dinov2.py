@@ -8,7 +8,7 @@ import torch
 from losses.test_distillation import balanced
 from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
 
-from dira_scale.data.distort.corruptions import BlockwiseMask
+from dira_scale.data.distort.corruptions import BlockwiseMask, PatchMask
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
@@ -107,7 +107,10 @@ def test_the_terms_and_their_gradients_are_the_formulas(separate):
         )
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
     model.enter_stage(["di", "koleo"])
-    assert model(images, images, batch).losses.keys() == {"di", "koleo"} and not model.mask_token.requires_grad
+    others = model(images, images, batch).losses  # the student sees as little without the patches' term
+    torch.testing.assert_close(others, {name: expected[name] for name in others}, rtol=1e-9, atol=0)
+    assert others.keys() == {"di", "koleo"}
+    assert not separate or not any(parameter.requires_grad for parameter in model.patch_head.parameters())
 
 
 def test_teachers_heads_follow_and_the_mask_token_has_none():
@@ -143,6 +146,7 @@ def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():
     assert factors["encoder.model.pos_embed"] == pytest.approx(0.9**7)
     assert all(name.startswith("encoder.model.") for name in factors)
     alone = Optim(patch_factor=0.2).factors(names)
+    assert Optim(patch_factor=0.2).factors(["encoder.embed.bias"]) == {"encoder.embed.bias": 0.2}
     assert {name for name, factor in alone.items() if factor != 1} == {
         f"encoder.model.patch_embed.proj.{kind}" for kind in ("weight", "bias")
     }
@@ -163,12 +167,26 @@ def test_masks_hide_the_share_in_rectangles():
     assert beside > 0.75  # of patches drawn one by one 0.3
 
 
+def test_masks_of_any_patches_hide_the_share_evenly():
+    """Of volumes: from 20 to 75 % in about half of the views, neighbours no more often than others."""
+    mask, size = PatchMask(8, (0.2, 0.75), p=0.5), (32, 32, 32)
+    hidden = mask.draw(np.random.default_rng(0).random((4000, mask.numbers(size))), size)["mask"]
+    counts = hidden.sum((1, 2, 3))
+    some = hidden[counts > 0]
+    assert hidden.shape == (4000, 4, 4, 4) and abs((counts > 0).mean() - 0.5) < 0.05
+    assert counts[counts > 0].min() >= 12 and counts.max() <= mask.most(size) == 48
+    assert abs(some.mean() - 0.475) < 0.02 and np.abs(some.mean(0) - some.mean()).max() < 0.05
+    beside, apart = (some[:, 1:] & some[:, :-1]).mean(), (some[:, :1] & some[:, 3:]).mean()
+    assert abs(beside - apart) < 0.02
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
         (BlockwiseMask(12), "corruptions.mask: patch=12: a view of 64 x 64 has no whole patches of that"),
         (BlockwiseMask(16, (0.5, 0.1)), r"share=\[0.5, 0.1\]: need 0 < share"),
         (BlockwiseMask(16, p=2), "p=2: expected a number from 0 to 1"),
+        (PatchMask(12), "patch=12: a view of 64 x 64 has no whole patches of that"),
     ],
 )
 def test_masks_that_are_refused(mask, message):
@@ -179,8 +197,8 @@ def test_masks_that_are_refused(mask, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"encoder": "test_resnet"}, "DINOv2: test_resnet has no class token and patches to hide; use a vision transf"),
-        ({"views": spec({})}, "need a BlockwiseMask of patches of 16 pixels, those of test_vit; use views=dinov2"),
+        ({"encoder": "test_resnet"}, "DINOv2: test_resnet has no patches to hide; use a vision transformer"),
+        ({"views": spec({})}, "need a mask of patches of 16 pixels, those of test_vit; use views=dinov2"),
         ({"views": spec({"mask": BlockwiseMask(8)})}, "views=dinov2 views.corruptions.mask.patch=16"),
         ({"weights": {"di": 1.0}}, "method.weights: needs di, ibot and koleo, got di"),
         ({"momentum": 2.0}, "DINOv2's momentum: 2.0 is out of range"),

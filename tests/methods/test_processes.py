@@ -236,6 +236,11 @@ DISTILLED = {
     "dino, 4 groups": ("test_resnet", {"_target_": "DINO"}, 4),
     "dino, sinkhorn": ("test_vit", {"_target_": "DINO", "centring": "sinkhorn", "frozen": 0}, 1),
     "dinov2": ("test_vit", {"_target_": "DINOv2", "frozen": 0}, 1),
+    "dira on dinov2": (
+        "test_vit",
+        {"_target_": "DiRA", "base": {"_target_": "DINOv2", "frozen": 0}, "restoration": "mask", "restore": "both"},
+        1,
+    ),
     "dinov2, one head": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0}, 1),
 }
 
@@ -258,7 +263,7 @@ def distillation():
 
     results = {}
     for name, (encoder, node, groups) in DISTILLED.items():
-        node |= {"prototypes": 24, "hidden": 8, "bottleneck": 6, "momentum": 0.9}
+        node.get("base", node).update(prototypes=24, hidden=8, bottleneck=6, momentum=0.9)
         exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
         method = built(node, groups, views, encoder, arguments=exact)
         with torch.no_grad():  # a ViT's initial weights see no difference between images: any would be nearest
@@ -423,7 +428,7 @@ def check_methods(single, parts, term="re", weight="head.weight"):
     """Losses, monitors, gradients, momentum networks, queues and running statistics, of every method."""
     for method, expected in single.items():
         assert {f"1/{term}", f"eval/1/{term}"} <= set(expected)
-        assert any(name.startswith(f"1/gradient/{weight}") for name in expected)
+        assert any(name.removeprefix("1/gradient/").removeprefix("base.").startswith(weight) for name in expected)
         for part in parts:
             assert {name for name in expected if not name.startswith("eval")} <= set(part[method]) < set(expected)
             for name, value in part[method].items():

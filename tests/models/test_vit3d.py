@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.errors import UserError
 from dira_scale.models.layouts import StartWeights
-from dira_scale.models.network import Network
+from dira_scale.models.network import Network, Tokens
 from dira_scale.models.volume.vit3d import Transformer, ViT3DEncoder
 
 HEADS, REGISTERS = 2, 3
@@ -110,7 +110,7 @@ def test_patches_that_are_left_out_are_as_masked_ones() -> None:
     ours = drawn()
     seen = torch.zeros(2, 24, dtype=torch.bool).scatter(1, VISIBLE, True)
     every = Plain(ours.state_dict()).tokens(volumes(), seen)
-    tokens = ours.encoder(volumes(), VISIBLE, with_tokens=True)
+    tokens = Tokens(*ours.encoder(volumes(), VISIBLE, with_tokens=True))
     expected = torch.stack([tokens[:REGISTERS] for tokens in every])
     torch.testing.assert_close(tokens.registers, expected)
     expected = torch.stack([sample[REGISTERS + at] for sample, at in zip(every, VISIBLE, strict=True)])
@@ -121,10 +121,12 @@ def test_patches_that_are_left_out_are_as_masked_ones() -> None:
 def test_with_a_token_in_their_places_all_patches_are_there() -> None:
     ours, token = drawn(), torch.rand(24, dtype=torch.float64)
     embedded = ours.encoder.embed(volumes())
-    hidden = torch.ones(2, 24, dtype=torch.bool).scatter(1, VISIBLE, False).unflatten(1, GRID)[:, None]
-    embedded = torch.where(hidden, token.view(1, -1, 1, 1, 1), embedded)
+    hidden = torch.ones(2, 24, dtype=torch.bool).scatter(1, VISIBLE, False)
+    embedded = torch.where(hidden.unflatten(1, GRID)[:, None], token.view(1, -1, 1, 1, 1), embedded)
     tokens = ours.encoder.transformer(embedded.flatten(2).transpose(1, 2), GRID)[:, REGISTERS:]
-    torch.testing.assert_close(ours.encoder(volumes(), VISIBLE, token)[-1].flatten(2).transpose(1, 2), tokens)
+    found = ours.encoder.tokens(volumes(), hidden, token)
+    torch.testing.assert_close(found.patches, tokens)
+    torch.testing.assert_close(found.maps[-1].flatten(2).transpose(1, 2), tokens)
 
 
 def test_attention_knows_differences_of_positions_only() -> None:

@@ -177,6 +177,20 @@ def test_of_a_single_image_there_is_no_spread_and_every_figure_is_a_number() -> 
     assert all(math.isfinite(value) for value in actual.values())
 
 
+def test_views_from_which_a_mask_hides_nothing_say_nothing_of_restoration() -> None:
+    target = torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    restored = target + torch.tensor([0.1, 0.0, 0.01, 0.0, 0.0, 0.1])[:, None, None, None]
+    some = torch.tensor([0, 2, 5])
+    found, wanted = (
+        Monitors({}, Adversary()).measure(losses_of(Terms({"re": torch.zeros(())}, restored[rows], target[rows])))
+        for rows in (torch.arange(6), some)
+    )
+    assert found["health/psnr"] == pytest.approx((20 + 40 + 20) / 3, rel=1e-4)
+    assert {name: value.item() for name, value in found.items()} == pytest.approx(
+        {name: value.item() for name, value in wanted.items()}, rel=1e-5
+    )
+
+
 if __name__ == "__main__":
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     limit = timedelta(seconds=WAIT)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort.corruptions import BlockMask, Inpaint, Outpaint
+from dira_scale.data.distort.corruptions import BlockMask, BlockwiseMask, Inpaint, Outpaint
 from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.distributed.world import World
@@ -125,6 +125,19 @@ def test_the_hole_of_a_masked_view_is_its_mask(target_flip: str) -> None:
     [actual] = _restorations(objective_of(views), Leaves(), held_out, ["re"], of_volumes)
     assert (actual.hole.flatten(1).float().mean(1) == 0.5).all()
     assert torch.equal(actual.hole, (actual.distorted == torch.tensor(0.3)))
+
+
+def test_the_hole_of_a_view_whose_tokens_are_hidden_is_their_patches() -> None:
+    """Black, although the loader and the loop leave their pixels: what no trivial restorer may see."""
+    mask = BlockwiseMask(16, (0.2, 0.6), p=0.8)
+    views = ViewSpec(size=SIZE, orientations=1, **CUT | {"cutout": Cutout(p=0)}, corruptions={"mask": mask})
+    held_out, restorer = HeldOut(views), Leaves()
+    restorer.hides = True  # type: ignore[assignment]
+    [actual] = _restorations(objective_of(views), restorer, held_out, ["re"], of_volumes)  # type: ignore[arg-type]
+    drawn = held_out.batch.distortions[0].corruptions["mask"]["mask"]
+    hidden = drawn.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
+    turned = reorient(hidden, held_out.batch.distortions[0].orientations[:, 0])
+    assert hidden.any() and torch.equal(actual.hole, turned) and torch.equal(actual.distorted == 0, turned)
 
 
 def test_the_hole_of_a_painted_view_is_where_it_differs() -> None:

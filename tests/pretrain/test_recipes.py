@@ -151,6 +151,34 @@ def test_lejepa_has_its_codes_figures() -> None:
     assert (config.stages["di"].epochs, config.data.batch) == (100, 512)
 
 
+def test_dira_on_dinov2_has_the_figures_of_both() -> None:
+    both, large = composed("experiment=dira_dinov2"), composed("experiment=dinov2_vitb14")
+    assert both.method["weights"] == {"di": 1.0, "re": 10.0, "ad": 0.001} and both.method["base"] == large.method
+    for part in ("data", "model", "views", "optim", "adversary"):
+        assert getattr(both, part) == getattr(large, part)
+    base, half = large.stages["dinov2"], large.stages["dinov2"].epochs / 2
+    assert {name: (stage.terms, stage.epochs) for name, stage in both.stages.items() if stage.epochs} == {
+        "di": (base.terms, base.epochs), "dir": ([*base.terms, "re"], half), "dira": ([*base.terms, "re", "ad"], half),
+    }  # fmt: skip
+
+
+def test_dinov2_of_volumes_has_3dinos_figures() -> None:
+    """Their default configuration: 125,000 steps of 4 · 128; a rate of 2e-3 at 1,024, by the root of the batch."""
+    config, plain = composed("experiment=dino_vit3d"), composed("experiment=dinov2_vits14")
+    assert config.method == plain.method and config.data.batch == 4 * 128
+    optim, (globals_, locals_) = config.optim, config.views["crops"]
+    rate = optim.optimizer["lr"]
+    assert (rate, rate * optim.end) == pytest.approx((2e-3 * (512 / 1024) ** 0.5, 1e-6), rel=0.03)
+    assert (optim.weight_decay_end, optim.layer_decay, optim.clip) == (0.4, 0.9, 3.0)
+    stage = config.stages["dinov2"]
+    assert stage.epochs * (70434 + 27815 + 566) == pytest.approx(125000 * 512, rel=1e-3)
+    assert optim.warmup_epochs / stage.epochs == pytest.approx(10 / 100)
+    assert (config.data.size, globals_["count"], locals_["count"], locals_["size"]) == ([96] * 3, 2, 8, [48] * 3)
+    assert config.views["corruptions"]["mask"] == {
+        "_target_": "PatchMask", "patch": 8, "share": [0.2, 0.75], "p": 0.5,
+    }  # fmt: skip
+
+
 def test_runs_of_before_dinos_keys_have_the_same_identity() -> None:
     """Keys that are null say nothing, to a run that is resumed and to those that are compared."""
     now = OmegaConf.to_container(compose("pretrain", ["data.shards=none", "experiment=dira_moco"]))
@@ -472,7 +500,7 @@ RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
 # Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
 SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
 SHOWN += [("dira_transvw", "released")]
-WITH_PRESETS = [name for name in EXPERIMENTS if name.startswith("dira_") and name not in PRETEXTS_3D]
+WITH_PRESETS = [name for name in EXPERIMENTS if name.startswith("dira_") and name not in (*PRETEXTS_3D, "dira_dinov2")]
 PAIRS = [(name, preset) for name in WITH_PRESETS for preset in PRESETS]
 RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
 RUNS += [("c2l", "released")]

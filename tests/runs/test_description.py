@@ -96,6 +96,7 @@ def test_pretraining_says_what_its_readers_ask() -> None:
         (["method=dira_moco"], ["method.base.encoder", "method.decoder", "method.head", "method.base.key_encoder"]),
         (["method=byol", "stages.dir.epochs=0", "stages.dira.epochs=0"], ["method.encoder", "method.target_encoder"]),
         (["experiment=pcrl"], ["method.encoder", "method.decoder", "method.head", "method.key_encoder"]),
+        (["method=dira_dino"], ["method.base.encoder", "method.decoder", "method.head", "method.base.teacher"]),
         (["method=dino", "stages.dir.epochs=0", "stages.dira.epochs=0"], ["method.teacher"]),
         (["method=simsiam", "stages.dir.epochs=0", "stages.dira.epochs=0"], ["method.encoder"]),
     ],

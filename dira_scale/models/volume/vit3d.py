@@ -84,7 +84,7 @@ class ViT3DEncoder(Encoder):
     dimensions = 3
     name = "vit3d"
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or Primus'": VIT3D}
-    visible_patch = PATCH
+    patch = visible_patch = PATCH
 
     def __init__(
         self, dim: int, depth: int, heads: int, size: Sequence[int], registers: int = 0, in_channels: int = 1
@@ -99,23 +99,31 @@ class ViT3DEncoder(Encoder):
     def channels(self) -> list[int]:
         return [self._in_channels, self.dim]
 
-    def tokens(self, x: Tensor) -> Tokens:
-        tokens: Tokens = self(x, with_tokens=True)  # by a call, so that hooks see the image
-        return tokens
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
+        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
+        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
 
     def forward(
-        self, x: Tensor, visible: Tensor | None = None, token: Tensor | None = None, with_tokens: bool = False
-    ) -> list[Tensor] | Tokens:
+        self,
+        x: Tensor,
+        visible: Tensor | None = None,
+        with_tokens: bool = False,
+        hidden: Tensor | None = None,
+        fill: Tensor | None = None,
+    ) -> list[Tensor] | tuple[list[Tensor], None, Tensor, Tensor]:
         x = self._expanded(x)
         features = self.embed(x)
         grid, patches = features.shape[2:], features.flatten(2).transpose(1, 2)
-        if token is not None:
-            assert visible is not None, "a token stands in the places of the others"
-            patches, visible = filled(taken(patches, visible), visible, token, math.prod(grid)), None
+        if hidden is not None and fill is not None:
+            patches = torch.where(hidden[:, :, None], fill.to(patches.dtype), patches)
         tokens = self.transformer(patches, grid, visible)
         registers, patches = tokens.tensor_split([self.registers], 1)
-        maps = [x, patches.transpose(1, 2).unflatten(2, grid if visible is None else (-1, 1, 1))]
-        return Tokens(maps, None, registers, patches) if with_tokens else maps
+        size = x.shape[2:] if visible is None else (PATCH * patches.shape[1], PATCH, PATCH)
+        maps = [x, self.coarsest(patches, size)]
+        return (maps, None, registers, patches) if with_tokens else maps
+
+    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
+        return patches.transpose(1, 2).unflatten(2, [side // PATCH for side in size])
 
     def filler(self, depth: int, size: Sequence[int]) -> "Filler":
         return Filler(self.dim, depth, self.heads, [side // PATCH for side in size])

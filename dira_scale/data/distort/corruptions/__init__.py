@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from dira_scale.data.distort.corruptions.blocks import CropBlocks, ShuffleBlocks, TurnBlocks
-from dira_scale.data.distort.corruptions.blockwise import BlockwiseMask
 from dira_scale.data.distort.corruptions.choices import PatchPair, Turn
 from dira_scale.data.distort.corruptions.deformation import Affine, Elastic
 from dira_scale.data.distort.corruptions.intensity import Bezier, GaussianBlur, GaussianNoise
@@ -13,6 +12,7 @@ from dira_scale.data.distort.corruptions.local_shuffle import LocalShuffle
 from dira_scale.data.distort.corruptions.mask import BlockMask
 from dira_scale.data.distort.corruptions.one_of import OneOf
 from dira_scale.data.distort.corruptions.painting import Inpaint, Outpaint, SwapPatches
+from dira_scale.data.distort.corruptions.patches import BlockwiseMask, PatchMask
 from dira_scale.data.views import Distortion
 from dira_scale.data.views.corruption import Corruption
 
@@ -29,6 +29,7 @@ __all__ = [
     "LocalShuffle",
     "OneOf",
     "Outpaint",
+    "PatchMask",
     "PatchPair",
     "ShuffleBlocks",
     "SwapPatches",
