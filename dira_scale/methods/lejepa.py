@@ -1,7 +1,6 @@
 """LeJEPA (Balestriero and LeCun 2025): prediction among views, and SIGReg. A base that is not in DiRA's paper."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,10 +11,10 @@ from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.losses.distillation import one_process
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.losses.sigreg import directions, epps_pulley
-from dira_scale.methods.dino import GLOBAL, check_global, encoded, pyramid
+from dira_scale.methods.dino import GLOBAL, as_one, check_global, encoded, whole
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
-from dira_scale.models.heads import MLP, global_average
+from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
 
 
@@ -78,10 +77,9 @@ class LeJEPA(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         seen = encoded(self.encoder, distorted)
-        seen[:GLOBAL] = [replace(tokens, maps=pyramid(tokens)) for tokens in seen[:GLOBAL]]
-        features = [tokens.maps[-1] if (x := tokens.class_token) is None else x[:, :, None].clone() for tokens in seen]
+        features, seen[:GLOBAL] = zip(*(as_one(self.encoder, each) for each in seen[:GLOBAL]), strict=True)
         # Sample by sample, as the encoder's: a BatchNorm group has all views of its samples.
-        pooled = torch.stack([global_average(x) for x in features], 1)
+        pooled = torch.stack([whole(tokens) for tokens in seen], 1)
         z = at_least_float32(self.projector(pooled.flatten(0, 1))).unflatten(0, (-1, len(seen))).transpose(0, 1)
         with torch.autocast(z.device.type, enabled=False):
             prediction = (z - z[:GLOBAL].mean(0)).square().mean()
@@ -90,6 +88,6 @@ class LeJEPA(Method):
             loss = (1 - self.sigreg) * prediction + self.sigreg * statistic
         first, second = z[:GLOBAL].detach()
         terms = Terms({"di": loss}, embeddings=(first, second))
-        terms.pyramids, terms.features = tuple(tokens.maps for tokens in seen[:GLOBAL]), tuple(features[:GLOBAL])
+        terms.pyramids, terms.features = tuple(tokens.maps for tokens in seen[:GLOBAL]), features
         note_matches(terms, first, second, self.training)
         return terms
