@@ -82,11 +82,13 @@ class Monitors:
             return {}
         restored, target = terms.restored.float(), terms.target.float()
         errors = (restored - target).square().flatten(1).mean(1)
-        some = errors > 0  # of views from which a mask hides nothing there is nothing to say
         measured = {"psnr": -10 * errors.clamp(min=1e-10).log10()}
         if min(target.shape[2:]) >= WINDOW:
             measured["ssim"] = ssim(restored, target)
-        return {name: values.where(some, 0.0).sum() / some.sum().clamp(min=1) for name, values in measured.items()}
+        some = errors > 0  # of views from which a mask hides nothing there is nothing to say
+        sums = [values.where(some, 0.0).sum() for values in measured.values()]
+        *sums, count = reduce_sum(torch.stack([*sums, some.sum().to(errors)]))  # processes have as many as were drawn
+        return {name: value / count.clamp(min=1) for name, value in zip(measured, sums, strict=True)}
 
 
 def std_ratio(x: Tensor) -> Tensor:
@@ -177,7 +179,9 @@ class Pretraining:
         self.config, self.module, self.optim = config, method, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
         self.side_modules = [DiscriminatorTraining(adversary, judge)]
-        self.objective = Objective(method.weights, adversary, method.views, world, distort, method.corrupted)
+        self.objective = Objective(
+            method.weights, adversary, method.views, world, distort, method.corrupted, method.hides
+        )
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
         self.monitor_every = config.health.every
 
