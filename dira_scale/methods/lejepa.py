@@ -11,7 +11,7 @@ from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.losses.distillation import one_process
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.losses.sigreg import directions, epps_pulley
-from dira_scale.methods.dino import GLOBAL, as_one, check_global, encoded, whole
+from dira_scale.methods.dino import GLOBAL, as_one, check_global, encoded, pyramid, whole
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
 from dira_scale.models.heads import MLP
@@ -87,7 +87,10 @@ class LeJEPA(Method):
             statistic = epps_pulley(along, reduce_sum if self.training else one_process).mean()
             loss = (1 - self.sigreg) * prediction + self.sigreg * statistic
         first, second = z[:GLOBAL].detach()
-        terms = Terms({"di": loss}, embeddings=(first, second))
-        terms.pyramids, terms.features = tuple(tokens.maps for tokens in seen[:GLOBAL]), features
+        pyramids = tuple(tokens.maps for tokens in seen[:GLOBAL])
+        terms = Terms({"di": loss}, pyramids=pyramids, features=features, embeddings=(first, second))
         note_matches(terms, first, second, self.training)
         return terms
+
+    def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
+        return tuple(map(pyramid, encoded(self.encoder, distorted)))

@@ -64,11 +64,19 @@ def test_the_loss_and_its_gradient_are_the_formula(encoder, views):
         for loss in (terms.losses["di"], expected)
     )
     torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
-    # What health monitors do.
-    assert all(slope.any() for slope in torch.autograd.grad(terms.losses["di"], terms.features))
+    # What health monitors do, also of what a decoder makes of the maps.
+    for loss in (terms.losses["di"], sum(maps[-1].sum() for maps in terms.pyramids)):
+        assert all(slope.any() for slope in torch.autograd.grad(loss, terms.features, retain_graph=True))
     assert [global_average(x).shape for x in terms.features] == 2 * [(4, model.encoder.channels[-1])]
     assert len(terms.pyramids) == len(terms.embeddings) == 2
     torch.testing.assert_close(terms.embeddings, (z[0].detach(), z[1].detach()))
+
+
+def test_a_stage_of_restoration_alone_has_the_same_maps():
+    """BatchNorm's statistics are of both global views."""
+    model, crops = method("test_resnet"), images()
+    together, alone = forward(model, crops).pyramids, model.pyramids(crops[:2], None)
+    torch.testing.assert_close([maps[-1] for maps in alone], [maps[-1] for maps in together])
 
 
 def test_directions_are_the_steps():
