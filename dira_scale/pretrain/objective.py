@@ -14,6 +14,7 @@ from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.restoration import MASK, hidden_voxels
 
 
 def restores(terms: Sequence[str]) -> bool:
@@ -53,6 +54,7 @@ class Objective:
         weights: of the terms in the total loss.
         distort: makes the module that distorts the views of one size.
         corrupted: whether views are corrupted in stages that restore nothing, too.
+        hides: whether the method's encoder does not see the patches that a ``PatchMask`` draws.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Objective:
         world: World,
         distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
         corrupted: bool = False,
+        hides: bool = False,
     ) -> None:
-        self.weights, self.adversary, self.world, self.corrupted = weights, adversary, world, corrupted
+        self.weights, self.adversary, self.world = weights, adversary, world
+        self.corrupted, self.hides = corrupted, hides
         made = [distort(entry).to(world.device) for entry in views.entries]
         of_each = (module for module, entry in zip(made, views.entries, strict=True) for _ in range(entry.count))
         self.distorts = tuple(of_each)
@@ -78,7 +82,7 @@ class Objective:
         losses, carried = dict(outputs.losses), None
         if "ad" in terms and (self.adversary.validated or model.training):
             assert outputs.restored is not None and outputs.target is not None
-            beside = self.adversary.beside(outputs.restored, distorted, batch)
+            beside = self.adversary.beside(outputs.restored, self.seen(distorted, batch), batch)
             losses["ad"] = self.adversary.generator_loss(outputs.restored, *beside)
             carried = outputs.target, outputs.restored.detach(), *beside
         weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
@@ -118,3 +122,13 @@ class Objective:
         corrupt = corrupt and self.corrupts(terms)
         of_views = zip(self.distorts, batch.views, batch.distortions, strict=True)
         return tuple(distort(view, parameters, corrupt) for distort, view, parameters in of_views)
+
+    def seen(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
+        """``distorted`` views as the encoder sees them: black where a token hides patches whose pixels are there."""
+        if not self.hides:
+            return distorted
+        masked = (MASK in each.corruptions for each in batch.distortions)
+        return tuple(
+            view.masked_fill(hidden_voxels(batch, number, view.shape[2:]), 0.0) if has_mask else view
+            for number, (view, has_mask) in enumerate(zip(distorted, masked, strict=True))
+        )

@@ -16,7 +16,6 @@ from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
-from dira_scale.methods.restoration import hidden_voxels
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.pretrain.objective import Objective
 from dira_scale.storage.atomic import write_atomic, write_json
@@ -88,11 +87,7 @@ def _restorations(
         assert outputs.target is not None and outputs.restored is not None
         # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
         holes = _holes(objective, batch, terms, distorted)
-        if getattr(method, "hides", False):  # tokens of patches whose pixels are there
-            hidden = hidden_voxels(batch, 0, distorted[0].shape[2:])
-            distorted = distorted[0].masked_fill(hidden, 0.0), *distorted[1:]
-            holes = holes[0] | hidden, *holes[1:]
-        shown, hole = (objective.upright(views, batch)[0] for views in (distorted, holes))
+        shown, hole = (objective.upright(views, batch)[0] for views in (objective.seen(distorted, batch), holes))
         if outputs.orientation is not None:
             shown, hole = (reorient(view, outputs.orientation) for view in (shown, hole))
         count = len(hole)  # of the first view: a method may restore several
@@ -104,12 +99,8 @@ def _restorations(
 def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Per view bool [b, C, *size]: where the ``distorted`` one says nothing of the image."""
     if batch.distortions[0].corruptions:  # with whatever they fill, it is the same in a black image and in a white one
-        black, white = (
-            objective.distorted(
-                replace(batch, views=tuple(torch.full_like(view, value) for view in batch.views)), terms
-            )
-            for value in (0.0, 1.0)
-        )
+        plain = (replace(batch, views=tuple(torch.full_like(view, value) for view in batch.views)) for value in (0, 1))
+        black, white = (objective.seen(objective.distorted(each, terms), batch) for each in plain)
         return tuple(of_black == of_white for of_black, of_white in zip(black, white, strict=True))
     undisturbed = objective.distorted(batch, terms, corrupt=False)
     return tuple((after == 0) & (before != 0) for after, before in zip(distorted, undisturbed, strict=True))
@@ -124,6 +115,8 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
         arrays = (part[:, 0].float().cpu().numpy() for part in parts)
         geometry = batch.mirrored.cpu().numpy(), batch.spacing
         for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
+            if np.array_equal(restored, clean):
+                continue  # a mask hides nothing of it
             table.add(clean, distorted, hole > 0, restored)
             if drawn < rows:
                 drawn += 1
@@ -139,6 +132,8 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
     path = folder / "restoration.json"
     before = json.loads(path.read_text()) if path.exists() else []
     write_json(path, [row for row in before if row["stage"] != stage] + table.rows(stage))
+    if not drawn:
+        return
     encoded = BytesIO()
     Image.fromarray((np.concatenate(grid).clip(0, 1) * 255).round().astype(np.uint8)).save(encoded, "PNG")
     write_atomic(folder / f"{stage}.png", encoded.getvalue())

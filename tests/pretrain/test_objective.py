@@ -84,6 +84,38 @@ def test_held_out_figures_of_stages_are_of_views_that_are_not_corrupted(
     assert losses.monitors["top1"].item() == expected and losses.outputs.pyramids[0][0].item() == expected
 
 
+class Conditional:
+    """An adversary that keeps what it is given beside the restored views."""
+
+    validated = True
+
+    def beside(self, restored: Any, distorted: Any, batch: Any) -> tuple[()]:
+        self.given = distorted
+        return ()
+
+    def generator_loss(self, restored: Any) -> Any:
+        return restored.mean()
+
+
+class Restores(nn.Module):
+    def forward(self, clean: Any, distorted: Any, _: Any) -> Terms:
+        return Terms({}, restored=distorted[0], target=clean[0])
+
+
+def test_a_conditional_adversary_gets_no_pixels_that_a_token_hides_from_the_encoder() -> None:
+    plain, adversary = batch(), Conditional()
+    mask = torch.arange(COUNT * 16).view(COUNT, 4, 4) % 3 == 0
+    masked = replace(plain.distortions[0], corruptions={"mask": {"mask": mask}})
+    given = SimpleNamespace(views=plain.views, distortions=(masked, plain.distortions[1]))  # a local crop has none
+    weights: Any = {"ad": 0.001}
+    objective = Objective(weights, adversary, ViewSpec(size=32), WORLD, hides=True)  # type: ignore[arg-type]
+    objective(Restores(), given, ["ad"])  # type: ignore[arg-type]
+    hidden = mask.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, None]
+    first, second = objective.distorted(given, ["ad"])  # type: ignore[arg-type]
+    assert (first[hidden] > 0).any() and torch.equal(adversary.given[0], torch.where(hidden, 0.0, first))
+    assert torch.equal(adversary.given[1], second)
+
+
 def rotated_batch() -> Any:
     """Images with one bright row, rotated by 90 degrees one way and the other; the second sample is mirrored."""
     plain, images = batch(), torch.zeros(COUNT, 1, 32, 32)

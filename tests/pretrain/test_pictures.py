@@ -21,7 +21,15 @@ from dira_scale.methods import build
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
 from dira_scale.pretrain.objective import Objective
-from dira_scale.pretrain.pictures import GAP, _restorations, draw_restorations, middle_planes, view_spacing
+from dira_scale.pretrain.pictures import (
+    GAP,
+    Restoration,
+    _restorations,
+    draw_restorations,
+    middle_planes,
+    view_spacing,
+    write_pictures,
+)
 
 COUNT, SIZE = 12, 64
 WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
@@ -62,8 +70,8 @@ def of_volumes(index: np.ndarray) -> np.ndarray:
     raise AssertionError("asked of images")
 
 
-def objective_of(views: ViewSpec) -> Objective:
-    return Objective({"di": 0.5, "re": 9.79}, Adversary(), views, WORLD)
+def objective_of(views: ViewSpec, hides: bool = False) -> Objective:
+    return Objective({"di": 0.5, "re": 9.79}, Adversary(), views, WORLD, hides=hides)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +139,28 @@ def test_the_hole_of_a_view_whose_tokens_are_hidden_is_their_patches() -> None:
     """Black, although the loader and the loop leave their pixels: what no trivial restorer may see."""
     mask = BlockwiseMask(16, (0.2, 0.6), p=0.8)
     views = ViewSpec(size=SIZE, orientations=1, **CUT | {"cutout": Cutout(p=0)}, corruptions={"mask": mask})
-    held_out, restorer = HeldOut(views), Leaves()
-    restorer.hides = True  # type: ignore[assignment]
-    [actual] = _restorations(objective_of(views), restorer, held_out, ["re"], of_volumes)  # type: ignore[arg-type]
+    held_out: Any = HeldOut(views)
+    [actual] = _restorations(objective_of(views, hides=True), Leaves(), held_out, ["re"], of_volumes)
     drawn = held_out.batch.distortions[0].corruptions["mask"]["mask"]
     hidden = drawn.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
     turned = reorient(hidden, held_out.batch.distortions[0].orientations[:, 0])
     assert hidden.any() and torch.equal(actual.hole, turned) and torch.equal(actual.distorted == 0, turned)
+
+
+def test_images_of_which_a_mask_hides_nothing_are_neither_drawn_nor_counted(tmp_path: Path) -> None:
+    clean = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    hole = torch.zeros(3, 1, 32, 32, dtype=torch.bool)
+    hole[::2, :, 8:16] = True
+    shown = clean.masked_fill(hole, 0.0)
+    restored = torch.where(hole, 0.5, clean)
+    parts = (clean, shown, hole, restored, torch.zeros(3, 2, dtype=torch.bool), torch.ones(3, 2).numpy())
+    some, none = Restoration(*parts), Restoration(*(part[1:2] for part in parts))
+    write_pictures(tmp_path, "dir", [some], 4)
+    write_pictures(tmp_path, "dira", [none], 4)
+    rows = {row["restorer"]: row for row in json.loads((tmp_path / "restoration.json").read_text())}
+    errors = (restored - clean)[::2].square().mean()
+    assert {row["n"] for row in rows.values()} == {2} and rows["restored"]["mse"] == pytest.approx(float(errors))
+    assert Image.open(tmp_path / "dir.png").height == 2 * (32 + GAP) and not (tmp_path / "dira.png").exists()
 
 
 def test_the_hole_of_a_painted_view_is_where_it_differs() -> None:
