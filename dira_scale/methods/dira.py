@@ -50,8 +50,8 @@ class DiRA(Method):
             views' mask hides; restored and clean are then the distorted view with that filled in.
         restore: ``first`` or ``both`` views; the losses of both are averaged.
 
-    Raises ``UserError`` for an unknown or missing weight, an unknown option, ``both`` with a base of one view, or
-    ``mask`` with views that have none.
+    Raises ``UserError`` for an unknown or missing weight, an unknown option, a base that restores views itself,
+    ``both`` with a base of one view, or ``mask`` with views that have none.
     """
 
     decoder: nn.Module
@@ -77,6 +77,8 @@ class DiRA(Method):
             raise UserError(
                 f"method.base: {type(base).__name__} encodes patches, and DiRA restores whole views: use another base"
             )
+        if not own.keys().isdisjoint(base.weights):
+            raise UserError(f"method.base: {type(base).__name__} restores views itself: use another base")
         if RESTORED_VIEWS[restore] > base.gradient_views:
             raise UserError(
                 f"method.restore={restore}: {type(base).__name__} learns from one view only; "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from data.volumes import NONE
-from methods.masked import UNET, VIT3D, batch_of, built, voxels
+from methods.masked import UNET, VIT3D, batch_of, built, masked, voxels
 from torch import Tensor
 
 from dira_scale.data.distort.corruptions import BlockMask, BlockwiseMask, PatchMask
@@ -155,7 +155,7 @@ def test_dino_restores_distorted_global_crops(network: str) -> None:
         assert all(slope.any() for slope in torch.autograd.grad(terms.losses["re"], terms.features))
 
 
-def test_a_mask_of_tokens_is_refused_where_they_are_not_hidden() -> None:
+def test_what_nobody_hides_or_two_would_restore_is_refused() -> None:
     for node, message in (
         ({"_target_": "DiRA", "base": {"_target_": "DINO", **HEADS}, "restoration": "mask"}, "method.restoration=mask"),
         ({"_target_": "MAE"}, "views.count=4: MAE restores one view"),
@@ -165,3 +165,5 @@ def test_a_mask_of_tokens_is_refused_where_they_are_not_hidden() -> None:
     single = ViewSpec(size=64, count=1, corruptions={"mask": BlockwiseMask(16)})
     with pytest.raises(UserError, match="BlockwiseMask hides nothing but tokens of DINOv2's student; use BlockMask"):
         built({"_target_": "MAE"}, VIT, single, groups=1)
+    with pytest.raises(UserError, match="MAE restores views itself: use another base"):
+        built({"_target_": "DiRA", "base": {"_target_": "MAE"}}, UNET, masked(64, 32), groups=1)
