@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
-from dira_scale.evaluation.features import Layer
 from dira_scale.storage.atomic import write_atomic, write_json
 from dira_scale.storage.owned import own
 
@@ -87,7 +86,7 @@ class About:
     size: list[int]
     mean: list[float]
     deviation: list[float]
-    level: Layer
+    level: int | str
     width: int
     dtype: str
     precision: str

@@ -104,11 +104,12 @@ class Finetune(StagedTraining):
                 f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
                 "use 1, and a smaller data.batch, or more processes"
             )
-        if self.frozen and self.optim.layer_decay not in (None, 1):
-            raise UserError(
-                f"optim.layer_decay={self.optim.layer_decay:g} is of the encoder's rates, and frozen={self.frozen} "
-                "learns nothing of it: leave one of them out"
-            )
+        for key in ("layer_decay", "patch_factor"):
+            if self.frozen and (factor := getattr(self.optim, key)) not in (None, 1):
+                raise UserError(
+                    f"optim.{key}={factor:g} is of the encoder's rates, and frozen={self.frozen} learns nothing of it: "
+                    "leave one of them out"
+                )
         if self.optim.choose and self.data.val_split is None:
             raise UserError("optim.choose: rates are compared on the validation split, and data.val_split=null")
         if (weights := getattr(self.model, "weights", None)) is not None:

@@ -104,9 +104,7 @@ class DINO(Method):
         self.temperatures, self.warmup = (first_temperature, teacher_temperature), warmup
         self.momentum = momentum
         self.centring, self.centre_momentum = centring, centre_momentum
-        self.encoder = encoder
-        for layer in encoder.modules() if frozen_encoder else ():
-            vars(layer)["frozen_share"] = frozen_encoder  # for the optimizer's groups
+        self.encoder, self.frozen_encoder = encoder, frozen_encoder or 0.0
         self.new_head = partial(PrototypeHead, encoder.channels[-1], hidden, bottleneck, prototypes, frozen)
         self.head = self.new_head()
         self.teacher, self.teacher_head = momentum_copy(self.encoder), momentum_copy(self.head)
@@ -120,6 +118,8 @@ class DINO(Method):
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
         self.head.requires_grad_("di" in self.active)
+        for layer in (self, *self.encoder.modules()):  # itself: a mask token
+            vars(layer)["frozen_share"] = self.frozen_encoder if terms else 0.0  # for the optimizer's groups
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         student = encoded(self.encoder, distorted, **self.hiding(batch, GLOBAL))

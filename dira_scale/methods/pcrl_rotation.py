@@ -1,6 +1,7 @@
 """PCRL's contrast beside rotation prediction (Zhou et al., ICCV 2021, table 2, "ContraLoss + RotNet")."""
 
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,7 @@ class PCRLRotation(PCRL):
     Raises ``UserError`` as PCRL.
     """
 
+    @wraps(PCRL.__init__)  # type: ignore[misc]  # its signature, by which settings are checked
     def __init__(self, network: Network, views: ViewSpec, **settings: Any) -> None:
         super().__init__(network, views, **settings)
         self.classifier = MLP(network.encoder.channels[-1], 4)

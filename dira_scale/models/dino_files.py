@@ -50,12 +50,7 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
         if any(key.endswith("embeddings.cls_token") for key in stored):
             whose, tensors = "transformers' DINO", _authors(stored)
         prefixes = [key.removesuffix("cls_token") for key in tensors if key.endswith("cls_token")]
-        prefixes = [
-            prefix
-            for prefix in prefixes
-            if f"{prefix}patch_embed.proj.weight" in tensors
-            and any(prefix + token in tensors for token in (MASK_TOKEN, *REGISTERS))
-        ]
+        prefixes = [p for p in prefixes if f"{p}patch_embed.proj.weight" in tensors and _is_dinos(p, tensors)]
         for prefix in prefixes:
             own = {key.removeprefix(prefix): tensors.pop(key) for key in [*tensors] if key.startswith(prefix)}
             token = {prefix + MASK_TOKEN: own[MASK_TOKEN]} if MASK_TOKEN in own else {}
@@ -66,14 +61,22 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
     return (whose, tensors) if prefixes else ("", dict(stored))
 
 
+def _is_dinos(prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether there are registers, or a mask token [1, dim]; that of masked autoencoders and BEiT is [1, 1, dim]."""
+    token = tensors.get(prefix + MASK_TOKEN)
+    return any(prefix + name in tensors for name in REGISTERS) or (token is not None and token.dim() == 2)
+
+
 def _authors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """transformers' tensors by the authors' names, with one projection to queries, keys and values."""
     gates = _GATED if any(".gate_proj." in key for key in stored) else _PLAIN
     tensors = {translate(key, (*TRANSFORMERS, *gates)): tensor for key, tensor in stored.items()}
     for key in [key for key in tensors if ".attn.q." in key]:
         query = tensors.pop(key)
-        others = [tensors.pop(key.replace(".q.", f".{part}."), torch.zeros_like(query)) for part in "kv"]
-        tensors[key.replace(".q.", ".qkv.")] = torch.cat([query, *others])  # DINOv3's keys have no bias
+        if key.endswith(".bias"):  # DINOv3's keys have none
+            tensors.setdefault(key.replace(".q.", ".k."), torch.zeros_like(query))
+        others = [tensors.pop(key.replace(".q.", f".{part}.")) for part in "kv"]
+        tensors[key.replace(".q.", ".qkv.")] = torch.cat([query, *others])
     return tensors
 
 

@@ -14,7 +14,10 @@ from dira_scale.runs.reader import chosen_checkpoint, start_tensors
 RANDOM = "random"
 CARD = "README.md"
 # Of files without a card that are called as their authors publish them. RAD-DINO, and timm's, have one.
-PUBLISHED = {r"dinov2_vit[sblg]14_": "apache-2.0", r"dinov3_(vit|convnext)": "dinov3-license"}
+PUBLISHED = {
+    r"dinov2_vit[sblg]14_(reg4_)?pretrain\.pth": "apache-2.0",
+    r"dinov3_\w+_pretrain_\w+-[0-9a-f]{8}\.pth": "dinov3-license",
+}
 # Of an exported folder, the first that is there: those with a decoder before those without.
 EXPORTED = (
     "unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors", "checkpoint_final.pth",
@@ -94,7 +97,7 @@ def licence_of(path: Path) -> str | None:
                 return str(json.loads(match[1])) if match[1][0] == '"' else match[1].strip("' ")
             except ValueError:
                 return match[1]
-    return next((licence for name, licence in PUBLISHED.items() if re.match(name, path.name)), None)
+    return next((licence for name, licence in PUBLISHED.items() if re.fullmatch(name, path.name)), None)
 
 
 def _file(path: Path, key: str) -> Path:

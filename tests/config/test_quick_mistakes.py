@@ -59,9 +59,10 @@ def test_wrong_values_and_what_is_not_there_are_named_without_torch() -> None:
         assert message in line
 
 
-def test_help_needs_no_torch() -> None:
+def test_help_needs_no_torch_nor_does_a_sweeps_table() -> None:
     run = "import sys\nfrom importlib import import_module\nfor name in ('pretrain', 'probe', 'export', 'plan'):\n"
     run += "    try: import_module(f'dira_scale.{name}').main(['--help'])\n    except SystemExit: pass\n"
+    run += "import dira_scale.evaluation.embeddings, dira_scale.sweep.results\n"
     script = run + "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.count("KEY=VALUE in") == 4, done.stderr

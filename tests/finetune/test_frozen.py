@@ -108,9 +108,10 @@ def test_a_linear_network_is_read_again_from_its_run_and_its_export(discs: Path,
             export(run, {"formats": format})
 
 
-def test_a_frozen_encoder_has_no_rates_to_lower() -> None:
-    with pytest.raises(UserError, match=r"optim\.layer_decay=0\.5 is of the encoder's rates, and frozen=encoder"):
-        compose("finetune", ["data.shards=none", "frozen=encoder", "optim.layer_decay=0.5"])
+@pytest.mark.parametrize("key", ["layer_decay", "patch_factor"])
+def test_a_frozen_encoder_has_no_rates_to_lower(key: str) -> None:
+    with pytest.raises(UserError, match=rf"optim\.{key}=0\.5 is of the encoder's rates, and frozen=encoder"):
+        compose("finetune", ["data.shards=none", "frozen=encoder", f"optim.{key}=0.5"])
 
 
 @pytest.mark.system

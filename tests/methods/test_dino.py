@@ -124,8 +124,10 @@ def test_prototypes_are_frozen_at_the_beginning_only():
             torch.testing.assert_close(by, torch.zeros_like(by) + expected, rtol=1e-3, atol=1e-12)
 
 
-def test_an_encoder_that_starts_from_weights_waits_for_the_heads():
-    model = method(frozen=0, frozen_encoder=0.1)
+@pytest.mark.parametrize("encoder", ["test_vit", "test_resnet"])  # BatchNorm's layers are replaced by ours
+def test_an_encoder_that_starts_from_weights_waits_for_the_heads(encoder):
+    model = method(encoder, frozen=0, frozen_encoder=0.1)
+    model.enter_stage(["di"])
     forward(model, crops()).losses["di"].backward()
     for part, waits in ((model.encoder, 4), (model.head, 0)):
         slopes = {name: p.grad.clone() for name, p in part.named_parameters() if p.grad is not None and p.grad.any()}

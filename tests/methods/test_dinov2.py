@@ -11,6 +11,7 @@ from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
 from dira_scale.data.distort.corruptions import BlockwiseMask, PatchMask
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.engine.config import Optim
+from dira_scale.engine.optim import stage_optimizer
 from dira_scale.errors import UserError
 from dira_scale.methods.dinov2 import DINOv2
 
@@ -134,6 +135,15 @@ def test_prototypes_of_both_heads_are_frozen_at_the_beginning():
         held = {name: [not by.any() for by in moved] for name, moved in steps_of(model, head, slopes).items()}
         assert held.pop("prototypes") == [True] * 4 + [False] * 2
         assert not any(itself for each in held.values() for itself in each)
+
+
+def test_the_mask_token_waits_with_the_encoder():
+    model, adamw = method(frozen=0, frozen_encoder=0.1), {"_target_": "torch.optim.AdamW"}
+    for terms, share in ((["di", "ibot"], 0.1), ([], 0.0)):
+        model.enter_stage(terms)
+        groups = stage_optimizer(Optim(optimizer=adamw, one_dimensional={}, fixed_rate=[]), model, 6).param_groups
+        (group,) = (group for group in groups if any(p is model.mask_token for p in group["params"]))
+        assert group["frozen"] == share
 
 
 def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():

@@ -3,6 +3,7 @@
 The authors' own code: test_pcrl_authors.py.
 """
 
+import inspect
 import math
 
 import numpy as np
@@ -114,6 +115,7 @@ def test_beside_rotation_the_contrast_is_the_same_and_the_turn_of_each_view_is_t
     torch.testing.assert_close(terms.losses, {"di": alone - right.log().mean()}, rtol=1e-9, atol=1e-12)
     hits = sum(int(score.argmax()) == turn for score, turn in zip(scores, turns, strict=True))
     assert terms.monitors["rotation_accuracy"].item() == pytest.approx(hits / 8) and len(set(turns)) > 1
+    assert inspect.signature(PCRLRotation) == inspect.signature(PCRL)  # by which settings are checked
 
 
 @FORMS

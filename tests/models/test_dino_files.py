@@ -264,10 +264,20 @@ def test_timms_file_with_registers_is_not_taken_for_one_without(tmp_path: Path) 
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    state = rad_dino(authors("DINOv2"))
-    state["encoder.layer.0.attention.attention.key.weight"] = torch.zeros(3, 5)
-    with pytest.raises(UserError, match="is of another network than vit_small_patch14_dinov2, or damaged"):
+    state, key = rad_dino(authors("DINOv2")), "encoder.layer.0.attention.attention.key.weight"
+    refused = "is of another network than vit_small_patch14_dinov2, or damaged"
+    with pytest.raises(UserError, match=refused):
+        StartWeights(written(state | {key: torch.zeros(3, 5)}, tmp_path), network("DINOv2"))
+    del state[key]
+    with pytest.raises(UserError, match=rf"{refused} \('blocks.0.attn.k.weight'\)"):
         StartWeights(written(state, tmp_path), network("DINOv2"))
+
+
+def test_a_mask_token_of_others_makes_no_file_of_dinos(tmp_path: Path) -> None:
+    """A masked autoencoder's decoder has one."""
+    encoder = network("DINOv2")
+    state = encoder.model.state_dict() | {"mask_token": torch.zeros(1, 1, 8)}
+    assert "encoder (timm or torchvision names)" in str(StartWeights(written(state, tmp_path), encoder))
 
 
 def test_patches_are_of_a_size_whose_resampling_fits_into_memory(tmp_path: Path) -> None:

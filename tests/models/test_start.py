@@ -97,7 +97,7 @@ def test_an_exported_folder_is_its_file_with_the_decoder_and_says_its_licence(tm
         ("dinov2_vitb14_reg4_pretrain.pth", None, "apache-2.0"),
         ("dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth", None, "dinov3-license"),
         ("dinov2_vitb14_pretrain.pth", "license: mit", "mit"),
-        ("mine.pth", None, None),
+        ("dinov2_vitb14_mine.pth", None, None),
     ],
 )
 def test_a_published_files_licence_is_its_cards_or_its_authors(
