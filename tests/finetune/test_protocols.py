@@ -29,7 +29,8 @@ PAIRS = sorted((file.parent.name, file.stem) for file in GOLDEN.glob("*/*.yaml")
 TASKS = sorted(file.stem for file in (folder("configs") / "task").glob("*.yaml"))
 # What a protocol decides; not where and how a run computes, which weights and patients it is given, what it writes.
 DECIDED = re.compile(
-    r"precision|normalise|(task|optim|stages|validate|evaluate)\.(?!choose|chosen|norm_passes|layer_|head_|span|weight_decay_end).*"
+    r"precision|normalise|(task|optim|stages|validate|evaluate)\."
+    r"(?!choose|chosen|norm_passes|layer_|head_|span|weight_decay_end|patch_factor).*"
     r"|views\.(?!.*_target_).*"
     r"|data\.(batch|size|remainder|val_split|test_split|fraction_from)"
     r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"

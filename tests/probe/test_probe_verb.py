@@ -106,7 +106,7 @@ def test_a_start_takes_what_is_probed_the_newest_of_pretraining_and_the_best_on_
     torch.manual_seed(5)
     newest, encoder = build_encoder(ENCODER, size=32).state_dict(), build_encoder(ENCODER, size=32)
     start = start_weights(str(run), encoder)
-    assert start and start.summary.endswith(" (newest checkpoint)")
+    assert start and " (newest checkpoint); licence: " in start.summary
     assert all(torch.equal(value, newest[name]) for name, value in encoder.state_dict().items())
     described = read_description(run)
     tuned = replace(described, output=replace(described.output, names=("bright",)), best="auroc")
