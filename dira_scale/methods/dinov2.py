@@ -72,8 +72,7 @@ class DINOv2(DINO):
             )
         super().__init__(
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
-            first_temperature, warmup, momentum, "sinkhorn", frozen=frozen,
-            frozen_encoder=frozen_encoder,
+            first_temperature, warmup, momentum, "sinkhorn", frozen=frozen, frozen_encoder=frozen_encoder,
         )  # fmt: skip
         check_weights(weights, WEIGHTS)
         self.weights, self.active = dict(weights), tuple(weights)

@@ -14,7 +14,7 @@ def drawn(*shape, seed=0):
 
 
 def plain(x):
-    """Of samples x [n]: the trapezoidal rule over the whole of [-5, 5], complex."""
+    """The statistic of samples x [n], by the trapezoidal rule over the whole of [-5, 5], in complex numbers."""
     t = np.linspace(-5, 5, 17)
     normal = np.exp(-(t**2) / 2)
     distances = np.abs(np.exp(1j * x[:, None] * t).mean(0) - normal) ** 2 * normal

@@ -7,6 +7,7 @@ import pytest
 import torch
 from losses.test_distillation import balanced
 from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
+from methods.tiny import assert_same_loss
 
 from dira_scale.data.distort.corruptions import BlockwiseMask, PatchMask
 from dira_scale.data.views import ViewSpec, draw
@@ -99,14 +100,8 @@ def test_the_terms_and_their_gradients_are_the_formulas(separate):
     assert terms.losses.keys() == expected.keys()
     slopes = [torch.autograd.grad(loss, terms.features, retain_graph=True) for loss in terms.losses.values()]
     assert all(slope.any() for pair in slopes for slope in pair)  # health monitors compare them
-    trained = [p for p in model.parameters() if p.requires_grad]
     for name, loss in terms.losses.items():
-        torch.testing.assert_close(loss, expected[name], rtol=1e-9, atol=0, msg=f"{name}: ".__add__)
-        ours, theirs = (
-            torch.autograd.grad(each, trained, retain_graph=True, materialize_grads=True, allow_unused=True)
-            for each in (loss, expected[name])
-        )
-        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+        assert_same_loss(model, loss, expected[name], name, rtol=1e-9)
     model.enter_stage(["di", "koleo"])
     others = model(images, images, batch).losses  # the student sees as little without the patches' term
     torch.testing.assert_close(others, {name: expected[name] for name in others}, rtol=1e-9, atol=0)
@@ -178,7 +173,7 @@ def test_masks_hide_the_share_in_rectangles():
 
 
 def test_masks_of_any_patches_hide_the_share_evenly():
-    """Of volumes: from 20 to 75 % in about half of the views, neighbours no more often than others."""
+    """In about half of the views from 20 to 75 % of patches are hidden, neighbours no more often than others."""
     mask, size = PatchMask(8, (0.2, 0.75), p=0.5), (32, 32, 32)
     hidden = mask.draw(np.random.default_rng(0).random((4000, mask.numbers(size))), size)["mask"]
     counts = hidden.sum((1, 2, 3))

@@ -72,3 +72,14 @@ def views(count=8, seed=1):
 
 def forward(model, images, step=0):
     return model(images, images, SimpleNamespace(step=step))
+
+
+def assert_same_loss(model, loss, expected, name="", rtol=1e-10, slopes=1e-7):
+    """Value, and gradient to each trained parameter; both graphs stay."""
+    torch.testing.assert_close(loss, expected, rtol=rtol, atol=0, msg=f"{name}: {{}}".format)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ours, theirs = (
+        torch.autograd.grad(each, trained, retain_graph=True, materialize_grads=True, allow_unused=True)
+        for each in (loss, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=slopes, atol=1e-10)

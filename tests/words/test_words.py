@@ -187,7 +187,7 @@ PATCHES = {"size": [8, 8], "margin": [2, 3], "air.hu": None, "data.size": [16, 1
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_each_patch_of_images_is_that_of_the_procedure(tmp_path: Path, bits: int) -> None:
-    """Of three quarters of the training patients."""
+    """Words are searched among three quarters of the training patients."""
     rng, rows, shard, images = np.random.default_rng(bits), [], b"", {}
     for number in range(14):
         sides = (12, 12) if number == 1 else (24 + number % 4, 25 - number % 2)
