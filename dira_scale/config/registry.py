@@ -59,6 +59,7 @@ _MODULES = {
     "dira_scale.archive.sources.nlm_tuberculosis": ("NlmTuberculosis",),
     "dira_scale.archive.sources.phantom": ("Phantom",),
     "dira_scale.archive.sources.phantom_ct": ("PhantomCT",),
+    "dira_scale.archive.sources.sequences": ("Bids", "Sequences"),
     "dira_scale.archive.sources.siim_acr": ("SiimAcr",),
     "dira_scale.archive.sources.volumes": ("Volumes",),
 }  # fmt: skip

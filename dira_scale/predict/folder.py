@@ -65,8 +65,8 @@ class FolderImages:
         sides = tuple(row[name] for name in SIDES[dimensions])
         shape = sides if row["channels"] == 1 else (row["channels"], *sides)
         stored = Stored(
-            sample.payload, row["codec"], shape, dimensions, float(row["low"]), float(row["high"]), row["spacing"],
-            bits=row["bits"],
+            sample.payload, row["codec"], shape, dimensions, np.float32(row["low"]), np.float32(row["high"]),
+            row["spacing"], bits=row["bits"],
         )  # fmt: skip
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))

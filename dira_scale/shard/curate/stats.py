@@ -189,19 +189,18 @@ class Stats:
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
         middle one."""
-        record = {name: self.dataset.cell(name, row) for name in ("low", "high", "codec")}
+        channel, low, high = self.dataset.shown(row)
         try:
             if self.info.dims == 3:
                 voxels = self.dataset.voxels(row)
                 depth = voxels.shape[-3] // 2 if depth is None else depth
-                middle = voxels[(0,) * (len(voxels.shape) - 3) + (depth,)]
+                middle = voxels[(channel,) * (len(voxels.shape) - 3) + (depth,)]
             else:
-                middle = decode(self.dataset.read(row), record["codec"], self.dataset.shape(row))
+                middle = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
                 middle = middle.mean(-1) if middle.ndim == 3 else middle
         except DecodeError as error:
             raise self._damaged(row) from error
-        scale = record["high"] - record["low"] or 1
-        return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
+        return np.clip((np.asarray(middle, np.float32) - low) / ((high - low) or 1), 0, 1)
 
     def _damaged(self, row: int) -> DatasetError:
         key = self.dataset.cell("key", row)

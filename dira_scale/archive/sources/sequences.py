@@ -1,0 +1,214 @@
+"""MR sequences, or other series of one session, in files of their own: by patterns of names, or as BIDS has them."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.published import in_threads, with_size
+from dira_scale.archive.sources.volumes import Volumes, above
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError, nearest, print_line
+from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.pixels.limits import MAX_CHANNELS
+from dira_scale.storage.text import brief
+from dira_scale.storage.walk import files_below, resolve_links
+
+MISSING = ("keep", "reject")
+MASK = "the mask"  # beside the names of sequences
+UNKNOWN = "n/a"  # BIDS' word for an empty cell
+Files = dict[str, list[Path]]  # by sequence, or ``MASK``
+
+
+class Session(NamedTuple):
+    """What files belong together. ``patient``: None: unknown."""
+
+    name: str
+    patient: str | None = None
+
+
+class Sequences(Volumes):
+    """Sessions below ``images``, whose files are the channels of one volume, on the grid of the first that is there.
+
+    Files of one folder whose names have the same in the place of a pattern's first ``*`` are a session: with
+    ``{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}`` a_t1.nii.gz and a_flair.nii.gz; with ``{T1: "t1/*.nii"}`` the
+    folder is the one above t1. Other files are left alone. A row of the CSV names one of a session's files, or a
+    folder of sessions.
+
+    Args:
+        sequences: a pattern by the channel's name, in the channels' order.
+        missing: sessions without one: ``keep``: a channel of zeros, known as lacking; ``reject``: to quarantine.
+        mask: a pattern; the mask is on the grid of the first sequence.
+        split_sequences: each sequence is a sample of its own, whose study is the session.
+
+    Others as ``Volumes``, but for ``boxes``.
+
+    Raises:
+        UserError: as ``Volumes``; a pattern that matches no file.
+    """
+
+    def __init__(
+        self,
+        images: PathStr,
+        sequences: Mapping[str, str],
+        missing: str = "keep",
+        mask: str | None = None,
+        split_sequences: bool = False,
+        labels: PathStr | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
+        attributes: Sequence[str] = (),
+    ):
+        if not (isinstance(sequences, Mapping) and sequences and all(map(_is_text, sequences.values()))):
+            raise UserError(f"recipe.sequences={sequences}: give a pattern for each, such as "
+                            "'{T1: \"*_t1.nii.gz\", FLAIR: \"*_flair.nii.gz\"}'")  # fmt: skip
+        if len(sequences) > MAX_CHANNELS:
+            raise UserError(f"recipe.sequences: {len(sequences)} of them, and a volume has at most {MAX_CHANNELS}")
+        if missing not in MISSING:
+            raise UserError(f"recipe.missing={missing}{nearest(missing, MISSING) or ':'} use {' or '.join(MISSING)}")
+        if mask and split_sequences:
+            raise UserError("recipe.mask with split_sequences=true: it is on the grid of the first sequence; use null")
+        super().__init__(
+            images, labels, None, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
+        )
+        self.names, self.missing, self.split_sequences = tuple(sequences), missing, split_sequences
+        self.patterns = {name: _regex(glob) for name, glob in (*sequences.items(), *([(MASK, mask)] if mask else []))}
+        self.given = {**sequences, MASK: mask}
+        self.channels = self.names if len(self.names) > 1 and not split_sequences else ()
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
+        """Sessions, or each sequence of them; then the CSV's rows without any. Raises OSError as ``Folder.records``."""
+        sessions = self._sessions()
+        for note in self.notes:
+            print_line(note)
+        parts = [(name,) for name in self.names] if self.split_sequences else [self.names]
+        items = ((session, names) for session in sessions for names in parts)
+        met = set[Path]()
+
+        def record(item: tuple[Session, tuple[str, ...]]) -> SourceRecord:
+            session, names = item
+            return self._session_record(session, names, sessions[session], met)
+
+        for made in in_threads(record, items, workers):
+            if not (self.split_sequences and made.rejected == self._lacks(1)):  # nothing is there to be rejected
+                yield made
+        yield from (self._absent(path) for path in self.listed if path not in met)
+
+    def _sessions(self) -> dict[Session, Files]:
+        """The files of each session. Raises UserError for a sequence that none has."""
+        sessions, found, first = dict[Session, Files](), set[str](), ""
+        for path in files_below(self.root):
+            relative = path.relative_to(self.root).as_posix()
+            first = first or relative
+            for name, pattern in self.patterns.items():
+                if session := self._session(pattern, relative):
+                    sessions.setdefault(session, {}).setdefault(name, []).append(path)
+                    found.add(name)
+        if lacking := [name for name in self.patterns if name not in found]:
+            key = "recipe.mask" if lacking[0] == MASK else f"recipe.sequences.{lacking[0]}"
+            there = brief(f"there is {first}" if first else "the folder is empty")
+            raise UserError(f"{key}={self.given[lacking[0]]} matches no file in {self.root}; {there}")
+        return sessions
+
+    def _session(self, pattern: "re.Pattern[str]", path: str) -> Session | None:
+        """Return whose file ``path``, below ``images``, is by a sequence's ``pattern``; None if it does not match."""
+        match = pattern.fullmatch(path)
+        stem = (match.groups()[1:] or ("",))[0] if match else ""
+        return Session(f"{match[1]}{stem}".rstrip("/") or ".") if match else None
+
+    def _session_record(
+        self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]
+    ) -> SourceRecord:  # fmt: skip
+        parts = tuple(files[name][0] if name in files else None for name in names)
+        known = [path for of_name in files.values() for path in of_name]
+        image: Path | Input = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or known[0]
+        rows = {row for path in known if (row := above(path, self.listed) or above(resolve_links(path), self.listed))}
+        met |= rows
+        row = min(rows, default=None)
+        name = f"{session.name} {names[0]}" if self.split_sequences else session.name
+        listed = self.listed[row] if row else self._unlisted(name)
+        record = SourceRecord(name, image, labels=listed.labels)
+        header = {"patient": session.patient} if session.patient else {}
+        record = with_size(self._completed(record, listed.row, header))
+        record = replace(record, study=record.study or session.name, mask=record.mask or files.get(MASK, [None])[0])
+        several = [name for name in (*names, *([MASK] if MASK in files else [])) if len(files.get(name, ())) > 1]
+        reason = record.rejected
+        if len(rows) > 1:
+            reason = "files of one session in several rows of the CSV: name one of them, or their folder"
+        elif several:
+            kind = f"{several[0]}: {len(files[several[0]])} files of one session match its pattern"
+            reason = f"{kind}; make it narrower, or keep one of them"
+        elif not any(parts) or (self.missing == "reject" and not all(parts)):
+            reason = self._lacks(sum(part is None for part in parts))
+        return replace(record, rejected=reason)
+
+    def _lacks(self, count: int) -> str:
+        return f"without {count} of the sequences (recipe.missing)"
+
+
+class Bids(Sequences):
+    """A BIDS dataset (https://bids-specification.readthedocs.io): a volume for each session, ``sub-*/[ses-*/]``.
+
+    Patients are the subjects; ``mask`` may be below derivatives. Labels, classes and attributes are columns of
+    participants.tsv, in which ``n/a`` is unknown.
+
+    Args:
+        sequences: suffixes (``[T1w, FLAIR]``), or patterns of file names by the channel's name, where sessions have
+            several files of one suffix: ``{T1w: "*_run-1_T1w.nii*"}``.
+        labels: columns that are numbers.
+        class_columns: columns of several classes.
+        attributes: as of ``Folder``.
+
+    Others as ``Sequences``.
+    """
+
+    def __init__(
+        self,
+        images: PathStr,
+        sequences: Sequence[str] | Mapping[str, str],
+        missing: str = "keep",
+        mask: str | None = None,
+        split_sequences: bool = False,
+        labels: Sequence[str] = (),
+        class_columns: Given = None,
+        attributes: Sequence[str] = (),
+    ):
+        if not isinstance(sequences, Mapping):
+            listed = [sequences] if isinstance(sequences, str) else list(sequences or ())
+            sequences = {suffix: f"*_{suffix}.nii*" for suffix in listed}
+        needed = labels or class_columns or attributes
+        table = f"{str(images).rstrip('/')}/participants.tsv" if needed else None
+        columns = {"file": "participant_id", "patient": "participant_id"}
+        super().__init__(
+            images, sequences, missing, mask, split_sequences, table, columns, [*labels], None, class_columns, None,
+            attributes,
+        )  # fmt: skip
+
+    def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
+        known = {column: "" if cell == UNKNOWN else cell for column, cell in row.items()}
+        return super()._labels(known, where)
+
+    def _session(self, pattern: "re.Pattern[str]", path: str) -> Session | None:
+        *folders, file = PurePosixPath(path).parts
+        subject = next((n for n, folder in enumerate(folders) if folder.startswith("sub-")), None)
+        raw = subject == 0 or pattern is self.patterns.get(MASK)
+        if subject is None or not raw or not pattern.fullmatch(file):
+            return None
+        below = [folder for folder in folders[subject + 1 : subject + 2] if folder.startswith("ses-")]
+        return Session("/".join([folders[subject], *below]), folders[subject])
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _regex(glob: str) -> "re.Pattern[str]":
+    """Groups: the folder above, then what stands in the place of each ``*`` and ``?``, which match no ``/``."""
+    parts = {"*": "([^/]*)", "?": "([^/])"}
+    return re.compile("((?:.*/)?)" + "".join(parts.get(each) or re.escape(each) for each in glob))
