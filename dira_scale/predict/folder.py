@@ -12,7 +12,9 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
+from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.folder import Folder
+from dira_scale.archive.sources.sequences import Bids, Sequences
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
@@ -20,6 +22,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.stored import Stored
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.settings import VolumeSettings
+from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.predict.config import SOURCE
 from dira_scale.predict.geometry import Plane, Space
 from dira_scale.predict.images import Loaded
@@ -45,8 +48,7 @@ class FolderImages:
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
         hasher, _ = self.recipe.hasher(key_file)
-        source = Volumes(folder) if dimensions == 3 else Folder(folder)
-        records = [*source.records(workers)]
+        records = [*_source_of(conversion, folder, dimensions).records(workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
         called = [r.name if names == SOURCE else hasher("key", r.name) for r in records]
@@ -70,10 +72,21 @@ class FolderImages:
         )  # fmt: skip
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))
-        return Loaded(stored, Space.of(item.record.image, read, np.array(row["affine"]).reshape(4, 4)))
+        image = item.record.image
+        leader = image.paths[0] if isinstance(image, Channels) else image  # whose grid all have
+        return Loaded(stored, Space.of(leader, read, np.array(row["affine"]).reshape(4, 4)))
 
     def name(self, number: int) -> str | None:
         return self.items[number].record.name
+
+
+def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: int) -> Source:
+    """The files of ``folder``, or, of a network of several sequences, its sessions. Raises UserError."""
+    sequences = (conversion or {}).get("sequences")
+    if sequences and not (conversion or {}).get("split_sequences"):
+        kind = Bids if (conversion or {}).get("_target_") == Bids.__name__ else Sequences
+        return kind(folder, sequences, (conversion or {}).get("missing", "keep"))
+    return Volumes(folder) if dimensions == 3 else Folder(folder)
 
 
 def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest, print_line
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.pixels.limits import MAX_CHANNELS
+from dira_scale.storage.store import is_local
 from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, resolve_links
 
@@ -99,6 +101,14 @@ class Sequences(Volumes):
             if not (self.split_sequences and made.rejected == self._lacks(1)):  # nothing is there to be rejected
                 yield made
         yield from (self._absent(path) for path in self.listed if path not in met)
+
+    def _exists(self, path: Path) -> bool:
+        return super()._exists(path) or (not is_local(path) and resolve_links(path) in self._folders)
+
+    @cached_property
+    def _folders(self) -> set[Path]:
+        """Of a store, which has no folders but names of files."""
+        return {folder for file in self.stored for folder in file.parents}
 
     def _sessions(self) -> dict[Session, Files]:
         """The files of each session. Raises UserError for a sequence that none has."""

@@ -136,6 +136,14 @@ class Stats:
         return len(self.dataset.checksums) - _distinct(self.dataset.checksums)
 
     @cached_property
+    def lacking(self) -> dict[str, int]:
+        """By channel the number of samples without it, of those that some lack."""
+        if not self.info.channels:
+            return {}
+        counts = np.isnan(self.dataset.column("low")).sum(0).tolist()
+        return {name: count for name, count in zip(self.info.channels, counts, strict=True) if count}
+
+    @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
         """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
         parts = [_counted(batch["attributes"]) for batch in self.dataset.manifest.batches(["attributes"])]
@@ -263,6 +271,8 @@ def oddities(stats: Stats) -> list[str]:
     texts += _by_splits(stats, "unknown in all of", lambda label: label.unknown and not label.known)
     if stats.shared_patients:
         texts.append(f"in more than one split: {counted(stats.shared_patients, 'patient')}")
+    for name, count in stats.lacking.items():
+        texts.append(f"channel {name} is lacking in {count} of {counted(sum(shares.values()), 'sample')}")
     if stats.plain:
         texts.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} sampled images have at most {FEW} distinct "
                     "values: masks among the images?")  # fmt: skip
