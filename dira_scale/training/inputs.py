@@ -121,8 +121,12 @@ class Inputs:
 
     def require_channels(self, network: str, channels: int, repeats: bool = True) -> None:
         """Raise UserError unless a ``network`` whose first layer takes so many ``channels`` takes these images; it
-        ``repeats`` those of one channel where it does not restore them."""
+        ``repeats`` those of one channel where it does not restore them. Also for views that drop the only channel."""
         stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
+        share = max(entry.channel_dropout for entry in self.views.entries)
+        if share and stored == {1}:
+            raise UserError(f"views.channel_dropout={share:g}: images of {self.datasets[0].root} have one channel, which "
+                            "always stays: use views.channel_dropout=0")  # fmt: skip
         if other := sorted(stored - {channels, *([1] if repeats else [])}):
             root, names = self.datasets[0].root, ", ".join(self.datasets[0].info.channels)
             has = f"{other[0]} channel{'s' * (other[0] > 1)}{f' ({names})' * bool(names)}"
