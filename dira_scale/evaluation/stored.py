@@ -52,8 +52,8 @@ class Stored:
     codec: str
     shape: tuple[int, ...]
     dimensions: int
-    low: np.ndarray
-    high: np.ndarray
+    low: np.ndarray | float
+    high: np.ndarray | float
     spacing: Sequence[float] | None = None
     step: Sequence[float] | None = None
     pad: bool = False
@@ -126,7 +126,7 @@ class Stored:
         return np.asarray(replace(self, step=None).image().mean(0).numpy())
 
     def _scaled(self, pixels: np.ndarray) -> Tensor:
-        values, *ends = (torch.from_numpy(np.float32(each)[None]) for each in (pixels, self.low, self.high))
+        values, *ends = (torch.from_numpy(np.asarray(each, np.float32)[None]) for each in (pixels, self.low, self.high))
         return unit_interval(values, *ends)[0]
 
 

@@ -97,9 +97,9 @@ def _cut(
     return [_padded(voxels, within, box, sides, outside) for voxels, within, box in pieces]
 
 
-def darkest(low: np.ndarray) -> np.ndarray:
+def darkest(low: np.ndarray | float) -> np.ndarray:
     """The stored value that becomes 0, of one range or of those [C] of channels, whose NaN are of channels of zeros."""
-    return np.clip(np.floor(np.nan_to_num(low)), -32768, 32767).astype(np.int16)
+    return np.asarray(np.clip(np.floor(np.nan_to_num(low)), -32768, 32767), np.int16)
 
 
 def _padded(

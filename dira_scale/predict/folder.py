@@ -12,7 +12,6 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
-from dira_scale.archive.sources.base import Source
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.archive.sources.sequences import Bids, Sequences
 from dira_scale.archive.sources.volumes import Volumes
@@ -66,9 +65,9 @@ class FolderImages:
         row, dimensions = sample.row, self.recipe.dims
         sides = tuple(row[name] for name in SIDES[dimensions])
         shape = sides if row["channels"] == 1 else (row["channels"], *sides)
+        low, high = (np.asarray(row[end], np.float32) for end in ("low", "high"))
         stored = Stored(
-            sample.payload, row["codec"], shape, dimensions, np.float32(row["low"]), np.float32(row["high"]),
-            row["spacing"], bits=row["bits"],
+            sample.payload, row["codec"], shape, dimensions, low, high, row["spacing"], bits=row["bits"]
         )  # fmt: skip
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))
@@ -80,12 +79,12 @@ class FolderImages:
         return self.items[number].record.name
 
 
-def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: int) -> Source:
+def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: int) -> Folder:
     """The files of ``folder``, or, of a network of several sequences, its sessions. Raises UserError."""
-    sequences = (conversion or {}).get("sequences")
-    if sequences and not (conversion or {}).get("split_sequences"):
-        kind = Bids if (conversion or {}).get("_target_") == Bids.__name__ else Sequences
-        return kind(folder, sequences, (conversion or {}).get("missing", "keep"))
+    keys = conversion or {}
+    if keys.get("sequences") and not keys.get("split_sequences"):
+        kind = Bids if keys.get("_target_") == Bids.__name__ else Sequences
+        return kind(folder, keys["sequences"], keys.get("missing", "keep"))
     return Volumes(folder) if dimensions == 3 else Folder(folder)
 
 

@@ -125,8 +125,10 @@ class Inputs:
         stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
         share = max(entry.channel_dropout for entry in self.views.entries)
         if share and stored == {1}:
-            raise UserError(f"views.channel_dropout={share:g}: images of {self.datasets[0].root} have one channel, which "
-                            "always stays: use views.channel_dropout=0")  # fmt: skip
+            raise UserError(
+                f"views.channel_dropout={share:g}: images of {self.datasets[0].root} have one channel, which always "
+                "stays: use views.channel_dropout=0"
+            )
         if other := sorted(stored - {channels, *([1] if repeats else [])}):
             root, names = self.datasets[0].root, ", ".join(self.datasets[0].info.channels)
             has = f"{other[0]} channel{'s' * (other[0] > 1)}{f' ({names})' * bool(names)}"

@@ -321,6 +321,7 @@ def test_shares_of_many_patients() -> None:
 # The first 16 digits of each recipe's hash.
 MODALITIES = {"msd": "MR", "volumes": "CT"}  # of those whose modality the inputs say
 IDENTITIES = {
+    "bids": "d53f0ef7c4b129f1",
     "brats": "093929e928867a1b",
     "chestxray14": "7dff6abebbcd8381",
     "chestxray14_small": "95408b5e0cb72aac",
@@ -342,6 +343,7 @@ IDENTITIES = {
     "phantom_ct": "519693690363c2fd",
     "phantom_cxr": "8058e0c7df7e3336",
     "phantom_small": "8722488420f0a2b2",
+    "sequences": "?",
     "shenzhen": "8d4f4f4b2623d4b9",
     "shenzhen_original": "b629b7e23063eb73",
     "siim_acr": "3fc6fba1a467ff0a",
@@ -357,7 +359,8 @@ def test_every_recipe_is_pinned() -> None:
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_the_identity_of_a_recipe_stays(name: str, ingest: SimpleNamespace) -> None:
     """Else a dataset that was begun is refused by the command that began it, and a finished one by ``repair``."""
-    keys = {"modality": MODALITIES[name]} if name in MODALITIES else {}
+    keys: dict[str, Any] = {"modality": MODALITIES[name]} if name in MODALITIES else {}
+    keys |= {"sequences": {"T1": "*_t1.nii"}} if name == "sequences" else {}
     for location in ("/data/here", "there/too.npz"):
         recipe = Recipe.from_config(ingest.recipe(name, images=location, **keys))
         assert identity_hash(recipe.identity(Hasher(PUBLIC_KEY, recipe.archive)))[:16] == IDENTITIES[name]

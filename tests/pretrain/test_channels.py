@@ -19,7 +19,7 @@ from dira_scale.runs.reader import RunReader
 RANGES = [((-1024.0, 0.0), (3000.0, 2000.0))] * 5 + [((-1024.0, np.nan), (3000.0, np.nan))]
 TINY = [
     *WORDS, "data.size=[8,16,16]", "data.batch=4", "data.workers=1", "parallel.threads=1", "precision=fp32",
-    "log_every=1", "tracker=none", "epoch_factor=1", "stages.di.epochs=1", "stages.dir.epochs=1", "stages.dira.epochs=1",
+    "log_every=1", "tracker=none", "stages.di.epochs=1", "stages.dir.epochs=1", "stages.dira.epochs=1",
     "optim.warmup_epochs=0", "validate.restored=2", "validate.batch=2", "views.pair=image",
 ]  # fmt: skip
 

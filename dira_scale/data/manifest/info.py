@@ -186,10 +186,10 @@ class DatasetInfo:
             return f"split {invalid[0][:60]!r}"
         if not isinstance(self.label_names, list) or not all(isinstance(label, str) for label in self.label_names):
             return "label_names"
-        names = self.channels
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        several = self.channels
+        if not isinstance(several, list) or not all(isinstance(name, str) for name in several):
             return "channels"
-        if len(names) == 1 or not len(set(names)) == len(names) <= MAX_CHANNELS:
+        if len(several) == 1 or not len(set(several)) == len(several) <= MAX_CHANNELS:
             return "channels"
         if not isinstance(self.classes, dict) or not self.classes.keys() <= set(self.label_names):
             return "classes"
