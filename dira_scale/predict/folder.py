@@ -82,9 +82,10 @@ class FolderImages:
 def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: int) -> Folder:
     """The files of ``folder``, or, of a network of several sequences, its sessions. Raises UserError."""
     keys = conversion or {}
-    if keys.get("sequences") and not keys.get("split_sequences"):
+    named = {key: keys[key] for key in ("sequences", "series") if keys.get(key)}
+    if named and not keys.get("split_sequences"):
         kind = Bids if keys.get("_target_") == Bids.__name__ else Sequences
-        return kind(folder, keys["sequences"], keys.get("missing", "keep"))
+        return kind(folder, **named, missing=keys.get("missing", "keep"))
     return Volumes(folder) if dimensions == 3 else Folder(folder)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from dira_scale.archive.sources.volumes import Volumes, above
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, nearest, print_line
 from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.series_index import COPY, SCOUT, SeriesIndex
 from dira_scale.pixels.limits import MAX_CHANNELS
 from dira_scale.storage.store import is_local
 from dira_scale.storage.text import brief
@@ -22,7 +25,7 @@ from dira_scale.storage.walk import files_below, resolve_links
 MISSING = ("keep", "reject")
 MASK = "the mask"  # beside the names of sequences
 UNKNOWN = "n/a"  # BIDS' word for an empty cell
-Files = dict[str, list[Path]]  # by sequence, or ``MASK``
+Files = dict[str, list[Path | Series]]  # by sequence, or ``MASK``
 
 
 class Session(NamedTuple):
@@ -30,6 +33,9 @@ class Session(NamedTuple):
 
     name: str
     patient: str | None = None
+
+
+Found = tuple[str, dict[str, Session], Path | Series]  # what it is called; by sequence the session; the file or series
 
 
 class Sequences(Volumes):
@@ -42,6 +48,7 @@ class Sequences(Volumes):
 
     Args:
         sequences: a pattern by the channel's name, in the channels' order.
+        series: in the place of ``sequences`` patterns of DICOM's SeriesDescription, in any case; a session is a study.
         missing: sessions without one: ``keep``: a channel of zeros, known as lacking; ``reject``: to quarantine.
         mask: a pattern; the mask is on the grid of the first sequence.
         split_sequences: each sequence is a sample of its own, whose study is the session.
@@ -55,7 +62,8 @@ class Sequences(Volumes):
     def __init__(
         self,
         images: PathStr,
-        sequences: Mapping[str, str],
+        sequences: Mapping[str, str] | None = None,
+        series: Mapping[str, str] | None = None,
         missing: str = "keep",
         mask: str | None = None,
         split_sequences: bool = False,
@@ -67,11 +75,15 @@ class Sequences(Volumes):
         patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
     ):
-        if not (isinstance(sequences, Mapping) and sequences and all(map(_is_text, sequences.values()))):
-            raise UserError(f"recipe.sequences={sequences}: give a pattern for each, such as "
-                            "'{T1: \"*_t1.nii.gz\", FLAIR: \"*_flair.nii.gz\"}'")  # fmt: skip
-        if len(sequences) > MAX_CHANNELS:
-            raise UserError(f"recipe.sequences: {len(sequences)} of them, and a volume has at most {MAX_CHANNELS}")
+        if (sequences is None) == (series is None) or (series and mask):
+            raise UserError("name the sequences by one of recipe.sequences (files) and recipe.series (DICOM's "
+                            "SeriesDescription, without recipe.mask)")  # fmt: skip
+        self.key, given = ("recipe.sequences", sequences) if series is None else ("recipe.series", series)
+        if not (isinstance(given, Mapping) and given and all(map(_is_text, given.values()))):
+            example = '{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}' if series is None else '{T1: "*t1*"}'
+            raise UserError(f"{self.key}={given}: give a pattern for each, such as '{example}'")
+        if len(given) > MAX_CHANNELS:
+            raise UserError(f"{self.key}: {len(given)} of them, and a volume has at most {MAX_CHANNELS}")
         if missing not in MISSING:
             raise UserError(f"recipe.missing={missing}{nearest(missing, MISSING) or ':'} use {' or '.join(MISSING)}")
         if mask and split_sequences:
@@ -79,14 +91,15 @@ class Sequences(Volumes):
         super().__init__(
             images, labels, None, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
         )
-        self.names, self.missing, self.split_sequences = tuple(sequences), missing, split_sequences
-        self.patterns = {name: _regex(glob) for name, glob in (*sequences.items(), *([(MASK, mask)] if mask else []))}
-        self.given = {**sequences, MASK: mask}
+        self.names, self.missing, self.split_sequences = tuple(given), missing, split_sequences
+        self.given = {**given, **({MASK: mask} if mask else {})}
+        self.patterns = {name: _regex(glob) for name, glob in self.given.items()}
+        self.headers = dict[Session, Mapping[str, str]]()  # of DICOM
         self.channels = self.names if len(self.names) > 1 and not split_sequences else ()
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
         """Sessions, or each sequence of them; then the CSV's rows without any. Raises OSError as ``Folder.records``."""
-        sessions = self._sessions()
+        sessions = self._sessions(workers)
         for note in self.notes:
             print_line(note)
         parts = [(name,) for name in self.names] if self.split_sequences else [self.names]
@@ -110,21 +123,40 @@ class Sequences(Volumes):
         """Of a store, which has no folders but names of files."""
         return {folder for file in self.stored for folder in file.parents}
 
-    def _sessions(self) -> dict[Session, Files]:
+    def _sessions(self, workers: int) -> dict[Session, Files]:
         """The files of each session. Raises UserError for a sequence that none has."""
         sessions, found, first = dict[Session, Files](), set[str](), ""
+        listed = self._named() if self.key == "recipe.sequences" else self._described(workers)
+        for called, matched, part in listed:
+            first = first or called
+            for name, session in matched.items():
+                sessions.setdefault(session, {}).setdefault(name, []).append(part)
+                found.add(name)
+        if lacking := [name for name in self.patterns if name not in found]:
+            key = "recipe.mask" if lacking[0] == MASK else f"{self.key}.{lacking[0]}"
+            there = brief(f"there is {first}" if first else "nothing is there")
+            raise UserError(f"{key}={self.given[lacking[0]]} matches nothing in {self.root}; {there}")
+        return sessions
+
+    def _named(self) -> Iterator[Found]:
         for path in files_below(self.root):
             relative = path.relative_to(self.root).as_posix()
-            first = first or relative
-            for name, pattern in self.patterns.items():
-                if session := self._session(pattern, relative):
-                    sessions.setdefault(session, {}).setdefault(name, []).append(path)
-                    found.add(name)
-        if lacking := [name for name in self.patterns if name not in found]:
-            key = "recipe.mask" if lacking[0] == MASK else f"recipe.sequences.{lacking[0]}"
-            there = brief(f"there is {first}" if first else "the folder is empty")
-            raise UserError(f"{key}={self.given[lacking[0]]} matches no file in {self.root}; {there}")
-        return sessions
+            matched = ((name, self._session(pattern, relative)) for name, pattern in self.patterns.items())
+            yield relative, {name: session for name, session in matched if session}, path
+
+    def _described(self, workers: int) -> Iterator[Found]:
+        """The DICOM series of each study; of what cannot be read as one, reading says why."""
+        index = SeriesIndex()
+        for path, size, head, _ in self._inspected(workers):
+            if head and size is not None:
+                index.add(path, size, head)
+        for series in index.series():
+            if series.rejected not in (SCOUT, COPY):
+                description, header = series.header.get("description", ""), series.header
+                session = Session(f"{header.get('patient', '')} {header.get('study', '')}", header.get("patient"))
+                self.headers.setdefault(session, header)
+                matched = (name for name, glob in self.given.items() if fnmatch(description.lower(), glob.lower()))
+                yield description, dict.fromkeys(matched, session), series.image
 
     def _session(self, pattern: "re.Pattern[str]", path: str) -> Session | None:
         """Return whose file ``path``, below ``images``, is by a sequence's ``pattern``; None if it does not match."""
@@ -136,17 +168,19 @@ class Sequences(Volumes):
         self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]
     ) -> SourceRecord:  # fmt: skip
         parts = tuple(files[name][0] if name in files else None for name in names)
-        known = [path for of_name in files.values() for path in of_name]
-        image: Path | Input = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or known[0]
+        every = [part for of_name in files.values() for part in of_name]
+        known = [part.paths[0] if isinstance(part, Series) else part for part in every]
+        image: Path | Input = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or every[0]
         rows = {row for path in known if (row := above(path, self.listed) or above(resolve_links(path), self.listed))}
         met |= rows
         row = min(rows, default=None)
         name = f"{session.name} {names[0]}" if self.split_sequences else session.name
         listed = self.listed[row] if row else self._unlisted(name)
         record = SourceRecord(name, image, labels=listed.labels)
-        header = {"patient": session.patient} if session.patient else {}
+        header = self.headers.get(session) or ({"patient": session.patient} if session.patient else {})
         record = with_size(self._completed(record, listed.row, header))
-        record = replace(record, study=record.study or session.name, mask=record.mask or files.get(MASK, [None])[0])
+        mask = next((part for part in files.get(MASK, ()) if isinstance(part, Path)), None)
+        record = replace(record, study=record.study or session.name, mask=record.mask or mask)
         several = [name for name in (*names, *([MASK] if MASK in files else [])) if len(files.get(name, ())) > 1]
         reason = record.rejected
         if len(rows) > 1:
@@ -196,8 +230,8 @@ class Bids(Sequences):
         table = f"{str(images).rstrip('/')}/participants.tsv" if needed else None
         columns = {"file": "participant_id", "patient": "participant_id"}
         super().__init__(
-            images, sequences, missing, mask, split_sequences, table, columns, [*labels], None, class_columns, None,
-            attributes,
+            images, sequences, None, missing, mask, split_sequences, table, columns, [*labels], None, class_columns,
+            None, attributes,
         )  # fmt: skip
 
     def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:

@@ -62,6 +62,21 @@ class Volumes(Folder):
         for note in self.notes:
             print_line(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
+        for inspected in self._inspected(workers):
+            row = above(inspected.path, self.listed) if self.csv else None
+            if row and (inspected.head or row == inspected.path):
+                met[row] = None
+            if inspected.head and inspected.size is not None:
+                index.add(inspected.path, inspected.size, inspected.head)
+            else:
+                yield self._file(inspected)
+        yield from self._series(index)
+        for path in self.listed:
+            if path not in met:
+                yield self._absent(path)
+
+    def _inspected(self, workers: int) -> Iterator[Inspected]:
+        """All files, with a progress bar. Raises OSError."""
         columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
@@ -69,17 +84,7 @@ class Volumes(Folder):
             while chunk := list(islice(files, CHUNK)):
                 for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
                     bar.advance(task)
-                    row = above(inspected.path, self.listed) if self.csv else None
-                    if row and (inspected.head or row == inspected.path):
-                        met[row] = None
-                    if inspected.head and inspected.size is not None:
-                        index.add(inspected.path, inspected.size, inspected.head)
-                    else:
-                        yield self._file(inspected)
-        yield from self._series(index)
-        for path in self.listed:
-            if path not in met:
-                yield self._absent(path)
+                    yield inspected
 
     def _files(self) -> Iterator[Path]:
         """Each real file once, except masks, tables and the data files of headers."""

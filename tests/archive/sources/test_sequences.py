@@ -115,6 +115,29 @@ def test_what_cannot_be_one_session_says_why(tmp_path: Path, ingest: SimpleNames
         convert(config("sequences", tmp_path, ingest, slices="axial"), tmp_path / "out", 1)
 
 
+def test_series_of_a_study_are_found_by_their_descriptions(
+    tmp_path: Path, shards: Callable, make: SimpleNamespace
+) -> None:
+    """Two studies of one patient, the second without T2; a scout, and a series that nobody asked for."""
+    values = {}
+    for number, (study, description) in enumerate((("1", "AX T1 MPRAGE"), ("1", "ax t2 flair"), ("2", "AX T1 MPRAGE"))):
+        values[study, description] = make.smooth((18, 24, 20), number)
+        make.series(tmp_path / f"in/{number}", values[study, description], Modality="MR", PatientSex="F",
+                    StudyInstanceUID=f"1.3.{study}", SeriesInstanceUID=f"1.2.{number}",
+                    SeriesDescription=description)  # fmt: skip
+    make.series(tmp_path / "in/dwi", make.smooth((18, 24, 20), 9), Modality="MR", SeriesDescription="DWI",
+                StudyInstanceUID="1.3.1", SeriesInstanceUID="1.2.9")  # fmt: skip
+    make.series(tmp_path / "in/scout", make.smooth((2, 24, 20), 9), Modality="MR", SeriesDescription="t1 scout",
+                ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="1.2.8")  # fmt: skip
+    keys = {"images": tmp_path / "in", "series": {"T1": "*t1*", "T2": "*T2*"}, "attributes": ["sex"], "secret": False}
+    made = shards("sequences", **keys)
+    first, second = (f"HOSP-7741903 1.3.{study}" for study in "12")
+    np.testing.assert_array_equal(made.pixels(first), [values["1", "AX T1 MPRAGE"], values["1", "ax t2 flair"]])
+    np.testing.assert_array_equal(made.pixels(second)[0], values["2", "AX T1 MPRAGE"])
+    assert np.isnan(made.row(second)["low"]).tolist() == [False, True] and made.attributes(first) == {"sex": "F"}
+    assert len(made) == 2 and made.row(first)["patient"] == made.row(second)["patient"]
+
+
 def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:
     """As a killed conversion goes on: from its plan and from the shards' states."""
     miniatures_3d.sessions(tmp_path)
