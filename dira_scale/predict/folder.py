@@ -12,8 +12,9 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
+from dira_scale.archive.sources.bids import Bids
 from dira_scale.archive.sources.folder import Folder
-from dira_scale.archive.sources.sequences import Bids, Sequences
+from dira_scale.archive.sources.sequences import Sequences
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
