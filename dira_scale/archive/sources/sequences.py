@@ -119,7 +119,7 @@ class Sequences(Volumes):
 
     @cached_property
     def _folders(self) -> set[Path]:
-        """Of a store, which has no folders but names of files."""
+        """The folders of a store, which has none but in the names of files."""
         return {folder for file in self.stored for folder in file.parents}
 
     def _sessions(self, workers: int) -> dict[Session, Files]:
