@@ -20,7 +20,7 @@ from dira_scale.archive.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sample import FILLED
 from dira_scale.archive.slices import modality_of
-from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
+from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, DatasetInfo, schema_of
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import open_new, publish
@@ -102,6 +102,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         codec=recipe.codec,
         label_names=list(plan.label_names),
         classes=plan.classes,
+        channels=list(plan.channels),
         counts=dict(counts),
         quarantined=reasons.total(),
         shards=sizes,
@@ -155,7 +156,7 @@ def joined(
     those ``rejected`` before. Raises UserError for a shard made from another plan or recipe."""
     expected = made_of(plan, identity)
     with (
-        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
+        TableWriter(scratch / MANIFEST_FILE, schema_of(plan.channels)) as manifest,
         TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
     ):
         quarantine.add(list(rejected))

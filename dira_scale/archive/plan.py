@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from dira_scale.archive.deidentify import Hasher, coarse
-from dira_scale.archive.recipe import Recipe, classes_of
+from dira_scale.archive.recipe import Recipe, channels_of, classes_of
 from dira_scale.archive.sources.base import Source, SourceRecord
 from dira_scale.archive.splits import draw_splits
 from dira_scale.errors import UserError
@@ -75,6 +75,10 @@ class PlannedShards(Protocol):
     def label_names(self) -> tuple[str, ...]: ...
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the samples' channels, each with a range of its own; empty: one range for all."""
+
+    @property
     def hash(self) -> str:
         """Identity of everything planned."""
 
@@ -89,6 +93,7 @@ class ShardPlan:
         shards: file name -> positions of its items in the plan.
         label_names: names of the labels.
         classes: the class names of each label that is the number of a class.
+        channels: the names of the channels, each with a range of its own.
         hash: identity of everything planned; changes if the source does. It is published with the dataset, so it
             covers names only as keyed hashes, and no paths of this machine.
     """
@@ -100,13 +105,16 @@ class ShardPlan:
         hasher: Hasher,
         label_names: Sequence[str],
         classes: Mapping[str, Sequence[str]],
+        channels: Sequence[str],
     ):
         self._table, self._hasher = table, hasher
-        self.shards, self.label_names = shards, tuple(label_names)
+        self.shards, self.label_names, self.channels = shards, tuple(label_names), tuple(channels)
         self.classes = {label: list(names) for label, names in classes.items()}
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
         if classes:
             digest.update(json.dumps(self.classes).encode())
+        if channels:
+            digest.update(json.dumps(self.channels).encode())
         for item in self:
             r = item.record
             content = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
@@ -147,6 +155,7 @@ def plan_shards(
     hasher: Hasher,
     label_names: Sequence[str] = (),
     classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    channels: Sequence[str] = (),
 ) -> ShardPlan:
     """Hash, split and order the records; samples of a split are sorted by key, hence shuffled.
 
@@ -162,7 +171,7 @@ def plan_shards(
         _fill(table, records, hasher)
         table.executescript(NAME_PATIENTS)
         splits = draw_splits(table, recipe, hasher)
-        return ShardPlan(table, _order(table, splits, recipe.shard_size), hasher, label_names, classes)
+        return ShardPlan(table, _order(table, splits, recipe.shard_size), hasher, label_names, classes, channels)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"
@@ -211,6 +220,7 @@ def _order(table: sqlite3.Connection, splits: Sequence[str], shard_size: int) ->
 def planned_from(source: Source, recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
     """Return the plan for all images that the recipe's source lists. Raises UserError."""
     try:
-        return plan_shards(source.records(workers), recipe, hasher, source.label_names, classes_of(source))
+        about = source.label_names, classes_of(source), channels_of(source)
+        return plan_shards(source.records(workers), recipe, hasher, *about)
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error

@@ -136,6 +136,10 @@ class Recipe:
         _check_labels(source.label_names)
         for names in classes_of(source).values():
             _check_labels(names)
+        _check_labels(channels := channels_of(source), "channels")
+        if channels and self.slices:
+            raise UserError(f"recipe.slices={self.slices.plane} of several channels ({', '.join(channels)}): slices "
+                            "have one; whole volumes have all, recipe.slices=null")  # fmt: skip
         return source
 
     def check(self) -> None:
@@ -184,6 +188,11 @@ def classes_of(source: Source) -> Mapping[str, Sequence[str]]:
     return getattr(source, "classes", {})
 
 
+def channels_of(source: Source) -> Sequence[str]:
+    """The names of the samples' channels, if each has a range of its own; empty of samples of one range."""
+    return getattr(source, "channels", ())
+
+
 def _path_keys(source: type[Source]) -> Set[str]:
     """The constructor's arguments that are paths of this machine."""
     try:
@@ -201,12 +210,12 @@ def _check_shares(name: str, shares: Any) -> None:
         raise UserError(f"recipe.{name}={shares}: give shares that add up to 1 (0 leaves a split out)")
 
 
-def _check_labels(names: Sequence[str]) -> None:
+def _check_labels(names: Sequence[str], what: str = "labels") -> None:
     for label, count in Counter(names).items():
         if count > 1:
-            raise UserError(f"two labels are named {label[:60]!r}: rename one")
+            raise UserError(f"two {what} are named {label[:60]!r}: rename one")
         if not is_shown(label):
-            raise UserError(f"a label is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
+            raise UserError(f"one of the {what} is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -79,14 +79,15 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
 def _row(
     item: Item, image: GreyImage | Volume, boxes: tuple[Box, ...], payload: bytes, recipe: Recipe
 ) -> dict[str, Any]:  # fmt: skip
+    low, high = (image.ranges if isinstance(image, Volume) else None) or (image.low, image.high)
     return {
         "key": item.key,
         "split": item.split,
         "patient": item.patient,
         "study": item.study,
         "codec": recipe.codec,
-        "low": image.low,
-        "high": image.high,
+        "low": low,
+        "high": high,
         "spacing": image.spacing,
         "labels": item.record.labels,
         "boxes": [box._asdict() for box in boxes],

@@ -163,6 +163,8 @@ def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused | Note
         image = read_input(item, recipe)
         if isinstance(image, Volume) and recipe.modality == "CT" and not may_be_hounsfield(image):
             yield Noted(NO_HOUNSFIELD)
+        if isinstance(image, Volume):
+            yield from map(Noted, image.notes)
         if recipe.slices is None:
             yield sample_of(item, image, recipe)
         else:

@@ -46,6 +46,7 @@ _MODULES = {
         "Turn", "TurnBlocks",
     ),
     "dira_scale.tasks.config": ("CandidateTask", "LabelTask", "MaskTask", "RegressionTask"),
+    "dira_scale.archive.sources.bids": ("Bids",),
     "dira_scale.archive.sources.brats": ("Brats",),
     "dira_scale.archive.sources.chestxray14": ("ChestXray14",),
     "dira_scale.archive.sources.chexpert": ("CheXpert",),
@@ -59,6 +60,7 @@ _MODULES = {
     "dira_scale.archive.sources.nlm_tuberculosis": ("NlmTuberculosis",),
     "dira_scale.archive.sources.phantom": ("Phantom",),
     "dira_scale.archive.sources.phantom_ct": ("PhantomCT",),
+    "dira_scale.archive.sources.sequences": ("Sequences",),
     "dira_scale.archive.sources.siim_acr": ("SiimAcr",),
     "dira_scale.archive.sources.volumes": ("Volumes",),
 }  # fmt: skip

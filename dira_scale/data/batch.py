@@ -24,7 +24,8 @@ class Batch:
             stored integers until ``to``, then float32.
         distortions: per view its parameters.
         index: int64 [b], samples counted over all datasets (``order.Positions``).
-        low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
+        low, high: float32 [b, V], the stored values of each view's image that become 0 and 1; [b, V, C] where channels
+            have their own, NaN of one that the image lacks.
         step, epoch: of the order.
         labels: float32 [b, L] as stored, NaN = unknown, -1 = uncertain (or what ``Labels.smooth`` drew): those asked
             for (``labels.Columns``, which makes targets of them), else all; None unless all datasets have the same.
@@ -90,12 +91,16 @@ class Batch:
 
 
 def unit_interval(stored: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """``stored`` integers [b, …] as float32, in which each sample's ``low`` and ``high`` [b] are 0 and 1, clipped."""
+    """``stored`` integers [b, C, …] as float32, in which each sample's ``low`` and ``high`` are 0 and 1, clipped.
+
+    They are [b], or [b, C] of each channel, NaN of one that the sample lacks, which becomes 0.
+    """
     values = stored.to(torch.float32)
     darkest, brightest = per_sample(low, values), per_sample(high, values)
-    return ((values - darkest) / (brightest - darkest)).clamp_(0, 1)
+    scaled = ((values - darkest) / (brightest - darkest)).clamp_(0, 1)
+    return scaled if low.dim() == 1 else scaled.nan_to_num_(nan=0.0)
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """``values`` [b] as [b, 1, 1, …], broadcastable to ``x`` [b, …]."""
-    return values.view(-1, *(1,) * (x.dim() - 1))
+    """``values`` [b] as [b, 1, 1, …], broadcastable to ``x`` [b, …]; [b, C] as [b, C, 1, …]."""
+    return values.view(*values.shape, *(1,) * (x.dim() - values.dim()))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dira_scale.data.batch import unit_interval
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.pixels.codecs import decode
@@ -66,8 +67,8 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
             pixels = resize(pixels, (0, 0, *pixels.shape[:2]), self.size)
         else:
             pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        low, high = (self.dataset.cell(name, row) for name in ("low", "high"))
-        image = torch.from_numpy((np.float32(pixels) - low) / (high - low)).clamp_(0, 1)
+        low, high = (torch.from_numpy(end) for end in self.dataset.range(np.array([row])))
+        image = unit_interval(torch.from_numpy(np.float32(pixels))[None], low, high)[0]
         labels = torch.from_numpy(self.dataset.labels(np.array([row]))[0])
         if self.label:
             labels = labels[self.label_names.index(self.label)].nan_to_num(self.UNKNOWN).long()

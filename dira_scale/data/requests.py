@@ -20,28 +20,31 @@ from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_lab
 TOGETHER = 256
 
 
-class Patients:
-    """The samples of a split, grouped by patient; patients of two datasets are different ones.
+COLUMNS = {"session": "study", "patient": "patient"}  # by ``views.pair``: what the images of a sample's views share
+
+
+class Groups:
+    """The samples of a split, grouped by a column: ``patient`` or ``study``; those of two datasets are different ones.
 
     Memory: 24 bytes a sample.
     """
 
-    def __init__(self, samples: Samples) -> None:
-        patient = samples.patients()
-        self._members = np.argsort(patient, kind="stable")  # patient after patient
+    def __init__(self, samples: Samples, column: str) -> None:
+        group = samples.groups(column)
+        self._members = np.argsort(group, kind="stable")  # group after group
         position = np.empty_like(self._members)
         position[self._members] = np.arange(len(position))
         self._place = position  # of a sample among the members
-        counts = np.bincount(patient)
-        self._start, self._count = (np.cumsum(counts) - counts)[patient], counts[patient]
+        counts = np.bincount(group)
+        self._start, self._count = (np.cumsum(counts) - counts)[group], counts[group]
 
     def others(self, index: np.ndarray) -> np.ndarray:
-        """How many further images the patients of samples ``index`` [b] have."""
+        """How many further images the groups of samples ``index`` [b] have."""
         counts: np.ndarray = self._count[index] - 1
         return counts
 
     def other(self, index: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Further image ``number`` (from 0) of each patient."""
+        """Further image ``number`` (from 0) of each group."""
         within = self._place[index] - self._start[index]
         return self._members[self._start[index] + number + (number >= within)]
 
@@ -96,7 +99,7 @@ class Requests:
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
         self.together = max(1, TOGETHER * world // order.batch)
-        self._patients = Patients(samples) if views.pair == "patient" and views.count > 1 else None
+        self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
 
     def at(self, step: int) -> Request:
         """This rank's part of ``step``."""
@@ -131,14 +134,14 @@ class Requests:
             yield Request(step, of_views, index[span], occurrence[span], shown_here, geometries, distortions)
 
     def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
-        """Return whose image ``view`` of each sample shows: its own, or another one of its patient."""
-        if self._patients is None or view == 0:
+        """Return whose image ``view`` of each sample shows: its own, or another one of its group."""
+        if self._groups is None or view == 0:
             return index
-        others = self._patients.others(index)
+        others = self._groups.others(index)
         shown, several = index.copy(), others > 0
         epoch, index, occurrence = epoch[several], index[several], occurrence[several]
         number = draw_partner(self.seed, epoch, index, occurrence, view, others[several])
-        shown[several] = self._patients.other(index, number)
+        shown[several] = self._groups.other(index, number)
         return shown
 
     def empty_views(self, request: Request, pinned: bool) -> tuple[Tensor, ...]:

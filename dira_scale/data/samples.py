@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import xxhash
 
@@ -20,7 +21,7 @@ from dira_scale.pixels.arena import Allocate, Arena
 from dira_scale.pixels.boxes import Crop, Part
 from dira_scale.pixels.bricks import BrickError, Bricks
 from dira_scale.pixels.codecs import DecodeError, decode
-from dira_scale.pixels.crops import fill, fill_from_bricks
+from dira_scale.pixels.crops import darkest, fill, fill_from_bricks
 from dira_scale.pixels.headers import Payload
 
 T = TypeVar("T")
@@ -97,6 +98,11 @@ class Samples:
             values[here] = column[row[here]]
         return values
 
+    @property
+    def channel_names(self) -> list[str]:
+        """The names of the channels of the datasets that say them; empty if none does."""
+        return next((dataset.info.channels for dataset in self.datasets if dataset.info.channels), [])
+
     def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
         """For each axis the extent [b] of samples ``index`` [b], in pixels: height, width; depth, height, width."""
         return tuple(self.column(name, index) for name in SIDES[self.dimensions])
@@ -111,11 +117,16 @@ class Samples:
         return values
 
     def range(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The stored values that become 0 and 1, float32 [b] each, of samples ``index`` [b]."""
-        if self.views is None or self.views.range is None:
-            return self.column("low", index), self.column("high", index)
-        low, high = (np.full(len(index), end, np.float32) for end in self.views.range)
-        return low, high
+        """The stored values that become 0 and 1, float32 each, of samples ``index`` [b]: [b], or [b, C] where channels
+        have their own; NaN of one that a sample lacks."""
+        dataset, row = self.locate(index)
+        window, names = None if self.views is None else self.views.range, self.channel_names
+        ends = np.empty((2, len(index), *([len(names)] if names else [])), np.float32)
+        for d in np.unique(dataset):
+            here = dataset == d
+            for end, values in zip(ends, self.datasets[d].range(row[here], window), strict=True):
+                end[here] = values if values.ndim == end.ndim else values[:, None]  # one for all of older datasets
+        return ends[0], ends[1]
 
     def words(self, name: str, index: np.ndarray) -> list[str]:
         """The manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
@@ -138,11 +149,13 @@ class Samples:
             values[here] = flags if self.chosen is None else flags[:, list(self.chosen.columns[d])]
         return values
 
-    def patients(self) -> np.ndarray:
-        """For every sample a number of its patient, int64 [n]; patients of two datasets are different ones."""
+    def groups(self, column: str) -> np.ndarray:
+        """For every sample a number of its ``patient`` or ``study``, int64 [n]; those of two datasets are different
+        ones, and without one a sample is alone."""
         numbers, first = [], 0
         for dataset, rows in zip(self.datasets, self.rows, strict=True):
-            coded = dataset.manifest.table(["patient"])["patient"].combine_chunks().dictionary_encode()
+            table = dataset.manifest.table(["key", column])
+            coded = pc.coalesce(table[column], table["key"]).combine_chunks().dictionary_encode()
             numbers.append(coded.indices.to_numpy()[rows].astype(np.int64) + first)
             first += len(coded.dictionary)
         return np.concatenate(numbers)
@@ -247,12 +260,11 @@ class Samples:
         except (OSError, BrickError, DecodeError) as error:
             raise self.damaged(sample, error, mask) from error
 
-    def _outside(self, sample: int) -> int | None:
-        """The stored value of what lies beyond a volume, which becomes 0; None: nothing may."""
+    def _outside(self, sample: int) -> np.ndarray | None:
+        """The stored value of what lies beyond a volume, or of each channel, which becomes 0; None: nothing may."""
         if self.views is None or not self.views.pad:
             return None
-        (low,), _ = self.range(np.array([sample]))
-        return int(np.clip(np.floor(low), -32768, 32767))
+        return darkest(self.range(np.array([sample]))[0][0])
 
     def require_masks(self) -> None:
         """Raise UserError unless each dataset has a mask in the split."""
@@ -303,6 +315,10 @@ class Samples:
         if len(channels) > 1:
             listed = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
             raise UserError(f"images differ in their number of channels ({listed}): shard all with the same number")
+        named = {", ".join(dataset.info.channels): dataset.root for dataset in self.datasets if dataset.info.channels}
+        if len(named) > 1:
+            listed = " and ".join(f"{names} in {root}" for names, root in named.items())
+            raise UserError(f"images differ in their channels ({listed}): shard all with the same, in one order")
         return next(iter(channels))
 
 

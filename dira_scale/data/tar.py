@@ -79,8 +79,11 @@ def member_at(stream: BinaryIO, offset: int, end: int) -> tarfile.TarInfo | None
 
 
 def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:
-    """KEY.json, for readers without the manifest. Unknown labels are null, as JSON has no NaN."""
+    """KEY.json, for readers without the manifest. Unknown labels, and ranges of lacking channels, are null, as JSON has
+    no NaN."""
     labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
     names = ("key", "patient", "study", "low", "high", "spacing", "affine", "boxes", "attributes")
     kept = {name: row[name] for name in names if row[name] is not None or name != "affine"}
+    several = {name: row[name] for name in ("low", "high") if isinstance(row[name], tuple | list)}
+    kept |= {name: [None if math.isnan(v) else v for v in values] for name, values in several.items()}
     return json.dumps(kept | {"labels": labels}, sort_keys=True, allow_nan=False).encode()

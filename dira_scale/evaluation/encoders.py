@@ -44,6 +44,7 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     differing: tuple[tuple[str, Callable[[Description], Any]], ...] = (
         ("model._target_", lambda run: run.network.architecture.get("_target_")),
         ("model.encoder", lambda run: run.network.name),
+        ("channels", lambda run: run.network.channels),
         ("data.size", lambda run: run.input.sides),
         ("data.range", lambda run: run.input.window),
     )
@@ -86,9 +87,9 @@ def make_names_unique(groups: Sequence[Group]) -> None:
     _rename(groups, [str(group.members[0].get("run") or group.members[0].get("init", group.name)) for group in groups])
 
 
-def weights_group(path: str, model: Architecture, size: int | tuple[int, ...]) -> Group:
+def weights_group(path: str, model: Architecture, size: int | tuple[int, ...], channels: int | None = None) -> Group:
     """The encoder of ``model`` with the weights of a file in any layout that pretraining accepts."""
-    encoder = model.build_encoder(size)
+    encoder = _random(model, size, channels)
     start = start_weights(path, encoder)
     if start is None:
         raise UserError(f"init={path}: expected a file of weights; encoders of random weights are rows of the table "
@@ -96,7 +97,14 @@ def weights_group(path: str, model: Architecture, size: int | tuple[int, ...]) -
     return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": [*start.loaded]}])
 
 
-def random_group(model: Architecture, size: int | tuple[int, ...], count: int, seed: int) -> Group:
+def _random(model: Architecture, size: int | tuple[int, ...], channels: int | None) -> Encoder:
+    """``channels``: of the first layer; None: the architecture's own."""
+    return model.build_encoder(size) if channels in (None, model.channels) else model.build_encoder(size, channels)
+
+
+def random_group(
+    model: Architecture, size: int | tuple[int, ...], count: int, seed: int, channels: int | None = None
+) -> Group:
     """``count`` encoders of ``model`` at their initialisation, seeded ``seed``, ``seed + 1`` …
 
     Their BatchNorms keep mean 0 and variance 1: with statistics of the data, the deeper levels get worse (ResNet-18 on
@@ -106,7 +114,7 @@ def random_group(model: Architecture, size: int | tuple[int, ...], count: int, s
     with torch.random.fork_rng(devices=[]):
         for member in range(seed, seed + count):
             torch.manual_seed(member)
-            group.encoders.append(model.build_encoder(size))
+            group.encoders.append(_random(model, size, channels))
             group.members.append({"seed": member})
     return group
 

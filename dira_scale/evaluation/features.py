@@ -50,7 +50,7 @@ class StoredImages:
 
     Attributes:
         stored: [n, C, *size], the stored integers: uint8, uint16 if one of the images has 16 bits, or int16 of volumes.
-        low, high: float32 [n], the stored values that become 0 and 1.
+        low, high: float32 [n] or [n, C], the stored values that become 0 and 1 (``unit_interval``).
         unreadable: a message for each of the others.
     """
 
@@ -126,8 +126,7 @@ class Images:
         kind = torch.int16 if dims == 3 else torch.uint8 if column("bits")[rows].max() == 8 else torch.uint16
         shape = len(rows), int(column("channels")[rows[0]]), *self.size
         stored = torch.empty(shape, dtype=kind, pin_memory=pinned)
-        window = self.window or (column("low")[rows], column("high")[rows])
-        low, high = (torch.from_numpy(np.full(len(rows), value, np.float32)) for value in window)
+        low, high = map(torch.from_numpy, self.dataset.range(rows, self.window))
         return StoredImages(stored, low, high)
 
     def _fill(self, image: np.ndarray, row: int) -> None:

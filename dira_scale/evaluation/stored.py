@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dira_scale.data.batch import unit_interval
 from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE, SLIDING
 from dira_scale.pixels.codecs import decode
-from dira_scale.pixels.crops import fill
+from dira_scale.pixels.crops import darkest, fill
 from dira_scale.pixels.headers import Payload
 from dira_scale.pixels.limits import MAX_VOXELS
 
@@ -40,6 +41,7 @@ class Stored:
     """An image or a volume. ``shape`` and ``codec`` are of its payload; ``low`` and ``high`` become 0 and 1.
 
     Attributes:
+        low, high: float32, of all its channels, or [C] (``ShardedDataset.range``).
         bits: of an image's value, 8 or 16; volumes have 16, of which one is the sign.
         spacing: of its pixels, in mm; None: unknown.
         step: for each axis, how many of its pixels a network's pixel covers; None: 1.
@@ -50,8 +52,8 @@ class Stored:
     codec: str
     shape: tuple[int, ...]
     dimensions: int
-    low: float
-    high: float
+    low: np.ndarray | float
+    high: np.ndarray | float
     spacing: Sequence[float] | None = None
     step: Sequence[float] | None = None
     pad: bool = False
@@ -60,7 +62,7 @@ class Stored:
     @classmethod
     def of(cls, samples: Samples, sample: int) -> "Stored":
         """Raises UserError as :meth:`Samples.payload`."""
-        low, high = (float(samples.column(name, np.array([sample]))[0]) for name in ("low", "high"))
+        (low,), (high,) = samples.range(np.array([sample]))
         about = samples.codec(sample), samples.shape(sample), samples.dimensions
         spacing = samples.spacing(np.array([sample]))[0].tolist() if samples.dimensions == 3 else None
         bits = int(samples.column("bits", np.array([sample]))[0])
@@ -73,7 +75,9 @@ class Stored:
         pad: bool = False,
     ) -> "Stored":
         """As views see it that have these (``ViewSpec``). Raises UserError if its spacing is asked for and unknown."""
-        low, high = range or (self.low, self.high)
+        low, high = self.low, self.high
+        if range is not None:
+            low, high = (np.where(np.isnan(low), low, np.float32(end)) for end in range)
         step = None
         if spacing is not None:
             if self.spacing is None or not min(self.spacing) > 0:
@@ -81,7 +85,7 @@ class Stored:
             step = (np.array(spacing) / self.spacing).tolist()
             if np.prod(np.array(self.sides) / step) > MAX_VOXELS:
                 raise UserError(f"data.spacing={spacing}: a volume would have more than {MAX_VOXELS:,} voxels")
-        return replace(self, low=float(low), high=float(high), step=step, pad=pad)
+        return replace(self, low=low, high=high, step=step, pad=pad)
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -99,8 +103,8 @@ class Stored:
         kind = np.int16 if self.dimensions == 3 else np.uint8 if self.bits == 8 else np.uint16
         view = np.empty((self.channels, *size), kind)
         geometry = crop.of(np.array([self.sides]), None if self.step is None else np.array([self.step]))
-        outside = int(np.floor(self.low)) if self.pad else None
-        fill(self.payload, self.codec, [geometry.crop(0)], [view], self.shape, outside)
+        beyond = darkest(self.low) if self.pad else None
+        fill(self.payload, self.codec, [geometry.crop(0)], [view], self.shape, beyond)
         return view
 
     def view(self, crop: FixedCrop, size: tuple[int, ...]) -> Tensor:
@@ -122,8 +126,8 @@ class Stored:
         return np.asarray(replace(self, step=None).image().mean(0).numpy())
 
     def _scaled(self, pixels: np.ndarray) -> Tensor:
-        low, high = np.float32(self.low), np.float32(self.high)
-        return torch.from_numpy(np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1))
+        values, *ends = (torch.from_numpy(np.asarray(each, np.float32)[None]) for each in (pixels, self.low, self.high))
+        return unit_interval(values, *ends)[0]
 
 
 def dense(

@@ -16,8 +16,10 @@ class Volume:
         voxels: int16 [Z, Y, X], or [C, Z, Y, X] for several channels; z runs to the head, y to the back, x to the left.
         affine: float64 [4, 4], NIfTI's: from (x, y, z) indices to millimetres to the right, front and head (RAS+).
         low, high: the stored values that become 0 and 1.
+        ranges: of channels with ranges of their own, ``low`` and ``high`` of each; NaN of one that is lacking.
         scale, offset: source value = scale * stored + offset; 1 and 0 unless the values did not fit int16.
         filled: slices that the source lacks and that were interpolated from their neighbours.
+        notes: what should be told of it, and counted.
     """
 
     voxels: np.ndarray
@@ -27,6 +29,8 @@ class Volume:
     scale: float = 1.0
     offset: float = 0.0
     filled: int = 0
+    ranges: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:

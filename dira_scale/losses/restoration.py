@@ -15,14 +15,16 @@ EPSILON = 1e-6  # added to a block's variance (MAE's)
 
 
 def hidden_mean(errors: Tensor, hidden: Tensor) -> Tensor:
-    """Return the mean of ``errors`` [b, 1, *size] over each sample's ``hidden`` voxels (bool), then over samples.
+    """Return the mean of ``errors`` [b, C, *size] over each sample's ``hidden`` voxels (bool [b, 1, *size]), then over
+    samples.
 
     Example:
         >>> restored, target = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
         >>> hidden_mean((restored - target).square(), torch.rand(2, 1, 8, 8) > 0.5).item()
         1.0
     """
-    return (errors.masked_fill(~hidden, 0.0).flatten(1).sum(1) / hidden.flatten(1).sum(1).clamp(min=1)).mean()
+    count = errors.shape[1] * hidden.flatten(1).sum(1)
+    return (errors.masked_fill(~hidden, 0.0).flatten(1).sum(1) / count.clamp(min=1)).mean()
 
 
 def block_moments(x: Tensor, counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:

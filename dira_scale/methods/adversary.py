@@ -27,7 +27,7 @@ LOSSES = ("lsgan", "minimax", *WASSERSTEIN)
 
 
 class Adversary(nn.Module):
-    """D distinguishes clean patches from restored ones. Images [b, 1, *size] are in [0, 1].
+    """D distinguishes clean patches from restored ones. Images [b, C, *size] are in [0, 1].
 
     ``lsgan`` (Mao et al., ICCV 2017), the configuration's default: D's target score is 1 for clean and 0 for restored
     patches, the generator's 1. ``minimax``: the score's sigmoid is the probability D(x) of a clean patch; D ascends
@@ -36,8 +36,8 @@ class Adversary(nn.Module):
     D has four blocks of convolution and InstanceNorm without weights, and a scoring convolution, as released: 1,554,433
     parameters, a map of 28 x 28 scores at 224 pixels.
 
-    ``dimensions``: of an image. ``precision``: of D, whatever autocast is around it: ``fp32``, or ``bf16`` by autocast.
-    Scores and losses are fp32.
+    ``dimensions`` and ``channels``: of an image. ``precision``: of D, whatever autocast is around it: ``fp32``, or
+    ``bf16`` by autocast. Scores and losses are fp32.
 
     Raises ``UserError`` for a loss that does not exist.
     """
@@ -46,12 +46,12 @@ class Adversary(nn.Module):
     precision = "fp32"
     discriminator: nn.Module
 
-    def __init__(self, loss: str = "lsgan", dimensions: int = 2, precision: str = "fp32") -> None:
+    def __init__(self, loss: str = "lsgan", dimensions: int = 2, precision: str = "fp32", channels: int = 1) -> None:
         super().__init__()
         if loss not in (known := LOSSES[:2]):
             raise UserError(f"adversary.loss={loss}: expected {' or '.join(known)}{nearest(loss, known)}")
         self.loss, self.precision = loss, precision
-        self.discriminator = Discriminator(dimensions)
+        self.discriminator = Discriminator(dimensions, channels)
 
     def beside(self, restored: Tensor, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """What its losses get beside the images: for what the encoder has seen, and the batch."""
@@ -86,7 +86,8 @@ class Adversary(nn.Module):
 
 class Wasserstein(Adversary):
     """A conditional Wasserstein GAN with gradient penalty (Gulrajani et al., NeurIPS 2017), as the 3D script of DiRA's
-    authors has it: D scores pairs of a clean or restored view and the distorted one, as two channels.
+    authors has it: D scores pairs of a clean or restored view and the distorted one, as two channels (or of each of
+    theirs).
 
     D is an encoder of the method's architecture and a 1 x 1 x 1 convolution: of ``unet3d`` 7,029,153 parameters. Its
     BatchNorm takes the statistics of each batch (clean, restored, between), in the groups of the global batch.
@@ -104,14 +105,17 @@ class Wasserstein(Adversary):
         penalty: factor of (|d ΣD / d pair| - 1)^2: the norm of each pair's gradient, the sum over all patches.
         model: the method's.
         size: of a view.
+        channels: of it.
     """
 
     validated = False  # scores have no fixed scale
 
-    def __init__(self, loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...]) -> None:
+    def __init__(
+        self, loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...], channels: int = 1
+    ) -> None:
         nn.Module.__init__(self)
         self.loss, self.penalty = loss, penalty
-        encoder = model.build_encoder(size, channels=2)
+        encoder = model.build_encoder(size, channels=2 * channels)
         score = CONVOLUTIONS[model.dimensions](encoder.channels[-1], 1, kernel_size=1)
         # The penalty's gradient is differentiated again.
         self.discriminator = norm.convert(nn.Sequential(encoder, CoarsestMap(), score), by_formula=True)
@@ -151,9 +155,14 @@ class Wasserstein(Adversary):
 
 
 def adversary_of(
-    loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...], precision: str = "fp32"
+    loss: str,
+    penalty: float,
+    model: Architecture,
+    size: int | tuple[int, ...],
+    precision: str = "fp32",
+    channels: int = 1,
 ) -> Adversary:
     """The adversary of ``adversary.*`` for restored views of ``size``."""
     if loss in WASSERSTEIN:
-        return Wasserstein(loss, penalty, model, size)
-    return Adversary(loss, model.dimensions, precision)
+        return Wasserstein(loss, penalty, model, size, channels)
+    return Adversary(loss, model.dimensions, precision, channels)

@@ -49,20 +49,22 @@ def construct(
     model_cfg: Any,
     views: ViewSpec,
     tensors: Mapping[str, Tensor] | None = None,
+    channels: int | None = None,
 ) -> Method:
     """The method, whatever the batch: its BatchNorm has one group until :func:`check_batch`.
 
     A method's constructor gets the arguments that it names: ``encoder``, ``network`` (the encoder with a decoder and a
     head), ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments
     come from its node. If ``model.weights`` is a run folder, ``tensors`` are those of its checkpoint; momentum networks
-    start as copies of the loaded weights, and a mask token as the file's.
+    start as copies of the loaded weights, and a mask token as the file's. ``channels``: of the first layer and of
+    restored images; None: the architecture's own, and one.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
     missing argument.
     """
     model = architecture(model_cfg)
     check_dimensions(model, views)
-    encoder = model.build_encoder(views.size)
+    encoder = model.build_encoder(views.size, channels) if channels else model.build_encoder(views.size)
     for number, crops in enumerate(views.entries):
         if crops.sides != views.sides:
             model.check_view(encoder, crops.size, f"views.crops[{number}].size")
@@ -71,7 +73,7 @@ def construct(
         start = StartWeights(Path(model.weights), encoder, tensors)
 
     def network() -> Network:
-        network = model.build_network(encoder)
+        network = model.build_network(encoder, channels or 1)
         if start:
             start.fill(network, node.get("target_scale", 1.0))
         return network

@@ -21,15 +21,15 @@ def check_size(size: Sequence[int]) -> None:
 
 
 class Discriminator(nn.Sequential):
-    """[b, 1, *size] -> one unbounded score per patch [b, 1, *size / 8], receptive field 47 pixels (DiRA, as released).
+    """[b, C, *size] -> one unbounded score per patch [b, 1, *size / 8], receptive field 47 pixels (DiRA, as released).
 
     Four Conv3-LeakyReLU blocks of strides 2, 2, 2, 1, InstanceNorm in all but the first, then a scoring Conv3.
     Convolution weights start as N(0, 0.02).
     """
 
-    def __init__(self, dimensions: int = 2) -> None:
+    def __init__(self, dimensions: int = 2, channels: int = 1) -> None:
         super().__init__(
-            *_block(dimensions, 1, 64, stride=2, norm=False),
+            *_block(dimensions, channels, 64, stride=2, norm=False),
             *_block(dimensions, 64, 128, stride=2),
             *_block(dimensions, 128, 256, stride=2),
             *_block(dimensions, 256, 512, stride=1),

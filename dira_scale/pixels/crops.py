@@ -26,14 +26,14 @@ def fill(
     crops: Sequence[Crop],
     views: Sequence[np.ndarray],
     shape: tuple[int, ...] | None = None,
-    outside: int | None = None,
+    outside: np.ndarray | None = None,
 ) -> tuple[float, float]:
     """Writes each crop of an image or a volume into its view [C, *size], of two or three dimensions.
 
     The views may be of a wider type than the pixels. ``shape`` is the manifest's (``codecs.decode``). For any number of
     threads: the interpreter's lock is released while decoding and resampling, and no threads are started. Each thread
-    keeps its buffers, some three times the largest image it met. ``outside`` is the value of what lies beyond a volume;
-    None: a crop must be within it.
+    keeps its buffers, some three times the largest image it met. ``outside`` is the value of what lies beyond a volume,
+    or [C] those of its channels; None: a crop must be within it.
 
     Returns the seconds of decoding and of resampling.
     Raises DecodeError when the payload is broken, not of this shape, or a box is not within the image.
@@ -58,7 +58,7 @@ def fill(
 
 
 def fill_from_bricks(
-    bricks: Bricks, crops: Sequence[Crop], views: Sequence[np.ndarray], outside: int | None = None
+    bricks: Bricks, crops: Sequence[Crop], views: Sequence[np.ndarray], outside: np.ndarray | None = None
 ) -> tuple[float, float, float]:
     """Fill crops of a volume in bricks, of which those are read that the crops need.
 
@@ -79,7 +79,7 @@ def _cut(
     take: Callable[[Sequence[Part]], Sequence[np.ndarray]],
     boxes: Sequence[Box],
     sides: tuple[int, ...],
-    outside: int | None,
+    outside: np.ndarray | None,
 ) -> list[tuple[np.ndarray, Box]]:
     """Cut ``boxes`` (z, y, x, d, h, w), in stored voxels, out of a volume of ``sides``.
 
@@ -97,16 +97,25 @@ def _cut(
     return [_padded(voxels, within, box, sides, outside) for voxels, within, box in pieces]
 
 
-def _padded(voxels: np.ndarray, within: Box, box: Box, sides: Sequence[int], outside: int) -> tuple[np.ndarray, Box]:
+def darkest(low: np.ndarray | float) -> np.ndarray:
+    """The stored value that becomes 0, of one range or of those [C] of channels, whose NaN are of channels of zeros."""
+    return np.asarray(np.clip(np.floor(np.nan_to_num(low)), -32768, 32767), np.int16)
+
+
+def _padded(
+    voxels: np.ndarray, within: Box, box: Box, sides: Sequence[int], outside: np.ndarray
+) -> tuple[np.ndarray, Box]:
     """``voxels`` [C, D, H, W] around the part ``within`` of ``box`` that a volume of these ``sides`` covers, with
     ``outside`` where ``box`` lies beyond the volume; and the whole box within that array."""
     if box == inside(box, sides):
         return voxels, within
     before = [max(0, math.ceil(-start)) for start in box[:3]]
     after = [max(0, math.ceil(start + e - side)) for start, e, side in zip(box, box[3:], sides, strict=False)]
-    margins = ((0, 0), *zip(before, after, strict=True))
+    padded = np.empty((len(voxels), *np.add(before, voxels.shape[1:]) + after), voxels.dtype)
+    padded[...] = outside.reshape(-1, 1, 1, 1)
+    padded[:, *(slice(m, m + n) for m, n in zip(before, voxels.shape[1:], strict=True))] = voxels
     starts = [start - max(0, math.floor(start)) + margin for start, margin in zip(box, before, strict=False)]
-    return np.pad(voxels, margins, constant_values=outside), (*starts, *box[3:])
+    return padded, (*starts, *box[3:])
 
 
 def _fill_volume(voxels: np.ndarray, box: Box, crop: Crop, view: np.ndarray) -> None:

@@ -12,7 +12,9 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
+from dira_scale.archive.sources.bids import Bids
 from dira_scale.archive.sources.folder import Folder
+from dira_scale.archive.sources.sequences import Sequences
 from dira_scale.archive.sources.volumes import Volumes
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
@@ -20,6 +22,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.stored import Stored
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.settings import VolumeSettings
+from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.predict.config import SOURCE
 from dira_scale.predict.geometry import Plane, Space
 from dira_scale.predict.images import Loaded
@@ -45,8 +48,7 @@ class FolderImages:
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
         hasher, _ = self.recipe.hasher(key_file)
-        source = Volumes(folder) if dimensions == 3 else Folder(folder)
-        records = [*source.records(workers)]
+        records = [*_source_of(conversion, folder, dimensions).records(workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
         called = [r.name if names == SOURCE else hasher("key", r.name) for r in records]
@@ -64,16 +66,28 @@ class FolderImages:
         row, dimensions = sample.row, self.recipe.dims
         sides = tuple(row[name] for name in SIDES[dimensions])
         shape = sides if row["channels"] == 1 else (row["channels"], *sides)
+        low, high = (np.asarray(row[end], np.float32) for end in ("low", "high"))
         stored = Stored(
-            sample.payload, row["codec"], shape, dimensions, float(row["low"]), float(row["high"]), row["spacing"],
-            bits=row["bits"],
+            sample.payload, row["codec"], shape, dimensions, low, high, row["spacing"], bits=row["bits"]
         )  # fmt: skip
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))
-        return Loaded(stored, Space.of(item.record.image, read, np.array(row["affine"]).reshape(4, 4)))
+        image = item.record.image
+        leader = image.paths[0] if isinstance(image, Channels) else image  # whose grid all have
+        return Loaded(stored, Space.of(leader, read, np.array(row["affine"]).reshape(4, 4)))
 
     def name(self, number: int) -> str | None:
         return self.items[number].record.name
+
+
+def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: int) -> Folder:
+    """The files of ``folder``, or, of a network of several sequences, its sessions. Raises UserError."""
+    keys = conversion or {}
+    named = {key: keys[key] for key in ("sequences", "series") if keys.get(key)}
+    if named and not keys.get("split_sequences"):
+        kind = Bids if keys.get("_target_") == Bids.__name__ else Sequences
+        return kind(folder, **named, missing=keys.get("missing", "keep"))
+    return Volumes(folder) if dimensions == 3 else Folder(folder)
 
 
 def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: str) -> Mapping[str, Any]:

@@ -85,8 +85,8 @@ class CroppedImage:
     """``crops`` [n, C, *size], of stored values; ``low`` and ``high`` become 0 and 1."""
 
     crops: np.ndarray
-    low: float
-    high: float
+    low: np.ndarray | float
+    high: np.ndarray | float
 
 
 def make(cfg: DictConfig) -> None:
@@ -163,7 +163,7 @@ def _mean_of_crops(
 ) -> Tensor:
     """[b, L] on the CPU. What is stored goes to the device, where it is scaled."""
     stored = torch.from_numpy(np.stack([image.crops for image in images], 1))
-    limits = torch.tensor([(image.low, image.high) for image in images], dtype=torch.float32)
+    limits = torch.from_numpy(np.array([(image.low, image.high) for image in images], np.float32))
     if device.type == "cuda":
         stored, limits = stored.pin_memory(), limits.pin_memory()
     stored, (low, high) = stored.to(device, non_blocking=True), limits.to(device, non_blocking=True).unbind(1)

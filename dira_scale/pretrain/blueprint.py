@@ -32,8 +32,6 @@ from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_s
 from dira_scale.training.schedule import batches_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
 
-ADVICE = "shard one of the channels, or, of a series in time, one of its images"  # for images of several
-
 
 class PretrainBlueprint(Blueprint):
     """A method and its adversary."""
@@ -48,16 +46,16 @@ class PretrainBlueprint(Blueprint):
     @property
     def shapes(self) -> ViewShapes:
         learned = methods.learned_label(self.cfg.method)
-        return ViewShapes(self.views, labels=learned.classes if learned else None)
+        return ViewShapes(self.views, self.config.channels or 1, labels=learned.classes if learned else None)
 
     def networks(self) -> tuple[Method, Adversary]:
         model = OmegaConf.merge(self.cfg.model, {"weights": None})
-        return methods.construct(self.cfg.method, model, self.views), self.adversary()
+        return methods.construct(self.cfg.method, model, self.views, None, self.config.channels), self.adversary()
 
     @property
     def nodes(self) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(self.cfg)
-        nodes = {name: plain[name] for name in ("method", "views", "adversary")}
+        nodes = {name: plain[name] for name in ("channels", "method", "views", "adversary")}
         data = {"size": plain["data"]["size"], **as_stored(plain["data"])}
         return nodes | {"model": plain["model"] | {"weights": None}, "data": data}
 
@@ -99,7 +97,7 @@ class PretrainBlueprint(Blueprint):
                 raise UserError(f"{error}; docs/reference/experiments.md lists the experiments on each") from error
             if learned:
                 learned.check(data.labels)
-            data.require_channels(config.model.name, config.model.channels, ADVICE)
+            data.require_channels(config.model.name, config.channels or 1, repeats=False)
             weights = config.model.weights
             stages = stage_plans(config, data.steps_per_epoch)
             return data, stages, start_tensors(Path(weights)) if weights else None
@@ -107,15 +105,17 @@ class PretrainBlueprint(Blueprint):
         data, stages, tensors = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | _weights_fact(config))
         torch.manual_seed(config.seed)
-        method, adversary = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors), self.adversary()
+        method = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, config.channels)
+        adversary = self.adversary()
         self.try_stages((method, adversary))  # so that an error shows now, not hours later
         moved(adversary, world.device, config.parallel.channels_last)
         return PretrainTask(config, world, method, adversary, stages, data)
 
     def adversary(self) -> Adversary:
         """Return the discriminator with its loss, of random weights."""
-        adversary = self.config.adversary
-        return adversary_of(adversary.loss, adversary.penalty, self.config.model, self.views.size, adversary.precision)
+        config, adversary = self.config, self.config.adversary
+        about = config.model, self.views.size, adversary.precision, config.channels or 1
+        return adversary_of(adversary.loss, adversary.penalty, *about)
 
     def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)

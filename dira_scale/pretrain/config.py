@@ -48,6 +48,7 @@ class PretrainOptim(Optim):
 @dataclass
 class Pretrain(StagedTraining):
     model: Architecture = field(default_factory=Architecture)
+    channels: int | None = at_least(1, None)
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
     optim: PretrainOptim = field(default_factory=PretrainOptim)

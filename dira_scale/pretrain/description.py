@@ -47,7 +47,9 @@ def describe(config: Mapping[str, Any]) -> Description:
     """Describe a run of the resolved ``config``: composed, or recorded, which has more keys."""
     data, method, factor = config["data"], config["method"], config["epoch_factor"]
     size, kind = data["size"], method_class(method)
-    network = _network(config["model"])
+    network, channels = _network(config["model"]), config.get("channels")  # older runs have no such key
+    if channels:
+        network = replace(network, channels=channels)
     stages = stages_of(config, restores)
     title = "Pretraining run"
     if factor != 1:
@@ -60,6 +62,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         network=network,
         input=Input(
             network.dimensions * (size,) if isinstance(size, int) else tuple(size),
+            channels or 1,
             window=None if data["range"] is None else tuple(data["range"]),
         ),
         data=data_of(config),
@@ -68,7 +71,10 @@ def describe(config: Mapping[str, Any]) -> Description:
         metrics=METRICS | ({"accuracy": _accuracy(method)} if _base(method).lesson else {}),
         best="loss",
         output=Output(
-            "sigmoid" if method.get("bounded", kind.bounded) else None, method.get("target_scale", 1.0), kind.remark
+            "sigmoid" if method.get("bounded", kind.bounded) else None,
+            method.get("target_scale", 1.0),
+            kind.remark,
+            restored=channels or 1,
         ),
         tensors=tensors_of(method, any(stage.decoder for stage in stages)),
         execution=execution(COMMAND),

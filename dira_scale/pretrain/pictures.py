@@ -28,7 +28,7 @@ WIDEST = 96  # pixels: planes of volumes are enlarged up to it, by a whole numbe
 
 @dataclass
 class Restoration:
-    """A batch of images or volumes, each [b, 1, *size] in [0, 1].
+    """A batch of images or volumes, each [b, C, *size] in [0, 1].
 
     Attributes:
         hole: where a cutout, a mask or a painting has replaced the distorted one.
@@ -108,15 +108,15 @@ def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
     """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: of ``rows`` images a row each, of volumes
-    one for each axis."""
+    one for each axis. Each channel is an image of its own, but those that are lacking."""
     table, grid, drawn = RestorationTable(), list[np.ndarray](), 0
     for batch in batches:
-        parts = (batch.clean, batch.distorted, batch.hole, batch.restored)
-        arrays = (part[:, 0].float().cpu().numpy() for part in parts)
-        geometry = batch.mirrored.cpu().numpy(), batch.spacing
+        parts, channels = (batch.clean, batch.distorted, batch.hole, batch.restored), batch.clean.shape[1]
+        arrays = (part.flatten(0, 1).float().cpu().numpy() for part in parts)
+        geometry = (np.repeat(each, channels, 0) for each in (batch.mirrored.cpu().numpy(), batch.spacing))
         for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
-            if np.array_equal(restored, clean):
-                continue  # a mask hides nothing of it
+            if np.array_equal(restored, clean) or (channels > 1 and not clean.any()):
+                continue  # a mask hides nothing of it, or the channel is lacking
             table.add(clean, distorted, hole > 0, restored)
             if drawn < rows:
                 drawn += 1

@@ -61,8 +61,9 @@ class Computed:
         made = partial(Changed, self.pretext) if self.pretext else Images
         images = {part: made(self.dataset, rows[part], *shown) for part in PARTS}
         groups = trained_groups(self.runs, cfg.stage, size)
-        groups += [weights_group(cfg.init, model, size)] if cfg.init else []
-        groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))
+        channels = self.runs[0].description.network.channels if self.runs else None
+        groups += [weights_group(cfg.init, model, size, channels)] if cfg.init else []
+        groups.append(random_group(model, size, cfg.random_encoders, cfg.seed, channels))
         make_names_unique(groups)
         layers = levels(self.config["layer"], groups[0].encoders[0])
         encoders = [encoder for group in groups for encoder in group.encoders]

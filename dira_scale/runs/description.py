@@ -147,7 +147,8 @@ class Tensors:
 class Output:
     """What the head's output means.
 
-    ``names`` are of the classes or numbers, one for each of the head's channels; empty: it has one channel, an image.
+    ``names`` are of the classes or numbers, one for each of the head's channels; empty: it is an image of ``restored``
+    channels.
     ``normalised`` has mean and deviation for each channel of numbers: a number is output x deviation + mean.
     """
 
@@ -156,11 +157,12 @@ class Output:
     remark: str = ""  # a sentence for cards
     names: tuple[str, ...] = ()
     normalised: tuple[Annotated[tuple[float, ...], Within(2, 2)], ...] = ()
+    restored: CHANNELS = 1
 
     @property
     def channels(self) -> int:
         """The channels of the head."""
-        return len(self.names) or 1
+        return len(self.names) or self.restored
 
 
 @dataclass(frozen=True)

@@ -119,16 +119,22 @@ class Inputs:
         cores = default_threads()
         return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **chosen)
 
-    def require_channels(self, network: str, channels: int, advice: str | None = None) -> None:
-        """Raise UserError, with ``advice``, unless a ``network`` whose first layer takes so many ``channels`` takes
-        these images."""
+    def require_channels(self, network: str, channels: int, repeats: bool = True) -> None:
+        """Raise UserError unless a ``network`` whose first layer takes so many ``channels`` takes these images; it
+        ``repeats`` those of one channel where it does not restore them. Also for views that drop the only channel."""
         stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
-        if other := sorted(stored - {1, channels}):
-            takes = f"has images of {other[0]} channels, and {network} takes {channels}, or grey ones"
+        share = max(entry.channel_dropout for entry in self.views.entries)
+        if share and stored == {1}:
             raise UserError(
-                f"data.shards={self.datasets[0].root} {takes}: {advice}"
-                if advice
-                else f"channels={channels}: {self.datasets[0].root} {takes}: use channels={other[0]}"
+                f"views.channel_dropout={share:g}: images of {self.datasets[0].root} have one channel, which always "
+                "stays: use views.channel_dropout=0"
+            )
+        if other := sorted(stored - {channels, *([1] if repeats else [])}):
+            root, names = self.datasets[0].root, ", ".join(self.datasets[0].info.channels)
+            has = f"{other[0]} channel{'s' * (other[0] > 1)}{f' ({names})' * bool(names)}"
+            raise UserError(
+                f"channels={channels}: {root} has images of {has}, and {network} takes {channels}"
+                f"{', or grey ones' * repeats}: use channels={other[0] if other[0] > 1 else 'null'}"
             )
 
     def loader(self, stage: StagePlan) -> Loader:

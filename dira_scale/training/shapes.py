@@ -31,6 +31,7 @@ class ViewShapes:
     def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
         count, index = self.views.count, np.arange(samples)
+        ends = samples, count, *([self.channels] if self.channels > 1 else [])  # each channel has a range of its own
         drawn = []
         for view in self.views.entries:
             stored = [np.full(samples, side) for side in view.least or view.sides]
@@ -39,8 +40,8 @@ class ViewShapes:
             views=tuple(torch.empty(samples, self.channels, *view.sides, dtype=self.dtype) for view in self.views.each),
             distortions=tuple(drawn),
             index=torch.empty(samples, dtype=torch.int64),
-            low=torch.empty(samples, count),
-            high=torch.empty(samples, count),
+            low=torch.empty(*ends),
+            high=torch.empty(*ends),
             step=0,
             epoch=0,
             labels=None if self.labels is None else torch.empty(samples, self.labels),

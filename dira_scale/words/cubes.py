@@ -53,6 +53,7 @@ class WordPlan:
     """
 
     label_names = (LABEL,)
+    channels = ()
 
     def __init__(self, dataset: ShardedDataset, cubes: Sequence[Cube], shard_size: int) -> None:
         self._dataset = dataset

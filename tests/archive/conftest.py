@@ -71,7 +71,7 @@ def write_csv(path: Path, rows: list[Mapping[str, Any]]) -> Path:
 
 def recipe(name: str, /, **keys: Any) -> dict[str, Any]:
     """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced; its name is not that of out."""
-    config = deepcopy(composed(name, tuple(key for key in ("images", "labels") if key in keys)))
+    config = deepcopy(composed(name, tuple(key for key in ("images", "labels", "sequences") if key in keys)))
     return config | {"name": config["name"] or name} | keys
 
 

@@ -321,6 +321,7 @@ def test_shares_of_many_patients() -> None:
 # The first 16 digits of each recipe's hash.
 MODALITIES = {"msd": "MR", "volumes": "CT"}  # of those whose modality the inputs say
 IDENTITIES = {
+    "bids": "d53f0ef7c4b129f1",
     "brats": "093929e928867a1b",
     "chestxray14": "7dff6abebbcd8381",
     "chestxray14_small": "95408b5e0cb72aac",
@@ -342,6 +343,7 @@ IDENTITIES = {
     "phantom_ct": "519693690363c2fd",
     "phantom_cxr": "8058e0c7df7e3336",
     "phantom_small": "8722488420f0a2b2",
+    "sequences": "6d1a8bbd86b2ab04",
     "shenzhen": "8d4f4f4b2623d4b9",
     "shenzhen_original": "b629b7e23063eb73",
     "siim_acr": "3fc6fba1a467ff0a",

@@ -13,7 +13,7 @@ import torch
 import xxhash
 from scipy import ndimage
 
-from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset, schema_of
 from dira_scale.pixels import codecs
 
 # Of ten images: sizes differ within a batch, and some crops are enlarged.
@@ -54,7 +54,7 @@ def write_dataset(
     root.mkdir(exist_ok=True)
     for name, content in shards.items():
         (root / name).write_bytes(content)
-    pq.write_table(pa.Table.from_pylist([*rows], SCHEMA), root / "manifest.parquet")
+    pq.write_table(pa.Table.from_pylist([*rows], schema_of(info.get("channels", ()))), root / "manifest.parquet")
     fields: dict[str, Any] = {
         "name": root.name, "modality": "CXR", "dims": 2, "codec": rows[0]["codec"], "label_names": ["a"],
         "counts": dict(Counter(row["split"] for row in rows)), "quarantined": 0,

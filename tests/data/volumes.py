@@ -44,10 +44,13 @@ def make(
     test: int = 0,
     boxes: Sequence[Sequence[dict[str, Any]]] = (),
     words: Sequence[int | None] | None = None,
+    ranges: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
+    channels: Sequence[str] = (),
+    studies: Sequence[str] = (),
 ) -> ShardedDataset:
     """Every second volume has a mask: whether its voxels are above 0. The last ``val`` and ``test`` are held out.
     ``spacing`` of each, in mm; None: of all [2, 1, 1]. ``words``: of each the class of a label ``word``; None: a label
-    ``nodule``."""
+    ``nodule``. ``ranges``: of each low and high by channel, whose names ``channels`` are."""
     shard, rows = b"", []
     splits = (len(volumes) - val - test) * ["train"] + val * ["val"] + test * ["test"]
     for number, voxels in enumerate(volumes):
@@ -60,6 +63,8 @@ def make(
             "labels": [float(number % 3 == 0) if words is None else words[number]],
             "offset": len(shard), "size": len(payload), "boxes": [*boxes[number]] if boxes else None,
         }  # fmt: skip
+        facts |= dict(zip(("low", "high"), ranges[number], strict=True)) if ranges else {}
+        facts |= {"study": studies[number]} if studies else {}
         facts |= dict(zip(("depth", "height", "width"), voxels.shape[-3:], strict=True))
         shard += payload
         if number % 2 == 0:
@@ -69,6 +74,7 @@ def make(
         rows.append(row_of(f"v{number}", **facts))
     named = {} if words is None else {"word": [f"w{number}" for number in range(1 + max(filter(None, words)))]}
     described = {"name": "toy", "modality": "CT", "dims": 3, "label_names": [*named] or ["nodule"], "classes": named}
+    described |= {"channels": [*channels]}
     return write_dataset(root, rows, {"train-000000.tar": shard}, **described)
 
 

@@ -70,6 +70,7 @@ class Source(Protocol):
     label_names: Sequence[str]
 
     # ``classes`` (column -> names) of an instance says which labels are the number of a class, from 0.
+    # ``channels`` of an instance names those of its volumes, which then have ``ranges`` (``imaging.volumes.channels``).
     # ``takes_lists = True`` on a class says that its argument ``lists`` is a folder of published lists, one per split
     # (``split_lists.py``), and that a record's ``split`` is then final: neither divided, nor refused for its patient.
 

@@ -1,49 +1,17 @@
 """BraTS 2018 to 2021: brain MR in four modalities with tumour masks, a folder per patient (Menze et al., TMI 2015)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, reject_repeated, with_size
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
-from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.settings import ReadSettings
-from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes import read_volume
-from dira_scale.imaging.volumes.geometry import Grid
+from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.storage.walk import folder_at
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
-WHITE = 8191  # four times as much fits 16 bits
 GRADES = {"HGG": 1.0, "LGG": 0.0}
-
-
-@dataclass(frozen=True)
-class Channels:
-    """One volume of several files on the same grid."""
-
-    paths: tuple[Path, ...]
-
-    def read(self, settings: ReadSettings) -> Volume:
-        """[C, Z, Y, X]; each channel is scaled by its own black and white, which become 0 and ``WHITE``.
-
-        Raises RejectedError, also if the grids differ, and for ``recipe.volume.clip``, whose values would be these.
-        """
-        if settings.volume.clip is not None:
-            raise RejectedError("several modalities are scaled before recipe.volume.clip: use null")
-        first, *others = volumes = [read_volume(path, settings) for path in self.paths]
-        if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
-            raise RejectedError("modalities on different grids")
-        return Volume(np.stack([*map(_scaled, volumes)]), first.affine, 0, WHITE)
-
-
-def _scaled(volume: Volume) -> np.ndarray:
-    values = np.rint((volume.voxels - volume.low) / (volume.high - volume.low) * WHITE)
-    return np.clip(values, -32768, 32767).astype(np.int16)
 
 
 class Brats:
@@ -66,6 +34,7 @@ class Brats:
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise UserError(f"recipe.modalities={list(modalities)}: use one or several of {', '.join(MODALITIES)}")
         self.modalities = modalities
+        self.channels = tuple(modalities) if len(modalities) > 1 else ()
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """All patients; rejects those without a modality or the mask, and repeated names."""
@@ -85,10 +54,10 @@ class Brats:
         yield self._record(folder, files)
 
     def _record(self, folder: Path, files: dict[str, Path]) -> SourceRecord:
-        paths = tuple(files[kind] for kind in self.modalities if kind in files)
-        image: Path | Input = Channels(paths) if paths else folder
-        if len(self.modalities) == len(paths) == 1:
-            image = paths[0]
+        paths = [files[kind] for kind in self.modalities if kind in files]
+        image: Path | Input = paths[0] if paths else folder
+        if len(self.modalities) == len(paths) > 1:
+            image = Channels(self.channels, tuple(paths))
         lacking = [kind for kind in (*self.modalities, "seg") if kind not in files]
         return SourceRecord(
             folder.name,

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
-from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
 from dira_scale.config.schema import PathStr
+from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.storage.tables import table_error
 from dira_scale.storage.walk import folder_at
 
@@ -31,10 +32,11 @@ class Msd:
             content = json.loads(self.list.read_bytes())
             self.training = [(self._path(pair["image"]), self._path(pair["label"])) for pair in content["training"]]
             self.test = [self._path(image) for image in content["test"]]
-            channels = {str(name) for name in content.get("modality", {}).values()}
+            channels = [str(name) for name in content.get("modality", {}).values()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise table_error(self.list, f"not the decathlon's list ({type(error).__name__}: {error})") from error
-        self.modality = ("CT" if channels == {"CT"} else "MR") if channels else None  # MR: "MRI", "T2", "FLAIR" …
+        self.channels = _distinct(channels) if len(channels) > 1 else ()
+        self.modality = ("CT" if {*channels} == {"CT"} else "MR") if channels else None  # MR: "MRI", "T2", "FLAIR" …
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed volumes, rejected if missing or repeated, and unlisted files beside them, rejected.
@@ -47,16 +49,25 @@ class Msd:
         listed = {path for path, _ in self.training} | set(self.test)
         for path, mask in self.training:
             yield SourceRecord(
-                self._name(path), path, self._name(path), mask=mask, split="training", modality=self.modality
+                self._name(path),
+                self._image(path),
+                self._name(path),
+                mask=mask,
+                split="training",
+                modality=self.modality,
             )
         folders = {path.parent for path in listed}
         for path in self.test:
             if path.parent.is_dir():
-                yield SourceRecord(self._name(path), path, self._name(path), split="test", modality=self.modality)
+                name, image = self._name(path), self._image(path)
+                yield SourceRecord(name, image, name, split="test", modality=self.modality)
         for folder in sorted(filter(Path.is_dir, folders)):
             for path in files_ending(folder, ".nii", ".nii.gz"):
                 if path not in listed:
                     yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
+
+    def _image(self, path: Path) -> Path | Input:
+        return Channels(self.channels, (path,)) if self.channels else path
 
     def _name(self, path: PurePath) -> str:
         return path.name.removesuffix(".gz").removesuffix(".nii")
@@ -68,3 +79,8 @@ class Msd:
         if not self._name(path):
             raise table_error(self.list, f"names {cell!r}, which is no name of a volume")
         return self.root / str(path)
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names; equal ones by their numbers, too."""
+    return tuple(name if names.count(name) == 1 else f"{name} {number}" for number, name in enumerate(names))

@@ -62,6 +62,21 @@ class Volumes(Folder):
         for note in self.notes:
             print_line(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
+        for inspected in self._inspected(workers):
+            row = above(inspected.path, self.listed) if self.csv else None
+            if row and (inspected.head or row == inspected.path):
+                met[row] = None
+            if inspected.head and inspected.size is not None:
+                index.add(inspected.path, inspected.size, inspected.head)
+            else:
+                yield self._file(inspected)
+        yield from self._series(index)
+        for path in self.listed:
+            if path not in met:
+                yield self._absent(path)
+
+    def _inspected(self, workers: int) -> Iterator[Inspected]:
+        """All files, with a progress bar. Raises OSError."""
         columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
@@ -69,17 +84,7 @@ class Volumes(Folder):
             while chunk := list(islice(files, CHUNK)):
                 for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
                     bar.advance(task)
-                    row = _above(inspected.path, self.listed) if self.csv else None
-                    if row and (inspected.head or row == inspected.path):
-                        met[row] = None
-                    if inspected.head and inspected.size is not None:
-                        index.add(inspected.path, inspected.size, inspected.head)
-                    else:
-                        yield self._file(inspected)
-        yield from self._series(index)
-        for path in self.listed:
-            if path not in met:
-                yield self._absent(path)
+                    yield inspected
 
     def _files(self) -> Iterator[Path]:
         """Each real file once, except masks, tables and the data files of headers."""
@@ -110,11 +115,11 @@ class Volumes(Folder):
         shared = Counter[Path | None]()
         if self.csv or self.findings:
             firsts = (series.paths[0] for series in index.series() if not series.rejected)
-            shared.update(row for path in firsts for row in {_above(path, self.listed), _above(path, self.findings)})
+            shared.update(row for path in firsts for row in {above(path, self.listed), above(path, self.findings)})
         for series in index.series():
-            rows = {_above(path, self.listed) for path in series.paths} if self.csv else {None}
+            rows = {above(path, self.listed) for path in series.paths} if self.csv else {None}
             row = min(filter(None, rows), default=None)
-            boxed = _above(series.paths[0], self.findings)
+            boxed = above(series.paths[0], self.findings)
             path = series.paths[0].parent if series.what else series.paths[0]
             name = f"{self._name(path, path)} {series.what}".removeprefix(". ").strip()
             listed = self.listed[row] if row else self._unlisted(name)
@@ -169,7 +174,7 @@ class Volumes(Folder):
         )
 
 
-def _above(path: Path, index: PathIndex[Any]) -> Path | None:
+def above(path: Path, index: PathIndex[Any]) -> Path | None:
     """The entry of ``index`` for a file: itself, or the nearest folder above it."""
     return next((above for above in (path, *path.parents) if above in index), None)
 

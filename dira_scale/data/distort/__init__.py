@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from dira_scale.data.distort.channels import without_channels
 from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.plane import BatchedDistort, Distort, jitter
 from dira_scale.data.distort.warp import ieee_products
@@ -14,13 +15,13 @@ class DistortVolumes(nn.Module):
 
     def __init__(self, views: ViewSpec) -> None:
         super().__init__()
-        self.corruptions = views.corruptions
+        self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
 
     @torch.no_grad()
     def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
         with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
-            x = jitter(x.float(), params)
+            x = without_channels(jitter(x.float(), params), params, self.channel_dropout)
             x = corrupted(x, self.corruptions, params) if corrupt else x
             return x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
+from dira_scale.data.distort.channels import without_channels
 from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.warp import Warping, ieee_products
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
@@ -40,7 +41,7 @@ class Distort(nn.Module):
         super().__init__()
         size = views.sides[0]
         reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
-        self.corruptions = views.corruptions
+        self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
         self.rotates, self.tones = views.rotation > 0, views.tone.p > 0
         self.warp = Warping(views) if views.warp.p > 0 else None
         self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
@@ -52,7 +53,7 @@ class Distort(nn.Module):
             x = self.turned(x, params)
             x = tone(x.float(), params) if self.tones else x
             distort = self.one_by_one if x.device.type == "cpu" else self.at_once
-            x = distort(x.float(), params, corrupt)
+            x = without_channels(distort(x.float(), params, corrupt), params, self.channel_dropout)
             x = corrupted(x, self.corruptions, params) if corrupt else x
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
@@ -110,8 +111,9 @@ def jitter(x: Tensor, params: Distortion) -> Tensor:
     brightness, contrast, contrast_first = (
         per_sample(value, x) for value in (params.brightness, params.contrast, params.contrast_first)
     )
+    first = 2 if x.dim() == 5 and x.shape[1] > 1 else 1  # of a volume each channel has its own mean: 0 stays 0
     for is_contrast in (contrast_first, ~contrast_first):
-        mean = x.mean(tuple(range(1, x.dim())), keepdim=True)
+        mean = x.mean(tuple(range(first, x.dim())), keepdim=True)
         factor = torch.where(is_contrast, contrast, brightness)
         x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
     return x

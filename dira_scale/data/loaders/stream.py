@@ -114,9 +114,10 @@ class StreamLoader(CpuLoader):
         self.shards = Shards(self.samples, folder.folder)
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         self.window = Window(order, self.shards, rank, world, node, self.prefetch + 1, folder.most)
-        if self.requests.views.pair == "patient" and (cache.missing == "skip" or self.window.need.total > folder.most):
+        pair = self.requests.views.pair
+        if pair != "image" and (cache.missing == "skip" or self.window.need.total > folder.most):
             raise UserError(
-                "data.loader=stream: views.pair=patient shows images from any shard, so it needs data.missing=stop and "
+                f"data.loader=stream: views.pair={pair} shows images from any shard, so it needs data.missing=stop and "
                 f"a cache of all shards: data.cache_size={np.ceil(self.window.need.total / GB * 1000) / 1000:g} (in GB)"
             )
         self._stop, self._open = threading.Event(), 0

@@ -16,6 +16,7 @@ from dira_scale.data.manifest.dataset import ShardedDataset
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.schema import (
     BOX,
+    CHANNELS_VERSION,
     FORMAT_VERSION,
     INFO_FILE,
     MANIFEST_FILE,
@@ -23,9 +24,10 @@ from dira_scale.data.manifest.schema import (
     QUARANTINE_FILE,
     SCHEMA,
     DatasetError,
+    schema_of,
 )
 
 __all__ = [
-    "BOX", "FORMAT_VERSION", "INFO_FILE", "MANIFEST_FILE", "QUARANTINE", "QUARANTINE_FILE", "SCHEMA", "DatasetError",
-    "DatasetInfo", "ShardedDataset",
+    "BOX", "CHANNELS_VERSION", "FORMAT_VERSION", "INFO_FILE", "MANIFEST_FILE", "QUARANTINE", "QUARANTINE_FILE",
+    "SCHEMA", "DatasetError", "DatasetInfo", "ShardedDataset", "schema_of",
 ]  # fmt: skip

@@ -26,15 +26,32 @@ def is_shown(text: str) -> bool:
     return len(text) <= LONGEST_TEXT and text.isprintable()
 
 
-def _wrong_claim(table: pa.Table, dims: int) -> str | None:
+def _wrong_range(table: pa.Table, channels: int) -> str | None:
+    """The first fault of ``low`` and ``high``: numbers, or lists of ``channels``, NaN where a sample lacks one."""
+    ends = [table[name] for name in ("low", "high")]
+    if channels:
+        for name, column in zip(("low", "high"), ends, strict=True):
+            if not pc.all(pc.equal(pc.list_value_length(column), channels)).as_py():
+                return f"{name} is not of {channels} channels"
+        if not pc.all(pc.equal(table["channels"], channels)).as_py():
+            return f"channels is not {channels}"
+        ends = [pc.list_flatten(column) for column in ends]
+        lacking, both = (pc.is_nan(end).to_numpy().reshape(-1, channels) for end in ends)
+        if (lacking != both).any() or lacking.all(1).any():
+            return "low and high are not of the same channels, or of none"
+        ends = [pc.if_else(pc.is_nan(end), 0.0, end) for end in ends]
+    for name, column in zip(("low", "high"), ends, strict=True):
+        if column.null_count or not pc.all(pc.is_finite(column)).as_py():
+            return f"{name} is not finite"
+    return "low is above high" if pc.any(pc.greater(*ends)).as_py() else None
+
+
+def _wrong_claim(table: pa.Table, dims: int, channels: int) -> str | None:
     """The first value that no sample has, and for which memory would be taken, or files written elsewhere."""
     if not pc.all(pc.match_substring_regex(table["key"], KEY)).as_py():
         return "a key that is not of letters, digits, '_', '-' and '.'"
-    for name in ("low", "high"):
-        if not pc.all(pc.is_finite(table[name])).as_py():
-            return f"{name} is not finite"
-    if pc.any(pc.greater(table["low"], table["high"])).as_py():
-        return "low is above high"
+    if fault := _wrong_range(table, channels):
+        return fault
     sides = ["height", "width"] if dims == 2 else ["depth", "height", "width"]
     for name, most in {**dict.fromkeys(sides, MAX_PIXELS), "channels": MAX_CHANNELS}.items():
         least, largest = pc.min_max(table[name]).as_py().values()
@@ -54,8 +71,11 @@ def _wrong_claim(table: pa.Table, dims: int) -> str | None:
     return None
 
 
-def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int]) -> str | None:
-    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes.
+def wrong_rows(
+    table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int], channels: int = 0
+) -> str | None:
+    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes; ``channels``: that
+    ``low`` and ``high`` are lists of; 0: numbers.
 
     Raises ArrowInvalid where an offset and a size are too large to be added.
     """
@@ -64,7 +84,7 @@ def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Ma
             return f"rows without {name}"
     if table["affine"].null_count != (table.num_rows if dims == 2 else 0):
         return f"samples of other dimensions than {dims}"
-    if table.num_rows and (fault := _wrong_claim(table, dims)):
+    if table.num_rows and (fault := _wrong_claim(table, dims, channels)):
         return fault
     if unknown := set(pc.unique(table["codec"]).to_pylist()) - CODECS.keys():
         return f"unknown codec {unknown.pop()[:60]!r}"

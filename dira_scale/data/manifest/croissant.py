@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dira_scale.data.manifest import MANIFEST_FILE, SCHEMA, DatasetInfo
+from dira_scale.data.manifest import MANIFEST_FILE, DatasetInfo
 
 CONTEXT = {
     "@language": "en",
@@ -33,6 +33,9 @@ CONTEXT = {
 def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
     """JSON-LD: the files, and the manifest's plain columns as a record set."""
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
+    columns = [
+        column for column in info.schema if not pa.types.is_nested(column.type) or column.name in ("low", "high")
+    ]
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -41,6 +44,7 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
         "description": f"{info.modality} images as WebDataset shards with a Parquet manifest: {counts}.",
         "license": info.licence,
         "version": f"{info.format_version}.0.0",
+        **({"variableMeasured": info.channels} if info.channels else {}),
         "distribution": [
             {
                 "@type": "cr:FileObject",
@@ -55,22 +59,23 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
             {
                 "@type": "cr:RecordSet",
                 "@id": "samples",
-                "field": [_field(column) for column in SCHEMA if not pa.types.is_nested(column.type)],
+                "field": [_field(column) for column in columns],
             }
         ],
     }
 
 
 def _field(column: pa.Field) -> dict[str, Any]:
-    kind = (
-        "sc:Text" if column.type == pa.string() else "sc:Float" if pa.types.is_floating(column.type) else "sc:Integer"
-    )
-    return {
+    several = pa.types.is_list(column.type)  # a number for each channel
+    number = column.type.value_type if several else column.type
+    kind = "sc:Text" if number == pa.string() else "sc:Float" if pa.types.is_floating(number) else "sc:Integer"
+    field = {
         "@type": "cr:Field",
         "@id": f"samples/{column.name}",
         "dataType": kind,
         "source": {"fileObject": {"@id": MANIFEST_FILE}, "extract": {"column": column.name}},
     }
+    return field | ({"repeated": True} if several else {})
 
 
 def _sha256(path: Path) -> str:

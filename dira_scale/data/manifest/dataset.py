@@ -2,7 +2,7 @@
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class ShardedDataset:
 
     @cached_property
     def table(self) -> pa.Table:
-        """The whole manifest in memory, columns as in ``SCHEMA``."""
+        """The whole manifest in memory, columns as in ``info.schema``."""
         return self.manifest.table()
 
     @property
@@ -117,7 +117,10 @@ class ShardedDataset:
         return self.index.kinds[split]
 
     def column(self, name: str) -> np.ndarray:
-        """One column of plain values [rows] (numbers or str). A view of the index where it has them, else cached."""
+        """One column of plain values [rows] (numbers or str); of several channels ``low`` and ``high`` are [rows, C].
+
+        A view of the index where it has them, else cached.
+        """
         if name in self.numbers:
             return self.index.records[name]
         if name not in self._columns:
@@ -127,6 +130,23 @@ class ShardedDataset:
             else:
                 self._columns[name] = self.manifest.table([name])[name].to_numpy()
         return self._columns[name]
+
+    def range(self, rows: Any, window: Sequence[float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The stored values that become 0 and 1, float32: [n] of ``rows`` [n], or [n, C] of several channels.
+
+        They are each image's own, or ``window``; NaN = a channel that the sample lacks.
+        """
+        low, high = self.column("low")[rows], self.column("high")[rows]
+        if window is None:
+            return low, high
+        low, high = (np.where(np.isnan(low), low, np.float32(end)) for end in window)
+        return low, high
+
+    def shown(self, row: int) -> tuple[int, float, float]:
+        """The channel that pictures show, the first that the sample of ``row`` has, and its values of 0 and 1."""
+        low, high = map(np.atleast_1d, self.range(row))
+        channel = int(np.argmin(np.isnan(low)))
+        return channel, float(low[channel]), float(high[channel])
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column of text that repeats (``codec``, ``shard``): per row a number [rows], and the words."""
@@ -139,7 +159,7 @@ class ShardedDataset:
     def cell(self, name: str, row: int) -> Any:
         """One value of any column."""
         if name in self.numbers:
-            return self.index.records[name][row].item()
+            return self.index.records[name][row].tolist()
         if name in self._words:
             return self._words[name][self.index.records[name][row]]
         return self.manifest.cell(name, int(row))

@@ -45,12 +45,12 @@ def numbers(dims: int) -> tuple[str, ...]:
     return ("offset", "size", *SIDES[dims], "low", "high", "channels", "bits")
 
 
-def record_type(labels: int, dims: int = 2) -> np.dtype:
+def record_type(labels: int, dims: int = 2, channels: int = 0) -> np.dtype:
     """A row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are numbers of
-    words."""
+    words. ``channels``: that ``low`` and ``high`` have a value for each of; 0: one for all."""
     places = [(name, np.int64) for name in ("offset", "size", "mask_offset", "mask_size")]
     sides = [(name, np.int32) for name in ("shard", *SIDES[dims])]
-    window = [(name, np.float32) for name in ("low", "high")]
+    window = [(name, np.float32, (channels,) if channels else ()) for name in ("low", "high")]
     small = [("channels", np.int8), ("bits", np.int8), ("codec", np.uint8)]
     last = ("labels", np.float32, (labels,))
     return np.dtype([*places, ("xxh3", np.uint64), *sides, *window, *small, last], align=True)
@@ -83,7 +83,8 @@ class Index:
     @classmethod
     def read(cls, path: Path, info: DatasetInfo) -> "Index":
         """Map a file that :meth:`Scan.write` has made. Raises OSError, or ValueError if it is not complete."""
-        kind, rows = record_type(len(info.label_names), info.dims), sum(info.counts.values())
+        kind = record_type(len(info.label_names), info.dims, len(info.channels))
+        rows = sum(info.counts.values())
         content = np.asarray(np.memmap(path, np.uint8, "r"))  # a plain array that shares the map
         length = int(content[-8:].view(np.int64)[0])
         facts, arrays = content[-8 - length : -8], content[: -8 - length]
@@ -103,7 +104,8 @@ class Scan:
 
     def __init__(self, manifest: ManifestFile, info: DatasetInfo) -> None:
         self.manifest, self.info = manifest, info
-        self._kind, self._numbers = record_type(len(info.label_names), info.dims), numbers(info.dims)
+        self._kind = record_type(len(info.label_names), info.dims, len(info.channels))
+        self._numbers = numbers(info.dims)
         self._splits, self._shards = list(info.counts), pa.array(list(info.shards), pa.string())
 
     def index(self) -> Index:
@@ -124,7 +126,7 @@ class Scan:
         self._digest = hashlib.sha256()
         self._split_of: list[np.ndarray] = []
         self._kinds: dict[str, set[Kind]] = {split: set() for split in self._splits}
-        rows = self.manifest.rows()
+        rows = self.manifest.rows(self.info.schema)
         if rows != sum(self.info.counts.values()):
             raise DatasetError(
                 f"{self.manifest.path} has {rows} rows, but {INFO_FILE} counts "
@@ -141,14 +143,18 @@ class Scan:
 
     def _of(self, rows: pa.Table) -> np.ndarray:
         """Check ``rows`` and make their records. Raises ValueError that says what is wrong with them."""
-        if fault := wrong_rows(rows, self.info.dims, self.info.counts, self.info.shards):
+        if fault := wrong_rows(rows, self.info.dims, self.info.counts, self.info.shards, len(self.info.channels)):
             raise ValueError(fault)
         labels = len(self.info.label_names)
         if not pc.all(pc.equal(pc.list_value_length(rows["labels"]), labels)).as_py():
             raise ValueError(f"rows do not have {labels} labels each")
         records = np.empty(len(rows), self._kind)
         for name in self._numbers:
-            records[name] = rows[name].to_numpy()
+            column = rows[name]
+            if pa.types.is_list(column.type):  # of several channels
+                records[name] = pc.list_flatten(column).to_numpy().reshape(len(rows), -1)
+            else:
+                records[name] = column.to_numpy()
         for name in ("mask_offset", "mask_size"):
             records[name] = pc.fill_null(rows[name], NO_MASK).to_numpy()
         for name, words in (("shard", self._shards), ("codec", pa.array(CODEC_NAMES))):

@@ -52,7 +52,7 @@ def index_folder() -> Path:
 
 def _name(manifest: ManifestFile, info: DatasetInfo) -> str:
     """Hex; of all that the index depends on."""
-    described = [info.dims, list(info.counts.items()), list(info.shards.items()), info.label_names]
+    described = [info.dims, list(info.counts.items()), list(info.shards.items()), info.label_names, info.channels]
     return xxhash.xxh3_128_hexdigest(json.dumps([INDEX_VERSION, CODEC_NAMES, manifest.identity, described]).encode())
 
 

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
-from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
+from dira_scale.data.manifest.schema import (
+    CHANNELS_VERSION,
+    FORMAT_VERSION,
+    DatasetError,
+    schema_of,
+)
+from dira_scale.pixels.limits import MAX_CHANNELS
 from dira_scale.storage.store import is_local
 from dira_scale.storage.streams import fetch
 
@@ -70,9 +77,22 @@ class DatasetInfo:
     classes: dict[str, list[str]] = field(default_factory=dict)  # of labels that are the number of a class: its names
     patients_in_two_splits: int = 0  # more than 0 only if published lists have it so (recipe.lists)
     format_version: int = FORMAT_VERSION
+    channels: list[str] = field(default_factory=list)  # their names where samples have several: format version 4
+
+    def __post_init__(self) -> None:
+        if self.channels:
+            object.__setattr__(self, "format_version", CHANNELS_VERSION)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        content = asdict(self)
+        if not self.channels:
+            del content["channels"]
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The manifest's columns."""
+        return schema_of(self.channels)
 
     @property
     def flags(self) -> list["Flag"]:
@@ -136,16 +156,17 @@ class DatasetInfo:
             version = content["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
             raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}): shard again") from error
-        if version != FORMAT_VERSION:
+        if version not in (FORMAT_VERSION, CHANNELS_VERSION):
             raise DatasetError(
-                f"{path} has format version {version}, this dira_scale reads {FORMAT_VERSION}: shard again, or use the "
-                "dira_scale that wrote it"
+                f"{path} has format version {version}, this dira_scale reads {FORMAT_VERSION} and {CHANNELS_VERSION}: "
+                "shard again, or use the dira_scale that wrote it"
             )
-        names = [field.name for field in fields(cls)]
+        several = version == CHANNELS_VERSION
+        names = [field.name for field in fields(cls) if several or field.name != "channels"]
         if missing := {*names} - content.keys():
             raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: shard again")
         info = cls(**{name: content[name] for name in names})
-        if wrong := info._wrong():
+        if wrong := info._wrong() or ("channels" if several != bool(info.channels) else None):
             raise DatasetError(f"{path} is damaged (invalid {wrong}): shard again")
         return info
 
@@ -165,13 +186,19 @@ class DatasetInfo:
             return f"split {invalid[0][:60]!r}"
         if not isinstance(self.label_names, list) or not all(isinstance(label, str) for label in self.label_names):
             return "label_names"
+        several = self.channels
+        if not isinstance(several, list) or not all(isinstance(name, str) for name in several):
+            return "channels"
+        if len(several) == 1 or not len(set(several)) == len(several) <= MAX_CHANNELS:
+            return "channels"
         if not isinstance(self.classes, dict) or not self.classes.keys() <= set(self.label_names):
             return "classes"
         every = self.classes.values()
         if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in every):
             return "classes"
         named = [name for names in every for name in names]
-        for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *named, *self.counts):
+        for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *self.channels, *named,
+                     *self.counts):  # fmt: skip
             if not is_shown(text):
                 return "text"
         if not isinstance(self.recipe, dict):

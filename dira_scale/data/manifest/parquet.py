@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from dira_scale.data.manifest.schema import SCHEMA, DatasetError
+from dira_scale.data.manifest.schema import DatasetError
 from dira_scale.storage.retry import retry
 from dira_scale.storage.store import is_local, open_file, with_errno
 from dira_scale.storage.streams import fetch
@@ -36,12 +36,12 @@ class ManifestFile:
         with self._errors():
             self.identity = _identity(path)
 
-    def rows(self) -> int:
-        """Their number. Raises DatasetError unless the columns are those of ``SCHEMA``."""
+    def rows(self, expected: pa.Schema) -> int:
+        """Their number. Raises DatasetError unless the columns are the ``expected`` ones."""
         with self._open() as parquet:
             schema = parquet.schema_arrow
-            numbers = {field.name: schema.get_field_index(field.name) for field in SCHEMA}  # -1: none, or several
-            wrong = [f.name for f in SCHEMA if numbers[f.name] < 0 or schema.field(numbers[f.name]) != f]
+            numbers = {field.name: schema.get_field_index(field.name) for field in expected}  # -1: none, or several
+            wrong = [f.name for f in expected if numbers[f.name] < 0 or schema.field(numbers[f.name]) != f]
             if wrong:
                 names = ", ".join(wrong)
                 raise DatasetError(f"{self.path}: columns missing or of the wrong type: {names}; shard again")

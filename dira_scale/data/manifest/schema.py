@@ -1,10 +1,13 @@
 """Names and columns of a dataset's files."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from dira_scale.errors import UserError
 
 FORMAT_VERSION = 3
+CHANNELS_VERSION = 4  # of datasets whose samples have several channels, each with a range of its own
 INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.parquet"
 
 BOX = pa.struct([("label", pa.string()), *[(side, pa.float32()) for side in "yxhwzd"]])  # in 2D z = 0, d = 1
@@ -35,6 +38,18 @@ SCHEMA = pa.schema(
         ("xxh3", pa.string()),  # 64-bit xxHash3 of the payload, hex
     ]
 )
+# Of several channels ``low`` and ``high`` are lists; NaN = a channel that the sample lacks, which is stored as 0.
+RANGES = pa.list_(pa.float32())
+SCHEMA_OF_CHANNELS = pa.schema(
+    [field.with_type(RANGES) if field.name in ("low", "high") else field for field in SCHEMA]
+)
+
+
+def schema_of(channels: Sequence[str]) -> pa.Schema:
+    """The columns of a dataset with these names of channels; without any each sample has one range."""
+    return SCHEMA_OF_CHANNELS if channels else SCHEMA
+
+
 SLICE, POSITION = "slice", "position"  # attributes of a slice: its place in its volume
 # ``source`` is a keyed hash too: file names may contain patients' names.
 QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reason", pa.string())])

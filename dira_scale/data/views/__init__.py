@@ -2,7 +2,7 @@
 
 from dira_scale.data.geometry.crop import Geometry
 from dira_scale.data.views.checks import TARGET_FLIPS
-from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_labels, draw_partner
+from dira_scale.data.views.draw import CHANNEL_DROPOUT, VIEWS_VERSION, Distortion, draw, draw_labels, draw_partner
 from dira_scale.data.views.parts import (
     REFERENCE_SIZE,
     Blur,
@@ -18,6 +18,7 @@ from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
 from dira_scale.data.views.spec import ViewSpec, fixed_views
 
 __all__ = [
+    "CHANNEL_DROPOUT",
     "CUTOUT",
     "INVERSE_CUTOUT",
     "NONE",

@@ -7,13 +7,14 @@ from dira_scale.data.views.uniform import UniformViews
 from dira_scale.errors import UserError, nearest
 
 TARGET_FLIPS = ("with_input", "released")
-PAIRS = ("image", "patient")
+PAIRS = ("image", "session", "patient")
 
 
 def check(views: UniformViews) -> None:
     """Raise UserError for views of one size with invalid probabilities or ranges, or with what volumes do not have."""
     branches = (views.cutout.p, views.inverse_cutout.p, views.shuffle.p)
-    others = (views.jitter.p, views.blur.p, views.tone.p, views.warp.p, views.sized.p if views.sized else 0)
+    others = (views.jitter.p, views.blur.p, views.tone.p, views.warp.p, views.sized.p if views.sized else 0,
+              views.channel_dropout)  # fmt: skip
     _check_flip(views)
     oriented = *views.flips, views.turns, views.transpose
     if not all(0 <= p <= 1 for p in (*oriented, *others, *branches, sum(branches))):

@@ -15,9 +15,11 @@ from dira_scale.data.views import patches, warp
 from dira_scale.data.views.parts import REFERENCE_SIZE
 from dira_scale.data.views.spec import ViewSpec
 
+CHANNEL_DROPOUT = "channel_dropout"  # among a distortion's ``corruptions``: the key of its random numbers [b]
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 # Streams of random numbers.
 _GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE, _PAIRS = range(11)
+_CHANNELS = 11
 _CORRUPTIONS = 16  # that of the first; those after it have the next ones
 
 
@@ -119,6 +121,9 @@ def draw(
     for stream, (name, corruption) in enumerate(spec.corruptions.items(), _CORRUPTIONS):
         params = corruption.draw(uniform(corruption.numbers(spec.sides), stream), spec.sides)
         corruptions[name] = {key: torch.from_numpy(values) for key, values in params.items()}
+    if spec.channel_dropout:
+        key = np.floor(uniform(1, _CHANNELS)[:, 0] * 2**24).astype(np.int64)
+        corruptions[CHANNEL_DROPOUT] = {"key": torch.from_numpy(key)}
     return geometry, Distortion(
         *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped, corruptions
     )

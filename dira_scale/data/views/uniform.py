@@ -50,7 +50,10 @@ class UniformViews:
         orientations: how many random orientations of the restoration target are drawn for each view.
         pair: what the views of a sample share: the ``image``, or the ``patient``: views after the first show another
             image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
-            "MedAug", MLHC 2021, section 3).
+            "MedAug", MLHC 2021, section 3); or the ``session``, the study: two sequences of one, where each is a
+            sample (``recipe.split_sequences``).
+        channel_dropout: of images of several channels: with which probability each becomes 0, but never all; not of the
+            restoration target (as missing MR sequences; Havaei et al., "HeMIS", MICCAI 2016).
         fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
         corruptions: by name, of views that are to be restored: applied in this order, after all others; None: none.
         spacing: of volumes: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted;
@@ -75,6 +78,7 @@ class UniformViews:
     rotation: float = 0.0
     orientations: int = 0
     pair: str = "image"
+    channel_dropout: float = 0.0
     extents: tuple[tuple[int, ...], ...] = ()
     fixed: tuple[FixedCrop, ...] = ()
     sized: SizedCrop | None = None

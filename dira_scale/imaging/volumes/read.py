@@ -75,6 +75,15 @@ def read_volume(path: Path, settings: ReadSettings) -> Volume:
     return Series.of(path.parent, [path.name]).read(settings)
 
 
+def read_channels(path: Path, settings: ReadSettings) -> list[Volume]:
+    """Each channel of a file, with a range of its own. Raises as ``read_volume``."""
+    with opened(path) as file:
+        raw = _raw(file, path)
+        raw.grid.check()
+        values = raw.load()
+    return [to_volume(raw.grid, lambda c=c: c, settings) for c in (values if values.ndim == 4 else values[None])]  # type: ignore[misc]
+
+
 def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
     """The mask as uint8 [Z, Y, X] on the volume's grid.
 

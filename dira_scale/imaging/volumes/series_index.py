@@ -18,6 +18,8 @@ from dira_scale.imaging.volumes.slice_position import place_slices
 
 # Distinguish slices at one position, the first that does: echoes, phases, diffusion weightings, …
 PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
+SCOUT, COPY = "a localiser (scout), no volume", "a copy of another slice of its series"
+ALSO = {"modality": "Modality", "description": "SeriesDescription"}  # in a head's header
 GEOMETRY_AND_IDENTITY = (
     "SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
@@ -27,7 +29,7 @@ GEOMETRY_AND_IDENTITY = (
 class Head(NamedTuple):
     """What is known of a DICOM file without its pixels."""
 
-    header: Mapping[str, str]  # the values of ``HEADER``, and modality
+    header: Mapping[str, str]  # the values of ``HEADER`` and ``ALSO``
     series: str
     instance: str
     plane: Plane | None
@@ -42,13 +44,13 @@ def head_of(path: Path) -> Head | None:
         if not is_dicom(file):
             return None
         with rejects("DICOM header is damaged ({})"):
-            header, _ = read_elements(file, [*HEADER.values(), "Modality", *PARTS, *GEOMETRY_AND_IDENTITY])
+            header, _ = read_elements(file, [*HEADER.values(), *ALSO.values(), *PARTS, *GEOMETRY_AND_IDENTITY])
 
             def text(tag: str) -> str:
                 return str(header.get(tag) or "").strip()
 
             return Head(
-                {name: text(tag) for name, tag in {**HEADER, "modality": "Modality"}.items() if text(tag)},
+                {name: text(tag) for name, tag in {**HEADER, **ALSO}.items() if text(tag)},
                 text("SeriesInstanceUID"),
                 text("SOPInstanceUID"),
                 plane_of(header),
@@ -122,12 +124,12 @@ class SeriesIndex:
             firsts: dict[int, int] = {}
             for index in sorted(range(len(slices.names)), key=lambda i: (slices.folders[i], slices.names[i])):
                 if firsts.setdefault(slices.instances[index], index) != index:
-                    yield _found_series(slices, [index], "", "a copy of another slice of its series")
+                    yield _found_series(slices, [index], "", COPY)
             for part, members in _parts(slices, list(firsts.values())).items():
                 what, reason = "" if alone else " ".join(filter(None, [uid, shared, scout, part])), None
                 missing = 0
                 if scout:
-                    reason = "a localiser (scout), no volume"
+                    reason = SCOUT
                 elif not alone:
                     try:
                         members, missing = _along_normal(slices, members)  # stored in this order

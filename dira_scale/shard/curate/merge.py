@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, print_line
 from dira_scale.shard.curate.linked import empty_folder, print_summary, with_relative_shards, write
 
@@ -31,6 +31,11 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     for dataset in datasets[1:]:
         if dataset.info.dims != first.dims:
             raise UserError(f"{datasets[0].root} is {first.dims}D, but {dataset.root} is {dataset.info.dims}D")
+        if dataset.info.channels != first.channels:
+            raise UserError(
+                f"{datasets[0].root} has {', '.join(first.channels) or 'one channel'}, but {dataset.root} "
+                f"{', '.join(dataset.info.channels) or 'one channel'}: merge datasets of the same channels"
+            )
     classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
     tables = [_relabelled(with_relative_shards(each, each.table, folder), each.info, labels) for each in datasets]
@@ -83,7 +88,7 @@ def _relabelled(table: pa.Table, info: DatasetInfo, labels: list[str]) -> pa.Tab
     numbers = [info.label_names.index(label) if label in info.label_names else None for label in labels]
     rows = [[math.nan if n is None else row[n] for n in numbers] for row in table["labels"].to_pylist()]
     index = table.schema.get_field_index("labels")
-    return table.set_column(index, "labels", pa.array(rows, SCHEMA.field("labels").type)).select(SCHEMA.names)
+    return table.set_column(index, "labels", pa.array(rows, info.schema.field("labels").type)).select(info.schema.names)
 
 
 def _guarded(table: pa.Table) -> tuple[pa.Table, int]:

@@ -46,6 +46,7 @@ class RecodePlan:
     def __init__(self, origin: ShardedDataset):
         self._origin = origin
         self.label_names = tuple(origin.info.label_names)
+        self.channels = ()  # grey images alone are recoded
         with open_file(origin.root / MANIFEST_FILE) as file:
             self.hash = checksum(file)
         shards = pc.index_in(origin.table["shard"], pa.array(origin.info.shards.keys(), pa.string())).to_numpy()

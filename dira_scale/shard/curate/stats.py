@@ -136,6 +136,14 @@ class Stats:
         return len(self.dataset.checksums) - _distinct(self.dataset.checksums)
 
     @cached_property
+    def lacking(self) -> dict[str, int]:
+        """By channel the number of samples without it, of those that some lack."""
+        if not self.info.channels:
+            return {}
+        counts = np.isnan(self.dataset.column("low")).sum(0).tolist()
+        return {name: count for name, count in zip(self.info.channels, counts, strict=True) if count}
+
+    @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
         """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
         parts = [_counted(batch["attributes"]) for batch in self.dataset.manifest.batches(["attributes"])]
@@ -189,19 +197,18 @@ class Stats:
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
         middle one."""
-        record = {name: self.dataset.cell(name, row) for name in ("low", "high", "codec")}
+        channel, low, high = self.dataset.shown(row)
         try:
             if self.info.dims == 3:
                 voxels = self.dataset.voxels(row)
                 depth = voxels.shape[-3] // 2 if depth is None else depth
-                middle = voxels[(0,) * (len(voxels.shape) - 3) + (depth,)]
+                middle = voxels[(channel,) * (len(voxels.shape) - 3) + (depth,)]
             else:
-                middle = decode(self.dataset.read(row), record["codec"], self.dataset.shape(row))
+                middle = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
                 middle = middle.mean(-1) if middle.ndim == 3 else middle
         except DecodeError as error:
             raise self._damaged(row) from error
-        scale = record["high"] - record["low"] or 1
-        return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
+        return np.clip((np.asarray(middle, np.float32) - low) / ((high - low) or 1), 0, 1)
 
     def _damaged(self, row: int) -> DatasetError:
         key = self.dataset.cell("key", row)
@@ -264,6 +271,8 @@ def oddities(stats: Stats) -> list[str]:
     texts += _by_splits(stats, "unknown in all of", lambda label: label.unknown and not label.known)
     if stats.shared_patients:
         texts.append(f"in more than one split: {counted(stats.shared_patients, 'patient')}")
+    for name, count in stats.lacking.items():
+        texts.append(f"channel {name} is lacking in {count} of {counted(sum(shares.values()), 'sample')}")
     if stats.plain:
         texts.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} sampled images have at most {FEW} distinct "
                     "values: masks among the images?")  # fmt: skip

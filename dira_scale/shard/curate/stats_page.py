@@ -28,7 +28,10 @@ def print_table(stats: Stats) -> None:
     for s in stats.splits:
         table.add_row(s.name, *map(str, (s.samples, s.patients, s.studies)), f"{s.megabytes:.1f}", str(s.masks),
                       str(s.boxes))  # fmt: skip
-    console.print(f"{stats.info.name}: {stats.info.modality}, {stats.info.dims}D, {stats.info.codec}")
+    about = [stats.info.modality, f"{stats.info.dims}D", stats.info.codec]
+    if stats.info.channels:
+        about.append(f"channels {', '.join(stats.info.channels)}")
+    console.print(f"{stats.info.name}: {', '.join(about)}")
     console.print(table)
     if stats.labels:
         table = Table("label", *(_right(split) for split in stats.info.counts), box=None)

@@ -111,6 +111,7 @@ BRATS = {
     "Brats18_TCIA01_1_1": Row({"high_grade": 1}), "Brats18_2013_0_1": Row({"high_grade": 0}),
     "BraTS20_Training_355": Row(),
 }  # fmt: skip
+PATTERNS = {"T1": "*_t1.nii*", "FLAIR": "*_flair.nii*"}
 SIDE = 15 / 0.175  # pixels of a nodule of 15 mm
 SPLITS = {"train": 12, "val": 5, "test": 6}
 LAYOUTS = {
@@ -224,6 +225,18 @@ LAYOUTS = {
     "brats, channels": Layout(
         partial(miniatures_3d.brats, modalities=("t2", "flair", "t1ce")), BRATS, {"Brats18_incomplete": "no seg"},
         {"modalities": ["t2", "flair", "t1ce"]}, recipe="brats", columns={"channels": 3}),
+    "sequences": Layout(
+        miniatures_3d.sessions, {"ward/a": Row({"sick": 1}), "ward/b": Row({"sick": 0}), "c": Row()},
+        keys={"sequences": PATTERNS, "mask": "*_seg.nii*", "labels": "{root}/table.csv", "secret": False},
+        columns={"channels": 2}),
+    "bids": Layout(
+        miniatures_3d.bids,
+        {"sub-01": Row({"age": 61.5, "group": 1}, {"sex": "F"}), "sub-02/ses-a": Row({}, {"sex": "M"}),
+         "sub-02/ses-b": Row({}, {"sex": "M"})},
+        keys={"sequences": ["T1w", "FLAIR"], "labels": ["age"], "class_columns": {"group": ["control", "patient"]},
+              "attributes": ["sex"], "secret": False},
+        columns={"channels": 2}),
     "msd": Layout(miniatures_3d.msd, PROSTATES, NOT_PROSTATES),
-    "msd, channels": Layout(partial(miniatures_3d.msd, channels=2), PROSTATES, NOT_PROSTATES, recipe="msd"),
+    "msd, channels": Layout(
+        partial(miniatures_3d.msd, channels=2), PROSTATES, NOT_PROSTATES, recipe="msd", columns={"channels": 2}),
 }  # fmt: skip

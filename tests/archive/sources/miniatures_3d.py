@@ -167,9 +167,6 @@ def brats(root: Path, modalities: tuple[str, ...] = ("flair",)) -> Stored:
         if "incomplete" not in name:
             drawn = write_nifti(root / folder / f"{mask}{packed}", tumour, "LPS")
             channels = [read[modality] for modality in modalities]
-            if len(channels) > 1:  # each from its own black to its own white
-                limits = [np.percentile(each, [0.5, 99.5], method="inverted_cdf") for each in channels]
-                channels = [np.rint((c - a) / (b - a) * 8191) for c, (a, b) in zip(channels, limits, strict=True)]
             made[name] = np.stack(channels) if len(channels) > 1 else channels[0], drawn
     return made
 
@@ -178,18 +175,20 @@ def msd(root: Path, channels: int = 1) -> Stored:
     """Three volumes with masks, one without; hidden copies; a listed file that is missing, one that is not listed."""
     made: Stored = {}
     training = []
-    for n in (1, 4, 17):
-        name = f"prostate_{n:02d}.nii.gz"
+
+    def written(folder: str, n: int) -> np.ndarray:
         several = np.stack([np.abs(body(n + 50 * c, (40, 36, 12))) for c in range(channels)], axis=-1)
-        image = write_nifti(root / "imagesTr" / name, several if channels > 1 else several[..., 0])
+        return write_nifti(root / folder / f"prostate_{n:02d}.nii.gz", several if channels > 1 else several[..., 0])
+
+    for n in (1, 4, 17):
+        name, image = f"prostate_{n:02d}.nii.gz", written("imagesTr", n)
         mask = write_nifti(root / "labelsTr" / name, (np.arange(12) % 3 * np.ones((40, 36, 1))).astype(np.uint8))
         write_text(root / "imagesTr" / f"._{name}", "AppleDouble")
         made[name[:-7]] = (image, mask)
         training.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     training.append({"image": "./imagesTr/prostate_99.nii.gz", "label": "./labelsTr/prostate_99.nii.gz"})
     write_nifti(root / "imagesTr" / "prostate_50.nii.gz", body(50, (40, 36, 12)))
-    test = write_nifti(root / "imagesTs" / "prostate_03.nii.gz", np.abs(body(3, (40, 36, 12))))
-    made["prostate_03"] = (test, None)
+    made["prostate_03"] = (written("imagesTs", 3), None)
     content = {
         "name": "PROSTATE", "modality": {str(c): "MR" for c in range(channels)},
         "labels": {"0": "background", "1": "PZ", "2": "TZ"}, "numTraining": 4, "numTest": 1,
@@ -236,4 +235,42 @@ def pe_cad(root: Path) -> Stored:
             lines.append(f"blocks/{name},p{min(scan, 3)},s{scan},{split},1,2,{n},{int(n < 2)},{'1' * (n < 2)},2")
             made[name] = values, None
     write_text(root / "candidates.csv", *lines)
+    return made
+
+
+def sessions(root: Path) -> Stored:
+    """Sequences in files of their own beside a mask: two whole sessions in one folder, and one that lacks FLAIR."""
+    made: Stored = {}
+    for n, (folder, stem) in enumerate((("ward", "a"), ("ward", "b"), ("", "c"))):
+        t1, flair = np.abs(body(3 * n, (36, 38, 34))), 7 * np.abs(body(3 * n + 1, (36, 38, 34)))
+        start = root / folder / stem
+        read = write_nifti(start.with_name(f"{stem}_t1.nii.gz"), t1, "LPS")
+        other = np.zeros_like(read)
+        if stem != "c":
+            other = write_nifti(start.with_name(f"{stem}_flair.nii"), flair, "LPS")
+        mask = write_nifti(start.with_name(f"{stem}_seg.nii.gz"), (t1 > 500).astype(np.uint8), "LPS")
+        made[f"{folder}/{stem}".lstrip("/")] = np.stack([read, other]), mask
+    write_text(root / "ward" / "notes.txt", "of no pattern")
+    write_text(
+        root / "table.csv", "file,patient,sick", "ward/a_t1.nii.gz,p,1", "ward/b_flair.nii,p,0", "c_t1.nii.gz,q,"
+    )
+    return made
+
+
+def bids(root: Path) -> Stored:
+    """Two subjects of one session each, one of two; FLAIR in one; a derivative and a perfusion series beside them."""
+    made: Stored = {}
+    for n, folder in enumerate(("sub-01", "sub-02/ses-a", "sub-02/ses-b")):
+        start = f"{root}/{folder}/anat/{folder.replace('/', '_')}"
+        t1 = write_nifti(Path(f"{start}_acq-iso_T1w.nii.gz"), np.abs(body(n, (24, 26, 20))))
+        flair = np.zeros_like(t1)
+        if n == 1:
+            flair = write_nifti(Path(f"{start}_FLAIR.nii.gz"), np.abs(body(n + 9, (24, 26, 20))))
+        made[folder] = np.stack([t1, flair]), None
+        write_nifti(
+            Path(f"{root}/derivatives/x/{folder}/anat/{folder.replace('/', '_')}_T1w.nii.gz"), body(n, (9, 9, 9))
+        )
+    write_nifti(root / "sub-01" / "perf" / "sub-01_asl.nii.gz", body(5, (24, 26, 20)))
+    write_text(root / "participants.tsv", "participant_id\tage\tsex\tgroup", "sub-01\t61.5\tF\tpatient",
+               "sub-02\tn/a\tM\tn/a")  # fmt: skip
     return made

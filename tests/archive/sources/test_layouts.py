@@ -51,12 +51,13 @@ def test_a_layout_arrives(
         ("siim_acr", ("1.2.276.1", "1.2.276.2")),
         ("jsrt", ("JPCLN001.IMG", "JPCLN154.IMG")),
         ("medmnist", ("set/train/0", "set/train/1")),
+        ("bids", ("sub-02/ses-a", "sub-02/ses-b")),
     ],
 )
 def test_who_is_one_patient(name: str, records: tuple[str, str], tmp_path: Path, ingest: SimpleNamespace) -> None:
     made(name, tmp_path, ingest)
     first, second = ({r.name: r for r in listed(name, tmp_path, ingest)}[record] for record in records)
-    same = name in ("chestxray14", "chexpert", "lidc_idri")
+    same = name in ("chestxray14", "chexpert", "lidc_idri", "bids")
     assert (first.patient == second.patient and first.patient is not None) == same
     assert first.study != second.study or first.study is None
 
@@ -126,6 +127,14 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("brats", {"modalities": ["flare"]}, "", "", "",
      r"recipe\.modalities=\['flare'\]: use one or several of flair, t1, t1ce, t2"),
     ("brats", {}, "HGG LGG BraTS20_Training_355", "", None, r"holds no \.nii or \.nii\.gz at any depth"),
+    ("sequences", {"missing": "kep"}, "", "", "", r"recipe\.missing=kep; did you mean 'keep'\?"),
+    ("sequences", {"sequences": {"T1": "*_t1.nii*", "T2": "*_t2.nii*"}}, "", "", "",
+     r"recipe\.sequences\.T2=\*_t2\.nii\* matches nothing in .*; there is c_seg\.nii\.gz"),
+    ("sequences", {"sequences": ["T1"]}, "", "", "", r"recipe\.sequences=\['T1'\]: give a pattern for each"),
+    ("sequences", {"series": {"T1": "*t1*"}}, "", "", "", r"by one of recipe\.sequences \(files\) and recipe\.series"),
+    ("sequences", {"split_sequences": True}, "", "", "", r"recipe\.mask with split_sequences=true"),
+    ("bids", {}, "participants.tsv", "61.5", "old", "participants.tsv, line 2, age: 'old' is not a number"),
+    ("bids", {}, "participants.tsv", "", None, "participants.tsv: no such file"),
     ("msd", {}, "dataset.json", '"name"', "name", r"dataset\.json: not the decathlon's list \(JSONDecodeError"),
     ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "../../x", "which is outside its folder"),
     ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "./imagesTr/", "'./imagesTr/.nii.gz', which is no name"),

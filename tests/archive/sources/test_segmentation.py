@@ -11,29 +11,11 @@ from archive.sources import miniatures, miniatures_3d
 from archive.sources.miniatures import write_text
 from needs import real_data
 
-from dira_scale.archive.sources.brats import Channels
 from dira_scale.archive.sources.lidc_idri import LidcVois
 from dira_scale.archive.sources.siim_acr import Runs
 from dira_scale.errors import UserError
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.settings import ReadSettings, VolumeSettings
-
-
-def test_channels_have_a_range_each_and_share_one_grid(tmp_path: Path, shards: Callable) -> None:
-    order = ["t2", "flair", "t1ce"]
-    made = miniatures_3d.brats(tmp_path / "brats", tuple(order))
-    dataset = shards("brats", images=tmp_path / "brats", modalities=order)
-    for name, (channels, _) in made.items():
-        np.testing.assert_array_equal(dataset.pixels(name), channels)
-        assert (dataset.row(name)["low"], dataset.row(name)["high"]) == (0, 8191)
-    path = tmp_path / "brats" / "HGG" / "Brats18_TCIA01_1_1" / "Brats18_TCIA01_1_1_t2.nii.gz"
-    miniatures_3d.write_nifti(path, np.abs(miniatures_3d.body(1, (36, 38, 34))), "RAS")
-    reasons = shards("brats", images=tmp_path / "brats", modalities=order).rejected(*made, "Brats18_incomplete")
-    assert reasons["Brats18_TCIA01_1_1"] == "modalities on different grids"
-    clipped = ReadSettings(3, "MR", 16, "keep", VolumeSettings(None, (0, 90), None, "none", "refuse"))
-    with pytest.raises(RejectedError, match=r"are scaled before recipe\.volume\.clip: use null"):
-        Channels((path, path)).read(clipped)
 
 
 def test_the_decathlon_says_which_tasks_are_ct(tmp_path: Path, shards: Callable) -> None:

@@ -12,7 +12,7 @@ from dira_scale.data.batch import IGNORE
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder, Order
-from dira_scale.data.requests import Patients
+from dira_scale.data.requests import Groups
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.errors import UserError
@@ -49,7 +49,8 @@ def test_the_second_view_shows_another_image_of_the_patient_where_there_is_one(f
 
 def test_patients_of_two_datasets_are_different_ones(make_dataset):
     images = [np.zeros((20, 20), np.uint8)] * 2
-    patients = Patients(Samples([make_dataset(images, name=n, patients=["p", "p"]) for n in ("one", "two")], "train"))
+    datasets = [make_dataset(images, name=n, patients=["p", "p"]) for n in ("one", "two")]
+    patients = Groups(Samples(datasets, "train"), "patient")
     everyone = np.arange(4)
     assert patients.others(everyone).tolist() == [1, 1, 1, 1]
     assert patients.other(everyone, np.zeros(4, int)).tolist() == [1, 0, 3, 2]

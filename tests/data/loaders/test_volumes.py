@@ -202,7 +202,7 @@ def test_volumes_that_no_view_or_network_fits_are_one_error(tmp_path: Path) -> N
     alone: Any = SimpleNamespace(rank=0, ranks=1, main=True, device=torch.device("cpu"))
     run = ["data.val_split=null", "data.batch=4", "parallel.threads=1", f"run={tmp_path / 'run'}"]
     for words, printed in (
-        ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1, or grey ones: shard one of"),
+        ([*WORDS, "data.size=[8,8,8]"], "toy has images of 2 channels, and Tiny3D takes 1: use channels=2"),
         (["experiment=small"], r"toy holds volumes, and this training reads images.*experiments\.md"),
     ):
         cfg = compose("pretrain", [*words, *run, f"data.shards={volumes}"])

@@ -68,19 +68,19 @@ def _of_rows(path: str, rows: range) -> np.ndarray:
 
 def thumbnail(dataset: ShardedDataset, row: int) -> np.ndarray:
     """float16 [K, SIDE, SIDE]; the aspect ratio is not kept."""
-    low, high = (float(dataset.column(name)[row]) for name in ("low", "high"))
+    channel, low, high = dataset.shown(row)
     try:
-        planes = _planes(dataset, row)
+        planes = _planes(dataset, row, channel)
     except DecodeError:
         return np.zeros((len(SLICES) if dataset.info.dims == 3 else 1, SIDE, SIDE), np.float16)
     scaled = [np.clip((plane.astype(np.float32) - low) / ((high - low) or 1), 0, 1) for plane in planes]
     return np.stack([cv2.resize(p, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for p in scaled]).astype(np.float16)
 
 
-def _planes(dataset: ShardedDataset, row: int) -> list[np.ndarray]:
+def _planes(dataset: ShardedDataset, row: int, channel: int) -> list[np.ndarray]:
     if dataset.info.dims == 3:
         voxels = dataset.voxels(row)
-        first = (0,) * (len(voxels.shape) - 3)
+        first = (channel,) * (len(voxels.shape) - 3)
         return [np.asarray(voxels[(*first, int(part * voxels.shape[-3]))]) for part in SLICES]
     pixels = decode(dataset.read(row), dataset.column("codec")[row], dataset.shape(row))
     return [pixels.mean(-1) if pixels.ndim == 3 else pixels]

@@ -1,0 +1,205 @@
+"""MR sequences, or other series of one session, in files of their own: by patterns of names or of descriptions."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.published import in_threads, with_size
+from dira_scale.archive.sources.volumes import Volumes, above
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError, nearest, print_line
+from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.series_index import COPY, SCOUT, SeriesIndex
+from dira_scale.pixels.limits import MAX_CHANNELS
+from dira_scale.storage.store import is_local
+from dira_scale.storage.text import brief
+from dira_scale.storage.walk import files_below, resolve_links
+
+MISSING = ("keep", "reject")
+MASK = "the mask"  # beside the names of sequences
+Files = dict[str, list[Path | Series]]  # by sequence, or ``MASK``
+
+
+class Session(NamedTuple):
+    """What files belong together. ``patient``: None: unknown."""
+
+    name: str
+    patient: str | None = None
+
+
+Found = tuple[str, dict[str, Session], Path | Series]  # what it is called; by sequence the session; the file or series
+
+
+class Sequences(Volumes):
+    """Sessions below ``images``, whose files are the channels of one volume, on the grid of the first that is there.
+
+    Files of one folder whose names have the same in the place of a pattern's first ``*`` are a session: with
+    ``{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}`` a_t1.nii.gz and a_flair.nii.gz; with ``{T1: "t1/*.nii"}`` the
+    folder is the one above t1. Other files are left alone. A row of the CSV names one of a session's files, or a
+    folder of sessions.
+
+    Args:
+        sequences: a pattern by the channel's name, in the channels' order.
+        series: in the place of ``sequences`` patterns of DICOM's SeriesDescription, in any case; a session is a study.
+        missing: sessions without one: ``keep``: a channel of zeros, known as lacking; ``reject``: to quarantine.
+        mask: a pattern; the mask is on the grid of the first sequence.
+        split_sequences: each sequence is a sample of its own, whose study is the session.
+
+    Others as ``Volumes``, but for ``boxes``.
+
+    Raises:
+        UserError: as ``Volumes``; a pattern that matches no file.
+    """
+
+    def __init__(
+        self,
+        images: PathStr,
+        sequences: Mapping[str, str] | None = None,
+        series: Mapping[str, str] | None = None,
+        missing: str = "keep",
+        mask: str | None = None,
+        split_sequences: bool = False,
+        labels: PathStr | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
+        attributes: Sequence[str] = (),
+    ):
+        if (sequences is None) == (series is None) or (series and mask):
+            raise UserError("name the sequences by one of recipe.sequences (files) and recipe.series (DICOM's "
+                            "SeriesDescription, without recipe.mask)")  # fmt: skip
+        self.key, given = ("recipe.sequences", sequences) if series is None else ("recipe.series", series)
+        if not (isinstance(given, Mapping) and given and all(map(_is_text, given.values()))):
+            example = '{T1: "*_t1.nii.gz", FLAIR: "*_flair.nii.gz"}' if series is None else '{T1: "*t1*"}'
+            raise UserError(f"{self.key}={given}: give a pattern for each, such as '{example}'")
+        if len(given) > MAX_CHANNELS:
+            raise UserError(f"{self.key}: {len(given)} of them, and a volume has at most {MAX_CHANNELS}")
+        if missing not in MISSING:
+            raise UserError(f"recipe.missing={missing}{nearest(missing, MISSING) or ':'} use {' or '.join(MISSING)}")
+        if mask and split_sequences:
+            raise UserError("recipe.mask with split_sequences=true: it is on the grid of the first sequence; use null")
+        super().__init__(
+            images, labels, None, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
+        )
+        self.names, self.missing, self.split_sequences = tuple(given), missing, split_sequences
+        self.given = {**given, **({MASK: mask} if mask else {})}
+        self.patterns = {name: _regex(glob) for name, glob in self.given.items()}
+        self.headers = dict[Session, Mapping[str, str]]()  # of DICOM
+        self.channels = self.names if len(self.names) > 1 and not split_sequences else ()
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
+        """Sessions, or each sequence of them; then the CSV's rows without any. Raises OSError as ``Folder.records``."""
+        sessions = self._sessions(workers)
+        for note in self.notes:
+            print_line(note)
+        parts = [(name,) for name in self.names] if self.split_sequences else [self.names]
+        items = ((session, names) for session in sessions for names in parts)
+        met = set[Path]()
+
+        def record(item: tuple[Session, tuple[str, ...]]) -> SourceRecord:
+            session, names = item
+            return self._session_record(session, names, sessions[session], met)
+
+        for made in in_threads(record, items, workers):
+            if not (self.split_sequences and made.rejected == self._lacks(1)):  # nothing is there to be rejected
+                yield made
+        yield from (self._absent(path) for path in self.listed if path not in met)
+
+    def _exists(self, path: Path) -> bool:
+        return super()._exists(path) or (not is_local(path) and resolve_links(path) in self._folders)
+
+    @cached_property
+    def _folders(self) -> set[Path]:
+        """The folders of a store, which has none but in the names of files."""
+        return {folder for file in self.stored for folder in file.parents}
+
+    def _sessions(self, workers: int) -> dict[Session, Files]:
+        """The files of each session. Raises UserError for a sequence that none has."""
+        sessions, found, first = dict[Session, Files](), set[str](), ""
+        listed = self._named() if self.key == "recipe.sequences" else self._described(workers)
+        for called, matched, part in listed:
+            first = first or called
+            for name, session in matched.items():
+                sessions.setdefault(session, {}).setdefault(name, []).append(part)
+                found.add(name)
+        if lacking := [name for name in self.patterns if name not in found]:
+            key = "recipe.mask" if lacking[0] == MASK else f"{self.key}.{lacking[0]}"
+            there = brief(f"there is {first}" if first else "nothing is there")
+            raise UserError(f"{key}={self.given[lacking[0]]} matches nothing in {self.root}; {there}")
+        return sessions
+
+    def _named(self) -> Iterator[Found]:
+        for path in files_below(self.root):
+            relative = path.relative_to(self.root).as_posix()
+            matched = ((name, self._session(pattern, relative)) for name, pattern in self.patterns.items())
+            yield relative, {name: session for name, session in matched if session}, path
+
+    def _described(self, workers: int) -> Iterator[Found]:
+        """The DICOM series of each study; of what cannot be read as one, reading says why."""
+        index = SeriesIndex()
+        for path, size, head, _ in self._inspected(workers):
+            if head and size is not None:
+                index.add(path, size, head)
+        for series in index.series():
+            if series.rejected not in (SCOUT, COPY):
+                description, header = series.header.get("description", ""), series.header
+                session = Session(f"{header.get('patient', '')} {header.get('study', '')}", header.get("patient"))
+                self.headers.setdefault(session, header)
+                matched = (name for name, glob in self.given.items() if fnmatch(description.lower(), glob.lower()))
+                yield description, dict.fromkeys(matched, session), series.image
+
+    def _session(self, pattern: "re.Pattern[str]", path: str) -> Session | None:
+        """Return whose file ``path``, below ``images``, is by a sequence's ``pattern``; None if it does not match."""
+        match = pattern.fullmatch(path)
+        stem = (match.groups()[1:] or ("",))[0] if match else ""
+        return Session(f"{match[1]}{stem}".rstrip("/") or ".") if match else None
+
+    def _session_record(
+        self, session: Session, names: tuple[str, ...], files: Files, met: set[Path]
+    ) -> SourceRecord:  # fmt: skip
+        parts = tuple(files[name][0] if name in files else None for name in names)
+        every = [part for of_name in files.values() for part in of_name]
+        known = [part.paths[0] if isinstance(part, Series) else part for part in every]
+        image: Path | Input = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or every[0]
+        rows = {row for path in known if (row := above(path, self.listed) or above(resolve_links(path), self.listed))}
+        met |= rows
+        row = min(rows, default=None)
+        name = f"{session.name} {names[0]}" if self.split_sequences else session.name
+        listed = self.listed[row] if row else self._unlisted(name)
+        record = SourceRecord(name, image, labels=listed.labels)
+        header = self.headers.get(session) or ({"patient": session.patient} if session.patient else {})
+        record = with_size(self._completed(record, listed.row, header))
+        mask = next((part for part in files.get(MASK, ()) if isinstance(part, Path)), None)
+        record = replace(record, study=record.study or session.name, mask=record.mask or mask)
+        several = [name for name in (*names, *([MASK] if MASK in files else [])) if len(files.get(name, ())) > 1]
+        reason = record.rejected
+        if len(rows) > 1:
+            reason = "files of one session in several rows of the CSV: name one of them, or their folder"
+        elif several:
+            kind = f"{several[0]}: {len(files[several[0]])} files of one session match its pattern"
+            reason = f"{kind}; make it narrower, or keep one of them"
+        elif not any(parts) or (self.missing == "reject" and not all(parts)):
+            reason = self._lacks(sum(part is None for part in parts))
+        return replace(record, rejected=reason)
+
+    def _lacks(self, count: int) -> str:
+        return f"without {count} of the sequences (recipe.missing)"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _regex(glob: str) -> "re.Pattern[str]":
+    """Groups: the folder above, then what stands in the place of each ``*`` and ``?``, which match no ``/``."""
+    parts = {"*": "([^/]*)", "?": "([^/])"}
+    return re.compile("((?:.*/)?)" + "".join(parts.get(each) or re.escape(each) for each in glob))

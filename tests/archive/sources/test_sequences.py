@@ -1,0 +1,153 @@
+"""Sequences of a session as channels: ranges of their own, one grid; those that lack, are there twice or lie apart."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from archive.sources import miniatures_3d
+from archive.sources.layouts import PATTERNS, config, listed
+from scipy.ndimage import gaussian_filter
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.settings import ReadSettings, VolumeSettings
+from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.stats import Stats
+from dira_scale.shard.curate.verify import verify
+from dira_scale.shard.repair import repair
+
+READING = ReadSettings(3, "MR", 16, "keep", VolumeSettings(None, None, None, "none", "resample"))
+
+
+def test_each_channel_has_its_range_and_a_lacking_one_none(
+    tmp_path: Path, shards: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    made = miniatures_3d.sessions(tmp_path)
+    kept = shards("sequences", images=tmp_path, sequences=PATTERNS, secret=False, missing="keep")
+    info = kept.dataset.info
+    assert (info.format_version, info.channels) == (4, ["T1", "FLAIR"])
+    croissant = json.loads((kept.dataset.root / "croissant.json").read_text())
+    assert croissant["variableMeasured"] == ["T1", "FLAIR"]
+    fields = {field["@id"]: field for field in croissant["recordSet"][0]["field"]}
+    assert fields["samples/low"]["repeated"] and "repeated" not in fields["samples/size"]
+    for name, (channels, _) in made.items():
+        limits = np.array([np.percentile(each, [0.5, 99.5], method="inverted_cdf") for each in channels], float)
+        limits[[not each.any() for each in channels]] = np.nan
+        row = kept.row(name)
+        np.testing.assert_array_equal(np.transpose([row["low"], row["high"]]), limits)
+    assert Stats(kept.dataset).lacking == {"FLAIR": 1}
+    assert not verify(kept.dataset.root, 1)
+    rejected = shards("sequences", images=tmp_path, sequences=PATTERNS, secret=False, missing="reject")
+    assert len(rejected) == 2 and "without 1 of the sequences (recipe.missing)" in rejected.rejected("c").values()
+    alone = shards("sequences", images=tmp_path, sequences=PATTERNS, secret=False, split_sequences=True)
+    assert (alone.dataset.info.format_version, len(alone)) == (3, 5)
+    assert alone.row("ward/a T1")["study"] == alone.row("ward/a FLAIR")["study"] != alone.row("ward/b T1")["study"]
+    assert alone.row("ward/a T1")["patient"] == alone.row("ward/a FLAIR")["patient"]
+    np.testing.assert_array_equal(alone.pixels("ward/a FLAIR"), made["ward/a"][0][1])
+
+
+def turned(degrees: float, spacing: float, corner: tuple[float, float, float]) -> np.ndarray:
+    """An affine that is turned about z."""
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) * spacing
+    affine[:3, 3] = corner
+    return affine
+
+
+@pytest.mark.parametrize(
+    "spacing, degrees", [(1.0, 0), (0.7, 20), (3.0, 0)], ids=["shifted", "turned and finer", "coarser"]
+)
+def test_another_grid_is_resampled_as_simpleitk_does(tmp_path: Path, spacing: float, degrees: float) -> None:
+    """The first is on the grid of 1 mm, 3 mm or turned; the second, always of 1 mm, goes there."""
+    g = np.random.default_rng(0)
+    affines = turned(degrees, spacing, (2.3, -1.2, 0.4)), np.eye(4)
+    shapes = (20, 22, 18) if spacing < 2 else (9, 9, 8), (26, 26, 20)
+    for name, shape, affine in zip(("a", "b"), shapes, affines, strict=True):
+        values = gaussian_filter(g.normal(0, 900, shape), 1).astype(np.int16) + 400
+        nib.save(nib.Nifti1Image(values.astype(np.int16), affine), tmp_path / f"{name}.nii")
+    read = Channels(("A", "B"), (tmp_path / "a.nii", tmp_path / "b.nii")).read(READING)
+    assert read.notes == ("B was resampled to the grid of A",) and read.voxels.shape[0] == 2
+    first, second = (sitk.ReadImage(tmp_path / f"{name}.nii", sitk.sitkFloat32) for name in ("a", "b"))
+    if spacing > 1:
+        smooth = sitk.GetImageFromArray(
+            gaussian_filter(sitk.GetArrayFromImage(second), (spacing - 1) / 2, mode="nearest")
+        )
+        smooth.CopyInformation(second)
+        second = smooth
+    darkest = float(np.asarray(nib.load(tmp_path / "b.nii").dataobj).min())
+    expected = sitk.Resample(second, first, sitk.Transform(), sitk.sitkLinear, darkest)
+    axial = sitk.GetArrayFromImage(sitk.DICOMOrient(expected, "LPS"))
+    assert (axial == darkest).any() and (axial != darkest).mean() > 0.5
+    off = np.abs(read.voxels[1] - axial)
+    assert (off > 0.51).mean() < 0.002  # a voxel at the edge, where rounding decides whether it is within
+
+
+def test_what_cannot_be_one_session_says_why(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    miniatures_3d.sessions(tmp_path)
+    (tmp_path / "ward/a_t1.nii.gz").with_name("a_t1.nii").write_bytes(b"again")
+    apart = nib.load(tmp_path / "ward/b_flair.nii")
+    moved = apart.affine.copy()
+    moved[:3, 3] += 500
+    nib.save(nib.Nifti1Image(np.asarray(apart.dataobj), moved), tmp_path / "far.nii")
+    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path, ingest)}
+    assert reasons.pop("ward/a").startswith("T1: 2 files of one session match its pattern; make it narrower")
+    assert set(reasons.values()) == {None}
+    with pytest.raises(RejectedError, match="FLAIR and T1 overlap by less than half, by their positions"):
+        Channels(("T1", "FLAIR"), (tmp_path / "ward/b_t1.nii.gz", tmp_path / "far.nii")).read(READING)
+    (tmp_path / "flat.nii").write_bytes(b"no NIfTI")
+    with pytest.raises(RejectedError, match="FLAIR: not a NIfTI"):
+        Channels(("T1", "FLAIR"), (tmp_path / "ward/b_t1.nii.gz", tmp_path / "flat.nii")).read(READING)
+    (tmp_path / "table.csv").write_text(
+        "file,patient\nward/a_t1.nii,p\nward/b_t1.nii.gz,p\nward/b_flair.nii,p\ngone,q\n"
+    )
+    reasons = {record.name: record.rejected for record in listed("sequences", tmp_path, ingest)}
+    assert "several rows of the CSV" in reasons["ward/b"] and reasons["c"] == "no row in the CSV of labels"
+    assert "FileNotFoundError" in reasons["gone"]
+    with pytest.raises(UserError, match=r"recipe\.slices=axial of several channels \(T1, FLAIR\): slices have one"):
+        convert(config("sequences", tmp_path, ingest, slices="axial"), tmp_path / "out", 1)
+
+
+def test_series_of_a_study_are_found_by_their_descriptions(
+    tmp_path: Path, shards: Callable, make: SimpleNamespace
+) -> None:
+    """Two studies of one patient, the second without T2; a scout, and a series that nobody asked for."""
+    values = {}
+    for number, (study, description) in enumerate((("1", "AX T1 MPRAGE"), ("1", "ax t2 flair"), ("2", "AX T1 MPRAGE"))):
+        values[study, description] = make.smooth((18, 24, 20), number)
+        make.series(tmp_path / f"in/{number}", values[study, description], Modality="MR", PatientSex="F",
+                    StudyInstanceUID=f"1.3.{study}", SeriesInstanceUID=f"1.2.{number}",
+                    SeriesDescription=description)  # fmt: skip
+    make.series(tmp_path / "in/dwi", make.smooth((18, 24, 20), 9), Modality="MR", SeriesDescription="DWI",
+                StudyInstanceUID="1.3.1", SeriesInstanceUID="1.2.9")  # fmt: skip
+    make.series(tmp_path / "in/scout", make.smooth((2, 24, 20), 9), Modality="MR", SeriesDescription="t1 scout",
+                ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="1.2.8")  # fmt: skip
+    keys = {"images": tmp_path / "in", "series": {"T1": "*t1*", "T2": "*T2*"}, "attributes": ["sex"], "secret": False}
+    made = shards("sequences", **keys)
+    first, second = (f"HOSP-7741903 1.3.{study}" for study in "12")
+    np.testing.assert_array_equal(made.pixels(first), [values["1", "AX T1 MPRAGE"], values["1", "ax t2 flair"]])
+    np.testing.assert_array_equal(made.pixels(second)[0], values["2", "AX T1 MPRAGE"])
+    assert np.isnan(made.row(second)["low"]).tolist() == [False, True] and made.attributes(first) == {"sex": "F"}
+    assert len(made) == 2 and made.row(first)["patient"] == made.row(second)["patient"]
+
+
+def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:
+    """As a killed conversion goes on: from its plan and from the shards' states."""
+    miniatures_3d.sessions(tmp_path)
+    keys = {"images": str(tmp_path), "sequences": PATTERNS, "secret": False, "shard_size": 1}
+    dataset: ShardedDataset = shards("sequences", **keys).dataset
+    before = ingest.contents(dataset.root)
+    (dataset.root / next(iter(dataset.info.shards))).unlink()
+    repair(ingest.recipe("sequences", **keys), dataset.root, 1)
+    assert ingest.contents(dataset.root) == before
+    again = shards("sequences", **keys).dataset
+    assert {n: c for n, c in ingest.contents(again.root).items() if "json" not in n} == {
+        n: c for n, c in before.items() if "json" not in n
+    }

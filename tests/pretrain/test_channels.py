@@ -1,0 +1,70 @@
+"""Volumes of two channels through a whole pretraining, its pictures and its features; what does not fit is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from data.volumes import WORDS, make, random_volumes
+from PIL import Image
+
+from dira_scale.embed import main as embed
+from dira_scale.models.weights import trained_encoder, trained_network
+from dira_scale.pretrain import main
+from dira_scale.runs.reader import RunReader
+
+RANGES = [((-1024.0, 0.0), (3000.0, 2000.0))] * 5 + [((-1024.0, np.nan), (3000.0, np.nan))]
+TINY = [
+    *WORDS, "data.size=[8,16,16]", "data.batch=4", "data.workers=1", "parallel.threads=1", "precision=fp32",
+    "log_every=1", "tracker=none", "stages.di.epochs=1", "stages.dir.epochs=1", "stages.dira.epochs=1",
+    "optim.warmup_epochs=0", "validate.restored=2", "validate.batch=2", "views.pair=image",
+]  # fmt: skip
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    volumes = random_volumes(6, channels=2)
+    volumes[5][1] = 0
+    return make(tmp_path / "toy", volumes, val=2, ranges=RANGES, channels=("T1", "T2")).root
+
+
+@pytest.mark.system
+def test_two_channels_are_learned_restored_drawn_and_embedded(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*TINY, f"data.shards={shards}", f"run={run}", "channels=2", "views.channel_dropout=0.3"]
+    assert main(words) == 0
+    reader = RunReader(run)
+    losses = [row["loss"] for row in reader.rows() if "loss" in row]
+    assert losses and np.isfinite(losses).all()
+    described = reader.description
+    assert (described.network.channels, described.input.channels, described.output.channels) == (2, 2, 2)
+    tensors, _, _ = reader.load(None)
+    network = trained_network(described, trained_encoder(described, tensors), tensors)
+    assert network(torch.rand(1, 2, 8, 16, 16)).shape == (1, 2, 8, 16, 16)
+    # of the two held-out volumes three channels are there: a row for each axis
+    table = json.loads((run / "pictures/restoration.json").read_text())
+    assert {row["n"] for row in table} == {3}
+    heights = [Image.open(run / f"pictures/{stage}.png").height for stage in ("dir", "dira")]
+    assert heights[0] == heights[1]
+    out = tmp_path / "features"
+    assert embed([f"run={run}", f"data.shards={shards}", f"out={out}", "threads=1", "data.workers=1"]) == 0
+    rows = [row for part in sorted(out.glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
+    assert len(rows) == 6 and np.isfinite([row["embedding"] for row in rows]).all()
+
+
+@pytest.mark.parametrize(
+    "words, printed",
+    [
+        ([], r"channels=1: .*toy has images of 2 channels \(T1, T2\), and Tiny3D takes 1: use channels=2"),
+        (["channels=3"], r"channels=3: .*and Tiny3D takes 3: use channels=2"),
+    ],
+)
+def test_other_channels_are_refused_before_there_is_a_run(
+    shards: Path, tmp_path: Path, words: list[str], printed: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main([*TINY, f"data.shards={shards}", f"run={tmp_path / 'run'}", *words]) == 2
+    assert not (tmp_path / "run").exists()
+    assert re.search(printed, capsys.readouterr().err)
