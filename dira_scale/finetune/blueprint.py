@@ -28,6 +28,7 @@ from dira_scale.finetune.held_out import check_crops, check_scored, held_out_vie
 from dira_scale.finetune.rates import choose_rate
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
+from dira_scale.finetune.trained import check as check_trained
 from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
@@ -110,6 +111,8 @@ class FinetuneBlueprint(Blueprint):
         return norm.spanning_lines(networks[0], groups_of(self.config))
 
     def try_stages(self, networks: Networks) -> None:
+        assert isinstance(networks[0], Network), "made above"
+        check_trained(networks[0], self.config)
         for name, batch in batches_of(self.config).items():
             try:
                 norm.regroup(networks[0], self.config.bn_groups(batch), self.config.parallel.accumulate)

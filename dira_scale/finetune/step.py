@@ -1,6 +1,6 @@
 """A step of fine-tuning: the losses of a network's outputs for one view of each image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,8 @@ from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.distributed.world import World
 from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses, SideModule, StagePlan
-from dira_scale.finetune.config import FROZEN, Finetune
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.trained import freeze
 from dira_scale.models import norm
 from dira_scale.models.network import Network
 from dira_scale.models.normalise import input_of, normalised
@@ -34,6 +35,7 @@ class Finetuning:
     Args:
         network: unsharded, on the CPU, its BatchNorm converted; what is ``frozen`` is frozen here.
         views: of training; one of each image.
+        loaded: as of :func:`dira_scale.finetune.trained.freeze`.
         distort: makes the module that distorts the views.
     """
 
@@ -47,10 +49,11 @@ class Finetuning:
         supervision: Supervision,
         views: ViewSpec,
         distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+        loaded: Collection[str] | None = None,
     ) -> None:
         self.config, self.world, self.module, self.optim = config, world, network, config.optim
         self.supervision, self.side_modules = supervision, list[SideModule]()
-        network.freeze(*FROZEN.get(config.frozen or "", ()))
+        freeze(network, config, loaded)
         self.input, self.distort = input_of(views.sides, config.normalise), distort(views)
         self.distort.to(world.device)
 
