@@ -155,7 +155,7 @@ class Times(Numbers):
 
 
 def comparable(times: np.ndarray, events: np.ndarray) -> bool:
-    """Whether someone is known for longer than until another's event. ``times``, ``events``: [n], NaN does not count."""
+    """Whether someone is known to outlive another's event. ``times``, ``events``: [n], NaN does not count."""
     if not (events == 1).any():
         return False
     first = np.nanmin(times[events == 1])

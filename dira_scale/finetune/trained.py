@@ -1,7 +1,8 @@
 """What is trained of a network: all of it, or of its frozen parts the last blocks, the biases, or low-rank changes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ def _first_learned(network: Network, blocks: int) -> int:
 def _without(network: Network, root: str, learned: Collection[str]) -> Iterator[str]:
     """Yield the outermost modules in ``root`` that have parameters, none of which is ``learned``."""
     within = [f"{root}.{name}" for name, _ in network.get_submodule(root).named_parameters()]
-    if within and learned.isdisjoint(within):
+    if within and not any(name in learned for name in within):
         yield root
     elif within:
         for name, _ in network.get_submodule(root).named_children():
@@ -103,6 +104,7 @@ def _adapt(network: Network, lora: LoraSettings) -> None:
     inject_adapter_in_model(settings, network.encoder)
     for name in names:
         network.encoder.get_submodule(name).register_buffer(SCALE, torch.tensor(lora.alpha / lora.rank))
-    for module in network.modules():
+    modules: Iterable[Any] = network.encoder.modules()
+    for module in modules:
         if hasattr(module, "qkv_bias_separate"):  # else timm reads the weight of qkv, and never calls LoRA's layer
             module.qkv_bias_separate = True

@@ -1,7 +1,7 @@
 """Per-case rows: a run's output for each case, from which every figure can be computed again. Their Parquet files.
 
-A file has rows of one kind: of labels, masks, numbers or times. It names cases by the manifest's keys, never by paths or
-DICOM's identifiers.
+A file has rows of one kind: of labels, masks, numbers or times. It names cases by the manifest's keys, never by paths
+or DICOM's identifiers.
 """
 
 import io

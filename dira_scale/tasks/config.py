@@ -278,9 +278,8 @@ class OrdinalTask(TaskConfig):
         assert isinstance(labels, Grades), "asked for"
         known = data.learned_targets()
         grades = self.grades or 1 + int(known[~known.isnan()].max())
-        for split in dict.fromkeys(
-            each for each in (data.data.val_split, getattr(data.data, "test_split", None)) if each
-        ):
+        held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
+        for split in sorted(map(str, held_out)):
             replace(labels, grades=grades).check(data.datasets, split, None, remedy=f"type task.grades=…, {ELSEWHERE}")
         return Ordinal(replace(labels, grades=grades))
 

@@ -267,7 +267,7 @@ def image_rows(
 
 def seen_images(
     predictions: Predictions, targets: Callable[[Batch], Tensor]
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray]]:
     """Yield of each batch keys, patients, ``targets`` [b, L] and what is predicted, float64 [b, K]."""
     for view in predictions.views():
         rows = view.batch.index[: view.count].cpu().numpy()

@@ -1,7 +1,8 @@
 """Survival: the time until an event, such as death, of which many images only know that it has not come yet.
 
-Cox's proportional hazards (J. R. Stat. Soc. B 34, 1972) with a network in the place of the linear predictor, as DeepSurv
-(Katzman et al., BMC Med. Res. Methodol. 18, 2018). Tied events share a risk set (Breslow, Biometrics 30, 1974).
+Cox's proportional hazards (J. R. Stat. Soc. B 34, 1972) with a network in the place of the linear predictor, as in
+DeepSurv (Katzman et al., BMC Med. Res. Methodol. 18, 2018). Tied events share a risk set (Breslow, Biometrics 30,
+1974).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -104,7 +105,7 @@ class Survival(Supervision):
         return ImageScore(self, self._validated)
 
     def _validated(self, targets: np.ndarray, risks: np.ndarray, index: np.ndarray) -> dict[str, float]:
-        return {CONCORDANCE: survival(*targets.T, risks[:, 0], self.event, index)[-1].value}
+        return {CONCORDANCE: survival(targets[:, 0], targets[:, 1], risks[:, 0], self.event, index)[-1].value}
 
     def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
         targets = data.targets(split)[:samples].numpy()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from finetune.conftest import TINY
-from harness import assert_equal_runs
+from harness import assert_equal_runs, finish
 from models.test_classifier import model
 from needs import need_extra
 from timm.models.beit import Attention
@@ -81,10 +82,8 @@ def test_exactly_what_is_named_learns(kind: str, head: str, frozen: str, trained
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = optim.stage_optimizer(config.optim, network.train(), 4)
     parameters = dict(network.named_parameters())
-    expected, names = (
-        {name for name in parameters if re.match(learned, name)},
-        {id(p): n for n, p in parameters.items()},
-    )
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    expected = {name for name in parameters if re.match(learned, name)}
     assert {names[id(p)] for group in optimizer.param_groups for p in group["params"]} == expected
     for _ in range(2):  # LoRA's A moves once B has
         network(images(network)).square().mean().backward()
@@ -172,9 +171,7 @@ def test_what_cannot_learn_is_refused(kind: str, frozen: str | None, trained: st
 
 @pytest.mark.system
 @pytest.mark.usefixtures("libraries")
-def test_a_run_with_lora_resumes_bit_for_bit_and_is_exported_as_an_ordinary_network(
-    discs: Path, tmp_path: Path
-) -> None:
+def test_a_run_with_lora_resumes_bit_for_bit_and_ends_as_an_ordinary_network(discs: Path, tmp_path: Path) -> None:
     need_extra("peft")
     words = [*TINY, f"data.shards={discs}", "task=labels", "model.encoder=test_vit", "data.size=160"]
     words = [*words, "task.labels=[bright]", "frozen=encoder", "trained=lora", "optim.optimizer.lr=3e-3"]
@@ -194,3 +191,18 @@ def test_a_run_with_lora_resumes_bit_for_bit_and_is_exported_as_an_ordinary_netw
     assert TrainedRun.of(whole).hash == TrainedRun.of(exported).hash
     again = tmp_path / "again"  # of the weights that are merged
     assert main([*words[:-3], f"run={again}", f"init={whole}", "steps=1"]) == 0
+
+
+@pytest.mark.system
+def test_two_processes_with_sharded_parameters_equal_one(discs: Path, tmp_path: Path) -> None:
+    need_extra("peft")
+    words = [*TINY, f"data.shards={discs}", "task=survival", "task.time=bright", "task.event=coin", "steps=2"]
+    words = [*words, "model.encoder=test_vit", "frozen=encoder", "trained=lora", "data.val_split=null"]
+    for ranks, parallel in ((1, "ddp"), (2, "fsdp2")):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
+        command = [sys.executable, *launcher, "-m", "dira_scale.finetune", *words, f"run={tmp_path / parallel}"]
+        finish([*command, f"parallel={parallel}", "data.test_split=null"])
+    one, two = (checkpoint.load(checkpoint.latest(tmp_path / parallel))[0] for parallel in ("ddp", "fsdp2"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=f"{name}: ".__add__)

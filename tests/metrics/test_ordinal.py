@@ -27,18 +27,15 @@ def test_figures_are_scikit_learns_of_any_draw() -> None:
             "kappa": cohen_kappa_score(true, predicted, weights="quadratic"),
             "MAE": mean_absolute_error(true, predicted), "accuracy": accuracy_score(true, predicted),
         }  # fmt: skip
-        assert {name: of(often[None])[0] for name, of in graded(unknown, predictions).items()} == pytest.approx(
-            expected
-        )
+        values = {name: of(often[None])[0] for name, of in graded(unknown, predictions).items()}
+        assert values == pytest.approx(expected)
         if (often == known).all():
             assert {name: figures[name, "kl"].value for name in expected} == pytest.approx(expected)
             assert {name: figures[name, "mean"].value for name in expected} == pytest.approx(expected)
     assert figures["kappa", "kl"].convention == "quadratic weights" and figures["MAE", "kl"].n == known.sum()
 
 
-@pytest.mark.parametrize(
-    ("targets", "kappa"), [([2.0, 2], math.nan), ([1.0, 1], 0.0), ([math.nan, math.nan], math.nan)]
-)
+@pytest.mark.parametrize(("targets", "kappa"), [([2.0, 2], math.nan), ([1.0, 1], 0), ([math.nan] * 2, math.nan)])
 def test_one_grade_alone(targets: list[float], kappa: float) -> None:
     of = ordinal(np.array(targets), np.array([2.0, 2]), "kl", ["a", "b"])[0]
     assert of.value == pytest.approx(kappa, nan_ok=True)

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from dira_scale.metrics.cases import (
-    CandidateCase, LabelCase, MaskCase, NumberCase, SurvivalCase, label_arrays, number_arrays, survival_arrays,
+    CandidateCase,
+    LabelCase,
+    MaskCase,
+    NumberCase,
+    SurvivalCase,
+    label_arrays,
+    number_arrays,
+    survival_arrays,
 )  # fmt: skip
 from dira_scale.metrics.classification import BINS, SPECIFICITY
 from dira_scale.metrics.figure import ALL, MEAN, Key
