@@ -21,6 +21,8 @@ from dira_scale.metrics.cases import SurvivalCase, survival_arrays
 from dira_scale.metrics.figure import MEAN, Figure, Key
 from dira_scale.metrics.statistics.of_cases import Statistics, of_survival
 from dira_scale.metrics.survival import CONCORDANCE, survival
+from dira_scale.models.architecture import Architecture
+from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import Metric, Output, Term
 from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, seen_images, single
 from dira_scale.training.inputs import Inputs
@@ -87,6 +89,12 @@ class Survival(Supervision):
     @property
     def compared(self) -> Sequence[Key]:
         return [(CONCORDANCE, MEAN)]
+
+    def network(self, model: Architecture, encoder: Encoder) -> Network:
+        """The head's bias stays 0: the likelihood does not depend on it, and Adam would follow its rounding errors."""
+        network = super().network(model, encoder)
+        network.head.get_parameter("fc.bias").requires_grad_(False)
+        return network
 
     def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         assert batch.labels is not None
