@@ -1,6 +1,6 @@
 """A step of fine-tuning: the losses of a network's outputs for one view of each image."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,6 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses, SideModule, StagePlan
 from dira_scale.finetune.config import Finetune
-from dira_scale.finetune.trained import freeze
 from dira_scale.models import norm
 from dira_scale.models.network import Network
 from dira_scale.models.normalise import input_of, normalised
@@ -33,9 +32,8 @@ class Finetuning:
     """A network's step on what is supervised (see :class:`dira_scale.engine.task.StepTask`).
 
     Args:
-        network: unsharded, on the CPU, its BatchNorm converted; what is ``frozen`` is frozen here.
+        network: unsharded, on the CPU, its BatchNorm converted, and what is ``frozen`` is.
         views: of training; one of each image.
-        loaded: as of :func:`dira_scale.finetune.trained.freeze`.
         distort: makes the module that distorts the views.
     """
 
@@ -49,11 +47,9 @@ class Finetuning:
         supervision: Supervision,
         views: ViewSpec,
         distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
-        loaded: Collection[str] | None = None,
     ) -> None:
         self.config, self.world, self.module, self.optim = config, world, network, config.optim
         self.supervision, self.side_modules = supervision, list[SideModule]()
-        freeze(network, config, loaded)
         self.input, self.distort = input_of(views.sides, config.normalise), distort(views)
         self.distort.to(world.device)
 

@@ -163,7 +163,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         start: Start | None = None,
         leak: Leak | None = None,
     ) -> None:
-        super().__init__(config, world, network, supervision, data.views, loaded=start.loaded if start else ())
+        super().__init__(config, world, network, supervision, data.views)
         self.start, self.leak = start, leak
         self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
         self.normalises = norm.takes_statistics(network)

@@ -16,15 +16,6 @@ from dira_scale.models.network import Network
 from dira_scale.runs.lora import SCALE
 
 
-def check(network: Network, config: Finetune) -> None:
-    """Raise UserError for more blocks than there are, for LoRA of an encoder without its layers, or without peft."""
-    if config.trained == LORA:
-        require_peft()
-        _adapted(network, config.lora)
-    elif config.last_blocks:
-        _first_learned(network, config.last_blocks)
-
-
 def require_peft() -> None:
     """Raise UserError, one line, if peft is not installed. It is not imported, which takes seconds."""
     if find_spec("peft") is None:
@@ -39,6 +30,8 @@ def freeze(network: Network, config: Finetune, loaded: Collection[str] | None = 
 
     ``loaded``: a phrase for each part that has weights of ``init``, beginning with its name; others keep estimating
     BatchNorm's statistics. None: all.
+
+    Raises UserError for more blocks than there are, for LoRA of an encoder without its layers, or without peft.
     """
     parts = FROZEN.get(config.frozen or "", ())
     if config.trained == LORA:
@@ -97,9 +90,10 @@ def _adapted(network: Network, lora: LoraSettings) -> list[str]:
 
 def _adapt(network: Network, lora: LoraSettings) -> None:
     """Put peft's layers in the places of the encoder's: W x + (alpha / rank) B A x, B being 0 at the start."""
+    require_peft()
+    names = _adapted(network, lora)
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = _adapted(network, lora)
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)
     inject_adapter_in_model(settings, network.encoder)
     for name in names:

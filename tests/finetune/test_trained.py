@@ -25,7 +25,8 @@ from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.finetune import main
 from dira_scale.finetune.blueprint import FinetuneBlueprint
 from dira_scale.finetune.config import Finetune
-from dira_scale.finetune.trained import check, freeze
+from dira_scale.finetune.trained import freeze
+from dira_scale.forecast.network import fake_task
 from dira_scale.models import norm
 from dira_scale.models.architecture import architecture
 from dira_scale.models.network import Network
@@ -77,7 +78,6 @@ def test_exactly_what_is_named_learns(kind: str, head: str, frozen: str, trained
     if trained == "lora":
         need_extra("peft")
     network, config = built(kind, head), chosen(frozen, trained, targets=["k_proj", "proj"])
-    check(network, config)
     freeze(network, config)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = optim.stage_optimizer(config.optim, network.train(), 4)
@@ -155,18 +155,28 @@ def test_a_damaged_change_is_refused_before_it_is_multiplied() -> None:
 @pytest.mark.parametrize(
     ("kind", "frozen", "trained", "said"),
     [
-        ("", "encoder", "last-0", "trained=last-0: must be one of biases, lora, last-1, last-2, …"),
-        ("", None, "biases", "trained=biases learns of what is frozen: add frozen=encoder"),
+        ("test_vit", "encoder", "last-0", "trained=last-0: must be one of biases, lora, last-1, last-2, …"),
+        ("test_vit", None, "biases", "trained=biases learns of what is frozen: add frozen=encoder"),
         ("test_vit", "encoder", "last-7", "trained=last-7: test_vit has 6 blocks; name as many"),
         ("test_resnet", "encoder", "lora", "trained=lora: test_resnet has no linear layer called qkv"),
     ],
 )
 def test_what_cannot_learn_is_refused(kind: str, frozen: str | None, trained: str, said: str) -> None:
-    if kind and trained == "lora":
+    if trained == "lora":
         need_extra("peft")
     with pytest.raises(UserError, match=re.escape(said)) as refusal:
-        check(built(kind, "pooled"), chosen(frozen, trained)) if kind else chosen(frozen, trained)
+        freeze(built(kind, "pooled"), chosen(frozen, trained))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_plan_counts_what_learns_and_a_sweeps_check_refuses_it_before_the_run() -> None:
+    need_extra("peft")
+    words = ["data.shards=none", "data.size=64", "frozen=encoder", "trained=lora", "lora.rank=4"]
+    blueprint = FinetuneBlueprint(compose("finetune", [*words, "model.encoder=test_vit"]))
+    counts = [p.numel() for p in fake_task(blueprint).ever_trained()]
+    assert sum(counts) == 6 * 4 * (64 + 3 * 64 + 64 + 64) + 64 + 1  # of each block: qkv, proj; the head
+    with pytest.raises(UserError, match="trained=lora: test_resnet has no linear layer"):
+        FinetuneBlueprint(compose("finetune", [*words, "model.encoder=test_resnet"])).check(1)
 
 
 @pytest.mark.system
