@@ -110,6 +110,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.distributed.launcher import _refuse_missing
     from dira_scale.engine.tracker import require_tracker
     from dira_scale.export.formats import _onnx
+    from dira_scale.finetune.trained import require_peft
     from dira_scale.metrics.libraries import require_libraries
     from dira_scale.storage.excel import open_table
     from dira_scale.storage.store import locate
@@ -121,6 +122,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         "nvidia.dali": [lambda: choose("dali")],
         "ffcv": [FfcvLibrary],
         "deepspeed": zero, "transformers": zero, "onnx": onnx, "onnxscript": onnx,
+        "peft": [require_peft],
         "wandb": [lambda: require_tracker("wandb")],
         "mlflow": [lambda: require_tracker("mlflow")],
         "torchmetrics": [require_libraries], "monai": [require_libraries],

@@ -471,6 +471,41 @@ MUTATIONS = (
         ("finetune/test_regression.py",),
     ),
     Mutation(
+        "nobody-at-risk-at-the-time-of-a-tie",
+        "tasks/survival.py",
+        "at_risk = (times >= times[:, None])",
+        "at_risk = (times > times[:, None])",
+        ("finetune/test_grades_and_times.py",),
+    ),
+    Mutation(
+        "every-step-between-grades-is-asked-for",
+        "tasks/ordinal.py",
+        "(targets >= steps).to",
+        "(targets >= 0 * steps).to",
+        ("finetune/test_grades_and_times.py",),
+    ),
+    Mutation(
+        "pair-of-two-events-at-one-time",
+        "metrics/statistics/weighted.py",
+        "(t == t[part, None]) & (e == 0)",
+        "(t == t[part, None])",
+        ("metrics/test_survival.py",),
+    ),
+    Mutation(
+        "change-of-low-rank-without-its-scale",
+        "runs/lora.py",
+        "return scale * (b @ a)",
+        "return b @ a",
+        ("finetune/test_trained.py",),
+    ),
+    Mutation(
+        "one-block-more-learns",
+        "finetune/trained.py",
+        "if depth >= first)",
+        "if depth >= first - 1)",
+        ("finetune/test_trained.py",),
+    ),
+    Mutation(
         "interval-over-rows-of-a-patient",  # too narrow
         "metrics/statistics/bootstrap.py",
         "_defined(statistics, row, len(members), resamples, seed)",

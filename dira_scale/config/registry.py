@@ -45,7 +45,9 @@ _MODULES = {
         "Inpaint", "LocalShuffle", "OneOf", "Outpaint", "PatchMask", "PatchPair", "ShuffleBlocks", "SwapPatches",
         "Turn", "TurnBlocks",
     ),
-    "dira_scale.tasks.config": ("CandidateTask", "LabelTask", "MaskTask", "RegressionTask"),
+    "dira_scale.tasks.config": (
+        "CandidateTask", "LabelTask", "MaskTask", "OrdinalTask", "RegressionTask", "SurvivalTask",
+    ),
     "dira_scale.archive.sources.bids": ("Bids",),
     "dira_scale.archive.sources.brats": ("Brats",),
     "dira_scale.archive.sources.chestxray14": ("ChestXray14",),

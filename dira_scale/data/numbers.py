@@ -1,6 +1,7 @@
-"""Which numbers a task learns: labels of any value, such as an age, as shards have them; NaN where nobody knows."""
+"""Which numbers a task learns: labels of any value, such as an age, as shards have them; NaN where nobody knows. Grades
+and times are numbers that are checked further."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,10 +22,12 @@ class NumberChoice:
     Attributes:
         names: of labels that every dataset has; None: all that have a value other than 0, 1 and -1 in the first one.
         key: of the configuration that names them.
+        made: :class:`Numbers`, or one of its kinds, of names and columns.
     """
 
     names: tuple[str, ...] | None = None
     key: str = "labels"
+    made: "Callable[..., Numbers] | None" = None
 
     def of(self, datasets: Sequence["ShardedDataset"]) -> "Numbers":
         """The numbers of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
@@ -41,7 +44,7 @@ class NumberChoice:
                     f"{self.key}: '{named[0]}' of {dataset.root} is a label of classes, which have no order: use "
                     "task=labels, or shard it again with recipe.label_columns"
                 )
-        return Numbers(names, tuple(columns_of(dataset, names, self.key) for dataset in datasets))
+        return (self.made or Numbers)(names, tuple(columns_of(dataset, names, self.key) for dataset in datasets))
 
 
 @dataclass(frozen=True)
@@ -90,3 +93,70 @@ class Numbers:
                     f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn: "
                     f"{advice}"
                 )
+
+
+@dataclass(frozen=True)
+class Grades(Numbers):
+    """One label of ordered grades, 0 to ``grades`` - 1; None: of as many as there are."""
+
+    grades: int | None = None
+
+    def check(
+        self,
+        datasets: Sequence["ShardedDataset"],
+        split: str,
+        learned: np.ndarray | None,
+        keys: str = "",
+        remedy: str | None = None,
+    ) -> None:
+        """Raise UserError as :meth:`Numbers.check`, for several labels, and for a number that is no grade."""
+        if len(self.names) > 1:
+            raise UserError(f"task.label=null: {', '.join(self.names)} are numbers: name the one that is graded")
+        super().check(datasets, split, learned, keys, remedy)
+        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
+        known = values[~np.isnan(values)]
+        highest = np.inf if self.grades is None else self.grades - 1
+        if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:
+            range_ = "0, 1, 2, …" if self.grades is None else f"0 to {highest} (task.grades={self.grades})"
+            raise UserError(
+                f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}: learn it by "
+                f"task=regression, or {remedy or advice}"
+            )
+
+
+@dataclass(frozen=True)
+class Times(Numbers):
+    """Two labels: the time until an event, or until an image's patient was last seen, and whether the event came."""
+
+    def check(
+        self,
+        datasets: Sequence["ShardedDataset"],
+        split: str,
+        learned: np.ndarray | None,
+        keys: str = "",
+        remedy: str | None = None,
+    ) -> None:
+        """Raise UserError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
+        samples that are ``learned`` can be compared."""
+        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
+        time, event = self.names
+        times, events = (column[~np.isnan(values).any(1)] for column in values.T)
+        if not len(times):
+            raise UserError(f"{where}: '{time}' and '{event}' are never known together: {remedy or advice}")
+        if (wrong := events[~np.isin(events, (0, 1))]).size:
+            raise UserError(f"{where}: event '{event}' is {wrong[0]:g}: need 1 (it came), 0 (not yet), or nothing")
+        if (times < 0).any():
+            raise UserError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
+        if learned is not None and not comparable(times, events):
+            raise UserError(
+                f"{where}: of {len(times)} samples none is known to outlive an event of '{event}', so there is nothing "
+                f"to learn: {advice}"
+            )
+
+
+def comparable(times: np.ndarray, events: np.ndarray) -> bool:
+    """Whether someone is known to outlive another's event. ``times``, ``events``: [n], NaN does not count."""
+    if not (events == 1).any():
+        return False
+    first = np.nanmin(times[events == 1])
+    return bool(((times > first) | ((times == first) & (events == 0))).any())

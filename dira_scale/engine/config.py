@@ -86,20 +86,28 @@ class Optim(Schema):
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
         """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs: the
         encoder's blocks by ``layer_decay``, once more for each block from the last to the first (Clark et al., ELECTRA,
-        2020; BEiT), and a transformer's patch embedding by ``patch_factor``, too (DINOv2's code).
-
-        A block is what shares a name up to its first number; what has none is of the block before it. The layers that
-        make a pyramid of a transformer's maps count as the decoder's.
-        """
+        2020; BEiT), and a transformer's patch embedding by ``patch_factor``, too (DINOv2's code)."""
         decay, patch = self.layer_decay or 1, self.patch_factor or 1
         if decay == patch == 1:
             return {}
-        depths, blocks = dict[str, int](), set[str]()
-        for name in (name for name in names if re.match(r"(base\.)*encoder\.(?!pyramid\.)", name)):
-            if match := re.match(r".*?\.\d+\.", name):
-                blocks.add(match[0])
-            depths[name] = len(blocks)
+        depths = depths_of(names)
         return {
-            name: decay ** (len(blocks) + 1 - depth) * (patch if PATCH_EMBEDDING.search(name) else 1)
+            name: decay ** (max(depths.values()) + 1 - depth) * (patch if PATCH_EMBEDDING.search(name) else 1)
             for name, depth in depths.items()
         }
+
+
+def depths_of(names: Sequence[str]) -> dict[str, int]:
+    """Return the number of the block, from 1, that each of an encoder's parameters is of; 0 before the first.
+
+    A block is what shares a name up to its first number; what has none is of the block before it. The layers that make
+    a pyramid of a transformer's maps count as the decoder's.
+
+    ``names``: of all of a network's parameters, in its order.
+    """
+    depths, blocks = dict[str, int](), set[str]()
+    for name in (name for name in names if re.match(r"(base\.)*encoder\.(?!pyramid\.)", name)):
+        if match := re.match(r".*?\.\d+\.", name):
+            blocks.add(match[0])
+        depths[name] = len(blocks)
+    return depths

@@ -162,11 +162,12 @@ class Card:
             each = [f"| {n} | {names[n]} | {mean:.6g} | {deviation:.6g} |" for n, (mean, deviation) in enumerate(pairs)]
             title = "## Outputs\n\nA channel for each number, which is channel × deviation + mean:\n"
             return "\n".join([title, "| channel | number | mean | deviation |", "|---|---|---|---|", *each])
+        of_classes = self.run.output.of_classes
         what = "at each pixel" if self.run.network.head != "pooled" else "for the whole image"
-        last = f", by a {activation}" if activation else ""
+        last, kind = f", by {'a ' * of_classes}{activation}" if activation else "", "class" if of_classes else "output"
         rows = [f"| {number} | {name} |" for number, name in enumerate(names)]
-        title = f"## Outputs\n\nA channel for each class, {what}{last}:\n"
-        return "\n".join([title, "| channel | class |", "|---|---|", *rows])
+        title = f"## Outputs\n\nA channel for each {kind}, {what}{last}:\n"
+        return "\n".join([title, f"| channel | {kind} |", "|---|---|", *rows])
 
     def _limits(self) -> str:
         origin = f" and from what `{self._start}` had learnt" if self._start else " alone"

@@ -11,7 +11,7 @@ from dira_scale.models.classifier import Classifier
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.stored import to_safetensors
 from dira_scale.models.translations import other_axes
-from dira_scale.runs.description import Description
+from dira_scale.runs.description import PRODUCTS, Description
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class TrainedNetwork:
         if pairs := self.run.output.normalised:
             means, deviations = ([round(value, 6) for value in values] for values in zip(*pairs, strict=True))
             return f" * torch.tensor({deviations}) + torch.tensor({means})"
-        return {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)"}[self.run.output.activation]
+        code = {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)", PRODUCTS: ".sigmoid().cumprod(1)"}
+        return code[self.run.output.activation]
 
 
 @dataclass(frozen=True)

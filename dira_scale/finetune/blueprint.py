@@ -28,6 +28,7 @@ from dira_scale.finetune.held_out import check_crops, check_scored, held_out_vie
 from dira_scale.finetune.rates import choose_rate
 from dira_scale.finetune.step import Finetuning
 from dira_scale.finetune.task import FinetuneTask
+from dira_scale.finetune.trained import freeze
 from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
@@ -88,13 +89,16 @@ class FinetuneBlueprint(Blueprint):
     def networks(self) -> Networks:
         model = self.config.model
         network = self.supervision.network(model, model.build_encoder(self.views.size, self.config.channels))
-        return (norm.convert(network),)
+        norm.convert(network)
+        freeze(network, self.config)
+        return (network,)
 
     @property
     def nodes(self) -> dict[str, Any]:
         plain: Any = OmegaConf.to_container(self.cfg)
         size = plain["data"]["size"]
-        return {"model": plain["model"], "task": plain["task"], "size": size, "channels": plain["channels"]}
+        keys = "model", "task", "channels", "frozen", "trained", "lora"
+        return {"size": size} | {key: plain[key] for key in keys}
 
     def refuse(self) -> None:
         require_libraries()
@@ -159,7 +163,8 @@ class FinetuneBlueprint(Blueprint):
 
 
 def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -> tuple[Network, Start | None]:
-    """Return the network with the weights of ``init``, BatchNorm converted, and what was loaded; None: nothing.
+    """Return the network with the weights of ``init``, BatchNorm converted, frozen as configured, and what was loaded;
+    None: nothing.
 
     Raises UserError naming key and file.
     """
@@ -174,6 +179,7 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
             raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error
         raise
     norm.convert(network)
+    freeze(network, config, start.loaded if start else ())
     return network, start
 
 

@@ -1,5 +1,6 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it does without torch, so mistakes are shown at once."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,15 @@ IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 # changed fast (docs/how-to/finetune.md has what that costs).
 SETTLED, PASSES = 50, 10
 FROZEN = {"encoder": ("encoder",), "network": ("encoder", "decoder")}  # parts of a network
+BIASES, LORA, LAST = "biases", "lora", re.compile(r"last-([1-9]\d*)")  # what learns of them nevertheless
+
+
+def nevertheless(trained: str | None, rank: int) -> str:
+    """Say what learns of what is frozen. ``rank``: LoRA's."""
+    if trained is None:
+        return ""
+    blocks = f", but for the encoder's last {trained.removeprefix('last-')} blocks"
+    return {BIASES: ", but for biases (BitFit)", LORA: f", with LoRA of rank {rank}"}.get(trained, blocks)
 
 
 @dataclass
@@ -79,9 +89,18 @@ class Protocol(Schema):
 
 
 @dataclass
+class Lora(Schema):
+    rank: int = at_least(1)
+    alpha: int = at_least(1)
+    targets: list[str] = MISSING
+
+
+@dataclass
 class Finetune(StagedTraining):
     init: str = path_field()
     frozen: str | None = one_of(*FROZEN, default=None)
+    trained: str | None = None
+    lora: Lora = field(default_factory=Lora)
     task: TaskConfig = field(default_factory=TaskConfig)
     optim: FinetuneOptim = field(default_factory=FinetuneOptim)
     data: FinetuneData = field(default_factory=FinetuneData)
@@ -104,8 +123,9 @@ class Finetune(StagedTraining):
                 f"parallel.accumulate={accumulate}: losses are over the whole batch, which accumulation would cut; "
                 "use 1, and a smaller data.batch, or more processes"
             )
+        self._check_trained()
         for key in ("layer_decay", "patch_factor"):
-            if self.frozen and (factor := getattr(self.optim, key)) not in (None, 1):
+            if self.frozen and not self.trained and (factor := getattr(self.optim, key)) not in (None, 1):
                 raise UserError(
                     f"optim.{key}={factor:g} is of the encoder's rates, and frozen={self.frozen} learns nothing of it: "
                     "leave one of them out"
@@ -114,6 +134,21 @@ class Finetune(StagedTraining):
             raise UserError("optim.choose: rates are compared on the validation split, and data.val_split=null")
         if (weights := getattr(self.model, "weights", None)) is not None:
             raise UserError(f"model.weights={weights} is pretrain's key: use init={weights}")
+
+    @property
+    def last_blocks(self) -> int:
+        """How many of a frozen encoder's last blocks learn."""
+        return int(match[1]) if (match := LAST.fullmatch(self.trained or "")) else 0
+
+    def _check_trained(self) -> None:
+        """Raise UserError for what ``trained`` does not know, and for it alone."""
+        if self.trained not in (None, BIASES, LORA) and not self.last_blocks:
+            raise UserError(f"trained={self.trained}: must be one of {BIASES}, {LORA}, last-1, last-2, … (blocks)")
+        if self.trained and not self.frozen:
+            raise UserError(
+                f"trained={self.trained} learns of what is frozen: add frozen=encoder, whose decoder and head learn, "
+                "too, or frozen=network, whose head does"
+            )
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:

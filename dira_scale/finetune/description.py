@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dira_scale.data.batch import UNITS
-from dira_scale.finetune.config import FROZEN
+from dira_scale.finetune.config import FROZEN, nevertheless
 from dira_scale.models.architecture import architecture
 from dira_scale.models.normalise import input_of
 from dira_scale.models.start import RANDOM
@@ -81,6 +81,13 @@ def chosen_rate(optim: Mapping[str, Any], split: str | None, best: str) -> tuple
     return (f"{CHOSEN_RATE}{optim['optimizer']['lr']:g} by {best} on split `{split}`{share}: {figures}",)
 
 
+def _frozen(config: Mapping[str, Any]) -> tuple[str, ...]:
+    if not (frozen := config.get("frozen")):
+        return ()
+    but = nevertheless(config.get("trained"), config.get("lora", {}).get("rank", 0))  # older runs have neither
+    return (f"frozen: {' and '.join(FROZEN[frozen])}{but}",)
+
+
 def _training(config: Mapping[str, Any], best: str) -> tuple[str, ...]:
     data, optimizer = config["data"], config["optim"]["optimizer"]
     shown = ", ".join(f"`{name}` ({stage['epochs']:g} epochs)" for name, stage in config["stages"].items())
@@ -88,7 +95,7 @@ def _training(config: Mapping[str, Any], best: str) -> tuple[str, ...]:
     return (
         *_protocol(config["protocol"]),
         f"initial weights: `{config['init']}`",
-        *([f"frozen: {' and '.join(FROZEN[config['frozen']])}"] if config.get("frozen") else []),
+        *_frozen(config),
         f"stages of the run: {shown}; split `{data['split']}`{share}",
         *chosen_rate(config["optim"], data["val_split"], best),
         f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "

@@ -13,7 +13,7 @@ from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.distributed.world import World
 from dira_scale.engine.profiler import VIEWS, span
 from dira_scale.engine.task import Losses, SideModule, StagePlan
-from dira_scale.finetune.config import FROZEN, Finetune
+from dira_scale.finetune.config import Finetune
 from dira_scale.models import norm
 from dira_scale.models.network import Network
 from dira_scale.models.normalise import input_of, normalised
@@ -32,7 +32,7 @@ class Finetuning:
     """A network's step on what is supervised (see :class:`dira_scale.engine.task.StepTask`).
 
     Args:
-        network: unsharded, on the CPU, its BatchNorm converted; what is ``frozen`` is frozen here.
+        network: unsharded, on the CPU, its BatchNorm converted, and what is ``frozen`` is.
         views: of training; one of each image.
         distort: makes the module that distorts the views.
     """
@@ -50,7 +50,6 @@ class Finetuning:
     ) -> None:
         self.config, self.world, self.module, self.optim = config, world, network, config.optim
         self.supervision, self.side_modules = supervision, list[SideModule]()
-        network.freeze(*FROZEN.get(config.frozen or "", ()))
         self.input, self.distort = input_of(views.sides, config.normalise), distort(views)
         self.distort.to(world.device)
 

@@ -20,7 +20,7 @@ from dira_scale.evaluation.judge import choose, judged, write_split
 from dira_scale.evaluation.leak import Leak
 from dira_scale.evaluation.results import FILE, overall, read_results
 from dira_scale.evaluation.seen import HeldOutSplit
-from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.config import Finetune, nevertheless
 from dira_scale.finetune.description import TENSORS, chosen_rate, describe
 from dira_scale.finetune.held_out import judged_batches, warn_of_test
 from dira_scale.finetune.rates import forget_candidates
@@ -33,6 +33,7 @@ from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.files import read_rows
 from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.lora import merged
 from dira_scale.storage.atomic import write_json
 from dira_scale.tasks.supervision import SplitCases, Supervision
 from dira_scale.training.inputs import Inputs
@@ -112,7 +113,7 @@ def best_checkpoint(config: Finetune, stage: str) -> Path:
 
 def best_network(config: Finetune, supervision: Supervision, path: Path) -> nn.Module:
     """Return the complete network with the weights of the checkpoint in ``path``."""
-    tensors, prefix = checkpoint.load(path)[0], f"{TENSORS[supervision.pooled].module}."
+    tensors, prefix = merged(checkpoint.load(path)[0]), f"{TENSORS[supervision.pooled].module}."
     size = config.data.size if isinstance(config.data.size, int) else tuple(config.data.size)
     network = supervision.network(config.model, config.model.build_encoder(size, config.channels))
     network.load_state_dict({name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)})
@@ -164,10 +165,6 @@ class FinetuneTask(Finetuning, DatasetTask):
     ) -> None:
         super().__init__(config, world, network, supervision, data.views)
         self.start, self.leak = start, leak
-        loaded = start.loaded if start else ()
-        network.freeze(
-            *network.frozen, settled=[p for p in network.frozen if any(phrase.startswith(p) for phrase in loaded)]
-        )
         self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
         self.normalises = norm.takes_statistics(network)
         self.unit = UNITS[data.views.dimensions]
@@ -184,7 +181,8 @@ class FinetuneTask(Finetuning, DatasetTask):
     def described(self, config: Mapping[str, Any]) -> Description:
         run = describe(config)
         licence = self.start.licence if self.start else None
-        return replace(run, network=replace(run.network, licence=licence))
+        learned = (self._learned_of_all(),) if self.config.frozen else ()
+        return replace(run, network=replace(run.network, licence=licence), training=(*run.training, *learned))
 
     def identity(self) -> dict[str, Any]:
         return {"facts": self.supervision.facts} | ({"leak": asdict(self.leak)} if self.leak else {})
@@ -232,12 +230,16 @@ class FinetuneTask(Finetuning, DatasetTask):
         parts = [part for part in self.module.frozen if [*getattr(self.module, part).parameters()]]
         if not parts:
             return []
-        random = [part for part in parts if part not in self.module.settled]
+        random = [part for part in parts if not any(name.startswith(part) for name in self.module.settled)]
         which = "" if random == parts else f" the {' and '.join(random)}"
         weights = f",{which} of random weights" if random else ""
+        but = nevertheless(self.config.trained, self.config.lora.rank)
+        return [f"frozen: {' and '.join(parts)}{but}{weights}; {self._learned_of_all()}"]
+
+    def _learned_of_all(self) -> str:
         every = sum(p.numel() for p in self.module.parameters())
         learned = sum(p.numel() for p in self.module.parameters() if p.requires_grad)
-        return [f"frozen: {' and '.join(parts)}{weights}; {learned:,} of {every:,} parameters are learned"]
+        return f"{learned:,} of {every:,} parameters are learned"
 
     def _norm_lines(self) -> list[str]:
         if not (passes := self.norm_passes(self.stages[0])):

@@ -103,7 +103,7 @@ def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
     """
     for name, run in runs.items():
         require_finetuned(name, run)
-        if run.network.head != "pooled" or run.output.activation is None:
+        if run.network.head != "pooled" or not run.output.of_classes:
             raise UserError(not_of_labels(name, run.trained))
         if run.output.names:  # not known yet where all labels of a dataset are learned
             check_labels(cfg.labels, run.output.names, "the run")

@@ -139,7 +139,7 @@ def make(cfg: DictConfig) -> None:
     assert isinstance(config, Localize)
     out = Path(config.out)
     trained = TrainedRun.of(Path(config.run))
-    if trained.supervision.output.activation is None or not trained.supervision.pooled:
+    if not trained.supervision.output.of_classes or not trained.supervision.pooled:
         raise UserError(not_of_labels(config.run, f"fine-tuned on {trained.supervision.learned}"))
     dataset = ShardedDataset.open(config.data.shards)
     dataset.require(len(trained.size), "this network")

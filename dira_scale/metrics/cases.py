@@ -1,7 +1,7 @@
 """Per-case rows: a run's output for each case, from which every figure can be computed again. Their Parquet files.
 
-A file has rows of one kind: of labels, masks or numbers. It names cases by the manifest's keys, never by paths or
-DICOM's identifiers.
+A file has rows of one kind: of labels, masks, numbers or times. It names cases by the manifest's keys, never by paths
+or DICOM's identifiers.
 """
 
 import io
@@ -20,6 +20,7 @@ from dira_scale.storage.atomic import write_atomic
 
 CASES = "cases"  # the folder of a run that has them
 KIND = b"dira_scale.cases"  # in the schema's metadata, with the version
+TARGETS = ("target", "time", "event")  # fields
 IRRELEVANT = "irrelevant"  # neither a lesion nor a false positive
 A_PATH_OR_DICOM_ID = re.compile(r"[/\\]|^\d+(\.\d+){3,}$")
 
@@ -84,10 +85,24 @@ class NumberCase:
     prediction: float
 
 
+@dataclass(frozen=True, slots=True)
+class SurvivalCase:
+    """A risk of one case. ``label``: the event; ``time``, ``event``: NaN = unknown; ``risk``: the logarithm of a hazard
+    ratio."""
+
+    key: str
+    patient: str
+    split: str
+    label: str
+    time: float
+    event: float
+    risk: float
+
+
 def _schema(kind: type, name: str) -> pa.Schema:
     """A column for each field; targets, which are labels of a dataset, are float32 as there."""
     types: dict[Any, pa.DataType] = {str: pa.string(), float: pa.float64(), int: pa.int64()}
-    columns = [(each.name, pa.float32() if each.name == "target" else types[each.type]) for each in fields(kind)]
+    columns = [(each.name, pa.float32() if each.name in TARGETS else types[each.type]) for each in fields(kind)]
     return pa.schema(columns, metadata={KIND: f"{name} 1".encode()})
 
 
@@ -95,10 +110,11 @@ SCHEMAS = {
     kind: _schema(kind, name)
     for kind, name in (
         (LabelCase, "labels"), (CandidateCase, "candidates"), (MaskCase, "masks"), (NumberCase, "numbers"),
+        (SurvivalCase, "times"),
     )
 }  # fmt: skip
-Case = LabelCase | MaskCase | NumberCase
-C = TypeVar("C", LabelCase, MaskCase, NumberCase)
+Case = LabelCase | MaskCase | NumberCase | SurvivalCase
+C = TypeVar("C", LabelCase, MaskCase, NumberCase, SurvivalCase)
 ImageCase = TypeVar("ImageCase", LabelCase, NumberCase)  # rows of whole images
 Arrays = tuple[np.ndarray, np.ndarray, list[str], list[str]]
 
@@ -130,6 +146,14 @@ def number_arrays(cases: Sequence[NumberCase]) -> Arrays:
     """Return of :func:`merged` rows what ``regression`` takes: targets [N, L], predictions [N, L], names [L],
     patients [N]."""
     return _arrays(cases, "prediction")
+
+
+def survival_arrays(cases: Sequence[SurvivalCase]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of rows what ``survival`` takes: times, events and risks, [N] each."""
+    times, events, risks = (
+        np.array([getattr(case, field) for case in cases], float) for field in ("time", "event", "risk")
+    )
+    return times, events, risks
 
 
 def _arrays(cases: Sequence[LabelCase] | Sequence[NumberCase], predicted: str) -> Arrays:

@@ -172,25 +172,28 @@ class Network(nn.Module):
     decoder: nn.Module
     head: nn.Module
     frozen: tuple[str, ...] = ()  # parts that keep their weights
-    settled: tuple[str, ...] = ()  # of them, parts that keep BatchNorm's statistics, too
+    settled: tuple[str, ...] = ()  # modules in them that keep BatchNorm's statistics, too
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.decoder(self.encoder(x)))
         return logits
 
-    def freeze(self, *parts: str, settled: Collection[str] | None = None) -> None:
+    def freeze(self, *parts: str, learned: Collection[str] = (), settled: Collection[str] | None = None) -> None:
         """Keep the weights of ``parts``, such as ``encoder``: they get no gradient.
 
-        ``settled``: of them, those that stay in evaluation mode: without dropout, and with the statistics that their
-        BatchNorm has. Others, whose weights are random, have none yet. None: all.
+        Args:
+            learned: names of parameters in them that learn nevertheless.
+            settled: names of modules in them that stay in evaluation mode: without dropout, and with the statistics
+                that their BatchNorm has. Others, whose weights are random, have none yet. None: all.
         """
         self.frozen, self.settled = parts, parts if settled is None else tuple(settled)
-        for part in parts:
-            getattr(self, part).requires_grad_(False)
+        for name, parameter in self.named_parameters():
+            if name.partition(".")[0] in parts:
+                parameter.requires_grad_(name in learned)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for part in self.settled:
-            getattr(self, part).eval()
+        for name in self.settled:
+            self.get_submodule(name).eval()
         return self

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import config_file
@@ -143,6 +143,9 @@ class Tensors:
     side: tuple[str, ...] = ()
 
 
+PRODUCTS: Final = "products of sigmoids"  # an activation: of the first, of two, …
+
+
 @dataclass(frozen=True)
 class Output:
     """What the head's output means.
@@ -152,12 +155,17 @@ class Output:
     ``normalised`` has mean and deviation for each channel of numbers: a number is output x deviation + mean.
     """
 
-    activation: Literal["sigmoid", "softmax"] | None = None  # that follows it
+    activation: Literal["sigmoid", "softmax", "products of sigmoids"] | None = None  # that follows it
     scale: float = 1.0  # what it is to be divided by
     remark: str = ""  # a sentence for cards
     names: tuple[str, ...] = ()
     normalised: tuple[Annotated[tuple[float, ...], Within(2, 2)], ...] = ()
     restored: CHANNELS = 1
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether each channel is of a class or label, and has its probability."""
+        return self.activation in ("sigmoid", "softmax")
 
     @property
     def channels(self) -> int:

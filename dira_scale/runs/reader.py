@@ -16,6 +16,7 @@ from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import read_json, read_rows, read_status, read_yaml
+from dira_scale.runs.lora import merged
 from dira_scale.runs.shape import STEP, Shape
 from dira_scale.storage.owned import is_inside
 from dira_scale.storage.store import as_os_error, locate
@@ -146,6 +147,7 @@ class RunReader:
         """
         try:
             tensors, state = checkpoint.load(self._checkpoint(stage))
+            tensors = merged(tensors)
             Shape(f"this is the state of no run of {self.folder}").of(Position, state)
         except checkpoint.DamagedError as error:
             raise UserError(
@@ -183,7 +185,7 @@ def start_tensors(path: Path) -> dict[str, Tensor] | None:
     if not path.is_dir():
         return None
     described = read_description(path)
-    tensors = checkpoint.load(chosen_checkpoint(path, described)[0])[0]
+    tensors = merged(checkpoint.load(chosen_checkpoint(path, described)[0])[0])
     head, scale = f"{described.tensors.head}.", described.output.scale
     return {name: tensor / scale if name.startswith(head) else tensor for name, tensor in tensors.items()}
 

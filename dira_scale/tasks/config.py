@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 
 from omegaconf import MISSING, OmegaConf
@@ -38,6 +39,12 @@ class NumberFacts(Facts):
     """``normalised``: mean and deviation by name."""
 
     normalised: dict[str, Annotated[list[float], Within(2, 2)]]
+
+
+class GradeFacts(Facts):
+    """``label``: the name of what is graded; its grades are one more than ``outputs``."""
+
+    label: str
 
 
 @dataclass
@@ -244,6 +251,88 @@ class RegressionTask(TaskConfig):
         numbers = _columns(choice, facts["outputs"], dataset, split)
         assert isinstance(numbers, Numbers), "asked for"
         return Regression(numbers, facts.get("normalised") or {})
+
+
+@dataclass
+class OrdinalTask(TaskConfig):
+    """Ordered grades of whole images."""
+
+    facts: ClassVar[type] = GradeFacts
+    loss: list[str] = one_of("corn")
+    label: str | None = None
+    grades: int | None = at_least(2, None)
+
+    def input_arguments(self) -> dict[str, Any]:
+        from dira_scale.data.numbers import Grades, NumberChoice
+
+        names = None if self.label is None else (self.label,)
+        return {"labels": NumberChoice(names, "task.label", partial(Grades, grades=self.grades))}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        """Grades that are not typed are those up to the highest that is trained on. Raises UserError for a higher one
+        elsewhere."""
+        from dira_scale.data.numbers import Grades
+        from dira_scale.tasks.ordinal import Ordinal
+
+        labels = data.labels
+        assert isinstance(labels, Grades), "asked for"
+        known = data.learned_targets()
+        grades = self.grades or 1 + int(known[~known.isnan()].max())
+        held_out = {data.data.val_split, getattr(data.data, "test_split", None)} - {None}
+        for split in sorted(map(str, held_out)):
+            replace(labels, grades=grades).check(data.datasets, split, None, remedy=f"type task.grades=…, {ELSEWHERE}")
+        return Ordinal(replace(labels, grades=grades))
+
+    def described(self, facts: Mapping[str, Any]) -> "Supervision":
+        from dira_scale.data.numbers import Grades
+        from dira_scale.tasks.ordinal import Ordinal
+
+        grades = len(facts["outputs"]) + 1 if "label" in facts else self.grades
+        return Ordinal(Grades((facts.get("label") or self.label or "grade",), grades=grades))
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.data.numbers import Grades
+        from dira_scale.tasks.ordinal import Ordinal
+
+        task = replace(self, label=facts["label"], grades=len(facts["outputs"]) + 1)
+        grades = _columns(task.input_arguments()["labels"], (facts["label"],), dataset, split)
+        assert isinstance(grades, Grades), "asked for"
+        return Ordinal(grades)
+
+
+@dataclass
+class SurvivalTask(TaskConfig):
+    """The time until an event."""
+
+    loss: list[str] = one_of("cox")
+    time: str = MISSING
+    event: str = MISSING
+
+    def input_arguments(self) -> dict[str, Any]:
+        from dira_scale.data.numbers import NumberChoice, Times
+
+        return {"labels": NumberChoice((self.time, self.event), "task.time and task.event", Times)}
+
+    def supervision(self, data: "Inputs") -> "Supervision":
+        from dira_scale.data.numbers import Times
+        from dira_scale.tasks.survival import Survival
+
+        assert isinstance(data.labels, Times), "asked for"
+        return Survival(data.labels)
+
+    def described(self, facts: Mapping[str, Any]) -> "Supervision":
+        from dira_scale.data.numbers import Times
+        from dira_scale.tasks.survival import Survival
+
+        return Survival(Times((self.time, self.event)))
+
+    def evaluated(self, facts: Mapping[str, Any], dataset: "ShardedDataset", split: str) -> "Supervision":
+        from dira_scale.data.numbers import Times
+        from dira_scale.tasks.survival import Survival
+
+        times = _columns(self.input_arguments()["labels"], (self.time, self.event), dataset, split)
+        assert isinstance(times, Times), "asked for"
+        return Survival(times)
 
 
 def task_of(node: Mapping[str, Any]) -> TaskConfig:

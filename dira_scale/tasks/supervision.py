@@ -248,16 +248,32 @@ class Supervision(ABC):
 
 
 def image_rows(
-    kind: type[ImageCase], predictions: Predictions, outputs: Sequence[str], targets: Callable[[Batch], Tensor]
+    kind: type[ImageCase],
+    predictions: Predictions,
+    outputs: Sequence[str],
+    targets: Callable[[Batch], Tensor],
+    answered: Callable[[np.ndarray], np.ndarray] = lambda predicted: predicted,
 ) -> list[ImageCase]:
-    """Return a row of ``kind`` for each image and each of its ``outputs``. ``targets``: of a batch, [b, L]."""
-    made, about = list[ImageCase](), predictions.about
+    """Return a row of ``kind`` for each image and each of its ``outputs``.
+
+    ``targets``: of a batch, [b, L]; ``answered``: what rows have of [b, K] that are predicted, [b, L].
+    """
+    return [
+        case
+        for keys, patients, known, values in seen_images(predictions, targets)
+        for case in image_cases(kind, keys, patients, predictions.about.split, outputs, known, answered(values))
+    ]
+
+
+def seen_images(
+    predictions: Predictions, targets: Callable[[Batch], Tensor]
+) -> Iterator[tuple[Sequence[str], Sequence[str], np.ndarray, np.ndarray]]:
+    """Yield of each batch keys, patients, ``targets`` [b, L] and what is predicted, float64 [b, K]."""
     for view in predictions.views():
         rows = view.batch.index[: view.count].cpu().numpy()
         known = targets(view.batch)[: view.count].cpu().numpy()
         values = view.predicted[: view.count].double().cpu().numpy()
-        made += image_cases(kind, about.keys[rows], about.patients[rows], about.split, outputs, known, values)
-    return made
+        yield predictions.about.keys[rows], predictions.about.patients[rows], known, values
 
 
 class ImageScore:

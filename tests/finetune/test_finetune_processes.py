@@ -16,11 +16,13 @@ from harness import together
 
 from dira_scale.data.batch import IGNORE
 from dira_scale.data.labels import Labels
-from dira_scale.data.numbers import Numbers
+from dira_scale.data.numbers import Grades, Numbers, Times
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
 from dira_scale.tasks.labels import Classification
 from dira_scale.tasks.masks import Segmentation
+from dira_scale.tasks.ordinal import Ordinal
 from dira_scale.tasks.regression import Regression
+from dira_scale.tasks.survival import Survival
 
 NAN = float("nan")
 
@@ -39,6 +41,11 @@ def tasks():
     targets = torch.randn(8, 2, generator=generator).double() * torch.tensor([9.0, 0.2]) + torch.tensor([50.0, 0.5])
     targets[5:, 1] = NAN
     yield "numbers", numbers, torch.randn(8, 4, generator=generator).double(), targets
+    features = torch.randn(8, 4, generator=generator).double()
+    grades = torch.tensor([[0.0, 1, 2, 3, 2, NAN, NAN, 0]]).T.double()
+    yield "grades", Ordinal(Grades(("kl",), grades=4)), features, grades
+    times = torch.tensor([[5.0, 2, 3, 3, 9, 3, NAN, 4], [1, 1, 0, 1, 0, 1, 1, 0]]).T.double()
+    yield "times", Survival(Times(("months", "died"))), features, times
     for classes in (None, {"left": 1, "right": 2}, {"whole": [1, 2], "part": [2]}):
         targets = torch.randint(0, 2 if classes is None else 3, (8, 6, 5), generator=generator)
         targets[5:, :, 1:], targets[7] = IGNORE, IGNORE
@@ -71,6 +78,7 @@ def test_two_processes_equal_one(tmp_path):
     expected = work()
     assert {"score auroc", "score auroc/a"} <= set(expected["labels False"])
     assert {"score r2", "score mae/b"} <= set(expected["numbers"])
+    assert {"score kappa", "score mae"} <= set(expected["grades"]) and {"score concordance"} <= set(expected["times"])
     assert {"score accuracy"} <= set(expected["labels True"]) and {"score dice"} <= set(expected["masks None"])
     for number in range(2):
         results = torch.load(tmp_path / f"{number}.pt")

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.metrics.cases import CandidateCase, LabelCase, MaskCase, NumberCase, label_arrays, number_arrays
+from dira_scale.metrics.cases import (
+    CandidateCase,
+    LabelCase,
+    MaskCase,
+    NumberCase,
+    SurvivalCase,
+    label_arrays,
+    number_arrays,
+    survival_arrays,
+)  # fmt: skip
 from dira_scale.metrics.classification import BINS, SPECIFICITY
 from dira_scale.metrics.figure import ALL, MEAN, Key
 from dira_scale.metrics.froc import detected, scans
+from dira_scale.metrics.ordinal import graded
 from dira_scale.metrics.regression import MAE, PEARSON, R2, RMSE
 from dira_scale.metrics.segmentation import BOTH_EMPTY, IN_CASES
 from dira_scale.metrics.statistics.weighted import (
@@ -18,6 +28,7 @@ from dira_scale.metrics.statistics.weighted import (
     weighted_auroc,
     weighted_average_precision,
     weighted_calibration,
+    weighted_concordance,
     weighted_correlation,
     weighted_mean,
     weighted_r2,
@@ -26,6 +37,7 @@ from dira_scale.metrics.statistics.weighted import (
     weighted_sensitivity,
     with_both,
 )
+from dira_scale.metrics.survival import CONCORDANCE
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,24 @@ def of_numbers(cases: Sequence[NumberCase]) -> Statistics:
     for metric in (MAE, RMSE, R2, PEARSON):
         found[metric, MEAN] = average([found[metric, name] for name in names])
     return Statistics(found, _keys(cases, len(names)), patients)
+
+
+def of_grades(cases: Sequence[NumberCase]) -> Statistics:
+    """All figures of ``ordinal``."""
+    targets, predictions, names, patients = number_arrays(cases)
+    found = {
+        (metric, name): statistic
+        for metric, statistic in graded(targets[:, 0], predictions[:, 0]).items()
+        for name in (*names, MEAN)
+    }
+    return Statistics(found, _keys(cases, 1), patients)
+
+
+def of_survival(cases: Sequence[SurvivalCase]) -> Statistics:
+    """The figure of ``survival``."""
+    statistic = weighted_concordance(*survival_arrays(cases))
+    of = {(CONCORDANCE, name): statistic for name in (cases[0].label, MEAN)}
+    return Statistics(of, [case.key for case in cases], [case.patient for case in cases])
 
 
 def _keys(cases: Sequence[LabelCase] | Sequence[NumberCase], each: int) -> list[str]:

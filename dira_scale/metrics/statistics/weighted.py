@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 ROUNDING = 1e-6  # as metrics.thresholds
+EVENTS = 256  # whose pairs are counted at once
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -123,6 +124,43 @@ def weighted_correlation(targets: np.ndarray, predictions: np.ndarray) -> Statis
         return _ratio(_squares(w, x, y), np.sqrt(_squares(w, x, x).clip(0) * _squares(w, y, y).clip(0)))
 
     return correlation
+
+
+def weighted_kappa(targets: np.ndarray, predictions: np.ndarray) -> Statistic:
+    """Cohen's kappa with quadratic weights; ``targets`` [N]: NaN does not count. NaN where all are of one grade.
+
+    The squared errors, over those of predictions and targets that are paired by chance: their variances and the square
+    of the difference of their means.
+    """
+    known = ~np.isnan(targets)
+    y, x = targets[known], predictions[known]
+
+    def kappa(weights: np.ndarray) -> np.ndarray:
+        w = weights[:, known].astype(float)
+        total = np.maximum(w.sum(1), 1e-300)
+        by_chance = _squares(w, x, x) + _squares(w, y, y) + (w @ (x - y)) ** 2 / total
+        return 1 - _ratio(w @ (x - y) ** 2, by_chance)
+
+    return kappa
+
+
+def weighted_concordance(times: np.ndarray, events: np.ndarray, risks: np.ndarray) -> Statistic:
+    """Harrell's concordance, as ``metrics.survival`` counts pairs; [N] each, a NaN does not count."""
+    known = ~(np.isnan(times) | np.isnan(events))
+    t, e, r = (np.asarray(each)[known] for each in (times, events, risks))
+    parts = [part for part in np.split(np.flatnonzero(e == 1), range(EVENTS, len(t), EVENTS)) if len(part)]
+
+    def concordance(weights: np.ndarray) -> np.ndarray:
+        w = weights[:, known].astype(float)
+        right, pairs = np.zeros(len(w)), np.zeros(len(w))
+        for part in parts:
+            longer = (t > t[part, None]) | ((t == t[part, None]) & (e == 0))  # [events, all]
+            lower = np.where(longer, (r < r[part, None]) + (r == r[part, None]) / 2, 0)
+            right += (w[:, part] * (w @ lower.T)).sum(1)
+            pairs += (w[:, part] * (w @ longer.T)).sum(1)
+        return _ratio(right, pairs)
+
+    return concordance
 
 
 def with_both(targets: np.ndarray, statistic: Statistic) -> Statistic:

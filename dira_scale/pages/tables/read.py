@@ -91,7 +91,7 @@ def _tests(figures: Sequence[Figure]) -> dict[tuple[str, str], Comparison]:
 
 logger = logging.getLogger(__name__)
 RANDOM, ALL_LABELS = "random", "100 %"
-SHARES = ("AUROC", "accuracy", "Dice", "IoU", "R2")  # metrics up to 1, which tables have in percent
+SHARES = ("AUROC", "accuracy", "Dice", "IoU", "R2", "concordance", "kappa")  # up to 1, in tables in percent
 OF_DATA = ("data.", "task")  # keys of columns; `task.decoder` says what a network starts from
 
 

@@ -1,0 +1,104 @@
+"""What is trained of a network: all of it, or of its frozen parts the last blocks, the biases, or low-rank changes."""
+
+from collections.abc import Collection, Iterable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+from dira_scale.engine.config import depths_of
+from dira_scale.errors import UserError
+from dira_scale.finetune.config import BIASES, FROZEN, LORA, Finetune
+from dira_scale.finetune.config import Lora as LoraSettings
+from dira_scale.models.classifier import Classifier
+from dira_scale.models.network import Network
+from dira_scale.runs.lora import SCALE
+
+
+def require_peft() -> None:
+    """Raise UserError, one line, if peft is not installed. It is not imported, which takes seconds."""
+    if find_spec("peft") is None:
+        raise UserError(
+            "trained=lora needs the extra `peft`: python3 setup/install.py peft in a checkout, or "
+            "pip install 'dira_scale[peft]'"
+        )
+
+
+def freeze(network: Network, config: Finetune, loaded: Collection[str] | None = None) -> None:
+    """Freeze what ``config`` names, but for what learns of it; LoRA's layers are put in the places of others.
+
+    ``loaded``: a phrase for each part that has weights of ``init``, beginning with its name; others keep estimating
+    BatchNorm's statistics. None: all.
+
+    Raises UserError for more blocks than there are, for LoRA of an encoder without its layers, or without peft.
+    """
+    parts = FROZEN.get(config.frozen or "", ())
+    if config.trained == LORA:
+        _adapt(network, config.lora)
+    learned = set(_learned(network, config))
+    settled = [part for part in parts if loaded is None or any(phrase.startswith(part) for phrase in loaded)]
+    if config.last_blocks and "encoder" in settled:  # its last blocks train as any other
+        settled = [*settled[1:], *_without(network, "encoder", learned)]
+    network.freeze(*parts, learned=learned, settled=settled)
+
+
+def _learned(network: Network, config: Finetune) -> Iterator[str]:
+    """Names of the parameters that learn of the frozen parts. The layers that make a pyramid of a transformer's maps
+    learn with the decoder, where that does."""
+    names = [name for name, _ in network.named_parameters()]
+    if config.trained and config.frozen == "encoder" and not isinstance(network, Classifier):
+        yield from (name for name in names if name.startswith("encoder.pyramid."))
+    if config.trained == BIASES:
+        yield from (name for name in names if name.endswith("bias"))
+    elif config.trained == LORA:
+        yield from (name for name in names if ".lora_" in name)
+    elif config.last_blocks:
+        first, depths = _first_learned(network, config.last_blocks), depths_of(names)
+        yield from (name for name, depth in depths.items() if depth >= first)
+
+
+def _first_learned(network: Network, blocks: int) -> int:
+    """Return the number, from 1, of the first of the encoder's last ``blocks``."""
+    count = max(depths_of([name for name, _ in network.named_parameters()]).values())
+    if blocks > count:
+        raise UserError(f"trained=last-{blocks}: {network.encoder.name} has {count} blocks; name as many, or fewer")
+    return count - blocks + 1
+
+
+def _without(network: Network, root: str, learned: Collection[str]) -> Iterator[str]:
+    """Yield the outermost modules in ``root`` that have parameters, none of which is ``learned``."""
+    within = [f"{root}.{name}" for name, _ in network.get_submodule(root).named_parameters()]
+    if within and not any(name in learned for name in within):
+        yield root
+    elif within:
+        for name, _ in network.get_submodule(root).named_children():
+            yield from _without(network, f"{root}.{name}", learned)
+
+
+def _adapted(network: Network, lora: LoraSettings) -> list[str]:
+    """Return the names of the encoder's linear layers that are called as LoRA's ``targets``."""
+    linear = [name for name, layer in network.encoder.named_modules() if isinstance(layer, nn.Linear)]
+    found = [name for name in linear if name.rpartition(".")[2] in lora.targets]
+    if not found:
+        raise UserError(
+            f"trained=lora: {network.encoder.name} has no linear layer called {', '.join(lora.targets)}: LoRA is of "
+            "transformers; use trained=biases or trained=last-1, or name others as lora.targets"
+        )
+    return found
+
+
+def _adapt(network: Network, lora: LoraSettings) -> None:
+    """Put peft's layers in the places of the encoder's: W x + (alpha / rank) B A x, B being 0 at the start."""
+    require_peft()
+    names = _adapted(network, lora)
+    from peft import LoraConfig, inject_adapter_in_model
+
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)
+    inject_adapter_in_model(settings, network.encoder)
+    for name in names:
+        network.encoder.get_submodule(name).register_buffer(SCALE, torch.tensor(lora.alpha / lora.rank))
+    modules: Iterable[Any] = network.encoder.modules()
+    for module in modules:
+        if hasattr(module, "qkv_bias_separate"):  # else timm reads the weight of qkv, and never calls LoRA's layer
+            module.qkv_bias_separate = True

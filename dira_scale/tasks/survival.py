@@ -1,0 +1,139 @@
+"""Survival: the time until an event, such as death, of which many images only know that it has not come yet.
+
+Cox's proportional hazards (J. R. Stat. Soc. B 34, 1972) with a network in the place of the linear predictor, as in
+DeepSurv (Katzman et al., BMC Med. Res. Methodol. 18, 2018). Tied events share a risk set (Breslow, Biometrics 30,
+1974).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.numbers import Times, comparable
+from dira_scale.distributed.collectives import gather
+from dira_scale.engine.task import Best
+from dira_scale.metrics.cases import SurvivalCase, survival_arrays
+from dira_scale.metrics.figure import MEAN, Figure, Key
+from dira_scale.metrics.statistics.of_cases import Statistics, of_survival
+from dira_scale.metrics.survival import CONCORDANCE, survival
+from dira_scale.models.architecture import Architecture
+from dira_scale.models.network import Encoder, Network
+from dira_scale.runs.description import Metric, Output, Term
+from dira_scale.tasks.supervision import Chosen, ImageScore, Predictions, Shared, Supervision, seen_images, single
+from dira_scale.training.inputs import Inputs
+
+COX = "cox"  # a loss term
+
+
+def partial_likelihood(risks: Tensor, times: Tensor, events: Tensor) -> Tensor:
+    """Return Cox's negative log partial likelihood, the mean over events; 0 without one.
+
+    For each event: log of the sum of exp(risk) over all who are known for at least as long, minus its own risk.
+
+    Args:
+        risks: [b], logarithms of hazard ratios.
+        times, events: [b]; a row where one of them is NaN does not count.
+    """
+    event = (events == 1) & ~times.isnan()
+    at_risk = (times >= times[:, None]) & ~events.isnan()  # [of each event, who]
+    alone = torch.eye(len(risks), dtype=torch.bool, device=risks.device)  # rows that do not count stay finite
+    sums = torch.where(at_risk | alone, risks, -torch.inf).logsumexp(1)
+    return torch.where(event, sums - risks, 0.0).sum() / event.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Survival(Supervision):
+    """Targets: float32 [b, 2], time and event, NaN where nobody knows. The network gives the logarithm of a hazard
+    ratio: higher, earlier.
+
+    In training the risk set is the *global* batch, whose samples all processes gather. In validation it is a batch of
+    ``validate.batch``.
+    """
+
+    labels: Times
+    learned, pooled = "times to an event", True
+    loss_terms: ClassVar[Mapping[str, Term]] = {
+        COX: Term("Partial likelihood", "negative log partial likelihood, mean over the batch's events")
+    }
+
+    @property
+    def event(self) -> str:
+        return self.labels.names[1]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (f"risk of {self.event}",)
+
+    @property
+    def output(self) -> Output:
+        remark = "The output is a logarithm of a hazard ratio: it ranks patients, and is no probability and no time."
+        return Output(names=self.outputs, remark=remark)
+
+    @property
+    def best(self) -> Best:
+        return Best(CONCORDANCE, "max")
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        return {CONCORDANCE: Metric("Harrell's concordance", "max")}
+
+    @property
+    def loader_arguments(self) -> dict[str, Any]:
+        return {"labels": self.labels}
+
+    @property
+    def compared(self) -> Sequence[Key]:
+        return [(CONCORDANCE, MEAN)]
+
+    def network(self, model: Architecture, encoder: Encoder) -> Network:
+        """The head's bias stays 0: the likelihood does not depend on it, and Adam would follow its rounding errors."""
+        network = super().network(model, encoder)
+        network.head.get_parameter("fc.bias").requires_grad_(False)
+        return network
+
+    def targets(self, batch: Batch, turned: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        assert batch.labels is not None
+        return self.labels.targets(batch.labels)
+
+    def terms(self, logits: Tensor, targets: Tensor, shared: Shared) -> dict[str, Tensor]:
+        logits = logits.float()
+        if shared is not single:  # in training: who is at risk is asked of all processes
+            logits, targets = gather(logits), gather(targets)
+        return {COX: partial_likelihood(logits[:, 0], *targets.T)}
+
+    def predicted(self, logits: Tensor) -> Tensor:
+        return logits.float()
+
+    def score(self) -> ImageScore:
+        return ImageScore(self, self._validated)
+
+    def _validated(self, targets: np.ndarray, risks: np.ndarray, index: np.ndarray) -> dict[str, float]:
+        return {CONCORDANCE: survival(targets[:, 0], targets[:, 1], risks[:, 0], self.event, index)[-1].value}
+
+    def unscored(self, data: Inputs, split: str, samples: int | None = None) -> str:
+        targets = data.targets(split)[:samples].numpy()
+        known = targets[~np.isnan(targets).any(1)]
+        if comparable(*known.T):
+            return ""
+        return f"nobody is known to outlive an event of '{self.event}' among its {len(targets)} samples"
+
+    def cases(self, predictions: Predictions) -> list[SurvivalCase]:
+        return [
+            SurvivalCase(key, patient, predictions.about.split, self.event, *map(float, (*target, *risk)))
+            for keys, patients, targets, risks in seen_images(predictions, self.targets)
+            for key, patient, target, risk in zip(keys, patients, targets, risks, strict=True)
+        ]
+
+    def figures(self, cases: Sequence[SurvivalCase], chosen: Chosen) -> list[Figure]:
+        return survival(*survival_arrays(cases), self.event, [case.patient for case in cases])
+
+    def statistics(self, cases: Sequence[SurvivalCase], chosen: Chosen) -> Statistics:
+        return of_survival(cases)
+
+    def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
+        return np.asarray(predicted.double().numpy())

@@ -1,0 +1,168 @@
+"""``finetune task=ordinal`` and ``task=survival``: losses against their formulas, runs from shards to predictions."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from data.conftest import make_dataset
+from finetune.conftest import TINY
+from harness import rows
+from torch import Tensor
+
+from dira_scale.api import export
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.numbers import Grades, Times
+from dira_scale.evaluate import main as evaluate
+from dira_scale.evaluation.comparison import compared
+from dira_scale.finetune import main
+from dira_scale.localize import main as localize
+from dira_scale.metrics.cases import read_cases
+from dira_scale.predict import main as predict
+from dira_scale.report import main as report
+from dira_scale.tasks.ordinal import Ordinal, corn
+from dira_scale.tasks.supervision import Chosen, single
+from dira_scale.tasks.survival import Survival, partial_likelihood
+
+__all__ = ["make_dataset"]
+NAN = math.nan
+SPLITS = ["train"] * 48 + ["val"] * 24 + ["test"] * 24
+TASKS = {
+    "ordinal": ["task=ordinal", "task.label=grade"],
+    "survival": ["task=survival", "task.time=months", "task.event=died"],
+}
+
+
+@pytest.fixture
+def graded(make_dataset: Callable[..., ShardedDataset]) -> Path:
+    """Discs: the larger, the higher their grade, and the shorter their patient lives. Some labels are unknown."""
+    pytest.importorskip("torchmetrics")
+    rng = np.random.default_rng(0)
+    images, labels, (y, x) = [], [], np.mgrid[:40, :48]
+    for number, split in enumerate(SPLITS):
+        radius = rng.integers(4, 20)
+        image = rng.integers(0, 60, (40, 48)).astype(np.uint8)
+        image[(y - 20) ** 2 + (x - 24) ** 2 < radius**2] = 200
+        images.append(image)
+        unknown = split == "train" and number % 8 == 0
+        grade, months = float((radius - 4) // 4), 200 / radius * rng.uniform(0.8, 1.25)
+        labels.append([NAN if unknown else grade, NAN if unknown else months, float(rng.random() < 0.7)])
+    names = [f"p{number // 2}" for number in range(len(SPLITS))]
+    made = make_dataset(
+        images, label_names=("grade", "months", "died"), labels=labels, splits=SPLITS, patients=names, name="graded"
+    )
+    return made.root
+
+
+def slopes(loss: Tensor, logits: Tensor) -> Tensor:
+    return torch.autograd.grad(loss, logits)[0]
+
+
+def test_the_partial_likelihood_is_breslows_and_so_is_its_gradient() -> None:
+    """Of ties, of censored and of unknown rows; far from 0, too."""
+    torch.manual_seed(0)
+    risks = (200 * torch.randn(9, dtype=torch.float64)).requires_grad_()
+    times = torch.tensor([1.0, 2, 2, 2, 3, 3, NAN, 5, 6])
+    events = torch.tensor([1.0, 1, 1, 0, 0, 1, 1, NAN, 0])
+    known = [0, 1, 2, 3, 4, 5, 8]
+    each = [
+        torch.logsumexp(torch.stack([risks[j] for j in known if times[j] >= times[i]]), 0) - risks[i]
+        for i in known if events[i] == 1
+    ]  # fmt: skip
+    expected, loss = torch.stack(each).mean(), partial_likelihood(risks, times, events)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slopes(loss, risks), slopes(expected, risks), rtol=1e-12, atol=1e-14)
+    task = Survival(Times(("months", "died")))
+    of_task = task.terms(risks[:, None].detach(), torch.stack([times, events], 1), single)["cox"]
+    assert float(of_task) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+@pytest.mark.parametrize("events", [[0.0, 0, 0], [NAN, NAN, 0], [0, 1, NAN]])
+def test_a_batch_without_an_event_moves_nothing(events: list[float]) -> None:
+    """Or of whose events the time is not known."""
+    risks = torch.randn(3, requires_grad=True)
+    loss = partial_likelihood(risks, torch.tensor([1.0, NAN, 3]), torch.tensor(events))
+    assert float(loss.detach()) == 0 and not slopes(loss, risks).any()
+
+
+def test_corn_is_the_mean_over_the_questions_that_are_asked() -> None:
+    torch.manual_seed(0)
+    logits, grades = torch.randn(7, 3, dtype=torch.float64, requires_grad=True), [0, 1, 2, 3, 3, NAN, 1]
+    each = [
+        -torch.log(torch.sigmoid(logits[i, j]) if grade > j else 1 - torch.sigmoid(logits[i, j]))
+        for i, grade in enumerate(grades) for j in range(3) if grade >= j
+    ]  # fmt: skip
+    expected, loss = torch.stack(each).mean(), corn(logits, torch.tensor(grades)[:, None], single)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slopes(loss, logits), slopes(expected, logits), rtol=1e-10, atol=1e-14)
+    nothing = corn(logits, torch.full((7, 1), NAN), single)
+    assert float(nothing.detach()) == 0 and not slopes(nothing, logits).any()
+
+
+def test_a_grade_is_how_many_products_of_chances_are_over_one_half() -> None:
+    task = Ordinal(Grades(("kl",), grades=4))
+    chances = torch.tensor([[0.9, 0.8, 0.6], [0.4, 0.9, 0.9], [0.9, 0.9, 0.9]])
+    predicted = task.predicted(torch.logit(chances))
+    torch.testing.assert_close(predicted[0], torch.tensor([0.9, 0.72, 0.432]))
+    assert (predicted.diff(dim=1) <= 0).all()
+    answers = task.answers(predicted, Chosen())
+    assert answers[:, 0].tolist() == [2, 0, 3] and task.columns(Chosen()) == ("kl", *task.outputs)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("task", ["ordinal", "survival"])
+def test_a_run_from_shards_to_figures_and_predictions(
+    task: str, graded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`predict` of the run and of its export, `evaluate` and a sweep's table say what the run does."""
+    run = tmp_path / "run"
+    rate = "optim.optimizer.lr=3e-3", "stages.finetune.epochs=12", "views.flip=0.5"
+    assert main([*TINY, *TASKS[task], f"data.shards={graded}", f"run={run}", *rate]) == 0
+    content = json.loads((run / "results.json").read_text())
+    figures = {(row["metric"], row["name"]): row for row in content["figures"]["test"]}
+    cases = read_cases(run / "cases" / "test.parquet")
+    key = {"ordinal": ("kappa", "mean"), "survival": ("concordance", "mean")}[task]
+    low, high = figures[key]["interval"]
+    assert low <= figures[key]["value"] <= high and figures[key]["value"] > 0.7, "it has learned"
+    assert content["step"] == max(rows(run, "val"), key=lambda row: row[key[0]])["step"]
+
+    head = ["key", *(["grade", *(f"grade above {n}" for n in range(3))] if task == "ordinal" else ["risk of died"])]
+    said = [case.prediction if task == "ordinal" else case.risk for case in cases]
+    for source in (run, export(run, {"formats": ["plain"]})):
+        out = tmp_path / f"{source.name}-predicted"
+        assert predict([f"run={source}", f"data.shards={graded}", f"out={out}"]) == 0
+        first, *lines = (line.split(",") for line in (out / "predictions.csv").read_text().splitlines())
+        values = {name: float(value) for name, value, *_ in lines}
+        assert first == head and [values[case.key] for case in cases] == pytest.approx(said, rel=1e-5)
+    assert evaluate([f"run={run}", f"data.shards={graded}", f"out={tmp_path / 'judged'}"]) == 0
+    again = json.loads((tmp_path / "judged" / "results.json").read_text())["figures"]["test"]
+    assert {(row["metric"], row["name"]): row["value"] for row in again} == {k: v["value"] for k, v in figures.items()}
+
+    spread = compared([({}, run)]).spreads[0]
+    assert spread.metric == " ".join(key) and spread.interval is not None
+    assert report([f"run={run}"]) == 0 and key[0] in (run / "report.html").read_text()
+    capsys.readouterr()
+    assert localize([f"run={run}", f"data.shards={graded}", f"out={tmp_path / 'seen'}"]) == 2
+    assert "localize asks where labels are seen" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        ([*TASKS["ordinal"], "task.label=months"], "has the value 1"),
+        ([*TASKS["ordinal"], "task.grades=3"], "has the value 3, and grades are 0 to 2 (task.grades=3)"),
+        (["task=ordinal"], "task.label=null: grade, months are numbers: name the one that is graded"),
+        ([*TASKS["survival"], "task.event=grade"], "event 'grade' is "),
+        (["task=survival", "task.time=months"], "task.event"),
+        ([*TASKS["survival"], "evaluate.temperature=true"], "temperature scaling is of labels"),
+    ],
+)
+def test_what_is_no_grade_or_event_is_refused(
+    graded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], printed: str
+) -> None:
+    assert main([*TINY, *words, f"data.shards={graded}", f"run={tmp_path / 'run'}"]) == 2
+    assert printed in (said := capsys.readouterr().err) and "Traceback" not in said
+    assert not (tmp_path / "run").exists()

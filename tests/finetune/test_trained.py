@@ -1,0 +1,218 @@
+"""What learns of frozen parts: exactly what is named, and LoRA, which ends as ordinary weights."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from finetune.conftest import TINY
+from harness import assert_equal_runs, finish
+from models.test_classifier import model
+from needs import need_extra
+from timm.models.beit import Attention
+from torch import Tensor, nn
+
+from dira_scale.api import export
+from dira_scale.config.compose import compose
+from dira_scale.engine import optim
+from dira_scale.errors import UserError
+from dira_scale.evaluation.trained import TrainedRun
+from dira_scale.finetune import main
+from dira_scale.finetune.blueprint import FinetuneBlueprint
+from dira_scale.finetune.config import Finetune
+from dira_scale.finetune.trained import freeze
+from dira_scale.forecast.network import fake_task
+from dira_scale.models import norm
+from dira_scale.models.architecture import architecture
+from dira_scale.models.network import Network
+from dira_scale.runs import checkpoint
+from dira_scale.runs.lora import merged
+
+VIT3D = {"_target_": "ViT3D", "embed_dim": 24, "depth": 2, "num_heads": 2, "decoder_channels": [8, 4], "reg_tokens": 1}
+VIT3D |= {"weights": None, "bn_groups": 1}
+BLOCK = r"encoder\.model\.(layer4|blocks\.[45]|norm)\."
+BIAS = r"encoder\.(?!pyramid).*bias$"
+
+
+def built(kind: str, head: str) -> Network:
+    torch.manual_seed(0)
+    made: Any = architecture(VIT3D if kind == "vit3d" else model(kind))
+    encoder = made.build_encoder((16, 16, 16) if kind == "vit3d" else 64)
+    network: Network = made.build(head, encoder, 2)
+    norm.convert(network)
+    return network
+
+
+@cache
+def default() -> Finetune:
+    words = ["data.shards=none", "optim.optimizer.lr=0.1"]
+    return cast(Finetune, FinetuneBlueprint(compose("finetune", words)).config)
+
+
+def chosen(frozen: str | None, trained: str, **lora: Any) -> Finetune:
+    return replace(default(), frozen=frozen, trained=trained, lora=replace(default().lora, **lora))
+
+
+def images(network: Network) -> Tensor:
+    sides = network.encoder.dimensions * (16 if network.encoder.dimensions == 3 else 64,)
+    return torch.rand(2, 1, *sides, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "frozen", "trained", "learned"),
+    [
+        ("test_resnet", "dense", "encoder", "last-1", rf"{BLOCK}|decoder|head"),
+        ("test_resnet", "pooled", "network", "biases", rf"{BIAS}|head"),
+        ("test_vit", "pooled", "encoder", "last-2", rf"{BLOCK}|head"),
+        ("test_vit", "dense", "encoder", "biases", rf"{BIAS}|encoder\.pyramid|decoder|head"),
+        ("vit3d", "dense", "network", "lora", r"encoder.*(k_proj|attn\.proj)\.lora_[AB]|head"),
+    ],
+)
+def test_exactly_what_is_named_learns(kind: str, head: str, frozen: str, trained: str, learned: str) -> None:
+    """By an optimizer that has these alone; frozen BatchNorm has the statistics of the start."""
+    if trained == "lora":
+        need_extra("peft")
+    network, config = built(kind, head), chosen(frozen, trained, targets=["k_proj", "proj"])
+    freeze(network, config)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = optim.stage_optimizer(config.optim, network.train(), 4)
+    parameters = dict(network.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    expected = {name for name in parameters if re.match(learned, name)}
+    assert {names[id(p)] for group in optimizer.param_groups for p in group["params"]} == expected
+    for _ in range(2):  # LoRA's A moves once B has
+        network(images(network)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        norm.commit_statistics(network)
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(before[name], value)}
+    learns = [BLOCK] * (trained == "last-1") + ["decoder"] * (frozen == "encoder")
+    buffers = [name for name in before if re.search("running|num_batches", name)]
+    statistics = {name for name in buffers if any(re.match(part, name) for part in learns)}
+    assert expected == {name for name in moved if name in parameters} and moved - expected == statistics
+
+
+class OfBeit(nn.Module):
+    """Its layer's weight is read, and its bias is not in it."""
+
+    name = "of_beit"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attention(16, num_heads=2, qkv_bias=True)
+        nn.init.normal_(self.attn.q_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended: Tensor = self.attn(x)
+        return attended
+
+
+@pytest.mark.parametrize("kind", ["test_vit", "vit3d", "beit"])
+def test_lora_begins_as_the_network_and_ends_as_ordinary_weights(kind: str) -> None:
+    need_extra("peft")
+    config = chosen("encoder", "lora", rank=3, alpha=6)
+    network = Network() if kind == "beit" else built(kind, "pooled")
+    if kind == "beit":
+        torch.manual_seed(0)
+        network.encoder, network.decoder, network.head = OfBeit(), nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    x = torch.rand(2, 5, 16) if kind == "beit" else images(network)
+    plain = {name: value.clone() for name, value in network.eval().state_dict().items()}
+    before = network(x)
+    freeze(network, config)
+    torch.testing.assert_close(network(x), before, rtol=0, atol=1e-6 if kind == "beit" else 0)
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    changed, tensors = network(x), merged(network.state_dict())
+    assert (changed - before).abs().max() > 1e-3 and tensors.keys() == plain.keys()
+    for name, parameter in network.named_parameters():
+        if "lora_B" in name:  # W is W; by the network without LoRA's layers, which B = 0 is
+            parameter.data.zero_()
+            layer = network.get_submodule(name.partition(".lora_")[0])
+            stem = name.partition(".lora_")[0]
+            layer.get_parameter("base_layer.weight").data.copy_(tensors[f"{stem}.weight"])
+    torch.testing.assert_close(network(x), changed, rtol=1e-5, atol=1e-5)
+
+
+def test_a_damaged_change_is_refused_before_it_is_multiplied() -> None:
+    weight, a, b = torch.zeros(4, 6), torch.zeros(2, 6), torch.zeros(4, 2)
+    of = {"x.base_layer.weight": weight, "x.lora_A.default.weight": a, "x.lora_B.default.weight": b}
+    of["x.lora_scale"] = torch.tensor(1.0)
+    assert merged(of).keys() == {"x.weight"}
+    for name, value in {"lora_A.default.weight": a[:, :5], "lora_B.default.weight": b[:, :1], "lora_scale": a}.items():
+        with pytest.raises(UserError, match=r"LoRA of x has other shapes than its weight"):
+            merged(of | {f"x.{name}": value})
+    del of["x.lora_B.default.weight"]
+    with pytest.raises(UserError, match=r"without what LoRA adds to it"):
+        merged(of)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frozen", "trained", "said"),
+    [
+        ("test_vit", "encoder", "last-0", "trained=last-0: must be one of biases, lora, last-1, last-2, …"),
+        ("test_vit", None, "biases", "trained=biases learns of what is frozen: add frozen=encoder"),
+        ("test_vit", "encoder", "last-7", "trained=last-7: test_vit has 6 blocks; name as many"),
+        ("test_resnet", "encoder", "lora", "trained=lora: test_resnet has no linear layer called qkv"),
+    ],
+)
+def test_what_cannot_learn_is_refused(kind: str, frozen: str | None, trained: str, said: str) -> None:
+    if trained == "lora":
+        need_extra("peft")
+    with pytest.raises(UserError, match=re.escape(said)) as refusal:
+        freeze(built(kind, "pooled"), chosen(frozen, trained))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_plan_counts_what_learns_and_a_sweeps_check_refuses_it_before_the_run() -> None:
+    need_extra("peft")
+    words = ["data.shards=none", "data.size=64", "frozen=encoder", "trained=lora", "lora.rank=4"]
+    blueprint = FinetuneBlueprint(compose("finetune", [*words, "model.encoder=test_vit"]))
+    counts = [p.numel() for p in fake_task(blueprint).ever_trained()]
+    assert sum(counts) == 6 * 4 * (64 + 3 * 64 + 64 + 64) + 64 + 1  # of each block: qkv, proj; the head
+    with pytest.raises(UserError, match="trained=lora: test_resnet has no linear layer"):
+        FinetuneBlueprint(compose("finetune", [*words, "model.encoder=test_resnet"])).check(1)
+
+
+@pytest.mark.system
+@pytest.mark.usefixtures("libraries")
+def test_a_run_with_lora_resumes_bit_for_bit_and_ends_as_an_ordinary_network(discs: Path, tmp_path: Path) -> None:
+    need_extra("peft")
+    words = [*TINY, f"data.shards={discs}", "task=labels", "model.encoder=test_vit", "data.size=160"]
+    words = [*words, "task.labels=[bright]", "frozen=encoder", "trained=lora", "optim.optimizer.lr=3e-3"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main([*words, f"run={whole}"]) == 0
+    assert main([*words, f"run={parts}", "steps=3"]) == 0 and main([*words, f"run={parts}"]) == 0
+    assert_equal_runs(whole, parts)
+    tensors, _ = checkpoint.load(checkpoint.latest(whole))
+    states = {name.partition(".exp_avg")[0] for name in tensors if name.startswith("optim.") and "exp_avg" in name}
+    assert states and all(re.search(r"\.lora_[AB]\.default\.weight$|\.head\.", name) for name in states)
+    log, card = (whole / "log.txt").read_text(), json.loads((whole / "description.json").read_text())["training"]
+    assert (said := re.search(r"frozen: encoder, with LoRA of rank 8, the .*; (.* parameters are learned)", log) or
+            re.search(r"frozen: encoder, with LoRA of rank 8, of random weights; (.* are learned)", log))  # fmt: skip
+    assert said[1] in card and "frozen: encoder, with LoRA of rank 8" in card
+
+    exported = export(whole, {"formats": ["plain"]})
+    assert TrainedRun.of(whole).hash == TrainedRun.of(exported).hash
+    again = tmp_path / "again"  # of the weights that are merged
+    assert main([*words[:-3], f"run={again}", f"init={whole}", "steps=1"]) == 0
+
+
+@pytest.mark.system
+def test_two_processes_with_sharded_parameters_equal_one(discs: Path, tmp_path: Path) -> None:
+    need_extra("peft")
+    words = [*TINY, f"data.shards={discs}", "task=survival", "task.time=bright", "task.event=coin", "steps=2"]
+    words = [*words, "model.encoder=test_vit", "frozen=encoder", "trained=lora", "data.val_split=null"]
+    for ranks, parallel in ((1, "ddp"), (2, "fsdp2")):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] * (ranks > 1)
+        command = [sys.executable, *launcher, "-m", "dira_scale.finetune", *words, f"run={tmp_path / parallel}"]
+        finish([*command, f"parallel={parallel}", "data.test_split=null"])
+    one, two = (checkpoint.load(checkpoint.latest(tmp_path / parallel))[0] for parallel in ("ddp", "fsdp2"))
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=f"{name}: ".__add__)
