@@ -3,8 +3,9 @@
     python -m dira_scale.bench step [--cases resnet18-64 resnet50-96] [--rounds 5] [--steps N] [--json step.json]
 
 Ours is the trainer that `pretrain` runs, with everything it does in and between steps: health monitors, NaN guard,
-BatchNorm groups, means, metrics rows, progress bar, signals. The bare loop is benchmarks/plain.py. Both run in one
-process, in turns of --steps steps, on images that are already on the device; their first losses must agree.
+BatchNorm groups, means, metrics rows, progress bar, signals. The bare loops are benchmarks/plain.py, of DiRA on MoCo,
+and plain_dinov2.py, of DINOv2 with its crops. Both run in one process, in turns of --steps steps, on images that are
+already on the device; their first losses must agree.
 
 Ratio 1 means that the loop adds no overhead. It is the ratio of medians over all turns; in brackets the lowest and
 highest of a round, which is four turns of each. One turn of a round measures health and one writes a row; they are
@@ -27,10 +28,12 @@ import torch
 
 from benchmarks import synthetic
 from benchmarks.plain import Plain
+from benchmarks.plain_dinov2 import PlainDINOv2
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
 from dira_scale.errors import UserError, nearest
+from dira_scale.methods.dinov2 import DINOv2
 from dira_scale.pretrain.blueprint import PretrainBlueprint
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import write_json
@@ -45,6 +48,7 @@ class StepCase:
     encoder: str
     size: int
     batch: int
+    words: tuple[str, ...] = ("method=dira_moco", "optim=sgd_moco", "model.bn_groups=1")
 
     @property
     def name(self) -> str:
@@ -52,11 +56,21 @@ class StepCase:
 
     def overrides(self) -> list[str]:
         settings = [f"model.encoder={self.encoder}", f"data.size={self.size}", f"data.batch={self.batch}"]
-        return ["method=dira_moco", "optim=sgd_moco", "model.bn_groups=1", *settings]
+        return [*self.words, *settings]
 
 
-CPU = (StepCase("resnet18", 64, 32), StepCase("resnet50", 96, 16))
-GPU = (StepCase("resnet18", 224, 256), StepCase("resnet50", 224, 256))
+# Without drop path, whose draws would differ.
+DINOV2 = ("stages.dinov2.epochs=0", "stages.dira.terms=[di,ibot,koleo]", "++model.arguments.drop_path_rate=0")
+CPU = (
+    StepCase("resnet18", 64, 32),
+    StepCase("resnet50", 96, 16),
+    StepCase("vit_tiny_patch16_224", 64, 32, ("experiment=small_dinov2", *DINOV2)),
+)
+GPU = (
+    StepCase("resnet18", 224, 256),
+    StepCase("resnet50", 224, 256),
+    StepCase("vit_small_patch14_dinov2", 224, 128, ("experiment=dinov2_vits14", *DINOV2)),
+)
 
 
 class StepTurns(synthetic.SyntheticImages):
@@ -122,11 +136,15 @@ def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> di
         every = [f"log_every={ROUND * steps}", f"health.every={ROUND * steps}"]
         length = f"steps={(1 + rounds) * ROUND * steps + 1}"
         composed, config = synthetic.configuration(*keys, *every, length, f"run={folder}")
-        world, views = start(config.parallel, config.precision), ViewSpec(size=case.size)
+        world = start(config.parallel, config.precision)
         method, adversary = synthetic.networks(composed, config)
         batches = synthetic.batches(PretrainBlueprint(composed), case.batch, world.device)
-        bare = Plain(config, method, adversary, world.device)
-        turns = StepTurns(views, batches, bare, clock(world.device), steps)
+        bare = (
+            PlainDINOv2(config, method, world.device)
+            if isinstance(method, DINOv2)
+            else Plain(config, method, adversary, world.device)
+        )
+        turns = StepTurns(method.views, batches, bare, clock(world.device), steps)
         synthetic.train(composed, config, world, method, adversary, turns)
     check_losses(*turns.first, AGREE[world.precision])
     about = {"case": case.name, "batch": case.batch, "device": world.device.type}
@@ -184,11 +202,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in cases:
             raise UserError(f"--cases {name}: there is {', '.join(cases)}{nearest(name, cases)}")
     rows = []
-    print("case            batch  ours/s  bare/s  ratio                look  row   (images/s; costs in steps)")
+    print(f"{'case':<29}batch  ours/s  bare/s  ratio                look  row   (images/s; costs in steps)")
     for name in args.cases:
         rows.append(row := measure(cases[name], args.rounds, args.steps, args.keys))
         print(
-            f"{row['case']:<16}{row['batch']:>5}{row['images_per_second']:8.1f}{row['bare_images_per_second']:8.1f}"
+            f"{row['case']:<29}{row['batch']:>5}{row['images_per_second']:8.1f}{row['bare_images_per_second']:8.1f}"
             f"{row['ratio']:7.3f} ({row['lowest']:.3f} to {row['highest']:.3f}){row['look']:6.2f}{row['row']:5.2f}"
             f"{'' if row['ratio'] >= GOAL else f'   below the goal, {GOAL}'}", flush=True
         )  # fmt: skip

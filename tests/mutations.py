@@ -188,8 +188,8 @@ MUTATIONS = (
     Mutation(
         "student-sees-hidden-patches",
         "methods/dino.py",
-        "student = encoded(self.encoder, distorted, **self.hiding(batch, GLOBAL))",
-        "student = encoded(self.encoder, distorted)",
+        "student = encoded(self.encoder, distorted, self.decoded, **self.hiding(batch, GLOBAL))",
+        "student = encoded(self.encoder, distorted, self.decoded)",
         ("methods/test_dinov2.py",),
     ),
     Mutation(

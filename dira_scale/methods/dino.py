@@ -122,10 +122,10 @@ class DINO(Method):
             vars(layer)["frozen_share"] = self.frozen_encoder if terms else 0.0  # for the optimizer's groups
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        student = encoded(self.encoder, distorted, **self.hiding(batch, GLOBAL))
+        student = encoded(self.encoder, distorted, self.decoded, **self.hiding(batch, GLOBAL))
         features, student[:GLOBAL] = zip(*(as_one(self.encoder, each) for each in student[:GLOBAL]), strict=True)
         with torch.no_grad():
-            teacher = encoded(self.teacher, distorted[:GLOBAL])
+            teacher = encoded(self.teacher, distorted[:GLOBAL], finer=False)
         terms = Terms({}, pyramids=tuple(tokens.maps for tokens in student[:GLOBAL]), features=features)
         self.distil(terms, student, teacher, batch)
         return terms
@@ -214,14 +214,16 @@ def check_global(method: str, views: ViewSpec) -> None:
         )
 
 
-def encoded(encoder: Encoder, crops: Sequence[Tensor], **hidden: Tensor) -> list[Tokens]:
+def encoded(encoder: Encoder, crops: Sequence[Tensor], finer: bool = True, **hidden: Tensor) -> list[Tokens]:
     """What ``encoder`` makes of each of ``crops`` [b, 1, *size]. Those of one size share a pass, global ones apart,
-    sample by sample: a BatchNorm group has all crops of its samples. ``hidden``: more for the pass of the global ones.
+    sample by sample: a BatchNorm group has all crops of its samples. ``finer`` maps, and ``hidden``, more for the
+    pass, are the global ones'.
     """
     found: list[Tokens] = []
     for (of_global, _), numbers in groupby(range(len(crops)), lambda i: (i < GLOBAL, crops[i].shape[2:])):
         group = [crops[i] for i in numbers]
-        tokens = encoder.tokens(torch.stack(group, 1).flatten(0, 1), **(hidden if of_global else {}))
+        stacked = torch.stack(group, 1).flatten(0, 1)
+        tokens = encoder.tokens(stacked, finer=finer and of_global, **(hidden if of_global else {}))
         found += split(tokens, len(group))
     return found
 

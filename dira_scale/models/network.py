@@ -124,8 +124,9 @@ class Encoder(nn.Module):
     def fixed_size(self) -> bool:
         return False
 
-    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
-        """The pyramid of images, and beside it the tokens of a transformer; ``hidden`` and ``fill``: see ``patch``."""
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
+        """The pyramid of images, and beside it the tokens of a transformer; ``hidden`` and ``fill``: see ``patch``.
+        ``finer``: whether anybody reads maps that are made of tokens beside the last; else there may be none."""
         assert hidden is None and fill is None, "an encoder without patches hides none"
         return Tokens(self(x))
 

@@ -53,25 +53,31 @@ class PlainEncoder(TimmEncoder):
     def channels(self) -> list[int]:
         return list(self._channels)
 
-    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
         # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
-        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
+        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill, finer=finer))
 
     def forward(
-        self, x: Tensor, with_tokens: bool = False, hidden: Tensor | None = None, fill: Tensor | None = None
+        self,
+        x: Tensor,
+        with_tokens: bool = False,
+        hidden: Tensor | None = None,
+        fill: Tensor | None = None,
+        finer: bool = True,
     ) -> list[Tensor] | tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
         x = self._expanded(x)
         height, width = x.shape[2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"views of {height} x {width} pixels do not divide into patches of {self.patch}")
         with self._positions((height // self.patch, width // self.patch)), self._filled(hidden, fill):
-            tokens, maps = self.model.forward_intermediates(x, indices=self.block_indices, output_fmt="NCHW")
+            indices = self.block_indices if finer else self.block_indices[-1:]
+            tokens, maps = self.model.forward_intermediates(x, indices=indices, output_fmt="NCHW")
         if isinstance(self.model.norm, nn.Identity):
             tokens = self.model.fc_norm(tokens)
         prefix = getattr(self.model, "num_prefix_tokens", 0)
         patches = tokens[:, prefix:]
         pyramid = [x, x.new_empty(x.shape[0], 0, height // 2, width // 2)]
-        for level, features, stride in zip(self.pyramid, maps[:-1], STRIDES[:-1], strict=True):
+        for level, features, stride in zip(self.pyramid, maps[:-1], STRIDES, strict=False):
             pyramid.append(_averaged(level(features), (height // stride, width // stride)))
         pyramid.append(self.coarsest(patches, (height, width)))
         if not with_tokens:

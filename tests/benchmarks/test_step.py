@@ -1,13 +1,14 @@
 """The benchmark of a step: its arithmetic by hand, and that both loops compute the same."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from benchmarks import step
 
-TINY = ["precision=fp32", "parallel.threads=1", "model.decoder_channels=[32,16,16,8,8]", "method.base.queue=64"]
+TINY = ["precision=fp32", "parallel.threads=1"]
+DIRA = [*TINY, "model.decoder_channels=[32,16,16,8,8]", "method.base.queue=64"]
+DINOV2 = [*TINY, "method.prototypes=32", "method.hidden=32"]
 
 
 def test_looks_and_rows_count_as_often_as_a_run_has_them() -> None:
@@ -26,9 +27,17 @@ def test_loops_that_differ_are_not_compared() -> None:
 
 
 @pytest.mark.system
-def test_both_loops_compute_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "extra"),
+    [
+        (step.StepCase("test_resnet", 32, 4), DIRA),
+        (step.StepCase("test_vit", 64, 8, ("experiment=small_dinov2", *step.DINOV2)), DINOV2),
+    ],
+    ids=["dira_moco", "dinov2"],
+)
+def test_both_loops_compute_the_same(case: step.StepCase, extra: list[str]) -> None:
     """The trainer with all that it does, and the bare loop: ``measure`` itself holds their first losses together."""
-    row = step.measure(step.StepCase("test_resnet", 32, 4), rounds=1, steps=1, extra=TINY)
-    assert row["case"] == "test_resnet-32" and row["bare_images_per_second"] > 0
+    row = step.measure(case, rounds=1, steps=1, extra=extra)
+    assert row["case"] == case.name and row["bare_images_per_second"] > 0
     assert row["ratio"] == pytest.approx(row["bare_seconds"] / row["seconds"])
     json.dumps(row)

@@ -168,6 +168,9 @@ def test_masks_hide_the_share_in_rectangles():
     assert some.max() <= mask.most((224, 224)) == 128 and some.min() >= 20
     wanted = 0.3 * 256  # their mean
     assert abs(some.mean() - wanted) < 3
+    batches = counts.reshape(-1, 50).sum(1)
+    assert batches.max() < mask.most((224, 224), 50) < 0.3 * 50 * 256  # of twice as many hidden as on average
+    assert mask.most((224, 224), 5) == 5 * 128  # so few may all be as much hidden as one can be
     beside = (hidden[:, 1:] & hidden[:, :-1]).sum() / hidden[:, 1:].sum()
     assert beside > 0.75  # of patches drawn one by one 0.3
 

@@ -66,10 +66,19 @@ def test_restoration_is_the_formula_beside_the_bases_own_terms(case: str) -> Non
     method, (clean, distorted, batch) = dira(case), step(CASES[case][1])
     method.enter_stage(TERMS)
     passes: list[str] = []
-    for name, part in (("student", method.encoder), ("teacher", method.base.teacher), ("decoder", method.decoder)):
+    parts = {"student": method.encoder, "teacher": method.base.teacher, "decoder": method.decoder}
+    if hasattr(method.encoder, "pyramid"):
+        parts |= {"finest": method.encoder.pyramid[0], "teacher's finest": method.base.teacher.pyramid[0]}
+    for name, part in parts.items():
         part.register_forward_hook(lambda *_, name=name: passes.append(name))
     terms = method(clean, distorted, batch)
-    assert sorted(passes) == ["decoder"] * 2 + ["student"] * 2 + ["teacher"]  # one for each size, one for each view
+    # One for each size, one for each view; finer maps are of the views that are restored.
+    assert sorted(passes) == ["decoder"] * 2 + ["finest"] * ("finest" in parts) + ["student"] * 2 + ["teacher"]
+    passes.clear()
+    method.enter_stage(["di"])
+    method(clean, distorted, batch)
+    assert sorted(passes) == ["student"] * 2 + ["teacher"]
+    method.enter_stage(TERMS)
     alone = method.base(clean, distorted, batch).losses
     assert {**alone, "re": terms.losses["re"]} == terms.losses
     expected, views = torch.zeros((), dtype=torch.float64), hidden_of(batch, method.views)

@@ -50,7 +50,7 @@ class Tiny(nn.Module):
     def forward(self, x):
         return [x, self.norm(self.stem(x))]
 
-    def tokens(self, x):
+    def tokens(self, x, finer=True):
         return Tokens(self(x))
 
 

@@ -131,9 +131,11 @@ def test_tokens_are_timms(name, prefix, extra):
         expected = encoder.model.forward_features(images)
         if isinstance(encoder.model.norm, torch.nn.Identity):
             expected = encoder.model.fc_norm(expected)
-        maps, found = encoder(images), encoder.tokens(images)
+        maps, found, coarse = encoder(images), encoder.tokens(images), encoder.tokens(images, finer=False)
+    assert torch.equal(coarse.patches, found.patches) and torch.equal(coarse.maps[-1], maps[-1])
+    assert len(coarse.maps) == 3  # the image, nothing at 1/2, and the last
     classes = 0 if encoder.model.cls_token is None else 1
-    assert len(seen) == 2 and all(map(torch.equal, maps, found.maps))
+    assert len(seen) == 3 and all(map(torch.equal, maps, found.maps))
     assert (found.class_token is None) == (classes == 0) and found.registers.shape[1] == prefix - classes
     parts = [*([] if found.class_token is None else [found.class_token[:, None]]), found.registers, found.patches]
     torch.testing.assert_close(torch.cat(parts, 1), expected)

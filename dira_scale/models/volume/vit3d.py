@@ -99,7 +99,7 @@ class ViT3DEncoder(Encoder):
     def channels(self) -> list[int]:
         return [self._in_channels, self.dim]
 
-    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Tokens:
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
         # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
         return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
 

@@ -45,9 +45,13 @@ class PatchMask:
         """How many there are on each axis of a view of ``size``."""
         return tuple(side // self.patch for side in size)
 
-    def most(self, size: Sequence[int]) -> int:
-        """How many patches of a view are hidden at most."""
-        return int(self.share[1] * math.prod(self.patches(size)))
+    def most(self, size: Sequence[int], views: int = 1) -> int:
+        """How many patches of so many views are hidden at most, save once in 10^9 times: six standard deviations above
+        the mean, or all that can be."""
+        (low, high), count = self.share, math.prod(self.patches(size))
+        mean, square = self.p * (low + high) / 2, self.p * (low**2 + low * high + high**2) / 3
+        bound = views * mean + 6 * math.sqrt(views * (square - mean**2))
+        return min(views * int(high * count), math.ceil(bound * count))
 
     def wanted(self, u: np.ndarray, size: Sequence[int]) -> np.ndarray:
         """How many patches of each view to hide, int64 [b]."""
