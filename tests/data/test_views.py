@@ -214,7 +214,7 @@ GOLDEN = {
         ({"orientations": -1}, "orientations=-1: need at least 0"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
         ({"target_flip": "releasd"}, "target_flip=releasd: expected .*did you mean 'released'"),
-        ({"pair": "patent"}, "pair=patent: expected image, patient; did you mean 'patient'"),
+        ({"pair": "patent"}, "pair=patent: expected image, session, patient; did you mean 'patient'"),
         ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),
     ],
 )
