@@ -15,6 +15,7 @@ EXTRAS = {  # of the set-up, and the modules that each must bring
     "dali": ("nvidia.dali",),
     "ffcv": ("ffcv",),
     "excel": ("openpyxl",),
+    "dicomseg": ("highdicom",),
     "trackers": ("wandb", "mlflow", "sqlalchemy", "alembic"),
     "docs": ("mkdocs", "mkdocstrings"),
 }
