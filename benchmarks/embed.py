@@ -29,9 +29,10 @@ from benchmarks.backends import make_shards
 from benchmarks.step import clock
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import CHANNELS_LAST
-from dira_scale.embed.compute import EmbeddingJob, connect
+from dira_scale.embed.compute import EmbeddingJob
 from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.evaluation.features import Images
+from dira_scale.evaluation.rounds import connect
 from dira_scale.models.network import moved
 from dira_scale.runs.environment import environment
 from dira_scale.storage.atomic import write_json
@@ -50,7 +51,7 @@ def measure(case: str, shards: Path, rounds: int, keys: Sequence[str]) -> dict[s
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         words = ["init=random", f"model.encoder={encoder}", f"data.size={size}", f"data.shards={shards}"]
         cfg = compose("embed", [*words, f"out={folder}/out", *keys])
-        world = connect(cfg)
+        world = connect(cfg.threads, cfg.timeout, cfg.precision)
         job = EmbeddingJob.open(cfg, world)
         images = Images(job.dataset, job.rows, job.about.size, cfg.data.workers, device=world.device)
         moved(job.source.encoder, world.device)
@@ -63,7 +64,7 @@ def measure(case: str, shards: Path, rounds: int, keys: Sequence[str]) -> dict[s
 
         def ours() -> None:
             job.out = Path(folder) / f"out-{len(seconds['ours'])}"
-            job.run([])
+            job.run()
 
         turns: dict[str, Callable[[], Any]] = {
             "ours": ours, "bare": bare, "loader": lambda: [*images.batches(cfg.batch)],

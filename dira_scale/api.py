@@ -11,14 +11,15 @@ from dira_scale.config.logs import Errors
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.evaluation.embeddings import Embeddings
 from dira_scale.machine.workers import refuse_in_worker
 from dira_scale.models.bf16 import autocast
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 
 __all__ = [
-    "LabelledImages", "UserError", "autocast", "embed", "evaluate", "export", "finetune", "localize", "predict",
-    "pretrain", "probe", "shard",
+    "Embeddings", "LabelledImages", "UserError", "autocast", "embed", "evaluate", "export", "finetune", "localize",
+    "predict", "pretrain", "probe", "shard",
 ]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path

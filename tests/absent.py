@@ -105,6 +105,7 @@ def _inventory() -> list[Any]:
 def _questions() -> dict[str, list[Callable[[], object]]]:
     """What asks for a package, or for a program, and has to refuse in one line where it is missing."""
 
+    from dira_scale.config.compose import compose
     from dira_scale.data.loaders.build import choose
     from dira_scale.data.loaders.ffcv import FfcvLibrary
     from dira_scale.distributed.launcher import _refuse_missing
@@ -112,6 +113,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
     from dira_scale.export.formats import _onnx
     from dira_scale.finetune.trained import require_peft
     from dira_scale.metrics.libraries import require_libraries
+    from dira_scale.predict.config import require_format
     from dira_scale.storage.excel import open_table
     from dira_scale.storage.store import locate
     from dira_scale.sweep.slurm import submit
@@ -127,6 +129,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         "mlflow": [lambda: require_tracker("mlflow")],
         "torchmetrics": [require_libraries], "monai": [require_libraries],
         "upath": [lambda: locate("s3://bucket/shards", "data.shards")],
+        "highdicom": [lambda: require_format(compose("predict", ["run=r", "out=o", "images=i", "format=dicomseg"]))],
         "openpyxl": [lambda: open_table(ROOT / "x.xlsx").__enter__()],
         "s3fs": [lambda: locate("s3://bucket/shards", "data.shards")],
         "aiohttp": [lambda: locate("https://example.org/shards", "data.shards")],

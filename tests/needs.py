@@ -16,6 +16,7 @@ EXTRAS = {  # of the set-up, and the modules that each must bring
     "ffcv": ("ffcv",),
     "excel": ("openpyxl",),
     "peft": ("peft",),
+    "dicomseg": ("highdicom",),
     "trackers": ("wandb", "mlflow", "sqlalchemy", "alembic"),
     "docs": ("mkdocs", "mkdocstrings"),
 }

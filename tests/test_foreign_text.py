@@ -8,7 +8,7 @@ import pytest
 from rich.table import Table
 
 from dira_scale.machine.console import Console
-from dira_scale.predict.make import write_quarantine, write_rejected_names
+from dira_scale.predict.tables import write_quarantine, write_rejected_names
 from dira_scale.shard.curate.verify import Damage, print_damages
 from dira_scale.storage.tables import as_written, harmless, read_table
 

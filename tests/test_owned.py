@@ -19,7 +19,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation import embeddings as embeddings
 from dira_scale.export.formats import replace_export
 from dira_scale.phantom import folder as phantoms
-from dira_scale.predict.make import write_rejected_names
+from dira_scale.predict.tables import write_rejected_names
 from dira_scale.runs.checkpoint import clean_up
 from dira_scale.runs.complete import numbered
 from dira_scale.runs.folder import RunFolder

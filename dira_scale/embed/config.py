@@ -9,6 +9,7 @@ from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, at_least, one_of, path_field, paths_field, whole_or
 from dira_scale.distributed.config import AUTO, PRECISIONS
 from dira_scale.errors import UserError
+from dira_scale.evaluation.config import MAP, POOLED
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Embed(Schema):
     trust: list[str] = MISSING
     reach: Any = paths_field()
     stage: str | None = None
+    what: str = one_of(POOLED, MAP)
     layer: Any = MISSING
     normalise: str | None = one_of("none", "imagenet", default=None)
     dtype: str = one_of("float32", "float16")
@@ -44,7 +46,9 @@ class Embed(Schema):
     model: EmbedModel = field(default_factory=EmbedModel)
 
     def __post_init__(self) -> None:
-        """Raises UserError for several layers."""
+        """Raises UserError for several layers, and for a layer without maps."""
         super().__post_init__()
         if isinstance(self.layer, list):
             raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")
+        if self.what == MAP and self.layer in ("class", "class+mean"):
+            raise UserError(f"layer={self.layer}: class tokens lie nowhere, and what=map is of places; use last")

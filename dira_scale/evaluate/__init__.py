@@ -12,7 +12,7 @@ COMMAND = Command(
     look=("dira_scale.runs.complete:check_folder", "dira_scale.data.present:check_present",
           "dira_scale.metrics.libraries:require_libraries"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
-    execution=("batch", "data.workers", "trust", "reach"), check="dira_scale.evaluate.config:check",
+    execution=("batch", "data.workers", "trust", "reach"), check="dira_scale.evaluation.config:check",
     results="dira_scale.evaluation.results:evaluated", compare="dira_scale.evaluation.comparison:compared_evaluations",
     headline="test/(AUROC|accuracy|Dice|R2|concordance|kappa)/(mean|all classes)$",
 )  # fmt: skip

@@ -1,9 +1,10 @@
 """Keys that say how held-out images are seen. Reading them needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 from dira_scale.errors import UserError
@@ -13,6 +14,7 @@ from dira_scale.tasks.config import FINETUNE
 IMAGENET = "imagenet"
 CENTRE, TEN_CROPS = "centre", "ten_crops"
 WHOLE, SLIDING = "whole", "sliding"  # how masks of large images are predicted
+POOLED, MAP = "pooled", "map"  # what is kept of a layer
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 SIZE = 224  # of images, without a run that has a view size
 
@@ -58,3 +60,13 @@ def require_masks(window: str | None, pooled: bool, learned: str) -> None:
     """Raise UserError for a ``window`` of a ``pooled`` network, which has no masks but what it has ``learned``."""
     if window is not None and pooled:
         raise UserError(f"window={window}: windows are of masks, and this network has {learned}; leave it out")
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Check ``runs``, by their names, before they have trained.
+
+    Raises UserError for one that is not fine-tuned, or has no masks to look at through ``window``.
+    """
+    for name, run in runs.items():
+        require_finetuned(name, run)
+        require_masks(cfg.window, run.network.head == "pooled", ", ".join(run.output.names) or "labels")

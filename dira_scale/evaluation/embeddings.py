@@ -4,20 +4,28 @@
       _embedding.json      About: of which weights and dataset, how they were pooled
       part-000000.parquet  one row group: key, patient, split, labels, embedding; About is in the schema's metadata
 
+Of maps the column is ``map``, and others say where its cells lie: of images ``scale`` and ``offset``, of volumes
+``affine`` (:func:`places`).
+
 A part appears complete, and which rows it has depends on the dataset alone: any process may write it.
 """
 
 import io
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.manifest.info import Flag, as_flags, flags_of
 from dira_scale.errors import UserError
 from dira_scale.storage.atomic import write_atomic, write_json
@@ -27,6 +35,7 @@ FILE, FORMAT = "_embedding.json", 1  # readers of a folder of Parquet files pass
 KIND = b"dira_scale.embedding"  # in the schema's metadata
 DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
 SMALLEST, LARGEST, PARTS = 64, 4096, 256  # rows of a part; parts of a dataset, between these
+PART_BYTES = 2**26  # of maps in a part
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class About:
         window: the stored values that became 0 and 1; empty: each image's own.
         level: of the encoder's pyramid, or its tokens; ``pooling``: what was done over space.
         width: of an embedding. ``dtype``: as stored. ``precision``: as computed.
+        sides: of a map; empty: one vector an image.
         rows: of the folder. ``part_rows``: of each part but the last.
     """
 
@@ -94,6 +104,7 @@ class About:
     part_rows: int
     pooling: str
     window: list[float] = field(default_factory=list)
+    sides: list[int] = field(default_factory=list)
     format: int = FORMAT
 
     @property
@@ -107,8 +118,34 @@ class About:
     @property
     def schema(self) -> pa.Schema:
         columns = [(name, pa.string()) for name in ("key", "patient", "split")]
-        values = [("labels", pa.list_(pa.float32())), ("embedding", pa.list_(DTYPES[self.dtype], self.width))]
-        return pa.schema([*columns, *values], metadata={KIND: json.dumps(asdict(self), ensure_ascii=False)})
+        values = [
+            ("labels", pa.list_(pa.float32())),
+            (self.column, pa.list_(DTYPES[self.dtype], math.prod(self.shape))),
+        ]
+        values += [(name, pa.list_(pa.float64(), math.prod(shape))) for name, shape in self.places.items()]
+        return pa.schema([*columns, *values], metadata={KIND: json.dumps(self.content, ensure_ascii=False)})
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What ``_embedding.json`` says; of vectors as before there were maps."""
+        content = asdict(self)
+        return content if self.sides else {name: value for name, value in content.items() if name != "sides"}
+
+    @property
+    def column(self) -> str:
+        return "map" if self.sides else "embedding"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What is kept of an image has this shape: [width], or [width, *sides]."""
+        return self.width, *self.sides
+
+    @property
+    def places(self) -> dict[str, tuple[int, ...]]:
+        """The columns that say where maps lie, with the shape of a row."""
+        if not self.sides:
+            return {}
+        return {"scale": (2,), "offset": (2,)} if len(self.sides) == 2 else {"affine": (4, 4)}
 
     @classmethod
     def read(cls, folder: Path) -> "About | None":
@@ -131,9 +168,28 @@ class About:
         return next((f"{key} is {theirs[key]}, not {ours[key]}" for key in ours if ours[key] != theirs[key]), "")
 
 
-def part_rows(rows: int) -> int:
-    """Return how many rows a part has: so few that a stopped process loses little, so many that files are not tiny."""
-    return min(LARGEST, max(SMALLEST, -(-rows // PARTS)))
+def part_rows(rows: int, row_bytes: int = 0) -> int:
+    """Return how many rows a part has: so few that a stopped process loses little, and that maps of so many bytes fit
+    its memory; so many that files are not tiny."""
+    return max(1, min(LARGEST, max(SMALLEST, -(-rows // PARTS)), PART_BYTES // max(1, row_bytes)))
+
+
+def places(dataset: ShardedDataset, rows: np.ndarray, sides: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return where the cells of the maps of images lie, each the same share of the whole image: float64 [n, …].
+
+    Images: ``scale`` and ``offset`` [n, 2], down and to the right: the pixel of the stored image, counted from the
+    middle of its first one, is scale x cell + offset. Volumes: ``affine`` [n, 4, 4], NIfTI's, from (x, y, z) cells to
+    mm; NaN where the dataset has none.
+    """
+    stored = np.stack([dataset.column(name)[rows] for name in SIDES[len(sides)]], 1)
+    scale = stored / np.array(sides)
+    offset = (scale - 1) / 2
+    if len(sides) == 2:
+        return {"scale": scale, "offset": offset}
+    cells = np.tile(np.eye(4), (len(rows), 1, 1))
+    cells[:, [0, 1, 2], [0, 1, 2]], cells[:, :3, 3] = scale[:, ::-1], offset[:, ::-1]
+    affines = (dataset.cell("affine", int(row)) for row in rows)
+    return {"affine": np.stack([np.full(16, np.nan) if a is None else a for a in affines]).reshape(-1, 4, 4) @ cells}
 
 
 def part_file(folder: Path, part: int) -> Path:
@@ -164,12 +220,16 @@ def claim(folder: Path, about: About) -> About:
         if difference := about.difference(before):
             raise UserError(f"out={folder} has other rows: {difference}; name another folder, or remove it")
     else:
-        write_json(folder / FILE, asdict(about))
+        write_json(folder / FILE, about.content)
     return before or about
 
 
-def write_part(folder: Path, about: About, part: int, rows: pa.Table, labels: np.ndarray, values: np.ndarray) -> None:
-    """``rows``: key, patient, split [n]; ``labels`` [n, L]; ``values`` [n, width].
+def write_part(
+    folder: Path, about: About, part: int, rows: pa.Table, labels: np.ndarray, values: np.ndarray,
+    where: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """``rows``: key, patient, split [n]; ``labels`` [n, L]; ``values`` [n, width], of maps [n, width, *sides], and
+    ``where`` they lie.
 
     Raises OSError, and UserError for what the type of number cannot hold."""
     offsets = np.arange(len(labels) + 1, dtype=np.int32) * labels.shape[1]
@@ -177,11 +237,11 @@ def write_part(folder: Path, about: About, part: int, rows: pa.Table, labels: np
     kept = np.ascontiguousarray(values, about.dtype)
     if np.isinf(kept).any() and not np.isinf(values).any():
         raise UserError(f"dtype={about.dtype}: a feature of {np.abs(values).max():.4g} exceeds its range; use float32")
-    stored = pa.array(kept.ravel())
-    embedding = pa.FixedSizeListArray.from_arrays(stored, about.width)
+    stored = [(kept, about.shape), *((where[name], shape) for name, shape in about.places.items())]
+    each = [pa.FixedSizeListArray.from_arrays(pa.array(of.ravel()), math.prod(shape)) for of, shape in stored]
     columns = [rows[name].combine_chunks() for name in ("key", "patient", "split")]
     content = io.BytesIO()
-    table = pa.Table.from_arrays([*columns, lists, embedding], schema=about.schema)
+    table = pa.Table.from_arrays([*columns, lists, *each], schema=about.schema)
     pq.write_table(table, content, row_group_size=about.part_rows, use_dictionary=["split"])
     write_atomic(part_file(folder, part), content.getvalue())
 
@@ -241,16 +301,24 @@ class Embeddings:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """The embeddings, float32 [rows, width]."""
-        stored = self.table["embedding"].combine_chunks().flatten().to_numpy()
-        return np.asarray(stored.reshape(len(self.table), -1).astype(np.float32))
+        """The embeddings, float32 [rows, width], or the maps, [rows, width, *sides]."""
+        return self._array(self.about.column, self.about.shape).astype(np.float32)
+
+    @property
+    def places(self) -> dict[str, np.ndarray]:
+        """Where maps lie (:func:`places`); empty of vectors."""
+        return {name: self._array(name, shape) for name, shape in self.about.places.items()}
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        stored = self.table[name].combine_chunks().flatten().to_numpy()
+        return np.asarray(stored.reshape(len(self.table), *shape))
 
 
 def about_rows(output: Path) -> tuple[list[tuple[str, float]], dict[str, Any]]:
     """What a sweep lists of a finished folder: the number of its rows; :class:`About`."""
     about = About.read(output)
     assert about is not None, output
-    return [("rows", float(about.rows))], asdict(about)
+    return [("rows", float(about.rows))], about.content
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

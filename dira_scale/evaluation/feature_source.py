@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from dira_scale.errors import UserError
-from dira_scale.evaluation.config import SIZE
+from dira_scale.evaluation.config import MAP, SIZE
 from dira_scale.evaluation.embeddings import Weights
-from dira_scale.evaluation.encoders import fake_encoder, levels
-from dira_scale.evaluation.features import Layer
+from dira_scale.evaluation.encoders import LAST, fake_encoder, levels
+from dira_scale.evaluation.features import PATCHES, Layer
 from dira_scale.models.architecture import Architecture, TimmUNet
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
@@ -51,6 +51,8 @@ def open_source(cfg: DictConfig) -> FeatureSource:
         weights = Weights(kind, encoder.name, None, None, seed, weights_hash(encoder), licence)
     normalise_input(encoder, input)
     (level,) = levels(cfg.layer, encoder).values()
+    if cfg.what == MAP and cfg.layer == LAST and encoder.patch:
+        level = PATCHES
     return FeatureSource(name, encoder.eval(), weights, input, level)
 
 

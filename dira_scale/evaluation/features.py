@@ -1,7 +1,8 @@
 """Frozen features: whole images through encoders in evaluation mode; levels averaged over space, or tokens."""
 
+import copy
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
@@ -28,7 +29,11 @@ from dira_scale.pixels.crops import fill
 
 Layer = int | str  # a level of the pyramid, or one of ``TOKENS``
 CLASS, CLASS_AND_MEAN = TOKENS = "class", "class+mean"  # of transformers that have a class token
-POOLS = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}  # by the number of a tensor's dimensions
+PATCHES = "patches"  # of maps: all patch tokens of a transformer
+POOLS: Mapping[int, Callable[..., Tensor]] = {
+    4: F.adaptive_avg_pool2d,
+    5: F.adaptive_avg_pool3d,
+}  # by the number of a tensor's dimensions
 
 CPU = torch.device("cpu")
 AHEAD = 2  # batches that are decoded while another is computed
@@ -171,6 +176,22 @@ def pooled(encoder: Encoder, images: Tensor, layers: Sequence[Layer]) -> list[Te
         vectors[CLASS] = tokens.class_token.float()
         vectors[CLASS_AND_MEAN] = torch.cat([vectors[CLASS], tokens.patches.float().mean(1)], 1)
     return [vectors[layer] if layer in vectors else global_average(tokens.maps[layer].float()) for layer in layers]  # type: ignore[index]
+
+
+@torch.inference_mode()
+def mapped(encoder: Encoder, images: Tensor, layer: Layer) -> Tensor:
+    """A map of each image, float32 [b, width, *sides]: a level of the pyramid, or ``PATCHES`` in their places."""
+    tokens = encoder.tokens(images.contiguous(memory_format=CHANNELS_LAST[images.dim()]))
+    if isinstance(layer, int):
+        return tokens.maps[layer].float()
+    assert tokens.patches is not None and encoder.patch, "of an encoder with patches"
+    return tokens.patches.float().transpose(1, 2).unflatten(2, [side // encoder.patch for side in images.shape[2:]])
+
+
+def map_sides(encoder: Encoder, layer: Layer, size: Sequence[int]) -> list[int]:
+    """Return the sides of the maps of images of ``size``, by a pass without values."""
+    images = torch.empty(1, encoder.channels[0], *size, device="meta")
+    return list(mapped(copy.deepcopy(encoder).to("meta").eval(), images, layer).shape[2:])
 
 
 def width(encoder: Encoder, layer: Layer) -> int:

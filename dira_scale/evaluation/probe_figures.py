@@ -10,16 +10,16 @@ from rich.table import Table
 
 from dira_scale.metrics.figure import MEAN
 
-AUC, R2 = "auc", "r2"  # the metric of labels that are yes or no, and of numbers
+AUC, R2, DICE = "auc", "r2", "dice"  # the metric of labels that are yes or no, of numbers, and of masks
 Row = tuple[str, str, str, int, str, float, float]  # the first fields of Probed
 
 
 @dataclass(frozen=True)
 class Score:
-    """For one encoder, probe and draw: area under the ROC curve, of numbers R2, [L] on the test part, NaN where the
-    drawn labels have only one value; the chosen C [L] (linear) or learning rate [L] (sgd); the number of fits that did
-    not converge; for each of ``task.classes`` the share of its test images, of those classes, whose class has the
-    highest score; of numbers the mean absolute error [L], in the label's unit, and Pearson's r [L]."""
+    """For one encoder, probe and draw: area under the ROC curve, of numbers R2, of masks Dice, [L] on the test part,
+    NaN where the drawn labels have only one value; the chosen C [L] (linear) or learning rate [L] (sgd); the number of
+    fits that did not converge; for each of ``task.classes`` the share of its test images, of those classes, whose class
+    has the highest score; of numbers the mean absolute error [L], in the label's unit, and Pearson's r [L]."""
 
     value: np.ndarray
     c: np.ndarray | None = None
@@ -43,8 +43,8 @@ class Features:
 
 @dataclass(frozen=True)
 class Probed:
-    """The ``value`` of a ``metric``, ``AUC`` or ``R2``, in percent. ``sd`` (ddof 1) is over encoders if there are
-    several, else over draws.
+    """The ``value`` of a ``metric``, ``AUC``, ``R2`` or ``DICE``, in percent. ``sd`` (ddof 1) is over encoders if
+    there are several, else over draws.
 
     ``values`` [encoders][draws]; ``images``: mean number of labelled images; ``unfinished``: number of fits in which
     L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part, as is the learning ``rate``.
@@ -115,8 +115,8 @@ def figures(
         members = [member[probe, fraction] for member in scores]
         values = 100 * np.array([[score.value for score in draws] for draws in members])  # [encoders, draws, L]
         row = (of.encoder, of.kind, of.layer, of.width, probe, fraction, images[fraction])
-        if metric == AUC:
-            results += _means(row, values, members, classes)
+        if metric != R2:
+            results += [replace(mean, metric=metric) for mean in _means(row, values, members, classes)]
         for i, label in enumerate(labels):
             c, rate, mae, pearson = (
                 _known([[getattr(score, name) for score in draws] for draws in members], i)
@@ -178,7 +178,8 @@ def _figure(row: Row, label: str, values: np.ndarray) -> Probed:
 
 def as_json(results: Sequence[Probed]) -> list[dict[str, Any]]:
     """Rows of ``probe.json``: the value under its metric's name, with NaN (nothing to score) as null."""
-    foreign = {AUC: ("metric", "mae", "pearson"), R2: ("metric", "accuracy", "accuracies")}
+    foreign: dict[str, tuple[str, ...]] = {AUC: ("metric", "mae", "pearson"), R2: ("metric", "accuracy", "accuracies")}
+    foreign[DICE] = (*foreign[AUC], *foreign[R2])
     return [
         {
             figure.metric if key == "value" else key: None if isinstance(v, float) and np.isnan(v) else v
@@ -193,7 +194,7 @@ def from_json(rows: Sequence[Mapping[str, Any]]) -> list[Probed]:
     """What `as_json` made rows of."""
     results = []
     for row in rows:
-        metric = R2 if R2 in row else AUC
+        metric = next(metric for metric in (R2, DICE, AUC) if metric in row)
         value = float("nan") if row[metric] is None else row[metric]
         others = {key: v for key, v in row.items() if key != metric}
         results.append(Probed(**others, value=value, metric=metric))
@@ -215,7 +216,7 @@ class _Layout:
         self.rows = list(dict.fromkeys((f.encoder, f.layer) for f in results))
         shares = {f.fraction: f"{100 * f.fraction:g} % ({f.images:.0f})" for f in results}
         self.shares = dict(sorted(shares.items(), reverse=True))
-        self.flags = list(dict.fromkeys(f.label for f in results if f.metric == AUC and f.label != MEAN))
+        self.flags = list(dict.fromkeys(f.label for f in results if f.metric != R2 and f.label != MEAN))
         self.numbers = list(dict.fromkeys(f.label for f in results if f.metric == R2))
         self.cells = {((f.encoder, f.layer), f.probe, f.fraction, f.label): f for f in results}
 
@@ -226,7 +227,8 @@ def overviews(results: Sequence[Probed]) -> list[tuple[str, Cells]]:
     columns = [(probe, fraction) for probe in dict.fromkeys(f.probe for f in results) for fraction in of.shares]
     several = [f.label for f in results if f.accuracy is not None]  # labels of classes
     alone = [label for label in of.flags if not any(label.startswith(f"{name}: ") for name in several)]
-    mean = {MEAN: f"mean AUC of {f'{len(alone)} labels' if len(alone) > 1 else alone[0]}"} if alone else {}
+    title = "Dice" if any(f.metric == DICE for f in results) else "AUC"
+    mean = {MEAN: f"mean {title} of {f'{len(alone)} labels' if len(alone) > 1 else alone[0]}"} if alone else {}
     head = ["encoder", "level", "n", *(f"{probe} @ {of.shares[fraction]}" for probe, fraction in columns)]
     made = []
     for label, title in (mean | {name: f"R2 of {name}" for name in of.numbers}).items():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1024  # queries at once: bounds the table of similarities
+CHUNK, TABLE = 1024, 2**27  # queries at once; similarities, at most
 
 
 def knn_scores(
@@ -34,15 +34,16 @@ def knn_scores(
     features, query = (F.normalize(x.float(), dim=1) for x in (features, query))
     scores = labels.new_full((len(query), labels.shape[1]), torch.nan)
     known, pattern = torch.unique(~labels.isnan(), dim=1, return_inverse=True)  # groups labels known of the same images
-    for first in range(0, len(query), CHUNK):
-        similarity = query[first : first + CHUNK] @ features.T
+    chunk = max(1, min(CHUNK, TABLE // len(features)))
+    for first in range(0, len(query), chunk):
+        similarity = query[first : first + chunk] @ features.T
         if leave_one_out:
             rows = torch.arange(len(similarity), device=features.device)
             similarity[rows, first + rows] = -torch.inf
         for i, voters in enumerate(known.T):
             columns = (pattern == i).nonzero()[:, 0]
             votes = _votes(similarity[:, voters], labels[voters][:, columns], k, temperature)
-            scores[first : first + CHUNK, columns] = votes
+            scores[first : first + chunk, columns] = votes
     return scores
 
 

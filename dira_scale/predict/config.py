@@ -1,14 +1,22 @@
 """The schema of ``configs/predict.yaml``: reading it needs no torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
-from dira_scale.config.schema import Schema, at_least, one_of, path_field
+from dira_scale.config.schema import Schema, at_least, one_of, path_field, whole_or
+from dira_scale.distributed.config import AUTO
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
+from dira_scale.evaluation.config import check as check_runs
+from dira_scale.runs.description import Description
 
 KEYS, SOURCE = "keys", "source"  # how images are named
+NIFTI, DICOMSEG = "nifti", "dicomseg"  # of masks
+ABOUT, MASKS, PROBABILITIES = "predict.json", "masks", "probabilities"  # a file and folders of ``out``
 
 
 @dataclass
@@ -25,8 +33,12 @@ class Predict(OfRun):
     names: str = one_of(KEYS, SOURCE)
     key_file: str | None = path_field(None)
     window: str | None = one_of(WHOLE, SLIDING, default=None)
+    format: str | None = one_of(NIFTI, DICOMSEG, default=None)
+    probabilities: bool = MISSING
     batch: int = at_least(1)
     workers: int | None = at_least(1, None)
+    threads: Any = whole_or(AUTO, 1)
+    timeout: int = at_least(1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,3 +50,34 @@ class Predict(OfRun):
             raise UserError("names=source: a dataset does not have its files' names; use keys")
         if self.images is None and self.like is not None:
             raise UserError("like: says how a folder's images are read, and data.shards has read them; leave it out")
+        if self.format == DICOMSEG and self.images is None:
+            raise UserError(
+                "format=dicomseg: segmentations are made of the headers of images=FOLDER; a dataset has none"
+            )
+        if self.format == DICOMSEG and self.probabilities:
+            raise UserError("probabilities=true: are written as NIfTI, beside masks of format=nifti")
+
+
+def require_format(cfg: DictConfig | Predict) -> None:
+    """Raise UserError where ``format`` needs highdicom, the extra ``dicomseg``, and it is missing; imports nothing."""
+    if cfg.format == DICOMSEG and find_spec("highdicom") is None:
+        raise UserError(
+            "format=dicomseg needs the extra `dicomseg` (highdicom not installed): python3 setup/install.py dicomseg "
+            "in a checkout, or pip install 'dira_scale[dicomseg]'"
+        )
+
+
+def check_format(config: Any, run: str, pooled: bool, dimensions: int) -> None:
+    """Raise UserError for a ``format``, or probabilities, that a network does not write; ``pooled``: without masks."""
+    of_volumes = config.format == NIFTI or config.probabilities
+    if pooled and (config.format or config.probabilities):
+        raise UserError(f"format={config.format}: is of masks, and run={run} has none; leave it and probabilities out")
+    if of_volumes and dimensions == 2:
+        raise UserError(f"format={NIFTI}, and probabilities, are of volumes: run={run} is of images; leave them out")
+
+
+def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
+    """Check ``runs`` as `evaluate` does, and the format of their masks. Raises UserError."""
+    check_runs(cfg, runs)
+    for name, run in runs.items():
+        check_format(cfg, name, run.network.head == "pooled", len(run.input.size))

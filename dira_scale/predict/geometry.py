@@ -35,9 +35,10 @@ MM_PER_INCH = 25.4
 
 
 class Geometry(Protocol):
-    """Where the pixels of a source are."""
+    """Where the pixels of a source are. ``suffix``: of the files of masks."""
 
-    suffix: str
+    @property
+    def suffix(self) -> str: ...
 
     def restored(self, probabilities: Tensor) -> Tensor:
         """[K, *stored sides] -> [K, *source sides], linearly; 0 where nothing was stored."""
@@ -106,17 +107,18 @@ class Space:
         return torch.from_numpy(np.stack(moved))
 
     def encoded(self, mask: np.ndarray) -> bytes:
+        """As of any geometry; also of probabilities float32 [K, *source sides], a volume of K values a voxel."""
         from nibabel.nifti1 import Nifti1Image
         from nibabel.nifti2 import Nifti2Header, Nifti2Image
 
-        voxels = np.ascontiguousarray(mask.transpose(2, 1, 0))
+        voxels = np.ascontiguousarray(mask.T)
         if self.header is None:
             image = Nifti1Image(voxels, self.affine)
             image.header.set_xyzt_units("mm")
         else:
             kind = Nifti2Image if isinstance(self.header, Nifti2Header) else Nifti1Image
             header = kind.header_class()
-            header.set_data_dtype(np.uint8)
+            header.set_data_dtype(voxels.dtype)
             header.set_data_shape(voxels.shape)
             for field in OF_GEOMETRY:
                 header[field] = self.header[field]

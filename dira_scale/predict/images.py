@@ -14,6 +14,9 @@ from dira_scale.evaluation.stored import Stored
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.predict.geometry import Geometry, Plane, Space
 
+# Of a predicted image: ``values`` of labels or numbers, or ``mask``; ``stage`` and ``reason`` of a refused one.
+Row = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Loaded:

@@ -3,20 +3,23 @@
 ::
 
     predictions.csv     of labels and numbers: a row for each image, its key and a probability or number for each
-    masks/KEY.png       of masks: images; KEY.nii.gz: volumes. Pixels have the values of the classes that were learned
+    masks/KEY.png       of masks: images; KEY.nii.gz: volumes. Pixels have the values of the classes that were learned.
+                        KEY.dcm: DICOM segmentations
+    probabilities/KEY.nii.gz  of volumes, if asked for
     quarantine.csv      images that could not be used: key, stage, reason
     predict.json        the network, the data, thresholds and temperatures of the run, counts. Written last
 """
 
-import csv
-import io
+import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,60 +27,33 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import __version__
-from dira_scale.archive.outcome import most_common
-from dira_scale.archive.output import check_output, names_file
+from dira_scale.archive.output import check_output
 from dira_scale.archive.reading import QuarantinedError
 from dira_scale.data.batch import UNITS, unit_interval
+from dira_scale.distributed.config import AUTO
+from dira_scale.distributed.control import broadcast_from_main, check_equal, raise_on_all
 from dira_scale.distributed.processes import default_workers
-from dira_scale.errors import UserError, counted, print_line
+from dira_scale.distributed.world import World
+from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.config import SLIDING, require_masks
-from dira_scale.evaluation.journal import FILE as UNFINISHED
-from dira_scale.evaluation.journal import check_same, journal, rows_are_kept
+from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
+from dira_scale.evaluation.rounds import rounds, share, together
 from dira_scale.evaluation.stored import dense, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
-from dira_scale.machine.device import compute_device
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.machine.progress import bar
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.pixels.codecs import DecodeError
-from dira_scale.predict.config import Predict
+from dira_scale.predict.config import ABOUT, DICOMSEG, KEYS, MASKS, PROBABILITIES, Predict, check_format, require_format
+from dira_scale.predict.dicomseg import DicomImages
 from dira_scale.predict.folder import FolderImages, conversion_of
-from dira_scale.predict.images import DatasetImages, Images, Loaded
-from dira_scale.storage.atomic import write_atomic, write_json
-from dira_scale.storage.owned import REJECTED, own
-from dira_scale.storage.tables import harmless
+from dira_scale.predict.images import DatasetImages, Images, Loaded, Row
+from dira_scale.predict.tables import finish
+from dira_scale.runs.exit_codes import DONE, INTERRUPTED
+from dira_scale.storage.atomic import write_atomic
+from dira_scale.storage.owned import own
 
-PREDICTIONS, QUARANTINE = "predictions.csv", "quarantine.csv"
-
-
-def write_predictions(out: Path, keys: Sequence[str], columns: Sequence[str], values: np.ndarray) -> None:
-    """A row for each of N keys, with its ``values`` [N, columns]."""
-    rows = ([key, *map(repr, row)] for key, row in zip(keys, values.tolist(), strict=True))
-    _write(out / PREDICTIONS, ["key", *columns], rows)
-
-
-def write_quarantine(out: Path, refused: Mapping[str, Mapping[str, str]]) -> None:
-    """``refused``: stage and reason by key."""
-    _write(out / QUARANTINE, ["key", "stage", "reason"], ([k, r["stage"], r["reason"]] for k, r in refused.items()))
-
-
-def write_rejected_names(out: Path, refused: Iterable[tuple[str, Mapping[str, str]]]) -> Path:
-    """Write the table by the files' names, which may identify patients: beside ``out``, readable by its owner only."""
-    path = names_file(out)
-    _write(path, REJECTED, ([name, row["stage"], row["reason"]] for name, row in refused), private=True)
-    return path
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]], private: bool = False) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(map(harmless, [header, *rows]))
-    write_atomic(path, text.getvalue().encode(errors="surrogateescape"), private=private)
-
-
-ABOUT, MASKS = "predict.json", "masks"
-Row = dict[
-    str, Any
-]  # of the journal: ``values`` of labels or numbers, ``mask``, or ``stage`` and ``reason`` of a refused image
-Prepared = TypeVar("Prepared")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,73 +65,174 @@ class CroppedImage:
     high: np.ndarray | float
 
 
-def make(cfg: DictConfig) -> None:
-    """Predict what is not yet predicted. Raises UserError, also if no image is usable."""
+def make(cfg: DictConfig) -> int:
+    """Predict what is not yet predicted; the exit code. Collective."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Predict)
-    trained, out = TrainedRun.of(Path(config.run)), Path(config.out)
-    check_output(out, config.images, "images")
-    masks, learned = not trained.supervision.pooled, trained.supervision.learned
-    require_masks(config.window, not masks, learned)
-    if masks and (config.window or trained.window) == SLIDING:
-        require_libraries()
-    device = compute_device()
-    workers = config.workers or default_workers(device)
-    images = _images(config, trained, workers)
-    seen = {"window": config.window or trained.window} if masks else {"crops": trained.about["evaluate"]["crops"]}
-    about = {name: trained.about[name] for name in ("network", "stage", "step")}
-    about |= {"weights": trained.hash, **seen, "data": images.about}
-    if (out / ABOUT).is_file():
-        check_same(out, json.loads((out / ABOUT).read_text()), about)
-        print_line(f"{out} is complete: nothing is left to predict")
-        return
-    with rows_are_kept(out):
-        own(out, "predictions", "out")
-        with journal(out, about) as rows:
-            todo = [number for number, key in enumerate(images.keys) if key not in rows.done]
-            predicted = _masks if masks else _values
-            with bar("predicting", UNITS[len(trained.size)]) as shown:
-                task = shown.add_task("", total=len(images.keys), completed=len(images.keys) - len(todo))
-                for number, row in predicted(config, trained, images, todo, device, workers):
-                    rows.add(images.keys[number], row)
-                    shown.advance(task)
-            _finish(out, trained, images, rows.done, about)
+    return together(config.threads, config.timeout, AUTO, lambda world: _predict(config, world))
 
 
-def _images(config: Predict, trained: TrainedRun, workers: int) -> Images:
+def _predict(config: Predict, world: World) -> int:
+    """Raises AgreedError, also if no image is usable."""
+    job = raise_on_all(lambda: Prediction(config, world))
+    check_equal({"weights": job.trained.hash, "data": job.images.about["hash"]})
+    out, images = job.out, job.images
+    if raise_on_all(job.is_complete):
+        if world.main:
+            print_line(f"{out} is complete: nothing is left to predict")
+        return DONE
+    with ExitStack() as stack:
+        rows = raise_on_all(lambda: job.begin(stack) if world.main else None)
+        parts, left = broadcast_from_main(job.parts(rows.done) if rows else ([], 0))
+        read = job.read([number for part in share(world, parts) for number in part])
+        progress = bar("predicting", UNITS[len(job.trained.size)])
+        progress.disable = not world.main
+        with progress:
+            task = progress.add_task("", total=len(images.keys), completed=len(images.keys) - left)
+            for made, stopped in rounds(world, parts, lambda part, _: job.part(part, read)):
+                new = [each for part in made for each in part]
+                raise_on_all(lambda new=new: job.keep(rows, new))  # type: ignore[misc]
+                left -= len(new)
+                progress.advance(task, len(new))
+                if stopped and left > 0:
+                    logger.info("%s: %d images are left; the same command continues", stopped, left)
+                    return INTERRUPTED
+        raise_on_all(lambda: job.finish(rows.done) if rows else None)
+    return DONE
+
+
+class Prediction:
+    """A folder of predictions to be filled.
+
+    A part of the work is a batch of consecutive images, or one whose mask is asked for: what is computed at once is the
+    same for any number of processes, and after a stop.
+    """
+
+    def __init__(self, config: Predict, world: World) -> None:
+        """Raises UserError for what cannot be, naming the key. Must not wait for another process."""
+        require_format(config)
+        self.config, self.out, self.trained = config, Path(config.out), TrainedRun.of(Path(config.run))
+        check_output(self.out, config.images, "images")
+        supervision = self.trained.supervision
+        self.masks, self.device = not supervision.pooled, world.device
+        self.window = config.window or self.trained.window
+        require_masks(config.window, not self.masks, supervision.learned)
+        check_format(config, config.run, not self.masks, len(self.trained.size))
+        if self.masks and self.window == SLIDING:
+            require_libraries()
+        self.workers = config.workers or default_workers(self.device)
+        images = _images(config, self.trained, self.workers)
+        seen = {"window": self.window} if self.masks else {"crops": self.trained.about["evaluate"]["crops"]}
+        written = {"format": config.format, "probabilities": config.probabilities or None} if self.masks else {}
+        about = {name: self.trained.about[name] for name in ("network", "stage", "step")}
+        self.about = about | {"weights": self.trained.hash, **seen, **written, "data": images.about}
+        self.images: Images = images
+        if isinstance(images, FolderImages) and config.format == DICOMSEG:
+            identity = hashlib.sha256(json.dumps(self.about).encode()).hexdigest()
+            version = f"{__version__}, weights {self.trained.hash}"
+            self.images = DicomImages(
+                images, supervision.values, about["network"], version, identity, config.names == KEYS
+            )
+        if self.masks and len({*images.targets}) < len(images.targets):
+            twice = Counter(images.targets).most_common(1)[0][0]
+            raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
+        self.predicted = self.trained.predictor(self.device)
+
+    def is_complete(self) -> bool:
+        """Raises UserError if it has another prediction."""
+        if complete := (self.out / ABOUT).is_file():
+            check_same(self.out, json.loads((self.out / ABOUT).read_text()), self.about)
+        return complete
+
+    def begin(self, stack: ExitStack) -> Journal:
+        """Make the folder, or go on with it. Raises UserError."""
+        with rows_are_kept(self.out):
+            own(self.out, "predictions", "out")
+            return stack.enter_context(journal(self.out, self.about))
+
+    def parts(self, done: Mapping[str, Row]) -> tuple[list[range], int]:
+        """The parts that are not done, and how many images these have."""
+        size, count = 1 if self.masks else self.config.batch, len(self.images.keys)
+        every = [range(first, min(first + size, count)) for first in range(0, count, size)]
+        left = [part for part in every if not all(self.images.keys[number] in done for number in part)]
+        return left, sum(map(len, left))
+
+    def read(self, numbers: Sequence[int]) -> Iterator[Loaded | CroppedImage | Row]:
+        """The images ``numbers``, ahead: as they are stored for masks, else their crops; the row of one that cannot be
+        used."""
+        trained = self.trained
+
+        def read(number: int) -> Loaded | CroppedImage | Row:
+            try:
+                loaded = self.images.load(number)
+                stored = loaded.stored.seen(**trained.stored)
+                if (channels := stored.channels) not in (1, trained.channels):
+                    takes = f"the network takes 1 or {trained.channels}"
+                    raise QuarantinedError("check", f"{channels} channels, and {takes}")
+                if self.masks:
+                    return replace(loaded, stored=stored)
+                crops = [stored.cropped(crop, trained.size) for crop in trained.crops]
+                return CroppedImage(np.stack(crops), stored.low, stored.high)
+            except QuarantinedError as error:
+                return {"stage": error.stage, "reason": error.reason}
+            except DecodeError as error:
+                return {"stage": "decode", "reason": str(error)}
+
+        return read_ahead(read, numbers, self.workers)
+
+    def part(self, part: range, read: Iterator[Loaded | CroppedImage | Row]) -> list[tuple[int, Row]]:
+        """The rows of a part; writes its masks. Raises UserError."""
+        with rows_are_kept(self.out):
+            rows, waiting = list[tuple[int, Row]](), list[tuple[int, CroppedImage]]()
+            for number in part:
+                image = next(read)
+                if isinstance(image, CroppedImage):
+                    waiting.append((number, image))
+                else:
+                    rows.append((number, image if isinstance(image, dict) else self._mask(number, image)))
+            for _, alike in groupby(waiting, lambda item: item[1].crops.shape):  # of grey and colour images
+                numbers, cropped = zip(*alike, strict=True)
+                values = _mean_of_crops(self.predicted, cropped, self.device).double().tolist()
+                rows += [(number, {"values": each}) for number, each in zip(numbers, values, strict=True)]
+            return rows
+
+    def _mask(self, number: int, image: Loaded) -> Row:
+        """As the run's masks were evaluated; the row of what is written."""
+        trained, geometry, name = self.trained, image.geometry, self.images.targets[number]
+        size, batch = trained.size, self.config.batch
+        found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))
+        mask = trained.supervision.answers(found[None], trained.chosen)[0]
+        arrays = {MASKS: mask} | ({PROBABILITIES: found.numpy()} if self.config.probabilities else {})
+        for folder, array in arrays.items():
+            path = self.out / folder / f"{name}{geometry.suffix}"
+            try:
+                content = geometry.encoded(array)
+            except RejectedError as error:
+                return {"stage": "encode", "reason": str(error)}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+        return {"mask": f"{name}{geometry.suffix}"}
+
+    def keep(self, journal: Journal | None, rows: Sequence[tuple[int, Row]]) -> None:
+        """Write down what is done, in the process that has the journal. Raises UserError."""
+        if journal:
+            with rows_are_kept(self.out):
+                for number, row in rows:
+                    journal.add(self.images.keys[number], row)
+
+    def finish(self, done: dict[str, Row]) -> None:
+        """Write the tables and the description. Raises UserError."""
+        with rows_are_kept(self.out):
+            finish(self.out, self.trained, self.images, done, self.about)
+
+
+def _images(config: Predict, trained: TrainedRun, workers: int) -> DatasetImages | FolderImages:
     dimensions = len(trained.size)
     if config.data.shards is not None:
         return DatasetImages(config.data.shards, config.data.split, dimensions)
     assert config.images is not None, "checked"
     conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
     return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, workers)
-
-
-def _values(
-    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device, workers: int
-) -> Iterator[tuple[int, Row]]:
-    """As the run's test split was evaluated: the mean of what is predicted of its crops."""
-    predicted = trained.predictor(device)
-
-    def views(loaded: Loaded) -> CroppedImage:
-        stored = loaded.stored
-        return CroppedImage(
-            np.stack([stored.cropped(crop, trained.size) for crop in trained.crops]), stored.low, stored.high
-        )
-
-    waiting = list[tuple[int, CroppedImage]]()
-    for position, (number, view) in enumerate(_read(workers, trained, images, todo, views), 1):
-        if isinstance(view, dict):
-            yield number, view
-        else:
-            waiting.append((number, view))
-        if len(waiting) < config.batch and position < len(todo):
-            continue
-        for _, alike in groupby(waiting, lambda item: item[1].crops.shape):  # of grey and colour images
-            numbers, cropped = zip(*alike, strict=True)
-            values = _mean_of_crops(predicted, cropped, device).double().tolist()
-            yield from ((n, {"values": row}) for n, row in zip(numbers, values, strict=True))
-        waiting.clear()
 
 
 def _mean_of_crops(
@@ -168,73 +245,3 @@ def _mean_of_crops(
         stored, limits = stored.pin_memory(), limits.pin_memory()
     stored, (low, high) = stored.to(device, non_blocking=True), limits.to(device, non_blocking=True).unbind(1)
     return torch.stack([predicted(unit_interval(crop, low, high)) for crop in stored]).mean(0).cpu()
-
-
-def _masks(
-    config: Predict, trained: TrainedRun, images: Images, todo: list[int], device: torch.device, workers: int
-) -> Iterator[tuple[int, Row]]:
-    window, folder = config.window or trained.window, Path(config.out) / MASKS
-    predicted, supervision, chosen = trained.predictor(device), trained.supervision, trained.chosen
-    if len({*images.targets}) < len(images.targets):
-        twice = Counter(images.targets).most_common(1)[0][0]
-        raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
-    for number, loaded in _read(workers, trained, images, todo, lambda loaded: loaded):
-        if isinstance(loaded, dict):
-            yield number, loaded
-            continue
-        probabilities = dense(predicted, loaded.stored, trained.size, window, device, config.batch)
-        mask = supervision.answers(loaded.geometry.restored(probabilities)[None], chosen)[0]
-        path = folder / f"{images.targets[number]}{loaded.geometry.suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, loaded.geometry.encoded(mask))
-        yield number, {"mask": path.relative_to(folder).as_posix()}
-
-
-def _read(
-    workers: int, trained: TrainedRun, images: Images, todo: list[int], prepare: Callable[[Loaded], Prepared]
-) -> Iterator[tuple[int, Prepared | Row]]:
-    """What is ``prepared`` of each image, or the row of one that cannot be used."""
-
-    def read(number: int) -> tuple[int, Prepared | Row]:
-        try:
-            loaded = images.load(number)
-            loaded = replace(loaded, stored=loaded.stored.seen(**trained.stored))
-            if (channels := loaded.stored.channels) not in (1, trained.channels):
-                raise QuarantinedError("check", f"{channels} channels, and the network takes 1 or {trained.channels}")
-            return number, prepare(loaded)
-        except QuarantinedError as error:
-            return number, {"stage": error.stage, "reason": error.reason}
-        except DecodeError as error:
-            return number, {"stage": "decode", "reason": str(error)}
-
-    return read_ahead(read, todo, workers)
-
-
-def _finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row], about: Row) -> None:
-    """Write the tables and the description, and tell what was done. Raises UserError if nothing could be used."""
-    rows = [done[key] for key in images.keys]
-    refused = {key: row for key, row in zip(images.keys, rows, strict=True) if "reason" in row}
-    usable = {key: row for key, row in zip(images.keys, rows, strict=True) if "reason" not in row}
-    names = [(name, row) for number, row in enumerate(rows) if "reason" in row and (name := images.name(number))]
-    table = write_rejected_names(out, names) if names else out / "quarantine.csv"
-    reasons = Counter(row["reason"] for row in refused.values())
-    why = ", ".join(f"{count} x {reason}" for reason, count in most_common(reasons))
-    if not usable:
-        (out / UNFINISHED).unlink()
-        raise UserError(f"none of the {len(rows)} images is usable: {why} (full list: {table})")
-    write_quarantine(out, refused)
-    supervision, where = trained.supervision, out / MASKS
-    if supervision.pooled:
-        values = torch.tensor([row["values"] for row in usable.values()], dtype=torch.float64)
-        columns = supervision.columns(trained.chosen)
-        write_predictions(out, [*usable], columns, supervision.answers(values, trained.chosen))
-        where = out / PREDICTIONS
-    judged = ("thresholds", "temperatures", "calibrated_thresholds")
-    counts = {"predicted": len(usable), "quarantined": len(refused)}
-    network = {"dira_scale": __version__, "outputs": [*supervision.outputs]}
-    written = about | network | {name: trained.about[name] for name in judged} | counts
-    write_json(out / ABOUT, written)
-    (out / UNFINISHED).unlink()
-    print_line(f"{where}: {counted(len(usable), 'image')}")
-    if refused:
-        print_line(f"quarantined: {len(refused)} ({why}; all in {table})")

@@ -12,7 +12,7 @@ COMMAND = Command(
     look=("dira_scale.runs.complete:check_runs", "dira_scale.data.present:check_present"),
     output="out", in_sweeps=True, gpu=True, reads_run=True,
     execution=("data.workers", "trust", "reach"), check="dira_scale.probe.sources:check",
-    results="dira_scale.sweep.results:probing", headline="auc/.*/mean$|r2/",
+    results="dira_scale.sweep.results:probing", headline="(auc|dice)/.*/mean$|r2/",
 )  # fmt: skip
 
 main = entry(COMMAND)

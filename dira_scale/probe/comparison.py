@@ -1,6 +1,6 @@
 """What `probe` does: open data and encoders, check that they match, score each encoder, show and write the figures."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from dira_scale import __version__
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
@@ -24,6 +25,8 @@ from dira_scale.evaluation.probe_figures import (
     rich_table,
 )
 from dira_scale.machine.console import Console
+from dira_scale.metrics.cases import CASES, MaskCase, write_cases
+from dira_scale.probe import dense
 from dira_scale.probe import probing as probes
 from dira_scale.probe.config import PROBES, USUAL, refuse_other_figures
 from dira_scale.probe.pretext import pretext_task
@@ -44,13 +47,15 @@ FEW = 100  # test images below which a figure says little: an AUC of .8 has a st
 
 @dataclass(frozen=True)
 class Comparison:
-    """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each."""
+    """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each. ``cases``: of masks,
+    by row."""
 
     figures: list[Probed]
     compared: list[dict[str, Any]]
     data: dict[str, Any]
     config: dict[str, Any]
     notes: list[str]
+    cases: list[list[MaskCase]] = field(default_factory=list)
 
 
 def compare_and_show(cfg: DictConfig) -> None:
@@ -66,6 +71,9 @@ def compare_and_show(cfg: DictConfig) -> None:
     rows = {"compared": result.compared, "figures": as_json(result.figures)}
     with as_user_error(out, "out"):
         own(out, "a probe", "out")
+        for number, cases in enumerate(result.cases):
+            (out / CASES).mkdir(exist_ok=True)
+            write_cases(out / CASES / f"{number}.parquet", cases)
         write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
     console = Console()
     for title, cells in shown + first:  # per label, the first probe only; probe.md has all
@@ -92,6 +100,12 @@ def compare(cfg: DictConfig) -> Comparison:
     dataset: Labelled = source.dataset
     rows = _rows(dataset, cfg.data)
     leak = _leak(source, cfg, config["run"])
+    if isinstance(source, Stored) and source.maps:
+        masked = ShardedDataset.open(cfg.data.shards)
+        results, about, cases = dense.compare(cfg, source, masked, rows)
+        about = {"name": dataset.info.name, "hash": dataset.hash, "size": source.size} | about | {"leak": asdict(leak)}
+        of_folders = [vars(of) for of in source.described]
+        return Comparison(results, of_folders, about, config, [*_of_maps(about, cfg), *leak.lines], cases)
     left_out: dict[str, str] = {}
     if isinstance(source, Computed) and source.pretext:
         tasks = [pretext_task(cfg.pretext, source.pretext, _patients(dataset, rows))]
@@ -210,6 +224,17 @@ def _tasks(dataset: Labelled, rows: Parts, labels: Any) -> tuple[list[ProbeTask]
 
 def _patients(dataset: Labelled, rows: Parts) -> Parts:
     return {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
+
+
+def _of_maps(about: dict[str, Any], cfg: DictConfig) -> list[str]:
+    images = ", ".join(f"{part} {count} images" for part, count in about["images"].items())
+    return [
+        f"{about['name']}: {images} with a mask; the {cfg.masks.k} nearest cells of maps vote, T = "
+        f"{cfg.masks.temperature:g}.",
+        f"Figures are the Dice of each class in %, the mean over test images; {CASES}/0.parquet … have a row's images.",
+        "In brackets: labelled images. The sd is over draws of labelled patients.",
+        NOT_RANDOM,
+    ]
 
 
 def _notes(name: str, about: dict[str, Any], results: list[Probed], cfg: DictConfig) -> list[str]:

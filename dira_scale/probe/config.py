@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS
+from dira_scale.tasks.classes import check_classes
 
 PROBES = ("linear", "knn", "sgd")
 USUAL = PROBES[:2]  # of encoders; of embeddings, all
@@ -29,6 +30,18 @@ class ProbeData(Schema):
 @dataclass
 class ProbeModel(Schema):
     encoder: str | None = None
+
+
+@dataclass
+class ProbeMasks(Schema):
+    classes: dict[str, Any] | None = None
+    k: int = at_least(1)
+    temperature: float = above(0)
+
+    def __post_init__(self) -> None:
+        """Raises UserError as of task.classes."""
+        super().__post_init__()
+        check_classes(self.classes)
 
 
 @dataclass
@@ -53,6 +66,7 @@ class Probe(Schema):
     batch: int = at_least(1)
     data: ProbeData = field(default_factory=ProbeData)
     model: ProbeModel = field(default_factory=ProbeModel)
+    masks: ProbeMasks = field(default_factory=ProbeMasks)
 
     def __post_init__(self) -> None:
         """Raises UserError without a dataset, and for a pretext beside what has no images or other labels."""

@@ -82,7 +82,7 @@ class Stored:
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Raises UserError for keys that encoders need, or folders of different datasets."""
-        for key in ("run", "init", "stage", "data.shards", "data.size", "model.encoder"):
+        for key in ("run", "init", "stage", "data.size", "model.encoder"):
             node, _, name = key.rpartition(".")
             if (value := (config[node] if node else config)[name]) is not None:
                 raise UserError(f"{key}={value} beside embeddings=…: these have features already; leave {key} out")
@@ -97,19 +97,35 @@ class Stored:
                     f"embeddings: {self.dataset.root} and {other.root} are of different images "
                     f"({first.dataset.name}, {first.split}; {other.info.name}, {other.about.split}): probe each alone"
                 )
+        self.maps = bool(first.sides)
+        if any(bool(other.about.sides) != self.maps for other in self.folders):
+            raise UserError("embeddings: some have maps and some vectors: probe them in two calls")
+        if self.maps != (config["data"]["shards"] is not None):
+            shards = config["data"]["shards"]
+            raise UserError(
+                "embeddings=…: maps are probed against masks: name their dataset, data.shards=OUT" if self.maps else
+                f"data.shards={shards} beside embeddings=…: these have features already; leave data.shards out"
+            )  # fmt: skip
+        if self.maps and (other_key := next((k for k in ("labels", "probes") if config[k] is not None), None)):
+            raise UserError(f"{other_key}: is of vectors, and embeddings=… are maps: leave it out")
         self.size: Any = first.size[0] if len({*first.size}) == 1 else first.size
         self.encoder = " and ".join(dict.fromkeys(folder.about.weights.encoder for folder in self.folders))
 
-    def features(self, rows: Parts) -> Rows:
+    @property
+    def described(self) -> list[Features]:
+        """The row of each folder."""
         names = [folder.about.name for folder in self.folders]
-        result: Rows = []
+        result = list[Features]()
         for folder, name in zip(self.folders, names, strict=True):
             about = folder.about
             member = {"embeddings": str(folder.root), "weights": about.weights.hash}
             shown = name if names.count(name) == 1 else str(folder.root)
-            row = Features(shown, about.weights.kind, str(about.level), about.width, [member])
-            result.append((row, [{part: folder.values[rows[part]] for part in PARTS}]))
+            result.append(Features(shown, about.weights.kind, str(about.level), about.width, [member]))
         return result
+
+    def features(self, rows: Parts) -> Rows:
+        of_folders = ({part: folder.values[rows[part]] for part in PARTS} for folder in self.folders)
+        return [(row, [parts]) for row, parts in zip(self.described, of_folders, strict=True)]
 
 
 def _by_row(

@@ -225,8 +225,8 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
 
 
 def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
-    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``, of numbers ``r2/…``, of classes ``accuracy/…``, too; the encoder's name
-    where there are several of a kind."""
+    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``, of numbers ``r2/…``, of masks ``dice/…``, of classes ``accuracy/…`` too;
+    the encoder's name where there are several of a kind."""
     content = json.loads((output / "probe.json").read_text())
     names: dict[str, set[str]] = {}
     for figure in content["figures"]:
@@ -236,7 +236,7 @@ def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
         kind = figure["kind"] if len(names[figure["kind"]]) == 1 else f"{figure['kind']}:{figure['encoder']}"
         return "/".join([kind, figure["layer"], figure["probe"], f"{figure['fraction']:g}", figure["label"]])
 
-    named = ((name, figure) for figure in content["figures"] for name in ("auc", "r2", "accuracy"))
+    named = ((name, figure) for figure in content["figures"] for name in ("auc", "r2", "dice", "accuracy"))
     figures = ((f"{name}/{place(figure)}", figure[name]) for name, figure in named if figure.get(name) is not None)
     return figures, content["config"]
 

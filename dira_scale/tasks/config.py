@@ -14,7 +14,7 @@ from dira_scale.config.schema import Schema, above, at_least, one_of
 from dira_scale.data.config import COUNTS_AS
 from dira_scale.errors import UserError, nearest
 from dira_scale.runs.shape import Within
-from dira_scale.tasks.classes import regions_of, values_of
+from dira_scale.tasks.classes import check_classes
 
 if TYPE_CHECKING:
     from dira_scale.data.labels import Choice, Columns, Labels
@@ -180,14 +180,7 @@ class MaskTask(TaskConfig):
     def __post_init__(self) -> None:
         """Raises UserError for classes and regions mixed, for two classes of one value, or one of the background's."""
         super().__post_init__()
-        classes = self.classes or {}
-        values = values_of(classes)
-        whole = all(type(value) is int and 0 < value < 256 for value in values)
-        if not whole or len({*values}) < len(values) or not all(regions_of(classes) or ()):
-            raise UserError(
-                f"classes={typed(self.classes)}: give each class a value of its own from 1 to 255, 0 being background; "
-                "or each a list of values, as of regions that may overlap"
-            )
+        check_classes(self.classes)
 
     @property
     def takes_decoder(self) -> bool:

@@ -100,6 +100,12 @@ class Segmentation(Supervision):
         return (MASK,) if self.classes is None else tuple(self.classes)
 
     @property
+    def values(self) -> dict[str, int]:
+        """The value in masks of each class, of a region its first."""
+        values = [values[0] for values in self.regions] if self.regions else values_of(self.classes or {})
+        return dict(zip(self.names, values, strict=True))
+
+    @property
     def regions(self) -> Values | None:
         """The targets of each output that has a sigmoid of its own; None: classes that exclude each other."""
         return ONE if self.classes is None else regions_of(self.classes)
@@ -197,8 +203,7 @@ class Segmentation(Supervision):
 
     def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
         """As in the base class; of a region the first of its values, over those of the regions before it."""
-        values = [values[0] for values in self.regions] if self.regions else values_of(self.classes or {})
-        return np.array([0, *values], np.uint8)[self.classified(predicted).numpy()]
+        return np.array([0, *self.values.values()], np.uint8)[self.classified(predicted).numpy()]
 
 
 def numbered(masks: Tensor) -> Tensor:

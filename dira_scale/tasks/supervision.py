@@ -159,6 +159,11 @@ class Supervision(ABC):
     def outputs(self) -> tuple[str, ...]: ...
 
     @property
+    def values(self) -> Mapping[str, int]:
+        """The value in masks of each class, by its name; of tasks that have masks."""
+        return {}
+
+    @property
     @abstractmethod
     def output(self) -> Output: ...
 

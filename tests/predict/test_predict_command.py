@@ -2,6 +2,8 @@
 
 import csv
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,18 +16,23 @@ import torch.nn.functional as F
 from data.conftest import make_dataset
 from data.volumes import plain_view
 from finetune.conftest import TINY, TINY_VOLUMES, discs
+from harness import finish
+from system.faults import Job, killed_at
 
 from dira_scale.api import export, shard
 from dira_scale.config.compose import compose
 from dira_scale.data.config import as_stored
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.distributed.config import AUTO, PRECISIONS
+from dira_scale.errors import UserError
+from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.trained import About, StoredAs
 from dira_scale.finetune import main as finetune
 from dira_scale.metrics.cases import LabelCase, read_cases
 from dira_scale.models.network import Network
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.predict import main as predict
+from dira_scale.predict.config import check_format
 from dira_scale.predict.images import DatasetImages, Loaded
 from dira_scale.runs.reader import RunReader
 from dira_scale.runs.shape import Shape
@@ -33,6 +40,12 @@ from dira_scale.runs.shape import Shape
 __all__ = ["discs", "make_dataset"]
 pytestmark = pytest.mark.usefixtures("libraries")
 CLASSES = "task.classes={upper: 1, lower: 2}"
+ONE = ["threads=1", "workers=1"]
+PAIR = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "dira_scale.predict"]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -103,6 +116,11 @@ def test_probabilities_of_a_dataset_are_those_of_the_runs_evaluation(
     assert predict([*requested, f"out={killed}", "batch=5", "workers=1"]) == 0
     assert calls[-7:] == [*range(5, 12)] and (killed / "predictions.csv").read_bytes() == before
 
+    alone, pair = ([*requested, f"out={tmp_path / name}", *ONE] for name in ("alone", "pair"))
+    assert predict([*alone, "batch=5"]) == 0
+    finish([*PAIR, *pair, "batch=5"])  # rounds of 5 and 5, then of 2
+    assert files(tmp_path / "pair") == files(tmp_path / "alone")
+
     other = export(run, {"out": tmp_path / "timm"})
     assert predict([f"data.shards={discs}", f"run={other}", f"out={tmp_path / 'timm_out'}"]) == 2
     assert "export a fine-tuned run with formats=plain" in capsys.readouterr().err
@@ -146,6 +164,15 @@ def test_masks_of_odd_images_are_of_their_sources_size(discs: Path, tmp_path: Pa
             assert sure.mean() > 0.5
     (refused,) = table(out / "quarantine.csv")
     assert refused["key"] == "c.png" and refused["stage"] == "decode"
+
+    again, command = tmp_path / "again", [*requested, "names=source", *ONE]
+    assert predict([*command, f"out={tmp_path / 'whole'}"]) == 0
+    process, environment = killed_at([sys.executable, *PAIR[-2:], *command, f"out={again}"], "os.rename:/b.png:1")
+    with Job(process, again, **environment) as job:
+        assert job.end() == -signal.SIGKILL, job.printed
+    assert len((again / UNFINISHED).read_text().splitlines()) == 2 and [*(again / "masks").glob("*.png")]
+    finish([*PAIR, *command, f"out={again}"])  # two processes go on where one was killed
+    assert files(again) == files(tmp_path / "whole")
 
     assert predict([*requested, f"out={tmp_path / 'hashed'}", "window=sliding"]) == 0
     written = json.loads((tmp_path / "hashed" / "predict.json").read_text())
@@ -216,7 +243,7 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
     if spacing:
         words += [f"data.spacing={list(spacing)}", "data.range=[-30,230]", "data.pad=true"]
     assert finetune([*TINY_VOLUMES, *words, f"data.shards={dataset.root}", f"run={run}"]) == 0
-    assert predict([f"run={run}", f"images={folder}", f"out={out}", "names=source"]) == 0
+    assert predict([f"run={run}", f"images={folder}", f"out={out}", "names=source", "probabilities=true"]) == 0
     network = trained(run)
     for row in range(3):
         name = [*sources][row]
@@ -243,6 +270,9 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
         expected = map_coordinates(scores[0, 0].numpy(), x_y_z[2::-1], order=1, mode="nearest").reshape(source.shape)
         sure = np.abs(expected - 0.5) > 1e-4
         np.testing.assert_array_equal(mask[sure], expected[sure] > 0.5)
+        given = nibabel.load(out / "probabilities" / f"{name[0]}.nii.gz")
+        np.testing.assert_allclose(np.asarray(given.dataobj)[..., 0], expected, atol=1e-4)
+        np.testing.assert_array_equal(given.affine, written.affine)
         assert 0 < mask.mean() < 1 and sure.mean() > 0.99
 
     of_dataset = tmp_path / "of_dataset"  # on its own grid
@@ -268,6 +298,20 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
 def test_what_cannot_be_is_reported_at_once(words: list[str], printed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(["run=nowhere", "out=out", *words]) == 2
     assert printed in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "pooled", "dimensions", "printed"),
+    [
+        (["format=dicomseg", "images=x"], True, 2, "format=dicomseg: is of masks, and run=r has none"),
+        (["probabilities=true", "data.shards=x"], True, 3, "is of masks, and run=r has none"),
+        (["format=nifti", "data.shards=x"], False, 2, "format=nifti, and probabilities, are of volumes"),
+        (["probabilities=true", "data.shards=x"], False, 2, "are of volumes: run=r is of images"),
+    ],
+)
+def test_a_format_of_other_answers_is_refused(words: list[str], pooled: bool, dimensions: int, printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
+        check_format(compose("predict", ["run=r", "out=o", *words]), "r", pooled, dimensions)
 
 
 def test_an_export_may_say_all_that_a_run_may() -> None:

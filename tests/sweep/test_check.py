@@ -96,6 +96,7 @@ def later(command: str, *words: str, reads: str = "/s/train/t/output", name: str
         ("probe", ["stage=dirr"], "stage=dirr: train/t has di, latest; did you mean 'di'"),
         ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
         ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
+        ("predict", [], "run=train/t is of pretrain: fine-tune it first"),
         ("words", [], "run=train/t: test_resnet is an encoder of images; name one of volumes"),
         ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
         ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),

@@ -20,10 +20,9 @@ from dira_scale.imaging.volumes.nrrd import open_nrrd
 from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.regrid import stack_of
 from dira_scale.imaging.volumes.series import Series
-from dira_scale.imaging.volumes.slice_position import pixels_to_voxels
+from dira_scale.imaging.volumes.slice_position import voxels_of
 from dira_scale.imaging.volumes.values import to_volume
 
-TOLERANCE = 0.1  # voxels by which a segmentation's pixels may be off: headers are rounded
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_RATIO = 4096  # pixels per byte: more than any lossless TIFF codec reaches (LZW: 2,700 on zeros)
 MODES = ("L", "I;16", "I;16B", "I", "F")  # grey of 8, 16 and 32 bits, float
@@ -117,14 +116,7 @@ def _segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
         raise RejectedError("a DICOM segmentation of a series that lacks slices: these would have no mask")
     mask, grid = np.zeros(volume.shape, np.uint8), Grid(volume.shape, volume.affine)
     for plane, segment, inside in read_segments(file):
-        matrix = pixels_to_voxels(plane, grid)
-        whole = np.rint(matrix).astype(int)
-        off = np.abs(matrix - whole) @ [inside.shape[1] - 1, inside.shape[0] - 1, 1]  # at the far corner
-        rows, columns = np.nonzero(inside)
-        x, y, z = whole @ [columns, rows, np.ones_like(rows)]
-        outside = [(line < 0).any() or (line >= side).any() for line, side in zip((z, y, x), mask.shape, strict=True)]
-        if off.max() > TOLERANCE or any(outside) or (np.abs(whole[:, :2]).sum(axis=0) != 1).any():
-            raise RejectedError("the mask's grid is not the volume's")
+        z, y, x = voxels_of(plane, grid, inside.shape, *np.nonzero(inside))
         if ((mask[z, y, x] != 0) & (mask[z, y, x] != segment)).any():
             raise RejectedError("segments that overlap: a mask has one value a voxel")
         mask[z, y, x] = segment

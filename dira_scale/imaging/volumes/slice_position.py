@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dira_scale.imaging.dicom import DicomFile, Plane
-from dira_scale.imaging.rejection import GeometryError, rejects
+from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, Grid
 from dira_scale.imaging.volumes.regrid import Stack
 
 EXTRA = ("GridFrameOffsetVector", "SpacingBetweenSlices", "SliceThickness")  # header elements for ``planes_of``
 SAME_POSITION = 0.01  # mm: slices closer than this are at one position
+TOLERANCE = 0.1  # voxels by which a segmentation's pixels may be off: headers are rounded
 MAX_GAP = 3.0  # median distances: across a larger gap, interpolation would invent anatomy
 
 
@@ -89,3 +90,17 @@ def pixels_to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
     pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
     matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
     return matrix
+
+
+def voxels_of(plane: Plane, grid: Grid, size: tuple[int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """z, y and x of the voxels of ``grid``, int [3, …], that are the pixels at ``rows`` and ``columns`` of a slice of
+    ``size``. Raises RejectedError unless its pixels are voxels, to ``TOLERANCE``, and these lie in the grid."""
+    matrix = pixels_to_voxels(plane, grid)
+    whole = np.rint(matrix).astype(int)
+    off = np.abs(matrix - whole) @ [size[1] - 1, size[0] - 1, 1]  # at the far corner
+    found = np.einsum("ai,i...->a...", whole, np.stack([columns, rows, np.ones_like(rows)]))[::-1]
+    sides = np.reshape(grid.shape, (3, *[1] * rows.ndim))
+    axes = (np.abs(whole[:, :2]).sum(axis=0) == 1).all()
+    if off.max() > TOLERANCE or not axes or ((found < 0) | (found >= sides)).any():
+        raise RejectedError("the mask's grid is not the volume's")
+    return found

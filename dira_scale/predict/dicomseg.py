@@ -1,0 +1,213 @@
+"""Masks as DICOM segmentations (PS3.3 A.51), by highdicom: on the pixels of the DICOM images that were predicted.
+
+highdicom copies patient and study from its source images, refers to them, and puts the frames where they are. It never
+sees the files' headers, but stand-ins, one a slice, with what may be passed on. Of ``names=source`` this is the
+patient, the study and the instances' UIDs. Of ``names=keys`` it is the position, and what is derived from the key: the
+patient, and UIDs of a study and a frame of reference of its own. Nothing then refers to a source.
+"""
+
+import hashlib
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+from torch import Tensor
+
+from dira_scale import __version__
+from dira_scale.archive.plan import Item
+from dira_scale.archive.reading import QuarantinedError
+from dira_scale.archive.sources.base import Input
+from dira_scale.errors import UserError
+from dira_scale.imaging.dicom import Plane, is_dicom, plane_of, read_elements
+from dira_scale.imaging.files import opened
+from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.volumes.geometry import Grid
+from dira_scale.imaging.volumes.slice_position import voxels_of
+from dira_scale.predict.folder import FolderImages
+from dira_scale.predict.geometry import Geometry, Space
+from dira_scale.predict.geometry import Plane as FlatPlane
+from dira_scale.predict.images import Loaded
+
+IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
+            "StudyTime", "ReferringPhysicianName")  # fmt: skip
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
+GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+SCHEME = "99DIRA_SCALE"  # of the codes of classes, whose meanings only their names say
+LONGEST = 64  # characters of a text (LO)
+NOT_A_PIXEL = "format=dicomseg: slices at uneven distances, missing or shifted: the mask is on straightened ones"
+
+
+def uid_of(*texts: str) -> str:
+    """Return a UID that depends on ``texts`` alone: 2.25 and 128 bits of their hash (PS3.5 B.2)."""
+    return f"2.25.{int(hashlib.sha256(chr(0).join(texts).encode(errors='surrogateescape')).hexdigest()[:32], 16)}"
+
+
+class DicomImages:
+    """A folder's images, whose masks become segmentations; ``Images``.
+
+    Args:
+        classes: the value in masks of each class, by its name.
+        network: what the algorithm is called. ``version``: of it and its weights.
+        identity: a hash of all that a prediction depends on, from which the UIDs of segmentations are.
+        anonymous: whether nothing of a source's header but its geometry is passed on.
+    """
+
+    def __init__(
+        self, images: FolderImages, classes: Mapping[str, int], network: str, version: str, identity: str,
+        anonymous: bool,
+    ) -> None:  # fmt: skip
+        """Raises UserError for a folder without DICOM."""
+        self.images, self.classes, self.network, self.version = images, classes, network, version
+        self.identity, self.anonymous = identity, anonymous
+        self.keys, self.targets, self.about, self.name = images.keys, images.targets, images.about, images.name
+        if not any(map(_is_dicom, images.items)):
+            raise UserError("format=dicomseg: no file in images=… is DICOM, whose header a segmentation needs; leave "
+                            "format out")  # fmt: skip
+
+    def load(self, number: int) -> Loaded:
+        """See ``Images``; also refuses what is no DICOM, or has no pixel of its own for each of the mask's."""
+        item = self.images.items[number]
+        if item.record.rejected is None and not _is_dicom(item):
+            raise QuarantinedError("decode", "format=dicomseg: not DICOM")
+        loaded = self.images.load(number)
+        try:
+            frames = [self._frame(path, item.key, str(n)) for n, path in enumerate(_paths(item))]
+            made = Segmentation(self, item.key, loaded.geometry, frames)
+            made.check()
+        except RejectedError as error:
+            raise QuarantinedError("geometry", str(error)) from error
+        return Loaded(loaded.stored, made)
+
+    def _frame(self, path: Path, key: str, number: str) -> "Frame":
+        """The stand-in of the file ``number`` of an image. Raises RejectedError."""
+        with rejects("DICOM header is damaged ({})"), opened(path) as file:
+            wanted = (*IDENTITY, *UIDS, *GEOMETRY, "SOPClassUID", "Rows", "Columns", "NumberOfFrames")
+            header, _ = read_elements(file, wanted)
+            if int(header.get("NumberOfFrames") or 1) > 1:
+                raise RejectedError("format=dicomseg: several frames in one file")
+            made, plane = Dataset(), plane_of(header)
+            for name in ("Rows", "Columns", "SOPClassUID"):
+                setattr(made, name, header[name].value)
+            for name in (*IDENTITY, *UIDS):
+                setattr(made, name, "" if self.anonymous else str(header.get(name) or ""))
+            if self.anonymous:
+                made.PatientID = key
+            for name in UIDS:
+                if not made[name].value:
+                    setattr(made, name, uid_of(key, name, number if name == "SOPInstanceUID" else ""))
+            spacing = plane.spacing if plane else header.get("PixelSpacing")
+            if spacing:
+                made.PixelSpacing = [float(mm) for mm in spacing]
+            if plane is None:  # a radiograph, whose pixels are nowhere in particular
+                del made.FrameOfReferenceUID
+            else:
+                made.ImagePositionPatient = [float(mm) for mm in header.ImagePositionPatient]
+                made.ImageOrientationPatient = [float(part) for part in header.ImageOrientationPatient]
+                made.SliceThickness = float(header.get("SliceThickness") or 0) or None
+            return Frame(made, plane)
+
+    def encoded(self, key: str, frames: Sequence[Dataset], mask: np.ndarray) -> bytes:
+        """The file of a mask [frames, rows, columns] of classes' values. Raises RejectedError."""
+        from highdicom import AlgorithmIdentificationSequence
+        from highdicom.seg import Segmentation as Made
+        from highdicom.seg import SegmentDescription
+        from highdicom.sr import CodedConcept
+        from pydicom.sr.codedict import codes
+
+        algorithm = AlgorithmIdentificationSequence(
+            f"dira_scale: {self.network}"[:LONGEST], codes.DCM.ArtificialIntelligence, self.version[:LONGEST]
+        )
+        segments, numbers = [], np.zeros(256, np.uint8)
+        for number, (name, value) in enumerate(self.classes.items(), 1):
+            kind = CodedConcept(str(number), SCHEME, name[:LONGEST])
+            category = codes.SCT.AnatomicalStructure
+            segments.append(SegmentDescription(number, name[:LONGEST], category, kind, "AUTOMATIC", algorithm))
+            numbers[value] = number
+        with rejects("format=dicomseg: highdicom refuses the header ({})"):
+            made = Made(
+                frames, numbers[mask], "BINARY", segments, uid_of(self.identity, key, "series"), 1,
+                uid_of(self.identity, key, "instance"), 1, "dira_scale", self.network[:LONGEST], __version__,
+                self.identity[:LONGEST], content_label="SEGMENTATION", specific_character_set="ISO_IR 192",
+                series_description=f"{self.network}: masks"[:LONGEST],
+            )  # fmt: skip
+            for each in (*made.DimensionIndexSequence, *made.DimensionOrganizationSequence):  # else a random one
+                each.DimensionOrganizationUID = uid_of(self.identity, key, "dimensions")
+            for measures in made.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence", ()):
+                if "SliceThickness" not in measures:  # unknown, but its reader looks for it
+                    measures.SliceThickness = None
+            if self.anonymous:  # what names source images: of stand-ins, so that there is none of that name
+                del made.ReferencedSeriesSequence, made.SourceImageSequence
+                for group in made.PerFrameFunctionalGroupsSequence:
+                    group.pop("DerivationImageSequence", None)
+            file = io.BytesIO()
+            made.save_as(file, enforce_file_format=True)
+            return file.getvalue()
+
+
+class Frame(NamedTuple):
+    """A slice's stand-in, and where it lies; None: unknown, as of a radiograph."""
+
+    header: Dataset
+    plane: Plane | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return int(self.header.Rows), int(self.header.Columns)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A ``Geometry`` of ``frames``, the slices of what was read as ``geometry`` says."""
+
+    of: DicomImages
+    key: str
+    geometry: Geometry
+    frames: Sequence[Frame]
+    suffix = ".dcm"
+
+    def check(self) -> None:
+        """Raise RejectedError unless each pixel of the frames is one of the mask's, and the reverse."""
+        if isinstance(self.geometry, Space):
+            if sum(math.prod(frame.size) for frame in self.frames) != math.prod(self.geometry.shape):
+                raise RejectedError(NOT_A_PIXEL)
+            for frame in self.frames:
+                rows, columns = frame.size
+                self._index(frame, np.array([0, 0, rows - 1, rows - 1]), np.array([0, columns - 1] * 2))  # corners
+        elif not isinstance(self.geometry, FlatPlane) or [frame.size for frame in self.frames] != [self.geometry.sides]:
+            raise RejectedError("format=dicomseg: an image of another size than its header says")
+
+    def restored(self, probabilities: Tensor) -> Tensor:
+        return self.geometry.restored(probabilities)
+
+    def encoded(self, mask: np.ndarray) -> bytes:
+        flat = not isinstance(self.geometry, Space)
+        slices = [mask if flat else mask[self._index(frame, *np.indices(frame.size))] for frame in self.frames]
+        return self.of.encoded(self.key, [frame.header for frame in self.frames], np.stack(slices))
+
+    def _index(self, frame: Frame, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The voxels of a frame's pixels. Raises RejectedError."""
+        assert isinstance(self.geometry, Space) and frame.plane is not None, "a volume was made of it"
+        z, y, x = self.geometry.shape
+        try:
+            return tuple(voxels_of(frame.plane, Grid((z, y, x), self.geometry.affine), frame.size, rows, columns))
+        except RejectedError as error:
+            raise RejectedError(NOT_A_PIXEL) from error
+
+
+def _paths(item: Item) -> Sequence[Path]:
+    image = item.record.image
+    return image.paths if isinstance(image, Input) else (image,)
+
+
+def _is_dicom(item: Item) -> bool:
+    """Whether an image is DICOM, by its first bytes; not one that cannot be read."""
+    try:
+        with opened(_paths(item)[0]) as file:
+            return is_dicom(file)
+    except (RejectedError, OSError):
+        return False

@@ -1,0 +1,113 @@
+"""Segmentation by the nearest patches: how well do maps tell what is where, with nothing trained?
+
+As "Towards In-Context Scene Understanding" (Balažević et al., NeurIPS 2023, sec. 3.1): each cell of a map asks the k
+training cells that are most alike by cosine similarity s. They vote with weight exp(s / T) for what their own cells
+show, the share of each class in the cell. Votes are resized linearly to the mask. Here the bank has all training cells.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from dira_scale.data.batch import IGNORE
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
+from dira_scale.data.selection import nested_draws
+from dira_scale.errors import UserError
+from dira_scale.evaluation.embeddings import Embeddings
+from dira_scale.evaluation.features import POOLS
+from dira_scale.evaluation.probe_figures import DICE, Probed, Score, figures
+from dira_scale.evaluation.stored import resized
+from dira_scale.machine.device import compute_device
+from dira_scale.metrics.cases import MaskCase
+from dira_scale.metrics.neighbours import knn_scores
+from dira_scale.metrics.segmentation import mask_cases, segmentation
+from dira_scale.probe.probing import Parts
+from dira_scale.probe.sources import Stored
+from dira_scale.tasks.mask_values import check_evaluated
+from dira_scale.tasks.masks import Segmentation, within
+
+READ = "train", "test"  # nothing is chosen on the validation part
+KNN = "knn"
+
+
+class MaskedImages:
+    """The images of a part that have a mask.
+
+    Attributes:
+        rows: of folders of their maps. ``targets``: int64 [*sides] of each (:class:`Segmentation`).
+    """
+
+    def __init__(self, dataset: ShardedDataset, split: str, rows: np.ndarray, task: Segmentation) -> None:
+        """``rows`` are those of the whole ``split``. Raises UserError for masks of other classes, or none."""
+        check_evaluated(dataset, split, task.classes, "name all that masks have, masks.classes={NAME: VALUE, …}")
+        samples, self.targets, kept = Samples([dataset], split), list[Tensor](), list[int]()
+        for sample in range(len(rows)):
+            mask = samples.mask(sample)
+            if mask is not None and ((targets := task.numbers(torch.from_numpy(mask).long())) != IGNORE).any():
+                kept.append(sample)
+                self.targets.append(targets)
+        self.rows, of_dataset = rows[kept], dataset.rows(split)[kept]
+        self.spacing = [dataset.cell("spacing", int(row)) for row in of_dataset]
+
+
+def compare(
+    cfg: DictConfig, source: Stored, dataset: ShardedDataset, rows: Parts
+) -> tuple[list[Probed], dict[str, Any], list[list[MaskCase]]]:
+    """Figures of the maps of ``source``, what was looked at, and the cases of each folder at the largest share.
+
+    Raises UserError for maps of another dataset, or masks of other classes.
+    """
+    if dataset.hash != source.dataset.hash:
+        raise UserError(f"data.shards={dataset.root} is not the dataset of {source.dataset.root}: name that one")
+    task = Segmentation(None if cfg.masks.classes is None else dict(cfg.masks.classes))
+    splits = dict(zip(READ, (cfg.data.split, cfg.data.test_split), strict=True))
+    images = {part: MaskedImages(dataset, split, rows[part], task) for part, split in splits.items()}
+    patients = source.dataset.column("patient").astype(str)[images["train"].rows]
+    draws = nested_draws(patients, sorted({*cfg.fractions}, reverse=True), cfg.draws, cfg.seed)
+    labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
+    results, cases = list[Probed](), list[list[MaskCase]]()
+    for folder, of in zip(source.folders, source.described, strict=True):
+        made = {at: [segmented(folder, images, task, d, cfg.masks) for d in sets] for at, sets in draws.items()}
+        scores = {(KNN, at): [_score(each, task) for each in of_draws] for at, of_draws in made.items()}
+        results += figures(of, [scores], task.names, labelled, metric=DICE)
+        cases.append(made[max(draws)][0])
+    return results, {"labels": [*task.names], "images": {p: len(i.rows) for p, i in images.items()}}, cases
+
+
+def segmented(
+    folder: Embeddings, images: dict[str, MaskedImages], task: Segmentation, drawn: np.ndarray, masks: DictConfig
+) -> list[MaskCase]:
+    """The cases of the test images, by the cells of the ``drawn`` training images."""
+    device, (train, test) = compute_device(), (images[part] for part in READ)
+    bank = torch.from_numpy(folder.values[train.rows[drawn]]).flatten(2).transpose(1, 2).flatten(0, 1).to(device)
+    labels = torch.cat([cell_labels(train.targets[number], task, folder.about.sides) for number in drawn])
+    made = list[MaskCase]()
+    for row, targets, spacing in zip(test.rows, test.targets, test.spacing, strict=True):
+        queries = torch.from_numpy(folder.values[row]).flatten(1).T
+        votes = knn_scores(bank, labels, queries, masks.k, masks.temperature).cpu().nan_to_num()
+        predicted = resized(votes.T.unflatten(1, folder.about.sides), targets.shape)[None]
+        answer, truth = (each[0] for each in task.masks(predicted, targets[None]))
+        key, patient, split = (str(folder.column(name)[row]) for name in ("key", "patient", "split"))
+        made += mask_cases(key, patient, split, answer, truth, task.names, spacing)
+    return made
+
+
+def cell_labels(targets: Tensor, task: Segmentation, sides: Sequence[int]) -> Tensor:
+    """``targets`` [*size] -> the share of each output's class in each cell, of what is known there; NaN: nothing is.
+    float32 [cells, outputs]."""
+    regions = task.regions or [[number] for number in range(len(task.outputs))]
+    known = (targets != IGNORE)[None, None]
+    shares = torch.cat([(within(targets[None], regions) & known).float(), known.float()], 1)
+    shares = POOLS[shares.dim()](shares, tuple(sides))[0].flatten(1).T
+    return torch.where(shares[:, -1:] > 0, shares[:, :-1] / shares[:, -1:], torch.nan)
+
+
+def _score(cases: Sequence[MaskCase], task: Segmentation) -> Score:
+    """The mean over cases of each class's Dice, as of a fine-tuned run."""
+    values = {figure.name: figure.value for figure in segmentation(cases) if figure.metric == "Dice"}
+    return Score(np.array([values[name] for name in task.names]))
