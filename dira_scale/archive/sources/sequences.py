@@ -178,7 +178,7 @@ class Sequences(Volumes):
         record = SourceRecord(name, image, labels=listed.labels)
         header = self.headers.get(session) or ({"patient": session.patient} if session.patient else {})
         record = with_size(self._completed(record, listed.row, header))
-        mask = next((part for part in files.get(MASK, ()) if isinstance(part, Path)), None)
+        mask = next((part for part in files.get(MASK, ()) if not isinstance(part, Series)), None)
         record = replace(record, study=record.study or session.name, mask=record.mask or mask)
         several = [name for name in (*names, *([MASK] if MASK in files else [])) if len(files.get(name, ())) > 1]
         reason = record.rejected

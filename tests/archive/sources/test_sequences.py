@@ -9,15 +9,19 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import torch
 from archive.sources import miniatures_3d
 from archive.sources.layouts import PATTERNS, config, listed
 from scipy.ndimage import gaussian_filter
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
+from dira_scale.evaluation.stored import Stored
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.predict.folder import FolderImages
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.verify import verify
@@ -44,6 +48,12 @@ def test_each_channel_has_its_range_and_a_lacking_one_none(
         np.testing.assert_array_equal(np.transpose([row["low"], row["high"]]), limits)
     assert Stats(kept.dataset).lacking == {"FLAIR": 1}
     assert not verify(kept.dataset.root, 1)
+    folder = FolderImages(str(tmp_path), info.recipe, 3, "source", None, 1)  # as `predict images=` reads it
+    assert folder.keys == sorted(made)
+    for number, name in enumerate(folder.keys):
+        stored = Stored.of(samples := Samples([kept.dataset], kept.row(name)["split"]), 0)
+        assert len(samples) == 1  # of three patients' sessions in three splits
+        assert torch.equal(folder.load(number).stored.image(), stored.image())
     rejected = shards("sequences", images=tmp_path, sequences=PATTERNS, secret=False, missing="reject")
     assert len(rejected) == 2 and "without 1 of the sequences (recipe.missing)" in rejected.rejected("c").values()
     alone = shards("sequences", images=tmp_path, sequences=PATTERNS, secret=False, split_sequences=True)
