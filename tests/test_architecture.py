@@ -183,6 +183,7 @@ def test_nobody_asks_which_task_it_is() -> None:
     """A task's class, its keys and its rows are told apart by what they have, not by their names."""
     tasks = {"Classification", "Segmentation", "Regression", "LabelTask", "MaskTask", "RegressionTask", "Supervision"}
     tasks |= {"Candidates", "CandidateTask", "CandidateCase", "LabelCase", "MaskCase", "NumberCase"}
+    tasks |= {"Ordinal", "OrdinalTask", "Survival", "SurvivalTask", "SurvivalCase"}
     requested = [
         f"{name}:{node.lineno}"
         for name, node in everywhere(ast.Call, ast.Compare)

@@ -162,7 +162,8 @@ REGIONS = {"lits": {"liver": [1, 2]}, "brats": {"whole": [2, 1, 4]}}
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_its_datasets(task: str) -> None:
-    node = composed(f"task={task}").task
+    named = ["task.time=months", "task.event=died"] if task == "survival" else []  # it has no others
+    node = composed(f"task={task}", *named).task
     labels, classes = node.get("labels"), node.get("classes")
     assert (None if labels is None else tuple(labels)) == (tuple(LABELS[task]) if task in LABELS else None)
     numbered = {name: value for value, name in enumerate(CLASSES.get(task, []), 1)}

@@ -42,7 +42,7 @@ BIAS = r"encoder\.(?!pyramid).*bias$"
 def built(kind: str, head: str) -> Network:
     torch.manual_seed(0)
     made: Any = architecture(VIT3D if kind == "vit3d" else model(kind))
-    encoder = made.build_encoder((16, 16, 16) if kind == "vit3d" else 64)
+    encoder = made.build_encoder((16, 16, 16) if kind == "vit3d" else 32)
     network: Network = made.build(head, encoder, 2)
     norm.convert(network)
     return network
@@ -59,7 +59,7 @@ def chosen(frozen: str | None, trained: str, **lora: Any) -> Finetune:
 
 
 def images(network: Network) -> Tensor:
-    sides = network.encoder.dimensions * (16 if network.encoder.dimensions == 3 else 64,)
+    sides = network.encoder.dimensions * (16 if network.encoder.dimensions == 3 else 32,)
     return torch.rand(2, 1, *sides, generator=torch.Generator().manual_seed(1))
 
 
