@@ -169,8 +169,8 @@ MUTATIONS = (
     Mutation(
         "distillation-centre-of-one-process",
         "methods/dino.py",
-        "mean = reduce_mean(torch.stack(self._means).mean(0))",
-        "mean = torch.stack(self._means).mean(0)",
+        "found, centre = reduce_sum(torch.stack(seen).sum(0)), self.get_buffer(name)",
+        "found, centre = torch.stack(seen).sum(0), self.get_buffer(name)",
         ("methods/test_processes.py",),
     ),
     Mutation(
@@ -188,8 +188,8 @@ MUTATIONS = (
     Mutation(
         "student-sees-hidden-patches",
         "methods/dino.py",
-        "student = encoded(self.encoder, distorted, self.decoded, **self.hiding(batch, GLOBAL))",
-        "student = encoded(self.encoder, distorted, self.decoded)",
+        "student = encoded(self.encoder, distorted, self.finer, **self.hiding(batch, GLOBAL))",
+        "student = encoded(self.encoder, distorted, self.finer)",
         ("methods/test_dinov2.py",),
     ),
     Mutation(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.distributed.collectives import Gathering, reduce_mean, reduce_sum
+from dira_scale.distributed.collectives import Gathering, reduce_sum
 from dira_scale.errors import UserError, nearest
 from dira_scale.losses.distillation import centred_softmax, cross_entropy, one_process, sinkhorn_knopp
 from dira_scale.losses.float32 import at_least_float32
@@ -109,7 +109,8 @@ class DINO(Method):
         self.head = self.new_head()
         self.teacher, self.teacher_head = momentum_copy(self.encoder), momentum_copy(self.head)
         self.register_buffer("centre", torch.zeros(prototypes) if centring == "softmax" else None)
-        self._means: list[Tensor] = []  # of the teacher's logits, of this step's micro-batches
+        # Of the teacher's logits in this step, by centre: sum and number [K + 1] of each micro-batch.
+        self._seen: dict[str, list[Tensor]] = {}
 
     def check(self, batch: int, accumulate: int) -> None:
         if self.centring == "sinkhorn":
@@ -122,7 +123,7 @@ class DINO(Method):
             vars(layer)["frozen_share"] = self.frozen_encoder if terms else 0.0  # for the optimizer's groups
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        student = encoded(self.encoder, distorted, self.decoded, **self.hiding(batch, GLOBAL))
+        student = encoded(self.encoder, distorted, self.finer, **self.hiding(batch, GLOBAL))
         features, student[:GLOBAL] = zip(*(as_one(self.encoder, each) for each in student[:GLOBAL]), strict=True)
         with torch.no_grad():
             teacher = encoded(self.teacher, distorted[:GLOBAL], finer=False)
@@ -131,7 +132,7 @@ class DINO(Method):
         return terms
 
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
-        return tuple(map(pyramid, encoded(self.encoder, distorted, **self.hiding(batch, len(distorted)))))
+        return tuple(map(pyramid, encoded(self.encoder, distorted, True, **self.hiding(batch, len(distorted)))))
 
     def hiding(self, batch: Batch, views: int) -> dict[str, Tensor]:
         """What hides patches of the first ``views`` from the student: arguments of its ``tokens``."""
@@ -149,15 +150,18 @@ class DINO(Method):
         terms.embeddings = first.detach(), second.detach()
         note_matches(terms, first, second, self.training)
         self.note_teacher(terms, targets)
-        if self.training and self.centre is not None:
-            self._means.append(at_least_float32(theirs).mean(0))
 
-    def targets(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
-        """The teacher's probabilities by its ``logits`` [n, K]; with Sinkhorn-Knopp those of rows that are ``present``,
-        of all processes in training."""
-        if self.centre is not None:
-            return centred_softmax(logits, self.centre, self.temperature)
-        return sinkhorn_knopp(logits, self.temperature, present, reduce_sum if self.training else one_process)
+    def targets(self, logits: Tensor, present: Tensor | None = None, name: str = "centre") -> Tensor:
+        """The teacher's probabilities by its ``logits`` [n, K], of which the rows that are ``present`` count: for the
+        buffer ``name``, their centre, or, with Sinkhorn-Knopp, among those of all processes in training."""
+        centre: Tensor | None = getattr(self, name)
+        if centre is None:
+            return sinkhorn_knopp(logits, self.temperature, present, reduce_sum if self.training else one_process)
+        if self.training:
+            rows = at_least_float32(logits if present is None else logits.masked_fill(~present[:, None], 0.0))
+            count = rows.new_full((1,), len(rows)) if present is None else present.sum()[None].to(rows)
+            self._seen.setdefault(name, []).append(torch.cat([rows.sum(0), count]))
+        return centred_softmax(logits, centre, self.temperature)
 
     def pairs(self, targets: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
         """The mean over the pairs. Cross-entropy is linear in its target, so a view's targets are added up first."""
@@ -189,10 +193,11 @@ class DINO(Method):
             [p for part in parts for p in part.parameters()] for parts in zip(*self.averaged, strict=True)
         )
         ema_update(teacher, student, 1.0 - rising(self.momentum, self.progress))
-        if self.centre is not None and self._means:
-            mean = reduce_mean(torch.stack(self._means).mean(0))
-            self.centre.lerp_(mean.to(self.centre.dtype), 1 - self.centre_momentum)
-            self._means.clear()
+        for name, seen in self._seen.items():
+            found, centre = reduce_sum(torch.stack(seen).sum(0)), self.get_buffer(name)
+            mean = torch.where(found[-1] > 0, found[:-1] / found[-1], centre)
+            centre.lerp_(mean.to(centre.dtype), 1 - self.centre_momentum)
+        self._seen.clear()
 
     @property
     def averaged(self) -> list[tuple[nn.Module, nn.Module]]:

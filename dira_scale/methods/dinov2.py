@@ -14,6 +14,7 @@ from dira_scale.errors import UserError
 from dira_scale.losses.distillation import cross_entropy, koleo
 from dira_scale.methods.dino import DINO, GLOBAL, whole
 from dira_scale.methods.method import Terms, check_weights
+from dira_scale.methods.pairs import check_accumulation
 from dira_scale.methods.restoration import MASK, blocks_hidden
 from dira_scale.models.momentum import momentum_copy
 from dira_scale.models.network import Encoder, Tokens
@@ -24,7 +25,7 @@ WEIGHTS: Mapping[str, float] = MappingProxyType({"di": 1.0, "ibot": 1.0, "koleo"
 class DINOv2(DINO):
     """DINO, whose student also tells what the teacher sees in patches that are hidden from the student.
 
-    ``di``: DINO's loss; the teacher's class tokens are balanced by Sinkhorn-Knopp. ``ibot``: a learnt token takes the
+    ``di``: DINO's loss. ``ibot``: a learnt token takes the
     places of hidden patches of the student's global views, and the student's token there must tell which prototypes the
     teacher sees in that patch: the mean of the cross-entropy over a view's hidden patches, then over views (0 of those
     without). ``koleo``: of the class tokens of each global view, the sum over both. Networks without a class token
@@ -60,6 +61,8 @@ class DINOv2(DINO):
         first_temperature: float = 0.04,
         warmup: float = 0.3,
         momentum: float = 0.992,
+        centring: str = "sinkhorn",
+        centre_momentum: float = 0.9,
         frozen: float = 0.01,
         frozen_encoder: float | None = None,
         separate: bool = True,
@@ -71,7 +74,7 @@ class DINOv2(DINO):
             )
         super().__init__(
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
-            first_temperature, warmup, momentum, "sinkhorn", frozen=frozen, frozen_encoder=frozen_encoder,
+            first_temperature, warmup, momentum, centring, centre_momentum, frozen, frozen_encoder,
         )  # fmt: skip
         check_weights(weights, WEIGHTS)
         self.weights, self.active = dict(weights), tuple(weights)
@@ -86,9 +89,11 @@ class DINOv2(DINO):
         self.mask_token = nn.Parameter(torch.zeros(encoder.channels[-1]))
         self.patch_head = self.new_head() if separate else None
         self.teacher_patch_head = momentum_copy(self.patch_head) if self.patch_head else None
+        self.register_buffer("patch_centre", torch.zeros(prototypes) if centring == "softmax" else None)
 
     def check(self, batch: int, accumulate: int) -> None:
         super().check(batch, accumulate)
+        check_accumulation("DINOv2 with KoLeo", accumulate)
         if batch < 2:
             raise UserError(f"data.batch={batch}: KoLeo is of the distances between images; use at least 2")
 
@@ -122,7 +127,8 @@ class DINOv2(DINO):
         )
         head = self.patch_head or self.head
         with torch.no_grad():
-            targets = self.targets((self.teacher_patch_head or self.teacher_head)(shown)[1], mask.flatten()[rows])
+            _, logits = (self.teacher_patch_head or self.teacher_head)(shown)
+            targets = self.targets(logits, mask.flatten()[rows], "patch_centre")
         losses = cross_entropy(targets, head(seen)[1], self.student_temperature)
         share = mask.to(losses.dtype) / mask.sum(1, keepdim=True).clamp(min=1)  # of a patch in its view's mean
         return (losses * share.flatten()[rows]).sum() / len(mask)

@@ -92,7 +92,7 @@ class DiRA(Method):
         self.decoder, self.head = network.decoder, network.head
         self.restoration_loss = RESTORATION_LOSSES.get(restoration)
         self.restored_views = RESTORED_VIEWS[restore]
-        base.decoded = True
+        base.finer = True
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]
@@ -104,7 +104,7 @@ class DiRA(Method):
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
         self.base.enter_stage(self._of_base(terms))
-        self.base.decoded = self._restores
+        self.base.finer = self._restores
         self.decoder.requires_grad_(self._restores)
         self.head.requires_grad_(self._restores)
 

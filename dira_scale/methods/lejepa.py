@@ -76,7 +76,7 @@ class LeJEPA(Method):
         self.projector.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        seen = encoded(self.encoder, distorted, self.decoded)
+        seen = encoded(self.encoder, distorted, self.finer)
         features, seen[:GLOBAL] = zip(*(as_one(self.encoder, each) for each in seen[:GLOBAL]), strict=True)
         # Sample by sample, as the encoder's: a BatchNorm group has all views of its samples.
         pooled = torch.stack([whole(tokens) for tokens in seen], 1)

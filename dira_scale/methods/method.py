@@ -64,7 +64,7 @@ class Method(nn.Module):
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
     lesson: ClassVar[str] = ""  # if it classifies what was done to a view, what ``di`` teaches: "tell …"
     hides: bool = False  # whether the encoder does not see the patches that a ``PatchMask`` draws
-    decoded: bool = False  # whether a method around it decodes its pyramids in this stage
+    finer: bool = False  # whether a method around it reads maps of its pyramids beside the last
     corrupted: bool = False  # whether stages that restore nothing have corrupted views, too
     key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec

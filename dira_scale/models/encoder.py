@@ -18,6 +18,7 @@ REFUSED = {  # arguments of timm's that would not be what the configuration says
     "pretrained": "initial weights are model.weights, or init",
     "patch_drop_rate": "a pyramid needs all patches",
 }
+UNIFORM = "drop_path_uniform"  # ours: timm's rate rises from 0 at the first block
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
 _UNSUITABLE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
@@ -35,7 +36,8 @@ def build_encoder(
 
     A network with a single resolution (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
     Stochastic depth and dropout are off: their draws depend on the number of processes. ``arguments``, for
-    ``timm.create_model``, may turn them on (``drop_path_rate``), or change a ViT's ``depth``, ``patch_size``, ….
+    ``timm.create_model``, may turn them on (``drop_path_rate``, of a ViT with ``drop_path_uniform`` in all blocks
+    alike), or change a ViT's ``depth``, ``patch_size``, ….
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
@@ -53,8 +55,11 @@ def build_encoder(
     native = timm.get_pretrained_cfg(name)
     size = size or native.input_size[-1]
     resized = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
+    theirs = {argument: value for argument, value in arguments.items() if argument != UNIFORM}
     try:
-        encoder = _construct(name, in_channels, resized | dict(arguments))
+        encoder = _construct(name, in_channels, resized | theirs)
+        if arguments.get(UNIFORM):
+            drop_alike(encoder, arguments.get("drop_path_rate", 0.0))
         if not any(argument.endswith("_rate") for argument in arguments):
             disable_randomness(encoder)
         _check_pyramid(encoder, in_channels, size)
@@ -132,6 +137,15 @@ def disable_randomness(encoder: nn.Module) -> None:
             layer.drop_prob = 0.0
         elif isinstance(layer, nn.Dropout):
             layer.p = 0.0
+
+
+def drop_alike(encoder: TimmEncoder, rate: float) -> None:
+    """Give stochastic depth one ``rate`` in all blocks of a transformer (DINOv2). Raises TypeError for others."""
+    blocks = getattr(encoder.model, "blocks", ())
+    if not blocks or not all(hasattr(block, "drop_path1") for block in blocks):
+        raise TypeError(f"{UNIFORM} is of vision transformers")
+    for block in blocks:
+        block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
 
 
 def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:

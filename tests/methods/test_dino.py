@@ -243,6 +243,15 @@ def test_stochastic_depth_is_the_students_alone():
         build_encoder("test_vit", size=64, arguments={"depht": 3})
 
 
+def test_paths_are_dropped_alike_in_all_blocks():
+    arguments = {"drop_path_rate": 0.5, "drop_path_uniform": True}
+    encoder = build_encoder("test_vit", size=64, arguments=arguments)
+    rates = [layer.drop_prob for layer in encoder.modules() if isinstance(layer, DropPath)]
+    assert rates == [0.5] * 2 * len(encoder.model.blocks) and encoder.arguments.keys() == {"drop_path_rate", "img_size"}
+    with pytest.raises(UserError, match=r"timm's 'test_resnet' does not take them \(drop_path_uniform is of vision"):
+        build_encoder("test_resnet", size=64, arguments=arguments)
+
+
 @pytest.mark.parametrize(("kind", "settings"), [(DINO, SETTINGS), (MoCo, {"queue": 8}), (BYOL, {"hidden": 8})])
 def test_no_momentum_encoder_drops_paths(kind, settings):
     views = VIEWS if kind is DINO else ViewSpec(size=64)

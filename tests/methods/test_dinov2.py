@@ -59,14 +59,21 @@ def masked_tokens(encoder, image, mask, token):
 
 
 def formula(model, images, batch, temperature):
-    """The terms one view, one image and one patch after another."""
+    """The terms one view, one image and one patch after another; and of softmax centring the mean of what the teacher
+    says of hidden patches."""
+
+    def probabilities(logits, centre):
+        if centre is not None:
+            return ((logits - centre) / temperature).softmax(1)
+        return torch.tensor(balanced(logits.tolist(), temperature), dtype=torch.float64)
+
     masks = [batch.distortions[view].corruptions["mask"]["mask"] for view in range(2)]
     student = [masked_tokens(model.encoder, images[v], masks[v], model.mask_token) for v in range(2)]
     local = [model.encoder.tokens(image).class_token for image in images[2:]]
     with torch.no_grad():
         teacher = [masked_tokens(model.teacher, images[v], 0 * masks[v], model.mask_token) for v in range(2)]
         logits = torch.cat([head_of(model.teacher_head, classes)[1] for classes, _ in teacher])
-        targets = torch.tensor(balanced(logits.tolist(), temperature), dtype=torch.float64).chunk(2)
+        targets = probabilities(logits, model.centre).chunk(2)
     total, pairs = 0.0, 0
     for i, target in enumerate(targets):
         for j, token in enumerate([student[0][0], student[1][0], *local]):
@@ -76,7 +83,7 @@ def formula(model, images, batch, temperature):
     heads = model.patch_head or model.head, model.teacher_patch_head or model.teacher_head
     where = [(v, i, k) for v in range(2) for i in range(len(images[0])) for k in masks[v][i].flatten().nonzero()[:, 0]]
     logits = head_of(heads[1], torch.stack([teacher[v][1][i, k] for v, i, k in where]))[1].detach()
-    targets = torch.tensor(balanced(logits.tolist(), temperature), dtype=torch.float64)
+    targets = probabilities(logits, model.patch_centre)
     ibot = 0.0
     for (v, i, k), target in zip(where, targets, strict=True):
         p = head_of(heads[0], student[v][1][i, k][None])[1][0].div(0.1).log_softmax(0)
@@ -87,16 +94,21 @@ def formula(model, images, batch, temperature):
         distances = torch.stack([torch.stack([(a - b + 1e-8).norm() for j, b in enumerate(unit) if j != i]).min()
                                  for i, a in enumerate(unit)])  # fmt: skip
         koleo = koleo - (distances + 1e-8).log().mean()
-    return {"di": total / pairs, "ibot": ibot, "koleo": koleo}
+    return {"di": total / pairs, "ibot": ibot, "koleo": koleo}, logits.mean(0)
 
 
-@pytest.mark.parametrize("separate", [True, False])
-def test_the_terms_and_their_gradients_are_the_formulas(separate):
-    model, images = method(separate=separate, teacher_temperature=0.07, warmup=0.5, frozen=0), crops(6)
-    model.progress, batch = 0.25, batch_of(model.views)
+@pytest.mark.parametrize(("separate", "centring"), [(True, "sinkhorn"), (False, "softmax")])
+def test_the_terms_and_their_gradients_are_the_formulas(separate, centring):
+    model = method(separate=separate, centring=centring, teacher_temperature=0.07, warmup=0.5, frozen=0)
+    images, model.progress, batch = crops(6), 0.25, batch_of(model.views)
+    if centring == "softmax":
+        model.centre.copy_(torch.linspace(-0.5, 0.5, 12))
+        model.patch_centre.copy_(torch.linspace(0.2, -0.6, 12))
     counts = [batch.distortions[v].corruptions["mask"]["mask"].flatten(1).sum(1) for v in range(2)]
     assert 0 < (torch.cat(counts) == 0).sum() < 12  # views with hidden patches, and without
-    expected, terms = formula(model, images, batch, 0.055), model(images, images, batch)
+    (expected, mean), terms = formula(model, images, batch, 0.055), model(images, images, batch)
+    if centring == "softmax":
+        before = model.patch_centre.clone()
     assert terms.losses.keys() == expected.keys()
     slopes = [torch.autograd.grad(loss, terms.features, retain_graph=True) for loss in terms.losses.values()]
     assert all(slope.any() for pair in slopes for slope in pair)  # health monitors compare them
@@ -106,6 +118,9 @@ def test_the_terms_and_their_gradients_are_the_formulas(separate):
     others = model(images, images, batch).losses  # the student sees as little without the patches' term
     torch.testing.assert_close(others, {name: expected[name] for name in others}, rtol=1e-9, atol=0)
     assert others.keys() == {"di", "koleo"}
+    if centring == "softmax":
+        model.after_step()
+        torch.testing.assert_close(model.patch_centre, 0.9 * before + 0.1 * mean)
     assert not separate or not any(parameter.requires_grad for parameter in model.patch_head.parameters())
 
 
@@ -215,5 +230,6 @@ def test_masks_that_are_refused(mask, message):
 def test_what_it_refuses(settings, message):
     with pytest.raises(UserError, match=message):
         method(**settings)
-    with pytest.raises(UserError, match=r"parallel\.accumulate=2: DINOv2 with Sinkhorn-Knopp"):
-        method().check(batch=8, accumulate=2)
+    for centring, why in (("sinkhorn", "Sinkhorn-Knopp"), ("softmax", "KoLeo")):
+        with pytest.raises(UserError, match=rf"parallel\.accumulate=2: DINOv2 with {why}"):
+            method(centring=centring).check(batch=8, accumulate=2)

@@ -241,7 +241,7 @@ DISTILLED = {
         {"_target_": "DiRA", "base": {"_target_": "DINOv2", "frozen": 0}, "restoration": "mask", "restore": "both"},
         1,
     ),
-    "dinov2, one head": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0}, 1),
+    "dinov2, softmax": ("test_vit", {"_target_": "DINOv2", "separate": False, "warmup": 1.0, "centring": "softmax"}, 1),
 }
 
 
