@@ -51,10 +51,10 @@ def of_a_stranger(run: Path) -> Path:
 
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "export": (export.main, ["run=run"]),
-    "embed": (embed.main, ["run=run", "data.shards=toy", "out=rows"]),
+    "embed": (embed.main, ["run=run", "data.shards=toy", "out=rows", "threads=1"]),
     "probe": (probe.main, ["run=run", "data.shards=toy"]),
     "finetune": (finetune.main, ["task=labels", "init=run", "data.shards=toy", "run=tuned"]),
-    "predict": (predict.main, ["run=run", "data.shards=toy", "out=predicted"]),
+    "predict": (predict.main, ["run=run", "data.shards=toy", "out=predicted", "threads=1"]),
     "evaluate": (evaluate.main, ["run=run", "data.shards=toy", "out=judged"]),
     "localize": (localize.main, ["run=run", "data.shards=toy", "out=boxes"]),
     "words": (words.main, ["run=run", "data.shards=toy", "out=cubes"]),
