@@ -18,6 +18,7 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.config import trust
 from dira_scale.config.compose import compose
 from dira_scale.config.registry import imported
+from dira_scale.distributed import processes
 from dira_scale.errors import UserError
 from dira_scale.finetune.description import task_of
 from dira_scale.methods.build import method_class
@@ -51,10 +52,10 @@ def of_a_stranger(run: Path) -> Path:
 
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "export": (export.main, ["run=run"]),
-    "embed": (embed.main, ["run=run", "data.shards=toy", "out=rows", "threads=1"]),
+    "embed": (embed.main, ["run=run", "data.shards=toy", "out=rows"]),
     "probe": (probe.main, ["run=run", "data.shards=toy"]),
     "finetune": (finetune.main, ["task=labels", "init=run", "data.shards=toy", "run=tuned"]),
-    "predict": (predict.main, ["run=run", "data.shards=toy", "out=predicted", "threads=1"]),
+    "predict": (predict.main, ["run=run", "data.shards=toy", "out=predicted"]),
     "evaluate": (evaluate.main, ["run=run", "data.shards=toy", "out=judged"]),
     "localize": (localize.main, ["run=run", "data.shards=toy", "out=boxes"]),
     "words": (words.main, ["run=run", "data.shards=toy", "out=cubes"]),
@@ -64,8 +65,9 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_imports_what_only_a_run_names(
-    command: str, tmp_path: Path, evil: Path, capsys: pytest.CaptureFixture[str]
+    command: str, tmp_path: Path, evil: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(processes, "crowded", lambda *_: "")  # a line of its own where the machine is busy
     of_a_stranger(tmp_path / "run")
     write(tmp_path / "toy")
     main, arguments = COMMANDS[command]
