@@ -17,6 +17,8 @@ from data.conftest import make_dataset
 from data.volumes import plain_view
 from finetune.conftest import TINY, TINY_VOLUMES, discs
 from harness import finish
+from imaging.volumes.conftest import dicom_series
+from needs import need_extra
 from system.faults import Job, killed_at
 
 from dira_scale.api import export, shard
@@ -28,6 +30,8 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.trained import About, StoredAs
 from dira_scale.finetune import main as finetune
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes import read_volume_mask
 from dira_scale.metrics.cases import LabelCase, read_cases
 from dira_scale.models.network import Network
 from dira_scale.models.weights import trained_encoder, trained_network
@@ -275,6 +279,9 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
         np.testing.assert_array_equal(given.affine, written.affine)
         assert 0 < mask.mean() < 1 and sure.mean() > 0.99
 
+    if spacing is None:
+        series_become_segmentations_of_the_same_masks(run, dataset.root, tmp_path)
+
     of_dataset = tmp_path / "of_dataset"  # on its own grid
     assert predict([f"run={run}", f"data.shards={dataset.root}", f"out={of_dataset}"]) == 0
     row = int(dataset.rows("test")[0])
@@ -283,6 +290,25 @@ def test_masks_of_oblique_volumes_are_on_their_sources_grid(tmp_path: Path, spac
     written = nibabel.load(file)
     np.testing.assert_allclose(written.affine, np.array(dataset.cell("affine", row)).reshape(4, 4), rtol=1e-6)
     assert written.shape == dataset.shape(row)[::-1]
+
+
+def series_become_segmentations_of_the_same_masks(run: Path, like: Path, tmp_path: Path) -> None:
+    """Read back as `shard` reads masks."""
+    need_extra("dicomseg")
+    at = np.indices((24, 40, 44)) - np.reshape([12, 20, 22], (3, 1, 1, 1))
+    for name, middle in (("one", 0), ("two", 4)):
+        ball = 100 * np.random.default_rng(middle).normal(size=at.shape[1:]) + 400 * (((at - middle) ** 2).sum(0) < 36)
+        dicom_series(tmp_path / "series" / name, ball, Modality="MR", SeriesInstanceUID=f"1.2.{middle}")
+    words = [f"run={run}", f"images={tmp_path / 'series'}", f"like={like}", *ONE]
+    assert predict([*words, f"out={tmp_path / 'seg'}", "format=dicomseg"]) == 0
+    assert predict([*words, f"out={tmp_path / 'nii'}", "format=nifti"]) == 0
+    for path in (tmp_path / "nii" / "masks").iterdir():
+        nifti = nibabel.load(path)
+        volume = Volume(np.zeros(nifti.shape[::-1], np.int16), nifti.affine, 0, 1)
+        mask = read_volume_mask(tmp_path / "seg" / "masks" / path.name.replace(".nii.gz", ".dcm"), volume)
+        np.testing.assert_array_equal(mask, np.asarray(nifti.dataobj).T)
+        assert mask.any()
+    assert len([*(tmp_path / "seg" / "masks").iterdir()]) == 2
 
 
 @pytest.mark.parametrize(
