@@ -88,14 +88,15 @@ class Optim(Schema):
         encoder's blocks by ``layer_decay``, once more for each block from the last to the first (Clark et al., ELECTRA,
         2020; BEiT), and a transformer's patch embedding by ``patch_factor``, too (DINOv2's code).
 
-        A block is what shares a name up to its first number; what has none is of the block before it. The layers that
-        make a pyramid of a transformer's maps count as the decoder's.
+        A block is what shares a name up to its first number; what has none is of the block before it, and DINOv2's mask
+        token, which comes before the encoder, of the patches. The layers that make a pyramid of a transformer's maps
+        count as the decoder's.
         """
         decay, patch = self.layer_decay or 1, self.patch_factor or 1
         if decay == patch == 1:
             return {}
         depths, blocks = dict[str, int](), set[str]()
-        for name in (name for name in names if re.match(r"(base\.)*encoder\.(?!pyramid\.)", name)):
+        for name in (name for name in names if re.match(r"(base\.)*(encoder\.(?!pyramid\.)|mask_token$)", name)):
             if match := re.match(r".*?\.\d+\.", name):
                 blocks.add(match[0])
             depths[name] = len(blocks)
