@@ -100,13 +100,14 @@ class Optim(Schema):
 def depths_of(names: Sequence[str]) -> dict[str, int]:
     """Return the number of the block, from 1, that each of an encoder's parameters is of; 0 before the first.
 
-    A block is what shares a name up to its first number; what has none is of the block before it. The layers that make
-    a pyramid of a transformer's maps count as the decoder's.
+    A block is what shares a name up to its first number; what has none is of the block before it, and DINOv2's mask
+    token, which comes before the encoder, of the patches. The layers that make a pyramid of a transformer's maps count
+    as the decoder's.
 
     ``names``: of all of a network's parameters, in its order.
     """
     depths, blocks = dict[str, int](), set[str]()
-    for name in (name for name in names if re.match(r"(base\.)*encoder\.(?!pyramid\.)", name)):
+    for name in (name for name in names if re.match(r"(base\.)*(encoder\.(?!pyramid\.)|mask_token$)", name)):
         if match := re.match(r".*?\.\d+\.", name):
             blocks.add(match[0])
         depths[name] = len(blocks)
