@@ -18,7 +18,6 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.config import trust
 from dira_scale.config.compose import compose
 from dira_scale.config.registry import imported
-from dira_scale.distributed import processes
 from dira_scale.errors import UserError
 from dira_scale.finetune.description import task_of
 from dira_scale.methods.build import method_class
@@ -65,9 +64,8 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_command_imports_what_only_a_run_names(
-    command: str, tmp_path: Path, evil: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, evil: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(processes, "crowded", lambda *_: "")  # a line of its own where the machine is busy
     of_a_stranger(tmp_path / "run")
     write(tmp_path / "toy")
     main, arguments = COMMANDS[command]

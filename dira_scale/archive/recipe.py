@@ -136,7 +136,7 @@ class Recipe:
         _check_labels(source.label_names)
         for names in classes_of(source).values():
             _check_labels(names)
-        _check_labels(channels := channels_of(source), "channels")
+        _check_labels(channels := channels_of(source), "channel")
         if channels and self.slices:
             raise UserError(f"recipe.slices={self.slices.plane} of several channels ({', '.join(channels)}): slices "
                             "have one; whole volumes have all, recipe.slices=null")  # fmt: skip
@@ -210,12 +210,12 @@ def _check_shares(name: str, shares: Any) -> None:
         raise UserError(f"recipe.{name}={shares}: give shares that add up to 1 (0 leaves a split out)")
 
 
-def _check_labels(names: Sequence[str], what: str = "labels") -> None:
+def _check_labels(names: Sequence[str], what: str = "label") -> None:
     for label, count in Counter(names).items():
         if count > 1:
-            raise UserError(f"two {what} are named {label[:60]!r}: rename one")
+            raise UserError(f"two {what}s are named {label[:60]!r}: rename one")
         if not is_shown(label):
-            raise UserError(f"one of the {what} is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
+            raise UserError(f"a {what} is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -32,8 +32,6 @@ def together(threads: int | str, timeout: int, precision: str, work: Callable[[W
     Raises UserError for a launcher that contradicts the configuration. Collective.
     """
     world = connect(threads, timeout, precision)
-    if world.main and (line := processes.crowded(world.idle, "threads")):
-        logger.info(line)
     try:
         code = work(world)
     except AgreedError as error:
@@ -66,6 +64,8 @@ def rounds(
     ``make`` gets a part and the signals so far, at which it should end soon. It must not wait for another process.
     Raises AgreedError for its UserError. Collective.
     """
+    if world.main and (line := processes.crowded(world.idle, "threads")):
+        logger.info(line)
     mine = share(world, parts)
     with _signals() as received:
         for number in range(math.ceil(len(parts) / world.ranks)):

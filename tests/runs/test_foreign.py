@@ -25,6 +25,7 @@ from dira_scale.report import health, page, plots
 from dira_scale.report.content import read_run
 from dira_scale.runs.checkpoint.reading import sealed
 from dira_scale.runs.complete import config_file
+from dira_scale.runs.exit_codes import BAD_INPUT
 from dira_scale.runs.files import read_yaml
 from dira_scale.runs.reader import RunReader
 
@@ -192,7 +193,12 @@ def locations(content: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any,
     [("run", "results.json"), ("run", "status.json"), ("run", "description.json"), ("export", "predict.json")],
 )
 def test_no_value_of_a_file_ends_in_a_traceback(
-    tuned_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, file: str
+    tuned_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    folder: str,
+    file: str,
 ) -> None:
     """It is refused in one line, or read."""
     for module, name in ((plots, "curves"), (plots, "single_values"), (health, "monitor_plots")):  # slow, of rows alone
@@ -208,7 +214,9 @@ def test_no_value_of_a_file_ends_in_a_traceback(
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         try:
             if folder == "export":
-                predict(requested)
+                if predict(requested) == BAD_INPUT:
+                    refused.append(where)
+                    assert "\n" not in caplog.messages[-1], where
             elif file == "description.json":
                 export.COMMAND.carry_out(exported)
             if folder == "run":
