@@ -4,6 +4,7 @@ processes that the tests start."""
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -99,4 +100,14 @@ def shared_bases(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if "config" not in request.path.parts:
             patch.setattr(compose, "_hydra", composed)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cores() -> Iterator[None]:
+    """A test's process has its share of the cores, whatever else computes: that is watched for 0.3 s at each start."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    with pytest.MonkeyPatch.context() as patch:
+        if processes := sys.modules.get("dira_scale.distributed.processes"):
+            patch.setattr(processes, "idle_cores", lambda share: max(1, share // workers))
         yield
