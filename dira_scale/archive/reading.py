@@ -17,7 +17,7 @@ from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.storage.store import is_local
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: a context manager that it passes through sets its traceback
 class QuarantinedError(Exception):
     """An input that cannot become a sample, with stage and reason."""
 
