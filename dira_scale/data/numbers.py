@@ -81,17 +81,21 @@ class Numbers:
             learned: the samples that are trained on, int64, counted over the whole splits, where a number needs two
                 values; None: all, and they are only evaluated.
             keys: that chose them, as a user writes them.
-            remedy: what to do; None: learn other numbers.
+            remedy: what to do; None: learn other numbers, or more images.
         """
         values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
+        self._check(values, where, remedy or advice, learned is not None)
+
+    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
+        """Raise UserError as :meth:`check`, of ``values`` [n, L] and whether they are learned."""
         for name, given in zip(self.names, values.T, strict=True):
             known = given[~np.isnan(given)]
             if not len(known):
-                raise UserError(f"{where}: label '{name}' is unknown in all {len(given)} samples: {remedy or advice}")
-            if learned is not None and (known == known[0]).all():
+                raise UserError(f"{where}: label '{name}' is unknown in all {len(given)} samples: {remedy}")
+            if learned and (known == known[0]).all():
                 raise UserError(
                     f"{where}: label '{name}' is {known[0]:g} wherever it is known, so there is nothing to learn: "
-                    f"{advice}"
+                    f"{remedy}"
                 )
 
 
@@ -101,26 +105,18 @@ class Grades(Numbers):
 
     grades: int | None = None
 
-    def check(
-        self,
-        datasets: Sequence["ShardedDataset"],
-        split: str,
-        learned: np.ndarray | None,
-        keys: str = "",
-        remedy: str | None = None,
-    ) -> None:
-        """Raise UserError as :meth:`Numbers.check`, for several labels, and for a number that is no grade."""
+    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
+        """Raise UserError also for several labels, and for a number that is no grade."""
         if len(self.names) > 1:
             raise UserError(f"task.label=null: {', '.join(self.names)} are numbers: name the one that is graded")
-        super().check(datasets, split, learned, keys, remedy)
-        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
+        super()._check(values, where, remedy, learned)
         known = values[~np.isnan(values)]
         highest = np.inf if self.grades is None else self.grades - 1
         if (wrong := known[(known != np.round(known)) | (known < 0) | (known > highest)]).size:
             range_ = "0, 1, 2, …" if self.grades is None else f"0 to {highest} (task.grades={self.grades})"
             raise UserError(
                 f"{where}: label '{self.names[0]}' has the value {wrong[0]:g}, and grades are {range_}: learn it by "
-                f"task=regression, or {remedy or advice}"
+                f"task=regression, or {remedy}"
             )
 
 
@@ -128,29 +124,21 @@ class Grades(Numbers):
 class Times(Numbers):
     """Two labels: the time until an event, or until an image's patient was last seen, and whether the event came."""
 
-    def check(
-        self,
-        datasets: Sequence["ShardedDataset"],
-        split: str,
-        learned: np.ndarray | None,
-        keys: str = "",
-        remedy: str | None = None,
-    ) -> None:
+    def _check(self, values: np.ndarray, where: str, remedy: str, learned: bool) -> None:
         """Raise UserError for another event than 0 and 1, a time below 0, for labels that nobody knows, and unless
         samples that are ``learned`` can be compared."""
-        values, where, advice = stored_values(datasets, split, self.columns, learned, keys)
         time, event = self.names
         times, events = (column[~np.isnan(values).any(1)] for column in values.T)
         if not len(times):
-            raise UserError(f"{where}: '{time}' and '{event}' are never known together: {remedy or advice}")
+            raise UserError(f"{where}: '{time}' and '{event}' are never known together: {remedy}")
         if (wrong := events[~np.isin(events, (0, 1))]).size:
             raise UserError(f"{where}: event '{event}' is {wrong[0]:g}: need 1 (it came), 0 (not yet), or nothing")
         if (times < 0).any():
             raise UserError(f"{where}: time '{time}' is {times.min():g}: need 0 or more")
-        if learned is not None and not comparable(times, events):
+        if learned and not comparable(times, events):
             raise UserError(
                 f"{where}: of {len(times)} samples none is known to outlive an event of '{event}', so there is nothing "
-                f"to learn: {advice}"
+                f"to learn: {remedy}"
             )
 
 

@@ -62,7 +62,7 @@ def slopes(loss: Tensor, logits: Tensor) -> Tensor:
 
 
 def test_the_partial_likelihood_is_breslows_and_so_is_its_gradient() -> None:
-    """Of ties, of censored and of unknown rows; far from 0, too."""
+    """Rows are tied, censored and unknown, and risks far from 0."""
     torch.manual_seed(0)
     risks = (200 * torch.randn(9, dtype=torch.float64)).requires_grad_()
     times = torch.tensor([1.0, 2, 2, 2, 3, 3, NAN, 5, 6])
