@@ -40,8 +40,9 @@ class Shape:
     printable: bool = True
 
     def of(self, kind: Any, value: Any, key: str = "") -> Any:
-        """``value`` of JSON as a ``kind``: a dataclass, whose keys it has exactly; a TypedDict, which says the types of
-        some keys; or a type built of such and plain ones. ``key`` ends with a dot. Raises UserError naming the key."""
+        """``value`` of JSON as a ``kind``: a dataclass, of which it has no other keys, and all without a default (an older
+        version may not have written those that have one); a TypedDict, which says the types of some keys; or a type
+        built of such and plain ones. ``key`` ends with a dot. Raises UserError naming the key."""
         origin, arguments = get_origin(kind), get_args(kind)
         if kind is Any:
             return value
@@ -75,7 +76,7 @@ class Shape:
 
     def _keys(self, kind: Any, value: dict[str, Any], key: str) -> Any:
         hints, needed = _hints(kind)
-        differing = needed - value.keys() if is_typeddict(kind) else hints.keys() ^ value.keys()
+        differing = needed - value.keys() | (set() if is_typeddict(kind) else value.keys() - hints.keys())
         if name := min(differing, default=""):
             raise UserError(f"{key}{name} is {'missing' if name in hints else 'unknown'}; {self.repair}")
         values = {name: self.of(hints.get(name, Any), each, f"{key}{name}.") for name, each in value.items()}

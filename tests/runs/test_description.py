@@ -50,6 +50,15 @@ def test_a_description_is_read_as_it_was_written(tmp_path: Path, words: list[str
     assert asdict(read_description(written(described, tmp_path / "run"))) == asdict(described)
 
 
+def test_what_an_older_version_did_not_say_has_its_default(tmp_path: Path) -> None:
+    described = derived("pretrain", composed())
+    run = written(described, tmp_path / "run")
+    content = json.loads((run / FILE).read_text())
+    del content["output"]["restored"], content["network"]["licence"]
+    (run / FILE).write_text(json.dumps(content))
+    assert read_description(run) == described
+
+
 def test_a_run_without_one_is_named(tmp_path: Path) -> None:
     run = written(derived("pretrain", composed()), tmp_path / "run")
     (run / FILE).unlink()
