@@ -40,9 +40,9 @@ class Shape:
     printable: bool = True
 
     def of(self, kind: Any, value: Any, key: str = "") -> Any:
-        """``value`` of JSON as a ``kind``: a dataclass, of which it has no other keys, and all without a default (an older
-        version may not have written those that have one); a TypedDict, which says the types of some keys; or a type
-        built of such and plain ones. ``key`` ends with a dot. Raises UserError naming the key."""
+        """``value`` of JSON as a ``kind``: a dataclass, of which it has no other keys, and all that have no default (an
+        older version may not have written the rest); a TypedDict, which says the types of some keys; or a type built
+        of such and plain ones. ``key`` ends with a dot. Raises UserError naming the key."""
         origin, arguments = get_origin(kind), get_args(kind)
         if kind is Any:
             return value
