@@ -11,6 +11,10 @@ from dira_scale.commands import COMMANDS
 # `precision_used`, `threads_used`, `leak` and `optim.chosen` are recorded by the run.
 FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak", "optim.chosen")
 
+# Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name
+# and goes on. Whoever adds a key of identity adds it here.
+ADDED = {"views.pair": "image", "views.channel_dropout": 0.0, "trained": None}
+
 
 def execution(command: str) -> tuple[str, ...]:
     """Keys that may change between two calls on one run of ``command``: how and where it is computed. All others are
@@ -31,8 +35,12 @@ def identity(config: dict[str, Any], execution: Sequence[str]) -> dict[str, Any]
     ``execution``: the keys without effect on it, of :func:`execution` or the run's description. A rate that the run
     chooses follows from the others.
     """
-    flat = _flatten(config)
-    without = (*execution, "optim.optimizer.lr") if flat.get("optim.choose") else execution
+    flat = {key: value for key, value in _flatten(config).items() if key not in ADDED or value != ADDED[key]}
+    without = set(execution)
+    if flat.get("optim.choose"):
+        without.add("optim.optimizer.lr")
+    if flat.get("trained") != "lora":
+        without.add("lora")
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in without)}
 
 
@@ -57,7 +65,8 @@ def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if any(key == "datasets" or key.startswith("data.") for key in keys):
         keys = [key for key in keys if key != "selection"]  # follows from these
-    return [f"{key}: {SENTENCES.get(key) or f'{old.get(key)} -> {new.get(key)}'}" for key in keys]
+    earlier, later = ADDED | old, ADDED | new
+    return [f"{key}: {SENTENCES.get(key) or f'{earlier.get(key)} -> {later.get(key)}'}" for key in keys]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -88,6 +88,15 @@ def test_identity_leaves_out_execution_only() -> None:
     assert identity(CONFIG, EXECUTION) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
 
 
+def test_a_run_of_before_a_key_was_added_keeps_its_name_and_goes_on_as_it_worked_then() -> None:
+    now = CONFIG | {"views": {"pair": "image", "channel_dropout": 0}, "trained": None, "lora": {"rank": 8}}
+    assert run_name(now, EXECUTION) == run_name(CONFIG, EXECUTION)
+    assert differences(CONFIG, now, EXECUTION) == []
+    assert differences(CONFIG, now | {"views": {"pair": "patient"}}, EXECUTION) == ["views.pair: image -> patient"]
+    lora = now | {"trained": "lora"}
+    assert differences(CONFIG, lora, EXECUTION) == ["lora.rank: None -> 8", "trained: None -> lora"]
+
+
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, CONFIG)
     for step in (1, 2, 3):
