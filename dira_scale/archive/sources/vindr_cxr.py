@@ -9,7 +9,7 @@ from dira_scale.archive.sources.published import by_name, folder_in, in_threads,
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.storage.tables import cell_number, read_table
+from dira_scale.storage.tables import cell_number, read_table, table_error
 from dira_scale.storage.walk import folder_at
 
 SPLITS = ("train", "test")
@@ -53,8 +53,11 @@ class VinDrCxr:
         for row in read_table(table, ["image_id"]):
             given = votes.setdefault(row.cells["image_id"], Counter())
             read[row.cells["image_id"]] += 1
-            for column in row.cells.keys() - {"image_id", "rad_id"}:
-                given[NAMES.get(column, column)] += bool(row.cells[column] and cell_number(table, row, column))
+            columns = {NAMES.get(column, column): column for column in row.cells}
+            for name in self.label_names:
+                if (column := columns.get(name)) is None:
+                    raise table_error(table, f"no column '{name}', which is a label of the other table", row)
+                given[name] += bool(row.cells[column] and cell_number(table, row, column))
         boxes = dict[str, list[Box]]()
         for row in read_table(self.boxes[split], ["image_id", "class_name", *SIDES]):
             if row.cells["x_min"]:

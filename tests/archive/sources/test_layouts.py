@@ -124,6 +124,7 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("padchest", {"findings": ["pleural efusion"]}, "", "", "", "no image has .*; did you mean 'pleural eff"),
     ("vindr_cxr", {"readers": 4}, "", "", "", r"recipe\.readers=4: use 1 to 3"),
     ("vindr_cxr", {}, "annotations/image_labels_train.csv", "a,R1,1", "a,R1,x", f"csv, line 2: 'x' {NUMBER}"),
+    ("vindr_cxr", {}, "annotations/image_labels_test.csv", "Cardiomegaly", "Cardio", "no column 'Cardiomegaly'"),
     ("rsna_pneumonia", {}, "pneumonia-challenge-dataset-mappings_2018.json", "", None,
      r"holds no pneumonia-challenge-dataset-mappings_2018\.json"),
     ("rsna_pneumonia", {}, "pneumonia-challenge-dataset-mappings_2018.json", '"img_id"', '"id"',
