@@ -62,8 +62,8 @@ def by_name(
             what = f"two lines for {brief(record.name)}: keep one" if record.name else "a line that names no image"
             raise UserError(f"the tables of {root} have {what}")
         met.add(record.name)
-        if path := there.get(record.name):
-            yield replace(record, image=path)
+        if record.name in there:
+            yield replace(record, image=there[record.name])
         else:
             yield replace(record, image=root / record.name, rejected=record.rejected or "listed, but missing")
     for name in there.keys() - met:
