@@ -1,14 +1,16 @@
-"""Excel tables (``.xlsx``) as the CSV that Excel would save, but with points in numbers and ISO dates."""
+"""Excel tables (``.xlsx``) as the CSV that Excel would save, but with points in numbers and ISO dates; gzip as CSV."""
 
 import csv
+import gzip
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, time
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from dira_scale.errors import UserError
 from dira_scale.storage.store import is_local, open_file
@@ -22,15 +24,22 @@ ADVICE = "save the table as CSV (UTF-8)"
 
 @contextmanager
 def open_table(path: Path) -> Iterator[BinaryIO]:
-    """The text of a table: a CSV file as it is, of an Excel file its one sheet.
+    """The text of a table: a CSV file as it is, or unpacked from ``.gz``; of an Excel file its one sheet.
 
-    Raises UserError for Excel with several sheets that have cells, for what is not an Excel file, and without openpyxl.
+    Raises UserError for Excel with several sheets that have cells, for what is not an Excel file, and without openpyxl;
+    for gzip that is damaged.
     """
     if path.suffix.lower() in OTHERS:
         raise UserError(f"{path}: {path.suffix} cannot be read: {ADVICE}, or as {SUFFIX}")
     if path.suffix.lower() == SUFFIX:
         openpyxl = _openpyxl(path)
         yield io.BytesIO(_as_csv(path, path.stat().st_mtime_ns if is_local(path) else 0, openpyxl))
+    elif path.suffix.lower() == ".gz":
+        try:
+            with open_file(path) as file, gzip.open(file) as text:
+                yield cast(BinaryIO, text)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UserError(f"{path}: not a whole gzip file ({error}): download it again") from error
     else:
         with open_file(path) as file:
             yield file

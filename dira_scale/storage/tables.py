@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.storage.excel import SUFFIX, open_table
-from dira_scale.storage.store import open_file
 from dira_scale.storage.text import LONGEST, brief, lines_of
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a spreadsheet begins to compute
@@ -118,7 +117,7 @@ def _most_frequent(header: str) -> str:
 
 def _undecodable(path: Path) -> int:
     """The first line that is not UTF-8. The reader cannot tell: it decodes ahead of the current line."""
-    with open_file(path) as file:
+    with open_table(path) as file:
         for line, content in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
             try:
                 content.decode()

@@ -71,13 +71,14 @@ class CheXpert:
             self.root / str(below),
             patient=parts[2],
             study=parts[3],
-            labels=tuple(_label(table, row, finding) for finding in FINDINGS),
+            labels=tuple(uncertain(table, row, finding) for finding in FINDINGS),
             split=parts[1],
             attributes={name: known[name] for name in self.attributes if known.get(name)},
         )
 
 
-def _label(table: Path, row: Row, finding: str) -> float:
+def uncertain(table: Path, row: Row, finding: str) -> float:
+    """The cell's 1, 0 or -1 (uncertain); NaN if it is empty. Raises UserError for anything else."""
     value = cell_number(table, row, finding) if row.cells[finding] else math.nan
     if value not in (0, 1, -1) and value == value:
         raise table_error(table, f"{finding}: expected 1, 0 or -1, got {value:g}", row)

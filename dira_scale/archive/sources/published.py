@@ -1,6 +1,6 @@
 """Shared by the sources of published datasets: the downloaded folder, its lists, its files."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count, islice
@@ -11,21 +11,23 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.errors import UserError
+from dira_scale.imaging.dicom import header_of
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
+from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below
 
 CHUNK = 64  # files per task of a thread
 T = TypeVar("T")
 
 
-def listed_in(root: Path, *names: str) -> Path:
+def listed_in(root: Path, *names: str, key: str = "recipe.images") -> Path:
     """The first of ``names`` that is a file in ``root`` (releases differ). Raises UserError if none is."""
     for name in names:
         if (root / name).is_file():
             return root / name
     raise UserError(
-        f"recipe.images={root} holds no {' and no '.join(names)}: give the downloaded folder, with its lists "
+        f"{key}={root} holds no {' and no '.join(names)}: give the downloaded folder, with its lists "
         "beside the images (the comments in the recipe's file describe it)"
     )
 
@@ -40,6 +42,32 @@ def folder_in(root: Path, name: str) -> Path:
 def files_ending(root: Path, *endings: str) -> Iterator[Path]:
     """The files below ``root`` with one of these endings, in any case."""
     return (path for path in files_below(root) if path.name.lower().endswith(endings))
+
+
+def by_name(
+    listed: Iterable[SourceRecord], root: Path, *endings: str, folders: Iterable[Path] = ()
+) -> Iterator[SourceRecord]:
+    """Records of tables that name files without folders and endings, each with its file, wherever it is in ``folders``
+    (none: in ``root``); rejected if it is missing, as are files without a record or of a name that has been met.
+
+    Raises UserError for two records of one name.
+    """
+    there, met = dict[str, Path](), set[str]()
+    for path in (path for folder in list(folders) or [root] for path in files_ending(folder, *endings)):
+        ending = next(ending for ending in endings if path.name.lower().endswith(ending))
+        if there.setdefault(path.name[: -len(ending)], path) is not path:
+            yield SourceRecord(path.relative_to(root).as_posix(), path, rejected="a duplicate of this name")
+    for record in listed:
+        if record.name in met or not record.name:
+            what = f"two lines for {brief(record.name)}: keep one" if record.name else "a line that names no image"
+            raise UserError(f"the tables of {root} have {what}")
+        met.add(record.name)
+        if record.name in there:
+            yield replace(record, image=there[record.name])
+        else:
+            yield replace(record, image=root / record.name, rejected=record.rejected or "listed, but missing")
+    for name in there.keys() - met:
+        yield SourceRecord(name, there[name], rejected="no line in the tables")
 
 
 def in_threads(function: Callable[[T], SourceRecord], items: Iterable[T], workers: int) -> Iterator[SourceRecord]:
@@ -74,6 +102,25 @@ def with_size(record: SourceRecord) -> SourceRecord:
         return replace(record, size=sum(map(size_of, _paths(record))))
     except RejectedError as error:
         return replace(record, rejected=str(error))
+
+
+def with_header(record: SourceRecord, names: Collection[str]) -> tuple[SourceRecord, dict[str, str]]:
+    """The record with its size and the attributes ``names`` of its DICOM header, and the header; rejected if it cannot
+    be read."""
+    record = with_size(record)
+    if record.rejected is not None:
+        return record, {}
+    assert not isinstance(record.image, Input)
+    try:
+        header = header_of(record.image)
+    except RejectedError as error:
+        return replace(record, rejected=str(error)), {}
+    return replace(record, attributes={name: header[name] for name in names if name in header}), header
+
+
+def with_attributes(record: SourceRecord, names: Collection[str]) -> SourceRecord:
+    """``with_header`` without the header."""
+    return with_header(record, names)[0]
 
 
 def _paths(record: SourceRecord) -> tuple[Path, ...]:

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dira_scale.archive.sources.base import Input, SourceRecord
-from dira_scale.archive.sources.published import files_ending, in_threads, listed_in, with_size
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import by_name, in_threads, listed_in, with_header
 from dira_scale.config.schema import PathStr
-from dira_scale.imaging.dicom import header_of
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
@@ -64,41 +63,19 @@ class SiimAcr:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Files of the table, rejected if missing, and files without a line (such as test images), rejected."""
-        return in_threads(self._described, self._records(), workers)
+        return in_threads(self._described, by_name(self._records(), self.root, ".dcm"), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
         regions: dict[str, list[str]] = defaultdict(list)
         for row in read_table(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
-            name, runs = row.cells["ImageId"], row.cells["EncodedPixels"]
+            name, encoded = row.cells["ImageId"], row.cells["EncodedPixels"]
             if not name:
                 raise table_error(self.table, "no ImageId", row)
-            regions[name] += [runs] if runs not in ("", "-1") else []
-        seen = set()
-        for path in files_ending(self.root, ".dcm"):
-            name = path.stem
-            if name in seen:
-                yield SourceRecord(
-                    path.relative_to(self.root).as_posix(), path, rejected="a duplicate file of this UID"
-                )
-                continue
-            seen.add(name)
-            if name not in regions:
-                yield SourceRecord(name, path, rejected="no line in the table")
-            else:
-                labels = (float(bool(regions[name])),)
-                yield SourceRecord(name, path, labels=labels, mask=Runs(tuple(regions[name])))
-        for name in regions.keys() - seen:
-            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
+            regions[name] += [encoded] if encoded not in ("", "-1") else []
+        for name, runs in regions.items():
+            yield SourceRecord(name, self.root, labels=(float(bool(runs)),), mask=Runs(tuple(runs)))
 
     def _described(self, record: SourceRecord) -> SourceRecord:
         """The record with the patient and attributes of the file's header."""
-        record = with_size(record)
-        if record.rejected is not None:
-            return record
-        assert not isinstance(record.image, Input)
-        try:
-            header = header_of(record.image)
-        except RejectedError as error:
-            return replace(record, rejected=str(error))
-        attributes = {name: header[name] for name in self.attributes if name in header}
-        return replace(record, patient=header.get("patient"), study=header.get("study"), attributes=attributes)
+        described, header = with_header(record, self.attributes)
+        return replace(described, patient=header.get("patient"), study=header.get("study"))

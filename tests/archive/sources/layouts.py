@@ -1,5 +1,6 @@
 """The published datasets as one table: how each miniature is made, and what a dataset of it must say."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,13 +8,14 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from archive.sources import miniatures, miniatures_3d
+from archive.sources import miniatures, miniatures_3d, miniatures_corpora
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.chestxray14 import FINDINGS
 
 GONE = "the file cannot be read (FileNotFoundError)"
 ABSENT = "listed, but missing"
+UNLISTED = "no line in the tables"
 
 
 class Row(NamedTuple):
@@ -40,7 +42,7 @@ class Layout(NamedTuple):
 def made(name: str, root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
     """The miniature ``name`` below ``root``."""
     make = LAYOUTS[name].make
-    return make(root, ingest) if make in (miniatures.siim_acr, readings, nodules) else make(root)
+    return make(root, ingest) if "ingest" in inspect.signature(make).parameters else make(root)
 
 
 def config(name: str, root: Path | str, ingest: SimpleNamespace, **keys: Any) -> dict[str, Any]:
@@ -111,6 +113,26 @@ BRATS = {
     "Brats18_TCIA01_1_1": Row({"high_grade": 1}), "Brats18_2013_0_1": Row({"high_grade": 0}),
     "BraTS20_Training_355": Row(),
 }  # fmt: skip
+MIMIC = {"Edema": -1, "Fracture": 0, "Pneumonia": 1}
+MIMIC_CXR = {
+    "a-1": Row(MIMIC, {"view": "PA"}, "train"), "a-2": Row(MIMIC, {"view": "PA"}, "train"), "b-1": Row({}, {}, "val"),
+    "c-1": Row(dict.fromkeys(miniatures_corpora.FINDINGS, 0), {"view": "PA"}, "test"),
+}  # fmt: skip
+FOMO60K = (
+    "sub_1/ses_1/t1.nii.gz",
+    "sub_1/ses_1/t1_2.nii.gz",
+    "sub_1/ses_2/flair.nii.gz",
+    "PT015_NKI/sub_1/ses_1/t2.nii.gz",
+)
+FOMO300K = (
+    "PT001_A/sub-01/ses-01/anat/sub-01_ses-01_T1w.nii.gz",
+    "PT030_OpenNeuro/ds1/sub-01/ses-01/dwi_bval0.nii.gz",
+    "PT030_OpenNeuro/ds2/sub-01/anat/scan.nii.gz",
+)
+KITS, ATLAS = ("case_00000", "case_00001", "case_00210"), ("BDMAP_00000001", "BDMAP_00000002", "BDMAP_00000003")
+FLARE = ("FLARE23_0001", "FLARE23_0002", "FLARE23_2000")
+NO_CHEST = "not of the chest, by the dataset's list"
+TEST_OF_VINDR = {"Cardiomegaly": 0, "Nodule/Mass": 1, "Other diseases": 1}
 PATTERNS = {"T1": "*_t1.nii*", "FLAIR": "*_flair.nii*"}
 SIDE = 15 / 0.175  # pixels of a nodule of 15 mm
 SPLITS = {"train": 12, "val": 5, "test": 6}
@@ -133,11 +155,50 @@ LAYOUTS = {
     "chexpert, full": Layout(
         partial(miniatures.chexpert, form="CheXpert-v1.0"), CHEXPERT, NOT_CHEXPERT, {"codec": "png"},
         recipe="chexpert"),
+    "mimic_cxr": Layout(
+        miniatures_corpora.mimic_cxr, MIMIC_CXR, {"gone": ABSENT, "none": UNLISTED}, {"codec": "png"}),
+    "mimic_cxr, dicom": Layout(
+        partial(miniatures_corpora.mimic_cxr, form="dcm"), MIMIC_CXR, {"gone": ABSENT, "none": UNLISTED},
+        {"codec": "png", "tables": "{root}/tables"}, "{root}/files", recipe="mimic_cxr"),
+    "padchest": Layout(
+        miniatures_corpora.padchest,
+        {
+            "0": Row({"cardiomegaly": 1, "normal": 0, "pleural effusion": 1, "scoliosis": 0},
+                     {"sex": "F", "view": "PA"}),
+            "1": Row({"cardiomegaly": 0, "normal": 1, "pleural effusion": 0, "scoliosis": 0},
+                     {"sex": "F", "view": "LATERAL", "age": "61"}),
+            "2": Row({}, {"sex": "F", "view": "LATERAL", "age": "61"}),
+            "3": Row({}, {"sex": "F", "view": "LATERAL", "age": "61"}),
+            "4": Row({"cardiomegaly": 1, "normal": 0, "pleural effusion": 0, "scoliosis": 1},
+                     {"sex": "F", "view": "LATERAL", "age": "61"}),
+        },
+        {"9": ABSENT, "unlisted": UNLISTED}, {"least": 1},
+    ),
+    "vindr_cxr": Layout(
+        miniatures_corpora.vindr_cxr,
+        {
+            "a": Row({"Cardiomegaly": 1, "Nodule/Mass": 0, "Other diseases": 1}, {"age": "44", "sex": "M"}, None,
+                     [("Cardiomegaly", 0, 10.5, 5, 1, 19.5, 10), ("Cardiomegaly", 0, 10, 6, 1, 20, 9)]),
+            "b": Row(dict.fromkeys(TEST_OF_VINDR, 0), {"age": "44", "sex": "M"}),
+            "t": Row(TEST_OF_VINDR, {"age": "44", "sex": "M"}, "test", [("Nodule/Mass", 0, 3, 2, 1, 6, 10)]),
+        },
+        {"gone": ABSENT, "other": UNLISTED},
+    ),
+    "rsna_pneumonia": Layout(
+        miniatures_corpora.rsna_pneumonia,
+        {
+            "a": Row({"pneumonia": 1, "normal": 0}, {"age": "51", "sex": "F", "view": "AP"}, None,
+                     [("pneumonia", 0, 6, 5, 1, 12, 10), ("pneumonia", 0, 8, 20, 1, 20, 9)]),
+            "b": Row({"pneumonia": 0, "normal": 0}, {"age": "51", "sex": "F", "view": "AP"}),
+            "c": Row({"pneumonia": 0, "normal": 1}, {"age": "51", "sex": "F", "view": "AP"}),
+            "d": Row({}, {"age": "51", "sex": "F", "view": "AP"}),
+        },
+    ),
     "siim_acr": Layout(
         miniatures.siim_acr,
         {f"1.2.276.{n}": Row({"Pneumothorax": float(n < 3)}, {"age": "51", "sex": "F", "view": "PA"})
          for n in (1, 2, 3)},
-        {"1.2.276.4": "no line in the table", "1.2.276.5": ABSENT},
+        {"1.2.276.4": UNLISTED, "1.2.276.5": ABSENT},
     ),
     "montgomery": Layout(
         miniatures.montgomery,
@@ -221,6 +282,47 @@ LAYOUTS = {
         | {"test-volume-3": Row(split="unlabelled")},
         {"volume-130": "a number outside all ranges", "volume-7": "no segmentation"},
     ),
+    "ct_rate": Layout(
+        miniatures_corpora.ct_rate,
+        {"train_1_a_1": Row({"Medical material": 0, "Lung nodule": 1}),
+         "train_1_a_2": Row({"Medical material": 1, "Lung nodule": 0}),
+         "valid_7_a_1": Row({"Medical material": 0, "Lung nodule": 1}, split="test")},
+        {"train_2_b_1": NO_CHEST, "train_9_a_1": ABSENT, "valid_9_a_1": ABSENT},
+        columns={"low": -1000, "high": 1000},
+    ),
+    "totalsegmentator": Layout(
+        miniatures_corpora.totalsegmentator,
+        {"s0001": Row({}, {"age": "62", "sex": "M"}, "train"), "s0002": Row({}, {"sex": "F"}, "val"),
+         "s0003": Row({}, {"age": "90", "sex": "F"}, "test")},
+        {"s0004": "no mask of liver", "s0009": "no row in the CSV of labels"},
+        {"structures": ["spleen", "liver"]},
+    ),
+    "acdc": Layout(
+        miniatures_corpora.acdc,
+        {f"{patient}_{phase}": Row({"group": group}, {}, split)
+         for patient, group, split in (("patient001", 2, None), ("patient101", 0, "test")) for phase in ("ED", "ES")},
+    ),
+    "kits": Layout(
+        partial(miniatures_corpora.pairs, images="{}/imaging.nii.gz", masks="{}/segmentation.nii.gz", names=KITS),
+        {name: Row() for name in KITS}),
+    "abdomenatlas": Layout(
+        partial(miniatures_corpora.pairs, images="{}/ct.nii.gz", masks="{}/combined_labels.nii.gz", names=ATLAS),
+        {name: Row() for name in ATLAS}),
+    "flare": Layout(
+        partial(miniatures_corpora.pairs, images="imagesTr2200/{}_0000.nii.gz", masks="labelsTr2200/{}.nii.gz",
+                names=FLARE),
+        {name: Row() for name in FLARE}),
+    "openmind": Layout(
+        miniatures_corpora.openmind,
+        {"ds1/sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz": Row({"modality": 0}),
+         "ds1/sub-01/ses-b/anat/sub-01_ses-b_T2w.nii.gz": Row({"modality": 1}, {"age": "41", "sex": "F"}),
+         "ds2/sub-01/anat/sub-01_T1w.nii.gz": Row({"modality": 0}, {"age": "41", "sex": "F"})},
+        {f"{path}__Data/deface_mask.nii.gz": "no row in the CSV of labels"
+         for path in ("ds1/sub-01/ses-a/anat/sub-01_ses-a_T1w", "ds1/sub-01/ses-b/anat/sub-01_ses-b_T2w",
+                      "ds2/sub-01/anat/sub-01_T1w")},
+        {"labels": "{root}/openneuro_metadata.csv"}, "{root}/OpenMind"),
+    "fomo60k": Layout(partial(miniatures_corpora.fomo, paths=FOMO60K), {path: Row() for path in FOMO60K}),
+    "fomo300k": Layout(partial(miniatures_corpora.fomo, paths=FOMO300K), {path: Row() for path in FOMO300K}),
     "brats": Layout(miniatures_3d.brats, BRATS, {"Brats18_incomplete": "no seg"}),
     "brats, channels": Layout(
         partial(miniatures_3d.brats, modalities=("t2", "flair", "t1ce")), BRATS, {"Brats18_incomplete": "no seg"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archive.sources.layouts import LAYOUTS, config, listed, made
+from archive.sources.layouts import FOMO300K, LAYOUTS, config, listed, made
 from upath import UPath
 
 from dira_scale.archive.plan import Item
@@ -18,6 +18,9 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
+
+OPENMIND = list(LAYOUTS["openmind"].rows)
+SAME = {OPENMIND[1], "sub_1/ses_2/flair.nii.gz"}  # second records of one patient
 
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.rows])
@@ -52,13 +55,22 @@ def test_a_layout_arrives(
         ("jsrt", ("JPCLN001.IMG", "JPCLN154.IMG")),
         ("medmnist", ("set/train/0", "set/train/1")),
         ("bids", ("sub-02/ses-a", "sub-02/ses-b")),
+        ("mimic_cxr", ("a-1", "b-1")),
+        ("padchest", ("0", "2")),
+        ("rsna_pneumonia", ("a", "b")),
+        ("openmind", (OPENMIND[0], OPENMIND[1])),
+        ("openmind", (OPENMIND[0], OPENMIND[2])),
+        ("fomo60k", ("sub_1/ses_1/t1.nii.gz", "sub_1/ses_2/flair.nii.gz")),
+        ("fomo60k", ("sub_1/ses_1/t1.nii.gz", "PT015_NKI/sub_1/ses_1/t2.nii.gz")),
+        ("fomo300k", FOMO300K[1:]),
+        ("ct_rate", ("train_1_a_1", "valid_7_a_1")),
     ],
 )
 def test_who_is_one_patient(name: str, records: tuple[str, str], tmp_path: Path, ingest: SimpleNamespace) -> None:
     made(name, tmp_path, ingest)
     first, second = ({r.name: r for r in listed(name, tmp_path, ingest)}[record] for record in records)
-    same = name in ("chestxray14", "chexpert", "lidc_idri", "bids")
-    assert (first.patient == second.patient and first.patient is not None) == same
+    same = name in ("chestxray14", "chexpert", "lidc_idri", "bids", "rsna_pneumonia") or SAME & {*records}
+    assert (first.patient == second.patient and first.patient is not None) == bool(same)
     assert first.study != second.study or first.study is None
 
 
@@ -106,6 +118,31 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("chexpert", {}, "train.csv", "train/patient00001", "../patient00001", "expected CheXpert-v1.0"),
     ("chexpert", {}, "train.csv", "patient00009", "patient00001",
      "line 5: a second line for train/patient00001/study1/view1"),
+    ("mimic_cxr", {"tables": "{root}/files"}, "", "", "",
+     r"recipe\.tables=.*files holds no mimic-cxr-2\.0\.0-split\.csv\.gz and no mimic-cxr-2\.0\.0-split\.csv"),
+    ("mimic_cxr", {}, "mimic-cxr-2.0.0-chexpert.csv.gz", "", None, r"holds no mimic-cxr-2\.0\.0-chexpert\.csv\.gz"),
+    ("padchest", {"findings": ["pleural efusion"]}, "", "", "", "no image has .*; did you mean 'pleural eff"),
+    ("vindr_cxr", {"readers": 4}, "", "", "", r"recipe\.readers=4: use 1 to 3"),
+    ("vindr_cxr", {}, "annotations/image_labels_train.csv", "a,R1,1", "a,R1,x", f"csv, line 2: 'x' {NUMBER}"),
+    ("vindr_cxr", {}, "annotations/image_labels_test.csv", "Cardiomegaly", "Cardio", "no column 'Cardiomegaly'"),
+    ("rsna_pneumonia", {}, "pneumonia-challenge-dataset-mappings_2018.json", "", None,
+     r"holds no pneumonia-challenge-dataset-mappings_2018\.json"),
+    ("rsna_pneumonia", {}, "pneumonia-challenge-dataset-mappings_2018.json", '"img_id"', '"id"',
+     r"not the challenge's mapping \(KeyError"),
+    ("ct_rate", {}, "train_fixed valid_fixed", "", None, "holds no folder train_fixed"),
+    ("ct_rate", {}, "multi_abnormality_labels/train_predicted_labels.csv", "train_1_a_2", "train_1_a_1",
+     "have two lines for train_1_a_1: keep one"),
+    ("ct_rate", {}, "multi_abnormality_labels/train_predicted_labels.csv", "train_1_a_2", "../a",
+     r"got '\.\./a\.nii\.gz'"),
+    ("totalsegmentator", {"structures": ["liver", "liver"]}, "", "", "", "2 names, of which 1 differ"),
+    ("totalsegmentator", {"image": "mri.nii.gz"}, "", "", "",
+     r"recipe\.sequences\.image=mri\.nii\.gz matches nothing in .*; there is meta\.csv"),
+    ("totalsegmentator", {}, "meta.csv", "", None, r"meta\.csv: no such file"),
+    ("acdc", {}, "training testing", "", None, r"holds no Info\.cfg at any depth"),
+    ("acdc", {}, "training/patient001/Info.cfg", "ES: 12", "ES: late",
+     r"Info\.cfg: ES: expected the number of a frame"),
+    ("acdc", {}, "training/patient001/Info.cfg", "DCM", "DMC", r"Info\.cfg: Group: 'DMC' is none of NOR, MINF"),
+    ("openmind", {}, "openneuro_metadata.csv", "image_path", "path", "no column 'image_path'"),
     ("montgomery", {"masks": ["mask"]}, "", "", "", "holds no folder mask"),
     ("jsrt", {"structures": ["ribs"]}, "", "", "",
      r"recipe\.structures: unknown 'ribs', use lungs, heart, clavicles"),

@@ -20,12 +20,15 @@ from dira_scale.errors import UserError
 LISTS = {
     "chestxray14": ("*.csv", "*.txt"),
     "chexpert": ("*.csv",),
+    "vindr_cxr": ("*/*.csv",),
+    "rsna_pneumonia": ("*.csv", "*.json"),
     "siim_acr": ("*.csv",),
     "montgomery": ("*/*.txt",),
     "jsrt": ("*/*/*.txt", "*/*/*.TXT"),
     "luna16": ("*.csv", "*/*.mhd"),
     "luna16_candidates": ("*.csv",),
     "lidc_idri": ("*.xml",),
+    "ct_rate": ("*/*.csv",),
     "msd": ("*.json",),
 }
 ACCIDENTS = ("an odd word", "an odd word", "an odd word", "a part missing", "a part twice")

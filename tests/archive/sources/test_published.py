@@ -1,5 +1,6 @@
 """What published lists do to their readers, and what every recipe must say."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,8 @@ from dira_scale.archive.plan import plan_shards
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.archive.sources.published import in_threads, with_size
+from dira_scale.errors import UserError
+from dira_scale.storage.tables import read_table
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
@@ -26,6 +29,22 @@ def test_a_recipe_is_whole_and_has_its_row(name: str, ingest: SimpleNamespace) -
     assert recipe.name == name and (recipe.licence != "not stated" or name in OWN)
     assert recipe.secret == (name in OWN)
     assert f"| `{name}` |" in (SHARDS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["mimic_cxr", "kits", "fomo300k"])
+def test_a_dataset_says_where_its_terms_are(name: str, ingest: SimpleNamespace) -> None:
+    assert " https://" in Recipe.from_config(ingest.recipe(name, images="x")).licence
+
+
+def test_a_packed_table_that_ends_early_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress(b"file,label\na,1\n" * 1000)
+    for number, content in enumerate((whole[:-20], b"file,label\na,1\n", whole[:40] + b"x" + whole[41:])):
+        path = tmp_path / f"{number}.csv.gz"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"{number}\.csv\.gz: not a whole gzip file \(.*\): download it again"):
+            list(read_table(path, ["file"]))
+    (tmp_path / "whole.csv.gz").write_bytes(gzip.compress(b"file;label\na;1\n"))
+    assert [row.cells for row in read_table(tmp_path / "whole.csv.gz", ["file"])] == [{"file": "a", "label": "1"}]
 
 
 def test_records_keep_their_order_over_threads() -> None:

@@ -1,0 +1,71 @@
+"""ACDC: short-axis cine MR of the heart, masks at end-diastole and end-systole (Bernard et al., TMI 2018)."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import files_ending, in_threads, with_size
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError
+from dira_scale.storage.tables import read_names, table_error
+from dira_scale.storage.walk import folder_at
+
+GROUPS = ("NOR", "MINF", "DCM", "HCM", "RV")
+PHASES = ("ED", "ES")
+
+
+class Acdc:
+    """Two volumes of each patient, the frames that ``Info.cfg`` names ED and ES; the label is the patient's group.
+
+    The other frames, which are in ``patientNNN_4d.nii.gz`` only, are left alone.
+
+    Args:
+        images: the folder with ``training`` and ``testing``.
+
+    Raises:
+        UserError: no ``Info.cfg`` at any depth; one without a frame's number, or with an unknown group.
+    """
+
+    label_names: Sequence[str] = ("group",)
+    classes: Mapping[str, Sequence[str]] = {"group": GROUPS}
+
+    def __init__(self, images: PathStr):
+        self.root = folder_at(images)
+        self.patients = sorted(path for path in files_ending(self.root, "info.cfg") if path.name.lower() == "info.cfg")
+        if not self.patients:
+            raise UserError(f"recipe.images={images} holds no Info.cfg at any depth: give the folder with training "
+                            "and testing")  # fmt: skip
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """Both phases of all patients; rejects missing files."""
+        return in_threads(with_size, self._records(), workers)
+
+    def _records(self) -> Iterator[SourceRecord]:
+        for info in self.patients:
+            folder, known = info.parent, dict(_pair(line) for line in read_names(info))
+            group = known.get("Group", "")
+            if group and group not in GROUPS:
+                raise table_error(info, f"Group: '{group}' is none of {', '.join(GROUPS)}")
+            for phase in PHASES:
+                if not known.get(phase, "").isdecimal():
+                    raise table_error(info, f"{phase}: expected the number of a frame, got '{known.get(phase, '')}'")
+                frame = f"{folder.name}_frame{int(known[phase]):02d}"
+                yield SourceRecord(
+                    f"{folder.name}_{phase}",
+                    folder / f"{frame}.nii.gz",
+                    folder.name,
+                    folder.name,
+                    (float(GROUPS.index(group)) if group else math.nan,),
+                    mask=_if_there(folder / f"{frame}_gt.nii.gz"),
+                    split=folder.parent.name,
+                )
+
+
+def _pair(line: str) -> tuple[str, str]:
+    key, _, value = line.partition(":")
+    return key.strip(), value.strip()
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None

@@ -1,0 +1,81 @@
+"""PadChest: 16-bit radiographs, each with a list of labels (Bustos et al., Medical Image Analysis 2020)."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.archive.sources.published import by_name, in_threads, listed_in, with_size
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError, nearest
+from dira_scale.storage.tables import Row, read_table
+from dira_scale.storage.walk import folder_at
+
+TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+COLUMNS = (
+    "ImageID", "StudyID", "PatientID", "StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM", "Projection", "Labels"
+)  # fmt: skip
+NOTHING = {"", "exclude", "unchanged", "suboptimal study"}  # say nothing about findings
+VIEWS = {"L": "LATERAL", "AP_horizontal": "AP"}
+
+
+class PadChest:
+    """A label is 1 for the images whose list has it, 0 for others, NaN where a list is empty or names no finding.
+
+    Args:
+        images: the folder with the table, as ``.csv.gz`` or ``.csv``, and the images at any depth.
+        findings: the labels, as the table spells them; null: those of at least ``least`` images, by letter.
+        attributes: any of sex, age, view.
+
+    Raises:
+        UserError: a missing table or column; a finding that no image has; two lines for an image.
+    """
+
+    def __init__(
+        self,
+        images: PathStr,
+        findings: Sequence[str] | None = None,
+        least: int = 100,
+        attributes: Sequence[str] = (),
+    ):
+        self.root, self.attributes = folder_at(images), attributes
+        self.table = listed_in(self.root, f"{TABLE}.gz", TABLE)
+        counts = Counter(label for row in read_table(self.table, COLUMNS) for label in _listed(row) - NOTHING)
+        if unknown := next((label for label in findings or () if label not in counts), None):
+            raise UserError(f"recipe.findings: no image has '{unknown}'{nearest(unknown, counts)}")
+        self.label_names: Sequence[str] = tuple(
+            findings or sorted(label for label, count in counts.items() if count >= least)
+        )
+
+    def records(self, workers: int) -> Iterator[SourceRecord]:
+        """Images of the table, rejected if missing, and images without a line, rejected."""
+        return in_threads(with_size, by_name(self._records(), self.root, ".png"), workers)
+
+    def _records(self) -> Iterator[SourceRecord]:
+        for row in read_table(self.table, COLUMNS):
+            listed, cells = _listed(row), row.cells
+            nothing = listed <= NOTHING
+            view = cells["Projection"]
+            known = {"sex": cells["PatientSex_DICOM"], "age": _age(cells), "view": VIEWS.get(view, view)}
+            yield SourceRecord(
+                cells["ImageID"].removesuffix(".png"),
+                self.root,
+                cells["PatientID"] or None,
+                cells["StudyID"] or None,
+                tuple(math.nan if nothing else float(label in listed) for label in self.label_names),
+                attributes={name: known[name] for name in self.attributes if known.get(name)},
+            )
+
+
+def _listed(row: Row) -> set[str]:
+    """The labels of a cell such as ``['pleural effusion', ' cardiomegaly']``."""
+    return {
+        label.strip().lower() for pair in re.findall(r"'([^']*)'|\"([^\"]*)\"", row.cells["Labels"]) for label in pair
+    }
+
+
+def _age(cells: dict[str, str]) -> str:
+    """Years from birth to study; empty if either is unknown."""
+    years = [re.match(r"\d{4}", cells[column]) for column in ("StudyDate_DICOM", "PatientBirth")]
+    return str(max(0, int(years[0][0]) - int(years[1][0]))) if years[0] and years[1] else ""
