@@ -54,6 +54,7 @@ class DINO(Method):
         centre_momentum: of the centre, 0 to 1.
         frozen: share of the stage at whose beginning the prototypes are not trained.
         frozen_encoder: share of the stage at whose beginning the heads alone are trained; None: 0.
+        batch_norm: whether the head of whole views has BatchNorm, over all views of a group's samples.
 
     Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
     """
@@ -80,6 +81,7 @@ class DINO(Method):
         centre_momentum: float = 0.9,
         frozen: float = 0.0033,
         frozen_encoder: float | None = None,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         name = type(self).__name__
@@ -106,7 +108,7 @@ class DINO(Method):
         self.centring, self.centre_momentum = centring, centre_momentum
         self.encoder, self.frozen_encoder = encoder, frozen_encoder or 0.0
         self.new_head = partial(PrototypeHead, encoder.channels[-1], hidden, bottleneck, prototypes, frozen)
-        self.head = self.new_head()
+        self.head = self.new_head(batch_norm)
         self.teacher, self.teacher_head = momentum_copy(self.encoder), momentum_copy(self.head)
         self.register_buffer("centre", torch.zeros(prototypes) if centring == "softmax" else None)
         # Of the teacher's logits in this step, by centre: sum and number [K + 1] of each micro-batch.
@@ -141,12 +143,12 @@ class DINO(Method):
     def distil(self, terms: Terms, student: Sequence[Tokens], teacher: Sequence[Tokens], batch: Batch) -> None:
         """Add to ``terms`` the loss ``di`` of the student's views, and of the teacher's global ones, and the
         monitors."""
-        embeddings, logits = self.head(torch.cat([whole(tokens) for tokens in student]))
+        embeddings, logits = self.head(rows(student))
         with torch.no_grad():
-            _, theirs = self.teacher_head(torch.cat([whole(tokens) for tokens in teacher]))
+            _, theirs = self.teacher_head(rows(teacher))
             targets = self.targets(theirs)
-        terms.losses["di"] = self.pairs(targets.chunk(GLOBAL), logits.chunk(len(student)))
-        first, second, *_ = embeddings.chunk(len(student))
+        terms.losses["di"] = self.pairs(by_view(targets, GLOBAL), by_view(logits, len(student)))
+        first, second, *_ = by_view(embeddings, len(student))
         terms.embeddings = first.detach(), second.detach()
         note_matches(terms, first, second, self.training)
         self.note_teacher(terms, targets)
@@ -265,6 +267,16 @@ def as_one(encoder: Encoder, tokens: Tokens) -> tuple[Tensor, Tokens]:
 def whole(tokens: Tokens) -> Tensor:
     """What stands for the whole view [b, dim]: the class token, or the mean of the last map."""
     return global_average(tokens.maps[-1]) if tokens.class_token is None else tokens.class_token
+
+
+def rows(views: Sequence[Tokens]) -> Tensor:
+    """What stands for each of ``views``, [b V, dim], sample by sample: a BatchNorm group has all of its samples'."""
+    return torch.stack([whole(tokens) for tokens in views], 1).flatten(0, 1)
+
+
+def by_view(x: Tensor, count: int) -> tuple[Tensor, ...]:
+    """The rows of each of ``count`` views: undoes :func:`rows`."""
+    return x.unflatten(0, (-1, count)).unbind(1)
 
 
 def share_used(chosen: Tensor, count: int) -> Tensor:

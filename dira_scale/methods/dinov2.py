@@ -65,6 +65,7 @@ class DINOv2(DINO):
         centre_momentum: float = 0.9,
         frozen: float = 0.01,
         frozen_encoder: float | None = None,
+        batch_norm: bool = False,
         separate: bool = True,
     ) -> None:
         if encoder.patch is None:
@@ -74,7 +75,7 @@ class DINOv2(DINO):
             )
         super().__init__(
             encoder, views, prototypes, hidden, bottleneck, student_temperature, teacher_temperature,
-            first_temperature, warmup, momentum, centring, centre_momentum, frozen, frozen_encoder,
+            first_temperature, warmup, momentum, centring, centre_momentum, frozen, frozen_encoder, batch_norm,
         )  # fmt: skip
         check_weights(weights, WEIGHTS)
         self.weights, self.active = dict(weights), tuple(weights)
@@ -87,6 +88,10 @@ class DINOv2(DINO):
             )
         self.masks = [mask for mask in masks if isinstance(mask, PatchMask)]
         self.mask_token = nn.Parameter(torch.zeros(encoder.channels[-1]))
+        if batch_norm and not separate:
+            raise UserError(
+                "DINOv2: batch_norm=true is of the head of whole views; give patches one of their own: separate=true"
+            )
         self.patch_head = self.new_head() if separate else None
         self.teacher_patch_head = momentum_copy(self.patch_head) if self.patch_head else None
         self.register_buffer("patch_centre", torch.zeros(prototypes) if centring == "softmax" else None)

@@ -1,5 +1,6 @@
 """Heads on the encoder's last feature map, or on another head."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -70,20 +71,29 @@ class PrototypeHead(nn.Module):
     length, and its logits [n, prototypes].
 
     Three linear layers with GELU between, then the cosines with prototypes: a linear layer without bias whose weights'
-    magnitude is 1 (weight normalisation).
+    magnitude is 1 (weight normalisation). ``batch_norm`` follows the first two, as an option of the released code.
 
     Attributes:
         frozen_share: of a stage, at whose beginning the optimizer's rate is 0 for the prototypes.
     """
 
-    def __init__(self, channels: int, hidden: int, bottleneck: int, prototypes: int, frozen_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        frozen_share: float = 0.0,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.frozen_share = frozen_share
         first, second, third = nn.Linear(channels, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, bottleneck)
         for layer in (first, second, third):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
-        self.layers = nn.Sequential(first, nn.GELU(), second, nn.GELU(), third)
+        norm = [nn.BatchNorm1d(hidden)] if batch_norm else []
+        self.layers = nn.Sequential(first, *norm, nn.GELU(), second, *deepcopy(norm), nn.GELU(), third)
         self.prototypes = nn.Parameter(nn.Linear(bottleneck, prototypes, bias=False).weight.detach())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

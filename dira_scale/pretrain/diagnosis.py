@@ -96,11 +96,8 @@ class Diagnosis:
         early = position.fraction < LATE or position.done < ENOUGH
         if early or (entropy < UNIFORM and used > ONE_PROTOTYPE):
             return ""
-        if "centre_norm" not in row:  # Sinkhorn-Knopp balances all but equal logits
-            advice = "features are alike: try another optim.optimizer.lr, larger init_values (LayerScale)"
-            advice += " or method.weights.koleo" * ("koleo" in self.weights)
-        else:
-            advice = f"lower {f'{self.base}.teacher_temperature' if entropy >= UNIFORM else 'optim.optimizer.lr'}"
+        alike = f"set {self.base}.batch_norm=true, lower {self.base}.teacher_temperature, or take larger crops"
+        advice = alike if entropy >= UNIFORM else "lower optim.optimizer.lr"
         return (
             f"collapse: the teacher gives all images nearly the same prototypes (entropy {entropy:.3f}, where 1 is "
             f"uniform; beside one, {used:.1%} of the others are used): {advice}"

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from methods.tiny import assert_same_loss
 from timm.layers import DropPath
+from torch import nn
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine.config import Optim
@@ -33,7 +34,7 @@ def small(encoder):
     return build_encoder(encoder, size=64, arguments={"dynamic_img_size": False} if encoder == "test_vit" else {})
 
 
-def method(encoder="test_vit", views=VIEWS, **settings):
+def method(encoder="test_vit", views=VIEWS, groups=1, **settings):
     torch.manual_seed(0)
     built = DINO(small(encoder), views, **SETTINGS | settings)
     with torch.no_grad():  # a teacher unlike its student, whose centre has moved
@@ -41,7 +42,7 @@ def method(encoder="test_vit", views=VIEWS, **settings):
             parameter.mul_(1.2)
         if built.centre is not None:
             built.centre.copy_(torch.linspace(-0.5, 0.5, 12))
-    return norm.convert(built, 1).double().train()
+    return norm.convert(built, groups).double().train()
 
 
 def crops(count=4, seed=1):
@@ -55,12 +56,14 @@ def forward(model, images):
 
 
 def head_of(head, x):
-    """Linear layers with GELU between, unit length, cosines with the prototypes."""
-    first, _, second, _, third = head.layers
-    for layer in (first, second):
-        x = x @ layer.weight.T + layer.bias
-        x = x * (1 + torch.erf(x / 2**0.5)) / 2
-    x = x @ third.weight.T + third.bias
+    """Linear layers with GELU between, BatchNorm where there is one, unit length, cosines with the prototypes."""
+    for layer in head.layers:
+        if isinstance(layer, nn.Linear):
+            x = x @ layer.weight.T + layer.bias
+        elif isinstance(layer, nn.GELU):
+            x = x * (1 + torch.erf(x / 2**0.5)) / 2
+        else:
+            x = (x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt() * layer.weight + layer.bias
     x = x / x.square().sum(1, keepdim=True).sqrt()
     rows = head.prototypes / head.prototypes.square().sum(1, keepdim=True).sqrt()
     return x, x @ rows.T
@@ -73,11 +76,11 @@ def seen(encoder, image):
 
 def formula(model, images, temperature):
     """Equations 1 to 3 of the paper, one pair after another. Every crop has a pass of its own: without BatchNorm."""
-    student = [head_of(model.head, seen(model.encoder, image))[1] for image in images]
+    student = head_of(model.head, torch.cat([seen(model.encoder, image) for image in images]))[1].chunk(len(images))
+    teacher = head_of(model.teacher_head, torch.cat([seen(model.teacher, image) for image in images[:2]]))[1].chunk(2)
     total, pairs = 0.0, 0
-    for i, image in enumerate(images[:2]):
-        logits = head_of(model.teacher_head, seen(model.teacher, image))[1].detach()
-        p = ((logits - model.centre) / temperature).exp()
+    for i, logits in enumerate(teacher):
+        p = ((logits.detach() - model.centre) / temperature).exp()
         p = p / p.sum(1, keepdim=True)
         for j, s in enumerate(student):
             if i != j:
@@ -94,6 +97,12 @@ def test_the_loss_and_its_gradient_are_the_formula(encoder):
     assert_same_loss(model, terms.losses["di"], expected)
     terms = forward(model, images)
     assert all(slope.any() for slope in torch.autograd.grad(terms.losses["di"], terms.features))  # health monitors do
+
+
+def test_the_heads_batch_norm_is_over_all_views_of_a_groups_samples():
+    model, images = method(batch_norm=True, groups=2, warmup=0, frozen=0), crops()
+    halves = [formula(model, [image[part] for image in images], 0.07) for part in (slice(0, 2), slice(2, 4))]
+    assert_same_loss(model, forward(model, images).losses["di"], torch.stack(halves).mean())
 
 
 def test_the_teacher_temperature_rises_and_stays():

@@ -113,13 +113,13 @@ def test_dino_and_dinov2_have_their_papers_figures() -> None:
     assert {k: v for k, v in dino.method.items() if k != "_target_"} == {
         "prototypes": 65536, "hidden": 2048, "bottleneck": 256, "student_temperature": 0.1, "teacher_temperature": 0.07,
         "first_temperature": 0.04, "warmup": 30 / 300, "momentum": 0.996, "centring": "softmax", "centre_momentum": 0.9,
-        "frozen": pytest.approx(1 / 300, rel=0.02), "frozen_encoder": None,
+        "frozen": pytest.approx(1 / 300, rel=0.02), "frozen_encoder": None, "batch_norm": False,
     }  # fmt: skip
     assert {k: v for k, v in large.method.items() if k != "_target_"} == {
         "weights": {"di": 1.0, "ibot": 1.0, "koleo": 0.1}, "prototypes": 65536, "hidden": 2048, "bottleneck": 256,
         "student_temperature": 0.1, "teacher_temperature": 0.07, "first_temperature": 0.04, "warmup": 30 / 100,
         "momentum": 0.992, "centring": "sinkhorn", "centre_momentum": 0.9, "frozen": 1 / 100, "frozen_encoder": None,
-        "separate": True,
+        "batch_norm": False, "separate": True,
     }  # fmt: skip
     for config, rate, scale, local in ((dino, 5e-4, 0.25, (10, 96)), (large, 4e-3, 0.32, (8, 98))):
         optim, (first, second, others) = config.optim, config.views["crops"]
