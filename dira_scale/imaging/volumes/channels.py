@@ -63,6 +63,7 @@ def stacked(names: Sequence[str], volumes: Sequence[Volume | None]) -> Volume:
     voxels, notes = np.zeros((len(names), *first.shape), np.int16), []
     for channel, (name, volume) in zip(voxels, zip(names, volumes, strict=True), strict=True):
         if volume is None:
+            notes.append(f"{name} is lacking")
             continue
         if grid.same_as(Grid(volume.shape, volume.affine)):
             channel[...] = volume.voxels
