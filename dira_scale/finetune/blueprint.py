@@ -138,7 +138,7 @@ class FinetuneBlueprint(Blueprint):
             except DimensionsError as error:
                 whole = "preset=volumes_small, or init= a run on volumes"
                 raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
-            data.require_channels(config.model.name, config.channels or config.model.channels)
+            data.require_channels(config.model.name, config.channels or config.model.channels, config.init)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
             check_scored(config, data, supervision)

@@ -95,6 +95,18 @@ def test_datasets_mix_by_the_names_of_their_channels(tmp_path: Path) -> None:
         merge([new.root, swapped.root], tmp_path / "merged", "both")
 
 
+def test_a_network_takes_the_channels_that_it_has_learned(tmp_path: Path) -> None:
+    shards, grey = dataset(tmp_path / "toy"), make(tmp_path / "grey", [each[0] for each in VOLUMES])
+    for each, names in ((shards, ("T1", "T2")), (shards, ()), (grey, ())):
+        each.require_channels(["train"], 2, names, "it")
+    with pytest.raises(DatasetError, match=r"toy has the channels T1, T2, and it has learned T2, T1: shard again with"):
+        shards.require_channels(["train"], 2, ("T2", "T1"), "it")
+    with pytest.raises(DatasetError, match=r"grey has images of 1 channels, and it takes 2: name"):  # is no T2
+        grey.require_channels(["train"], 2, ("T1", "T2"), "it")
+    with pytest.raises(DatasetError, match=r"toy has images of 2 channels, and it takes 1 or 3: name"):
+        shards.require_channels(["train"], 3, (), "it")
+
+
 @pytest.mark.parametrize(
     "column, value, words",
     [

@@ -32,13 +32,19 @@ TINY = [
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
+    return made(tmp_path / "toy", "T1", "T2")
+
+
+def made(root: Path, *channels: str) -> Path:
     volumes = random_volumes(6, channels=2)
     volumes[5][1] = 0
-    return make(tmp_path / "toy", volumes, val=2, ranges=RANGES, channels=("T1", "T2")).root
+    return make(root, volumes, val=2, ranges=RANGES, channels=channels).root
 
 
 @pytest.mark.system
-def test_two_channels_are_learned_restored_drawn_and_embedded(shards: Path, tmp_path: Path) -> None:
+def test_two_channels_are_learned_restored_drawn_and_embedded(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     run = tmp_path / "run"
     words = [*TINY, f"data.shards={shards}", f"run={run}", "channels=2", "views.channel_dropout=0.3"]
     assert main(words) == 0
@@ -59,6 +65,13 @@ def test_two_channels_are_learned_restored_drawn_and_embedded(shards: Path, tmp_
     assert embed([f"run={run}", f"data.shards={shards}", f"out={out}", "threads=1", "data.workers=1"]) == 0
     rows = [row for part in sorted(out.glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
     assert len(rows) == 6 and np.isfinite([row["embedding"] for row in rows]).all()
+    assert described.data.channels == ("T1", "T2")
+    swapped = made(tmp_path / "swapped", "T2", "T1")
+    again = [*TINY, f"data.shards={swapped}", f"run={tmp_path / 'again'}", "channels=2", f"model.weights={run}"]
+    features = [f"run={run}", f"data.shards={swapped}", f"out={tmp_path / 'no'}"]
+    for command, typed in ((main, again), (embed, features)):
+        assert command(typed) == 2
+        assert "has the channels T2, T1, and " in (error := capsys.readouterr().err) and "has learned T1, T2" in error
 
 
 @pytest.mark.parametrize(

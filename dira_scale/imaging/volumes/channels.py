@@ -31,6 +31,11 @@ class Channels:
         there = (part for part in self.parts if part is not None)
         return tuple(path for part in there for path in (part.paths if isinstance(part, Series) else (part,)))
 
+    @property
+    def leader(self) -> Path | Series:
+        """The first that is there, whose grid all have."""
+        return next(part for part in self.parts if part is not None)
+
     def read(self, settings: ReadSettings) -> Volume:
         """[C, Z, Y, X], as :func:`stacked`. Raises RejectedError, naming the channel."""
         if len(self.parts) < len(self.names):
