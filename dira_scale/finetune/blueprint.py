@@ -83,8 +83,9 @@ class FinetuneBlueprint(Blueprint):
 
     @property
     def shapes(self) -> ViewShapes:
-        pooled = self.supervision.pooled
-        return ViewShapes(self.views, labels=len(self.supervision.outputs) if pooled else None, mask=not pooled)
+        pooled, channels = self.supervision.pooled, self.config.channels or 1
+        labels = len(self.supervision.outputs) if pooled else None
+        return ViewShapes(self.views, channels, labels=labels, mask=not pooled)
 
     def networks(self) -> Networks:
         model = self.config.model

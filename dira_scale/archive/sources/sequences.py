@@ -48,7 +48,7 @@ class Sequences(Volumes):
     Args:
         sequences: a pattern by the channel's name, in the channels' order.
         series: in the place of ``sequences`` patterns of DICOM's SeriesDescription, in any case; a session is a study.
-        missing: sessions without one: ``keep``: a channel of zeros, known as lacking; ``reject``: to quarantine.
+        missing: sessions without one: ``keep``: a channel of zeros, which teaches nothing; ``reject``: to quarantine.
         mask: a pattern; the mask is on the grid of the first sequence.
         split_sequences: each sequence is a sample of its own, whose study is the session.
 
