@@ -27,6 +27,8 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.features import Images
 from dira_scale.evaluation.stored import Stored
 from dira_scale.shard.curate.merge import merge
+from dira_scale.shard.curate.stats import Stats
+from dira_scale.shard.curate.stats_page import TILE, tile
 
 NAN, SIZE = math.nan, (25, 16, 16)
 GENERATOR = np.random.default_rng(0)
@@ -73,6 +75,11 @@ def test_every_reader_scales_each_channel_by_its_range(tmp_path: Path, window: t
     np.testing.assert_allclose(images[0], scaled(0, VOLUMES[0], window), atol=1e-5)
     assert not images[1, 1].any()
     assert shards.shown(1) == (0, 0.0, 700.0)
+    pictures = Stats(shards)
+    for n, there in enumerate((2, 1, 2, 2)):  # side by side, by their own ranges
+        planes = scaled(n, VOLUMES[n][:, 8])[:there]
+        np.testing.assert_allclose(pictures.picture(n), np.concatenate(planes, axis=1), atol=1e-5)
+        assert tile(pictures, n).shape == (TILE, TILE, 3)
 
 
 def test_of_one_range_nothing_is_computed_otherwise() -> None:
