@@ -53,9 +53,9 @@ class DatasetImages:
         self.dataset = ShardedDataset.open(shards)
         self.dataset.require(dimensions, "this network")
         self.rows = rows_of(self.dataset, split).tolist()
-        self.splits = [name for name in self.dataset.splits if split in (name, ALL) and len(self.dataset.rows(name))]
-        at = ((row, (name, n)) for name in self.splits for n, row in enumerate(self.dataset.rows(name).tolist()))
-        self._samples, self._positions = {name: Samples([self.dataset], name) for name in self.splits}, dict(at)
+        splits = [name for name in self.dataset.splits if split in (name, ALL) and len(self.dataset.rows(name))]
+        at = ((row, (name, n)) for name in splits for n, row in enumerate(self.dataset.rows(name).tolist()))
+        self._samples, self._positions = {name: Samples([self.dataset], name) for name in splits}, dict(at)
         self.keys = self.targets = [str(key) for key in self.dataset.column("key")[self.rows]]
         self.about = {"dataset": self.dataset.info.name, "hash": self.dataset.hash, "split": split}
 

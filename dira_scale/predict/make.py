@@ -231,7 +231,7 @@ def _images(config: Predict, trained: TrainedRun, workers: int) -> DatasetImages
     dimensions = len(trained.size)
     if config.data.shards is not None:
         images = DatasetImages(config.data.shards, config.data.split, dimensions)
-        trained.require_channels(images.dataset, images.splits)
+        trained.require_channels(images.dataset, [])  # their names; `read` quarantines other numbers
         return images
     assert config.images is not None, "checked"
     conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
