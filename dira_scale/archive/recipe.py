@@ -140,6 +140,9 @@ class Recipe:
         if channels and self.slices:
             raise UserError(f"recipe.slices={self.slices.plane} of several channels ({', '.join(channels)}): slices "
                             "have one; whole volumes have all, recipe.slices=null")  # fmt: skip
+        if channels and self.volume.clip is not None:
+            raise UserError(f"recipe.volume.clip={list(self.volume.clip)} of several channels ({', '.join(channels)}), "
+                            "which have ranges of their own: use null")  # fmt: skip
         return source
 
     def check(self) -> None:

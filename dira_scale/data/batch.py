@@ -62,9 +62,14 @@ class Batch:
         return replace(
             batch,
             views=tuple(map(scaled, batch.views, batch.low.unbind(1), batch.high.unbind(1))),
-            low=torch.zeros_like(batch.low),
-            high=torch.ones_like(batch.high),
+            low=batch.low * 0,  # stays NaN
+            high=batch.high * 0 + 1,
         )
+
+    def lacking(self, first: int, views: int = 1) -> Tensor | None:
+        """bool [v·b, C]: which channels the images of so many views lack, from the ``first``; None where all channels
+        have one range."""
+        return self.low[:, first : first + views].isnan().transpose(0, 1).flatten(0, 1) if self.low.dim() == 3 else None
 
     def split(self, n: int) -> list[Self]:
         """``n`` equal micro-batches, in order."""

@@ -13,6 +13,7 @@ from dira_scale.data.fit import require_fit
 from dira_scale.data.order import EvalOrder, Order, Positions
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_labels, draw_partner
+from dira_scale.errors import UserError
 
 # Samples whose views are drawn at once: for 16, NumPy takes as long as for these. The training thread draws them:
 # another one takes the interpreter from it at each of so many short calls (beside 2,000 operations 15.6 ms instead of
@@ -37,6 +38,7 @@ class Groups:
         self._place = position  # of a sample among the members
         counts = np.bincount(group)
         self._start, self._count = (np.cumsum(counts) - counts)[group], counts[group]
+        self.several = bool((counts > 1).any())
 
     def others(self, index: np.ndarray) -> np.ndarray:
         """How many further images the groups of samples ``index`` [b] have."""
@@ -80,7 +82,8 @@ class Requests:
     Attributes:
         together: of how many steps ``between`` draws the views at once.
 
-    Raises UserError when the datasets do not have the views' dimensions, or a volume is smaller than a crop.
+    Raises UserError when the datasets do not have the views' dimensions, a volume is smaller than a crop, or ``pair``
+    makes no pair in training.
     """
 
     def __init__(
@@ -100,6 +103,12 @@ class Requests:
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
         self.together = max(1, TOGETHER * world // order.batch)
         self._groups = Groups(samples, COLUMNS[views.pair]) if views.pair in COLUMNS and views.count > 1 else None
+        if self._groups and isinstance(order, Order) and not self._groups.several:
+            split = "; sequences are samples with recipe.split_sequences=true" * (views.pair == "session")
+            raise UserError(
+                f"views.pair={views.pair}: no two images of split '{samples.split}' are of one {views.pair}, so both "
+                f"views would show the same: use views.pair=image{split}"
+            )
 
     def at(self, step: int) -> Request:
         """This rank's part of ``step``."""

@@ -155,9 +155,9 @@ class EmbeddingJob:
 def check_images(dataset: ShardedDataset, source: FeatureSource, split: str) -> None:
     """Raise UserError for images of other dimensions or numbers of channels than the encoder takes."""
     dataset.require(source.encoder.dimensions, "this encoder")
-    splits = dataset.splits if split == ALL else [split]
-    channels = {kind.channels for each in splits if each in dataset.splits for kind in dataset.kinds(each)}
-    if len(channels) > 1 or channels - {1, source.encoder.channels[0]}:
+    splits = [each for each in dataset.splits if split in (ALL, each)]
+    dataset.require_channels(splits, source.encoder.channels[0], source.channels, source.encoder.name)
+    if len(channels := {kind.channels for each in splits for kind in dataset.kinds(each)}) > 1:
         listed = " and ".join(map(str, sorted(channels)))
         raise UserError(
             f"data.shards={dataset.root} has images of {listed} channel(s); {source.encoder.name} takes 1 or "

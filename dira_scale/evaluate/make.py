@@ -152,12 +152,7 @@ def _supervision(config: Evaluation, trained: TrainedRun, dataset: ShardedDatase
     split, filled = config.data.split, [name for name in dataset.splits if len(dataset.rows(name))]
     if split not in filled:
         raise UserError(f"data.split={split}: {dataset.root} has {', '.join(filled)}{nearest(split, filled)}")
-    stored = {kind.channels for kind in dataset.kinds(split)}
-    if other := sorted(stored - {1, trained.channels}):
-        raise UserError(
-            f"data.shards={dataset.root} has images of {other[0]} channels, and the network in run={config.run} takes "
-            f"1 or {trained.channels}: name a dataset of such images"
-        )
+    trained.require_channels(dataset, [split])
     require_fit(Samples([dataset], split), trained.views, LARGER)
     try:
         return trained.task.evaluated(trained.about["facts"], dataset, split)

@@ -25,13 +25,15 @@ from dira_scale.runs.reader import RunReader, check_stage
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """An encoder that takes images of [0, 1], in evaluation mode. ``level``: of its pyramid, or tokens."""
+    """An encoder that takes images of [0, 1], in evaluation mode. ``level``: of its pyramid, or tokens; ``channels``:
+    the names of those that it has learned, if they are known."""
 
     name: str
     encoder: Encoder
     weights: Weights
     input: Input
     level: Layer
+    channels: tuple[str, ...] = ()
 
 
 def open_source(cfg: DictConfig) -> FeatureSource:
@@ -53,7 +55,9 @@ def open_source(cfg: DictConfig) -> FeatureSource:
     (level,) = levels(cfg.layer, encoder).values()
     if cfg.what == MAP and cfg.layer == LAST and encoder.patch:
         level = PATCHES
-    return FeatureSource(name, encoder.eval(), weights, input, level)
+    return FeatureSource(
+        name, encoder.eval(), weights, input, level, run.description.data.channels if run else ()
+    )  # fmt: skip
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

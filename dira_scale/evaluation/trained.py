@@ -1,10 +1,10 @@
 """A fine-tuned network with all that predicting needs to know of it, from its run or from its export."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import torch
 import xxhash
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
@@ -53,6 +54,7 @@ class About(TypedDict):
     step: STEP
     model: dict[str, Any]
     channels: CHANNELS | None
+    channel_names: NotRequired[list[str]]
     task: dict[str, Any]
     facts: dict[str, Any]
     size: Annotated[list[SIDE], Within(2, 3)]
@@ -104,6 +106,11 @@ class TrainedRun:
     def channels(self) -> int:
         """The channels of an image that has more than one."""
         return int(self.network.encoder.channels[0])
+
+    def require_channels(self, dataset: ShardedDataset, splits: Sequence[str]) -> None:
+        """Raise UserError unless it takes the channels of these images."""
+        names = self.about.get("channel_names", [])
+        dataset.require_channels(splits, self.channels, names, f"the network {self.about['network']}")
 
     @property
     def hash(self) -> str:
@@ -183,6 +190,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "step": step,
         "model": {**described.network.architecture} | {"weights": None},
         "channels": config["channels"],
+        "channel_names": list(described.data.channels),
         "task": config["task"],
         "facts": config["facts"],
         "size": list(described.input.size),
@@ -190,7 +198,7 @@ def about_run(reader: RunReader, stage: str, step: int) -> dict[str, Any]:
         "normalise": config["normalise"],
         "evaluate": config["evaluate"],
         "precision": config["precision_used"],
-        "conversion": datasets[0].recipe if datasets and datasets[0] else None,
+        "conversion": datasets[0].conversion if datasets and datasets[0] else None,
         "thresholds": judged.get("thresholds"),
         "temperatures": judged.get("temperatures"),
         "calibrated_thresholds": judged.get("calibrated", {}).get("thresholds"),

@@ -130,10 +130,14 @@ class Card:
         return "\n".join(["## Training procedure", "", *(f"- {line}" for line in lines)])
 
     def _loading(self) -> str:
-        shape, channels = ", ".join(map(str, (1, *self.run.input.size))), self.run.network.channels
+        names, channels = self.run.data.channels, self.run.network.channels
+        shape = ", ".join(map(str, (channels if names else 1, *self.run.input.size)))
         window, repeated, repeat = self.run.input.window, "", ""
+        given = TAG.sub("&lt;", f"the channels {', '.join(names)}, each") if names else "grey"
         ends = f" (stored values, clipped to {window[0]:g} to {window[1]:g})" if window else ""
-        if channels > 1:
+        if names:
+            repeated = ", 0 where it is lacking"
+        elif channels > 1:
             repeated = f", repeated to {'three' if channels == 3 else channels} channels"
             repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"
         normalised, mean = "*without* normalisation by mean and deviation", self.run.input.mean
@@ -142,7 +146,7 @@ class Card:
         lines = [
             "## Loading",
             "",
-            f"Input: grey in [0, 1]{ends}{repeated}, {normalised}.",
+            f"Input: {given} in [0, 1]{ends}{repeated}, {normalised}.",
             "",
             "```python",
             "import torch",

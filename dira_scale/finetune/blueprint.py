@@ -83,8 +83,9 @@ class FinetuneBlueprint(Blueprint):
 
     @property
     def shapes(self) -> ViewShapes:
-        pooled = self.supervision.pooled
-        return ViewShapes(self.views, labels=len(self.supervision.outputs) if pooled else None, mask=not pooled)
+        pooled, channels = self.supervision.pooled, self.config.channels or 1
+        labels = len(self.supervision.outputs) if pooled else None
+        return ViewShapes(self.views, channels, labels=labels, mask=not pooled)
 
     def networks(self) -> Networks:
         model = self.config.model
@@ -138,7 +139,7 @@ class FinetuneBlueprint(Blueprint):
             except DimensionsError as error:
                 whole = "preset=volumes_small, or init= a run on volumes"
                 raise UserError(f"{error}{f'; on volumes: {whole}' * (views.dimensions == 2)}") from error
-            data.require_channels(config.model.name, config.channels or config.model.channels)
+            data.require_channels(config.model.name, config.channels or config.model.channels, config.init)
             supervision = config.task.supervision(data)
             check_crops(config, views, supervision)
             check_scored(config, data, supervision)

@@ -71,7 +71,7 @@ class Finetuning:
         """The distorted images, and their targets, turned as they are."""
         parameters = batch.distortions[0]
         with span(VIEWS):
-            image = self.distort(batch.views[0], parameters)
+            image = self.distort(batch.views[0], parameters, lacking=batch.lacking(0))
             return image, self.supervision.targets(batch, lambda mask: self.distort.turned_mask(mask, parameters))
 
     def monitor(self, losses: FinetuneLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:

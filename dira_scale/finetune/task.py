@@ -218,7 +218,11 @@ class FinetuneTask(Finetuning, DatasetTask):
                 alive()
                 batch = stored.to(self.world.device)
                 with self.world.autocast():
-                    module(normalised(self.distort(batch.views[0], batch.distortions[0]), self.input))
+                    module(
+                        normalised(
+                            self.distort(batch.views[0], batch.distortions[0], lacking=batch.lacking(0)), self.input
+                        )
+                    )
         norm.commit_statistics(module, momentum=1.0)
 
     def norm_passes(self, stage: StagePlan) -> int:

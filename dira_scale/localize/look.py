@@ -14,7 +14,6 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import fixed_views
 from dira_scale.distributed.precision import set_fp32
-from dira_scale.errors import UserError
 from dira_scale.evaluation.config import CENTRE
 from dira_scale.evaluation.stored import Stored, held_out_crops
 from dira_scale.evaluation.trained import LARGER, TrainedRun
@@ -158,9 +157,6 @@ class Localizer:
     def view(self, case: Case) -> tuple[Stored, Tensor]:
         """The image, and as the network sees it, float32 [C, *size] in [0, 1]. Raises UserError for a damaged one."""
         stored = Stored.of(self.samples, case.sample).seen(**self.trained.stored)
-        if (channels := stored.channels) not in (1, self.trained.channels):
-            name, takes = self.samples.name(case.sample), self.trained.channels
-            raise UserError(f"{name} has {channels} channels, and the network takes 1 or {takes}")
         try:
             return stored, stored.view(self.crop, self.trained.size)
         except DecodeError as error:

@@ -143,6 +143,7 @@ def make(cfg: DictConfig) -> None:
         raise UserError(not_of_labels(config.run, f"fine-tuned on {trained.supervision.learned}"))
     dataset = ShardedDataset.open(config.data.shards)
     dataset.require(len(trained.size), "this network")
+    trained.require_channels(dataset, [config.data.split] if config.data.split in dataset.splits else [])
     cases = cases_of(dataset, config.data.split, trained.supervision.outputs, config.labels)
     about = {name: trained.about[name] for name in ("network", "stage", "step")} | {"weights": trained.hash}
     about |= {"data": {"dataset": dataset.info.name, "hash": dataset.hash, "split": config.data.split}}

@@ -10,7 +10,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import RESTORATION_LOSSES, hidden_mean
 from dira_scale.methods.method import Method, Terms, check_weights
-from dira_scale.methods.restoration import MASK, hidden_voxels, mask_blocks
+from dira_scale.methods.restoration import MASK, hidden_voxels, mask_blocks, of_known
 from dira_scale.models.network import Network
 
 PAPER_WEIGHTS = MappingProxyType({"di": 1.0, "re": 10.0, "ad": 0.001})
@@ -136,6 +136,7 @@ class DiRA(Method):
         target = torch.cat(clean[: self.restored_views])
         logits = [self.head(self.decoder(terms.pyramids[view])) for view in views]
         restored = torch.sigmoid(torch.cat(logits).to(target.dtype))
+        restored = of_known(restored, target, batch, self.restored_views)
         if loss is None:  # a mask
             hidden = torch.cat([hidden_voxels(batch, view, target.shape[2:]) for view in views])
             seen = torch.cat(distorted[: self.restored_views])

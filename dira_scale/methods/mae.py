@@ -13,7 +13,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
 from dira_scale.losses.restoration import block_moments, hidden_mean
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import blocks_hidden, check_single, mask_blocks, patch_grid
+from dira_scale.methods.restoration import blocks_hidden, check_single, mask_blocks, of_known, patch_grid
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.sparse import sparsify
 
@@ -114,12 +114,14 @@ class MAE(Method):
         hidden = spread(blocks, view.shape[2:])[:, None]
         pyramid, filled = self.encoded(view, blocks)
         predicted = self.head(self.decoder(filled)).to(target.dtype)
+        aim = target
         if self.norm_target:
             mean, deviation = block_moments(target, tuple(blocks.shape[1:]))
-            loss = hidden_mean(self.error(predicted - (target - mean) / deviation), hidden)
+            aim = (target - mean) / deviation
+        predicted = of_known(predicted, aim, batch)
+        loss = hidden_mean(self.error(predicted - aim), hidden)
+        if self.norm_target:
             predicted = predicted * deviation + mean
-        else:
-            loss = hidden_mean(self.error(predicted - target), hidden)
         restored = torch.where(hidden, predicted, view)
         return Terms({"re": loss}, restored, target, pyramids=(pyramid,))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.methods.method import Method, Terms, check_weights
-from dira_scale.methods.restoration import check_single
+from dira_scale.methods.restoration import check_single, of_known
 from dira_scale.models.network import Network
 
 
@@ -50,5 +50,6 @@ class ModelsGenesis(Method):
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         target, pyramid = clean[0], self.encoder(distorted[0])
         restored = torch.sigmoid(self.head(self.decoder(pyramid)).to(target.dtype))
+        restored = of_known(restored, target, batch)
         losses = {"re": F.mse_loss(restored, target)} if "re" in self.active else {}
         return Terms(losses, restored, target, pyramids=(pyramid,))

@@ -21,6 +21,7 @@ from dira_scale.methods.c2l import C2L, blend
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.pairs import check_range
+from dira_scale.methods.restoration import of_known
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models.heads import MLP
 from dira_scale.models.momentum import momentum_copy
@@ -164,17 +165,18 @@ class PCRL(C2L):
         errors = self.compare({
             name: (self.decoded(self.attended(pyramid, orientation)), reorient(image, orientation))
             for name, (pyramid, image, orientation) in branches.items()
-        }, terms, "ordinary")  # fmt: skip
+        }, terms, "ordinary", batch)  # fmt: skip
         losses["re"] = self.target_scale**2 * errors.sum()
         terms.orientation = first[0]
         return terms
 
-    def compare(self, restored: Pairs, terms: Terms, shown: str) -> Tensor:
+    def compare(self, restored: Pairs, terms: Terms, shown: str, batch: Batch) -> Tensor:
         """The mean squared errors of all branches, which are monitored. ``shown``: the branch whose image is handed
         on."""
-        errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
+        pairs = {name: (of_known(image, target, batch), target) for name, (image, target) in restored.items()}
+        errors = {name: F.mse_loss(*pair) for name, pair in pairs.items()}
         terms.monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
-        terms.restored, terms.target = restored[shown]
+        terms.restored, terms.target = pairs[shown]
         return torch.stack(list(errors.values()))
 
     def oriented(self, orientations: Tensor) -> Tensor:
@@ -279,7 +281,7 @@ class PCRLReleased(PCRL):
                 blend(mixed_clean1, mixed_clean2, mixed_share),
             ),
         }
-        terms.losses["re"] = self.target_scale**2 * self.compare(restored, terms, "mixed").mean()
+        terms.losses["re"] = self.target_scale**2 * self.compare(restored, terms, "mixed", batch).mean()
         return terms
 
 

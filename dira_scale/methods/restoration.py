@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.distort.corruptions.patches import PatchMask
 from dira_scale.data.views import ViewSpec
@@ -19,6 +20,13 @@ def check_single(method: str, views: ViewSpec) -> None:
     """Raise ``UserError`` unless ``method`` gets one view, which is of one size."""
     if views.count != 1:
         raise UserError(f"views.count={views.count}: {method} restores one view; use views.count=1")
+
+
+def of_known(restored: Tensor, target: Tensor, batch: Batch, views: int = 1) -> Tensor:
+    """``restored`` [v·b, C, *size], of the first ``views``, but as the ``target`` in channels that an image lacks: they
+    teach nothing, and no figure counts them."""
+    lacking = batch.lacking(0, views)
+    return restored if lacking is None else torch.where(per_sample(lacking, restored), target, restored)
 
 
 def check_any_size(method: str, encoder: Encoder) -> None:

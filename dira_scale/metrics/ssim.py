@@ -9,16 +9,14 @@ C1, C2 = 0.01**2, 0.03**2  # for images in [0, 1]
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """SSIM of each pair, [n] (Wang et al., IEEE TIP 2004, eq. 13), over inner windows and channels; [n, C, *size] in
-    [0, 1].
+    """SSIM of each pair, [n] (Wang et al., IEEE TIP 2004, eq. 13), over inner windows; [n, 1, *size] in [0, 1].
 
     Raises ``ValueError`` for images smaller than a window.
     """
     if min(a.shape[2:]) < WINDOW:
         raise ValueError(f"images of {tuple(a.shape[2:])} pixels are smaller than a window of {WINDOW}")
     mean = F.avg_pool2d if a.dim() == 4 else F.avg_pool3d
-    products = torch.stack([a, b, a * a, b * b, a * b], dim=1).flatten(1, 2)
-    mean_a, mean_b, aa, bb, ab = mean(products, WINDOW, stride=1).unflatten(1, (5, -1)).unbind(1)
+    mean_a, mean_b, aa, bb, ab = mean(torch.cat([a, b, a * a, b * b, a * b], dim=1), WINDOW, stride=1).unbind(1)
     count = WINDOW ** (a.dim() - 2)
     unbiased = count / (count - 1)
     luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)

@@ -28,7 +28,7 @@ from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.slice_position import voxels_of
-from dira_scale.predict.folder import FolderImages
+from dira_scale.predict.folder import FolderImages, leader_of
 from dira_scale.predict.geometry import Geometry, Space
 from dira_scale.predict.geometry import Plane as FlatPlane
 from dira_scale.predict.images import Loaded
@@ -200,7 +200,7 @@ class Segmentation:
 
 
 def _paths(item: Item) -> Sequence[Path]:
-    image = item.record.image
+    image = leader_of(item)
     return image.paths if isinstance(image, Input) else (image,)
 
 

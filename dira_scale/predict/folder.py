@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from dira_scale.archive.plan import Item
 from dira_scale.archive.reading import read_input
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sample import sample_of
+from dira_scale.archive.sources.base import Input, SourceRecord
 from dira_scale.archive.sources.bids import Bids
+from dira_scale.archive.sources.brats import Brats
 from dira_scale.archive.sources.folder import Folder
 from dira_scale.archive.sources.sequences import Sequences
 from dira_scale.archive.sources.volumes import Volumes
@@ -48,7 +51,7 @@ class FolderImages:
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
         hasher, _ = self.recipe.hasher(key_file)
-        records = [*_source_of(conversion, folder, dimensions).records(workers)]
+        records = [*_records(conversion or {}, folder, dimensions, workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
         called = [r.name if names == SOURCE else hasher("key", r.name) for r in records]
@@ -72,28 +75,43 @@ class FolderImages:
         )  # fmt: skip
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))
-        image = item.record.image
-        leader = image.paths[0] if isinstance(image, Channels) else image  # whose grid all have
-        return Loaded(stored, Space.of(leader, read, np.array(row["affine"]).reshape(4, 4)))
+        return Loaded(stored, Space.of(leader_of(item), read, np.array(row["affine"]).reshape(4, 4)))
 
     def name(self, number: int) -> str | None:
         return self.items[number].record.name
 
 
-def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: int) -> Folder:
-    """The files of ``folder``, or, of a network of several sequences, its sessions. Raises UserError."""
-    keys = conversion or {}
-    named = {key: keys[key] for key in ("sequences", "series") if keys.get(key)}
-    if named and not keys.get("split_sequences"):
-        kind = Bids if keys.get("_target_") == Bids.__name__ else Sequences
-        return kind(folder, **named, missing=keys.get("missing", "keep"))
-    return Volumes(folder) if dimensions == 3 else Folder(folder)
+def _records(
+    conversion: Mapping[str, Any], folder: str, dimensions: int, workers: int
+) -> Iterator[SourceRecord]:  # fmt: skip
+    """The files of ``folder``; of a network of several sequences its sessions, or files with a channel for each.
+
+    Raises UserError.
+    """
+    names = Shape(RESHARD).of(list[str], conversion.get("channels", []), "channels.")
+    target = conversion.get("_target_")
+    named = {key: conversion[key] for key in ("sequences", "series") if conversion.get(key)}
+    if names and target == Brats.__name__:
+        named = {"sequences": {kind: f"*_{kind}.nii*" for kind in names}}
+    if named and not conversion.get("split_sequences"):
+        kind = Bids if target == Bids.__name__ else Sequences
+        yield from kind(folder, **named, missing=conversion.get("missing", "reject")).records(workers)
+        return
+    for record in (Volumes(folder) if dimensions == 3 else Folder(folder)).records(workers):
+        whole = names and isinstance(record.image, Path)
+        yield replace(record, image=Channels(tuple(names), (record.image,))) if whole else record  # type: ignore[arg-type]
+
+
+def leader_of(item: Item) -> Path | Input:
+    """The file or series on whose grid an image is read."""
+    image = item.record.image
+    return image.leader if isinstance(image, Channels) else image
 
 
 def conversion_of(like: str | None, known: Mapping[str, Any] | None, network: str) -> Mapping[str, Any]:
     """How images are read: as those of the dataset ``like``, else as ``known``. Raises UserError without either."""
     if like is not None:
-        return ShardedDataset.open(like, check_shards=False).info.recipe
+        return ShardedDataset.open(like, check_shards=False).info.conversion
     if not known:
         raise UserError(
             f"like: the dataset that {network} was trained on is not where it was, so it is unknown how images are "

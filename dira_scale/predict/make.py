@@ -166,9 +166,10 @@ class Prediction:
             try:
                 loaded = self.images.load(number)
                 stored = loaded.stored.seen(**trained.stored)
-                if (channels := stored.channels) not in (1, trained.channels):
-                    takes = f"the network takes 1 or {trained.channels}"
-                    raise QuarantinedError("check", f"{channels} channels, and {takes}")
+                takes = {trained.channels, *([] if trained.about.get("channel_names") else [1])}
+                if stored.channels not in takes:
+                    wanted = " or ".join(map(str, sorted(takes)))
+                    raise QuarantinedError("check", f"{stored.channels} channels, and the network takes {wanted}")
                 if self.masks:
                     return replace(loaded, stored=stored)
                 crops = [stored.cropped(crop, trained.size) for crop in trained.crops]
@@ -229,7 +230,9 @@ class Prediction:
 def _images(config: Predict, trained: TrainedRun, workers: int) -> DatasetImages | FolderImages:
     dimensions = len(trained.size)
     if config.data.shards is not None:
-        return DatasetImages(config.data.shards, config.data.split, dimensions)
+        images = DatasetImages(config.data.shards, config.data.split, dimensions)
+        trained.require_channels(images.dataset, [])  # their names; `read` quarantines other numbers
+        return images
     assert config.images is not None, "checked"
     conversion = conversion_of(config.like, trained.about["conversion"], trained.about["network"])
     return FolderImages(config.images, conversion, dimensions, config.names, config.key_file, workers)

@@ -97,7 +97,7 @@ class PretrainBlueprint(Blueprint):
                 raise UserError(f"{error}; docs/reference/experiments.md lists the experiments on each") from error
             if learned:
                 learned.check(data.labels)
-            data.require_channels(config.model.name, config.channels or 1, repeats=False)
+            data.require_channels(config.model.name, config.channels or 1, config.model.weights, repeats=False)
             weights = config.model.weights
             stages = stage_plans(config, data.steps_per_epoch)
             return data, stages, start_tensors(Path(weights)) if weights else None

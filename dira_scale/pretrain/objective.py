@@ -120,8 +120,11 @@ class Objective:
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; without cutout and shuffling in stages that corrupt none."""
         corrupt = corrupt and self.corrupts(terms)
-        of_views = zip(self.distorts, batch.views, batch.distortions, strict=True)
-        return tuple(distort(view, parameters, corrupt) for distort, view, parameters in of_views)
+        of_views = enumerate(zip(self.distorts, batch.views, batch.distortions, strict=True))
+        return tuple(
+            distort(view, parameters, corrupt, batch.lacking(number))
+            for number, (distort, view, parameters) in of_views
+        )
 
     def seen(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """``distorted`` views as the encoder sees them: black where a token hides patches whose pixels are there."""

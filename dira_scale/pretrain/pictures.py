@@ -115,7 +115,7 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
         arrays = (part.flatten(0, 1).float().cpu().numpy() for part in parts)
         geometry = (np.repeat(each, channels, 0) for each in (batch.mirrored.cpu().numpy(), batch.spacing))
         for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
-            if np.array_equal(restored, clean) or (channels > 1 and not clean.any()):
+            if np.array_equal(restored, clean):
                 continue  # a mask hides nothing of it, or the channel is lacking
             table.add(clean, distorted, hole > 0, restored)
             if drawn < rows:

@@ -80,12 +80,13 @@ class Monitors:
     def _restoration(self, terms: Terms) -> dict[str, Tensor]:
         if terms.restored is None or terms.target is None:
             return {}
-        restored, target = terms.restored.float(), terms.target.float()
+        # Each channel is an image of its own.
+        restored, target = (part.float().flatten(0, 1)[:, None] for part in (terms.restored, terms.target))
         errors = (restored - target).square().flatten(1).mean(1)
         measured = {"psnr": -10 * errors.clamp(min=1e-10).log10()}
         if min(target.shape[2:]) >= WINDOW:
             measured["ssim"] = ssim(restored, target)
-        some = errors > 0  # of views from which a mask hides nothing there is nothing to say
+        some = errors > 0  # of views from which a mask hides nothing, and of lacking channels, there is nothing to say
         sums = [values.where(some, 0.0).sum() for values in measured.values()]
         *sums, count = reduce_sum(torch.stack([*sums, some.sum().to(errors)]))  # processes have as many as were drawn
         return {name: value / count.clamp(min=1) for name, value in zip(measured, sums, strict=True)}

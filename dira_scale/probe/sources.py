@@ -50,6 +50,9 @@ class Computed:
         self.encoder = self.model.name
         self.dataset = ShardedDataset.open(cfg.data.shards)
         self.dataset.require(self.model.dimensions, f"probing {self.encoder}")
+        for run in (reader.description for reader in self.runs):
+            splits, names = [*self.dataset.splits], run.data.channels
+            self.dataset.require_channels(splits, run.network.channels, names, self.encoder)
         sides = self.model.dimensions * (self.size,) if isinstance(self.size, int) else self.size
         self.pretext: Pretext | None = PRETEXTS[cfg.pretext](sides) if cfg.pretext else None
 

@@ -73,12 +73,13 @@ class Dataset:
     licence: str | None = None
     samples: Mapping[str, int] | None = None  # by split
     lists: str | None = None  # that decided splits
+    channels: tuple[str, ...] = ()  # their names, of several
 
     def known(self, info: "DatasetInfo") -> "Dataset":
         """With what ``info`` says."""
         return replace(
             self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
-            lists=info.split_remark,
+            lists=info.split_remark, channels=tuple(info.channels),
         )  # fmt: skip
 
     def at(self, root: Path) -> "Dataset":
@@ -94,6 +95,11 @@ class DataDescription:
     split: str  # that trains
     held_out_split: str | None = None  # None without validation
     held_out: STEP | None = None  # samples of a validation, at most; None: all of the split
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The names of the channels of all datasets that have names; empty if none does."""
+        return next((dataset.channels for dataset in self.datasets if dataset.channels), ())
 
 
 @dataclass(frozen=True)

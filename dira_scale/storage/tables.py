@@ -24,12 +24,16 @@ class Row(NamedTuple):
 
 
 def read_table(
-    path: Path, columns: Sequence[str], named_by: str = "", advice: Mapping[str, str] = MappingProxyType({})
+    path: Path,
+    columns: Sequence[str],
+    named_by: str = "",
+    advice: Mapping[str, str] = MappingProxyType({}),
+    empty: str = "",
 ) -> Iterator[Row]:
     """The rows of a UTF-8 CSV with a header, one at a time; cells are separated as the header's.
 
-    Header and cells are stripped, empty lines skipped. A column is found in any case, and is then called as in
-    ``columns``.
+    Header and cells are stripped, empty lines skipped; cells that say ``empty`` are. A column is found in any case, and
+    is then called as in ``columns``.
 
     Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them,
     ``advice`` what to do about a column), or has a line with more cells than the header.
@@ -61,7 +65,7 @@ def read_table(
             for cells in reader:
                 lines.next_row()
                 first_line = reader.line_num + 1
-                cells = [as_written(cell.strip()) for cell in cells]
+                cells = ["" if cell.strip() == empty else as_written(cell.strip()) for cell in cells]
                 if any(cells[len(present) :]):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
                 if any(cells):

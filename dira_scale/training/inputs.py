@@ -24,6 +24,8 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.preflight import DIGITS
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError, nearest
+from dira_scale.runs.description import FILE as DESCRIPTION
+from dira_scale.runs.description import read_description
 from dira_scale.storage.store import is_local, locate
 from dira_scale.training.broken_batch import save_batch
 from dira_scale.training.config import StagedTraining
@@ -119,9 +121,10 @@ class Inputs:
         cores = default_threads()
         return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **chosen)
 
-    def require_channels(self, network: str, channels: int, repeats: bool = True) -> None:
+    def require_channels(self, network: str, channels: int, start: str | None, repeats: bool = True) -> None:
         """Raise UserError unless a ``network`` whose first layer takes so many ``channels`` takes these images; it
-        ``repeats`` those of one channel where it does not restore them. Also for views that drop the only channel."""
+        ``repeats`` those of one channel where it does not restore them. Also for views that drop the only channel, and
+        if the run in the folder ``start`` has learned these in another order."""
         stored = {kind.channels for dataset in self.datasets for kind in dataset.kinds(self.data.split)}
         share = max(entry.channel_dropout for entry in self.views.entries)
         if share and stored == {1}:
@@ -136,6 +139,11 @@ class Inputs:
                 f"channels={channels}: {root} has images of {has}, and {network} takes {channels}"
                 f"{', or grey ones' * repeats}: use channels={other[0] if other[0] > 1 else 'null'}"
             )
+        is_run = start is not None and (Path(start) / DESCRIPTION).is_file()
+        learned = read_description(Path(str(start))).data.channels if is_run else ()
+        for dataset in self.datasets:
+            if learned and sorted(learned) == sorted(dataset.info.channels):
+                dataset.require_channels([self.data.split], channels, learned, f"the run {start}")
 
     def loader(self, stage: StagePlan) -> Loader:
         return self.train(stage.batch)

@@ -15,17 +15,20 @@ from data.volumes import make, plain_view, spec
 
 from dira_scale.data.batch import Batch, unit_interval
 from dira_scale.data.distort import build
+from dira_scale.data.distort.corruptions import Bezier, GaussianNoise
 from dira_scale.data.geometry.fixed import centre
 from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import DatasetError, ShardedDataset, schema_of
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import ViewSpec, draw, fixed_views
+from dira_scale.data.views import Jitter, ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.evaluation.features import Images
 from dira_scale.evaluation.stored import Stored
 from dira_scale.shard.curate.merge import merge
+from dira_scale.shard.curate.stats import Stats
+from dira_scale.shard.curate.stats_page import TILE, tile
 
 NAN, SIZE = math.nan, (25, 16, 16)
 GENERATOR = np.random.default_rng(0)
@@ -57,6 +60,8 @@ def test_every_reader_scales_each_channel_by_its_range(tmp_path: Path, window: t
     assert batch.low.shape == (4, 1, 2) and batch.views[0].dtype == torch.int16
     moved = batch.to("cpu")
     assert torch.equal(moved.to("cpu").views[0], moved.views[0])
+    for each in (batch, moved, moved.to("cpu"), *moved.split(1)):
+        assert each.lacking(0).tolist() == np.isnan([low for low, _ in RANGES]).tolist()
     samples = Samples([shards], "train", views=views)
     images = next(Images(shards, np.arange(4), (17, 20, 16), 1, window).batches(4))
     for n, voxels in enumerate(VOLUMES):
@@ -70,6 +75,11 @@ def test_every_reader_scales_each_channel_by_its_range(tmp_path: Path, window: t
     np.testing.assert_allclose(images[0], scaled(0, VOLUMES[0], window), atol=1e-5)
     assert not images[1, 1].any()
     assert shards.shown(1) == (0, 0.0, 700.0)
+    pictures = Stats(shards)
+    for n, there in enumerate((2, 1, 2, 2)):  # side by side, by their own ranges
+        planes = scaled(n, VOLUMES[n][:, 8])[:there]
+        np.testing.assert_allclose(pictures.picture(n), np.concatenate(planes, axis=1), atol=1e-5)
+        assert tile(pictures, n).shape == (TILE, TILE, 3)
 
 
 def test_of_one_range_nothing_is_computed_otherwise() -> None:
@@ -90,6 +100,18 @@ def test_datasets_mix_by_the_names_of_their_channels(tmp_path: Path) -> None:
         Samples([new, swapped], "train")
     with pytest.raises(UserError, match=r"has T1, T2, but .*swapped T2, T1: merge datasets of the same channels"):
         merge([new.root, swapped.root], tmp_path / "merged", "both")
+
+
+def test_a_network_takes_the_channels_that_it_has_learned(tmp_path: Path) -> None:
+    shards, grey = dataset(tmp_path / "toy"), make(tmp_path / "grey", [each[0] for each in VOLUMES])
+    for each, names in ((shards, ("T1", "T2")), (shards, ()), (grey, ())):
+        each.require_channels(["train"], 2, names, "it")
+    with pytest.raises(DatasetError, match=r"toy has the channels T1, T2, and it has learned T2, T1: shard again with"):
+        shards.require_channels(["train"], 2, ("T2", "T1"), "it")
+    with pytest.raises(DatasetError, match=r"grey has images of 1 channels, and it takes 2: name"):  # is no T2
+        grey.require_channels(["train"], 2, ("T1", "T2"), "it")
+    with pytest.raises(DatasetError, match=r"toy has images of 2 channels, and it takes 1 or 3: name"):
+        shards.require_channels(["train"], 3, (), "it")
 
 
 @pytest.mark.parametrize(
@@ -121,12 +143,14 @@ def test_a_strangers_names_are_checked(tmp_path: Path, named: Any) -> None:
         ShardedDataset.open(root)
 
 
-def dropped(views: ViewSpec, index: np.ndarray, epoch: int = 0, x: torch.Tensor | None = None) -> torch.Tensor:
+def dropped(
+    views: ViewSpec, index: np.ndarray, epoch: int = 0, lacking: torch.Tensor | None = None
+) -> torch.Tensor:  # fmt: skip
     """Which channels are 0 of views of ones, bool [b, C]."""
     sides = [np.full(len(index), side) for side in views.sides]
     _, params = draw(views, 3, epoch, index, np.zeros(len(index), int), 0, *sides)
-    x = torch.ones(len(index), 3, *views.sides) if x is None else x
-    return build(views)(x, params, False).flatten(2).amax(2) == 0
+    x = torch.ones(len(index), 3, *views.sides)
+    return build(views)(x, params, False, lacking).flatten(2).amax(2) == 0
 
 
 @pytest.mark.parametrize("size", [(8, 8, 8), 16], ids=["volume", "image"])
@@ -140,19 +164,22 @@ def test_channels_are_dropped_by_the_samples_key_alone_and_never_all(size: Any) 
     parts = [dropped(views, index[part]) for part in (slice(0, 7), slice(7, 600), slice(600, None))]
     assert torch.equal(torch.cat(parts), gone) and not torch.equal(dropped(views, index, epoch=1), gone)
     assert not dropped(plain, index[:9]).any()
-    lacking = torch.ones(200, 3, *views.sides)
-    lacking[:, 1:] = 0  # of the only one there is nothing to drop
-    assert not dropped(views, index[:200], x=lacking)[:, 0].any()
+    lacking = torch.tensor([[False, True, True]] * 200)  # of the only one there is nothing to drop
+    assert torch.equal(dropped(views, index[:200], lacking=lacking), lacking)
 
 
-def test_a_lacking_channel_stays_0_through_jitter() -> None:
-    views = ViewSpec(
-        size=(8, 8, 8), **{n: getattr(spec(8, 8, 8), n) for n in ("blur", "cutout", "inverse_cutout", "shuffle")}
+def test_a_lacking_channel_stays_0_through_jitter_and_corruptions() -> None:
+    """So do dropped ones: falling curves would make them 1, and noise would show in them."""
+    views = replace(
+        spec(8, 8, 8), jitter=Jitter(), corruptions={"curve": Bezier(p=1.0), "noise": GaussianNoise(sigma=(0.1, 0.2))}
     )
-    x = torch.rand(64, 2, 8, 8, 8)
-    x[:, 1] = 0
-    _, params = draw(views, 0, 0, np.arange(64), np.zeros(64, int), 0, *[np.full(64, 8)] * 3)
-    assert not build(views)(x, params)[:, 1].any() and not torch.equal(build(views)(x, params)[:, 0], x[:, 0])
+    x, index = torch.rand(64, 2, 8, 8, 8), np.arange(64)
+    x[:32, 1], lacking = 0, torch.tensor([[False, True]] * 32 + [[False, False]] * 32)
+    for p in (0.0, 0.5):
+        each = replace(views, channel_dropout=p)
+        _, params = draw(each, 0, 0, index, np.zeros(64, int), 0, *[np.full(64, 8)] * 3)
+        zero = build(each)(x, params, lacking=lacking).flatten(2).amax(2) == 0
+        assert torch.equal(zero[:32], lacking[:32]) and (0 < zero[32:].sum() < 32) == (p > 0)
 
 
 def test_the_second_view_is_another_sequence_of_the_session(tmp_path: Path) -> None:
@@ -169,3 +196,8 @@ def test_the_second_view_is_another_sequence_of_the_session(tmp_path: Path) -> N
         assert torch.equal(torch.cat([half.images for half in halves]), alone.images)
         for first, second in alone.images.tolist():
             assert studies[first] == studies[second] and (first != second) == (studies[first] != "c")
+    whole = make(tmp_path / "whole", volumes, studies=[*"abcdefgh"])
+    order, held_out = Order((8,), seed=0, batch=8), EvalOrder(8, 8)
+    assert CpuLoader(LoaderSpec([whole], "train", held_out, views, seed=0, fixed_epoch=0))
+    with pytest.raises(UserError, match=r"views.pair=session: no two images of split 'train' are of one session"):
+        CpuLoader(LoaderSpec([whole], "train", order, views, seed=0))

@@ -186,7 +186,7 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         ([f"run={train(tmp_path / 'pretrained', seed=0)}"], dataset, "is of pretrain: fine-tune it first"),
         ([f"run={run}", "window=whole"], dataset, "windows are of masks, and this network has labels; leave it out"),
         ([f"run={run}"], volumes, "holds volumes, and this network reads images"),
-        ([f"run={run}"], four, f"four has images of 4 channels, and the network in run={run} takes 1 or 3"),
+        ([f"run={run}"], four, f"four has images of 4 channels, and the network {run.name} takes 1 or 3"),
         ([f"run={run}", "data.split=tset"], dataset, f"{dataset.root} has train, val, test; did you mean 'test'?"),
         ([f"run={run}", "data.split=all"], dataset, f"data.split=all: {dataset.root} has train, val, test"),
         ([f"run={run}"], dataset, f"run={run} has learned bright, dark, and all of it is asked for: task.labels: "

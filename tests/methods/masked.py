@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from data.volumes import NONE
+from methods.tiny import Facts
 from torch import Tensor, nn
 
 from dira_scale.data.distort.corruptions import BlockMask
@@ -70,7 +71,7 @@ def masked_batch(views: ViewSpec, count: int = 4, seed: int = 0) -> tuple[list[T
 
 
 def batch_of(hidden: list[dict[str, Tensor]]) -> Any:
-    return SimpleNamespace(step=0, distortions=[SimpleNamespace(corruptions={"mask": params}) for params in hidden])
+    return Facts(step=0, distortions=[SimpleNamespace(corruptions={"mask": params}) for params in hidden])
 
 
 def voxels(blocks: Tensor, size: Any) -> Tensor:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
+from methods.tiny import Facts
 from torch import nn
 
 from dira_scale.data.geometry.orientation import indicator, reorient
@@ -62,14 +63,14 @@ def batch(count=4, step=0):
     views = torch.rand(4, count, 1, SIZE, SIZE, generator=generator, dtype=torch.float64)
     drawn = torch.rand(2, count, 2, 3, generator=generator) * torch.tensor([2.0, 2.0, 4.0])
     turned = tuple(SimpleNamespace(orientations=each) for each in drawn.floor().to(torch.uint8))
-    return tuple(views[:2]), tuple(views[2:]), SimpleNamespace(step=step, distortions=turned)
+    return tuple(views[:2]), tuple(views[2:]), Facts(step=step, distortions=turned)
 
 
 def part(whole, samples):
     clean, distorted, facts = whole
     cut = tuple(SimpleNamespace(orientations=each.orientations[samples]) for each in facts.distortions)
     views = (tuple(view[samples] for view in pair) for pair in (clean, distorted))
-    return *views, SimpleNamespace(step=facts.step, distortions=cut)
+    return *views, Facts(step=facts.step, distortions=cut)
 
 
 class Expected(NamedTuple):

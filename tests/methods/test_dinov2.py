@@ -1,13 +1,11 @@
 """DINOv2 on one process: its three terms against plain formulas in float64, its masks, and what it refuses."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from losses.test_distillation import balanced
 from methods.test_dino import SETTINGS, crops, head_of, small, steps_of
-from methods.tiny import assert_same_loss
+from methods.tiny import Facts, assert_same_loss
 
 from dira_scale.data.distort.corruptions import BlockwiseMask, PatchMask
 from dira_scale.data.views import ViewSpec, draw
@@ -39,7 +37,7 @@ def batch_of(views, count=6):
     index = np.arange(count)
     sides = (np.full(count, 64), np.full(count, 64))
     drawn = [draw(views, 0, 0, index, 0 * index, view, *sides)[1] for view in range(views.count)]
-    return SimpleNamespace(step=0, distortions=drawn)
+    return Facts(step=0, distortions=drawn)
 
 
 def masked_tokens(encoder, image, mask, token):

@@ -1,10 +1,10 @@
 """DiRA: which parts run and train in which stage, its options, and the restoration loss against its formula."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
+from methods.tiny import Facts
 from methods.tiny import dira as build
 
 from dira_scale.errors import UserError
@@ -19,7 +19,7 @@ def dira(request):
 def forward(method, seed=0):
     generator = torch.Generator().manual_seed(seed)
     clean, distorted = (tuple(torch.rand(4, 1, 64, 64, generator=generator) for _ in range(2)) for _ in range(2))
-    return method(clean, distorted, SimpleNamespace(step=0)), clean, distorted
+    return method(clean, distorted, Facts(step=0)), clean, distorted
 
 
 def trained(method):

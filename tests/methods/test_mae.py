@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from data.volumes import NONE
 from methods.masked import NETWORKS, as_spark, built, mae, masked, masked_batch, voxels
+from methods.tiny import Facts
 from timm.layers import BlurPool2d, EvoNorm2dS0, GlobalContext, GroupNormAct
 from torch import Tensor, nn
 
@@ -147,9 +147,7 @@ def test_hidden_voxels_are_not_seen(network: str, masking: str, training: bool) 
     hidden = voxels(params.corruptions["mask"]["mask"], views.sides)
 
     def maps(x: torch.Tensor) -> list[torch.Tensor]:
-        pyramid: list[torch.Tensor] = method(
-            (clean,), (distort(x, params),), SimpleNamespace(distortions=[params])
-        ).pyramids[0]
+        pyramid: list[torch.Tensor] = method((clean,), (distort(x, params),), Facts(distortions=[params])).pyramids[0]
         return pyramid
 
     before = maps(clean)

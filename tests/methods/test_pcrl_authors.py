@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch.base.modules as smp_modules
 import torch
+from methods.tiny import Facts
 from torch import nn
 
 from dira_scale.data.views import ViewSpec
@@ -156,7 +157,7 @@ class Pair:
 
     def our_step(self, step, clean, distorted, orientations):
         distortions = tuple(SimpleNamespace(orientations=each[:, None]) for each in orientations)
-        terms = self.ours(tuple(clean), tuple(distorted), SimpleNamespace(step=step, distortions=distortions))
+        terms = self.ours(tuple(clean), tuple(distorted), Facts(step=step, distortions=distortions))
         self.ours_optimizer.zero_grad()
         sum(terms.losses.values()).backward()
         seen = {f"loss {name}": loss.detach() for name, loss in terms.losses.items()}

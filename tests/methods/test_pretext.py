@@ -1,7 +1,6 @@
 """Rotation and relative position: losses in float64 beside plain formulas, what is drawn, and what is refused."""
 
 from itertools import product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from data.volumes import NONE, spec
 from methods.masked import UNET, UNET3D, built
+from methods.tiny import Facts
 from torch import Tensor, nn
 
 from dira_scale.data.distort import build
@@ -63,7 +63,7 @@ def test_rotation_equals_its_formula(network: dict[str, Any], size: Any, turns: 
     seen = build(method.views)(x.float(), params).double() if draws else x
     if draws:
         x = x.float().double()
-    terms = method((x,), (seen,), SimpleNamespace(distortions=[params]))
+    terms = method((x,), (seen,), Facts(distortions=[params]))
 
     each = params.corruptions["turn"]["turn"].numpy()[:, None] if draws else np.tile(np.arange(turns), (COUNT, 1))
     ways = [(k, (0, 1)) for k in range(4)] if turns == 4 else TURNS_3D
@@ -101,7 +101,7 @@ def test_relative_position_equals_its_formula(network: dict[str, Any], n: int) -
     pair, size = PAIRS[n], SIZES[n]
     method: Any = built(POSITION, network, views(size, patches=pair), groups=1)
     x, params = pictures(method.views), drawn(method.views)
-    terms = method((x,), (x,), SimpleNamespace(distortions=[params]))
+    terms = method((x,), (x,), Facts(distortions=[params]))
 
     side, neighbours = pair.sides(n), [cell for cell in product(range(3), repeat=n) if cell != (1,) * n]
     classes, corners = (params.corruptions["patches"][name].numpy() for name in ("neighbour", "corners"))
@@ -162,7 +162,7 @@ def test_each_learns_what_is_asked(node: dict[str, Any], size: int, choice: dict
 
     def step(number: int) -> Any:
         x = (down * 0.3 + right * 0.6)[None, None] + 0.1 * torch.rand(16, 1, size, size, generator=generator)
-        return method((x,), (x,), SimpleNamespace(distortions=[drawn(of, 16, epoch=number)]))
+        return method((x,), (x,), Facts(distortions=[drawn(of, 16, epoch=number)]))
 
     for number in range(30):
         optimizer.zero_grad()
@@ -179,7 +179,7 @@ def test_dira_restores_what_was_turned() -> None:
     method.enter_stage(["di", "re"])
     x, params = pictures(method.views), drawn(method.views)
     seen = turned(x, params.corruptions["turn"]["turn"])
-    terms = method((x,), (seen,), SimpleNamespace(distortions=[params]))
+    terms = method((x,), (seen,), Facts(distortions=[params]))
     assert method.corrupted
     restored = torch.sigmoid(method.head(method.decoder(method.encoder(seen))))
     torch.testing.assert_close(terms.losses["re"], (restored - x).square().mean())

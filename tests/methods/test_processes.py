@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from harness import together
+from methods.tiny import Facts
 from torch import nn
 
 from dira_scale.distributed.collectives import Exchange, gather, rank, world
@@ -195,7 +196,7 @@ def volumes_of(step, count=16, part=own_part):
     return (
         tuple(clean),
         tuple(distorted),
-        SimpleNamespace(step=step, distortions=hidden, labels=labels, index=part(number)),
+        Facts(step=step, distortions=hidden, labels=labels, index=part(number)),
     )
 
 
@@ -219,7 +220,7 @@ def pretexts():
         x = part(torch.rand(count, 1, views.size, views.size, generator=generator, dtype=torch.float64))
         index = part(torch.arange(count)).numpy()
         drawn = draw(views, 0, step, index, 0 * index, 0, *2 * (0 * index + views.size,))[1]
-        return (x,), (x,), SimpleNamespace(step=step, distortions=[drawn])
+        return (x,), (x,), Facts(step=step, distortions=[drawn])
 
     results = {}
     for name, (node, corruptions) in cases.items():
@@ -259,7 +260,7 @@ def distillation():
         images = [torch.rand(count, 1, side, side, generator=generator, dtype=torch.float64) for side in sides]
         images, index = tuple(map(part, images)), part(torch.arange(count)).numpy()
         drawn = [draw(views, 0, step, index, 0 * index, view, 0 * index + 64, 0 * index + 64)[1] for view in range(4)]
-        return images, images, SimpleNamespace(step=step, distortions=drawn)
+        return images, images, Facts(step=step, distortions=drawn)
 
     results = {}
     for name, (encoder, node, groups) in DISTILLED.items():
@@ -383,7 +384,7 @@ def some(count, generator):
 
 def facts(step, drawn):
     """What methods read of a batch beside its views."""
-    return SimpleNamespace(step=step, distortions=[SimpleNamespace(orientations=each) for each in drawn])
+    return Facts(step=step, distortions=[SimpleNamespace(orientations=each) for each in drawn])
 
 
 def mean(x):

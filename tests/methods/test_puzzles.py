@@ -1,7 +1,6 @@
 """Jigsaw puzzles and Rubik's cube: blocks by hand, losses in float64 beside plain formulas, what is refused."""
 
 from itertools import permutations, product
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from data.volumes import spec
 from methods.masked import UNET, UNET3D, built
 from methods.test_pretext import CUBE, drawn, linear, pictures, plain_loss, views
+from methods.tiny import Facts
 from torch import Tensor, nn
 
 from dira_scale.data.distort import build
@@ -50,7 +50,7 @@ def step(node: dict[str, Any], network: dict[str, Any], size: Any, corruptions: 
 
 
 def terms_of(method: Any, params: Any, x: Tensor, seen: Tensor) -> Any:
-    return method((x,), (seen,), SimpleNamespace(distortions=[params]))
+    return method((x,), (seen,), Facts(distortions=[params]))
 
 
 @pytest.mark.parametrize(("size", "counts"), [((8, 12), (2, 3)), ((4, 6, 8), (2, 1, 4))])
@@ -179,7 +179,7 @@ def test_dira_puts_the_blocks_back(base: dict[str, Any], corruptions: Any) -> No
     method, params, x, seen = step(node, UNET3D, CUBE, corruptions)
     method.enter_stage(["di", "re"])
     terms = terms_of(method, params, x, seen)
-    restored = torch.sigmoid(method.head(method.decoder(method.base(((x),), (seen,), SimpleNamespace(
+    restored = torch.sigmoid(method.head(method.decoder(method.base(((x),), (seen,), Facts(
         distortions=[params])).pyramids[0])))  # fmt: skip
     torch.testing.assert_close(terms.losses["re"], (restored - x).square().mean())
     assert torch.equal(terms.target, x) and terms.restored.shape == x.shape

@@ -37,6 +37,13 @@ SETTINGS = {
 }
 
 
+class Facts(SimpleNamespace):
+    """What a method reads of a batch, of images whose channels have one range."""
+
+    def lacking(self, first, views=1):
+        return None
+
+
 class Tiny(nn.Module):
     """An encoder of one convolution."""
 
@@ -71,7 +78,7 @@ def views(count=8, seed=1):
 
 
 def forward(model, images, step=0):
-    return model(images, images, SimpleNamespace(step=step))
+    return model(images, images, Facts(step=step))
 
 
 def assert_same_loss(model, loss, expected, name="", rtol=1e-10, slopes=1e-7):

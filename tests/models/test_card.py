@@ -127,8 +127,10 @@ def test_names_of_others_are_no_html() -> None:
     run = described(model("test_resnet"), "pooled")
     evil = "</code><script src=//evil></script><!-- <?x <img src=x onerror=y>"
     run = replace(run, trained=evil, training=(evil,), network=replace(run.network, name=evil, start=f"a{evil}"))
-    known = Dataset("x", "h", 1.0, name=evil, modality=evil, licence=evil, samples={run.data.split: 3}, lists=evil)
+    known = Dataset("x", "h", 1.0, evil, evil, evil, {run.data.split: 3}, lists=evil, channels=("T1", evil))
+    run = replace(run, data=replace(run.data, datasets=(known,)), network=replace(run.network, channels=2))
     text = Card("demo", run, [TrainingData(known, None)], "train", 3, 0.5, False, {}).text()
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front)["license_name"].startswith(evil)
-    assert text.count("&lt;script") >= 5 and not re.search("<[a-z/!?]", body)
+    assert text.count("&lt;script") >= 6 and not re.search("<[a-z/!?]", body)
+    assert "Input: the channels T1, " in body and "image = torch.rand(1, 2, 64, 64)  # your" in body

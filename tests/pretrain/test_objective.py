@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from methods.tiny import Facts
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -35,7 +36,7 @@ def batch() -> Any:
     turned = {"rotation": 0 * ones, "orientations": torch.zeros(COUNT, 0, 3, dtype=torch.uint8)}
     without = {"tone": torch.zeros(COUNT, 0), "warp": torch.zeros(COUNT, 0)}
     distortion = Distortion(**off, **cut, boxes=boxes, swaps=swaps, **turned, **without)
-    return SimpleNamespace(views=(torch.full((COUNT, 1, 32, 32), 0.5),) * 2, distortions=(distortion,) * 2)
+    return Facts(views=(torch.full((COUNT, 1, 32, 32), 0.5),) * 2, distortions=(distortion,) * 2)
 
 
 WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
@@ -106,7 +107,7 @@ def test_a_conditional_adversary_gets_no_pixels_that_a_token_hides_from_the_enco
     plain, adversary = batch(), Conditional()
     mask = torch.arange(COUNT * 16).view(COUNT, 4, 4) % 3 == 0
     masked = replace(plain.distortions[0], corruptions={"mask": {"mask": mask}})
-    given = SimpleNamespace(views=plain.views, distortions=(masked, plain.distortions[1]))  # a local crop has none
+    given = Facts(views=plain.views, distortions=(masked, plain.distortions[1]))  # a local crop has none
     weights: Any = {"ad": 0.001}
     objective = Objective(weights, adversary, ViewSpec(size=32), WORLD, hides=True)  # type: ignore[arg-type]
     objective(Restores(), given, ["ad"])  # type: ignore[arg-type]
@@ -122,7 +123,7 @@ def rotated_batch() -> Any:
     images[:, :, 4, 10:20] = 1.0
     distortion = replace(plain.distortions[0], rotation=torch.tensor([90.0, -90.0]))
     flips = torch.tensor([[False, False], [False, True]])
-    return SimpleNamespace(views=(images, images / 2), distortions=(distortion,) * 2, flips=(flips, flips.roll(1, 0)))
+    return Facts(views=(images, images / 2), distortions=(distortion,) * 2, flips=(flips, flips.roll(1, 0)))
 
 
 def test_clean_views_are_rotated_with_the_input() -> None:

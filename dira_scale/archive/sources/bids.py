@@ -8,8 +8,6 @@ from dira_scale.archive.sources.label_columns import Given
 from dira_scale.archive.sources.sequences import MASK, Sequences, Session
 from dira_scale.config.schema import PathStr
 
-UNKNOWN = "n/a"  # BIDS' word for an empty cell
-
 
 class Bids(Sequences):
     """A BIDS dataset (https://bids-specification.readthedocs.io): a volume for each session, ``sub-*/[ses-*/]``.
@@ -26,6 +24,8 @@ class Bids(Sequences):
 
     Others as ``Sequences``.
     """
+
+    empty = "n/a"
 
     def __init__(
         self,
@@ -48,10 +48,6 @@ class Bids(Sequences):
             images, sequences, None, missing, mask, split_sequences, table, columns, [*labels], None, class_columns,
             None, attributes,
         )  # fmt: skip
-
-    def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
-        known = {column: "" if cell == UNKNOWN else cell for column, cell in row.items()}
-        return super()._labels(known, where)
 
     def _session(self, pattern: "re.Pattern[str]", path: str) -> Session | None:
         *folders, file = PurePosixPath(path).parts

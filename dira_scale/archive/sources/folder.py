@@ -70,6 +70,8 @@ class Folder:
             a label is not a number; the pattern has no group, or there is a patient column, too.
     """
 
+    empty = ""  # what the CSV's empty cells say
+
     def __init__(
         self,
         images: PathStr,
@@ -204,7 +206,8 @@ class Folder:
             + f", recipe.columns.{key}=null if there is none" * (key != "file")
             for key, column in self.columns.items()
         }
-        table = partial(read_table, path, named, "recipe.columns, label_columns, label_rules or class_columns", advice)
+        keys = "recipe.columns, label_columns, label_rules or class_columns"
+        table = partial(read_table, path, named, keys, advice, self.empty)
         if "file" not in self.columns:
             raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
         self.no_inputs[path] = None

@@ -48,14 +48,14 @@ class Sequences(Volumes):
     Args:
         sequences: a pattern by the channel's name, in the channels' order.
         series: in the place of ``sequences`` patterns of DICOM's SeriesDescription, in any case; a session is a study.
-        missing: sessions without one: ``keep``: a channel of zeros, known as lacking; ``reject``: to quarantine.
+        missing: sessions without one: ``keep``: a channel of zeros, which teaches nothing; ``reject``: to quarantine.
         mask: a pattern; the mask is on the grid of the first sequence.
         split_sequences: each sequence is a sample of its own, whose study is the session.
 
     Others as ``Volumes``, but for ``boxes``.
 
     Raises:
-        UserError: as ``Volumes``; a pattern that matches no file.
+        UserError: as ``Volumes``; a pattern that matches no file; a file that two patterns match.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Sequences(Volumes):
         self.given = {**given, **({MASK: mask} if mask else {})}
         self.patterns = {name: _regex(glob) for name, glob in self.given.items()}
         self.headers = dict[Session, Mapping[str, str]]()  # of DICOM
+        self.unread = list[SourceRecord]()  # files of no series, as their headers are damaged
         self.channels = self.names if len(self.names) > 1 and not split_sequences else ()
 
     def _all(self, workers: int) -> Iterator[SourceRecord]:
@@ -104,15 +105,19 @@ class Sequences(Volumes):
         parts = [(name,) for name in self.names] if self.split_sequences else [self.names]
         items = ((session, names) for session in sessions for names in parts)
         met = set[Path]()
+        yield from self.unread
 
         def record(item: tuple[Session, tuple[str, ...]]) -> SourceRecord:
             session, names = item
             return self._session_record(session, names, sessions[session], met)
 
-        for made in in_threads(record, items, workers):
-            if not (self.split_sequences and made.rejected == self._lacks(1)):  # nothing is there to be rejected
-                yield made
-        yield from (self._absent(path) for path in self.listed if path not in met)
+        if self.split_sequences:  # nothing is there to be rejected
+            items = (item for item in items if item[1][0] in sessions[item[0]])
+        yield from in_threads(record, items, workers)
+        for path in self.listed:
+            if path not in met:
+                absent = self._absent(path)
+                yield replace(absent, rejected="no sequence is there") if self._exists(path) else absent
 
     def _exists(self, path: Path) -> bool:
         return super()._exists(path) or (not is_local(path) and resolve_links(path) in self._folders)
@@ -128,6 +133,9 @@ class Sequences(Volumes):
         listed = self._named() if self.key == "recipe.sequences" else self._described(workers)
         for called, matched, part in listed:
             first = first or called
+            if len(matched) > 1:
+                several = f"{self.key}: {' and '.join(matched)} both match "
+                raise UserError(several + brief(f"{called}; make one narrower"))
             for name, session in matched.items():
                 sessions.setdefault(session, {}).setdefault(name, []).append(part)
                 found.add(name)
@@ -146,9 +154,11 @@ class Sequences(Volumes):
     def _described(self, workers: int) -> Iterator[Found]:
         """The DICOM series of each study; of what cannot be read as one, reading says why."""
         index = SeriesIndex()
-        for path, size, head, _ in self._inspected(workers):
-            if head and size is not None:
-                index.add(path, size, head)
+        for inspected in self._inspected(workers):
+            if inspected.head and inspected.size is not None:
+                index.add(inspected.path, inspected.size, inspected.head)
+            elif inspected.rejected:
+                self.unread.append(self._file(inspected))
         for series in index.series():
             if series.rejected not in (SCOUT, COPY):
                 description, header = series.header.get("description", ""), series.header
@@ -168,9 +178,9 @@ class Sequences(Volumes):
     ) -> SourceRecord:  # fmt: skip
         parts = tuple(files[name][0] if name in files else None for name in names)
         every = [part for of_name in files.values() for part in of_name]
-        known = [part.paths[0] if isinstance(part, Series) else part for part in every]
         image: Path | Input = Channels(names, parts) if len(names) > 1 and any(parts) else parts[0] or every[0]
-        rows = {row for path in known if (row := above(path, self.listed) or above(resolve_links(path), self.listed))}
+        own = [part for name in names for part in files.get(name, ())] if self.split_sequences else every
+        rows = self._rows(own) or self._rows(every)
         met |= rows
         row = min(rows, default=None)
         name = f"{session.name} {names[0]}" if self.split_sequences else session.name
@@ -181,18 +191,31 @@ class Sequences(Volumes):
         mask = next((part for part in files.get(MASK, ()) if not isinstance(part, Series)), None)
         record = replace(record, study=record.study or session.name, mask=record.mask or mask)
         several = [name for name in (*names, *([MASK] if MASK in files else [])) if len(files.get(name, ())) > 1]
-        reason = record.rejected
         if len(rows) > 1:
-            reason = "files of one session in several rows of the CSV: name one of them, or their folder"
-        elif several:
-            kind = f"{several[0]}: {len(files[several[0]])} files of one session match its pattern"
-            reason = f"{kind}; make it narrower, or keep one of them"
-        elif not any(parts) or (self.missing == "reject" and not all(parts)):
-            reason = self._lacks(sum(part is None for part in parts))
-        return replace(record, rejected=reason)
+            return replace(
+                record, rejected="files of one session in several rows of the CSV: name one of them, or their folder"
+            )
+        if several:
+            first, count = several[0], len(files[several[0]])
+            return replace(
+                record,
+                rejected=f"{first}: {count} files of one session match its pattern; make it narrower, or keep one",
+            )
+        if not any(parts) or (self.missing == "reject" and not all(parts)):
+            count = sum(part is None for part in parts)
+            return replace(record, rejected=f"without {count} of the sequences (recipe.missing)")
+        return record
 
-    def _lacks(self, count: int) -> str:
-        return f"without {count} of the sequences (recipe.missing)"
+    def _rows(self, parts: Sequence[Path | Series]) -> set[Path]:
+        """The rows of the CSV that name these files, or folders above them."""
+        paths = [part.paths[0] if isinstance(part, Series) else part for part in parts]
+        return {row for path in paths if (row := above(path, self.listed) or above(resolve_links(path), self.listed))}
+
+    def _matched(self, record: SourceRecord) -> str | None:
+        """The patient by ``recipe.patient_pattern`` of the first file's path."""
+        assert self.pattern is not None
+        path = record.image.paths[0] if isinstance(record.image, Input) else record.image
+        return self.pattern.patient(self._name(path, path))
 
 
 def _is_text(value: object) -> bool:
@@ -200,6 +223,6 @@ def _is_text(value: object) -> bool:
 
 
 def _regex(glob: str) -> "re.Pattern[str]":
-    """Groups: the folder above, then what stands in the place of each ``*`` and ``?``, which match no ``/``."""
-    parts = {"*": "([^/]*)", "?": "([^/])"}
+    """Groups: the folder above, then what stands in the place of each ``*``, which matches no ``/``."""
+    parts = {"*": "([^/]*)", "?": "[^/]"}
     return re.compile("((?:.*/)?)" + "".join(parts.get(each) or re.escape(each) for each in glob))

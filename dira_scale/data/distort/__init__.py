@@ -11,18 +11,21 @@ from dira_scale.data.views import Distortion, ViewSpec
 
 
 class DistortVolumes(nn.Module):
-    """Shapes: x [b, C, D, H, W] in [0, 1] -> the same, float32, in x's memory format."""
+    """Shapes: x [b, C, D, H, W] in [0, 1] -> the same, float32, in x's memory format. ``lacking``: of the batch."""
 
     def __init__(self, views: ViewSpec) -> None:
         super().__init__()
         self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
 
     @torch.no_grad()
-    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
+    def forward(
+        self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last_3d)
-            x = without_channels(jitter(x.float(), params), params, self.channel_dropout)
+            x = jitter(x.float(), params)
             x = corrupted(x, self.corruptions, params) if corrupt else x
+            x = without_channels(x, params, self.channel_dropout, lacking)
             return x.contiguous(memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format)
 
     def turned(self, x: Tensor, params: Distortion) -> Tensor:

@@ -32,7 +32,7 @@ class Distort(nn.Module):
     mirrored edges (edge pixels not repeated). Both patches of a swap are read from the image before all swaps; later
     writes overwrite earlier ones. Flips are geometry and already applied by the loader.
 
-    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format.
+    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format. ``lacking``: of the batch.
     """
 
     blur_taps: Tensor
@@ -47,14 +47,17 @@ class Distort(nn.Module):
         self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
 
     @torch.no_grad()
-    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
+    def forward(
+        self, x: Tensor, params: Distortion, corrupt: bool = True, lacking: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         with ieee_products(x.device):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             x = self.turned(x, params)
             x = tone(x.float(), params) if self.tones else x
             distort = self.one_by_one if x.device.type == "cpu" else self.at_once
-            x = without_channels(distort(x.float(), params, corrupt), params, self.channel_dropout)
+            x = distort(x.float(), params, corrupt)
             x = corrupted(x, self.corruptions, params) if corrupt else x
+            x = without_channels(x, params, self.channel_dropout, lacking)
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def turned(self, x: Tensor, params: Distortion) -> Tensor:

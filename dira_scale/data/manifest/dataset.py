@@ -101,6 +101,21 @@ class ShardedDataset:
             "(python -m dira_scale.shard recipe=volumes makes one)"
         )
 
+    def require_channels(self, splits: Sequence[str], takes: int, names: Sequence[str], reader: str) -> None:
+        """Raise DatasetError unless ``reader``, which takes so many channels, takes the images of ``splits``: they have
+        as many, of the ``names`` that it has learned, if these are known; or else one, which it repeats."""
+        stored = {kind.channels for split in splits for kind in self.kinds(split)}
+        if other := sorted(stored - {takes if names else 1, takes}):
+            raise DatasetError(
+                f"data.shards={self.root} has images of {other[0]} channels, and {reader} takes "
+                f"{'' if names else '1 or '}{takes}: name a dataset of such images"
+            )
+        if names and self.info.channels and [*names] != self.info.channels:
+            raise DatasetError(
+                f"data.shards={self.root} has the channels {', '.join(self.info.channels)}, and {reader} has learned "
+                f"{', '.join(names)}: shard again with these, in this order"
+            )
+
     def require_images(self, reader: str) -> None:
         """Raise DatasetError if this holds volumes, which ``reader`` cannot read."""
         self.require(2, reader)

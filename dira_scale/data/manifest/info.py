@@ -99,6 +99,11 @@ class DatasetInfo:
         """The labels as yes and no, those of classes with a flag for each class."""
         return flags_of(self.label_names, self.classes)
 
+    @property
+    def conversion(self) -> dict[str, Any]:
+        """How images are read that are not in it: its recipe, and the names of channels."""
+        return self.recipe | ({"channels": self.channels} if self.channels else {})
+
     def incomparable(self, other: "DatasetInfo") -> str | None:
         """Why a patient of both has different keys in them, or may have; None if it has the same key in both."""
         reasons = ("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")

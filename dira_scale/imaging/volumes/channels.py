@@ -31,6 +31,11 @@ class Channels:
         there = (part for part in self.parts if part is not None)
         return tuple(path for part in there for path in (part.paths if isinstance(part, Series) else (part,)))
 
+    @property
+    def leader(self) -> Path | Series:
+        """The first that is there, whose grid all have."""
+        return next(part for part in self.parts if part is not None)
+
     def read(self, settings: ReadSettings) -> Volume:
         """[C, Z, Y, X], as :func:`stacked`. Raises RejectedError, naming the channel."""
         if len(self.parts) < len(self.names):
@@ -63,6 +68,7 @@ def stacked(names: Sequence[str], volumes: Sequence[Volume | None]) -> Volume:
     voxels, notes = np.zeros((len(names), *first.shape), np.int16), []
     for channel, (name, volume) in zip(voxels, zip(names, volumes, strict=True), strict=True):
         if volume is None:
+            notes.append(f"{name} is lacking")
             continue
         if grid.same_as(Grid(volume.shape, volume.affine)):
             channel[...] = volume.voxels

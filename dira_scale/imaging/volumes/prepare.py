@@ -30,8 +30,6 @@ def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], set
     if settings.crop == "body":
         volume, mask, boxes = crop_to_body(volume, mask, boxes)
     if settings.clip is not None:
-        if volume.ranges is not None:
-            raise RejectedError("channels have ranges of their own, and recipe.volume.clip is one for all: use null")
         volume = _clip(volume, *settings.clip)
     if settings.spacing is not None:
         volume, mask, boxes = resample(volume, mask, boxes, settings.spacing)

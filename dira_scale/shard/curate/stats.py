@@ -196,19 +196,21 @@ class Stats:
 
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
         """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
-        middle one."""
-        channel, low, high = self.dataset.shown(row)
+        middle one: of several channels those that it has, side by side."""
         try:
             if self.info.dims == 3:
                 voxels = self.dataset.voxels(row)
                 depth = voxels.shape[-3] // 2 if depth is None else depth
-                middle = voxels[(channel,) * (len(voxels.shape) - 3) + (depth,)]
+                planes = np.asarray(voxels[(slice(None),) * (len(voxels.shape) - 3) + (depth,)])
+                middle = planes.reshape(-1, *planes.shape[-2:])
             else:
                 middle = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
-                middle = middle.mean(-1) if middle.ndim == 3 else middle
+                middle = (middle.mean(-1) if middle.ndim == 3 else middle)[None]
         except DecodeError as error:
             raise self._damaged(row) from error
-        return np.clip((np.asarray(middle, np.float32) - low) / ((high - low) or 1), 0, 1)
+        low, high = (np.broadcast_to(end, len(middle))[:, None, None] for end in self.dataset.range(row))
+        scaled = np.clip((np.asarray(middle, np.float32) - low) / np.where(high > low, high - low, 1), 0, 1)
+        return np.concatenate(scaled[~np.isnan(low[:, 0, 0])], axis=1)
 
     def _damaged(self, row: int) -> DatasetError:
         key = self.dataset.cell("key", row)

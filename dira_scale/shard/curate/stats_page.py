@@ -110,6 +110,7 @@ def tile(stats: Stats, row: int) -> np.ndarray:
         boxes = [box for box in boxes if depth is not None and box["z"] < depth + 1 and box["z"] + box["d"] > depth]
         mask = None if mask is None or depth is None else mask[depth]
     picture = (stats.picture(row, depth) * 255).astype(np.uint8)
+    mask = None if mask is None else np.tile(mask, (1, picture.shape[1] // mask.shape[1]))  # of each channel
     return outlined(picture, mask, [[box[side] for side in "yxhw"] for box in boxes], TILE)
 
 

@@ -1,12 +1,15 @@
 """Sequences of a session as channels: ranges of their own, one grid; those that lack, are there twice or lie apart."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
@@ -14,15 +17,18 @@ from archive.sources import miniatures_3d
 from archive.sources.layouts import PATTERNS, config, listed
 from scipy.ndimage import gaussian_filter
 
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.archive.recipe import Recipe
+from dira_scale.data.manifest import QUARANTINE_FILE, ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.evaluation.stored import Stored
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 from dira_scale.imaging.volumes.channels import Channels
+from dira_scale.predict.dicomseg import _paths
 from dira_scale.predict.folder import FolderImages
 from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.audit.texts import own_words, tokens
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
@@ -112,6 +118,8 @@ def test_what_cannot_be_one_session_says_why(tmp_path: Path, ingest: SimpleNames
     assert set(reasons.values()) == {None}
     with pytest.raises(RejectedError, match="FLAIR and T1 overlap by less than half, by their positions"):
         Channels(("T1", "FLAIR"), (tmp_path / "ward/b_t1.nii.gz", tmp_path / "far.nii")).read(READING)
+    alone = Channels(("T1", "FLAIR"), (tmp_path / "ward/b_t1.nii.gz", None)).read(READING)
+    assert alone.notes == ("FLAIR is lacking",) and not alone.voxels[1].any()
     (tmp_path / "flat.nii").write_bytes(b"no NIfTI")
     with pytest.raises(RejectedError, match="FLAIR: not a NIfTI"):
         Channels(("T1", "FLAIR"), (tmp_path / "ward/b_t1.nii.gz", tmp_path / "flat.nii")).read(READING)
@@ -125,8 +133,82 @@ def test_what_cannot_be_one_session_says_why(tmp_path: Path, ingest: SimpleNames
         convert(config("sequences", tmp_path, ingest, slices="axial"), tmp_path / "out", 1)
 
 
+def test_sequences_are_samples_with_their_own_rows_and_patients(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """A pattern for patients meets the file's path, also where a sample is of one file."""
+    miniatures_3d.sessions(tmp_path)
+    alone: dict[str, Any] = {"split_sequences": True, "mask": None}
+    keys = {"labels": None, "columns": {}, "label_columns": None, "patient_pattern": r"(?:^|/)(\w)_"}
+    patients = {record.name: record.patient for record in listed("sequences", tmp_path, ingest, **alone, **keys)}
+    assert patients == {f"ward/{n} {s}": n for n in "ab" for s in ("T1", "FLAIR")} | {"c T1": "c"}
+    rows = ["ward/a_t1.nii.gz,p,1", "ward/a_flair.nii,p,0", "ward,q,1", "c_t1.nii.gz,r,"]
+    (tmp_path / "table.csv").write_text("\n".join(["file,patient,sick", *rows]) + "\n")
+    made = {record.name: (record.patient, *record.labels) for record in listed("sequences", tmp_path, ingest, **alone)}
+    assert made.pop("c T1")[0] == "r"
+    first = {"ward/a T1": ("p", 1.0), "ward/a FLAIR": ("p", 0.0)}
+    assert made == first | dict.fromkeys(["ward/b T1", "ward/b FLAIR"], ("q", 1.0))
+
+
+def test_patterns_that_overlap_are_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """Else a session without T1 would have its FLAIR twice."""
+    miniatures_3d.sessions(tmp_path)
+    patterns = {"T1": "*_*.nii*", "FLAIR": "*_flair.nii*"}
+    with pytest.raises(UserError, match=r"recipe.sequences: T1 and FLAIR both match ward/a_flair.nii; make one narrow"):
+        listed("sequences", tmp_path, ingest, sequences=patterns, mask=None)
+    with pytest.raises(UserError, match=r"volume.clip=\[0, 9\] of several channels \(T1, FLAIR\), which have ranges"):
+        given = config("sequences", tmp_path, ingest)
+        convert(given | {"volume": {**given["volume"], "clip": [0, 9]}}, tmp_path / "out", 1)
+
+
+def test_reasons_are_words_that_an_audit_knows(tmp_path: Path, shards: Callable) -> None:
+    miniatures_3d.sessions(tmp_path / "in")
+    (tmp_path / "in/ward/a_t1.nii").write_bytes(b"again")
+    (tmp_path / "in/ward/none").mkdir()
+    table = tmp_path / "in/table.csv"
+    table.write_text(
+        "file,patient\nward/a_t1.nii,p\nward/b_t1.nii.gz,p\nward/b_flair.nii,p\nward/none,q\nc_t1.nii.gz,q\n"
+    )
+    keys = {"labels": str(table), "columns": {"file": "file", "patient": "patient"}}
+    made = shards("sequences", images=tmp_path / "in", sequences=PATTERNS, secret=False, missing="keep", **keys)
+    reasons = pq.read_table(made.dataset.root / QUARANTINE_FILE)["reason"].to_pylist()
+    assert len(reasons) == 3 and "no sequence is there" in reasons
+    words = {token for reason in reasons for token in tokens(reason) if token.isalpha()}
+    assert len(words) > 9 and not words - own_words(made.dataset)
+
+
+def test_what_bids_does_not_know_is_no_class(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    miniatures_3d.bids(tmp_path)
+    with (tmp_path / "participants.tsv").open("a") as file:
+        file.write("sub-03\t9\tF\tcontrol\n")
+    (tmp_path / "sub-03").mkdir()
+    source = Recipe.from_config(config("bids", tmp_path, ingest, class_columns=["group"])).make_source()
+    assert source.classes == {"group": ("control", "patient")}
+    records = {record.name: record for record in source.records(1)}
+    assert math.isnan(records["sub-02/ses-a"].labels[-1]) and records["sub-01"].labels[-1] == 1
+    assert records["sub-03"].rejected == "no sequence is there"
+
+
+@pytest.mark.parametrize("name", ["brats", "msd"])
+def test_other_sources_of_channels_are_predicted_as_they_were_stored(
+    name: str, tmp_path: Path, shards: Callable
+) -> None:
+    """By ranges of each channel, and not each file of BraTS by itself."""
+    kinds = ("flair", "t1")
+    if name == "msd":
+        miniatures_3d.msd(tmp_path, channels=2)
+        made, folder = shards(name, images=tmp_path), tmp_path / "imagesTs"
+    else:
+        miniatures_3d.brats(tmp_path, kinds)
+        made, folder = shards(name, images=tmp_path, modalities=[*kinds]), tmp_path / "BraTS20_Training_355"
+    images = FolderImages(str(folder), made.dataset.info.conversion, 3, "source", None, 1)
+    assert len(images.keys) == 1
+    row = made.row("prostate_03" if name == "msd" else "BraTS20_Training_355")
+    samples = Samples([made.dataset], row["split"])
+    (number,) = (n for n in range(len(samples)) if made.dataset.cell("key", samples.rows[0][n]) == row["key"])
+    assert torch.equal(images.load(0).stored.image(), Stored.of(samples, number).image())
+
+
 def test_series_of_a_study_are_found_by_their_descriptions(
-    tmp_path: Path, shards: Callable, make: SimpleNamespace
+    tmp_path: Path, shards: Callable, make: SimpleNamespace, ingest: SimpleNamespace
 ) -> None:
     """Two studies of one patient, the second without T2; a scout, and a series that nobody asked for."""
     values = {}
@@ -146,6 +228,13 @@ def test_series_of_a_study_are_found_by_their_descriptions(
     np.testing.assert_array_equal(made.pixels(second)[0], values["2", "AX T1 MPRAGE"])
     assert np.isnan(made.row(second)["low"]).tolist() == [False, True] and made.attributes(first) == {"sex": "F"}
     assert len(made) == 2 and made.row(first)["patient"] == made.row(second)["patient"]
+    (tmp_path / "in/0/broken.dcm").write_bytes(next((tmp_path / "in/1").iterdir()).read_bytes()[:154])
+    (tmp_path / "in/0/note.txt").write_text("no DICOM")
+    source = Recipe.from_config(ingest.recipe("sequences", **keys)).make_source()
+    refused = {record.name: record.rejected for record in source.records(1) if record.rejected}
+    assert [*refused] == ["0/broken.dcm"] and "DICOM header is damaged" in refused["0/broken.dcm"]
+    item = FolderImages(str(tmp_path / "in"), made.dataset.info.conversion, 3, "source", None, 1).items
+    assert [len(_paths(each)) for each in item if not each.record.rejected] == [18, 18]  # slices of the first sequence
 
 
 def test_a_lost_shard_is_written_again_byte_for_byte(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:
