@@ -71,7 +71,8 @@ def check_format(config: Any, run: str, pooled: bool, dimensions: int) -> None:
     """Raise UserError for a ``format``, or probabilities, that a network does not write; ``pooled``: without masks."""
     of_volumes = config.format == NIFTI or config.probabilities
     if pooled and (config.format or config.probabilities):
-        raise UserError(f"format={config.format}: is of masks, and run={run} has none; leave it and probabilities out")
+        key = f"format={config.format}" if config.format else "probabilities=true"
+        raise UserError(f"{key}: is of masks, and run={run} has none; leave it out")
     if of_volumes and dimensions == 2:
         raise UserError(f"format={NIFTI}, and probabilities, are of volumes: run={run} is of images; leave them out")
 

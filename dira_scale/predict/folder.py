@@ -73,7 +73,7 @@ class FolderImages:
         if isinstance(read, GreyImage):
             return Loaded(stored, Plane(read.pixels.shape, read.spacing))
         image = item.record.image
-        leader = image.paths[0] if isinstance(image, Channels) else image  # whose grid all have
+        leader = image.leader if isinstance(image, Channels) else image
         return Loaded(stored, Space.of(leader, read, np.array(row["affine"]).reshape(4, 4)))
 
     def name(self, number: int) -> str | None:
