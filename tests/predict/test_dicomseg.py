@@ -1,6 +1,7 @@
 """Masks as DICOM segmentations: pixel by pixel those of the NIfTI output, at the slices' places; what they name."""
 
 import io
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,7 +208,8 @@ def test_a_study_of_several_series_is_segmented_on_the_first(tmp_path: Path) -> 
     for n, (name, size) in enumerate({"T1": (7, 20, 24), "T2": (9, 16, 18)}.items()):
         dicom_series(tmp_path / "in" / name, smooth(size, n), SeriesDescription=name, SeriesInstanceUID=f"{UID}.2.{n}")
     series = {"T1": "t1*", "T2": "t2*"}
-    geometry = images_of(tmp_path / "in", SOURCE, _target_="Sequences", series=series).load(0).geometry
+    images = images_of(tmp_path / "in", SOURCE, _target_="Sequences", series=series)
+    geometry = pickle.loads(pickle.dumps(images)).load(0).geometry  # as other processes have them
     mask = labelled((7, 20, 24))
     content = geometry.encoded(by_class(mask))
     (referred,) = pydicom.dcmread(io.BytesIO(content)).ReferencedSeriesSequence
