@@ -1,14 +1,13 @@
 """What is trained of a network: all of it, or of its frozen parts the last blocks, the biases, or low-rank changes."""
 
 from collections.abc import Collection, Iterable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from dira_scale.engine.config import depths_of
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, require
 from dira_scale.finetune.config import BIASES, FROZEN, LORA, Finetune
 from dira_scale.finetune.config import Lora as LoraSettings
 from dira_scale.models.classifier import Classifier
@@ -17,12 +16,8 @@ from dira_scale.runs.lora import SCALE
 
 
 def require_peft() -> None:
-    """Raise UserError, one line, if peft is not installed. It is not imported, which takes seconds."""
-    if find_spec("peft") is None:
-        raise UserError(
-            "trained=lora needs the extra `peft`: python3 setup/install.py peft in a checkout, or "
-            "pip install 'dira_scale[peft]'"
-        )
+    """Raise UserError, one line, if peft is not installed."""
+    require("trained=lora needs", "peft", "peft")
 
 
 def freeze(network: Network, config: Finetune, loaded: Collection[str] | None = None) -> None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.schema import Schema, at_least, one_of, path_field, whole_or
 from dira_scale.distributed.config import AUTO
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, require
 from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
 from dira_scale.evaluation.config import check as check_runs
 from dira_scale.runs.description import Description
@@ -59,12 +58,9 @@ class Predict(OfRun):
 
 
 def require_format(cfg: DictConfig | Predict) -> None:
-    """Raise UserError where ``format`` needs highdicom, the extra ``dicomseg``, and it is missing; imports nothing."""
-    if cfg.format == DICOMSEG and find_spec("highdicom") is None:
-        raise UserError(
-            "format=dicomseg needs the extra `dicomseg` (highdicom not installed): python3 setup/install.py dicomseg "
-            "in a checkout, or pip install 'dira_scale[dicomseg]'"
-        )
+    """Raise UserError where ``format`` needs highdicom and it is missing."""
+    if cfg.format == DICOMSEG:
+        require("format=dicomseg needs", "dicomseg", "highdicom")
 
 
 def check_format(config: Any, run: str, pooled: bool, dimensions: int) -> None:
