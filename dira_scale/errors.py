@@ -5,12 +5,23 @@ import sys
 import time
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 PAUSE = 30.0  # seconds within which a launcher notices that the first process has exited and ends the others
 
 
 class UserError(Exception):
     """Bad input. Names the file or key, what is wrong, what to do. A command prints it in one line and exits with 2."""
+
+
+def require(needs: str, extra: str, *modules: str) -> None:
+    """Raise UserError, one line that begins with what ``needs`` the ``extra``, unless its ``modules`` are installed.
+    Nothing is imported, which takes seconds."""
+    if missing := [name for name in modules if find_spec(name) is None]:
+        raise UserError(
+            f"{needs} the extra `{extra}` ({' and '.join(missing)} not installed): python3 setup/install.py {extra} in "
+            f"a checkout, or pip install 'dira_scale[{extra}]'"
+        )
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

@@ -501,8 +501,8 @@ MUTATIONS = (
     Mutation(
         "one-block-more-learns",
         "finetune/trained.py",
-        "if depth >= first)",
-        "if depth >= first - 1)",
+        "if depth > blocks - config.last_blocks)",
+        "if depth >= blocks - config.last_blocks)",
         ("finetune/test_trained.py",),
     ),
     Mutation(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from omegaconf import MISSING
@@ -14,6 +15,7 @@ from dira_scale.errors import UserError
 PLATEAU = "plateau"  # a schedule
 RUN = "run"  # a span of schedules
 PATCH_EMBEDDING = re.compile(r"\.(patch_)?embed\.")  # in the name of a parameter, timm's or that of ``vit3d``
+BLOCK = re.compile(r".*?\.\d+\.")  # the name of a block, in that of a parameter
 NONE, TENSORBOARD, WANDB, MLFLOW = TRACKERS = "none", "tensorboard", "wandb", "mlflow"
 
 
@@ -86,19 +88,21 @@ class Optim(Schema):
     def factors(self, names: Sequence[str]) -> Mapping[str, float]:
         """Return by what the rates of some parameters, in the network's order, are multiplied; others keep theirs: the
         encoder's blocks by ``layer_decay``, once more for each block from the last to the first (Clark et al., ELECTRA,
-        2020; BEiT), and a transformer's patch embedding by ``patch_factor``, too (DINOv2's code)."""
+        2020; BEiT), but not what is behind the last, and a transformer's patch embedding by ``patch_factor``, too
+        (DINOv2's code)."""
         decay, patch = self.layer_decay or 1, self.patch_factor or 1
         if decay == patch == 1:
             return {}
-        depths = depths_of(names)
+        depths, blocks = depths_of(names)
         return {
-            name: decay ** (max(depths.values()) + 1 - depth) * (patch if PATCH_EMBEDDING.search(name) else 1)
+            name: decay ** (blocks + 1 - depth) * (patch if PATCH_EMBEDDING.search(name) else 1)
             for name, depth in depths.items()
         }
 
 
-def depths_of(names: Sequence[str]) -> dict[str, int]:
-    """Return the number of the block, from 1, that each of an encoder's parameters is of; 0 before the first.
+def depths_of(names: Sequence[str]) -> tuple[dict[str, int], int]:
+    """Return the number of the block, from 1, that each of an encoder's parameters is of, and how many blocks there
+    are; 0 before the first, one more behind the last, as a transformer's final norm.
 
     A block is what shares a name up to its first number; what has none is of the block before it, and DINOv2's mask
     token, which comes before the encoder, of the patches. The layers that make a pyramid of a transformer's maps count
@@ -108,7 +112,9 @@ def depths_of(names: Sequence[str]) -> dict[str, int]:
     """
     depths, blocks = dict[str, int](), set[str]()
     for name in (name for name in names if re.match(r"(base\.)*(encoder\.(?!pyramid\.)|mask_token$)", name)):
-        if match := re.match(r".*?\.\d+\.", name):
+        if match := BLOCK.match(name):
             blocks.add(match[0])
         depths[name] = len(blocks)
-    return depths
+    for name in takewhile(lambda name: blocks and not BLOCK.match(name), reversed(depths)):
+        depths[name] += 1
+    return depths, len(blocks)

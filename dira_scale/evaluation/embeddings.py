@@ -257,8 +257,9 @@ class Embeddings:
         self.root, self.about, self.table, self.info = root, about, table, about.dataset
 
     @classmethod
-    def open(cls, root: Path, key: str = "embeddings") -> "Embeddings":
+    def open(cls, folder: Path | str, key: str = "embeddings") -> "Embeddings":
         """Raises UserError naming ``key``: no such folder, parts that are missing or of another folder."""
+        root = Path(folder)
         if (about := About.read(root)) is None:
             raise UserError(f"{key}={root} has no {FILE}: name a folder that embed wrote")
         if missing := missing_parts(root, about):

@@ -30,10 +30,8 @@ from dira_scale.pixels.crops import fill
 Layer = int | str  # a level of the pyramid, or one of ``TOKENS``
 CLASS, CLASS_AND_MEAN = TOKENS = "class", "class+mean"  # of transformers that have a class token
 PATCHES = "patches"  # of maps: all patch tokens of a transformer
-POOLS: Mapping[int, Callable[..., Tensor]] = {
-    4: F.adaptive_avg_pool2d,
-    5: F.adaptive_avg_pool3d,
-}  # by the number of a tensor's dimensions
+# By the number of a tensor's dimensions.
+POOLS: Mapping[int, Callable[..., Tensor]] = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}
 
 CPU = torch.device("cpu")
 AHEAD = 2  # batches that are decoded while another is computed

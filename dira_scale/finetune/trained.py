@@ -1,14 +1,13 @@
 """What is trained of a network: all of it, or of its frozen parts the last blocks, the biases, or low-rank changes."""
 
 from collections.abc import Collection, Iterable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
 from dira_scale.engine.config import depths_of
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, require
 from dira_scale.finetune.config import BIASES, FROZEN, LORA, Finetune
 from dira_scale.finetune.config import Lora as LoraSettings
 from dira_scale.models.classifier import Classifier
@@ -17,12 +16,8 @@ from dira_scale.runs.lora import SCALE
 
 
 def require_peft() -> None:
-    """Raise UserError, one line, if peft is not installed. It is not imported, which takes seconds."""
-    if find_spec("peft") is None:
-        raise UserError(
-            "trained=lora needs the extra `peft`: python3 setup/install.py peft in a checkout, or "
-            "pip install 'dira_scale[peft]'"
-        )
+    """Raise UserError, one line, if peft is not installed."""
+    require("trained=lora needs", "peft", "peft")
 
 
 def freeze(network: Network, config: Finetune, loaded: Collection[str] | None = None) -> None:
@@ -54,16 +49,12 @@ def _learned(network: Network, config: Finetune) -> Iterator[str]:
     elif config.trained == LORA:
         yield from (name for name in names if ".lora_" in name)
     elif config.last_blocks:
-        first, depths = _first_learned(network, config.last_blocks), depths_of(names)
-        yield from (name for name, depth in depths.items() if depth >= first)
-
-
-def _first_learned(network: Network, blocks: int) -> int:
-    """Return the number, from 1, of the first of the encoder's last ``blocks``."""
-    count = max(depths_of([name for name, _ in network.named_parameters()]).values())
-    if blocks > count:
-        raise UserError(f"trained=last-{blocks}: {network.encoder.name} has {count} blocks; name as many, or fewer")
-    return count - blocks + 1
+        depths, blocks = depths_of(names)
+        if config.last_blocks > blocks:
+            raise UserError(
+                f"trained={config.trained}: {network.encoder.name} has {blocks} blocks; name as many, or fewer"
+            )
+        yield from (name for name, depth in depths.items() if depth > blocks - config.last_blocks)
 
 
 def _without(network: Network, root: str, learned: Collection[str]) -> Iterator[str]:
@@ -76,22 +67,17 @@ def _without(network: Network, root: str, learned: Collection[str]) -> Iterator[
             yield from _without(network, f"{root}.{name}", learned)
 
 
-def _adapted(network: Network, lora: LoraSettings) -> list[str]:
-    """Return the names of the encoder's linear layers that are called as LoRA's ``targets``."""
+def _adapt(network: Network, lora: LoraSettings) -> None:
+    """Put peft's layers in the places of the encoder's linear layers that are called as LoRA's ``targets``:
+    W x + (alpha / rank) B A x, B being 0 at the start."""
+    require_peft()
     linear = [name for name, layer in network.encoder.named_modules() if isinstance(layer, nn.Linear)]
-    found = [name for name in linear if name.rpartition(".")[2] in lora.targets]
-    if not found:
+    names = [name for name in linear if name.rpartition(".")[2] in lora.targets]
+    if not names:
         raise UserError(
             f"trained=lora: {network.encoder.name} has no linear layer called {', '.join(lora.targets)}: LoRA is of "
             "transformers; use trained=biases or trained=last-1, or name others as lora.targets"
         )
-    return found
-
-
-def _adapt(network: Network, lora: LoraSettings) -> None:
-    """Put peft's layers in the places of the encoder's: W x + (alpha / rank) B A x, B being 0 at the start."""
-    require_peft()
-    names = _adapted(network, lora)
     from peft import LoraConfig, inject_adapter_in_model
 
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names)

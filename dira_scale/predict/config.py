@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.schema import Schema, at_least, one_of, path_field, whole_or
 from dira_scale.distributed.config import AUTO
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, require
 from dira_scale.evaluation.config import SLIDING, WHOLE, OfRun
 from dira_scale.evaluation.config import check as check_runs
 from dira_scale.runs.description import Description
@@ -59,19 +58,17 @@ class Predict(OfRun):
 
 
 def require_format(cfg: DictConfig | Predict) -> None:
-    """Raise UserError where ``format`` needs highdicom, the extra ``dicomseg``, and it is missing; imports nothing."""
-    if cfg.format == DICOMSEG and find_spec("highdicom") is None:
-        raise UserError(
-            "format=dicomseg needs the extra `dicomseg` (highdicom not installed): python3 setup/install.py dicomseg "
-            "in a checkout, or pip install 'dira_scale[dicomseg]'"
-        )
+    """Raise UserError where ``format`` needs highdicom and it is missing."""
+    if cfg.format == DICOMSEG:
+        require("format=dicomseg needs", "dicomseg", "highdicom")
 
 
 def check_format(config: Any, run: str, pooled: bool, dimensions: int) -> None:
     """Raise UserError for a ``format``, or probabilities, that a network does not write; ``pooled``: without masks."""
     of_volumes = config.format == NIFTI or config.probabilities
     if pooled and (config.format or config.probabilities):
-        raise UserError(f"format={config.format}: is of masks, and run={run} has none; leave it and probabilities out")
+        key = f"format={config.format}" if config.format else "probabilities=true"
+        raise UserError(f"{key}: is of masks, and run={run} has none; leave it out")
     if of_volumes and dimensions == 2:
         raise UserError(f"format={NIFTI}, and probabilities, are of volumes: run={run} is of images; leave them out")
 

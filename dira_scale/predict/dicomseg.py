@@ -9,13 +9,15 @@ patient, and UIDs of a study and a frame of reference of its own. Nothing then r
 import hashlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
 from torch import Tensor
 
 from dira_scale import __version__
@@ -35,6 +37,10 @@ from dira_scale.predict.images import Loaded
 
 IDENTITY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
             "StudyTime", "ReferringPhysicianName")  # fmt: skip
+# What highdicom refuses a whole header for, by what raises ValueError for it.
+REFUSED: Mapping[str, Callable[[str], object]] = {
+    "PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM, "PatientSex": ("M", "F", "O", "").index
+}  # fmt: skip
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
 SCHEME = "99DIRA_SCALE"  # of the codes of classes, whose meanings only their names say
@@ -51,14 +57,14 @@ class DicomImages:
     """A folder's images, whose masks become segmentations; ``Images``.
 
     Args:
-        classes: the value in masks of each class, by its name.
+        classes: the names of the classes of masks.
         network: what the algorithm is called. ``version``: of it and its weights.
         identity: a hash of all that a prediction depends on, from which the UIDs of segmentations are.
         anonymous: whether nothing of a source's header but its geometry is passed on.
     """
 
     def __init__(
-        self, images: FolderImages, classes: Mapping[str, int], network: str, version: str, identity: str,
+        self, images: FolderImages, classes: Sequence[str], network: str, version: str, identity: str,
         anonymous: bool,
     ) -> None:  # fmt: skip
         """Raises UserError for a folder without DICOM."""
@@ -94,7 +100,11 @@ class DicomImages:
             for name in ("Rows", "Columns", "SOPClassUID"):
                 setattr(made, name, header[name].value)
             for name in (*IDENTITY, *UIDS):
-                setattr(made, name, "" if self.anonymous else str(header.get(name) or ""))
+                setattr(made, name, "")
+                with suppress(ValueError):
+                    value = "" if self.anonymous else str(header.get(name) or "")
+                    REFUSED.get(name, str)(value)
+                    setattr(made, name, value)
             if self.anonymous:
                 made.PatientID = key
             for name in UIDS:
@@ -112,7 +122,7 @@ class DicomImages:
             return Frame(made, plane)
 
     def encoded(self, key: str, frames: Sequence[Dataset], mask: np.ndarray) -> bytes:
-        """The file of a mask [frames, rows, columns] of classes' values. Raises RejectedError."""
+        """The file of masks [frames, rows, columns, classes], 0 or 1. Raises RejectedError."""
         from highdicom import AlgorithmIdentificationSequence
         from highdicom.seg import Segmentation as Made
         from highdicom.seg import SegmentDescription
@@ -122,15 +132,13 @@ class DicomImages:
         algorithm = AlgorithmIdentificationSequence(
             f"dira_scale: {self.network}"[:LONGEST], codes.DCM.ArtificialIntelligence, self.version[:LONGEST]
         )
-        segments, numbers = [], np.zeros(256, np.uint8)
-        for number, (name, value) in enumerate(self.classes.items(), 1):
+        segments, category = [], codes.SCT.AnatomicalStructure
+        for number, name in enumerate(self.classes, 1):
             kind = CodedConcept(str(number), SCHEME, name[:LONGEST])
-            category = codes.SCT.AnatomicalStructure
             segments.append(SegmentDescription(number, name[:LONGEST], category, kind, "AUTOMATIC", algorithm))
-            numbers[value] = number
         with rejects("format=dicomseg: highdicom refuses the header ({})"):
             made = Made(
-                frames, numbers[mask], "BINARY", segments, uid_of(self.identity, key, "series"), 1,
+                frames, mask, "BINARY", segments, uid_of(self.identity, key, "series"), 1,
                 uid_of(self.identity, key, "instance"), 1, "dira_scale", self.network[:LONGEST], __version__,
                 self.identity[:LONGEST], content_label="SEGMENTATION", specific_character_set="ISO_IR 192",
                 series_description=f"{self.network}: masks"[:LONGEST],
@@ -185,8 +193,9 @@ class Segmentation:
         return self.geometry.restored(probabilities)
 
     def encoded(self, mask: np.ndarray) -> bytes:
-        flat = not isinstance(self.geometry, Space)
-        slices = [mask if flat else mask[self._index(frame, *np.indices(frame.size))] for frame in self.frames]
+        """The file of masks [classes, *source sides], which may overlap. Raises RejectedError."""
+        masks, flat = np.moveaxis(mask, 0, -1).astype(np.uint8), not isinstance(self.geometry, Space)
+        slices = [masks if flat else masks[self._index(frame, *np.indices(frame.size))] for frame in self.frames]
         return self.of.encoded(self.key, [frame.header for frame in self.frames], np.stack(slices))
 
     def _index(self, frame: Frame, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -75,6 +75,12 @@ def make(cfg: DictConfig) -> int:
 def _predict(config: Predict, world: World) -> int:
     """Raises AgreedError, also if no image is usable."""
     job = raise_on_all(lambda: Prediction(config, world))
+    looks = config.images is None or world.main  # a folder is listed once
+    found = raise_on_all(lambda: job.found() if looks else None)
+    if config.images is not None:
+        found = broadcast_from_main(found)
+    assert found is not None, "the main process looks"
+    job.images, job.about = found
     check_equal({"weights": job.trained.hash, "data": job.images.about["hash"]})
     out, images = job.out, job.images
     if raise_on_all(job.is_complete):
@@ -106,7 +112,13 @@ class Prediction:
 
     A part of the work is a batch of consecutive images, or one whose mask is asked for: what is computed at once is the
     same for any number of processes, and after a stop.
+
+    Attributes:
+        images, about: what :meth:`found` returns.
     """
+
+    images: Images
+    about: Row
 
     def __init__(self, config: Predict, world: World) -> None:
         """Raises UserError for what cannot be, naming the key. Must not wait for another process."""
@@ -121,22 +133,24 @@ class Prediction:
         if self.masks and self.window == SLIDING:
             require_libraries()
         self.workers = config.workers or default_workers(self.device)
+        self.predicted = self.trained.predictor(self.device)
+
+    def found(self) -> tuple[Images, Row]:
+        """The images, and what identifies their prediction. Raises UserError. Must not wait for another process."""
+        config, supervision = self.config, self.trained.supervision
         images = _images(config, self.trained, self.workers)
-        seen = {"window": self.window} if self.masks else {"crops": self.trained.about["evaluate"]["crops"]}
-        written = {"format": config.format, "probabilities": config.probabilities or None} if self.masks else {}
-        about = {name: self.trained.about[name] for name in ("network", "stage", "step")}
-        self.about = about | {"weights": self.trained.hash, **seen, **written, "data": images.about}
-        self.images: Images = images
-        if isinstance(images, FolderImages) and config.format == DICOMSEG:
-            identity = hashlib.sha256(json.dumps(self.about).encode()).hexdigest()
-            version = f"{__version__}, weights {self.trained.hash}"
-            self.images = DicomImages(
-                images, supervision.values, about["network"], version, identity, config.names == KEYS
-            )
         if self.masks and len({*images.targets}) < len(images.targets):
             twice = Counter(images.targets).most_common(1)[0][0]
             raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
-        self.predicted = self.trained.predictor(self.device)
+        seen = {"window": self.window} if self.masks else {"crops": self.trained.about["evaluate"]["crops"]}
+        written = {"format": config.format, "probabilities": config.probabilities or None} if self.masks else {}
+        about = {name: self.trained.about[name] for name in ("network", "stage", "step")}
+        about |= {"weights": self.trained.hash, **seen, **written, "data": images.about}
+        if not isinstance(images, FolderImages) or config.format != DICOMSEG:
+            return images, about
+        identity = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        version, anonymous = f"{__version__}, weights {self.trained.hash}", config.names == KEYS
+        return DicomImages(images, supervision.names, about["network"], version, identity, anonymous), about
 
     def is_complete(self) -> bool:
         """Raises UserError if it has another prediction."""
@@ -200,10 +214,11 @@ class Prediction:
     def _mask(self, number: int, image: Loaded) -> Row:
         """As the run's masks were evaluated; the row of what is written."""
         trained, geometry, name = self.trained, image.geometry, self.images.targets[number]
-        size, batch = trained.size, self.config.batch
-        found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))
-        mask = trained.supervision.answers(found[None], trained.chosen)[0]
-        arrays = {MASKS: mask} | ({PROBABILITIES: found.numpy()} if self.config.probabilities else {})
+        size, batch, task = trained.size, self.config.batch, trained.supervision
+        found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))[None]
+        overlap = self.config.format == DICOMSEG
+        mask = task.segments(found).numpy()[0] if overlap else task.answers(found, trained.chosen)[0]
+        arrays = {MASKS: mask} | ({PROBABILITIES: found.numpy()[0]} if self.config.probabilities else {})
         for folder, array in arrays.items():
             path = self.out / folder / f"{name}{geometry.suffix}"
             try:

@@ -5,7 +5,7 @@ training cells that are most alike by cosine similarity s. They vote with weight
 show, the share of each class in the cell. Votes are resized linearly to the mask. Here the bank has all training cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,20 +39,25 @@ class MaskedImages:
     """The images of a part that have a mask.
 
     Attributes:
-        rows: of folders of their maps. ``targets``: int64 [*sides] of each (:class:`Segmentation`).
+        rows: of folders of their maps.
     """
 
     def __init__(self, dataset: ShardedDataset, split: str, rows: np.ndarray, task: Segmentation) -> None:
         """``rows`` are those of the whole ``split``. Raises UserError for masks of other classes, or none."""
         check_evaluated(dataset, split, task.classes, "name all that masks have, masks.classes={NAME: VALUE, …}")
-        samples, self.targets, kept = Samples([dataset], split), list[Tensor](), list[int]()
-        for sample in range(len(rows)):
-            mask = samples.mask(sample)
-            if mask is not None and ((targets := task.numbers(torch.from_numpy(mask).long())) != IGNORE).any():
-                kept.append(sample)
-                self.targets.append(targets)
-        self.rows, of_dataset = rows[kept], dataset.rows(split)[kept]
-        self.spacing = [dataset.cell("spacing", int(row)) for row in of_dataset]
+        self._samples, self._task = Samples([dataset], split), task
+        every = (self._targets(sample) for sample in range(len(rows)))
+        self._kept = np.flatnonzero([targets is not None and bool((targets != IGNORE).any()) for targets in every])
+        self.rows = rows[self._kept]
+        self.spacing = [dataset.cell("spacing", int(row)) for row in dataset.rows(split)[self._kept]]
+
+    def targets(self) -> Iterator[Tensor]:
+        """int64 [*sides] of each (:class:`Segmentation`), read anew: all of them would fill the memory."""
+        yield from (targets for sample in self._kept if (targets := self._targets(int(sample))) is not None)
+
+    def _targets(self, sample: int) -> Tensor | None:
+        mask = self._samples.mask(sample)
+        return None if mask is None else self._task.numbers(torch.from_numpy(mask).long())
 
 
 def compare(
@@ -72,7 +77,8 @@ def compare(
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
     results, cases = list[Probed](), list[list[MaskCase]]()
     for folder, of in zip(source.folders, source.described, strict=True):
-        made = {at: [segmented(folder, images, task, d, cfg.masks) for d in sets] for at, sets in draws.items()}
+        shares = [cell_labels(targets, task, folder.about.sides) for targets in images["train"].targets()]
+        made = {at: [segmented(folder, images, task, shares, d, cfg.masks) for d in sets] for at, sets in draws.items()}
         scores = {(KNN, at): [_score(each, task) for each in of_draws] for at, of_draws in made.items()}
         results += figures(of, [scores], task.names, labelled, metric=DICE)
         cases.append(made[max(draws)][0])
@@ -80,14 +86,16 @@ def compare(
 
 
 def segmented(
-    folder: Embeddings, images: dict[str, MaskedImages], task: Segmentation, drawn: np.ndarray, masks: DictConfig
-) -> list[MaskCase]:
-    """The cases of the test images, by the cells of the ``drawn`` training images."""
+    folder: Embeddings, images: dict[str, MaskedImages], task: Segmentation, shares: Sequence[Tensor],
+    drawn: np.ndarray, masks: DictConfig,
+) -> list[MaskCase]:  # fmt: skip
+    """The cases of the test images, by the cells of the ``drawn`` training images; ``shares``: the labels of the cells
+    of each."""
     device, (train, test) = compute_device(), (images[part] for part in READ)
     bank = torch.from_numpy(folder.values[train.rows[drawn]]).flatten(2).transpose(1, 2).flatten(0, 1).to(device)
-    labels = torch.cat([cell_labels(train.targets[number], task, folder.about.sides) for number in drawn])
+    labels = torch.cat([shares[number] for number in drawn])
     made = list[MaskCase]()
-    for row, targets, spacing in zip(test.rows, test.targets, test.spacing, strict=True):
+    for row, targets, spacing in zip(test.rows, test.targets(), test.spacing, strict=True):
         queries = torch.from_numpy(folder.values[row]).flatten(1).T
         votes = knn_scores(bank, labels, queries, masks.k, masks.temperature).cpu().nan_to_num()
         predicted = resized(votes.T.unflatten(1, folder.about.sides), targets.shape)[None]

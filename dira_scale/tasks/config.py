@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict, TypeVar
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,12 +17,13 @@ from dira_scale.runs.shape import Within
 from dira_scale.tasks.classes import check_classes
 
 if TYPE_CHECKING:
-    from dira_scale.data.labels import Choice, Columns, Labels
+    from dira_scale.data.labels import Choice, Labels
     from dira_scale.data.manifest import ShardedDataset
     from dira_scale.tasks.labels import Classification
     from dira_scale.tasks.supervision import Supervision
     from dira_scale.training.inputs import Inputs
 
+C = TypeVar("C")
 FINETUNE = "finetune"  # the command whose runs have tasks
 PRETRAINED, RANDOM, LINEAR = "pretrained", "random", "linear"  # a decoder
 BALANCED = "balanced"
@@ -143,8 +144,7 @@ class LabelTask(TaskConfig):
         from dira_scale.data.labels import Labels, labels_of
 
         choice = replace(self, labels=[*labels_of(dataset, facts["outputs"])]).input_arguments()["labels"]
-        labels = _columns(choice, facts["outputs"], dataset, split)
-        assert isinstance(labels, Labels), "asked for"
+        labels = _columns(Labels, choice, facts["outputs"], dataset, split)
         return self._learns(labels)
 
 
@@ -241,8 +241,7 @@ class RegressionTask(TaskConfig):
         from dira_scale.tasks.regression import Regression
 
         choice = replace(self, labels=[*facts["outputs"]]).input_arguments()["labels"]
-        numbers = _columns(choice, facts["outputs"], dataset, split)
-        assert isinstance(numbers, Numbers), "asked for"
+        numbers = _columns(Numbers, choice, facts["outputs"], dataset, split)
         return Regression(numbers, facts.get("normalised") or {})
 
 
@@ -288,8 +287,7 @@ class OrdinalTask(TaskConfig):
         from dira_scale.tasks.ordinal import Ordinal
 
         task = replace(self, label=facts["label"], grades=len(facts["outputs"]) + 1)
-        grades = _columns(task.input_arguments()["labels"], (facts["label"],), dataset, split)
-        assert isinstance(grades, Grades), "asked for"
+        grades = _columns(Grades, task.input_arguments()["labels"], (facts["label"],), dataset, split)
         return Ordinal(grades)
 
 
@@ -323,8 +321,7 @@ class SurvivalTask(TaskConfig):
         from dira_scale.data.numbers import Times
         from dira_scale.tasks.survival import Survival
 
-        times = _columns(self.input_arguments()["labels"], (self.time, self.event), dataset, split)
-        assert isinstance(times, Times), "asked for"
+        times = _columns(Times, self.input_arguments()["labels"], (self.time, self.event), dataset, split)
         return Survival(times)
 
 
@@ -339,7 +336,7 @@ def task_of(node: Mapping[str, Any]) -> TaskConfig:
     return task
 
 
-def _columns(choice: "Choice", outputs: Sequence[str], dataset: "ShardedDataset", split: str) -> "Columns":
+def _columns(kind: type[C], choice: "Choice", outputs: Sequence[str], dataset: "ShardedDataset", split: str) -> C:
     """The columns that a network's ``outputs`` are of. Raises UserError for a dataset that lacks one, or has a label of
     other classes, and for a label that nobody knows in the split."""
     columns = choice.of([dataset])
@@ -347,6 +344,7 @@ def _columns(choice: "Choice", outputs: Sequence[str], dataset: "ShardedDataset"
         raise UserError(f"{dataset.root} has the classes {', '.join(columns.names)}: shard it again with the same "
                         "recipe.class_columns, in the same order")  # fmt: skip
     columns.check([dataset], split, learned=None, remedy=ELSEWHERE)
+    assert isinstance(columns, kind), "asked for"
     return columns
 
 

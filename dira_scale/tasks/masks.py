@@ -96,14 +96,7 @@ class Segmentation(Supervision):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes, without the background."""
         return (MASK,) if self.classes is None else tuple(self.classes)
-
-    @property
-    def values(self) -> dict[str, int]:
-        """The value in masks of each class, of a region its first."""
-        values = [values[0] for values in self.regions] if self.regions else values_of(self.classes or {})
-        return dict(zip(self.names, values, strict=True))
 
     @property
     def regions(self) -> Values | None:
@@ -156,16 +149,15 @@ class Segmentation(Supervision):
 
     def masks(self, probabilities: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What is predicted and what is true, bool [b, classes, *size], both False where nobody knows."""
-        return self._answered(probabilities) & (targets != IGNORE)[:, None], within(targets, self._targets)
+        return self.segments(probabilities) & (targets != IGNORE)[:, None], within(targets, self._targets)
 
     def classified(self, probabilities: Tensor) -> Tensor:
         """[b, K, *size] -> the number of the predicted class, int64 [b, *size], 0 the background; of regions that
         overlap the last one's."""
-        return numbered(self._answered(probabilities)) if self.regions else probabilities.argmax(1)
+        return numbered(self.segments(probabilities)) if self.regions else probabilities.argmax(1)
 
-    def _answered(self, probabilities: Tensor) -> Tensor:
-        """Return what is predicted, bool [b, classes, *size]."""
-        return probabilities > THRESHOLD if self.regions else within(probabilities.argmax(1), self._targets)
+    def segments(self, predicted: Tensor) -> Tensor:
+        return predicted > THRESHOLD if self.regions else within(predicted.argmax(1), self._targets)
 
     @property
     def _targets(self) -> Values:
@@ -203,7 +195,8 @@ class Segmentation(Supervision):
 
     def answers(self, predicted: Tensor, chosen: Chosen) -> np.ndarray:
         """As in the base class; of a region the first of its values, over those of the regions before it."""
-        return np.array([0, *self.values.values()], np.uint8)[self.classified(predicted).numpy()]
+        values = [values[0] for values in self.regions] if self.regions else values_of(self.classes or {})
+        return np.array([0, *values], np.uint8)[self.classified(predicted).numpy()]
 
 
 def numbered(masks: Tensor) -> Tensor:

@@ -159,9 +159,9 @@ class Supervision(ABC):
     def outputs(self) -> tuple[str, ...]: ...
 
     @property
-    def values(self) -> Mapping[str, int]:
-        """The value in masks of each class, by its name; of tasks that have masks."""
-        return {}
+    def names(self) -> tuple[str, ...]:
+        """The classes of masks, without the background; of tasks that have masks."""
+        return ()
 
     @property
     @abstractmethod
@@ -250,6 +250,10 @@ class Supervision(ABC):
     def columns(self, chosen: Chosen) -> tuple[str, ...]:
         """Return the names of the answers' columns."""
         return self.outputs
+
+    def segments(self, predicted: Tensor) -> Tensor:
+        """Return where each of ``names`` is, which may overlap: [b, K, *sides] -> bool [b, names, *sides]."""
+        raise NotImplementedError
 
 
 def image_rows(

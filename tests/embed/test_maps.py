@@ -80,7 +80,7 @@ def test_the_cell_of_a_bright_ball_in_a_volume_lies_on_it_in_millimetres(tmp_pat
     at = (20, 9, 30)
     volume = dotted((24, 40, 36), at, np.int16)
     toy = make(tmp_path / "toy", [volume, volume.copy()], val=1, spacing=[(2, 1, 1)] * 2)
-    out = tmp_path / "out"
+    out = str(tmp_path / "out")
     words = [f"run={pooled_run(tmp_path, encoder)}", f"data.shards={toy.root}", "data.split=val", "what=map"]
     assert main([*words, f"out={out}", *ONE]) == 0
     embeddings = api.Embeddings.open(out)

@@ -135,3 +135,4 @@ def test_blocks_nearer_to_the_input_have_lower_rates_and_the_head_its_own(encode
     for depth, name in enumerate(reversed(blocks), 1):
         assert rate[f"encoder.{name}.weight"] == pytest.approx(0.5**depth), name
     assert min(rate.values()) == pytest.approx(0.5 ** len(blocks))
+    assert encoder != "test_vit" or rate["encoder.model.norm.weight"] == 1  # as in BEiT's and DINOv2's code

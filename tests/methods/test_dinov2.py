@@ -158,7 +158,7 @@ def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():
     model = method()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     factors = Optim(layer_decay=0.9, patch_factor=0.2).factors(names)
-    assert factors["encoder.model.blocks.5.attn.qkv.weight"] == 0.9
+    assert factors["encoder.model.blocks.5.attn.qkv.weight"] == 0.9 and factors["encoder.model.norm.bias"] == 1
     assert factors["encoder.model.blocks.0.attn.qkv.weight"] == pytest.approx(0.9**6)
     assert factors["encoder.model.patch_embed.proj.weight"] == pytest.approx(0.2 * 0.9**7)
     assert factors["encoder.model.pos_embed"] == factors["mask_token"] == pytest.approx(0.9**7)

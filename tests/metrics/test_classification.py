@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from dira_scale import errors
 from dira_scale.errors import UserError
 from dira_scale.metrics import libraries
 from dira_scale.metrics.classification import BINS, classification
@@ -192,6 +193,6 @@ def test_the_temperature_of_classes() -> None:
 def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     libraries.require_libraries()  # the tests' environment has both
     there = importlib.util.find_spec
-    monkeypatch.setattr(libraries, "find_spec", lambda name: None if name == "monai" else there(name))
+    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "monai" else there(name))
     with pytest.raises(UserError, match=r"monai not installed.*setup/install.py .*'dira_scale\[evaluation\]'"):
         libraries.require_libraries()

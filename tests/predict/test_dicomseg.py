@@ -1,13 +1,17 @@
 """Masks as DICOM segmentations: pixel by pixel those of the NIfTI output, at the slices' places; what they name."""
 
 import io
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
 from imaging.volumes.conftest import UID, dicom_series, dicom_slice, settings, smooth
 from needs import need_extra
 from predict.test_geometry import conversion
@@ -20,6 +24,9 @@ from dira_scale.predict.config import KEYS, SOURCE
 from dira_scale.predict.dicomseg import DicomImages
 from dira_scale.predict.folder import FolderImages
 from dira_scale.predict.geometry import Space
+from dira_scale.predict.make import Prediction
+from dira_scale.tasks.masks import Segmentation
+from dira_scale.tasks.supervision import Chosen
 
 pytestmark = pytest.mark.usefixtures("extra")
 CLASSES = {"liver": 1, "tumour ä": 4, "spleen": 2}
@@ -39,14 +46,16 @@ def extra() -> None:
     need_extra("dicomseg")
 
 
-def images_of(folder: Path, names: str, dimensions: int = 3, **more: Any) -> DicomImages:
+def images_of(
+    folder: Path, names: str, dimensions: int = 3, classes: Sequence[str] = (*CLASSES,), **more: Any
+) -> DicomImages:
     kind: dict[str, Any] = (
         {"recipe": "volumes", "modality": "CT", "volume": {"range": [-1000, 1000]}}
         if dimensions == 3
         else {"recipe": "folder"}
     )
     images = FolderImages(str(folder), conversion(**kind, min_side=4, **more), dimensions, names, None, 1)
-    return DicomImages(images, CLASSES, "tuned", "1.0, weights abc", "identity", names == KEYS)
+    return DicomImages(images, classes, "tuned", "1.0, weights abc", "identity", names == KEYS)
 
 
 def labelled(shape: tuple[int, ...]) -> np.ndarray:
@@ -54,6 +63,10 @@ def labelled(shape: tuple[int, ...]) -> np.ndarray:
     mask = np.random.default_rng(2).choice(np.array([0, 0, 1, 4], np.uint8), shape)
     mask[1] = 0
     return mask
+
+
+def by_class(mask: np.ndarray) -> np.ndarray:
+    return np.stack([mask == value for value in CLASSES.values()])
 
 
 def frames_of(content: bytes) -> list[tuple[np.ndarray, str, np.ndarray]]:
@@ -81,7 +94,7 @@ def test_pixels_are_those_of_the_nifti_output_in_each_slice(turn: Any, step: Any
     geometry = images.load(0).geometry
     assert isinstance(geometry.geometry, Space)
     mask = labelled(geometry.geometry.shape)
-    content = geometry.encoded(mask)
+    content = geometry.encoded(by_class(mask))
     (tmp_path / "mask.nii.gz").write_bytes(geometry.geometry.encoded(mask))
     nifti = nibabel.load(tmp_path / "mask.nii.gz")
     to_voxels, voxels = np.linalg.inv(nifti.affine), np.asarray(nifti.dataobj)
@@ -114,7 +127,7 @@ def test_pixels_are_those_of_the_nifti_output_in_each_slice(turn: Any, step: Any
     numbers = np.select([mask == 1, mask == 4], [1, 2])
     np.testing.assert_array_equal(read_volume_mask(tmp_path / "mask.dcm", source), numbers)  # as `shard` takes it
 
-    again = pydicom.dcmread(io.BytesIO(images.load(0).geometry.encoded(mask)))
+    again = pydicom.dcmread(io.BytesIO(images.load(0).geometry.encoded(by_class(mask))))
     first = pydicom.dcmread(tmp_path / "mask.dcm")
     for each in (first, again):
         for moment in ("InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime"):
@@ -153,7 +166,7 @@ def test_an_image_is_one_plane(placed: bool, names: str, tmp_path: Path) -> None
         header.save_as(path)
     images = images_of(tmp_path / "in", names, 2, max_side=40)
     geometry, mask = images.load(0).geometry, labelled((50, 71))
-    content = geometry.encoded(mask)
+    content = geometry.encoded(by_class(mask))
     (tmp_path / "a.seg").write_bytes(content)
     from highdicom.seg import segread
 
@@ -169,6 +182,53 @@ def test_an_image_is_one_plane(placed: bool, names: str, tmp_path: Path) -> None
         0.8, 0.7
     ]  # fmt: skip
     assert (b"HOSP-7741903" in content) == (UID.encode() in content) == (names == SOURCE)
+
+
+def test_regions_overlap_in_a_segmentation(tmp_path: Path) -> None:
+    """Each has all of its pixels, also those of a later region, which masks of values show alone."""
+    dicom_slice(tmp_path / "in" / "a.dcm", smooth((50, 50)).astype(np.int16), (3, 4, 5))
+    task = Segmentation({"tumour": [2, 1, 4], "core": [1, 4]})
+    images = images_of(tmp_path / "in", KEYS, 2, task.names)
+    job: Any = SimpleNamespace(
+        trained=SimpleNamespace(size=(50, 50), supervision=task, chosen=Chosen()), images=images, window="whole",
+        config=SimpleNamespace(format="dicomseg", batch=1, probabilities=False), device=torch.device("cpu"),
+        predicted=lambda x: torch.cat([x > 0.3, x > 0.6], 1).float(), out=tmp_path / "out",
+    )  # fmt: skip
+    loaded = images.load(0)
+    assert Prediction._mask(job, 0, loaded) == {"mask": f"{images.keys[0]}.dcm"}
+    frames = frames_of((tmp_path / "out" / "masks" / f"{images.keys[0]}.dcm").read_bytes())
+    grey = loaded.stored.image()[0].numpy()
+    assert [name for _, name, _ in frames] == ["tumour", "core"] and 0 < (grey > 0.6).sum() < (grey > 0.3).sum()
+    for (_, _, plane), least in zip(frames, (0.3, 0.6), strict=True):
+        np.testing.assert_array_equal(plane, grey > least)
+
+
+def test_a_study_of_several_series_is_segmented_on_the_first(tmp_path: Path) -> None:
+    """Whose grid all channels have; the other is resampled to it."""
+    for n, (name, size) in enumerate({"T1": (7, 20, 24), "T2": (9, 16, 18)}.items()):
+        dicom_series(tmp_path / "in" / name, smooth(size, n), SeriesDescription=name, SeriesInstanceUID=f"{UID}.2.{n}")
+    series = {"T1": "t1*", "T2": "t2*"}
+    images = images_of(tmp_path / "in", SOURCE, _target_="Sequences", series=series)
+    geometry = pickle.loads(pickle.dumps(images)).load(0).geometry  # as other processes have them
+    mask = labelled((7, 20, 24))
+    content = geometry.encoded(by_class(mask))
+    (referred,) = pydicom.dcmread(io.BytesIO(content)).ReferencedSeriesSequence
+    assert (referred.SeriesInstanceUID, len(referred.ReferencedInstanceSequence)) == (f"{UID}.2.0", 7)
+    for position, name, plane in frames_of(content):
+        np.testing.assert_array_equal(plane, mask[round((position[2] - 40) / 2)] == CLASSES[name])
+
+
+def test_an_element_that_a_header_must_not_have_is_left_out(tmp_path: Path) -> None:
+    wrong = {"PatientBirthDate": "unknown", "PatientSex": "Female", "StudyTime": "around noon"}
+    for path in dicom_series(tmp_path / "in", smooth((5, 20, 24))):
+        header = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            for name, value in wrong.items():
+                setattr(header, name, value)
+            header.save_as(path)
+    content = images_of(tmp_path / "in", SOURCE).load(0).geometry.encoded(by_class(labelled((5, 20, 24))))
+    seg = pydicom.dcmread(io.BytesIO(content))
+    assert not any(seg[name].value for name in wrong) and seg.PatientID == "HOSP-7741903"
 
 
 def even(k: int) -> tuple[float, float, float]:

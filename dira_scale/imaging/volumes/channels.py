@@ -27,14 +27,14 @@ class Channels:
     parts: tuple[Path | Series | None, ...]
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        there = (part for part in self.parts if part is not None)
-        return tuple(path for part in there for path in (part.paths if isinstance(part, Series) else (part,)))
-
-    @property
     def leader(self) -> Path | Series:
         """The first that is there, whose grid all have."""
         return next(part for part in self.parts if part is not None)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        there = (part for part in self.parts if part is not None)
+        return tuple(path for part in there for path in (part.paths if isinstance(part, Series) else (part,)))
 
     def read(self, settings: ReadSettings) -> Volume:
         """[C, Z, Y, X], as :func:`stacked`. Raises RejectedError, naming the channel."""
