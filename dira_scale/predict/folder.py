@@ -47,11 +47,11 @@ class FolderImages:
     ) -> None:  # fmt: skip
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
-        hasher, _ = self.recipe.hasher(key_file)
+        hasher = None if names == SOURCE else self.recipe.hasher(key_file)[0]
         records = [*_source_of(conversion, folder, dimensions).records(workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
-        called = [r.name if names == SOURCE else hasher("key", r.name) for r in records]
+        called = [hasher("key", record.name) if hasher else record.name for record in records]
         self.items = [Item(key, "", "", "", record) for key, record in zip(called, records, strict=True)]
         self.items.sort(key=lambda item: item.key)
         self.keys = [item.key for item in self.items]
@@ -86,7 +86,9 @@ def _source_of(conversion: Mapping[str, Any] | None, folder: str, dimensions: in
     named = {key: keys[key] for key in ("sequences", "series") if keys.get(key)}
     if named and not keys.get("split_sequences"):
         kind = Bids if keys.get("_target_") == Bids.__name__ else Sequences
-        return kind(folder, **named, missing=keys.get("missing", "keep"))
+        sessions = kind(folder, **named, missing=keys.get("missing", "keep"))
+        sessions.whole = sessions.missing == "reject"  # else one that is predicted alone may lack any
+        return sessions
     return Volumes(folder) if dimensions == 3 else Folder(folder)
 
 
