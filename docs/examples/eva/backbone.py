@@ -1,13 +1,13 @@
 """An encoder of dira_scale as a backbone of kaiko-ai's eva; ../../how-to/challenges.md."""
 
 import torch
-from eva.models import BaseModel
+from eva import models
 from torch import Tensor, nn
 
 from dira_scale import api
 
 
-class DiraScale(BaseModel[Tensor, Tensor]):
+class DiraScale(models.BaseModel[Tensor, Tensor]):
     """Images [b, 1 or C, *size] in [0, 1] to features: the coarsest map, averaged over space.
 
     Args:
