@@ -12,14 +12,16 @@ from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.evaluation.embeddings import Embeddings
+from dira_scale.evaluation.encoders import stored_encoder
 from dira_scale.machine.workers import refuse_in_worker
 from dira_scale.models.bf16 import autocast
+from dira_scale.models.network import Encoder
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 
 __all__ = [
-    "Embeddings", "LabelledImages", "UserError", "autocast", "embed", "evaluate", "export", "finetune", "localize",
-    "predict", "pretrain", "probe", "shard",
+    "Embeddings", "LabelledImages", "UserError", "autocast", "embed", "encoder", "evaluate", "export", "finetune",
+    "localize", "predict", "pretrain", "probe", "shard",
 ]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path
@@ -49,6 +51,12 @@ def probe(run: Where, shards: Where, settings: Settings = None) -> dict[str, Any
 def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
     """Features of every image of ``shards``, of the weights that ``settings`` name by ``run`` or ``init``; ``out``."""
     return _run("embed", out, {"data.shards": shards}, settings)
+
+
+def encoder(run: Where) -> Encoder:
+    """The encoder of a run's folder, or of its export, as a torch module in evaluation mode: of images [b, 1 or C,
+    *size] in [0, 1] a list of maps, the coarsest last. Raises ``UserError``."""
+    return stored_encoder(Path(run))
 
 
 def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:

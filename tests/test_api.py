@@ -55,6 +55,10 @@ def test_from_images_to_weights(sharded: ShardedDataset, tmp_path: Path) -> None
     assert {figure["label"] for figure in table["figures"]} >= {"bright"}
     folder = api.export(tmp_path / "run", {"stage": "latest", "formats": ["timm"]})
     assert (folder / "README.md").is_file()
+    image = torch.rand(2, 1, 32, 32)
+    with torch.inference_mode():
+        ours, exported = (api.encoder(where)(image) for where in (run.folder, folder))
+    assert all(map(torch.equal, ours, exported)) and len({*map(len, ours)}) == 1
 
 
 def test_mistakes_raise_the_commands_message(sharded: ShardedDataset, tmp_path: Path) -> None:
@@ -65,6 +69,8 @@ def test_mistakes_raise_the_commands_message(sharded: ShardedDataset, tmp_path: 
     with pytest.raises(api.UserError, match="not a run folder"):
         api.export(tmp_path / "run")
     assert not (tmp_path / "run" / "status.json").exists()
+    with pytest.raises(api.UserError, match=r"/run: neither a run's folder nor an export that says which images"):
+        api.encoder(tmp_path / "run")
 
 
 def test_a_dataset_without_labels_and_a_run_in_a_dataset_are_refused(images: Path, tmp_path: Path) -> None:

@@ -12,14 +12,24 @@ import torch
 
 from dira_scale.errors import UserError
 from dira_scale.evaluation.features import TOKENS, Layer
-from dira_scale.models.architecture import Architecture, architecture
+from dira_scale.models.architecture import (
+    INPUT,
+    Architecture,
+    architecture,
+    exported_architecture,
+    exported_metadata,
+)
+from dira_scale.models.bounded import as_large_as
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
+from dira_scale.models.stored import read_tensors
 from dira_scale.models.weights import trained_encoder
-from dira_scale.runs.description import Description
+from dira_scale.runs.description import FILE, Description, Input
+from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.identity import seedless
 from dira_scale.runs.reader import NEWEST, RunReader
+from dira_scale.runs.shape import Shape
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
 
@@ -32,6 +42,29 @@ class Group:
     kind: str  # run | init | random
     encoders: list[Encoder] = field(default_factory=list)
     members: list[dict[str, Any]] = field(default_factory=list)
+
+
+def stored_encoder(path: Path) -> Encoder:
+    """The encoder of the run in folder ``path``, or of what was exported of one, in evaluation mode: images of [0, 1],
+    [b, 1 or C, *size], to its pyramid. Raises UserError for another folder."""
+    if (path / FILE).is_file():
+        run = RunReader(path)
+        encoder, input = trained_encoder(run.description, run.load(None)[0]), run.description.input
+    else:
+        given, again = exported_metadata(path).get(INPUT), "export the run again, with plain weights or timm's"
+        if given is None:
+            raise UserError(f"{path}: neither a run's folder nor an export that says which images it takes; {again}")
+        try:
+            input = Shape(again).of(Input, parse_json(given), f"{path}: {INPUT}.")
+        except DAMAGED as error:
+            raise UserError(f"{path} is damaged (its metadata {INPUT}: {error}): {again}") from error
+        file = min(path.glob("*.safetensors"), default=path)
+        with as_large_as(read_tensors(file, "run").values(), str(file)), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # of a plain transformer's finer levels, which timm's files do not have
+            encoder = _random(architecture(exported_architecture(path)), input.sides, input.channels)
+        start_weights(str(path), encoder, key="run")
+    normalise_input(encoder, input)
+    return encoder.eval()
 
 
 def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:

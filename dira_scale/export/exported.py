@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from torch import Tensor
 
-from dira_scale.models.architecture import AXES, XYZ, ZYX, architecture_metadata
+from dira_scale.models.architecture import AXES, INPUT, XYZ, ZYX, architecture_metadata
 from dira_scale.models.classifier import Classifier
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.stored import to_safetensors
@@ -83,9 +83,12 @@ class Exported:
 
 
 def weights_file(state: Mapping[str, Tensor], run: Description, axes: str = ZYX) -> bytes:
-    """A safetensors file. Its metadata has the ``run``'s architecture and its classes, and other ``axes`` than ours."""
+    """A safetensors file. Its metadata has the ``run``'s architecture, what images it takes, its classes, and other
+    ``axes`` than ours."""
     if axes == XYZ:
         state = {name: other_axes(name, tensor) for name, tensor in state.items()}
     classes = {"classes": json.dumps(run.output.names, ensure_ascii=False)} if run.output.names else {}
     written = {} if axes == ZYX else {AXES: axes}
-    return to_safetensors(state, {"format": "pt"} | architecture_metadata(run.network.architecture) | classes | written)
+    taken = {INPUT: json.dumps(asdict(replace(run.input, channels=run.network.channels)))}
+    known = architecture_metadata(run.network.architecture) | taken
+    return to_safetensors(state, {"format": "pt"} | known | classes | written)

@@ -50,11 +50,11 @@ class FolderImages:
     ) -> None:  # fmt: skip
         folder_at(folder, "images")
         self.recipe = recipe_of(conversion, dimensions)
-        hasher, _ = self.recipe.hasher(key_file)
+        hasher = None if names == SOURCE else self.recipe.hasher(key_file)[0]
         records = [*_records(conversion or {}, folder, dimensions, workers)]
         if not records:
             raise UserError(f"images={folder} has no files")
-        called = [r.name if names == SOURCE else hasher("key", r.name) for r in records]
+        called = [hasher("key", record.name) if hasher else record.name for record in records]
         self.items = [Item(key, "", "", "", record) for key, record in zip(called, records, strict=True)]
         self.items.sort(key=lambda item: item.key)
         self.keys = [item.key for item in self.items]
@@ -95,7 +95,9 @@ def _records(
         named = {"sequences": {kind: f"*_{kind}.nii*" for kind in names}}
     if named and not conversion.get("split_sequences"):
         kind = Bids if target == Bids.__name__ else Sequences
-        yield from kind(folder, **named, missing=conversion.get("missing", "reject")).records(workers)
+        sessions = kind(folder, **named, missing=conversion.get("missing", "reject"))
+        sessions.whole = sessions.missing == "reject"  # else one that is predicted alone may lack any
+        yield from sessions.records(workers)
         return
     for record in (Volumes(folder) if dimensions == 3 else Folder(folder)).records(workers):
         whole = names and isinstance(record.image, Path)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from models.test_vit3d import published
 from models.volumes import chosen
 from omegaconf import OmegaConf
 from recorded import derived
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
+from dira_scale.evaluation.encoders import stored_encoder
 from dira_scale.export.card import Card
 from dira_scale.export.exported import Exported, TrainedNetwork
 from dira_scale.export.formats import FORMATS, check, default_formats
@@ -194,6 +197,27 @@ def test_primus_itself_has_the_features_of_its_weights(tmp_path: Path) -> None:
     with torch.inference_mode():
         ours = network.encoder.tokens(image).patches
     torch.testing.assert_close(torch.load(tmp_path / "theirs.pt"), ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", ["unet3d", "vit3d"])
+def test_an_exported_encoder_says_which_volumes_it_takes(model: str, tmp_path: Path) -> None:
+    network = trained(model)
+    for name, content in FORMATS["plain"](network).files.items():
+        (tmp_path / name).write_bytes(content)
+    volume, encoder = torch.rand(1, 1, *network.run.input.size), stored_encoder(tmp_path)
+    with torch.inference_mode():
+        assert not encoder.training and all(map(torch.equal, encoder(volume), network.encoder(volume)))
+    path = tmp_path / "plain_encoder.safetensors"
+    with safe_open(path, "pt") as stored:
+        known = stored.metadata()
+    huge = '{"size": [65536, 65536, 65536]}'
+    for written, printed in (("[", "is damaged"), ('{"size": [0]}', "size.0 has 0, not 1 to 65536"), (huge, "larger")):
+        if written == huge and model == "unet3d":  # whose weights do not depend on it
+            continue
+        save_file(load_file(path), path, known | {"input": written})
+        (tmp_path / "plain_network.safetensors").unlink(missing_ok=True)
+        with pytest.raises(UserError, match=rf"^{tmp_path}.*{re.escape(printed)}"):
+            stored_encoder(tmp_path)
 
 
 def test_formats_of_volumes_say_for_which_network_they_are() -> None:

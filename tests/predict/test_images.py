@@ -44,3 +44,28 @@ def test_volumes_of_a_folder_are_not_cropped_to_masks_and_boxes(crop: dict[str, 
 def test_the_key_that_was_typed_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^images={tmp_path}/nowhere: no such folder$"):
         FolderImages(f"{tmp_path}/nowhere", None, 2, "keys", None, 1)
+
+
+@pytest.mark.parametrize("missing", ["keep", "reject"])
+def test_a_session_may_lack_what_no_other_has_and_its_own_name_needs_no_key(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a case that is predicted alone, where the archive of the training had all sequences."""
+    write_nifti(tmp_path / "in/case/t1.nii.gz", body(0, (20, 24, 26)))
+    keys = {"sequences": {"T1": "t1.nii.gz", "T2": "t2.nii.gz"}, "missing": missing}
+    made = Recipe.from_config(recipe("sequences", images="elsewhere", **keys)).identity(Hasher(PUBLIC_KEY))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DIRA_SCALE_HASH_KEY", raising=False)
+    if missing == "reject":
+        with pytest.raises(UserError, match=r"recipe\.sequences\.T2=t2\.nii\.gz matches nothing in .*; there is case/"):
+            FolderImages(str(tmp_path / "in"), made, 3, "source", None, 1)
+        return
+    images = FolderImages(str(tmp_path / "in"), made, 3, "source", None, 1)
+    stored = images.load(0).stored
+    assert images.keys == ["case"] and (stored.channels, stored.sides) == (2, (26, 24, 20))
+    assert not (tmp_path / "home").exists()
+    FolderImages(str(tmp_path / "in"), made, 3, "keys", None, 1)
+    assert (tmp_path / "home/.config/dira_scale/hash_key").is_file()
+    (tmp_path / "in/case/t1.nii.gz").rename(tmp_path / "in/case/t2w.nii.gz")
+    with pytest.raises(UserError, match=r"recipe\.sequences\.T1=t1\.nii\.gz matches nothing in "):
+        FolderImages(str(tmp_path / "in"), made, 3, "source", None, 1)

@@ -54,9 +54,15 @@ class Sequences(Volumes):
 
     Others as ``Volumes``, but for ``boxes``.
 
+    Attributes:
+        whole: whether a pattern that matches no file is a mistake, as in an archive; a few sessions may all lack one.
+
     Raises:
-        UserError: as ``Volumes``; a pattern that matches no file; a file that two patterns match.
+        UserError: as ``Volumes``; a file that two patterns match; if ``whole``, a pattern that matches no file, else if
+            none does.
     """
+
+    whole = True
 
     def __init__(
         self,
@@ -128,7 +134,7 @@ class Sequences(Volumes):
         return {folder for file in self.stored for folder in file.parents}
 
     def _sessions(self, workers: int) -> dict[Session, Files]:
-        """The files of each session. Raises UserError for a sequence that none has."""
+        """The files of each session. Raises UserError as the class."""
         sessions, found, first = dict[Session, Files](), set[str](), ""
         listed = self._named() if self.key == "recipe.sequences" else self._described(workers)
         for called, matched, part in listed:
@@ -139,7 +145,8 @@ class Sequences(Volumes):
             for name, session in matched.items():
                 sessions.setdefault(session, {}).setdefault(name, []).append(part)
                 found.add(name)
-        if lacking := [name for name in self.patterns if name not in found]:
+        lacking = [name for name in self.patterns if name not in found]
+        if lacking and (self.whole or not found):
             key = "recipe.mask" if lacking[0] == MASK else f"{self.key}.{lacking[0]}"
             there = brief(f"there is {first}" if first else "nothing is there")
             raise UserError(f"{key}={self.given[lacking[0]]} matches nothing in {self.root}; {there}")
