@@ -46,9 +46,8 @@ trust(["Net", "os", "builtins", "collections"])
 
 @pytest.fixture
 def libraries() -> None:
-    """What computes figures of labels and masks, an extra; without it a test is skipped."""
-    for name in ("torchmetrics", "monai"):
-        pytest.importorskip(name)
+    """What computes figures, an extra; without it a test is skipped."""
+    pytest.importorskip("monai")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,7 +1,7 @@
 """The bootstrap over patients: whole patients are drawn with replacement, with all their rows (Efron, Tibshirani 1993).
 
-Rows of a patient are alike. An interval over rows takes them for independent and is too narrow; torchmetrics'
-BootStrapper and scipy's ``bootstrap`` draw rows.
+Rows of a patient are alike. An interval over rows takes them for independent and is too narrow, and scipy's
+``bootstrap`` draws rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

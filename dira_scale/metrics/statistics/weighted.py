@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-ROUNDING = 1e-6  # as metrics.thresholds
+ROUNDING = 1e-6  # a specificity of exactly 0.9 is one
 EVENTS = 256  # whose pairs are counted at once
 Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def unweighted(statistic: Statistic, rows: int) -> float:
+    """The metric itself: of all ``rows`` once."""
+    return float(statistic(np.ones((1, rows)))[0])
 
 
 def weighted_mean(values: np.ndarray) -> Statistic:
