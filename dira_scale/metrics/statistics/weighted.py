@@ -184,11 +184,6 @@ def average(statistics: Sequence[Statistic]) -> Statistic:
     return over_all
 
 
-def difference(first: Statistic, second: Statistic) -> Statistic:
-    """``first`` - ``second``, of the same rows: the comparison of two networks on the same patients."""
-    return lambda weights: first(weights) - second(weights)
-
-
 def _squares(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The weighted sum of products of differences from the weighted means, [b]; rounding errors are 0."""
     total = np.maximum(weights.sum(1), 1e-300)
