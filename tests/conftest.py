@@ -102,6 +102,16 @@ def shared_bases(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A run in a test's own process sets torch's number of threads: the next test has that of before."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def cores() -> Iterator[None]:
     """A test's process has its share of the cores, whatever else computes: that is watched for 0.3 s at each start."""
