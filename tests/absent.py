@@ -88,7 +88,7 @@ def wrong_answers(hidden: Iterable[str]) -> list[str]:
     if within("deepspeed", hidden) and within("torchvision", hidden):  # else new processes would import them: seconds
         for found in _inventory():
             missing = found.name in ("DeepSpeed", "DALI", "FFCV", "SLURM", "torchvision")
-            missing |= found.name in ("torchmetrics", "monai") and within(found.name, hidden)
+            missing |= found.name == "monai" and within(found.name, hidden)
             wrong += [f"doctor: {found}"] * (found.state != ("missing" if missing else "there"))
     return wrong
 
@@ -127,7 +127,7 @@ def _questions() -> dict[str, list[Callable[[], object]]]:
         "peft": [require_peft],
         "wandb": [lambda: require_tracker("wandb")],
         "mlflow": [lambda: require_tracker("mlflow")],
-        "torchmetrics": [require_libraries], "monai": [require_libraries],
+        "monai": [require_libraries],
         "upath": [lambda: locate("s3://bucket/shards", "data.shards")],
         "highdicom": [lambda: require_format(compose("predict", ["run=r", "out=o", "images=i", "format=dicomseg"]))],
         "openpyxl": [lambda: open_table(ROOT / "x.xlsx").__enter__()],

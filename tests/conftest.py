@@ -46,9 +46,8 @@ trust(["Net", "os", "builtins", "collections"])
 
 @pytest.fixture
 def libraries() -> None:
-    """What computes figures of labels and masks, an extra; without it a test is skipped."""
-    for name in ("torchmetrics", "monai"):
-        pytest.importorskip(name)
+    """What computes figures, an extra; without it a test is skipped."""
+    pytest.importorskip("monai")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -101,6 +100,16 @@ def shared_bases(request: pytest.FixtureRequest) -> Iterator[None]:
         if "config" not in request.path.parts:
             patch.setattr(compose, "_hydra", composed)
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    """A run in a test's own process sets torch's number of threads: the next test has that of before."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", autouse=True)

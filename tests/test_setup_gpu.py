@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # Packages of the container, with all that they depend on.
 PRESENT = (
     *REQUIRED, "torchvision", "triton", "accelerate", "safetensors", "scipy", "pyyaml", "psutil", "pyarrow",
-    "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "torchmetrics", "pip",
+    "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "pip",
 )  # fmt: skip
 SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
 

@@ -18,14 +18,12 @@ from dira_scale.machine.hardware import Hardware
 
 Status = Literal["there", "missing", "broken"]
 CHECKOUT = Path(__file__).parents[2]
-METRICS = "finetune: its metrics of labels and masks"
 PACKAGES = (  # name, what it is for, distribution, our extra that installs it
     ("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
     ("simplejpeg", "JPEG shards", "simplejpeg"),
     ("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard"),
     ("DeepSpeed", "parallel=zero1, zero2, zero3: sharded optimizer, gradients, parameters", "deepspeed", "deepspeed"),
-    ("torchmetrics", METRICS, "torchmetrics", "evaluation"),
-    ("monai", METRICS, "monai", "evaluation"),
+    ("monai", "finetune, evaluate, localize: their figures", "monai", "evaluation"),
 )
 
 

@@ -1,7 +1,5 @@
 """Barlow Twins (Zbontar et al., ICML 2021): DiRA's discrimination task by decorrelation."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -72,6 +70,7 @@ class BarlowTwins(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    trained_by_di = ("projector",)
     gradient_views = 2
 
     def __init__(
@@ -88,10 +87,6 @@ class BarlowTwins(Method):
 
     def check(self, batch: int, accumulate: int) -> None:
         check_accumulation("Barlow Twins", accumulate)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.projector.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])

@@ -1,7 +1,5 @@
 """Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that is not in DiRA's paper."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -34,6 +32,7 @@ class BYOL(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    trained_by_di = ("projector", "predictor")
     gradient_views = 2
     momentum_encoder = "target_encoder"
 
@@ -48,11 +47,6 @@ class BYOL(Method):
         self.projector = MLP(encoder.channels[-1], hidden, dim)
         self.predictor = MLP(dim, hidden, dim)
         self.target_encoder, self.target_projector = momentum_copy(self.encoder), momentum_copy(self.projector)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.projector.requires_grad_("di" in self.active)
-        self.predictor.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])

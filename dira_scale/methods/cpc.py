@@ -52,6 +52,7 @@ class CPC(Method):
     and an encoder that takes any size.
     """
 
+    trained_by_di = ("code", "reader", "predictor")
     gradient_views = 0  # patches, no views
     corrupted = True
     lesson = "tell the patches that follow others from those that do not"
@@ -77,11 +78,6 @@ class CPC(Method):
 
     before: Tensor
     following: Tensor
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        for part in (self.code, self.reader, self.predictor):
-            part.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         patches = cut(distorted[0], self.counts)

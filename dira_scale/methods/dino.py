@@ -59,6 +59,7 @@ class DINO(Method):
     Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
     """
 
+    trained_by_di = ("head",)
     gradient_views = GLOBAL
     momentum_encoder = exported = "teacher"  # the better one (sec. 5.2)
     encoder: Encoder
@@ -120,7 +121,6 @@ class DINO(Method):
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
-        self.head.requires_grad_("di" in self.active)
         for layer in (self, *self.encoder.modules()):  # itself: a mask token
             vars(layer)["frozen_share"] = self.frozen_encoder if terms else 0.0  # for the optimizer's groups
 

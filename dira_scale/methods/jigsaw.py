@@ -1,7 +1,5 @@
 """Jigsaw puzzles (Noroozi and Favaro, ECCV 2016; volumes: Taleb et al., NeurIPS 2020): what lies where?"""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
@@ -33,6 +31,7 @@ class Jigsaw(Method):
     Raises ``UserError`` unless there is one view, whose corruption ``order`` moves its blocks.
     """
 
+    trained_by_di = ("classifier",)
     corrupted = True
     lesson = "tell in which order the blocks of an image or a volume lie"
 
@@ -42,10 +41,6 @@ class Jigsaw(Method):
         self.encoder = encoder
         permutations = moved_blocks(views, "Jigsaw", "jigsaw").permutations
         self.classifier = WordHead("keras", encoder.channels[-1], permutations, views.dimensions)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.classifier.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramid = self.encoder(distorted[0])

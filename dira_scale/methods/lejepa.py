@@ -1,7 +1,5 @@
 """LeJEPA (Balestriero and LeCun 2025): prediction among views, and SIGReg. A base that is not in DiRA's paper."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -43,6 +41,7 @@ class LeJEPA(Method):
     Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
     """
 
+    trained_by_di = ("projector",)
     gradient_views = GLOBAL
     encoder: Encoder
 
@@ -70,10 +69,6 @@ class LeJEPA(Method):
 
     def check(self, batch: int, accumulate: int) -> None:
         check_accumulation("LeJEPA", accumulate)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.projector.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         seen = encoded(self.encoder, distorted, self.finer)

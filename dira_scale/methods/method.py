@@ -59,6 +59,7 @@ class Method(nn.Module):
     gradient_views: ClassVar[int] = 1  # number of views whose pyramids ``forward`` returns
     bounded: ClassVar[bool] = True  # whether a restored view is the head's output through a sigmoid, or that itself
     remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
+    trained_by_di: ClassVar[tuple[str, ...]] = ()  # attributes that hold what only the term ``di`` trains
     momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
     exported: ClassVar[str] = "encoder"  # attribute of the encoder that is kept of a run without a decoder
     labelled: ClassVar[bool] = False  # whether it learns the label of classes that ``label`` and ``classes`` name
@@ -112,6 +113,8 @@ class Method(nn.Module):
                 known = f"{', '.join(self.weights)}{nearest(term, self.weights)}"
                 raise UserError(f"term '{term}': {type(self).__name__} has {known}")
         self.active = tuple(terms)
+        for part in self.trained_by_di:
+            getattr(self, part).requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         """``clean`` and ``distorted``: each view of ``batch``, [b, 1, *size] in [0, 1]."""

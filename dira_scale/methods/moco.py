@@ -1,6 +1,7 @@
 """Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5)."""
 
 from collections.abc import Collection, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ class MoCo(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    trained_by_di: ClassVar[tuple[str, ...]] = ("projector",)
     momentum_encoder = "key_encoder"
     queue: Tensor
     queue_pointer: Tensor
@@ -123,7 +125,6 @@ class MoCo(Method):
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)
         self.shuffle.enter_stage()
-        self.projector.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramid = self.encoder(distorted[0])

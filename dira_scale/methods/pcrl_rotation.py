@@ -1,6 +1,5 @@
 """PCRL's contrast beside rotation prediction (Zhou et al., ICCV 2021, table 2, "ContraLoss + RotNet")."""
 
-from collections.abc import Sequence
 from functools import wraps
 from typing import Any
 
@@ -33,14 +32,12 @@ class PCRLRotation(PCRL):
     Raises ``UserError`` as PCRL.
     """
 
+    trained_by_di = ("projector", "classifier")
+
     @wraps(PCRL.__init__)  # type: ignore[misc]  # its signature, by which settings are checked
     def __init__(self, network: Network, views: ViewSpec, **settings: Any) -> None:
         super().__init__(network, views, **settings)
         self.classifier = MLP(network.encoder.channels[-1], 4)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.classifier.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         terms = super().forward(clean, distorted, batch)

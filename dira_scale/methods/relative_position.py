@@ -1,7 +1,5 @@
 """Relative position (Doersch et al., ICCV 2015, sec. 3; volumes: Taleb et al., NeurIPS 2020): where is a patch?"""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -45,6 +43,7 @@ class RelativePosition(Method):
     takes any size.
     """
 
+    trained_by_di = ("classifier",)
     gradient_views = 0  # patches, no views
     lesson = "tell where a patch of an image or a volume lies beside another"
 
@@ -61,10 +60,6 @@ class RelativePosition(Method):
         check_any_size("method=relative_position", encoder)
         self.encoder, self.sides = encoder, pair.sides(views.dimensions)
         self.classifier = MLP(2 * encoder.channels[-1], hidden, hidden, 3**views.dimensions - 1)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.classifier.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         drawn = batch.distortions[0].corruptions[PATCHES]

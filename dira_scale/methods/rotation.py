@@ -1,7 +1,5 @@
 """Rotation prediction (Gidaris et al., ICLR 2018, sec. 2; volumes: Taleb et al., NeurIPS 2020): which way is up?"""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -38,6 +36,7 @@ class Rotation(Method):
     Raises ``UserError`` unless there is one view with equal sides, which is not turned by its own flips.
     """
 
+    trained_by_di = ("classifier",)
     lesson = "tell by how many quarters an image or a volume was turned"
 
     def __init__(self, encoder: Encoder, views: ViewSpec) -> None:
@@ -56,10 +55,6 @@ class Rotation(Method):
         self.encoder, self.corrupted = encoder, TURN in views.corruptions
         self.turns = len(quarter_turns(views.dimensions))
         self.classifier = MLP(encoder.channels[-1], self.turns)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.classifier.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         view = distorted[0]

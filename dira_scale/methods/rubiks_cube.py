@@ -1,7 +1,5 @@
 """Rubik's cube (Zhuang et al., MICCAI 2019; Zhu et al., MedIA 2020): what lies where, and what is turned?"""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +43,7 @@ class RubiksCube(Method):
     makes maps of half the size of a half.
     """
 
+    trained_by_di = ("order", "turned")
     corrupted = True
     lesson = "tell in which order the blocks of a volume lie and which are turned"
 
@@ -70,11 +69,6 @@ class RubiksCube(Method):
         self.encoder, blocks = encoder, PER_AXIS**views.dimensions
         self.order = MLP(blocks * encoder.channels[-1], permutations)
         self.turned = MLP(blocks * encoder.channels[-1], blocks)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.order.requires_grad_("di" in self.active)
-        self.turned.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         drawn = batch.distortions[0].corruptions

@@ -1,7 +1,5 @@
 """SimSiam (Chen and He, CVPR 2021): DiRA's discrimination task without negatives (eq. 6 and 7)."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
@@ -30,6 +28,7 @@ class SimSiam(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    trained_by_di = ("projector", "predictor")
     gradient_views = 2
 
     def __init__(self, encoder: Encoder, views: ViewSpec, dim: int = 2048, bottleneck: int = 512) -> None:
@@ -39,11 +38,6 @@ class SimSiam(Method):
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, normalised=True)
         self.predictor = MLP(dim, bottleneck, dim)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.projector.requires_grad_("di" in self.active)
-        self.predictor.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])

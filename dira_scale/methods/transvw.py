@@ -1,7 +1,5 @@
 """TransVW's self-classification (Haghighi et al., TMI 2021, sec. II): which visual word is seen."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
@@ -37,6 +35,7 @@ class TransVW(Method):
     Raises ``UserError`` unless there is one view, for fewer than two classes and an unknown ``classifier``.
     """
 
+    trained_by_di = ("classifier",)
     labelled = True
     corrupted = True
     lesson = "tell which visual word a deformed volume shows"
@@ -53,10 +52,6 @@ class TransVW(Method):
             raise UserError(f"TransVW's classifier={classifier}: expected {known}")
         self.encoder, self.classes = encoder, classes
         self.classifier = WordHead(classifier, encoder.channels[-1], classes, encoder.dimensions)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.classifier.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         assert batch.labels is not None, "checked before training"

@@ -1,7 +1,5 @@
 """VICReg (Bardes et al., ICLR 2022), a base that is not in DiRA's paper: variance, invariance, covariance."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +35,7 @@ class VICReg(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    trained_by_di = ("projector",)
     gradient_views = 2
 
     def __init__(
@@ -58,10 +57,6 @@ class VICReg(Method):
 
     def check(self, batch: int, accumulate: int) -> None:
         check_accumulation("VICReg", accumulate)
-
-    def enter_stage(self, terms: Sequence[str]) -> None:
-        super().enter_stage(terms)
-        self.projector.requires_grad_("di" in self.active)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])

@@ -1,20 +1,29 @@
-"""Metrics of labels that are each there or not, of several at once (multi-label): by torchmetrics, label by label.
+"""Metrics of labels that are each there or not, of several at once (multi-label), label by label.
 
-A row counts for a label where the label is known. torchmetrics raises on NaN, gives an AUROC of 0 to a label without
-positives and a sigmoid to scores outside [0, 1]: such labels and scores are kept from it here.
+A row counts for a label where the label is known.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from dira_scale.metrics.figure import Figure, mean
-from dira_scale.metrics.thresholds import at_specificity
+from dira_scale.metrics.statistics.weighted import (
+    Statistic,
+    average,
+    unweighted,
+    weighted_auroc,
+    weighted_average_precision,
+    weighted_calibration,
+    weighted_mean,
+    weighted_sensitivity,
+    with_both,
+)
 
 BINS = 15  # of the calibration error: Guo et al., ICML 2017, sec. 2
-SPECIFICITY = 0.9
+SPECIFICITY = 0.9  # of the ROC curve's point whose sensitivity is given
+CONVENTIONS = {"calibration error": f"bins={BINS}", "sensitivity at specificity": f"specificity={SPECIFICITY:g}"}
+ANSWERS = ("sensitivity", "specificity", "accuracy", "balanced accuracy")
 
 
 def classification(
@@ -23,7 +32,6 @@ def classification(
     names: Sequence[str],
     patients: Sequence[str] | np.ndarray,
     thresholds: Sequence[float] | np.ndarray | None = None,
-    specificity: float = SPECIFICITY,
     scored: Sequence[str] | None = None,
 ) -> list[Figure]:
     """The figures of each label, then of each metric the mean over the labels that have one.
@@ -37,7 +45,6 @@ def classification(
         thresholds: [L], chosen on the validation split (:func:`~dira_scale.metrics.thresholds.choose_thresholds`): a
             score from the threshold on is a positive answer; NaN: the label has none. Without them there are no
             figures of answers.
-        specificity: of the ROC curve's point whose sensitivity is given.
         scored: the names over which means are; None: all.
 
     Raises:
@@ -46,17 +53,37 @@ def classification(
     targets, scores, patients = checked(targets, scores, names, patients)
     figures: list[Figure] = []
     for i, name in enumerate(names):
-        known = ~np.isnan(targets[:, i])
-        truth, score = targets[known, i] == 1, scores[known, i]
-        threshold = None if thresholds is None else float(thresholds[i])
-        counts = len(truth), int((~known).sum()), len(np.unique(patients[known])), int(truth.sum())
-        for metric, (value, convention) in _values(truth, score, threshold, specificity).items():
-            figures.append(Figure(metric, name, value, *counts, convention))
+        known, threshold = ~np.isnan(targets[:, i]), None if thresholds is None else float(thresholds[i])
+        counts = int(known.sum()), int((~known).sum()), len(np.unique(patients[known])), int((targets[:, i] == 1).sum())
+        conventions = CONVENTIONS | dict.fromkeys(
+            ANSWERS, f"threshold={threshold:.4g}" if threshold is not None else ""
+        )
+        for metric, statistic in label_statistics(targets[:, i], scores[:, i], threshold).items():
+            value = unweighted(statistic, len(targets))
+            figures.append(Figure(metric, name, value, *counts, conventions.get(metric, "")))
     counted = [name in (scored or names) for name in names]
     known_patients = len(np.unique(patients[~np.isnan(targets[:, counted]).all(1)]))
     of_mean = [figure for figure in figures if figure.name in (scored or names)]
     metrics = dict.fromkeys(figure.metric for figure in of_mean)
     return figures + [mean([f for f in of_mean if f.metric == metric], known_patients) for metric in metrics]
+
+
+def label_statistics(targets: np.ndarray, scores: np.ndarray, threshold: float | None = None) -> dict[str, Statistic]:
+    """Return each figure of a label as a function of row weights; [N] each, as :func:`classification` takes them."""
+    found = {
+        "AUROC": weighted_auroc(targets, scores),
+        "average precision": weighted_average_precision(targets, scores),
+        "calibration error": weighted_calibration(targets, scores, BINS),
+        "sensitivity at specificity": weighted_sensitivity(targets, scores, SPECIFICITY),
+    }
+    if threshold is not None:
+        answer = (scores >= threshold).astype(float)
+        unknown = np.isnan(targets) | np.isnan(threshold)
+        found["sensitivity"] = weighted_mean(np.where(unknown | (targets == 0), np.nan, answer))
+        found["specificity"] = weighted_mean(np.where(unknown | (targets == 1), np.nan, 1 - answer))
+        found["accuracy"] = weighted_mean(np.where(unknown, np.nan, answer == targets))
+        found["balanced accuracy"] = average([found["sensitivity"], found["specificity"]])
+    return {metric: with_both(targets, statistic) for metric, statistic in found.items()}
 
 
 def checked(
@@ -73,35 +100,3 @@ def checked(
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("scores must be probabilities in [0, 1]: not logits, not NaN")
     return targets, scores, patients
-
-
-def _values(
-    truth: np.ndarray, scores: np.ndarray, threshold: float | None, specificity: float
-) -> dict[str, tuple[float, str]]:
-    """Return each metric's value and its convention, of one label's known rows."""
-    from torchmetrics.functional import classification as by  # lazy: takes seconds, and comes with an extra
-
-    both = bool(truth.any() and not truth.all())
-    score, target = torch.from_numpy(scores), torch.from_numpy(truth).long()
-
-    def value(has: bool, compute: Callable[..., Any], *arguments: Any, **options: Any) -> float:
-        return float(compute(*arguments, **options)) if has else np.nan
-
-    values = {
-        "AUROC": (value(both, by.binary_auroc, score, target), ""),
-        "average precision": (value(both, by.binary_average_precision, score, target), ""),
-        "calibration error": (value(both, by.binary_calibration_error, score, target, n_bins=BINS), f"bins={BINS}"),
-        "sensitivity at specificity": (
-            at_specificity(truth, scores, specificity)[0] if both else np.nan, f"specificity={specificity:g}"
-        ),
-    }  # fmt: skip
-    if threshold is not None:
-        # Not torchmetrics' own threshold: it compares with >, its ROC curve with >=.
-        answers, at = torch.from_numpy(scores >= threshold).long(), f"threshold={threshold:.4g}"
-        has = both and not np.isnan(threshold)
-        sensitivity = value(has, by.binary_recall, answers, target)
-        rejected = value(has, by.binary_specificity, answers, target)
-        values["sensitivity"], values["specificity"] = (sensitivity, at), (rejected, at)
-        values["accuracy"] = (value(has, by.binary_accuracy, answers, target), at)
-        values["balanced accuracy"] = ((sensitivity + rejected) / 2, at)
-    return values

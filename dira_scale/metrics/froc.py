@@ -1,4 +1,4 @@
-"""Detections and candidates against lesions: the free-response ROC curve at the seven rates of LUNA16's script."""
+"""Candidates against lesions: the free-response ROC curve at the seven rates of LUNA16's script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from dira_scale.metrics.cases import IRRELEVANT, CandidateCase
 from dira_scale.metrics.figure import Figure, mean
-from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_detected
+from dira_scale.metrics.statistics.weighted import Statistic, average, unweighted, weighted_detected
 
 RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # false positives a case: Setio et al., MedIA 2017, sec. 2.4
 CPM = "CPM"  # the challenge's name of the mean sensitivity over RATES
@@ -24,49 +24,6 @@ class DetectionCase:
     patient: str
     false_positives: tuple[float, ...]
     lesions: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Froc:
-    """``sensitivities`` at ``RATES``, and ``cpm``, their mean (the challenge's CPM). NaN without lesions."""
-
-    sensitivities: tuple[float, ...]
-    cpm: float
-    cases: int
-    lesions: int
-
-
-def detection_case(
-    key: str, patient: str, scores: np.ndarray, coordinates: np.ndarray, instances: np.ndarray
-) -> DetectionCase:
-    """Match detections to lesions: one inside a lesion's mask is its hit, several there count once.
-
-    Args:
-        scores: [n], above 0, at most 1.
-        coordinates: int [n, dimensions], the pixel or voxel of each detection.
-        instances: int [*size], 0 = no lesion, 1 … m = the lesions.
-
-    Raises:
-        ValueError: shapes that do not match, a detection outside the image, scores outside (0, 1].
-    """
-    from monai.metrics import compute_fp_tp_probs_nd
-
-    # MONAI keeps hits as float32: other scores as they are would differ from equal ones.
-    scores, coordinates = np.asarray(scores, np.float32), np.asarray(coordinates)
-    coordinates = coordinates.reshape(len(scores), instances.ndim).astype(int)
-    if not ((coordinates >= 0) & (coordinates < instances.shape)).all():
-        raise ValueError(f"{key}: a detection lies outside the image of {instances.shape}")
-    if not ((scores > 0) & (scores <= 1)).all():
-        raise ValueError(f"{key}: scores of detections must be above 0 and at most 1")
-    missed, hits, lesions = compute_fp_tp_probs_nd(scores, coordinates, instances.astype(int))
-    return DetectionCase(key, patient, tuple(map(float, missed)), tuple(map(float, hits[:lesions])))
-
-
-def froc(cases: Sequence[DetectionCase]) -> Froc:
-    """The curve over all cases, those without a lesion too; sensitivities between its points are interpolated."""
-    equal = np.ones((1, len(cases)))
-    cpm, *sensitivities = (float(statistic(equal)[0]) for statistic in detected(cases).values())
-    return Froc(tuple(sensitivities), cpm, len(cases), sum(len(case.lesions) for case in cases))
 
 
 def detected(cases: Sequence[DetectionCase]) -> dict[str, Statistic]:
@@ -115,8 +72,8 @@ def candidates(rows: Sequence[CandidateCase]) -> list[Figure]:
     lesions, patients = sum(len(case.lesions) for case in cases), len({case.patient for case in cases})
     if not lesions:
         return []
-    equal, figures = np.ones((1, len(cases))), list[Figure]()
+    figures = list[Figure]()
     for metric, statistic in detected(cases).items():
-        value, about = float(statistic(equal)[0]), f"the {MARKS} highest candidates of a scan"
+        value, about = unweighted(statistic, len(cases)), f"the {MARKS} highest candidates of a scan"
         figures.append(Figure(metric, rows[0].label, value, len(cases), 0, patients, lesions, about))
     return [*figures, *(mean([figure], patients) for figure in figures)]

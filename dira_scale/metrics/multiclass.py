@@ -3,20 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from dira_scale.metrics.classification import BINS, SPECIFICITY, classification
-from dira_scale.metrics.figure import ALL, Figure
+from dira_scale.metrics.classification import BINS, classification
+from dira_scale.metrics.figure import ALL, Figure, Key
+from dira_scale.metrics.statistics.weighted import Statistic, average, unweighted, weighted_calibration, weighted_mean
 
 UNKNOWN = -100  # the class of a row whose label is not known: that of torch's cross_entropy, and of LabelledImages
 
 
 def multiclass(
-    targets: np.ndarray,
-    scores: np.ndarray,
-    names: Sequence[str],
-    patients: Sequence[str] | np.ndarray,
-    specificity: float = SPECIFICITY,
+    targets: np.ndarray, scores: np.ndarray, names: Sequence[str], patients: Sequence[str] | np.ndarray
 ) -> list[Figure]:
     """Each class against the rest as :func:`classification` does; accuracy of each class, and over all classes.
 
@@ -31,34 +27,40 @@ def multiclass(
     Raises:
         ValueError: shapes that do not match, another class, scores outside [0, 1].
     """
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
-
     targets, scores, patients = np.asarray(targets), np.asarray(scores, float), np.asarray(patients)
     known = targets != UNKNOWN
     if not np.isin(targets[known], range(len(names))).all():
         raise ValueError(f"targets must be classes from 0 to {len(names) - 1}, or {UNKNOWN} (unknown)")
     one_hot = np.where(known[:, None], targets[:, None] == np.arange(len(names)), np.nan)
-    figures = classification(one_hot, scores, names, patients, specificity=specificity)
+    figures = classification(one_hot, scores, names, patients)
+    rows = [int((targets == i).sum()) for i in range(len(names))]
+    every = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
+    present = sum(count > 0 for count in rows)
+    about: dict[Key, tuple[int, int, int, int | None]] = {
+        ("accuracy", name): (rows[i], 0, len(np.unique(patients[targets == i])), rows[i])
+        for i, name in enumerate(names)
+    }
+    about |= {
+        ("accuracy", ALL): (*every, None),
+        ("balanced accuracy", ALL): (present, len(names) - present, every[2], None),
+        ("calibration error", ALL): (*every, None),
+    }
+    conventions = {"calibration error": f"top class, bins={BINS}"}
+    for key, statistic in class_statistics(targets, scores, names).items():
+        value, (count, left_out, some, positives) = unweighted(statistic, len(targets)), about[key]
+        figures.append(Figure(*key, value, count, left_out, some, positives, conventions.get(key[0], "")))
+    return figures
 
-    counts = np.bincount(targets[known], minlength=len(names))
-    recall, accuracy, calibration = np.full(len(names), np.nan), np.nan, np.nan
-    if known.any():
-        score, target = torch.from_numpy(scores[known]), torch.from_numpy(targets[known]).long()
-        each = multiclass_accuracy(score, target, len(names), average="none").numpy()
-        recall = np.where(counts > 0, each, np.nan)  # torchmetrics says 0 of a class without rows
-        accuracy = float(multiclass_accuracy(score, target, len(names), average="micro"))
-        calibration = float(multiclass_calibration_error(score, target, len(names), n_bins=BINS))
-    unknown, count = int((~known).sum()), len(np.unique(patients[known]))
-    for i, name in enumerate(names):
-        of_class = len(np.unique(patients[targets == i]))
-        figures.append(Figure("accuracy", name, float(recall[i]), int(counts[i]), 0, of_class, int(counts[i])))
-    present = int((counts > 0).sum())
-    balanced = float(np.nanmean(recall)) if present else np.nan
-    return [
-        *figures,
-        Figure("accuracy", ALL, accuracy, int(known.sum()), unknown, count),
-        Figure("balanced accuracy", ALL, balanced, present, len(names) - present, count),
-        Figure(
-            "calibration error", ALL, calibration, int(known.sum()), unknown, count, None, f"top class, bins={BINS}"
-        ),
-    ]
+
+def class_statistics(targets: np.ndarray, scores: np.ndarray, names: Sequence[str]) -> dict[Key, Statistic]:
+    """Return the figures over all classes, and the accuracy of each, as functions of row weights; as
+    :func:`multiclass` takes them."""
+    right = np.where(targets != UNKNOWN, scores.argmax(1) == targets, np.nan)
+    found: dict[Key, Statistic] = {
+        ("accuracy", name): weighted_mean(np.where(targets == i, right, np.nan)) for i, name in enumerate(names)
+    }
+    return found | {
+        ("accuracy", ALL): weighted_mean(right),
+        ("balanced accuracy", ALL): average([*found.values()]),
+        ("calibration error", ALL): weighted_calibration(right, scores.max(1), BINS),
+    }

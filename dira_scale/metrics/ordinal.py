@@ -6,7 +6,7 @@ import numpy as np
 
 from dira_scale.metrics.figure import Figure, mean
 from dira_scale.metrics.regression import MAE
-from dira_scale.metrics.statistics.weighted import Statistic, weighted_kappa, weighted_mean
+from dira_scale.metrics.statistics.weighted import Statistic, unweighted, weighted_kappa, weighted_mean
 
 KAPPA, ACCURACY = "kappa", "accuracy"
 CONVENTIONS = {KAPPA: "quadratic weights"}
@@ -37,7 +37,7 @@ def ordinal(
         raise ValueError("targets must be grades, 0, 1, 2, …, or NaN (unknown), predictions grades")
     counts = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
     figures = [
-        Figure(metric, name, float(of(np.ones((1, len(known))))[0]), *counts, convention=CONVENTIONS.get(metric, ""))
+        Figure(metric, name, unweighted(of, len(known)), *counts, convention=CONVENTIONS.get(metric, ""))
         for metric, of in graded(targets, predictions).items()
     ]
     return figures + [mean([figure], counts[-1]) for figure in figures]

@@ -1,11 +1,18 @@
-"""Metrics of numbers that are predicted, such as an age: by torchmetrics, number by number."""
+"""Metrics of numbers that are predicted, such as an age: number by number."""
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from dira_scale.metrics.figure import Figure, mean
+from dira_scale.metrics.statistics.weighted import (
+    Statistic,
+    unweighted,
+    weighted_correlation,
+    weighted_mean,
+    weighted_r2,
+    weighted_root,
+)
 
 MAE, RMSE, R2, PEARSON = "MAE", "RMSE", "R2", "Pearson r"
 WITHOUT_UNIT = (R2, PEARSON)  # the others are in the number's own unit: of several numbers they have no mean
@@ -38,25 +45,18 @@ def regression(
     for name, target, prediction in zip(names, targets.T, predictions.T, strict=True):
         known = ~np.isnan(target)
         counts = int(known.sum()), int((~known).sum()), len(np.unique(patients[known]))
-        values = _values(target[known], prediction[known])
-        figures += [Figure(metric, name, value, *counts) for metric, value in values.items()]
+        found = number_statistics(target, prediction).items()
+        figures += [Figure(metric, name, unweighted(statistic, len(target)), *counts) for metric, statistic in found]
     with_any = len(np.unique(patients[~np.isnan(targets).all(1)]))
     of_mean = (MAE, RMSE, R2, PEARSON) if len(names) == 1 else WITHOUT_UNIT
     return figures + [mean([f for f in figures if f.metric == metric], with_any) for metric in of_mean]
 
 
-def _values(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return each metric's value, of one number's known rows."""
-    from torchmetrics.functional import regression as by  # lazy: takes seconds, and comes with an extra
-
-    if not len(targets):
-        return dict.fromkeys((MAE, RMSE, R2, PEARSON), float("nan"))
-    prediction, target = torch.from_numpy(predictions), torch.from_numpy(targets)
-    varied = bool((targets != targets[0]).any())
-    both = varied and bool((predictions != predictions[0]).any())
+def number_statistics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, Statistic]:
+    """Return each figure of a number as a function of row weights; [N] each, NaN does not count."""
     return {
-        MAE: float(by.mean_absolute_error(prediction, target)),
-        RMSE: float(by.mean_squared_error(prediction, target, squared=False)),
-        R2: float(by.r2_score(prediction, target)) if varied else float("nan"),
-        PEARSON: float(by.pearson_corrcoef(prediction, target)) if both else float("nan"),
+        MAE: weighted_mean(abs(predictions - targets)),
+        RMSE: weighted_root(weighted_mean((predictions - targets) ** 2)),
+        R2: weighted_r2(targets, predictions),
+        PEARSON: weighted_correlation(targets, predictions),
     }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dira_scale.metrics.figure import Figure, mean
-from dira_scale.metrics.statistics.weighted import weighted_concordance
+from dira_scale.metrics.statistics.weighted import unweighted, weighted_concordance
 
 CONCORDANCE = "concordance"
 
@@ -33,7 +33,7 @@ def survival(
     known = ~(np.isnan(times) | np.isnan(events))
     if not np.isin(events[known], (0, 1)).all() or not np.isfinite(risks).all():
         raise ValueError("events must be 0, 1 or NaN (unknown), risks finite")
-    value = float(weighted_concordance(times, events, risks)(np.ones((1, len(times))))[0])
+    value = unweighted(weighted_concordance(times, events, risks), len(times))
     count, several = int(known.sum()), len(np.unique(patients[known]))
     figure = Figure(CONCORDANCE, name, value, count, len(known) - count, several, int((events[known] == 1).sum()))
     return [figure, mean([figure], several)]

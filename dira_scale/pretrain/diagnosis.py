@@ -6,20 +6,13 @@ from typing import Any
 
 from dira_scale.engine.task import StagePosition
 from dira_scale.pretrain.config import Pretrain
+from dira_scale.runs.remarks import ABOVE_CHANCE, COLLAPSED_RANK, COLLAPSED_STD, ENOUGH_STEPS, SETTLED
 
-# Evenly spread embeddings have a std ratio of 1 and an effective rank of tens. The small experiments fell to 0.15 and 4
-# at worst, in their first few hundred steps. Collapse ends near 0 (one embedding for all) or, where a final BatchNorm
-# prevents that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, with a rank from 2.5 down to 1.9.
-COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
 # A teacher's softmax over prototypes has the entropy of a uniform one (1, as a share of ln K), or all images have one
 # prototype (0 of the others): both ways in which DINO collapses (Caron et al., ICCV 2021, sec. 5.3). A network whose
-# LayerScale starts near 0 hardly tells images apart at first, so the beginning, as below, is not judged.
+# LayerScale starts near 0 hardly tells images apart at first, so the beginning is not judged.
 UNIFORM, ONE_PROTOTYPE = 0.999, 0.02
-# Untrained networks map all radiographs to nearly one embedding, so the first tenth of a stage is not judged.
-SETTLED = 0.1
-# Bases that learn leave chance within the first epochs, if these have enough steps: `small` was at chance for all of
-# 190 steps on 273 phantoms. A quarter of a stage is late if it is also 500 steps; twice chance is beyond noise.
-LATE, ENOUGH, ABOVE_CHANCE = 0.25, 500, 2.0
+LATE = 0.25  # of a stage, if it is also ENOUGH_STEPS
 # Wrong on only one patch in a hundred, and the generator's loss where D(restored) is below about a tenth: the generator
 # hardly fools it any more. (Least squares: (0.1 - 1)^2; minimax: log(1 - 0.1).) A Wasserstein critic is to win.
 DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
@@ -93,7 +86,7 @@ class Diagnosis:
 
     def _teacher(self, row: Mapping[str, Any], position: StagePosition) -> str:
         entropy, used = row["teacher_entropy"], row["prototypes"]
-        early = position.fraction < LATE or position.done < ENOUGH
+        early = position.fraction < LATE or position.done < ENOUGH_STEPS
         if early or (entropy < UNIFORM and used > ONE_PROTOTYPE):
             return ""
         alike = f"set {self.base}.batch_norm=true, lower {self.base}.teacher_temperature, or take larger crops"
@@ -106,7 +99,7 @@ class Diagnosis:
     def _chance(self, row: Mapping[str, Any], position: StagePosition) -> str:
         name, right = ("accuracy", row["accuracy"]) if "accuracy" in row else ("top-1", row["top1"])
         chance = row["chance"]
-        early = position.fraction < LATE or position.done < ENOUGH
+        early = position.fraction < LATE or position.done < ENOUGH_STEPS
         if early or chance > 1 / 2 / ABOVE_CHANCE or right > ABOVE_CHANCE * chance:
             return ""
         return (
@@ -145,7 +138,7 @@ class Diagnosis:
 
     def _queue(self, row: Mapping[str, Any], position: StagePosition) -> str:
         fresh = row["queue_fresh"]
-        if position.fraction < FILLED or position.done < ENOUGH or fresh >= FRESH:
+        if position.fraction < FILLED or position.done < ENOUGH_STEPS or fresh >= FRESH:
             return ""
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "

@@ -7,16 +7,13 @@ from dira_scale.pages.verdict import Grade, Headline, Verdict
 from dira_scale.report.content import RunContent
 from dira_scale.report.summary import BASELINES, RESTORERS, throughput
 from dira_scale.runs.description import CHOSEN_RATE
-from dira_scale.runs.remarks import RECOGNISED
+from dira_scale.runs.remarks import ABOVE_CHANCE, COLLAPSED_RANK, COLLAPSED_STD, ENOUGH_STEPS, RECOGNISED, SETTLED
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
 WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
-# methods.md: five times chance shows that a method learns. Below twice a run warns (training.md).
-LEARNS, AT_CHANCE = 5.0, 2.0
-ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (training.md), nor here if its experiment names none
-# training.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
-SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
+LEARNS = 5.0  # methods.md: five times chance shows that a method learns
+SPREAD = 0.15  # training.md: the normal spread of directions
 WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs more workers
 NOISE = 100  # training.md: with fewer held-out images the neighbours' AUC is noise
 
@@ -136,8 +133,8 @@ def _discrimination(run: RunContent) -> Headline | None:
 def _discrimination_verdict(run: RunContent, right: float, chance: float) -> Verdict | None:
     if chance > 1 / 2 / LEARNS:
         return Verdict(Grade.open, f"among {1 / chance:.0f} a guess is right too often")
-    grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= AT_CHANCE * chance else Grade.poor
-    return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {AT_CHANCE:g} ×")
+    grade = Grade.good if right >= LEARNS * chance else Grade.fair if right >= ABOVE_CHANCE * chance else Grade.poor
+    return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {ABOVE_CHANCE:g} ×")
 
 
 def _embeddings(run: RunContent) -> Headline | None:
@@ -145,13 +142,13 @@ def _embeddings(run: RunContent) -> Headline | None:
     if not rows:
         return None
     row, spread, rank = rows[-1], rows[-1]["health/std"], rows[-1]["health/rank"]
-    collapsed = spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK
+    collapsed = spread < COLLAPSED_STD or rank < COLLAPSED_RANK
     grade = Grade.poor if collapsed else Grade.fair if spread < SPREAD else Grade.good
     stage = next(stage for stage in throughput(run) if stage.stage == row["stage"])
     if collapsed and stage.fraction is not None and stage.fraction < SETTLED:
         verdict = Verdict(Grade.early, f"the first {100 * SETTLED:.0f} % of a stage is not judged")
     else:
-        collapse = f"rank below {COLLAPSED_RANK:g} or spread below {COLLAPSED_SPREAD:g} (collapse)"
+        collapse = f"rank below {COLLAPSED_RANK:g} or spread below {COLLAPSED_STD:g} (collapse)"
         verdict = Verdict(grade, f"good: spread from {SPREAD:g}; poor: {collapse}")
     return Headline(
         f"rank {rank:.1f}",

@@ -61,25 +61,6 @@ def test_few_keys_a_recipes_keys_and_required_keys_are_named(command: str, argv:
         compose(command, argv)
 
 
-def test_the_defaults_are_the_papers() -> None:
-    """DiRA 4.1 with MoCo-v2: 224 pixels, batch 256, SGD 0.03, K = 65,536, weights 1, 10 and 0.001."""
-    config = compose("pretrain", [SHARDS, "experiment=dira_moco"])
-    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet50")
-    assert dict(config.method.weights) == {"di": 1.0, "re": 10.0, "ad": 0.001}
-    assert (config.method.base.queue, config.method.base.temperature, config.method.base.momentum) == (
-        65536,
-        0.2,
-        0.999,
-    )
-    assert (config.optim.optimizer.lr, config.optim.optimizer.weight_decay) == (0.03, 1e-4)
-    assert {name: stage.epochs for name, stage in config.stages.items()} == {"di": 800, "dir": 400, "dira": 400}
-
-
-@pytest.mark.parametrize("experiment", sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml")))
-def test_every_experiment_composes(experiment: str) -> None:
-    assert compose("pretrain", [f"experiment={experiment}", SHARDS]).data.shards == "somewhere"
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

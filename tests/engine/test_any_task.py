@@ -71,17 +71,13 @@ def test_rows_pictures_warnings_and_the_best_checkpoint(whole: Path) -> None:
 
 @pytest.mark.parametrize("steps", [7, 30, 41])
 def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path: Path, steps: int) -> None:
-    threads = torch.get_num_threads()
-    try:
-        assert train(str(tmp_path / "run"), "ddp", steps) == 0
-        reported = f"stopped at {steps} of {STEPS} (steps={steps}), before what follows the last step"
-        assert status(tmp_path / "run")["reason"].startswith(reported)
-        assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
-        assert status(tmp_path / "run")["reason"] == ""
-        ended = status(tmp_path / "run")
-        assert train(str(tmp_path / "run"), "ddp", STEPS) == 0  # nothing is left to do
-    finally:
-        torch.set_num_threads(threads)
+    assert train(str(tmp_path / "run"), "ddp", steps) == 0
+    reported = f"stopped at {steps} of {STEPS} (steps={steps}), before what follows the last step"
+    assert status(tmp_path / "run")["reason"].startswith(reported)
+    assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
+    assert status(tmp_path / "run")["reason"] == ""
+    ended = status(tmp_path / "run")
+    assert train(str(tmp_path / "run"), "ddp", STEPS) == 0  # nothing is left to do
     assert status(tmp_path / "run") == ended | {"lease": ended["lease"] + 1} and ended["stage"] == "all"
     ours, theirs = weights(tmp_path / "run"), weights(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -90,20 +86,17 @@ def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path
 
 def test_a_run_keeps_the_number_of_threads_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``parallel.threads=auto`` on two cores, one of which is busy at the start; then on both; then one is typed."""
-    before, run = torch.get_num_threads(), str(tmp_path / "run")
+    run = str(tmp_path / "run")
     busy = "other programs keep 1 of 2 cores busy"
     seen = []
-    try:
-        monkeypatch.setattr(processes, "default_threads", lambda: 2)
-        for idle, threads, steps in ((1, "auto", 5), (2, "auto", 10), (1, 2, 15), (1, "auto", 20)):
-            monkeypatch.setattr(processes, "idle_cores", lambda _, idle=idle: idle)
-            (tmp_path / "run" / "log.txt").unlink(missing_ok=True)
-            assert train(run, "ddp", steps, threads=threads) == 0
-            log = (tmp_path / "run" / "log.txt").read_text()
-            reported = next((line.partition(f"{busy}")[2] for line in log.splitlines() if busy in line), "")
-            seen.append((torch.get_num_threads(), reported))
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(processes, "default_threads", lambda: 2)
+    for idle, threads, steps in ((1, "auto", 5), (2, "auto", 10), (1, 2, 15), (1, "auto", 20)):
+        monkeypatch.setattr(processes, "idle_cores", lambda _, idle=idle: idle)
+        (tmp_path / "run" / "log.txt").unlink(missing_ok=True)
+        assert train(run, "ddp", steps, threads=threads) == 0
+        log = (tmp_path / "run" / "log.txt").read_text()
+        reported = next((line.partition(f"{busy}")[2] for line in log.splitlines() if busy in line), "")
+        seen.append((torch.get_num_threads(), reported))
     waits = ", and 2 threads wait for each other: parallel.threads=1 is faster until they end"
     fewer = ": computing on 1 thread (parallel.threads=2 uses all cores)"
     assert seen == [(1, fewer), (1, ""), (2, waits), (2, waits)]

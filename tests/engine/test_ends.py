@@ -2,7 +2,6 @@
 
 import errno
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,13 +17,6 @@ from dira_scale.engine.config import CheckpointConfig, Training
 from dira_scale.engine.run import run_task
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import folder, writer
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def start(run: Path, **changed: Any) -> int:

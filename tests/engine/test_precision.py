@@ -1,6 +1,5 @@
 """``precision=auto``: chosen by the hardware when a run begins, and kept by the run wherever it goes on."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,6 @@ from dira_scale.distributed.precision import choose
 from dira_scale.runs.identity import execution, run_name
 
 EXECUTION = execution("pretrain")
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(("flags", "expected"), [((), "fp32"), (("avx512_bf16",), "bf16"), (("amx_bf16",), "bf16")])

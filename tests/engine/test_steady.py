@@ -5,7 +5,6 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,6 @@ from dira_scale.engine.run import run_task
 from dira_scale.errors import UserError
 
 FIRST = STAGES[0].steps
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def start(run: Path, steps: int = 41, profile: str | None = None, every: int = 1000, **changed: Any) -> int:

@@ -39,7 +39,7 @@ TASKS = {
 @pytest.fixture
 def graded(make_dataset: Callable[..., ShardedDataset]) -> Path:
     """Discs: the larger, the higher their grade, and the shorter their patient lives. Some labels are unknown."""
-    pytest.importorskip("torchmetrics")
+    pytest.importorskip("monai")
     rng = np.random.default_rng(0)
     images, labels, (y, x) = [], [], np.mgrid[:40, :48]
     for number, split in enumerate(SPLITS):

@@ -35,7 +35,7 @@ SPLITS = ["train"] * 48 + ["val"] * 24 + ["test"] * 24
 @pytest.fixture
 def sized(make_dataset: Callable[..., ShardedDataset]) -> Path:
     """Discs; ``width`` is their diameter in made-up units, unknown of every sixth, ``dark`` how dark they are."""
-    pytest.importorskip("torchmetrics")
+    pytest.importorskip("monai")
     generator = np.random.default_rng(0)
     images, labels, (y, x) = [], [], np.mgrid[:40, :48]
     for number, split in enumerate(SPLITS):

@@ -1,7 +1,6 @@
 """TransVW and DiRA on it: losses and gradients in float64 beside plain formulas, sizes, and what is refused."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from data.volumes import NONE, make, random_volumes, spec
 from methods.masked import UNET, UNET3D, built
+from methods.tiny import Facts
 from torch import Tensor, nn
 
 from dira_scale import methods
@@ -47,7 +47,7 @@ def cubes(words: tuple[int, ...] = (2, 0, 1, 2)) -> tuple[Tensor, Tensor, Any]:
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.rand(len(words), 1, *SIZE, generator=generator, dtype=torch.float64) for _ in range(2))
     labels = F.one_hot(torch.tensor(words), WORDS).float()
-    return clean, (clean + noise) / 2, SimpleNamespace(labels=labels, step=0)
+    return clean, (clean + noise) / 2, Facts(labels=labels, step=0)
 
 
 def plain_logits(head: WordHead, x: Tensor) -> Tensor:

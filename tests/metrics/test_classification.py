@@ -1,7 +1,5 @@
 """Metrics of labels against scikit-learn and plain definitions; labels that cannot have one say NaN and are counted."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -9,7 +7,7 @@ from sklearn import metrics as sk
 from dira_scale import errors
 from dira_scale.errors import UserError
 from dira_scale.metrics import libraries
-from dira_scale.metrics.classification import BINS, classification
+from dira_scale.metrics.classification import BINS, SPECIFICITY, classification
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.multiclass import ALL, UNKNOWN, multiclass
 from dira_scale.metrics.temperature import class_temperature, label_temperatures
@@ -42,7 +40,7 @@ def calibration_error(truth: np.ndarray, scores: np.ndarray) -> float:
 def test_every_figure_is_that_of_scikit_learn_on_the_known_rows() -> None:
     targets, scores, patients = made_up(0)
     names, thresholds = ["a", "b", "c"], [0.3, 0.5, 0.4]
-    found = by_name(classification(targets, scores, names, patients, thresholds, specificity=0.8))
+    found = by_name(classification(targets, scores, names, patients, thresholds))
     for i, name in enumerate(names):
         known = ~np.isnan(targets[:, i])
         truth, score = targets[known, i], scores[known, i]
@@ -52,7 +50,7 @@ def test_every_figure_is_that_of_scikit_learn_on_the_known_rows() -> None:
             "AUROC": sk.roc_auc_score(truth, score),
             "average precision": sk.average_precision_score(truth, score),
             "calibration error": calibration_error(truth, score),
-            "sensitivity at specificity": recall[1 - false_rate >= 0.8 - 1e-9].max(),
+            "sensitivity at specificity": recall[1 - false_rate >= SPECIFICITY - 1e-9].max(),
             "sensitivity": sk.recall_score(truth, answers),
             "specificity": sk.recall_score(1 - truth, ~answers),
             "accuracy": sk.accuracy_score(truth, answers),
@@ -60,7 +58,7 @@ def test_every_figure_is_that_of_scikit_learn_on_the_known_rows() -> None:
         }
         for metric, value in expected.items():
             figure = found[metric, name]
-            assert figure.value == pytest.approx(value, abs=1e-6), (metric, name)
+            assert figure.value == pytest.approx(value, abs=1e-12), (metric, name)
             assert (figure.n, figure.left_out) == (known.sum(), (~known).sum())
             assert (figure.positives, figure.patients) == (truth.sum(), len(np.unique(patients[known])))
         assert found["sensitivity", name].convention == f"threshold={thresholds[i]:g}"
@@ -71,7 +69,6 @@ def test_every_figure_is_that_of_scikit_learn_on_the_known_rows() -> None:
 
 
 def test_a_label_without_positives_or_negatives_has_no_figure_and_is_counted() -> None:
-    """torchmetrics gives 0 to the first, and a mean that contains it."""
     targets, scores, patients = made_up(1, labels=4)
     targets[:, 1] = np.where(np.isnan(targets[:, 1]), np.nan, 0)
     targets[:, 2] = np.where(np.isnan(targets[:, 2]), np.nan, 1)
@@ -91,14 +88,14 @@ def test_a_label_without_positives_or_negatives_has_no_figure_and_is_counted() -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scores": np.array([[2.0], [-1.0]])}, "not logits"),  # torchmetrics would take the sigmoid of all
+        ({"scores": np.array([[2.0], [-1.0]])}, "not logits"),
         ({"scores": np.array([[np.nan], [0.5]])}, "not NaN"),
         ({"targets": np.array([[0.5], [1.0]])}, "0, 1 or NaN"),
         ({"targets": np.array([[0.0, 1.0]])}, "must both be"),
         ({"patients": ["p"]}, "must both be"),
     ],
 )
-def test_what_torchmetrics_would_change_silently_is_refused(change: dict[str, object], message: str) -> None:
+def test_what_is_no_probability_or_target_is_refused(change: dict[str, object], message: str) -> None:
     given = {"targets": np.array([[0.0], [1.0]]), "scores": np.array([[0.2], [0.9]]), "patients": ["p", "q"]} | change
     with pytest.raises(ValueError, match=message):
         classification(given["targets"], given["scores"], ["a"], given["patients"])  # type: ignore[arg-type]
@@ -107,38 +104,18 @@ def test_what_torchmetrics_would_change_silently_is_refused(change: dict[str, ob
 def test_thresholds_are_the_best_of_all_that_validation_offers() -> None:
     targets, scores, _ = made_up(2)
     targets[:, 2] = 0  # no positive: no threshold
-    for specificity in (None, 0.9):
-        chosen = choose_thresholds(targets, scores, specificity)
-        assert np.isnan(chosen[2])
-        for i in range(2):
-            known = ~np.isnan(targets[:, i])
-            truth, score = targets[known, i] == 1, scores[known, i]
-            points = []  # quality and threshold
-            for threshold in [*np.unique(score), np.inf]:
-                answers = score >= threshold
-                right, rejected = answers[truth].mean(), (~answers[~truth]).mean()
-                if specificity is None or rejected >= specificity:
-                    points.append((right + rejected if specificity is None else right, threshold))
-            best = max(quality for quality, _ in points)
-            assert chosen[i] in [threshold for quality, threshold in points if quality > best - 1e-6]
-
-
-def test_a_threshold_is_never_reached_where_no_answer_is_specific_enough() -> None:
-    """The highest score, 1, is a negative's: torchmetrics' curve begins with the threshold 1, which it reaches."""
-    targets, scores = np.array([[0.0], [1.0], [0.0], [1.0]]), np.array([[1.0], [0.5], [0.2], [0.1]])
-    assert choose_thresholds(targets, scores, specificity=0.9).tolist() == [np.inf]
-
-
-@pytest.mark.parametrize("negatives", [10, 20, 30, 70])
-def test_a_specificity_that_is_reached_exactly_counts(negatives: int) -> None:
-    """The curve is float32: 1 - 3 / 30 may be less than 0.9."""
-    scores = np.concatenate([np.linspace(0.6, 0.9, negatives), [0.95 - 0.35 * 0.3]])
-    for above in range(1, negatives):
-        scores[-1] = scores[negatives - above] - 1e-3  # the positive has this many negatives above it
-        targets = np.r_[np.zeros(negatives), 1][:, None]
-        specificity = (negatives - above) / negatives
-        (threshold,) = choose_thresholds(targets, scores[:, None], specificity)
-        assert threshold == scores[-1]
+    chosen = choose_thresholds(targets, scores)
+    assert np.isnan(chosen[2])
+    for i in range(2):
+        known = ~np.isnan(targets[:, i])
+        truth, score = targets[known, i] == 1, scores[known, i]
+        points = []  # quality and threshold
+        for threshold in [*np.unique(score), np.inf]:
+            answers = score >= threshold
+            points.append((answers[truth].mean() + (~answers[~truth]).mean(), threshold))
+        best = max(quality for quality, _ in points)
+        assert chosen[i] == max(threshold for quality, threshold in points if quality > best - 1e-6)
+    assert choose_thresholds(np.array([[1.0], [0.0]]), np.array([[0.1], [1.0]])).tolist() == [np.inf]
 
 
 def test_classes_against_scikit_learn() -> None:
@@ -160,7 +137,7 @@ def test_classes_against_scikit_learn() -> None:
     assert found["accuracy", ALL].value == pytest.approx((answers == targets)[known].mean())
     assert (found["accuracy", ALL].n, found["accuracy", ALL].left_out) == (130, 20)
     sure = calibration_error((answers == targets)[known].astype(float), scores[known].max(1))
-    assert found["calibration error", ALL].value == pytest.approx(sure, abs=1e-6)
+    assert found["calibration error", ALL].value == pytest.approx(sure, abs=1e-12)
     with pytest.raises(ValueError, match="classes from 0 to 3"):
         multiclass(targets + 2, scores, names, np.arange(150))
 
@@ -191,8 +168,7 @@ def test_the_temperature_of_classes() -> None:
 
 
 def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    libraries.require_libraries()  # the tests' environment has both
-    there = importlib.util.find_spec
-    monkeypatch.setattr(errors, "find_spec", lambda name: None if name == "monai" else there(name))
+    libraries.require_libraries()  # the tests' environment has it
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"monai not installed.*setup/install.py .*'dira_scale\[evaluation\]'"):
         libraries.require_libraries()

@@ -76,11 +76,7 @@ SETTINGS = [
 
 
 def run(folder: Path, shards: Path, *overrides: str) -> None:
-    threads = torch.get_num_threads()
-    try:
-        assert main(pretrain(folder, shards, *SETTINGS, *overrides)[3:]) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert main(pretrain(folder, shards, *SETTINGS, *overrides)[3:]) == 0
 
 
 def test_a_run_of_several_batches_that_is_stopped_ends_with_the_same_weights(
@@ -155,11 +151,7 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
 def test_what_a_later_stage_cannot_train_is_refused_before_the_first_step(
     shards: Path, tmp_path: Path, overrides: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    threads = torch.get_num_threads()
-    try:
-        assert main(pretrain(tmp_path / "run", shards, *SETTINGS, *overrides)[3:]) == 2
-    finally:
-        torch.set_num_threads(threads)
+    assert main(pretrain(tmp_path / "run", shards, *SETTINGS, *overrides)[3:]) == 2
     printed = capfd.readouterr().err.strip()
     assert len(printed.splitlines()) == 1
     assert re.search(message, printed), printed

@@ -32,9 +32,7 @@ from dira_scale.config.compose import compose
 from dira_scale.config.trust import allow
 from dira_scale.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
 from dira_scale.pages import results
-from dira_scale.pretrain import diagnosis
 from dira_scale.pretrain.task import PretrainTask
-from dira_scale.report import headlines as module
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent, read_run
 from dira_scale.report.headlines import Headline, headlines
@@ -300,14 +298,6 @@ def test_speed_has_no_verdict_but_waiting_has(finished: Path, waited: float, gra
     found = headline(replace(run, rows=rows), "in the last stage")
     assert found.figure == "1.0 images/s"
     assert (found.verdict and found.verdict.grade.name) == grade
-
-
-def test_thresholds_are_those_of_the_runs_own_warnings() -> None:
-    """Reporting may not import pretraining, so that they are written twice."""
-    ours = module.COLLAPSED_SPREAD, module.COLLAPSED_RANK, module.SETTLED, module.AT_CHANCE, module.ENOUGH_STEPS
-    assert ours == (
-        diagnosis.COLLAPSED_STD, diagnosis.COLLAPSED_RANK, diagnosis.SETTLED, diagnosis.ABOVE_CHANCE, diagnosis.ENOUGH,
-    )  # fmt: skip
 
 
 def test_throughput_by_stage_counts_every_second_once(finished: Path) -> None:

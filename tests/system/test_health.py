@@ -82,11 +82,7 @@ def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatc
 
 def inside(run: Path, shards: Path, *overrides: str) -> int:
     """The exit code of a run in this process."""
-    threads = torch.get_num_threads()
-    try:
-        return main(pretrain(run, shards, *overrides)[3:])
-    finally:
-        torch.set_num_threads(threads)
+    return main(pretrain(run, shards, *overrides)[3:])
 
 
 def saved(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

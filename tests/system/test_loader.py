@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from data.volumes import make, random_volumes
 from harness import SMALL, assert_equal_runs, pretrain
 
@@ -31,13 +30,6 @@ class Named:
         for batch in self.inner.iterate(start_step, stop_step):
             self.noted.append((self.name, batch.step))
             yield batch
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Path) -> None:

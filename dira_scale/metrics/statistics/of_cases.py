@@ -16,26 +16,19 @@ from dira_scale.metrics.cases import (
     number_arrays,
     survival_arrays,
 )  # fmt: skip
-from dira_scale.metrics.classification import BINS, SPECIFICITY
-from dira_scale.metrics.figure import ALL, MEAN, Key
+from dira_scale.metrics.classification import label_statistics
+from dira_scale.metrics.figure import MEAN, Key
 from dira_scale.metrics.froc import detected, scans
+from dira_scale.metrics.multiclass import UNKNOWN, class_statistics
 from dira_scale.metrics.ordinal import graded
-from dira_scale.metrics.regression import MAE, PEARSON, R2, RMSE
+from dira_scale.metrics.regression import number_statistics
 from dira_scale.metrics.segmentation import BOTH_EMPTY, IN_CASES
 from dira_scale.metrics.statistics.weighted import (
     Statistic,
     average,
-    weighted_auroc,
-    weighted_average_precision,
-    weighted_calibration,
     weighted_concordance,
-    weighted_correlation,
     weighted_mean,
-    weighted_r2,
     weighted_ratio,
-    weighted_root,
-    weighted_sensitivity,
-    with_both,
 )
 from dira_scale.metrics.survival import CONCORDANCE
 
@@ -59,30 +52,13 @@ def of_labels(
     targets, scores, names, patients = label_arrays(cases)
     found: dict[Key, Statistic] = {}
     for name, target, score in zip(names, targets.T, scores.T, strict=True):
-        found["AUROC", name] = weighted_auroc(target, score)
-        found["average precision", name] = weighted_average_precision(target, score)
-        found["calibration error", name] = with_both(target, weighted_calibration(target, score, BINS))
-        found["sensitivity at specificity", name] = weighted_sensitivity(target, score, SPECIFICITY)
-        if thresholds is not None:
-            answer = (score >= thresholds[name]).astype(float)
-            unknown = np.isnan(target) | np.isnan(thresholds[name])
-            found["sensitivity", name] = weighted_mean(np.where(unknown | (target == 0), np.nan, answer))
-            found["specificity", name] = weighted_mean(np.where(unknown | (target == 1), np.nan, 1 - answer))
-            found["accuracy", name] = weighted_mean(np.where(unknown, np.nan, answer == target))
-            found["balanced accuracy", name] = average([found["sensitivity", name], found["specificity", name]])
-            for metric in ("sensitivity", "specificity", "accuracy", "balanced accuracy"):
-                found[metric, name] = with_both(target, found[metric, name])
+        of = label_statistics(target, score, None if thresholds is None else thresholds[name])
+        found |= {(metric, name): statistic for metric, statistic in of.items()}
     for metric in dict.fromkeys(metric for metric, _ in found):
         found[metric, MEAN] = average([found[metric, name] for name in names if name in (scored or names)])
     if exclusive:
-        known = ~np.isnan(targets).any(1)
-        truth, answers = targets.argmax(1), scores.argmax(1)
-        right = np.where(known, answers == truth, np.nan)
-        for number, name in enumerate(names):
-            found["accuracy", name] = weighted_mean(np.where(truth == number, right, np.nan))
-        found["accuracy", ALL] = weighted_mean(right)
-        found["balanced accuracy", ALL] = average([found["accuracy", name] for name in names])
-        found["calibration error", ALL] = weighted_calibration(right, scores.max(1), BINS)
+        classes = np.where(np.isnan(targets).any(1), UNKNOWN, targets.argmax(1))
+        found |= class_statistics(classes, scores, names)
     return Statistics(found, _keys(cases, len(names)), patients)
 
 
@@ -119,11 +95,9 @@ def of_numbers(cases: Sequence[NumberCase]) -> Statistics:
     targets, predictions, names, patients = number_arrays(cases)
     found: dict[Key, Statistic] = {}
     for name, target, prediction in zip(names, targets.T, predictions.T, strict=True):
-        found[MAE, name] = weighted_mean(abs(prediction - target))
-        found[RMSE, name] = weighted_root(weighted_mean((prediction - target) ** 2))
-        found[R2, name] = weighted_r2(target, prediction)
-        found[PEARSON, name] = weighted_correlation(target, prediction)
-    for metric in (MAE, RMSE, R2, PEARSON):
+        of = number_statistics(target, prediction)
+        found |= {(metric, name): statistic for metric, statistic in of.items()}
+    for metric in dict.fromkeys(metric for metric, _ in found):
         found[metric, MEAN] = average([found[metric, name] for name in names])
     return Statistics(found, _keys(cases, len(names)), patients)
 

@@ -8,9 +8,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-ROUNDING = 1e-6  # as metrics.thresholds
+ROUNDING = 1e-6  # a specificity of exactly 0.9 is one
 EVENTS = 256  # whose pairs are counted at once
 Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def unweighted(statistic: Statistic, rows: int) -> float:
+    """The metric itself: of all ``rows`` once."""
+    return float(statistic(np.ones((1, rows)))[0])
 
 
 def weighted_mean(values: np.ndarray) -> Statistic:
@@ -177,11 +182,6 @@ def average(statistics: Sequence[Statistic]) -> Statistic:
         return _ratio(np.nansum(values, 0), (~np.isnan(values)).sum(0))
 
     return over_all
-
-
-def difference(first: Statistic, second: Statistic) -> Statistic:
-    """``first`` - ``second``, of the same rows: the comparison of two networks on the same patients."""
-    return lambda weights: first(weights) - second(weights)
 
 
 def _squares(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -62,11 +62,11 @@ def check_draws(
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_a_draw_has_torchmetrics_figures_of_its_rows(exclusive: bool) -> None:
+def test_a_draw_has_the_figures_of_its_rows(exclusive: bool) -> None:
     cases, thresholds = made(exclusive), {"a": 0.3, "b": 0.42, "c": 0.25}
     statistics = of_labels(cases, exclusive, *((None, None) if exclusive else (thresholds, ["a", "c"])))
     assert {figure.key for figure in judged(cases, exclusive, thresholds)} == statistics.of.keys()
-    check_draws(statistics, cases, lambda rows: judged(rows, exclusive, thresholds), abs=2e-6)
+    check_draws(statistics, cases, lambda rows: judged(rows, exclusive, thresholds), abs=1e-12)
 
 
 def test_a_draw_has_the_figures_of_its_masks() -> None:
@@ -86,7 +86,7 @@ def test_a_draw_has_the_figures_of_its_masks() -> None:
     check_draws(statistics, cases, segmentation, abs=1e-9)
 
 
-def test_a_draw_has_torchmetrics_figures_of_its_numbers() -> None:
+def test_a_draw_has_the_figures_of_its_numbers() -> None:
     rng = np.random.default_rng(0)
     targets = np.stack([rng.normal(60, 12, 60), rng.normal(1e4, 3, 60)], 1)  # the mean may be large beside the spread
     predictions = targets + rng.normal(0, 2, targets.shape)
@@ -94,7 +94,7 @@ def test_a_draw_has_torchmetrics_figures_of_its_numbers() -> None:
     cases = image_cases(
         NumberCase, [f"k{n:02}" for n in range(60)], PATIENTS, "test", ["age", "b"], targets, predictions
     )
-    check_draws(of_numbers(cases), cases, lambda rows: regression(*number_arrays(rows)), rel=1e-5)
+    check_draws(of_numbers(cases), cases, lambda rows: regression(*number_arrays(rows)), rel=1e-9)
 
 
 def test_numbers_that_do_not_vary_in_a_draw_have_no_r2() -> None:
@@ -132,7 +132,7 @@ def test_ends_are_the_quantiles_of_draws_and_rows_of_a_patient_are_drawn_togethe
 
 
 def test_a_draw_without_both_classes_has_no_figure() -> None:
-    """As torchmetrics' figures have it: of accuracy and calibration, too."""
+    """Of accuracy and calibration, too."""
     cases, thresholds = made(False), {"a": 0.3, "b": 0.42, "c": 0.25}
     statistics = of_labels(cases, False, thresholds)
     targets = label_arrays(cases)[0]
