@@ -62,6 +62,7 @@ _MODULES = {
     "dira_scale.archive.sources.nlm_tuberculosis": ("NlmTuberculosis",),
     "dira_scale.archive.sources.phantom": ("Phantom",),
     "dira_scale.archive.sources.phantom_ct": ("PhantomCT",),
+    "dira_scale.archive.sources.pictures": ("Pictures",),
     "dira_scale.archive.sources.sequences": ("Sequences",),
     "dira_scale.archive.sources.siim_acr": ("SiimAcr",),
     "dira_scale.archive.sources.volumes": ("Volumes",),

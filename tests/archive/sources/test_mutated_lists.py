@@ -22,6 +22,7 @@ LISTS = {
     "chexpert": ("*.csv",),
     "siim_acr": ("*.csv",),
     "montgomery": ("*/*.txt",),
+    "isic2019": ("*.csv",),
     "jsrt": ("*/*/*.txt", "*/*/*.TXT"),
     "luna16": ("*.csv", "*/*.mhd"),
     "luna16_candidates": ("*.csv",),

@@ -17,7 +17,7 @@ from dira_scale.archive.sources.published import in_threads, with_size
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
-OWN = {"bids", "folder", "pe_cad", "sequences", "volumes"}
+OWN = {"bids", "class_folders", "folder", "pe_cad", "sequences", "volumes"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
