@@ -133,7 +133,11 @@ class Card:
         shape, channels = ", ".join(map(str, (1, *self.run.input.size))), self.run.network.channels
         window, repeated, repeat = self.run.input.window, "", ""
         ends = f" (stored values, clipped to {window[0]:g} to {window[1]:g})" if window else ""
-        if channels > 1:
+        given = self.run.input.channels
+        kind = "grey" if given == 1 else "red, green and blue" if given == 3 else f"{given} channels"
+        if given > 1:
+            shape = ", ".join(map(str, (given, *self.run.input.size)))
+        elif channels > 1:
             repeated = f", repeated to {'three' if channels == 3 else channels} channels"
             repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"
         normalised, mean = "*without* normalisation by mean and deviation", self.run.input.mean
@@ -142,7 +146,7 @@ class Card:
         lines = [
             "## Loading",
             "",
-            f"Input: grey in [0, 1]{ends}{repeated}, {normalised}.",
+            f"Input: {kind} in [0, 1]{ends}{repeated}, {normalised}.",
             "",
             "```python",
             "import torch",

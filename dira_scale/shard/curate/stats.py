@@ -195,7 +195,7 @@ class Stats:
             raise self._damaged(row) from error
 
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
-        """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
+        """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the
         middle one."""
         channel, low, high = self.dataset.shown(row)
         try:
@@ -205,7 +205,6 @@ class Stats:
                 middle = voxels[(channel,) * (len(voxels.shape) - 3) + (depth,)]
             else:
                 middle = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
-                middle = middle.mean(-1) if middle.ndim == 3 else middle
         except DecodeError as error:
             raise self._damaged(row) from error
         return np.clip((np.asarray(middle, np.float32) - low) / ((high - low) or 1), 0, 1)
