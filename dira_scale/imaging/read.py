@@ -35,9 +35,7 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 
 
-def read_image(
-    path: Path, bits: int, burned_in: str = "refuse", number: int = 0, colour: str = LUMINANCE
-) -> GreyImage:
+def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0, colour: str = LUMINANCE) -> GreyImage:
     """Decode ``path`` to ``bits`` (8 or 16); of multi-frame DICOM, frame ``number`` (from 0).
 
     ``burned_in``, ``colour``: see ``ReadSettings``.

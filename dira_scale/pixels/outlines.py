@@ -15,7 +15,8 @@ LINE = 2  # pixels
 
 
 def fitted(plane: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
-    """uint8 [side, side]: ``plane`` uint8 [H, W] on black, its longer side fitted into the square; [H, W, 3] likewise."""
+    """uint8 [side, side]: ``plane`` uint8 [H, W] on black, its longer side fitted into the square; of [H, W, 3] with
+    its colours."""
     picture = Image.fromarray(plane)
     fit = side / max(picture.size)
     picture = picture.resize(tuple(max(1, round(length * fit)) for length in picture.size), resample)

@@ -108,7 +108,7 @@ def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
     """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: of ``rows`` images a row each, of volumes
-    one for each axis. Each channel is an image of its own, but those that are lacking, and an image in colour is one."""
+    one for each axis. Each channel is an image of its own, but those that are lacking; an image in colour is one."""
     table, grid, drawn = RestorationTable(), list[np.ndarray](), 0
     for batch in batches:
         parts, channels = (batch.clean, batch.distorted, batch.hole, batch.restored), batch.clean.shape[1]

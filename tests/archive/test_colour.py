@@ -62,7 +62,9 @@ def test_mixtures_are_counted(tmp_path: Path, ingest: SimpleNamespace) -> None:
         assert sum(dataset.info.counts.values()) == taken and len(rejected) == 9 - taken
         assert {row["stage"] for row in rejected} <= {"colour"}
     assert "colour" not in ShardedDataset.open(tmp_path / "grey").info.recipe  # as of older datasets
-    with pytest.raises(UserError, match=r"grey has grey images, but .*rgb images in colour: merge datasets of the same"):
+    with pytest.raises(
+        UserError, match=r"grey has grey images, but .*rgb images in colour: merge datasets of the same"
+    ):
         merge([tmp_path / "rgb", tmp_path / "grey"], tmp_path / "both", "both")
 
 
@@ -93,5 +95,5 @@ def test_shards_in_colour_are_recoded(tmp_path: Path, ingest: SimpleNamespace) -
 
 
 def test_volumes_have_no_colour(ingest: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="recipe.colour=rgb with recipe.dims=3: volumes are grey"):
+    with pytest.raises(UserError, match=r"recipe\.colour=rgb with recipe\.dims=3: volumes are grey"):
         convert(ingest.recipe("volumes", images=str(tmp_path), colour="rgb"), tmp_path / "out", workers=1)

@@ -1,4 +1,4 @@
-"""Views of images in colour: brightness, contrast, saturation, hue and grey, by torchvision and by Python's colorsys."""
+"""Views of images in colour: brightness, contrast, saturation, hue and grey, by torchvision and by colorsys."""
 
 import colorsys
 import math
@@ -53,7 +53,8 @@ def test_a_turned_hue_is_that_of_the_colour_circle() -> None:
     result = distort_colour.turned(x, hue)
     for i, row, column in np.ndindex(3, 8, 3):
         h, s, v = colorsys.rgb_to_hsv(*x[i, :, row, column].tolist())
-        assert result[i, :, row, column].tolist() == pytest.approx(colorsys.hsv_to_rgb(h + float(hue[i]), s, v), abs=1e-5)
+        expected = colorsys.hsv_to_rgb(h + float(hue[i]), s, v)
+        assert result[i, :, row, column].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_is_drawn_is_the_samples_own_and_leaves_the_rest_as_it_was() -> None:

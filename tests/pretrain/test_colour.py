@@ -1,5 +1,6 @@
-"""Images in colour through pretraining: from ImageNet's weights, its pictures and figures; what does not fit is refused."""
+"""Images in colour through pretraining: from ImageNet's weights, pictures, figures; what does not fit is refused."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from data.conftest import row_of, write_dataset
 from PIL import Image
 from safetensors.torch import save_file
 
+from dira_scale.data.views import ViewSpec
 from dira_scale.embed import main as embed
 from dira_scale.finetune import main as finetune
 from dira_scale.localize.make import _over
@@ -51,7 +53,7 @@ def dataset(root: Path, grey: bool = False, count: int = 24) -> Path:
         sides = {"height": 48, "width": 40, "channels": 1 if grey else 3, "low": 0.0, "high": 255.0}
         place = {"offset": len(shard), "size": len(payload), "xxh3": xxhash.xxh3_64_hexdigest(payload)}
         split = ("train", "train", "val", "test")[n % 4] if n % 8 < 4 else "train"
-        facts = {"codec": "png", "patient": f"p{n}", "labels": [float(n // 4 % 2)], "split": split}
+        facts = {"codec": "png", "patient": f"p{n}", "labels": [float(n // 8 % 2)], "split": split}
         rows.append(row_of(f"c{n}", **facts, **sides, **place))
         shard += payload
     return write_dataset(root, rows, {"train-000000.tar": shard}, label_names=["a"]).root
@@ -60,8 +62,6 @@ def dataset(root: Path, grey: bool = False, count: int = 24) -> Path:
 def test_imagenets_first_convolution_is_taken_as_it_is(tmp_path: Path) -> None:
     weights = timm.create_model("test_resnet", num_classes=0).state_dict()
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "weights.safetensors")
-    from dira_scale.data.views import ViewSpec
-
     method = construct(
         {"_target_": "MoCo", "queue": 16}, MODEL | {"weights": str(tmp_path / "weights.safetensors")},
         ViewSpec(size=32), channels=3,
@@ -92,7 +92,7 @@ def test_a_grid_of_pictures_is_in_colour_and_an_image_counts_once(tmp_path: Path
     assert table["restored"]["mse"] == pytest.approx(np.mean((1 - 2 * clean) ** 2), rel=1e-5)
     assert table["mean"]["mse"] == pytest.approx(np.mean(clean.var((2, 3))), rel=1e-4)
     alone = RestorationTable()  # the channels as images
-    for image, parts in enumerate(zip(made.clean, made.distorted, made.hole, made.restored, strict=True)):
+    for parts in zip(made.clean, made.distorted, made.hole, made.restored, strict=True):
         for channel in range(3):
             alone.add(*(part[channel].numpy() for part in parts))
     for row in alone.rows("dir"):
@@ -101,8 +101,6 @@ def test_a_grid_of_pictures_is_in_colour_and_an_image_counts_once(tmp_path: Path
 
 
 def test_masks_and_maps_are_drawn_over_colours() -> None:
-    import io
-
     image, mask = colours(1).astype(np.float32) / 255, torch.zeros(48, 40, dtype=torch.int64)
     drawn = np.asarray(Image.open(io.BytesIO(picture(image, mask, mask))))
     assert drawn[:, 100:200].std(2).max() > 20
@@ -144,7 +142,7 @@ def test_colours_are_learned_restored_drawn_tuned_predicted_and_embedded(tmp_pat
     assert report([f"run={run}"]) == 0 and "data:image/png" in (run / "report.html").read_text()
     out = tmp_path / "features"
     assert embed([f"run={run}", f"data.shards={shards}", f"out={out}", "threads=1", "data.workers=1"]) == 0
-    given = [f"data.shards={shards}", f"init={run}", "normalise=imagenet", "stages.finetune.epochs=2"]
+    given = [f"data.shards={shards}", f"init={run}", "normalise=imagenet", "stages.finetune.epochs=1"]
     assert finetune([*TINY, "task=labels", *given, *JITTER[:2], f"run={tuned}"]) == 0
     assert predict([f"run={tuned}", f"data.shards={shards}", f"out={tmp_path / 'predicted'}"]) == 0
     assert len((tmp_path / "predicted/predictions.csv").read_text().splitlines()) == 1 + 24

@@ -81,7 +81,7 @@ class Pictures:
     def _record(self, path: Path, seen: set[str]) -> SourceRecord:
         inside = path.relative_to(self.root).as_posix()
         if not self.tables:
-            cells, name = {column: path.parent.name for column in self.classes}, inside
+            cells, name = dict.fromkeys(self.classes, path.parent.name), inside
         elif (name := _stem(path.name)) in self.lines:
             cells = self.lines[name]
             seen.add(name)

@@ -26,8 +26,8 @@ _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the w
 
 
 class Distort(nn.Module):
-    """Rotation, warp, tone, brightness and contrast (of images in colour saturation, hue and grey), then blur, then (``corrupt``) cutout, inverse cutout or patch
-    shuffling, then the views' other corruptions.
+    """Rotation, warp, tone, brightness and contrast (of images in colour saturation, hue and grey), then blur, then
+    (``corrupt``) cutout, inverse cutout or patch shuffling, then the views' other corruptions.
 
     Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
     (torchvision's formulas, for colours in ``colour``). The blur is a Gaussian with
