@@ -12,7 +12,7 @@ from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import Input, PaintedMask, SourceRecord
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.colour import ColourError
+from dira_scale.imaging.colour import RGB, ColourError, refuse_grey
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_image, read_mask
 from dira_scale.imaging.rejection import OUT_OF_REACH, GeometryError, RejectedError
@@ -40,7 +40,10 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
     _check_as_listed(item.record)
     try:
         if isinstance(image, Input):
-            return image.read(recipe.reading)
+            read = image.read(recipe.reading)
+            if recipe.colour == RGB and isinstance(read, GreyImage):
+                refuse_grey(read.pixels)
+            return read
         if recipe.dims == 3:
             return read_volume(image, recipe.reading)
         return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)

@@ -20,22 +20,20 @@ def refuse_colour(rgb: np.ndarray, top: int) -> None:
         raise ColourError("in colour (recipe.colour=rgb stores three channels, luminance makes it grey)")
 
 
-def refuse_grey(rgb: np.ndarray | None) -> None:
-    """Raise ColourError for an image of one channel (None), or whose three [H, W, 3] are equal everywhere."""
-    if rgb is None or not _differences(rgb).any():
+def refuse_grey(pixels: np.ndarray) -> None:
+    """Raise ColourError for an image of one channel [H, W], or whose three [H, W, 3] are equal everywhere."""
+    if pixels.ndim == 2 or not _differences(pixels).any():
         raise ColourError("grey (recipe.colour=rgb stores images in colour, grey those of one channel)")
 
 
 def chosen(colour: str, rgb: Callable[[], np.ndarray], grey: Callable[[], np.ndarray], top: int) -> np.ndarray:
     """What ``recipe.colour`` stores of a file of three channels from 0 to ``top``: ``rgb`` [H, W, 3], or ``grey`` [H,
-    W], its luminance. Raises ColourError."""
+    W], its luminance. Raises ColourError for colour where grey is stored."""
     if colour == LUMINANCE:
         return grey()
-    values = rgb()
     if colour == RGB:
-        refuse_grey(values)
-        return values
-    refuse_colour(values, top)
+        return rgb()
+    refuse_colour(rgb(), top)
     return grey()
 
 

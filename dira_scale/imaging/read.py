@@ -49,6 +49,8 @@ def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0
             image = _read_dicom(file, bits, burned_in, number, colour)
         else:
             image = _read_raster(file, bits, colour)
+    if colour == RGB:
+        refuse_grey(image.pixels)
     if image.flat:
         raise RejectedError(FLAT)
     if burned_in == "refuse":
@@ -66,8 +68,6 @@ def _read_dicom(file: BinaryIO, bits: int, burned_in: str, number: int, colour: 
         if frame.colours is not None and frame.top is not None:
             values = chosen(colour, frame.colours, lambda: frame.values, frame.top)
             return store(values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
-        if colour == RGB:
-            refuse_grey(None)
         for values, window in windowed(frame.header, frame.values, frame.step, ~frame.padding):
             black = window.high if frame.inverted else window.low
             filled = np.where(frame.padding, black, values) if frame.padding.any() else values
@@ -106,8 +106,6 @@ def _read_raster(file: BinaryIO, bits: int, colour: str) -> GreyImage:
         return _store(_array(file, colour), bits)
     picture, kind = _load(file, colour)
     if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF":
-        if colour == RGB:
-            refuse_grey(None)
         deep = picture.mode[0] in "IF"
         values = np.asarray(picture if deep else picture.convert("L"))
         return _store(values, bits, inverted=deep and kind == "TIFF, white is 0")
@@ -136,9 +134,9 @@ def _array(file: BinaryIO, colour: str) -> np.ndarray:
     check_size(*array.shape[:2])
     values = array.values()
     if colours:
-        return chosen(colour, lambda: values, lambda: luminance(values), int(np.iinfo(values.dtype).max))
-    if colour == RGB:
-        refuse_grey(None)
+        return chosen(
+            colour, lambda: values, lambda: luminance(values), 255 if values.itemsize == 1 else int(values.max())
+        )
     return values
 
 
@@ -173,7 +171,7 @@ def _load(file: BinaryIO, colour: str = RGB) -> tuple[Any, str]:
             if colour == GREY:
                 file.seek(0)
                 small = PIL.Image.open(file, formats=("JPEG",))
-                small.draft("RGB", (picture.width // 8, picture.height // 8))  # a sixth of the time of decoding it
+                small.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))  # decodes an eighth
                 refuse_colour(np.asarray(small), 255)
             picture.draft("L", picture.size)
         picture.load()

@@ -15,7 +15,7 @@ from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
-from dira_scale.imaging.colour import RGB, chosen, refuse_grey
+from dira_scale.imaging.colour import chosen
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, store
 from dira_scale.imaging.rejection import RejectedError, rejects
@@ -43,8 +43,6 @@ class Member:
         check_size(*pixels.shape[:2])
         if pixels.ndim == 3:
             pixels = chosen(settings.colour, lambda: pixels, lambda: luminance(pixels), 255)
-        elif settings.colour == RGB:
-            refuse_grey(None)
         image = store(pixels, GreyWindow(0, 255, 1), settings.bits)
         if image.flat:
             raise RejectedError(FLAT)

@@ -80,6 +80,8 @@ class Pictures:
 
     def _record(self, path: Path, seen: set[str]) -> SourceRecord:
         inside = path.relative_to(self.root).as_posix()
+        if not self.tables and path.parent == self.root:
+            return SourceRecord(inside, path, rejected="in no class's folder")
         if not self.tables:
             cells, name = dict.fromkeys(self.classes, path.parent.name), inside
         elif (name := _stem(path.name)) in self.lines:

@@ -217,7 +217,8 @@ LAYOUTS = {
     "class_folders": Layout(
         miniatures_colour.class_folders,
         {"train/benign/a.png": Row({"class": 0}), "train/benign/b.png": Row({"class": 0}),
-         "test/malignant/a.tif": Row({"class": 1})}, keys={"secret": False}, columns=RGB),
+         "test/malignant/a.tif": Row({"class": 1})},
+        {"overview.png": "in no class's folder"}, {"secret": False}, columns=RGB),
     "luna16": Layout(
         miniatures_3d.luna16,
         {

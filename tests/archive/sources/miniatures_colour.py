@@ -81,6 +81,7 @@ def patchcamelyon(root: Path) -> Stored:
 
 
 def class_folders(root: Path) -> Stored:
-    """With a picture outside of all classes, whose folder is the upper one."""
+    """With a picture in the upper folder, which is no class."""
+    write(root / "overview.png", 9)
     files = ("train/benign/a.png", "train/benign/b.png", "test/malignant/a.tif")
     return {file: (write(root / file, n), None) for n, file in enumerate(files)}
