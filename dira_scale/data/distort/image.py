@@ -14,7 +14,7 @@ def jitter(image: np.ndarray, brightness: float, contrast: float, contrast_first
     """Brightness multiplies; contrast multiplies the distance from the mean grey; both are clipped right away."""
     for is_contrast in (contrast_first, not contrast_first):
         if is_contrast and contrast != 1:
-            mean = image.mean((1, 2)) @ np.float32(LUMA) if len(image) == len(LUMA) else image.mean()
+            mean = image.mean((1, 2)) @ np.array(LUMA, np.float32) if len(image) == len(LUMA) else image.mean()
             image = (image * contrast + (1 - contrast) * mean).clip(0, 1)
         elif not is_contrast and brightness != 1:
             image = (image * brightness).clip(0, 1)
