@@ -1,20 +1,27 @@
 """One input as it is read: its image or volume, its mask, and why it cannot be used."""
 
 import errno
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from dira_scale.archive.plan import Item
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import Input, PaintedMask, SourceRecord
+from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.colour import RGB, ColourError, refuse_grey
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_image, read_mask
 from dira_scale.imaging.rejection import OUT_OF_REACH, GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.storage.store import is_local
+
+LOOKED_AT = 8  # images
+COLOUR = "colour"  # the stage of images in colour where grey ones are stored, and the reverse
 
 
 @dataclass(eq=False)  # not frozen: a context manager that it passes through sets its traceback
@@ -33,17 +40,38 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
     _check_as_listed(item.record)
     try:
         if isinstance(image, Input):
-            return image.read(recipe.reading)
+            read = image.read(recipe.reading)
+            if recipe.colour == RGB and isinstance(read, GreyImage):
+                refuse_grey(read.pixels)
+            return read
         if recipe.dims == 3:
             return read_volume(image, recipe.reading)
-        return read_image(image, recipe.bits, recipe.burned_in)
+        return read_image(image, recipe.bits, recipe.burned_in, colour=recipe.colour)
     except GeometryError as error:
         raise QuarantinedError("geometry", str(error)) from error
+    except ColourError as error:
+        raise QuarantinedError(COLOUR, str(error)) from error
     except RejectedError as error:
         cause = error.__cause__
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
         raise QuarantinedError("decode", str(error)) from error
+
+
+def check_colour(items: Iterable[Item], recipe: Recipe) -> None:
+    """Raise UserError, before a conversion, if images are in colour where the recipe stores grey, or the reverse: if
+    each of the first is that can be read."""
+    if recipe.dims == 3:
+        return
+    refused = ""
+    for item in islice((item for item in items if item.record.rejected is None), LOOKED_AT):
+        try:
+            read_input(item, recipe)
+            return
+        except QuarantinedError as error:
+            refused = refused or error.reason if error.stage == COLOUR else refused
+    if refused:
+        raise UserError(f"recipe.colour={recipe.colour}: the images are {refused}")
 
 
 def _check_as_listed(record: SourceRecord) -> None:
@@ -61,7 +89,7 @@ def mask_of(item: Item, source: GreyImage | Volume) -> np.ndarray | None:
     mask = item.record.mask
     if mask is None:
         return None
-    shape = source.pixels.shape if isinstance(source, GreyImage) else source.shape
+    shape = source.pixels.shape[:2] if isinstance(source, GreyImage) else source.shape
     try:
         if isinstance(mask, PaintedMask):
             values = mask.paint(source)

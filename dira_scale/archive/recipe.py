@@ -16,6 +16,7 @@ from dira_scale.config.registry import imported
 from dira_scale.config.schema import path_arguments
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
+from dira_scale.imaging.colour import GREY
 from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.pixels.codecs import CODECS, GPU, VOLUME_CODECS, gpu_codec
 
@@ -46,16 +47,18 @@ class Recipe:
     volume: VolumeSettings
     source: Mapping[str, Any]
     auto_range: bool = False  # recipe.volume.range=auto: that of CT, if it is CT
+    colour: str = GREY
 
     @classmethod
     def key_names(cls) -> list[str]:
-        """The keys that are fields of the same name."""
-        return [field.name for field in dataclasses.fields(cls) if field.name not in ("source", "auto_range")]
+        """The keys that are fields of the same name. One with this default is in no dataset's identity: older datasets
+        do not have it."""
+        return [field.name for field in dataclasses.fields(cls) if field.name not in ("source", "auto_range", "colour")]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
         """Raises UserError if a key is missing or a value invalid."""
-        common = [*cls.key_names(), "every", "window"]
+        common = [*cls.key_names(), "every", "window", "colour"]
         if missing := [name for name in (*common, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
         keys = {field.name for field in dataclasses.fields(VolumeSettings)}
@@ -80,7 +83,7 @@ class Recipe:
         for name in ("attributes", "label_columns", "class_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
                 source[name] = [source[name]]
-        return cls(**values, source=source, auto_range=auto_range)
+        return cls(**values, source=source, auto_range=auto_range, colour=config["colour"])
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -127,7 +130,7 @@ class Recipe:
         volume = self.volume
         if self.slices:
             volume = replace(volume, range=self.slices.range_of(modality, volume.range))
-        return ReadSettings(self.dims, modality, self.bits, self.burned_in, volume)
+        return ReadSettings(self.dims, modality, self.bits, self.burned_in, volume, self.colour)
 
     def make_source(self) -> Source:
         """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""
@@ -171,7 +174,8 @@ class Recipe:
         source = {key: value for key, value in self.source.items() if key not in paths}
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
-        return common | source | {"hash_key": hasher.key_id}
+        colour = {} if self.colour == GREY else {"colour": self.colour}
+        return common | source | colour | {"hash_key": hasher.key_id}
 
     @property
     def listed(self) -> bool:

@@ -25,7 +25,7 @@ def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
     """Return the sample of an input that was read. Raises QuarantinedError."""
     if isinstance(image, Volume):
         return _volume(item, image, recipe)
-    check_shape(image.pixels.shape, item.record.boxes, recipe)
+    check_shape(image.pixels.shape[:2], item.record.boxes, recipe)
     return make_picture(item, image, mask_of(item, image), item.record.boxes, recipe)
 
 
@@ -34,9 +34,9 @@ def make_picture(
 ) -> Sample:
     """2D: shrink to ``max_side``, with mask and boxes. Raises QuarantinedError."""
     image, mask, boxes = shrunk(source, mask, boxes, recipe.max_side)
-    height, width = image.pixels.shape
+    height, width, channels = (*image.pixels.shape, 1)[:3]
     payload = encoded(image.pixels, recipe.codec, recipe.quality)
-    shape = {"channels": 1, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
+    shape = {"channels": channels, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
     row = _row(item, image, boxes, payload, recipe) | shape
     return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "png"))
 
@@ -46,7 +46,7 @@ def shrunk(
 ) -> tuple[GreyImage, np.ndarray | None, tuple[Box, ...]]:
     """The image with the longer side reduced to ``max_side``, its mask (nearest neighbour) and its boxes likewise."""
     image = shrink(source, max_side)
-    scale_y, scale_x = (new / old for new, old in zip(image.pixels.shape, source.pixels.shape, strict=True))
+    scale_y, scale_x = (new / old for new, old in zip(image.pixels.shape[:2], source.pixels.shape[:2], strict=True))
     boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in boxes)
     if mask is not None and max_side is not None and max(mask.shape) > max_side:
         mask = resize(mask, max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)

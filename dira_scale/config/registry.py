@@ -66,6 +66,7 @@ _MODULES = {
     "dira_scale.archive.sources.padchest": ("PadChest",),
     "dira_scale.archive.sources.phantom": ("Phantom",),
     "dira_scale.archive.sources.phantom_ct": ("PhantomCT",),
+    "dira_scale.archive.sources.pictures": ("Pictures",),
     "dira_scale.archive.sources.rsna_pneumonia": ("RsnaPneumonia",),
     "dira_scale.archive.sources.sequences": ("Sequences",),
     "dira_scale.archive.sources.siim_acr": ("SiimAcr",),

@@ -90,8 +90,8 @@ class HeldOutSplit:
                 raise samples.damaged(sample, error) from error
             number, row = samples.locate(np.array([sample]))
             spacing = self.datasets[int(number[0])].cell("spacing", int(row[0]))
-            grey = stored.grey if sample in shown else None
-            yield Whole(torch.tensor([sample]), mask[None], predicted[None], spacing, grey)
+            picture = stored.shown if sample in shown else None
+            yield Whole(torch.tensor([sample]), mask[None], predicted[None], spacing, picture)
 
     @property
     def samples(self) -> int:

@@ -121,9 +121,12 @@ class Stored:
             pixels = np.moveaxis(pixels, -1, 0)
         return self._scaled(pixels.reshape(self.channels, *self.sides))
 
-    def grey(self) -> np.ndarray:
-        """float32 [*sides] in [0, 1], without ``step``: the mean over channels. Raises DecodeError."""
-        return np.asarray(replace(self, step=None).image().mean(0).numpy())
+    def shown(self) -> np.ndarray:
+        """float32 [*sides] in [0, 1], without ``step``: the mean over channels; of an image in colour [*sides, 3].
+        Raises DecodeError."""
+        image = replace(self, step=None).image()
+        colour = self.dimensions == 2 and self.channels == 3
+        return np.asarray((image.movedim(0, -1) if colour else image.mean(0)).numpy())
 
     def _scaled(self, pixels: np.ndarray) -> Tensor:
         values, *ends = (torch.from_numpy(np.asarray(each, np.float32)[None]) for each in (pixels, self.low, self.high))

@@ -130,14 +130,14 @@ class Card:
         return "\n".join(["## Training procedure", "", *(f"- {line}" for line in lines)])
 
     def _loading(self) -> str:
-        names, channels = self.run.data.channels, self.run.network.channels
-        shape = ", ".join(map(str, (channels if names else 1, *self.run.input.size)))
+        names, channels, taken = self.run.data.channels, self.run.network.channels, self.run.input.channels
+        shape = ", ".join(map(str, (taken, *self.run.input.size)))
         window, repeated, repeat = self.run.input.window, "", ""
-        given = TAG.sub("&lt;", f"the channels {', '.join(names)}, each") if names else "grey"
+        given = {1: "grey", 3: "red, green and blue"}.get(taken, f"{taken} channels")
         ends = f" (stored values, clipped to {window[0]:g} to {window[1]:g})" if window else ""
         if names:
-            repeated = ", 0 where it is lacking"
-        elif channels > 1:
+            given, repeated = TAG.sub("&lt;", f"the channels {', '.join(names)}, each"), ", 0 where it is lacking"
+        elif channels > taken:
             repeated = f", repeated to {'three' if channels == 3 else channels} channels"
             repeat = f".expand({', '.join(map(str, (-1, channels, *self.run.network.dimensions * [-1])))})"
         normalised, mean = "*without* normalisation by mean and deviation", self.run.input.mean

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.grey import GreyImage, luminance
 from dira_scale.imaging.rejection import RejectedError
 
 STROKES = 6  # in a row of lettering; a side marker has fewer, a name or a date has more
@@ -51,7 +51,7 @@ def check_header(header: Dataset) -> None:
 
 def check_pixels(image: GreyImage) -> None:
     """Raises RejectedError if the image, as it would be stored, seems to contain a row of lettering."""
-    pixels = image.pixels
+    pixels = luminance(image.pixels) if image.pixels.ndim == 3 else image.pixels
     if pixels.dtype != np.uint8:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)
     if count_strokes(pixels) >= STROKES:

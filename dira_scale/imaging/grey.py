@@ -1,4 +1,4 @@
-"""A grey image as stored: integers between black and white, and how it is shrunk."""
+"""An image as stored: integers between black and white, grey or of three colours, and how it is shrunk."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -25,8 +25,8 @@ class GreyImage:
     """One decoded image.
 
     Attributes:
-        pixels: uint8 or uint16 [H, W].
-        low, high: the stored values of black and white.
+        pixels: uint8 or uint16 [H, W]; in colour [H, W, 3].
+        low, high: the stored values of black and white, of all channels.
         spacing: millimetres between pixels in y and x, if the file gives them.
     """
 
@@ -37,7 +37,8 @@ class GreyImage:
 
     @property
     def flat(self) -> bool:
-        return bool(self.pixels.min() == self.pixels.max())
+        plane = self.pixels.reshape(-1, self.pixels.shape[2] if self.pixels.ndim == 3 else 1)
+        return bool((plane.min(0) == plane.max(0)).all())
 
 
 def check_size(height: int, width: int) -> None:
@@ -82,7 +83,7 @@ def store(
 
 def shrink(image: GreyImage, max_side: int | None) -> GreyImage:
     """Reduce the longer side to ``max_side``, antialiased (triangle filter); smaller images are unchanged."""
-    h, w = image.pixels.shape
+    h, w = image.pixels.shape[:2]
     if max_side is None or max(h, w) <= max_side:
         return image
     pixels = resize(image.pixels, max_side / max(h, w), PIL.Image.Resampling.BILINEAR)
@@ -93,8 +94,10 @@ def shrink(image: GreyImage, max_side: int | None) -> GreyImage:
 
 
 def resize(pixels: np.ndarray, factor: float, method: PIL.Image.Resampling) -> np.ndarray:
-    """``pixels`` [H, W] scaled by ``factor``, the size rounded; same type."""
-    h, w = (max(1, round(side * factor)) for side in pixels.shape)
+    """``pixels`` [H, W] or [H, W, 3] scaled by ``factor``, the size rounded; same type."""
+    h, w = (max(1, round(side * factor)) for side in pixels.shape[:2])
+    if pixels.ndim == 3 and pixels.dtype != np.uint8:
+        return np.stack([resize(channel, factor, method) for channel in np.moveaxis(pixels, -1, 0)], -1)
     if pixels.dtype == np.uint8:
         return np.asarray(PIL.Image.fromarray(pixels).resize((w, h), method))
     floats = np.asarray(PIL.Image.fromarray(pixels.astype(np.float32)).resize((w, h), method))

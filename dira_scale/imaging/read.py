@@ -1,10 +1,10 @@
-"""The only place that decodes images to grey: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy.
+"""The only place that decodes images: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy.
 
 Rules:
 
-* Colour becomes luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which leaves grey stored as RGB unchanged; a colour
-  JPEG's luma channel is exactly that). Palettes are looked up first, transparency is dropped, EXIF orientation is
-  applied.
+* ``recipe.colour``: images in colour are refused, or become luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which
+  leaves grey stored as RGB unchanged; a colour JPEG's luma channel is exactly that), or are stored as RGB, where grey
+  ones are refused (``colour``). Palettes are looked up first, transparency is dropped, EXIF orientation is applied.
 * An image has a *window*, two values displayed as black and white. DICOM: the first VOI window of the file, in
   modality values (after rescale slope and intercept), as defined in PS3.3 C.11.2.1.2 and C.11.2.1.3. 8 bits: 0 and
   255. Otherwise (16-bit PNG, wider TIFF and arrays; DICOM without a window, or with one narrower than two values or
@@ -26,6 +26,7 @@ from PIL import ImageOps
 
 from dira_scale.imaging.arrays import is_numpy, open_array
 from dira_scale.imaging.burned_in import check_header, check_pixels
+from dira_scale.imaging.colour import GREY, LUMINANCE, RGB, chosen, refuse_colour, refuse_grey
 from dira_scale.imaging.dicom import DicomFile, is_dicom
 from dira_scale.imaging.dicom.values import spacing, windowed
 from dira_scale.imaging.files import opened
@@ -34,17 +35,22 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 
 
-def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> GreyImage:
+def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0, colour: str = LUMINANCE) -> GreyImage:
     """Decode ``path`` to ``bits`` (8 or 16); of multi-frame DICOM, frame ``number`` (from 0).
 
-    ``burned_in``: see ``ReadSettings``.
+    ``burned_in``, ``colour``: see ``ReadSettings``.
 
     Raises:
         RejectedError: the file cannot become a sample.
         OSError, MemoryError: it could not be read now; not the file's fault.
     """
     with opened(path) as file:
-        image = _read_dicom(file, bits, burned_in, number) if is_dicom(file) else _read_raster(file, bits)
+        if is_dicom(file):
+            image = _read_dicom(file, bits, burned_in, number, colour)
+        else:
+            image = _read_raster(file, bits, colour)
+    if colour == RGB:
+        refuse_grey(image.pixels)
     if image.flat:
         raise RejectedError(FLAT)
     if burned_in == "refuse":
@@ -52,15 +58,16 @@ def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0
     return image
 
 
-def _read_dicom(file: BinaryIO, bits: int, burned_in: str, number: int) -> GreyImage:
+def _read_dicom(file: BinaryIO, bits: int, burned_in: str, number: int, colour: str) -> GreyImage:
     """Raises RejectedError, also if the header indicates burned-in text, unless ``burned_in=keep``."""
     dicom = DicomFile(file)
     if burned_in != "keep":
         check_header(dicom.header)
     frame = dicom.frame(number)
     with rejects("damaged or cut short ({} in DICOM decoding)"):
-        if frame.top is not None:
-            return store(frame.values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
+        if frame.colours is not None and frame.top is not None:
+            values = chosen(colour, frame.colours, lambda: frame.values, frame.top)
+            return store(values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
         for values, window in windowed(frame.header, frame.values, frame.step, ~frame.padding):
             black = window.high if frame.inverted else window.low
             filled = np.where(frame.padding, black, values) if frame.padding.any() else values
@@ -85,7 +92,7 @@ class Frame:
         """Raises as ``read_image``."""
         if settings.dims == 3:
             raise RejectedError("a frame of a DICOM file is not a volume (recipe=volumes reads such files whole)")
-        return read_image(self.path, settings.bits, settings.burned_in, self.number)
+        return read_image(self.path, settings.bits, settings.burned_in, self.number, settings.colour)
 
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
@@ -93,14 +100,17 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged
 PHOTOMETRIC = 262  # TIFF tag; 0 means that small values are white, which Pillow honours for 8 bits only
 
 
-def _read_raster(file: BinaryIO, bits: int) -> GreyImage:
+def _read_raster(file: BinaryIO, bits: int, colour: str) -> GreyImage:
     """Raises RejectedError."""
     if is_numpy(file):
-        return _store(_array(file), bits)
-    picture, kind = _load(file)
-    if picture.mode[0] in "IF":
-        return _store(np.asarray(picture), bits, inverted=kind == "TIFF, white is 0")
-    return _store(np.asarray(picture.convert("L")), bits)
+        return _store(_array(file, colour), bits)
+    picture, kind = _load(file, colour)
+    if picture.mode in ("1", "L", "LA") or picture.mode[0] in "IF":
+        deep = picture.mode[0] in "IF"
+        values = np.asarray(picture if deep else picture.convert("L"))
+        return _store(values, bits, inverted=deep and kind == "TIFF, white is 0")
+    rgb, grey = (lambda mode=mode: np.asarray(picture.convert(mode)) for mode in ("RGB", "L"))
+    return _store(chosen(colour, rgb, grey, 255), bits)
 
 
 def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
@@ -115,14 +125,19 @@ def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
     return store(values, window, bits, inverted=inverted)
 
 
-def _array(file: BinaryIO) -> np.ndarray:
-    """[H, W] of a ``.npy`` or ``.npz``; the luminance of three colours."""
+def _array(file: BinaryIO, colour: str) -> np.ndarray:
+    """[H, W] of a ``.npy`` or ``.npz``; of three colours their luminance, or [H, W, 3]."""
     array = open_array(file)
     colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
     if len(array.shape) != 2 and not colours:
         raise RejectedError("not an image array: give [H, W], or [H, W, 3] of 8 or 16 bits")
     check_size(*array.shape[:2])
-    return luminance(array.values()) if colours else array.values()
+    values = array.values()
+    if colours:
+        return chosen(
+            colour, lambda: values, lambda: luminance(values), 255 if values.itemsize == 1 else int(values.max())
+        )
+    return values
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -139,8 +154,9 @@ def read_mask(path: Path) -> np.ndarray:
     return np.asarray(picture).astype(np.uint8)
 
 
-def _load(file: BinaryIO) -> tuple[Any, str]:
-    """The picture, rotated according to its EXIF orientation, and its format."""
+def _load(file: BinaryIO, colour: str = RGB) -> tuple[Any, str]:
+    """The picture, rotated according to its EXIF orientation, and its format; of a JPEG in colour only the luma
+    channel unless ``colour`` is RGB. Raises RejectedError."""
     PIL.Image.MAX_IMAGE_PIXELS = None  # we apply our own limit to every format
     with rejects("not a PNG, JPEG, TIFF, NumPy or DICOM file"):
         picture = PIL.Image.open(file, formats=("PNG", "JPEG", "TIFF"))
@@ -151,7 +167,12 @@ def _load(file: BinaryIO) -> tuple[Any, str]:
     if pages > 1:
         raise RejectedError("TIFF with several pages (recipe.dims=3 reads them as a volume)")
     with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
-        if picture.format == "JPEG" and picture.mode == "RGB":
-            picture.draft("L", picture.size)  # decodes only the luma channel
+        if picture.format == "JPEG" and picture.mode == "RGB" and colour != RGB:
+            if colour == GREY:
+                file.seek(0)
+                small = PIL.Image.open(file, formats=("JPEG",))
+                small.draft("RGB", (max(1, picture.width // 8), max(1, picture.height // 8)))  # decodes an eighth
+                refuse_colour(np.asarray(small), 255)
+            picture.draft("L", picture.size)
         picture.load()
         return ImageOps.exif_transpose(picture), kind

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.imaging.colour import COLOURS, GREY, RGB
 
 BURNED_IN = ("refuse", "tagged", "keep")
 CROPS = ("none", "body")
@@ -142,6 +143,7 @@ class ReadSettings:
         burned_in: checks for pixels that may show a name: ``refuse`` header and pixels, ``tagged`` the header only,
             ``keep`` none.
         volume: for volumes.
+        colour: ``grey`` refuses images in colour, ``luminance`` makes them grey, ``rgb`` stores them and refuses grey.
     """
 
     dims: int
@@ -149,8 +151,14 @@ class ReadSettings:
     bits: int
     burned_in: str
     volume: VolumeSettings
+    colour: str = GREY
 
     def __post_init__(self) -> None:
+        if self.colour not in COLOURS:
+            hint = nearest(str(self.colour), COLOURS) or ":"
+            raise UserError(f"recipe.colour={self.colour}{hint} use {', '.join(COLOURS)}")
+        if self.colour == RGB and self.dims != 2:
+            raise UserError("recipe.colour=rgb with recipe.dims=3: volumes are grey, leave it out")
         if self.dims not in (2, 3):
             raise UserError(f"recipe.dims={self.dims}: use 2 or 3")
         if self.bits not in (8, 16):

@@ -68,19 +68,20 @@ def draw(view: Tensor, seen: "LocatedLabel", rows: Sequence[Row]) -> bytes:
     ``rows``: of the same image and label.
     """
     n = seen.map.ndim
-    grey, map = view.mean(0).numpy(), seen.map
+    colour = n == 2 and len(view) == 3
+    image, map = (view.movedim(0, -1) if colour else view.mean(0)).numpy(), seen.map
     true = [_in_view(np.array(row.box), seen) for row in rows]
     predicted = {intensity: [_in_view(box, seen) for box in boxes] for intensity, boxes in seen.predicted.items()}
     if n == 3:
-        middle = int(np.clip(true[0][0] + true[0][3] / 2, 0, len(grey) - 1))
-        grey, map = grey[middle], map[middle]
+        middle = int(np.clip(true[0][0] + true[0][3] / 2, 0, len(image) - 1))
+        image, map = image[middle], map[middle]
         true = [box for box in true if _crosses(box, middle)]
         predicted = {key: [box for box in boxes if _crosses(box, middle)] for key, boxes in predicted.items()}
     height, width = seen.crop[n:][-2:]  # the stored image's proportions: its view may be square
     size = round(HEIGHT * width / height), HEIGHT
-    scale = np.array([HEIGHT / grey.shape[0], size[0] / grey.shape[1]])
-    left = _resized(grey, size)
-    right = _resized(_over(grey, map), size)
+    scale = np.array([HEIGHT / image.shape[0], size[0] / image.shape[1]])
+    left = _resized(image, size)
+    right = _resized(_over(image, map), size)
     _outline(left, true, scale, TRUE)
     _outline(right, true, scale, TRUE)
     colours = [*PREDICTED.values()]
@@ -110,12 +111,13 @@ def _crosses(box: np.ndarray, depth: int) -> bool:
     return bool(box[0] < depth + 1 and box[0] + box[3] > depth)
 
 
-def _over(grey: np.ndarray, map: np.ndarray) -> np.ndarray:
-    """The image coloured by the map, [H, W, 3] in [0, 1]."""
+def _over(image: np.ndarray, map: np.ndarray) -> np.ndarray:
+    """The image, [H, W] or [H, W, 3], coloured by the map: [H, W, 3] in [0, 1]."""
     from matplotlib import colormaps  # lazy: takes a third of a second
 
     share = (OPAQUE * map / 255)[..., None]
-    return (1 - share) * grey[..., None] + share * colormaps["turbo"](map / 255)[..., :3]
+    image = image[..., None] if image.ndim == 2 else image
+    return (1 - share) * image + share * colormaps["turbo"](map / 255)[..., :3]
 
 
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:

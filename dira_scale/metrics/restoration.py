@@ -3,6 +3,7 @@ input, a blur of it, and fillings of holes: of images Telea's inpainting, of vol
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -21,12 +22,17 @@ class RestorationTable:
     def __init__(self) -> None:
         self._scores: dict[str, list[tuple[float, float]]] = {}
 
-    def add(self, clean: np.ndarray, distorted: np.ndarray, hole: np.ndarray, restored: np.ndarray) -> None:
+    def add(
+        self, clean: np.ndarray, distorted: np.ndarray, hole: np.ndarray, restored: np.ndarray, colour: bool = False
+    ) -> None:
         """Add one image or volume; each [*size] float32 in [0, 1], ``hole`` bool: pixels that a
-        cutout, a mask or a painting has replaced."""
-        fillings = {"telea": telea} if clean.ndim == 2 else {"nearest": nearest, "gaussian": gaussian}
+        cutout, a mask or a painting has replaced. ``colour``: an image [3, H, W], by the means over its channels."""
+        plane, whole = colour or clean.ndim == 2, (1, 2) if colour else None
+        fillings: dict[str, Callable[..., np.ndarray]] = {"nearest": nearest, "gaussian": gaussian}
+        if plane:
+            fillings = {"telea": partial(by_plane, telea)}
         restorations = {
-            "mean": np.full_like(clean, clean.mean()),
+            "mean": np.zeros_like(clean) + clean.mean(whole, keepdims=True),
             "distorted": distorted,
             "blur": by_plane(blur, distorted),
             **{name: fill(distorted, hole) for name, fill in fillings.items()},
@@ -34,7 +40,7 @@ class RestorationTable:
         }
         for name, image in restorations.items():
             mse = float(np.mean((image - clean) ** 2))
-            pair = (torch.from_numpy(each).double()[None, None] for each in (clean, image))
+            pair = (torch.from_numpy(each).double()[None if colour else (None, None)] for each in (clean, image))
             self._scores.setdefault(name, []).append((mse, float(ssim(*pair))))
 
     def rows(self, stage: str) -> list[dict[str, str | float | int]]:

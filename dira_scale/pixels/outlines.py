@@ -15,11 +15,12 @@ LINE = 2  # pixels
 
 
 def fitted(plane: np.ndarray, side: int, resample: Image.Resampling) -> np.ndarray:
-    """uint8 [side, side]: ``plane`` uint8 [H, W] on black, its longer side fitted into the square."""
+    """uint8 [side, side]: ``plane`` uint8 [H, W] on black, its longer side fitted into the square; of [H, W, 3] with
+    its colours."""
     picture = Image.fromarray(plane)
     fit = side / max(picture.size)
     picture = picture.resize(tuple(max(1, round(length * fit)) for length in picture.size), resample)
-    canvas = np.zeros((side, side), np.uint8)
+    canvas = np.zeros((side, side, *plane.shape[2:]), np.uint8)
     top, left = (side - picture.height) // 2, (side - picture.width) // 2
     canvas[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
     return canvas
@@ -29,17 +30,18 @@ def outlined(plane: np.ndarray, mask: np.ndarray | None, boxes: Sequence[Sequenc
     """uint8 [side, side, 3]: an image with the outlines of what its mask has, and its boxes.
 
     Args:
-        plane: uint8 [H, W].
+        plane: uint8 [H, W], or [H, W, 3].
         mask: uint8 [H, W], 0 is background; None: none.
         boxes: y, x, height and width of each, in pixels of ``plane``.
     """
-    shown = np.repeat(fitted(plane, side, Image.Resampling.BILINEAR)[..., None], 3, 2)
+    shown = fitted(plane, side, Image.Resampling.BILINEAR)
+    shown = np.repeat(shown[..., None], 3, 2) if shown.ndim == 2 else shown
     if mask is not None:
         values = fitted(mask, side, Image.Resampling.NEAREST)
         for value in np.unique(values[values > 0]).tolist():
             shown[_edge(values == value)] = [*COLOURS.values()][0 if value == BINARY else (value - 1) % len(COLOURS)]
-    picture, fit = Image.fromarray(shown), side / max(plane.shape)
-    top, left = ((side - max(1, round(length * fit))) // 2 for length in plane.shape)
+    picture, fit = Image.fromarray(shown), side / max(plane.shape[:2])
+    top, left = ((side - max(1, round(length * fit))) // 2 for length in plane.shape[:2])
     pen = ImageDraw.Draw(picture)
     for y, x, height, width in boxes:
         corner = left + x * fit, top + y * fit

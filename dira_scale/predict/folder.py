@@ -23,6 +23,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.errors import UserError
 from dira_scale.evaluation.stored import Stored
+from dira_scale.imaging.colour import GREY
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.imaging.volumes.channels import Channels
@@ -68,13 +69,14 @@ class FolderImages:
         sample = sample_of(item, read, self.recipe)
         row, dimensions = sample.row, self.recipe.dims
         sides = tuple(row[name] for name in SIDES[dimensions])
-        shape = sides if row["channels"] == 1 else (row["channels"], *sides)
+        channels = () if row["channels"] == 1 else (row["channels"],)
+        shape = (*sides, *channels) if dimensions == 2 else (*channels, *sides)
         low, high = (np.asarray(row[end], np.float32) for end in ("low", "high"))
         stored = Stored(
             sample.payload, row["codec"], shape, dimensions, low, high, row["spacing"], bits=row["bits"]
         )  # fmt: skip
         if isinstance(read, GreyImage):
-            return Loaded(stored, Plane(read.pixels.shape, read.spacing))
+            return Loaded(stored, Plane(read.pixels.shape[:2], read.spacing))
         return Loaded(stored, Space.of(leader_of(item), read, np.array(row["affine"]).reshape(4, 4)))
 
     def name(self, number: int) -> str | None:
@@ -135,7 +137,7 @@ def recipe_of(conversion: Mapping[str, Any] | None, dimensions: int) -> Recipe:
                         "predict data.shards")  # fmt: skip
     if conversion["dims"] != dimensions:
         raise UserError(f"like: the dataset has {conversion['dims']} dimensions, the network {dimensions}")
-    given = {name: conversion[name] for name in names}
+    given = {name: conversion[name] for name in names} | {"colour": conversion.get("colour", GREY)}
     check_settings(Recipe, {name: value for name, value in given.items() if name != "volume"}, RESHARD)
     volume = Shape(RESHARD).of(VolumeSettings, given["volume"], "volume.")
     if isinstance(volume.crop, Mapping):

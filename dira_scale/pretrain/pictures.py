@@ -108,26 +108,31 @@ def _holes(objective: Objective, batch: Batch, terms: Sequence[str], distorted: 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
     """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: of ``rows`` images a row each, of volumes
-    one for each axis. Each channel is an image of its own, but those that are lacking."""
+    one for each axis. Each channel is an image of its own, but those that are lacking; an image in colour is one."""
     table, grid, drawn = RestorationTable(), list[np.ndarray](), 0
     for batch in batches:
         parts, channels = (batch.clean, batch.distorted, batch.hole, batch.restored), batch.clean.shape[1]
-        arrays = (part.flatten(0, 1).float().cpu().numpy() for part in parts)
+        if colour := batch.clean.dim() == 4 and channels == 3:
+            channels = 1
+        arrays = ((part if colour else part.flatten(0, 1)).float().cpu().numpy() for part in parts)
         geometry = (np.repeat(each, channels, 0) for each in (batch.mirrored.cpu().numpy(), batch.spacing))
         for clean, distorted, hole, restored, mirrored, spacing in zip(*arrays, *geometry, strict=True):
             if np.array_equal(restored, clean):
                 continue  # a mask hides nothing of it, or the channel is lacking
-            table.add(clean, distorted, hole > 0, restored)
+            table.add(clean, distorted, hole > 0, restored, colour)
             if drawn < rows:
                 drawn += 1
                 shown = (clean, distorted, restored)
                 axes = tuple(np.flatnonzero(mirrored).tolist())
-                if clean.ndim == 3:
+                if colour:
+                    columns = [[np.moveaxis(part, 0, -1)] for part in shown]
+                elif clean.ndim == 3:
                     columns = [middle_planes(np.flip(part, axes), spacing) for part in shown]
                 else:
                     columns = [[part] for part in shown]
                 for row in zip(*columns, strict=True):
-                    padded = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in row]
+                    around = [(GAP // 2, GAP // 2)] * 2 + [(0, 0)] * colour
+                    padded = [np.pad(picture, around, constant_values=0.5) for picture in row]
                     grid.append(np.concatenate(padded, axis=1))
     path = folder / "restoration.json"
     before = json.loads(path.read_text()) if path.exists() else []

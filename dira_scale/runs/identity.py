@@ -13,7 +13,10 @@ FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak", "optim
 
 # Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name
 # and goes on. Whoever adds a key of identity adds it here.
-ADDED = {"views.pair": "image", "views.channel_dropout": 0.0, "trained": None}
+ADDED = {
+    "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
+    "views.grey": 0.0, "trained": None,
+}  # fmt: skip
 
 
 def execution(command: str) -> tuple[str, ...]:

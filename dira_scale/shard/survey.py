@@ -160,7 +160,9 @@ def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
                     odd = made.what
                     continue
                 row, count = add_to_tar(tar, made, labels), count + 1
-                shape = (row["depth"], row["height"], row["width"]) if row["affine"] else (row["height"], row["width"])
+                colours = () if row["channels"] == 1 else (row["channels"],)
+                sides = row["height"], row["width"]
+                shape = (row["depth"], *sides) if row["affine"] else (*sides, *colours)
         except OSError as error:
             rejected = f"cannot be read now ({error.strerror})"
         size = tar.offset

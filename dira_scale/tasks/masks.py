@@ -177,10 +177,10 @@ class Segmentation(Supervision):
             predicted, true = (masks[0].cpu() for masks in self.masks(image.predicted, targets))
             described = about.keys[row], about.patients[row], about.split
             made += mask_cases(*described, predicted, true, self.names, image.spacing)
-            if image.grey is not None:
+            if image.shown is not None:
                 answers = self.classified(image.predicted)[0]
                 known = numbered(within(targets, self._targets))[0]
-                predictions.pictures[about.keys[row]] = picture(image.grey(), known, answers)
+                predictions.pictures[about.keys[row]] = picture(image.shown(), known, answers)
         return made
 
     def figures(self, cases: Sequence[MaskCase], chosen: Chosen) -> list[Figure]:
@@ -230,21 +230,21 @@ class DiceScore:
         return {DICE: float(by_class.mean())} | (each if len(each) > 1 else {})
 
 
-def picture(grey: np.ndarray, true: Tensor, predicted: Tensor) -> bytes:
+def picture(image: np.ndarray, true: Tensor, predicted: Tensor) -> bytes:
     """A JPEG of the outlines of both masks, side by side.
 
     Of a volume the axial slice with most of the true mask, else with most of the predicted one.
 
     Args:
-        grey: float32 [*sides] in [0, 1].
+        image: float32 [*sides] in [0, 1]; in colour [*sides, 3].
         true, predicted: numbers of classes, int64 [*sides], 0 and below: background or unknown.
     """
     masks = [mask.clamp(min=0).to("cpu").numpy().astype(np.uint8) for mask in (true, predicted)]
-    if grey.ndim == 3:
+    if masks[0].ndim == 3:
         shown = next((mask for mask in masks if mask.any()), masks[0])
         depth = int((shown > 0).sum((1, 2)).argmax())
-        grey, masks = grey[depth], [mask[depth] for mask in masks]
-    plane = (255 * grey).round().astype(np.uint8)
+        image, masks = image[depth], [mask[depth] for mask in masks]
+    plane = (255 * image).round().astype(np.uint8)
     left, right = (outlined(plane, mask, (), SIDE) for mask in masks)
     file = io.BytesIO()
     both = np.concatenate([left, np.full((SIDE, GAP, 3), 255, np.uint8), right], 1)

@@ -84,14 +84,14 @@ class Whole:
         mask: as stored, int64 [1, *sides].
         predicted: [1, K, *sides].
         spacing: in mm; None: unknown.
-        grey: the image, float32 [*sides] in [0, 1], of a sample that is shown; None: it is not.
+        shown: the image, float32 [*sides] or [*sides, 3] in [0, 1], of a sample that is shown; None: it is not.
     """
 
     index: Tensor
     mask: Tensor
     predicted: Tensor
     spacing: Sequence[float] | None
-    grey: Callable[[], np.ndarray] | None = None
+    shown: Callable[[], np.ndarray] | None = None
 
 
 class Predictions(Protocol):

@@ -11,6 +11,7 @@ import torch
 from dira_scale.data.batch import UNITS, Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
+from dira_scale.data.distort.colour import RGB
 from dira_scale.data.exclusion import excluded_patients
 from dira_scale.data.labels import Choice
 from dira_scale.data.loaders import Loader, LoaderSpec
@@ -131,6 +132,11 @@ class Inputs:
             raise UserError(
                 f"views.channel_dropout={share:g}: images of {self.datasets[0].root} have one channel, which always "
                 "stays: use views.channel_dropout=0"
+            )
+        if any(entry.coloured for entry in self.views.entries) and stored != {RGB}:
+            raise UserError(
+                f"views.jitter.saturation, views.jitter.hue and views.grey are of images in colour, and those of "
+                f"{self.datasets[0].root} are not: set each to 0, or shard with recipe.colour=rgb"
             )
         if other := sorted(stored - {channels, *([1] if repeats else [])}):
             root, names = self.datasets[0].root, ", ".join(self.datasets[0].info.channels)

@@ -49,7 +49,7 @@ def write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"2.25.{abs(hash(path.name))}"
-    ds.Rows, ds.Columns, ds.SamplesPerPixel = *pixels.shape, 1
+    ds.Rows, ds.Columns, ds.SamplesPerPixel = *pixels.shape[:2], 1
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
     ds.PixelRepresentation, ds.PhotometricInterpretation = int(pixels.dtype == np.int16), "MONOCHROME2"
     ds.PixelData = pixels.tobytes()

@@ -31,7 +31,7 @@ TASKS = sorted(file.stem for file in (folder("configs") / "task").glob("*.yaml")
 DECIDED = re.compile(
     r"precision|normalise|(task|optim|stages|validate|evaluate)\."
     r"(?!choose|chosen|norm_passes|layer_|head_|span|weight_decay_end|patch_factor).*"
-    r"|views\.(?!.*_target_|channel_dropout).*"
+    r"|views\.(?!.*_target_|channel_dropout|grey|jitter\.(?:saturation|hue)).*"
     r"|data\.(batch|size|remainder|val_split|test_split|fraction_from)"
     r"|model\.(_target_|encoder|decoder_channels|bn_groups|zero_init_residual)"
 )

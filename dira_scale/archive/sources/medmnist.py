@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import numpy as np
-import PIL.Image
 
 from dira_scale.archive.sources.base import SourceRecord
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
+from dira_scale.imaging.colour import chosen
 from dira_scale.imaging.files import size_of
-from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, store
+from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.storage.store import locate, open_file
@@ -41,8 +41,9 @@ class Member:
         with rejects("the archive is damaged ({})"):
             pixels = np.asarray(mapped_array(self.path, self.array)[self.index])
         check_size(*pixels.shape[:2])
-        grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
-        image = store(grey, GreyWindow(0, 255, 1), settings.bits)
+        if pixels.ndim == 3:
+            pixels = chosen(settings.colour, lambda: pixels, lambda: luminance(pixels), 255)
+        image = store(pixels, GreyWindow(0, 255, 1), settings.bits)
         if image.flat:
             raise RejectedError(FLAT)
         return image

@@ -5,16 +5,17 @@ An operation whose parameters leave the image as it is costs nothing.
 
 import numpy as np
 
-from dira_scale.data.views import CUTOUT, INVERSE_CUTOUT, SHUFFLE
+from dira_scale.data.views import CUTOUT, INVERSE_CUTOUT, LUMA, SHUFFLE
 
 _NEGLIGIBLE = 1e-9  # a tap's weight; all smaller ones together change a pixel by less than float32's resolution
 
 
 def jitter(image: np.ndarray, brightness: float, contrast: float, contrast_first: bool) -> np.ndarray:
-    """Brightness multiplies; contrast multiplies the distance from the mean; both are clipped right away."""
+    """Brightness multiplies; contrast multiplies the distance from the mean grey; both are clipped right away."""
     for is_contrast in (contrast_first, not contrast_first):
         if is_contrast and contrast != 1:
-            image = (image * contrast + (1 - contrast) * image.mean()).clip(0, 1)
+            mean = image.mean((1, 2)) @ np.array(LUMA, np.float32) if len(image) == len(LUMA) else image.mean()
+            image = (image * contrast + (1 - contrast) * mean).clip(0, 1)
         elif not is_contrast and brightness != 1:
             image = (image * brightness).clip(0, 1)
     return image

@@ -7,6 +7,7 @@ product of a row and a column indicator, so one batched product paints all of th
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
 from dira_scale.data.distort.channels import without_channels
+from dira_scale.data.distort.colour import RGB, luma, recoloured
 from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.warp import Warping, ieee_products
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
@@ -24,11 +26,11 @@ _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the w
 
 
 class Distort(nn.Module):
-    """Rotation, warp, tone, brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch
-    shuffling, then the views' other corruptions.
+    """Rotation, warp, tone, brightness and contrast (of images in colour saturation, hue and grey), then blur, then
+    (``corrupt``) cutout, inverse cutout or patch shuffling, then the views' other corruptions.
 
     Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
-    (torchvision's formulas for grey images, on which hue and saturation have no effect). The blur is a Gaussian with
+    (torchvision's formulas, for colours in ``colour``). The blur is a Gaussian with
     mirrored edges (edge pixels not repeated). Both patches of a swap are read from the image before all swaps; later
     writes overwrite earlier ones. Flips are geometry and already applied by the loader.
 
@@ -42,7 +44,7 @@ class Distort(nn.Module):
         size = views.sides[0]
         reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
         self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
-        self.rotates, self.tones = views.rotation > 0, views.tone.p > 0
+        self.rotates, self.tones, self.colours = views.rotation > 0, views.tone.p > 0, views.coloured
         self.warp = Warping(views) if views.warp.p > 0 else None
         self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
 
@@ -55,6 +57,9 @@ class Distort(nn.Module):
             x = self.turned(x, params)
             x = tone(x.float(), params) if self.tones else x
             distort = self.one_by_one if x.device.type == "cpu" else self.at_once
+            if self.colours and x.shape[1] == RGB:
+                x, plain = recoloured(x.float(), params), torch.ones_like(params.brightness)
+                params = replace(params, brightness=plain, contrast=plain)
             x = distort(x.float(), params, corrupt)
             x = corrupted(x, self.corruptions, params) if corrupt else x
             x = without_channels(x, params, self.channel_dropout, lacking)
@@ -116,7 +121,10 @@ def jitter(x: Tensor, params: Distortion) -> Tensor:
     )
     first = 2 if x.dim() == 5 and x.shape[1] > 1 else 1  # of a volume each channel has its own mean: 0 stays 0
     for is_contrast in (contrast_first, ~contrast_first):
-        mean = x.mean(tuple(range(first, x.dim())), keepdim=True)
+        if x.dim() == 4 and x.shape[1] == RGB:
+            mean = luma(x).mean((2, 3), keepdim=True)
+        else:
+            mean = x.mean(tuple(range(first, x.dim())), keepdim=True)
         factor = torch.where(is_contrast, contrast, brightness)
         x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
     return x

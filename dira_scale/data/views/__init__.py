@@ -2,8 +2,17 @@
 
 from dira_scale.data.geometry.crop import Geometry
 from dira_scale.data.views.checks import TARGET_FLIPS
-from dira_scale.data.views.draw import CHANNEL_DROPOUT, VIEWS_VERSION, Distortion, draw, draw_labels, draw_partner
+from dira_scale.data.views.draw import (
+    CHANNEL_DROPOUT,
+    COLOUR,
+    VIEWS_VERSION,
+    Distortion,
+    draw,
+    draw_labels,
+    draw_partner,
+)
 from dira_scale.data.views.parts import (
+    LUMA,
     REFERENCE_SIZE,
     Blur,
     Cutout,
@@ -19,8 +28,10 @@ from dira_scale.data.views.spec import ViewSpec, fixed_views
 
 __all__ = [
     "CHANNEL_DROPOUT",
+    "COLOUR",
     "CUTOUT",
     "INVERSE_CUTOUT",
+    "LUMA",
     "NONE",
     "REFERENCE_SIZE",
     "SHUFFLE",

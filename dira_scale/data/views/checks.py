@@ -14,11 +14,13 @@ def check(views: UniformViews) -> None:
     """Raise UserError for views of one size with invalid probabilities or ranges, or with what volumes do not have."""
     branches = (views.cutout.p, views.inverse_cutout.p, views.shuffle.p)
     others = (views.jitter.p, views.blur.p, views.tone.p, views.warp.p, views.sized.p if views.sized else 0,
-              views.channel_dropout)  # fmt: skip
+              views.channel_dropout, views.grey)  # fmt: skip
     _check_flip(views)
     oriented = *views.flips, views.turns, views.transpose
     if not all(0 <= p <= 1 for p in (*oriented, *others, *branches, sum(branches))):
         raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {views}")
+    if not (0 <= views.jitter.saturation <= 1 and 0 <= views.jitter.hue <= 0.5):
+        raise UserError(f"need 0 <= jitter.saturation <= 1 and 0 <= jitter.hue <= 0.5: {views.jitter}")
     if not (0 < views.scale[0] <= views.scale[1] <= 1 and 0 < views.ratio[0] <= views.ratio[1]):
         raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {views}")
     if views.target_flip not in TARGET_FLIPS:
@@ -92,7 +94,8 @@ def _check_volume(views: UniformViews, size: tuple[int, ...]) -> None:
                         f"{list(size)} and extents={[list(extent) for extent in views.extents]}")  # fmt: skip
     names = ("blur", "cutout", "inverse_cutout", "shuffle", "tone", "warp")
     parts = {f"{name}.p": getattr(views, name).p for name in names}
-    parts |= {"rotation": views.rotation}
+    parts |= {"rotation": views.rotation, "grey": views.grey}
+    parts |= {f"jitter.{name}": getattr(views.jitter, name) for name in ("saturation", "hue")}
     if given := [f"{name}={value:g}" for name, value in parts.items() if value]:
         raise UserError(f"views of volumes do not have {', '.join(given)}: set each to 0")
     if (tuple(views.scale), tuple(views.ratio)) != (type(views).scale, type(views).ratio):

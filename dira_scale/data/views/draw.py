@@ -16,10 +16,12 @@ from dira_scale.data.views.parts import REFERENCE_SIZE
 from dira_scale.data.views.spec import ViewSpec
 
 CHANNEL_DROPOUT = "channel_dropout"  # among a distortion's ``corruptions``: the key of its random numbers [b]
+COLOUR = "colour"  # likewise: what ``distort.colour`` applies
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbers
 VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 # Streams of random numbers.
 _GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE, _PAIRS = range(11)
-_CHANNELS = 11
+_CHANNELS, _COLOURS = 11, 12
 _CORRUPTIONS = 16  # that of the first; those after it have the next ones
 
 
@@ -124,6 +126,8 @@ def draw(
     if spec.channel_dropout:
         key = np.floor(uniform(1, _CHANNELS)[:, 0] * 2**24).astype(np.int64)
         corruptions[CHANNEL_DROPOUT] = {"key": torch.from_numpy(key)}
+    if spec.coloured:
+        corruptions[COLOUR] = _colour(spec, intensity, uniform(5, _COLOURS))
     return geometry, Distortion(
         *_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations, tone, warped, corruptions
     )
@@ -175,6 +179,32 @@ def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, T
     contrast = np.where(jitter, random.between(u[:, 3], 1 - spec.jitter.contrast, 1 + spec.jitter.contrast), 1.0)
     sigma = np.where(blur, random.between(u[:, 4], *spec.blur.sigma) * spec.sides[-1] / REFERENCE_SIZE, 0.0)
     return _float32(brightness), _float32(contrast), torch.from_numpy(u[:, 5] < 0.5), _float32(sigma)
+
+
+def _colour(spec: ViewSpec, intensity: np.ndarray, u: np.ndarray) -> dict[str, Tensor]:
+    """Saturation factor and turn of the hue, float32 [b]; the ``order`` uint8 [b, 4] of the four; ``grey`` bool [b].
+
+    All orders are alike, and brightness and contrast are in the order that views of grey images have.
+    """
+    jitter, saturation, hue = intensity[:, 0] < spec.jitter.p, spec.jitter.saturation, spec.jitter.hue
+    number = np.ravel_multi_index((intensity[:, 5] < 0.5, *np.floor(u[:, 2:4] * (3, 4)).astype(int).T), (2, 3, 4))
+    return {
+        "saturation": _float32(np.where(jitter, random.between(u[:, 0], 1 - saturation, 1 + saturation), 1.0)),
+        "hue": _float32(np.where(jitter, random.between(u[:, 1], -hue, hue), 0.0)),
+        "order": torch.from_numpy(_ORDERS[number]),
+        "grey": torch.from_numpy(u[:, 4] < spec.grey),
+    }
+
+
+def _order(contrast_first: int, saturation: int, hue: int) -> list[int]:
+    """Where ``saturation`` has this place among the first three, then ``hue`` among all four."""
+    order = [CONTRAST, BRIGHTNESS] if contrast_first else [BRIGHTNESS, CONTRAST]
+    order.insert(saturation, SATURATION)
+    order.insert(hue, HUE)
+    return order
+
+
+_ORDERS = np.array([_order(*places) for places in np.ndindex(2, 3, 4)], np.uint8)
 
 
 def _tone(spec: ViewSpec, u: np.ndarray) -> Tensor:

@@ -2,16 +2,21 @@
 
 from dataclasses import dataclass
 
+LUMA = (0.2989, 0.587, 0.114)  # shares of red, green and blue in grey (torchvision's rgb_to_grayscale)
 REFERENCE_SIZE = 224  # pixels of the view that lengths refer to
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """With probability ``p``, factors from [1 - x, 1 + x] for brightness and contrast, in either order."""
+    """With probability ``p``, factors from [1 - x, 1 + x] for brightness and contrast, in either order; of images in
+    colour also for saturation, and their hue is turned by up to ``hue`` of the circle, in any order (torchvision's
+    ColorJitter)."""
 
     brightness: float = 0.4
     contrast: float = 0.4
     p: float = 0.8
+    saturation: float = 0.0
+    hue: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ MOST = 256  # views of a sample: a random number's counter has 8 bits for them
 # What may differ from one kind of crops to another; the rest is of the sample, or of what is restored.
 OWN = (
     "size", "count", "scale", "ratio", "sized", "extents", "crop_border", "flip", "turns", "transpose", "rotation",
-    "channel_dropout", "jitter", "blur", "tone", "warp", "cutout", "inverse_cutout", "shuffle", "border", "corruptions",
+    "channel_dropout", "grey", "jitter", "blur", "tone", "warp", "cutout", "inverse_cutout", "shuffle", "border",
+    "corruptions",
 )  # fmt: skip
 EXAMPLE = "[{count: 2, scale: [0.25, 1]}, {size: 96, count: 8, scale: [0.05, 0.25]}]"
 

@@ -54,6 +54,7 @@ class UniformViews:
             sample (``recipe.split_sequences``).
         channel_dropout: of images of several channels: with which probability each becomes 0, but never all; not of the
             restoration target (as missing MR sequences; Havaei et al., "HeMIS", MICCAI 2016).
+        grey: of images in colour: with which probability a view becomes grey (torchvision's RandomGrayscale).
         fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
         corruptions: by name, of views that are to be restored: applied in this order, after all others; None: none.
         spacing: of volumes: the millimetres of a voxel on each axis, or on all, in which sizes of crops are counted;
@@ -79,6 +80,7 @@ class UniformViews:
     orientations: int = 0
     pair: str = "image"
     channel_dropout: float = 0.0
+    grey: float = 0.0
     extents: tuple[tuple[int, ...], ...] = ()
     fixed: tuple[FixedCrop, ...] = ()
     sized: SizedCrop | None = None
@@ -98,6 +100,11 @@ class UniformViews:
     def stored(self) -> dict[str, Any]:
         """How stored images are seen, of whatever views."""
         return {"spacing": self.spacing, "range": self.range, "pad": self.pad}
+
+    @property
+    def coloured(self) -> bool:
+        """Whether something is done to colours."""
+        return max(self.jitter.saturation, self.jitter.hue, self.grey) > 0
 
     @property
     def sides(self) -> tuple[int, ...]:

@@ -1,13 +1,13 @@
 """DICOM frames: modality values of any frame in any transfer syntax, and its position in the patient."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, as_pixel_options, get_decoder
+from pydicom.pixels import apply_color_lut, as_pixel_options, convert_color_space, get_decoder
 from pydicom.uid import UID_dictionary
 
 from dira_scale.imaging.dicom.codestream import PLUGINS
@@ -56,6 +56,7 @@ class Decoded:
         top: largest possible value of a colour image, else None.
         inverted: small values are displayed bright (MONOCHROME1).
         header: the file's, overlaid with the frame's own functional groups.
+        colours: of a colour image: makes integers [H, W, 3], red, green and blue from 0 to ``top``.
     """
 
     values: np.ndarray
@@ -64,6 +65,7 @@ class Decoded:
     top: int | None
     inverted: bool
     header: Dataset
+    colours: Callable[[], np.ndarray] | None = None
 
 
 def plane_of(header: Dataset) -> Plane | None:
@@ -130,6 +132,7 @@ class DicomFile:
         with rejects("damaged or cut short ({} in DICOM decoding)"):
             header = self.frame_header(number)
             stored, photometric = self._stored(number)
+            rgb: Callable[[], np.ndarray] | None = None
             padding, step, top = np.zeros(self.shape, bool), 1.0, 2 ** int(header.BitsStored) - 1
             if photometric in ("MONOCHROME1", "MONOCHROME2"):
                 (values, step), padding, top = modality_values(header, stored), find_padding(header, stored), None
@@ -137,10 +140,12 @@ class DicomFile:
                 colours, top = apply_color_lut(stored, header)[..., :3], 255
                 if colours.dtype == np.uint16:  # 16-bit tables hold 8 bits in the upper byte, whatever is in the lower
                     colours = (colours >> 8).astype(np.uint8)
-                values = luminance(colours)
-            else:
-                values = luminance(stored) if photometric == "RGB" else stored[..., 0]  # Y of YBR is the luminance
-            return Decoded(values, padding, step, top, photometric == "MONOCHROME1", header)
+                values, rgb = luminance(colours), lambda: colours
+            elif photometric == "RGB":
+                values, rgb = luminance(stored), lambda: stored
+            else:  # Y of YBR is the luminance
+                values, rgb = stored[..., 0], lambda: convert_color_space(stored, photometric, "RGB")
+            return Decoded(values, padding, step, top, photometric == "MONOCHROME1", header, rgb)
 
     def _stored(self, number: int) -> tuple[np.ndarray, str]:
         """Stored values [H, W] or [H, W, 3], and their photometric interpretation."""

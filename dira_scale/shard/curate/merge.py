@@ -36,6 +36,10 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
                 f"{datasets[0].root} has {', '.join(first.channels) or 'one channel'}, but {dataset.root} "
                 f"{', '.join(dataset.info.channels) or 'one channel'}: merge datasets of the same channels"
             )
+    stored = {max(dataset.column("channels")): dataset.root for dataset in datasets}
+    if len(stored) > 1 and first.dims == 2:
+        grey, colour = (root for _, root in sorted(stored.items()))
+        raise UserError(f"{grey} has grey images, but {colour} images in colour: merge datasets of the same channels")
     classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
     tables = [_relabelled(with_relative_shards(each, each.table, folder), each.info, labels) for each in datasets]

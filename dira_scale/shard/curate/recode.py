@@ -46,7 +46,7 @@ class RecodePlan:
     def __init__(self, origin: ShardedDataset):
         self._origin = origin
         self.label_names = tuple(origin.info.label_names)
-        self.channels = ()  # grey images alone are recoded
+        self.channels = ()  # images have one range, in colour, too
         with open_file(origin.root / MANIFEST_FILE) as file:
             self.hash = checksum(file)
         shards = pc.index_in(origin.table["shard"], pa.array(origin.info.shards.keys(), pa.string())).to_numpy()
@@ -82,8 +82,9 @@ def check(origin: ShardedDataset, form: Form, out: Path) -> None:
         raise UserError(f"{path} holds volumes (dims 3), and to=webdataset converts images: shard the volumes again "
                         "with another recipe.codec or recipe.volume.spacing, or with recipe.slices=axial, whose "
                         "slices can be converted")  # fmt: skip
-    if set(origin.column("channels").tolist()) != {1}:
-        raise UserError(f"{path} has images of several channels, and to=webdataset converts grey ones: shard again")
+    if not {*origin.column("channels").tolist()} <= {1, 3}:
+        raise UserError(f"{path} has images of several channels, and to=webdataset converts grey images and those in "
+                        "colour: shard again")  # fmt: skip
     if is_local(out) and is_local(origin.root):
         if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(origin.root)):
             raise UserError(f"out={out} is the folder of {path}, or in it: name another, as the origin stays as it is")

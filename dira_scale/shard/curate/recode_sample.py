@@ -72,10 +72,11 @@ def _recoded(stored: StoredSample, form: Form) -> Sample:
     if xxhash.xxh3_64_hexdigest(payload) != row["xxh3"]:
         raise QuarantinedError("decode", "damaged in its shard: the image's checksum differs")
     shape = row["height"], row["width"]
+    colours = () if row["channels"] == 1 else (row["channels"],)
     values = None if mask is None else _decoded(mask, "png", shape, "mask")
     if not form.changes(row):
         return Sample(row, payload, mask)
-    pixels = _decoded(payload, row["codec"], shape, "decode")
+    pixels = _decoded(payload, row["codec"], (*shape, *colours), "decode")
     image = GreyImage(pixels, row["low"], row["high"], row["spacing"] and tuple(row["spacing"]))
     if form.bits not in (None, row["bits"]):
         image = store(pixels, GreyWindow(image.low, image.high, 1), form.bits, image.spacing)
@@ -105,7 +106,7 @@ def _read(stored: StoredSample) -> tuple[bytes, bytes | None]:
     return image, mask[0] if mask else None
 
 
-def _decoded(payload: bytes, codec: str, shape: tuple[int, int], stage: str) -> np.ndarray:
+def _decoded(payload: bytes, codec: str, shape: tuple[int, ...], stage: str) -> np.ndarray:
     try:
         values = decode(payload, codec)
     except DecodeError as error:

@@ -195,7 +195,7 @@ class Stats:
             raise self._damaged(row) from error
 
     def picture(self, row: int, depth: int | None = None) -> np.ndarray:
-        """float32 [H, W] in [0, 1] as in training: the mean of colours; of a volume an axial slice, by default the
+        """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the
         middle one: of several channels those that it has, side by side."""
         try:
             if self.info.dims == 3:
@@ -205,11 +205,13 @@ class Stats:
                 middle = planes.reshape(-1, *planes.shape[-2:])
             else:
                 middle = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
-                middle = (middle.mean(-1) if middle.ndim == 3 else middle)[None]
+                middle = np.moveaxis(middle, -1, 0) if middle.ndim == 3 else middle[None]
         except DecodeError as error:
             raise self._damaged(row) from error
         low, high = (np.broadcast_to(end, len(middle))[:, None, None] for end in self.dataset.range(row))
         scaled = np.clip((np.asarray(middle, np.float32) - low) / np.where(high > low, high - low, 1), 0, 1)
+        if self.info.dims == 2 and len(scaled) > 1:
+            return np.moveaxis(scaled, 0, -1)
         return np.concatenate(scaled[~np.isnan(low[:, 0, 0])], axis=1)
 
     def _damaged(self, row: int) -> DatasetError:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from archive.sources import miniatures, miniatures_3d, miniatures_corpora
+from archive.sources import miniatures, miniatures_3d, miniatures_colour, miniatures_corpora
 
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.chestxray14 import FINDINGS
@@ -16,6 +16,8 @@ from dira_scale.archive.sources.chestxray14 import FINDINGS
 GONE = "the file cannot be read (FileNotFoundError)"
 ABSENT = "listed, but missing"
 UNLISTED = "no line in the tables"
+GREY = "grey (recipe.colour=rgb stores images in colour, grey those of one channel)"
+RGB = {"channels": 3, "low": 0, "high": 255, "bits": 8}
 
 
 class Row(NamedTuple):
@@ -81,6 +83,10 @@ def nodules(root: Path, ingest: SimpleNamespace) -> miniatures.Stored:
 
 def _findings(*ones: str) -> dict[str, float]:
     return dict.fromkeys(FINDINGS, 0.0) | dict.fromkeys(ones, 1.0)
+
+
+def _diagnosed(name: str) -> dict[str, float]:
+    return {each: float(each == name) for each in ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")}
 
 
 def _ball(middle: tuple[int, ...], diameter: float, spacing: tuple[float, ...], depth: int = 999) -> tuple[Any, ...]:
@@ -239,6 +245,41 @@ LAYOUTS = {
         {f"set/{split}/{n}": Row({"pneumonia": n % 2}, split=split) for split in SPLITS for n in range(SPLITS[split])},
         keys={"classes": ["pneumonia"]}, images="{root}/set.npz",
     ),
+    "medmnist, colour": Layout(
+        partial(miniatures.medmnist, colours=True, classes=3),
+        {f"set/{split}/{n}": Row({"abc"[k]: float(n % 3 == k) for k in range(3)}, split=split)
+         for split in SPLITS for n in range(SPLITS[split])},
+        keys={"classes": ["a", "b", "c"], "colour": "rgb"}, images="{root}/set.npz", recipe="medmnist", columns=RGB,
+    ),
+    "ham10000": Layout(
+        miniatures_colour.ham10000,
+        {"ISIC_0027419": Row({"dx": 2}, {"age": "80", "sex": "M"}), "ISIC_0026769": Row({"dx": 4}),
+         "ISIC_0025030": Row({"dx": 2}, {"age": "80", "sex": "M"})},
+        {"ISIC_0026770": ABSENT, "masks/ISIC_0027419_segmentation.png": "no line in the tables"},
+        {"codec": "png"}, columns=RGB,
+    ),
+    "isic2019": Layout(
+        miniatures_colour.isic2019,
+        {"ISIC_0000000": Row(_diagnosed("NV"), {"age": "55", "sex": "M"}),
+         "ISIC_0000029_downsampled": Row(_diagnosed("MEL"))},
+        {"ISIC_0073254": GREY}, {"codec": "png"}, columns=RGB,
+    ),
+    "kvasir": Layout(
+        miniatures_colour.kvasir, {f"{name}/{n}a.jpg": Row({"class": n}) for n, name in
+                                   enumerate(miniatures_colour.KVASIR)}, keys={"codec": "png"}, columns=RGB),
+    "eyepacs": Layout(
+        miniatures_colour.eyepacs, {"10_left": Row({"level": 0}), "10_right": Row({"level": 4}),
+                                    "13_left": Row({"level": 2})},
+        {"15_left": ABSENT, "test/1_left.jpeg": "no line in the tables"}, {"codec": "png"}, columns=RGB),
+    "patchcamelyon": Layout(
+        miniatures_colour.patchcamelyon,
+        {"f38a6374c348f90b587e046aac6079959adf3835": Row({"label": 0}),
+         "c18f2d887b7ae4f6742ee445113fa1aef383ed77": Row({"label": 1})}, columns=RGB),
+    "class_folders": Layout(
+        miniatures_colour.class_folders,
+        {"train/benign/a.png": Row({"class": 0}), "train/benign/b.png": Row({"class": 0}),
+         "test/malignant/a.tif": Row({"class": 1})},
+        {"overview.png": "in no class's folder"}, {"secret": False}, columns=RGB),
     "luna16": Layout(
         miniatures_3d.luna16,
         {

@@ -64,12 +64,16 @@ def test_a_layout_arrives(
         ("fomo60k", ("sub_1/ses_1/t1.nii.gz", "PT015_NKI/sub_1/ses_1/t2.nii.gz")),
         ("fomo300k", FOMO300K[1:]),
         ("ct_rate", ("train_1_a_1", "valid_7_a_1")),
+        ("ham10000", ("ISIC_0027419", "ISIC_0025030")),
+        ("eyepacs", ("10_left", "10_right")),
+        ("kvasir", ("polyps/6a.jpg", "esophagitis/2a.jpg")),
     ],
 )
 def test_who_is_one_patient(name: str, records: tuple[str, str], tmp_path: Path, ingest: SimpleNamespace) -> None:
     made(name, tmp_path, ingest)
     first, second = ({r.name: r for r in listed(name, tmp_path, ingest)}[record] for record in records)
-    same = name in ("chestxray14", "chexpert", "lidc_idri", "bids", "rsna_pneumonia") or SAME & {*records}
+    groups = ("chestxray14", "chexpert", "lidc_idri", "bids", "rsna_pneumonia", "ham10000", "eyepacs")
+    same = name in groups or SAME & {*records}
     assert (first.patient == second.patient and first.patient is not None) == bool(same)
     assert first.study != second.study or first.study is None
 
@@ -151,6 +155,13 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("jsrt", {}, "JSRT/Clinical_Information/CLNDAT_EN.txt", "", None, r"holds no CLNDAT_EN\.TXT at any depth"),
     ("medmnist", {"classes": ["a", "b"]}, "", "", "", r"recipe.classes=\['a', 'b'\]: .*set.npz has 1 labels"),
     ("medmnist", {}, "set.npz", "", None, r"no such file; give the \.npz"),
+    ("isic2019", {}, "ISIC_2019_Training_Metadata.csv", "lesion_id", "lesion", "have no column lesion_id"),
+    ("isic2019", {}, "ISIC_2019_Training_GroundTruth.csv", "ISIC_0073254", "ISIC_0000000",
+     "line 4: two lines of ISIC_0000000"),
+    ("eyepacs", {}, "trainLabels.csv", "13_left,2", "13_left,9", "13_left: '9' is not a class"),
+    ("kvasir", {"class_columns": {"class": ["polyps", "others"]}}, "", "", "",
+     r"is not a class of recipe\.class_columns"),
+    ("class_folders", {}, "test", "", None, "has pictures in 1 folders: give the folder that has one for each class"),
     ("luna16", {}, "subset0 subset5 subset9", "", None, "holds none of subset0, subset1"),
     ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,nan,3,5.5", f"line 2: 'nan' {NUMBER}"),
     ("luna16_candidates", {"patch": [4, 4]}, "", "", "", r"recipe.patch=\[4, 4\]: give \[z, y, x\] in voxels"),

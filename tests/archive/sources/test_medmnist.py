@@ -17,9 +17,9 @@ from dira_scale.archive.sources.medmnist import MedMnist, Member, mapped_array
 from dira_scale.errors import UserError
 
 
-def test_colours_and_more_classes(tmp_path: Path, shards: Callable) -> None:
+def test_colours_become_luminance_if_asked_for(tmp_path: Path, shards: Callable) -> None:
     made = miniatures.medmnist(tmp_path, colours=True, classes=4)
-    dataset = shards("medmnist", images=tmp_path / "set.npz")
+    dataset = shards("medmnist", images=tmp_path / "set.npz", colour="luminance")
     assert dataset.label_names == ["label_0", "label_1", "label_2", "label_3"]
     for n in range(12):
         grey = made[f"set/train/{n}"][0].astype(float) @ (0.299, 0.587, 0.114)

@@ -24,6 +24,7 @@ LISTS = {
     "rsna_pneumonia": ("*.csv", "*.json"),
     "siim_acr": ("*.csv",),
     "montgomery": ("*/*.txt",),
+    "isic2019": ("*.csv",),
     "jsrt": ("*/*/*.txt", "*/*/*.TXT"),
     "luna16": ("*.csv", "*/*.mhd"),
     "luna16_candidates": ("*.csv",),

@@ -1,0 +1,99 @@
+"""A conversion of pictures in colour: every codec, mixtures counted, and one line where all are of the other kind."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from archive.sources.miniatures_colour import colours, write
+from PIL import Image
+
+from dira_scale.archive import writer
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import decode
+from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.merge import merge
+from dira_scale.shard.curate.recode import recode
+from dira_scale.shard.curate.recode_sample import Form
+from dira_scale.shard.curate.stats import Stats
+from dira_scale.shard.curate.stats_page import tile
+from dira_scale.shard.curate.verify import verify
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch, ingest: SimpleNamespace) -> None:
+    from archive.sources.conftest import Here
+
+    monkeypatch.setattr(writer, "worker_pool", Here)
+
+
+def pictures(root: Path, count: int = 6, grey: int = 0) -> Path:
+    for n in range(count + grey):
+        write(root / f"{n}.png", n, grey=n >= count)
+    return root
+
+
+def converted(ingest: SimpleNamespace, images: Path, out: Path, **keys: object) -> ShardedDataset:
+    convert(ingest.recipe("folder", images=str(images), labels=None, **keys), out, workers=1)
+    return ShardedDataset.open(out)
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg", "jp2", "npy"])
+def test_every_codec_holds_three_channels(tmp_path: Path, ingest: SimpleNamespace, codec: str) -> None:
+    dataset = converted(ingest, pictures(tmp_path / "in"), tmp_path / "out", codec=codec, colour="rgb", max_side=36)
+    expected = [np.asarray(Image.fromarray(colours(n)).resize((30, 36), Image.Resampling.BILINEAR)) for n in range(6)]
+    for row in range(6):
+        assert dataset.shape(row) == (36, 30, 3) and dataset.range(row) == (0, 255)
+        pixels = decode(dataset.read(row), codec, (36, 30, 3)).astype(int)
+        assert min(np.abs(pixels - each).mean() for each in expected) <= (2.5 if codec == "jpg" else 0)
+    assert dataset.info.recipe["colour"] == "rgb" and dataset.info.format_version == 3
+    assert not verify(tmp_path / "out", workers=1)
+    shown = tile(Stats(dataset), 0)
+    assert shown.std(2).max() > 20  # in colour
+
+
+def test_mixtures_are_counted(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    images = pictures(tmp_path / "in", 6, grey=3)
+    for colour, taken in (("rgb", 6), ("grey", 3), ("luminance", 9)):
+        dataset = converted(ingest, images, tmp_path / colour, colour=colour)
+        rejected = pq.read_table(tmp_path / colour / "quarantine.parquet").to_pylist()
+        assert sum(dataset.info.counts.values()) == taken and len(rejected) == 9 - taken
+        assert {row["stage"] for row in rejected} <= {"colour"}
+    assert "colour" not in ShardedDataset.open(tmp_path / "grey").info.recipe  # as of older datasets
+    with pytest.raises(
+        UserError, match=r"grey has grey images, but .*rgb images in colour: merge datasets of the same"
+    ):
+        merge([tmp_path / "rgb", tmp_path / "grey"], tmp_path / "both", "both")
+
+
+@pytest.mark.parametrize(
+    "colour, kind, words",
+    [
+        ("grey", {}, r"recipe.colour=grey: the images are in colour \(recipe.colour=rgb stores three channels"),
+        ("rgb", {"count": 0, "grey": 3}, r"recipe.colour=rgb: the images are grey \(recipe.colour=rgb stores"),
+        ("red", {}, "recipe.colour=red: use grey, luminance, rgb"),
+    ],
+)
+def test_the_other_kind_is_one_line_before_anything_is_written(
+    tmp_path: Path, ingest: SimpleNamespace, colour: str, kind: dict, words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        converted(ingest, pictures(tmp_path / "in", **kind), tmp_path / "out", colour=colour)
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_shards_in_colour_are_recoded(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    before = converted(ingest, pictures(tmp_path / "in"), tmp_path / "png", colour="rgb")
+    recode(tmp_path / "png", tmp_path / "jp2", Form("jp2", max_side=24), workers=1)
+    after = ShardedDataset.open(tmp_path / "jp2")
+    for row in range(6):
+        pixels = decode(before.read(row), "png", (48, 40, 3))
+        expected = np.asarray(Image.fromarray(pixels).resize((20, 24), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(decode(after.read(row), "jp2", (24, 20, 3)), expected)
+
+
+def test_volumes_have_no_colour(ingest: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"recipe\.colour=rgb with recipe\.dims=3: volumes are grey"):
+        convert(ingest.recipe("volumes", images=str(tmp_path), colour="rgb"), tmp_path / "out", workers=1)
