@@ -43,7 +43,7 @@ class Start:
 
 
 def start_weights(
-    init: str, encoder: Encoder, network: Network | None = None, other_norm: bool = False
+    init: str, encoder: Encoder, network: Network | None = None, other_norm: bool = False, key: str = "init"
 ) -> Start | None:
     """Fill ``encoder`` from ``init``, and the decoder of ``network``, which is over it, if ``init`` has one. No head:
     what a new task predicts is not what the old one did.
@@ -54,12 +54,12 @@ def start_weights(
         other_norm: as of ``StartWeights``.
 
     Raises:
-        UserError: names ``init`` and the file: there is none, it is damaged, or of another network (which tensor).
+        UserError: names ``key`` and the file: there is none, it is damaged, or of another network (which tensor).
     """
     if init == RANDOM:
         return None
-    path = _file(Path(init))
-    weights = StartWeights(path, encoder, start_tensors(path), "init", other_norm)
+    path = _file(Path(init), key)
+    weights = StartWeights(path, encoder, start_tensors(path), key, other_norm)
     if network is not None:
         weights.fill(network, head=False)
     return start_of(path, weights)
@@ -95,11 +95,11 @@ def licence_of(path: Path) -> str | None:
     return next((licence for name, licence in PUBLISHED.items() if re.fullmatch(name, path.name)), None)
 
 
-def _file(path: Path) -> Path:
+def _file(path: Path, key: str) -> Path:
     """``path``, or of an exported folder its file."""
     if not path.is_dir() or (path / "config.yaml").exists():
         return path
     file = next((path / name for name in EXPORTED if (path / name).is_file()), None)
     if file is None:
-        raise UserError(f"init={path}: neither a run's folder nor one that export wrote; name one, or a file")
+        raise UserError(f"{key}={path}: neither a run's folder nor one that export wrote; name one, or a file")
     return file
