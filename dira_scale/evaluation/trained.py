@@ -13,6 +13,7 @@ from torch import Tensor
 from dira_scale.data.config import as_stored
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.info import in_colour
 from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.distributed.precision import autocast, choose, set_fp32
 from dira_scale.errors import UserError
@@ -107,10 +108,15 @@ class TrainedRun:
         """The channels of an image that has more than one."""
         return int(self.network.encoder.channels[0])
 
+    @property
+    def colour(self) -> bool:
+        """Whether it is known to have learned from images in colour."""
+        return in_colour(self.about.get("conversion") or {})
+
     def require_channels(self, dataset: ShardedDataset, splits: Sequence[str]) -> None:
         """Raise UserError unless it takes the channels of these images."""
         names = self.about.get("channel_names", [])
-        dataset.require_channels(splits, self.channels, names, f"the network {self.about['network']}")
+        dataset.require_channels(splits, self.channels, names, f"the network {self.about['network']}", self.colour)
 
     @property
     def hash(self) -> str:

@@ -131,6 +131,8 @@ class Card:
 
     def _loading(self) -> str:
         names, channels, taken = self.run.data.channels, self.run.network.channels, self.run.input.channels
+        if names or any(dataset.colour for dataset in self.run.data.datasets):
+            taken = channels  # also of a network that is tuned, whose input is described without data
         shape = ", ".join(map(str, (taken, *self.run.input.size)))
         window, repeated, repeat = self.run.input.window, "", ""
         given = {1: "grey", 3: "red, green and blue"}.get(taken, f"{taken} channels")

@@ -109,6 +109,7 @@ def _read_raster(file: BinaryIO, bits: int, colour: str) -> GreyImage:
         deep = picture.mode[0] in "IF"
         values = np.asarray(picture if deep else picture.convert("L"))
         return _store(values, bits, inverted=deep and kind == "TIFF, white is 0")
+    picture = picture.convert("RGB") if picture.mode == "LAB" else picture  # from which Pillow makes no grey
     rgb, grey = (lambda mode=mode: np.asarray(picture.convert(mode)) for mode in ("RGB", "L"))
     return _store(chosen(colour, rgb, grey, 255), bits)
 

@@ -40,8 +40,9 @@ class RestorationTable:
         }
         for name, image in restorations.items():
             mse = float(np.mean((image - clean) ** 2))
-            pair = (torch.from_numpy(each).double()[None if colour else (None, None)] for each in (clean, image))
-            self._scores.setdefault(name, []).append((mse, float(ssim(*pair))))
+            one = (slice(None) if colour else None, None)  # each channel is an image of its own
+            pair = (torch.from_numpy(each).double()[one] for each in (clean, image))
+            self._scores.setdefault(name, []).append((mse, float(ssim(*pair).mean())))
 
     def rows(self, stage: str) -> list[dict[str, str | float | int]]:
         """One row per restorer: stage, restorer, mse, mse_sd, ssim, ssim_sd (over images), n."""

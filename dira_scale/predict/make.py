@@ -180,7 +180,7 @@ class Prediction:
             try:
                 loaded = self.images.load(number)
                 stored = loaded.stored.seen(**trained.stored)
-                takes = {trained.channels, *([] if trained.about.get("channel_names") else [1])}
+                takes = {trained.channels, *([] if trained.about.get("channel_names") or trained.colour else [1])}
                 if stored.channels not in takes:
                     wanted = " or ".join(map(str, sorted(takes)))
                     raise QuarantinedError("check", f"{stored.channels} channels, and the network takes {wanted}")

@@ -74,12 +74,13 @@ class Dataset:
     samples: Mapping[str, int] | None = None  # by split
     lists: str | None = None  # that decided splits
     channels: tuple[str, ...] = ()  # their names, of several
+    colour: bool = False  # images are red, green and blue
 
     def known(self, info: "DatasetInfo") -> "Dataset":
         """With what ``info`` says."""
         return replace(
             self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
-            lists=info.split_remark, channels=tuple(info.channels),
+            lists=info.split_remark, channels=tuple(info.channels), colour=info.in_colour,
         )  # fmt: skip
 
     def at(self, root: Path) -> "Dataset":

@@ -112,6 +112,8 @@ def test_a_network_takes_the_channels_that_it_has_learned(tmp_path: Path) -> Non
         grey.require_channels(["train"], 2, ("T1", "T2"), "it")
     with pytest.raises(DatasetError, match=r"toy has images of 2 channels, and it takes 1 or 3: name"):
         shards.require_channels(["train"], 3, (), "it")
+    with pytest.raises(DatasetError, match=r"grey has images of 1 channels, and it takes 3: name"):
+        grey.require_channels(["train"], 3, (), "it", colour=True)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ class Trained:
             self.save(step=2, stage=0, best="di")
         self.method.train()
         images = (torch.rand(8, 1, 64, 64), torch.rand(8, 1, 64, 64))
-        self.method(images, images, SimpleNamespace(step=0))
+        self.method(images, images, SimpleNamespace(step=0, lacking=lambda first, views: None))
         norm.commit_statistics(self.method)
         for parameter in self.method.parameters():
             parameter.data.mul_(1 + 0.1 * torch.randn_like(parameter))

@@ -120,6 +120,13 @@ def test_a_grey_jpeg_of_rgb_components_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path, 8, colour="grey").pixels, expected)
 
 
+def test_a_tiff_of_lightness_and_two_colours_becomes_grey(tmp_path: Path) -> None:
+    picture = Pillow.merge("LAB", [Pillow.fromarray(channel) for channel in np.moveaxis(colours(), -1, 0).copy()])
+    picture.save(path := tmp_path / "x.tif")
+    expected = np.asarray(picture.convert("RGB").convert("L"))
+    np.testing.assert_array_equal(read_image(path, 8, colour="luminance").pixels, expected)
+
+
 def test_one_colour_everywhere_is_flat(tmp_path: Path) -> None:
     with pytest.raises(RejectedError, match="all pixels are equal"):
         read_image(saved(tmp_path / "x.png", np.full((HEIGHT, WIDTH, 3), (200, 10, 90), np.uint8)), 8, colour="rgb")

@@ -3,7 +3,9 @@
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ import torch
 import xxhash
 from archive.sources.miniatures_colour import colours
 from data.conftest import row_of, write_dataset
+from localize.made_up import sees_brightness
 from PIL import Image
 from safetensors.torch import save_file
 
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.schema import DatasetError
 from dira_scale.data.views import ViewSpec
 from dira_scale.embed import main as embed
+from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.finetune import main as finetune
 from dira_scale.localize.make import _over
 from dira_scale.methods import construct
@@ -123,6 +129,17 @@ def test_the_other_kind_is_refused_before_there_is_a_run(
     assert main([*PRETRAIN, f"data.shards={shards}", f"run={tmp_path / 'run'}", *words]) == 2
     assert not (tmp_path / "run").exists()
     assert re.search(printed, capsys.readouterr().err)
+
+
+def test_a_network_that_is_tuned_on_colours_takes_no_grey_images(tmp_path: Path) -> None:
+    """One that is tuned on grey images, or on what is not known, takes one channel or three, as before."""
+    made, shards = sees_brightness(16, 16), ShardedDataset.open(dataset(tmp_path / "toy", grey=True))
+    encoder = SimpleNamespace(channels=(3, 8))
+    trained = TrainedRun(SimpleNamespace(encoder=encoder), {**made.about, "network": "skin"})  # type: ignore[arg-type]
+    trained.require_channels(shards, ["train"])
+    trained = replace(trained, about={**trained.about, "conversion": {"colour": "rgb"}})
+    with pytest.raises(DatasetError, match="toy has images of 1 channels, and the network skin takes 3: name a"):
+        trained.require_channels(shards, ["train"])
 
 
 @pytest.mark.system

@@ -29,7 +29,7 @@ class Runs:
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
         """255 inside. Raises RejectedError for malformed runs, or runs outside the image."""
         assert isinstance(image, GreyImage)
-        height, width = image.pixels.shape
+        height, width = image.pixels.shape[:2]
         columns = np.zeros(width * height, np.uint8)
         for region in self.regions:
             try:

@@ -101,14 +101,18 @@ class ShardedDataset:
             "(python -m dira_scale.shard recipe=volumes makes one)"
         )
 
-    def require_channels(self, splits: Sequence[str], takes: int, names: Sequence[str], reader: str) -> None:
+    def require_channels(
+        self, splits: Sequence[str], takes: int, names: Sequence[str], reader: str, colour: bool = False
+    ) -> None:
         """Raise DatasetError unless ``reader``, which takes so many channels, takes the images of ``splits``: they have
-        as many, of the ``names`` that it has learned, if these are known; or else one, which it repeats."""
+        as many, of the ``names`` that it has learned, if these are known; or else one, which it repeats, unless it has
+        learned from images in ``colour``."""
+        repeats = not (names or colour)
         stored = {kind.channels for split in splits for kind in self.kinds(split)}
-        if other := sorted(stored - {takes if names else 1, takes}):
+        if other := sorted(stored - {1 if repeats else takes, takes}):
             raise DatasetError(
                 f"data.shards={self.root} has images of {other[0]} channels, and {reader} takes "
-                f"{'' if names else '1 or '}{takes}: name a dataset of such images"
+                f"{'1 or ' * repeats}{takes}: name a dataset of such images"
             )
         if names and self.info.channels and [*names] != self.info.channels:
             raise DatasetError(

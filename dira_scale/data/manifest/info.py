@@ -43,6 +43,11 @@ def flags_of(label_names: Sequence[str], classes: Mapping[str, Sequence[str]]) -
     return flags
 
 
+def in_colour(recipe: Mapping[str, Any]) -> bool:
+    """Whether the images of such a ``recipe`` are red, green and blue."""
+    return bool(recipe.get("colour") == "rgb")
+
+
 def as_flags(labels: np.ndarray, flags: Sequence[Flag]) -> np.ndarray:
     """float32 [n, L] -> [n, F]: each label, or whether its value is the flag's; NaN = unknown."""
     if all(flag.value is None for flag in flags):
@@ -103,6 +108,10 @@ class DatasetInfo:
     def conversion(self) -> dict[str, Any]:
         """How images are read that are not in it: its recipe, and the names of channels."""
         return self.recipe | ({"channels": self.channels} if self.channels else {})
+
+    @property
+    def in_colour(self) -> bool:
+        return in_colour(self.recipe)
 
     def incomparable(self, other: "DatasetInfo") -> str | None:
         """Why a patient of both has different keys in them, or may have; None if it has the same key in both."""
