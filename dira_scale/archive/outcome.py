@@ -145,8 +145,8 @@ def pretraining(out: Path, info: DatasetInfo) -> str:
     planned = sum(steps_of(stage["epochs"], per_epoch) for stage in config["stages"].values())
     factor = longer(planned, config["enough_steps"])
     words = [f"experiment={experiment}", f"data.shards={out}", f"run=out/runs/{info.name}"]
-    if info.channels:
-        words.append(f"channels={len(info.channels)}")
+    if info.in_colour or info.channels:
+        words.append(f"channels={3 if info.in_colour else len(info.channels)}")
     if factor is not None:
         words.append(f"epoch_factor={factor:g}")
     if not info.counts.get("val"):

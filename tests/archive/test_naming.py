@@ -164,7 +164,9 @@ def test_values_that_are_hardly_hounsfield_units_are_counted(
 
 def test_the_steps_of_the_next_command_are_those_that_pretrain_plans() -> None:
     """Which composes and checks the whole configuration: the proposal reads the experiment's file alone."""
-    info: Any = SimpleNamespace(recipe={"_target_": "x"}, counts={"train": 109, "val": 1}, name="n", dims=2)
+    info: Any = SimpleNamespace(
+        recipe={"_target_": "x"}, counts={"train": 109, "val": 1}, name="n", dims=2, channels=[], in_colour=False
+    )
     words = shlex.split(pretraining(Path("d"), info))[3:]
     config: Any = OmegaConf.to_object(compose("pretrain", words))
     assert sum(plan.steps for plan in stage_plans(config, lambda batch: 109 // batch)) == 2604  # 31 x 84

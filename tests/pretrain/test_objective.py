@@ -150,7 +150,7 @@ def test_clean_views_have_the_inputs_rotation_in_every_precision() -> None:
     """They are made under autocast, where a rotation in 16 bits would be pixels off."""
     images = torch.rand(COUNT, 1, 224, 224, generator=torch.Generator().manual_seed(0))
     distortion = replace(batch().distortions[0], rotation=torch.tensor([10.0, -7.0]))
-    it: Any = SimpleNamespace(views=(images,), distortions=(distortion,))
+    it: Any = SimpleNamespace(views=(images,), distortions=(distortion,), lacking=lambda view: None)
     seen: list[Any] = []
     engine: Any = lambda clean, distorted, _: seen.append((clean[0], distorted[0]))  # noqa: E731
     for precision in ("fp32", "bf16"):

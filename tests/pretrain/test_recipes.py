@@ -47,7 +47,7 @@ HEADS: dict[str, dict[str, Any]] = {
 NORMALISED = sum(1 / deviation**2 for deviation in (0.229, 0.224, 0.225)) / 3
 CUBE, SIZES = [32, 64, 64], {(32, 64, 64), (48, 96, 96), (96, 96, 96), (16, 32, 32)}  # of volumes: view, most crops
 DAMAGE: dict[str, dict[str, Any]] = {
-    "jitter": {"brightness": 0.4, "contrast": 0.4, "p": 1.0},
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "p": 1.0, "saturation": 0.0, "hue": 0.0},
     "blur": {"sigma": [0.1, 2.0], "p": 0.5},
     "cutout": {"p": 1.0, "boxes": 3, "side": [32, 32], "stop": 0.0},
     "inverse_cutout": {"p": 0.0},
