@@ -51,6 +51,7 @@ _MODULES = {
     "dira_scale.archive.sources.acdc": ("Acdc",),
     "dira_scale.archive.sources.bids": ("Bids",),
     "dira_scale.archive.sources.brats": ("Brats",),
+    "dira_scale.archive.sources.channel_files": ("ChannelFiles",),
     "dira_scale.archive.sources.chestxray14": ("ChestXray14",),
     "dira_scale.archive.sources.chexpert": ("CheXpert",),
     "dira_scale.archive.sources.ct_rate": ("CtRate",),

@@ -372,6 +372,12 @@ LAYOUTS = {
         miniatures_3d.sessions, {"ward/a": Row({"sick": 1}), "ward/b": Row({"sick": 0}), "c": Row()},
         keys={"sequences": PATTERNS, "mask": "*_seg.nii*", "labels": "{root}/table.csv", "secret": False},
         columns={"channels": 2}),
+    "channels": Layout(
+        miniatures_3d.channel_files, {"0.nii.gz": Row({"sick": 1}), "1.nii.gz": Row({"sick": 0})},
+        {"2.nii.gz": "3 channels instead of 2 (T1, FLAIR)", "3.nii.gz": "1 channels instead of 2 (T1, FLAIR)"},
+        {"channels": ["T1", "FLAIR"], "labels": "{root}/table.csv", "columns": {"file": "file", "mask": "mask"},
+         "secret": False},
+        columns={"channels": 2}),
     "bids": Layout(
         miniatures_3d.bids,
         {"sub-01": Row({"age": 61.5, "group": 1}, {"sex": "F"}), "sub-02/ses-a": Row({}, {"sex": "M"}),

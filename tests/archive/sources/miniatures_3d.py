@@ -198,6 +198,20 @@ def msd(root: Path, channels: int = 1) -> Stored:
     return made
 
 
+def channel_files(root: Path) -> Stored:
+    """Two files of two channels, one with a mask; one of three, and one of one."""
+    made: Stored = {}
+    for n, channels in enumerate((2, 2, 3, 1)):
+        values = np.stack([np.abs(body(n + 50 * c, (40, 36, 20))) for c in range(channels)], axis=-1)
+        read = write_nifti(root / f"{n}.nii.gz", values if channels > 1 else values[..., 0])
+        mask = write_nifti(root / "masks" / "0.nii.gz", np.ones((40, 36, 20), np.uint8)) if n == 0 else None
+        made |= {f"{n}.nii.gz": (read, mask)} if channels == 2 else {}
+    write_text(
+        root / "table.csv", "file,mask,sick", "0.nii.gz,masks/0.nii.gz,1", "1.nii.gz,,0", "2.nii.gz,,0", "3.nii.gz,,0"
+    )
+    return made
+
+
 def luna16_candidates(root: Path) -> Stored:
     """``luna16`` with two nodules in every scan, each with two candidates (in the last scan only the first), a finding
     that is left out with one, and six candidates elsewhere. Returns nothing."""

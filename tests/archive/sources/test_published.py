@@ -20,7 +20,7 @@ from dira_scale.storage.tables import read_table
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
-OWN = {"bids", "class_folders", "folder", "pe_cad", "sequences", "volumes"}
+OWN = {"bids", "channels", "class_folders", "folder", "pe_cad", "sequences", "volumes"}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,0 +1,51 @@
+"""Volumes with several channels in one file: 4D NIfTI, NRRD, MetaImage or NumPy."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from dira_scale.archive.sources.base import Input, SourceRecord
+from dira_scale.archive.sources.label_columns import Given
+from dira_scale.archive.sources.volumes import Volumes
+from dira_scale.config.schema import PathStr
+from dira_scale.errors import UserError
+from dira_scale.imaging.volumes.channels import Channels
+
+
+class ChannelFiles(Volumes):
+    """Files below ``images`` that have the same channels in the same order.
+
+    Args:
+        channels: their names, in the files' order: at least two, and different.
+
+    Others as ``Volumes``. DICOM series, which have one channel, are rejected.
+
+    Raises:
+        UserError: as ``Volumes``; for ``channels`` that are fewer than two or alike.
+    """
+
+    def __init__(
+        self,
+        images: PathStr,
+        channels: Sequence[str],
+        labels: PathStr | None = None,
+        boxes: PathStr | None = None,
+        columns: Mapping[str, str | None] | None = None,
+        label_columns: Sequence[str] | None = None,
+        label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
+        attributes: Sequence[str] = (),
+    ):
+        if not 1 < len(channels) == len({*channels}):
+            raise UserError(f"recipe.channels={list(channels)}: give two or more different names, in the files' order")
+        super().__init__(
+            images, labels, boxes, columns, label_columns, label_rules, class_columns, patient_pattern, attributes
+        )
+        self.channels = tuple(channels)
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
+        for record in super()._all(workers):
+            if isinstance(record.image, Input):
+                yield replace(record, rejected="a DICOM series, which has one channel: use recipe=sequences")
+            else:
+                yield replace(record, image=Channels(self.channels, (record.image,)))
