@@ -39,7 +39,7 @@ PARQUET = ["application/vnd.apache.parquet", "application/x-parquet"]
 SPDX = r"(?:CC-BY(?:-NC)?(?:-SA|-ND)?-\d\.\d|CC0-1\.0|Apache-2\.0)(?=,|$)"  # begins a licence, as recipes write it
 USE = [
     "Training, fine-tuning and evaluation of networks in research, on the terms of the licence.",
-    "Not for diagnosis, triage or any other decision about a patient.",
+    "Not for diagnosis, triage and any other decision about a patient.",
 ]
 LETTERING = {  # by recipe.burned_in
     "refuse": "Images that seem to show lettering, by header or pixels, were rejected; the search does not find all.",
