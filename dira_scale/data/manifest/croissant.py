@@ -1,7 +1,7 @@
-"""The dataset's description in MLCommons Croissant 1.1 (https://docs.mlcommons.org/croissant/docs/croissant-spec-1.1.html),
-with what is known of it in the vocabulary of responsible AI (croissant-rai-spec.html beside it).
+"""A dataset's description in MLCommons Croissant (http://mlcommons.org/croissant/1.1), with what is known of it in the
+vocabulary of responsible AI (http://mlcommons.org/croissant/RAI/1.0).
 
-Only what ``dataset.json`` knows is said: an address, creators and the date of publication are the publisher's to add,
+Only what ``dataset.json`` knows is said: an address, creators and the date of publication are the publisher's to add;
 biases are left out, as nobody has looked for them.
 """
 
@@ -130,7 +130,7 @@ def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
     kept = ["spacing"] + ["affine"] * (info.dims == 3) + ["slice", "position"] * bool(recipe.get("slices"))
     if isinstance(attributes := recipe.get("attributes"), list):
         kept += [f"{name} (at most 90)" if name == "age" else str(name) for name in attributes]
-    personal = [] if drawn else ["Medical images of persons; no face and nothing else in the pixels was hidden."]
+    personal = [] if drawn else ["Medical images of persons; dira_scale hid nothing in the pixels, no face either."]
     personal += [f"Names of files, patients and studies became HMAC-SHA-256{key}."]
     personal += [f"Stored of headers and tables beside labels, where known: {', '.join(kept)}."]
     lettering = "tagged" if volumes and recipe.get("burned_in") == "refuse" else str(recipe.get("burned_in"))
