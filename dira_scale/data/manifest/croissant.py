@@ -51,7 +51,7 @@ LETTERING = {  # by recipe.burned_in
 def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
     """JSON-LD: the files, the manifest's columns of numbers and texts as a record set, and what is known of both."""
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
-    channels = info.channels or (["red", "green", "blue"] if info.recipe.get("colour") == "rgb" else [])
+    channels = info.channels or (["red", "green", "blue"] if info.in_colour else [])
     fields = [_field(column, info) for column in info.schema if not _nested(column.type)]
     return {
         "@context": CONTEXT,
