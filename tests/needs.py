@@ -17,6 +17,7 @@ EXTRAS = {  # of the set-up, and the modules that each must bring
     "excel": ("openpyxl",),
     "peft": ("peft",),
     "dicomseg": ("highdicom",),
+    "croissant": ("mlcroissant",),
     "trackers": ("wandb", "mlflow", "sqlalchemy", "alembic"),
     "docs": ("mkdocs", "mkdocstrings"),
 }

@@ -21,6 +21,7 @@ from archive.sources.conftest import Here
 from harness import finish
 from packaging.requirements import Requirement
 
+from dira_scale import __version__
 from dira_scale.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -188,3 +189,16 @@ def test_readme_shards_into_another_folder_than_make_pretrain() -> None:
     shown = re.findall(r"dira_scale\.shard .*out=(\S+)", (ROOT / "README.md").read_text())
     assert made and shown
     assert set(made) & set(shown) == set()
+
+
+def test_the_citation_is_of_this_version_and_has_what_the_format_asks_for() -> None:
+    """Citation File Format 1.2.0: its required keys, and names of keys in lower case with hyphens."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    preferred, references = cited["preferred-citation"], cited["references"]
+    assert cited["cff-version"] == "1.2.0" and {"authors", "message", "title"} <= cited.keys()
+    for work in (preferred, *references):
+        assert {"authors", "title", "type"} <= work.keys() and all(re.fullmatch("[a-z-]+", key) for key in work)
+        assert all({"name"} == author.keys() or "family-names" in author for author in work["authors"])
+    same = ("title", "type", "version", "date-released", "license", "authors")
+    assert {key: cited[key] for key in same} == {key: preferred[key] for key in same}
+    assert cited["version"] == __version__ and preferred["year"] == cited["date-released"].year

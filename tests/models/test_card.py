@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from finetune.test_comparison import Runs, labelled
 from models.test_classifier import model
 from models.test_formats_of_classes import described
 
+from dira_scale.data.manifest import DatasetInfo
+from dira_scale.data.manifest.croissant import croissant
 from dira_scale.errors import UserError
 from dira_scale.evaluation.probe_figures import Probed, as_json
 from dira_scale.export import main
@@ -23,6 +26,7 @@ from dira_scale.export.release import Compute, Release
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import TrainingData
 
+ROOT = Path(__file__).parents[2]
 WORDS = {"developers": "A. Author", "contact": "the issues", "citation": "A. Author, 2026", "bias": "None known."}
 
 
@@ -141,3 +145,30 @@ def test_a_network_that_has_learned_from_colours_is_given_these() -> None:
     run = replace(run, data=replace(run.data, datasets=(known,)))
     text = Card("demo", run, [TrainingData(known, None)], "train", 3, 0.5, False, {}).text()
     assert "Input: red, green and blue in [0, 1], " in text and "image = torch.rand(1, 3, 64, 64)  # your" in text
+
+
+def test_card_croissant_and_dataset_json_agree(tmp_path: Path) -> None:
+    """Of grey images, pictures in colour and named channels, under the licence of every recipe."""
+    manifest, recipes = tmp_path / "manifest.parquet", ROOT.glob("shards/recipe/*.yaml")
+    manifest.write_bytes(b"hashed only")
+    licences = sorted({yaml.safe_load(path.read_text()).get("licence", "none") for path in recipes})
+    run = described(model("test_resnet"), "pooled")
+    grey = DatasetInfo(
+        name="demo", modality="MR", dims=2, codec="png", label_names=[], counts={run.data.split: 3, "held_out": 1},
+        quarantined=0, shards={}, recipe={}, recipe_hash="", licence="", tool_version="0",
+    )  # fmt: skip
+    forms = {"grey": grey, "red, green and blue": replace(grey, recipe={"colour": "rgb"})}
+    forms["the channels T1, FLAIR, each"] = replace(grey, channels=["T1", "FLAIR"])
+    for (input, form), licence in product(forms.items(), licences):
+        info = replace(form, licence=licence)
+        told, stored, known = croissant(info, manifest), json.loads(info.to_json()), Dataset("x", "h").known(info)
+        channels = told.get("variableMeasured", ["grey"])
+        shown = replace(run, data=replace(run.data, datasets=(known,)))
+        card = Card("x", shown, [TrainingData(known, info)], "train", 3, 0.5, False, {})
+        counts, text = ", ".join(f"{count} {split}" for split, count in stored["counts"].items()), card.text()
+        assert told["description"].endswith(f": {counts}.") and f"| {counts} |" in text
+        assert told["license"]["name"] == stored["licence"] and f"| {stored['licence']} |" in text
+        assert told["name"] == stored["name"] and f"| {stored['name']} ({stored['modality']}) |" in text
+        assert f"Input: {input} in [0, 1]" in text and all(channel in input for channel in channels)
+    refused = yaml.safe_load((ROOT / "configs/export.yaml").read_text())["card"]["out_of_scope"]
+    assert told["rai:dataUseCases"][1] == f"Not for {refused[0].lower()}{refused[1:]}" and len(licences) > 15

@@ -46,7 +46,7 @@ def test_each_channel_has_its_range_and_a_lacking_one_none(
     croissant = json.loads((kept.dataset.root / "croissant.json").read_text())
     assert croissant["variableMeasured"] == ["T1", "FLAIR"]
     fields = {field["@id"]: field for field in croissant["recordSet"][0]["field"]}
-    assert fields["samples/low"]["repeated"] and "repeated" not in fields["samples/size"]
+    assert fields["samples/low"]["arrayShape"] == "2" and "isArray" not in fields["samples/size"]
     for name, (channels, _) in made.items():
         limits = np.array([np.percentile(each, [0.5, 99.5], method="inverted_cdf") for each in channels], float)
         limits[[not each.any() for each in channels]] = np.nan
