@@ -113,7 +113,8 @@ def test_no_value_that_identifies_is_in_any_byte(made: SimpleNamespace, tmp_path
         header = pydicom.dcmread(path, stop_before_pixels=True)
         values |= {str(header[tag].value) for tag in IDENTIFYING if tag in header and header[tag].value}
         values |= {str(element.value) for element in header if element.tag.is_private}
-    parts = {part for value in values for part in re.split(r"[\^ ]", value) if len(part) > 5} - {"Phantom"}
+    parts = {part for value in values for part in re.split(r"[\^ ]", value) if len(part) > 5}
+    parts -= {"Phantom", "Archive"}  # the latter is in a term of Croissant: unArchive
     assert len(parts) > 100
     plain = tmp_path / "plain.parquet"
     pq.write_table(made.dataset.table, plain, compression="none", use_dictionary=False)
