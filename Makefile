@@ -6,10 +6,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 # Test files in parallel on all cores; system tests start first (tests/tiers.py). Those wait more than they compute, for
-# processes, kills and SLURM, so three of them share a core.
+# processes, kills and SLURM, so two of them share a core.
 FILES := --dist loadfile --no-loadscope-reorder
 PARALLEL := -n auto --maxprocesses 8 $(FILES)
-SHARED := -n $(shell echo $$((3 * $$(nproc)))) --maxprocesses 8 $(FILES)
+SHARED := -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 8 $(FILES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test pretrain pretrain3d test lint types unit test-system test-rest torture gpu-wheels gpu-check \
