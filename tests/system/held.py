@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -58,7 +59,8 @@ def main() -> None:
                 strategy.end(model)
             model = strategy.begin(prepare, lambda m: optim.stage_optimizer(config.optim, m, 32), {})
         with model.accumulating(True):
-            terms = model.wrapped((images, images), (images, images), type("Batch", (), {"step": step}))
+            batch = SimpleNamespace(step=step, lacking=lambda first, views: None)
+            terms = model.wrapped((images, images), (images, images), batch)
             model.backward(sum(terms.losses.values()))
         del terms
         model.step()
