@@ -146,7 +146,7 @@ def dense(
         from monai.inferers import SlidingWindowInferer  # lazy: takes seconds, and comes with an extra
 
         image, where = stored.image()[None], CPU
-        if device != CPU:
+        if device.type != CPU.type:  # several processes have cpu:0
             outputs = network(image.new_zeros((1, image.shape[1], *size), device=device)).shape[1]
             padded = [*map(max, image.shape[2:], size)]
             where = device if fits((image.shape[1] + outputs + 1) * math.prod(padded), device) else CPU
