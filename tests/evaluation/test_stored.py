@@ -38,7 +38,8 @@ def test_windows_are_monais() -> None:
     image = torch.from_numpy((voxels.astype(np.float32) + 1000) / 2000)
     expected = sliding_window_inference(image[None, None], (8, 8, 8), 4, network, 0.5, "gaussian")
     torch.testing.assert_close(dense(network, stored, (8, 8, 8), SLIDING, CPU), expected[0])
-    same = dense(lambda x: x, stored, (8, 16, 6), SLIDING, torch.device("cpu", 0))  # the Gaussian weights of a voxel sum to 1
+    one_of_several = torch.device("cpu", 0)  # as processes that were launched together have it
+    same = dense(lambda x: x, stored, (8, 16, 6), SLIDING, one_of_several)  # a voxel's Gaussian weights sum to 1
     torch.testing.assert_close(same, image[None], rtol=0, atol=1e-6)
 
 

@@ -148,7 +148,7 @@ def test_a_network_that_has_learned_from_colours_is_given_these() -> None:
 
 
 def test_card_croissant_and_dataset_json_agree(tmp_path: Path) -> None:
-    """Of grey images, pictures in colour and named channels, under the licence of every recipe."""
+    """They agree for grey images, pictures in colour and named channels, under the licence of every recipe."""
     manifest, recipes = tmp_path / "manifest.parquet", ROOT.glob("shards/recipe/*.yaml")
     manifest.write_bytes(b"hashed only")
     licences = sorted({yaml.safe_load(path.read_text()).get("licence", "none") for path in recipes})

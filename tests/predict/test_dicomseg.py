@@ -204,7 +204,7 @@ def test_regions_overlap_in_a_segmentation(tmp_path: Path) -> None:
 
 
 def test_a_study_of_several_series_is_segmented_on_the_first(tmp_path: Path) -> None:
-    """Whose grid all channels have; the other is resampled to it."""
+    """The leader's grid is that of all channels; the other is resampled to it."""
     for n, (name, size) in enumerate({"T1": (7, 20, 24), "T2": (9, 16, 18)}.items()):
         dicom_series(tmp_path / "in" / name, smooth(size, n), SeriesDescription=name, SeriesInstanceUID=f"{UID}.2.{n}")
     series = {"T1": "t1*", "T2": "t2*"}

@@ -84,7 +84,7 @@ def test_two_channels_are_learned_restored_drawn_and_embedded(
     ids=lambda node: " ".join(map(str, node.values())).partition("{")[0],
 )  # fmt: skip
 def test_a_channel_that_an_image_lacks_teaches_nothing(node: dict[str, Any]) -> None:
-    """Of two images one has no second channel, so its restored one is as it is, and has no gradient."""
+    """One of two images has no second channel, so its restored one is as it is, and has no gradient."""
     kind = replace(masked((8, 16, 16), 8, count=2 if {"base", "queue"} & node.keys() else 1), orientations=2)
     method = construct(node, UNET3D | {"norm": "instance"}, kind, channels=2)
     check_batch(method, 2, 1, 1)

@@ -132,7 +132,7 @@ def test_ends_are_the_quantiles_of_draws_and_rows_of_a_patient_are_drawn_togethe
 
 
 def test_a_draw_without_both_classes_has_no_figure() -> None:
-    """Of accuracy and calibration, too."""
+    """Accuracy and calibration have none either."""
     cases, thresholds = made(False), {"a": 0.3, "b": 0.42, "c": 0.25}
     statistics = of_labels(cases, False, thresholds)
     targets = label_arrays(cases)[0]
