@@ -20,6 +20,7 @@ from dira_scale.models.architecture import (
     exported_metadata,
 )
 from dira_scale.models.bounded import as_large_as
+from dira_scale.models.hub import pinned
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
@@ -127,7 +128,8 @@ def weights_group(path: str, model: Architecture, size: int | tuple[int, ...], c
     if start is None:
         raise UserError(f"init={path}: expected a file of weights; encoders of random weights are rows of the table "
                         "already, as many as random_encoders says")  # fmt: skip
-    return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": [*start.loaded]}])
+    member = {"init": pinned(path, "init"), "loaded": [*start.loaded]}
+    return Group(Path(path).name, "init", [encoder], [member])
 
 
 def _random(model: Architecture, size: int | tuple[int, ...], channels: int | None) -> Encoder:

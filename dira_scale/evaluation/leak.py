@@ -16,6 +16,7 @@ from dira_scale.config.trust import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
+from dira_scale.models.hub import is_hub
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.description import Dataset
 from dira_scale.runs.reader import RunReader
@@ -122,7 +123,7 @@ def sources_of(start: str | None, key: str, known: Sequence[ShardedDataset]) -> 
     while start not in (None, RANDOM):
         folder = Path(str(start))
         if not (folder / "config.yaml").is_file():
-            yield WeightsOrigin(name, unknown=[FILE if folder.exists() else "it is no longer there"])
+            yield WeightsOrigin(name, unknown=[FILE if is_hub(start) or folder.exists() else "it is no longer there"])
             return
         if folder.resolve() in seen:
             return

@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dira_scale import __version__
 from dira_scale.export.exported import Exported
 from dira_scale.export.release import Release
+from dira_scale.models.hub import name_of
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import TrainingData
 
@@ -77,7 +77,7 @@ class Card:
     @property
     def _start(self) -> str:
         """Name of the weights that the encoder started from; empty if it was initialised at random."""
-        return Path(self.run.network.start or "").name
+        return name_of(self.run.network.start or "")
 
     @property
     def _start_licence(self) -> str | None:

@@ -6,6 +6,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
+from dira_scale.errors import UserError
+from dira_scale.models.hub import Address
 
 # Those of ``formats.py``.
 FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet")
@@ -35,6 +37,14 @@ class Export(Schema):
     stage: str | None = None
     formats: Any = one_of(*FORMATS, default=None)
     out: str | None = path_field(None)
+    push: str | None = None
+    private: bool = MISSING
     reach: Any = paths_field()
     release: bool = MISSING
     card: CardWords = field(default_factory=CardWords)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a ``push`` to anything but a repository."""
+        super().__post_init__()
+        if self.push is not None and any(Address.of(self.push, "push")[1:]):
+            raise UserError(f"push={self.push}: a commit is added to the repository's branch main: name hf://ORG/NAME")

@@ -18,9 +18,10 @@ from dira_scale.export import formats
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
 from dira_scale.export.exported import TrainedNetwork
-from dira_scale.export.formats import EXPORT, FORMATS, default_formats, replace_export
+from dira_scale.export.formats import EXPORT, FILES, FORMATS, default_formats, replace_export
 from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.statistics.spread import spread_table
+from dira_scale.models.hub import CARD, push
 from dira_scale.models.weights import trained_encoder, trained_network
 from dira_scale.runs.description import Description, read_description
 from dira_scale.runs.reader import LATEST, RunReader, TrainingData, check_stage
@@ -88,7 +89,7 @@ def _check(folder: Path, run: Path, evaluated: list[str]) -> None:
 
 
 def make(cfg: DictConfig) -> None:
-    """Write the files of ``formats`` and the card; remove other formats' files."""
+    """Write the files of ``formats`` and the card; remove other formats' files. Then commit them to ``push``."""
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     check_own(out, EXPORT, "out", None if cfg.out else run)
     reader = RunReader(run)
@@ -110,7 +111,9 @@ def make(cfg: DictConfig) -> None:
     card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports, release)
     if removed := replace_export(out, files, card.text()):
         print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
-    print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
+    print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and {CARD} in {out}")
+    if cfg.push:
+        print_line(push(cfg.push, out, [*files, CARD], FILES - files.keys(), cfg.private))
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

@@ -1,6 +1,5 @@
 """What `finetune` trains, by its configuration alone."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
@@ -33,6 +32,7 @@ from dira_scale.methods import views_of
 from dira_scale.methods.build import check_dimensions
 from dira_scale.metrics.libraries import require_libraries
 from dira_scale.models import norm
+from dira_scale.models.hub import weights_fact
 from dira_scale.models.network import Network
 from dira_scale.models.start import RANDOM, Start, start_weights
 from dira_scale.runs import checkpoint
@@ -148,7 +148,7 @@ class FinetuneBlueprint(Blueprint):
             return data, stage_plans(config, data.steps_per_epoch), supervision
 
         data, stages, supervision = raise_on_all(opened)
-        preflight.check_alike(self.cfg, data.facts() | weights_fact(config.init))
+        preflight.check_alike(self.cfg, data.facts() | weights_fact(config.init, "init"))
         leak = raise_on_all(lambda: leak_of(config, data) if world.main else None)
         torch.manual_seed(config.seed)
         network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
@@ -195,11 +195,3 @@ def _differing(config: Finetune) -> list[str]:
         for key, value in theirs.items()
         if key not in (*NOT_OF_WEIGHTS, *config.protocol.own) and ours.get(key) != value
     ]  # fmt: skip
-
-
-def weights_fact(init: str) -> dict[str, str]:
-    """What the file ``init`` contains, which must be the same on all processes."""
-    if not Path(init).is_file():
-        return {}
-    with Path(init).open("rb") as file:
-        return {"the file init": hashlib.file_digest(file, "sha256").hexdigest()[: preflight.DIGITS]}

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
@@ -17,6 +16,7 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import IMAGENET, Evaluate
 from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
+from dira_scale.models.hub import local, pin
 from dira_scale.runs.description import FILE, read_description
 from dira_scale.tasks.config import TaskConfig
 from dira_scale.training.config import StagedTraining, Validate
@@ -153,11 +153,12 @@ class Finetune(StagedTraining):
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
         """The network of ``init``, a run or what was exported of one, is that run's, but for what was typed, or is the
-        protocol's ``own``. A network of volumes has their views, and the size of the run's.
+        protocol's ``own``. A network of volumes has their views, and the size of the run's. An address is pinned.
 
-        Raises UserError for a damaged run.
+        Raises UserError for a damaged run, and as :func:`pin`.
         """
-        path = Path(str(config.init))
+        pin(config, "init")
+        path = local(str(config.init), "init")
         run = read_description(path) if (path / FILE).is_file() else None
         theirs = run.network.architecture if run else exported_architecture(path)
         with open_dict(config):

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.errors import InstantiationException
@@ -20,6 +19,7 @@ from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.dino_files import MASK_TOKEN
+from dira_scale.models.hub import local
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Network
 
@@ -70,7 +70,8 @@ def construct(
             model.check_view(encoder, crops.size, f"views.crops[{number}].size")
     start, node = None, _plain(method_cfg)
     if model.weights is not None:
-        start = StartWeights(Path(model.weights), encoder, tensors)
+        weights = local(model.weights, "model.weights")
+        start = StartWeights(weights, encoder, tensors, name=model.weights)
 
     def network() -> Network:
         network = model.build_network(encoder, channels or 1)
@@ -86,7 +87,7 @@ def construct(
         for part in method.modules():
             if isinstance(part, Method) and isinstance(token := getattr(part, MASK_TOKEN, None), nn.Parameter):
                 start.fill_mask_token(token)
-        method.start = start_of(Path(str(model.weights)), start)
+        method.start = start_of(weights, start)
     norm.convert(method)
     return method
 

@@ -51,13 +51,15 @@ class StartWeights:
         tensors: Mapping[str, Tensor] | None = None,
         key: str = "model.weights",
         other_norm: bool = False,
+        name: str | None = None,
     ) -> None:
         """Read ``path`` and fill ``encoder``. For a run folder, ``tensors`` are those of its checkpoint.
-        ``other_norm``: whether the file may have BatchNorm where ``encoder`` has a norm without statistics.
+        ``other_norm``: whether the file may have BatchNorm where ``encoder`` has a norm without statistics. ``name``:
+        of the file in messages, if not its path.
 
         Raises ``UserError`` naming ``key`` and the file if it is missing, not plain tensors, or of another network.
         """
-        self.origin, self._other_norm = f"{key}: {path}", other_norm
+        self.origin, self._other_norm = f"{key}: {name or path}", other_norm
         self._stored = dict(_read(path, key) if tensors is None else tensors)
         whose = ""
         if isinstance(encoder, PlainEncoder):
@@ -250,11 +252,7 @@ def stem_for(channels: int, weight: Tensor) -> Tensor:
 def _read(path: Path, key: str) -> dict[str, Tensor]:
     """The tensors of a file; ``UserError`` that says how to fetch it if ``path`` is timm's name of weights."""
     if not path.exists() and timm.list_pretrained(str(path)):
-        fetched = f"hf download timm/{path} --local-dir {path}"
-        raise UserError(
-            f"{key}={path}: nothing is downloaded here; where there is a network: {fetched}; then "
-            f"{key}={path}/model.safetensors"
-        )
+        raise UserError(f"{key}={path}: no such file; timm's weights of this name are {key}=hf://timm/{path}")
     return read_tensors(path, key)
 
 

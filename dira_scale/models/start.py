@@ -5,24 +5,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, printable
+from dira_scale.models.hub import CARD, EXPORTED, is_hub, local, name_of
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder, Network
 from dira_scale.runs.description import read_description
 from dira_scale.runs.reader import chosen_checkpoint, start_tensors
 
 RANDOM = "random"
-CARD = "README.md"
 # Of files without a card that are called as their authors publish them. RAD-DINO, and timm's, have one.
 PUBLISHED = {
     r"dinov2_vit[sblg]14_(reg4_)?pretrain\.pth": "apache-2.0",
     r"dinov3_\w+_pretrain_\w+-[0-9a-f]{8}\.pth": "dinov3-license",
 }
-# Of an exported folder, the first that is there: those with a decoder before those without.
-EXPORTED = (
-    "unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors", "checkpoint_final.pth",
-    "encoder.safetensors", "plain_encoder.safetensors", "model.safetensors",
-)  # fmt: skip
+SHOWN, BEGINNING = ".{1,300}", 2**16  # of a licence; characters of a card
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,8 @@ def start_weights(
 
     Args:
         init: ``random``: nothing is loaded; a run's folder (``runs.reader.chosen_checkpoint`` of it); a folder or file
-            that `export` wrote; a local file in any layout of :mod:`dira_scale.models.layouts`.
+            that `export` wrote; a file in any layout of :mod:`dira_scale.models.layouts`, here or, by its address
+            ``hf://…``, on the Hub (:mod:`dira_scale.models.hub`).
         other_norm: as of ``StartWeights``.
 
     Raises:
@@ -58,8 +55,8 @@ def start_weights(
     """
     if init == RANDOM:
         return None
-    path = _file(Path(init), key)
-    weights = StartWeights(path, encoder, start_tensors(path), key, other_norm)
+    path = _file(local(init, key), key)
+    weights = StartWeights(path, encoder, start_tensors(path), key, other_norm, init if is_hub(init) else None)
     if network is not None:
         weights.fill(network, head=False)
     return start_of(path, weights)
@@ -69,29 +66,33 @@ def start_of(path: Path, weights: StartWeights) -> Start:
     """Return what has been loaded of ``weights``, which are those at ``path``."""
     which = f" ({chosen_checkpoint(path, read_description(path))[1]} checkpoint)" if path.is_dir() else ""
     licence = licence_of(path)
-    return Start(path, tuple(weights.loaded), f"{weights}{which}; licence: {licence or 'unknown'}", licence)
+    summary = printable(f"{weights}{which}; licence: {licence or 'unknown'}")
+    return Start(path, tuple(weights.loaded), summary, licence)
 
 
 def licence_of(path: Path) -> str | None:
     """Return the licence of the weights at ``path``: as the card beside the file says, ours or one of Hugging Face; or,
     by the file's name, of what DINO's authors publish; or of a run's data and its own start.
 
-    None if nothing says it.
+    None if nothing says it. What a card says is a stranger's text: of it, a line of bounded length is returned.
     """
     if path.is_dir():
         run = read_description(path)
         known = {dataset.licence or "unknown" for dataset in run.data.datasets}
-        start = [run.network.licence or f"that of {Path(run.network.start).name}"] if run.network.start else []
+        start = [run.network.licence or f"that of {name_of(run.network.start)}"] if run.network.start else []
         return " and ".join([*sorted(known), *start])
     card = path.parent / CARD
-    text = card.read_text(errors="replace") if card.is_file() else ""
+    text = ""
+    if card.is_file():
+        with card.open(errors="replace") as file:
+            text = file.read(BEGINNING)
     front = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
-    for key in (r"license_name: *(.+)", r"license:(?! *other\b) *(.+)"):
-        if match := re.search(f"^{key}$", front, re.MULTILINE):
+    for key in (rf"license_name: *({SHOWN})", rf"license:(?! *other\b) *({SHOWN})"):
+        if match := re.search(f"^{key}", front, re.MULTILINE):
             try:  # a string in double quotes, as JSON's; nothing else of YAML, whose aliases may grow without bound
-                return str(json.loads(match[1])) if match[1][0] == '"' else match[1].strip("' ")
+                return printable(json.loads(match[1]) if match[1][0] == '"' else match[1].strip("' "))
             except ValueError:
-                return match[1]
+                return printable(match[1])
     return next((licence for name, licence in PUBLISHED.items() if re.fullmatch(name, path.name)), None)
 
 

@@ -1,6 +1,5 @@
 """What `pretrain` trains, by its configuration alone."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary, adversary_of
 from dira_scale.methods.method import Method
 from dira_scale.models.discriminator import check_size
+from dira_scale.models.hub import weights_fact
 from dira_scale.models.network import moved
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe
@@ -87,7 +87,7 @@ class PretrainBlueprint(Blueprint):
         from dira_scale.runs.reader import start_tensors
         from dira_scale.training.inputs import Inputs
 
-        config = self.config
+        config, weights = self.config, self.config.model.weights
 
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
             learned = methods.learned_label(self.cfg.method)
@@ -97,13 +97,12 @@ class PretrainBlueprint(Blueprint):
                 raise UserError(f"{error}; docs/reference/experiments.md lists the experiments on each") from error
             if learned:
                 learned.check(data.labels)
-            data.require_channels(config.model.name, config.channels or 1, config.model.weights, repeats=False)
-            weights = config.model.weights
+            data.require_channels(config.model.name, config.channels or 1, weights, repeats=False)
             stages = stage_plans(config, data.steps_per_epoch)
             return data, stages, start_tensors(Path(weights)) if weights else None
 
         data, stages, tensors = raise_on_all(opened)
-        preflight.check_alike(self.cfg, data.facts() | _weights_fact(config))
+        preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))
         torch.manual_seed(config.seed)
         method = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, config.channels)
         adversary = self.adversary()
@@ -128,12 +127,3 @@ class PretrainBlueprint(Blueprint):
         method = networks[0]
         assert isinstance(method, Method)
         return remarks(self.config, method)
-
-
-def _weights_fact(config: Pretrain) -> dict[str, str]:
-    """What the file ``model.weights`` contains, which must be the same on all processes."""
-    if config.model.weights is None or not Path(config.model.weights).is_file():
-        return {}
-    with Path(config.model.weights).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"the file model.weights": digest[: preflight.DIGITS]}

@@ -13,6 +13,7 @@ from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
 from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import Architecture
+from dira_scale.models.hub import pin
 from dira_scale.training.config import StagedTraining, Validate
 
 
@@ -58,7 +59,10 @@ class Pretrain(StagedTraining):
 
     @classmethod
     def adopt(cls, config: DictConfig, typed: Collection[str]) -> None:
-        """Raises UserError for a preset without settings for the method that was chosen."""
+        """An address in ``model.weights`` is pinned.
+
+        Raises UserError for a preset without settings for the method that was chosen, and as :func:`pin`.
+        """
         method, preset = (config.hydra.runtime.choices[group] for group in ("method", "preset"))
         folders = [folder("configs"), *(Path(path.removeprefix("file://")) for path in config.hydra.searchpath)]
         known = {file.stem for path in folders for file in (path / "_preset_of").glob(f"*_{preset}.yaml")}
@@ -68,6 +72,8 @@ class Pretrain(StagedTraining):
                 f"preset={preset} has no settings for method={method}, but for {methods}: leave the preset out, "
                 f"or add _preset_of/{method}_{preset}.yaml to a folder of --config-dir"
             )
+        if not issubclass(cls, Planned):  # which reads no weights
+            pin(config, "model.weights")
 
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)

@@ -33,6 +33,7 @@ from dira_scale.evaluation.features import Images, features
 from dira_scale.machine.console import Console
 from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import architecture, exported_architecture
+from dira_scale.models.hub import local
 from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import normalise_input
 from dira_scale.models.start import start_weights
@@ -80,7 +81,7 @@ def open_describer(words: Words) -> Describer:
         normalise_input(encoder, input)
         return Describer(encoder.eval(), size, window, seen)
     assert words.init is not None, "the schema checks it"
-    exported = exported_architecture(Path(words.init))
+    exported = exported_architecture(local(words.init, "init"))
     model = architecture(exported) if exported else words.model
     size = tuple(words.data.size or SIZE[words.dimensions])
     check_dimensions(f"init={words.init}", model.name, model.dimensions, words)

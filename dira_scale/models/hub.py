@@ -1,0 +1,245 @@
+"""Weights in and out by name through the Hugging Face Hub: ``hf://ORG/NAME[@REVISION][/FILE]``.
+
+A revision is pinned to the commit that it is when a run begins, and the pin is recorded: ``hf://ORG/NAME@COMMIT/FILE``,
+with ``#REVISION`` behind it where one was named. Only safetensors and the card are fetched, into the Hub's own cache.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.errors import UserError, local_rank, print_line
+from dira_scale.runs.files import read_yaml
+
+CARD = "README.md"
+SUFFIX = ".safetensors"
+# Of an exported folder, the first that is there: those with a decoder before those without.
+EXPORTED = (
+    "unet.safetensors", "plain_network.safetensors", "monai_swinunetr.safetensors", "checkpoint_final.pth",
+    "encoder.safetensors", "plain_encoder.safetensors", "model.safetensors",
+)  # fmt: skip
+_ADDRESS = re.compile(
+    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[\w.-]+|[^\s/@#]+))?(?:/(?P<file>[^\s@#]+))?"
+    r"(?:#(?P<named>\S+))?"
+)
+
+
+class NotReachedError(Exception):
+    """The Hub does not answer, or has no time to."""
+
+
+class Address(NamedTuple):
+    """``named``: the revision that was asked for, behind a pin."""
+
+    repository: str
+    revision: str | None
+    file: str | None
+    named: str | None
+
+    @classmethod
+    def of(cls, where: str, key: str) -> "Address":
+        """Raises UserError, naming ``key``, for what is no address, or one of other than safetensors."""
+        match = _ADDRESS.fullmatch(where)
+        if match is None:
+            raise UserError(f"{key}={where}: expected hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE")
+        if match["file"] and not match["file"].endswith(SUFFIX):
+            raise UserError(f"{key}={where}: name a file {SUFFIX}; nothing else is fetched, as it can hold code")
+        return cls(**match.groupdict())
+
+    @property
+    def pinned(self) -> bool:
+        return bool(self.file and re.fullmatch("[0-9a-f]{40}", self.revision or ""))
+
+    def is_of(self, asked: "Address") -> bool:
+        """Return whether this pin is one of what was ``asked`` for."""
+        same = self.repository == asked.repository and asked.file in (None, self.file)
+        return self.pinned and same and asked.revision in (self.named, self.revision)
+
+
+def is_hub(where: object) -> bool:
+    return isinstance(where, str) and where.startswith("hf://")
+
+
+def name_of(where: str) -> str:
+    """Return the name of weights in texts: an address, or the last part of a path."""
+    return where if is_hub(where) else Path(where).name
+
+
+def pin(config: DictConfig, key: str) -> None:
+    """Pin the address at ``key``, if it is one, as the run in the folder ``run`` has recorded it, or as it is now.
+
+    Raises UserError as :func:`pinned`.
+    """
+    if not is_hub(where := OmegaConf.select(config, key)):
+        return
+    file = Path(OmegaConf.select(config, "run") or "") / "config.yaml"
+    before = OmegaConf.select(OmegaConf.create(read_yaml(file)), key) if file.is_file() else None
+    if not (is_hub(before) and Address.of(before, key).is_of(Address.of(where, key))):
+        before = pinned(where, key)
+    OmegaConf.update(config, key, before)
+
+
+@cache  # a sweep asks once
+def pinned(where: str, key: str) -> str:
+    """Return an address with its commit and file; where the Hub does not answer, as the cache last knew it. Paths stay.
+
+    Raises UserError, naming ``key``: no such repository, revision or safetensors, or neither Hub nor cache has it.
+    """
+    if not is_hub(where) or (asked := Address.of(where, key)).pinned:
+        return where
+    from huggingface_hub import HfApi, constants, hf_hub_download
+
+    repository, revision = asked.repository, asked.revision
+    try:
+        with _answered(where, key):
+            info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            file = asked.file or _chosen([each.rfilename for each in info.siblings or ()], where, key)
+            path = Path(hf_hub_download(repository, file, revision=revision))  # the cache notes the revision's commit
+        commit = path.parents[file.count("/")].name
+    except NotReachedError as error:
+        folder = _cached(asked)
+        if folder is None:
+            raise _not_here(where, key, error) from error
+        file = asked.file or _chosen([each.name for each in folder.iterdir()], where, key)
+        commit = folder.name
+        if not local_rank():
+            print_line(f"{key}={where}: {error}; taken as the cache last knew it: commit {commit}")
+    return f"hf://{repository}@{commit}/{file}" + (f"#{revision}" if revision not in (None, commit) else "")
+
+
+@cache  # a checksum takes seconds
+def local(where: str, key: str) -> Path:
+    """Return the path that ``where`` names: of an address, the file in the cache, with the card beside it.
+
+    The first process of those that share a cache fetches the file, the others wait at its lock. Nothing is asked of the
+    Hub where the cache has what is pinned. Raises UserError as :func:`pinned`, and for a file that is not the Hub's.
+    """
+    if not is_hub(where):
+        return Path(where)
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    address = Address.of(pinned(where, key), key)
+    repository, commit, file = address.repository, address.revision, str(address.file)
+    try:
+        with _answered(where, key):
+            path = Path(hf_hub_download(repository, file, revision=commit))
+            if try_to_load_from_cache(repository, CARD, revision=commit) is None:  # neither it nor that there is none
+                with suppress(EntryNotFoundError):
+                    hf_hub_download(repository, CARD, revision=commit)
+    except NotReachedError as error:
+        raise _not_here(where, key, error) from error
+    expected = path.readlink().name if path.is_symlink() else ""  # as the Hub names its large files: by their SHA-256
+    with path.open("rb") as content:
+        if re.fullmatch("[0-9a-f]{64}", expected) and hashlib.file_digest(content, "sha256").hexdigest() != expected:
+            raise UserError(
+                f"{key}={where}: {path.resolve()} is not the file of the Hub, whose SHA-256 begins with "
+                f"{expected[:12]}: it was damaged or changed on its way or since; delete it and run the same again"
+            )
+    return path
+
+
+def weights_fact(where: str | None, key: str) -> dict[str, str]:
+    """Return what the file at ``key`` contains, which must be the same on all processes; nothing of a folder."""
+    if where is None or not (path := local(where, key)).is_file():
+        return {}
+    with path.open("rb") as file:
+        return {f"the file {key}": hashlib.file_digest(file, "sha256").hexdigest()[:12]}
+
+
+def push(where: str, folder: Path, files: Sequence[str], other: Collection[str], private: bool) -> str:
+    """Commit ``files`` of ``folder`` to the repository ``where``, made if there is none; return a line that says so.
+
+    Files there whose names are in ``other`` are removed in the same commit. Raises UserError: the Hub refuses, is not
+    reached, or shows to everybody what is to be ``private``.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    repository, api = Address.of(where, "push").repository, HfApi()
+    try:
+        with _answered(where, "push"):
+            address = api.create_repo(repository, private=private, exist_ok=True)
+            info = api.model_info(repository)
+            if private and not info.private:
+                raise UserError(f"push={where}: everybody can read {address}; add private=false, or name another")
+            there = {each.rfilename for each in info.siblings or ()}
+            add = [CommitOperationAdd(name, folder / name) for name in files]
+            remove = [CommitOperationDelete(name) for name in sorted(there & {*other})]
+            commit = api.create_commit(repository, [*add, *remove], commit_message="Export by dira_scale")
+    except (NotReachedError, RuntimeError, ValueError) as error:  # uploading, and a card that the Hub does not take
+        said = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise UserError(f"push={where}: {said}; the export is in {folder}, the same command tries again") from error
+    seen = "private" if info.private else "public"
+    return f"{address}: {seen}, commit {commit.oid}; init=hf://{repository}@{commit.oid} starts from it"
+
+
+def _chosen(names: Collection[str], where: str, key: str) -> str:
+    """Return the file to load, of those of a repository. Raises UserError if there is none, or several."""
+    if known := [name for name in EXPORTED if name in names and name.endswith(SUFFIX)]:
+        return known[0]
+    files = sorted(name for name in names if name.endswith(SUFFIX))
+    if len(files) == 1:
+        return files[0]
+    have = ", ".join(sorted(files or names)[:4]) or "nothing"
+    if files:
+        raise UserError(f"{key}={where}: has several files ({have}, …); name one: {key}=hf://ORG/NAME/FILE")
+    raise UserError(
+        f"{key}={where}: has no file {SUFFIX}, but {have}; nothing else is fetched, as other formats can hold code: "
+        f"fetch it yourself if you trust it, and name the file"
+    )
+
+
+def _cached(asked: Address) -> Path | None:
+    """Return the cache's folder of the commit that the revision was when it was last fetched."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = [asked.file] if asked.file else [CARD, *EXPORTED]
+    for name in names:
+        path = try_to_load_from_cache(asked.repository, name, revision=asked.revision)
+        if isinstance(path, str):
+            return Path(path).parents[name.count("/")]
+    return None
+
+
+def _not_here(where: str, key: str, error: Exception) -> UserError:
+    from huggingface_hub import constants
+
+    asked = Address.of(where, key)
+    revision = f" --revision {asked.revision}" if asked.revision else ""
+    return UserError(
+        f"{key}={where}: {error}, and the cache {constants.HF_HUB_CACHE} does not have it; where there is a network: "
+        f"hf download {asked.repository}{revision} --local-dir FOLDER, then {key}=FOLDER/{asked.file or 'FILE'} here"
+    )
+
+
+@contextmanager
+def _answered(where: str, key: str) -> Iterator[None]:
+    """Turn what the Hub refuses into UserError, one line, and no answer into NotReachedError."""
+    from huggingface_hub import constants, errors
+
+    hub, repository = constants.ENDPOINT, Address.of(where, key).repository
+    login = "log in (hf auth login) or set HF_TOKEN"
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{key}={where}: {hub}/{repository} has no such branch, tag or commit; name another") from error
+    except errors.GatedRepoError as error:
+        raise UserError(f"{key}={where}: accept the terms at {hub}/{repository}, then {login}") from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise UserError(f"{key}={where}: there is no such file; {hub}/{repository}/tree/main lists them") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"{key}={where}: {hub} has no such repository, or shows it to others only: {login}") from error
+    except errors.HfHubHTTPError as error:
+        code = error.response.status_code
+        if code in (401, 403):
+            raise UserError(f"{key}={where}: {hub} refuses ({error.server_message or code}): {login}") from error
+        raise NotReachedError(f"{hub} answers {code} ({error.server_message or 'no reason given'})") from error
+    except (OSError, errors.HTTPError) as error:  # that of httpx, whose name differs between versions
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise NotReachedError(f"{hub} is not reached ({reason})") from error
