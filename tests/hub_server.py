@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from dira_scale.models import hub as client
+
 TOKEN = "hf_thisIsSecret"
 LARGE = (".safetensors", ".bin", ".onnx")  # kept as large files: named by their SHA-256
 
@@ -54,7 +56,7 @@ class Hub(ThreadingHTTPServer):
         return [line for line in self.asked if line.startswith("GET /") and line.endswith(suffix)]
 
 
-class _Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status, self.headers = status, {"X-Error-Code": code, "X-Error-Message": message}
 
@@ -63,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer()
 
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
@@ -72,14 +74,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        path = unquote(self.path.partition("?")[0])
-        self.server.asked.append(f"{self.command} {path}")
+        path = self.path.partition("?")[0]
+        self.server.asked.append(f"{self.command} {unquote(path)}")
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         for pattern, method in self.ROUTES.items():
             if match := re.fullmatch(pattern, f"{self.command} {path}"):
                 try:
-                    status, headers, content = method(self, *match.groups())
-                except _Refused as refused:
+                    status, headers, content = method(self, *map(unquote, match.groups()))
+                except RefusedError as refused:
                     status, headers, content = refused.status, refused.headers, b"{}"
                 break
         else:
@@ -94,15 +96,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _repository(self, name: str, writes: bool = False) -> Repository:
         repository, known = self.server.repositories.get(name), self.headers.get("Authorization") == f"Bearer {TOKEN}"
         if repository is None or (repository.private and not known):
-            raise _Refused(404 if known else 401, "RepoNotFound", "Repository not found")
+            raise RefusedError(404 if known else 401, "RepoNotFound", "Repository not found")
         if writes and not known:
-            raise _Refused(403, "", "You do not have write access")
+            raise RefusedError(403, "", "You do not have write access")
         return repository
 
     def _commit(self, repository: Repository, revision: str) -> str:
         commit = repository.branches.get(revision, revision)
         if commit not in repository.commits:
-            raise _Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            raise RefusedError(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return commit
 
     def info(self, name: str, revision: str | None = None) -> Any:
@@ -115,10 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(name)
         commit = self._commit(repository, revision)
         if repository.gated:
-            raise _Refused(403, "GatedRepo", "Access to this model is restricted")
+            raise RefusedError(403, "GatedRepo", "Access to this model is restricted")
         content, about = repository.commits[commit].get(file), {"X-Repo-Commit": commit}
         if content is None:
-            raise (missing := _Refused(404, "EntryNotFound", "Entry not found")).headers.update(about) or missing
+            raise (missing := RefusedError(404, "EntryNotFound", "Entry not found")).headers.update(about) or missing
         if file.endswith(LARGE):  # from storage on another host, without the caller's token
             oid = hashlib.sha256(content).hexdigest()
             self.server.large[oid] = content
@@ -135,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            raise _Refused(401, "", "Invalid username or password.")
+            raise RefusedError(401, "", "Invalid username or password.")
         if name in self.server.repositories:
             return 409, {}, _json({"error": "exists", "url": f"{self.server.address}/{name}"})[2]
         private = asked.get("visibility") == "private" or asked.get("private", False)
@@ -192,6 +194,12 @@ def _json(content: Any) -> tuple[int, dict[str, str], bytes]:
     return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
 
 
+def asked_anew() -> None:
+    """What was asked is forgotten, as in another process."""
+    client.pinned.cache_clear()
+    client.local.cache_clear()
+
+
 @contextmanager
 def serving(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub for this process, whose `huggingface_hub` has read its environment already, and for those that it starts.
@@ -203,6 +211,7 @@ def serving(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
     hub = Hub()
     thread = Thread(target=hub.serve_forever, args=(0.05,), daemon=True)
     thread.start()
+    asked_anew()
     values: dict[str, Any] = {"ENDPOINT": hub.address, "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_DISABLE_XET": True}
     values["HUGGINGFACE_CO_URL_TEMPLATE"] = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in values.items():
@@ -217,3 +226,4 @@ def serving(cache: Path, patch: pytest.MonkeyPatch) -> Iterator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join(10)
+        asked_anew()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -62,7 +62,7 @@ class Address(NamedTuple):
         return self.pinned and same and asked.revision in (self.named, self.revision)
 
 
-def is_hub(where: object) -> bool:
+def is_hub(where: object) -> TypeGuard[str]:
     return isinstance(where, str) and where.startswith("hf://")
 
 
@@ -80,9 +80,8 @@ def pin(config: DictConfig, key: str) -> None:
         return
     file = Path(OmegaConf.select(config, "run") or "") / "config.yaml"
     before = OmegaConf.select(OmegaConf.create(read_yaml(file)), key) if file.is_file() else None
-    if not (is_hub(before) and Address.of(before, key).is_of(Address.of(where, key))):
-        before = pinned(where, key)
-    OmegaConf.update(config, key, before)
+    kept = is_hub(before) and Address.of(before, key).is_of(Address.of(where, key))
+    OmegaConf.update(config, key, before if kept else pinned(where, key))
 
 
 @cache  # a sweep asks once
@@ -93,15 +92,14 @@ def pinned(where: str, key: str) -> str:
     """
     if not is_hub(where) or (asked := Address.of(where, key)).pinned:
         return where
-    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub import HfApi, constants
 
     repository, revision = asked.repository, asked.revision
     try:
         with _answered(where, key):
             info = HfApi().model_info(repository, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             file = asked.file or _chosen([each.rfilename for each in info.siblings or ()], where, key)
-            path = Path(hf_hub_download(repository, file, revision=revision))  # the cache notes the revision's commit
-        commit = path.parents[file.count("/")].name
+            commit = _fetch(repository, file, revision).parents[file.count("/")].name
     except NotReachedError as error:
         folder = _cached(asked)
         if folder is None:
@@ -122,17 +120,14 @@ def local(where: str, key: str) -> Path:
     """
     if not is_hub(where):
         return Path(where)
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
     address = Address.of(pinned(where, key), key)
-    repository, commit, file = address.repository, address.revision, str(address.file)
+    file = str(address.file)
     try:
         with _answered(where, key):
-            path = Path(hf_hub_download(repository, file, revision=commit))
-            if try_to_load_from_cache(repository, CARD, revision=commit) is None:  # neither it nor that there is none
-                with suppress(EntryNotFoundError):
-                    hf_hub_download(repository, CARD, revision=commit)
+            cached = try_to_load_from_cache(address.repository, file, revision=address.revision)
+            path = Path(cached) if isinstance(cached, str) else _fetch(address.repository, file, address.revision)
     except NotReachedError as error:
         raise _not_here(where, key, error) from error
     expected = path.readlink().name if path.is_symlink() else ""  # as the Hub names its large files: by their SHA-256
@@ -195,6 +190,17 @@ def _chosen(names: Collection[str], where: str, key: str) -> str:
     )
 
 
+def _fetch(repository: str, file: str, revision: str | None) -> Path:
+    """Return the path of the file in the cache, fetched with the card. The cache notes which commit a branch is."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    path = Path(hf_hub_download(repository, file, revision=revision))
+    with suppress(EntryNotFoundError):
+        hf_hub_download(repository, CARD, revision=path.parents[file.count("/")].name)
+    return path
+
+
 def _cached(asked: Address) -> Path | None:
     """Return the cache's folder of the commit that the revision was when it was last fetched."""
     from huggingface_hub import try_to_load_from_cache
@@ -227,6 +233,8 @@ def _answered(where: str, key: str) -> Iterator[None]:
     login = "log in (hf auth login) or set HF_TOKEN"
     try:
         yield
+    except errors.HFValidationError as error:
+        raise UserError(f"{key}={where}: {' '.join(str(error).split())}") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{key}={where}: {hub}/{repository} has no such branch, tag or commit; name another") from error
     except errors.GatedRepoError as error:
@@ -239,7 +247,7 @@ def _answered(where: str, key: str) -> Iterator[None]:
         code = error.response.status_code
         if code in (401, 403):
             raise UserError(f"{key}={where}: {hub} refuses ({error.server_message or code}): {login}") from error
-        raise NotReachedError(f"{hub} answers {code} ({error.server_message or 'no reason given'})") from error
+        raise NotReachedError(f"{hub} answers {code} ({error.server_message or 'no reason given'})") from None
     except (OSError, errors.HTTPError) as error:  # that of httpx, whose name differs between versions
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise NotReachedError(f"{hub} is not reached ({reason})") from error
+        raise NotReachedError(f"{hub} is not reached ({reason})") from None

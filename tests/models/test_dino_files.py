@@ -297,7 +297,7 @@ def test_volumes_take_no_weights_of_images(tmp_path: Path) -> None:
 
 def test_weights_by_timms_name_say_how_they_are_fetched() -> None:
     name = "vit_small_patch14_dinov2.lvd142m"
-    with pytest.raises(UserError, match=rf"^init={name}: .*hf download timm/{name} .*init={name}/model.safetensors"):
+    with pytest.raises(UserError, match=rf"^init={name}: no such file; .* init=hf://timm/{name}$"):
         StartWeights(Path(name), network("DINOv2"), key="init")
 
 

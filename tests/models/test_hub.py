@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from hub_server import TOKEN, Hub, Repository, serving
+from hub_server import TOKEN, Hub, Repository, asked_anew, serving
+from huggingface_hub.utils import close_session
 from models.test_classifier import model
 from safetensors.torch import save
 
@@ -42,21 +42,13 @@ def encoder() -> Encoder:
     return architecture(model(NAME)).build_encoder(64).eval()
 
 
-def asked_anew() -> None:
-    """As in another process."""
-    client.pinned.cache_clear()
-    client.local.cache_clear()
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub with the repository org/net: one network and its card."""
-    asked_anew()
     with serving(tmp_path / "cache", monkeypatch) as server:
         server.repositories["org/net"] = Repository()
         server.repositories["org/net"].commit({"model.safetensors": weights(), "README.md": CARD, "model.bin": b"x"})
         yield server
-    asked_anew()
 
 
 def commit_of(hub: Hub, branch: str = "main") -> str:
@@ -123,7 +115,9 @@ def test_a_file_that_is_not_the_hubs_is_refused(hub: Hub) -> None:
     changed[-1] ^= 1
     hub.swap[weights()] = bytes(changed)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"^init=hf://org/net: .* is not the file of the Hub, .*; delete it") as error:
+        with pytest.raises(
+            UserError, match=r"^init=hf://org/net: .* is not the file of the Hub, .*; delete it"
+        ) as error:
             client.local(WHERE, "init")
     hub.swap.clear()
     blob = Path(re.findall(r": (/\S+) is not", str(error.value))[0])
@@ -200,11 +194,14 @@ def test_without_the_hub_the_cache_serves_and_says_so(
     else:
         monkeypatch.setattr(Hub, "process_request", busy)
     asked_anew()
+    close_session()
     assert client.local(WHERE, "init").read_bytes() == weights()
     line = capsys.readouterr().out
     assert line.startswith(f"init={WHERE}: {hub.address} ") and line.endswith(f"knew it: commit {commit_of(hub)}\n")
     assert client.local(pin, "init").read_bytes() == weights() and not capsys.readouterr().out  # as it is recorded
-    with pytest.raises(UserError, match=r"^init=hf://org/net@dev: .*the cache \S+ does not have it.*: hf download org/ne"):
+    with pytest.raises(
+        UserError, match=r"^init=hf://org/net@dev: .*the cache \S+ does not have it.*: hf download org/ne"
+    ):
         client.local(f"{WHERE}@dev", "init")
 
 
@@ -224,7 +221,7 @@ def test_what_a_card_says_is_one_bounded_line(hub: Hub) -> None:
         assert start is not None and start.licence and start.summary.isprintable() and len(start.summary) < 700
 
 
-def test_processes_that_start_together_fetch_once(hub: Hub, tmp_path: Path) -> None:
+def test_processes_that_start_together_fetch_once(hub: Hub) -> None:
     """They share a cache, as those of a machine do; each is told where the Hub is by HF_ENDPOINT."""
     code = f"from dira_scale.models.hub import local; print(local({WHERE!r}, 'init'))"
     root = str(Path(__file__).parents[2])
@@ -234,4 +231,3 @@ def test_processes_that_start_together_fetch_once(hub: Hub, tmp_path: Path) -> N
     assert [process.returncode for process in processes] == [0, 0, 0] and len(paths) == 1
     assert Path(paths.pop().strip()).read_bytes() == weights()
     assert len(hub.fetched("model.safetensors")) == 1
-    shutil.rmtree(tmp_path / "cache")

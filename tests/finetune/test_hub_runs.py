@@ -1,0 +1,110 @@
+"""From a run to the Hub, and from there into the next run, which keeps the commit that it began with."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from finetune.conftest import TINY
+from hub_server import TOKEN, Hub, Repository, asked_anew, serving
+from huggingface_hub.utils import close_session
+from safetensors.torch import load_file
+
+from dira_scale.errors import UserError
+from dira_scale.export import main as export
+from dira_scale.finetune import main
+from dira_scale.models import hub as client
+from dira_scale.runs.reader import RunReader
+
+ADOPTED = [word for word in TINY if not word.startswith("model.")]
+PUSHED = {".gitattributes", "README.md", "config.json", "model.safetensors"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """An empty Hub, and a token that may write."""
+    with serving(tmp_path / "cache", monkeypatch) as server:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+
+
+def log(run: Path) -> str:
+    return (run / "log.txt").read_text()
+
+
+@pytest.mark.usefixtures("libraries")
+def test_an_export_is_pushed_and_the_next_run_starts_from_it(
+    hub: Hub, discs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, where = tmp_path / "first", tmp_path / "second", "hf://org/mine"
+    assert main([*TINY, "task=labels", f"data.shards={discs}", f"run={first}", "steps=1"]) == 0
+    assert export([f"run={first}", "formats=huggingface", f"push={where}"]) == 0
+    repository = hub.repositories["org/mine"]
+    commit, here = repository.branches["main"], first / "export"
+    assert repository.private and len(repository.commits) == 2  # that which made it, and the export
+    assert repository.commits[commit].keys() == PUSHED
+    assert all(repository.commits[commit][name] == (here / name).read_bytes() for name in PUSHED - {".gitattributes"})
+    said = capfd.readouterr()
+    assert f"{hub.address}/org/mine: private, commit {commit}; init={where}@{commit} starts from it" in said.out
+    assert TOKEN not in said.out + said.err and not any(TOKEN in file.read_text() for file in first.glob("*.*"))
+
+    words = [*ADOPTED, "task=labels", f"data.shards={discs}", f"run={second}"]
+    assert main([*words, f"init={where}", "steps=1"]) == 0
+    reader = RunReader(second)
+    pin = f"{where}@{commit}/model.safetensors"
+    assert reader.config["init"] == reader.description.network.start == pin
+    assert reader.config["model"]["encoder"] == "test_resnet"  # the network is the export's, as of a folder
+    assert f"init: {pin}: encoder (" in log(second)
+    assert reader.description.network.licence == "none"  # that of the discs
+    assert "not checkable: init=hf://" in log(second)
+
+    other = load_file(here / "model.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(client.local(where, "init").read_bytes()[:-4] + b"\0\0\0\0")
+    assert other.keys() == load_file(tmp_path / "other.safetensors").keys()
+    moved = repository.commit({"model.safetensors": (tmp_path / "other.safetensors").read_bytes()})
+    monkeypatch.delenv("HF_TOKEN")  # so that a private repository answers nothing
+    asked_anew()
+    hub.asked.clear()
+    assert main([*words, f"init={where}", "steps=2"]) == 0 and hub.asked == []
+    assert RunReader(second).config["init"] == pin and RunReader(second).status()["step"] == 2
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    capfd.readouterr()
+    assert main([*words, f"init={where}@{moved}", "steps=3"]) == 2
+    assert f"init: {pin} -> {where}@{moved}/model.safetensors" in capfd.readouterr().err
+
+    assert export([f"run={second}", "formats=huggingface"]) == 0
+    card = (second / "export/README.md").read_text()
+    assert f"starting from `{pin}`" in card and "license_name" in yaml.safe_load(card.split("---")[1])
+
+
+def test_a_later_push_leaves_no_weights_of_the_former_one(hub: Hub, tmp_path: Path) -> None:
+    """And none that were private are added to a repository that everybody can read."""
+    for name in ("a.safetensors", "README.md"):
+        (tmp_path / name).write_text(name)
+    hub.repositories["org/mine"] = Repository()
+    first = hub.repositories["org/mine"].commit({"unet.safetensors": b"old", "NOTES.md": b"kept"})
+    given = tmp_path, ["a.safetensors", "README.md"], {"unet.safetensors"}
+    with pytest.raises(UserError, match=r"everybody can read http://.*/org/mine; add private=false"):
+        client.push("hf://org/mine", *given, private=True)
+    assert hub.repositories["org/mine"].branches["main"] == first
+    assert ": public, commit " in client.push("hf://org/mine", *given, private=False)
+    files = hub.repositories["org/mine"].commits[hub.repositories["org/mine"].branches["main"]]
+    assert files == {"a.safetensors": b"a.safetensors", "README.md": b"README.md", "NOTES.md": b"kept"}
+
+
+def test_a_push_that_fails_says_what_to_do(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    given = "hf://org/mine", tmp_path, list[str](), set[str]()
+    with pytest.raises(UserError, match=r"^push=hf://org/mine: http://\S+ refuses \(Invalid .*\): log in "):
+        client.push(*given, private=True)
+    hub.shutdown()
+    hub.server_close()
+    close_session()
+    with pytest.raises(
+        UserError, match=rf"is not reached \(.*refused\); the export is in {tmp_path}, the same command"
+    ):
+        client.push(*given, private=True)
+    assert export(["run=any", "push=hf://org/mine@dev"]) == 2
+    assert "push=hf://org/mine@dev: a commit is added to the repository's branch main" in capsys.readouterr().err
