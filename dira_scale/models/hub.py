@@ -1,7 +1,7 @@
 """Weights in and out by name through the Hugging Face Hub: ``hf://ORG/NAME[@REVISION][/FILE]``.
 
 A revision is pinned to the commit that it is when a run begins, and the pin is recorded: ``hf://ORG/NAME@COMMIT/FILE``,
-with ``#REVISION`` behind it where one was named. Only safetensors and the card are fetched, into the Hub's own cache.
+with ``:REVISION`` behind it where one was named. Only safetensors and the card are fetched, into the Hub's own cache.
 """
 
 import hashlib
@@ -25,9 +25,10 @@ EXPORTED = (
     "encoder.safetensors", "plain_encoder.safetensors", "model.safetensors",
 )  # fmt: skip
 _ADDRESS = re.compile(
-    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[\w.-]+|[^\s/@#]+))?(?:/(?P<file>[^\s@#]+))?"
-    r"(?:#(?P<named>\S+))?"
+    r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[\w.-]+|[^\s/@:]+))?"
+    r"(?:/(?P<file>[^\s@:]+)(?::(?P<named>\S+))?)?"
 )
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class NotReachedError(Exception):
@@ -46,7 +47,7 @@ class Address(NamedTuple):
     def of(cls, where: str, key: str) -> "Address":
         """Raises UserError, naming ``key``, for what is no address, or one of other than safetensors."""
         match = _ADDRESS.fullmatch(where)
-        if match is None:
+        if match is None or (match["named"] and not _COMMIT.fullmatch(match["revision"] or "")):
             raise UserError(f"{key}={where}: expected hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE")
         if match["file"] and not match["file"].endswith(SUFFIX):
             raise UserError(f"{key}={where}: name a file {SUFFIX}; nothing else is fetched, as it can hold code")
@@ -54,7 +55,7 @@ class Address(NamedTuple):
 
     @property
     def pinned(self) -> bool:
-        return bool(self.file and re.fullmatch("[0-9a-f]{40}", self.revision or ""))
+        return bool(self.file and _COMMIT.fullmatch(self.revision or ""))
 
     def is_of(self, asked: "Address") -> bool:
         """Return whether this pin is one of what was ``asked`` for."""
@@ -108,7 +109,7 @@ def pinned(where: str, key: str) -> str:
         commit = folder.name
         if not local_rank():
             print_line(f"{key}={where}: {error}; taken as the cache last knew it: commit {commit}")
-    return f"hf://{repository}@{commit}/{file}" + (f"#{revision}" if revision not in (None, commit) else "")
+    return f"hf://{repository}@{commit}/{file}" + (f":{revision}" if revision not in (None, commit) else "")
 
 
 @cache  # a checksum takes seconds

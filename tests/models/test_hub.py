@@ -74,7 +74,7 @@ def test_a_revision_is_pinned_to_its_commit(hub: Hub, revision: str | None) -> N
         repository.commit({"model.safetensors": weights(1), "README.md": CARD}, revision)
     commit, where = commit_of(hub, revision or "main"), f"{WHERE}@{revision}" if revision else WHERE
     pin = client.pinned(where, "init")
-    assert pin == f"{WHERE}@{commit}/model.safetensors" + (f"#{revision}" if revision else "")
+    assert pin == f"{WHERE}@{commit}/model.safetensors" + (f":{revision}" if revision else "")
     repository.commit({"model.safetensors": weights(2)}, revision or "main")
     asked_anew()
     assert client.local(pin, "init").read_bytes() == weights(1 if revision else 0)
@@ -95,10 +95,11 @@ def test_a_run_keeps_the_commit_that_it_recorded(hub: Hub, tmp_path: Path) -> No
     again = compose("pretrain", [*words, f"model.weights={WHERE}"]).model.weights
     assert again == first and client.local(again, "model.weights").read_bytes() == weights() and hub.asked == []
     other = compose("pretrain", [*words, f"model.weights={WHERE}@dev"]).model.weights
-    assert other == f"{WHERE}@{commit_of(hub)}/model.safetensors#dev"
+    assert other == f"{WHERE}@{commit_of(hub)}/model.safetensors:dev"
     (tmp_path / "config.yaml").write_text(f"model: {{weights: '{other}'}}\n")
-    assert compose("pretrain", [*words, f"model.weights={WHERE}@dev"]).model.weights == other
-    assert compose("pretrain", [*words, f"model.weights={WHERE}"]).model.weights == other.removesuffix("#dev")
+    for typed in (f"{WHERE}@dev", other):
+        assert compose("pretrain", [*words, f"model.weights={typed}"]).model.weights == other
+    assert compose("pretrain", [*words, f"model.weights={WHERE}"]).model.weights == other.removesuffix(":dev")
 
 
 def test_pretraining_starts_from_a_name_and_a_plan_asks_nobody(hub: Hub) -> None:
@@ -163,6 +164,8 @@ def test_which_file_is_loaded(hub: Hub) -> None:
         ("hf://org/gated", "accept the terms at http://127.0.0.1:.*/org/gated, then log in"),
         ("hf://net", "expected hf://ORG/NAME, "),
         ("hf://org/net@", "expected hf://ORG/NAME, "),
+        ("hf://org/net:dev", "expected hf://ORG/NAME, "),
+        ("hf://org/net@dev/model.safetensors:dev", "expected hf://ORG/NAME, "),
         ("hf://../net@main", "Repo id must"),
     ],
 )
