@@ -132,21 +132,23 @@ def local(where: str, key: str) -> Path:
     except NotReachedError as error:
         raise _not_here(where, key, error) from error
     expected = path.readlink().name if path.is_symlink() else ""  # as the Hub names its large files: by their SHA-256
-    with path.open("rb") as content:
-        if re.fullmatch("[0-9a-f]{64}", expected) and hashlib.file_digest(content, "sha256").hexdigest() != expected:
-            raise UserError(
-                f"{key}={where}: {path.resolve()} is not the file of the Hub, whose SHA-256 begins with "
-                f"{expected[:12]}: it was damaged or changed on its way or since; delete it and run the same again"
-            )
+    if re.fullmatch("[0-9a-f]{64}", expected) and _sha256(path) != expected:
+        raise UserError(
+            f"{key}={where}: {path.resolve()} is not the file of the Hub, whose SHA-256 begins with {expected[:12]}: "
+            "it was damaged or changed on its way or since; delete it and run the same again"
+        )
     return path
 
 
 def weights_fact(where: str | None, key: str) -> dict[str, str]:
     """Return what the file at ``key`` contains, which must be the same on all processes; nothing of a folder."""
-    if where is None or not (path := local(where, key)).is_file():
-        return {}
+    path = local(where, key) if where else None
+    return {f"the file {key}": _sha256(path)[:12]} if path and path.is_file() else {}
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return {f"the file {key}": hashlib.file_digest(file, "sha256").hexdigest()[:12]}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def push(where: str, folder: Path, files: Sequence[str], other: Collection[str], private: bool) -> str:
@@ -230,25 +232,24 @@ def _answered(where: str, key: str) -> Iterator[None]:
     """Turn what the Hub refuses into UserError, one line, and no answer into NotReachedError."""
     from huggingface_hub import constants, errors
 
-    hub, repository = constants.ENDPOINT, Address.of(where, key).repository
-    login = "log in (hf auth login) or set HF_TOKEN"
+    hub, login = constants.ENDPOINT, "log in (hf auth login) or set HF_TOKEN"
+    page = f"{hub}/{Address.of(where, key).repository}"
+    refusals: dict[type[Exception], str] = {  # the first that fits
+        errors.RevisionNotFoundError: f"{page} has no such branch, tag or commit; name another",
+        errors.GatedRepoError: f"accept the terms at {page}, then {login}",
+        errors.RemoteEntryNotFoundError: f"there is no such file; {page}/tree/main lists them",
+        errors.RepositoryNotFoundError: f"{hub} has no such repository, or shows it to others only: {login}",
+    }
     try:
         yield
     except errors.HFValidationError as error:
         raise UserError(f"{key}={where}: {' '.join(str(error).split())}") from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(f"{key}={where}: {hub}/{repository} has no such branch, tag or commit; name another") from error
-    except errors.GatedRepoError as error:
-        raise UserError(f"{key}={where}: accept the terms at {hub}/{repository}, then {login}") from error
-    except errors.RemoteEntryNotFoundError as error:
-        raise UserError(f"{key}={where}: there is no such file; {hub}/{repository}/tree/main lists them") from error
-    except errors.RepositoryNotFoundError as error:
-        raise UserError(f"{key}={where}: {hub} has no such repository, or shows it to others only: {login}") from error
     except errors.HfHubHTTPError as error:
-        code = error.response.status_code
-        if code in (401, 403):
-            raise UserError(f"{key}={where}: {hub} refuses ({error.server_message or code}): {login}") from error
-        raise NotReachedError(f"{hub} answers {code} ({error.server_message or 'no reason given'})") from None
+        code, said = error.response.status_code, error.server_message or "no reason given"
+        refusal = next((text for kind, text in refusals.items() if isinstance(error, kind)), "")
+        if refusal or code in (401, 403):
+            raise UserError(f"{key}={where}: {refusal or f'{hub} refuses ({said}): {login}'}") from error
+        raise NotReachedError(f"{hub} answers {code} ({said})") from None
     except (OSError, errors.HTTPError) as error:  # that of httpx, whose name differs between versions
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise NotReachedError(f"{hub} is not reached ({reason})") from None
+        cause = error.__cause__ or error
+        raise NotReachedError(f"{hub} is not reached ({[*str(cause).splitlines(), type(cause).__name__][0]})") from None
