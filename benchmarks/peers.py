@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers FOLDER      makes FOLDER, for --peers FOLDER or DIRA_SCALE_PEERS
 
-litdata and streaming for `bench loader`: streaming asks for an older NumPy than ours. nnU-Net and torchio for `bench
-loader3d`: nnU-Net asks for an older timm.
+litdata and streaming for `bench loader`: streaming asks for an older NumPy than ours. nnU-Net, medrs and torchio for
+`bench loader3d`: nnU-Net asks for an older timm.
 """
 
 import argparse
@@ -26,8 +26,8 @@ TORCH = "torch==2.13.0"
 # torch alone and first: only its exact version is a CPU build everywhere.
 PACKAGES = [
     [TORCH],
-    [TORCH, "nnunetv2==2.8.1", "torchio==1.2.1", "litdata==0.2.76", "mosaicml-streaming==0.13.0", "numpy<2.2", "pillow",
-     "psutil"],
+    [TORCH, "nnunetv2==2.8.1", "torchio==1.2.1", "medrs==0.2.0", "litdata==0.2.76", "mosaicml-streaming==0.13.0",
+     "numpy<2.2", "pillow", "psutil"],
 ]  # fmt: skip
 SECONDS = 1800  # bound on the wait for pip
 

@@ -35,10 +35,11 @@ MAY_NEED = {
         "dira_scale.shard.curate.stats_page",
     },
     "litdata": {"benchmarks.loader.peers"},
+    "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},
 }  # fmt: skip
 LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
-ELSEWHERE = ("litdata", "streaming", "nnunetv2", "torchio")  # in an environment of their own
+ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an environment of their own
 
 
 def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:

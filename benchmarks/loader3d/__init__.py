@@ -1,1 +1,1 @@
-"""Crops/s of volumes by our loader, nnU-Net's reader, MONAI and torchio, one core each, in one run."""
+"""Crops/s of volumes by our loader, nnU-Net's reader, MONAI, medrs and torchio, one core each, in one run."""

@@ -1,6 +1,6 @@
-"""Crops/s of volumes: our loader against nnU-Net's reader, MONAI's datasets and torchio's Queue, in one run.
+"""Crops/s of volumes: our loader against nnU-Net's reader, MONAI's datasets, medrs and torchio's Queue, in one run.
 
-    python -m benchmarks.peers out/peers           once: the environment of nnU-Net and torchio
+    python -m benchmarks.peers out/peers           once: the environment of nnU-Net, medrs and torchio
     python -m dira_scale.bench loader3d --peers out/peers [--json loader3d.json]
 
 Every contender reads crops of 64 x 64 x 32 or of 96 x 96 x 96 voxels from the same CT, without resampling. They take
@@ -92,7 +92,7 @@ class Result:
 
 
 def measure(inputs: VolumeInputs, case: str, environment: Path | None, rounds: int, seconds: float) -> Result:
-    """All contenders in turns. ``environment``: of nnU-Net and torchio, which are left out without it."""
+    """All contenders in turns. ``environment``: of nnU-Net, medrs and torchio, which are left out without it."""
     here, left_out = gather(OFFERS, inputs)
     volumes = inputs.volumes()
     for contender in here:
@@ -105,7 +105,7 @@ def measure(inputs: VolumeInputs, case: str, environment: Path | None, rounds: i
         try:
             peers = stack.enter_context(Peers(environment, "loader3d", inputs.folder, KEEP_FREED_MEMORY))
         except UserError as error:
-            left_out["nnU-Net and torchio"] = str(error)
+            left_out["nnU-Net, medrs and torchio"] = str(error)
         else:
             turns, sizes, packages = turns | peers.turns, sizes | peers.sizes, peers.packages
         paces = take_turns(turns, rounds, seconds)

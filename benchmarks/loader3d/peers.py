@@ -1,9 +1,11 @@
-"""nnU-Net's reader and torchio's Queue, in an environment of their own, where dira_scale is not."""
+"""nnU-Net's reader, medrs and torchio's Queue, in an environment of their own, where dira_scale is not."""
 
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
+import medrs
+import nibabel
 import numpy as np
 import torch
 import torchio
@@ -13,8 +15,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnU
 from benchmarks.loader3d.turns import Contender, CropList, check, turn
 from benchmarks.turns import Turn
 
-PACKAGES = ("nnunetv2", "blosc2", "torchio", "torch", "numpy")
+PACKAGES = ("nnunetv2", "blosc2", "medrs", "torchio", "torch", "numpy")
 NNUNET = "nnU-Net's reader"
+MEDRS = "medrs load_cropped, plain .nii"
 SAMPLES = 1, 16  # crops that torchio's Queue takes of a volume
 
 
@@ -42,6 +45,16 @@ def reader(dataset: nnUNetDatasetBlosc2, crops: CropList) -> Generator[np.ndarra
         yield batch
 
 
+def cropped(files: list[Path], crops: CropList) -> Generator[np.ndarray, None, None]:
+    """medrs cuts crops out of uncompressed files alone, and gives float32."""
+    for wanted in crops.batches():
+        batch = np.empty((len(wanted), 1, *crops.size), np.float32)
+        for slot, (volume, span) in zip(batch, wanted, strict=True):
+            start, size = [axis.start for axis in reversed(span)], list(reversed(crops.size))  # its axes are x, y, z
+            slot[0] = medrs.load_cropped(str(files[volume]), start, size).to_numpy().T
+        yield batch
+
+
 def queue(files: list[Path], crops: CropList, samples: int) -> Generator[list[torch.Tensor], None, None]:
     """torchio's Queue without processes: ``samples`` crops of its own of each volume that it reads."""
     subjects = torchio.SubjectsDataset([torchio.Subject(image=torchio.ScalarImage(file)) for file in files])
@@ -52,14 +65,21 @@ def queue(files: list[Path], crops: CropList, samples: int) -> Generator[list[to
 
 
 def contenders(folder: Path) -> tuple[dict[str, Turn], dict[str, int]]:
-    """Their turns, and the bytes that each reads; nnU-Net's form of the volumes is written here."""
+    """Their turns, and the bytes that each reads; nnU-Net's and medrs's forms of the volumes are written here."""
     torch.set_num_threads(1)
     crops = CropList.load(folder / "crops.npz")
     volumes = [np.load(file, mmap_mode="r") for file in sorted((folder / "npy").iterdir())]
     stored = folder / f"nnunet-{crops.name}"
     write_nnunet(stored, volumes, crops.size)
     bricks, nifti = sorted(stored.iterdir()), sorted((folder / "nifti").iterdir())
-    made = [Contender(NNUNET, partial(reader, nnUNetDatasetBlosc2(str(stored)), crops), bricks)]
+    plain = [folder / "nii" / f"{number:05d}.nii" for number in range(len(volumes))]
+    for file, voxels in zip(plain, volumes, strict=True):
+        file.parent.mkdir(exist_ok=True)
+        nibabel.Nifti1Image(voxels.T, np.eye(4), dtype=np.int16).to_filename(file)
+    made = [
+        Contender(NNUNET, partial(reader, nnUNetDatasetBlosc2(str(stored)), crops), bricks),
+        Contender(MEDRS, partial(cropped, plain, crops), plain),
+    ]
     for number in SAMPLES:
         read = partial(queue, nifti, crops, number)
         made.append(Contender(f"torchio Queue, {number} a volume", read, nifti, same=False))

@@ -11,7 +11,7 @@ from dira_scale.errors import UserError, nearest
 COMMAND = Command("bench", "measure speed on this machine against baselines", gpu=True)
 BENCHMARKS = {
     "loader": "images per second of our loaders, against other packages and against bare decoding",
-    "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI and torchio, one core each",
+    "loader3d": "crops per second of volumes, against nnU-Net's reader, MONAI, medrs and torchio, one core each",
     "step": "the training loop, against a bare PyTorch loop",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
     "embed": "features of a dataset, against the slower of a bare forward pass and its loader alone",

@@ -50,5 +50,5 @@ class Embed(Schema):
         super().__post_init__()
         if isinstance(self.layer, list):
             raise UserError(f"layer={typed(self.layer)}: a folder has one level; name one")
-        if self.what == MAP and self.layer in ("class", "class+mean"):
+        if self.what == MAP and str(self.layer).startswith("class"):
             raise UserError(f"layer={self.layer}: class tokens lie nowhere, and what=map is of places; use last")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dira_scale.errors import UserError
-from dira_scale.evaluation.features import TOKENS, Layer
+from dira_scale.evaluation.features import TOKENS, TOKENS_4, Layer
 from dira_scale.models.architecture import (
     INPUT,
     Architecture,
@@ -169,11 +169,11 @@ def _fake_encoder(model: str, size: int | tuple[int, ...]) -> Encoder:
 
 
 def levels(layer: Layer | Sequence[Layer], encoder: Encoder) -> dict[str, Layer]:
-    """Levels of the pyramid, or ``TOKENS``, by their name in the table. Raises UserError for one that is not there."""
+    """Levels of the pyramid, or tokens, by their name in the table. Raises UserError for one that is not there."""
     available: list[Layer] = [level for level in range(1, len(encoder.channels)) if encoder.channels[level] > 0]
     last = available[-1]
     if encoder.has_class_token:
-        available += TOKENS
+        available += TOKENS + TOKENS_4
     if not layer:
         raise UserError("layer=[]: name a level, or several")
     by_name = {}

@@ -27,8 +27,10 @@ from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.pixels.crops import fill
 
-Layer = int | str  # a level of the pyramid, or one of ``TOKENS``
-CLASS, CLASS_AND_MEAN = TOKENS = "class", "class+mean"  # of transformers that have a class token
+Layer = int | str  # a level of the pyramid, or tokens
+# Of transformers that have a class token: the last block's, or those of the last four, alone or beside the mean patch.
+CLASS, CLASS_AND_MEAN = TOKENS = "class", "class+mean"
+CLASS_4, CLASS_4_AND_MEAN = TOKENS_4 = "class4", "class4+mean"
 PATCHES = "patches"  # of maps: all patch tokens of a transformer
 # By the number of a tensor's dimensions.
 POOLS: Mapping[int, Callable[..., Tensor]] = {4: F.adaptive_avg_pool2d, 5: F.adaptive_avg_pool3d}
@@ -166,13 +168,18 @@ def pooled(encoder: Encoder, images: Tensor, layers: Sequence[Layer]) -> list[Te
     """One vector an image for each of ``layers``, float32 [b, width]; ``images`` [b, C, *size].
 
     A level's is its mean over space; ``class`` is the class token, ``class+mean`` that and the mean patch token, one
-    behind the other (the features of DINOv2's linear probe of the last block, sec. 7).
+    behind the other; ``class4`` and ``class4+mean`` have the class tokens of the last four blocks (the four features
+    that DINOv2's linear probe chooses from, appendix B.3).
     """
     tokens = encoder.tokens(images.contiguous(memory_format=CHANNELS_LAST[images.dim()]))
     vectors: dict[Layer, Tensor] = {}
     if tokens.class_token is not None and tokens.patches is not None:
         vectors[CLASS] = tokens.class_token.float()
-        vectors[CLASS_AND_MEAN] = torch.cat([vectors[CLASS], tokens.patches.float().mean(1)], 1)
+        mean = tokens.patches.float().mean(1)
+        vectors[CLASS_AND_MEAN] = torch.cat([vectors[CLASS], mean], 1)
+        if set(layers) & {*TOKENS_4}:
+            vectors[CLASS_4] = torch.cat([token.float() for token in encoder.class_tokens(images, 4)], 1)
+            vectors[CLASS_4_AND_MEAN] = torch.cat([vectors[CLASS_4], mean], 1)
     return [vectors[layer] if layer in vectors else global_average(tokens.maps[layer].float()) for layer in layers]  # type: ignore[index]
 
 
@@ -196,7 +203,7 @@ def width(encoder: Encoder, layer: Layer) -> int:
     """Return the length of a vector of :func:`pooled`."""
     if isinstance(layer, int):
         return encoder.channels[layer]
-    return encoder.channels[-1] * (2 if layer == CLASS_AND_MEAN else 1)
+    return encoder.channels[-1] * {CLASS: 1, CLASS_AND_MEAN: 2, CLASS_4: 4, CLASS_4_AND_MEAN: 5}[layer]
 
 
 def features(

@@ -130,6 +130,10 @@ class Encoder(nn.Module):
         assert hidden is None and fill is None, "an encoder without patches hides none"
         return Tokens(self(x))
 
+    def class_tokens(self, x: Tensor, blocks: int) -> list[Tensor]:
+        """The class token [b, dim] after each of the last ``blocks``, through the final norm; of encoders with one."""
+        raise NotImplementedError
+
     def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
         """The last map of a view of ``size`` by its patch tokens [b, n, dim]; of encoders with tokens."""
         raise NotImplementedError

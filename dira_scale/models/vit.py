@@ -85,6 +85,16 @@ class PlainEncoder(TimmEncoder):
         first = int(self.has_class_token)
         return pyramid, tokens[:, 0] if first else None, tokens[:, first:prefix], patches
 
+    def class_tokens(self, x: Tensor, blocks: int) -> list[Tensor]:
+        x = self._expanded(x)
+        height, width = x.shape[2:]
+        with self._positions((height // self.patch, width // self.patch)):
+            found = self.model.forward_intermediates(
+                x, indices=blocks, return_prefix_tokens=True, norm=True, intermediates_only=True
+            )
+        last = self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else nn.Identity()
+        return [last(prefix[:, 0]) for _, prefix in found]
+
     def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
         grid = [side // self.patch for side in size]
         height, width = (side // STRIDES[-1] for side in size)

@@ -76,7 +76,7 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main(["loader3d", *words, "--json", str(tmp_path / "a.json")]) == 0
     (result,) = json.loads((tmp_path / "a.json").read_text())["results"]
     assert os.sched_getaffinity(0) == cores
-    assert list(result["paces"]) == [LOADER] and list(result["left_out"]) == ["nnU-Net and torchio"]
+    assert list(result["paces"]) == [LOADER] and list(result["left_out"]) == ["nnU-Net, medrs and torchio"]
     printed = capsys.readouterr().out
     assert "64x64x32, warm" in printed
-    assert "without nnU-Net and torchio: python -m benchmarks.peers FOLDER" in printed
+    assert "without nnU-Net, medrs and torchio: python -m benchmarks.peers FOLDER" in printed

@@ -10,6 +10,7 @@ from timm.models.resnet import BasicBlock
 
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.errors import UserError
+from dira_scale.evaluation.features import pooled, width
 from dira_scale.models.encoder import build_encoder, check_view, timm_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
@@ -141,6 +142,26 @@ def test_tokens_are_timms(name, prefix, extra):
     torch.testing.assert_close(torch.cat(parts, 1), expected)
     if size == 96:  # of patches of 14 the last map is resampled
         torch.testing.assert_close(maps[-1].mean((2, 3)), expected[:, prefix:].mean(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("test_vit", {}), ("vit_small_patch16_dinov3", SHORT), ("test_vit", {"fc_norm": True})]
+)
+def test_class_tokens_of_the_last_blocks_are_the_blocks_own_outputs_normed(name, arguments):
+    encoder = PlainEncoder(name, 1, {"img_size": 64} | arguments).eval()
+    images, outputs, wanted = torch.rand(2, 1, 64, 64), [], ["class4", "class4+mean", "class"]
+    for block in encoder.model.blocks:
+        block.register_forward_hook(lambda _, __, output: outputs.append(output))
+    with torch.no_grad():
+        tokens = encoder.tokens(images)
+        norm = encoder.model.fc_norm if arguments.get("fc_norm") else encoder.model.norm
+        expected = torch.cat([norm(output)[:, 0] for output in outputs[-4:]], 1)
+    assert len(outputs) >= 4
+    four, four_and_mean, last = pooled(encoder, images, wanted)
+    torch.testing.assert_close(four, expected)
+    assert torch.equal(four[:, -last.shape[1] :], last)
+    assert torch.equal(four_and_mean, torch.cat([four, tokens.patches.mean(1)], 1))
+    assert [width(encoder, layer) for layer in wanted] == [each.shape[1] for each in (four, four_and_mean, last)]
 
 
 def test_networks_of_maps_have_no_tokens():
