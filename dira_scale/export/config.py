@@ -8,7 +8,7 @@ from omegaconf import MISSING
 from dira_scale.config.schema import Schema, above, at_least, one_of, path_field, paths_field
 
 # Those of ``formats.py``.
-FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet")
+FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet", "monai_bundle")
 
 
 @dataclass
