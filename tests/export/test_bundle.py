@@ -7,7 +7,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from finetune.conftest import TINY_VOLUMES
 from predict.test_predict_command import conversion, oblique
 
 from dira_scale.export import main as export
@@ -15,13 +14,17 @@ from dira_scale.finetune import main as finetune
 from dira_scale.predict import main as predict
 
 SHAPES = {"a.nii.gz": (31, 18, 40), "b.nii.gz": (30, 17, 36), "c.nii.gz": (33, 19, 41)}
+TUNED = [
+    "task=masks", "views=tune_volumes", "data.batch=2", "data.pad=true", "data.workers=1", "precision=fp32",
+    "log_every=1", "parallel.threads=1", "validate.batch=4", "stages.finetune.epochs=2",
+]  # fmt: skip
 CLASSES = "task.classes={half: 1, rest: 2}"
 
 
 @pytest.mark.system
 @pytest.mark.parametrize(
     ("model", "size", "words"),
-    [("unet3d", [16, 16, 24], [CLASSES]), ("swinunetr", [32, 32, 64], ["model.feature_size=12"])],
+    [("unet3d", [16, 16, 24], [CLASSES, "model.width=0.125"]), ("swinunetr", [32, 32, 64], ["model.feature_size=12"])],
 )
 def test_monai_runs_it_on_files(model: str, size: list[int], words: list[str], tmp_path: Path) -> None:
     monai_bundle = pytest.importorskip("monai.bundle")
@@ -34,8 +37,8 @@ def test_monai_runs_it_on_files(model: str, size: list[int], words: list[str], t
         nibabel.save(nibabel.Nifti1Image(ball.astype(np.uint8), source.affine), masks / name)
     recipe = {"columns.mask": "mask", "volume.range": [-200, 500]}
     dataset = conversion(folder, tmp_path / "shards", kind="volumes", modality="MR", **recipe)
-    words = [f"model={model}", "task=masks", f"data.size={size}", "data.batch=2", "data.pad=true", *words]
-    assert finetune([*TINY_VOLUMES, *words, f"data.shards={dataset.root}", f"run={run}"]) == 0
+    words = [f"model={model}", f"data.size={size}", *words, f"data.shards={dataset.root}", f"run={run}"]
+    assert finetune([*TUNED, *words]) == 0
     assert export([f"run={run}", "formats=monai_bundle"]) == 0
     assert predict([f"run={run}", f"images={folder}", f"out={out}", "names=source", "probabilities=true"]) == 0
     bundle = run / "export" / "bundle"

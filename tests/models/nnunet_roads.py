@@ -86,6 +86,7 @@ def main() -> None:
     for name, file in (("resenc", resenc), ("primus", primus)):
         command(like_nnssl.preprocess_like_nnssl_entrypoint, "-n", name, "-pc", str(file), "-np", "1")
     sys.argv = ["", str(folder)]
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112  # batches by this process; planning refuses 0
     follow("weights", "cube.pt", resenc, "nnUNetTrainer", "cubes")
     follow("weights_primus", "flat.pt", primus, "nnUNet_Primus_S_Trainer", "flat")
     follow("dynamic", "cube.pt", None, "DynamicPretrainedTrainer", "ptPlans_dynamic__deep")

@@ -73,7 +73,7 @@ def entered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, T
     torch.save(torch.rand(2, 1, *3 * (SIDE,)), folder / "cube.pt")
     torch.save(torch.rand(2, 1, *FLAT), folder / "flat.pt")
     environment = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    environment |= {"PYTHONPATH": f"{folder / 'site'}:{code.absolute()}", "nnUNet_n_proc_DA": "0"}
+    environment |= {"PYTHONPATH": f"{folder / 'site'}:{code.absolute()}"}
     command = [sys.executable, str(Path(__file__).with_name("nnunet_roads.py")), str(folder)]
     subprocess.run(command, env=os.environ | environment, cwd=folder, check=True, timeout=3000)
     return folder, exported
