@@ -81,13 +81,15 @@ def inference(network: TrainedNetwork) -> dict[str, Any]:
         definition |= {"feature_size": network.encoder.feature_size}
     softmax = network.run.output.activation == "softmax"
     last: dict[str, Any] = {"argmax": True} if softmax else {"threshold": 0.5}
+    probabilities = "Softmax(1)" if softmax else "Sigmoid()"  # before windows are added up, as in `predict`
     undone = {"orig_keys": "image", "transform": "@preprocessing", "nearest_interp": False}
     saved = {"output_dir": "@output_dir", "output_postfix": "seg", "output_dtype": "$numpy.uint8"}
     return {
         "imports": ["$import glob", "$import numpy", "$import torch", *([OURS] if _own(network) else [])],
         "bundle_root": ".", "dataset_dir": "$@bundle_root + '/images'", "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
-        "network_def": definition, "network": "$@network_def.to(@device)",
+        "network_def": definition,
+        "network": f"$torch.nn.Sequential(@network_def, torch.nn.{probabilities}).to(@device)",
         "preprocessing": {"_target_": "Compose", "transforms": preprocessing(network)},
         "dataset": {
             "_target_": "Dataset", "transform": "@preprocessing",
@@ -95,24 +97,22 @@ def inference(network: TrainedNetwork) -> dict[str, Any]:
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
         "inferer": {
-            "_target_": "SlidingWindowInferer", "roi_size": _sides(network), "sw_batch_size": 4, "overlap": 0.5,
-            "mode": "gaussian",
+            "_target_": "SlidingWindowInferer", "roi_size": _sides(network), "sw_batch_size": 4, "mode": "gaussian",
+            "overlap": 0.5,
         },
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                _of("Activations", "pred", softmax=softmax, sigmoid=not softmax), _of("Invert", "pred", **undone),
-                _of("AsDiscrete", "pred", **last), _of("SaveImage", "pred", separate_folder=False, **saved),
+                _of("Invert", "pred", **undone), _of("AsDiscrete", "pred", **last),
+                _of("SaveImage", "pred", separate_folder=False, **saved),
             ],
         },
         "evaluator": {
             "_target_": "SupervisedEvaluator", "device": "@device", "val_data_loader": "@dataloader",
             "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing",
         },
-        "initialize": [
-            "$@network.load_state_dict(torch.load(@bundle_root + '/models/model.pt', @device, weights_only=True))"
-        ],
-        "run": ["$@evaluator.run()"],
+        "initialize": "$@network_def.load_state_dict(torch.load(@bundle_root + '/models/model.pt', weights_only=True))",
+        "run": "$@evaluator.run()",
     }  # fmt: skip
 
 

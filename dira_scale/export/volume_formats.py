@@ -68,9 +68,10 @@ def to_nnunet(network: TrainedNetwork) -> Exported:
     elif isinstance(encoder, ViT3DEncoder):
         state, widths = _primus(encoder, network.unet), primus_widths(encoder.dim, network.classes)
         trainer = f" -tr nnUNet_Primus_{PRIMUS[_size(encoder)][-1]}_Trainer"
-        fitting = f"patch_size {list(network.run.input.size)} and as many outputs as this head, {network.classes}"
+        outputs = f"{network.classes} output{'s' * (network.classes > 1)}"
+        fitting = f"patch_size {list(network.run.input.size)} and heads for {outputs}"
         if network.unet and [stage[0].out_channels for stage in network.unet.decoder.stages] != widths:
-            why = f"with {network.classes} outputs its own has decoder_channels {widths}"
+            why = f"its own for {outputs} has decoder_channels {widths}"
     else:
         raise UserError(f"formats: nnunet takes model=resenc_l or model=vit3d; this run has {encoder.name}: use plain")
     use = f"`nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS{trainer} -pretrained_weights {NNUNET_FILE}`, for plans "
