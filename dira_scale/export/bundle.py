@@ -33,7 +33,8 @@ def to_monai_bundle(network: TrainedNetwork) -> Exported:
     """
     about, unet = network.about, network.unet
     if about is None or unet is None or len(about["size"]) != 3 or network.encoder.channels[0] != 1:
-        raise UserError(f"formats: {BUNDLE} takes runs of `finetune task=masks` on volumes of one channel; use plain")
+        takes = "fine-tuned masks of volumes of one channel"
+        raise UserError(f"formats: {BUNDLE} takes {takes}; this run has {network.name}: use plain")
     require(f"formats: {BUNDLE} needs", "evaluation", "monai")
     state, file = unet.state_dict(), io.BytesIO()
     if isinstance(network.encoder, SwinEncoder):
