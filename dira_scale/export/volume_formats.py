@@ -7,7 +7,7 @@ from textwrap import dedent
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
@@ -70,7 +70,8 @@ def to_nnunet(network: TrainedNetwork) -> Exported:
         trainer = f" -tr nnUNet_Primus_{PRIMUS[_size(encoder)][-1]}_Trainer"
         outputs = f"{network.classes} output{'s' * (network.classes > 1)}"
         fitting = f"patch_size {list(network.run.input.size)} and heads for {outputs}"
-        if network.unet and [stage[0].out_channels for stage in network.unet.decoder.stages] != widths:
+        layers = network.unet.decoder.modules() if network.unet else ()
+        if network.unet and [each.out_channels for each in layers if isinstance(each, nn.ConvTranspose3d)] != widths:
             why = f"its own for {outputs} has decoder_channels {widths}"
     else:
         raise UserError(f"formats: nnunet takes model=resenc_l or model=vit3d; this run has {encoder.name}: use plain")
