@@ -24,7 +24,10 @@ CLASSES = "task.classes={half: 1, rest: 2}"
 @pytest.mark.system
 @pytest.mark.parametrize(
     ("model", "size", "words"),
-    [("unet3d", [16, 16, 24], [CLASSES, "model.width=0.125"]), ("swinunetr", [32, 32, 64], ["model.feature_size=12"])],
+    [
+        ("unet3d", [16, 16, 24], [CLASSES, "model.width=0.125"]),
+        ("swinunetr", [32, 32, 64], ["task.classes={ball: [1, 2]}", "model.feature_size=12"]),
+    ],
 )
 def test_monai_runs_it_on_files(model: str, size: list[int], words: list[str], tmp_path: Path) -> None:
     monai_bundle = pytest.importorskip("monai.bundle")
