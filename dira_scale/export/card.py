@@ -72,7 +72,7 @@ class Card:
 
     @property
     def licences(self) -> str:
-        """Those of the data and of the weights that training started from."""
+        """The licences of the data and of the weights that training started from."""
         every = sorted({data.known.licence or "unknown" for data in self.datasets})
         return " and ".join(every + ([self._start_licence or f"that of {self._start}"] if self._start else []))
 
