@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = {
     "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali", "nvidia-dali-cuda120": "nvidia.dali",
     "mlflow-skinny": "mlflow", "pytest-xdist": "xdist", "mkdocs-material": "material",
+    "pytorch-ignite": "ignite",
 }  # fmt: skip
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {

@@ -20,7 +20,8 @@ TITLES = {
     "monai": "MONAI, the U-Net",
     "onnx": "ONNX, for views of this size and any batch",
     "plain": "dira_scale, the network as it was trained",
-    "nnunet": "nnU-Net and nnssl, the U-Net without its last layer",
+    "nnunet": "nnU-Net and nnssl",
+    "monai_bundle": "A bundle of MONAI, which runs by itself",
 }
 
 
@@ -59,20 +60,21 @@ class Card:
         known = [data.known for data in self.datasets]
         modalities = sorted({dataset.modality.lower() for dataset in known if dataset.modality})
         kind = [] if self.run.output.names else ["self-supervised"]
-        licences, volumes = (
-            sorted({dataset.licence or "unknown" for dataset in known}),
-            self.run.network.dimensions == 3,
-        )
-        if self._start:
-            licences.append(self._start_licence or f"that of {self._start}")
+        volumes = self.run.network.dimensions == 3
         lines = [
             f"library_name: {'pytorch' if volumes or [*self.exports] == ['plain'] else 'timm'}",
             f"tags: {json.dumps(['medical-imaging', *kind, *modalities])}",
             *(["pipeline_tag: image-feature-extraction"] if kind and "huggingface" in self.exports else []),
             "license: other",  # Hugging Face's value for a custom licence, named below
-            f"license_name: {json.dumps(' and '.join(licences))}",
+            f"license_name: {json.dumps(self.licences)}",
         ]
         return "\n".join(["---", *lines, "---"])
+
+    @property
+    def licences(self) -> str:
+        """The licences of the data and of the weights that training started from."""
+        every = sorted({data.known.licence or "unknown" for data in self.datasets})
+        return " and ".join(every + ([self._start_licence or f"that of {self._start}"] if self._start else []))
 
     @property
     def _start(self) -> str:

@@ -10,7 +10,7 @@ from dira_scale.errors import UserError
 from dira_scale.models.hub import Address
 
 # Those of ``formats.py``.
-FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet")
+FORMATS = ("timm", "huggingface", "smp", "monai", "onnx", "plain", "nnunet", "monai_bundle")
 
 
 @dataclass

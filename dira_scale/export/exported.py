@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -16,11 +17,13 @@ from dira_scale.runs.description import PRODUCTS, Description
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained."""
+    """What to export of ``run``: an encoder, and the whole network if a decoder or a classifier was trained. ``about``:
+    what `predict` needs to know of a fine-tuned one (``evaluation.trained.about_run``)."""
 
     run: Description
     encoder: Encoder
     network: Network | None = None
+    about: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
+from dira_scale.export.bundle import BUNDLE, to_monai_bundle
+from dira_scale.export.bundle import FILES as OF_BUNDLE
 from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
 from dira_scale.export.timm_files import config, encoder_state, features, head_state
 from dira_scale.export.volume_formats import MONAI_FILE, NNSSL_FILE, NNUNET_FILE, to_monai_swinunetr, to_nnunet
@@ -224,6 +226,7 @@ FORMATS: Mapping[str, Callable[[TrainedNetwork], Exported]] = {
     "onnx": to_onnx,
     "plain": to_plain,
     "nnunet": to_nnunet,
+    BUNDLE: to_monai_bundle,
 }
 
 # All that the formats write.
@@ -231,12 +234,13 @@ FILES = frozenset({
     "encoder.safetensors", "classifier.safetensors", "config.json", "model.safetensors", "unet.safetensors",
     "monai_unet.safetensors", "encoder.onnx", "unet.onnx", "classifier.onnx", "plain_encoder.safetensors",
     "plain_network.safetensors", "predict.json", MONAI_FILE, NNUNET_FILE, NNSSL_FILE,
+    *OF_BUNDLE,
 })  # fmt: skip
 
 
 def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False) -> None:
     """Raise ``UserError`` if ``format`` has no such network. ``decoder``, ``classifier``: whether one was trained."""
-    if format in ("plain", "nnunet"):  # which says it itself
+    if format in ("plain", "nnunet", BUNDLE):  # which say it themselves
         return
     if format in ("smp", "monai") and not decoder:
         raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
@@ -281,6 +285,7 @@ def replace_export(out: Path, files: Mapping[str, bytes], card: str) -> list[str
         for name in removed:
             (out / name).unlink()
         for name, content in (dict(files) | {"README.md": card.encode()}).items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out / name, content)
     return removed
 

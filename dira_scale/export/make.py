@@ -15,6 +15,7 @@ from dira_scale.evaluation.results import FILE
 from dira_scale.evaluation.trained import FILE as ABOUT
 from dira_scale.evaluation.trained import about_run
 from dira_scale.export import formats
+from dira_scale.export.bundle import BUNDLE, LICENSE, README
 from dira_scale.export.card import Card
 from dira_scale.export.config import CardWords
 from dira_scale.export.exported import TrainedNetwork
@@ -99,16 +100,21 @@ def make(cfg: DictConfig) -> None:
     datasets = [*reader.datasets()]
     release = release_of(cfg, reader, datasets)
     trained = TrainedNetwork(described, encoder, trained_network(described, encoder, tensors) if head else None)
-    chosen = default_formats(trained) if cfg.formats is None else cfg.formats
-    exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
+    given = default_formats(trained) if cfg.formats is None else cfg.formats
+    chosen = [given] if isinstance(given, str) else given
+    if described.command == FINETUNE and {"plain", BUNDLE} & {*chosen}:
+        trained = replace(trained, about=about_run(reader, stage, state["step"]))
+    exports = {name: FORMATS[name](trained) for name in chosen}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
-    if described.command == FINETUNE and "plain" in exports:  # all that `predict` needs to know
-        files[ABOUT] = json.dumps(about_run(reader, stage, state["step"]), indent=1).encode()
+    if trained.about and "plain" in exports:
+        files[ABOUT] = json.dumps(trained.about, indent=1).encode()
     loss = state.get("best", {}).get(stage) if reader.takes_best(cfg.stage) else None
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
             print_line(f"not in the card: {data.error}")
     card = Card(run.resolve().name, described, datasets, stage, state["step"], loss, decoder, exports, release)
+    if BUNDLE in exports:
+        files |= {README: card.text().encode(), LICENSE: f"{card.licences}, as docs/README.md says\n".encode()}
     if removed := replace_export(out, files, card.text()):
         print_line(f"removed, of an earlier export: {', '.join(removed)}; one command with all formats keeps all")
     print_line(f"stage {stage}, step {state['step']}: {', '.join(files)} and {CARD} in {out}")

@@ -2,15 +2,18 @@
 
 import io
 import json
+from collections.abc import Mapping
 from textwrap import dedent
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.export.exported import Exported, TrainedNetwork, weights_file
 from dira_scale.models.architecture import XYZ
+from dira_scale.models.network import Network
+from dira_scale.models.volume.architecture import primus_widths
 from dira_scale.models.volume.resenc import SLOPE, ResEncEncoder
 from dira_scale.models.volume.swinunetr import SwinEncoder
 from dira_scale.models.volume.vit3d import ViT3DEncoder
@@ -24,13 +27,7 @@ RESENC_L = ([32, 64, 128, 256, 320, 320], [1, 3, 4, 6, 6, 6])  # features and bl
 def to_monai_swinunetr(network: TrainedNetwork) -> Exported:
     """``monai_swinunetr.safetensors``: MONAI's ``SwinUNETR``, for volumes [x, y, z] as it reads them."""
     assert isinstance(network.encoder, SwinEncoder) and network.unet is not None, "checked"
-    channels = network.encoder.channels[0]
-    names = {"encoder": network.encoder, "decoder": network.unet.decoder, "out": network.unet.head}
-    state = {
-        f"out.{name}" if part == "out" else name: tensor
-        for part, module in names.items()
-        for name, tensor in module.state_dict().items()
-    }
+    channels, state = network.encoder.channels[0], swinunetr_state(network.encoder, network.unet)
     code = f"""
         from monai.networks.nets import SwinUNETR
         from safetensors.torch import load_file
@@ -43,9 +40,19 @@ def to_monai_swinunetr(network: TrainedNetwork) -> Exported:
     return Exported({MONAI_FILE: weights_file(state, network.run, XYZ)}, dedent(code).strip())
 
 
+def swinunetr_state(encoder: SwinEncoder, unet: Network) -> dict[str, Tensor]:
+    """The tensors under MONAI's names, still for volumes [z, y, x]."""
+    names = {"encoder": encoder, "decoder": unet.decoder, "out": unet.head}
+    return {
+        f"out.{name}" if part == "out" else name: tensor
+        for part, module in names.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
 def to_nnunet(network: TrainedNetwork) -> Exported:
-    """``checkpoint_final.pth``: all of ``ResidualEncoderUNet`` but its segmentation layers, for nnU-Net and nnssl; of
-    ``Primus`` the encoder, as the shape of its decoder follows from the number of classes.
+    """``checkpoint_final.pth``: all of ``ResidualEncoderUNet`` but its segmentation layers, or all of ``Primus``, for
+    nnU-Net and nnssl.
 
     Pickled, as both ask for; it holds tensors, numbers and text alone, so ``weights_only=True`` reads it. With
     ``adaptation_plan.json``, which is in the checkpoint, too: what nnssl's users adapt it by. Without a decoder, if
@@ -53,16 +60,23 @@ def to_nnunet(network: TrainedNetwork) -> Exported:
 
     Raises UserError for another network.
     """
-    encoder, why = network.encoder, "" if network.unet else "none was trained"
+    encoder, trainer, why = network.encoder, "", "" if network.unet else "none was trained"
     if isinstance(encoder, ResEncEncoder):
         state = _repeated(encoder.state_dict(), "encoder.", "decoder.encoder.")
         state |= _repeated(network.unet.decoder.state_dict(), "decoder.") if network.unet else {}
-        use = f"`nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS -pretrained_weights {NNUNET_FILE}`, for plans with "
-        use += f"features_per_stage {encoder.features} and kernels of 3 x 3 x 3 everywhere"
+        fitting = f"features_per_stage {encoder.features}, kernels of 3 x 3 x 3 and strides of 2 everywhere"
     elif isinstance(encoder, ViT3DEncoder):
-        state, why = _primus(encoder), "its own has another shape"
+        state, widths = _primus(encoder, network.unet), primus_widths(encoder.dim, network.classes)
+        trainer = f" -tr nnUNet_Primus_{PRIMUS[_size(encoder)][-1]}_Trainer"
+        outputs = f"{network.classes} output{'s' * (network.classes > 1)}"
+        fitting = f"patch_size {list(network.run.input.size)} and heads for {outputs}"
+        layers = network.unet.decoder.modules() if network.unet else ()
+        if network.unet and [each.out_channels for each in layers if isinstance(each, nn.ConvTranspose3d)] != widths:
+            why = f"its own for {outputs} has decoder_channels {widths}"
     else:
         raise UserError(f"formats: nnunet takes model=resenc_l or model=vit3d; this run has {encoder.name}: use plain")
+    use = f"`nnUNetv2_train DATASET 3d_fullres FOLD -p PLANS{trainer} -pretrained_weights {NNUNET_FILE}`, for plans "
+    use += f"with {fitting}"
     if why:
         use = f"not for nnU-Net's `-pretrained_weights`, which asks for a decoder, and {why}"
     plan, file = adaptation_plan(network, encoder), io.BytesIO()
@@ -73,22 +87,35 @@ def to_nnunet(network: TrainedNetwork) -> Exported:
         weights, plan = checkpoint["network_weights"], checkpoint["nnssl_adaptation_plan"]
     """
     use = f"Pickled. {use}; by `{NNSSL_FILE}` for `nnUNetv2_preprocess_like_nnssl -pc {NNUNET_FILE}`, which takes the "
-    use += "encoder. Both begin with new segmentation layers, and normalise images in their own way."
+    use += "encoder. nnU-Net normalises images in its own way."
     return Exported({NNUNET_FILE: file.getvalue(), NNSSL_FILE: text}, dedent(code).strip(), use=use)
 
 
-def _primus(encoder: ViT3DEncoder) -> dict[str, Tensor]:
+def _primus(encoder: ViT3DEncoder, unet: Network | None) -> dict[str, Tensor]:
     """Named as in ``Primus``, learnt positions row by row. Raises UserError for sizes that nnssl has no name for."""
     if _size(encoder) not in PRIMUS or encoder.registers:
         raise UserError(
             "formats: nnunet takes vit3d in the sizes S, B, M and L (docs/how-to/weights.md) without register tokens, "
             "which nnssl has names for; use plain"
         )
-    state = dict(encoder.state_dict())
-    state["transformer.pos_embed"] = state["transformer.pos_embed"].flatten(1).T[None]
-    names = {name: name.replace("embed.", "down_projection.proj.", 1) for name in state if name.startswith("embed.")}
-    names |= {name: name.replace("transformer.", "eva.", 1) for name in state if name.startswith("transformer.")}
-    return {names[name]: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    names = {"embed.": "down_projection.proj.", "transformer.": "eva."}
+    state = _renamed(encoder.state_dict(), names)
+    state["eva.pos_embed"] = state["eva.pos_embed"].flatten(1).T[None].contiguous()
+    if unet:
+        names = {"decoder.stages.": "up_projection.decode.", "head.": "up_projection.decode.2."}
+        state |= _renamed(unet.state_dict(), names)
+        state["mask_token"] = torch.zeros(1, 1, encoder.dim)  # a buffer of theirs, which nothing trains
+    return state
+
+
+def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with one of ``names``, which its value replaces."""
+    return {
+        new + name.removeprefix(old): tensor.detach().cpu().contiguous()
+        for name, tensor in state.items()
+        for old, new in names.items()
+        if name.startswith(old)
+    }
 
 
 def _size(encoder: ViT3DEncoder) -> tuple[int, int, int]:

@@ -308,9 +308,10 @@ def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsy
     torch.testing.assert_close(theirs["output"], restored, rtol=1e-6, atol=1e-6)
     for name in sorted({*FORMATS} - {"plain"}):
         assert main([f"run={run}", f"formats={name}"]) == 2
-        takes = {"nnunet": "model=resenc_l or model=vit3d", "monai": "encoders of timm and model=swinunetr"}.get(
-            name, "encoders of timm"
-        )
+        takes = {
+            "nnunet": "model=resenc_l or model=vit3d", "monai": "encoders of timm and model=swinunetr",
+            "monai_bundle": "fine-tuned masks of volumes of one channel",
+        }.get(name, "encoders of timm")  # fmt: skip
         assert f"formats: {name} takes {takes}; this run has tiny3d: use plain" in capsys.readouterr().err
 
 

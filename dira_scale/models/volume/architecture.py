@@ -181,6 +181,13 @@ class SwinUNETR(VolumeArchitecture):
         return SwinNetwork(encoder, classes)
 
 
+def primus_widths(embed_dim: int, classes: int = 1) -> list[int]:
+    """Return the channels of Primus' decoder by its authors' rule: from embed_dim to twice the classes in equal ratios,
+    and multiples of 8."""
+    ends = 2 * classes
+    return [max(8, 8 * round(ends * (embed_dim / ends) ** (left / 3) / 8)) for left in (2, 1)]
+
+
 @dataclass
 class ViT3D(VolumeArchitecture):
     """Primus, a plain transformer with a light decoder (``configs/model/vit3d.yaml``)."""
@@ -223,11 +230,8 @@ class ViT3D(VolumeArchitecture):
 
     @property
     def widths(self) -> list[int]:
-        """Channels of the decoder's maps; by its authors' rule from embed_dim to twice the classes, here one, in equal
-        ratios, and multiples of 8."""
-        if self.decoder_channels is not None:
-            return self.decoder_channels
-        return [max(8, 8 * round((self.embed_dim / 2) ** (left / 3) / 4)) for left in (2, 1)]
+        """Channels of the decoder's maps."""
+        return self.decoder_channels or primus_widths(self.embed_dim)
 
     def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
         from dira_scale.models.volume.vit3d import ViT3DEncoder

@@ -1,0 +1,150 @@
+"""A bundle of MONAI: a folder of weights, metadata and a configuration that `monai.bundle` runs on volumes."""
+
+import io
+import json
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from dira_scale import __version__
+from dira_scale.errors import UserError, require
+from dira_scale.export.exported import Exported, TrainedNetwork
+from dira_scale.export.volume_formats import swinunetr_state
+from dira_scale.models.translations import other_axes
+from dira_scale.models.volume.swinunetr import SwinEncoder
+
+BUNDLE = "monai_bundle"
+LICENSE, README, MODEL = "bundle/LICENSE", "bundle/docs/README.md", "bundle/models/model.pt"
+METADATA, INFERENCE = "bundle/configs/metadata.json", "bundle/configs/inference.json"
+FILES = (LICENSE, README, METADATA, INFERENCE, MODEL)
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+OURS = "$from dira_scale.models.architecture import architecture"
+IGNITE = "0.5.5"  # by which bundles are tested
+PERCENTILES = (0.5, 99.5)  # that become 0 and 1 without a range (imaging.volumes.values)
+
+
+def to_monai_bundle(network: TrainedNetwork) -> Exported:
+    """``bundle/``: ``configs/metadata.json``, ``configs/inference.json`` and ``models/model.pt``, tensors by name.
+
+    A Swin UNETR is MONAI's own class; of other networks ours, for which dira_scale must be installed.
+
+    Raises UserError unless the run learned masks of volumes of one channel.
+    """
+    about, unet = network.about, network.unet
+    if about is None or unet is None or len(about["size"]) != 3 or network.encoder.channels[0] != 1:
+        takes = "fine-tuned masks of volumes of one channel"
+        raise UserError(f"formats: {BUNDLE} takes {takes}; this run has {network.name}: use plain")
+    require(f"formats: {BUNDLE} needs", "evaluation", "monai")
+    state, file = unet.state_dict(), io.BytesIO()
+    if isinstance(network.encoder, SwinEncoder):
+        state = {name: other_axes(name, tensor) for name, tensor in swinunetr_state(network.encoder, unet).items()}
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, file)
+    parts = {METADATA: metadata(network), INFERENCE: inference(network)}
+    files = {name: (json.dumps(content, indent=4) + "\n").encode() for name, content in parts.items()}
+    code = "import monai.bundle\n\n"
+    code += f'monai.bundle.run(config_file="{INFERENCE}", bundle_root="bundle", dataset_dir="IN", output_dir="OUT")'
+    return Exported(files | {MODEL: file.getvalue()}, code, use="Needs pytorch-ignite and nibabel.")
+
+
+def metadata(network: TrainedNetwork) -> dict[str, Any]:
+    """``metadata.json``, by MONAI's schema."""
+    assert network.about is not None
+    conversion, size = network.about["conversion"] or {}, _sides(network)
+    modality = conversion.get("modality") or "unknown"
+    image = {"type": "image", "is_patch_data": True, "dtype": "float32", "spatial_shape": size}
+    kind = {"format": "hounsfield" if modality == "CT" else "magnitude", "modality": modality}
+    inputs = image | kind | {"num_channels": 1, "value_range": [0, 1], "channel_def": {"0": "image"}}
+    classes = {str(number): name for number, name in enumerate(network.run.output.names)}
+    outputs = image | {"format": "segmentation", "num_channels": network.classes, "value_range": [0, 1]}
+    packages = {"nibabel": version("nibabel"), "pytorch-ignite": IGNITE}
+    return {
+        "schema": SCHEMA, "version": "1.0.0", "changelog": {"1.0.0": f"exported by dira_scale {__version__}"},
+        "monai_version": version("monai"), "pytorch_version": torch.__version__, "numpy_version": version("numpy"),
+        "required_packages_version": packages | ({"dira_scale": __version__} if _own(network) else {}),
+        "name": network.about["network"], "task": f"segmentation of volumes: {', '.join(network.run.output.names)}",
+        "description": f"A {network.name} that was fine-tuned on masks; docs/README.md is its card.",
+        "authors": "see docs/README.md", "copyright": "see LICENSE",
+        "network_data_format": {
+            "inputs": {"image": inputs}, "outputs": {"pred": outputs | {"channel_def": classes}},
+        },
+    }  # fmt: skip
+
+
+def inference(network: TrainedNetwork) -> dict[str, Any]:
+    """``inference.json``: masks of all NIfTI files of ``dataset_dir``, on their grids, in ``output_dir``."""
+    classes, size = network.classes, network.run.input.size
+    chosen = dict(network.run.network.architecture) | {"weights": None}
+    definition: Any = f"$(lambda ours: ours.build_network(ours.build_encoder({tuple(size)}), {classes}))"
+    definition += f"(architecture({chosen}))"
+    if isinstance(network.encoder, SwinEncoder):
+        definition = {"_target_": "SwinUNETR", "in_channels": 1, "out_channels": classes}
+        definition |= {"feature_size": network.encoder.feature_size}
+    softmax = network.run.output.activation == "softmax"
+    last: dict[str, Any] = {"argmax": True} if softmax else {"threshold": 0.5}
+    probabilities = "Softmax(1)" if softmax else "Sigmoid()"  # before windows are added up, as in `predict`
+    undone = {"orig_keys": "image", "transform": "@preprocessing", "nearest_interp": False}
+    saved = {"output_dir": "@output_dir", "output_postfix": "seg", "output_dtype": "$numpy.uint8"}
+    return {
+        "imports": ["$import glob", "$import numpy", "$import torch", *([OURS] if _own(network) else [])],
+        "bundle_root": ".", "dataset_dir": "$@bundle_root + '/images'", "output_dir": "$@bundle_root + '/eval'",
+        "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+        "network_def": definition,
+        "network": f"$torch.nn.Sequential(@network_def, torch.nn.{probabilities}).to(@device)",
+        "preprocessing": {"_target_": "Compose", "transforms": preprocessing(network)},
+        "dataset": {
+            "_target_": "Dataset", "transform": "@preprocessing",
+            "data": "$[{'image': path} for path in sorted(glob.glob(@dataset_dir + '/*.nii*'))]",
+        },
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
+        "inferer": {
+            "_target_": "SlidingWindowInferer", "roi_size": _sides(network), "sw_batch_size": 4, "mode": "gaussian",
+            "overlap": 0.5,
+        },
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                _of("Invert", "pred", **undone), _of("AsDiscrete", "pred", **last),
+                _of("SaveImage", "pred", separate_folder=False, **saved),
+            ],
+        },
+        "evaluator": {
+            "_target_": "SupervisedEvaluator", "device": "@device", "val_data_loader": "@dataloader",
+            "network": "@network", "inferer": "@inferer", "postprocessing": "@postprocessing",
+        },
+        "initialize": "$@network_def.load_state_dict(torch.load(@bundle_root + '/models/model.pt', weights_only=True))",
+        "run": "$@evaluator.run()",
+    }  # fmt: skip
+
+
+def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
+    """How a file becomes what the network saw: axes (ours lead to superior, posterior, left), spacing, values 0 to 1.
+    It is not cropped, nor smoothed where it shrinks."""
+    assert network.about is not None
+    stored, volume = network.about["stored"], (network.about["conversion"] or {}).get("volume", {})
+    own, made = _own(network), [_of("LoadImage", "image", ensure_channel_first=True)]
+    made.append(_of("Orientation", "image", axcodes="SPL" if own else "LPS"))
+    if clip := volume.get("clip"):
+        ends = dict(zip(("a_min", "a_max", "b_min", "b_max"), 2 * [*clip], strict=True))
+        made.append(_of("ScaleIntensityRange", "image", **ends, clip=True))
+    if spacing := stored.get("spacing") or volume.get("spacing"):
+        each = spacing if isinstance(spacing, list) else 3 * [spacing]
+        made.append(_of("Spacing", "image", pixdim=each[:: 1 if own else -1], mode="bilinear", scale_extent=True))
+    scaled = {"b_min": 0, "b_max": 1, "clip": True}
+    if known := stored.get("range") or volume.get("range"):
+        return [*made, _of("ScaleIntensityRange", "image", a_min=known[0], a_max=known[1], **scaled)]
+    lower, upper = PERCENTILES
+    return [*made, _of("ScaleIntensityRangePercentiles", "image", lower=lower, upper=upper, **scaled)]
+
+
+def _of(name: str, keys: str, **arguments: Any) -> dict[str, Any]:
+    return {"_target_": f"{name}d", "keys": keys} | arguments
+
+
+def _own(network: TrainedNetwork) -> bool:
+    """Whether the network is of our class, of volumes [z, y, x], not of MONAI's."""
+    return not isinstance(network.encoder, SwinEncoder)
+
+
+def _sides(network: TrainedNetwork) -> list[int]:
+    return list(network.run.input.size)[:: 1 if _own(network) else -1]
