@@ -29,12 +29,13 @@ class Report(Schema):
     def __post_init__(self) -> None:
         """Raises UserError unless runs, a sweep or embeddings are given, and one of them."""
         super().__post_init__()
-        given = {key: value for key in ("run", "folder", "embeddings") if (value := getattr(self, key)) not in (None, [])}
+        about = {"run": self.run, "folder": self.folder, "embeddings": self.embeddings}
+        given = {key: value for key, value in about.items() if value not in (None, [])}
         if not given:
             raise UserError("run must be given, or a sweep or embeddings: run=FOLDER, sweep=NAME or embeddings=FOLDER")
         if len(given) > 1:
             named = " and ".join(f"{key}={typed(value)}" for key, value in given.items())
-            raise UserError(f"{named}: a page is about one of them; leave the others out")
+            raise UserError(f"{named}: a page is about one of them; leave the other out")
         if (self.embeddings is None) != (self.data.shards is None):
             raise UserError("embeddings and data.shards belong together: the embeddings' images are in the shards")
         if self.watch and self.out is not None:

@@ -16,9 +16,7 @@ TRAIN, HELD_OUT = LINES[:2]
 
 def curves(run: RunContent) -> list[tuple[str, str]]:
     """(title, SVG) of the losses, the metrics and the learning rate, over optimizer steps."""
-    return [
-        (title, _curve(run, name, title)) for name, title in titles(run).items() if not is_single(run.rows, [name])
-    ]
+    return [(title, _curve(run, name, title)) for name, title in titles(run).items() if not is_single(run.rows, [name])]
 
 
 def single_values(run: RunContent) -> list[tuple[str, str]]:

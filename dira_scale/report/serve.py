@@ -69,9 +69,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(403, "the address has no token, or another: open the one that report has printed")
         else:
             body = self.server.watched.text().encode()
+            headers = {**HEADERS, "Refresh": self.server.watched.every, "Content-Length": len(body)}
             with suppress(ConnectionError, TimeoutError):  # the reader has gone
                 self.send_response(200)
-                for name, value in {**HEADERS, "Refresh": self.server.watched.every, "Content-Length": len(body)}.items():
+                for name, value in headers.items():
                     self.send_header(name, str(value))
                 self.end_headers()
                 self.wfile.write(body)

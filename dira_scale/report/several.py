@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,15 @@ def names(folders: Sequence[Path]) -> list[str]:
     paths = [folder.resolve().parts for folder in folders]
     if twice := next((folders[i] for i, path in enumerate(paths) if path in paths[:i]), None):
         raise UserError(f"run: {twice} is there twice; name each run once")
-    shortest = min(map(len, paths))
-    before = min(len(commonprefix(paths)), shortest - 1)
-    after = min(len(commonprefix([path[::-1] for path in paths])), shortest - 1 - before)
-    return ["/".join(path[before : len(path) - after]) for path in paths]
+    rest = [path[_alike(paths) :] for path in paths]
+    after = _alike([path[::-1] for path in rest])
+    return ["/".join(path[: len(path) - after]) for path in rest]
+
+
+def _alike(paths: Sequence[Sequence[str]]) -> int:
+    """In how many of their first parts all are alike, without the last part of any."""
+    levels = zip(*(path[:-1] for path in paths), strict=False)
+    return len([*takewhile(lambda parts: len({*parts}) == 1, levels)])
 
 
 def side_by_side(runs: Runs) -> str:
@@ -42,14 +47,15 @@ def side_by_side(runs: Runs) -> str:
         raise UserError(f"run: {len(runs)} runs; the lines of at most {MOST} can be told apart: name fewer")
     warnings = {name: health.warnings(run) for name, run in runs.items()}
     by_run = [headlines(run, len(warnings[name])) for name, run in runs.items()]
+    lines = keys([*runs])
     curves = [
-        Plot(title, svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, log)), keys([*runs]))
+        Plot(title, svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, log)), lines)
         for name, (title, log) in _figures(runs).items()
-    ]  # fmt: skip
+    ]
     contents = [*runs.values()]
     return template(Path(__file__).with_name("several.html.j2")).render(
         runs=runs,
-        keys=keys([*runs]),
+        keys=lines,
         headlines={subject: [each.get(subject) for each in by_run] for subject in SUBJECTS},
         warnings=warnings,
         failures=[*map(summary.failure, contents)],

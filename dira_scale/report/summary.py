@@ -94,7 +94,14 @@ def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     flat = [dict(_flatten(each)) for each in values]
     keys = [key for key in dict.fromkeys(key for each in flat for key in each) if key != "run" and _is_setting(key)]
     rows = {key: [each.get(key, "not set") for each in flat] for key in keys}
-    return {key: [*map(_text, row)] for key, row in rows.items() if any(value != row[0] for value in row)}
+    return {key: _told_apart(row) for key, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def _told_apart(values: Sequence[Any]) -> list[str]:
+    """As texts: of folders that end alike with a number."""
+    kinds = [value for i, value in enumerate(values) if value not in values[:i]]
+    alike = len({*map(_text, values)}) < len(kinds)
+    return [_text(value) + (f" ({kinds.index(value) + 1})" if alike else "") for value in values]
 
 
 def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list[Setting]]:

@@ -203,7 +203,8 @@ def watch_page(path: Path) -> tuple[Any, Callable[[], str]]:
     Raises UserError if there is no sweep.
     """
     folder = SweepFolder(path)
-    return [(run_id, folder.tries(run_id)) for run_id in folder.current], lambda: _page(path, read_results(path))[".html"]
+    tries = [(run_id, folder.tries(run_id)) for run_id in folder.current]
+    return tries, lambda: _page(path, read_results(path))[".html"]
 
 
 def _page(path: Path, results: Results) -> dict[str, str]:
