@@ -134,7 +134,7 @@ def _tiles(
     tiles = []
     for row, similarity in [(query, None), *zip(found, similarities.tolist(), strict=True)]:
         plane = (dataset.picture(int(rows[row])) * 255).astype(np.uint8)
-        of = [(names[i], bool(labels[query, i] == 1)) for i in np.flatnonzero(labels[row] == 1)]
+        of = [(names[i], bool(labels[query, i] == 1)) for i in np.flatnonzero(labels[row] == 1).tolist()]
         tiles.append(Tile(address(fitted(plane, TILE, Resampling.BILINEAR)), of, similarity))
     return tiles
 
@@ -160,5 +160,6 @@ _KEYS = [(word, f"var(--{key}, {COLOURS[key]})", "solid") for word, key in (("ye
 
 def _map(points: np.ndarray, values: np.ndarray, axes: Axes) -> None:
     for value, key in ((0, "plot-level"), (1, "plot-2")):
-        axes.scatter(*points[values == value].T, s=5, color=COLOURS[key], alpha=0.8, linewidths=0)
+        x, y = points[values == value].T
+        axes.scatter(x, y, s=5, color=COLOURS[key], alpha=0.8, linewidths=0)
     axes.set_axis_off()
