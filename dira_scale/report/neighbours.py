@@ -140,7 +140,7 @@ def _tiles(
 
 
 def maps(names: Sequence[str], labels: np.ndarray, features: np.ndarray, rows: np.ndarray) -> list[Plot]:
-    """The same map coloured by each of the labels of which most is known: by the rarer of its two values."""
+    """The map once for each of the labels whose rarer value is the most frequent, coloured by it."""
     if len(rows) <= 3:
         return []
     unit = features[rows] / np.maximum(np.linalg.norm(features[rows], axis=1, keepdims=True), 1e-12)
