@@ -189,11 +189,11 @@ def test_of_volumes_the_middle_slice_is_shown(tmp_path: Path) -> None:
 def test_what_is_no_folder_of_these_images_is_refused(
     folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = write(tmp_path / "one", patient=lambda i: 0)
+    other, one = write(tmp_path / "other", slope=100), write(tmp_path / "one", patient=lambda i: 0)
     square = embed(tmp_path / "maps", shards, np.zeros((108, 2, 3, 3), np.float32), sides=(3, 3))
     same = embed(tmp_path / "same", one, np.eye(108, dtype=np.float32))
     for of, data, message in (
-        (folder, one, "has other images"),
+        (folder, other, "has other images"),
         (square, shards, "holds maps"),
         (same, one, "all images are of one patient"),
         (shards, shards, "has no _embedding.json"),

@@ -41,9 +41,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def cells(page: str, heading: str) -> list[str]:
     """The texts of a table's row."""
     row = page[page.index(heading) :].partition("</tr>")[0]
-    return [
-        unescape(re.sub(r"<[^>]+>|\s+", " ", cell)).strip() for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)
-    ]
+    found = re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)
+    return [" ".join(unescape(re.sub(r"<[^>]+>", " ", cell)).split()) for cell in found]
 
 
 def test_what_differs_stands_side_by_side(page: str) -> None:
