@@ -31,8 +31,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     environment = json.loads((runs[1] / "environment.json").read_text())
     (runs[1] / "environment.json").write_text(json.dumps(environment | {"torch": "9.9", "host": "ward8"}))
     rows = [row | {"loss/di": 2 * row["loss/di"]} if "loss/di" in row else row for row in metrics()]
-    rows[-1] |= {"warnings": ["collapse: <of b>"], "health/rank": 1.5}
-    rows[-3] |= {"health/rank": 2.5}
+    rows[-1] |= {"warnings": ["collapse: <of b>"], "health/rank": 1.5, "health/std": 0.5}
+    rows[-3] |= {"health/rank": 2.5, "health/std": 0.5}
     (runs[1] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert report.main([f"run=[{runs[0]},{runs[1]}]", f"out={root / 'two.html'}"]) == 0
     return (root / "two.html").read_text()
@@ -62,7 +62,8 @@ def test_last_figures_and_warnings_stand_side_by_side(page: str) -> None:
     assert cells(page, '<th scope="row">discrimination</th>') == 2 * [
         "24 × chance ✓ good finding an image's other view (top-1)"
     ]
-    assert cells(page, '<th scope="row">embeddings</th>')[0] == "–"
+    none, rank = cells(page, '<th scope="row">embeddings</th>')
+    assert none == "–" and rank.startswith("rank 1.5")
 
 
 def test_each_figure_is_one_picture_with_a_line_a_run(page: str) -> None:
