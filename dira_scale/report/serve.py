@@ -20,7 +20,7 @@ from dira_scale.errors import UserError
 
 State = tuple[Any, Callable[[], str]]  # what a page depends on, and what makes it
 HOST = re.compile(r"(localhost|127\.0\.0\.1)(:[0-9]+)?", re.IGNORECASE)
-EVERY, SHARE = 10, 20  # seconds between two requests of a page: at least so many, and so many times what making it took
+EVERY, SHARE = 10, 10  # seconds between two requests of a page: at least so many, and so many times what making it took
 HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
