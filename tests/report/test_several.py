@@ -19,7 +19,7 @@ from dira_scale.report.several import names
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of ``a`` and ``b``, which has another seed, batch and machine, twice the losses, a warning, a monitor."""
+    """The page of ``a`` and ``b`` with another seed, batch and machine, larger losses, a warning, a monitor."""
     root = tmp_path_factory.mktemp("several")
     runs = [root / name / "output" for name in ("a", "b")]
     runs[0].parent.mkdir()
