@@ -38,7 +38,8 @@ class Command:
             differences and notes. Empty: a sweep's page has means over seeds.
         headline: regular expression of the figures by which a sweep's runs are compared; empty: none.
         page: the function that writes the HTML page of its folder, given the folder and the file, for `report`. Empty:
-            the folder is a run's, or has no page.
+            the folder is a run's, or has no page. ``watch_page``: the function that gives what this page depends on,
+            and a function that makes it and writes nothing.
         subcommands: what may be typed after its name, with the function of each.
     """
 
@@ -61,6 +62,7 @@ class Command:
     compare: str = ""
     headline: str = ""
     page: str = ""
+    watch_page: str = ""
     subcommands: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -33,7 +33,7 @@ MAY_NEED = {
     "matplotlib": {
         "dira_scale.pages.figure", "dira_scale.report.plots", "dira_scale.report.health",
         "dira_scale.report.page", "dira_scale.pages.tables.figures", "dira_scale.pages.tables.page",
-        "dira_scale.shard.curate.stats_page",
+        "dira_scale.shard.curate.stats_page", "dira_scale.report.several", "dira_scale.report.neighbours",
     },
     "litdata": {"benchmarks.loader.peers"},
     "medrs": {"benchmarks.loader3d.peers"},

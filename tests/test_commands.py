@@ -51,7 +51,14 @@ def test_what_is_called_holds_nothing_that_a_worker_would_look_for() -> None:
 def test_a_row_names_what_there_is(command: Command) -> None:
     module = import_module(f"dira_scale.{command.name}")
     assert callable(module.main)
-    named = [command.function, *command.look, command.blueprint, command.page, *command.subcommands.values()]
+    named = [
+        command.function,
+        *command.look,
+        command.blueprint,
+        command.page,
+        command.watch_page,
+        *command.subcommands.values(),
+    ]
     assert all(callable(resolve_name(path)) for path in named if path)
     assert not (command.check and command.blueprint)
     if command.check:

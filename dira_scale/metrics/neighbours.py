@@ -72,3 +72,22 @@ def _votes(similarity: Tensor, labels: Tensor, k: int, temperature: float) -> Te
     # Relative to the best, against overflow; an excluded image, at -inf, has weight 0, even if it is the only one.
     weights = ((nearest - nearest[:, :1]) / temperature).exp().masked_fill(nearest.isneginf(), 0.0)
     return torch.einsum("mk,mkc->mc", weights / weights.sum(dim=1, keepdim=True), labels[index])
+
+
+def nearest_of_others(
+    features: np.ndarray, owners: np.ndarray, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the ``k`` features that are nearest to each query's by cosine similarity, and these similarities
+    [m, k], the nearest first. A query's own row and all others of its owner, such as its patient, do not count.
+
+    Args:
+        features: float32 [n, d].
+        owners: whole numbers [n].
+        queries: rows [m]. The features of each must have ``k`` others.
+    """
+    bank, owner = F.normalize(torch.from_numpy(features), dim=1), torch.from_numpy(owners)
+    found = []
+    for rows in torch.from_numpy(queries).split(max(1, min(CHUNK, TABLE // len(bank)))):
+        similarity = (bank[rows] @ bank.T).masked_fill_(owner[rows, None] == owner, -torch.inf)
+        found.append(similarity.topk(k, dim=1))
+    return torch.cat([each.indices for each in found]).numpy(), torch.cat([each.values for each in found]).numpy()

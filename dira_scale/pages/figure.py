@@ -1,11 +1,14 @@
-"""A plot as SVG that stands in the page, so that the page's style sheet gives the colours of the dark mode."""
+"""Pictures, and plots as SVG that stand in the page, so that its style sheet gives the colours of the dark mode."""
 
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from html import escape
-from io import StringIO
+from io import BytesIO, StringIO
 
 import matplotlib
+import numpy as np
+import PIL.Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -36,6 +39,13 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+
+
+def address(picture: np.ndarray) -> str:
+    """A data URL: a JPEG of uint8 [H, W] or [H, W, 3]."""
+    file = BytesIO()
+    PIL.Image.fromarray(picture).save(file, "jpeg", quality=88)
+    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
 
 
 def svg(label: str, draw: Callable[[Axes], None]) -> str:

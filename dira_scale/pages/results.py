@@ -63,9 +63,13 @@ class ShownResults:
 
     @property
     def warnings(self) -> list[str]:
-        """A line for the classes that are never answered on the test split."""
-        names = self.content.get("never_answered", {}).get("test", [])
-        return [f"never answered on the {self.split} split: {', '.join(names)}"] if names else []
+        return never_answered(self.content)
+
+
+def never_answered(content: Mapping[str, Any]) -> list[str]:
+    """A line for the classes that are never answered on the test split."""
+    names = content.get("never_answered", {}).get("test", [])
+    return [f"never answered on the {split_of(content)} split: {', '.join(names)}"] if names else []
 
 
 def split_of(content: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from dira_scale.errors import counted, duration
 
+IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|/jpeg|=|\.\w)")  # the word, in no key and no address
+
 
 def template(file: Path) -> Template:
     """The Jinja template ``file``; it can extend and include those of this folder."""
@@ -25,6 +27,11 @@ def template(file: Path) -> Template:
 def _code(text: str) -> str:
     """``text`` as HTML, what is in backticks as code."""
     return re.sub("`(.+?)`", r"<code>\1</code>", escape(text))
+
+
+def of_volumes(text: str) -> str:
+    """``text`` about images, of volumes."""
+    return IMAGE.sub(lambda match: f"{'a ' if match[1] else ''}volume{match[2]}", text)
 
 
 def rate(speed: float) -> str:

@@ -1,6 +1,8 @@
-"""``python -m dira_scale.report run=out/runs/demo``: a self-contained HTML page about a run, finished or not.
+"""``python -m dira_scale.report run=out/runs/demo``: a self-contained HTML page about a run, finished or not; of
+``run=[a,b]`` about several.
 
-``sweep=NAME`` in its place: about a sweep, with its tables beside the papers'.
+``sweep=NAME`` in its place: about a sweep, with its tables beside the papers'. ``embeddings=FOLDER data.shards=OUT``:
+about nearest neighbours. ``watch=true`` serves the page instead of writing it.
 """
 
 import re

@@ -1,28 +1,42 @@
 """The schema of ``configs/report.yaml``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, path_field, paths_field
 from dira_scale.errors import UserError
 
 
 @dataclass
+class ReportData(Schema):
+    shards: str | None = path_field(None)
+
+
+@dataclass
 class Report(Schema):
-    run: str | None = path_field(None)
+    run: Any = paths_field(None)
     folder: str | None = path_field(None)
+    embeddings: str | None = path_field(None)
     out: str | None = path_field(None)
+    watch: bool = MISSING
     trust: list[str] = MISSING
     reach: Any = paths_field()
+    data: ReportData = field(default_factory=ReportData)
 
     def __post_init__(self) -> None:
-        """Raises UserError unless a run or a sweep is given, and not both."""
+        """Raises UserError unless runs, a sweep or embeddings are given, and one of them."""
         super().__post_init__()
-        if self.run is None and self.folder is None:
-            raise UserError("run must be given, or a sweep: run=FOLDER, sweep=NAME or folder=FOLDER")
-        if self.run is not None and self.folder is not None:
-            raise UserError(
-                f"run={self.run} and folder={self.folder}: a page is about one of them; leave the other out"
-            )
+        about = {"run": self.run, "folder": self.folder, "embeddings": self.embeddings}
+        given = {key: value for key, value in about.items() if value not in (None, [])}
+        if not given:
+            raise UserError("run must be given, or a sweep or embeddings: run=FOLDER, sweep=NAME or embeddings=FOLDER")
+        if len(given) > 1:
+            named = " and ".join(f"{key}={typed(value)}" for key, value in given.items())
+            raise UserError(f"{named}: a page is about one of them; leave the other out")
+        if (self.embeddings is None) != (self.data.shards is None):
+            raise UserError("embeddings and data.shards belong together: the embeddings' images are in the shards")
+        if self.watch and self.out is not None:
+            raise UserError(f"out={self.out} and watch=true, which writes no file: leave one of them out")

@@ -103,7 +103,7 @@ def read_run(folder: Path) -> RunContent:
     absent = {
         "status.json: unknown whether the run ended": not status,
         "environment.json: unknown machine": not environment,
-        "no row in metrics.jsonl yet: no curves": not rows,
+        "no steps yet: no row in metrics.jsonl, so no curves": not rows,
         "no held-out rows: data.val_split is null, or no epoch has ended": not any(r["split"] == "val" for r in rows),
         "no restored pictures: a stage with restoration writes them when it ends": not (pictures or named),
         "no results: the best checkpoint is evaluated when the training has ended": bool(named) and not results,

@@ -18,13 +18,16 @@ WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs 
 NOISE = 100  # training.md: with fewer held-out images the neighbours' AUC is noise
 
 
-def headlines(run: RunContent, warnings: int) -> list[Headline]:
-    """State, test result, restoration, discrimination, embeddings, neighbours and speed, where the run has them."""
+SUBJECTS = ("run", "result", "restoration", "discrimination", "embeddings", "neighbours", "speed")
+
+
+def headlines(run: RunContent, warnings: int) -> dict[str, Headline]:
+    """By their ``SUBJECTS``, those that the run has."""
     candidates = (
         _state(run, warnings), _result(run), _restoration(run), _discrimination(run), _embeddings(run),
         _neighbours(run), _speed(run),
     )  # fmt: skip
-    return [headline for headline in candidates if headline is not None]
+    return {subject: each for subject, each in zip(SUBJECTS, candidates, strict=True) if each is not None}
 
 
 def _state(run: RunContent, warnings: int) -> Headline:

@@ -7,9 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.pages.figure import LEVEL, LINES, svg
+from dira_scale.pages.results import never_answered
 from dira_scale.report.content import RunContent
 from dira_scale.report.plots import at_one_step, is_single, shade
 from dira_scale.runs.reader import Row
+from dira_scale.runs.remarks import no_better_than_mean, worse_features
 
 TERM_GRADIENTS = "health/gradient/"
 HELD_OUT_KEYS = ("step", "stage", "health/knn_auc")  # drawn of a held-out row
@@ -130,9 +132,19 @@ def _rows(run: RunContent) -> list[Row]:
     return [r if r["split"] == "train" else {k: v for k, v in r.items() if k in HELD_OUT_KEYS} for r in run.rows]
 
 
+def monitored(run: RunContent) -> dict[str, tuple[str, bool]]:
+    """Title of each monitor's each line, and whether its axis is logarithmic, by the rows' key."""
+    return {
+        key: (f"{plot.title}: {label}" if len(lines) > 1 else plot.title, plot.logarithmic)
+        for plot, lines in _monitors(_rows(run)) for key, label in lines.items()
+    }  # fmt: skip
+
+
 def warnings(run: RunContent) -> list[str]:
-    """The run's warnings as logged, with their steps."""
-    return [f"step {row['step']} ({row['stage']}): {text}" for row in run.rows for text in row.get("warnings", [])]
+    """The run's warnings: as logged, with their steps; of stages that worsened; of its restoration and its answers."""
+    logged = [f"step {row['step']} ({row['stage']}): {text}" for row in run.rows for text in row.get("warnings", [])]
+    ends = worse_features(run.rows, run.held_out_samples).values()
+    return [*logged, *ends, *no_better_than_mean(run.restoration), *never_answered(run.results)]
 
 
 def _draw(run: RunContent, rows: list[Row], plot: MonitorPlot, lines: Mapping[str, str]) -> str:

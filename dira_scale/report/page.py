@@ -1,7 +1,7 @@
 """The page: one self-contained HTML file."""
 
-import re
 from base64 import b64encode
+from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -13,43 +13,71 @@ from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import defaults
 from dira_scale.errors import UserError, print_line
 from dira_scale.pages.results import ShownResults
-from dira_scale.pages.template import template
+from dira_scale.pages.template import of_volumes, template
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import LOADER_PARTS, PARTS, RunContent, read_run
 from dira_scale.report.headlines import headlines
-from dira_scale.runs.remarks import no_better_than_mean, worse_features
+from dira_scale.report.serve import State, serve
+from dira_scale.report.several import names, side_by_side
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import own_file
 
-IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|=|\.\w)")  # the word, in no key and no address
-
 
 def report(cfg: DictConfig) -> None:
-    """Write the page of the run ``cfg.run``, or of the sweep in ``cfg.folder``. Raises UserError if there is none."""
-    folder = Path(cfg.run or cfg.folder)
-    out = Path(cfg.out or folder / "report.html")
-    if cfg.out and not out.parent.is_dir():
-        raise UserError(f"out={out}: no such folder: {out.parent}")
+    """Write the page of a run, of several, of a sweep or of embeddings, or serve it. Raises UserError for what is not
+    there."""
+    if cfg.watch:
+        return serve(lambda: _look(cfg))
+    out = _out(cfg)
     if cfg.folder:
-        resolve_name(COMMANDS["sweep"].page)(folder, out)
-        return
+        return resolve_name(COMMANDS["sweep"].page)(Path(cfg.folder), out)
     own_file(out, "out")
-    run = read_run(folder)
-    command = run.description.command
-    command_defaults: Any = OmegaConf.to_container(defaults(command)) if command in COMMANDS else {}
-    page = render(run, command_defaults)
+    seen, make = _look(cfg)
+    page = make()
     with as_user_error(out, "out"):
         write_atomic(out, page)
-    for text in run.missing:
-        print_line(f"not in the report: {text}")
+    if cfg.run:
+        for text in (text for run in seen.values() for text in run.missing):
+            print_line(f"not in the report: {text}")
     print_line(f"report: {out.resolve()}")
+
+
+def _out(cfg: DictConfig) -> Path:
+    """Raises UserError for several runs without a file to write, and for a file in no folder."""
+    if cfg.out:
+        if not (out := Path(cfg.out)).parent.is_dir():
+            raise UserError(f"out={out}: no such folder: {out.parent}")
+        return out
+    if cfg.embeddings:  # beside the folder: in it, readers of Parquet would take the page for a part
+        folder = Path(cfg.embeddings)
+        return folder.with_name(f"{folder.name}.neighbours.html")
+    if cfg.run and not isinstance(cfg.run, str):
+        raise UserError("out must be given for several runs: out=FILE.html; or watch=true, which writes no file")
+    return Path(cfg.run or cfg.folder) / "report.html"
+
+
+def _look(cfg: DictConfig) -> State:
+    """What the page depends on, of runs by name what they hold, and what makes it."""
+    if cfg.folder:
+        return resolve_name(COMMANDS["sweep"].watch_page)(Path(cfg.folder))
+    if cfg.embeddings:
+        from dira_scale.report.neighbours import page  # lazy: takes seconds
+
+        return None, partial(page, cfg.embeddings, cfg.data.shards)
+    folders = [Path(folder) for folder in ([cfg.run] if isinstance(cfg.run, str) else cfg.run)]
+    runs = dict(zip(names(folders), map(read_run, folders), strict=True))
+    if len(runs) > 1:
+        return runs, partial(side_by_side, runs)
+    (run,) = runs.values()
+    command = run.description.command
+    command_defaults: Any = OmegaConf.to_container(defaults(command)) if command in COMMANDS else {}
+    return runs, partial(render, run, command_defaults)
 
 
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
     shown = ShownResults.of(run.folder, run.results, run.description.output.names)
-    ends = [*worse_features(run.rows, run.held_out_samples).values(), *no_better_than_mean(run.restoration)]
-    warnings = [*health.warnings(run), *ends, *shown.warnings]
+    warnings = health.warnings(run)
     volumes = run.description.network.dimensions == 3
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
@@ -58,7 +86,7 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         parts=PARTS,
         loader_parts=LOADER_PARTS,
         failure=summary.failure(run),
-        headlines=headlines(run, len(warnings)),
+        headlines=headlines(run, len(warnings)).values(),
         terms=summary.terms(run),
         throughput=summary.throughput(run),
         shown=shown,
@@ -72,11 +100,6 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         single_values=[*plots.single_values(run), *health.single_values(run)],
         pictures={stage: _png(path) for stage, path in run.pictures.items()},
     )
-
-
-def of_volumes(text: str) -> str:
-    """``text`` about images, of volumes."""
-    return IMAGE.sub(lambda match: f"{'a ' if match[1] else ''}volume{match[2]}", text)
 
 
 def _png(path: Path) -> str:

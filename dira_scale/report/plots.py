@@ -16,9 +16,7 @@ TRAIN, HELD_OUT = LINES[:2]
 
 def curves(run: RunContent) -> list[tuple[str, str]]:
     """(title, SVG) of the losses, the metrics and the learning rate, over optimizer steps."""
-    return [
-        (title, _curve(run, name, title)) for name, title in _titles(run).items() if not is_single(run.rows, [name])
-    ]
+    return [(title, _curve(run, name, title)) for name, title in titles(run).items() if not is_single(run.rows, [name])]
 
 
 def single_values(run: RunContent) -> list[tuple[str, str]]:
@@ -26,7 +24,7 @@ def single_values(run: RunContent) -> list[tuple[str, str]]:
     labels = {"train": "training", "val": "held out"}
     return [
         (title, at_one_step([(labels[row["split"]], row[name], row) for row in run.rows if name in row]))
-        for name, title in _titles(run).items() if is_single(run.rows, [name])
+        for name, title in titles(run).items() if is_single(run.rows, [name])
     ]  # fmt: skip
 
 
@@ -40,14 +38,14 @@ def at_one_step(values: Sequence[tuple[str, float, Row]]) -> str:
     return f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]['step']})"
 
 
-def _titles(run: RunContent) -> dict[str, str]:
+def titles(run: RunContent) -> dict[str, str]:
     """Return the titles of the curves: the total loss, its terms, the other metrics, the learning rate."""
     terms = {f"loss/{name}": term.title for name, term in run.description.terms.items()}
     metrics = {name: metric.title for name, metric in run.description.metrics.items()}
     logged = dict.fromkeys(name for row in run.rows for name in row)
     others = {name: name for name in logged if name.startswith("loss/") and name not in terms}
-    titles = {"loss": "Loss"} | terms | others | metrics
-    return {name: title for name, title in (titles | {"lr": "Learning rate"}).items() if name in logged}
+    known = {"loss": "Loss"} | terms | others | metrics | {"lr": "Learning rate"}
+    return {name: title for name, title in known.items() if name in logged}
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 The page may be mailed, so it shows only the last part of file and folder names, and not the machine's name.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -88,12 +89,27 @@ def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
     return [(text, rows) for text, rows in named if rows]
 
 
+def differing(values: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The flattened keys in which these nested mappings differ, with the value in each."""
+    flat = [dict(_flatten(each)) for each in values]
+    keys = [key for key in dict.fromkeys(key for each in flat for key in each) if key != "run" and _is_setting(key)]
+    rows = {key: [each.get(key, "not set") for each in flat] for key in keys}
+    return {key: _told_apart(row) for key, row in rows.items() if any(value != row[0] for value in row)}
+
+
+def _told_apart(values: Sequence[Any]) -> list[str]:
+    """As texts: of folders that end alike with a number."""
+    kinds = [value for i, value in enumerate(values) if value not in values[:i]]
+    alike = len({*map(_text, values)}) < len(kinds)
+    return [_text(value) + (f" ({kinds.index(value) + 1})" if alike else "") for value in values]
+
+
 def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list[Setting]]:
     """The flattened configuration, grouped by first key, with the defaults of changed settings."""
     by_key = dict(_flatten(defaults)) | {"data.shards": "not set"}
     groups: dict[str, list[Setting]] = {}
     for key, value in _flatten(config):
-        if key.partition(".")[0] in BEYOND_SETTINGS or key.endswith("_version"):
+        if not _is_setting(key):
             continue
         default = _text(by_key[key]) if key in by_key else "not set"
         group, _, rest = key.partition(".")
@@ -102,9 +118,18 @@ def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list
     return groups
 
 
+def _is_setting(key: str) -> bool:
+    return key.partition(".")[0] not in BEYOND_SETTINGS and not key.endswith("_version")
+
+
+def shown_environment(run: RunContent) -> dict[str, Any]:
+    """The run's software and hardware, without the host and the command, which names folders."""
+    return {key: value for key, value in run.environment.items() if key not in ("host", "command")}
+
+
 def environment(run: RunContent) -> list[tuple[str, str]]:
-    """Known software and hardware of the run, without the host and the command, which names folders."""
-    shown = {key: value for key, value in run.environment.items() if key not in ("host", "command")}
+    """What is known of it, as text."""
+    shown = shown_environment(run)
     return [
         (key.replace("_", " "), _text(value) or "none") for key, value in _flatten(shown) if key and value is not None
     ]

@@ -11,7 +11,7 @@ The HTML page of a sweep (`report`) and the tables beside it are made from these
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pkgutil import resolve_name
@@ -61,11 +61,6 @@ def compare_phases(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, 
         except UNREADABLE as error:
             problems.append(f"{phase}: its runs cannot be compared: {error}")
     return compared, problems
-
-
-def write_spread(path: Path, compared: Mapping[str, "Compared"]) -> None:
-    """Write ``spread.json`` in the sweep's folder ``path``."""
-    write_json(path / "spread.json", {phase: plain(asdict(of)) for phase, of in compared.items()})
 
 
 def markdown(
@@ -129,17 +124,36 @@ Figures = Iterator[tuple[str, float]]
 
 @dataclass(frozen=True)
 class Results:
-    """What was written: of the runs ``read``. ``left_out``: why figures are missing; ``text``: of ``results.md``."""
+    """The results of those of a sweep's ``planned`` runs that are done.
 
+    Attributes:
+        read: the runs whose figures these are. ``left_out``: why others are missing.
+        text, table, spread: of ``results.md``, ``results.parquet`` and ``spread.json``.
+    """
+
+    planned: int
     read: list[Run]
     left_out: list[str]
     text: str
+    table: pa.Table
+    spread: dict[str, Any]
 
 
 def write_results(path: Path) -> Results:
-    """Write the results of those of the sweep's runs that are done. Raises UserError if there is no sweep."""
-    folder = SweepFolder(path)
+    """Write the results of the sweep in ``path``. Raises UserError if there is no sweep."""
+    results, parquet = read_results(path), io.BytesIO()
     own(path, "a sweep", "folder")
+    pq.write_table(results.table, parquet)
+    write_atomic(path / "results.parquet", parquet.getvalue())
+    if results.spread:
+        write_json(path / "spread.json", results.spread)
+    write_atomic(path / "results.md", results.text)
+    return results
+
+
+def read_results(path: Path) -> Results:
+    """Compute them, and write nothing. Raises UserError if there is no sweep."""
+    folder = SweepFolder(path)
     runs = [folder.runs[run_id] for run_id in folder.current]
     varied = list(dict.fromkeys(key for run in runs for key in run.varied))
     rows, left_out, read = [], list[str](), list[Run]()
@@ -155,17 +169,12 @@ def write_results(path: Path) -> Results:
             left_out.append(f"{run.id} cannot be read: {error if isinstance(error, UserError) else repr(error)}")
     columns = [*UNIQUE, *varied, "metric", "value", "command_line", "config"]
     table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
-    parquet = io.BytesIO()
-    pq.write_table(table, parquet)
-    write_atomic(path / "results.parquet", parquet.getvalue())
     compared, problems = compare_phases(folder, read)
     left_out += problems
-    if compared:
-        write_spread(path, compared)
     about = [f"{len(rows)} figures of {len(read)} of {len(runs)} runs, in {path}/results.parquet.", *left_out]
     text = markdown(path.name, about, rows, varied, compared)
-    write_atomic(path / "results.md", text)
-    return Results(read, left_out, text)
+    spread = {phase: plain(asdict(of)) for phase, of in compared.items()}
+    return Results(len(runs), read, left_out, text, table, spread)
 
 
 def write_page(path: Path, out: Path) -> None:
@@ -173,28 +182,43 @@ def write_page(path: Path, out: Path) -> None:
 
     Raises UserError if there is no sweep, none of its runs is done, or ``out`` is no HTML file.
     """
+    if out.suffix != ".html":
+        raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
+    own_file(out, "out", SWEEP_PAGE, beside=tuple(out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")))
+    results = write_results(path)
+    if not results.read:
+        none = f"none of its {results.planned} runs is done"
+        raise UserError(f"folder={path}: {none}; `sweep status folder={path}` says why")
+    for line in results.left_out:
+        print_line(f"not in the report: {line}")
+    with as_user_error(out, "out"):
+        for suffix, text in _page(path, results).items():
+            write_atomic(out.with_suffix(suffix), text)
+    print_line(f"report: {out.resolve()}, with .md, .csv and .tex beside it")
+
+
+def watch_page(path: Path) -> tuple[Any, Callable[[], str]]:
+    """What the page of the sweep in ``path`` depends on, and what makes it; nothing is written.
+
+    Raises UserError if there is no sweep.
+    """
+    folder = SweepFolder(path)
+    tries = [(run_id, folder.tries(run_id)) for run_id in folder.current]
+    return tries, lambda: _page(path, read_results(path))[".html"]
+
+
+def _page(path: Path, results: Results) -> dict[str, str]:
+    """The page and its tables, by suffix."""
     from dira_scale.pages.tables.page import render
     from dira_scale.pages.tables.papers import PaperTable
     from dira_scale.pages.tables.read import read_sweep
     from dira_scale.pages.tables.runs import SweepRun
 
-    if out.suffix != ".html":
-        raise UserError(f"out={out}: expected NAME.html; tables are written beside it as NAME.md, .csv and .tex")
-    own_file(out, "out", SWEEP_PAGE, beside=tuple(out.with_suffix(suffix) for suffix in (".md", ".csv", ".tex")))
-    folder, results = SweepFolder(path), write_results(path)
-    planned = len(folder.current)
+    folder = SweepFolder(path)
     done = [SweepRun(run.id, run.command, folder.output(run), run.words) for run in results.read]
-    if not done:
-        raise UserError(f"folder={path}: none of its {planned} runs is done; `sweep status folder={path}` says why")
-    for line in results.left_out:
-        print_line(f"not in the report: {line}")
     composed: Any = OmegaConf.to_container(OmegaConf.load(path / "sweep.yaml"))
     papers = [PaperTable(**table) for table in composed["sweep"].get("tables") or []]
-    texts = render(read_sweep(composed["sweep"]["name"], path, done, planned), papers)
-    with as_user_error(out, "out"):
-        for suffix, text in texts.items():
-            write_atomic(out.with_suffix(suffix), text)
-    print_line(f"report: {out.resolve()}, with .md, .csv and .tex beside it")
+    return render(read_sweep(composed["sweep"]["name"], results.spread, done, results.planned), papers)
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

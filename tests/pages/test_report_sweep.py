@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +37,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     values = finished_sweep(root)
     assert report.main([f"folder={root}"]) == 0
     return root, values
+
+
+def spread_of(root: Path) -> dict[str, Any]:
+    return json.loads((root / "spread.json").read_text())
 
 
 def rows(root: Path) -> dict[tuple[str, str, str], dict[str, str]]:
@@ -191,7 +196,7 @@ def test_accuracies_at_thresholds_are_columns(tmp_path: Path) -> None:
     spread = {"boxes": {"members": members, "spreads": spreads, "comparisons": comparisons}}
     (tmp_path / "spread.json").write_text(json.dumps(spread))
     runs = [SweepRun(f"boxes/{start}-0123abcd", "localize", tmp_path, []) for start in ("random", "moco")]
-    content = read_sweep("s", tmp_path, runs, 2)
+    content = read_sweep("s", spread_of(tmp_path), runs, 2)
     mean, mass = content.tables["boxes"]
     assert (mean.metric, mean.columns) == ("accuracy mean, %", ["IoU ≥ 10 %", "IoU ≥ 60 %"])
     assert (mass.metric, mass.columns) == ("accuracy Mass, %", ["IoU ≥ 10 %"])
@@ -235,7 +240,7 @@ def test_a_twin_has_the_same_settings(tmp_path: Path) -> None:
     means = {("moco", 0.1): 0.6, ("moco", 0.01): 0.9, ("random", 0.1): 0.5, ("random", 0.01): 0.88}
     figures = {key: (mean, 5) for key, mean in means.items()}
     runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {0.1: 0.01, 0.01: 0.4})
-    (table,) = read_sweep("s", tmp_path, runs, 4).tables["tune"]
+    (table,) = read_sweep("s", spread_of(tmp_path), runs, 4).tables["tune"]
     cells = {row: table.cells[row, "50 %"] for row in table.rows}
     assert cells["moco, optim.optimizer.lr=0.1"].twin == RandomTwin(5, pytest.approx(10), 0.01, 0.01)
     assert cells["moco, optim.optimizer.lr=0.01"].twin == RandomTwin(5, pytest.approx(2), 0.4, 0.4)
@@ -247,7 +252,7 @@ def test_random_weights_have_no_twin(tmp_path: Path) -> None:
     """Not even other random weights of the same settings."""
     figures = {("random", 1): (0.5, 5), ("random, half", 1): (0.6, 5), ("moco", 1): (0.7, 5)}
     runs = made_up_phase(tmp_path, "tune", "AUROC mean", figures, {1: 0.01})
-    (table,) = read_sweep("s", tmp_path, runs, 3).tables["tune"]
+    (table,) = read_sweep("s", spread_of(tmp_path), runs, 3).tables["tune"]
     assert [row for row in table.rows if table.cells[row, "50 %"].twin] == ["moco, optim.optimizer.lr=1"]
 
 
@@ -258,7 +263,7 @@ def test_the_share_of_labels_is_that_of_the_run_that_is_looked_at(tmp_path: Path
     (tuned / "config.yaml").write_text("data: {fraction: 0.01}\n")
     for config in tmp_path.glob("boxes/*/output/config.yaml"):
         config.write_text(f"run: {tuned}\n")
-    (table,) = read_sweep("s", tmp_path, runs, 2).tables["boxes"]
+    (table,) = read_sweep("s", spread_of(tmp_path), runs, 2).tables["boxes"]
     assert table.fractions == {"1 %, IoU ≥ 10 %": 0.01}
 
 
@@ -266,7 +271,7 @@ def test_a_papers_table_corrects_over_itself_and_compares_one_metric(tmp_path: P
     figures = {("moco", 1): (0.6, 5), ("random", 1): (0.5, 5)}
     runs = made_up_phase(tmp_path, "chest", "AUROC mean", figures, {1: 0.03})
     runs += made_up_phase(tmp_path, "lungs", "IoU mean", figures, {1: 0.04})
-    tables = read_sweep("s", tmp_path, runs, 4).tables
+    tables = read_sweep("s", spread_of(tmp_path), runs, 4).tables
     tasks = {"chest": "ChestX-ray14", "lungs": "NIH Montgomery"}
     table = beside(PaperTable("DiRA", "Table 1", tasks, {"moco": "MoCo-v2"}), tables)
     location = "MoCo-v2, optim.optimizer.lr=1", "ChestX-ray14, 50 %"
@@ -285,7 +290,7 @@ def test_pooled_figures_stand_beside_the_papers(tmp_path: Path) -> None:
     """DiRA's IoU of volumes is of the voxels of all cases together."""
     figures = {("dira_transvw", 1): (0.6, 5), ("random", 1): (0.5, 5)}
     runs = made_up_phase(tmp_path, "lits", "pooled IoU mean", figures, {1: 0.03})
-    tables = read_sweep("s", tmp_path, runs, 2).tables
+    tables = read_sweep("s", spread_of(tmp_path), runs, 2).tables
     rows = {"dira_transvw": "DiRA_TransVW", "random": "Random"}
     table = beside(PaperTable("DiRA", "Table 3", {"lits": "LiTS"}, rows), tables)
     assert table.metric == "Published and ours, %: IoU" and len(table.notes) == 1 and len(table.cells) == 2

@@ -32,11 +32,12 @@ from dira_scale.config.compose import compose
 from dira_scale.config.trust import allow
 from dira_scale.metrics.cases import LabelCase, NumberCase, image_cases, write_cases
 from dira_scale.pages import results
+from dira_scale.pages.template import of_volumes
 from dira_scale.pretrain.task import PretrainTask
 from dira_scale.report import health, plots, summary
 from dira_scale.report.content import RunContent, read_run
 from dira_scale.report.headlines import Headline, headlines
-from dira_scale.report.page import of_volumes, render
+from dira_scale.report.page import render
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Metric
 from dira_scale.runs.remarks import worse_features
@@ -150,7 +151,7 @@ def test_headlines_are_what_the_rows_say(html: str) -> None:
 
 
 def headline(run: RunContent, what: str) -> Headline:
-    [found] = [one for one in headlines(run, warnings=0) if what in one.what]
+    [found] = [one for one in headlines(run, warnings=0).values() if what in one.what]
     return found
 
 
@@ -202,7 +203,7 @@ def test_restoration_is_not_judged_where_nothing_was_to_be_restored(finished: Pa
     """Views without a distortion are their own restoration."""
     run = read_run(finished)
     table = [r | {"mse": 0.0} if r["restorer"] == "distorted" else r for r in run.restoration]
-    assert not any("restoring" in found.what for found in headlines(replace(run, restoration=table), 0))
+    assert not any("restoring" in found.what for found in headlines(replace(run, restoration=table), 0).values())
 
 
 @pytest.mark.parametrize(
@@ -387,7 +388,7 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     record(run, config)
     assert report.main([f"run={run}"]) == 0
     printed = capsys.readouterr().out
-    assert "not in the report: no row in metrics.jsonl yet" in printed
+    assert "not in the report: no steps yet" in printed
     assert "data b: no readable dataset where the run read it" in printed
     text = Page((run / "report.html").read_text()).text
     assert "Not in this report" in text
@@ -611,7 +612,7 @@ RESULTS = {
 def test_results_of_the_test_split_come_first_and_equal_columns_once(run: Path) -> None:
     (run / "results.json").write_text(json.dumps(RESULTS))
     content = replace(read_run(run), description=replace(read_run(run).description, best="dice"))
-    cards = [headline.figure for headline in headlines(content, 0)]
+    cards = [headline.figure for headline in headlines(content, 0).values()]
     test, _ = results.tables(content.results)
 
     assert cards[1] == "Dice 0.850"

@@ -17,7 +17,7 @@ from dira_scale.data.manifest.info import DatasetInfo, as_flags
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError, DimensionsError
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.codecs import decode, open_bricks
+from dira_scale.pixels.codecs import DecodeError, decode, open_bricks
 from dira_scale.storage.store import as_os_error, is_local, locate
 
 
@@ -252,6 +252,29 @@ class ShardedDataset:
         if codec == "b2nd" and is_local(shard):
             return open_bricks(shard, self.cell("offset", row))
         return decode(self.read(row), codec, self.shape(row))
+
+    def picture(self, row: int, depth: int | None = None) -> np.ndarray:
+        """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the
+        middle one: of several channels those that it has, side by side."""
+        try:
+            if self.info.dims == 3:
+                voxels = self.voxels(row)
+                depth = voxels.shape[-3] // 2 if depth is None else depth
+                planes = np.asarray(voxels[(slice(None),) * (len(voxels.shape) - 3) + (depth,)])
+                middle = planes.reshape(-1, *planes.shape[-2:])
+            else:
+                middle = decode(self.read(row), self.cell("codec", row), self.shape(row))
+                middle = np.moveaxis(middle, -1, 0) if middle.ndim == 3 else middle[None]
+        except DecodeError as error:
+            raise self.damaged(row) from error
+        low, high = (np.broadcast_to(end, len(middle))[:, None, None] for end in self.range(row))
+        scaled = np.clip((np.asarray(middle, np.float32) - low) / np.where(high > low, high - low, 1), 0, 1)
+        if self.info.dims == 2 and len(scaled) > 1:
+            return np.moveaxis(scaled, 0, -1)
+        return np.concatenate(scaled[~np.isnan(low[:, 0, 0])], axis=1)
+
+    def damaged(self, row: int) -> DatasetError:
+        return DatasetError(f"sample {self.cell('key', row)} of {self.root} is damaged: shard verify lists all damage")
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
         record = self.index.records[row]

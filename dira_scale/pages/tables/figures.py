@@ -116,7 +116,7 @@ def roc(axes: Axes, of: Scores) -> None:
                 false, true, _ = roc_curve(targets[known], scores[known])
                 curves.append(np.interp(grid, false, true))
         if curves:
-            axes.plot(grid, np.mean(curves, axis=0), **_line(number))
+            axes.plot(grid, np.mean(curves, axis=0), **style(number))
     axes.plot([0, 1], [0, 1], color=LEVEL, linewidth=0.8, linestyle="--")
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("sensitivity", color=LABEL)
@@ -142,13 +142,13 @@ def _reliability(axes: Axes, of: Scores) -> None:
         filled = [b for b in range(BINS) if (bins == b).any()]
         x = [float(scores[known][bins == b].mean()) for b in filled]
         y = [float(targets[known][bins == b].mean()) for b in filled]
-        axes.plot(x, y, marker="o", markersize=2.6, **_line(number))
+        axes.plot(x, y, marker="o", markersize=2.6, **style(number))
     axes.plot([0, 1], [0, 1], color=LEVEL, linewidth=0.8, linestyle="--")
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share of positives", color=LABEL)
 
 
-def _line(number: int) -> dict[str, Any]:
+def style(number: int) -> dict[str, Any]:
     return {"color": LINES[number % len(LINES)], "linestyle": STYLES[number // len(LINES)], "linewidth": 1.3}
 
 

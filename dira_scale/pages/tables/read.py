@@ -5,7 +5,6 @@ A probe is a table for each share and label: rows are encoders. The twin of a ce
 column and other settings from random weights; of a probe, its random encoders.
 """
 
-import json
 import logging
 import re
 import statistics
@@ -105,10 +104,8 @@ class SweepContent:
     tables: Mapping[str, list[Table]] = field(default_factory=dict)
 
 
-def read_sweep(name: str, folder: Path, runs: Sequence[SweepRun], planned: int) -> SweepContent:
-    """The sweep in ``folder``, whose ``spread.json`` is up to date."""
-    path = folder / "spread.json"
-    spread = json.loads(path.read_text()) if path.is_file() else {}
+def read_sweep(name: str, spread: Mapping[str, Any], runs: Sequence[SweepRun], planned: int) -> SweepContent:
+    """The sweep whose phases compare as ``spread`` says, the content of its ``spread.json``."""
     tables = {phase: list(_compared(phase, content, runs)) for phase, content in spread.items()}
     for run in runs:
         if run.command == "probe":

@@ -192,37 +192,13 @@ class Stats:
         try:
             return None if payload is None else decode(payload, "png" if self.info.dims == 2 else "b2nd", sides)
         except DecodeError as error:
-            raise self._damaged(row) from error
-
-    def picture(self, row: int, depth: int | None = None) -> np.ndarray:
-        """float32 [H, W] in [0, 1] as in training, [H, W, 3] in colour; of a volume an axial slice, by default the
-        middle one: of several channels those that it has, side by side."""
-        try:
-            if self.info.dims == 3:
-                voxels = self.dataset.voxels(row)
-                depth = voxels.shape[-3] // 2 if depth is None else depth
-                planes = np.asarray(voxels[(slice(None),) * (len(voxels.shape) - 3) + (depth,)])
-                middle = planes.reshape(-1, *planes.shape[-2:])
-            else:
-                middle = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
-                middle = np.moveaxis(middle, -1, 0) if middle.ndim == 3 else middle[None]
-        except DecodeError as error:
-            raise self._damaged(row) from error
-        low, high = (np.broadcast_to(end, len(middle))[:, None, None] for end in self.dataset.range(row))
-        scaled = np.clip((np.asarray(middle, np.float32) - low) / np.where(high > low, high - low, 1), 0, 1)
-        if self.info.dims == 2 and len(scaled) > 1:
-            return np.moveaxis(scaled, 0, -1)
-        return np.concatenate(scaled[~np.isnan(low[:, 0, 0])], axis=1)
-
-    def _damaged(self, row: int) -> DatasetError:
-        key = self.dataset.cell("key", row)
-        return DatasetError(f"sample {key} of {self.dataset.root} is damaged: shard verify lists all damage")
+            raise self.dataset.damaged(row) from error
 
     @cached_property
     def _looked_at(self) -> tuple[np.ndarray, int]:
         total, plain = np.zeros(64, np.int64), 0
         for row in self.drawn(LOOKED_AT):
-            picture = self.picture(int(row))
+            picture = self.dataset.picture(int(row))
             total += np.histogram(picture, 64, (0, 1))[0]
             plain += len(np.unique(picture)) <= FEW
         return total, plain

@@ -1,18 +1,15 @@
 """Display a dataset: a table in the terminal, and a self-contained HTML page."""
 
-import io
-from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 from matplotlib.axes import Axes
 from rich.table import Column, Table
 
 from dira_scale import __version__
 from dira_scale.errors import counted
 from dira_scale.machine.console import Console
-from dira_scale.pages.figure import LINES, svg
+from dira_scale.pages.figure import LINES, address, svg
 from dira_scale.pages.template import template
 from dira_scale.pages.verdict import Grade, Headline, Verdict
 from dira_scale.pixels.outlines import COLOURS, outlined
@@ -65,7 +62,7 @@ def render_dataset(stats: Stats) -> str:
         boxes=any(split.boxes for split in stats.splits),
         colours=[*COLOURS],
         looked_at=min(LOOKED_AT, len(stats.dataset.index.records)),
-        tiles=[(stats.dataset.cell("split", row), _address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
+        tiles=[(stats.dataset.cell("split", row), address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
         plots=[
             (f"Stored {dots} per side", _histogram(f"Stored {dots} per side", stats.sides(), dots)),
             *([("Spacing", _histogram("Spacing", spacings, f"mm per {dots[:-1]}"))] if spacings else []),
@@ -111,15 +108,9 @@ def tile(stats: Stats, row: int) -> np.ndarray:
             depth = int(boxes[0]["z"] + boxes[0]["d"] / 2)
         boxes = [box for box in boxes if depth is not None and box["z"] < depth + 1 and box["z"] + box["d"] > depth]
         mask = None if mask is None or depth is None else mask[depth]
-    picture = (stats.picture(row, depth) * 255).astype(np.uint8)
+    picture = (stats.dataset.picture(row, depth) * 255).astype(np.uint8)
     mask = None if mask is None else np.tile(mask, (1, picture.shape[1] // mask.shape[1]))  # of each channel
     return outlined(picture, mask, [[box[side] for side in "yxhw"] for box in boxes], TILE)
-
-
-def _address(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    PIL.Image.fromarray(picture).save(file, "jpeg", quality=88)
-    return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
 
 
 def _histogram(title: str, values: dict[str, np.ndarray], unit: str) -> str:

@@ -50,7 +50,7 @@ def test_intensities_are_of_the_pixels_that_training_sees(path: Path) -> None:
     stats = Stats(ShardedDataset.open(path))
     pixels = sum(row["height"] * row["width"] for row in stats.dataset.table.to_pylist())
     assert stats.intensities.sum() == pixels
-    picture = stats.picture(0)
+    picture = stats.dataset.picture(0)
     assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.05
     assert tile(stats, 0).shape == (TILE, TILE, 3) and tile(stats, 0).std() > 20
 

@@ -1,0 +1,95 @@
+"""Several runs on one page: a picture for each figure with a curve for each run; what differs between them."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from dira_scale import __version__
+from dira_scale.errors import UserError
+from dira_scale.pages.figure import svg
+from dira_scale.pages.template import of_volumes, template
+from dira_scale.report import health, plots, summary
+from dira_scale.report.content import RunContent
+from dira_scale.report.headlines import SUBJECTS, headlines
+
+Runs = Mapping[str, RunContent]
+
+
+def names(folders: Sequence[Path]) -> list[str]:
+    """What tells the folders apart: their paths, without the parts at both ends that all have; of one its last part.
+
+    Raises UserError for a folder that is there twice.
+    """
+    paths = [folder.resolve().parts for folder in folders]
+    if twice := next((folders[i] for i, path in enumerate(paths) if path in paths[:i]), None):
+        raise UserError(f"run: {twice} is there twice; name each run once")
+    rest = [path[_alike(paths) :] for path in paths]
+    after = _alike([path[::-1] for path in rest])
+    return ["/".join(path[: len(path) - after]) for path in rest]
+
+
+def _alike(paths: Sequence[Sequence[str]]) -> int:
+    """In how many of their first parts all are alike, without the last part of any."""
+    levels = zip(*(path[:-1] for path in paths), strict=False)
+    return len([*takewhile(lambda parts: len({*parts}) == 1, levels)])
+
+
+def side_by_side(runs: Runs) -> str:
+    """The page. Raises UserError for more runs than there are lines that can be told apart."""
+    from dira_scale.pages.tables.figures import MOST, Plot, keys  # lazy: takes seconds
+
+    if len(runs) > MOST:
+        raise UserError(f"run: {len(runs)} runs; the lines of at most {MOST} can be told apart: name fewer")
+    warnings = {name: health.warnings(run) for name, run in runs.items()}
+    by_run = [headlines(run, len(warnings[name])) for name, run in runs.items()]
+    lines = keys([*runs])
+    curves = [
+        Plot(title, svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, log)), lines)
+        for name, (title, log) in _figures(runs).items()
+    ]
+    contents = [*runs.values()]
+    return template(Path(__file__).with_name("several.html.j2")).render(
+        runs=runs,
+        keys=lines,
+        headlines={subject: [each.get(subject) for each in by_run] for subject in SUBJECTS},
+        warnings=warnings,
+        failures=[*map(summary.failure, contents)],
+        settings=summary.differing([run.config for run in contents]),
+        environment=summary.differing([summary.shown_environment(run) for run in contents]),
+        curves=curves,
+        units=of_volumes if all(run.description.network.dimensions == 3 for run in contents) else str,
+        version=__version__,
+    )
+
+
+def _figures(runs: Runs) -> dict[str, tuple[str, bool]]:
+    """Title of each figure that a run has, and whether its axis is logarithmic, by the rows' key: losses and metrics,
+    then monitors."""
+    curves = {name: (title, False) for run in runs.values() for name, title in plots.titles(run).items()}
+    return curves | {name: each for run in runs.values() for name, each in health.monitored(run).items()}
+
+
+def _draw(runs: Runs, name: str, log: bool, axes: Axes) -> None:
+    """Training is smoothed as on a run's own page; held-out rows are dots. A line is broken between stages."""
+    from dira_scale.pages.tables.figures import style
+
+    for number, run in enumerate(runs.values()):
+        for stage in run.stages:
+            train, held_out = ([r for r in run.select(stage, split) if name in r] for split in ("train", "val"))
+            values = np.array([row[name] for row in train])
+            line = style(number) | {"clip_on": False}
+            axes.plot(
+                [row["step"] for row in train], values if name == "lr" else plots.smooth(values),
+                marker="o" if len(train) == 1 else "", markersize=3, **line,
+            )  # fmt: skip
+            dots = line | {"linewidth": 0.6, "marker": "o", "markersize": 2.6}
+            axes.plot([row["step"] for row in held_out], [row[name] for row in held_out], **dots)
+    if log:
+        axes.set_yscale("log")
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
