@@ -35,9 +35,7 @@ def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
     return ShardedDataset.open(_run("shard", out, {"recipe": recipe}, settings))
 
 
-def views(
-    shards: Where, experiment: str = "small", settings: Settings = None
-) -> tuple[list[Tensor], list[Tensor]]:
+def views(shards: Where, experiment: str = "small", settings: Settings = None) -> tuple[list[Tensor], list[Tensor]]:
     """The views of the first training batch, to look at before training: as they are cropped, and as they are distorted
     in stages that restore them; of each view [b, C, *size] in [0, 1]. Nothing is written."""
     from dira_scale.data.distort import build
