@@ -25,10 +25,10 @@ training = quick | {"data.size": 32, "epoch_factor": 0.5}
 tuning = quick | {"data.size": 32, "stages.finetune.epochs": 12}
 """,
     "volumes": """
-phantoms |= {"recipe.patients": 8, "recipe.size": 32}
+phantoms |= {"recipe.patients": 4, "recipe.size": 32}
 splits["recipe.splits"] = {"train": 0.5, "val": 0.25, "test": 0.25}
 quick = {"model.width": 0.125, "data.batch": 4, "data.workers": 1, "precision": "fp32"}
-training = quick | {"data.size": [16, 16, 16], "epoch_factor": 0.05}
+training = quick | {"data.size": [16, 16, 16], "views.extents": [[16, 24, 24]], "epoch_factor": 0.1}
 tuning = quick | {"data.size": [16, 16, 16], "stages.finetune.epochs": 8}
 """,
 }
