@@ -20,16 +20,16 @@ NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
 SMALLER = {
     "radiographs": """
 phantoms |= {"recipe.patients": 16, "recipe.size": 64}
-quick = {"model.encoder": "test_resnet", "data.batch": 8, "data.workers": 1, "precision": "fp32"}
-training = quick | {"data.size": 32, "epoch_factor": 0.5}
-tuning = quick | {"data.size": 32, "stages.finetune.epochs": 12}
+quick = {"data.size": 32, "data.batch": 8, "data.workers": 1, "precision": "fp32", "model.encoder": "test_resnet"}
+training = quick | {"epoch_factor": 0.5}
+tuning = quick | {"stages.finetune.epochs": 12}
 """,
     "volumes": """
-phantoms |= {"recipe.patients": 4, "recipe.size": 32}
+phantoms |= {"recipe.patients": 8, "recipe.size": 32}
 splits["recipe.splits"] = {"train": 0.5, "val": 0.25, "test": 0.25}
-quick = {"model.width": 0.125, "data.batch": 4, "data.workers": 1, "precision": "fp32"}
-training = quick | {"data.size": [16, 16, 16], "views.extents": [[16, 24, 24]], "epoch_factor": 0.1}
-tuning = quick | {"data.size": [16, 16, 16], "stages.finetune.epochs": 8}
+quick = {"data.size": [16, 16, 16], "data.batch": 4, "data.workers": 1, "precision": "fp32"}
+training = quick | {"model.width": 0.125, "views.extents": [[16, 24, 24]], "epoch_factor": 0.1}
+tuning = quick | {"stages.finetune.epochs": 12}
 """,
 }
 # Jupyter shows each cell's figures and the value of its last line; this saves them as SHOWN/NUMBER-CELL.png.
