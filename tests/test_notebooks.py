@@ -22,14 +22,14 @@ SMALLER = {
 phantoms |= {"recipe.patients": 16, "recipe.size": 64}
 quick = {"data.size": 32, "data.batch": 8, "data.workers": 1, "precision": "fp32", "model.encoder": "test_resnet"}
 training = quick | {"epoch_factor": 0.5}
-tuning = quick | {"stages.finetune.epochs": 12}
+tuning = quick | {"stages.finetune.epochs": 16}
 """,
     "volumes": """
-phantoms |= {"recipe.patients": 8, "recipe.size": 32}
-splits["recipe.splits"] = {"train": 0.5, "val": 0.25, "test": 0.25}
+phantoms |= {"recipe.patients": 5, "recipe.size": 32}
+splits["recipe.splits"] = {"train": 0.2, "val": 0.3, "test": 0.5}
 quick = {"data.size": [16, 16, 16], "data.batch": 4, "data.workers": 1, "precision": "fp32"}
 training = quick | {"model.width": 0.125, "views.extents": [[16, 24, 24]], "epoch_factor": 0.1}
-tuning = quick | {"stages.finetune.epochs": 12}
+tuning = quick | {"stages.finetune.epochs": 16}
 """,
 }
 # Jupyter shows each cell's figures and the value of its last line; this saves them as SHOWN/NUMBER-CELL.png.
