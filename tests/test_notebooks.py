@@ -19,7 +19,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
 # What follows the cell of parameters: as papermill, which runs notebooks with other values, inserts it.
 SMALLER = {
     "radiographs": """
-phantoms |= {"recipe.patients": 16, "recipe.size": 64}
+phantoms |= {"recipe.patients": 12, "recipe.size": 64}
 quick = {"data.size": 32, "data.batch": 8, "data.workers": 1, "precision": "fp32", "model.encoder": "test_resnet"}
 training = quick | {"epoch_factor": 0.5}
 tuning = quick | {"stages.finetune.epochs": 16}
@@ -84,7 +84,7 @@ def test_a_notebook_is_valid_and_has_no_outputs(name: str) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", SMALLER)
 def test_a_notebook_runs_and_shows_what_it_says(name: str, tmp_path: Path) -> None:
-    """30 s of a core each, of which imports take a third."""
+    """Half a minute of a core each: drawing phantoms, imports, and some dozen steps."""
     cells = [(cell["id"], "".join(cell["source"])) for cell in read(name)["cells"] if cell["cell_type"] == "code"]
     assert cells[0][0] == "parameters"
     cells.insert(1, ("smaller", SMALLER[name]))
