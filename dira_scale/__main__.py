@@ -1,4 +1,4 @@
-"""``dira-scale COMMAND key=value …`` is ``python -m dira_scale.COMMAND key=value …``."""
+"""``dira_scale COMMAND key=value …`` is ``python -m dira_scale.COMMAND key=value …``."""
 
 import sys
 from importlib import import_module
@@ -12,9 +12,9 @@ from dira_scale.errors import nearest
 
 def main() -> int:
     """Run the command named by the first word; without one, list them."""
-    end_quietly(sys.argv[1] if len(sys.argv) > 1 else "dira-scale")
+    end_quietly(sys.argv[1] if len(sys.argv) > 1 else "dira_scale")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("usage: dira-scale COMMAND KEY=VALUE ...   (dira-scale COMMAND --help; dira-scale --version)\n")
+        print("usage: dira_scale COMMAND KEY=VALUE ...   (dira_scale COMMAND --help; dira_scale --version)\n")
         print("\n".join(f"  {command.name:<10} {command.help}" for command in COMMANDS.values()))
         return 0
     if sys.argv[1] == "--version":
@@ -23,7 +23,7 @@ def main() -> int:
     name = sys.argv[1]
     if name not in COMMANDS:
         known = f"{nearest(name, COMMANDS) or '.'} There are: {', '.join(COMMANDS)}"
-        print(f"dira-scale: no command '{name}'{known}", file=sys.stderr)
+        print(f"dira_scale: no command '{name}'{known}", file=sys.stderr)
         return 2
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: methods and sources of your own are found here
     return int(import_module(f"dira_scale.{name}").main(sys.argv[2:]))

@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dira_scale.commands import COMMANDS
 from dira_scale.config.compose import configured
@@ -21,7 +24,7 @@ from dira_scale.runs.reader import RunReader
 
 __all__ = [
     "Embeddings", "LabelledImages", "UserError", "autocast", "embed", "encoder", "evaluate", "export", "finetune",
-    "localize", "predict", "pretrain", "probe", "shard",
+    "localize", "predict", "pretrain", "probe", "report", "shard", "views",
 ]  # fmt: skip
 Settings = Mapping[str, Any] | None
 Where = str | Path
@@ -30,6 +33,26 @@ Where = str | Path
 def shard(out: Where, recipe: str, settings: Settings = None) -> ShardedDataset:
     """Convert images into the sharded dataset ``out``; the same call resumes after an interruption."""
     return ShardedDataset.open(_run("shard", out, {"recipe": recipe}, settings))
+
+
+def views(shards: Where, experiment: str = "small", settings: Settings = None) -> tuple[list[Tensor], list[Tensor]]:
+    """The views of the first training batch, to look at before training: as they are cropped, and as they are distorted
+    in stages that restore them; of each view [b, C, *size] in [0, 1]. Nothing is written."""
+    from dira_scale.data.distort import build
+    from dira_scale.training.blueprint import blueprint_of
+    from dira_scale.training.inputs import Inputs
+
+    refuse_in_worker("pretrain")
+    keys = {"experiment": experiment, "data.shards": shards, **(settings or {})}
+    blueprint = blueprint_of("pretrain", configured("pretrain", keys))
+    config = blueprint.config
+    data = Inputs(config.data, blueprint.views, config.seed, rank=0, ranks=1)
+    with closing(data.train(config.data.batch).iterate(0, 1)) as batches:
+        batch = next(batches).to("cpu")
+    distorts = [build(entry) for entry in blueprint.views.entries for _ in range(entry.count)]
+    parts = enumerate(zip(distorts, batch.views, batch.distortions, strict=True))
+    distorted = [distort(view, drawn, True, batch.lacking(number)) for number, (distort, view, drawn) in parts]
+    return list(batch.views), distorted
 
 
 def pretrain(run: Where, shards: Where, experiment: str = "small", settings: Settings = None) -> RunReader:
@@ -79,6 +102,11 @@ def localize(run: Where, out: Where, shards: Where, settings: Settings = None) -
 def export(run: Where, settings: Settings = None) -> Path:
     """Write the weights of ``run`` for other libraries; the folder that holds them."""
     return _run("export", f"{run}/export", {"run": run}, settings)
+
+
+def report(run: Where, settings: Settings = None) -> Path:
+    """Write the HTML page about ``run``, finished or not; its file."""
+    return _run("report", f"{run}/report.html", {"run": run}, settings)
 
 
 def _train(command: str, keys: Mapping[str, Any], settings: Settings) -> RunReader:

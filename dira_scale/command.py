@@ -15,8 +15,8 @@ class Command:
     """A command: what is true of one and that the rest of the package needs to know of it.
 
     Attributes:
-        name: what is typed after ``dira-scale``; also of its folder beside this file, and of its file in ``configs/``.
-        help: its line in ``dira-scale --help``.
+        name: what is typed after ``dira_scale``; also of its folder beside this file, and of its file in ``configs/``.
+        help: its line in ``dira_scale --help``.
         function: carries it out by its configuration, and returns an exit code or nothing. Of a command
             that trains, by default, the training of its blueprint.
         look: functions of the configuration that raise UserError, before torch is imported, for what is missing here.

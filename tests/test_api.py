@@ -49,12 +49,32 @@ def test_from_images_to_weights(sharded: ShardedDataset, tmp_path: Path) -> None
     settings = {"stage": "latest", "random_encoders": 1, "data.size": 32, "draws": 1, "fractions": [1.0]}
     table = api.probe(tmp_path / "run", sharded.root, settings)
     assert {figure["label"] for figure in table["figures"]} >= {"bright"}
+    page = api.report(run.folder)
+    assert page == run.folder / "report.html" and "<svg" in page.read_text()
     folder = api.export(tmp_path / "run", {"stage": "latest", "formats": ["timm"]})
     assert (folder / "README.md").is_file()
     image = torch.rand(2, 1, 32, 32)
     with torch.inference_mode():
         ours, exported = (api.encoder(where)(image) for where in (run.folder, folder))
     assert all(map(torch.equal, ours, exported)) and len({*map(len, ours)}) == 1
+
+
+def test_views_are_seen_before_training(
+    sharded: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the first step gets: bright images of noise stay bright; distorted as far as is asked for."""
+    monkeypatch.chdir(tmp_path)
+    clean, distorted = api.views(sharded.root, settings=FEW)
+    assert [tuple(view.shape) for view in clean + distorted] == [(8, 1, 32, 32)] * 4
+    means = torch.stack(clean).mean((2, 3, 4))
+    assert torch.equal(means[0] > 0.4, means[1] > 0.4), "two crops are of different images"
+    assert all(view.min() >= 0 and view.max() <= 1 for view in clean + distorted)
+    assert not any(map(torch.equal, clean, distorted)) and not torch.equal(*clean)
+    plain = {f"views.{name}.p": 0 for name in ("jitter", "blur", "cutout", "inverse_cutout", "shuffle")}
+    same, undistorted = api.views(sharded.root, settings=FEW | plain)
+    assert all(map(torch.equal, clean, same)) and all(map(torch.equal, same, undistorted))
+    assert not torch.equal(api.views(sharded.root, settings=FEW | {"seed": 1})[0][0], clean[0])
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_mistakes_raise_the_commands_message(sharded: ShardedDataset, tmp_path: Path) -> None:

@@ -191,6 +191,14 @@ def test_readme_shards_into_another_folder_than_make_pretrain() -> None:
     assert set(made) & set(shown) == set()
 
 
+def test_readme_counts_the_methods() -> None:
+    """PCRL has a file for images and one for volumes."""
+    names = {path.stem for path in (ROOT / "configs" / "method").glob("*.yaml")}
+    around = {name for name in names if name.startswith("dira_")}
+    told = f"| {len(names - around - {'pcrl3d'})}, and DiRA around {len(around)} of them |"
+    assert told in (ROOT / "README.md").read_text(), told
+
+
 def test_the_citation_is_of_this_version_and_has_what_the_format_asks_for() -> None:
     """Citation File Format 1.2.0: its required keys, and names of keys in lower case with hyphens."""
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())

@@ -1,4 +1,4 @@
-"""``dira-scale COMMAND`` beside ``python -m dira_scale.COMMAND``."""
+"""``dira_scale COMMAND`` beside ``python -m dira_scale.COMMAND``."""
 
 import importlib
 import sys
@@ -11,7 +11,7 @@ from dira_scale import __main__, __version__
 
 
 def dira_scale(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["dira-scale", *words])
+    monkeypatch.setattr(sys, "argv", ["dira_scale", *words])
     return __main__.main()
 
 

@@ -50,9 +50,9 @@ def test_the_command_can_be_typed(held_out: bool) -> None:
     """Without held-out images it does not ask for a validation split. Its remarks on the batch are below it."""
     text = StringIO()
     actual = [replace(single, held_out=held_out) for single in choices(30000, 200.0, 40.0)]
-    show_advice("out/shards/a b", actual, ["dira-scale", "pretrain"], Console(file=text, width=200))
+    show_advice("out/shards/a b", actual, ["dira_scale", "pretrain"], Console(file=text, width=200))
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
-    assert f"dira-scale pretrain {keys}{'' if held_out else ' data.val_split=null'}\n" in text.getvalue()
+    assert f"dira_scale pretrain {keys}{'' if held_out else ' data.val_split=null'}\n" in text.getvalue()
     assert "\n  groups span\n" in text.getvalue()
     assert "30,000 training images" in text.getvalue() and "17,600" in text.getvalue()
 

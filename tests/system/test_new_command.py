@@ -40,7 +40,7 @@ class Checkout:
     here: Path
 
     def run(self, *words: str, code: int = 0) -> str:
-        """What ``dira-scale WORDS`` prints."""
+        """What ``dira_scale WORDS`` prints."""
         environment = os.environ | {"PYTHONPATH": str(self.root)}
         command = [sys.executable, "-m", "dira_scale", *words]
         done = subprocess.run(

@@ -42,24 +42,24 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_knows_configurations_and_recipes(installed: Path, tmp_path: Path) -> None:
-    assert "dira-scale COMMAND" in run(installed / "dira-scale", "--help", folder=tmp_path)
-    pretrain = run(installed / "dira-scale", "pretrain", "--help", folder=tmp_path)
+    assert "dira_scale COMMAND" in run(installed / "dira_scale", "--help", folder=tmp_path)
+    pretrain = run(installed / "dira_scale", "pretrain", "--help", folder=tmp_path)
     experiments = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
     assert f"experiment=  one of {', '.join(sorted(experiments))}" in pretrain
-    shard = run(installed / "dira-scale", "shard", "--help", folder=tmp_path)
+    shard = run(installed / "dira_scale", "shard", "--help", folder=tmp_path)
     recipes = {path.stem for path in (ROOT / "shards" / "recipe").glob("*.yaml")}
     assert f"recipe=  one of {', '.join(sorted(recipes))}" in shard
 
 
 def test_the_doctors_advice_needs_no_checkout(installed: Path, tmp_path: Path) -> None:
-    printed = json.loads(run(installed / "dira-scale", "doctor", "show=json", folder=tmp_path))
+    printed = json.loads(run(installed / "dira_scale", "doctor", "show=json", folder=tmp_path))
     advice = " ".join(component["install"] for component in printed["software"])
     assert str(ROOT) not in advice
     assert "setup/install.py" not in advice and "make " not in advice
 
 
 def test_from_phantoms_to_a_report(installed: Path, tmp_path: Path) -> None:
-    command = installed / "dira-scale"
+    command = installed / "dira_scale"
     recipe = ["recipe=phantom_cxr", "recipe.patients=16", "recipe.size=128", "out=shards"]
     run(command, "shard", *recipe, folder=tmp_path)
     run(command, "pretrain", *TINY, "data.shards=shards", "run=demo", folder=tmp_path)
