@@ -284,6 +284,9 @@ def replace_export(out: Path, files: Mapping[str, bytes], card: str) -> list[str
         removed = [name for name in sorted(FILES - files.keys()) if (out / name).exists()]
         for name in removed:
             (out / name).unlink()
+            for folder in [*(out / name).parents][: name.count("/")]:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
         for name, content in (dict(files) | {"README.md": card.encode()}).items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(out / name, content)

@@ -347,7 +347,9 @@ def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, m
 def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained, capsys):
     own(trained.run / "export", EXPORT, "out")
     for name in FILES:
-        (trained.run / "export" / name).touch()
+        path = trained.run / "export" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     assert main([f"run={trained.run}"]) == 0
     names = {path.name for path in (trained.run / "export").iterdir()} - {MARK}
     written = {"encoder.safetensors", "unet.safetensors"}
