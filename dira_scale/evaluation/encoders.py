@@ -173,7 +173,7 @@ def levels(layer: Layer | Sequence[Layer], encoder: Encoder) -> dict[str, Layer]
     available: list[Layer] = [level for level in range(1, len(encoder.channels)) if encoder.channels[level] > 0]
     last = available[-1]
     if encoder.has_class_token:
-        available += TOKENS + TOKENS_4
+        available += TOKENS + (TOKENS_4 if encoder.class_blocks >= 4 else ())
     if not layer:
         raise UserError("layer=[]: name a level, or several")
     by_name = {}

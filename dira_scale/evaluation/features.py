@@ -200,10 +200,10 @@ def map_sides(encoder: Encoder, layer: Layer, size: Sequence[int]) -> list[int]:
 
 
 def width(encoder: Encoder, layer: Layer) -> int:
-    """Return the length of a vector of :func:`pooled`."""
+    """Return the length of a vector of :func:`pooled`, and how many channels a map has."""
     if isinstance(layer, int):
         return encoder.channels[layer]
-    return encoder.channels[-1] * {CLASS: 1, CLASS_AND_MEAN: 2, CLASS_4: 4, CLASS_4_AND_MEAN: 5}[layer]
+    return encoder.channels[-1] * {CLASS_AND_MEAN: 2, CLASS_4: 4, CLASS_4_AND_MEAN: 5}.get(layer, 1)
 
 
 def features(

@@ -9,6 +9,7 @@ import torch
 
 from dira_scale import __version__
 from dira_scale.errors import UserError, require
+from dira_scale.evaluation.config import WHOLE
 from dira_scale.export.exported import Exported, TrainedNetwork
 from dira_scale.export.volume_formats import swinunetr_state
 from dira_scale.models.translations import other_axes
@@ -35,6 +36,13 @@ def to_monai_bundle(network: TrainedNetwork) -> Exported:
     if about is None or unet is None or len(about["size"]) != 3 or network.encoder.channels[0] != 1:
         takes = "fine-tuned masks of volumes of one channel"
         raise UserError(f"formats: {BUNDLE} takes {takes}; this run has {network.name}: use plain")
+    if "volume" not in (conversion := about["conversion"] or {}):
+        raise UserError(f"formats: {BUNDLE} needs the dataset that the run was trained on, which says how files are "
+                        "read, and which is not where it was: put it back")  # fmt: skip
+    if about["stored"].get("range") and conversion.get("modality") != "CT":
+        raise UserError(f"formats: {BUNDLE} cannot follow data.range, which is of stored values, but of CT: use plain")
+    if about["evaluate"].get("window") == WHOLE:
+        raise UserError(f"formats: {BUNDLE} predicts by windows, not evaluate.window={WHOLE}: use plain")
     require(f"formats: {BUNDLE} needs", "evaluation", "monai")
     state, file = unet.state_dict(), io.BytesIO()
     if isinstance(network.encoder, SwinEncoder):
@@ -50,7 +58,7 @@ def to_monai_bundle(network: TrainedNetwork) -> Exported:
 def metadata(network: TrainedNetwork) -> dict[str, Any]:
     """``metadata.json``, by MONAI's schema."""
     assert network.about is not None
-    conversion, size = network.about["conversion"] or {}, _sides(network)
+    conversion, size = network.about["conversion"], _sides(network)
     modality = conversion.get("modality") or "unknown"
     image = {"type": "image", "is_patch_data": True, "dtype": "float32", "spatial_shape": size}
     kind = {"format": "hounsfield" if modality == "CT" else "magnitude", "modality": modality}
@@ -121,7 +129,7 @@ def preprocessing(network: TrainedNetwork) -> list[dict[str, Any]]:
     """How a file becomes what the network saw: axes (ours lead to superior, posterior, left), spacing, values 0 to 1.
     It is not cropped, nor smoothed where it shrinks."""
     assert network.about is not None
-    stored, volume = network.about["stored"], (network.about["conversion"] or {}).get("volume", {})
+    stored, volume = network.about["stored"], network.about["conversion"]["volume"]
     own, made = _own(network), [_of("LoadImage", "image", ensure_channel_first=True)]
     made.append(_of("Orientation", "image", axcodes="SPL" if own else "LPS"))
     if clip := volume.get("clip"):

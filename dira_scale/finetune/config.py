@@ -1,5 +1,6 @@
 """The schema of ``configs/finetune.yaml``. Like all schemas it does without torch, so mistakes are shown at once."""
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,6 +162,8 @@ class Finetune(StagedTraining):
         path = local(str(config.init), "init")
         run = read_description(path) if (path / FILE).is_file() else None
         theirs = run.network.architecture if run else exported_architecture(path)
+        if "${" in json.dumps(theirs):  # which would be evaluated here
+            raise UserError(f"init={config.init}: its architecture has an interpolation: export it again")
         with open_dict(config):
             if "model" not in typed and theirs:
                 kept = {*OF_TRAINING, *config.protocol.own, *(key.removeprefix("model.") for key in typed)}

@@ -17,6 +17,9 @@ from dira_scale.models.vit import PlainEncoder
 REFUSED = {  # arguments of timm's that would not be what the configuration says
     "pretrained": "initial weights are model.weights, or init",
     "patch_drop_rate": "a pyramid needs all patches",
+    **dict.fromkeys(
+        ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"), "it names a file or an address"
+    ),
 }
 UNIFORM = "drop_path_uniform"  # ours: timm's rate rises from 0 at the first block
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.

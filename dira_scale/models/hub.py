@@ -4,18 +4,20 @@ A revision is pinned to the commit that it is when a run begins, and the pin is 
 with ``:REVISION`` behind it where one was named. Only safetensors and the card are fetched, into the Hub's own cache.
 """
 
+import errno
 import hashlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.errors import UserError, local_rank, print_line
 from dira_scale.runs.files import read_yaml
+from dira_scale.storage.owned import MARK
 
 CARD = "README.md"
 SUFFIX = ".safetensors"
@@ -29,6 +31,7 @@ _ADDRESS = re.compile(
     r"(?:/(?P<file>[^\s@:]+)(?::(?P<named>\S+))?)?"
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class NotReachedError(Exception):
@@ -49,6 +52,8 @@ class Address(NamedTuple):
         match = _ADDRESS.fullmatch(where)
         if match is None or (match["named"] and not _COMMIT.fullmatch(match["revision"] or "")):
             raise UserError(f"{key}={where}: expected hf://ORG/NAME, hf://ORG/NAME@REVISION or hf://ORG/NAME/FILE")
+        if not {"", ".", ".."}.isdisjoint((match["file"] or "file").split("/")):
+            raise UserError(f"{key}={where}: a file's name has no empty part, . or ..")
         if match["file"] and not match["file"].endswith(SUFFIX):
             raise UserError(f"{key}={where}: name a file {SUFFIX}; nothing else is fetched, as it can hold code")
         return cls(**match.groupdict())
@@ -79,8 +84,11 @@ def pin(config: DictConfig, key: str) -> None:
     """
     if not is_hub(where := OmegaConf.select(config, key)):
         return
-    file = Path(OmegaConf.select(config, "run") or "") / "config.yaml"
-    before = OmegaConf.select(OmegaConf.create(read_yaml(file)), key) if file.is_file() else None
+    run = Path(str(OmegaConf.select(config, "run") or "")).expanduser()
+    recorded = [file for file in (run / "config.yaml", *run.glob("rates/*/config.yaml")) if file.is_file()]
+    # Not by OmegaConf, which would evaluate what a copied file interpolates.
+    tree: Any = read_yaml(recorded[0]) if recorded else {}
+    before = reduce(lambda node, part: node.get(part) if isinstance(node, dict) else None, key.split("."), tree)
     kept = is_hub(before) and Address.of(before, key).is_of(Address.of(where, key))
     OmegaConf.update(config, key, before if kept else pinned(where, key))
 
@@ -105,10 +113,11 @@ def pinned(where: str, key: str) -> str:
         folder = _cached(asked)
         if folder is None:
             raise _not_here(where, key, error) from error
-        file = asked.file or _chosen([each.name for each in folder.iterdir()], where, key)
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        file = asked.file or _chosen(names, where, key)
         commit = folder.name
         if not local_rank():
-            print_line(f"{key}={where}: {error}; taken as the cache last knew it: commit {commit}")
+            print_line(f"{key}={where}: {error}; taken as the cache last knew it: {file} of commit {commit}")
     return f"hf://{repository}@{commit}/{file}" + (f":{revision}" if revision not in (None, commit) else "")
 
 
@@ -155,7 +164,7 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
     """Commit ``files`` of ``folder`` to the repository ``where``, made if there is none; return a line that says so.
 
     Files there whose names are in ``other`` are removed in the same commit. Raises UserError: the Hub refuses, is not
-    reached, or shows to everybody what is to be ``private``.
+    reached, or shows to everybody what is to be ``private``; or others' files are there.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -166,15 +175,22 @@ def push(where: str, folder: Path, files: Sequence[str], other: Collection[str],
             info = api.model_info(repository)
             if private and not info.private:
                 raise UserError(f"push={where}: everybody can read {address}; add private=false, or name another")
-            there = {each.rfilename for each in info.siblings or ()}
-            add = [CommitOperationAdd(name, folder / name) for name in files]
+            there = {each.rfilename for each in info.siblings or ()} - {".gitattributes"}
+            if there and MARK not in there:
+                raise UserError(f"push={where}: {address} has files that no export has written, such as {min(there)}; "
+                                "name another repository")  # fmt: skip
+            add = [CommitOperationAdd(name, folder / name) for name in (*files, MARK)]
             remove = [CommitOperationDelete(name) for name in sorted(there & {*other})]
-            commit = api.create_commit(repository, [*add, *remove], commit_message="Export by dira_scale")
-    except (NotReachedError, RuntimeError, ValueError) as error:  # uploading, and a card that the Hub does not take
-        said = " ".join(f"{error} {error.__cause__ or ''}".split())
-        raise UserError(f"push={where}: {said}; the export is in {folder}, the same command tries again") from error
-    seen = "private" if info.private else "public"
-    return f"{address}: {seen}, commit {commit.oid}; init=hf://{repository}@{commit.oid} starts from it"
+            commit = api.create_commit(
+                repository, [*add, *remove], commit_message="Export by dira_scale", parent_commit=info.sha
+            )
+    except NotReachedError as error:
+        raise UserError(f"push={where}: {error}; the export is in {folder}, the same command tries again") from error
+    pinned.cache_clear()
+    local.cache_clear()
+    line = f"{address}: {'private' if info.private else 'public'}, commit {commit.oid}"
+    starts = any(name.endswith(SUFFIX) for name in files)
+    return f"{line}; init=hf://{repository}@{commit.oid} starts from it" if starts else line
 
 
 def _chosen(names: Collection[str], where: str, key: str) -> str:
@@ -219,11 +235,12 @@ def _cached(asked: Address) -> Path | None:
 def _not_here(where: str, key: str, error: Exception) -> UserError:
     from huggingface_hub import constants
 
-    asked = Address.of(where, key)
+    asked, cache = Address.of(where, key), constants.HF_HUB_CACHE
     revision = f" --revision {asked.revision}" if asked.revision else ""
     return UserError(
-        f"{key}={where}: {error}, and the cache {constants.HF_HUB_CACHE} does not have it; where there is a network: "
-        f"hf download {asked.repository}{revision} --local-dir FOLDER, then {key}=FOLDER/{asked.file or 'FILE'} here"
+        f"{key}={where}: {error}, and the cache {cache} does not have it; where there is a network: hf download "
+        f"{asked.repository} {asked.file or 'FILE' + SUFFIX} {CARD}{revision}; then copy the folder "
+        f"models--{asked.repository.replace('/', '--')} of its cache into {cache} here"
     )
 
 
@@ -250,6 +267,11 @@ def _answered(where: str, key: str) -> Iterator[None]:
         if refusal or code in (401, 403):
             raise UserError(f"{key}={where}: {refusal or f'{hub} refuses ({said}): {login}'}") from error
         raise NotReachedError(f"{hub} answers {code} ({said})") from None
-    except (OSError, errors.HTTPError) as error:  # that of httpx, whose name differs between versions
+    except ValueError as error:  # such as a card that the Hub does not take
+        raise UserError(f"{key}={where}: {' '.join(str(error).split())}") from error
+    except (OSError, RuntimeError, errors.HTTPError) as error:  # of sockets, of Xet, and of httpx
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise UserError(f"{key}={where}: {error}: the Hub's cache {constants.HF_HUB_CACHE} cannot be written; make "
+                            "room, or set HF_HOME to another folder") from error  # fmt: skip
         cause = error.__cause__ or error
         raise NotReachedError(f"{hub} is not reached ({[*str(cause).splitlines(), type(cause).__name__][0]})") from None

@@ -95,6 +95,7 @@ class Encoder(nn.Module):
         fixed_size: whether its parameters are for images of the size that it was built for.
         channels: the pyramid's channel counts, the image's first; 0 at a level without features.
         has_class_token: whether its tokens have one.
+        class_blocks: how many blocks ``class_tokens`` can give that of.
         channels_last: whether the first layer gets an image that is channels last in memory. An expanded one has no
             layout of its own, so a convolution takes its weights': those of a sharded module are always contiguous.
         layouts: of files that it starts from, by what messages call them: rules by which the names of all entries, also
@@ -111,6 +112,7 @@ class Encoder(nn.Module):
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or smp's tu-": ()}
     published_xyz: ClassVar[Collection[str]] = ()
     has_class_token = False
+    class_blocks = 0
     channels_last = False
     patch: int | None = None
     visible_patch: ClassVar[int | None] = None

@@ -1,5 +1,6 @@
 """A light feature pyramid over plain vision transformers, which have a single resolution."""
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,8 @@ class PlainEncoder(TimmEncoder):
         if isinstance(patches := getattr(self.model, "patch_embed", None), PatchEmbed):
             patches.strict_img_size = False
         self.has_class_token = getattr(self.model, "cls_token", None) is not None
+        if "return_prefix_tokens" in inspect.signature(self.model.forward_intermediates).parameters:
+            self.class_blocks = len(self.model.feature_info)
         self.patch: int
         self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
         self.block_indices = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]

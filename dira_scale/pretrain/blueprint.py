@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary, adversary_of
 from dira_scale.methods.method import Method
 from dira_scale.models.discriminator import check_size
-from dira_scale.models.hub import weights_fact
+from dira_scale.models.hub import local, weights_fact
 from dira_scale.models.network import moved
 from dira_scale.pretrain.config import Pretrain
 from dira_scale.pretrain.description import describe
@@ -99,7 +98,7 @@ class PretrainBlueprint(Blueprint):
                 learned.check(data.labels)
             data.require_channels(config.model.name, config.channels or 1, weights, repeats=False)
             stages = stage_plans(config, data.steps_per_epoch)
-            return data, stages, start_tensors(Path(weights)) if weights else None
+            return data, stages, start_tensors(local(weights, "model.weights")) if weights else None
 
         data, stages, tensors = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))

@@ -40,3 +40,5 @@ class Report(Schema):
             raise UserError("embeddings and data.shards belong together: the embeddings' images are in the shards")
         if self.watch and self.out is not None:
             raise UserError(f"out={self.out} and watch=true, which writes no file: leave one of them out")
+        if self.watch and self.embeddings is not None:
+            raise UserError("watch=true: embeddings do not change; leave it out")

@@ -23,7 +23,7 @@ from dira_scale.metrics.statistics.bootstrap import bootstrap
 from dira_scale.metrics.statistics.weighted import weighted_mean
 from dira_scale.pages.figure import COLOURS, address, svg
 from dira_scale.pages.tables.figures import Plot
-from dira_scale.pages.template import of_volumes, template
+from dira_scale.pages.template import template
 from dira_scale.pixels.outlines import fitted
 
 K, SHOWN, TILE = 6, 12, 160  # neighbours; images shown with theirs; pixels of a side
@@ -68,6 +68,8 @@ def page(folder: str, shards: str) -> str:
                         f"({hashes[0][:12]}): name the dataset that was embedded")  # fmt: skip
     if about.sides:
         raise UserError(f"embeddings={folder} holds maps: name a folder that embed what=pooled wrote")
+    if lost := int((~np.isfinite(embeddings.values)).any(1).sum()):
+        raise UserError(f"embeddings={folder}: {lost} images have features that are not finite; look at the weights")
     owners = np.unique(embeddings.column("patient"), return_inverse=True)[1]
     k = min(K, len(owners) - int(np.bincount(owners).max()))
     if k < 1:
@@ -81,7 +83,7 @@ def page(folder: str, shards: str) -> str:
     shared = shares(names, labels, owners, asked, found)
     return template(Path(__file__).with_name("neighbours.html.j2")).render(
         about=about,
-        name=Path(folder).name,
+        name=Path(folder).resolve().name,
         queries=[_tiles(dataset, rows, names, labels, asked[i], found[i], similarities[i]) for i in first],
         shared=shared,
         mean=[float(np.mean([getattr(each, part) for each in shared])) for part in ("share", "chance") if shared],
@@ -89,7 +91,6 @@ def page(folder: str, shards: str) -> str:
         k=k,
         maps=maps(names, labels, embeddings.values, drawn[:MAPPED]),
         mapped=min(MAPPED, len(drawn)),
-        units=of_volumes if dataset.info.dims == 3 else str,
         volumes=dataset.info.dims == 3,
         version=__version__,
     )

@@ -49,11 +49,18 @@ def _out(cfg: DictConfig) -> Path:
             raise UserError(f"out={out}: no such folder: {out.parent}")
         return out
     if cfg.embeddings:  # beside the folder: in it, readers of Parquet would take the page for a part
-        folder = Path(cfg.embeddings)
+        folder = Path(cfg.embeddings).resolve()
         return folder.with_name(f"{folder.name}.neighbours.html")
-    if cfg.run and not isinstance(cfg.run, str):
+    folders = _folders(cfg) or [Path(cfg.folder)]
+    if len(folders) > 1:
         raise UserError("out must be given for several runs: out=FILE.html; or watch=true, which writes no file")
-    return Path(cfg.run or cfg.folder) / "report.html"
+    return folders[0] / "report.html"
+
+
+def _folders(cfg: DictConfig) -> list[Path]:
+    return [
+        Path(str(folder)) for folder in (cfg.run if OmegaConf.is_list(cfg.run) else [cfg.run]) if folder is not None
+    ]
 
 
 def _look(cfg: DictConfig) -> State:
@@ -64,7 +71,7 @@ def _look(cfg: DictConfig) -> State:
         from dira_scale.report.neighbours import page  # lazy: takes seconds
 
         return None, partial(page, cfg.embeddings, cfg.data.shards)
-    folders = [Path(folder) for folder in ([cfg.run] if isinstance(cfg.run, str) else cfg.run)]
+    folders = _folders(cfg)
     runs = dict(zip(names(folders), map(read_run, folders), strict=True))
     if len(runs) > 1:
         return runs, partial(side_by_side, runs)

@@ -36,8 +36,10 @@ class Watched:
     """A page that is made again when what it depends on has changed. Several threads may ask for it."""
 
     def __init__(self, look: Callable[[], State]) -> None:
-        """Raises what ``look`` raises: a name that was mistyped is no page."""
-        self._look, self._lock, self._made_of, self._text, self.every = look, Lock(), look()[0], "", EVERY
+        """Raises what the first look and page raise: a name that was mistyped is no page."""
+        self._look, self._lock, self.every = look, Lock(), EVERY
+        self._made_of, make = look()
+        self._text = make()
 
     def text(self) -> str:
         """The page as of now; while it cannot be made, as when a file is damaged, why."""
@@ -47,10 +49,11 @@ class Watched:
                 state, make = self._look()
                 if not self._text or state != self._made_of:
                     self._text, self._made_of = make(), state
-                    self.every = max(EVERY, round(SHARE * (time.monotonic() - begun)))
-            except UserError as error:
+            except (UserError, OSError) as error:  # such as a file that another machine replaces
                 self._text = ""
                 return f"<!doctype html><title>dira_scale</title><p>Not yet: {escape(str(error))}</p>"
+            finally:
+                self.every = max(EVERY, round(SHARE * (time.monotonic() - begun)))
             return self._text
 
 
@@ -96,7 +99,7 @@ def serve(look: Callable[[], State]) -> None:
         look: gives what the page depends on, and what makes it; called at each request.
 
     Raises:
-        UserError: there is nothing to show: the first look's.
+        UserError: there is nothing to show: of the first look or page.
     """
     with Server(Watched(look)) as server:
         port = server.server_port

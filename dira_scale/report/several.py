@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import count, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +22,21 @@ Runs = Mapping[str, RunContent]
 
 def names(folders: Sequence[Path]) -> list[str]:
     """What tells the folders apart: their paths, without the parts at both ends that all have; of one its last part.
+    Of folders that do not all lie below the working directory, no more than that takes: the rest is nobody's business.
 
     Raises UserError for a folder that is there twice.
     """
     paths = [folder.resolve().parts for folder in folders]
     if twice := next((folders[i] for i, path in enumerate(paths) if path in paths[:i]), None):
         raise UserError(f"run: {twice} is there twice; name each run once")
-    rest = [path[_alike(paths) :] for path in paths]
+    before = _alike(paths)
+    rest = [path[before:] for path in paths]
     after = _alike([path[::-1] for path in rest])
-    return ["/".join(path[: len(path) - after]) for path in rest]
+    parts = [path[: len(path) - after] for path in rest]
+    if not Path(*paths[0][:before]).is_relative_to(Path.cwd()):
+        enough = next(n for n in count(1) if len({path[-n:] for path in parts}) == len(parts))
+        parts = [path[-enough:] for path in parts]
+    return ["/".join(path) for path in parts]
 
 
 def _alike(paths: Sequence[Sequence[str]]) -> int:
@@ -49,8 +55,12 @@ def side_by_side(runs: Runs) -> str:
     by_run = [headlines(run, len(warnings[name])) for name, run in runs.items()]
     lines = keys([*runs])
     curves = [
-        Plot(title, svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, log)), lines)
-        for name, (title, log) in _figures(runs).items()
+        Plot(
+            title,
+            svg(f"{title} over optimizer steps, a line for each run", partial(_draw, runs, name, title, log)),
+            lines,
+        )
+        for name, title, log in _figures(runs)
     ]
     contents = [*runs.values()]
     return template(Path(__file__).with_name("several.html.j2")).render(
@@ -67,18 +77,21 @@ def side_by_side(runs: Runs) -> str:
     )
 
 
-def _figures(runs: Runs) -> dict[str, tuple[str, bool]]:
-    """Title of each figure that a run has, and whether its axis is logarithmic, by the rows' key: losses and metrics,
-    then monitors."""
-    curves = {name: (title, False) for run in runs.values() for name, title in plots.titles(run).items()}
-    return curves | {name: each for run in runs.values() for name, each in health.monitored(run).items()}
+def _figures(runs: Runs) -> list[tuple[str, str, bool]]:
+    """The rows' key of each figure that a run has, its title, and whether its axis is logarithmic: losses and metrics,
+    then monitors. A loss that two methods compute in different ways has a title, and a picture, for each."""
+    curves = dict.fromkeys((name, title, False) for run in runs.values() for name, title in plots.titles(run).items())
+    monitors = {name: each for run in runs.values() for name, each in health.monitored(run).items()}
+    return [*curves, *((name, *each) for name, each in monitors.items())]
 
 
-def _draw(runs: Runs, name: str, log: bool, axes: Axes) -> None:
+def _draw(runs: Runs, name: str, title: str, log: bool, axes: Axes) -> None:
     """Training is smoothed as on a run's own page; held-out rows are dots. A line is broken between stages."""
     from dira_scale.pages.tables.figures import style
 
     for number, run in enumerate(runs.values()):
+        if plots.titles(run).get(name, title) != title:
+            continue
         for stage in run.stages:
             train, held_out = ([r for r in run.select(stage, split) if name in r] for split in ("train", "val"))
             values = np.array([row[name] for row in train])

@@ -15,9 +15,10 @@ from dira_scale.export import main as export
 from dira_scale.finetune import main
 from dira_scale.models import hub as client
 from dira_scale.runs.reader import RunReader
+from dira_scale.storage.owned import MARK
 
 ADOPTED = ["validate.norm_passes=0", *(word for word in TINY if not word.startswith("model."))]
-PUSHED = {".gitattributes", "README.md", "config.json", "model.safetensors"}
+PUSHED = {".gitattributes", ".dira_scale.json", "README.md", "config.json", "model.safetensors"}
 
 
 @pytest.fixture
@@ -79,17 +80,21 @@ def test_an_export_is_pushed_and_the_next_run_starts_from_it(
 
 def test_a_later_push_leaves_no_weights_of_the_former_one(hub: Hub, tmp_path: Path) -> None:
     """And none that were private are added to a repository that everybody can read."""
-    for name in ("a.safetensors", "README.md"):
+    for name in ("a.safetensors", "README.md", MARK):
         (tmp_path / name).write_text(name)
     hub.repositories["org/mine"] = Repository()
-    first = hub.repositories["org/mine"].commit({"unet.safetensors": b"old", "NOTES.md": b"kept"})
     given = tmp_path, ["a.safetensors", "README.md"], {"unet.safetensors"}
+    hub.repositories["org/mine"].commit({"unet.safetensors": b"old", "NOTES.md": b"kept"})
+    with pytest.raises(UserError, match=r"has files that no export has written, such as NOTES.md; name another"):
+        client.push("hf://org/mine", *given, private=False)
+    first = hub.repositories["org/mine"].commit({MARK: b"{}"})
     with pytest.raises(UserError, match=r"everybody can read http://.*/org/mine; add private=false"):
         client.push("hf://org/mine", *given, private=True)
     assert hub.repositories["org/mine"].branches["main"] == first
     assert ": public, commit " in client.push("hf://org/mine", *given, private=False)
     files = hub.repositories["org/mine"].commits[hub.repositories["org/mine"].branches["main"]]
-    assert files == {"a.safetensors": b"a.safetensors", "README.md": b"README.md", "NOTES.md": b"kept"}
+    given_and_kept = {name: name.encode() for name in ("a.safetensors", "README.md", MARK)} | {"NOTES.md": b"kept"}
+    assert files == given_and_kept
 
 
 def test_a_push_that_fails_says_what_to_do(
@@ -97,6 +102,7 @@ def test_a_push_that_fails_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_another")
     given = "hf://org/mine", tmp_path, list[str](), set[str]()
+    (tmp_path / MARK).touch()
     with pytest.raises(UserError, match=r"^push=hf://org/mine: http://\S+ refuses \(Invalid .*\): log in "):
         client.push(*given, private=True)
     hub.shutdown()

@@ -167,6 +167,7 @@ def test_which_file_is_loaded(hub: Hub) -> None:
         ("hf://org/net:dev", "expected hf://ORG/NAME, "),
         ("hf://org/net@dev/model.safetensors:dev", "expected hf://ORG/NAME, "),
         ("hf://../net@main", "Repo id must"),
+        ("hf://org/net/../x.safetensors", "a file's name has no empty part, . or .."),
     ],
 )
 def test_what_the_hub_does_not_have_is_one_line(hub: Hub, where: str, message: str) -> None:
@@ -200,7 +201,7 @@ def test_without_the_hub_the_cache_serves_and_says_so(
     close_session()
     assert client.local(WHERE, "init").read_bytes() == weights()
     line = capsys.readouterr().out
-    assert line.startswith(f"init={WHERE}: {hub.address} ") and line.endswith(f"knew it: commit {commit_of(hub)}\n")
+    assert line.startswith(f"init={WHERE}: {hub.address} ") and line.endswith(f"knew it: model.safetensors of commit {commit_of(hub)}\n")
     assert client.local(pin, "init").read_bytes() == weights() and not capsys.readouterr().out  # as it is recorded
     with pytest.raises(
         UserError, match=r"^init=hf://org/net@dev: .*the cache \S+ does not have it.*: hf download org/ne"

@@ -85,6 +85,8 @@ def test_names_tell_runs_apart() -> None:
     assert names([Path("s/moco/seed0/output"), Path("s/dira/seed1/output")]) == ["moco/seed0", "dira/seed1"]
     assert names([Path("out/a"), Path("out/a/b"), Path("out/abc")]) == ["a", "a/b", "abc"]
     assert names([Path("out/a")]) == ["a"]
+    assert names([Path("/home/alice/p/a"), Path("/scratch/b")]) == ["a", "b"]  # and nobody's name
+    assert names([Path("/home/alice/a/run"), Path("/scratch/a/run"), Path("/x/run")]) == ["alice/a", "scratch/a", "x"]
     with pytest.raises(UserError, match="there twice"):
         names([Path("out/a"), Path("out/../out/a")])
 
