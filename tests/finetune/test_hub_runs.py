@@ -1,19 +1,22 @@
 """From a run to the Hub, and from there into the next run, which keeps the commit that it began with."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from finetune.conftest import TINY
 from hub_server import TOKEN, Hub, Repository, asked_anew, serving
 from huggingface_hub.utils import close_session
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dira_scale.errors import UserError
 from dira_scale.export import main as export
 from dira_scale.finetune import main
 from dira_scale.models import hub as client
+from dira_scale.models.architecture import ARCHITECTURE
 from dira_scale.runs.reader import RunReader
 from dira_scale.storage.owned import MARK
 
@@ -76,6 +79,14 @@ def test_an_export_is_pushed_and_the_next_run_starts_from_it(
     assert export([f"run={second}", "formats=huggingface"]) == 0
     card = (second / "export/README.md").read_text()
     assert f"starting from `{pin}`" in card and "license_name" in yaml.safe_load(card.split("---")[1])
+
+
+def test_a_strangers_architecture_is_not_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may not read this user's environment."""
+    node = {"_target_": "TimmUNet", "encoder": "resnet18", "arguments": {"x": "${oc.env:HOME}"}}
+    save_file({"x": torch.zeros(1)}, tmp_path / "net.safetensors", {ARCHITECTURE: json.dumps(node)})
+    assert main(["task=labels", "data.shards=any", f"init={tmp_path}/net.safetensors", f"run={tmp_path}/run"]) == 2
+    assert "its architecture has an interpolation" in capsys.readouterr().err
 
 
 def test_a_later_push_leaves_no_weights_of_the_former_one(hub: Hub, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dira_scale.report.several import names
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of ``a`` and ``b`` with another seed, batch and machine, larger losses, a warning, a monitor."""
+    """The page of ``a`` and ``b`` with another seed, batch, machine and base, larger losses, a warning, a monitor."""
     root = tmp_path_factory.mktemp("several")
     runs = [root / name / "output" for name in ("a", "b")]
     runs[0].parent.mkdir()
@@ -28,6 +28,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = yaml.safe_load((runs[1] / "config.yaml").read_text())
     config["seed"], config["data"]["batch"], config["run"] = 7, 128, str(runs[1])
     record(runs[1], config)
+    described = (runs[1] / "description.json").read_text()
+    assert "Discrimination (MoCo)" in described
+    (runs[1] / "description.json").write_text(described.replace("Discrimination (MoCo)", "Discrimination (BYOL)"))
     environment = json.loads((runs[1] / "environment.json").read_text())
     (runs[1] / "environment.json").write_text(json.dumps(environment | {"torch": "9.9", "host": "ward8"}))
     rows = [row | {"loss/di": 2 * row["loss/di"]} if "loss/di" in row else row for row in metrics()]
@@ -75,8 +78,9 @@ def test_each_figure_is_one_picture_with_a_line_a_run(page: str) -> None:
         assert re.findall(r"</span>(\w+)</li>", keys) == ["a", "b"], title
     (rank,) = [drawing for title, drawing, _ in figures if title == "Effective rank"]
     assert "--plot-2" in rank and "--plot-1" not in rank  # b alone has it, in b's colour
-    (loss,) = [drawing for title, drawing, _ in figures if title == "Discrimination (MoCo)"]
-    assert "--plot-2" in loss and "--plot-1" in loss
+    drawn = {title: {key for key in ("--plot-1", "--plot-2") if key in drawing} for title, drawing, _ in figures}
+    assert drawn["Learning rate"] == {"--plot-1", "--plot-2"}
+    assert drawn["Discrimination (MoCo)"] == {"--plot-1"} and drawn["Discrimination (BYOL)"] == {"--plot-2"}
 
 
 def test_names_tell_runs_apart() -> None:
