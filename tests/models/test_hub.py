@@ -201,7 +201,8 @@ def test_without_the_hub_the_cache_serves_and_says_so(
     close_session()
     assert client.local(WHERE, "init").read_bytes() == weights()
     line = capsys.readouterr().out
-    assert line.startswith(f"init={WHERE}: {hub.address} ") and line.endswith(f"knew it: model.safetensors of commit {commit_of(hub)}\n")
+    known = f"knew it: model.safetensors of commit {commit_of(hub)}\n"
+    assert line.startswith(f"init={WHERE}: {hub.address} ") and line.endswith(known)
     assert client.local(pin, "init").read_bytes() == weights() and not capsys.readouterr().out  # as it is recorded
     with pytest.raises(
         UserError, match=r"^init=hf://org/net@dev: .*the cache \S+ does not have it.*: hf download org/ne"
