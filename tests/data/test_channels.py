@@ -78,7 +78,7 @@ def test_every_reader_scales_each_channel_by_its_range(tmp_path: Path, window: t
     pictures = Stats(shards)
     for n, there in enumerate((2, 1, 2, 2)):  # side by side, by their own ranges
         planes = scaled(n, VOLUMES[n][:, 8])[:there]
-        np.testing.assert_allclose(pictures.picture(n), np.concatenate(planes, axis=1), atol=1e-5)
+        np.testing.assert_allclose(pictures.dataset.picture(n), np.concatenate(planes, axis=1), atol=1e-5)
         assert tile(pictures, n).shape == (TILE, TILE, 3)
 
 
