@@ -62,7 +62,7 @@ def test_from_images_to_weights(sharded: ShardedDataset, tmp_path: Path) -> None
 def test_views_are_seen_before_training(
     sharded: ShardedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that the first step gets: bright images of noise stay bright; distorted as far as is asked for."""
+    """The first step gets the same views: bright images of noise stay bright, distorted as far as is asked for."""
     monkeypatch.chdir(tmp_path)
     clean, distorted = api.views(sharded.root, settings=FEW)
     assert [tuple(view.shape) for view in clean + distorted] == [(8, 1, 32, 32)] * 4

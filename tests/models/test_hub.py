@@ -132,7 +132,7 @@ def test_a_file_that_is_not_the_hubs_is_refused(hub: Hub) -> None:
 
 
 def test_which_file_is_loaded(hub: Hub) -> None:
-    """Of exports the one with the decoder; else the only one, or the one that is named; nothing but safetensors."""
+    """An export gives the file with the decoder; others their only one, or the one named; nothing but safetensors."""
 
     def file(names: list[str], where: str = "hf://org/some") -> str:
         asked_anew()
