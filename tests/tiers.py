@@ -35,7 +35,12 @@ class Tier:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """SLURM, then whole runs first: a worker that begins them last would be the only one that works."""
-        items.sort(key=lambda item: (not item.nodeid.startswith(SLURM), "system" not in item.path.parts))
+
+        def rank(item: pytest.Item) -> tuple[bool, ...]:
+            whole = item.get_closest_marker("system") is not None
+            return not item.nodeid.startswith(SLURM), "system" not in item.path.parts, not whole
+
+        items.sort(key=rank)
 
     @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
     def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
