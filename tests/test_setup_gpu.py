@@ -90,7 +90,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", ROOT, checkout], check=True)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     bare = pretended(tmp_path / "bare", PRESENT)
-    # A part has its share of the seconds: 2,000 were too few for two slow cores beside other tests: the first part takes 100 s alone.
+    # A part has its share of the seconds: of 2,000 too few for slow cores, where the first part takes 100 s alone.
     check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--seconds", "12000", "--parts", *PARTS]
     offline = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_UP]
 
