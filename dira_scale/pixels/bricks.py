@@ -1,4 +1,4 @@
-"""Volumes in bricks: a crop reads and decodes those that it needs, each once, and checks each by itself.
+"""Volumes in bricks: crops of one volume read those that they need, each once, and check each by itself.
 
 A payload is a contiguous frame of blosc2, whose chunks are the bricks in C order; then the chunks of a single value,
 which a frame only marks; then a table with a row for each brick: where its chunk lies in the payload, how long it is,
@@ -7,20 +7,22 @@ and its checksum. Whoever opens the payload with blosc2 sees the frame.
 
 import math
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import perf_counter
 
-import imagecodecs
 import numpy as np
 import xxhash
 
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.boxes import Part
+from dira_scale.pixels.frames import Frame
 from dira_scale.pixels.headers import Payload
 
 # Voxels of a brick. Measured (docs/evidence/performance.md): smaller ones decode fewer voxels beyond a crop, but each
-# costs a call; with LZ4HC a core cuts 3 times the crops that it does with zstd, and a dataset stays below its .nii.gz.
+# costs a row and a checksum; with LZ4HC a core cuts 3 times the crops that it does with zstd, and a dataset stays below
+# its .nii.gz.
 BRICK = (16, 32, 32)
 TABLE = np.dtype([("offset", "<u8"), ("size", "<u4"), ("xxh3", "<u8")])
 
@@ -80,57 +82,52 @@ class Bricks:
 
     def cut(self, parts: Sequence[Part], new: Allocate = np.empty) -> list[np.ndarray]:
         """The voxels [C, D, H, W] of each part, in memory that ``new`` makes; a brick that several parts need is read
-        and decoded once.
+        once.
 
-        Raises BrickError, which names the brick, where something is damaged.
+        Raises BrickError, which names the brick where one is damaged.
         """
         brick, channels = _brick(self.shape)[-3:], self.shape[0] if len(self.shape) == 4 else 1
         grid = (channels, *(-(-n // b) for n, b in zip(self.shape[-3:], brick, strict=True)))
-        results = [new((channels, *(axis.stop - axis.start for axis in part)), self.dtype) for part in parts]
-        decoded = np.empty(brick, self.dtype)
-        takers: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for part, result in zip(parts, results, strict=True):
-            for number, taken, of_brick in _overlaps(part, result, decoded, grid):
-                takers.setdefault(number, []).append((taken, of_brick))
-        numbers, flat = sorted(takers), decoded.reshape(-1).view(np.uint8)
-        for number, chunk, checksum in self._chunks(numbers, math.prod(grid)):
-            if _checksum(chunk, number) != checksum:
-                raise BrickError(f"brick {number}: its checksum differs from the table's")
-            try:
-                done = imagecodecs.blosc2_decode(chunk, out=flat, numthreads=1)  # type: ignore[arg-type]  # any buffer
-                if len(done) != len(flat):
-                    raise ValueError(f"it has {len(done)} bytes instead of {len(flat)}")
-            except (RuntimeError, ValueError) as error:
-                raise BrickError(f"brick {number}: {error}") from error
-            for taken, of_brick in takers[number]:
-                taken[...] = of_brick
+        owned = [_numbers(grid, brick, part) for part in parts]
+        numbers = owned[0].reshape(-1) if len(owned) == 1 else np.unique(np.concatenate([*map(np.ravel, owned)]))
+        frame, offsets = self._read(numbers, math.prod(grid), max(each[0].size for each in owned), new)
+        found, size = frame.decoded_sizes(offsets), math.prod(brick) * self.dtype.itemsize
+        if (bad := (found != size).nonzero()[0]).size:
+            raise BrickError(f"brick {numbers[bad[0]]}: it has {found[bad[0]]} bytes instead of {size}")
+        results = []
+        for part, own in zip(parts, owned, strict=True):
+            result = new((channels, *(axis.stop - axis.start for axis in part)), self.dtype)
+            first = [axis.start % side for axis, side in zip(part, brick, strict=True)]
+            for channel, needed in zip(result, offsets[np.searchsorted(numbers, own)], strict=True):
+                try:
+                    frame.cut(needed, brick, first, channel)
+                except ValueError as error:
+                    raise BrickError(f"bricks {own.min()} to {own.max()}: {error}") from error
+            results.append(result)
         return results
 
-    def _chunks(self, numbers: Sequence[int], count: int) -> Iterator[tuple[int, memoryview, int]]:
-        """Number, chunk and checksum of the bricks ``numbers``, of ``count``; neighbours are read together."""
-        if not numbers:
-            return
-        table = self.size - count * TABLE.itemsize
+    def _read(self, numbers: np.ndarray, count: int, most: int, new: Allocate) -> tuple[Frame, np.ndarray]:
+        """The bricks ``numbers``, of ``count``, checked, and where each begins; neighbours are read together."""
+        table, first = self.size - count * TABLE.itemsize, int(numbers[0])
         if table < 0:
             raise BrickError(f"{self.size} bytes are fewer than the table of {count} bricks has")
-        first = numbers[0]
-        rows = np.empty(numbers[-1] + 1 - first, TABLE)
+        rows = np.empty(int(numbers[-1]) + 1 - first, TABLE)
         self._fetch(table + first * TABLE.itemsize, rows.view(np.uint8).data)
-        runs: list[list[tuple[int, int, int, int]]] = []
-        after = -1  # where the chunk before ends
-        for number, (offset, size, checksum) in zip(numbers, rows[np.array(numbers) - first].tolist(), strict=True):
-            if offset + size > table:
-                raise BrickError(f"brick {number}: its row of the table is damaged")
-            if offset != after:
-                runs.append([])
-            runs[-1].append((number, offset, size, checksum))
-            after = offset + size
-        spans = [(run[0][1], run[-1][1] + run[-1][2]) for run in runs]
-        buffer = np.empty(max(end - start for start, end in spans), np.uint8).data
-        for run, (start, end) in zip(runs, spans, strict=True):
-            self._fetch(start, buffer[: end - start])
-            for number, offset, size, checksum in run:
-                yield number, buffer[offset - start : offset - start + size], checksum
+        rows = rows[numbers - first]
+        begin, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
+        end = begin + sizes
+        if (bad := ((begin < 0) | (end > table)).nonzero()[0]).size:
+            raise BrickError(f"brick {numbers[bad[0]]}: its row of the table is damaged")
+        places = np.cumsum(sizes) - sizes
+        frame = Frame(int(sizes.sum()), most, new)
+        runs = [0, *(np.flatnonzero(begin[1:] != end[:-1]) + 1).tolist(), len(numbers)]
+        for i, j in pairwise(runs):
+            self._fetch(int(begin[i]), frame.chunks[places[i] : places[j - 1] + sizes[j - 1]])
+        checks = zip(numbers.tolist(), places.tolist(), sizes.tolist(), rows["xxh3"].tolist(), strict=True)
+        for number, place, size, checksum in checks:
+            if _checksum(frame.chunks[place : place + size], number) != checksum:
+                raise BrickError(f"brick {number}: its checksum differs from the table's")
+        return frame, places
 
     def _fetch(self, start: int, buffer: memoryview) -> None:
         began = perf_counter()
@@ -138,28 +135,11 @@ class Bricks:
         self.seconds += perf_counter() - began
 
 
-def _overlaps(
-    part: Part, result: np.ndarray, decoded: np.ndarray, grid: Sequence[int]
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield of each brick that ``part`` needs: number, what it fills of ``result``, and what of ``decoded`` goes
-    there."""
-    zs, ys, xs = (_overlaps_of_axis(axis, side) for axis, side in zip(part, decoded.shape, strict=True))
-    for c in range(grid[0]):
-        for z, z_of_brick, z_of_part in zs:
-            for y, y_of_brick, y_of_part in ys:
-                row, first = result[c, z_of_part, y_of_part], ((c * grid[1] + z) * grid[2] + y) * grid[3]
-                of_row = decoded[z_of_brick, y_of_brick]
-                for x, x_of_brick, x_of_part in xs:
-                    yield first + x, row[:, :, x_of_part], of_row[:, :, x_of_brick]
-
-
-def _overlaps_of_axis(part: slice, brick: int) -> list[tuple[int, slice, slice]]:
-    """Each brick, what it has of ``part``, and where that lies in ``part``."""
-    overlaps = []
-    for i in range(part.start // brick, -(-part.stop // brick)):
-        low, high = max(i * brick, part.start), min((i + 1) * brick, part.stop)
-        overlaps.append((i, slice(low - i * brick, high - i * brick), slice(low - part.start, high - part.start)))
-    return overlaps
+def _numbers(grid: Sequence[int], brick: Sequence[int], part: Part) -> np.ndarray:
+    """The bricks that ``part`` needs, int64 [C, nz, ny, nx]."""
+    z, y, x = (np.arange(axis.start // side, -(-axis.stop // side)) for axis, side in zip(part, brick, strict=True))
+    planes = np.arange(grid[0])[:, None] * grid[1] + z
+    return (planes[..., None, None] * grid[2] + y[:, None]) * grid[3] + x
 
 
 def _brick(shape: Sequence[int]) -> tuple[int, ...]:

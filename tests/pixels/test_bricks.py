@@ -1,11 +1,15 @@
 """Volumes in bricks: parts are those of the array, each brick is read once, and damage is never used."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dira_scale.pixels import bricks, codecs
+from dira_scale.errors import UserError
+from dira_scale.pixels import bricks, codecs, frames
 from dira_scale.pixels.bricks import TABLE, BrickError, Bricks
 
 GENERATOR = np.random.default_rng(0)
@@ -43,6 +47,23 @@ def test_parts_are_those_of_the_array(shape: tuple[int, ...], dtype: type) -> No
         parts = [random_part(shape[-3:]) for _ in range(GENERATOR.integers(1, 4))]
         for part, cut in zip(parts, opened(payload, shape, dtype).cut(parts), strict=True):
             np.testing.assert_array_equal(cut, voxels.reshape(-1, *shape[-3:])[:, *part])
+
+
+def test_threads_cut_beside_each_other() -> None:
+    voxels = random_volume((40, 70, 50), np.int16)
+    payload = codecs.encode(voxels, "b2nd")
+    parts = [random_part(voxels.shape) for _ in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        cuts = [pool.submit(opened(payload, voxels.shape, np.int16).cut, [part]) for part in parts]
+        for part, cut in zip(parts, cuts, strict=True):
+            np.testing.assert_array_equal(cut.result(timeout=60)[0][0], voxels[part])
+
+
+def test_a_missing_c_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(frames.importlib.util, "find_spec", lambda name: ModuleSpec(name, None, origin=f"{tmp_path}/x"))
+    monkeypatch.setattr(frames, "find_library", lambda name: None)
+    with pytest.raises(UserError, match="install its wheel, or libblosc2"):
+        frames._library.__wrapped__()
 
 
 def test_only_the_bricks_of_the_parts_are_read_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
