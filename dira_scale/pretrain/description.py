@@ -127,7 +127,8 @@ def _terms(method: Mapping[str, Any], stages: Iterable[StageDescription]) -> dic
     terms = dict(TERMS)
     if lesson := _base(method).lesson:
         terms["di"] = Term("Discrimination", f"discrimination: the encoder learns to {lesson}")
-    for name, more in (("di", base), ("re", method.get("restoration", "").upper())):
+    distance = {"mask": "hidden patches", "mse": "MSE", "l1": "L1"}.get(method.get("restoration", ""))
+    for name, more in (("di", base), ("re", distance)):
         if more:
             terms[name] = replace(terms[name], title=f"{terms[name].title} ({more})")
     used = dict.fromkeys(term for stage in stages for term in stage.terms)
