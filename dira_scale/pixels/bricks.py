@@ -17,7 +17,7 @@ import xxhash
 
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.boxes import Part
-from dira_scale.pixels.frames import Frame
+from dira_scale.pixels.frames import OVERHEAD, Frame
 from dira_scale.pixels.headers import Payload
 
 # Voxels of a brick. Measured (docs/evidence/performance.md): smaller ones decode fewer voxels beyond a crop, but each
@@ -84,14 +84,16 @@ class Bricks:
         """The voxels [C, D, H, W] of each part, in memory that ``new`` makes; a brick that several parts need is read
         once.
 
-        Raises BrickError, which names the brick where one is damaged.
+        Raises BrickError, which names the brick whose bytes, or row of the table, are damaged.
         """
         brick, channels = _brick(self.shape)[-3:], self.shape[0] if len(self.shape) == 4 else 1
         grid = (channels, *(-(-n // b) for n, b in zip(self.shape[-3:], brick, strict=True)))
         owned = [_numbers(grid, brick, part) for part in parts]
         numbers = owned[0].reshape(-1) if len(owned) == 1 else np.unique(np.concatenate([*map(np.ravel, owned)]))
-        frame, offsets = self._read(numbers, math.prod(grid), max(each[0].size for each in owned), new)
-        found, size = frame.decoded_sizes(offsets), math.prod(brick) * self.dtype.itemsize
+        size = math.prod(brick) * self.dtype.itemsize
+        rows = self._rows(numbers, math.prod(grid), size + OVERHEAD)
+        frame, offsets = self._read(numbers, rows, max(each[0].size for each in owned), new)
+        found = frame.decoded_sizes(offsets)
         if (bad := (found != size).nonzero()[0]).size:
             raise BrickError(f"brick {numbers[bad[0]]}: it has {found[bad[0]]} bytes instead of {size}")
         results = []
@@ -106,18 +108,23 @@ class Bricks:
             results.append(result)
         return results
 
-    def _read(self, numbers: np.ndarray, count: int, most: int, new: Allocate) -> tuple[Frame, np.ndarray]:
-        """The bricks ``numbers``, of ``count``, checked, and where each begins; neighbours are read together."""
+    def _rows(self, numbers: np.ndarray, count: int, largest: int) -> np.ndarray:
+        """The rows of the table about the bricks ``numbers``, of ``count``, each of at most ``largest`` bytes."""
         table, first = self.size - count * TABLE.itemsize, int(numbers[0])
         if table < 0:
             raise BrickError(f"{self.size} bytes are fewer than the table of {count} bricks has")
         rows = np.empty(int(numbers[-1]) + 1 - first, TABLE)
         self._fetch(table + first * TABLE.itemsize, rows.view(np.uint8).data)
         rows = rows[numbers - first]
+        begin, sizes = rows["offset"], rows["size"]
+        if (bad := ((sizes > largest) | (begin > table) | (sizes > table - begin)).nonzero()[0]).size:
+            raise BrickError(f"brick {numbers[bad[0]]}: its row of the table is damaged")
+        return rows
+
+    def _read(self, numbers: np.ndarray, rows: np.ndarray, most: int, new: Allocate) -> tuple[Frame, np.ndarray]:
+        """The bricks ``numbers``, checked, and where each begins; neighbours are read together."""
         begin, sizes = rows["offset"].astype(np.int64), rows["size"].astype(np.int64)
         end = begin + sizes
-        if (bad := ((begin < 0) | (end > table)).nonzero()[0]).size:
-            raise BrickError(f"brick {numbers[bad[0]]}: its row of the table is damaged")
         places = np.cumsum(sizes) - sizes
         frame = Frame(int(sizes.sum()), most, new)
         runs = [0, *(np.flatnonzero(begin[1:] != end[:-1]) + 1).tolist(), len(numbers)]

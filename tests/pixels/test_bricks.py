@@ -1,12 +1,15 @@
 """Volumes in bricks: parts are those of the array, each brick is read once, and damage is never used."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
+import xxhash
 
 from dira_scale.errors import UserError
 from dira_scale.pixels import bricks, codecs, frames
@@ -59,11 +62,56 @@ def test_threads_cut_beside_each_other() -> None:
             np.testing.assert_array_equal(cut.result(timeout=60)[0][0], voxels[part])
 
 
+def test_a_frame_is_what_blosc2_writes() -> None:
+    """Header and trailer, byte by byte; blosc2's index says that all bricks are zeros, ours is one that it reads."""
+    for dtype, grid, brick in ((np.int16, (7, 4, 4), (16, 32, 32)), (np.uint8, (2, 3, 1), (5, 7, 9))):
+        sides = [n * side for n, side in zip(grid, brick, strict=True)]
+        coded = blosc2.CParams(
+            codec=blosc2.Codec.LZ4HC, clevel=5, filters=[blosc2.Filter.SHUFFLE], filters_meta=[0], nthreads=1
+        )
+        frame = blosc2.zeros(sides, dtype, chunks=brick, blocks=brick, contiguous=True, cparams=coded).to_cframe()
+        assert frames._header(grid, brick, np.dtype(dtype), 0, len(frame)) == frame[: frames.HEADER]
+        assert frame.endswith(frames.TRAILER)
+        offsets = np.arange(math.prod(grid), dtype=np.int64)
+        assert blosc2.decompress2(frames._index_header(offsets.size) + offsets.tobytes()) == offsets.tobytes()
+
+
 def test_a_missing_c_library_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(frames.importlib.util, "find_spec", lambda name: ModuleSpec(name, None, origin=f"{tmp_path}/x"))
+    spec = ModuleSpec("blosc2", None, origin=f"{tmp_path}/blosc2.py")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     monkeypatch.setattr(frames, "find_library", lambda name: None)
-    with pytest.raises(UserError, match="install its wheel, or libblosc2"):
+    with pytest.raises(UserError, match=f"{tmp_path} has no lib/libblosc2, nor has the system; volumes are decoded"):
         frames._library.__wrapped__()
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libblosc2.so").write_bytes(b"cut off")
+    with pytest.raises(UserError, match=r"lib/libblosc2.so cannot be used .*install blosc2's wheel"):
+        frames._library.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("offset", 2**63 - 1), ("offset", 2**64 - 8), ("size", 2**32 - 1), ("size", 17_000)]
+)
+def test_a_row_that_cannot_be_is_refused_before_anything_is_read(field: str, value: int) -> None:
+    payload = codecs.encode(random_volume((20, 40, 40), np.uint8), "b2nd")
+    table = np.frombuffer(payload, TABLE, 8, len(payload) - 8 * TABLE.itemsize).copy()
+    table[0][field] = value
+    log: list[tuple[int, int]] = []
+    spoilt = payload[: -8 * TABLE.itemsize] + table.tobytes()
+    with pytest.raises(BrickError, match="brick 0: its row of the table is damaged"):
+        opened(spoilt, (20, 40, 40), np.uint8, log).cut([(slice(0, 9),) * 3])
+    assert len(log) == 1
+
+
+def test_a_chunk_that_cannot_be_decoded_is_refused() -> None:
+    """Its checksum is right: whoever wrote it wrote nonsense."""
+    payload = bytearray(codecs.encode(GENERATOR.integers(0, 9, (16, 32, 32)).astype(np.int16), "b2nd"))
+    table = np.frombuffer(payload, TABLE, 1, len(payload) - TABLE.itemsize).copy()
+    start, size = int(table[0]["offset"]), int(table[0]["size"])
+    payload[start + 32 : start + 36] = b"\xff\xff\xff\x7f"  # where its only block begins
+    table["xxh3"] = xxhash.xxh3_64_intdigest(payload[start : start + size], 0)
+    payload[-TABLE.itemsize :] = table.tobytes()
+    with pytest.raises(BrickError, match="bricks 0 to 0: libblosc2 cannot decode them"):
+        opened(bytes(payload), (16, 32, 32), np.int16).cut([(slice(0, 9),) * 3])
 
 
 def test_only_the_bricks_of_the_parts_are_read_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
