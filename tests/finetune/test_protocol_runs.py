@@ -69,6 +69,7 @@ def tuned(preset: str, task: str, shards: Path, run: Path, *words: str) -> dict[
     return figures(run)
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("libraries")
 def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DiRA's whole tumour from FLAIR; from its encoder, whose BatchNorm becomes GroupNorm, PCRL's three regions from
