@@ -81,6 +81,7 @@ def test_a_run_that_stops_at_the_end_of_a_stage_or_within_one_resumes_bit_for_bi
     ended = status(tmp_path / "run")
     assert train(str(tmp_path / "run"), "ddp", STEPS) == 0  # nothing is left to do
     assert status(tmp_path / "run") == ended | {"lease": ended["lease"] + 1} and ended["stage"] == "all"
+    assert train(str(tmp_path / "run"), "ddp", 7) == 0 and status(tmp_path / "run")["step"] == STEPS  # nor with fewer
     ours, theirs = weights(tmp_path / "run"), weights(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(tmp_path / "run", "val") == losses(whole, "val")
