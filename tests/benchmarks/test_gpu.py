@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.gpu import basics, bounded, checks, expected, items, nccl, parts, report, steps
+from benchmarks.gpu import basics, bounded, checks, expected, items, parts, report, steps
 from benchmarks.gpu.parts import PARTS, SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, Report, figure
@@ -178,12 +178,6 @@ def test_a_part_goes_on_after_an_item_that_hangs_and_one_that_kills_its_process(
     found = Report(tmp_path).read()["nccl"]
     assert not well and why.startswith(f"exit code {items.HUNG}: ") and found["not_run"] == []
     assert [each.get("failed") for each in found["items"].values()] == [None, items.BROKEN, items.BROKEN, None]
-
-
-@pytest.mark.system
-def test_collectives_of_a_group_of_one_give_what_one_process_computes(tmp_path: Path) -> None:
-    assert nccl.run(job(tmp_path, part="nccl"))
-    assert len(Report(tmp_path).read()["nccl"]["items"]) == 6 and not torch.distributed.is_initialized()
 
 
 def rehearse(*names: str) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("preset", "task", "recipe", "volume"),
     [
         ("dira3d", "lidc", "lidc_nodules", CT | {"spacing": [1, 1, 1], "crop": {"boxes": [16, 16, 16]}}),
-        ("dira3d", "lits", "lits", CT | {"crop": "none"}),
+        pytest.param("dira3d", "lits", "lits", CT | {"crop": "none"}, marks=pytest.mark.torture),
         ("pcrl3d", "lits", "lits", CT | {"crop": {"mask": 3}}),
     ],
 )
