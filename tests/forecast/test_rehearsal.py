@@ -222,7 +222,7 @@ def test_optimizer_states_by_hand() -> None:
 
 
 def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations() -> None:
-    keys = "data.size=64", "optim=adamw", NARROW
+    keys = "data.size=64", "optim=adamw"
     few, many, more = (rehearsed(*keys, images=images) for images in (16, 32, 48))
     spared = rehearsed(*keys, "parallel.checkpoint_activations=true", images=32)
     assert few.activations < many.activations and spared.activations < many.activations

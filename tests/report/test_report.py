@@ -333,12 +333,6 @@ def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> Non
     assert {"run", "data", "model", "method"} <= groups.keys()
 
 
-def test_stages_meet_and_restarts_are_found(finished: Path) -> None:
-    run = read_run(finished)
-    assert [run.span(stage) for stage in run.stages] == [(0, 40), (40, 120), (120, 150)]
-    assert run.restarts() == [60]
-
-
 def test_equal_runs_give_equal_pages(finished: Path, html: str) -> None:
     assert rendered(finished) == html
 
@@ -479,14 +473,6 @@ def test_bad_input_is_one_line(run: Path, words: list[str], printed: str, capsys
     error = capsys.readouterr().err
     assert printed in error
     assert error.count("\n") == 1
-
-
-def test_smoothing_keeps_a_constant_and_a_short_series() -> None:
-    np.testing.assert_allclose(plots.smooth(np.full(100, 3.0)), 3.0)
-    short = np.array([1.0, 5.0, 2.0])
-    np.testing.assert_array_equal(plots.smooth(short), short)
-    noise = np.random.default_rng(0).normal(size=1000)
-    assert plots.smooth(noise)[500:].std() < noise.std() / 2
 
 
 def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytest.FixtureRequest) -> None:
