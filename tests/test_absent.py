@@ -61,7 +61,8 @@ FIRST = {*LAZY, "deepspeed", "monai", "nvidia", "onnx", "upath", "wandb"}  # of 
 
 @pytest.mark.parametrize(
     "hidden",
-    [pytest.param(names, id=title) for title, names in TOGETHER.items()]
+    [pytest.param(TOGETHER["all extras"], id="all extras")]
+    + [pytest.param(TOGETHER["lazy ones"], id="lazy ones", marks=pytest.mark.system)]
     + [pytest.param((n,), id=n, marks=pytest.mark.system if n in FIRST else pytest.mark.torture) for n in ALONE],
 )
 def test_without_a_package_all_else_works(hidden: tuple[str, ...]) -> None:

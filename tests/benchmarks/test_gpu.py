@@ -224,6 +224,7 @@ def runs(code):
 """
 
 
+@pytest.mark.system
 def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``handled`` has a process that does without the package, and ends of something else."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # most of the time that its processes would take
