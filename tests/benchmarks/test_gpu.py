@@ -68,6 +68,7 @@ def test_the_table_has_every_figure_beside_its_expectation_and_marks_what_is_far
     assert "SURPRISE" not in rehearsed and "NOT FINE" in rehearsed
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_one_that_its_command_trains(name: str) -> None:
     """At full size, which a rehearsal never sees: what is refused there would fail on the GPU first."""
