@@ -54,7 +54,7 @@ def test_messages_grow_with_the_job_or_stay_with_their_group() -> None:
 
 
 COLUMNS = ["machine=a100"], ["machine=a100", "plan.links=8"], ["machine=h200"]
-MARKS = pytest.mark.system, pytest.mark.torture, pytest.mark.torture
+MARKS = pytest.mark.torture, pytest.mark.torture, pytest.mark.system
 
 
 @pytest.mark.parametrize("column", [pytest.param(n, marks=mark) for n, mark in enumerate(MARKS)])
