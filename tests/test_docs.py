@@ -1,13 +1,11 @@
 """The documentation is run: its links lead somewhere, its commands work, its list of dependencies is the project's.
 
-A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test`` in its own process. ``make test-system`` runs it
-again, with those under ``<!-- run: system -->``: one document's blocks in order in one folder, at the sizes of
-``SMALLER``, by forked processes, and README's in a shell, as a user types them.
+A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test-system``: one document's blocks in order in one
+folder, at the sizes of ``SMALLER``, by forked processes, and README's in a shell, as a user types them.
 """
 
 import os
 import re
-import runpy
 import shlex
 import subprocess
 import sys
@@ -17,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from archive.sources.conftest import Here
 from harness import finish
 from packaging.requirements import Requirement
 
@@ -26,7 +23,7 @@ from dira_scale.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
-BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"<!-- run(?:: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=32 ",
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
@@ -46,9 +43,9 @@ SMALLER = {
 TYPED = "README"  # in a shell; takes 45 s: each command is a Python that imports torch
 
 
-def commands(document: Path, all_tiers: bool = False) -> str:
-    """The commands of a document that ``make test`` runs, or all."""
-    return "".join(text for tier, text in BLOCK.findall(document.read_text()) if all_tiers or not tier)
+def commands(document: Path) -> str:
+    """The commands of a document that are run."""
+    return "".join(BLOCK.findall(document.read_text()))
 
 
 def modules(line: str) -> list[str]:
@@ -66,9 +63,9 @@ def small(script: str) -> str:
 
 @pytest.mark.system
 @pytest.mark.timeout(1800)  # ten commands, beside three other tests on two slow cores
-@pytest.mark.parametrize("document", [page for page in DOCUMENTS if commands(page, True)], ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [page for page in DOCUMENTS if commands(page)], ids=lambda path: path.stem)
 def test_commands_work(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = small(commands(document, all_tiers=True))
+    script = small(commands(document))
     monkeypatch.chdir(tmp_path)
     if document.stem == TYPED:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -81,27 +78,6 @@ def test_commands_work(document: Path, tmp_path: Path, monkeypatch: pytest.Monke
     for run in re.findall(r"dira_scale\.report run=(\S+)", script):
         assert (tmp_path / run / "report.html").is_file()
         assert (tmp_path / run / "export" / "encoder.safetensors").is_file()
-
-
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of modules run a second time
-def test_the_readmes_commands_are_understood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As ``python -m`` would run them, but without processes of their own: of workers, and those in which the doctor
-    tries imports (``test_doctor.py``). Those of the other pages are system tests."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("dira_scale.machine.inventory.components", lambda *_: [])
-    for location in ("archive.writer", "shard.curate.verify", "machine.workers"):
-        monkeypatch.setattr(f"dira_scale.{location}.worker_pool", Here)
-    for line in small(commands(DOCUMENTS[0])).splitlines():
-        _, module, *words = modules(line)
-        monkeypatch.setattr(sys, "argv", [module, *words])
-        try:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
-        except SystemExit as ended:
-            assert not ended.code, f"{line}\n{capsys.readouterr()}"
-        assert capsys.readouterr().out, line
 
 
 @pytest.mark.parametrize(

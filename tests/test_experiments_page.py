@@ -1,8 +1,10 @@
 """The page on experiments says what configs/ composes, and knows every experiment."""
 
+import pytest
 from experiments_page import EXPERIMENTS, PAGE, filled
 
 
+@pytest.mark.system
 def test_the_tables_are_what_is_composed() -> None:
     """If not: ``python tests/experiments_page.py`` writes them."""
     page = PAGE.read_text()

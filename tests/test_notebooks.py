@@ -19,13 +19,13 @@ NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
 # What follows the cell of parameters: as papermill, which runs notebooks with other values, inserts it.
 SMALLER = {
     "radiographs": """
-phantoms |= {"recipe.patients": 12, "recipe.size": 64}
+phantoms |= {"recipe.patients": 12, "recipe.size": 64, "workers": 1}
 quick = {"data.size": 32, "data.batch": 8, "data.workers": 1, "precision": "fp32", "model.encoder": "test_resnet"}
 training = quick | {"epoch_factor": 0.5}
 tuning = quick | {"stages.finetune.epochs": 6}
 """,
     "volumes": """
-phantoms |= {"recipe.patients": 5, "recipe.size": 32}
+phantoms |= {"recipe.patients": 5, "recipe.size": 32, "workers": 1}
 splits["recipe.splits"] = {"train": 0.2, "val": 0.3, "test": 0.5}
 quick = {"data.size": [16, 16, 16], "data.batch": 4, "data.workers": 1, "precision": "fp32"}
 training = quick | {"model.width": 0.125, "views.extents": [[16, 24, 24]], "epoch_factor": 0.1}

@@ -30,7 +30,6 @@ from dira_scale.storage.atomic import machine_tag, open_new, write_atomic
 from dira_scale.storage.owned import GENERATOR, MARK, SWEEP_PAGE, check_own, own, own_file
 
 RUN: dict[str, Any] = {"checkpoint": {"folder": None}, "seed": 0}
-ABOUT = embeddings.About
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The HTML pages in a real browser, at the widths of a phone, a tablet and a desktop, light and dark."""
+"""The HTML pages in a real browser, at the widths of a phone, a tablet and a desktop; the last light and dark."""
 
 import json
 import shutil
@@ -69,8 +69,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
         yield opened
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [390, 768, 1440])
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (768, False), (1440, False), (1440, True)])
 @pytest.mark.parametrize("name", ["report", "stats", "sweep", "several", "neighbours"])
 def test_a_page_is_good_to_read(browser: Tab, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
     browser.show(pages[name], width, dark)

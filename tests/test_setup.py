@@ -75,6 +75,7 @@ def test_the_chosen_wheel_is_the_one_pip_chooses(
         install.chosen_wheel("torch==9.9")
 
 
+@pytest.mark.system
 def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that hands out a large wheel slowly sees pip go long before the end."""
     content = wheel(tmp_path, "2.13.0", size=1 << 26).read_bytes()
@@ -244,6 +245,7 @@ def test_where_pip_finds_no_build_that_suits_the_machine_uv_fetches_one(
     assert given[given.index("-c") + 1] == str(tmp_path / "constraints.txt")
 
 
+@pytest.mark.system
 def test_a_uv_without_an_answer_is_not_waited_for(
     install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +257,7 @@ def test_a_uv_without_an_answer_is_not_waited_for(
         install.install_torch(f"torch=={pin}", "cpu")
 
 
+@pytest.mark.system
 def test_an_index_without_an_answer_is_asked_for_uv_twice(
     install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

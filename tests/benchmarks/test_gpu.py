@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from benchmarks.gpu import basics, bounded, checks, expected, items, nccl, parts, report, steps
+from benchmarks.gpu import basics, bounded, checks, expected, items, parts, report, steps
 from benchmarks.gpu.parts import PARTS, SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, Report, figure
@@ -68,6 +68,7 @@ def test_the_table_has_every_figure_beside_its_expectation_and_marks_what_is_far
     assert "SURPRISE" not in rehearsed and "NOT FINE" in rehearsed
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_one_that_its_command_trains(name: str) -> None:
     """At full size, which a rehearsal never sees: what is refused there would fail on the GPU first."""
@@ -180,12 +181,6 @@ def test_a_part_goes_on_after_an_item_that_hangs_and_one_that_kills_its_process(
     assert [each.get("failed") for each in found["items"].values()] == [None, items.BROKEN, items.BROKEN, None]
 
 
-@pytest.mark.system
-def test_collectives_of_a_group_of_one_give_what_one_process_computes(tmp_path: Path) -> None:
-    assert nccl.run(job(tmp_path, part="nccl"))
-    assert len(Report(tmp_path).read()["nccl"]["items"]) == 6 and not torch.distributed.is_initialized()
-
-
 def rehearse(*names: str) -> dict[str, Any]:
     """The ladder's rungs of these names, or all, for real, tiny, on the CPU too."""
     chosen = [rung for rung in steps.PARTS["ladder"] if not names or rung.name in names]
@@ -230,6 +225,7 @@ def runs(code):
 """
 
 
+@pytest.mark.system
 def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``handled`` has a process that does without the package, and ends of something else."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # most of the time that its processes would take

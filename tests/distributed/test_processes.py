@@ -230,9 +230,9 @@ sys.exit(leave(main) + 5)
 @pytest.mark.parametrize(
     ("processes", "divisor", "code", "own_end"),
     [
-        (1, 1, 7, True),
         (2, 0, 1, False),
-        pytest.param(1, 0, 1, True, marks=pytest.mark.system),
+        pytest.param(1, 1, 7, True, marks=pytest.mark.system),
+        pytest.param(1, 0, 1, True, marks=pytest.mark.torture),
         pytest.param(2, 1, 2, False, marks=pytest.mark.system),
     ],
 )

@@ -55,8 +55,12 @@ def test_by_default_maps_of_volumes_are_channels_last_where_all_layers_keep_them
     assert len(layouts) > 20 and set(layouts) == {wanted}
 
 
+REST = [("ddp", False), ("fsdp2", False), ("zero2", True)]
+
+
 @pytest.mark.parametrize(
-    ("strategy", "wanted"), [("ddp", True), ("ddp", False), ("fsdp2", True), ("fsdp2", False), ("zero2", True)]
+    ("strategy", "wanted"),
+    [("ddp", True), ("fsdp2", True), *(pytest.param(*case, marks=pytest.mark.system) for case in REST)],
 )
 def test_maps_have_the_layout_that_is_configured(strategy: str, wanted: bool) -> None:
     require_strategy(strategy)

@@ -40,9 +40,11 @@ def built(name: str) -> tuple[nn.Module, torch.Tensor]:
     return model.build_network(model.build_encoder(size[0])), torch.rand(8, 1, *size)
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [pytest.param(name, 4, marks=pytest.mark.system) for name in NETWORKS]
+    + [pytest.param(name, 1, marks=pytest.mark.torture) for name in NETWORKS],
+)
 def test_a_block_is_one_graph(name: str, groups: int) -> None:
     """``fullgraph`` raises at a break; the graph, run by torch itself, gives the plain block's gradients."""
     torch.manual_seed(0)
@@ -74,6 +76,7 @@ def test_blocks_that_are_recomputed_are_compiled() -> None:
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 
+# Those of the first two kinds are also compiled by tests/system/test_strategies.py.
 BLOCKS = {
     "residual": ("test_resnet", 1),
     "U-Net": ("test_resnet", -2),
@@ -100,8 +103,13 @@ def trained(block: nn.Module, given: Any, dtype: torch.dtype, compiled: bool) ->
     return losses
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.system if kind in ("transformer", "3D") else pytest.mark.torture)
+        for kind in BLOCKS
+    ],
+)
 def test_a_compiled_block_learns_as_the_plain_one(kind: str) -> None:
     """Both follow fp64 within fp32's rounding. Their sums have other orders: the plain blocks' losses were off by at
     most 1 unit in the last place, the compiled ones' by 3."""

@@ -109,10 +109,10 @@ def averaged(rank: int, ranks: int) -> Tensor:
     return module.weight.grad
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two and of three processes found."""
-    folder, ranks = tmp_path_factory.mktemp("ranks"), request.param
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of three processes found."""
+    folder, ranks = tmp_path_factory.mktemp("ranks"), 3
     together([[sys.executable, __file__, str(rank), str(ranks), str(folder)] for rank in range(ranks)])
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 

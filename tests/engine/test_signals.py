@@ -139,7 +139,6 @@ def lines_of_three(life: str, folder: Path, codes: tuple[int, ...] = (0, 0, 0)) 
 @pytest.mark.parametrize(
     ("life", "name", "step"),
     [
-        ("none", "no signal", 6),
         ("one", "SIGUSR2", 4),
         ("all", "SIGTERM", 4),
         ("last", "SIGUSR2", 6),
@@ -153,7 +152,7 @@ def test_all_processes_stop_at_the_step_after_a_signal_or_at_the_last(
     lines = lines_of_three(life, tmp_path)
     assert [line for line in lines if line.startswith("rank")] == [f"rank {r}: {name} at step {step}" for r in range(3)]
     output = [line for line in lines if not line.startswith("rank")]
-    assert len(output) == {"none": 0, "all": 3}.get(life, 1)
+    assert len(output) == (3 if life == "all" else 1)
     more = 3 if life == "rarely" else "one"
     assert all(f"finishing this step and at most {more} more, then a checkpoint" in line for line in output)
 

@@ -68,7 +68,7 @@ EXPERIMENTS = {
 }
 
 
-QUICK = ("moco", "released pcrl", "models_genesis", "transvw", "sparse mae3d", "labels")  # of each kind one
+QUICK = ("moco", "released pcrl", "sparse mae3d", "labels")  # images, a mixture, volumes, labels
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,14 @@ def figures(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("libraries")
-@pytest.mark.parametrize(("task", "preset"), [("luna16", "dira3d"), ("luna16", "pcrl3d"), ("pe_cad", "dira3d")])
+@pytest.mark.parametrize(
+    ("task", "preset"),
+    [
+        ("luna16", "dira3d"),
+        pytest.param("luna16", "pcrl3d", marks=pytest.mark.torture),
+        pytest.param("pe_cad", "dira3d", marks=pytest.mark.system),
+    ],
+)
 def test_two_epochs_of_a_protocol(
     task: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -151,7 +151,9 @@ def test_masks_are_learned_also_from_another_runs_weights(
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(("task", "metric"), [("labels", "AUROC"), ("masks", "Dice")])
+@pytest.mark.parametrize(
+    ("task", "metric"), [pytest.param("labels", "AUROC", marks=pytest.mark.torture), ("masks", "Dice")]
+)
 def test_volumes_and_a_network_of_ones_own(task: str, metric: str, tmp_path: Path) -> None:
     """The code is that of images: nothing in it has two dimensions."""
     shards, run = make(tmp_path / "toy", random_volumes(14), val=6), tmp_path / "run"

@@ -43,7 +43,7 @@ def start(discs: Path, tmp_path: Path) -> Path:
         (["frozen=encoder"], {"decoder", "head"}, True, "frozen: encoder; "),
         (["frozen=network"], {"head"}, True, "frozen: encoder and decoder; "),
         (["frozen=network"], {"head"}, False, "frozen: encoder and decoder, of random weights; "),
-        (["frozen=encoder", LINEAR], {"head"}, True, "frozen: encoder; "),
+        pytest.param(["frozen=encoder", LINEAR], {"head"}, True, "frozen: encoder; ", marks=pytest.mark.system),
     ],
 )
 def test_a_frozen_part_keeps_weights_and_statistics_and_has_no_optimizer_state(
@@ -98,7 +98,7 @@ def test_a_linear_probe_learns_a_mask_that_is_linear_in_a_level_of_a_frozen_enco
 @pytest.mark.usefixtures("libraries")
 def test_a_linear_network_is_read_again_from_its_run_and_its_export(discs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert main([*WORDS, LINEAR, f"data.shards={discs}", f"run={run}"]) == 0
+    assert main([*WORDS, LINEAR, f"data.shards={discs}", f"run={run}", "stages.finetune.epochs=1"]) == 0
     of_run, of_export = TrainedRun.of(run), TrainedRun.of(export(run))
     assert of_run.hash == of_export.hash and (run / "results.json").exists()
     image = torch.rand(1, 1, 32, 32)
@@ -114,7 +114,7 @@ def test_a_frozen_encoder_has_no_rates_to_lower(key: str) -> None:
         compose("finetune", ["data.shards=none", "frozen=encoder", f"optim.{key}=0.5"])
 
 
-@pytest.mark.system
+@pytest.mark.torture
 def test_two_processes_equal_one(discs: Path, tmp_path: Path) -> None:
     """Also where the validation split is one batch, so that the second has none of it."""
     tensors: list[dict[str, Any]] = []

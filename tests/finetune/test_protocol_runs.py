@@ -69,6 +69,7 @@ def tuned(preset: str, task: str, shards: Path, run: Path, *words: str) -> dict[
     return figures(run)
 
 
+@pytest.mark.system
 @pytest.mark.usefixtures("libraries")
 def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DiRA's whole tumour from FLAIR; from its encoder, whose BatchNorm becomes GroupNorm, PCRL's three regions from
@@ -104,7 +105,7 @@ def test_brats_by_both_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("preset", "task", "recipe", "volume"),
     [
         ("dira3d", "lidc", "lidc_nodules", CT | {"spacing": [1, 1, 1], "crop": {"boxes": [16, 16, 16]}}),
-        ("dira3d", "lits", "lits", CT | {"crop": "none"}),
+        pytest.param("dira3d", "lits", "lits", CT | {"crop": "none"}, marks=pytest.mark.torture),
         ("pcrl3d", "lits", "lits", CT | {"crop": {"mask": 3}}),
     ],
 )

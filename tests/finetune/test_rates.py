@@ -83,14 +83,14 @@ def test_the_rate_of_the_best_validation_is_taken_and_finished_candidates_are_ke
 @pytest.mark.usefixtures("libraries")
 def test_a_rate_that_diverges_is_not_chosen(discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Checkpoints elsewhere. Of rates that all diverge none is chosen, and a run that has begun chooses none."""
-    words = f"checkpoint.folder={tmp_path / 'checkpoints'}", "precision=fp32"
+    words = f"checkpoint.folder={tmp_path / 'checkpoints'}", "stages.finetune.epochs=2"
     assert choose(tmp_path / "run", discs, *words, "optim.choose=[3e-3,1e30]") == 0
     assert RunReader(tmp_path / "run").config["optim"]["chosen"].keys() == {"0.003"}
     assert ", 1e+30 diverged" in capsys.readouterr().out
-    assert choose(tmp_path / "none", discs, "precision=fp32", "optim.choose=[1e30]") == 2
+    assert choose(tmp_path / "none", discs, "optim.choose=[1e30]") == 2
     assert "optim.choose=[1e+30]: training diverges with each: name lower rates" in capsys.readouterr().err
     plain, where = tmp_path / "plain", f"checkpoint.folder={tmp_path / 'plain_checkpoints'}"
-    assert choose(plain, discs, where, "optim.choose=null") == 0
+    assert choose(plain, discs, where, "optim.choose=null", "steps=1") == 0
     assert choose(plain, discs, where) == 2 and "has begun without optim.choose" in capsys.readouterr().err
     assert not (plain / "rates").exists()
 

@@ -221,6 +221,7 @@ def test_optimizer_states_by_hand() -> None:
     assert sgd.optimizer == sgd.trained == lars.optimizer
 
 
+@pytest.mark.system
 def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations() -> None:
     keys = "data.size=64", "optim=adamw"
     few, many, more = (rehearsed(*keys, images=images) for images in (16, 32, 48))

@@ -1,6 +1,7 @@
 """Several real processes over gloo compute what one does on the concatenated batch.
 
-Run by pytest this file starts itself once per process: ``test_processes.py RANK WORLD FOLDER WORKER …``.
+Run by pytest this file starts itself once per process: ``test_processes.py RANK WORLD FOLDER WORKER …``. A worker's
+name may be followed by the one of its methods that is to be computed: ``pcrl/pcrl, 4 groups``.
 """
 
 import os
@@ -49,12 +50,12 @@ def batch_norm(groups, x):
     return {"y": y.detach(), "x": part.grad, "weight": layer.weight.grad, "bias": layer.bias.grad} | state
 
 
-def batch_norms():
+def batch_norms(only=""):
     x = torch.randn(16, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
     return {groups: batch_norm(groups, x) for groups in (1, 2, 4, 8) if groups % world() == 0 or world() % groups == 0}
 
 
-def exchanges():
+def exchanges(only=""):
     """By case: whether what was exchanged is what gathering everything gives, and comes back, bit for bit."""
     from dira_scale.methods.shuffle import transposition
 
@@ -101,17 +102,22 @@ PCRLS = {
 }
 
 
-def dira():
+def dira(only=""):
     """Two training steps, and an evaluation in which each process has its own batch, for every base."""
     from dira_scale.data.views import ViewSpec
 
     results = {}
-    for name, (target, settings, groups, options) in METHODS.items():
+    for name, (target, settings, groups, options) in chosen(METHODS, only):
         base = {"_target_": target} | settings
         node = {"_target_": "DiRA", "base": base} | options
         method = built(node, groups, ViewSpec(size=32))
         results[name] = two_steps(method, adversary())
     return results
+
+
+def chosen(cases, only):
+    """All cases, or only one, with their names."""
+    return [(name, case) for name, case in cases.items() if only in ("", name)]
 
 
 def adversary():
@@ -124,12 +130,12 @@ def adversary():
     return adversary.double()
 
 
-def pcrl():
+def pcrl(only=""):
     """Steps of C2L and PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
     from dira_scale.data.views import ViewSpec
 
     results = {}
-    for name, (target, groups) in PCRLS.items():
+    for name, (target, groups) in chosen(PCRLS, only):
         node = {"_target_": target, "dim": 8, "queue": 64, "momentum": 0.9, "batch_norm": True}
         node = {"_target_": "DiRA", "base": node} if target == "C2L" else node
         results[name] = two_steps(built(node, groups, ViewSpec(size=32, orientations=2)))
@@ -158,7 +164,7 @@ VOLUMES = {
 }
 
 
-def volumes():
+def volumes(only=""):
     """Steps of methods of volumes, with masks that hide another number of blocks in each."""
     from methods.masked import UNET3D, built, masked
 
@@ -166,7 +172,7 @@ def volumes():
     from dira_scale.models.architecture import architecture
 
     results = {}
-    for name, (target, settings, model) in VOLUMES.items():
+    for name, (target, settings, model) in chosen(VOLUMES, only):
         paired, critic = "queue" in settings | settings.get("base", {}), None
         views = replace(masked((8, 16, 16), 8, count=2 if paired else 1), orientations=2)
         node = {"_target_": target} | settings
@@ -200,7 +206,7 @@ def volumes_of(step, count=16, part=own_part):
     )
 
 
-def pretexts():
+def pretexts(only=""):
     """Steps of methods that classify what is drawn of a sample, on whatever process it is."""
     from dira_scale.data.distort.corruptions import CropBlocks, PatchPair, ShuffleBlocks, Turn, TurnBlocks
     from dira_scale.data.views import ViewSpec, draw
@@ -223,7 +229,7 @@ def pretexts():
         return (x,), (x,), Facts(step=step, distortions=[drawn])
 
     results = {}
-    for name, (node, corruptions) in cases.items():
+    for name, (node, corruptions) in chosen(cases, only):
         views = ViewSpec(size=64 if name == "cube" else 32, count=1, corruptions=corruptions)
         held_out = partial(images, views, 9, part=lambda x: x)
         results[name] = two_steps(
@@ -246,7 +252,7 @@ DISTILLED = {
 }
 
 
-def distillation():
+def distillation(only=""):
     """Steps of methods whose teacher's logits are centred or balanced over all processes."""
     from dira_scale.data.distort.corruptions import BlockwiseMask
     from dira_scale.data.views import ViewSpec, draw
@@ -263,7 +269,7 @@ def distillation():
         return images, images, Facts(step=step, distortions=drawn)
 
     results = {}
-    for name, (encoder, node, groups) in DISTILLED.items():
+    for name, (encoder, node, groups) in chosen(DISTILLED, only):
         node.get("base", node).update(prototypes=24, hidden=8, bottleneck=6, momentum=0.9)
         exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
         method = built(node, groups, views, encoder, arguments=exact)
@@ -274,7 +280,7 @@ def distillation():
     return results
 
 
-def micro_batches():
+def micro_batches(only=""):
     """PCRL's gradients, queue and statistics after a step of 1 or 2 micro-batches.
 
     No BatchNorm of the momentum encoder's, whose images are shuffled within a micro-batch; the decoder's groups are
@@ -437,20 +443,32 @@ def check_methods(single, parts, term="re", weight="head.weight"):
                 torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=where.__add__)
 
 
+# One method of each way in which processes need each other: exchanged maps and a queue, statistics of all in a loss, a
+# centre, logits balanced over all.
+QUICK = ("batch_norms", "exchanges", "micro_batches", "pcrl/pcrl, 4 groups", "dira/barlow, 1 group")
+QUICK += ("distillation/dino, 4 groups", "distillation/dinov2")
+
+
 @pytest.mark.parametrize(
     ("ranks", "workers"),
     [
-        (2, ("batch_norms", "exchanges", "micro_batches", "pcrl", "pretexts", "distillation")),
+        (2, QUICK),
         (4, ("batch_norms", "exchanges")),
-        pytest.param(2, ("volumes", "dira"), marks=pytest.mark.system),
-        pytest.param(4, ("dira", "pcrl", "distillation"), marks=pytest.mark.system),
+        pytest.param(2, ("volumes", "dira", "pcrl", "pretexts", "distillation"), marks=pytest.mark.system),
+        pytest.param(4, ("dira", "pcrl", "distillation"), marks=pytest.mark.torture),
     ],
 )
 def test_several_processes_compute_what_one_does(ranks, workers, tmp_path):
     parts = launch(workers, ranks, tmp_path)
     for worker in workers:
-        work, check = WORK[worker]
-        check(work(), [part[worker] for part in parts])
+        _, check = WORK[worker.partition("/")[0]]
+        check(work(worker), [part[worker] for part in parts])
+
+
+def work(worker):
+    """What this process computes of a worker."""
+    name, _, only = worker.partition("/")
+    return WORK[name][0](only)
 
 
 WORK = {
@@ -468,6 +486,6 @@ if __name__ == "__main__":
     number, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=ranks, timeout=limit)
-    torch.save({worker: WORK[worker][0]() for worker in sys.argv[4:]}, folder / f"{number}.pt")
+    torch.save({worker: work(worker) for worker in sys.argv[4:]}, folder / f"{number}.pt")
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)

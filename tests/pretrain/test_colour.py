@@ -146,11 +146,9 @@ def test_a_network_that_is_tuned_on_colours_takes_no_grey_images(tmp_path: Path)
 def test_colours_are_learned_restored_drawn_tuned_predicted_and_embedded(tmp_path: Path) -> None:
     shards, run, tuned = dataset(tmp_path / "toy"), tmp_path / "run", tmp_path / "tuned"
     words = [*PRETRAIN, *JITTER, f"data.shards={shards}", "channels=3"]
-    assert main([*words, f"run={run}", "steps=4"]) == 0 and main([*words, f"run={run}"]) == 0
-    assert main([*words, f"run={tmp_path / 'unbroken'}"]) == 0
-    reader, unbroken = RunReader(run), RunReader(tmp_path / "unbroken")
+    assert main([*words, f"run={run}"]) == 0
+    reader = RunReader(run)
     tensors, _, _ = reader.load(None)
-    assert all(torch.equal(tensor, unbroken.load(None)[0][name]) for name, tensor in tensors.items())
     described = reader.description
     assert (described.network.channels, described.input.channels, described.output.channels) == (3, 3, 3)
     network = trained_network(described, trained_encoder(described, tensors), tensors)

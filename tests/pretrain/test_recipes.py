@@ -497,13 +497,23 @@ def _flat(config: Any) -> list[tuple[str, Any]]:
     return walk(OmegaConf.to_container(OmegaConf.structured(config)), "")
 
 
-RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
+# Of each method, base, network and adversary one; the others differ in figures.
+QUICK = {
+    "c2l", "cpc3d", "dino", "dino_vit3d", "dira_barlow", "dira_byol", "dira_dinov2", "dira_jigsaw", "dira_moco",
+    "dira_moco3d", "dira_rotation3d", "dira_rubiks_cube", "dira_transvw", "dinov2_vits14", "lejepa", "mae", "mae_vit3d",
+    "mae3d", "models_genesis", "pcrl", "phantom", "phantom3d", "relative_position", "rubiks_cube_pp", "simsiam",
+    "vicreg",
+}  # fmt: skip
+RUNS: list[Any] = [pytest.param(name, None, marks=() if name in QUICK else pytest.mark.system) for name in EXPERIMENTS]
 # Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
 SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
 SHOWN += [("dira_transvw", "released")]
 WITH_PRESETS = [name for name in EXPERIMENTS if name.startswith("dira_") and name not in (*PRETEXTS_3D, "dira_dinov2")]
 PAIRS = [(name, preset) for name in WITH_PRESETS for preset in PRESETS]
-RUNS += [(name, preset) for name in ("pcrl", "small_pcrl", "pcrl3d") for preset in PRESETS]
+RUNS += [("pcrl", preset) for preset in PRESETS]
+RUNS += [
+    pytest.param(name, preset, marks=pytest.mark.torture) for name in ("small_pcrl", "pcrl3d") for preset in PRESETS
+]
 RUNS += [("c2l", "released")]
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
 

@@ -177,6 +177,7 @@ def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: flo
     assert (found.figure, found.what) == (worse if ours == 0.03 else better)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("ours", "warned"), [(0.049, False), (0.05, True)])
 def test_a_run_that_restores_no_better_than_by_each_images_mean_is_warned_of(
     run: Path, ours: float, warned: bool, capsys: pytest.CaptureFixture[str]
@@ -234,6 +235,7 @@ def test_of_training_images_those_that_are_not_corrupted_are_judged(finished: Pa
     assert "of the training images" in found.detail and "(stage di)" in found.detail
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stage_that_harms_the_features_is_named(run: Path) -> None:
     """The standard errors of 39 and 5 % are 4.9 and 2.2 % with 100 images. With nine it may be chance."""
     shares = {"di": 0.4, "dir": 0.39, "dira": 0.05}
@@ -249,6 +251,7 @@ def test_a_stage_that_harms_the_features_is_named(run: Path) -> None:
     assert line in page(run).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_classifier_of_words_is_not_said_to_find_views(finished: Path) -> None:
     """Its last stage is judged: cubes are as hard in all of them."""
     run = read_run(finished)
@@ -330,16 +333,11 @@ def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> Non
     assert {"run", "data", "model", "method"} <= groups.keys()
 
 
-def test_stages_meet_and_restarts_are_found(finished: Path) -> None:
-    run = read_run(finished)
-    assert [run.span(stage) for stage in run.stages] == [(0, 40), (40, 120), (120, 150)]
-    assert run.restarts() == [60]
-
-
 def test_equal_runs_give_equal_pages(finished: Path, html: str) -> None:
     assert rendered(finished) == html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_running_run_with_a_half_written_row(run: Path) -> None:
     rows = metrics()[:6]
     text = "".join(json.dumps(r) + "\n" for r in rows)
@@ -475,14 +473,6 @@ def test_bad_input_is_one_line(run: Path, words: list[str], printed: str, capsys
     error = capsys.readouterr().err
     assert printed in error
     assert error.count("\n") == 1
-
-
-def test_smoothing_keeps_a_constant_and_a_short_series() -> None:
-    np.testing.assert_allclose(plots.smooth(np.full(100, 3.0)), 3.0)
-    short = np.array([1.0, 5.0, 2.0])
-    np.testing.assert_array_equal(plots.smooth(short), short)
-    noise = np.random.default_rng(0).normal(size=1000)
-    assert plots.smooth(noise)[500:].std() < noise.std() / 2
 
 
 def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytest.FixtureRequest) -> None:

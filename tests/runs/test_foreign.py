@@ -165,15 +165,16 @@ def tuned_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def damaged(content: Any) -> Iterator[tuple[str, str]]:
-    """Where, and the text with each value replaced in turn, by two of the wrong ones: all have their turn."""
-    for number, path in enumerate(list(locations(content))):
+    """Where, and the text with each value replaced in turn by a wrong one, where there are few by two of them."""
+    paths = list(locations(content))
+    for number, path in enumerate(paths):
         *parents, last = path
         inside = content
         for part in parents:
             inside = inside[part]
         kept = inside[last]
-        for wrong in (WRONG[(number + step) % len(WRONG)] for step in (0, 3)):
-            inside[last] = "WRONG"
+        for step in (0, 3) if len(paths) < len(WRONG) else (0,):
+            wrong, inside[last] = WRONG[(number + step) % len(WRONG)], "WRONG"
             yield f"{path}: {wrong[:9]}", json.dumps(content).replace('"WRONG"', wrong)
         inside[last] = kept
 

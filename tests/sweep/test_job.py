@@ -86,9 +86,9 @@ def test_several_processes_are_tasks_of_slurm_or_have_one_launcher(cluster: str,
 def test_a_killed_command_is_recorded_with_signal_and_step(sweep: SweepFolder) -> None:
     """Its log ends with whatever it printed last."""
     run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
-    ends(submit(sweep, run, limit=3))
+    ends(submit(sweep, run, limit=1))
     why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
-    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [(-9, why)] * 4
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [(-9, why)] * 2
 
 
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:

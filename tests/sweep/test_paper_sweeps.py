@@ -62,9 +62,11 @@ def test_every_published_cell_is_of_a_sweep() -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(
-    "name", ["dira_table3", "dira_table4", "pcrl_table2", "pcrl_table4a", "pcrl_table4b", *OWN]
-)  # of the papers', those with all kinds of runs
+@pytest.mark.parametrize(  # of the papers', one of images and one of volumes with all kinds of runs
+    "name",
+    ["dira_table4", "pcrl_table2", *OWN]
+    + [pytest.param(name, marks=pytest.mark.torture) for name in ("dira_table3", "pcrl_table4a", "pcrl_table4b")],
+)
 def test_a_dry_run_refuses_none(name: str) -> None:
     _, runs = read(name)
     one_of_each = {(run.phase, str(run.varied.get(f"{run.phase}.init")) == "random"): run for run in runs}

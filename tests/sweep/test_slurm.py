@@ -22,7 +22,7 @@ count=$(ls {log} | wc -l); cp "$1" {log}/$count
 {refusal}
 echo "Submitted batch job $((100 + count))"
 """
-POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
 Tools = Callable[..., Path]
 
 

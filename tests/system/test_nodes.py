@@ -64,7 +64,7 @@ def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> No
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("launcher", [torchrun, srun_by_hand])
+@pytest.mark.parametrize("launcher", [torchrun, pytest.param(srun_by_hand, marks=pytest.mark.torture)])
 def test_two_nodes_learn_bit_for_bit_what_one_does(
     pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path, launcher: Callable[[int], list[str]]
 ) -> None:
@@ -107,7 +107,7 @@ print("held", lease.Lease(Path({run!r})).number)
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("hours", [-3, 3])
+@pytest.mark.parametrize("hours", [pytest.param(-3, marks=pytest.mark.torture), 3])
 def test_a_lease_does_not_go_by_the_clocks_of_two_machines(pair: list[Node], tmp_path: Path, hours: int) -> None:
     hold = HOLD.format(run=str(tmp_path))
     holder = pair[0].start([sys.executable, "-c", f"{hold}import time; time.sleep(1000)"])

@@ -137,7 +137,7 @@ def own(experiment: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("experiment", ["dira_moco", "dira_moco3d"])
+@pytest.mark.parametrize("experiment", ["dira_moco", pytest.param("dira_moco3d", marks=pytest.mark.torture)])
 def test_eight_gpus_are_planned_to_be_faster_than_four(experiment: str) -> None:
     """At the experiment's own batch, whose BatchNorm groups span two of eight GPUs, or all of them; and at as many
     samples a GPU."""

@@ -61,14 +61,15 @@ def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
 
 
 def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> None:
-    """A step of every stage: losses, gradients (SGD's momentum; Adam hides their sizes), queue, discriminator.
+    """The first step and one with all terms: losses, gradients (SGD's momentum; Adam hides their sizes), queue,
+    discriminator.
 
     Each step from equal weights: an activation that rounding moves across zero changes no loss, but half a per cent of
     so small a batch's gradient, and the next step's ten times as much. Whether one does depends on the CPU.
     """
     single = tmp_path / "1"
     finish(pretrain(single, shards, *EACH, *CALM))
-    for step in (1, 2, 3):
+    for step in (1, 3):
         double = tmp_path / f"2 from {step - 1}"
         if step > 1:
             rewound(single, double, step - 1)
@@ -113,19 +114,6 @@ def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tm
     before = (run / "metrics.jsonl").read_text()
     finish(command)  # what ended early does not begin again
     assert status(run)["step"] == step and (run / "metrics.jsonl").read_text() == before
-
-
-@pytest.mark.system
-def test_asking_for_fewer_steps_than_are_done_changes_nothing(shards: Path, tmp_path: Path, unbroken: Path) -> None:
-    run = tmp_path / "run"
-    finish(pretrain(run, shards, SMALL, "steps=3"))
-    before = weights(run)
-    finish(pretrain(run, shards, SMALL, "steps=1"))
-    assert status(run)["step"] == 3 and checkpoint.latest(run).name == "000000003"
-    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
-    assert not list((run / "pictures").glob("*"))  # no stage with a restoration has ended
-    finish(pretrain(run, shards, SMALL))
-    assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.system

@@ -334,7 +334,7 @@ def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: P
     assert_exactly(run, plain("moco", exact=True))
 
 
-@pytest.mark.system
+@pytest.mark.torture
 def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path) -> None:
     """With the momentum network and the queue of a sharded run. Three runs in float64, two on two processes."""
     run, reference = tmp_path / "run", plain("pcrl", exact=True)
@@ -374,7 +374,8 @@ def test_a_run_of_two_processes_goes_on_bit_for_bit(
     assert_equal_runs(tmp_path / "broken", tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("form", tiers(["pcrl", "released"], "released"))
+@pytest.mark.torture
+@pytest.mark.parametrize("form", ["pcrl", "released"])
 def test_pcrl_in_bf16_follows_fp32(form: str, shards: Path, tmp_path: Path) -> None:
     """Only roughly: keys are shuffled, and images mixed, within a micro-batch, so it is not the same sum."""
     finish(command(tmp_path / "run", shards, form, *HALVED, ranks=2))

@@ -106,7 +106,8 @@ def test_under_elastic_launch_training_goes_on_by_itself(unbroken_pair: Path, sh
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR2"))]
+    "name",
+    ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.system), pytest.param("SIGUSR2", marks=pytest.mark.torture)],
 )
 def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     unbroken: Path, shards: Path, tmp_path: Path, name: str
