@@ -371,15 +371,20 @@ IDENTITIES = {
 }
 
 
+SHARDS = Path(__file__).parents[2] / "shards"
+OWN = {"bids", "channels", "class_folders", "folder", "pe_cad", "sequences", "volumes"}
+
+
 def test_every_recipe_is_pinned() -> None:
-    recipes = Path(__file__).parents[2] / "shards" / "recipe"
-    assert {path.stem for path in recipes.glob("*.yaml")} == IDENTITIES.keys()
+    assert {path.stem for path in (SHARDS / "recipe").glob("*.yaml")} == IDENTITIES.keys()
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
-def test_the_identity_of_a_recipe_stays(name: str, ingest: SimpleNamespace) -> None:
+def test_a_recipe_is_whole_and_its_identity_stays(name: str, ingest: SimpleNamespace) -> None:
     """Else a dataset that was begun is refused by the command that began it, and a finished one by ``repair``."""
     keys = {"modality": MODALITIES[name]} if name in MODALITIES else {}
     for location in ("/data/here", "there/too.npz"):
         recipe = Recipe.from_config(ingest.recipe(name, images=location, **keys))
         assert identity_hash(recipe.identity(Hasher(PUBLIC_KEY, recipe.archive)))[:16] == IDENTITIES[name]
+    assert recipe.name == name and (recipe.licence != "not stated" or name in OWN)
+    assert recipe.secret == (name in OWN) and f"| `{name}` |" in (SHARDS / "README.md").read_text()
