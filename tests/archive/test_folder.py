@@ -88,13 +88,10 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
     "arguments, words",
     [
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
-        ({"images": "labels.csv"}, "recipe.images=.*labels.csv: a file; name the folder that it is in"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
         ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
-        ({"columns": {"flie": "file"}}, "recipe.columns: unknown key 'flie', use"),
-        ({"label_columns": ["patient"]}, "'P0' is not a number"),
         ({"label_columns": ["size"]}, "labels.csv, line 2, size: 'inf' is not a number"),
         ({"boxes": "boxes.csv"}, "boxes.csv: none of the files"),
     ],
@@ -117,9 +114,7 @@ def test_a_file_listed_twice_is_an_error_that_names_the_lines(png_folder: Path) 
         Folder(str(png_folder / "images"), str(table), columns=COLUMNS)
 
 
-@pytest.mark.parametrize(
-    ("lesion", "lesions"), [("2,3", "3"), ("E1", "3"), ("Irrelevant", "3"), ("1", "2.5"), ("1", "1000")]
-)
+@pytest.mark.parametrize(("lesion", "lesions"), [("2,3", "3"), ("Irrelevant", "3"), ("1", "1000")])
 def test_a_lesion_that_would_be_dropped_is_an_error(png_folder: Path, lesion: str, lesions: str) -> None:
     """Its candidate would count as a false positive. Empty cells, and 1.0 as pandas writes it, are right."""
     table = png_folder / "lesions.csv"
@@ -188,9 +183,7 @@ def test_patients_are_read_from_paths(tmp_path: Path, ingest: SimpleNamespace, p
     "pattern, words",
     [
         ("P-[0-9]+", "it has no groups; put the part that is the patient between"),
-        ("(P)-([0-9]+)", "it has 2 groups"),
         ("(P-", r"recipe.patient_pattern=\(P-: not a regular expression \(missing \)"),
-        (7, "recipe.patient_pattern=7: not a regular expression"),
     ],
 )
 def test_a_pattern_without_a_patient_is_one_error(tmp_path: Path, pattern: str, words: str) -> None:

@@ -237,13 +237,9 @@ def test_curves_rise_or_fall_as_often() -> None:
 @pytest.mark.parametrize(
     ("corruption", "printed"),
     [(BlockMask(5), "x: block=5: a view of 16 x 16 x 12 does not divide"), (BlockMask(4, 0.001), "some must be"),
-     (7, "expected {_target_: …}"), (Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"),
-     (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
-     (LocalShuffle(blocks=0), "blocks=0: expected 1 to"), (OneOf(of={"a": Bezier()}), "a probability for each of a"),
+     (Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"), (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
      (OneOf(of={"a": Bezier(), "b": Bezier()}, p={"a": 0.6, "b": 0.6}), "add up to more than 1"),
-     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"), (Elastic(sigma=0.0), "sigma=0.0"),
-     (Affine(degrees=181), "degrees=181"),
-     (Inpaint(fill="black"), "fill=black: expected noise, constant")],
+     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"), (Elastic(sigma=0.0), "sigma=0.0")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(corruption: Any, printed: str) -> None:
     with pytest.raises(UserError, match=printed):

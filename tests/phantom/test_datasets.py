@@ -21,7 +21,7 @@ from dira_scale.phantom.cxr import dataset as radiographs
 from dira_scale.phantom.cxr.findings import LABELS, SMALL
 
 PATIENTS, SIZE = 5, 96
-CT = {"patients": 2, "seed": 4, "kind": "thorax", "format": "metaimage", "size": 32}  # three studies
+CT = {"patients": 1, "seed": 4, "kind": "thorax", "format": "metaimage", "size": 32}  # two studies
 
 
 def digest(folder: Path) -> dict[str, str]:
