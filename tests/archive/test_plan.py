@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.archive.plan import TABLES, plan_shards
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sources.base import SourceRecord
+from dira_scale.config.compose import compose
 from dira_scale.config.registry import REGISTERED
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
@@ -368,6 +370,17 @@ OWN = {"bids", "channels", "class_folders", "folder", "pe_cad", "sequences", "vo
 
 def test_every_recipe_is_pinned() -> None:
     assert {path.stem for path in (SHARDS / "recipe").glob("*.yaml")} == IDENTITIES.keys()
+
+
+FEW = ("folder", "fomo300k", "lidc_nodules", "luna16_candidates")
+
+
+@pytest.mark.parametrize(
+    "name", [*FEW, *(pytest.param(name, marks=pytest.mark.torture) for name in IDENTITIES if name not in FEW)]
+)
+def test_the_tests_recipes_are_those_of_the_command(name: str, ingest: SimpleNamespace) -> None:
+    config: Any = compose("shard", [f"recipe={name}", "out=unset", "recipe.images=unset", "recipe.name=x"])
+    assert OmegaConf.to_container(config.recipe, resolve=True) == ingest.recipe(name, images="unset", name="x")
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
