@@ -73,7 +73,6 @@ def test_mixtures_are_counted(tmp_path: Path, ingest: SimpleNamespace) -> None:
     [
         ("grey", {}, r"recipe.colour=grey: the images are in colour \(recipe.colour=rgb stores three channels"),
         ("rgb", {"count": 0, "grey": 3}, r"recipe.colour=rgb: the images are grey \(recipe.colour=rgb stores"),
-        ("red", {}, "recipe.colour=red: use grey, luminance, rgb"),
     ],
 )
 def test_the_other_kind_is_one_line_before_anything_is_written(

@@ -1,7 +1,6 @@
 """CSV files as people save them: odd encodings, commas at the end, cells that are no numbers."""
 
 import re
-import sys
 from datetime import date, datetime
 from pathlib import Path
 from zipfile import ZipFile
@@ -166,10 +165,3 @@ def test_other_spreadsheets_are_to_be_saved_as_csv(tmp_path: Path) -> None:
     (tmp_path / "x.xls").write_bytes(b"")
     with pytest.raises(UserError, match=r"x.xls: .xls cannot be read: save the table as CSV .UTF-8., or as .xlsx"):
         next(read_table(tmp_path / "x.xls", ["file"], ""))
-
-
-def test_without_openpyxl_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    (tmp_path / "y.xlsx").write_bytes(b"")
-    with pytest.raises(UserError, match=r"pip install 'dira_scale\[excel\]', or save the table as CSV"):
-        next(read_table(tmp_path / "y.xlsx", ["file"], ""))

@@ -134,6 +134,7 @@ def test_a_run_and_its_export_have_the_same_rows(unbroken: Path, run: Path, shar
 
 def test_parts_depend_on_the_dataset_alone() -> None:
     assert [part_rows(rows) for rows in (1, 108, 30_000, 10_000_000)] == [64, 64, 118, 4096]
+    assert [part_rows(10_000, row_bytes) for row_bytes in (0, 2**20, 2**30)] == [64, 64, 1]  # of maps
 
 
 def test_a_signal_keeps_finished_parts_and_the_same_command_makes_the_others(

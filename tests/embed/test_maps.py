@@ -19,7 +19,6 @@ from dira_scale import api
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.embed import main
-from dira_scale.evaluation.embeddings import part_rows
 from dira_scale.metrics.cases import read_cases
 from dira_scale.probe import main as probe
 from dira_scale.runs.checkpoint import Checkpointer, replicated
@@ -121,10 +120,6 @@ def test_maps_are_those_of_plain_timm_and_their_mean_is_the_vector(
     about = json.loads((tmp_path / "map" / "_embedding.json").read_text())
     assert (about["pooling"], about["sides"]) == ("none", [*shape[1:]])
     assert "sides" not in json.loads((tmp_path / "pooled" / "_embedding.json").read_text())
-
-
-def test_large_maps_have_small_parts() -> None:
-    assert [part_rows(10_000, row_bytes) for row_bytes in (0, 2**20, 2**30)] == [64, 64, 1]
 
 
 def brute_force(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int, temperature: float) -> np.ndarray:

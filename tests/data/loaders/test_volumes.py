@@ -74,7 +74,7 @@ def test_views_and_masks_are_those_of_the_arrays(tmp_path: Path, views: ViewSpec
     dataset = make(tmp_path / "toy", volumes, codec, spacing=SPACING)
     low, high = views.range or (-1024.0, 3000.0)
     turned = beyond = 0
-    for batch in load(dataset, views):
+    for batch in load(dataset, views, steps=3):  # an epoch
         at, scaled = ORDER.batch_at(batch.step), batch.to("cpu").views
         assert all(view.is_contiguous(memory_format=torch.channels_last_3d) for view in scaled)
         sides, spacing = np.array([volumes[i].shape[-3:] for i in at.index]), np.array([SPACING[i] for i in at.index])

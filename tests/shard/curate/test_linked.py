@@ -168,11 +168,6 @@ def test_merged_datasets_keep_their_labels_and_protect_the_test_split(
     assert f"left out: {left} samples" in capsys.readouterr().out
 
 
-def test_one_dataset_is_nothing_to_merge(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["merge", f"paths={whole}", f"out={tmp_path / 'x'}"]) == 2
-    assert f"paths=['{whole}']: give at least two datasets" in capsys.readouterr().err
-
-
 def test_a_dataset_is_not_merged_with_itself(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="samples are in more than one of"):
         merge([whole, whole], tmp_path / "x", "x")
