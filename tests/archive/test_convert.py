@@ -8,8 +8,6 @@ import shutil
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +22,7 @@ from needs import real_data
 from PIL import Image
 from rich.console import Console
 
-from dira_scale.archive import outcome, writer
+from dira_scale.archive import outcome
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
@@ -323,21 +321,3 @@ def test_the_next_command_works_or_is_not_proposed(
     outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")] or [None]
     assert line == (following and f"next: python -m dira_scale.pretrain {following}")
-
-
-def test_most_inputs_refused_is_reported_while_it_converts(
-    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:
-        prepare(*shared)
-        return ThreadPoolExecutor(workers)
-
-    monkeypatch.setattr(writer, "_worker", None)
-    monkeypatch.setattr(writer, "worker_pool", threads)
-    monkeypatch.setattr(writer, "TRIED", 3)
-    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
-    for number, text in enumerate(("YES", "YES", "YES", "NO")):
-        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
-    convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
-    (line,) = caplog.messages
-    assert re.match(r"3 of the first [34] inputs are refused, the last one because: .*recipe.burned_in=keep", line)

@@ -170,7 +170,6 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
     images = [np.zeros((40, 40, 4), np.uint8)] * 2
     four = make_dataset(images, name="four", splits=["train", "test"], label_names=NAMES)
     whole = make_dataset([image[..., 0] for image in images], name="whole", splits=["train", "test"], label_names=NAMES)
-    none = make_dataset([image[..., 0] for image in images], name="none", splits=["train", "test"], label_names=())
     unknown = make_dataset(
         [image[..., 0] for image in images], name="unknown", splits=["train", "test"], label_names=NAMES,
         labels=[[1.0, 0.0], [1.0, np.nan]],
@@ -184,10 +183,8 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         ([f"run={run}"], volumes, "holds volumes, and this network reads images"),
         ([f"run={run}"], four, f"four has images of 4 channels, and the network {run.name} takes 1 or 3"),
         ([f"run={run}", "data.split=tset"], dataset, f"{dataset.root} has train, val, test; did you mean 'test'?"),
-        ([f"run={run}", "data.split=all"], dataset, f"data.split=all: {dataset.root} has train, val, test"),
         ([f"run={run}"], dataset, f"run={run} has learned bright, dark, and all of it is asked for: task.labels: "
          f"{dataset.root} has no label 'dark', but bright, new"),
-        ([f"run={run}"], none, "none has no labels: shard it again with recipe.labels=… and another out"),
         ([f"run={run}"], unknown, "label 'dark' is unknown in all 1 samples: name another split, or another dataset"),
         ([f"run={leaking}"], whole, "figures would be too good"),
     ):  # fmt: skip
