@@ -150,9 +150,3 @@ def test_what_lies_far_outside_an_excel_table_costs_little(tmp_path: Path, monke
     excel._as_csv.cache_clear()
     with pytest.raises(UserError, match=r"sheet a has 702 cells and more up to row 900: .* delete what lies outside"):
         next(read_table(path, ["file"], ""))
-
-
-def test_other_spreadsheets_are_to_be_saved_as_csv(tmp_path: Path) -> None:
-    (tmp_path / "x.xls").write_bytes(b"")
-    with pytest.raises(UserError, match=r"x.xls: .xls cannot be read: save the table as CSV .UTF-8., or as .xlsx"):
-        next(read_table(tmp_path / "x.xls", ["file"], ""))

@@ -228,11 +228,6 @@ def test_pieces_of_what_is_ours(before: bytes, form: bytes, after: bytes, piece:
     assert is_coincidence(Match(0, form, "", before, after), {b"pneumothorax"}) == piece
 
 
-def test_words_of_a_text() -> None:
-    assert {"p7", "p7-scan", "k7z"} <= set(tokens("The P7-scan, (K7Z)."))
-    assert not {"1", "0", "5"} & set(tokens("version 1.0 at 0.5"))
-
-
 def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner(
     made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,11 +272,3 @@ def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace, t
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     recipe_note(folder)
     assert "alaric" not in own_words(ShardedDataset.open(folder))
-
-
-def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:
-    """37 of them, and a file 37.dcm; what is no such number is searched for there as anywhere."""
-    for number, own in (("37", True), ("7741905", False)):
-        folder = Path(shutil.copytree(made.folder, tmp_path / number))
-        in_manifest("attributes", [("filled_slices", number)])(folder)
-        assert (number in own_words(ShardedDataset.open(folder, check_shards=False))) is own
