@@ -92,14 +92,12 @@ def by_slice(dataset: ShardedDataset) -> dict[int, tuple[np.ndarray, dict[str, A
     }
 
 
-@pytest.mark.parametrize("kind", ["LPS", "PSL", "mha", "series"])
+@pytest.mark.parametrize("kind", ["PSL", "series"])  # other files: tests/imaging/volumes
 def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: SimpleNamespace, shard: Callable) -> None:
     values, images = body(make), tmp_path / "images"
     images.mkdir()
     if kind == "series":
         series(images / "a", values, make)
-    elif kind == "mha":
-        SimpleITK.WriteImage(SimpleITK.ReadImage(str(nifti(tmp_path / "a.nii", values))), str(images / "a.mha"))
     else:
         nifti(images / "a.nii.gz", values, kind)
     dataset = shard(images, window=[50, 400])
@@ -115,7 +113,7 @@ def test_slices_are_as_a_reader_sees_them(kind: str, tmp_path: Path, make: Simpl
         assert row["key"].endswith(f"-{z:04d}")
 
 
-@pytest.mark.parametrize("window, low, high", [(None, -1000, 1000), ("lung", -1350, 150), ([40, 80], 0, 80)])
+@pytest.mark.parametrize("window, low, high", [(None, -1000, 1000), ("lung", -1350, 150)])
 def test_windows_and_depths(window: Any, low: float, high: float, tmp_path: Path, make: SimpleNamespace, shard) -> None:
     values = body(make)
     nifti(tmp_path / "images/a.nii", values)
@@ -249,8 +247,6 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
 @pytest.mark.parametrize(
     "name, keys, words",
     [
-        ("volumes", {"slices": "axail"}, "recipe.slices=axail; did you mean 'axial'"),
-        ("volumes", {"slices": "axial", "every": 0}, "recipe.every=0: must be an integer of at least 1"),
         ("volumes", {"slices": "axial", "window": "lungs"}, "recipe.window=lungs; did you mean 'lung'.*use lung,"),
         ("volumes", {"slices": "axial", "window": [40, 0]}, r"recipe.window=\[40, 0\]: the width, 0, must be above 0"),
         ("volumes", {"slices": "axial", "window": "lung", "modality": "MR"}, "recipe.window with recipe.modality=MR"),

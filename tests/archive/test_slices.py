@@ -58,18 +58,3 @@ def test_what_another_process_writes_is_left_to_it(
     (out / held).parent.mkdir(parents=True)
     with locked(out / held), pytest.raises(UserError, match=words) if words else nullcontext():
         convert(config, out, workers=1, share=mine)
-
-
-def test_slices_of_two_recipes_begun_in_one_moment_are_not_joined(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
-) -> None:
-    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    convert(config, out, workers=1, share="1/2")
-    (out / ".partial" / "plan.json").unlink()  # the other machine looked before there was one
-    convert(config | {"min_side": 16}, out, workers=1, share="2/2")
-    for mine in (config, config | {"min_side": 16}):
-        with pytest.raises(UserError):
-            convert(mine, out, workers=1)
-    with pytest.raises(UserError, match=r"train-000000\.tar was made from other images or another recipe: delete it"):
-        convert(config | {"min_side": 16}, out, workers=1)
-    assert not (out / "manifest.parquet").exists()

@@ -152,7 +152,7 @@ def head_slices(folder: Path) -> list[tuple[str, np.ndarray]]:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("count", [10, pytest.param(None, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("count", [5, pytest.param(None, marks=pytest.mark.torture)])
 def test_real_images_are_not_taken_for_lettering(tmp_path: Path, count: int | None) -> None:
     """None but those in which a time of day is burned in."""
     heads = head_slices(tmp_path)[:: 28 // count if count else 1]
@@ -183,7 +183,7 @@ def test_how_many_names_on_real_images_are_found(tmp_path: Path, count: int) -> 
     for name, bound in least.items():
         heights = (8, 10, 12, 16) if max(sets[name][0][1].shape) < 300 else (8, 12, 16, 24, 32, 48)
         heights = heights if count > 2 else heights[1:3]
-        for value in (255, 200):
+        for value in (255, 200) if count > 2 else (255,):  # grey letters have no bound
             found = [
                 [count_strokes(lettered(pixels, TEXTS[(n + k) % 5], font, height, value, corner)) >= STROKES
                  for n, (_, pixels) in enumerate(sets[name])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archive.sources.layouts import FOMO300K, LAYOUTS, config, listed, made
+from archive.sources.layouts import FOMO60K, FOMO300K, LAYOUTS, config, listed, made
 from upath import UPath
 
 from dira_scale.archive.plan import Item
@@ -19,16 +19,39 @@ from dira_scale.archive.sample import sample_of
 from dira_scale.errors import UserError
 from dira_scale.shard.convert import convert
 
-OPENMIND = list(LAYOUTS["openmind"].rows)
-SAME = {OPENMIND[1], "sub_1/ses_2/flair.nii.gz"}  # second records of one patient
+OPENMIND, FILM = list(LAYOUTS["openmind"].rows), "train/patient00002/study{}.jpg"
+# Two records of each layout, and whether they are of one patient.
+PATIENTS: dict[str, list[tuple[str, str, bool]]] = {
+    "chestxray14": [("00000001_000.png", "00000001_001.png", True)],
+    "chexpert": [(FILM.format("2/view1_frontal"), FILM.format("1/view2_lateral"), True)],
+    "lidc_idri": [("1.3.6.101", "1.3.6.102", True)],
+    "siim_acr": [("1.2.276.1", "1.2.276.2", False)],
+    "jsrt": [("JPCLN001.IMG", "JPCLN154.IMG", False)],
+    "medmnist": [("set/train/0", "set/train/1", False)],
+    "bids": [("sub-02/ses-a", "sub-02/ses-b", True)],
+    "mimic_cxr": [("a-1", "b-1", False)],
+    "padchest": [("0", "2", False)],
+    "rsna_pneumonia": [("a", "b", True)],
+    "openmind": [(OPENMIND[0], OPENMIND[1], True), (OPENMIND[0], OPENMIND[2], False)],
+    "fomo60k": [(*FOMO60K[1:3], True), (FOMO60K[0], FOMO60K[3], False)],
+    "fomo300k": [(*FOMO300K[1:], False)],
+    "ct_rate": [("train_1_a_1", "valid_7_a_1", False)],
+    "ham10000": [("ISIC_0027419", "ISIC_0025030", True)],
+    "eyepacs": [("10_left", "10_right", True)],
+    "kvasir": [("polyps/6a.jpg", "esophagitis/2a.jpg", False)],
+}
+
+
+ROOTS: dict[str, Path] = {}  # of miniatures that are left as they were made
 
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.rows])
 def test_a_layout_arrives(
     name: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, opened: Callable
 ) -> None:
-    layout, stored, out = LAYOUTS[name], made(name, tmp_path, ingest), tmp_path_factory.mktemp("shards") / "out"
-    convert(config(name, tmp_path, ingest), out, workers=1)
+    root, out = tmp_path_factory.mktemp("layout"), tmp_path / "out"
+    layout, stored, ROOTS[name] = LAYOUTS[name], made(name, root, ingest), root
+    convert(config(name, root, ingest), out, workers=1)
     dataset = opened(out)
     assert set(stored) == set(layout.rows) and len(dataset) == len(stored)
     for record, (pixels, mask) in stored.items():
@@ -43,39 +66,9 @@ def test_a_layout_arrives(
             assert row[column] == pytest.approx(value), (record, column)
         assert row["split"] == expected.split if expected.split else row["split"] in ("train", "val", "test")
     assert dataset.rejected(*layout.rejected) == layout.rejected
-
-
-@pytest.mark.parametrize(
-    "name, records",
-    [
-        ("chestxray14", ("00000001_000.png", "00000001_001.png")),
-        ("chexpert", ("train/patient00002/study2/view1_frontal.jpg", "train/patient00002/study1/view2_lateral.jpg")),
-        ("lidc_idri", ("1.3.6.101", "1.3.6.102")),
-        ("siim_acr", ("1.2.276.1", "1.2.276.2")),
-        ("jsrt", ("JPCLN001.IMG", "JPCLN154.IMG")),
-        ("medmnist", ("set/train/0", "set/train/1")),
-        ("bids", ("sub-02/ses-a", "sub-02/ses-b")),
-        ("mimic_cxr", ("a-1", "b-1")),
-        ("padchest", ("0", "2")),
-        ("rsna_pneumonia", ("a", "b")),
-        ("openmind", (OPENMIND[0], OPENMIND[1])),
-        ("openmind", (OPENMIND[0], OPENMIND[2])),
-        ("fomo60k", ("sub_1/ses_1/t1.nii.gz", "sub_1/ses_2/flair.nii.gz")),
-        ("fomo60k", ("sub_1/ses_1/t1.nii.gz", "PT015_NKI/sub_1/ses_1/t2.nii.gz")),
-        ("fomo300k", FOMO300K[1:]),
-        ("ct_rate", ("train_1_a_1", "valid_7_a_1")),
-        ("ham10000", ("ISIC_0027419", "ISIC_0025030")),
-        ("eyepacs", ("10_left", "10_right")),
-        ("kvasir", ("polyps/6a.jpg", "esophagitis/2a.jpg")),
-    ],
-)
-def test_who_is_one_patient(name: str, records: tuple[str, str], tmp_path: Path, ingest: SimpleNamespace) -> None:
-    made(name, tmp_path, ingest)
-    first, second = ({r.name: r for r in listed(name, tmp_path, ingest)}[record] for record in records)
-    groups = ("chestxray14", "chexpert", "lidc_idri", "bids", "rsna_pneumonia", "ham10000", "eyepacs")
-    same = name in groups or SAME & {*records}
-    assert (first.patient == second.patient and first.patient is not None) == bool(same)
-    assert first.study != second.study or first.study is None
+    for one, other, same in PATIENTS.get(name, ()):
+        first, second = dataset.row(one), dataset.row(other)
+        assert (first["patient"] == second["patient"]) == same and first["study"] != second["study"]
 
 
 def reported(recipe: Recipe) -> dict[str, tuple]:
@@ -93,16 +86,25 @@ def reported(recipe: Recipe) -> dict[str, tuple]:
     return records
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUTS if "," not in name])
+# Their sources have other layouts, too.
+AGAIN = {"shenzhen_original", "ham10000", "kvasir", "eyepacs", "patchcamelyon", "pe_cad", "kits", "abdomenatlas",
+         "flare", "fomo60k", "fomo300k"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.torture] if name in AGAIN else []) for name in LAYOUTS if "," not in name],
+)
 def test_a_store_gives_what_a_folder_gives(name: str, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    made(name, tmp_path, ingest)
+    if (folder := ROOTS.get(name, tmp_path)) == tmp_path:
+        made(name, tmp_path, ingest)
     root = UPath(f"memory://{name}-{id(tmp_path)}")
-    for path in tmp_path.rglob("*"):
+    for path in folder.rglob("*"):
         if path.is_file():
-            target = root / path.relative_to(tmp_path).as_posix()
+            target = root / path.relative_to(folder).as_posix()
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
-    here, there = (reported(Recipe.from_config(config(name, location, ingest))) for location in (tmp_path, root))
+    here, there = (reported(Recipe.from_config(config(name, location, ingest))) for location in (folder, root))
     assert there == here and any(rejected is None for _, _, rejected, _ in here.values())
 
 
@@ -116,45 +118,26 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
      "line 6: a second line for 00000003_000.png"),
     ("chestxray14", {}, "BBox_List_2017.csv", "20.25", "twenty", f"BBox_List_2017.csv, line 2: 'twenty' {NUMBER}"),
     ("chestxray14", {}, "test_list.txt", "00000004_000", "00000001_000", "00000001_000.png is in both official lists"),
-    ("chexpert", {}, "train.csv", "AP/PA", "View", "train.csv has no column 'AP/PA'"),
     ("chexpert", {}, "train.csv", ",68,Frontal,AP,1.0", ",68,Frontal,AP,2.0",
      "line 2: No Finding: expected 1, 0 or -1, got 2"),
     ("chexpert", {}, "train.csv", "train/patient00001", "../patient00001", "expected CheXpert-v1.0"),
-    ("chexpert", {}, "train.csv", "patient00009", "patient00001",
-     "line 5: a second line for train/patient00001/study1/view1"),
     ("mimic_cxr", {"tables": "{root}/files"}, "", "", "",
      r"recipe\.tables=.*files holds no mimic-cxr-2\.0\.0-split\.csv\.gz and no mimic-cxr-2\.0\.0-split\.csv"),
-    ("mimic_cxr", {}, "mimic-cxr-2.0.0-chexpert.csv.gz", "", None, r"holds no mimic-cxr-2\.0\.0-chexpert\.csv\.gz"),
     ("padchest", {"findings": ["pleural efusion"]}, "", "", "", "no image has .*; did you mean 'pleural eff"),
-    ("vindr_cxr", {"readers": 4}, "", "", "", r"recipe\.readers=4: use 1 to 3"),
-    ("vindr_cxr", {}, "annotations/image_labels_train.csv", "a,R1,1", "a,R1,x", f"csv, line 2: 'x' {NUMBER}"),
-    ("vindr_cxr", {}, "annotations/image_labels_test.csv", "Cardiomegaly", "Cardio", "no column 'Cardiomegaly'"),
-    ("rsna_pneumonia", {}, "pneumonia-challenge-dataset-mappings_2018.json", "", None,
-     r"holds no pneumonia-challenge-dataset-mappings_2018\.json"),
     ("rsna_pneumonia", {}, "pneumonia-challenge-dataset-mappings_2018.json", '"img_id"', '"id"',
      r"not the challenge's mapping \(KeyError"),
-    ("ct_rate", {}, "train_fixed valid_fixed", "", None, "holds no folder train_fixed"),
-    ("ct_rate", {}, "multi_abnormality_labels/train_predicted_labels.csv", "train_1_a_2", "train_1_a_1",
-     "have two lines for train_1_a_1: keep one"),
     ("ct_rate", {}, "multi_abnormality_labels/train_predicted_labels.csv", "train_1_a_2", "../a",
      r"got '\.\./a\.nii\.gz'"),
-    ("totalsegmentator", {"structures": ["liver", "liver"]}, "", "", "", "2 names, of which 1 differ"),
     ("totalsegmentator", {"image": "mri.nii.gz"}, "", "", "",
      r"recipe\.sequences\.image=mri\.nii\.gz matches nothing in .*; there is meta\.csv"),
-    ("totalsegmentator", {}, "meta.csv", "", None, r"meta\.csv: no such file"),
-    ("acdc", {}, "training testing", "", None, r"holds no Info\.cfg at any depth"),
     ("acdc", {}, "training/patient001/Info.cfg", "ES: 12", "ES: late",
      r"Info\.cfg: ES: expected the number of a frame"),
     ("acdc", {}, "training/patient001/Info.cfg", "DCM", "DMC", r"Info\.cfg: Group: 'DMC' is none of NOR, MINF"),
-    ("openmind", {}, "openneuro_metadata.csv", "image_path", "path", "no column 'image_path'"),
-    ("montgomery", {"masks": ["mask"]}, "", "", "", "holds no folder mask"),
     ("jsrt", {"structures": ["ribs"]}, "", "", "",
      r"recipe\.structures: unknown 'ribs', use lungs, heart, clavicles"),
     ("jsrt", {}, "JSRT/Clinical_Information/CLNDAT_EN.txt", "malignant", "unclear",
      r"malformed line for JPCLN001\.IMG"),
-    ("jsrt", {}, "JSRT/Clinical_Information/CLNDAT_EN.txt", "", None, r"holds no CLNDAT_EN\.TXT at any depth"),
     ("medmnist", {"classes": ["a", "b"]}, "", "", "", r"recipe.classes=\['a', 'b'\]: .*set.npz has 1 labels"),
-    ("medmnist", {}, "set.npz", "", None, r"no such file; give the \.npz"),
     ("isic2019", {}, "ISIC_2019_Training_Metadata.csv", "lesion_id", "lesion", "have no column lesion_id"),
     ("isic2019", {}, "ISIC_2019_Training_GroundTruth.csv", "ISIC_0073254", "ISIC_0000000",
      "line 4: two lines of ISIC_0000000"),
@@ -164,25 +147,12 @@ LISTS: list[tuple[str, dict[str, Any], str, str, str | None, str]] = [  # layout
     ("class_folders", {}, "test", "", None, "has pictures in 1 folders: give the folder that has one for each class"),
     ("luna16", {}, "subset0 subset5 subset9", "", None, "holds none of subset0, subset1"),
     ("luna16", {}, "annotations.csv", ",1,2,3,5.5", ",1,nan,3,5.5", f"line 2: 'nan' {NUMBER}"),
-    ("luna16_candidates", {"patch": [4, 4]}, "", "", "", r"recipe.patch=\[4, 4\]: give \[z, y, x\] in voxels"),
-    ("luna16_candidates", {"whole": ["fold9"]}, "", "", "",
-     "recipe.whole: unknown fold 'fold9', use some of subset0"),
-    ("lidc_idri", {"readers": 5}, "", "", "", r"recipe\.readers=5: use 1 to 4"),
-    ("lidc_idri", {}, "0.xml 1.xml LIDC-IDRI-0001/1.2.5/071.xml", "", None, "holds no XML file of LIDC's readings"),
-    ("lits", {"images": "{root}/LITS-Challenge-Test-Data"}, "LITS-Challenge-Test-Data/test-volume-3.nii", "", None,
-     r"holds no volume-N\.nii at any depth"),
     ("lits", {"ranges": {"train": [0, 99], "val": [99, 114]}}, "", "", "", "they must not overlap"),
-    ("brats", {"modalities": ["flare"]}, "", "", "",
-     r"recipe\.modalities=\['flare'\]: use one or several of flair, t1, t1ce, t2"),
-    ("brats", {}, "HGG LGG BraTS20_Training_355", "", None, r"holds no \.nii or \.nii\.gz at any depth"),
-    ("sequences", {"missing": "kep"}, "", "", "", r"recipe\.missing=kep; did you mean 'keep'\?"),
     ("sequences", {"sequences": {"T1": "*_t1.nii*", "T2": "*_t2.nii*"}}, "", "", "",
      r"recipe\.sequences\.T2=\*_t2\.nii\* matches nothing in .*; there is c_seg\.nii\.gz"),
-    ("sequences", {"sequences": ["T1"]}, "", "", "", r"recipe\.sequences=\['T1'\]: give a pattern for each"),
     ("sequences", {"series": {"T1": "*t1*"}}, "", "", "", r"by one of recipe\.sequences \(files\) and recipe\.series"),
     ("sequences", {"split_sequences": True}, "", "", "", r"recipe\.mask with split_sequences=true"),
     ("bids", {}, "participants.tsv", "61.5", "old", "participants.tsv, line 2, age: 'old' is not a number"),
-    ("bids", {}, "participants.tsv", "", None, "participants.tsv: no such file"),
     ("msd", {}, "dataset.json", '"name"', "name", r"dataset\.json: not the decathlon's list \(JSONDecodeError"),
     ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "../../x", "which is outside its folder"),
     ("msd", {}, "dataset.json", "./imagesTr/prostate_01", "./imagesTr/", "'./imagesTr/.nii.gz', which is no name"),

@@ -49,7 +49,7 @@ def named(content: bytes, rng: random.Random) -> bytes:
     return content[:begin] + NAME.encode() + content[end:]
 
 
-@pytest.mark.parametrize("spoilings, namings", [(8, 3), pytest.param(500, 100, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("spoilings, namings", [(5, 2), pytest.param(500, 100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", LISTS)
 def test_mutated_lists_give_records_or_one_line(
     name: str, spoilings: int, namings: int, tmp_path: Path, ingest: SimpleNamespace

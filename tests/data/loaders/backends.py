@@ -25,6 +25,9 @@ def parameters() -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.system] if name in SLOW else []) for name in BACKENDS]
 
 
+QUICK = [name for name in BACKENDS if name not in SLOW]  # test_helper.py compares the helper's batches with theirs
+
+
 def build(name: str, **arguments: Any) -> Loader:
     """A loader; skips where its package is missing, unless that is required (DIRA_SCALE_REQUIRE)."""
     if name == "dali":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.loaders.backends import build, parameters
+from data.loaders.backends import SLOW, build, parameters
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
@@ -48,11 +48,18 @@ def flip(path: Path, offset: int) -> None:
     path.write_bytes(content)
 
 
+DAMAGES = [(flip, "toy7.*checksum"), (cut, r"toy(7|8|9|10|11)\b"), (lambda path, _: path.unlink(), "No such file")]
+LOADERS = [(each.values[0], each.marks) for each in parameters()]  # a slow one has the first damage alone
+
+
 @pytest.mark.parametrize(
-    ("damage", "words"),
-    [(cut, r"toy(7|8|9|10|11)\b"), (flip, "toy7.*checksum"), (lambda path, _: path.unlink(), "No such file")],
+    ("name", "damage", "words"),
+    [
+        pytest.param(name, *damage, marks=marks)
+        for name, marks in LOADERS
+        for damage in DAMAGES[: 1 if name in SLOW else 3]
+    ],
 )
-@pytest.mark.parametrize("name", parameters())
 def test_a_damaged_shard(arguments: dict[str, Any], name: str, damage: Callable[..., None], words: str) -> None:
     damage(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]))
     printed = error_of(name, arguments)

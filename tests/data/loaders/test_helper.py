@@ -39,14 +39,17 @@ def children():
     return found
 
 
+CROPS = replace(SPEC, crops=({"count": 2}, {"size": 16, "count": 3}))
+HELD_OUT = {"order": EvalOrder(10, 4), "fixed_epoch": 0, "rank": 1, "world": 2, "views": CROPS}
+
+
 @pytest.mark.parametrize(
-    "changed",
-    [{}, pytest.param({"order": EvalOrder(10, 4), "fixed_epoch": 0}, marks=pytest.mark.system)],
-    ids=["endless", "to its end"],
+    "changed", [{}, pytest.param(HELD_OUT, marks=pytest.mark.system)], ids=["endless", "to its end"]
 )
 def test_batches_are_those_of_the_loader_itself(arguments, changed):
     """Through more steps than there are slots; kept batches stay what they were; the last, short one is whole. An
-    iterator that is closed leaves no process, and so does one that is at its end."""
+    iterator that is closed leaves no process, and so does one that is at its end. Also of one rank of two, and of
+    several sizes of crops."""
     given = arguments | changed
     steps = range(1, 9) if not changed else range(3)
     helper = choose("cpu").in_helper().build(LoaderSpec(**given, prefetch=1, workers=2))
