@@ -85,23 +85,28 @@ def check_leak(judged: Sequence[Part], test: str | None, sources: Sequence[Weigh
     """
     if not judged or not sources:
         return Leak(NO_LEAK, [])
-    unknown, remarks = [f"{source.name}: {why}" for source in sources for why in source.unknown], list[str]()
+    unknown, remarks = dict[str, list[str]](), list[str]()  # the names of sources by what is unknown of them
     for source in sources:
         if shared := _shared(source.learned, judged):
             raise UserError(_refusal(source, shared))
         reasons = {
-            f"{source.name}: {part} and {each.dataset.info.name}: {why}"
+            f"{part} and {each.dataset.info.name}: {why}"
             for part in source.learned for each in judged if (why := part.incomparable(each))
         }  # fmt: skip
-        unknown += sorted(reasons)
+        for reason in [*source.unknown, *sorted(reasons)]:
+            unknown.setdefault(reason, []).append(source.name)
         for part, each, count in _shared(source.validated, [each for each in judged if each.split == test]):
             remarks.append(
                 f"{source.name} chose its checkpoint on {count} of the {len(each.patients)} patients of {each}, which "
                 f"are in {part}; its gradients have not seen them"
             )
     about = f"no patient of {' or '.join(map(str, judged))} was trained on by {' or '.join(s.name for s in sources)}"
-    lines = [f"{UNKNOWN}: {why}" for why in unknown] or [f"{NO_LEAK}: {about}"]
+    lines = [f"{UNKNOWN}: {_several(names)}: {why}" for why, names in unknown.items()] or [f"{NO_LEAK}: {about}"]
     return Leak(UNKNOWN if unknown else NO_LEAK, [f"patients: {line}" for line in [*lines, *remarks]])
+
+
+def _several(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def own_source(data: Inputs) -> WeightsOrigin:

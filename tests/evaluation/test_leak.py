@@ -18,7 +18,7 @@ from recorded import record
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, check_leak, sources_of
+from dira_scale.evaluation.leak import NO_LEAK, UNKNOWN, Leak, Part, WeightsOrigin, check_leak, sources_of
 from dira_scale.finetune import main
 from dira_scale.training.inputs import selected
 
@@ -131,6 +131,10 @@ def test_what_cannot_be_checked_says_why(make: Make, tmp_path: Path) -> None:
         verdict = checked(ours, start)
         assert verdict.verdict == UNKNOWN, start
         assert [*verdict.lines] and verdict.lines[0].startswith(f"patients: {UNKNOWN}: init={start}: {why}")
+
+    three = [WeightsOrigin(f"run={name}", unknown=["it is no longer there"]) for name in "abc"]
+    judged = [Part.of(ours, "test")]
+    assert check_leak(judged, "test", three).lines == [f"patients: {UNKNOWN}: run=a and 2 more: it is no longer there"]
 
 
 def finetune(run: Path, shards: str, *words: str) -> int:
