@@ -71,7 +71,7 @@ class Frame:
 
 
 def _header(grid: Sequence[int], brick: Sequence[int], dtype: np.dtype, chunks: int, size: int) -> bytes:
-    """Of a frame of ``size`` bytes, ``chunks`` of them encoded: ``grid`` bricks of LZ4HC, level 5, after a shuffle."""
+    """The header of a frame of ``size`` bytes, ``chunks`` of them encoded: ``grid`` bricks, shuffled, LZ4HC of level 5."""
     shape = [n * side for n, side in zip(grid, brick, strict=True)]
     decoded = math.prod(brick) * dtype.itemsize
     return b"".join([
@@ -85,7 +85,7 @@ def _header(grid: Sequence[int], brick: Sequence[int], dtype: np.dtype, chunks: 
 
 
 def _index_header(bricks: int) -> bytes:
-    """Of the offsets, a chunk that is not encoded."""
+    """The header of the offsets, a chunk that is not encoded."""
     sizes = 8 * bricks, 8 * bricks, INDEX + 8 * bricks
     return struct.pack("<4B3i", 5, 1, 7, 8, *sizes) + bytes.fromhex("00000000000001050000000000000000")
 
