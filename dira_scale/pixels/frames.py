@@ -71,7 +71,7 @@ class Frame:
 
 
 def _header(grid: Sequence[int], brick: Sequence[int], dtype: np.dtype, chunks: int, size: int) -> bytes:
-    """The header of a frame of ``size`` bytes, ``chunks`` of them encoded: ``grid`` bricks, shuffled, LZ4HC of level 5."""
+    """The header of a frame of ``size`` bytes, ``chunks`` of them encoded: ``grid`` bricks, shuffled, by LZ4HC."""
     shape = [n * side for n, side in zip(grid, brick, strict=True)]
     decoded = math.prod(brick) * dtype.itemsize
     return b"".join([
