@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +23,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 
+from dira_scale.config.compose import compose
 from dira_scale.machine.workers import worker_pool
 
 __all__ = ["make"]  # the fixture of tests/imaging/volumes
-ROOT = Path(__file__).parents[2]
 IDENTITY = {
     "PatientName": "Quillfeather^Osbertina",
     "PatientID": "HOSP-7741903",
@@ -72,21 +71,15 @@ def write_csv(path: Path, rows: list[Mapping[str, Any]]) -> Path:
 
 def recipe(name: str, /, **keys: Any) -> dict[str, Any]:
     """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced; its name is not that of out."""
-    config = deepcopy(merged(name))
+    config = deepcopy(composed(name, tuple(key for key in ("images", "labels", "sequences") if key in keys)))
     return config | {"name": config["name"] or name} | keys
 
 
 @cache
-def merged(name: str) -> Any:
-    """By hand from the files: Hydra takes a quarter of a second, and most tests want one (test_plan.py compares)."""
-    common = OmegaConf.load(ROOT / "configs" / "shard.yaml").recipe
-    return OmegaConf.to_container(OmegaConf.merge(common, *files(name)), resolve=True)
-
-
-def files(name: str) -> list[Any]:
-    """The recipe's file, after those of its defaults."""
-    own: Any = OmegaConf.load(ROOT / "shards" / "recipe" / f"{name}.yaml")
-    return [*chain.from_iterable(map(files, own.pop("defaults", []))), own]
+def composed(name: str, must: tuple[str, ...]) -> Any:
+    """It takes a few tenths of a second, and is wanted by most tests."""
+    words = [f"recipe={name}", "out=unset", *(f"recipe.{key}=unset" for key in must)]
+    return OmegaConf.to_container(compose("shard", words).recipe, resolve=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -196,6 +196,7 @@ def test_one_label_of_classes_is_the_target_and_damaged_classes_are_refused(
 def test_a_column_is_labels_or_classes(folder: Path, ingest: SimpleNamespace) -> None:
     for keys, words in (
         ({"label_columns": ["grade"], "class_columns": ["grade"]}, "both have grade: name it in one"),
+        ({"class_columns": ["sort"]}, "no column 'sort' .recipe.columns, label_columns, label_rules or class_columns"),
         (
             {"class_columns": ["kind"], "labels": None},
             "recipe.labels must be given: recipe.class_columns names columns",

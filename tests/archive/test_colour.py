@@ -73,6 +73,7 @@ def test_mixtures_are_counted(tmp_path: Path, ingest: SimpleNamespace) -> None:
     [
         ("grey", {}, r"recipe.colour=grey: the images are in colour \(recipe.colour=rgb stores three channels"),
         ("rgb", {"count": 0, "grey": 3}, r"recipe.colour=rgb: the images are grey \(recipe.colour=rgb stores"),
+        ("red", {}, "recipe.colour=red: use grey, luminance, rgb"),
     ],
 )
 def test_the_other_kind_is_one_line_before_anything_is_written(
@@ -91,3 +92,8 @@ def test_shards_in_colour_are_recoded(tmp_path: Path, ingest: SimpleNamespace) -
         pixels = decode(before.read(row), "png", (48, 40, 3))
         expected = np.asarray(Image.fromarray(pixels).resize((20, 24), Image.Resampling.BILINEAR))
         np.testing.assert_array_equal(decode(after.read(row), "jp2", (24, 20, 3)), expected)
+
+
+def test_volumes_have_no_colour(ingest: SimpleNamespace, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"recipe\.colour=rgb with recipe\.dims=3: volumes are grey"):
+        convert(ingest.recipe("volumes", images=str(tmp_path), colour="rgb"), tmp_path / "out", workers=1)

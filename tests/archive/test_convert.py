@@ -8,10 +8,13 @@ import shutil
 import stat
 import tarfile
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +24,7 @@ from needs import real_data
 from PIL import Image
 from rich.console import Console
 
-from dira_scale.archive import outcome
+from dira_scale.archive import outcome, writer
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
@@ -102,7 +105,7 @@ def test_the_codec_for_gpus_is_measured_beside_png_and_chosen(
     chosen: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A dataset that GPUs decode has no such line."""
+    """Sizes are those of the libraries that encode; a dataset that GPUs decode has no such line."""
     made = {}
     for codec in (None, "gpu"):
         config = ingest.recipe("folder", images=str(png_folder), codec=codec, bits=bits)
@@ -112,8 +115,15 @@ def test_the_codec_for_gpus_is_measured_beside_png_and_chosen(
     assert other.info.codec == chosen and set(other.column("codec")) == {chosen}
     (line,) = [line for line in printed.splitlines() if line.startswith("codec: ")]
     assert line.endswith(f"recipe.codec=gpu, which stores {chosen}") and "codec: " not in silent
-    (size,) = re.findall(r"png[^;]*?(\d+) KB", line)
-    assert int(size) == pytest.approx(np.mean(plain.column("size")) / 1e3, abs=1)
+    rows = np.unique(np.linspace(0, sum(plain.info.counts.values()) - 1, 8).astype(int))
+    pngs = [plain.read(row) for row in rows]
+    encoders = {"jp2": imagecodecs.htj2k_encode, "jpg": lambda x: imagecodecs.jpeg8_encode(x, 95)}
+    if bits == 16:
+        del encoders["jpg"]
+    sizes = {name: [len(encode(imagecodecs.png_decode(png))) for png in pngs] for name, encode in encoders.items()}
+    for name, size in {"png": [*map(len, pngs)], **sizes}.items():
+        (printed_size,) = re.findall(rf"{name}[^;]*?(\d+) KB", line)
+        assert int(printed_size) == pytest.approx(np.mean(size) / 1e3, abs=1)
 
 
 def test_masks_boxes_and_spacing_follow_the_size(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -313,3 +323,21 @@ def test_the_next_command_works_or_is_not_proposed(
     outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")] or [None]
     assert line == (following and f"next: python -m dira_scale.pretrain {following}")
+
+
+def test_most_inputs_refused_is_reported_while_it_converts(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def threads(workers: int, _: str, prepare: Callable[..., None], *shared: Any) -> ThreadPoolExecutor:
+        prepare(*shared)
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(writer, "_worker", None)
+    monkeypatch.setattr(writer, "worker_pool", threads)
+    monkeypatch.setattr(writer, "TRIED", 3)
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    for number, text in enumerate(("YES", "YES", "YES", "NO")):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
+    convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+    (line,) = caplog.messages
+    assert re.match(r"3 of the first [34] inputs are refused, the last one because: .*recipe.burned_in=keep", line)

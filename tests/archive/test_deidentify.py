@@ -30,6 +30,18 @@ def test_environment_goes_first_but_for_public_images_and_a_short_key_is_refused
         load_key(secret=True)
 
 
+def test_a_home_that_cannot_be_written_to_is_one_line_with_both_ways_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file, no folder")
+    monkeypatch.delenv("DIRA_SCALE_HASH_KEY")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    with pytest.raises(
+        UserError, match=r"cannot be kept in .*hash_key \(Not a directory\).*key_file=….*\$DIRA_SCALE_HASH"
+    ):
+        load_key(secret=True)
+
+
 @pytest.mark.parametrize(
     "name, value, kept",
     [

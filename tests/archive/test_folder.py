@@ -23,6 +23,31 @@ def listed(source: Folder, workers: int = 1) -> dict[str, SourceRecord]:
     return {record.name: record for record in source.records(workers)}
 
 
+def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
+    for columns, words in (
+        ({"file": "file"}, "no column 'file' .*; it has image; recipe.columns.file=COLUMN names it$"),
+        ({"file": "image", "patient": "who"}, "'who' .*recipe.columns.patient=null if there is none$"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Folder(str(png_folder / "images"), str(table), columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["im00", "im01"], "none of its 2 files exists. 'im00' was looked for in .*: append .png to the names"),
+        (["x.png"], "none of its 1 files exists. 'x.png' was looked for in .*images and beside the table; there is im"),
+    ],
+)
+def test_a_table_that_names_no_file_is_an_error(
+    png_folder: Path, ingest: SimpleNamespace, names: list[str], words: str
+) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": name} for name in names])
+    with pytest.raises(UserError, match=words):
+        Folder(str(png_folder / "images"), str(table), columns={"file": "image"})
+
+
 def test_label_rules_make_labels_from_categories(png_folder: Path, ingest: SimpleNamespace) -> None:
     kinds = ["NORMAL", "PNEUMONIA", ""]
     rows = [{"file": f"im{n:02d}.png", "kind": kinds[n], "age": 50} for n in range(3)]
@@ -63,10 +88,13 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
     "arguments, words",
     [
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
+        ({"images": "labels.csv"}, "recipe.images=.*labels.csv: a file; name the folder that it is in"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
         ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
+        ({"columns": {"flie": "file"}}, "recipe.columns: unknown key 'flie', use"),
+        ({"label_columns": ["patient"]}, "'P0' is not a number"),
         ({"label_columns": ["size"]}, "labels.csv, line 2, size: 'inf' is not a number"),
         ({"boxes": "boxes.csv"}, "boxes.csv: none of the files"),
     ],
@@ -89,7 +117,9 @@ def test_a_file_listed_twice_is_an_error_that_names_the_lines(png_folder: Path) 
         Folder(str(png_folder / "images"), str(table), columns=COLUMNS)
 
 
-@pytest.mark.parametrize(("lesion", "lesions"), [("2,3", "3"), ("Irrelevant", "3"), ("1", "1000")])
+@pytest.mark.parametrize(
+    ("lesion", "lesions"), [("2,3", "3"), ("E1", "3"), ("Irrelevant", "3"), ("1", "2.5"), ("1", "1000")]
+)
 def test_a_lesion_that_would_be_dropped_is_an_error(png_folder: Path, lesion: str, lesions: str) -> None:
     """Its candidate would count as a false positive. Empty cells, and 1.0 as pandas writes it, are right."""
     table = png_folder / "lesions.csv"
@@ -152,6 +182,20 @@ def test_patients_are_read_from_paths(tmp_path: Path, ingest: SimpleNamespace, p
     one, two = ("P-01", None), ("P-02", None)
     assert patients == {"P-01_a.png": one, "deep/P-01_b.png": one, "P-02.png": two, "P-02.dcm": two}
     assert records["P-02.dcm"].study
+
+
+@pytest.mark.parametrize(
+    "pattern, words",
+    [
+        ("P-[0-9]+", "it has no groups; put the part that is the patient between"),
+        ("(P)-([0-9]+)", "it has 2 groups"),
+        ("(P-", r"recipe.patient_pattern=\(P-: not a regular expression \(missing \)"),
+        (7, "recipe.patient_pattern=7: not a regular expression"),
+    ],
+)
+def test_a_pattern_without_a_patient_is_one_error(tmp_path: Path, pattern: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Folder(str(tmp_path), patient_pattern=pattern)
 
 
 def test_a_pattern_and_a_column_of_patients_exclude_each_other(png_folder: Path) -> None:

@@ -1,18 +1,22 @@
 """The name and modality that a dataset has where its recipe leaves them null."""
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dira_scale.archive.outcome import pretraining
 from dira_scale.archive.output import completed
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.shard import convert as converting
@@ -20,6 +24,7 @@ from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
 from dira_scale.shard.survey import survey_and_print
+from dira_scale.training.schedule import stage_plans
 
 UNNAMED = {"name": None, "splits": {"train": 1.0}, "min_side": 1}
 
@@ -155,3 +160,13 @@ def test_values_that_are_hardly_hounsfield_units_are_counted(
         assert "warning: 2 x values that are hardly Hounsfield units" in capsys.readouterr().out
     survey_and_print(config, workers=1, key_file=None, count=3)
     assert "odd       2 of 3 tried: values that are hardly Hounsfield units" in capsys.readouterr().out
+
+
+def test_the_steps_of_the_next_command_are_those_that_pretrain_plans() -> None:
+    """Which composes and checks the whole configuration: the proposal reads the experiment's file alone."""
+    info: Any = SimpleNamespace(
+        recipe={"_target_": "x"}, counts={"train": 109, "val": 1}, name="n", dims=2, channels=[], in_colour=False
+    )
+    words = shlex.split(pretraining(Path("d"), info))[3:]
+    config: Any = OmegaConf.to_object(compose("pretrain", words))
+    assert sum(plan.steps for plan in stage_plans(config, lambda batch: 109 // batch)) == 2604  # 31 x 84

@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from dira_scale.archive.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.archive.plan import plan_shards
+from dira_scale.archive.plan import TABLES, plan_shards
 from dira_scale.archive.recipe import Recipe, identity_hash
 from dira_scale.archive.sources.base import SourceRecord
-from dira_scale.config.compose import compose
 from dira_scale.config.registry import REGISTERED
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError
@@ -105,6 +103,12 @@ def test_a_plan_is_what_it_always_was() -> None:
     assert list(made.shards)[-1] == LAST
 
 
+def test_no_room_for_the_plan_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dira_scale.archive.plan.TABLES", TABLES.replace("cache_size = -8000", "max_page_count = 9"))
+    with pytest.raises(UserError, match=r"the plan cannot be written .*database or disk is full.*set TMPDIR"):
+        plan_shards([record(f"im{n}") for n in range(999)], make(), HASHER)
+
+
 MEASURED = """
 import resource
 from pathlib import Path
@@ -166,6 +170,11 @@ def test_a_patient_in_two_official_splits_is_one_error_naming_hash_and_files() -
     assert "P1" not in str(caught.value).replace("a.png", "")
 
 
+def test_an_unknown_official_split_names_the_known() -> None:
+    with pytest.raises(UserError, match=r"'dev': recipe\.official has only test"):
+        plan_shards([record("a", split="dev")], make(official={"test": {"test": 1.0}}), HASHER)
+
+
 @pytest.mark.parametrize("name", ["../x", "a b", "x\n"])
 @pytest.mark.parametrize("keys", ["column", "splits", "official"])
 def test_a_split_that_cannot_be_a_file_name_is_refused(name: str, keys: str) -> None:
@@ -216,15 +225,19 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
     [
         ({"codec": "jgp"}, "recipe.codec=jgp; did you mean 'jpg'"),
         ({"codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
+        ({"dims": 4}, "recipe.dims=4: use 2 or 3"),
         ({"dims": 3, "codec": "png"}, "recipe.codec=png with recipe.dims=3"),
         ({"codec": "b2nd"}, "recipe.codec=b2nd with recipe.dims=2"),
         (
             {"dims": 3, "codec": "npy", "modality": "MR", "volume": VolumeSettings(None, None, None, "body", "refuse")},
             "recipe.volume.crop=body with recipe.modality=MR",
         ),
+        ({"bits": 12}, "recipe.bits=12"),
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
+        ({"splits": None}, "recipe.splits=None: give shares"),
         ({"secret": "no"}, "recipe.secret=no: use true or false"),
         ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse, tagged, keep"),
+        ({"shard_size": 0}, "recipe.shard_size=0: must be an integer of at least 1"),
         ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
     ],
 )
@@ -268,12 +281,30 @@ def test_places_are_no_part_of_the_identity(location: str, ingest: SimpleNamespa
 
 
 @pytest.mark.parametrize(
+    "source, words",
+    [
+        ({"_target_": "torch.optim.nowhere.Source"}, "recipe._target_: torch.optim.nowhere.Source cannot be imported"),
+        ({"_target_": "Foldr"}, "recipe._target_: Foldr is neither .* did you mean 'Folder'"),
+        ({"_target_": "Folder", "imagse": "x"}, "does not fit its source .*'images'"),
+    ],
+)
+def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make(source=source).make_source()
+
+
+@pytest.mark.parametrize(
     "keys, words",
     [
         ({"spacing": (1.0, 1.0)}, r"recipe.volume.spacing=\[1.0, 1.0\]: give \[z, y, x\] in mm"),
+        ({"spacing": 2}, r"recipe.volume.spacing=2: give \[z, y, x\] in mm"),
+        ({"range": 5}, r"recipe.volume.range=5: give \[low, high\]"),
         ({"range": (1000, -1000)}, "recipe.volume.range"),
+        ({"crop": "bdy"}, "recipe.volume.crop=bdy; did you mean 'body'"),
         ({"crop": {"mask": -1}}, r"recipe.volume.crop={'mask': -1}: give {mask: 30}, voxels around the mask, or"),
+        ({"crop": {"boxes": [32, 64]}}, r"recipe.volume.crop={'boxes': \[32, 64\]}: give {mask: 30}"),
         ({"crop": {"mask": 1, "boxes": [1, 1, 1]}}, "recipe.volume.crop={'mask': 1, 'boxes': "),
+        ({"irregular": "no"}, "recipe.volume.irregular=no: use resample or refuse"),
     ],
 )
 def test_impossible_keys_of_volumes_are_refused(keys: dict, words: str) -> None:
@@ -346,17 +377,6 @@ OWN = {"bids", "channels", "class_folders", "folder", "pe_cad", "sequences", "vo
 
 def test_every_recipe_is_pinned() -> None:
     assert {path.stem for path in (SHARDS / "recipe").glob("*.yaml")} == IDENTITIES.keys()
-
-
-FEW = ("folder", "fomo300k", "lidc_nodules", "luna16_candidates")
-
-
-@pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(name, marks=pytest.mark.torture) for name in IDENTITIES if name not in FEW)]
-)
-def test_the_tests_recipes_are_those_of_the_command(name: str, ingest: SimpleNamespace) -> None:
-    config: Any = compose("shard", [f"recipe={name}", "out=unset", "recipe.images=unset", "recipe.name=x"])
-    assert OmegaConf.to_container(config.recipe, resolve=True) == ingest.recipe(name, images="unset", name="x")
 
 
 @pytest.mark.parametrize("name", IDENTITIES)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dira_scale.errors import UserError
 from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.survey import _estimate, survey_and_print
@@ -60,3 +61,8 @@ def test_as_a_user_types_it_nothing_is_written(
     assert "from 3 inputs drawn at random" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
     assert main(["plan", *keys, "sample=none"]) == 2 and "sample=none" in capsys.readouterr().err
+
+
+def test_a_sample_of_nothing_is_refused(png_folder: Path, ingest: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match="sample=0"):
+        survey_and_print(ingest.recipe("folder", **ingest.source_of(png_folder)), 1, None, 0)

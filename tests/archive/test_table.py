@@ -1,6 +1,7 @@
 """CSV files as people save them: odd encodings, commas at the end, cells that are no numbers."""
 
 import re
+import sys
 from datetime import date, datetime
 from pathlib import Path
 from zipfile import ZipFile
@@ -144,9 +145,31 @@ def test_what_lies_far_outside_an_excel_table_costs_little(tmp_path: Path, monke
     book = openpyxl.load_workbook(path)
     book["a"].cell(900, 700).number_format = "0.00"
     book.save(path)
-    monkeypatch.setattr(excel, "CELLS", 900)  # of 630,000 in the rectangle
-    assert [row.cells for row in read_table(path, ["file"], "")] == [{"file": "a.png"}]
-    monkeypatch.setattr(excel, "CELLS", 600)
+    with monkeypatch.context() as bounds:
+        bounds.setattr(excel, "CELLS", 900)  # of 630,000 in the rectangle
+        assert [row.cells for row in read_table(path, ["file"], "")] == [{"file": "a.png"}]
+    for name, most in (("ROWS", 899), ("CELLS", 600)):
+        excel._as_csv.cache_clear()
+        with (
+            monkeypatch.context() as bounds,
+            pytest.raises(
+                UserError,
+                match=r"sheet a has 702 cells and more up to row 900: .* delete what lies outside the table, or",
+            ),
+        ):
+            bounds.setattr(excel, name, most)
+            next(read_table(path, ["file"], ""))
     excel._as_csv.cache_clear()
-    with pytest.raises(UserError, match=r"sheet a has 702 cells and more up to row 900: .* delete what lies outside"):
-        next(read_table(path, ["file"], ""))
+
+
+def test_other_spreadsheets_are_to_be_saved_as_csv(tmp_path: Path) -> None:
+    (tmp_path / "x.xls").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x.xls: .xls cannot be read: save the table as CSV .UTF-8., or as .xlsx"):
+        next(read_table(tmp_path / "x.xls", ["file"], ""))
+
+
+def test_without_openpyxl_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "y.xlsx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pip install 'dira_scale\[excel\]', or save the table as CSV"):
+        next(read_table(tmp_path / "y.xlsx", ["file"], ""))

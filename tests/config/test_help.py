@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -72,3 +73,24 @@ def test_every_key_of_a_root_file_says_what_it_means(command: str) -> None:
     explained = of_file(file)
     unexplained = [key for key, _ in leaves(OmegaConf.create(keys)) if not any(map(key.startswith, explained))]
     assert unexplained == []
+
+
+def test_comments_are_read_where_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("lr: 1  # of the base\n")
+    (tmp_path / "mine.yaml").write_text(
+        "# of the file\n\ndefaults:\n  - base@inner\n\n"
+        "plain: 1  # behind\n"
+        "# above,\n# twice\nnode:\n  text: 'a # b'  # behind quotes\n  list: [1,\n    2]  # behind brackets\n"
+        "  flow: {a: 1, b: 2}  # of both\n"
+        "block:  # behind a node\n  - 1\n"
+        "none:\n"
+    )
+    assert of_file(tmp_path / "mine.yaml", "group.") == {
+        "group.inner.lr": "of the base",
+        "group.plain": "behind",
+        "group.node": "above, twice",
+        "group.node.text": "behind quotes",
+        "group.node.list": "behind brackets",
+        "group.node.flow": "of both",
+        "group.block": "behind a node",
+    }

@@ -14,6 +14,7 @@ from dira_scale.data.distort import build, build_batched
 from dira_scale.data.distort import colour as distort_colour
 from dira_scale.data.distort.corruptions import Bezier
 from dira_scale.data.views import COLOUR, Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
+from dira_scale.errors import UserError
 
 OFF = {"blur": Blur(p=0), "cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
 SPEC = ViewSpec(size=16, jitter=Jitter(0.8, 0.8, 0.9, saturation=0.8, hue=0.2), grey=0.2, **OFF)  # SimCLR, strength 1
@@ -93,3 +94,16 @@ def test_a_curve_is_the_same_for_all_three_channels() -> None:
     for channel in range(3):
         alone = build(spec)(x[:, channel : channel + 1], params)
         assert torch.allclose(result[:, channel], alone[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({"jitter": Jitter(hue=0.6)}, r"0 <= jitter.hue <= 0.5"), ({"grey": 1.5}, r"probabilities must be in \[0, 1\]"),
+        ({"jitter": Jitter(p=0, saturation=0.2), "size": (8, 8, 8)}, "volumes do not have jitter.saturation=0.2"),
+        ({"jitter": Jitter(p=0), "grey": 0.2, "size": (8, 8, 8)}, "volumes do not have grey=0.2"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(keys: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        ViewSpec(**{"size": 16, **OFF, **keys})

@@ -14,6 +14,7 @@ from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, norm
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dira_scale.data.distort import build
 from dira_scale.data.distort.corruptions import (
@@ -236,9 +237,13 @@ def test_curves_rise_or_fall_as_often() -> None:
 @pytest.mark.parametrize(
     ("corruption", "printed"),
     [(BlockMask(5), "x: block=5: a view of 16 x 16 x 12 does not divide"), (BlockMask(4, 0.001), "some must be"),
-     (Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"), (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
+     (7, "expected {_target_: …}"), (Bezier(p=2.0), "p=2.0: expected a number from 0 to 1"),
+     (Inpaint(side=(0.1, 0.9)), "do not fit into a side of"),
+     (LocalShuffle(blocks=0), "blocks=0: expected 1 to"), (OneOf(of={"a": Bezier()}), "a probability for each of a"),
      (OneOf(of={"a": Bezier(), "b": Bezier()}, p={"a": 0.6, "b": 0.6}), "add up to more than 1"),
-     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"), (Elastic(sigma=0.0), "sigma=0.0")],
+     (GaussianBlur(sigma=(2.0, 1.0)), "sigma"), (Affine(scale=1.0), "scale=1.0"), (Elastic(sigma=0.0), "sigma=0.0"),
+     (Affine(degrees=181), "degrees=181"),
+     (Inpaint(fill="black"), "fill=black: expected noise, constant")],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(corruption: Any, printed: str) -> None:
     with pytest.raises(UserError, match=printed):
@@ -266,3 +271,27 @@ def test_what_a_plan_has_computed_is_not_kept_for_training(corruption: Any) -> N
             faked = {name: mode.from_tensor(value) for name, value in params.items()}
             assert corruption.apply(torch.empty(2, 1, *SIZE), faked).shape == (2, 1, *SIZE)
     assert type(corruption.apply(torch.rand(2, 1, *SIZE), params)) is torch.Tensor
+
+
+@pytest.mark.parametrize("corruption", [LocalShuffle(blocks=50), GaussianBlur()])
+def test_a_plan_counts_what_a_gpu_does(corruption: Any) -> None:
+    """All samples are changed at once: the number of operations, some 200, does not depend on that of samples."""
+
+    class Counted(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.operations += 1
+            return func(*args, **kwargs or {})
+
+    counts = []
+    for count in (2, 9):
+        params = params_of(corruption, SIZE, count)
+        with FakeTensorMode() as mode:
+            faked = {name: mode.from_tensor(value) for name, value in params.items()}
+            x = torch.empty(count, 1, *SIZE)
+            corruption.apply(x, faked)  # the tables are made
+            with Counted() as counted:
+                corruption.apply(x, faked)
+        counts.append(counted.operations)
+    assert counts[0] == counts[1] and 100 < counts[0] < 300

@@ -61,7 +61,10 @@ def test_settings_of_a_kind_are_those_of_all_with_its_own_beside() -> None:
     [
         ({"crops": (96,)}, r"views.crops=\[96\]: give a list of kinds of crops, such as \[{count: 2"),
         ({"crops": ({}, {"siz": 24})}, r"views.crops\[1\].siz: a kind of crops has size, count.*mean 'size'"),
+        ({"crops": ({}, {"blur": {"q": 1}})}, r"views.crops\[1\].blur.q: expected sigma, p"),
+        ({"crops": ({}, {"size": 4})}, r"views.crops\[1\]: need at least one view of at least 8 pixels"),
         ({"crops": ({"size": 24}, {})}, r"views.crops\[0\].size=24: the network is made for .*data.size=24, or begin"),
+        ({"crops": ({}, {"count": 255})}, r"views.crops has 257 views of a sample: use at most 256"),
         ({"size": (16, 16, 16), **NONE, "iou": 0.2, "crops": ({}, {})}, "iou=0.2 is of two crops of one kind"),
     ],
 )

@@ -59,10 +59,13 @@ def test_what_cannot_be_excluded_is_one_error(patients: Any, tmp_path: Path) -> 
     root = str(dataset.root)
     for exclude, printed in (
         (str(nobody), r"nobody.txt: none of its 2 lines is a patient of .*one; it needs their keys, as in the"),
+        (str(tmp_path / "none.txt"), r"data.exclude=.*none.txt cannot be read: .*No such file"),
         (str(binary), r"data.exclude=.*image.png is not text: data.exclude=patients.txt, a file"),
         (root, r"data.exclude=.*one is a folder; if it is a dataset name its splits, as in data.exclude=patients.txt"),
         ({root: None}, r"name the splits, as in data.exclude=patients.txt, a file .* or data.exclude='{DATASET: \[val"),
+        (7, "data.exclude=7: expected data.exclude=patients.txt"),
         ({root: "vla"}, "data.exclude: .*one has no split 'vla', but train, val; did you mean 'val'"),
+        ({str(tmp_path / "gone"): "test"}, "no sharded dataset at .*gone"),
         ({str(rehashed.root): "train"}, r"one and .*rehashed: their patients were hashed with two keys, so no"),
         ({str(elsewhere.root): "train"}, "elsewhere: their patients are of two archives by their recipes"),
         ({str(unsaid.root): "train"}, "unsaid: one of them does not say with which hash key it was made"),

@@ -1,5 +1,6 @@
 """Views of evaluation: the same crops of every image, and nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,17 @@ def test_nothing_is_drawn() -> None:
     assert (first.box == again.box).all() and (first.flip == again.flip).all()
     images = torch.rand(4, 1, 28, 28)
     assert torch.equal(build_distort(TEN)(images, distortion), images)
+
+
+@pytest.mark.parametrize(
+    ("change", "printed"),
+    [
+        ({"count": 3}, "fixed: 10 crops for 3 views; give one for each"),
+        ({"fixed": centre(3), "count": 1}, r"fixed: .* does not have the 2 axes of size=28"),
+        ({"fixed": centre(2, 1.5), "count": 1}, r"fixed: need positions from 0 to 1, 0 < share <= 1"),
+        ({"fixed": centre(2, extent=(0, 8)), "count": 1}, r"and extents above 0"),
+    ],
+)
+def test_impossible_crops_are_refused(change: dict[str, Any], printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
+        replace(TEN, **change)

@@ -138,6 +138,9 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ([severe, grave], {}, r"severe has grade: none, grade: severe, .*grave has grade: none, grade: grave: sh"),
         ([first], {"names": ("Mass",), "exclusive": True}, "Mass alone is not one of several classes: name two"),
         ([first], {"uncertain": "lsr_ones", "exclusive": True}, "uncertain=lsr_ones: one of several classes is known"),
+        ([first], {"uncertain": "one"}, "uncertain=one: expected ones, zeros, ignore, lsr_ones; did you mean 'ones'"),
+        ([first], {"uncertain": {"Edma": "ones"}}, "uncertain.Edma: the labels are .*; did you mean 'Edema'"),
+        ([first], {"unknown": "none", "key": "task.labels"}, "task.unknown=none: expected ones, zeros, ignore"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=printed):
             LabelChoice(**choice).of(datasets)
@@ -157,6 +160,12 @@ def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
         ),
         ([[1, 0], [1, 0]], {"exclusive": True}, False, r"label 'b' has no positive among 2 samples"),
         ([[1, 0], [1, 1]], {"exclusive": True}, True, r"1 of 2 samples have none or several of the labels a, b:"),
+        (
+            [[1, 0], [0, 0], [0, 1]],
+            {"exclusive": True},
+            True,
+            r"1 of 3 samples have none or several of the labels a, b",
+        ),
     ],
 )
 def test_labels_that_cannot_be_learned_are_one_error(

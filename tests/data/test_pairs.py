@@ -171,10 +171,12 @@ def test_the_last_resort_keeps_the_bound(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ({"iou": 1.0}, "iou=1: pairs overlap by more than this; give a number from 0 to below 1"),
         ({"iou": 0.2, "count": 3}, "iou=0.2 is of two views of one volume: got count=3, pair=image"),
+        ({"same_size": True}, "same_size=true is of pairs: add iou=0.2"),
         (
             {"iou": 0.25, "turns": 0.5, "extents": ((16, 16, 64), (16, 8, 40))},
             "iou=0.25: no two crops of 16 x 16 x 64, 16 x 8 x 40 have more where one of them is turned, at most 0.143",
         ),
+        ({"crop_border": (1, 2)}, r"crop_border=\[1, 2\]: give \[depth, height, width\] in voxels"),
         ({"turns": 0.5, "target_flip": "released"}, "target_flip=released: of views with turns or transpose only with"),
         ({"turns": 0.5, "spacing": (2, 1, 1.5)}, r"turns and transpose need one spacing .*, got spacing=\[2, 1, 1.5\]"),
         ({"orientations": 2, "size": (8, 8, 9)}, r"orientations=2: quarter turns need size=\[depth, side, side\], got"),

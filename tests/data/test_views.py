@@ -208,8 +208,13 @@ GOLDEN = {
         ({"flip": 1.5}, "probabilities"),
         ({"flip": (0.5, 0.0)}, r"flip=\[0.5, 0.0\]: images are mirrored left and right alone: give one number"),
         ({"cutout": Cutout(p=0.8)}, "sum of the three"),
+        ({"scale": (0.5, 0.2)}, "scale"),
+        ({"size": 4}, "8 pixels"),
+        ({"rotation": -1.0}, "0 <= rotation <= 180"),
+        ({"orientations": -1}, "orientations=-1: need at least 0"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
         ({"target_flip": "releasd"}, "target_flip=releasd: expected .*did you mean 'released'"),
+        ({"pair": "patent"}, "pair=patent: expected image, session, patient; did you mean 'patient'"),
         ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),
     ],
 )

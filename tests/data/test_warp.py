@@ -15,6 +15,7 @@ from dira_scale.data.random import mix
 from dira_scale.data.views import SizedCrop, Tone, ViewSpec, Warp, draw
 from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Jitter, Shuffle
 from dira_scale.data.views.warp import COLUMNS, ELASTIC, GRID, OPTICAL, UNWARPED, Warps
+from dira_scale.errors import UserError
 from dira_scale.methods import views_of
 
 OFF: Any = {"flip": 0.0, "jitter": Jitter(p=0), "blur": Blur(p=0), "cutout": Cutout(p=0), "shuffle": Shuffle(p=0),
@@ -164,3 +165,18 @@ def test_the_views_of_masks_are_benchmark_transfer_learnings() -> None:
     assert (spec.sized, spec.tone) == (SizedCrop([156, 224], 0.25), Tone(gamma=[0.8, 1.2], p=0.3))  # type: ignore[arg-type]
     assert spec.warp == Warp(p=0.3)
     assert spec.count == 1 and not (spec.rotation or spec.flip or spec.jitter.p or spec.blur.p or spec.cutout.p)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "printed"),
+    [
+        ({"warp": Warp(grid=1.0, p=0.1)}, "0 <= warp.grid < 1"),
+        ({"tone": Tone(gamma=(0, 1))}, r"0 < tone.gamma\[0\]"),
+        ({"sized": SizedCrop((156, 300))}, r"sized.side\[1\] <= 224"),
+        ({"size": (8, 8, 8), "warp": Warp(p=0.1)}, r"volumes do not have warp.p=0.1: set each to 0"),
+        ({"size": (8, 8, 8), "sized": SizedCrop()}, "volumes do not have sized, but extents"),
+    ],
+)
+def test_views_that_make_no_sense_are_one_error(wrong: dict[str, Any], printed: str) -> None:
+    with pytest.raises(UserError, match=printed):
+        ViewSpec(**(OFF | wrong))

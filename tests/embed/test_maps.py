@@ -19,6 +19,7 @@ from dira_scale import api
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.embed import main
+from dira_scale.evaluation.embeddings import part_rows
 from dira_scale.metrics.cases import read_cases
 from dira_scale.probe import main as probe
 from dira_scale.runs.checkpoint import Checkpointer, replicated
@@ -122,6 +123,10 @@ def test_maps_are_those_of_plain_timm_and_their_mean_is_the_vector(
     assert "sides" not in json.loads((tmp_path / "pooled" / "_embedding.json").read_text())
 
 
+def test_large_maps_have_small_parts() -> None:
+    assert [part_rows(10_000, row_bytes) for row_bytes in (0, 2**20, 2**30)] == [64, 64, 1]
+
+
 def brute_force(bank: np.ndarray, labels: np.ndarray, queries: np.ndarray, k: int, temperature: float) -> np.ndarray:
     """[m, K], one query and one neighbour after the other, in float64."""
     votes = np.zeros((len(queries), labels.shape[1]))
@@ -215,6 +220,7 @@ def test_mistakes_are_one_line(make_dataset: Make, tmp_path: Path, capsys: pytes
         ([both], "embeddings: some have maps and some vectors"),
         ([maps, shards, "probes=[knn]"], "probes: is of vectors, and embeddings=… are maps"),
         ([maps, shards, "masks.classes={a: 2}"], "also have the value 1: name all that masks have, masks.classes="),
+        ([maps, shards, "masks.classes={a: 0}"], "masks.classes={'a': 0}: give each class a value of its own"),
     ):
         capsys.readouterr()
         assert probe([*given, f"out={tmp_path / 'probe'}"]) == 2

@@ -112,6 +112,10 @@ def test_a_run_on_its_own_test_split_and_its_export_on_other_data(
     assert main(requested) == 0 and "is complete" in capsys.readouterr().out
     assert main([*requested, "data.split=val"]) == 2 and "has results of another data" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert main([*requested, "data.split=val", f"out={tmp_path / 'val'}"]) == 0
+    lines = results(tmp_path / "val")["leak"]["lines"]
+    assert f"run={run} chose its checkpoint on 12 of the 12 patients" in lines[1]
+    assert "ROC curves, val split" in (tmp_path / "val" / "report.html").read_text()
 
     other, exported = shown("other", ("new", "bright", "coin")), api.export(run, {"formats": ["plain"]})
     capsys.readouterr()
@@ -170,6 +174,7 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
     images = [np.zeros((40, 40, 4), np.uint8)] * 2
     four = make_dataset(images, name="four", splits=["train", "test"], label_names=NAMES)
     whole = make_dataset([image[..., 0] for image in images], name="whole", splits=["train", "test"], label_names=NAMES)
+    none = make_dataset([image[..., 0] for image in images], name="none", splits=["train", "test"], label_names=())
     unknown = make_dataset(
         [image[..., 0] for image in images], name="unknown", splits=["train", "test"], label_names=NAMES,
         labels=[[1.0, 0.0], [1.0, np.nan]],
@@ -183,8 +188,10 @@ def test_runs_and_datasets_that_do_not_fit_are_refused_before_anything_is_writte
         ([f"run={run}"], volumes, "holds volumes, and this network reads images"),
         ([f"run={run}"], four, f"four has images of 4 channels, and the network {run.name} takes 1 or 3"),
         ([f"run={run}", "data.split=tset"], dataset, f"{dataset.root} has train, val, test; did you mean 'test'?"),
+        ([f"run={run}", "data.split=all"], dataset, f"data.split=all: {dataset.root} has train, val, test"),
         ([f"run={run}"], dataset, f"run={run} has learned bright, dark, and all of it is asked for: task.labels: "
          f"{dataset.root} has no label 'dark', but bright, new"),
+        ([f"run={run}"], none, "none has no labels: shard it again with recipe.labels=… and another out"),
         ([f"run={run}"], unknown, "label 'dark' is unknown in all 1 samples: name another split, or another dataset"),
         ([f"run={leaking}"], whole, "figures would be too good"),
     ):  # fmt: skip
@@ -215,6 +222,8 @@ REFUSED: dict[str, tuple[list[str], list[str], str]] = {
     "no such class": (["task=labels"], ["grade: worst"], "has no label 'grade: worst', but bright, coin, grade, age"),
     "classes for a number": (["task=regression"], ["grade"], "'grade' of .* is a label of classes, which have no"),
     "a number for a label": (["task=labels"], ["age"], "split 'test': label 'age' has the value 53: need 0, 1, -1"),
+    "no such number": (["task=regression"], ["weight"], "has no label 'weight'"),
+    "several values": (["task=masks"], ["mask"], "values 1, 2 beside 0, .* one: name another split, or"),
     "another class": (
         ["task=masks", "task.classes={upper: 1}"], ["background", "upper"],
         "also have the value 2: name another split, or another dataset",

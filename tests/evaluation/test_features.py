@@ -17,7 +17,7 @@ from dira_scale.evaluation.features import Images, features
 
 @pytest.mark.parametrize(
     ("name", "cores", "workers", "threads"),
-    [("cuda", 8, None, 7), ("cuda", 8, 5, 5), ("cpu", 8, None, 2), ("cpu", 1, None, 1)],
+    [("cuda", 8, None, 7), ("cuda", 1, None, 1), ("cuda", 8, 5, 5), ("cpu", 8, None, 2), ("cpu", 1, None, 1)],
 )
 def test_as_many_threads_decode_as_in_training(
     name: str, cores: int, workers: int | None, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from torch import Tensor
 from dira_scale.data.geometry.fixed import centre
 from dira_scale.errors import UserError
 from dira_scale.evaluation.config import SLIDING, WHOLE
-from dira_scale.evaluation.stored import Stored, dense, read_ahead
+from dira_scale.evaluation.stored import Stored, dense, fits, read_ahead
 from dira_scale.pixels.codecs import encode
 
 CPU = torch.device("cpu")
@@ -68,6 +68,24 @@ def test_an_image_of_several_channels() -> None:
     stored = Stored(encode(pixels, "npy"), "npy", pixels.shape, 2, 0.0, 255.0)
     np.testing.assert_allclose(stored.image().numpy(), np.moveaxis(pixels, -1, 0) / np.float32(255), rtol=1e-6)
     assert stored.sides == (7, 9) and stored.channels == 3
+
+
+def test_crops_have_the_type_that_is_stored_until_they_are_on_the_device() -> None:
+    _, grey = volume(11, 9, 20)
+    pixels = np.zeros((7, 9), np.uint8)
+    image = Stored(encode(pixels, "npy"), "npy", pixels.shape, 2, 0.0, 255.0, bits=8)
+    kinds = {replace(image, bits=bits).cropped(centre(2)[0], (4, 4)).dtype.name for bits in (8, 16)}
+    assert kinds == {"uint8", "uint16"} and grey.cropped(centre(3)[0], (4, 4, 4)).dtype == np.int16
+
+
+@pytest.mark.parametrize(("values", "fit"), [(256, True), (257, False)])
+def test_windows_are_added_up_where_half_of_the_free_memory_is_enough(
+    values: int, fit: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1,536 bytes that nobody has, and 512 of the 1,000 that torch has, are free."""
+    for name, answer in {"mem_get_info": (1536, 9999), "memory_reserved": 1000, "memory_allocated": 488}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, answer=answer: answer)
+    assert fits(values, torch.device("cuda")) == fit
 
 
 def test_reading_ahead_keeps_the_order_and_a_bound() -> None:

@@ -1,6 +1,8 @@
 """A bad file is a verdict; a disk, a network or a memory that fails is not."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +21,15 @@ from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.shard.convert import convert
 from dira_scale.storage import store
+
+
+def test_a_verdict_passes_through_a_context_manager() -> None:
+    @contextmanager
+    def block() -> Iterator[None]:
+        yield
+
+    with pytest.raises(QuarantinedError), block():
+        raise QuarantinedError("decode", "damaged")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), MemoryError()])

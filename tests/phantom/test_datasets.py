@@ -21,7 +21,7 @@ from dira_scale.phantom.cxr import dataset as radiographs
 from dira_scale.phantom.cxr.findings import LABELS, SMALL
 
 PATIENTS, SIZE = 5, 96
-CT = {"patients": 1, "seed": 4, "kind": "thorax", "format": "metaimage", "size": 32}  # two studies
+CT = {"patients": 2, "seed": 4, "kind": "thorax", "format": "metaimage", "size": 32}  # three studies
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -85,8 +85,11 @@ def test_interrupted_and_enlarged_goes_on_to_the_same_bytes(
     "changed, words",
     [
         ({"seed": 8}, "seed=7, not 8"),
+        ({"size": 128}, f"size={SIZE}, not 128"),
         ({"patients": PATIENTS - 1}, f"already holds {PATIENTS} patients"),
+        ({"patients": 0}, "patients=0"),
         ({"mixture": "small"}, "findings=all, not small"),
+        ({"mixture": "smal"}, "no findings 'smal'; did you mean 'small'?"),
     ],
 )
 def test_other_settings_are_refused(phantoms: Path, changed: dict[str, int], words: str) -> None:
@@ -99,6 +102,7 @@ def test_other_settings_are_refused(phantoms: Path, changed: dict[str, int], wor
     [
         ({"kind": "abdomen"}, "kind=thorax, not abdomen"),
         ({"kind": "torax"}, "no kind 'torax'; did you mean 'thorax'?"),
+        ({"format": "nrrd"}, "no format 'nrrd'"),
     ],
 )
 def test_other_settings_of_scans_are_refused(chests: Path, changed: dict[str, str], words: str) -> None:

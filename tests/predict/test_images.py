@@ -41,6 +41,11 @@ def test_volumes_of_a_folder_are_not_cropped_to_masks_and_boxes(crop: dict[str, 
     assert images.load(0).stored.sides == (36, 40, 50)
 
 
+def test_the_key_that_was_typed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^images={tmp_path}/nowhere: no such folder$"):
+        FolderImages(f"{tmp_path}/nowhere", None, 2, "keys", None, 1)
+
+
 @pytest.mark.parametrize("missing", ["keep", "reject"])
 def test_a_session_may_lack_what_no_other_has_and_its_own_name_needs_no_key(
     missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

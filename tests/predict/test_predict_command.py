@@ -331,6 +331,7 @@ def test_what_cannot_be_is_reported_at_once(words: list[str], printed: str, caps
     [
         (["format=dicomseg", "images=x"], True, 2, "format=dicomseg: is of masks, and run=r has none"),
         (["probabilities=true", "data.shards=x"], True, 3, "is of masks, and run=r has none"),
+        (["format=nifti", "data.shards=x"], False, 2, "format=nifti, and probabilities, are of volumes"),
         (["probabilities=true", "data.shards=x"], False, 2, "are of volumes: run=r is of images"),
     ],
 )

@@ -75,7 +75,7 @@ def test_the_verb_tells_turns_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "output"),
-    [(["pretext=position", "labels=[a]"], "leave labels out"),
+    [(["pretext=rotaton"], "pretext=rotaton"), (["pretext=position", "labels=[a]"], "leave labels out"),
      (["pretext=position", "embeddings=x"], "leave embeddings out")],
 )  # fmt: skip
 def test_other_pretexts_and_labels_beside_them_are_refused(

@@ -49,8 +49,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "demo"))
 
 
-QUICK = ["draws=2", "c=[0.01,1.0]", "data.workers=1"]
-ONE, TWO = [*QUICK, "random_encoders=1"], [*QUICK, "random_encoders=2"]
+QUICK = ["random_encoders=2", "draws=2", "c=[0.01,1.0]", "data.workers=1"]
 
 
 def figures(out: Path) -> dict[tuple[str, str, str, float, str], dict]:
@@ -59,7 +58,7 @@ def figures(out: Path) -> dict[tuple[str, str, str, float, str], dict]:
 
 
 def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, capsys) -> None:
-    assert main([f"run={run}", f"data.shards={shards}", "fractions=[1.0,0.3]", "layer=[2,last]", *TWO]) == 0
+    assert main([f"run={run}", f"data.shards={shards}", "fractions=[1.0,0.3]", "layer=[2,last]", *QUICK]) == 0
     content = json.loads((run / "probe" / "probe.json").read_text())
     found = figures(run / "probe")
     pixels = "pixels 16x16"
@@ -119,7 +118,7 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
     other = train(tmp_path / "other", seed=0, wrapped=False)
     config = yaml.safe_load((other / "config.yaml").read_text()) | {"epoch_factor": 2.0}
     record(other, config)
-    argv = [f"run=[{runs[0]},{other},{runs[1]}]", f"data.shards={shards}", f"out={tmp_path / 'out'}", *ONE]
+    argv = [f"run=[{runs[0]},{other},{runs[1]}]", f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
     assert main([*argv, "stage=latest"]) == 0
     found = figures(tmp_path / "out")
     assert {key[0] for key in found} == {"moco", "other", "random", "pixels 16x16"}
@@ -131,7 +130,7 @@ def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, sha
     runs = [train(tmp_path / name / "demo", seed=0) for name in "ab"]
     config = yaml.safe_load((runs[1] / "config.yaml").read_text()) | {"epoch_factor": 2.0}
     record(runs[1], config)
-    argv = [f"data.shards={shards}", f"out={tmp_path / 'out'}", *ONE]
+    argv = [f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
     assert main([f"run=[{runs[0]},{runs[1]}]", *argv]) == 0
     assert {key[0] for key in figures(tmp_path / "out")} == {*map(str, runs), "random", "pixels 16x16"}
     assert main([f"run={runs[0]}", f"init={runs[1]}", *argv]) == 0
@@ -143,7 +142,7 @@ def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, sha
 def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shards: Path) -> None:
     torch.manual_seed(0)  # random encoder 0
     save_file(build_encoder(ENCODER, size=32).state_dict(), tmp_path / "mine.safetensors")
-    common = [f"data.shards={shards}", f"model.encoder={ENCODER}", "data.size=32", *ONE]
+    common = [f"data.shards={shards}", f"model.encoder={ENCODER}", "data.size=32", *QUICK]
     written = [tmp_path / name for name in ("a", "b")]
     for out in written:
         assert main([*common, f"init={tmp_path / 'mine.safetensors'}", f"out={out}"]) == 0
@@ -160,11 +159,19 @@ def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shard
         (["data.test_split=tset"], "data.test_split=tset: {shards} has train, val, test; did you mean 'test'?"),
         (["data.test_split=train"], "share 30 patients"),
         (["layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),
+        (["layer=lst"], "layer=lst: test_resnet has"),
         (["stage=dii"], "stage=dii: {run} has di, latest; did you mean 'di'?"),
         (["fractions=[1.5]"], "fractions=[1.5]: must be above 0 and at most 1"),
+        (["fractions=[]"], "fractions=[]"),
+        (["c=[]"], "c=[]"),
+        (["c=[1.0,0.0]"], "c=[1.0, 0.0]: must be above 0"),
+        (["layer=[]"], "layer=[]: name a level"),
         (["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         (["run=/nowhere"], "run=/nowhere is not a run folder"),
         (["run=null"], "model.encoder must be given without a run"),
+        (["data.size=16"], "data.size=16: must be at least 32"),
+        (["random_encoders=0"], "random_encoders=0: must be at least 1"),
+        (["layr=last"], "unknown key layr; did you mean 'layer'?"),
     ],
 )
 def test_mistakes_are_one_line(run: Path, shards: Path, arguments: list[str], message: str, capsys) -> None:

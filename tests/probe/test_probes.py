@@ -1,15 +1,18 @@
 """The probes against slow, obvious versions: pair counts, one fit at a time, patients by hand."""
 
+import io
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
 from dira_scale.data.selection import nested_draws
-from dira_scale.evaluation.probe_figures import Features, by_label, figures, markdown, overviews
+from dira_scale.evaluation.probe_figures import Features, as_json, by_label, figures, markdown, overviews, rich_table
 from dira_scale.metrics.figure import MEAN
 from dira_scale.probe.probing import (
     PARTS,
@@ -153,6 +156,24 @@ def test_the_spread_is_over_encoders_where_there_are_several_else_over_draws() -
     assert (alone.sd_over, alone.sd) == ("draws", pytest.approx(np.std([50, 70, 60], ddof=1)))
     title, cells = overviews([mean, a, b])[0]
     assert cells[1] == ["mine", "5", "2", mean.text()] and "knn @ 10 % (6)" in markdown(title, cells)
+
+
+def test_the_c_of_a_draw_without_a_figure_is_not_told() -> None:
+    of = Features("mine", "run", "5", 8, [{}])
+    draws = [Score(np.array([0.5]), np.array([0.1])), Score(np.array([np.nan]), np.array([np.nan]))]
+    (_, a) = figures(of, [{("linear", 0.1): draws}], ["a"], {0.1: 6.0})
+    assert (a.values, a.c) == ([[50.0]], [[0.1]])
+    json.dumps(as_json([a]), allow_nan=False)
+
+
+def test_a_narrow_terminal_folds_names_and_cuts_none() -> None:
+    names = ["dira_moco_of_all_radiographs_1", "dira_moco_of_all_radiographs_2"]
+    cells = [["encoder", *("linear @ 100 % (60)" for _ in range(6))], *([name, *["71.6 ± 14.3"] * 6] for name in names)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(rich_table("mean", cells))
+    text = console.export_text()
+    first = "".join(line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│"))
+    assert first == "".join(names) and "…" not in text
 
 
 def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> None:

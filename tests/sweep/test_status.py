@@ -158,6 +158,13 @@ def test_gpu_hours_end_the_status_only_when_nothing_is_at_work(going: SweepFolde
     assert printed(SweepFolder(going.path))[-1].strip() == "2.50 GPU-hours"
 
 
+def test_two_calls_of_slurm_for_any_number_of_runs(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 60)
+    slurm.says("squeue", {"5_0": "PENDING|Priority|"})  # the others are not in the queue any more
+    read_statuses(folder)
+    assert len(slurm.calls) == 2
+
+
 def test_a_status_imports_no_torch() -> None:
     ask = "import sys, dira_scale.sweep.table, dira_scale.sweep.subcommands, dira_scale.sweep.results"
     done = subprocess.run(

@@ -3,13 +3,12 @@
 The checkout that it joins is a folder of links to this one, with a copy of ``dira_scale/commands.py`` that names it.
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,57 +30,32 @@ phases:
           model.bn_groups: 1}
 """
 WORDS = ["data.size=32", "data.batch=8", "data.workers=1", "model.encoder=test_resnet", "model.bn_groups=1"]
-# What ``dira_scale WORDS`` does, for each line of words, in a process forked from one Python of that checkout: to start
-# it takes most of the time of a command.
-COMMANDS = """
-import importlib, json, os, sys, traceback
-for name in ("torch", "dira_scale.sweep", "dira_scale.plan", "dira_scale.export", "dira_scale.report"):
-    importlib.import_module(name)
-from dira_scale.__main__ import main
-for line in sys.stdin:
-    if (pid := os.fork()) == 0:
-        output, code = os.open("printed", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0), os.dup2(output, 1), os.dup2(output, 2)
-        sys.argv = ["dira_scale", *json.loads(line)]
-        try:
-            code = main()
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
 
 
+@dataclass
 class Checkout:
     """A checkout of the project with the command; sweeps are started in ``here``."""
 
-    def __init__(self, root: Path, here: Path) -> None:
-        self.root, self.here = root, here
-        environment = os.environ | {"PYTHONPATH": str(root)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMANDS], cwd=here, env=environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+    root: Path
+    here: Path
 
     def run(self, *words: str, code: int = 0) -> str:
         """What ``dira_scale WORDS`` prints."""
-        assert self.process.stdin and self.process.stdout
-        print(json.dumps(words), file=self.process.stdin, flush=True)
-        ended, printed = self.process.stdout.readline().strip(), (self.here / "printed").read_text()
-        assert ended == str(code), printed
-        return printed
+        environment = os.environ | {"PYTHONPATH": str(self.root)}
+        command = [sys.executable, "-m", "dira_scale", *words]
+        done = subprocess.run(
+            command, cwd=self.here, env=environment, capture_output=True, text=True, timeout=150, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def sweep(self, *words: str, code: int = 0) -> str:
         return self.run("sweep", "--config-dir", "own", "sweep=squares", "cluster.tries=1", *words, code=code)
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    folder = tmp_path_factory.mktemp("new")
-    root, here = folder / "checkout", folder / "here"
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    root, here = tmp_path / "checkout", tmp_path / "here"
     for folder in ("dira_scale", "configs"):
         (root / folder).mkdir(parents=True)
         for path in (ROOT / folder).iterdir():
@@ -99,9 +73,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     (here / "own" / "sweep").mkdir(parents=True)
     (here / "own" / "sweep" / "squares.yaml").write_text(SWEEP)
     (here / "own" / "sweep" / "bright.yaml").write_text(TRAINED)
-    made = Checkout(root, here)
-    yield made
-    made.process.communicate(timeout=60)
+    return Checkout(root, here)
 
 
 @pytest.mark.system

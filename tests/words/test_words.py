@@ -298,14 +298,19 @@ def test_descriptors_are_the_means_of_the_last_map_and_are_kept(dataset: Sharded
         ({"neighbours.val": 5}, "neighbours.val=5: split 'val' of "),
         ({"words": 8}, "has 7 patients with volumes that hold a word and its margins, as 1 of its 8 volumes is too "
                        "small, such as v1 (11 x 18 x 19)"),
+        ({"size": [60, 8, 8]}, "as 8 of its 8 volumes are too small, such as v0"),
         ({"data.val_split": "test"}, "data.val_split=test: "),
+        ({"data.split": "val"}, "data.val_split=val is data.split too"),
         ({"init": None}, "init: name the encoder by one of run=… and init=…"),
         ({"size": [8]}, "size=[8]: give depth, height and width; of images height and width"),
         ({"size": [8, 8]}, "data.size=[16, 16, 16]: give height and width, as size=[8, 8] does"),
+        ({"margin": [2, 2]}, "margin=[2, 2]: give depth, height and width, as size=[6, 8, 8] does"),
         (PATCHES | {"size": [8, 9]}, "size=[8, 9]: images are cut and seen as squares; give one side twice"),
         (PATCHES | {"air.hu": -150}, "air.hu=-150: images have no Hounsfield units; add air.hu=null"),
         (PATCHES, "holds volumes, and the search for words of size=[8, 8] reads images: "),
+        ({"zoomed.cubes": 300}, "cubes=300: must be at most 255"),
         ({"zoomed.sides": [9, 11]}, "zoomed.sides=[9, 11]: the smallest must be at most 8"),
+        ({"zoomed.jitter": [1, 3]}, "jitter=[1, 3]: give the smallest and the largest, around 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_give_words_is_reported_in_a_line(

@@ -69,8 +69,10 @@ def test_published_lists_decide_the_splits(tmp_path: Path, shards: Callable, cap
         ("X_val_official.txt", None, "has no list for val: expected one text file with val in its name"),
         ("val.txt", "00000002_000.png", "two lists for val, X_val_official.txt and val.txt"),
         ("X_val_official.txt", "00000002_000.png" + " 0" * 13, "14 labels, each 0 or 1; got 13 after 00000002_000.png"),
+        ("X_val_official.txt", "00000002_000.png" + " 2" * 14, "14 labels, each 0 or 1; got 14 after 00000002_000.png"),
         ("X_val_official.txt", "00000077_000.png", "00000077_000.png is not an image of this dataset"),
         ("X_val_official.txt", "00000001_000.png", "00000001_000.png is also in X_train_official.txt"),
+        ("X_val_official.txt", "00000002_000.png\n" * 2, "00000002_000.png is twice in this list"),
     ],
 )
 def test_published_lists_that_are_wrong_are_named(tmp_path: Path, file: str, content: str | None, words: str) -> None:

@@ -14,7 +14,7 @@ from archive.sources.miniatures import write_text
 from upath import UPath
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.archive.sources.luna16 import Luna16Candidates
+from dira_scale.archive.sources.luna16 import Luna16, Luna16Candidates
 
 
 @pytest.fixture
@@ -23,6 +23,15 @@ def scans(tmp_path: Path) -> dict[str, sitk.Image]:
     made = miniatures_3d.luna16(tmp_path)
     folds = {"1.3.6.1": 0, "1.3.6.2": 0, "1.3.6.3": 5, "1.3.6.4": 9}
     return {uid: sitk.ReadImage(tmp_path / f"subset{folds[uid]}/{uid}.mhd") for uid in made}
+
+
+def test_nodules_of_missing_scans_are_counted(
+    scans: dict[str, sitk.Image], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(Luna16(str(tmp_path)).records(1))
+    printed = capsys.readouterr().out
+    assert "annotations.csv: 1 lines are for 1 missing scans" in printed
+    assert "two scans of one patient may be in two splits" in printed
 
 
 def candidates(

@@ -60,8 +60,10 @@ def npy(array: np.ndarray) -> bytes:
     [
         ("val_images.npy", None, "no item named 'val_images.npy'"),
         ("val_images.npy", npy(np.zeros((5, 28, 28), np.float32)), "an array of float32, not of uint8"),
+        ("val_images.npy", npy(np.zeros((5, 28, 28, 28), np.uint8)), "neither grey nor colour"),
         ("val_labels.npy", npy(np.zeros((4, 1), np.uint8)), r"shape \(4, 1\) for 5 images"),
         ("val_labels.npy", npy(np.array([[{}]] * 5)), "values other than integers or floats"),
+        ("val_labels.npy", b"no array", "not a NumPy file"),
     ],
 )
 def test_archives_that_are_none_are_named(tmp_path: Path, member: str, content: bytes | None, words: str) -> None:

@@ -13,8 +13,10 @@ import pytest
 import SimpleITK
 from omegaconf import OmegaConf
 
+from dira_scale.archive.sources.phantom_ct import PhantomCT
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
 from dira_scale.phantom.ct.study import FINDING
 from dira_scale.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
 from dira_scale.pixels.codecs import decode
@@ -119,3 +121,8 @@ def test_no_value_that_identifies_is_in_any_byte(made: SimpleNamespace, tmp_path
     for path in (plain, *made.dataset.root.iterdir()):
         content = path.read_bytes()
         assert not [part for part in parts if part.encode() in content], path
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UserError, match=r"recipe.kind=torax; did you mean 'thorax'"):
+        PhantomCT(None, 1, 0, 64, "torax", "dicom")

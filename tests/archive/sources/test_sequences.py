@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
@@ -17,7 +18,7 @@ from archive.sources.layouts import PATTERNS, config, listed
 from scipy.ndimage import gaussian_filter
 
 from dira_scale.archive.recipe import Recipe
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest import QUARANTINE_FILE, ShardedDataset
 from dira_scale.data.samples import Samples
 from dira_scale.errors import UserError
 from dira_scale.evaluation.stored import Stored
@@ -27,6 +28,7 @@ from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.predict.dicomseg import _paths
 from dira_scale.predict.folder import FolderImages
 from dira_scale.shard.convert import convert
+from dira_scale.shard.curate.audit.texts import own_words, tokens
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.verify import verify
 from dira_scale.shard.repair import repair
@@ -155,6 +157,22 @@ def test_patterns_that_overlap_are_refused(tmp_path: Path, ingest: SimpleNamespa
     with pytest.raises(UserError, match=r"volume.clip=\[0, 9\] of several channels \(T1, FLAIR\), which have ranges"):
         given = config("sequences", tmp_path, ingest)
         convert(given | {"volume": {**given["volume"], "clip": [0, 9]}}, tmp_path / "out", 1)
+
+
+def test_reasons_are_words_that_an_audit_knows(tmp_path: Path, shards: Callable) -> None:
+    miniatures_3d.sessions(tmp_path / "in")
+    (tmp_path / "in/ward/a_t1.nii").write_bytes(b"again")
+    (tmp_path / "in/ward/none").mkdir()
+    table = tmp_path / "in/table.csv"
+    table.write_text(
+        "file,patient\nward/a_t1.nii,p\nward/b_t1.nii.gz,p\nward/b_flair.nii,p\nward/none,q\nc_t1.nii.gz,q\n"
+    )
+    keys = {"labels": str(table), "columns": {"file": "file", "patient": "patient"}}
+    made = shards("sequences", images=tmp_path / "in", sequences=PATTERNS, secret=False, missing="keep", **keys)
+    reasons = pq.read_table(made.dataset.root / QUARANTINE_FILE)["reason"].to_pylist()
+    assert len(reasons) == 3 and "no sequence is there" in reasons
+    words = {token for reason in reasons for token in tokens(reason) if token.isalpha()}
+    assert len(words) > 9 and not words - own_words(made.dataset)
 
 
 def test_what_bids_does_not_know_is_no_class(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -229,6 +229,7 @@ def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace
     [
         ({"file": "x.nii", "label": "a", "z": 1, "y": 1, "x": 1, "d": 1, "h": 1}, "no column 'w'"),
         ({"file": "x.nii", "label": "a", "z": 1, "y": 1, "x": 1, "d": 0, "h": 1, "w": 1}, "above 0"),
+        ({"file": "x.nii", "label": "a", "z": 1, "y": "", "x": 1, "d": 1, "h": 1, "w": 1}, "is empty"),
         ({"file": "x.nii", "coordX": 1, "coordY": 1, "coordZ": 1, "diameter_mm": -3}, "diameter_mm"),
         ({"file": "gone.nii", "coordX": 1, "coordY": 1, "coordZ": 1, "diameter_mm": 3}, "none of the files"),
     ],

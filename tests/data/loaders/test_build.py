@@ -23,6 +23,11 @@ class Sized(CpuLoader):
         self.largest = largest
 
 
+class Bare:
+    def __init__(self, spec):
+        pass
+
+
 def own(target, **settings):
     return choose({"_target_": f"{__name__}.{target}", **settings})
 
@@ -65,6 +70,7 @@ def test_on_a_gpu_dali_is_chosen_where_it_decodes_everything_there(make_dataset,
     ("loader", "message"),
     [
         ("cup", r"data\.loader=cup: expected auto, cpu, .* or \{_target_: .*\}; did you mean 'cpu'"),
+        (None, "data.loader=None: expected auto, cpu, .* or"),
         ({"largest": 3}, "data.loader._target_ is missing"),
         ({"_target_": "nowhere.Loader"}, "data.loader._target_: nowhere.Loader cannot be imported: .*nowhere"),
     ],
@@ -72,6 +78,19 @@ def test_on_a_gpu_dali_is_chosen_where_it_decodes_everything_there(make_dataset,
 def test_what_there_is_not_is_refused(loader, message):
     with pytest.raises(UserError, match=message):
         choose(loader)
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        ("Sized", {}, "Sized does not take a LoaderSpec and its settings .missing a required argument: 'largest'"),
+        ("Sized", {"largest": 3, "spec": 1}, "Sized does not take .* .multiple values for argument 'spec'"),
+        ("Bare", {}, "Bare is not a dira_scale.data.loaders.Loader"),
+    ],
+)
+def test_what_is_no_loader_is_refused(arguments, target, settings, message):
+    with pytest.raises(UserError, match=rf"data\.loader: {__name__}\.{message}"):
+        own(target, **settings).build(LoaderSpec(**arguments))
 
 
 def test_the_loader_of_the_documentation_gives_the_cpu_loaders_views(arguments, tmp_path, monkeypatch):

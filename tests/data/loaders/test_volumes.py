@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
-from dira_scale.data.views import ViewSpec, draw, fixed_views
+from dira_scale.data.views import Blur, ViewSpec, draw, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.pixels.boxes import Crop
 from dira_scale.pretrain.blueprint import PretrainBlueprint
@@ -73,7 +74,7 @@ def test_views_and_masks_are_those_of_the_arrays(tmp_path: Path, views: ViewSpec
     dataset = make(tmp_path / "toy", volumes, codec, spacing=SPACING)
     low, high = views.range or (-1024.0, 3000.0)
     turned = beyond = 0
-    for batch in load(dataset, views, steps=3):  # an epoch
+    for batch in load(dataset, views):
         at, scaled = ORDER.batch_at(batch.step), batch.to("cpu").views
         assert all(view.is_contiguous(memory_format=torch.channels_last_3d) for view in scaled)
         sides, spacing = np.array([volumes[i].shape[-3:] for i in at.index]), np.array([SPACING[i] for i in at.index])
@@ -234,6 +235,22 @@ def test_loaders_of_images_say_so(tmp_path: Path, name: str) -> None:
         need_extra("dali")
     with pytest.raises(UserError, match=f"^data.loader={name} reads images, and these shards hold volumes: use data"):
         load(make(tmp_path / "toy", VOLUMES), spec(8, 10, 9), name=name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"blur": Blur()}, "views of volumes do not have blur.p=0.5: set each to 0"),
+        ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but extents"),
+        ({"extents": ((8, 8),)}, r"extents of such sizes: got .* extents=\[\[8, 8\]\]"),
+        ({"extents": (8, 8, 8)}, r"views.extents=\[8, 8, 8\]: give a list of sizes, \[\[8, 8, 8\]\]"),
+        ({"size": (8, 8, 7)}, "at least 8 pixels, got 2 of 8 x 8 x 7"),
+        ({"size": 32, "extents": ((8, 8, 8),)}, "are of volumes: views of images have scale and ratio"),
+    ],
+)
+def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(spec(8, 10, 9), **changed)
 
 
 def test_a_damaged_brick_is_named_and_a_damaged_copy_renewed(tmp_path: Path) -> None:

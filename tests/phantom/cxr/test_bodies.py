@@ -47,10 +47,7 @@ def test_implants_stay_from_their_first_study_on() -> None:
     assert 10 < new < 150
 
 
-FIRST, *OTHERS = devices.IMPLANTS
-
-
-@pytest.mark.parametrize("kind", [FIRST, *(pytest.param(kind, marks=pytest.mark.torture) for kind in OTHERS)])
+@pytest.mark.parametrize("kind", devices.IMPLANTS)
 def test_an_implant_is_seen_at_the_same_place_in_every_study(kind: str) -> None:
     anatomy = patient(2)
     view = View(192, shift=(0.0, 0.6 * anatomy.height))

@@ -11,7 +11,6 @@ from dira_scale.phantom.cxr.findings import DIFFUSE, LABELS, Finding, draw
 from dira_scale.phantom.cxr.projection import Exposure
 from dira_scale.phantom.cxr.view import View
 
-HEALTHY: list[np.ndarray] = []  # the picture without findings, made once
 OPAQUE = ("Consolidation", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pleural_Thickening", "Hernia")
 
 
@@ -34,9 +33,8 @@ def take(anatomy: Anatomy, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("label", LABELS)
 def test_finding_shows_inside_its_box(label: str, take) -> None:
     finding = Finding(label, side=-1, across=0.5, down=0.55, severity=0.8, seed=1)
-    HEALTHY[:] = HEALTHY or [take().pixels.astype(int)]
-    ill = take(finding)
-    change = ill.pixels.astype(int) - HEALTHY[0]
+    healthy, ill = take(), take(finding)
+    change = ill.pixels.astype(int) - healthy.pixels.astype(int)
     assert np.abs(change).max() > 100
     if label in DIFFUSE:
         assert not ill.boxes
@@ -58,6 +56,17 @@ def test_worse_is_larger(take) -> None:
         [(_, (_, _, h, w))] = take(Finding("Mass", 1, 0.5, 0.5, severity, 2)).boxes
         sizes.append(h * w)
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+
+
+def test_pneumothorax_has_no_vessels_beyond_its_line(anatomy: Anatomy, take, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    keep = radiograph._line
+    monkeypatch.setattr(radiograph, "_line", lambda lungs, rng: (seen.append(lungs), keep(lungs, rng))[1])
+    take(Finding("Pneumothorax", -1, 0.5, 0.5, 0.9, 1))
+    free = (seen[0].emptied == 1) & (seen[0].air > 8)
+    assert free.sum() > 300
+    assert seen[0].vessels[free].max() == 0
+    assert seen[0].vessels[:, 128:].max() > 1  # the other lung keeps its own
 
 
 def test_course_keeps_a_finding_in_its_place() -> None:

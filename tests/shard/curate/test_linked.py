@@ -127,6 +127,9 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
         (["where={Nodul: 1}"], "where.Nodul: no such attribute or label; did you mean 'Nodule'?"),
         (["where={view: [XX]}"], "no sample is left"),
         (["fraction=0"], "fraction=0.0: must be above 0 and at most 1"),
+        (["fraction=10%"], "fraction=10%: expected float, above 0 and at most 1"),
+        (["folds=many"], "folds=many: expected int or null, at least 2"),
+        (["where=PA"], "where=PA: expected attributes or labels"),
         (["splits=trian"], "no split 'trian'"),
         (["folds=40"], "folds=40: only 20 patients in train"),
         (["folds=4", "fold=4"], "fold=4: must be from 0 to 3 with folds=4"),
@@ -166,6 +169,11 @@ def test_merged_datasets_keep_their_labels_and_protect_the_test_split(
             assert value == named[name] if name in named else math.isnan(value)
     left = sum(parent.table.num_rows for parent in parents) - len(rows)
     assert f"left out: {left} samples" in capsys.readouterr().out
+
+
+def test_one_dataset_is_nothing_to_merge(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", f"paths={whole}", f"out={tmp_path / 'x'}"]) == 2
+    assert f"paths=['{whole}']: give at least two datasets" in capsys.readouterr().err
 
 
 def test_a_dataset_is_not_merged_with_itself(whole: Path, tmp_path: Path) -> None:

@@ -288,10 +288,14 @@ def test_names_of_shards() -> None:
     [
         (["codec=jpg"], "codec=jpg: JPEG stores 8 bits, and 15 images of"),
         (["codec=jpg", "bits=16"], "bits=16 with codec=jpg: JPEG stores 8 bits"),
+        (["codec=jpeg"], "codec=jpeg: must be one of png, jpg, jp2, npy, or null; did you mean 'jpg'?"),
         (["quality=80"], "quality=80 applies to JPEG, and these become png"),
+        (["codec=png", "quality=80"], "quality=80 with codec=png: only codec=jpg has a quality"),
+        (["bits=12"], "bits=12: must be 8 or 16"),
         (["max_side=200"], "has 15 images, png, 16 bits, at most 90 x 100 already"),
         ([], "say what to change, with codec, bits, max_side, quality"),
         (["codec=jp2", "to=ffcv"], "codec=jp2 with to=ffcv"),
+        (["codec=jp2", "out=null"], "out must be given with to=webdataset"),
         (["codec=jp2", "out={path}"], "the origin stays as it is"),
     ],
 )

@@ -91,6 +91,18 @@ def test_a_split_whose_images_were_all_rejected(tmp_path: Path) -> None:
     assert (tmp_path / "ds.stats.html").exists()
 
 
+def test_what_is_odd_is_reported(path: Path) -> None:
+    stats = Stats(ShardedDataset.open(path))
+    never: dict[str, list[str]] = {}
+    for name, labels in stats.labels.items():
+        if splits := ", ".join(label.split for label in labels if label.positive == 0):
+            never.setdefault(splits, []).append(name)
+    assert never
+    assert {
+        f"never 1 in {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}" for splits, names in never.items()
+    } == {text for text in oddities(stats) if "never" in text}
+
+
 def test_masks_among_the_images_and_labels_that_nobody_knows(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     lines = ["file,patient,split,a,b,grade"]

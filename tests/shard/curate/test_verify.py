@@ -73,3 +73,18 @@ def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:
     header[148:156] = f"{sum(header):06o}\0 ".encode()
     (dataset / row["shard"]).write_bytes(bytes(header) + content[512:])
     assert [damage.reason for damage in verify(dataset, 1)] == ["the tar holds other samples than the manifest"]
+
+
+@pytest.mark.parametrize(
+    ("workers", "printed"), [("two", "expected int or null"), ("0", "must be at least 1, or null")]
+)
+def test_workers_that_are_no_number(
+    workers: str, printed: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", f"path={dataset}", f"workers={workers}"]) == 2
+    assert f"workers={workers}: {printed}" in capsys.readouterr().err
+
+
+def test_a_command_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verfy", "path=x"]) == 2
+    assert "no subcommand 'verfy'; did you mean 'verify'?" in capsys.readouterr().err

@@ -158,6 +158,7 @@ LEAKS: dict[str, tuple[Plant, str, str, str]] = {  # how, and then the file, the
         in_image(lambda png: png + b"\0\0K7Z"), "tar", "bytes after the PNG", "bytes after the PNG"),
     "a date in a sidecar": (in_sidecar(taken="2019-04-13"), "tar", "JSON.taken", "2019-04-13"),
     "a number in a sidecar": (in_sidecar(number=20190413), "tar", "byte", "20190413"),
+    "a time of six digits": (in_sidecar(at="08:26 (082611)"), "tar", "JSON.at", "082611"),
     "a PatientID as a member's name": (in_header(name="HOSP-7741905.png"), "tar", "tar name", "hosp-7741905"),
     "a file's name as its owner": (in_header(uname="exam-7003-vorgath"), "tar", "tar owner", "exam-7003-vorgath"),
     "when it was written": (in_header(mtime=1555151171), "tar", "tar header", "1555151171"),
@@ -228,6 +229,11 @@ def test_pieces_of_what_is_ours(before: bytes, form: bytes, after: bytes, piece:
     assert is_coincidence(Match(0, form, "", before, after), {b"pneumothorax"}) == piece
 
 
+def test_words_of_a_text() -> None:
+    assert {"p7", "p7-scan", "k7z"} <= set(tokens("The P7-scan, (K7Z)."))
+    assert not {"1", "0", "5"} & set(tokens("version 1.0 at 0.5"))
+
+
 def test_the_command_tells_masked_values_and_keeps_the_full_ones_for_their_owner(
     made: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,3 +278,11 @@ def test_every_word_of_a_reason_for_a_rejection_is_ours(made: SimpleNamespace, t
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     recipe_note(folder)
     assert "alaric" not in own_words(ShardedDataset.open(folder))
+
+
+def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:
+    """37 of them, and a file 37.dcm; what is no such number is searched for there as anywhere."""
+    for number, own in (("37", True), ("7741905", False)):
+        folder = Path(shutil.copytree(made.folder, tmp_path / number))
+        in_manifest("attributes", [("filled_slices", number)])(folder)
+        assert (number in own_words(ShardedDataset.open(folder, check_shards=False))) is own

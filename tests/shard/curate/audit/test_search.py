@@ -63,6 +63,14 @@ def test_no_value_at_all_is_found_nowhere() -> None:
     assert not list(searcher(["short"]).file(io.BytesIO(b"short" * 100)))
 
 
+def test_hits_by_chance_by_the_plain_formula() -> None:
+    """4,000 values of six letters: each stands in a byte of random data by chance once in (256 / 2)^6 places."""
+    rng = np.random.default_rng(5)
+    names = (Text("name", "".join(rng.choice(list("abcdefghijkl"), 6))) for _ in range(4000))
+    values = Values.of(names, set())
+    assert values.expected_by_chance() == pytest.approx(len(values.long) / 128**6, rel=1e-9)
+
+
 def test_a_name_a_date_and_a_note_in_all_their_forms() -> None:
     assert set(texts(Text("PatientName", "Quill^Osbert Jo=Q", "PN"))) == {"Quill^Osbert Jo=Q", "Quill", "Osbert", "Jo"}
     assert set(texts(Text("StudyDate", "20190417", "DA"))) == {"20190417", "2019-04-17", "17.04.2019"}
