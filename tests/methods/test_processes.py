@@ -455,7 +455,7 @@ QUICK += ("distillation/dino, 4 groups", "distillation/dinov2")
         (2, QUICK),
         (4, ("batch_norms", "exchanges")),
         pytest.param(2, ("volumes", "dira", "pcrl", "pretexts", "distillation"), marks=pytest.mark.system),
-        pytest.param(4, ("dira", "pcrl", "distillation"), marks=pytest.mark.torture),
+        pytest.param(4, ("dira", "pcrl", "distillation"), marks=pytest.mark.system),
     ],
 )
 def test_several_processes_compute_what_one_does(ranks, workers, tmp_path):
