@@ -36,7 +36,7 @@ _MODULES = {
     "dira_scale.methods.transvw": ("TransVW",),
     "dira_scale.methods.vicreg": ("VICReg",),
     "dira_scale.models.architecture": ("TimmUNet",),
-    "dira_scale.models.volume.architecture": ("ResEnc", "SwinUNETR", "UNet3D", "ViT3D"),
+    "dira_scale.models.volume.architecture": ("InflatedViT", "ResEnc", "SwinUNETR", "UNet3D", "ViT3D"),
     "dira_scale.data.views": (
         "Blur", "Cutout", "InverseCutout", "Jitter", "Shuffle", "SizedCrop", "Tone", "ViewSpec", "Warp",
     ),

@@ -47,24 +47,13 @@ def build_encoder(
     Raises ``UserError`` for a backbone or ``arguments`` that timm does not have, for one that has no pyramid at this
     size, or no such BatchNorm to start at 0.
     """
-    if name not in (known := timm.list_models()):
-        raise UserError(
-            f"model.encoder: timm {timm.__version__} has no backbone '{name}'{nearest(name, known)} "
-            f'(list them with: python -c "import timm; print(*timm.list_models())")'
-        )
-    for refused, reason in REFUSED.items():
-        if refused in arguments:
-            raise UserError(f"model.arguments.{refused}={arguments[refused]}: {reason}; take it out")
+    theirs = check_arguments(name, arguments)
     native = timm.get_pretrained_cfg(name)
     size = size or native.input_size[-1]
     resized = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
-    theirs = {argument: value for argument, value in arguments.items() if argument != UNIFORM}
     try:
         encoder = _construct(name, in_channels, resized | theirs)
-        if arguments.get(UNIFORM):
-            drop_alike(encoder, arguments.get("drop_path_rate", 0.0))
-        if not any(argument.endswith("_rate") for argument in arguments):
-            disable_randomness(encoder)
+        settle(encoder, arguments)
         _check_pyramid(encoder, in_channels, size)
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -93,6 +82,28 @@ def build_encoder(
     return encoder
 
 
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``arguments`` that are timm's. Raises ``UserError`` if it has no backbone ``name``, or for those
+    that would not be what the configuration says."""
+    if name not in (known := timm.list_models()):
+        raise UserError(
+            f"model.encoder: timm {timm.__version__} has no backbone '{name}'{nearest(name, known)} "
+            f'(list them with: python -c "import timm; print(*timm.list_models())")'
+        )
+    for refused, reason in REFUSED.items():
+        if refused in arguments:
+            raise UserError(f"model.arguments.{refused}={arguments[refused]}: {reason}; take it out")
+    return {argument: value for argument, value in arguments.items() if argument != UNIFORM}
+
+
+def settle(encoder: TimmEncoder, arguments: Mapping[str, Any]) -> None:
+    """Turn randomness off unless ``arguments`` set a rate of it, or give all blocks the same."""
+    if arguments.get(UNIFORM):
+        drop_alike(encoder, arguments.get("drop_path_rate", 0.0))
+    if not any(argument.endswith("_rate") for argument in arguments):
+        disable_randomness(encoder)
+
+
 def check_view(encoder: TimmEncoder, size: int, key: str) -> None:
     """Raise ``UserError``, naming ``key``, unless ``encoder`` has its pyramid for views of ``size``, another size than
     that for which it was built."""
@@ -108,10 +119,15 @@ def check_view(encoder: TimmEncoder, size: int, key: str) -> None:
         ) from error
 
 
+def timms(encoder: TimmEncoder) -> Any:
+    """``timm.create_model(name, num_classes=0)``, without values."""
+    with torch.device("meta"):
+        return timm.create_model(encoder.name, num_classes=0, **encoder.arguments)
+
+
 def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
-    with torch.device("meta"):
-        return list(timm.create_model(encoder.name, num_classes=0, **encoder.arguments).state_dict())
+    return list(timms(encoder).state_dict())
 
 
 def timm_names(encoder: TimmEncoder) -> dict[str, str]:

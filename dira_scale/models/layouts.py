@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.architecture import AXES, XYZ, ZYX, exported_metadata
 from dira_scale.models.dino_files import LARGEST_PATCH, MASK_TOKEN, as_timms
-from dira_scale.models.encoder import timm_entries, timm_names
+from dira_scale.models.encoder import timm_entries, timm_names, timms
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
 from dira_scale.models.vit import PlainEncoder
+from dira_scale.models.volume.inflated import InflatedEncoder
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -40,8 +41,8 @@ class StartWeights:
 
     Adapts the stem of a file for one or three channels (:func:`stem_for`), and resamples position embeddings for
     another image size, relative position biases for another window, and a plain transformer's patches for another side
-    (by the pseudo-inverse of the resizing: FlexiViT, Beyer et al., CVPR 2023, sec. 3.4). Files of DINOv2 and DINOv3 are
-    read as :func:`as_timms` says.
+    (by the pseudo-inverse of the resizing: FlexiViT, Beyer et al., CVPR 2023, sec. 3.4), inflated for volumes. Files of
+    DINOv2 and DINOv3 are read as :func:`as_timms` says.
     """
 
     def __init__(
@@ -62,9 +63,9 @@ class StartWeights:
         self.origin, self._other_norm = f"{key}: {name or path}", other_norm
         self._stored = dict(_read(path, key) if tensors is None else tensors)
         whose = ""
-        if isinstance(encoder, PlainEncoder):
+        if isinstance(encoder, PlainEncoder | InflatedEncoder):
             try:
-                whose, self._stored = as_timms(self._stored, encoder.model, encoder.name)
+                whose, self._stored = as_timms(self._stored, timms(encoder), encoder.name)
             except UserError as error:
                 raise UserError(f"{self.origin}: {error}") from error
         self.loaded: list[str] = []
@@ -159,9 +160,9 @@ class StartWeights:
         ranks = {tensor.dim() for tensor in self._stored.values()}
         if encoder.dimensions == 3 and 4 in ranks and 5 not in ranks:
             raise UserError(
-                f"{self.origin}: is of a network of images, and {encoder.name} is one of volumes with other layers, "
-                "into which nothing can be inflated; train the file's network on planes (model=unet), or start from "
-                "weights of volumes (docs/how-to/weights.md)"
+                f"{self.origin}: is of a network of images, and {encoder.name} is one of volumes with other layers; "
+                "a plain vision transformer's are inflated by model=inflated_vit, other networks train on planes "
+                "(model=unet), or start from weights of volumes (docs/how-to/weights.md)"
             )
         raise UserError(
             f"{self.origin}: is not of {encoder.name} in any known layout (docs/how-to/weights.md), "

@@ -130,7 +130,7 @@ class PlainEncoder(TimmEncoder):
             return
         prefix = self.model.pos_embed.shape[1] - own[0] * own[1]
         tokens, patches = self.model.pos_embed[:, :prefix], self.model.pos_embed[:, prefix:]
-        embedding = torch.cat([tokens, _resampled(patches, own, grid)], 1)
+        embedding = torch.cat([tokens, resampled(patches, own, grid)], 1)
         vars(self.model)["pos_embed"] = embedding  # found before the parameter of this name
         try:
             yield
@@ -138,7 +138,7 @@ class PlainEncoder(TimmEncoder):
             del vars(self.model)["pos_embed"]
 
 
-def _resampled(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def resampled(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """An ``embedding`` [1, n, dim] of a ``grid`` of patches for one of ``size``, as timm resamples it: bicubic,
     antialiased. By sums of products: torch's own adds gradients in any order on a GPU, and matrix products are of 16
     bits under autocast."""

@@ -1,6 +1,7 @@
 """Files of DINOv2 and DINOv3 in their authors' and transformers' layouts: made in miniature, loaded, and compared with
 what the papers define, token for token, and with transformers' own networks."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from dira_scale.methods.build import construct
 from dira_scale.methods.dinov2 import DINOv2
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
+from dira_scale.models.network import Encoder
 from dira_scale.models.pyramid import TimmEncoder
 
 DIM, HEADS, DEPTH, REGISTERS, SIDE = 16, 2, 4, 4, 32
@@ -72,14 +74,21 @@ def authors(kind: str, grid: int = SIDE // 8) -> dict[str, Tensor]:
     return state
 
 
-def tokens(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """Return [b, 1 + r + n, dim]: what the authors' code computes of a state of theirs."""
+def tokens(state: Mapping[str, Tensor], images: Tensor, along: Tensor | None = None) -> Tensor:
+    """Return [b, 1 + r + n, dim]: what the authors' code computes of a state of theirs. Of volumes, it is to compute
+    as if they were images whose patches lie at several depths, for each of which ``along`` [depths, dim] is added."""
     v3 = "storage_tokens" in state
     eps = 1e-5 if v3 else 1e-6
-    y = F.conv2d(images, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=8)
-    grid, y = y.shape[2:], y.flatten(2).transpose(1, 2)
+    cut = images.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8))  # [b, c, …, rows, 8, columns, 8]
+    cut = cut if along is None else cut.unflatten(2, (-1, 8)).mean(3)
+    y = torch.einsum("bc...hiwj,ocij->bo...hw", cut, state["patch_embed.proj.weight"])
+    (*depth, rows, columns), y = y.shape[2:], y.flatten(2).transpose(1, 2) + state["patch_embed.proj.bias"]
+    grid, depths = (rows, columns), math.prod(depth)
     y = torch.cat([state["cls_token"].expand(len(y), -1, -1), y], 1)
-    y = y if v3 else y + state["pos_embed"]
+    if not v3:
+        y = y + torch.cat([state["pos_embed"][:, :1], state["pos_embed"][:, 1:].repeat(1, depths, 1)], 1)
+    if along is not None:
+        y[:, 1:] += along.repeat_interleave(rows * columns, 0)
     registers = state.get("storage_tokens", state.get("register_tokens", torch.empty(1, 0, DIM)))
     y = torch.cat([y[:, :1], registers.expand(len(y), -1, -1), y[:, 1:]], 1)
 
@@ -97,6 +106,7 @@ def tokens(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
         places = torch.stack(torch.meshgrid(*at, indexing="ij"), -1).flatten(0, 1)
         pairs = DIM // HEADS // 4
         angles = (2 * torch.pi * places[:, :, None] * 100.0 ** (-torch.arange(pairs) / pairs)).flatten(1)
+        angles = angles.repeat(depths, 1)
         patches = torch.complex(*x[..., 1 + REGISTERS :, :].chunk(2, -1)) * torch.polar(torch.ones(()), angles)
         return torch.cat([x[..., : 1 + REGISTERS, :], torch.cat([patches.real, patches.imag], -1)], -2)
 
@@ -119,7 +129,7 @@ def tokens(state: Mapping[str, Tensor], images: Tensor) -> Tensor:
     return norm("norm", y)
 
 
-def assert_computes(encoder: TimmEncoder, expected: Tensor, images: Tensor) -> None:
+def assert_computes(encoder: Encoder, expected: Tensor, images: Tensor) -> None:
     """Class token, registers and patches are those ``expected`` [b, 1 + r + n, dim]."""
     with torch.no_grad():
         ours = encoder.tokens(images)
@@ -291,7 +301,7 @@ def test_patches_are_of_a_size_whose_resampling_fits_into_memory(tmp_path: Path)
 
 def test_volumes_take_no_weights_of_images(tmp_path: Path) -> None:
     path = written(authors("DINOv2"), tmp_path)
-    with pytest.raises(UserError, match=r"is of a network of images, and vit3d is one of volumes .* \(model=unet\)"):
+    with pytest.raises(UserError, match=r"is of a network of images, and vit3d is one .* by model=inflated_vit, "):
         StartWeights(path, volumes_network("vit3d", (16, 16, 16), embed_dim=24, depth=1, num_heads=2).encoder)
 
 

@@ -85,6 +85,14 @@ REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residu
         ("vit3d", {"embed_dim": 192, "num_heads": 3}, (32, 32, 32), "model.embed_dim=192: rotary positions on three "
          "axes need a multiple of 6 channels for each of 3 heads; use 180 or 198"),
         ("vit3d", {"decoder_channels": "[16]"}, (32, 32, 32), "model.decoder_channels=[16]: needs two, of the maps "),
+        ("inflated_vit", {}, (20, 32, 32), "data.size=[20, 32, 32]: vit_base_patch14_reg4_dinov2 cuts each side into "
+         "patches of 8: give multiples of 8"),
+        ("inflated_vit", {"patch_size": 14}, (28, 28, 28), "model.patch_size=14: the decoder doubles; use 4, 8, 16 "),
+        ("inflated_vit", {"patch_size": 16, "decoder_channels": "[8,8]"}, (32, 32, 32), "model.decoder_channels=[8, 8]:"
+         " patch_size=16 needs 3, of the maps at 1/8 and 1/4 and 1/2 of a volume's sides"),
+        ("inflated_vit", {"arguments": "{patch_size: 8}"}, (32, 32, 32), "model.arguments.patch_size: the side of a "),
+        ("inflated_vit", {"encoder": "resnet18"}, (32, 32, 32), "model.encoder: 'resnet18' cannot be inflated to "
+         "volumes (it is no plain vision transformer); use "),
         ("swinunetr", {"feature_size": 20}, (32, 32, 64), "model.feature_size=20: must be a multiple of 12"),
     ],
 )  # fmt: skip

@@ -27,11 +27,13 @@ from dira_scale.export.volume_formats import PRIMUS
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.start import start_weights
 
-SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64), "vit3d": (16, 24, 32)}
+SIZES = {"unet3d": (8, 8, 16), "resenc_l": (8, 8, 16), "swinunetr": (32, 32, 64), "vit3d": (16, 24, 32),
+         "inflated_vit": (16, 24, 32)}  # fmt: skip
 SMALL: dict[str, dict[str, Any]] = {
     "unet3d": {"width": 0.125}, "resenc_l": {"features": "[4,8,8]", "blocks": "[1,2,1]"},
     "swinunetr": {"feature_size": 12},
     "vit3d": {"embed_dim": 24, "depth": 2, "num_heads": 2, "decoder_channels": "[8,8]"},
+    "inflated_vit": {"encoder": "test_vit", "decoder_channels": "[8,8]"},
 }  # fmt: skip
 
 

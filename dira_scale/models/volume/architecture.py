@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -181,11 +181,11 @@ class SwinUNETR(VolumeArchitecture):
         return SwinNetwork(encoder, classes)
 
 
-def primus_widths(embed_dim: int, classes: int = 1) -> list[int]:
+def primus_widths(embed_dim: int, classes: int = 1, stages: int = 2) -> list[int]:
     """Return the channels of Primus' decoder by its authors' rule: from embed_dim to twice the classes in equal ratios,
-    and multiples of 8."""
-    ends = 2 * classes
-    return [max(8, 8 * round(ends * (embed_dim / ends) ** (left / 3) / 8)) for left in (2, 1)]
+    and multiples of 8. ``stages``: doublings before the head's."""
+    ends, steps = 2 * classes, stages + 1
+    return [max(8, 8 * round(ends * (embed_dim / ends) ** (left / steps) / 8)) for left in range(stages, 0, -1)]
 
 
 @dataclass
@@ -247,3 +247,63 @@ class ViT3D(VolumeArchitecture):
 
         assert isinstance(encoder, ViT3DEncoder)
         return ViT3DNetwork(encoder, self.widths, classes)
+
+
+@dataclass
+class InflatedViT(VolumeArchitecture):
+    """timm's vision transformers over volumes, with Primus' decoder (``configs/model/inflated_vit.yaml``)."""
+
+    encoder: str = MISSING
+    patch_size: int = at_least(4)
+    decoder_channels: list[int] | None = at_least(1, None)
+    arguments: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a patch that no doublings lead back from, another number of ``decoder_channels`` than
+        the decoder has stages, and a patch's side among ``arguments``."""
+        super().__post_init__()
+        if self.patch_size not in (MISSING, 4, 8, 16, 32):
+            raise UserError(f"patch_size={self.patch_size}: the decoder doubles; use 4, 8, 16 or 32")
+        if "patch_size" in (self.arguments or {}):
+            raise UserError("arguments.patch_size: the side of a patch is model.patch_size; take it out")
+        given = MISSING not in (self.patch_size, self.decoder_channels)
+        if given and self.decoder_channels and len(self.decoder_channels) != self.stages:
+            sides = " and ".join(f"1/{2**level}" for level in range(self.stages, 0, -1))
+            raise UserError(
+                f"decoder_channels={self.decoder_channels}: patch_size={self.patch_size} needs {self.stages}, of the "
+                f"maps at {sides} of a volume's sides"
+            )
+
+    @property
+    def name(self) -> str:
+        return self.encoder
+
+    @property
+    def stride(self) -> int:
+        return self.patch_size
+
+    @property
+    def divides(self) -> str:
+        return f"cuts each side into patches of {self.patch_size}"
+
+    @property
+    def instance_norm(self) -> str:
+        return ""
+
+    @property
+    def stages(self) -> int:
+        """Doublings of the decoder before the head's."""
+        return self.patch_size.bit_length() - 2
+
+    def build_encoder(self, size: int | tuple[int, ...], channels: int | None = None) -> "Encoder":
+        from dira_scale.models.volume.inflated import build_inflated
+
+        self.check_size(size)
+        assert not isinstance(size, int)
+        return build_inflated(self.encoder, self.patch_size, size, channels or self.channels, self.arguments or {})
+
+    def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
+        from dira_scale.models.volume.vit3d import ViT3DNetwork
+
+        widths = self.decoder_channels or primus_widths(encoder.channels[-1], stages=self.stages)
+        return ViT3DNetwork(encoder, widths, classes)

@@ -171,7 +171,8 @@ class Filler(nn.Module):
 
 
 class ViT3DDecoder(nn.Module):
-    """The pyramid -> a map of half the volume's sides: doubled, normalised at each voxel, GELU; twice."""
+    """The pyramid -> a map of half the volume's sides: doubled, normalised at each voxel, GELU, for each of
+    ``channels``."""
 
     def __init__(self, dim: int, channels: Sequence[int]) -> None:
         super().__init__()
@@ -201,9 +202,9 @@ class VoxelNorm(nn.LayerNorm):
 class ViT3DNetwork(Network):
     """[b, 1 or C, D, H, W] -> logits [b, classes, D, H, W]; the head doubles the decoder's map a last time."""
 
-    def __init__(self, encoder: ViT3DEncoder, decoder_channels: Sequence[int], classes: int = 1) -> None:
+    def __init__(self, encoder: Encoder, decoder_channels: Sequence[int], classes: int = 1) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, ViT3DDecoder(encoder.dim, decoder_channels)
+        self.encoder, self.decoder = encoder, ViT3DDecoder(encoder.channels[-1], decoder_channels)
         self.head = nn.ConvTranspose3d(decoder_channels[-1], classes, 2, 2)
         _initialise(self.head)
 

@@ -1,0 +1,171 @@
+"""A vision transformer of images as a network of volumes: it starts from weights of images, by inflated patches."""
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import timm
+import torch
+from timm.layers import PatchEmbed, resample_patch_embed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from dira_scale.errors import UserError
+from dira_scale.models.dino_files import LARGEST_PATCH
+from dira_scale.models.encoder import check_arguments, settle, timms
+from dira_scale.models.linear import resized
+from dira_scale.models.network import Tokens
+from dira_scale.models.pyramid import TimmEncoder
+from dira_scale.models.vit import resampled
+
+KERNEL = "patch_embed.proj.weight"
+
+
+class InflatedEncoder(TimmEncoder):
+    """[b, 1 or C, D, H, W] -> the volume itself, then one map, of the patches after the last block: 1/``patch`` of its
+    sides.
+
+    The blocks, class and register tokens and norms are timm's; only what tells where a patch is, and what is in it, has
+    a third axis:
+
+    - A kernel of images becomes one of volumes with a copy in each plane, divided by the number of planes (I3D:
+      Carreira & Zisserman, CVPR 2017, sec. 2.4; FlexiCT's code). One of another side is resampled first (FlexiViT).
+    - Positions in a plane, learnt or rotary, are as in images. Along the depth ``depth_embed`` [planes, dim], which
+      starts at 0, is added to them; for views of other depths it is resized.
+
+    So a volume of one plane of patches that is the same at each depth has the tokens of its image, and at first patches
+    know nothing of their depth. FlexiCT's positions are rotary, a third of a head's channels for each axis: its
+    transformer of images was trained for that, public ones would read turned channels as other rows and columns.
+    """
+
+    dimensions: ClassVar[int] = 3
+    fixed_size = False
+
+    def __init__(
+        self, name: str, patch: int, size: Sequence[int], in_channels: int, arguments: Mapping[str, Any]
+    ) -> None:
+        """Raises TypeError if ``name`` is no transformer of this kind, or for ``arguments`` that it does not have."""
+        super().__init__()
+        self.name, self.patch, self.arguments, self._in_channels = name, patch, dict(arguments), in_channels
+        of_images = timms(self)
+        if not (isinstance(of_images, VisionTransformer | Eva) and type(of_images.patch_embed) is PatchEmbed):
+            raise TypeError("it is no plain vision transformer")
+        # dynamic: rotary positions are then computed for each view
+        model: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **arguments)
+        images, dim = model.patch_embed, model.embed_dim
+        self.plane = images.grid_size
+        self.depth_embed = nn.Parameter(torch.zeros(size[0] // patch, dim))
+        kernel = nn.Conv3d(in_channels, dim, patch, stride=patch, bias=images.proj.bias is not None)
+        model.patch_embed = nn.Sequential(OrderedDict(proj=kernel))
+        model.attn_pool = None  # methods do the pooling
+        self.model = model
+        self.has_class_token, self.class_blocks = model.cls_token is not None, len(model.blocks)
+
+    @property
+    def channels(self) -> list[int]:
+        return [self._in_channels, self.model.embed_dim]
+
+    def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
+        # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
+        return Tokens(*self(x, with_tokens=True, hidden=hidden, fill=fill))
+
+    def forward(
+        self, x: Tensor, with_tokens: bool = False, hidden: Tensor | None = None, fill: Tensor | None = None
+    ) -> list[Tensor] | tuple[list[Tensor], Tensor | None, Tensor, Tensor]:
+        x = self._expanded(x)
+        (last,) = deque(self._blocks(x, hidden, fill), maxlen=1)
+        first, tokens = int(self.has_class_token), self._norm(last)
+        class_token, registers, patches = tokens.tensor_split([first, self.model.num_prefix_tokens], 1)
+        maps = [x, self.coarsest(patches, x.shape[2:])]
+        return (maps, class_token[:, 0] if first else None, registers, patches) if with_tokens else maps
+
+    def class_tokens(self, x: Tensor, blocks: int) -> list[Tensor]:
+        return [self._norm(tokens)[:, 0] for tokens in deque(self._blocks(self._expanded(x)), maxlen=blocks)]
+
+    def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
+        assert self.patch
+        return patches.transpose(1, 2).unflatten(2, [side // self.patch for side in size])
+
+    def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
+        """Kernels of images are inflated, positions of another depth resized."""
+        if name.endswith(KERNEL) and tensor.dim() == 4 and min(tensor.shape) and max(tensor.shape[2:]) <= LARGEST_PATCH:
+            return inflated(tensor, self.model.get_parameter(KERNEL).shape[2:])
+        if name == "depth_embed" and tensor.dim() == 2 and len(tensor):
+            return _along(tensor, len(self.depth_embed)).to(tensor.dtype)
+        return tensor
+
+    def _blocks(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the tokens after each block, class and register tokens first, before the last norm."""
+        features = self.model.patch_embed(x)
+        depth, plane, patches = features.shape[2], features.shape[3:], features.flatten(2).transpose(1, 2)
+        if hidden is not None and fill is not None:
+            patches = torch.where(hidden[:, :, None], fill.to(patches.dtype), patches)
+        prefix = [each for each in (self.model.cls_token, self.model.reg_token) if each is not None]
+        of_prefix, of_patches = self._positions(depth, plane)
+        if prefix:
+            first = torch.cat(prefix, 1) + (of_prefix if of_prefix.shape[1] else 0)
+            tokens = torch.cat([first.expand(len(x), -1, -1), patches + of_patches], 1)
+        else:
+            tokens = patches + of_patches
+        tokens = self.model.norm_pre(tokens)
+        for block, rope in zip(self.model.blocks, self._ropes(depth, plane), strict=True):
+            tokens = block(tokens) if rope is None else block(tokens, rope=rope)
+            yield tokens
+
+    def _positions(self, depth: int, plane: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Embeddings [1, p, dim] of class and register tokens, which may have none, and [1, n, dim] of patches."""
+        along, learnt = _along(self.depth_embed, depth)[:, None], self.model.pos_embed
+        if learnt is None:
+            return along.new_empty(1, 0, 1), along.expand(-1, math.prod(plane), -1).flatten(0, 1)[None]
+        of_prefix, within = learnt.tensor_split([learnt.shape[1] - math.prod(self.plane)], 1)
+        if plane != self.plane:
+            within = resampled(within, self.plane, plane)
+        return of_prefix, (along + within).flatten(0, 1)[None]
+
+    def _ropes(self, depth: int, plane: tuple[int, int]) -> Sequence[Tensor | None]:
+        """Rotary positions of all patches for each block: those of a plane, at each depth alike."""
+        count = len(self.model.blocks)
+        if (rope := getattr(self.model, "rope", None)) is None:
+            return [None] * count
+        turns = torch.cat([rope.get_embed(shape=plane)] * depth, -2)
+        return [*turns] if self.model.rope_mixed else [turns] * count
+
+    def _norm(self, tokens: Tensor) -> Tensor:
+        """A final norm that follows the pooling is applied to every token instead."""
+        normed: Tensor = (self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else self.model.norm)(tokens)
+        return normed
+
+
+def inflated(kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """A kernel of images [dim, c, h, w] as one of volumes [dim, c, *size]: a copy in each plane, divided by their
+    number."""
+    planes, *plane = size
+    return resample_patch_embed(kernel, plane)[:, :, None].expand(-1, -1, planes, -1, -1) / planes
+
+
+def build_inflated(
+    name: str, patch: int, size: Sequence[int], in_channels: int, arguments: Mapping[str, Any]
+) -> InflatedEncoder:
+    """timm's transformer ``name`` for volumes of ``size``, random weights; ``arguments`` as of
+    :func:`dira_scale.models.encoder.build_encoder`.
+
+    Raises ``UserError`` for a name or ``arguments`` that timm does not have, or a network of another kind.
+    """
+    theirs = check_arguments(name, arguments)
+    try:
+        encoder = InflatedEncoder(name, patch, size, in_channels, theirs)
+        settle(encoder, arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        given = f" with model.arguments={dict(arguments)}" if arguments else ""
+        raise UserError(
+            f"model.encoder: '{name}'{given} cannot be inflated to volumes ({' '.join(str(error).split())}); use a "
+            "plain vision transformer, such as vit_base_patch14_dinov2 or vit_base_patch16_dinov3"
+        ) from error
+    return encoder
+
+
+def _along(embedding: Tensor, depth: int) -> Tensor:
+    """Positions [planes, dim] for ``depth`` planes, linear between them."""
+    return embedding if len(embedding) == depth else resized(embedding.T[None], [depth])[0].T
