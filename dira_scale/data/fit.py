@@ -25,14 +25,15 @@ def require_fit(samples: Samples, views: ViewSpec, remedy: str | None = None) ->
         step = views.step(spacing)
         _require_spacing(samples, views, spacing)
     if not views.pad:
-        for entry in views.entries:
-            _require_sides(samples, entry, index, step, remedy)
+        for number, entry in enumerate(views.entries):
+            key = f"in views.crops[{number}] extents" if views.crops else "views.extents"
+            _require_sides(samples, entry, index, step, remedy, key)
 
 
 def _require_sides(
-    samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None, remedy: str | None
+    samples: Samples, views: ViewSpec, index: np.ndarray, step: np.ndarray | None, remedy: str | None, key: str
 ) -> None:
-    """Raise UserError for a sample that is smaller than a crop of ``views`` of one size."""
+    """Raise UserError for a sample that is smaller than a crop of ``views`` of one size, whose sizes are ``key``."""
     if (least := views.least) is None:
         return
     sides = np.stack(samples.sides(index), 1)
@@ -43,18 +44,18 @@ def _require_sides(
             crop += f" (of its voxels {_product(np.round(extents[small[0]], 1))})"
         raise UserError(
             f"{samples.name(small[0])} has {size} voxels, fewer than a crop of {crop}, as have {small.size} of "
-            f"{len(sides)} in split '{samples.split}': {remedy or _remedy(views, sides, step)}"
+            f"{len(sides)} in split '{samples.split}': {remedy or _remedy(views, sides, step, key)}"
         )
 
 
-def _remedy(views: ViewSpec, sides: np.ndarray, step: np.ndarray | None) -> str:
+def _remedy(views: ViewSpec, sides: np.ndarray, step: np.ndarray | None, key: str) -> str:
     """What to type for volumes of these ``sides`` [b, n]: crops that fit all of them are resized to the views' size."""
     fit = np.floor((sides if step is None else sides / step).min(0)).astype(int)
     if views.turns or views.transpose or views.orientations:
         fit[1:] = fit[1:].min()
     if views.fixed or fit.min() < 1:
         return "use data.pad=true"
-    return f"use data.pad=true, or views.extents=[[{','.join(map(str, fit))}]], which fits all"
+    return f"use data.pad=true, or {key}=[[{','.join(map(str, fit))}]], which fits all"
 
 
 def _require_spacing(samples: Samples, views: ViewSpec, spacing: np.ndarray) -> None:

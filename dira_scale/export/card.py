@@ -74,7 +74,8 @@ class Card:
     def licences(self) -> str:
         """The licences of the data and of the weights that training started from."""
         every = sorted({data.known.licence or "unknown" for data in self.datasets})
-        return " and ".join(every + ([self._start_licence or f"that of {self._start}"] if self._start else []))
+        of_start = [self._start_licence or f"that of {self._start}"] if self._start else []
+        return " and ".join(dict.fromkeys(every + of_start))
 
     @property
     def _start(self) -> str:

@@ -249,6 +249,8 @@ def check(format: str, encoder: Encoder, decoder: bool, classifier: bool = False
     if not isinstance(encoder, TimmEncoder):
         taken = "encoders of timm" + (" and model=swinunetr" if format == "monai" else "")
         raise UserError(f"formats: {format} takes {taken}; this run has {encoder.name}: use plain")
+    if encoder.dimensions == 3:
+        raise UserError(f"formats: {format} takes networks of images, and this run's is of volumes: use plain")
     if (channels := encoder.channels[0]) != 3 and format != "huggingface":
         raise UserError(f"formats: {format} takes networks of three channels; this run has {channels}: use plain")
     if format == "smp" and isinstance(encoder, PlainEncoder):
@@ -268,7 +270,7 @@ def default_formats(network: TrainedNetwork) -> list[str]:
     for classifiers with another head than timm's."""
     if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | Classifier | None):
         return ["plain"]
-    if network.encoder.channels[0] != 3:
+    if network.encoder.channels[0] != 3 or network.encoder.dimensions == 3:
         return ["plain"]
     if network.classifier:
         return ["timm"] if timm_head_names(network.encoder) else ["plain"]

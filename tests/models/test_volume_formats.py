@@ -189,10 +189,15 @@ def test_an_exported_encoder_says_which_volumes_it_takes(model: str, tmp_path: P
 
 def test_formats_of_volumes_say_for_which_network_they_are() -> None:
     unet, resenc = trained("unet3d"), trained("resenc_l", decoder=False)
+    inflated = trained("inflated_vit").encoder
     printed: list[tuple[Callable[[], object], str]] = [
         (lambda: FORMATS["nnunet"](unet), "nnunet takes model=resenc_l or model=vit3d; this run has unet3d: use plain"),
         (lambda: FORMATS["monai"](unet), "monai takes encoders of timm and model=swinunetr; this run has unet3d"),
         (lambda: check("monai", resenc.encoder, False), "monai needs a U-Net, and no stage up to this one trained"),
+        (
+            lambda: check("timm", inflated, False),
+            "timm takes networks of images, and this run's is of volumes: use plain",
+        ),
     ]
     for refused, message in printed:
         with pytest.raises(UserError, match=f"^formats: {message}"):
