@@ -164,8 +164,8 @@ def test_what_a_volume_lacks_is_reported_in_one_line(tmp_path: Path) -> None:
         (dataset, spec(8, 8, 8, turns=0.5), "toy: sample v2 has voxels of 0.7 x 0.9 mm .*: use data.spacing=MM"),
         (whole, spec(16, 12, 12, spacing=1.0), r"v0 has 17 x 20 x 16 voxels, .* of 16 x 12 x 12 .of its voxels "
          r"8 x 17.1 x 17.1., as have 2 of 3 .*: use data.pad=true, or views.extents=\[\[34,12,11\]\], which fits all$"),
-        (whole, spec(8, 8, 8, crops=({}, {"extents": ((18, 8, 8),)})), r"v0 has 17 x 20 x 16 .* of 18 x 8 x 8, as have 1 "
-         r"of 3 .*: use data.pad=true, or in views.crops\[1\] extents=\[\[17,18,16\]\], which fits all$"),
+        (whole, spec(8, 8, 8, crops=({}, {"extents": ((18, 8, 8),)})), r"v0 has 17 x 20 x 16 .* of 18 x 8 x 8, as have "
+         r"1 of 3 .*: use data.pad=true, or in views.crops\[1\] extents=\[\[17,18,16\]\], which fits all$"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             load(given, views, order=Order((3,), seed=5, batch=3))
