@@ -126,22 +126,26 @@ class Order:
 
         Raises UserError when ``world`` does not divide the lanes.
         """
-        assert step >= 0 and 0 <= rank < world
+        return self.positions(range(step, step + 1), rank, world)[0]
+
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+        """``batch_at`` of each of ``steps``, computed at once."""
+        assert steps.start >= 0 and 0 <= rank < world
         if self._lanes % world:
             raise UserError(
                 f"{world} ranks do not divide the {self._lanes} lanes of a global batch of {self.batch}: "
                 f"use one of {self.admissible_worlds()} ranks"
             )
-        epoch, step = divmod(step, self.steps_per_epoch)
-        owned, per_lane = self._lanes // world, self.batch // self._lanes
-        lane = np.arange(rank * owned, (rank + 1) * owned, dtype=np.int64)[:, None]
-        within = np.arange(step * per_lane, (step + 1) * per_lane, dtype=np.int64)[None, :]
-        lane, within = np.broadcast_arrays(lane, within)
-        lane_length = self._used // self._lanes
+        owned, per_lane, lane_length = self._lanes // world, self.batch // self._lanes, self._used // self._lanes
+        epochs, step = np.divmod(np.array(steps)[:, None, None], self.steps_per_epoch)  # arrays [steps, lanes, slots]
+        lane, within = np.arange(rank * owned, (rank + 1) * owned)[:, None], step * per_lane + np.arange(per_lane)
+        lane, within, epoch = np.broadcast_arrays(lane, within, epochs)
         position = lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)
-        return self._rows(epoch, self._permute_blocks(position.ravel(), epoch))
+        rows = self._rows(epoch.ravel(), self._permute_blocks(position.ravel(), epoch.ravel()))
+        parts = zip(epochs.ravel().tolist(), *(each.reshape(len(steps), -1) for each in rows), strict=True)
+        return [Positions(*of_step) for of_step in parts]
 
-    def _shuffle_windows(self, lane: np.ndarray, within: np.ndarray, lane_length: int, epoch: int) -> np.ndarray:
+    def _shuffle_windows(self, lane: np.ndarray, within: np.ndarray, lane_length: int, epoch: np.ndarray) -> np.ndarray:
         span = self.window * self.block
         if span == 1:
             return within
@@ -149,32 +153,39 @@ class Order:
         start = number * span
         windows_per_lane = -(-lane_length // span)
         window_number = (lane * windows_per_lane + number).astype(np.uint64)
-        key = np.uint64(self._key("window", epoch)) + random.mix(window_number)
+        key = self._keys("window", epoch) + random.mix(window_number)
         return start + random.permute(within - start, np.minimum(span, lane_length - start), key)
 
-    def _permute_blocks(self, position: np.ndarray, epoch: int) -> np.ndarray:
+    def _permute_blocks(self, position: np.ndarray, epoch: np.ndarray) -> np.ndarray:
         blocks = self._used // self.block
         block, within = np.divmod(position, self.block)
         whole = block < blocks
-        block[whole] = random.permute(block[whole], blocks, self._key("block", epoch))
+        block[whole] = random.permute(block[whole], blocks, self._keys("block", epoch[whole]))
         return block * self.block + within
 
-    def _rows(self, epoch: int, position: np.ndarray) -> Positions:
-        """From positions in an epoch to rows: each dataset's slots form an endless sequence of its rows."""
+    def _rows(self, epoch: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From positions in an epoch to rows, and how often each came before: each dataset's slots form an endless
+        sequence of its rows."""
         start = epoch * self._used
         cycle, slot = np.divmod(start + position, self.epoch_size)
         sizes, slots = np.array(self.sizes, np.int64), np.array(self._slots, np.int64)
         first_slot = np.cumsum(slots) - slots
         dataset = np.searchsorted(first_slot, slot, side="right") - 1
         turn = cycle * slots[dataset] + slot - first_slot[dataset]
-        start_cycle, start_slot = divmod(start, self.epoch_size)
-        first_turn = start_cycle * slots + np.clip(start_slot - first_slot, 0, slots)
-        occurrence, row = (turn - first_turn[dataset]) // sizes[dataset], turn % sizes[dataset]
+        start_cycle, start_slot = np.divmod(start, self.epoch_size)
+        first_turn = start_cycle * slots[dataset] + np.clip(start_slot - first_slot[dataset], 0, slots[dataset])
+        occurrence, row = (turn - first_turn) // sizes[dataset], turn % sizes[dataset]
         for d in np.flatnonzero(slots != sizes):  # part of a dataset must be a random part, not its first rows
             here = dataset == d
             row[here] = random.permute(row[here], int(sizes[d]), self._key("dataset", int(d)))
         index = (np.cumsum(sizes) - sizes)[dataset] + row
-        return Positions(epoch, index if self.selection is None else self.selection.samples[index], occurrence)
+        return index if self.selection is None else self.selection.samples[index], occurrence
+
+    def _keys(self, purpose: str, numbers: np.ndarray) -> np.ndarray:
+        """Keys uint64, as ``numbers`` are laid out."""
+        different, place = np.unique(numbers, return_inverse=True)
+        keys = np.array([self._key(purpose, number) for number in different.tolist()], np.uint64)
+        return keys[place].reshape(numbers.shape)
 
     def _key(self, purpose: str, number: int) -> int:
         return random.key(ORDER_VERSION, self.identity, self.seed, purpose, number)
@@ -215,6 +226,10 @@ class EvalOrder:
         first, last = step * self.batch, min((step + 1) * self.batch, self.size)
         index = np.arange(first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world)
         return Positions(0, index, np.zeros_like(index))
+
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+        """``batch_at`` of each of ``steps``."""
+        return [self.batch_at(step, rank, world) for step in steps]
 
 
 def _divisors(n: int) -> list[int]:

@@ -1,8 +1,7 @@
 """What one step asks of a loader: which images, which crops, which flips. The same for every loader."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.fit import require_fit
-from dira_scale.data.order import EvalOrder, Order, Positions
+from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_labels, draw_partner
 from dira_scale.errors import UserError
@@ -62,6 +61,7 @@ class Request:
         images: per view int64 [b]: the sample whose image it shows.
         geometries: per view the crop boxes and flips, in pixels of the stored images.
         distortions: per view its parameters, for the training device.
+        low, high, labels: as of a batch (``data.batch.Batch``).
     """
 
     step: int
@@ -71,6 +71,9 @@ class Request:
     images: tuple[np.ndarray, ...]
     geometries: tuple[Geometry, ...]
     distortions: tuple[Distortion, ...]
+    low: np.ndarray
+    high: np.ndarray
+    labels: np.ndarray | None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -116,13 +119,11 @@ class Requests:
 
     def between(self, start: int, stop: int) -> Iterator[Request]:
         """This rank's parts of the steps from ``start`` up to but excluding ``stop``, in order."""
-        steps = range(start, stop)
-        placed = zip(steps, (self.order.batch_at(step, self.rank, self.world) for step in steps), strict=True)
-        while some := list(islice(placed, self.together)):
-            yield from self._drawn(some)
+        for first in range(start, stop, self.together):
+            yield from self._drawn(range(first, min(first + self.together, stop)))
 
-    def _drawn(self, steps: Sequence[tuple[int, Positions]]) -> Iterator[Request]:
-        parts = [part for _, part in steps]
+    def _drawn(self, steps: range) -> Iterator[Request]:
+        parts = self.order.positions(steps, self.rank, self.world)
         index = np.concatenate([part.index for part in parts])
         occurrence = np.concatenate([part.occurrence for part in parts])
         epochs = [part.epoch if self.fixed_epoch is None else self.fixed_epoch for part in parts]
@@ -135,12 +136,16 @@ class Requests:
             )
             for view, shown in enumerate(images)
         ]  # fmt: skip
-        first = 0
-        for (step, part), of_views in zip(steps, epochs, strict=True):
+        low, high = (np.stack(of_views, 1) for of_views in zip(*map(self.samples.range, images), strict=True))
+        labels, first = self.samples.labels(index), 0
+        for step, part, of_views in zip(steps, parts, epochs, strict=True):
             span = slice(first, first := first + len(part.index))
             geometries, distortions = zip(*((box[span], distortion[span]) for box, distortion in drawn), strict=True)
             shown_here = tuple(shown[span] for shown in images)
-            yield Request(step, of_views, index[span], occurrence[span], shown_here, geometries, distortions)
+            yield Request(
+                step, of_views, index[span], occurrence[span], shown_here, geometries, distortions, low[span],
+                high[span], None if labels is None else labels[span],
+            )  # fmt: skip
 
     def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
         """Return whose image ``view`` of each sample shows: its own, or another one of its group."""
@@ -170,9 +175,7 @@ class Requests:
 
         ``mask``: int16 [b, V, *size], if masks were asked for.
         """
-        ends = zip(*map(self.samples.range, request.images), strict=True)
-        low, high = (torch.from_numpy(np.stack(of_views, 1)) for of_views in ends)
-        labels, chosen = self.samples.labels(request.index), self.samples.chosen
+        labels, chosen = request.labels, self.samples.chosen
         if labels is not None and chosen is not None and any(chosen.smoothed):
             drawn = draw_labels(self.seed, request.epoch, request.index, request.occurrence, labels.shape[1])
             labels = chosen.smooth(labels, drawn)
@@ -180,8 +183,8 @@ class Requests:
             views,
             request.distortions,
             torch.from_numpy(request.index),
-            low,
-            high,
+            torch.from_numpy(request.low),
+            torch.from_numpy(request.high),
             request.step,
             request.epoch,
             None if labels is None else torch.from_numpy(labels),

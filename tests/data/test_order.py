@@ -102,6 +102,17 @@ def test_any_step_is_reached_at_once(order, step):
     np.testing.assert_array_equal(order.batch_at(step).index, replace(order).batch_at(step).index)
 
 
+@promised(orders(), st.integers(1, 5))
+def test_several_steps_at_once_are_each_of_them(order, epoch):
+    """Also from one epoch to the next."""
+    steps = range(epoch * order.steps_per_epoch - 1, epoch * order.steps_per_epoch + 2)
+    for step, found in zip(steps, order.positions(steps), strict=True):
+        alone = order.batch_at(step)
+        assert found.epoch == alone.epoch
+        np.testing.assert_array_equal(found.index, alone.index)
+        np.testing.assert_array_equal(found.occurrence, alone.occurrence)
+
+
 @promised(orders(mixture=False), st.integers(0, 3))
 def test_blocks_stay_whole_and_lanes_are_consecutive(order, epoch):
     """Slow construction by lists: the endless line, its blocks, the lanes, their windows."""

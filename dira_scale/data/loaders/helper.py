@@ -194,6 +194,7 @@ def _serve(
                 passed = {part: value - before.get(part, 0.0) for part, value in seconds.items()}
                 before = seconds
                 without = _with_large(batch, [tensor.to("meta") for tensor in _large(batch)])
+                without = replace(without, distortions=tuple(each.clone() for each in batch.distortions))
                 _send(connection, (slot, without, passed))
         except (EOFError, ConnectionError):
             raise

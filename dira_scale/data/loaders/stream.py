@@ -60,6 +60,9 @@ class Substitutes:
         self.cache.seconds.add(skipped=int(lost.sum()))
         return replace(positions, index=index, occurrence=occurrence)
 
+    def positions(self, steps: range, rank: int = 0, world: int = 1) -> list[Positions]:
+        return [self.batch_at(step, rank, world) for step in steps]
+
     def _drawn(self, epoch: int, index: np.ndarray, occurrence: np.ndarray, there: np.ndarray) -> np.ndarray:
         """A sample for each of ``index``: of the shard of a sample that is there, any one."""
         draws = random.uniform(self.seed, epoch, index, occurrence, view=0, n=2, stream=STREAM)

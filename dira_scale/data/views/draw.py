@@ -62,8 +62,11 @@ class Distortion:
         return self._each(lambda values: values.to(device, non_blocking=True))
 
     def __getitem__(self, samples: slice) -> Self:
-        # In memory of its own: another process gets these samples, not all that they were sliced from.
-        return self._each(lambda values: values[samples].clone())
+        return self._each(lambda values: values[samples])
+
+    def clone(self) -> Self:
+        """Return it in memory of its own: another process gets these samples, not all that they were sliced from."""
+        return self._each(Tensor.clone)
 
     def tensors(self) -> dict[str, Tensor]:
         """All parameters by name, those of a corruption by ``corruptions.NAME.PARAMETER``."""
