@@ -114,7 +114,9 @@ class Bricks:
         if table < 0:
             raise BrickError(f"{self.size} bytes are fewer than the table of {count} bricks has")
         rows = np.empty(int(numbers[-1]) + 1 - first, TABLE)
-        self._fetch(table + first * TABLE.itemsize, rows.view(np.uint8).data)
+        began = perf_counter()
+        self.fetch(table + first * TABLE.itemsize, rows.view(np.uint8).data)
+        self.seconds += perf_counter() - began
         rows = rows[numbers - first]
         begin, sizes = rows["offset"], rows["size"]
         if (bad := ((sizes > largest) | (begin > table) | (sizes > table - begin)).nonzero()[0]).size:
@@ -128,18 +130,15 @@ class Bricks:
         places = np.cumsum(sizes) - sizes
         frame = Frame(int(sizes.sum()), most, new)
         runs = [0, *(np.flatnonzero(begin[1:] != end[:-1]) + 1).tolist(), len(numbers)]
+        began = perf_counter()
         for i, j in pairwise(runs):
-            self._fetch(int(begin[i]), frame.chunks[places[i] : places[j - 1] + sizes[j - 1]])
+            self.fetch(int(begin[i]), frame.chunks[places[i] : places[j - 1] + sizes[j - 1]])
+        self.seconds += perf_counter() - began
         checks = zip(numbers.tolist(), places.tolist(), sizes.tolist(), rows["xxh3"].tolist(), strict=True)
         for number, place, size, checksum in checks:
             if _checksum(frame.chunks[place : place + size], number) != checksum:
                 raise BrickError(f"brick {number}: its checksum differs from the table's")
         return frame, places
-
-    def _fetch(self, start: int, buffer: memoryview) -> None:
-        began = perf_counter()
-        self.fetch(start, buffer)
-        self.seconds += perf_counter() - began
 
 
 def _numbers(grid: Sequence[int], brick: Sequence[int], part: Part) -> np.ndarray:

@@ -25,6 +25,7 @@ from dira_scale.pixels.arena import Allocate
 OVERHEAD = 32  # the most bytes that an encoded brick has more than a decoded one
 HEADER, INDEX = 184, 32  # bytes of a frame's header for three axes, and of that of its index of offsets
 TRAILER = bytes.fromhex("940193cd0006de0000dc0000ce00000023d800") + bytes(16)
+SIZES = 16, 39  # where a header has the bytes of the frame, and of its encoded bricks
 Corner = ctypes.c_int64 * 3
 _LOADING = threading.Lock()
 
@@ -55,7 +56,9 @@ class Frame:
         index = _index_header(offsets.size) + offsets.tobytes()
         size = self._end + len(index) + len(TRAILER)
         frame = self._buffer[:size].data
-        frame[:HEADER] = _header(offsets.shape, brick, result.dtype, self._end - HEADER, size)
+        frame[:HEADER] = _header(offsets.shape, brick, result.dtype)
+        for place, number in zip(SIZES, (size, self._end - HEADER), strict=True):
+            struct.pack_into(">q", frame, place, number)
         frame[self._end :] = index + TRAILER
         low, shape = (Corner(*axes) for axes in (first, result.shape))
         high = Corner(*map(add, first, result.shape))
@@ -70,13 +73,14 @@ class Frame:
             raise ValueError(f"libblosc2 cannot decode them (error {code})")
 
 
-def _header(grid: Sequence[int], brick: Sequence[int], dtype: np.dtype, chunks: int, size: int) -> bytes:
-    """The header of a frame of ``size`` bytes, ``chunks`` of them encoded: ``grid`` bricks, shuffled, by LZ4HC."""
+@cache
+def _header(grid: tuple[int, ...], brick: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """The header of a frame but for its ``SIZES``: ``grid`` bricks, shuffled, by LZ4HC."""
     shape = [n * side for n, side in zip(grid, brick, strict=True)]
     decoded = math.prod(brick) * dtype.itemsize
     return b"".join([
-        b"\x9e\xa8b2frame\0", _int32(HEADER), b"\xcf", struct.pack(">q", size), b"\xa4\x12\x00\x52\x02",
-        _int64(math.prod(shape) * dtype.itemsize, chunks), _int32(dtype.itemsize, decoded, decoded),
+        b"\x9e\xa8b2frame\0", _int32(HEADER), b"\xcf", bytes(8), b"\xa4\x12\x00\x52\x02",
+        _int64(math.prod(shape) * dtype.itemsize, 0), _int32(dtype.itemsize, decoded, decoded),
         b"\xd1\x00\x01\xd1\x00\x02\xc2\xd8\x06\x01", bytes(5), b"\x02", bytes(9),
         b"\x93\xcd\x00\x11\xde\x00\x01\xa4b2nd", _int32(107), b"\xdc\x00\x01\xc6\x00\x00\x00\x48",
         b"\x97\x00\x03\x93", _int64(*shape), 2 * (b"\x93" + _int32(*brick)), b"\x00\xdb\x00\x00\x00\x03",

@@ -70,7 +70,9 @@ def test_a_frame_is_what_blosc2_writes() -> None:
             codec=blosc2.Codec.LZ4HC, clevel=5, filters=[blosc2.Filter.SHUFFLE], filters_meta=[0], nthreads=1
         )
         frame = blosc2.zeros(sides, dtype, chunks=brick, blocks=brick, contiguous=True, cparams=coded).to_cframe()
-        assert frames._header(grid, brick, np.dtype(dtype), 0, len(frame)) == frame[: frames.HEADER]
+        header, (whole, encoded) = bytearray(frames._header(grid, brick, np.dtype(dtype))), frames.SIZES
+        header[whole : whole + 8], header[encoded : encoded + 8] = len(frame).to_bytes(8), bytes(8)
+        assert header == frame[: frames.HEADER]
         assert frame.endswith(frames.TRAILER)
         offsets = np.arange(math.prod(grid), dtype=np.int64)
         assert blosc2.decompress2(frames._index_header(offsets.size) + offsets.tobytes()) == offsets.tobytes()
