@@ -40,8 +40,10 @@ def freeze(network: Network, config: Finetune, loaded: Collection[str] | None = 
 
 def _learned(network: Network, config: Finetune) -> Iterator[str]:
     """Names of the parameters that learn of the frozen parts. The layers that make a pyramid of a transformer's maps
-    learn with the decoder, where that does."""
+    learn with the decoder, where that does; positions along the depth do, which weights of images have not."""
     names = [name for name, _ in network.named_parameters()]
+    if config.trained and config.frozen:
+        yield from (name for name in names if name == "encoder.depth_embed")
     if config.trained and config.frozen == "encoder" and not isinstance(network, Classifier):
         yield from (name for name in names if name.startswith("encoder.pyramid."))
     if config.trained == BIASES:

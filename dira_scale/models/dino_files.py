@@ -11,6 +11,7 @@ from dira_scale.errors import UserError
 from dira_scale.models.translations import Rules, translate
 
 MASK_TOKEN = "mask_token"
+KERNEL = "patch_embed.proj.weight"
 LARGEST_PATCH = 64  # pixels: resampling a side s takes memory of s to the fourth, and a file may be a stranger's
 REGISTERS = ("register_tokens", "storage_tokens")  # DINOv2's, DINOv3's
 # Names of transformers' Dinov2Model (RAD-DINO), Dinov2WithRegistersModel and DINOv3ViTModel -> the authors'.
@@ -38,8 +39,8 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
     """Return whose layout ``stored`` is in, and its tensors as timm's ``model``, called ``name``, has them; "" and
     ``stored`` unless it is a file of DINOv2 or DINOv3 and ``model`` a transformer of their kind.
 
-    The authors' names become timm's by timm's own conversion, which also resamples patches and positions. Prefixes and
-    the mask token, which timm has not, stay.
+    The authors' names become timm's by timm's own conversion, which also resamples positions. Prefixes, the mask token,
+    which timm has not, and the kernel of patches, which is resampled once, later, stay.
 
     Raises ``UserError`` for other register tokens than the network's, biases that it does not have, damaged files.
     """
@@ -50,11 +51,12 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
         if any(key.endswith("embeddings.cls_token") for key in stored):
             whose, tensors = "transformers' DINO", _authors(stored)
         prefixes = [key.removesuffix("cls_token") for key in tensors if key.endswith("cls_token")]
-        prefixes = [p for p in prefixes if f"{p}patch_embed.proj.weight" in tensors and _is_dinos(p, tensors)]
+        prefixes = [p for p in prefixes if p + KERNEL in tensors and _is_dinos(p, tensors)]
         for prefix in prefixes:
             own = {key.removeprefix(prefix): tensors.pop(key) for key in [*tensors] if key.startswith(prefix)}
             token = {prefix + MASK_TOKEN: own[MASK_TOKEN]} if MASK_TOKEN in own else {}
-            tensors |= {prefix + key: tensor for key, tensor in _timms(own, model, name).items()} | token
+            timms = _timms(own, model, name) | {KERNEL: own[KERNEL]}
+            tensors |= {prefix + key: tensor for key, tensor in timms.items()} | token
     except _DAMAGED as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"is of another network than {name}, or damaged ({reason})") from error
@@ -82,7 +84,7 @@ def _authors(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _timms(own: dict[str, Tensor], model: Any, name: str) -> dict[str, Tensor]:
     """The authors' tensors, without a prefix, as timm's."""
-    if max(own["patch_embed.proj.weight"].shape[2:]) > LARGEST_PATCH:
+    if max(own[KERNEL].shape[2:]) > LARGEST_PATCH:
         raise UserError(f"has patches of more than {LARGEST_PATCH} pixels")
     count = max(own[key].shape[1] if key in own else 0 for key in REGISTERS)
     needed = 0 if model.reg_token is None else model.reg_token.shape[1]

@@ -97,10 +97,10 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle(encoder: TimmEncoder, arguments: Mapping[str, Any]) -> None:
-    """Turn randomness off unless ``arguments`` set a rate of it, or give all blocks the same."""
+    """Turn randomness off unless ``arguments`` set some of it, or give all blocks the same."""
     if arguments.get(UNIFORM):
         drop_alike(encoder, arguments.get("drop_path_rate", 0.0))
-    if not any(argument.endswith("_rate") for argument in arguments):
+    if not any(argument.endswith(("_rate", "_coords")) for argument in arguments):
         disable_randomness(encoder)
 
 
@@ -150,12 +150,14 @@ def _construct(name: str, in_channels: int, arguments: dict[str, Any]) -> TimmEn
 
 
 def disable_randomness(encoder: nn.Module) -> None:
-    """Turn off stochastic depth and dropout."""
+    """Turn off stochastic depth, dropout and the jitter of rotary positions."""
     for layer in encoder.modules():
         if isinstance(layer, DropPath):
             layer.drop_prob = 0.0
         elif isinstance(layer, nn.Dropout):
             layer.p = 0.0
+        elif hasattr(layer, "aug_active"):
+            layer.aug_active = False  # type: ignore[assignment]
 
 
 def drop_alike(encoder: TimmEncoder, rate: float) -> None:

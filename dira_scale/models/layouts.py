@@ -20,7 +20,6 @@ from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
 from dira_scale.models.vit import PlainEncoder
-from dira_scale.models.volume.inflated import InflatedEncoder
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -63,7 +62,7 @@ class StartWeights:
         self.origin, self._other_norm = f"{key}: {name or path}", other_norm
         self._stored = dict(_read(path, key) if tensors is None else tensors)
         whose = ""
-        if isinstance(encoder, PlainEncoder | InflatedEncoder):
+        if isinstance(encoder, TimmEncoder):
             try:
                 whose, self._stored = as_timms(self._stored, timms(encoder), encoder.name)
             except UserError as error:
@@ -158,7 +157,7 @@ class StartWeights:
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
         missing = nearest_miss[1]
         ranks = {tensor.dim() for tensor in self._stored.values()}
-        if encoder.dimensions == 3 and 4 in ranks and 5 not in ranks:
+        if encoder.dimensions == 3 and not isinstance(encoder, TimmEncoder) and 4 in ranks and 5 not in ranks:
             raise UserError(
                 f"{self.origin}: is of a network of images, and {encoder.name} is one of volumes with other layers; "
                 "a plain vision transformer's are inflated by model=inflated_vit, other networks train on planes "

@@ -1,17 +1,20 @@
 """Vision transformers of images over volumes: what they compute of files of images, at first and on other sizes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from models.test_dino_files import DIM, NETWORKS, assert_computes, authors, network, tokens, written
 from models.volumes import network as volumes_network
 from models.volumes import parameters
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dira_scale.errors import UserError
+from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.volume.inflated import InflatedEncoder, build_inflated
 
@@ -55,6 +58,50 @@ def test_a_thin_volume_has_its_images_tokens(kind: str, tmp_path: Path) -> None:
             torch.testing.assert_close(each, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aimv2_large_patch14_224",  # a norm behind the patches, no class token
+        "deit_tiny_distilled_patch16_224",  # a second token before them
+        "deit3_small_patch16_224",  # a class token without a position
+        "eva02_tiny_patch14_224",  # learnt and rotary positions
+        "vit_base_patch16_clip_224",  # a norm before the blocks
+        "vit_base_patch16_siglip_224",  # pooled by attention
+        "vit_medium_patch16_gap_256",  # pooled before its norm
+        "vit_small_patch16_rope_mixed_224",  # rotary positions of each block
+    ],
+)
+def test_each_kind_of_plain_transformer_computes_as_timms(name: str, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    torch.manual_seed(0)
+    flat, images = timm.create_model(name, num_classes=0, **arguments).eval(), torch.rand(2, 3, 32, 32)
+    for parameter in flat.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    save_file(flat.state_dict(), tmp_path / "timm.safetensors")
+    encoder = build_inflated(name, 8, (8, 32, 32), 3, arguments).eval()
+    StartWeights(tmp_path / "timm.safetensors", encoder)
+    with torch.no_grad():
+        ours, theirs = encoder.tokens(images[:, :, None].expand(-1, -1, 8, -1, -1)), flat.forward_features(images)
+        if isinstance(flat.norm, nn.Identity):
+            theirs = flat.fc_norm(theirs)
+    assert ours.registers is not None and ours.patches is not None
+    first = [] if ours.class_token is None else [ours.class_token[:, None]]
+    torch.testing.assert_close(torch.cat([*first, ours.registers, ours.patches], 1), theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_are_not_shaken_in_training() -> None:
+    """Processes would draw differently. timm's default of this name is to rescale them."""
+    name, volumes = "vit_base_patch16_sapiens2", torch.rand(1, 3, *SIZE)
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_kv_heads": 1}
+    for encoder, x in (
+        (build_inflated(name, 8, SIZE, 3, arguments), volumes),
+        (build_encoder(name, size=32, arguments=arguments), volumes[:, :, 0]),
+    ):
+        with torch.no_grad():
+            first, second = (encoder.train()(x)[-1] for _ in range(2))
+        assert torch.equal(first, second)
+
+
 def test_kernels_of_another_side_see_the_resized_image(tmp_path: Path) -> None:
     """FlexiViT's resampling is exact where patches grow: each patch of 8 x 8 is resized to 16 x 16."""
     state, images = authors("DINOv2"), torch.rand(2, 3, 32, 32)
@@ -77,7 +124,7 @@ def test_a_run_on_images_goes_on_in_volumes(tmp_path: Path) -> None:
     assert "loaded" in str(StartWeights(tmp_path / "run.safetensors", encoder))
     images = torch.rand(2, 3, 32, 32)
     torch.testing.assert_close(
-        encoder.model.patch_embed(images[:, :, None].expand(-1, -1, 8, -1, -1))[:, :, 0],
+        encoder.model.patch_embed.proj(images[:, :, None].expand(-1, -1, 8, -1, -1))[:, :, 0],
         flat.model.patch_embed.proj(images),
         rtol=1e-4,
         atol=1e-5,
@@ -128,3 +175,20 @@ def test_the_default_is_of_the_documented_size() -> None:
         network = volumes_network("inflated_vit", (96, 96, 96))
         assert network(torch.empty(1, 1, 96, 96, 96)).shape == (1, 1, 96, 96, 96)
     assert parameters(network) == 87_185_641
+
+
+def test_arguments_that_timm_does_not_take_are_named() -> None:
+    with pytest.raises(
+        UserError, match=r"^model\.arguments=\{'nonsense': 3\}: timm's 'vit_tiny_patch16_224' does not "
+    ):
+        build_inflated("vit_tiny_patch16_224", 8, SIZE, 1, {"nonsense": 3})
+
+
+def test_a_kernel_of_dinos_is_resampled_once(tmp_path: Path) -> None:
+    """Not first to the side that timm's name has, 14, which would lose most of it."""
+    state = authors("DINOv2")
+    name, own = NETWORKS["DINOv2"]
+    encoder = build_inflated(name, 8, SIZE, 3, {key: value for key, value in own.items() if key != "patch_size"})
+    StartWeights(written(state, tmp_path), encoder)
+    kernel = encoder.model.patch_embed.proj.weight
+    torch.testing.assert_close(kernel.sum(2), state["patch_embed.proj.weight"], rtol=1e-4, atol=1e-5)

@@ -1,26 +1,27 @@
 """A vision transformer of images as a network of volumes: it starts from weights of images, by inflated patches."""
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import PatchEmbed, resample_patch_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.dino_files import LARGEST_PATCH
+from dira_scale.models.dino_files import KERNEL, LARGEST_PATCH
 from dira_scale.models.encoder import check_arguments, settle, timms
 from dira_scale.models.linear import resized
 from dira_scale.models.network import Tokens
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.vit import resampled
 
-KERNEL = "patch_embed.proj.weight"
+PREFIX = ("cls_token", "dist_token", "reg_token")  # timm's names of the tokens before the patches, in their order
 
 
 class InflatedEncoder(TimmEncoder):
@@ -35,9 +36,9 @@ class InflatedEncoder(TimmEncoder):
     - Positions in a plane, learnt or rotary, are as in images. Along the depth ``depth_embed`` [planes, dim], which
       starts at 0, is added to them; for views of other depths it is resized.
 
-    So a volume of one plane of patches that is the same at each depth has the tokens of its image, and at first patches
-    know nothing of their depth. FlexiCT's positions are rotary, a third of a head's channels for each axis: its
-    transformer of images was trained for that, public ones would read turned channels as other rows and columns.
+    So a volume of one plane of patches has the tokens of its mean slice, and at first patches know nothing of their
+    depth. FlexiCT exchanges its rotary halves for thirds (depth, row, column) when it goes into volumes; here what
+    weights know of a plane stays.
     """
 
     dimensions: ClassVar[int] = 3
@@ -46,19 +47,19 @@ class InflatedEncoder(TimmEncoder):
     def __init__(
         self, name: str, patch: int, size: Sequence[int], in_channels: int, arguments: Mapping[str, Any]
     ) -> None:
-        """Raises TypeError if ``name`` is no transformer of this kind, or for ``arguments`` that it does not have."""
+        """Raises ValueError if ``name`` is no transformer of this kind, TypeError for ``arguments`` that it does not
+        have."""
         super().__init__()
         self.name, self.patch, self.arguments, self._in_channels = name, patch, dict(arguments), in_channels
         of_images = timms(self)
         if not (isinstance(of_images, VisionTransformer | Eva) and type(of_images.patch_embed) is PatchEmbed):
-            raise TypeError("it is no plain vision transformer")
+            raise ValueError("it is no plain vision transformer")
         # dynamic: rotary positions are then computed for each view
         model: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **arguments)
         images, dim = model.patch_embed, model.embed_dim
         self.plane = images.grid_size
         self.depth_embed = nn.Parameter(torch.zeros(size[0] // patch, dim))
-        kernel = nn.Conv3d(in_channels, dim, patch, stride=patch, bias=images.proj.bias is not None)
-        model.patch_embed = nn.Sequential(OrderedDict(proj=kernel))
+        images.proj = nn.Conv3d(in_channels, dim, patch, stride=patch, bias=images.proj.bias is not None)
         model.attn_pool = None  # methods do the pooling
         self.model = model
         self.has_class_token, self.class_blocks = model.cls_token is not None, len(model.blocks)
@@ -98,31 +99,29 @@ class InflatedEncoder(TimmEncoder):
 
     def _blocks(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the tokens after each block, class and register tokens first, before the last norm."""
-        features = self.model.patch_embed(x)
-        depth, plane, patches = features.shape[2], features.shape[3:], features.flatten(2).transpose(1, 2)
+        features = self.model.patch_embed.proj(x)
+        depth, plane = features.shape[2], features.shape[3:]
+        patches = self.model.patch_embed.norm(features.flatten(2).transpose(1, 2))
         if hidden is not None and fill is not None:
             patches = torch.where(hidden[:, :, None], fill.to(patches.dtype), patches)
-        prefix = [each for each in (self.model.cls_token, self.model.reg_token) if each is not None]
-        of_prefix, of_patches = self._positions(depth, plane)
-        if prefix:
-            first = torch.cat(prefix, 1) + (of_prefix if of_prefix.shape[1] else 0)
-            tokens = torch.cat([first.expand(len(x), -1, -1), patches + of_patches], 1)
-        else:
-            tokens = patches + of_patches
-        tokens = self.model.norm_pre(tokens)
+        prefix = [each for name in PREFIX if (each := getattr(self.model, name, None)) is not None]
+        tokens = torch.cat([*(each.expand(len(x), -1, -1) for each in prefix), patches], 1)
+        positions = self._positions(depth, plane)
+        tokens = tokens + F.pad(positions, (0, 0, tokens.shape[1] - positions.shape[1], 0))
+        tokens = self.model.norm_pre(self.model.pos_drop(tokens))
         for block, rope in zip(self.model.blocks, self._ropes(depth, plane), strict=True):
             tokens = block(tokens) if rope is None else block(tokens, rope=rope)
             yield tokens
 
-    def _positions(self, depth: int, plane: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Embeddings [1, p, dim] of class and register tokens, which may have none, and [1, n, dim] of patches."""
+    def _positions(self, depth: int, plane: tuple[int, int]) -> Tensor:
+        """Embeddings [1, p + n, dim] of p tokens before the patches, which may have none, and of patches."""
         along, learnt = _along(self.depth_embed, depth)[:, None], self.model.pos_embed
         if learnt is None:
-            return along.new_empty(1, 0, 1), along.expand(-1, math.prod(plane), -1).flatten(0, 1)[None]
+            return along.expand(-1, math.prod(plane), -1).flatten(0, 1)[None]
         of_prefix, within = learnt.tensor_split([learnt.shape[1] - math.prod(self.plane)], 1)
         if plane != self.plane:
             within = resampled(within, self.plane, plane)
-        return of_prefix, (along + within).flatten(0, 1)[None]
+        return torch.cat([of_prefix, (along + within).flatten(0, 1)[None]], 1)
 
     def _ropes(self, depth: int, plane: tuple[int, int]) -> Sequence[Tensor | None]:
         """Rotary positions of all patches for each block: those of a plane, at each depth alike."""
@@ -159,9 +158,14 @@ def build_inflated(
         settle(encoder, arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         given = f" with model.arguments={dict(arguments)}" if arguments else ""
+        reason = " ".join(str(error).split())
+        if arguments and isinstance(error, TypeError):
+            raise UserError(
+                f"model.arguments={dict(arguments)}: timm's '{name}' does not take them ({reason})"
+            ) from error
         raise UserError(
-            f"model.encoder: '{name}'{given} cannot be inflated to volumes ({' '.join(str(error).split())}); use a "
-            "plain vision transformer, such as vit_base_patch14_dinov2 or vit_base_patch16_dinov3"
+            f"model.encoder: '{name}'{given} cannot be inflated to volumes ({reason}); use a plain "
+            "vision transformer, such as vit_base_patch14_dinov2 or vit_base_patch16_dinov3"
         ) from error
     return encoder
 
