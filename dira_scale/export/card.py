@@ -9,6 +9,7 @@ from dira_scale import __version__
 from dira_scale.export.exported import Exported
 from dira_scale.export.release import Release
 from dira_scale.models.hub import name_of
+from dira_scale.models.start import in_one
 from dira_scale.runs.description import Description
 from dira_scale.runs.reader import TrainingData
 
@@ -75,7 +76,7 @@ class Card:
         """The licences of the data and of the weights that training started from."""
         every = sorted({data.known.licence or "unknown" for data in self.datasets})
         of_start = [self._start_licence or f"that of {self._start}"] if self._start else []
-        return " and ".join(dict.fromkeys(every + of_start))
+        return in_one(every + of_start)
 
     @property
     def _start(self) -> str:
@@ -93,7 +94,8 @@ class Card:
         elif self.run.network.head == "linear":
             network += ", and the same encoder with a linear classifier of each pixel's features,"
         elif self.decoder:
-            network += f", and the same encoder with a {'' if [*self.exports] == ['plain'] else 'U-Net '}decoder,"
+            unet = "U-Net " if {"smp", "monai"} & self.exports.keys() else ""
+            network += f", and the same encoder with a {unet}decoder,"
         chosen = "the newest checkpoint, whatever its validation loss"
         if self.loss is not None:
             metric = self.run.metrics.get(self.run.best)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ PUBLISHED = {
     r"dinov2_vit[sblg]14_(reg4_)?pretrain\.pth": "apache-2.0",
     r"dinov3_\w+_pretrain_\w+-[0-9a-f]{8}\.pth": "dinov3-license",
 }
+AND = " and "  # between licences
 SHOWN, BEGINNING = ".{1,300}", 2**16  # of a licence; characters of a card
 
 
@@ -80,7 +82,7 @@ def licence_of(path: Path) -> str | None:
         run = read_description(path)
         known = {dataset.licence or "unknown" for dataset in run.data.datasets}
         start = [run.network.licence or f"that of {name_of(run.network.start)}"] if run.network.start else []
-        return " and ".join([*sorted(known), *start])
+        return in_one([*sorted(known), *start])
     card = path.parent / CARD
     text = ""
     if card.is_file():
@@ -94,6 +96,11 @@ def licence_of(path: Path) -> str | None:
             except ValueError:
                 return printable(match[1])
     return next((licence for name, licence in PUBLISHED.items() if re.fullmatch(name, path.name)), None)
+
+
+def in_one(licences: Iterable[str]) -> str:
+    """Return all licences, each once; one may itself be of several."""
+    return AND.join(dict.fromkeys(each for some in licences for each in some.split(AND)))
 
 
 def _file(path: Path, key: str) -> Path:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
 from dira_scale.models.network import Encoder
-from dira_scale.models.start import licence_of, start_weights
+from dira_scale.models.start import in_one, licence_of, start_weights
 
 NAME = "test_resnet"
 
@@ -81,6 +81,7 @@ def test_an_exported_folder_is_its_file_with_the_decoder_and_says_its_licence(tm
     assert start.licence == licence_of(tmp_path / "plain_encoder.safetensors") == 'CC-BY-4.0 and "ours"'
     (tmp_path / "README.md").unlink()
     assert licence_of(tmp_path / "plain_encoder.safetensors") is None
+    assert in_one(["MIT", "CC-BY-4.0 and MIT", "unknown"]) == "MIT and CC-BY-4.0 and unknown"
 
 
 @pytest.mark.parametrize(
