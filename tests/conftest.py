@@ -2,11 +2,13 @@
 --rest``: what ``make test`` left (``make test-rest``). Signals that whoever started the tests ignores reach the
 processes that the tests start."""
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from shared_bases import composed
@@ -119,4 +121,14 @@ def cores() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if processes := sys.modules.get("dira_scale.distributed.processes"):
             patch.setattr(processes, "idle_cores", lambda share: max(1, share // workers))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage() -> Iterator[None]:
+    """A stage in a test's own process begins without a full search for garbage, a third of a second with what all tests
+    import. Processes of their own make it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if module := sys.modules.get("dira_scale.engine.garbage"):
+            patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
         yield
