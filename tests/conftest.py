@@ -11,7 +11,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
-from shared_bases import composed
+from omegaconf import OmegaConf
+from shared_bases import composed, parsed
 from tiers import TIERS, Passed, Ran, Rest, Tier
 
 from dira_scale.config import compose
@@ -93,6 +94,13 @@ def heard() -> Iterator[None]:
     yield
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_are_parsed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", parsed)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
