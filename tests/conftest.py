@@ -2,14 +2,17 @@
 --rest``: what ``make test`` left (``make test-rest``). Signals that whoever started the tests ignores reach the
 processes that the tests start."""
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
-from shared_bases import composed
+from omegaconf import OmegaConf
+from shared_bases import composed, parsed
 from tiers import TIERS, Passed, Ran, Rest, Tier
 
 from dira_scale.config import compose
@@ -93,6 +96,13 @@ def heard() -> Iterator[None]:
         signal.signal(number, signal.SIG_IGN)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def files_are_parsed_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", parsed)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def shared_bases(request: pytest.FixtureRequest) -> Iterator[None]:
     """Command lines share what Hydra composes, a quarter of a second each, but in the tests of composing itself."""
@@ -119,4 +129,14 @@ def cores() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if processes := sys.modules.get("dira_scale.distributed.processes"):
             patch.setattr(processes, "idle_cores", lambda share: max(1, share // workers))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage() -> Iterator[None]:
+    """A stage in a test's own process begins without a full search for garbage, a third of a second with what all tests
+    import. Processes of their own make it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if module := sys.modules.get("dira_scale.engine.garbage"):
+            patch.setattr(module, "gc", SimpleNamespace(**{**vars(gc), "collect": lambda: 0}))
         yield

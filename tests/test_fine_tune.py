@@ -52,7 +52,7 @@ def exported(folder: Path, name: str) -> None:
     config: Any = OmegaConf.to_container(compose("pretrain", [*words, f"model.decoder_channels={list(CHANNELS)}"]))
     encoder = build_encoder(name, size=32)
     network = TrainedNetwork(derived("pretrain", config), encoder, UNet(encoder, CHANNELS))
-    for write in (to_timm, to_smp) if name == "resnet18" else (to_monai,):
+    for write in {"test_resnet": (to_timm,), "resnet18": (to_smp,), "resnet50": (to_monai,)}[name]:
         for file, content in write(network).files.items():
             (folder / file).write_bytes(content)
 
@@ -60,7 +60,7 @@ def exported(folder: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("code", "name", "file"),
     [
-        (TIMM, "resnet18", "encoder.safetensors"),
+        (TIMM.replace("resnet18", "test_resnet"), "test_resnet", "encoder.safetensors"),
         pytest.param(MASKS + SMP + LOOP, "resnet18", "unet.safetensors", marks=pytest.mark.system),
         # 15 s: a ResNet-50, as MONAI has no smaller network that ours fit into.
         pytest.param(MASKS + MONAI + LOOP, "resnet50", "monai_unet.safetensors", marks=pytest.mark.system),

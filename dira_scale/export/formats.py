@@ -173,6 +173,9 @@ def to_onnx(network: TrainedNetwork) -> Exported:
 
     The batch size is dynamic, S is the run's view size.
     """
+    whole: nn.Module | None = None
+    if network.network is not None:  # refused before anything is traced, which takes seconds
+        whole = network.classifier or require_unet("onnx", network)
     files = {"encoder.onnx": _onnx(nn.Sequential(require_timm("onnx", network), _Last()), network.size, "features")}
     code = """
         import onnxruntime
@@ -180,10 +183,10 @@ def to_onnx(network: TrainedNetwork) -> Exported:
         grey = {"image": image[:, :1].numpy()}
         (last_map,) = onnxruntime.InferenceSession("encoder.onnx").run(None, grey)
     """
-    if network.network is not None:
+    if whole is not None:
         output = "logits" if network.last or network.run.output.names else "restored"
         file = "classifier.onnx" if network.classifier else "unet.onnx"
-        files[file] = _onnx(network.classifier or require_unet("onnx", network), network.size, output)
+        files[file] = _onnx(whole, network.size, output)
         code += f"""({output},) = onnxruntime.InferenceSession("{file}").run(None, grey)\n"""
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 

@@ -21,6 +21,10 @@ REFUSED = {  # arguments of timm's that would not be what the configuration says
         ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"), "it names a file or an address"
     ),
 }
+# What takes longer to find out than to build the network, which a command builds several times: the reductions of a
+# network's stages, and which networks have passed :func:`_check_pyramid`.
+_REDUCTIONS: dict[tuple[str, str], set[int]] = {}
+_FITTING: set[tuple[str, str, int, int]] = set()
 UNIFORM = "drop_path_uniform"  # ours: timm's rate rises from 0 at the first block
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
 _UNSUITABLE = (
@@ -143,9 +147,12 @@ def timm_names(encoder: TimmEncoder) -> dict[str, str]:
 
 
 def _construct(name: str, in_channels: int, arguments: dict[str, Any]) -> TimmEncoder:
-    with torch.device("meta"):
-        reductions = {stage["reduction"] for stage in timm.create_model(name, num_classes=0, **arguments).feature_info}
-    kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
+    key = name, repr(arguments)
+    if key not in _REDUCTIONS:
+        with torch.device("meta"):
+            stages = timm.create_model(name, num_classes=0, **arguments).feature_info
+        _REDUCTIONS[key] = {stage["reduction"] for stage in stages}
+    kind = PlainEncoder if len(_REDUCTIONS[key]) == 1 else HierarchicalEncoder
     return kind(name, in_channels, arguments)
 
 
@@ -171,6 +178,9 @@ def drop_alike(encoder: TimmEncoder, rate: float) -> None:
 
 def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
     """Raise unless views of this size give the maps that a decoder expects, by a forward pass on the meta device."""
+    key = encoder.name, repr(encoder.arguments), in_channels, size
+    if key in _FITTING:
+        return
     maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
     shapes = [tuple(features.shape) for features in maps]
     expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
@@ -179,6 +189,7 @@ def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
         if actual != wanted:
             raise ValueError(f"its maps have {actual} pixels instead of {wanted}")
         raise ValueError(f"its maps are {shapes} instead of {expected}")
+    _FITTING.add(key)
 
 
 def _zero_norms(encoder: TimmEncoder) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -2,18 +2,29 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from shared_bases import composed
 
+from dira_scale.config import compose as composing
 from dira_scale.config.compose import compose
 from dira_scale.config.files import Root, folder
 from dira_scale.config.help import of_file
 from dira_scale.config.keys import leaves
 
 COMMANDS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def of_one_base() -> Iterator[None]:
+    """What is looked at here is the text: an example has the base of its command's help."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composing, "_hydra", composed)
+        yield
 
 
 def helped(capsys: pytest.CaptureFixture[str], command: str, *words: str) -> str:

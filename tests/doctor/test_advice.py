@@ -57,26 +57,32 @@ def test_the_command_can_be_typed(held_out: bool) -> None:
     assert "30,000 training images" in text.getvalue() and "17,600" in text.getvalue()
 
 
-def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_those_of_the_schedule_on_as_many_gpus_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 steps an epoch, 40 epochs; 3,900 steps are enough: 9.8 times as many epochs."""
+    monkeypatch.setattr(advice, "flops_per_second", lambda *_: 1e9)
+    asked: list[tuple[str, list[str], dict[str, Any]]] = []
+    monkeypatch.setattr(advice, "planned", lambda *given: asked.append(given))
+    assert choice("small_pcrl", 320, TWO_GPUS).epoch_factor == choice("small_pcrl", 320, LAPTOP).epoch_factor == 9.8
+    assert all({"experiment=small_pcrl", "epoch_factor=9.8"} <= {*words} for _, words, _ in asked)
+    described = [(machine["gpus"], machine["images"], machine["tflops"]) for _, _, machine in asked]
+    assert described == [(2, 320, 1e-3), (1, 320, 1e-3)]
+    assert choice("small_pcrl", 31, LAPTOP).problem == "needs 32 images, a batch" and len(asked) == 2
+
+
+@pytest.mark.system
+def test_time_is_that_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PCRL passes an image through encoder and decoder several times: more than the encoder's forward and backward pass
+    (0.22 GFLOP at 32 pixels), less than twenty of them."""
     monkeypatch.setattr(advice, "flops_per_second", lambda *_: 1e9)
     single = choice("small_pcrl", 320, LAPTOP)
     assert single.plan and (single.epoch_factor, single.plan.steps) == (9.8, 3920)
-    # PCRL passes an image through encoder and decoder several times: more than the encoder's forward and backward pass
-    # (0.22 GFLOP at 32 pixels), less than twenty of them.
     assert 0.22 < single.plan.row.hours * 3600 / 3920 / 32 < 4.4
     assert not single.problem and single.available == pytest.approx(10.0 * 2**30 / 1e9)
-    assert choice("small_pcrl", 31, LAPTOP).problem == "needs 32 images, a batch"
-    # Two GPUs are planned for as two.
-    asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(advice, "planned", lambda *given: asked.append(given[2]))
-    assert choice("small_pcrl", 320, TWO_GPUS).epoch_factor == 9.8
-    assert (asked[0]["gpus"], asked[0]["images"], asked[0]["tflops"]) == (2, 320, 1e-3)
 
 
 def test_the_measured_speed_counts_a_networks_operations(monkeypatch: pytest.MonkeyPatch) -> None:
     """ResNet-18 has 1.82 G multiplications and additions at 224 pixels; a step has about six times as many FLOPs."""
     clock = iter(range(100))
     monkeypatch.setattr(advice.time, "perf_counter", lambda: next(clock))  # each step takes a second
-    expected = 6 * 1.82e9 * (64 / 224) ** 2 * 32
-    assert flops_per_second("resnet18", 64, 32, "fp32") == pytest.approx(expected, rel=0.05)
+    expected = 6 * 1.82e9 * (32 / 224) ** 2 * 4
+    assert flops_per_second("resnet18", 32, 4, "fp32") == pytest.approx(expected, rel=0.05)

@@ -27,7 +27,7 @@ RATES = 1e-5, 3e-3
 
 
 def choose(run: Path, shards: Path, *words: str) -> int:
-    chosen = "optim.choose=[1e-5,3e-3]", "optim.choose_share=0.5", "stages.finetune.epochs=4"
+    chosen = "validate.norm_passes=2", "optim.choose=[1e-5,3e-3]", "optim.choose_share=0.5", "stages.finetune.epochs=4"
     task = "task=masks", "task.classes={upper: 1, lower: 2}"
     return main([*TINY, f"data.shards={shards}", f"run={run}", *task, *chosen, *words])
 
@@ -83,7 +83,7 @@ def test_the_rate_of_the_best_validation_is_taken_and_finished_candidates_are_ke
 @pytest.mark.usefixtures("libraries")
 def test_a_rate_that_diverges_is_not_chosen(discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Checkpoints elsewhere. Of rates that all diverge none is chosen, and a run that has begun chooses none."""
-    words = f"checkpoint.folder={tmp_path / 'checkpoints'}", "stages.finetune.epochs=2"
+    words = f"checkpoint.folder={tmp_path / 'checkpoints'}", "stages.finetune.epochs=2", "data.test_split=null"
     assert choose(tmp_path / "run", discs, *words, "optim.choose=[3e-3,1e30]") == 0
     assert RunReader(tmp_path / "run").config["optim"]["chosen"].keys() == {"0.003"}
     assert ", 1e+30 diverged" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def test_a_configuration_is_refused_without_data(words: list[str], ranks: int, m
     FinetuneBlueprint(compose("finetune", WORDS)).check(1)
 
 
-@pytest.mark.parametrize("task", ["labels", "masks"])
+@pytest.mark.parametrize("task", [pytest.param("labels", marks=pytest.mark.system), "masks"])
 def test_a_step_is_rehearsed(task: str) -> None:
     """A decoder costs memory and arithmetic; all parameters are trained, each with a gradient and two states."""
     words = [word for word in WORDS if not word.startswith("data.shards")]

@@ -1,6 +1,8 @@
 """From the shipped configuration to a method, and every mistake on the way named by its key."""
 
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,15 @@ DOCUMENTATION = Path(__file__).parents[2] / "docs" / "explanation" / "methods.md
 SPEC = ViewSpec(size=64)
 
 
-def config(*overrides, method="dira_moco"):
+@cache
+def composed(*overrides):
     with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
-        return compose(overrides=[f"+method={method}", "+model=unet", *overrides])
+        return compose(overrides=list(overrides))
+
+
+def config(*overrides, method="dira_moco"):
+    """A copy, as a test may change it."""
+    return deepcopy(composed(f"+method={method}", "+model=unet", *overrides))
 
 
 SMALL = ("model.encoder=test_resnet", "model.decoder_channels=[16,16,8,8,8]", "method.base.queue=64")

@@ -50,6 +50,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 QUICK = ["random_encoders=2", "draws=2", "c=[0.01,1.0]", "data.workers=1"]
+WHOLE = "fractions=[1.0]"
 
 
 def figures(out: Path) -> dict[tuple[str, str, str, float, str], dict]:
@@ -118,7 +119,7 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
     other = train(tmp_path / "other", seed=0, wrapped=False)
     config = yaml.safe_load((other / "config.yaml").read_text()) | {"epoch_factor": 2.0}
     record(other, config)
-    argv = [f"run=[{runs[0]},{other},{runs[1]}]", f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
+    argv = [f"run=[{runs[0]},{other},{runs[1]}]", f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK, WHOLE]
     assert main([*argv, "stage=latest"]) == 0
     found = figures(tmp_path / "out")
     assert {key[0] for key in found} == {"moco", "other", "random", "pixels 16x16"}
@@ -142,7 +143,7 @@ def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, sha
 def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shards: Path) -> None:
     torch.manual_seed(0)  # random encoder 0
     save_file(build_encoder(ENCODER, size=32).state_dict(), tmp_path / "mine.safetensors")
-    common = [f"data.shards={shards}", f"model.encoder={ENCODER}", "data.size=32", *QUICK]
+    common = [f"data.shards={shards}", f"model.encoder={ENCODER}", "data.size=32", *QUICK, WHOLE]
     written = [tmp_path / name for name in ("a", "b")]
     for out in written:
         assert main([*common, f"init={tmp_path / 'mine.safetensors'}", f"out={out}"]) == 0
