@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -127,7 +127,7 @@ def timms(encoder: TimmEncoder) -> Any:
 
 def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
-    return list(timms(encoder).state_dict())
+    return list(_theirs(encoder.name, encoder.arguments).entries)
 
 
 def timm_names(encoder: TimmEncoder) -> dict[str, str]:
@@ -142,10 +142,34 @@ def timm_names(encoder: TimmEncoder) -> dict[str, str]:
     return {name: by_dotted[name.removeprefix(prefix).replace("_", ".")] for name in backbone}
 
 
+class _Theirs(NamedTuple):
+    """Of ``timm.create_model(name, num_classes=0)``: the reductions of its stages, and the names of its entries."""
+
+    reductions: frozenset[int]
+    entries: tuple[str, ...]
+
+
+# Of a network and its arguments, as a process asks for the same several times: to construct one takes 0.1 s and more.
+_KNOWN: dict[str, _Theirs] = {}
+_CHECKED: set[str] = set()  # with the views' channels and size
+
+
+def _theirs(name: str, arguments: Mapping[str, Any]) -> _Theirs:
+    key = _key(name, arguments)
+    if key not in _KNOWN:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0, **arguments)
+        reductions = frozenset(stage["reduction"] for stage in model.feature_info)
+        _KNOWN[key] = _Theirs(reductions, tuple(model.state_dict()))
+    return _KNOWN[key]
+
+
+def _key(name: str, arguments: Mapping[str, Any]) -> str:
+    return f"{name} {sorted(arguments.items())}"
+
+
 def _construct(name: str, in_channels: int, arguments: dict[str, Any]) -> TimmEncoder:
-    with torch.device("meta"):
-        reductions = {stage["reduction"] for stage in timm.create_model(name, num_classes=0, **arguments).feature_info}
-    kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
+    kind = PlainEncoder if len(_theirs(name, arguments).reductions) == 1 else HierarchicalEncoder
     return kind(name, in_channels, arguments)
 
 
@@ -169,6 +193,9 @@ def drop_alike(encoder: TimmEncoder, rate: float) -> None:
 
 def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
     """Raise unless views of this size give the maps that a decoder expects, by a forward pass on the meta device."""
+    checked = f"{_key(encoder.name, encoder.arguments)} {in_channels} {size}"
+    if checked in _CHECKED:
+        return
     maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
     shapes = [tuple(features.shape) for features in maps]
     expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
@@ -177,6 +204,7 @@ def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
         if actual != wanted:
             raise ValueError(f"its maps have {actual} pixels instead of {wanted}")
         raise ValueError(f"its maps are {shapes} instead of {expected}")
+    _CHECKED.add(checked)
 
 
 def _zero_norms(encoder: TimmEncoder) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -40,6 +40,13 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / finished.name))
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a page's time, and asks no file."""
+    for module in (plots, health):
+        monkeypatch.setattr(module, "svg", lambda *_: "<svg></svg>")
+
+
 def moved(run: Path, shards: str, folder: str | None = None) -> None:
     """The run says that its data was at ``shards``, and its checkpoints in ``folder``."""
     config = yaml.safe_load((run / "config.yaml").read_text())
