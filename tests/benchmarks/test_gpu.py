@@ -75,6 +75,7 @@ def test_every_recipe_is_one_that_its_command_trains(name: str) -> None:
     blueprint(*words(name, False)).check(1)
 
 
+@pytest.mark.system
 def test_what_is_expected_of_a_step_is_what_the_planner_says() -> None:
     from dira_scale.forecast.estimate import planned
 

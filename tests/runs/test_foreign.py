@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +210,6 @@ def test_no_value_of_a_file_ends_in_a_traceback(
     """It is refused in one line, or read."""
     for module, name in ((plots, "curves"), (plots, "single_values"), (health, "monitor_plots")):  # slow, of rows alone
         monkeypatch.setattr(module, name, lambda *_: [])
-    monkeypatch.setattr(page, "template", lru_cache(page.template))
     copy = Path(shutil.copytree(tuned_run.parent / folder, tmp_path / "copy"))
     words = [f"run={copy}", f"data.shards={tuned_run.parent / 'data'}", f"out={tmp_path / 'out'}", "workers=1"]
     requested = compose("predict", words)

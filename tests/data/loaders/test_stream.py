@@ -457,14 +457,14 @@ def test_a_dataset_that_is_not_there(cut_up, server, fault, message):
 
 
 def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():
-    """1000 shards of 100 images: a step's shards fit, and nearly all of the next step's are others."""
+    """1000 shards of 1000 images: a step's shards fit, and nearly all of the next step's are others."""
     shards = SimpleNamespace(
-        all=[None] * 1000, kept=np.ones(1000, bool), sizes=np.full(1000, 64 * 10**6), of=lambda index: index // 100
+        all=[None] * 1000, kept=np.ones(1000, bool), sizes=np.full(1000, 64 * 10**6), of=lambda index: index // 1000
     )
-    order = Order((10**5,), seed=0, batch=256)
+    order = Order((10**6,), seed=0, batch=256)
     with pytest.raises(UserError, match=r"about \d+ times an epoch; use data.cache_size=64 .*data.lanes=") as caught:
         Window(order, shards, 0, 1, 1, 5, 50 * 10**9)
     words = dict(word.split("=") for word in str(caught.value).split() if word.startswith("data."))
     proposed = replace(order, **{key: int(words[f"data.{key}"]) for key in ("lanes", "block", "window")})
-    assert Window(proposed, shards, 0, 1, 1, 5, 50 * 10**9).times < 4
+    assert Window(proposed, shards, 0, 1, 1, 5, 8 * 10**9).times < 4
     assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).times == 1
