@@ -27,8 +27,8 @@ def server() -> Iterator[s3.Bucket]:
 
 @pytest.fixture
 def bucket(server: s3.Bucket) -> s3.Bucket:
-    for key in server.keys(""):
-        server.client.delete_object(Bucket=s3.NAME, Key=key)
+    if keys := server.keys(""):
+        server.client.delete_objects(Bucket=s3.NAME, Delete={"Objects": [{"Key": key} for key in keys]})
     return server
 
 
