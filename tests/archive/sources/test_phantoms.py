@@ -25,7 +25,7 @@ from dira_scale.shard.convert import convert
 # Of two CT patients the first has two studies, the second one; in the abdomen each has one.
 KEYS = {
     "phantom_cxr": ("patients=6", "size=128", "bits=16", "codec=png"),
-    "phantom_ct": ("patients=2", "size=48", "seed=4"),
+    "phantom_ct": ("patients=2", "size=32", "seed=4"),
     "phantom_abdomen": ("patients=2", "size=48", "seed=6"),
 }
 
