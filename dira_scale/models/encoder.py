@@ -143,7 +143,7 @@ def timm_names(encoder: TimmEncoder) -> dict[str, str]:
 
 
 class _Theirs(NamedTuple):
-    """Of ``timm.create_model(name, num_classes=0)``: the reductions of its stages, and the names of its entries."""
+    """What ``timm.create_model(name, num_classes=0)`` has: reductions of its stages, names of its entries."""
 
     reductions: frozenset[int]
     entries: tuple[str, ...]
