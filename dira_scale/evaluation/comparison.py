@@ -27,6 +27,7 @@ from dira_scale.metrics.statistics.weighted import Statistic, average
 from dira_scale.models.start import RANDOM
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Description, read_description
+from dira_scale.runs.files import recorded_yaml
 from dira_scale.runs.identity import identity, seedless
 from dira_scale.tasks.config import task_of
 from dira_scale.tasks.supervision import Chosen
@@ -166,7 +167,7 @@ def compare_runs(runs: Sequence[Finished], evaluate: Callable[[Finished], Evalua
 def finished(varied: Mapping[str, Any], run: Path, output: Path) -> Finished:
     """Return the fine-tuning run in ``run``. ``output``: what was computed of its network, the run itself or not."""
     description = read_description(run)
-    config = yaml.safe_load((run / "config.yaml").read_text())
+    config = recorded_yaml(run / "config.yaml")
     keys = tuple((key, value) for key, value in varied.items() if key.rpartition(".")[2] != "seed")
     return Finished(keys, description.network.start, config, output, description)
 
@@ -176,7 +177,7 @@ def finished_by(varied: Mapping[str, Any], output: Path) -> Finished:
 
     Keys of the phase that has trained it come without the phase's name, as where its runs are compared.
     """
-    run = Path(yaml.safe_load((output / "config.yaml").read_text())["run"])
+    run = Path(recorded_yaml(output / "config.yaml")["run"])
     of_phase = f"{run.parent.parent.name}."  # a run's output is SWEEP/PHASE/RUN/output
     return finished({key.removeprefix(of_phase): value for key, value in varied.items()}, run, output)
 

@@ -17,11 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-import yaml
-
 from dira_scale.errors import UserError
 from dira_scale.metrics.figure import Figure, plain
-from dira_scale.runs.files import read_json
+from dira_scale.runs.files import read_json, recorded_yaml
 from dira_scale.runs.shape import STEP, Within
 
 FILE = "results.json"
@@ -109,4 +107,4 @@ def evaluated(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, A
         (f"{split}/{figure.metric}/{figure.name}", plain(figure.value))
         for split, of in read_results(output)["figures"].items() for figure in of if plain(figure.value) is not None
     )  # fmt: skip
-    return figures, yaml.safe_load((output / "config.yaml").read_text())
+    return figures, recorded_yaml(output / "config.yaml")

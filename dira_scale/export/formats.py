@@ -55,13 +55,18 @@ def _arguments(network: TrainedNetwork) -> str:
     return "".join(f", {key}={value!r}" for key, value in require_timm("timm", network).arguments.items())
 
 
+def _in_timms_names(encoder: TimmEncoder) -> dict[str, Tensor]:
+    state = encoder.state_dict()
+    return {timm_name: state[name] for name, timm_name in timm_names(encoder).items()}
+
+
 def to_timm(network: TrainedNetwork) -> Exported:
     """``encoder.safetensors``: the state of ``timm.create_model(NAME, num_classes=0)``.
 
     Layers after the pyramid (such as a final norm) get timm's initial values, the same at every call.
     """
     encoder = require_timm("timm", network)
-    state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
+    state = _in_timms_names(encoder)
     whole = encoder_state(encoder, state)
     files = {"encoder.safetensors": weights_file(whole, network.run)}
     code = f"""
@@ -88,7 +93,7 @@ def to_huggingface(network: TrainedNetwork) -> Exported:
     """``config.json`` and ``model.safetensors``: timm's encoder, or its classifier. With the card it is a folder for
     ``timm.create_model("local-dir:FOLDER", pretrained=True)``, for transformers' TimmWrapper and for Hugging Face."""
     encoder = require_timm("huggingface", network)
-    trained = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
+    trained = _in_timms_names(encoder)
     whole, trained = encoder_state(encoder, trained), trained | head_state(network, encoder)
     variable, loader, result = "encoder", "AutoModel", f"features = {features(encoder)}"
     if network.classifier:

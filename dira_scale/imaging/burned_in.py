@@ -143,12 +143,13 @@ def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:
 
 def _is_written(row: list[Piece]) -> bool:
     """Whether a row is as regular as writing: pieces aligned at the bottom or top, of one brightness."""
+    if len(row) < 3:  # nearly all rows of most images
+        return False
     height = np.median([piece.h for piece in row])
     tops, feet = np.array([piece.y for piece in row]), np.array([piece.y + piece.h for piece in row])
     uneven = min(np.median(np.abs(edge - np.median(edge))) for edge in (tops, feet))
     return bool(
-        len(row) >= 3
-        and uneven <= 0.15 * height
+        uneven <= 0.15 * height
         and max(feet) - min(tops) <= 1.7 * height
         and np.mean([piece.even for piece in row]) >= 0.3
     )

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from dira_scale.evaluation.comparison import Compared, Evaluated, Finished, compare_runs, figures_of, finished_by
 from dira_scale.localize.cases import SIDES
@@ -18,6 +17,7 @@ from dira_scale.metrics.statistics.bootstrap import bootstrap
 from dira_scale.metrics.statistics.intervals import ABOUT
 from dira_scale.metrics.statistics.of_cases import Statistics
 from dira_scale.metrics.statistics.weighted import Statistic, average, weighted_mean
+from dira_scale.runs.files import recorded_yaml
 from dira_scale.storage.atomic import write_atomic
 
 FILE, BOXES, CONFIG = "results.json", "boxes.parquet", "config.yaml"
@@ -116,7 +116,7 @@ def cells(figures: Sequence[Figure]) -> list[list[str]]:
 def localizing(output: Path) -> tuple[Iterator[tuple[str, float]], Mapping[str, Any]]:
     """Return the figures of a finished folder for sweeps, as ``accuracy/LABEL/THRESHOLD``, and its configuration."""
     pairs = ((f"{figure.metric}/{figure.name}", figure.value) for figure in figures_of(output).values())
-    return pairs, yaml.safe_load((output / CONFIG).read_text())
+    return pairs, recorded_yaml(output / CONFIG)
 
 
 def compared(runs: Sequence[tuple[Mapping[str, Any], Path]]) -> Compared:

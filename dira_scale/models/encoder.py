@@ -21,10 +21,10 @@ REFUSED = {  # arguments of timm's that would not be what the configuration says
         ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"), "it names a file or an address"
     ),
 }
-# What takes longer to find out than to build the network, which a command builds several times: the reductions of a
-# network's stages, and which networks have passed :func:`_check_pyramid`.
-_REDUCTIONS: dict[tuple[str, str], set[int]] = {}
-_FITTING: set[tuple[str, str, int, int]] = set()
+# Of this process, which builds the same network several times, by name and arguments: timm's networks, and with channels
+# and size which have passed :func:`_check_pyramid`.
+_KNOWN: dict[str, Any] = {}
+_CHECKED: set[str] = set()
 UNIFORM = "drop_path_uniform"  # ours: timm's rate rises from 0 at the first block
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
 _UNSUITABLE = (
@@ -123,15 +123,17 @@ def check_view(encoder: TimmEncoder, size: int, key: str) -> None:
         ) from error
 
 
-def timms(encoder: TimmEncoder) -> Any:
-    """``timm.create_model(name, num_classes=0)``, without values."""
-    with torch.device("meta"):
-        return timm.create_model(encoder.name, num_classes=0, **encoder.arguments)
+def timms(name: str, arguments: Mapping[str, Any]) -> Any:
+    """``timm.create_model(name, num_classes=0)``, without values; once a process: it takes 0.1 s and more."""
+    if (key := _key(name, arguments)) not in _KNOWN:
+        with torch.device("meta"):
+            _KNOWN[key] = timm.create_model(name, num_classes=0, **arguments)
+    return _KNOWN[key]
 
 
 def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
-    return list(timms(encoder).state_dict())
+    return list(timms(encoder.name, encoder.arguments).state_dict())
 
 
 def timm_names(encoder: TimmEncoder) -> dict[str, str]:
@@ -146,13 +148,13 @@ def timm_names(encoder: TimmEncoder) -> dict[str, str]:
     return {name: by_dotted[name.removeprefix(prefix).replace("_", ".")] for name in backbone}
 
 
+def _key(name: str, arguments: Mapping[str, Any]) -> str:
+    return f"{name} {sorted(arguments.items())}"
+
+
 def _construct(name: str, in_channels: int, arguments: dict[str, Any]) -> TimmEncoder:
-    key = name, repr(arguments)
-    if key not in _REDUCTIONS:
-        with torch.device("meta"):
-            stages = timm.create_model(name, num_classes=0, **arguments).feature_info
-        _REDUCTIONS[key] = {stage["reduction"] for stage in stages}
-    kind = PlainEncoder if len(_REDUCTIONS[key]) == 1 else HierarchicalEncoder
+    reductions = {stage["reduction"] for stage in timms(name, arguments).feature_info}
+    kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
     return kind(name, in_channels, arguments)
 
 
@@ -178,8 +180,8 @@ def drop_alike(encoder: TimmEncoder, rate: float) -> None:
 
 def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
     """Raise unless views of this size give the maps that a decoder expects, by a forward pass on the meta device."""
-    key = encoder.name, repr(encoder.arguments), in_channels, size
-    if key in _FITTING:
+    checked = f"{_key(encoder.name, encoder.arguments)} {in_channels} {size}"
+    if checked in _CHECKED:
         return
     maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
     shapes = [tuple(features.shape) for features in maps]
@@ -189,7 +191,7 @@ def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
         if actual != wanted:
             raise ValueError(f"its maps have {actual} pixels instead of {wanted}")
         raise ValueError(f"its maps are {shapes} instead of {expected}")
-    _FITTING.add(key)
+    _CHECKED.add(checked)
 
 
 def _zero_norms(encoder: TimmEncoder) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -64,7 +64,7 @@ class StartWeights:
         whose = ""
         if isinstance(encoder, TimmEncoder):
             try:
-                whose, self._stored = as_timms(self._stored, timms(encoder), encoder.name)
+                whose, self._stored = as_timms(self._stored, timms(encoder.name, encoder.arguments), encoder.name)
             except UserError as error:
                 raise UserError(f"{self.origin}: {error}") from error
         self.loaded: list[str] = []

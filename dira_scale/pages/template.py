@@ -1,6 +1,7 @@
 """Jinja templates of pages, and how these write numbers."""
 
 import re
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dira_scale.errors import counted, duration
 IMAGE = re.compile(r"(?<![\w./:])(an )?image(s?)\b(?!/png|/jpeg|=|\.\w)")  # the word, in no key and no address
 
 
+@cache  # a page that is watched is made again and again
 def template(file: Path) -> Template:
     """The Jinja template ``file``; it can extend and include those of this folder."""
     environment = Environment(

@@ -14,9 +14,12 @@ from dira_scale.runs.shape import Shape
 
 T = TypeVar("T", bound=dict[str, Any] | list[Any])
 DAMAGED = (ValueError, RecursionError, yaml.YAMLError)  # what a text raises that is not YAML or JSON, or is too deep
+# By C, where PyYAML has it; Python's own takes 30 ms for a configuration.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 TEXTS = ("stage", "split")  # in each row of metrics.jsonl; all else but warnings are numbers
 NEEDED = ("step", "epoch", "lease")
 LARGEST = 2**64  # of whole numbers: seeds and hashes have 64 bits, and Python does not print numbers of 5,000 digits
+DEEPEST = 100  # levels of YAML in each other
 MOST_YAML, MOST_JSON, MOST_ROWS = 2**22, 2**26, 2**32  # bytes; YAML takes a hundred times as much memory
 
 
@@ -29,16 +32,6 @@ class Status(TypedDict, total=False):
     reason: str | None
 
 
-class PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, by which a kilobyte can stand for gigabytes. What writes a run's YAML writes none."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Raises ComposerError for an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not read", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-
 def read_text(path: Path, most: int) -> str:
     """A file's text. Raises ValueError if it has more than ``most`` bytes or is not UTF-8, OSError as reading does."""
     with path.open("rb") as file:
@@ -46,6 +39,24 @@ def read_text(path: Path, most: int) -> str:
     if len(content) > most:
         raise ValueError(f"more than {most:,} bytes")
     return content.decode()
+
+
+def recorded_yaml(path: Path) -> Any:
+    """A file as it is, where many runs are read. Raises OSError and yaml.YAMLError."""
+    return yaml.load(path.read_text(), LOADER)
+
+
+def _plain_yaml(text: str) -> Any:
+    """Refuses aliases, by which a kilobyte can stand for gigabytes; what writes a run's YAML writes none. Raises
+    DAMAGED."""
+    depth = 0
+    for event in yaml.parse(text, LOADER):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not read", event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"values in each other more than {DEEPEST} deep")
+    return yaml.load(text, LOADER)
 
 
 def parse_json(text: str) -> Any:
@@ -56,7 +67,7 @@ def parse_json(text: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and plain values; tags, which name classes, aliases and infinite numbers are refused. Raises UserError."""
     try:
-        content = yaml.load(read_text(path, MOST_YAML), PlainLoader)
+        content = _plain_yaml(read_text(path, MOST_YAML))
         parse_json(json.dumps(content))  # refuses what YAML has and JSON has not, and numbers out of its bounds
     except (*DAMAGED, TypeError) as error:
         raise UserError(f"{path} is damaged ({_reason(error)}): restore the file") from error

@@ -39,6 +39,7 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from dira_scale.errors import print_line
+from dira_scale.runs.files import recorded_yaml
 from dira_scale.storage.atomic import as_user_error, write_atomic
 from dira_scale.storage.owned import SWEEP_PAGE, own, own_file
 from dira_scale.sweep.records import is_done
@@ -243,9 +244,7 @@ def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
         for key, value in row.items()
         if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
     )
-    # The C loader, where PyYAML has it: Python's own takes 30 ms a run.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return figures, yaml.load((output / "config.yaml").read_text(), loader)
+    return figures, recorded_yaml(output / "config.yaml")
 
 
 def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from dira_scale.words.config import Words
 from dira_scale.words.origin import OFFSETS, Volumes, highest_corner, references
 
 CORNERS, SIZES = 110, 111  # streams of random numbers
+MOST_DRAWS = 2**16  # of a zoomed crop, until it lies in its volume
 
 Read = Callable[[int, Sequence[int], Sequence[int]], np.ndarray]  # of a train volume: corner and size -> its voxels
 
@@ -120,7 +121,7 @@ def boxes(
     result = np.tile([*corner, *words.size], (len(chosen), 1)).astype(np.int64)
     todo, draw, axes = np.arange(len(chosen)), 0, words.dimensions
     while number and len(todo):
-        if draw == 2**16:
+        if draw == MOST_DRAWS:
             raise UserError(
                 f"zoomed.jitter={list(words.zoomed.jitter)}: hardly any crop that far lies in the {words.kind} with "
                 f"zoomed.sides={list(words.zoomed.sides)}; choose smaller ones"

@@ -93,12 +93,12 @@ def source_of(folder: Path) -> dict[str, Any]:
     return {"images": str(folder / "images"), "labels": str(folder / "labels.csv"), "columns": columns}
 
 
-def pngs(folder: Path) -> Path:
-    """24 PNG of 8 patients with a CSV: two labels, one of them unknown at times; masks for the first ten."""
+def pngs(folder: Path, count: int = 24) -> Path:
+    """So many PNG of 8 patients with a CSV: two labels, one of them unknown at times; masks for the first ten."""
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     rows = []
-    for number in range(24):
+    for number in range(count):
         Image.fromarray(picture(number)).save(folder / "images" / f"im{number:02d}.png")
         mask = f"masks/m{number:02d}.png" if number < 10 else ""
         if mask:

@@ -40,7 +40,7 @@ PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=
 def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
     """Two datasets of somebody else; beside them a file of ours."""
     folder = tmp_path_factory.mktemp("made")
-    source = ingest.source_of(ingest.pngs(folder / "source"))
+    source = ingest.source_of(ingest.pngs(folder / "source", 12))
     recipes = {
         "theirs": ingest.recipe("folder", **source, splits={"train": 0.5, "val": 0.5}),
         "other": ingest.recipe("folder", images=str(folder / "source/masks"), min_side=8, archive="another"),

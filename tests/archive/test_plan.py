@@ -129,6 +129,7 @@ print(peak(2_000), peak(20_000))
 """
 
 
+@pytest.mark.system
 def test_ten_times_the_records_need_no_more_memory() -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
     ended = subprocess.run(
@@ -379,7 +380,13 @@ def test_every_recipe_is_pinned() -> None:
     assert {path.stem for path in (SHARDS / "recipe").glob("*.yaml")} == IDENTITIES.keys()
 
 
-@pytest.mark.parametrize("name", IDENTITIES)
+# One of each kind: images, volumes, lists, arrays, a recipe upon another, a modality that the inputs say.
+KINDS = ("folder", "volumes", "chexpert", "medmnist", "chestxray14_small", "lidc_nodules", "msd", "phantom_cxr")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in KINDS else pytest.mark.system) for name in IDENTITIES]
+)
 def test_a_recipe_is_whole_and_its_identity_stays(name: str, ingest: SimpleNamespace) -> None:
     """Else a dataset that was begun is refused by the command that began it, and a finished one by ``repair``."""
     keys = {"modality": MODALITIES[name]} if name in MODALITIES else {}

@@ -27,9 +27,15 @@ def server() -> Iterator[s3.Bucket]:
 
 @pytest.fixture
 def bucket(server: s3.Bucket) -> s3.Bucket:
-    for key in server.keys(""):
-        server.client.delete_object(Bucket=s3.NAME, Key=key)
+    if keys := server.keys(""):
+        server.client.delete_objects(Bucket=s3.NAME, Delete={"Objects": [{"Key": key} for key in keys]})
     return server
+
+
+@pytest.fixture
+def png_folder(tmp_path: Path, ingest: SimpleNamespace) -> Path:
+    """Few images, as each is several requests."""
+    return Path(ingest.pngs(tmp_path / "source", 12))
 
 
 def stored(bucket: s3.Bucket, prefix: str) -> dict[str, bytes]:
@@ -150,16 +156,16 @@ def test_a_store_that_is_not_there_is_one_error(
 
 
 def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The last test of this file: it ends their server."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()  # they know the address of the other tests' server
-    with s3.bucket() as there:
-        put(there, png_folder)
-        config = ingest.recipe("folder", images=f"{there.url}/source/images", shard_size=5)
-        monkeypatch.setattr(
-            "dira_scale.archive.claim.unfinished", lambda out, shards: (there.process.kill(), list(shards))[1]
-        )
-        with pytest.raises(UserError, match=r"sharding to .*/out failed .*finished shards are kept"):
-            convert(config, tmp_path / "out", workers=1)
+    s3fs.S3FileSystem.clear_instance_cache()
+    put(bucket, png_folder)
+    config = ingest.recipe("folder", images=f"{bucket.url}/source/images", shard_size=5)
+    monkeypatch.setattr(
+        "dira_scale.archive.claim.unfinished", lambda out, shards: (bucket.process.kill(), list(shards))[1]
+    )
+    with pytest.raises(UserError, match=r"sharding to .*/out failed .*finished shards are kept"):
+        convert(config, tmp_path / "out", workers=1)
     assert not list((tmp_path / "out" / ".partial").glob("*-*.json"))

@@ -376,6 +376,7 @@ def test_what_was_exported_is_a_start_of_another_run(exported, name):
             assert torch.equal(unet(image), logits)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", MONAI)
 def test_monais_encoders_are_laid_out_as_timms(name):
     from monai.networks.nets import FlexibleUNet  # seconds, which only the process that runs this needs to spend

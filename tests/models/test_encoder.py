@@ -67,7 +67,9 @@ def test_one_channel_equals_three_equal_ones():
 
 # Full networks of kinds that others show too; tests/export/test_export.py has their features.
 FULL = ("regnetx_002", "deit_tiny_distilled_patch16_224")
-USUAL = [pytest.param(name, 96, marks=pytest.mark.system if name in FULL else ()) for name in FAMILIES]
+USUAL = [
+    pytest.param(name, 96, marks=pytest.mark.system if name in (*FULL, "test_maxvit") else ()) for name in FAMILIES
+]
 # Where the size does more than make maps smaller: positions, windows, and pyramids that end at one pixel.
 SMALLEST = [(name, 32) for name in ("test_resnet", "test_vit", "test_maxvit", tiny_swin.NAME)]
 
@@ -193,12 +195,12 @@ def test_a_plain_transformer_takes_views_of_other_sizes(name):
 def test_views_of_another_size_that_a_network_does_not_take():
     check_view(build_encoder("test_resnet", 3, 64), 96, "key")
     check_view(build_encoder("test_vit", 3, 64), 32, "key")
-    for name, size, message in (
-        ("test_resnet", 48, r"key=48: 'test_resnet', built for views of data.size, does not take .*; use 32"),
-        ("eva02_tiny_patch14_224", 448, r"key=448: .*; use a network that takes several, such as resnet50"),
+    for name, size, arguments, message in (
+        ("test_resnet", 48, {}, r"key=48: 'test_resnet', built for views of data.size, does not take .*; use 32"),
+        ("eva02_tiny_patch14_224", 448, SHORT, r"key=448: .*; use a network that takes several, such as resnet50"),
     ):
         with pytest.raises(UserError, match=message):
-            check_view(build_encoder(name, 3, 64 if size < 64 else 224), size, "key")
+            check_view(build_encoder(name, 3, 64 if size < 64 else 224, arguments=arguments), size, "key")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,13 @@ def test_zero_initialised_residual_branches():
         build_encoder("test_vit", zero_init_residual=True)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "hiera_tiny_224"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.system if name in FULL else ()) for name in FAMILIES),
+        "hiera_tiny_224",
+    ],
+)
 def test_names_are_timms(name):
     """Each entry of the pyramid has its own of timm's, with the same shape."""
     encoder = built(name, 96)
@@ -246,7 +254,7 @@ def test_names_are_timms(name):
         ("levit_128s", 224, "no feature pyramid"),
         pytest.param("inception_v3", 224, "no feature pyramid", marks=pytest.mark.system),
         ("resnet18", 33, "; set data.size=32 or 64"),
-        ("vit_small_patch14_dinov2", 96, "do not divide into patches of 14"),
+        ("eva02_tiny_patch14_224", 96, "do not divide into patches of 14"),
     ],
 )
 def test_unusable_backbones_are_refused(name, size, expected):

@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / finished.name))
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a page's time, and asks no file."""
+    for module in (plots, health):
+        monkeypatch.setattr(module, "svg", lambda *_: "<svg></svg>")
 
 
 def moved(run: Path, shards: str, folder: str | None = None) -> None:
@@ -204,7 +210,6 @@ def test_no_value_of_a_file_ends_in_a_traceback(
     """It is refused in one line, or read."""
     for module, name in ((plots, "curves"), (plots, "single_values"), (health, "monitor_plots")):  # slow, of rows alone
         monkeypatch.setattr(module, name, lambda *_: [])
-    monkeypatch.setattr(page, "template", lru_cache(page.template))
     copy = Path(shutil.copytree(tuned_run.parent / folder, tmp_path / "copy"))
     words = [f"run={copy}", f"data.shards={tuned_run.parent / 'data'}", f"out={tmp_path / 'out'}", "workers=1"]
     requested = compose("predict", words)

@@ -366,7 +366,8 @@ def test_a_patient_gives_one_reference_and_one_cube(dataset: ShardedDataset) -> 
 def test_zooms_that_hardly_ever_fit_are_reported(dataset: ShardedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     words = words_of(dataset.root, **{"zoomed.sides": [8, 10], "zoomed.jitter": [-200000, 200000]})
     _, train, _ = open_origin(words)
-    monkeypatch.setattr(random, "uniform", lambda *_, **__: np.zeros((1, 3)))  # 2^16 draws of the farthest crop
+    monkeypatch.setattr(random, "uniform", lambda *_, **__: np.zeros((1, 3)))  # draws of the farthest crop
+    monkeypatch.setattr("dira_scale.words.search.MOST_DRAWS", 2**8)
     with pytest.raises(UserError, match=r"zoomed.jitter=\[-200000, 200000\]: hardly any crop"):
         boxes(words, 0, (0, 2, 2), train, np.array([0]), 1)
 

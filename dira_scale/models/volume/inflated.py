@@ -51,7 +51,7 @@ class InflatedEncoder(TimmEncoder):
         have."""
         super().__init__()
         self.name, self.patch, self.arguments, self._in_channels = name, patch, dict(arguments), in_channels
-        of_images = timms(self)
+        of_images = timms(name, arguments)
         if not (isinstance(of_images, VisionTransformer | Eva) and type(of_images.patch_embed) is PatchEmbed):
             raise ValueError("it is no plain vision transformer")
         # dynamic: rotary positions are then computed for each view

@@ -69,8 +69,9 @@ def tree(
             continue
         offset = fed - middle
         longest = np.linalg.eigh(offset.T @ offset)[1][:, -1]
-        order = np.argsort(offset @ (longest + rng.normal(0, 0.15, 3)))
-        for part in np.split(fed[order], [round(len(fed) * rng.uniform(0.34, 0.66))]):
+        fed = fed[np.argsort(offset @ (longest + rng.normal(0, 0.15, 3)))]
+        cut = round(len(fed) * rng.uniform(0.34, 0.66))
+        for part in (fed[:cut], fed[cut:]):
             stack.append((end, part, here * (len(part) / len(fed)) ** MURRAY))
     return np.array(paths), np.array(radii)
 

@@ -10,7 +10,6 @@ from functools import cache, partial
 
 import nibabel
 import numpy as np
-import pydicom
 from archive.mutants.damage import Mutant, file
 from archive.mutants.liars import npy_header, png_chunk, png_header
 from archive.mutants.valid import dicom, numpy_file, picture, raster
@@ -70,10 +69,17 @@ def _jpeg() -> bytes:
 
 
 def _deflated_dicom() -> bytes:
-    deflated, ds = io.BytesIO(), pydicom.dcmread(io.BytesIO(dicom(picture(0), "1.2.840.10008.1.2.1.99")))
-    ds.PixelData = ZEROS * 8
-    ds.save_as(deflated)
-    return deflated.getvalue()
+    """Half a gigabyte of zeros: deflated blocks that may be repeated, behind those of the header."""
+    whole = dicom(picture(0), "1.2.840.10008.1.2.1.99")
+    begin = 144 + int.from_bytes(whole[140:144], "little")  # behind the file's own group
+    header, pixels, _ = zlib.decompress(whole[begin:], -15).rpartition(b"\xe0\x7f\x10\x00OW\0\0")
+    assert header
+    parts = zlib.compressobj(9, wbits=-15), zlib.compressobj(9, wbits=-15)
+    first, zeros = (
+        part.compress(content) + part.flush(zlib.Z_FULL_FLUSH)
+        for part, content in zip(parts, (header + pixels + struct.pack("<I", 8 * len(ZEROS)), ZEROS), strict=True)
+    )
+    return whole[:begin] + first + 8 * zeros + parts[0].flush()
 
 
 def _npz(shape: tuple[int, ...], claimed: tuple[int, ...], entries: int = 1) -> bytes:

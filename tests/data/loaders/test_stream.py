@@ -466,5 +466,5 @@ def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():
         Window(order, shards, 0, 1, 1, 5, 50 * 10**9)
     words = dict(word.split("=") for word in str(caught.value).split() if word.startswith("data."))
     proposed = replace(order, **{key: int(words[f"data.{key}"]) for key in ("lanes", "block", "window")})
-    assert Window(proposed, shards, 0, 1, 1, 5, 50 * 10**9).times < 4
+    assert Window(proposed, shards, 0, 1, 1, 5, 8 * 10**9).times < 4
     assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).times == 1

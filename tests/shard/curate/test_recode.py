@@ -168,11 +168,12 @@ import os, signal, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from dira_scale.archive import writer
-from dira_scale.shard.curate import recode
-from dira_scale.shard import main
+from dira_scale.shard.curate.recode import recode
+from dira_scale.shard.curate.recode_sample import Form
 
 writer.worker_pool = lambda n, *_: ThreadPoolExecutor(n)
-plain = Path.replace
+plain, form = Path.replace, Form("jp2", 64, None, None)
+recode(sys.argv[1], "warm", form, 1)  # what each process would import
 
 def dies(moment, count):
     def replace(written, final):
@@ -190,7 +191,8 @@ for moment in ("before", "after"):
         child = os.fork()
         if not child:
             Path.replace = dies(moment, attempt)
-            os._exit(main([*sys.argv[1:], f"out={moment}"]))
+            recode(sys.argv[1], moment, form, 1)
+            os._exit(0)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if status != -signal.SIGKILL:
             break
@@ -202,11 +204,10 @@ for moment in ("before", "after"):
 def test_killed_before_or_after_any_rename_and_run_again_is_byte_identical(
     whole: Path, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:
-    words = ["convert", f"path={whole}", "to=webdataset", "codec=jp2", "max_side=64", "workers=1"]
-    command = [sys.executable, "-c", KILLED, *words]
+    command = [sys.executable, "-c", KILLED, str(whole)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert main([*words, f"out={tmp_path / 'unbroken'}"]) == 0
+    recode(whole, tmp_path / "unbroken", "codec=jp2", "max_side=64")
     for moment in ("before", "after"):
         assert ingest.contents(tmp_path / moment) == ingest.contents(tmp_path / "unbroken")
 
