@@ -21,8 +21,8 @@ REFUSED = {  # arguments of timm's that would not be what the configuration says
         ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"), "it names a file or an address"
     ),
 }
-# Of this process, which builds the same network several times, by name and arguments: timm's networks, and with channels
-# and size which have passed :func:`_check_pyramid`.
+# A process builds the same network several times. By name and arguments: timm's, and those (with channels and size) that
+# have passed :func:`_check_pyramid`.
 _KNOWN: dict[str, Any] = {}
 _CHECKED: set[str] = set()
 UNIFORM = "drop_path_uniform"  # ours: timm's rate rises from 0 at the first block
