@@ -51,8 +51,8 @@ MUTATIONS = (
     Mutation(
         "order-off-by-one",
         "data/order.py",
-        "epoch, step = divmod(step, self.steps_per_epoch)",
-        "epoch, step = divmod(step + 1, self.steps_per_epoch)",
+        "np.divmod(np.array(steps)[:, None, None], self.steps_per_epoch)",
+        "np.divmod(np.array(steps)[:, None, None] + 1, self.steps_per_epoch)",
     ),
     Mutation(
         "order-without-the-epochs-offset",

@@ -21,7 +21,7 @@ REFUSED = {  # arguments of timm's that would not be what the configuration says
         ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"), "it names a file or an address"
     ),
 }
-# A process builds the same network several times. By name and arguments: timm's, and those (with channels and size) that
+# A process builds the same network several times. By name and arguments: timm's; with channels and size those that
 # have passed :func:`_check_pyramid`.
 _KNOWN: dict[str, Any] = {}
 _CHECKED: set[str] = set()
