@@ -34,15 +34,17 @@ from dira_scale.runs import checkpoint
 from dira_scale.runs.lora import merged
 
 VIT3D = {"_target_": "ViT3D", "embed_dim": 24, "depth": 2, "num_heads": 2, "decoder_channels": [8, 4], "reg_tokens": 1}
-VIT3D |= {"weights": None, "bn_groups": 1}
+INFLATED = {"_target_": "InflatedViT", "encoder": "test_vit", "patch_size": 8}
+OF_VOLUMES = {"vit3d": VIT3D, "inflated": INFLATED}
 BLOCK = r"encoder\.model\.(layer4|blocks\.[45]|norm)\."
 BIAS = r"encoder\.(?!pyramid).*bias$"
 
 
 def built(kind: str, head: str) -> Network:
     torch.manual_seed(0)
-    made: Any = architecture(VIT3D if kind == "vit3d" else model(kind))
-    encoder = made.build_encoder((16, 16, 16) if kind == "vit3d" else 32)
+    of_volumes = OF_VOLUMES.get(kind)
+    made: Any = architecture(of_volumes | {"weights": None, "bn_groups": 1} if of_volumes else model(kind))
+    encoder = made.build_encoder((16, 16, 16) if of_volumes else 32)
     network: Network = made.build(head, encoder, 2)
     norm.convert(network)
     return network
@@ -70,6 +72,7 @@ def images(network: Network) -> Tensor:
         ("test_resnet", "pooled", "network", "biases", rf"{BIAS}|head"),
         ("test_vit", "pooled", "encoder", "last-2", rf"{BLOCK}|head"),
         ("test_vit", "dense", "encoder", "biases", rf"{BIAS}|encoder\.pyramid|decoder|head"),
+        ("inflated", "pooled", "encoder", "biases", rf"{BIAS}|encoder\.depth_embed|head"),
         ("vit3d", "dense", "network", "lora", r"encoder.*(k_proj|attn\.proj)\.lora_[AB]|head"),
     ],
 )
