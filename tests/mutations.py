@@ -324,6 +324,20 @@ MUTATIONS = (
         ("models/test_vit3d.py",),
     ),
     Mutation(
+        "a-kernel-inflated-to-its-sum",
+        "models/volume/inflated.py",
+        ".expand(-1, -1, planes, -1, -1) / planes",
+        ".expand(-1, -1, planes, -1, -1)",
+        ("models/test_inflated.py",),
+    ),
+    Mutation(
+        "rotary-positions-of-another-plane",
+        "models/volume/inflated.py",
+        "torch.cat([rope.get_embed(shape=plane)] * depth, -2)",
+        "rope.get_embed(shape=plane).repeat_interleave(depth, -2)",
+        ("models/test_inflated.py",),
+    ),
+    Mutation(
         "a-decoder-without-its-filler",
         "models/layouts.py",
         "if not names or self._filled:",
