@@ -11,7 +11,7 @@ from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.data.distort.corruptions.patches import PatchMask
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.models.network import Encoder
+from dira_scale.models.network import Encoder, pyramid_sizes
 
 MASK = "mask"  # the corruption that hides blocks, and its parameter
 
@@ -29,13 +29,20 @@ def of_known(restored: Tensor, target: Tensor, batch: Batch, views: int = 1) -> 
     return restored if lacking is None else torch.where(per_sample(lacking, restored), target, restored)
 
 
-def check_any_size(method: str, encoder: Encoder) -> None:
-    """Raise ``UserError`` unless ``encoder`` takes views of any size, as ``method`` shows it patches of them."""
+def check_patches(method: str, encoder: Encoder, sides: Sequence[int]) -> None:
+    """Raise ``UserError`` unless ``encoder`` takes patches of views, of these ``sides``, which ``method`` shows it."""
     if encoder.fixed_size:
         raise UserError(
             f"{method}: {encoder.name} takes images of one size, and patches are smaller; use a convolutional network, "
             "such as model.encoder=resnet50 or model=unet3d"
         )
+    try:
+        pyramid_sizes(encoder, sides)
+    except (RuntimeError, ValueError) as error:
+        size, reason = " x ".join(map(str, sides)), str(error).splitlines()[0]
+        raise UserError(
+            f"{method}: {encoder.name} takes no patches of {size} ({reason}); use a larger data.size, or fewer patches"
+        ) from error
 
 
 def mask_blocks(views: ViewSpec, key: str, hides: bool = False) -> np.ndarray:

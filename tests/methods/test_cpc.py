@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from data.volumes import spec
-from methods.masked import UNET, UNET3D, built
+from methods.masked import UNET, UNET3D, VIT3D, built
 from methods.test_pretext import drawn, linear, pictures, views
 from methods.test_puzzles import corners
 
@@ -106,6 +106,7 @@ def test_cpc_equals_its_formula(network: dict[str, Any], size: Any, blocks: Any,
     [(UNET3D, views(BOX, patches=Turn()), "no views.corruptions.patches; use views=cpc"),
      (UNET3D, spec(*BOX, corruptions=PATCHES), "views.count=2: cpc"),
      (UNET3D, views(BOX, patches=CropBlocks((1, 2, 2))), "patches.blocks=[1, 2, 2]: CPC needs 2 or more on each axis"),
+     (VIT3D, views((16, 16, 16), patches=CropBlocks(4)), "method=cpc: vit3d takes no patches of 4 x 4 x 4 ("),
      (UNET | {"encoder": "vit_tiny_patch16_224"}, views(224, patches=CropBlocks()), "images of one size")],
 )  # fmt: skip
 def test_what_cannot_be_predicted_is_refused(network: Any, of: Any, output: str) -> None:
