@@ -5,10 +5,10 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Test files in parallel on all cores, and one more, as tests wait a quarter of their time for processes; system tests
-# start first (tests/tiers.py). Those wait more than they compute, also for kills and SLURM, so two of them share a core.
+# Test files in parallel on all cores; system tests start first (tests/tiers.py). Those wait more than they compute, for
+# processes, kills and SLURM, so two of them share a core.
 FILES := --dist loadfile --no-loadscope-reorder
-PARALLEL := -n $(shell echo $$(($$(nproc) + 1))) --maxprocesses 8 $(FILES)
+PARALLEL := -n auto --maxprocesses 8 $(FILES)
 SHARED := -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 8 $(FILES)
 
 .DEFAULT_GOAL := help
