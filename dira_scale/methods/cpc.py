@@ -18,7 +18,7 @@ from dira_scale.errors import UserError
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_range
-from dira_scale.methods.restoration import check_patches, check_single
+from dira_scale.methods.restoration import check_single, patch_maps
 from dira_scale.methods.shuffle import permutation
 from dira_scale.models.heads import MLP
 from dira_scale.models.network import Encoder
@@ -68,7 +68,7 @@ class CPC(Method):
         if min(self.counts) < 2:
             raise UserError(f"views.corruptions.{PATCHES}.blocks={list(self.counts)}: CPC needs 2 or more on each axis")
         sides = [side // count for side, count in zip(views.sides, self.counts, strict=True)]
-        check_patches("method=cpc", encoder, sides)
+        patch_maps("method=cpc", encoder, sides)
         before, following = sequences(self.counts)
         self.encoder, self.dim = encoder, dim
         self.register_buffer("before", torch.from_numpy(before), persistent=False)

@@ -10,7 +10,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.losses.classification import classified
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import check_patches, check_single
+from dira_scale.methods.restoration import check_single, patch_maps
 from dira_scale.models.heads import MLP, global_average
 from dira_scale.models.network import Encoder
 
@@ -58,7 +58,7 @@ class RelativePosition(Method):
                 f"views={config}"
             )
         self.encoder, self.sides = encoder, pair.sides(views.dimensions)
-        check_patches("method=relative_position", encoder, self.sides)
+        patch_maps("method=relative_position", encoder, self.sides)
         self.classifier = MLP(2 * encoder.channels[-1], hidden, hidden, 3**views.dimensions - 1)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:

@@ -29,15 +29,16 @@ def of_known(restored: Tensor, target: Tensor, batch: Batch, views: int = 1) -> 
     return restored if lacking is None else torch.where(per_sample(lacking, restored), target, restored)
 
 
-def check_patches(method: str, encoder: Encoder, sides: Sequence[int]) -> None:
-    """Raise ``UserError`` unless ``encoder`` takes patches of views, of these ``sides``, which ``method`` shows it."""
+def patch_maps(method: str, encoder: Encoder, sides: Sequence[int]) -> list[list[int]]:
+    """Return the sizes of ``encoder``'s maps (``pyramid_sizes``) of patches of views, of these ``sides``, which
+    ``method`` shows it. Raises ``UserError`` if it takes none such."""
     if encoder.fixed_size:
         raise UserError(
             f"{method}: {encoder.name} takes images of one size, and patches are smaller; use a convolutional network, "
             "such as model.encoder=resnet50 or model=unet3d"
         )
     try:
-        pyramid_sizes(encoder, sides)
+        return pyramid_sizes(encoder, sides)
     except (RuntimeError, ValueError) as error:
         size, reason = " x ".join(map(str, sides)), str(error).splitlines()[0]
         raise UserError(

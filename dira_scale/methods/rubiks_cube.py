@@ -14,7 +14,7 @@ from dira_scale.losses.classification import classified
 from dira_scale.losses.float32 import at_least_float32
 from dira_scale.methods.jigsaw import ORDER, moved_blocks
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import check_patches, check_single
+from dira_scale.methods.restoration import check_single, patch_maps
 from dira_scale.models.heads import MLP, global_average
 from dira_scale.models.network import Encoder, pyramid_sizes
 
@@ -58,8 +58,8 @@ class RubiksCube(Method):
                 f"RubiksCube: the views have no blocks that are turned, no views.corruptions.{TURN} with "
                 f"blocks={PER_AXIS}; use views=rubiks_cube"
             )
-        check_patches("RubiksCube", encoder, [side // PER_AXIS for side in views.sides])
-        whole, block = (pyramid_sizes(encoder, [side // n for side in views.sides]) for n in (1, PER_AXIS))
+        block = patch_maps("RubiksCube", encoder, [side // PER_AXIS for side in views.sides])
+        whole = pyramid_sizes(encoder, views.sides)
         if [[PER_AXIS * side for side in level] for level in block] != whole:
             step = PER_AXIS * max(side // n for side, n in zip(views.sides, whole[-1], strict=True))
             raise UserError(

@@ -115,7 +115,7 @@ def test_kernels_of_another_side_see_the_resized_image(tmp_path: Path) -> None:
 
 
 def test_a_run_on_images_goes_on_in_volumes(tmp_path: Path) -> None:
-    """Of our own network of images everything but its pyramid."""
+    """Everything but the pyramid of our own network of images is loaded."""
     flat = network("DINOv2")
     for parameter in flat.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
