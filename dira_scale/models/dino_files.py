@@ -35,6 +35,12 @@ _CHUNKS: Rules = ((r"\bblocks\.\d+\.(?=\d+\.)", "blocks."),)  # in training, blo
 _DAMAGED = (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError)
 
 
+def is_kernel(name: str, tensor: Tensor) -> bool:
+    """Whether ``tensor`` is the kernel of an image's patches [dim, c, h, w], of a side that can be resampled."""
+    square = name.endswith(KERNEL) and tensor.dim() == 4
+    return square and min(tensor.shape) > 0 and max(tensor.shape[2:]) <= LARGEST_PATCH
+
+
 def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, dict[str, Tensor]]:
     """Return whose layout ``stored`` is in, and its tensors as timm's ``model``, called ``name``, has them; "" and
     ``stored`` unless it is a file of DINOv2 or DINOv3 and ``model`` a transformer of their kind.

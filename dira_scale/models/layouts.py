@@ -7,19 +7,18 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.layers import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.architecture import AXES, XYZ, ZYX, exported_metadata
-from dira_scale.models.dino_files import LARGEST_PATCH, MASK_TOKEN, as_timms
+from dira_scale.models.dino_files import MASK_TOKEN, as_timms
 from dira_scale.models.encoder import timm_entries, timm_names, timms
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
-from dira_scale.models.vit import PlainEncoder
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -260,9 +259,6 @@ def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, enc
     """The tensor at ``key`` of those ``stored``, in the shape of the encoder's entry ``name``."""
     entry = encoder.state_dict()[name]
     tensor, expected = encoder.fitted(name, stored[key].to(entry.dtype), stored), entry.shape
-    patches = isinstance(encoder, PlainEncoder) and name.endswith("patch_embed.proj.weight") and tensor.dim() == 4
-    if patches and min(tensor.shape) > 0 and max(tensor.shape[2:]) <= LARGEST_PATCH:
-        tensor = resample_patch_embed(tensor, [*expected[2:]])
     if tensor.shape == expected:
         return tensor
     if name in _stems(encoder) and tensor.shape in [(expected[0], n, *expected[2:]) for n in (1, 3)]:

@@ -2,15 +2,16 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import timm
 import torch
-from timm.layers import LayerNorm2d, PatchEmbed
+from timm.layers import LayerNorm2d, PatchEmbed, resample_patch_embed
 from torch import Tensor, nn
 
+from dira_scale.models.dino_files import is_kernel
 from dira_scale.models.network import Tokens
 from dira_scale.models.pyramid import TimmEncoder
 
@@ -97,6 +98,12 @@ class PlainEncoder(TimmEncoder):
             )
         last = self.model.fc_norm if isinstance(self.model.norm, nn.Identity) else nn.Identity()
         return [last(prefix[:, 0]) for _, prefix in found]
+
+    def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
+        """Patches of another side are resampled."""
+        return (
+            resample_patch_embed(tensor, [*self.get_parameter(name).shape[2:]]) if is_kernel(name, tensor) else tensor
+        )
 
     def coarsest(self, patches: Tensor, size: Sequence[int]) -> Tensor:
         grid = [side // self.patch for side in size]

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.dino_files import KERNEL, LARGEST_PATCH
+from dira_scale.models.dino_files import is_kernel
 from dira_scale.models.encoder import check_arguments, settle, timms
 from dira_scale.models.linear import resized
 from dira_scale.models.network import Tokens
@@ -91,8 +91,8 @@ class InflatedEncoder(TimmEncoder):
 
     def fitted(self, name: str, tensor: Tensor, file: Collection[str] = ()) -> Tensor:
         """Kernels of images are inflated, positions of another depth resized."""
-        if name.endswith(KERNEL) and tensor.dim() == 4 and min(tensor.shape) and max(tensor.shape[2:]) <= LARGEST_PATCH:
-            return inflated(tensor, self.model.get_parameter(KERNEL).shape[2:])
+        if is_kernel(name, tensor):
+            return inflated(tensor, self.get_parameter(name).shape[2:])
         if name == "depth_embed" and tensor.dim() == 2 and len(tensor):
             return _along(tensor, len(self.depth_embed)).to(tensor.dtype)
         return tensor
