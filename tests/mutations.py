@@ -118,13 +118,13 @@ MUTATIONS = (
     ),
     Mutation(
         "running-statistics-of-one-group",
-        "models/norm.py",
+        "models/grouped_norm.py",
         "for part in parts]), self.noted.mean(0)",
         "for part in parts]), self.noted[0]",
     ),
     Mutation(
         "recomputed-statistics-counted-twice",
-        "models/norm.py",
+        "models/grouped_norm.py",
         "if not _recomputing:",
         "if True:",
     ),

@@ -18,6 +18,7 @@ EXTRAS = {  # of the set-up, and the modules that each must bring
     "peft": ("peft",),
     "dicomseg": ("highdicom",),
     "croissant": ("mlcroissant",),
+    "triton": ("triton",),
     "trackers": ("wandb", "mlflow", "sqlalchemy", "alembic"),
     "docs": ("mkdocs", "mkdocstrings"),
 }

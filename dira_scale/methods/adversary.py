@@ -20,6 +20,7 @@ from dira_scale.models import norm
 from dira_scale.models.architecture import Architecture
 from dira_scale.models.classifier import CoarsestMap
 from dira_scale.models.discriminator import Discriminator
+from dira_scale.models.grouped_norm import recomputing
 from dira_scale.models.network import CONVOLUTIONS
 
 WASSERSTEIN = ("wgan_gp", "wgan_gp_released")
@@ -150,7 +151,7 @@ class Wasserstein(Adversary):
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
         # No running statistics: D is not evaluated. Fused attention cannot be differentiated twice.
-        with norm.recomputing(), sdpa_kernel(SDPBackend.MATH):
+        with recomputing(), sdpa_kernel(SDPBackend.MATH):
             return super()._scores(images, parameters)
 
 

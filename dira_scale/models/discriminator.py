@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.network import CONVOLUTIONS, INSTANCE_NORMS
+from dira_scale.models.network import CONVOLUTIONS
+from dira_scale.models.norm_act import InstanceNormAct
 
 STRIDE = 8  # pixels between patches
+SLOPE = 0.2  # of LeakyReLU
 
 
 def check_size(size: Sequence[int]) -> None:
@@ -42,5 +44,6 @@ class Discriminator(nn.Sequential):
 
 def _block(dimensions: int, inputs: int, outputs: int, stride: int, norm: bool = True) -> list[nn.Module]:
     convolution = CONVOLUTIONS[dimensions](inputs, outputs, kernel_size=3, stride=stride, padding=1)
-    normalised = [INSTANCE_NORMS[dimensions](outputs)] if norm else []
-    return [convolution, *normalised, nn.LeakyReLU(0.2, inplace=True)]
+    if not norm:
+        return [convolution, nn.LeakyReLU(SLOPE, inplace=True)]
+    return [convolution, InstanceNormAct(outputs, SLOPE, affine=False), nn.Identity()]  # layers keep their numbers

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.torch_version import TorchVersion
 
 from dira_scale.data.batch import CHANNELS_LAST
@@ -16,7 +17,6 @@ from dira_scale.models.translations import Rules
 
 # Layers by an image's dimensions.
 CONVOLUTIONS: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-INSTANCE_NORMS: Mapping[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 FINEST = 2  # resolutions, from the finest, whose blocks activation checkpointing recomputes in volumes: where memory is
 
@@ -39,7 +39,7 @@ def keeps_channels_last(module: nn.Module) -> bool:
     """
     layers = [*module.modules()]
     volumes = any(isinstance(layer, nn.Conv3d) for layer in layers)
-    return not (volumes and any(isinstance(layer, nn.InstanceNorm3d | nn.GroupNorm) for layer in layers))
+    return not (volumes and any(isinstance(layer, _InstanceNorm | nn.GroupNorm) for layer in layers))
 
 
 def moved(module: nn.Module, device: torch.device, channels_last: bool | None = None) -> nn.Module:

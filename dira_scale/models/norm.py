@@ -2,120 +2,27 @@
 
 The global batch is split into ``groups`` contiguous parts, each normalised by its own mean and variance: 4 matches the
 paper's four GPUs with plain BatchNorm, 1 is synchronised BatchNorm. A process that holds several groups normalises them
-one by one; a group that spans several processes is one operation over them (``norm_over_ranks.py``).
+together on a GPU (``norm_act.py``), else one by one; a group that spans several processes is one operation over them
+(``norm_over_ranks.py``). A layer does the activation that follows it, and the addition before that.
 
 Running statistics are updated once per optimizer step, in ``commit_statistics``; forward passes only accumulate.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from dira_scale.distributed.collectives import gather, new_group, rank, reduce_mean, world
+from dira_scale.distributed.collectives import new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
-from dira_scale.models.norm_over_ranks import BatchNormOverRanks
-
-COUNT = 4  # counters after the statistics, each 1 per pass; four of them keep groups aligned to 16 bytes
-_recomputing = False
-
-
-class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Drop-in for ``nn.BatchNorm1d/2d/3d`` (same parameters, buffers and evaluation), built by ``convert``.
-
-    ``groups``: groups of the global batch. ``local``: number of groups in one micro-batch of this process; if 1, the
-    group may span the ``ranks`` processes of ``process_group``. ``by_formula``: whether the layer stays differentiable
-    more than once where its group spans processes. Input [b, C, ...] with b % local == 0.
-    """
-
-    momentum: float
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-    pending: Tensor  # sums since the last commit: C means, C unbiased variances, COUNT times the number of passes
-    noted: Tensor  # what the kernels wrote in the last pass: the same, with COUNT ones; a row for each group of several
-
-    groups = local = ranks = 1
-    process_group: Any = None
-    by_formula = False
-
-    def __init__(self, like: Any) -> None:
-        super().__init__(like.num_features, like.eps, like.momentum, like.affine, device="meta")
-        assert like.momentum is not None and like.track_running_stats, "an exponential running mean is assumed"
-        self.weight, self.bias, self.training = like.weight, like.bias, like.training
-        self.running_mean, self.running_var = like.running_mean, like.running_var
-        self.num_batches_tracked = like.num_batches_tracked
-        # timm's BatchNormAct2d carries the dropout and activation that follow it.
-        self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
-        pending = like.running_mean.new_zeros(2 * like.num_features + COUNT)
-        self.register_buffer("pending", pending, persistent=False)
-        self.register_buffer("noted", torch.ones_like(pending), persistent=False)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
-            raise ValueError(f"expected [b, C, ...], got {list(input.shape)}")
-
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input_dim(x)
-        if not self.training:
-            y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        else:
-            y, seen = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
-            if not _recomputing:
-                self.pending += seen
-        activated: Tensor = self.act(self.drop(y))
-        return activated
-
-    def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
-        assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
-        if self.local == 1:  # a split's backward pass would copy the gradient
-            return self._torchs(x, *self._statistics()), self.noted
-        parts = zip(x.chunk(self.local), *self._statistics(), strict=True)
-        return torch.cat([self._torchs(*part) for part in parts]), self.noted.mean(0)
-
-    def _torchs(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        # With momentum 1 the kernel writes the batch's statistics: no second pass over the data.
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
-
-    def _statistics(self) -> list[Tensor]:
-        """Means and variances in ``noted``, for a kernel to write: [C], of several groups [local, C]."""
-        return [*self.noted.split([self.num_features, self.num_features, COUNT], dim=-1)[:2]]
-
-    def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One group over several processes."""
-        if self.by_formula or not self.affine or torch.compiler.is_compiling():  # a compiler fuses the formula
-            return self._formula_over_ranks(x)
-        mean, variance = self._statistics()
-        y: Tensor = BatchNormOverRanks.apply(x, self.weight, self.bias, mean, variance, self.eps, self.process_group)
-        return y, self.noted
-
-    def _formula_over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One group over several processes, by formula: variances combined as Chan et al. do, for equal counts."""
-        pixels = x.to(torch.promote_types(x.dtype, torch.float32))
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        var, mean = torch.var_mean(pixels, dim=axes, correction=0)
-        means, variances = gather(torch.stack([mean, var])[None], self.process_group).unbind(1)
-        mean = means.mean(0)
-        var = (variances + (means - mean).square()).mean(0)
-        scale = torch.rsqrt(var + self.eps)
-        shift = -mean * scale
-        if self.affine:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
-        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
-        y = torch.addcmul(shift.view(shape), pixels, scale.view(shape)).to(x.dtype)
-        count = x.numel() // self.num_features * self.ranks
-        return y, torch.cat([mean, var * (count / (count - 1)), var.new_ones(COUNT)]).detach()
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, groups={self.groups}"
+from dira_scale.models.fold import fold
+from dira_scale.models.grouped_norm import COUNT, GroupedBatchNorm
 
 
 def convert(module: nn.Module, groups: int = 1, accumulate: int = 1, by_formula: bool = False) -> nn.Module:
-    """Replace every BatchNorm in ``module`` by one over ``groups`` groups of the global batch; returns the module.
+    """Replace every BatchNorm in ``module`` by one over ``groups`` groups of the global batch, which does what
+    follows it (``fold.py``); returns the module.
 
     Keeps parameters and buffers. ``by_formula``: for a module that is differentiated twice. Collective and raises as
     :func:`regroup`.
@@ -129,6 +36,7 @@ def convert(module: nn.Module, groups: int = 1, accumulate: int = 1, by_formula:
     for layer in module.modules():
         if isinstance(layer, GroupedBatchNorm):
             layer.by_formula = by_formula
+    fold(module)
     regroup(module, groups, accumulate)
     return module
 
@@ -209,17 +117,6 @@ def _spanning_line(batch: int, groups: int) -> str:
     if (size := batch // world()) < 2:
         return line
     return f"{line}; model.bn_groups=null model.bn_group_size={size} sends none, and gives statistics of {size} samples"
-
-
-@contextmanager
-def recomputing() -> Iterator[None]:
-    """A context for activation checkpointing's second forward passes: their statistics are already counted."""
-    global _recomputing
-    before, _recomputing = _recomputing, True
-    try:
-        yield
-    finally:
-        _recomputing = before
 
 
 @torch.no_grad()

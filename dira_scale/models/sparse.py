@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from dira_scale.data.distort.corruptions.mask import spread
 from dira_scale.distributed.collectives import gather
 from dira_scale.errors import UserError
+from dira_scale.models.grouped_norm import COUNT, GroupedBatchNorm
 from dira_scale.models.network import Encoder, pyramid_sizes
-from dira_scale.models.norm import COUNT, GroupedBatchNorm
 
 _GLOBAL = re.compile(  # classes that mix all positions
     "Attention|Attn|SqueezeExcite|SEModule|EcaModule|CecaModule|Global|GatherExcite|EvoNorm|FilterResponse"
@@ -104,6 +104,8 @@ def sparsify(encoder: Encoder, size: Sequence[int], blocks: Sequence[int]) -> Hi
 class SparseBatchNorm(GroupedBatchNorm):
     """BatchNorm in groups of the global batch, whose statistics are those of the visible positions."""
 
+    fusable = False
+
     def __init__(self, like: nn.modules.batchnorm._BatchNorm, hidden: Hidden) -> None:
         super().__init__(like)
         self.hidden = hidden
@@ -137,9 +139,10 @@ class SparseGroupNorm(nn.Module):
         # timm's GroupNormAct carries the dropout and activation that follow it.
         self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = checkpoint(self._normed, x, self.hidden.at(x)[:, None], use_reentrant=False, preserve_rng_state=False)
-        activated: Tensor = self.act(self.drop(y))
+        y = self.drop(y)
+        activated: Tensor = self.act(y if residual is None else y + residual)
         return activated
 
     def _normed(self, x: Tensor, hidden: Tensor) -> Tensor:

@@ -91,12 +91,13 @@ def as_spark(encoder: nn.Module, blocks: Tensor) -> nn.Module:
         visible = ~voxels(blocks, inputs[0].shape[2:])[:, 0]
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             result[visible] = F.batch_norm(x[visible], None, None, layer.weight, layer.bias, True, 0.0, layer.eps)
-            return getattr(layer, "act", nn.Identity())(result.movedim(-1, 1))
-        groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else layer.num_features
-        for sample in range(len(x)):  # group_norm of [1, C, n]
-            some = x[sample][visible[sample]].T[None]
-            result[sample][visible[sample]] = F.group_norm(some, groups, layer.weight, layer.bias, layer.eps)[0].T
-        return result.movedim(-1, 1)
+        else:
+            groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else layer.num_features
+            for sample in range(len(x)):  # group_norm of [1, C, n]
+                some = x[sample][visible[sample]].T[None]
+                result[sample][visible[sample]] = F.group_norm(some, groups, layer.weight, layer.bias, layer.eps)[0].T
+        added = sum(each for each in inputs[1:] if each is not None)
+        return getattr(layer, "act", nn.Identity())(result.movedim(-1, 1) + added)
 
     norms = nn.modules.batchnorm._BatchNorm | nn.modules.instancenorm._InstanceNorm | nn.GroupNorm
     for layer in encoder.modules():

@@ -11,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dira_scale.errors import UserError
 from dira_scale.forecast.network import one_rank_of
-from dira_scale.models import norm, norm_over_ranks
+from dira_scale.models import grouped_norm, norm, norm_over_ranks
+from dira_scale.models.grouped_norm import recomputing
 
 
 def pair(channels=3, dims=2, **kwargs):
@@ -117,7 +118,7 @@ def test_recomputation_is_not_counted_twice():
     x, other = images().detach().requires_grad_(), images().detach() * 3 - 1
 
     def contexts():
-        return nullcontext(), norm.recomputing()
+        return nullcontext(), recomputing()
 
     # The square needs the layer's output again, so that the second pass runs through the layer to its end.
     checkpoint(lambda v: ours(v).square(), x, use_reentrant=False, context_fn=contexts).sum().backward()
@@ -167,7 +168,7 @@ def two_ranks(monkeypatch):
     """This process as both ranks of a group of two: what it gathers and sums is twice its own."""
     with one_rank_of(2):
         monkeypatch.setattr(norm_over_ranks, "gather", lambda x, group: torch.cat([x, x]))
-        monkeypatch.setattr(norm, "gather", lambda x, group: torch.cat([x, x]))
+        monkeypatch.setattr(grouped_norm, "gather", lambda x, group: torch.cat([x, x]))
         monkeypatch.setattr(norm_over_ranks.dist, "all_reduce", lambda x, group: x.mul_(2))
         yield
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from dira_scale.models.norm import recomputing
+from dira_scale.models.grouped_norm import recomputing
 
 
 def checkpoint_activations(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torch.nn.utils import get_total_norm
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
 from dira_scale.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, Prepare, StageModel, piece
-from dira_scale.models.norm import GroupedBatchNorm
+from dira_scale.models.grouped_norm import GroupedBatchNorm
 from dira_scale.runs.checkpoint import CheckpointTensor
 
 

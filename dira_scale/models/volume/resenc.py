@@ -12,22 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.norm_act import InstanceNormAct
 from dira_scale.models.translations import RESENC, Rules
 
 SLOPE = 0.01  # of LeakyReLU, and what weights are drawn for
 
 
 class Convolution(nn.Module):
-    """Conv, InstanceNorm and, if ``act``, LeakyReLU; of a kernel of one voxel without a bias."""
+    """Conv, InstanceNorm, the addition of a map, if one is given, and, if ``act``, LeakyReLU; of a kernel of one voxel
+    without a bias."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, act: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv3d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=kernel > 1)
-        self.norm = nn.InstanceNorm3d(outputs, affine=True)
-        self.nonlin = nn.LeakyReLU(SLOPE, inplace=True) if act else nn.Identity()
+        self.norm = InstanceNormAct(outputs, SLOPE if act else 1.0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.nonlin(self.norm(self.conv(x)))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y: Tensor = self.norm(self.conv(x), residual)
         return y
 
 
@@ -37,14 +38,13 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = Convolution(inputs, outputs, stride=stride)
-        self.conv2 = Convolution(outputs, outputs, act=False)
-        self.nonlin2 = nn.LeakyReLU(SLOPE, inplace=True)
+        self.conv2 = Convolution(outputs, outputs)
         shortcut: list[nn.Module] = [nn.AvgPool3d(stride, stride)] if stride > 1 else []
         shortcut += [Convolution(inputs, outputs, kernel=1, act=False)] if inputs != outputs else []
         self.skip = nn.Sequential(*shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.nonlin2(self.conv2(self.conv1(x)) + self.skip(x))
+        y: Tensor = self.conv2(self.conv1(x), self.skip(x))
         return y
 
 

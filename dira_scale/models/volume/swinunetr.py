@@ -60,8 +60,12 @@ class SwinDecoder(nn.Module):
         super().__init__()
         from monai.networks.blocks import UnetrUpBlock
 
+        from dira_scale.models.volume.swin_block import settle
+
         for number, (finer, coarser) in enumerate(pairwise(WIDTHS), start=1):
-            block = UnetrUpBlock(3, coarser * feature_size, finer * feature_size, 3, 2, "instance", res_block=True)
+            block = settle(
+                UnetrUpBlock(3, coarser * feature_size, finer * feature_size, 3, 2, "instance", res_block=True)
+            )
             block.recompute = number <= FINEST
             self.add_module(f"decoder{number}", block)
 
@@ -99,4 +103,6 @@ def _transformer(in_channels: int, feature_size: int) -> Any:
 def _residual(inputs: int, outputs: int) -> Any:
     from monai.networks.blocks import UnetrBasicBlock
 
-    return UnetrBasicBlock(3, inputs, outputs, 3, 1, "instance", res_block=True)
+    from dira_scale.models.volume.swin_block import settle
+
+    return settle(UnetrBasicBlock(3, inputs, outputs, 3, 1, "instance", res_block=True))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.models.network import FINEST, Encoder, Network
+from dira_scale.models.norm_act import InstanceNormAct
 from dira_scale.models.translations import UNET3D, Rules
 from dira_scale.models.upsample import nearest
 from dira_scale.models.volume import GROUPS
@@ -16,7 +17,7 @@ from dira_scale.models.volume import GROUPS
 LEVELS = 4
 NORMS: Mapping[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm3d,
-    "instance": lambda channels: nn.InstanceNorm3d(channels, affine=True),
+    "instance": lambda channels: InstanceNormAct(channels, slope=0.0),
     "group": lambda channels: nn.GroupNorm(GROUPS, channels),
 }
 
@@ -27,7 +28,7 @@ class Convolution(nn.Sequential):
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv3d(inputs, outputs, 3, padding=1), NORMS[norm](outputs)
-        self.act = nn.ReLU(inplace=True)
+        self.act = nn.Identity() if norm == "instance" else nn.ReLU(inplace=True)
 
 
 def convolutions(*channels: int, norm: str) -> nn.Sequential:

@@ -1,0 +1,180 @@
+"""Normalisation, addition and activation as one operation: y = leaky_relu(w · (x - m) · s + b + r, slope).
+
+m and s = 1 / sqrt(variance + eps) are of each channel over each of ``groups`` contiguous parts of the batch: one group
+is BatchNorm, a group for each sample InstanceNorm. Maps keep their layout. With n values, z the normalised map and dz
+the gradient before the activation:
+
+    dx = w · s · (dz - Σ dz / n - z · Σ dz z / n)     dw = Σ dz z     db = Σ dz     dr = dz
+
+torch has an operation for each of these, whose maps a GPU writes and reads again, its InstanceNorm knows one layout,
+and its kernels give a channel of a volume to one of a GPU's processors. So GPUs run kernels of ours
+(``norm_act_triton.py``), which :func:`usable` tries first, and all else torch's operations. Tensors without memory,
+by which a run is planned, run the formulas of ``norm_act_formulas.py``, so that the planner counts what a GPU would be
+given.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.function import once_differentiable
+
+logger = logging.getLogger(__name__)
+NARROW = (torch.float32, torch.bfloat16, torch.float16)
+NEAR = 1e-4  # of the largest value: float32's sums in another order
+_plain = False
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """A context in which torch's own operations are used everywhere."""
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def fuses(x: Tensor, residual: Tensor | None = None) -> bool:
+    """Whether :class:`NormAct` takes a map ``x`` [b, C, *size] and what is added to it."""
+    if _plain or x.dim() < 4 or x.shape[2:].numel() == 1 or x.dtype not in NARROW or torch.compiler.is_compiling():
+        return False
+    fits = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape)
+    return fits and (isinstance(x, FakeTensor) or (x.is_cuda and usable(x.device)))
+
+
+def norm_act(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    groups: int = 1,
+    slope: float = 1.0,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Return leaky_relu(w · (x - m) · s + b + residual, slope) [b, C, *size], in the type of ``x``.
+
+    Args:
+        weight, bias: [C]; None: 1 and 0.
+        groups: of ``len(x) / groups`` samples each, whose statistics count.
+        slope: of negative values, at least 0; 1: no activation.
+        residual: of the shape of ``x``.
+    """
+    if fuses(x, residual):
+        y: Tensor = NormAct.apply(x, weight, bias, residual, groups, slope, eps)
+        return y
+    if groups == len(x):
+        y = F.instance_norm(x, weight=weight, bias=bias, eps=eps)
+    else:
+        parts = x.chunk(groups)
+        y = torch.cat([F.batch_norm(part, None, None, weight, bias, training=True, eps=eps) for part in parts])
+    y = y if residual is None else y + residual
+    return y if slope == 1 else F.leaky_relu(y, slope)
+
+
+def slope_of(act: nn.Module) -> float | None:
+    """The slope of negative values by which ``act`` is a LeakyReLU, 1 of none at all; None of another activation."""
+    if isinstance(act, nn.LeakyReLU):
+        return float(act.negative_slope)
+    return {nn.ReLU: 0.0, nn.Identity: 1.0}.get(type(act))
+
+
+class InstanceNormAct(nn.modules.instancenorm._InstanceNorm):
+    """InstanceNorm [b, C, *size], the addition that may follow it, and a LeakyReLU of ``slope``; 1: no activation."""
+
+    def __init__(self, channels: int, slope: float = 1.0, affine: bool = True) -> None:
+        super().__init__(channels, affine=affine)
+        self.slope, self.act = slope, nn.Identity() if slope == 1 else nn.LeakyReLU(slope)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        slope = self.slope
+        return norm_act(x, self.weight, self.bias, groups=len(x), slope=slope, residual=residual, eps=self.eps)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, slope={self.slope}, affine={self.affine}"
+
+
+class NormAct(torch.autograd.Function):
+    """:func:`norm_act` by kernels, differentiable once. ``noted`` [G, 2 C or more], if given, gets each group's means
+    and unbiased variances, of which running statistics are made."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, groups: int,
+        slope: float, eps: float, noted: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        kernels, layout = _kernels(x), torch._prims_common.suggest_memory_format(x)
+        x = x.contiguous(memory_format=layout)
+        mean, var = kernels.norm_act_stats(x, groups, noted)
+        added = None if residual is None else residual.contiguous(memory_format=layout)
+        y: Tensor = kernels.norm_act_apply(x, mean, var, weight, bias, added, slope, eps)
+        # Where something was added, only the result tells which values were negative.
+        ctx.save_for_backward(x, y if added is not None and slope != 1 else None, mean, var, weight, bias)
+        ctx.about = layout, slope, eps, added is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, *about = ctx.saved_tensors
+        layout, slope, eps, added = ctx.about
+        kernels, dy = _kernels(x), dy.contiguous(memory_format=layout)
+        dz = None if y is None else torch.empty_like(x)
+        sums = kernels.norm_act_sums(dy, x, y, dz, *about, slope, eps)
+        if dz is None:
+            dz, left = dy, slope
+        else:
+            left = 1.0
+        dx = kernels.norm_act_gradient(dz, x, *about, *sums, left, eps) if ctx.needs_input_grad[0] else None
+        weight = about[2]
+        dbias, dweight = (None if weight is None else each.sum(0).to(weight.dtype) for each in sums)
+        return dx, dweight, dbias, dz if added else None, None, None, None, None
+
+
+def _kernels(x: Tensor) -> Any:
+    if x.is_cuda:
+        from dira_scale.models import norm_act_triton  # Triton comes with torch's builds for GPUs
+
+        return norm_act_triton
+    from dira_scale.models import norm_act_formulas  # noqa: F401  # registers them
+
+    return torch.ops.dira_scale
+
+
+@cache
+def usable(device: torch.device) -> bool:
+    """Whether the kernels build on ``device`` and give what torch's operations give; says once if not."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for layout in (torch.contiguous_format, torch.channels_last):
+            given = torch.randn(3, 4, 24, 9, 7, generator=generator).to(device)
+            x, residual, gradient = (each.contiguous(memory_format=layout).requires_grad_() for each in given)
+            weight, bias = (torch.linspace(0.5, 2, 24, device=device).requires_grad_() for _ in range(2))
+            ours: Tensor = NormAct.apply(x, weight, bias, residual, 2, 0.1, 1e-5)
+            with plain():
+                right = norm_act(x, weight, bias, groups=2, slope=0.1, residual=residual)
+            of = x, weight, bias, residual
+            pairs = zip(
+                (ours, *torch.autograd.grad(ours, of, gradient)),
+                (right, *torch.autograd.grad(right, of, gradient)),
+                strict=True,
+            )
+            off = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+            if not off <= NEAR:
+                raise RuntimeError(f"their results are off by {off:.0e}")
+    except Exception as error:  # whatever a compiler of machine code says
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        logger.warning(
+            "normalisation: torch's own operations are used, which are slower, as our kernels do not work here (%s)",
+            reason,
+        )
+        return False
+    return True
