@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.schema import Schema, above, at_least, numbers_above, one_of, path_field, within
 from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
@@ -59,6 +59,10 @@ class Training(Schema):
     log_every: int = at_least(1)
     tracker: str = one_of(*TRACKERS, default=TENSORBOARD)
     profile: Profile = field(default_factory=Profile)
+
+    def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
+        """Take over what ``auto`` of a task's own keys stood for when the run began, as ``before`` recorded; ``config``
+        gets what was written then."""
 
 
 @dataclass

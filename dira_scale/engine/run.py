@@ -88,8 +88,6 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
 
     A run that began with a precision of its own keeps it, too: ``cfg`` gets what was written then. Collective.
     """
-    if AUTO not in (config.precision, config.parallel.threads):
-        return world
 
     def recorded() -> dict[str, Any]:
         folder = Path(config.run)
@@ -98,6 +96,8 @@ def _keep_choices(config: Training, cfg: DictConfig, world: World) -> World:
             return recorded_config(folder, checkpoints)
 
     before = broadcast_from_main(raise_on_all(lambda: recorded() if world.main else None))
+    if before:
+        config.keep(cfg, before)
     alone = world.ranks == 1 and world.device.type == "cpu"
     if config.parallel.threads == AUTO and alone and before and "threads_used" in before:
         torch.set_num_threads(min(before["threads_used"], processes.default_threads()))

@@ -14,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 PROGRAMS = {"sums": 768, "map": 8192}  # that a kernel is cut into at most; on any GPU, so that sums are the same
-TILES = {True: (64, 64), False: (2048, 1)}  # rows and channels of a tile, by whether channels are last
+TILE, MOST = 4096, 64  # values of a tile, and its channels at most, where channels are last
+ROW = 2048  # values of a tile of one channel, where they are not
 PARTS, COLUMNS = 128, 8  # of a tile of partial sums
 
 
@@ -25,6 +26,7 @@ class Cut:
     Attributes:
         last: whether channels are last.
         units, rows, channels: of the map.
+        tile: its rows and channels.
         chunks, chunk: of a unit, and rows of each but the last, a multiple of a tile's.
     """
 
@@ -32,6 +34,7 @@ class Cut:
     units: int
     rows: int
     channels: int
+    tile: tuple[int, int]
     chunks: int
     chunk: int
 
@@ -40,30 +43,29 @@ class Cut:
         last, channels = not x.is_contiguous(), x.shape[1]
         units = groups if last else len(x)
         rows = x.numel() // (units * channels)
-        tile, columns = TILES[last]
-        tiles = -(-rows // tile)
+        columns = min(MOST, triton.next_power_of_2(channels)) if last else 1
+        tile = TILE // columns if last else ROW
         chunks = max(1, PROGRAMS[kind] // (units * -(-channels // columns)))
-        chunk = -(-tiles // chunks) * tile
-        return cls(last, units, rows, channels, -(-rows // chunk), chunk)
+        chunk = -(-rows // (chunks * tile)) * tile
+        return cls(last, units, rows, channels, (tile, columns), -(-rows // chunk), chunk)
 
     @property
     def grid(self) -> tuple[int, int]:
-        return self.units * self.chunks, -(-self.channels // TILES[self.last][1])
+        return self.units * self.chunks, -(-self.channels // self.tile[1])
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
         return self.rows, self.channels, self.chunks, self.chunk
 
     @property
-    def tile(self) -> dict[str, Any]:
-        rows, columns = TILES[self.last]
-        return {"LAST": self.last, "ROWS": rows, "COLUMNS": columns}
+    def shape(self) -> dict[str, Any]:
+        return {"LAST": self.last, "ROWS": self.tile[0], "COLUMNS": self.tile[1]}
 
 
 def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> tuple[Tensor, Tensor]:
     cut = Cut.of(x, groups, "sums")
     parts = x.new_empty(2, cut.grid[0], cut.channels, dtype=_wide(x))
-    _moments[cut.grid](x, parts, *cut.sizes, cut.grid[0], **cut.tile, WIDE=_triton(parts))
+    _moments[cut.grid](x, parts, *cut.sizes, cut.grid[0], **cut.shape, WIDE=_triton(parts))
     mean, var = parts.new_empty(2, groups, cut.channels).unbind()
     notes = mean if noted is None else noted
     _merged[_columns(cut, groups)](
@@ -80,7 +82,7 @@ def norm_act_apply(
     y, cut = torch.empty_like(x), Cut.of(x, len(mean), "map")
     _applied[cut.grid](
         x, x if residual is None else residual, y, *_given(mean, var, weight, bias), *cut.sizes,
-        cut.units // len(mean), slope, eps, **cut.tile, WIDE=_triton(mean), AFFINE=weight is not None,
+        cut.units // len(mean), slope, eps, **cut.shape, WIDE=_triton(mean), AFFINE=weight is not None,
         RESIDUAL=residual is not None,
     )  # fmt: skip
     return y
@@ -94,7 +96,7 @@ def norm_act_sums(
     parts = mean.new_empty(2, cut.grid[0], cut.channels)
     _summed[cut.grid](
         dy, x, x if y is None else y, x if dz is None else dz, parts, *_given(mean, var, weight, bias), *cut.sizes,
-        cut.units // groups, cut.grid[0], slope, eps, **cut.tile, WIDE=_triton(mean), AFFINE=weight is not None,
+        cut.units // groups, cut.grid[0], slope, eps, **cut.shape, WIDE=_triton(mean), AFFINE=weight is not None,
         RESIDUAL=y is not None,
     )  # fmt: skip
     of_dz, of_both = parts.new_empty(2, groups, cut.channels).unbind()
@@ -112,7 +114,7 @@ def norm_act_gradient(
     dx, cut, groups = torch.empty_like(x), Cut.of(x, len(mean), "map"), len(mean)
     _differentiated[cut.grid](
         dz, x, dx, *_given(mean, var, weight, bias), of_dz, of_both, *cut.sizes, cut.units // groups,
-        x.numel() // (groups * cut.channels), slope, eps, **cut.tile, WIDE=_triton(mean), AFFINE=weight is not None,
+        x.numel() // (groups * cut.channels), slope, eps, **cut.shape, WIDE=_triton(mean), AFFINE=weight is not None,
     )  # fmt: skip
     return dx
 

@@ -1,6 +1,6 @@
 """The schema of ``configs/pretrain.yaml``. Like all schemas it does without torch, so mistakes are shown at once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from omegaconf import MISSING, DictConfig
 
 from dira_scale.config.files import folder
 from dira_scale.config.schema import Schema, above, at_least, one_of
+from dira_scale.distributed.config import AUTO
 from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
 from dira_scale.forecast.config import Planned
@@ -21,7 +22,7 @@ from dira_scale.training.config import StagedTraining, Validate
 class AdversaryConfig(Schema):
     loss: str = one_of("lsgan", "minimax", "wgan_gp", "wgan_gp_released")
     penalty: float = above(0)
-    precision: str = one_of("fp32", "bf16")
+    precision: str = one_of(AUTO, "fp32", "bf16")
 
     def __post_init__(self) -> None:
         """Raises UserError for a Wasserstein adversary in bf16: its penalty differentiates the scores twice."""
@@ -78,7 +79,17 @@ class Pretrain(StagedTraining):
     def bn_groups(self, batch: int) -> int:
         return self.model.groups(batch)
 
+    def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
+        if self.adversary.precision == AUTO:
+            config.adversary.precision = before["adversary"]["precision"]  # older runs began with fp32 written
+            self.adversary.precision = before.get("adversary_precision_used", config.adversary.precision)
+
 
 @dataclass
 class PlannedPretrain(Planned, Pretrain):
     """The schema of ``configs/plan.yaml``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adversary.precision == AUTO:
+            self.adversary.precision = "bf16" if self.precision == "bf16" else "fp32"  # a GPU's

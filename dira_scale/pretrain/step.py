@@ -12,6 +12,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
+from dira_scale.distributed.config import AUTO
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
 from dira_scale.engine.task import StagePlan
@@ -178,6 +179,8 @@ class Pretraining:
         distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
     ) -> None:
         self.config, self.module, self.optim = config, method, config.optim
+        if adversary.precision == AUTO:
+            adversary.precision = "bf16" if world.device.type == "cuda" and world.precision == "bf16" else "fp32"
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
         self.side_modules = [DiscriminatorTraining(adversary, judge)]
         self.objective = Objective(

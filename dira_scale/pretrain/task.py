@@ -97,6 +97,7 @@ class PretrainTask(Pretraining, DatasetTask):
     ) -> None:
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.diagnosis, self.start = stages, data, Diagnosis(config), method.start
+        self.adversary = adversary
         decoder = any(restores(plan.terms) for plan in stages)
         self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNITS[data.views.dimensions]
         validate = config.validate
@@ -123,7 +124,8 @@ class PretrainTask(Pretraining, DatasetTask):
     def identity(self) -> dict[str, Any]:
         assert isinstance(self.module, Method)
         terms = {term for stage in self.stages for term in stage.terms}
-        return self.module.identity(max(self.config.bn_groups(stage.batch) for stage in self.stages), terms)
+        groups = max(self.config.bn_groups(stage.batch) for stage in self.stages)
+        return self.module.identity(groups, terms) | {"adversary_precision_used": self.adversary.precision}
 
     def summary(self, module: nn.Module) -> list[str]:
         assert isinstance(module, Method)

@@ -8,8 +8,10 @@ from typing import Any
 from dira_scale.commands import COMMANDS
 
 # A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# `precision_used`, `threads_used`, `leak` and `optim.chosen` are recorded by the run.
-FREE = ("steps", "data.shards", "precision_used", "threads_used", "leak", "optim.chosen")
+# what was `used`, `leak` and `optim.chosen` are recorded by the run.
+FREE = (
+    "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "leak", "optim.chosen",
+)  # fmt: skip
 
 # Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name
 # and goes on. Whoever adds a key of identity adds it here.
