@@ -57,8 +57,8 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     console.print(_strategies(config, rows))
     launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
     host = "" if machine.images_per_second else launching
-    moving = f"memory at {machine.bandwidth:g} TB/s, normalisations at {machine.norm_bandwidth:g} (plan.bandwidth, …)"
-    figures = f"products at {machine.tflops:g} TFLOP/s (plan.tflops)" + (f", {moving}" if machine.bandwidth else "")
+    moving = f", memory at {machine.bandwidth:g} TB/s, of norms {machine.norm_bandwidth:g}" if machine.bandwidth else ""
+    figures = f"products at {machine.tflops:g} TFLOP/s{moving} (plan.tflops, plan.bandwidth, plan.norm_bandwidth)"
     given = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
     fastest = max(row.images_per_second for row in rows)
     stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
