@@ -19,7 +19,7 @@ from benchmarks import tables
 from dira_scale.config.compose import compose
 from dira_scale.forecast.estimate import arithmetic
 from dira_scale.forecast.ledger import Collective
-from dira_scale.forecast.links import Links, StepTimes, Workload
+from dira_scale.forecast.links import JITTER, Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import traffic
@@ -29,9 +29,6 @@ from dira_scale.runs.environment import environment
 GPUS = tuple(2**i for i in range(3, 11))
 REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay
 STAGE = "dira"
-# How much the speed of equal GPUs varies from step to step; nobody publishes it. With it torchtitan's 97.3 % is
-# simulated (Llama 3.1 8B, FSDP, 8 to 128 H100); docs/evidence/scale.md has more of what it gives.
-JITTER = 0.02397
 
 
 def efficiency(work: Workload, few: int, many: int) -> float:

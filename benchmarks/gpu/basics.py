@@ -53,7 +53,7 @@ LAYERS: dict[str, Layer] = {
 LAYOUTS = {"NCDHW": torch.contiguous_format, "NDHWC": torch.channels_last_3d}
 NEAR = 0.02  # of the largest value: several roundings to bf16's 8 bits
 # FLOP/s and bytes/s that the planner expects of an H200 (configs/machine/h200.yaml).
-SUSTAINED, BANDWIDTH = 350e12, 1.6e12
+SUSTAINED, BANDWIDTH = 330e12, 1.85e12
 
 
 def peak(device: str, kind: str) -> float | None:

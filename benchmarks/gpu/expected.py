@@ -1,6 +1,6 @@
 """What a CPU expects of a step: rehearsed on tensors without memory, for the planner's machine.
 
-One process, beside those that measure: a step's arithmetic at ``plan.tflops`` and ``plan.bandwidth``, its operations at
+One process, beside those that measure: a step's arithmetic at the speeds of ``plan.*``, its operations at
 ``plan.dispatch``, its memory. ``plan.tflops`` is bf16's; IEEE fp32 is bound by its own peak.
 """
 
@@ -39,8 +39,8 @@ def of(command: str, *overrides: str) -> dict[str, float]:
         checkpoint_activations(fake.task.module)
     plan, strategy, accumulate = fake.stages[-1], config.parallel.strategy, config.parallel.accumulate
     step = rehearse(fake, plan, plan.batch, accumulate)
-    most = peak(machine().upper(), config.precision)
-    config.plan.tflops = min(config.plan.tflops, REACHED * most if most else config.plan.tflops)
+    if config.precision == "fp32" and (most := peak(machine().upper(), "fp32")):
+        config.plan.tflops = 2 * REACHED * most  # the planner takes fp32 for half as fast as this
     return {
         "ms": 1e3 * seconds(config.plan, step, strategy, ranks, accumulate),
         "host ms": 1e3 * step.operations * config.plan.dispatch,

@@ -17,11 +17,11 @@ from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.forecast import strategies
 from dira_scale.forecast.config import Machine, plan_of
-from dira_scale.forecast.ledger import Work
-from dira_scale.forecast.links import GB, Links, StepTimes, Workload
+from dira_scale.forecast.links import GB, JITTER, Links, StepTimes, Workload
 from dira_scale.forecast.network import fake_task, one_rank_of
 from dira_scale.forecast.rehearsal import Rehearsal, rehearse
 from dira_scale.forecast.strategies import Memory
+from dira_scale.forecast.work import Work
 from dira_scale.pixels.codecs import DECODED_ON_GPU
 from dira_scale.training.blueprint import Blueprint, blueprint_of
 from dira_scale.training.config import StagedTraining
@@ -181,12 +181,19 @@ def estimate(
 
 
 def arithmetic(machine: Machine, work: Work) -> float:
-    """Seconds of a GPU's ``work``: products at ``plan.tflops``, then all memory traffic at ``plan.bandwidth``.
+    """Seconds of a GPU's ``work``: each product's at ``plan.tflops`` (half of it for fp32's) or ``plan.bandwidth``, by
+    which it is bound (Williams et al., Commun. ACM 52, 2009); normalisations at ``plan.norm_bandwidth``, all else at
+    ``plan.bandwidth``; products alone without a bandwidth.
 
     docs/evidence/scale.md compares it with measured steps.
     """
-    moving = work.moved / (machine.bandwidth * 1e12) if machine.bandwidth else 0.0
-    return work.flops / (machine.tflops * 1e12) + moving
+    flops, bandwidth = machine.tflops * 1e12, (machine.bandwidth or math.inf) * 1e12
+    seconds = work.others / bandwidth
+    if machine.bandwidth:
+        seconds += (work.norms + work.idle) / (machine.norm_bandwidth * 1e12)
+    for product, count in work.products.items():
+        seconds += count * max(product.flops * (2 if product.single else 1) / flops, product.moved / bandwidth)
+    return seconds
 
 
 def measured_factor(machine: Machine, plain: Rehearsals) -> float:
@@ -206,7 +213,7 @@ def seconds(
     forward, backward = (factor * arithmetic(machine, work) for work in (step.forward, step.backward))
     work = Workload(
         Links.of(machine, machine.gpus),
-        StepTimes(forward, backward, host=host),
+        StepTimes(forward, backward, host=host, jitter=JITTER),
         strategies.traffic(strategy, step, accumulate),
         messages=lambda ranks: step.collectives,
         control=machine.control,

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +9,8 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
-_aten = torch.ops.aten
-# The CPU's attention takes the same arguments as the GPU's, but has no formula of its own.
-FORMULAS = flop_registry | {
-    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        _aten._scaled_dot_product_flash_attention_backward
-    ],
-}
+from dira_scale.forecast.work import Work, given, work_of
 
 
 class Collective(NamedTuple):
@@ -29,25 +20,6 @@ class Collective(NamedTuple):
     size: int  # bytes: of the sum, of the whole gathered tensor, or of what a rank sends and receives
     ranks: int  # of its group; of an all_to_all with unequal parts, those that exchange any (NCCL sends no empty parts)
     asynchronous: bool = False  # awaited later, so that arithmetic may hide it
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a device computes and moves.
-
-    Attributes:
-        flops: floating-point operations of products; a multiplication and an addition are two.
-        moved: bytes that operations read and write, each tensor once; views and allocations move nothing.
-    """
-
-    flops: int = 0
-    moved: int = 0
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.flops + other.flops, self.moved + other.moved)
-
-    def __sub__(self, other: "Work") -> "Work":
-        return Work(self.flops - other.flops, self.moved - other.moved)
 
 
 class LiveBytes(NamedTuple):
@@ -96,15 +68,13 @@ class Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs := kwargs or {}))
-        formula = FORMULAS.get(func._overloadpacket)  # FlopCounterMode itself would keep recomputed graphs alive
-        flops = formula(*args, **kwargs, out_val=out) if formula else 0
-        read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
-        self.work += Work(flops, _moved(func, read, written))
+        self.work += work_of(func, args, kwargs, out)  # FlopCounterMode would keep recomputed graphs alive
         self.operations += func.namespace != "prim"  # tensors without memory alone dispatch those
         if func.namespace == "c10d":
             self._note_collective(func, args, kwargs)
-        for tensor in written:
-            self._note(tensor.untyped_storage())
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._note(tensor.untyped_storage())
         self.live_bytes.append(LiveBytes(self._of_gradients, self._others))
         return out
 
@@ -132,28 +102,13 @@ class Ledger(TorchDispatchMode):
             self._of_gradients += self._bytes[key]
 
     def _note_collective(self, func: Any, args: Any, kwargs: Any) -> None:
-        schema = func._schema.arguments
-        given = {argument.name: argument.default_value for argument in schema}  # dispatched without those at default
-        given |= dict(zip(given, args, strict=False)) | kwargs
+        all_given = given(func, args, kwargs)
         tensors = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]  # the outputs
-        group = ProcessGroup.unbox(given["process_group"])
+        group = ProcessGroup.unbox(all_given["process_group"])
         name = func._schema.name
         kind = "all_reduce" if "reduce" in name else "all_to_all" if "alltoall" in name else "gather"
         count = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        parts = zip(given.get("output_split_sizes") or (), given.get("input_split_sizes") or (), strict=True)
+        parts = zip(all_given.get("output_split_sizes") or (), all_given.get("input_split_sizes") or (), strict=True)
         partners = {rank for rank, (received, sent) in enumerate(parts) if received or sent}
         ranks = len(partners | {group.rank()}) if partners else group.size()
-        self.collectives.append(Collective(kind, count, ranks, given.get("async_op", False)))
-
-
-def _moved(func: Any, read: list[Tensor], written: list[Tensor]) -> int:
-    """Bytes that an operation reads and writes."""
-    if func._schema.is_mutable:
-        written = written or read  # several tensors at once are changed in place, and nothing is returned
-    elif "empty" in func._schema.name or {*map(_storage, written)} <= {*map(_storage, read)}:  # memory, or a view
-        return 0
-    return sum(min(x.numel() * x.element_size(), x.untyped_storage().nbytes()) for x in (*read, *written))
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+        self.collectives.append(Collective(kind, count, ranks, all_given.get("async_op", False)))

@@ -57,8 +57,8 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     console.print(_strategies(config, rows))
     launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
     host = "" if machine.images_per_second else launching
-    traffic = f" and memory traffic at {machine.bandwidth:g} TB/s" if machine.bandwidth else ""
-    figures = f"products at {machine.tflops:g} TFLOP/s{traffic} (plan.tflops, plan.bandwidth)"
+    moving = f", memory at {machine.bandwidth:g} TB/s, of norms {machine.norm_bandwidth:g}" if machine.bandwidth else ""
+    figures = f"products at {machine.tflops:g} TFLOP/s{moving} (plan.tflops, plan.bandwidth, plan.norm_bandwidth)"
     given = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
     fastest = max(row.images_per_second for row in rows)
     stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
@@ -86,7 +86,9 @@ def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> di
     for name, step in plain.stages.items():
         figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
         figures["collectives"] = [collective._asdict() for collective in step.collectives]
-        figures |= {name: asdict(work) for name, work in (("forward", step.forward), ("backward", step.backward))}
+        for passes, work in (("forward", step.forward), ("backward", step.backward)):
+            parts = {"norms": work.norms, "idle": work.idle, "others": work.others}
+            figures[passes] = {"flops": work.flops, "moved": work.moved} | parts
         figures["blocks"] = [block._asdict() for block in step.blocks]
         stages[name] = figures | {"activations": step.activations}
     about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}

@@ -85,8 +85,8 @@ def test_what_is_expected_of_a_step_is_what_the_planner_says() -> None:
     assert actual["ms"] == pytest.approx(1e3 * row.step) and actual["GiB"] == pytest.approx(row.memory.peak / 2**30)
     assert 0 < actual["forward ms"] < actual["ms"] and actual["host ms"] <= actual["ms"] + 1e-9
     fp32 = expected.of(command, *given, "plan.bandwidth=null")["forward ms"]
-    bf16 = expected.of(command, *given, "precision=bf16", "plan.bandwidth=1e9")["forward ms"]  # as good as without
-    assert fp32 == pytest.approx(bf16 * 350 / (0.6 * 67))  # a share of IEEE products' peak
+    bf16 = expected.of(command, *given, "precision=bf16", "plan.bandwidth=null")["forward ms"]
+    assert fp32 == pytest.approx(bf16 * 330 / (0.6 * 67), rel=0.03)  # a share of IEEE's peak; some of bf16's are tf32
 
 
 def test_a_wrong_layer_of_volumes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

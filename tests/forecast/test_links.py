@@ -101,5 +101,5 @@ def test_links_of_the_planned_machines() -> None:
     a100, h200 = (OmegaConf.to_object(compose("plan", words).plan) for words in ([], ["machine=h200", "plan.gpus=8"]))
     assert Links.of(a100, 4) == Links(4, 240e9, 22e9, 4e-6, 1.4e-5, links=1)
     assert Links.of(h200, 8) == Links(8, 360e9, 40e9, 4e-6, 1.4e-5, links=8)
-    assert (a100.memory, a100.tflops, a100.bandwidth) == (80, 110, 0.68)
-    assert (h200.memory, h200.tflops, h200.bandwidth) == (141, 350, 1.6)
+    assert (a100.memory, a100.tflops, a100.bandwidth, a100.norm_bandwidth) == (80, 104, 0.79, 0.85)
+    assert (h200.memory, h200.tflops, h200.bandwidth, h200.norm_bandwidth) == (141, 330, 1.85, 2.0)

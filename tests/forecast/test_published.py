@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from scipy.optimize import brentq
 
-from benchmarks.scaling import JITTER, efficiency
-from dira_scale.forecast.links import Links, StepTimes, Workload
+from benchmarks.scaling import efficiency
+from dira_scale.forecast.links import JITTER, Links, StepTimes, Workload
 from dira_scale.forecast.strategies import Traffic
 
 # Where FLOPs are not counted: a backward pass has two products for each of the forward pass.

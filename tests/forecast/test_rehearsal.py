@@ -74,6 +74,39 @@ def test_bytes_moved_by_hand() -> None:
             assert ledger.work.moved == expected
 
 
+NCHW, NHWC = torch.contiguous_format, torch.channels_last
+
+
+@pytest.mark.parametrize(
+    ("make", "samples", "layout", "forward", "backward"),
+    [
+        (lambda: nn.BatchNorm2d(66), 8, NHWC, (3, 0), (5, 0)),
+        (lambda: nn.BatchNorm2d(66), 8, NCHW, (3, 7), (5, 5 * 7)),  # 66 blocks find statistics, 528 make a map
+        (lambda: nn.BatchNorm2d(66).eval(), 8, NHWC, (2, 0), (3, 0)),
+        (lambda: nn.InstanceNorm2d(66), 8, NCHW, (3, 0), (5, 0)),
+        (lambda: nn.InstanceNorm2d(66), 1, NCHW, (3, 3 * 7), (5, 5 * 7)),
+        (lambda: nn.GroupNorm(6, 66), 8, NCHW, (3, 10), (5, 0)),  # 48 blocks find statistics
+        (lambda: nn.LayerNorm((32, 32)), 8, NCHW, (2, 0), (5, 0)),
+        (lambda: nn.Conv2d(66, 66, 1), 8, NHWC, (2, 0), (4, 0)),
+    ],
+)
+def test_maps_that_norms_and_convolutions_pass_by_hand(
+    make: Any, samples: int, layout: torch.memory_format, forward: tuple[int, int], backward: tuple[int, int]
+) -> None:
+    """A norm passes its input twice, backward also what comes back; a convolution passes that for either gradient. And
+    how many maps could be moved beside, in the room of 528 blocks."""
+    with FakeTensorMode():
+        net, x = make(), torch.empty(samples, 66, 32, 32).to(memory_format=layout).requires_grad_()
+        with Ledger([]) as first:
+            y = net(x)
+        with Ledger([]) as then:
+            y.backward(torch.empty_like(y))
+    size = 4 * x.numel()
+    for ledger, expected in ((first, forward), (then, backward)):
+        actual = ledger.work.moved / size, ledger.work.idle / size
+        assert actual == pytest.approx(expected, rel=0.02) and ledger.work.others < 0.01 * size
+
+
 def test_dispatched_operations_by_hand() -> None:
     """A view, a product and a sum are three; what tensors without memory ask of one another is none."""
     with FakeTensorMode():

@@ -1,5 +1,6 @@
 """Bytes of each strategy, by hand, for a step small enough to do so."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ from omegaconf import OmegaConf
 from dira_scale.config.compose import compose
 from dira_scale.forecast import estimate
 from dira_scale.forecast.estimate import Rehearsals, measured_factor, seconds
-from dira_scale.forecast.ledger import LiveBytes, Work
+from dira_scale.forecast.ledger import LiveBytes
+from dira_scale.forecast.links import JITTER
 from dira_scale.forecast.rehearsal import NetworkBlock, Rehearsal
 from dira_scale.forecast.strategies import DEEPSPEED_BUCKET, STRATEGIES, largest, memory, traffic
+from dira_scale.forecast.work import Product, Work
 
 # 100 bytes are trained (60 of them in a block that two views pass), 40 follow (30 in a block that one view passes).
 STEP = Rehearsal(
@@ -121,13 +124,19 @@ def test_more_ranks_never_take_more_and_always_send_more(strategy: str) -> None:
 
 
 def test_a_step_takes_no_less_than_its_host() -> None:
-    """2 FLOP at 10 a second, 6 bytes at 60; 500 operations of 1 ms. A measured speed has the host's work in it."""
-    step = replace(STEP, forward=Work(1, 2), backward=Work(1, 4), operations=500)
-    words = ["plan.dispatch=1e-3", "plan.tflops=1e-11", "plan.bandwidth=6e-11"]
+    """At 10 FLOP and 60 bytes a second, normalisations' at 20: products take .1 + .1 s, the others' 3 bytes .05, a
+    norm's .05; 500 operations of 1 ms. A measured speed has the host's work in it."""
+    bound = {Product(1, 5): 1, Product(0, 6): 1}  # by arithmetic, and by memory
+    step = replace(STEP, forward=Work(Counter(bound), others=3), backward=Work(idle=1), operations=500)
+    words = ["plan.dispatch=1e-3", "plan.tflops=1e-11", "plan.bandwidth=6e-11", "plan.norm_bandwidth=2e-11"]
     machine: Any = OmegaConf.to_object(compose("plan", words).plan)
     assert seconds(machine, step, "ddp", 1, 1) == pytest.approx(0.5)
     assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 1, 1) == pytest.approx(0.3)
-    assert seconds(replace(machine, dispatch=1e-4, bandwidth=None), step, "ddp", 1, 1) == pytest.approx(0.2)
+    assert seconds(replace(machine, dispatch=1e-4, bandwidth=None), step, "ddp", 1, 1) == pytest.approx(0.1)
+    slowest = 1 + JITTER * 1.4236  # the expected largest of eight standard normal draws
+    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 8, 1) == pytest.approx(0.3 * slowest, rel=1e-3)
+    in_fp32 = replace(step, forward=Work(Counter({Product(1, 5, single=True): 1})))  # tf32
+    assert seconds(replace(machine, dispatch=1e-4), in_fp32, "ddp", 1, 1) == pytest.approx(0.25)
     measured = replace(machine, images_per_second=2.0)
     alone = Rehearsals(1, {"di": STEP, "dira": replace(step, images=1)}, "dira", step, step)
     assert measured_factor(machine, alone) == 1 and measured_factor(measured, alone) == pytest.approx(0.5 / 0.3)

@@ -158,7 +158,8 @@ EXPERIMENTS = sorted(file.stem for file in (Path(plan.__file__).parents[2] / "co
 @pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if not name.startswith(("small", "phantom"))])
 def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
     """Every doubling from 1 to 64, at as many samples a GPU; from 1 to 4 to 8 at the experiment's own batch, with
-    BatchNorm groups that span no GPUs (a run's first lines name them): a step that the host bounds gains nothing."""
+    BatchNorm groups that span no GPUs (a run's first lines name them): a step that the host bounds gains nothing, and
+    waits for the slowest host."""
     batch, last = own(experiment)
     each = max(batch // 4, 8)
     speeds = [planned_speed(experiment, gpus, each * gpus, *last) for gpus in (1, 2, 4, 8, 16, 32, 64)]
@@ -166,7 +167,7 @@ def test_more_gpus_are_planned_to_be_faster(experiment: str) -> None:
     within = [gpus for gpus in (1, 4, 8) if batch % gpus == 0 and batch // gpus > 1]
     last += ["model.bn_groups=null", f"model.bn_group_size={batch // within[-1]}"]
     speeds = [planned_speed(experiment, gpus, batch, *last) for gpus in within]
-    assert all(more > 0.99 * less for less, more in pairwise(speeds)), speeds
+    assert all(more > 0.97 * less for less, more in pairwise(speeds)), speeds
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""What a GPU computes and moves for an operation, as torch's kernels do: by shapes, so without data."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+_aten = torch.ops.aten
+# The CPU's attention takes the same arguments as the GPU's, but has no formula of its own.
+FORMULAS = flop_registry | {
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
+}
+NORMS = "batch_norm", "group_norm", "layer_norm", "rms_norm"  # in the names of torch's operations
+# Blocks that fill a GPU: four of 512 threads, as normalisations have them, on each of an H200's 132 multiprocessors.
+BLOCKS = 528
+
+
+class Product(NamedTuple):
+    """A convolution or matrix product: floating-point operations (a multiplication and an addition are two), bytes."""
+
+    flops: int
+    moved: int
+    single: bool = False  # of fp32: tf32 in a run of 16 bits, which tensor cores multiply half as fast
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a device computes and moves. Bytes of tensors that are read or written; views and allocations move nothing.
+
+    Attributes:
+        products: how many there are of each.
+        norms: bytes that normalisations move.
+        idle: bytes that could be moved while a normalisation has too few blocks to fill the device.
+        others: bytes that all else moves.
+    """
+
+    products: Counter[Product] = field(default_factory=Counter)
+    norms: int = 0
+    idle: int = 0
+    others: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        sums = self.norms + other.norms, self.idle + other.idle, self.others + other.others
+        return Work(self.products + other.products, *sums)
+
+    def __sub__(self, part: "Work") -> "Work":
+        rest = self.norms - part.norms, self.idle - part.idle, self.others - part.others
+        return Work(self.products - part.products, *rest)
+
+    @property
+    def flops(self) -> int:
+        return sum(count * product.flops for product, count in self.products.items())
+
+    @property
+    def moved(self) -> int:
+        return sum(count * product.moved for product, count in self.products.items()) + self.norms + self.others
+
+
+def given(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """All arguments of a dispatched operation by name, also those left at their default, which are not dispatched."""
+    schema = func._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in schema}
+    return defaults | dict(zip(defaults, args, strict=False)) | kwargs
+
+
+def work_of(func: Any, args: Any, kwargs: Any, out: Any) -> Work:
+    """The work of a dispatched operation that returned ``out``."""
+    read, written = ([x for x in tree_leaves(each) if isinstance(x, Tensor)] for each in ((args, kwargs), out))
+    moved, name = _moved(func, read, written), func._schema.name
+    if formula := FORMULAS.get(func._overloadpacket):
+        flops = formula(*args, **kwargs, out_val=out)
+        if name == "aten::convolution_backward" and all(given(func, args, kwargs)["output_mask"][:2]):
+            moved += size(args[0])  # the output's gradient is read for the input's and for the weights'
+        return Work(Counter({Product(flops, moved, read[0].dtype == torch.float32): 1}))
+    if func.namespace == "aten" and any(norm in name for norm in NORMS):
+        again, idle = _of_norm(name, given(func, args, kwargs), moved)
+        return Work(norms=moved + again, idle=idle)
+    if any(norm in name for norm in NORMS):  # SyncBatchNorm's, each of which passes its arguments once
+        return Work(norms=moved)
+    return Work(others=moved)
+
+
+def _of_norm(name: str, given: Mapping[str, Any], moved: int) -> tuple[int, int]:
+    """Bytes that a native normalisation reads a second time, and idle ones (aten/src/ATen/native/cuda:
+    Normalization.cuh, group_norm_kernel.cu, layer_norm_kernel.cu).
+
+    A first pass over the input, backward also over the output's gradient, finds statistics or sums; a second one
+    computes the map. A layer norm's row stays in the cache; backward, its weights' gradients take the second pass.
+    """
+    backward, x = "backward" in name, given["input"]
+    again = size(x) + (size(given["grad_out"]) if backward else 0)
+    if "batch_norm" in name:
+        if not given.get("training", given.get("train", True)):
+            return 0, 0
+        if x.stride(1) == 1:  # channels last: blocks share the rows
+            return again, 0
+        channels = x.shape[1]  # one block has a channel of all samples, but the map's of one sample
+        maps = channels if backward else len(x) * channels
+        return again, _idle(again, channels) + _idle(moved, maps)
+    if "group_norm" in name:
+        return again, _idle(again, given["N"] * given["C" if backward else "group"])
+    return (again if backward and given["output_mask"][1] else 0), 0
+
+
+def _idle(moved: int, blocks: int) -> int:
+    """Bytes that a device could move beside ``moved``, for which a kernel has ``blocks``."""
+    return round(moved * max(0.0, BLOCKS / blocks - 1))
+
+
+def _moved(func: Any, read: list[Tensor], written: list[Tensor]) -> int:
+    """Bytes that an operation reads and writes, each tensor once."""
+    if func._schema.is_mutable:
+        written = written or read  # several tensors at once are changed in place, and nothing is returned
+    elif "empty" in func._schema.name or {*map(_storage, written)} <= {*map(_storage, read)}:  # memory, or a view
+        return 0
+    return sum(map(size, (*read, *written)))
+
+
+def size(tensor: Tensor) -> int:
+    """Bytes in memory: of a broadcast tensor, those that it has been made of."""
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
