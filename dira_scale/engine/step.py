@@ -84,10 +84,10 @@ class Step:
         if self.scale.skips(norm):
             return self.model.skip()
         self.means.add({"gradient_norm": norm} | monitors)
-        self.guard.gradients(step, gradients, norm)
+        self.guard.gradients(step, gradients, norm, self.model.optimizer if self.model.fuses else None)
         clip = self.task.optim.clip
         if clip is not None and gradients:
-            factor = (clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared the gradients
+            factor = (clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard keeps the gradients out
             torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
         self.model.step()
 
@@ -103,7 +103,8 @@ class Step:
             self.means.add(values)
         average_gradients(side.module)
         gradients = [p.grad for p in side.module.parameters() if p.grad is not None]
-        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {side.name}")
+        norm, name = get_total_norm(gradients), f"{GRADIENT} of the {side.name}"
+        self.guard.gradients(step, gradients, norm, side.optimizer, name)
         side.optimizer.step()
         side.optimizer.zero_grad(set_to_none=True)
 
