@@ -100,7 +100,6 @@ class Loop:
             self.scale,
             self.log.means,
             self.config.seed,
-            self.config.parallel.accumulate,
             self.world,
         )
         self._optimizer_state = {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from dira_scale.distributed.config import EXACT, FAST
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
@@ -38,10 +39,11 @@ class Step:
     seed: int  # of the run
     accumulate: int  # micro-batches per step
     device: torch.device
+    attention: str = EXACT  # parallel.attention
 
     @cached_property
     def unordered(self) -> bool:
-        return adds_in_any_order(self.model.module, self.device)
+        return self.attention != FAST and adds_in_any_order(self.model.module, self.device)
 
     def __call__(self, step: int, batch: TaskBatch) -> None:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
@@ -146,7 +148,6 @@ def begin_stage(
     scale: LossScale,
     means: Means,
     seed: int,
-    accumulate: int,
     world: World,
 ) -> StageRun:
     """Create the stage, with a new optimizer that starts from ``state`` unless that is empty. Collective."""
@@ -156,8 +157,8 @@ def begin_stage(
         lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
         state,
     )
-    guard = NaNGuard(world.device)
-    step = Step(task, plan, model, guard, scale, means, seed, accumulate, world.device)
+    guard, given = NaNGuard(world.device), strategy.parallel
+    step = Step(task, plan, model, guard, scale, means, seed, given.accumulate, world.device, given.attention)
     return StageRun(plan, model, loader, guard, step)
 
 

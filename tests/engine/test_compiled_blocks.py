@@ -144,3 +144,5 @@ def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pyte
     assert set(modes) == {"reduce-overhead"} and len(modes) >= 4 and len(marks) == 2
     with pytest.raises(UserError, match="cuda_graphs=true"):
         compose("pretrain", ["data.shards=any", "parallel=fsdp2", "parallel.compile=true", "parallel.cuda_graphs=true"])
+    with pytest.raises(UserError, match=r"cuda_graphs=true with accumulate=2: .* use accumulate=1"):
+        Parallel("ddp", 2, compile=True, cuda_graphs=True)
