@@ -33,7 +33,9 @@ def test_a_doubled_map_is_torchs(layout: str, dtype: torch.dtype) -> None:
     assert torch.equal(nearest_beside(x, skip), expected)
     if dtype == torch.float64:
         weights = torch.randn_like(expected)
-        for ours, torchs in zip(*(grad(y, (x, skip), weights, retain_graph=True) for y in (actual, expected)), strict=True):
+        for ours, torchs in zip(
+            *(grad(y, (x, skip), weights, retain_graph=True) for y in (actual, expected)), strict=True
+        ):
             torch.testing.assert_close(ours, torchs, rtol=1e-15, atol=1e-15)
         assert grad(actual.sum(), x)[0].is_contiguous(memory_format=LAYOUTS[layout][1])
         assert gradgradcheck(lambda *given: doubled_beside(*given).square(), (x, skip), fast_mode=True)
