@@ -3,8 +3,8 @@
 Tensors of a device that torch takes for one and that computes nothing: shapes and devices are followed through a real
 step, values are not. Every operation then shows where its arguments lie, so what CUDA would have to wait for is seen:
 a copy between host and device that is not asked for as non-blocking, or is of many bytes that are not pinned, a value
-read by the host, a result whose size only the device knows, an index that is assigned a host's number. The JSON names configurations: a command and its
-KEY=VALUEs. Printed, as JSON, is a list for each.
+read by the host, a result whose size only the device knows, an index that is assigned a host's number. The JSON names
+configurations: a command and its KEY=VALUEs. Printed, as JSON, is a list for each.
 """
 
 import json
