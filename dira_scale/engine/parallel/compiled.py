@@ -1,6 +1,6 @@
 """``parallel.compile``: torch.compile by region, as equal blocks share a graph, and compiling takes minutes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def take_uncompiled() -> list[str]:
     ]
 
 
-def _outermost(module: nn.Module, of_networks: Collection[nn.Module]) -> Iterator[nn.Module]:
+def _outermost(module: nn.Module, of_networks: Set[nn.Module]) -> Iterator[nn.Module]:
     for child in module.children():
         if child in of_networks or (_gains(child) and of_networks.isdisjoint(child.modules())):
             yield child
