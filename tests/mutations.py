@@ -303,6 +303,12 @@ MUTATIONS = (
         ("engine/test_parallel.py",),
     ),
     Mutation(
+        "a-fused-optimizer-that-is-not-told",
+        "engine/nan_guard.py",
+        "optimizer.found_inf = self._broken.float()",
+        "optimizer.found_inf = self._broken.new_zeros((), dtype=torch.float32)",
+    ),
+    Mutation(
         "gradients-summed-over-micro-batches",
         "engine/step.py",
         "factor * (self.scale.value / self.accumulate)",

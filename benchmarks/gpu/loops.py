@@ -45,16 +45,16 @@ class Ours:
             moved(network, world.device, config.parallel.channels_last)
         self.task = task = made.step(world, networks, distort.build_batched)
         self.plan = plan = stage_plans(config, lambda batch: 1)[-1]
-        strategy = parallel.build(world, config.parallel, networks[0])
+        sides = [side.module for side in task.side_modules]
+        strategy = parallel.build(world, config.parallel, networks[0], sides)
         self.model = strategy.begin(
             lambda module: task.prepare(plan, module),
             lambda module: optim.stage_optimizer(config.optim, module, plan.batch),
             {},
         )
         guard, scale, self.means = NaNGuard(world.device), LossScale(config.precision == "fp16"), Means()
-        self.take = Step(
-            task, plan, self.model, guard, scale, self.means, config.seed, self.accumulate, world.device
-        )  # fmt: skip
+        given = config.seed, self.accumulate, world.device, config.parallel.attention
+        self.take = Step(task, plan, self.model, guard, scale, self.means, *given)
         self.samples = plan.batch
         self.batches = batches(made, plan.batch, world.device)
         self.few = self.batches[0].split(max(1, plan.batch // FEW))[0]

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from dira_scale.distributed.collectives import set_timeout, world
-from dira_scale.distributed.config import AUTO, Parallel
+from dira_scale.distributed.config import AUTO, FAST, Parallel
 from dira_scale.distributed.deepspeed import plugin
 from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
@@ -57,7 +57,7 @@ def start(parallel: Parallel, precision: str) -> World:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resuming must be exact
     # cuDNN's attention is refused for its backward pass, which has no deterministic form, only if deterministic
     # algorithms are on in the forward pass; flash attention obeys in the backward pass (engine/step.py).
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(parallel.attention == FAST)
     precision = choose(precision, device)
     set_fp32(precision)
     zero = parallel.strategy.startswith("zero")

@@ -36,7 +36,8 @@ class Loop:
 
     def __init__(self, config: Training, task: Task, world: World, run: RunFolder | None) -> None:
         self.config, self.task, self.world, self.run, self.folder = config, task, world, run, Path(config.run)
-        self.strategy = parallel.build(world, config.parallel, task.module)
+        sides = (side.module for side in task.side_modules)
+        self.strategy = parallel.build(world, config.parallel, task.module, sides)
         self.lease = int(broadcast_from_main(run.lease.number if run else 0))
         self.checkpointer = checkpoint.Checkpointer(
             checkpoint.locate_folder(self.folder, config.checkpoint.folder),
@@ -100,7 +101,6 @@ class Loop:
             self.scale,
             self.log.means,
             self.config.seed,
-            self.config.parallel.accumulate,
             self.world,
         )
         self._optimizer_state = {}
@@ -166,8 +166,9 @@ class Loop:
         ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
             with span(LOGGING):
-                group, warnings = stage.model.optimizer.param_groups[0], self.checkpointer.take_warnings()
+                group = stage.model.optimizer.param_groups[0]
                 rate = group["lr"] / group["factor"]
+                warnings = self.checkpointer.take_warnings() + parallel.take_uncompiled()
                 self.log.begin_row(rate, stage.loader.seconds(), warnings, stage.guard)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed(wait=ends)

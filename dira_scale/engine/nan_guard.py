@@ -1,9 +1,9 @@
 """Losses and gradients that are not finite: detected on the device at their step, named, and kept out of the weights.
 
-This must not cost a host synchronisation per step. So the device itself records the first bad step of each value, and
-clears the gradients from then on. The host reads the record with each row of metrics, and always before a checkpoint,
-which is therefore finite. Queue and BatchNorm statistics may be non-finite in between; such a run ends
-before anything uses them.
+This must not cost a host synchronisation per step. So the device itself records the first bad step of each value. From
+then on torch's fused optimizers skip their steps, and the gradients of others are cleared. The host reads the record
+with each row of metrics, and always before a checkpoint, which is therefore finite. Queue and BatchNorm statistics may
+be non-finite in between; such a run ends before anything uses them.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.distributed.control import RunEndedError
+from dira_scale.engine import optim
 
 NO_STEP = 2**62
 GRADIENT = "gradient"  # prefix of the names of gradient norms; all other names are of losses
@@ -67,13 +69,24 @@ class NaNGuard:
         fine = self._note(step, losses)
         return torch.where(fine, 1.0, torch.nan)
 
-    def gradients(self, step: int, gradients: Sequence[Tensor], norm: Tensor, name: str = GRADIENT) -> None:
-        """Record the total ``norm`` of gradients, the same on all ranks; from the first bad one on, clear them.
+    def gradients(
+        self,
+        step: int,
+        gradients: Sequence[Tensor],
+        norm: Tensor,
+        optimizer: Optimizer | None = None,
+        name: str = GRADIENT,
+    ) -> None:
+        """Record the total ``norm`` of gradients, the same on all ranks; from the first bad one on, keep them out.
 
         ``gradients``: the parts that this process holds, all on one device: the guard's, or the CPU if offloaded.
+        ``optimizer``: their own, if it is torch's; where it is fused it skips the step on the device, so that weights
+        and states stay as they are, and gradients too. Otherwise, gradients are cleared: a kernel for each.
         """
         self._broken |= ~self._note(step, {name: norm})
-        if gradients and self._must_clear():
+        if optimizer is not None and optim.is_fused(optimizer):
+            optimizer.found_inf = self._broken.float()  # type: ignore[attr-defined]
+        elif gradients and self._must_clear():
             broken = self._broken.to(gradients[0].device)  # once: each offloaded gradient would wait for the device
             for gradient in gradients:
                 gradient.masked_fill_(broken, 0.0)

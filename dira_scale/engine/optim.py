@@ -73,7 +73,7 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bo
     if OWN_CLIP in given:
         raise UserError(f"{key}.{OWN_CLIP}: gradients are clipped by optim.clip={given[OWN_CLIP]}; take this out")
     ours: dict[str, Any] = {OWN_CLIP: None} if OWN_CLIP in known else {}
-    if fuses and config.get("fused") is None and _fusable(target, config, parameters):
+    if fuses and has_fused(target, config) and _takes_fused(target, parameters):
         ours["fused"] = True
     try:
         optimizer = instantiated(key, {**config, **ours}, _partial_=True)(parameters)
@@ -86,13 +86,26 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str, fuses: bo
     return optimizer
 
 
-def _fusable(target: Any, config: Mapping[str, Any], parameters: Sequence[Any]) -> bool:
-    """Whether ``target`` is one of ``FUSED`` and its kernels take all ``parameters``, which lie on a GPU."""
+def has_fused(target: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether ``target`` is one of ``FUSED`` and ``settings`` leave its kernels open."""
+    other = settings.get("foreach") or settings.get("differentiable") or settings.get("dampening")
+    return target in FUSED and settings.get("fused") is None and not other
+
+
+def _takes_fused(target: Any, parameters: Sequence[Any]) -> bool:
+    """Whether the kernels of ``target`` take all ``parameters``, which lie on a GPU."""
     tensors = [p for part in parameters for p in (part["params"] if isinstance(part, dict) else [part])]
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
-    other = config.get("foreach") or config.get("differentiable") or config.get("dampening")
-    known = target in FUSED and (FUSED[target] or not sharded)
-    return known and not other and bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
+    on_gpu = bool(tensors) and all(tensor.device.type != "cpu" for tensor in tensors)
+    return on_gpu and (FUSED[target] or not sharded)
+
+
+def is_fused(optimizer: Optimizer) -> bool:
+    """Whether ``optimizer`` skips a step, and keeps its states, where a number on the device says so: its ``found_inf``
+    is 1. Not with dampening: torch would take a momentum of the first step for stored that the kernel has not written.
+    """
+    groups = optimizer.param_groups
+    return type(optimizer) in FUSED and all(group["fused"] and not group.get("dampening") for group in groups)
 
 
 def _complete_momenta(optimizer: Optimizer) -> None:

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.distributed import processes
-from dira_scale.distributed.config import AUTO
+from dira_scale.distributed.config import AUTO, FAST
 from dira_scale.distributed.control import AgreedError, RunEndedError, broadcast_from_main, check_equal, raise_on_all
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.rendezvous import is_connection_lost
@@ -29,6 +29,7 @@ from dira_scale.engine.config import Training
 from dira_scale.engine.loop import Loop
 from dira_scale.engine.nan_guard import NotFiniteError
 from dira_scale.engine.signals import Signals
+from dira_scale.engine.step import adds_in_any_order
 from dira_scale.engine.task import Task
 from dira_scale.engine.tracker import require_tracker
 from dira_scale.errors import UserError, local_rank
@@ -229,12 +230,15 @@ def _summary(trainer: Loop) -> list[str]:
     if trainer.state.step >= trainer.total_steps():  # called again when it was done
         return [first]
     crowded = processes.crowded(world.idle, "parallel.threads") if world.ranks == 1 else ""
+    fast = config.parallel.attention == FAST and adds_in_any_order(trainer.strategy.module, world.device)
+    differing = "attention: the fastest, whose sums have no fixed order: two runs may differ (parallel.attention=fast)"
     return [
         first,
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
         f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
         *([crowded] if crowded else []),
+        *([differing] if fast else []),
     ]
 
 

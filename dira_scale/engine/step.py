@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from dira_scale.distributed.config import EXACT, FAST
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
@@ -38,10 +39,11 @@ class Step:
     seed: int  # of the run
     accumulate: int  # micro-batches per step
     device: torch.device
+    attention: str = EXACT  # parallel.attention
 
     @cached_property
     def unordered(self) -> bool:
-        return adds_in_any_order(self.model.module, self.device)
+        return self.attention != FAST and adds_in_any_order(self.model.module, self.device)
 
     def __call__(self, step: int, batch: TaskBatch) -> None:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
@@ -84,10 +86,10 @@ class Step:
         if self.scale.skips(norm):
             return self.model.skip()
         self.means.add({"gradient_norm": norm} | monitors)
-        self.guard.gradients(step, gradients, norm)
+        self.guard.gradients(step, gradients, norm, self.model.optimizer if self.model.fuses else None)
         clip = self.task.optim.clip
         if clip is not None and gradients:
-            factor = (clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared the gradients
+            factor = (clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard keeps the gradients out
             torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
         self.model.step()
 
@@ -103,7 +105,8 @@ class Step:
             self.means.add(values)
         average_gradients(side.module)
         gradients = [p.grad for p in side.module.parameters() if p.grad is not None]
-        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {side.name}")
+        norm, name = get_total_norm(gradients), f"{GRADIENT} of the {side.name}"
+        self.guard.gradients(step, gradients, norm, side.optimizer, name)
         side.optimizer.step()
         side.optimizer.zero_grad(set_to_none=True)
 
@@ -145,7 +148,6 @@ def begin_stage(
     scale: LossScale,
     means: Means,
     seed: int,
-    accumulate: int,
     world: World,
 ) -> StageRun:
     """Create the stage, with a new optimizer that starts from ``state`` unless that is empty. Collective."""
@@ -155,8 +157,8 @@ def begin_stage(
         lambda module: optim.stage_optimizer(task.optim, module, plan.batch, strategy.kind.fuses),
         state,
     )
-    guard = NaNGuard(world.device)
-    step = Step(task, plan, model, guard, scale, means, seed, accumulate, world.device)
+    guard, given = NaNGuard(world.device), strategy.parallel
+    step = Step(task, plan, model, guard, scale, means, seed, given.accumulate, world.device, given.attention)
     return StageRun(plan, model, loader, guard, step)
 
 

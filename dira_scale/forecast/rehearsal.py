@@ -71,11 +71,11 @@ class Rehearsal:
         return max(live.others for live in self.live_in_passes)
 
 
-def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1, foreach: bool = True) -> Rehearsal:
+def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1, gpu: bool = True) -> Rehearsal:
     """Run a step of ``stage`` on a rank's ``samples`` in ``accumulate`` micro-batches.
 
-    The step includes the task's monitors, as that takes the most memory. ``foreach``: the optimizer updates all
-    parameters at once, with temporaries of their size, as torch does on GPUs (where its kernels are fused, without).
+    The step includes the task's monitors, as that takes the most memory. ``gpu``: optimizers update all parameters at
+    once, as on GPUs: by fused kernels if there are such, otherwise with temporaries of their size.
     """
     module, world = fake.task.module, fake.world
     ever_trained, batch = fake.ever_trained(), fake.batch(samples)
@@ -85,12 +85,12 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         task = _CountedTask(fake.task)
 
         def make(module: nn.Module) -> Optimizer:
-            return _with_states(optim.stage_optimizer(task.optim, module, stage.batch), foreach)
+            return _with_states(optim.stage_optimizer(task.optim, module, stage.batch), gpu)
 
         model = _Model(world, module, lambda module: task.prepare(stage, module), make, {})
         beside: list[Tensor] = []
         for side in task.side_modules:
-            beside += [*side.module.parameters(), *_states(_with_states(side.optimizer, foreach))]
+            beside += [*side.module.parameters(), *_states(_with_states(side.optimizer, gpu))]
         buffers = [*module.buffers(), *fake.buffers]
         ledger = model.ledger = task.ledger = Ledger(trained(module))
         ledger.ignore([*module.parameters(), *buffers, *beside, *_states(model.optimizer)])
@@ -177,11 +177,13 @@ def _count(passes: Counter[bool], *_: Any) -> None:
     passes[torch.is_grad_enabled()] += 1
 
 
-def _with_states(optimizer: Optimizer, foreach: bool) -> Optimizer:
+def _with_states(optimizer: Optimizer, gpu: bool) -> Optimizer:
     """``optimizer`` after a first step, which creates its states."""
     for group in optimizer.param_groups:
-        if "foreach" in group:
-            group["foreach"] = foreach
+        if gpu and optim.has_fused(type(optimizer), group):
+            group["fused"] = True
+        elif "foreach" in group and not group.get("fused"):
+            group["foreach"] = gpu
         for parameter in group["params"]:
             parameter.grad = torch.empty_like(parameter)
     optimizer.step()

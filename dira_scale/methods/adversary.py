@@ -110,6 +110,7 @@ class Wasserstein(Adversary):
     """
 
     validated = False  # scores have no fixed scale
+    compiles: ClassVar[bool] = False  # torch differentiates no compiled graph twice, as the penalty does
 
     def __init__(
         self, loss: str, penalty: float, model: Architecture, size: int | tuple[int, ...], channels: int = 1

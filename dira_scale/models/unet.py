@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder, UnetDecoderBlock
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from dira_scale.errors import UserError
 from dira_scale.models.network import Network
 from dira_scale.models.pyramid import DEPTH, TimmEncoder
-from dira_scale.models.upsample import nearest
+from dira_scale.models.upsample import nearest, nearest_beside
 
 
 class Block(UnetDecoderBlock):
@@ -19,9 +18,10 @@ class Block(UnetDecoderBlock):
     def forward(
         self, feature_map: Tensor, target_height: int, target_width: int, skip_connection: Tensor | None = None
     ) -> Tensor:
-        x = nearest(feature_map, (target_height, target_width))
-        if skip_connection is not None:
-            x = torch.cat([x, skip_connection], dim=1)
+        if skip_connection is None:
+            x = nearest(feature_map, (target_height, target_width))
+        else:
+            x = nearest_beside(feature_map, skip_connection)
         y: Tensor = self.conv2(self.conv1(x))
         return y
 

@@ -2,9 +2,9 @@
 
 Tensors of a device that torch takes for one and that computes nothing: shapes and devices are followed through a real
 step, values are not. Every operation then shows where its arguments lie, so what CUDA would have to wait for is seen:
-a copy between host and device that is not asked for as non-blocking, a value read by the host, a result whose size only
-the device knows, an index that is assigned a host's number. The JSON names configurations: a command and its
-KEY=VALUEs. Printed, as JSON, is a list for each.
+a copy between host and device that is not asked for as non-blocking, or is of many bytes that are not pinned, a value
+read by the host, a result whose size only the device knows, an index that is assigned a host's number. The JSON names
+configurations: a command and its KEY=VALUEs. Printed, as JSON, is a list for each.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.gpu.pageable import pageable
 from dira_scale.config.compose import compose
 from dira_scale.data import distort
 from dira_scale.distributed.precision import LossScale
@@ -84,11 +85,15 @@ def pretend() -> torch.device:
 
 
 class Waits(TorchDispatchMode):
-    """Notes each operation for which the host would wait, and the last line of the package that asked for it."""
+    """Notes each operation for which the host would wait, and the last line of the package that asked for it.
 
-    def __init__(self) -> None:
+    What lies on the host is pinned where it is asked for so, and if it is of ``batch``, as loaders leave it.
+    """
+
+    def __init__(self, batch: Any = None) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.pinned = _tensors(batch)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -99,7 +104,11 @@ class Waits(TorchDispatchMode):
         except (DataDependentOutputException, DynamicOutputShapeException):
             self.note(func, "the host needs a value of the device's")
             raise
+        if kwargs.get("pin_memory"):
+            self.pinned.append(result)
         name, given, made = func.overloadpacket.__name__, _devices((args, kwargs)), _devices(result)
+        if pageable(func, args, kwargs, self.is_pinned):
+            self.note(func, "a copy from memory that is not pinned")
         if name in COPIES and len(given | made) > 1:
             asynchronous = kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,))
             if not asynchronous or (made == {"cpu"} and name == "_to_copy"):  # of which nobody says when it is there
@@ -110,10 +119,23 @@ class Waits(TorchDispatchMode):
             self.note(func, "an index on the host")
         return result
 
+    def is_pinned(self, tensor: Tensor) -> bool:
+        """torch cannot say: of a pretended device nothing is."""
+        return tensor.untyped_storage()._cdata in {each.untyped_storage()._cdata for each in self.pinned}
+
     def note(self, func: Any, why: str) -> None:
         frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(ROOT)]
         where = f"{Path(frames[-1].filename).name}: {frames[-1].line}" if frames else "?"
         self.found.append(f"{func}, {why}: {where}")
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Those in dataclasses and containers."""
+    if is_dataclass(value):
+        value = [getattr(value, each.name) for each in fields(value)]
+    if isinstance(value, dict | list | tuple):
+        return [tensor for part in (value.values() if isinstance(value, dict) else value) for tensor in _tensors(part)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def _devices(values: Any) -> set[str]:
@@ -154,7 +176,7 @@ def steps(device: torch.device, command: str, *overrides: str) -> list[str]:
         log.begin(plan)
         log.means = step.means
         for number in (1, 2):
-            with mode, Waits() as waits:
+            with mode, Waits(batch) as waits:
                 step(number, batch)
                 log.begin_row(0.1, {"wait": 0.0}, [], guard)
             if not waits.found:
@@ -181,6 +203,9 @@ def planted(device: torch.device) -> dict[str, list[str]]:
     host = mode.from_tensor(torch.zeros(4))
     index = mode.from_tensor(torch.zeros(2, dtype=torch.long))
     there, index_there = host.to(device), index.to(device)
+    few, many = (mode.from_tensor(torch.zeros(count)) for count in (2**14, 2**14 + 1))  # 64 KiB, and more
+    batch = {"views": (many.clone(),)}
+    room = many.to(device)
     cases: dict[str, Callable[[], Any]] = {
         "assign": lambda: there.__setitem__(index_there, 0),
         "item": lambda: there[0].item(),
@@ -191,6 +216,9 @@ def planted(device: torch.device) -> dict[str, list[str]]:
         "list": lambda: torch.tensor([1.0, 2.0], device=device),
         "number": lambda: there.new_tensor(0.5),
         "copy": lambda: there.copy_(host),
+        "pageable": lambda: many.to(device, non_blocking=True),
+        "pageable copy": lambda: room.copy_(many, non_blocking=True),
+        "pageable, computed": lambda: batch["views"][0].mul(2).to(device, non_blocking=True),
         "nonzero": lambda: there.nonzero(),
         "mask": lambda: there[there > 0],
         "host index": lambda: there[index],
@@ -198,10 +226,13 @@ def planted(device: torch.device) -> dict[str, list[str]]:
         "fine: assign tensor": lambda: there.__setitem__(index_there, there[:2]),
         "fine: to host": lambda: HostCopy(there),
         "fine: to device": lambda: host.to(device, non_blocking=True),
+        "fine: few": lambda: few.to(device, non_blocking=True),
+        "fine: a batch": lambda: batch["views"][0][1:].to(device, non_blocking=True),
+        "fine: pinned": lambda: torch.zeros(2**15, pin_memory=True).to(device, non_blocking=True),
         "fine: arithmetic": lambda: (there * 2 + 1).clamp(0, 1).where(there > 0, 0.0),
     }
     for name, run in cases.items():
-        with mode, Waits() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
+        with mode, Waits(batch) as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
             run()
         actual[name] = waits.found
     return actual

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dira_scale.distributed.config import Parallel
+from dira_scale.distributed.config import EXACT, Parallel
 from dira_scale.distributed.processes import leave
 from dira_scale.distributed.world import World
 from dira_scale.engine.config import CheckpointConfig, Optim, Training
@@ -202,10 +202,16 @@ class Regression:
 
 
 def train(
-    run: str, strategy: str, steps: int, accumulate: int = 1, precision: str = "fp32", threads: int | str = 1
+    run: str,
+    strategy: str,
+    steps: int,
+    accumulate: int = 1,
+    precision: str = "fp32",
+    threads: int | str = 1,
+    attention: str = EXACT,
 ) -> int:
     """The exit code."""
-    parallel = Parallel(strategy, accumulate, threads, False, False, False, False, 120)
+    parallel = Parallel(strategy, accumulate, threads, False, False, False, False, 120, attention=attention)
     config = Training(run, 0, steps, precision, parallel, CheckpointConfig(1000, 2, None), 120, 10)
     made: list[Regression] = []
     code = run_task(config, OmegaConf.structured(config), lambda world: made.append(Regression(world)) or made[0])

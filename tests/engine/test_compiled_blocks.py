@@ -1,13 +1,15 @@
-"""``parallel.compile``: each block of each network is one graph, without a break, BatchNorm's groups within, and learns
-as the plain block does."""
+"""``parallel.compile``: each region of each network is one graph, without a break, BatchNorm's groups within, and
+learns as the plain one does."""
 
 import copy
 import operator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch._dynamo
+from engine.regression import train
 from models.volumes import network
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
@@ -15,12 +17,15 @@ from torch.utils._pytree import tree_map
 
 from dira_scale.config.compose import compose
 from dira_scale.distributed.config import Parallel
-from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations, compile_blocks
+from dira_scale.engine.parallel.compiled import compile_regions, regions, take_uncompiled
+from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.strategy import on_device
 from dira_scale.errors import UserError
 from dira_scale.forecast.network import fake_world
+from dira_scale.methods.adversary import Adversary
 from dira_scale.models.architecture import architecture
 from dira_scale.models.norm import convert
+from dira_scale.training.blueprint import blueprint_of
 
 NETWORKS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "test_resnet": ((32, 32), {}),
@@ -55,12 +60,12 @@ def test_a_block_is_one_graph(name: str, groups: int) -> None:
         torch._dynamo.reset()
         counters.clear()
         if compiled:
-            compile_blocks(module, dynamic=False, fullgraph=True, backend="eager")
+            compile_regions(module, dynamic=False, fullgraph=True, backend="eager")
         module.zero_grad()
         module(x).square().mean().backward()
         gradients.append([parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None])
     least = 3 if name == "vit3d" else 4  # equal blocks share one: the transformer's, and two of the decoder
-    assert least <= counters["stats"]["unique_graphs"] <= len(blocks(module))
+    assert least <= counters["stats"]["unique_graphs"] <= len(regions(module))
     assert len(gradients[0]) == len(list(module.parameters()))
     for plain, compiled_one in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, compiled_one, atol=1e-6, rtol=1e-4)
@@ -71,9 +76,70 @@ def test_blocks_that_are_recomputed_are_compiled() -> None:
     torch._dynamo.reset()
     module, x = network("unet3d", (8, 16, 16), width=0.25, norm="instance"), torch.rand(2, 1, 8, 16, 16)
     checkpoint_activations(module)
-    compile_blocks(module, dynamic=False, backend="aot_eager")
+    compile_regions(module, dynamic=False, backend="aot_eager")
     module(x).square().mean().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+BESIDE = {
+    "dira_moco": ["bn1", "projector", "bn1", "key_projector", "discriminator"],
+    "dinov2_vitb14": ["head", "teacher_head", "patch_head", "teacher_patch_head", "discriminator"],
+    "dira_moco3d adversary.loss=wgan_gp": ["projector", "key_projector"],
+}
+
+
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=pytest.mark.system if "dinov2" in name else ()) for name in BESIDE]
+)
+def test_what_is_in_no_block_is_compiled_too(experiment: str) -> None:
+    """Single layers are not, nor a discriminator that is differentiated twice."""
+    words = [f"experiment={experiment.split()[0]}", "data.shards=none", *experiment.split()[1:]]
+    with torch.device("meta"):
+        networks = blueprint_of("pretrain", compose("pretrain", words)).networks()
+    found = list[str]()
+    for module in networks:
+        inside, names = set(blocks(module)), {part: name for name, part in module.named_modules()}
+        found += [names[region].rpartition(".")[2] for region in regions(module) if region not in inside]
+    assert found == BESIDE[experiment]
+
+
+@pytest.mark.system
+def test_a_compiled_discriminator_learns_as_the_plain_one() -> None:
+    """In the generator's pass and in its own: one graph each, for as many steps as there are."""
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    plain = Adversary()
+    compiled = copy.deepcopy(plain)
+    compile_regions(compiled, dynamic=False, fullgraph=True, backend="aot_eager")
+    optimizers = [torch.optim.Adam(each.parameters(), 1e-3) for each in (plain, compiled)]
+    for step in range(4):
+        torch.manual_seed(step)
+        real, fake = torch.rand(2, 2, 1, 32, 32)
+        both = list[list[Tensor]]()
+        for adversary, optimizer in zip((plain, compiled), optimizers, strict=True):
+            restored = fake.clone().requires_grad_()
+            losses = [adversary.generator_loss(restored), adversary.discriminator_loss(real, restored)]
+            losses[0].backward()
+            assert restored.grad is not None and all(p.grad is None for p in adversary.parameters())
+            losses[1].backward()
+            both.append([*losses, restored.grad])
+            optimizer.step()
+            optimizer.zero_grad()
+        torch.testing.assert_close(*both, rtol=1e-5, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+
+
+def test_a_function_that_met_too_many_sizes_is_counted_in_the_log(tmp_path: Path) -> None:
+    torch._dynamo.reset()
+    module, log = nn.Sequential(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)), nn.Identity()), tmp_path / "log.txt"
+    compile_regions(module, dynamic=False, backend="eager")
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for count in range(2, 6):
+            module(torch.ones(count, 3))
+        assert [train(str(tmp_path), "ddp", steps) for steps in (2, 4)] == [0, 0]
+    assert log.read_text().count("parallel.compile: 1 function met more kinds of inputs than the 2") == 1
+    assert take_uncompiled() == []
 
 
 # Those of the first two kinds are also compiled by tests/system/test_strategies.py.
@@ -144,3 +210,5 @@ def test_cuda_graphs_are_asked_for_and_each_pass_is_told_apart(monkeypatch: pyte
     assert set(modes) == {"reduce-overhead"} and len(modes) >= 4 and len(marks) == 2
     with pytest.raises(UserError, match="cuda_graphs=true"):
         compose("pretrain", ["data.shards=any", "parallel=fsdp2", "parallel.compile=true", "parallel.cuda_graphs=true"])
+    with pytest.raises(UserError, match=r"cuda_graphs=true with accumulate=2: .* use accumulate=1"):
+        Parallel("ddp", 2, compile=True, cuda_graphs=True)

@@ -1,5 +1,6 @@
 """Gradients on a GPU that are the same each time: what a CPU can show of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,10 +8,12 @@ import timm
 import tiny_swin
 import torch
 import torch.nn.functional as F
+from engine.regression import train
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import synthetic
+from dira_scale.engine import run, step
 from dira_scale.engine.step import adds_in_any_order, one_order
 from dira_scale.models.vit import _averaged
 from dira_scale.pretrain.blueprint import PretrainBlueprint
@@ -91,6 +94,25 @@ class Probe(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:  # type: ignore[override]
         ctx.seen.append(torch.are_deterministic_algorithms_enabled())
         return gradient, None
+
+
+@pytest.mark.parametrize("attention", ["exact", "fast"])
+def test_fast_attention_is_any_and_said(attention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU that is said to add in any order; of a network without attention nothing is said."""
+    fast, switches, log = attention == "fast", list[bool](), tmp_path / "run" / "log.txt"
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(step, "one_order", lambda wanted: switches.append(wanted) or one_order(wanted))
+    try:
+        assert train(str(tmp_path / "run"), "ddp", 2, attention=attention) == 0
+        assert "two runs may differ" not in log.read_text()
+        for module in (step, run):
+            monkeypatch.setattr(module, "adds_in_any_order", lambda *_: True)
+        assert train(str(tmp_path / "run"), "ddp", 4, attention=attention) == 0
+        assert torch.backends.cuda.cudnn_sdp_enabled() == fast
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(allowed)
+    assert switches == [False] * 2 + [not fast] * 2
+    assert log.read_text().count("two runs may differ (parallel.attention=fast)") == fast
 
 
 @pytest.mark.parametrize("wanted", [True, False])

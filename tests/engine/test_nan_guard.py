@@ -1,14 +1,22 @@
 """What is not finite is detected at its step, named, kept out of the weights and saved with its images."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
+from dira_scale.engine import optim
 from dira_scale.engine.nan_guard import NaNGuard, nonfinite_names
+from dira_scale.models.momentum import local_shard
 
 ROOT = Path(__file__).parents[2]
 BAD = [math.nan, math.inf, -math.inf]
@@ -72,6 +80,56 @@ def test_a_gradient_that_is_no_number_under_a_loss_that_is_one(value: float) -> 
     assert actual is not None and (actual.step, actual.terms) == (1, {"gradient": [0]})
     assert actual.losses[0]["loss/di"] == 0.5  # of that step, not of the last
     assert "though every loss is finite" in str(actual)
+
+
+@contextmanager
+def sharded(network: nn.Module) -> Iterator[nn.Module]:
+    """By FSDP2, over one process."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        yield fully_shard(network, mesh=dist.init_device_mesh("cpu", (1,)))
+    finally:
+        dist.destroy_process_group()
+
+
+def held(network: nn.Module, optimizer: Optimizer) -> list[Tensor]:
+    """Weights and states."""
+    values = [*network.parameters(), *(value for state in optimizer.state.values() for value in state.values())]
+    return [local_shard(value.detach()).clone() for value in values if isinstance(value, Tensor)]
+
+
+@pytest.mark.parametrize("bad", [0, 2])
+@pytest.mark.parametrize(
+    ("given", "shards"),
+    [
+        ({"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True}, False),
+        ({"_target_": "torch.optim.Adam", "weight_decay": 0.1}, False),
+        ({"_target_": "torch.optim.AdamW", "amsgrad": True}, False),
+        ({"_target_": "torch.optim.AdamW"}, True),
+    ],
+)
+def test_a_fused_optimizer_stays_where_the_last_good_step_has_left_it(
+    given: dict[str, Any], shards: bool, bad: int
+) -> None:
+    """torch's kernels for CPUs obey as those for GPUs. No gradient is touched."""
+    guard = NaNGuard(torch.device("cpu"))
+    with sharded(module()) if shards else nullcontext(module()) as network:
+        optimizer = optim.build(given | {"lr": 0.1, "fused": True}, [*network.parameters()], "optim.optimizer")
+        for step in range(4):
+            before = held(network, optimizer)
+            optimizer.zero_grad()
+            (network(torch.ones(2, 3)).square().mean() * (math.nan if step == bad else 1.0)).backward()
+            gradients = [local_shard(p.grad) for p in network.parameters() if p.grad is not None]
+            guard.gradients(step, gradients, get_total_norm(gradients), optimizer)
+            assert all(gradient.isnan().all() == (step == bad) for gradient in gradients)
+            optimizer.step()
+            after = held(network, optimizer)
+            same = [torch.equal(old, new) for old, new in zip(before, after, strict=False)]
+            assert all(same) if step >= bad else not any(same)
+            if step == 0 == bad:  # its states begin at 0
+                assert not any(state.any() for state in after[len(before) :])
+    found = guard.read()
+    assert found is not None and found.step == bad
 
 
 def test_one_weight_in_a_great_many_is_found() -> None:

@@ -36,7 +36,7 @@ def rehearsed(*keys: str, ranks: int = 1, stage: str = "di", images: int = 0) ->
         if config.parallel.checkpoint_activations:
             checkpoint_activations(fake.task.module)
         plan = next(plan for plan in fake.stages if plan.name == stage)
-        return rehearse(fake, plan, images or config.data.batch // ranks, config.parallel.accumulate, foreach=False)
+        return rehearse(fake, plan, images or config.data.batch // ranks, config.parallel.accumulate, gpu=False)
 
 
 def test_a_small_network_by_hand() -> None:
@@ -267,6 +267,19 @@ def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations
     again = (spared.backward - many.backward).flops
     assert 0.8 * forward / 2 < again < forward / 2  # the query encoder's blocks, and not the keys'
     assert few.trained == many.trained == spared.trained
+
+
+def test_fused_optimizers_of_a_gpu_are_planned_without_clearing_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weight, bias and the side module; by unfused ones each is cleared."""
+    cleared = list[int]()
+    monkeypatch.setattr(torch.Tensor, "masked_fill_", lambda self, *_: cleared.append(self.numel()))
+    for gpu, expected in ((True, []), (False, [FEATURES, 1, 1])):
+        mode, world = FakeTensorMode(), fake_world("fp32")
+        with mode:
+            fake = FakeTask(Regression(world), STAGES, Shapes(), mode, world)
+        cleared.clear()
+        rehearse(fake, STAGES[1], BATCH, gpu=gpu)
+        assert cleared == expected
 
 
 def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:

@@ -74,7 +74,7 @@ def test_a_plan_counts_every_crop() -> None:
         crops = f"views.crops=[{{count: 2}}, {{size: 32, count: {count}}}]"
         fake = fake_task(PretrainBlueprint(compose("pretrain", [*PLANE, "model.encoder=test_resnet", crops])))
         assert [view.shape[-1] for view in fake.batch(4).views] == [64] * 2 + [32] * count  # type: ignore[attr-defined]
-        done = rehearse(fake, fake.stages[0], 4, 1, foreach=False)
+        done = rehearse(fake, fake.stages[0], 4, 1, gpu=False)
         return (done.forward + done.backward).flops
 
     assert flops(2) > flops(1)

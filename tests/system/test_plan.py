@@ -37,8 +37,8 @@ def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, in
     return stages
 
 
-def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
-    """These bytes, rehearsed; ``foreach``: as a GPU takes the step, else as a CPU."""
+def planned(*keys: str, gpu: bool = False) -> dict[str, dict[str, float]]:
+    """These bytes, rehearsed as a GPU takes the step, or as a CPU, which has no kernels of ours."""
     cfg = compose("pretrain", [*TINY, *KEYS, *keys, "data.shards=none"])
     config: Any = OmegaConf.to_object(cfg)
     fake = fake_task(PretrainBlueprint(cfg))
@@ -46,8 +46,8 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
         checkpoint_activations(fake.task.module)
     stages = {}
     for stage in fake.stages:
-        with nullcontext() if foreach else plain():  # a CPU has no kernels of ours
-            step = rehearse(fake, stage, config.data.batch, config.parallel.accumulate, foreach)
+        with nullcontext() if gpu else plain():
+            step = rehearse(fake, stage, config.data.batch, config.parallel.accumulate, gpu)
         stages[",".join(stage.terms)] = {
             "parameters": step.trained + step.idle + step.momentum,
             "buffers": step.buffers,
@@ -102,7 +102,7 @@ def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, sha
 def test_planned_memory_is_what_a_gpu_takes(keys: list[str], tmp_path: Path, shards: Path) -> None:
     """torch.cuda.max_memory_allocated of a step, which cuDNN's workspaces are part of."""
     assert torch.cuda.is_available()
-    real, expected = measured(tmp_path, shards, *keys), planned(*keys, "adversary.precision=bf16", foreach=True)
+    real, expected = measured(tmp_path, shards, *keys), planned(*keys, "adversary.precision=bf16", gpu=True)
     for stage, sizes in real.items():
         whole = sum(expected[stage][part] for part in ("parameters", "buffers", "optimizer", "step"))
         assert 0.8 < whole / sizes["peak"] < 1.1, (stage, whole, sizes["peak"])

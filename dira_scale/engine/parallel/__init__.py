@@ -1,5 +1,6 @@
 """How a task's module is distributed over the processes: replicated or sharded."""
 
+from dira_scale.engine.parallel.compiled import take_uncompiled
 from dira_scale.engine.parallel.model import StageModel, average_gradients
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.strategy import Strategy, build
@@ -13,4 +14,5 @@ __all__ = [
     "build",
     "checkpoint_activations",
     "refuse_layerwise",
+    "take_uncompiled",
 ]

@@ -1,11 +1,10 @@
-"""The blocks of networks: recomputed in the backward pass, or compiled."""
+"""The blocks of networks, and their recomputation in the backward pass."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,16 +18,6 @@ def checkpoint_activations(module: nn.Module) -> None:
         if not getattr(block, "recompute", True):
             continue
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
-
-
-def compile_blocks(module: nn.Module, **options: Any) -> None:
-    """Compile each block of encoder and decoder at its first call; ``options`` as of :func:`torch.compile`."""
-    for block in blocks(module):
-        # A frame of torch's own is passed over: a graph for each layer. Not where recomputation stands in its place.
-        if type(block).forward is nn.Sequential.forward and "forward" not in vars(block):
-            block.forward = torch.compile(block.forward, **options)
-        else:
-            block.compile(**options)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:

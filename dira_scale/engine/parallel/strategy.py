@@ -1,11 +1,10 @@
 """Strategies by name. A strategy holds the complete module between stages and creates each stage's model from it."""
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-import torch._dynamo
-import torch._functorch.config
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -14,8 +13,9 @@ from torch.torch_version import TorchVersion
 
 from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.world import World
+from dira_scale.engine.parallel.compiled import compile_module
 from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel
-from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations, compile_blocks
+from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
 from dira_scale.models.momentum import local_shard
@@ -87,8 +87,11 @@ class Sharded(Strategy):
         model.release()
 
 
-def build(world: World, parallel: Parallel, module: nn.Module) -> Strategy:
-    """The strategy ``parallel.strategy`` for ``module``, unsharded and on the CPU."""
+def build(world: World, parallel: Parallel, module: nn.Module, sides: Iterable[nn.Module] = ()) -> Strategy:
+    """The strategy ``parallel.strategy`` for ``module``, unsharded and on the CPU. ``sides``: side modules, on the
+    device, which stay whole and are compiled too if configured."""
+    for side in sides if parallel.compile is True else ():
+        compile_module(side, parallel)
     match parallel.strategy:
         case "fsdp2":
             return Sharded(world, parallel, module, FullyShardedModel)
@@ -99,19 +102,12 @@ def build(world: World, parallel: Parallel, module: nn.Module) -> Strategy:
 
 
 def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last: bool | None) -> nn.Module:
-    """``module`` on the device, in its memory format; recomputed and compiled by block if configured."""
+    """``module`` on the device, in its memory format; recomputed by block and compiled by region if configured."""
     module = moved(module, world.device, channels_last)
     if parallel.checkpoint_activations:
         checkpoint_activations(module)
     if parallel.compile:
-        # Blocks of one class share this limit. A ResNet-50 has 8 kinds, each with gradient, without, and in
-        # evaluation; those beyond torch's default of 8 would run uncompiled.
-        torch._dynamo.config.recompile_limit = 64
-        # Monitors differentiate a step's losses twice, so a backward pass must not reuse its input buffers.
-        torch._functorch.config.donated_buffer = False
-        # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
-        captured = parallel.cuda_graphs is True
-        compile_blocks(module, dynamic=False, mode="reduce-overhead" if captured else None)
-        if captured:  # a pass may write over what the graphs of the one before have returned
+        compile_module(module, parallel)
+        if parallel.cuda_graphs is True:  # a pass may write over what the graphs of the one before have returned
             module.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
     return module

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dira_scale.models.network import FINEST, Encoder, Network
 from dira_scale.models.norm_act import InstanceNormAct
 from dira_scale.models.translations import UNET3D, Rules
-from dira_scale.models.upsample import nearest
+from dira_scale.models.upsample import nearest_beside
 from dira_scale.models.volume import GROUPS
 
 LEVELS = 4
@@ -78,8 +78,8 @@ class Up(nn.Module):
         self.convs = convolutions(coarser + skip, skip, skip, norm=norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        doubled = nearest(x, skip.shape[2:]) if self.up is None else self.up(x)
-        y: Tensor = self.convs(torch.cat([doubled, skip], dim=1))
+        joined = nearest_beside(x, skip) if self.up is None else torch.cat([self.up(x), skip], dim=1)
+        y: Tensor = self.convs(joined)
         return y
 
 
