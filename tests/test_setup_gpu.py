@@ -113,22 +113,28 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     left_out = {
         name: item["left_out"] for each in measured.values() for name, item in each.items() if "left_out" in item
     }
-    assert [Path(name).name for name in left_out] == ["test_dali.py"]
-    assert "nvidia is missing" in next(iter(left_out.values()))
+    assert {Path(name).name: why.split()[0] for name, why in left_out.items()} == {
+        "ZeRO-3": "deepspeed", "test_dali.py": "nvidia"
+    }  # fmt: skip
     assert {f"waits of {name}" for name in RECIPES} < measured["steady"].keys()
-    assert all(list(measured[part]) == [rung.name for rung in rungs] for part, rungs in LADDERS.items())
+    assert all({rung.name for rung in rungs} <= measured[part].keys() for part, rungs in LADDERS.items())
     rows = [row for each in measured.values() for item in each.values() for row in item.get("figures", {}).values()]
     assert all(row["value"] >= 0 and row["fine"] for row in rows) and len(rows) > 100
     named = {tuple(row["expected"]) for row in rows if isinstance(row["expected"], list)}
-    assert len(named) > 20 and all(found["expected"][step][what] > 0 for step, what in named if "compile" not in step)
-    assert {"steps fed by cpu", "steps fed by helper"} < measured["loaders"]["radiographs"]["figures"].keys()
+    assert len(named) > 20 and all(found["expected"][step][what] > 0 for step, what in named)
+    assert all(
+        {"steps fed by cpu", "steps fed by helper"} < row["figures"].keys() for row in measured["loaders"].values()
+    )
     assert (out / "gpu.txt").read_text() in done.stdout
     assert subprocess.run(
         ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
     ).stdout == ""  # fmt: skip
 
 
-MEASURED = ("parts", "basics", "steady", "nccl", "steps", "evaluation", "loaders", "checks", "expected")
+MEASURED = (
+    "parts", "traces", "alone", "steps", "loaders", "graph", "compiling", "basics", "steady", "nccl", "evaluation",
+    "checks", "expected",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
