@@ -5,7 +5,7 @@ would take at the planner's rates is expected; all must agree with IEEE fp32 as 
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -34,15 +34,10 @@ NORMS: dict[str, Maps] = {
 }
 
 
-def plain() -> AbstractContextManager[None]:
-    """torch's own operations in the place of ours."""
-    from dira_scale.models.norm_act import plain
-
-    return plain()
-
-
 def judged(device: torch.device, precision: str, rehearse: bool) -> dict[str, Any]:
     """D's own step on a batch of clean and one of restored images, and its part of the generator's."""
+    from dira_scale.models.norm_act import plain
+
     made: Any = blueprint(*words("dira_moco", rehearse, "data.batch=256"))
     size, count = made.config.data.size, made.config.data.batch
     torch.manual_seed(made.config.seed)
@@ -83,7 +78,7 @@ def passed(loss: Callable[..., Tensor], given: Iterable[Tensor], of: Iterable[Te
 
 def normalised(device: torch.device, shape: tuple[int, ...], groups: int, last: bool, slope: float) -> dict[str, Any]:
     """A normalisation with the activation after it, in 16 bits."""
-    from dira_scale.models.norm_act import norm_act
+    from dira_scale.models.norm_act import norm_act, plain
 
     torch.manual_seed(0)
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)] if last else torch.contiguous_format

@@ -39,7 +39,7 @@ def write(logs: Path, out: Path) -> int:
     home, packed = logs.parent / NAME, io.BytesIO()
     if not home.is_dir() or not any(home.rglob("*.*")):
         return 0
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=3) as tar:
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         tar.add(home, NAME)
     content = packed.getvalue()
     parts = [content[start : start + PART] for start in range(0, len(content), PART)]

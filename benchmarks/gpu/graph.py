@@ -27,6 +27,9 @@ def replayed(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
     """A step as it is launched, and as it is replayed."""
     given = words(recipe, rehearse, *keys)
     loop, steps = Ours(*given), 1 if rehearse else TURN
+    for optimizer in (loop.model.optimizer, *[side.optimizer for side in loop.task.side_modules]):
+        for group in optimizer.param_groups:
+            group |= {"capturable": loop.device.type == "cuda"} if "capturable" in group else {}
     for number in range(CHECKED):
         loop.step(number)
     launched = 1e3 * turn(loop, CHECKED, steps)

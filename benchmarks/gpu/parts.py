@@ -131,7 +131,7 @@ def begin(report: Report, chosen: Sequence[str], rehearse: bool) -> None:
     if before.get("rehearsal") != rehearse:
         before = {}
     ended = {part: how for part, how in before.get("parts", {}).items() if part not in chosen}
-    kept = {name: value for name, value in before.items() if name not in chosen}
+    kept = {name: value for name, value in before.items() if name not in (*chosen, "environment", "device", "caches")}
     about = {"rehearsal": rehearse, "parts": ended, "expectation": f"by the planner, of {expected.machine()}"}
     about |= {"date": f"{datetime.date.today():%d %B %Y}"}
     write_json(report.file, kept | about)

@@ -48,6 +48,7 @@ class Rung:
     kind: str = "bf16"  # of product, whose peak and tolerance count
     authors: bool = False
     free: bool = False  # cuDNN may choose among algorithms that are not reproducible
+    plain: bool = False  # norms are torch's own operations, as they were before ours
     attention: bool = False  # cuDNN's may be chosen, whose backward pass adds in any order
     alike: bool = False  # it computes what the recipe's IEEE fp32 does, and its losses must be those
 
@@ -56,6 +57,7 @@ PARTS = {
     "ladder": (
         Rung("bf16", keys=PAPER, alike=True),
         Rung("D in fp32", keys=(*PAPER, FP32_D), alike=True),
+        Rung("torch's norms", keys=PAPER, plain=True, alike=True),
         Rung("fp16", keys=(*PAPER, "precision=fp16")),
         Rung("4 BatchNorm groups", keys=(*PAPER, "model.bn_groups=4")),
         Rung("batch 64", keys=(*PAPER, "data.batch=64")),
@@ -73,7 +75,12 @@ PARTS = {
         Rung("ZeRO-3", keys=SHARDED[0], alike=True),
         Rung("FSDP2", keys=SHARDED[1], alike=True),
     ),
-    "mended": (Rung("mae3d", "mae3d"), Rung("models_genesis", "models_genesis"), Rung("labels", "labels")),
+    "mended": (
+        Rung("mae3d", "mae3d"),
+        Rung("mae3d, torch's norms", "mae3d", plain=True),
+        Rung("models_genesis", "models_genesis"),
+        Rung("labels", "labels"),
+    ),
     "known": (
         Rung("IEEE fp32", keys=PLAIN, kind="fp32", alike=True),
         Rung("NCHW", keys=(*PAPER, NCHW), alike=True),
@@ -97,7 +104,9 @@ PARTS = {
 
 def run(job: Job) -> bool:
     """All of the part that fit into the time; whether they ended well, and with the losses that they must have."""
-    each: dict[str, items.Item] = {rung.name: partial(measure, rung, job.rehearse) for rung in PARTS[job.part]}
+    each: dict[str, items.Item] = {
+        rung.name: partial(plainly if rung.plain else measure, rung, job.rehearse) for rung in PARTS[job.part]
+    }
     if job.part == "transformers":
         recipe = words("dinov2_vitb14", job.rehearse)
         each |= {
@@ -106,6 +115,14 @@ def run(job: Job) -> bool:
         }
     fine = items.run(job, each, 0.7)
     return fine and items.sound(finished(job.report.read()[job.part]["items"], {}))
+
+
+def plainly(rung: Rung, rehearse: bool) -> dict[str, Any]:
+    """The same with torch's own norms."""
+    from dira_scale.models.norm_act import plain
+
+    with plain():
+        return measure(rung, rehearse)
 
 
 def measure(rung: Rung, rehearse: bool) -> dict[str, Any]:

@@ -27,12 +27,12 @@ LENGTH = 240  # of a kernel's name
 KINDS = {
     "layout": r"nchwToNhwc|nhwcToNchw|nchw2nhwc|nhwc2nchw|transpose_readWrite",
     "attention": r"flash|fmha|attention|sdpa",
-    "norm": r"norm_act|batch_?norm|bn_[fb]w|instance_?norm|layer_?norm|group_?norm|GammaBeta|RowwiseMoments",
-    "optimizer": r"Optimizer\.|multi_tensor|foreach|[Ff]used_?(sgd|adam)",
-    "product": r"gemm|conv(?!ert)|cutlass|[fdw](prop|grad)|nvjet|xmma|implicit|winograd|split_?[kK]|cublas|"
-    r"::(add|b|)mm\b",
-    "pointwise": r"elementwise|copy|Memcpy|Memset|fill|Cat|upsample|pool|index|gather|scatter|reduce|softmax|sort|"
-    r"triton_|random|distribution|foreach|aten::",
+    "norm": r"^_(moments|summed|merged|applied|differentiated)$"  # ours, in Triton
+    r"|batch_?norm|bn_[fb]w|instance_?norm|layer_?norm|group_?norm|GammaBeta|RowwiseMoments",
+    "optimizer": r"Optimizer\.|multi_tensor|foreach|fused_?(sgd|adam)",
+    "product": r"gemm|conv(?!ert)|cutlass|[fdw](prop|grad)|nvjet|xmma|winograd|split_?k|cublas|::(add|b|)mm\b",
+    "pointwise": r"elementwise|copy|memcpy|memset|fill|cat|upsample|pool|index|gather|scatter|reduce|softmax|sort"
+    r"|triton_|random|distribution|aten::",
 }
 RECIPES = {
     "dira_moco, D in fp32": ("dira_moco", *PAPER, FP32_D),
@@ -86,7 +86,7 @@ def summed(each: Iterable[tuple[str, int, float]]) -> list[tuple[float, float, i
 
 def kind(name: str) -> str:
     """Which of ``KINDS`` a kernel is."""
-    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "other")
+    return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), "other")
 
 
 def short(name: str) -> str:

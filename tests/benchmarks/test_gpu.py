@@ -101,7 +101,7 @@ KERNELS = {  # as torch and its libraries name them
     "void at::native::elementwise_kernel<128, 4, at::native::gpu_kernel_impl_nocast<at::native::direct_copy>>(int)":
         "pointwise",
     "void at::native::(anonymous namespace)::CatArrayBatchedCopy<at::native::OpaqueType<2u>, 4>(x)": "pointwise",
-    "Memcpy DtoD (Device -> Device)": "pointwise", "void unheard_of<1>(int)": "other",
+    "Memcpy DtoD (Device -> Device)": "pointwise", "_applied": "norm", "void unheard_of<1>(int)": "other",
 }  # fmt: skip
 
 
