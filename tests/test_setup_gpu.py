@@ -120,6 +120,9 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     }  # fmt: skip
     rungs = {part: [rung.name for rung in each] for part, each in LADDERS.items() if part in REHEARSED}
     assert all(set(names) <= measured[part].keys() for part, names in (rungs | {"compile": RUNGS}).items())
+    traced = [item["figures"]["first step"]["note"] for item in measured["compile"].values()]
+    graphs = [int(note.split(" graphs")[0].split()[-1]) for note in traced]
+    assert graphs[0] == 0 and graphs == sorted(set(graphs))  # each rung traces some
     assert all(len(item["kernels"]) == DEAREST for item in measured["profile"].values())
     rows = [row for each in measured.values() for item in each.values() for row in item.get("figures", {}).values()]
     assert all(row["value"] >= 0 and row["fine"] for row in rows) and len(rows) > 100

@@ -41,13 +41,13 @@ def judged(device: torch.device, precision: str, rehearse: bool) -> dict[str, An
     made: Any = blueprint(*words("dira_moco", rehearse, "data.batch=256"))
     size, count = made.config.data.size, made.config.data.batch
     torch.manual_seed(made.config.seed)
-    adversary = made.adversary()
+    state = made.adversary().state_dict()
     set_fp32("fp32")
     images = torch.rand(2, count, 1, size, size, device=device)
     restored = images[1].clone().requires_grad_()
-    state, right, figures = adversary.state_dict(), dict[str, tuple[float, float]](), dict[str, Any]()
+    right, figures = dict[str, tuple[float, float]](), dict[str, Any]()
     for layout, (last, kept) in {"right": (False, False), **LAYOUTS}.items():
-        adversary = moved(made.adversary(), device, last)
+        adversary: Any = moved(made.adversary(), device, last)
         adversary.load_state_dict(state)
         if layout != "right":
             adversary.precision = precision
@@ -112,7 +112,7 @@ def run(job: Job) -> bool:
     each: dict[str, items.Item] = {
         f"D in {precision}": partial(judged, device, precision, job.rehearse) for precision in ("fp32", "bf16")
     }
-    for name, (shape, *rest) in NORMS.items():
+    for name, (shape, groups, last, slope) in NORMS.items():
         tiny = (shape[0] if len(shape) > 4 else 8, 8, *[8] * (len(shape) - 2))
-        each[name] = partial(normalised, device, tiny if job.rehearse else shape, *rest)
+        each[name] = partial(normalised, device, tiny if job.rehearse else shape, groups, last, slope)
     return items.run(job, each)

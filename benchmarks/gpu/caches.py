@@ -69,6 +69,7 @@ def read(folder: Path, logs: Path) -> str:
 
 
 def hits() -> str:
-    """How many graphs were found in the caches so far, and how many were not."""
-    found = counters["inductor"]
-    return f"graphs from the caches {found['fxgraph_cache_hit']}, made anew {found['fxgraph_cache_miss']}"
+    """How many graphs were traced so far; of their passes, how many were compiled, and how many found in the caches."""
+    passes = counters["inductor"]
+    traced, hit, missed = counters["stats"]["unique_graphs"], passes["fxgraph_cache_hit"], passes["fxgraph_cache_miss"]
+    return f"{traced} graphs so far; of their passes {missed} compiled, {hit} from caches"

@@ -49,7 +49,8 @@ class Ladder:
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
         """What may be compiled, by name: D, and the networks' blocks with their projectors and head."""
-        yield "D", self.loop.task.side_modules[0].module.discriminator
+        adversary: Any = self.loop.task.side_modules[0].module
+        yield "D", adversary.discriminator
         method = self.loop.model.module
         chosen = {id(block) for block in blocks(method)}
         for name, module in method.named_modules():
@@ -63,7 +64,7 @@ class Ladder:
             for part in [part for part in self.waiting if re.search(pattern, part)]:
                 module, compiled = self.waiting.pop(part), compiled + 1
                 backend = "aot_eager" if self.job.rehearse else "inductor"
-                module.forward = torch.compile(module.forward, dynamic=False, backend=backend)  # type: ignore[method-assign]
+                module.forward = torch.compile(module.forward, dynamic=False, backend=backend)
         self.loop.restore(self.state)
         self.loop.losses()
         first = time.perf_counter()
@@ -77,7 +78,7 @@ class Ladder:
         figures = {"a step": figure(1e3 * taken, "ms", expected, note, off <= allowed)}
         if gib:
             figures["memory"] = figure(gib, "GiB")
-        figures["first step"] = figure(first, "s", note=f"{compiled} modules compiled, {caches.hits()}")
+        figures["first step"] = figure(first, "s", note=f"{compiled} modules more, {caches.hits()}")
         if kept := caches.write(self.job.logs, self.job.report.file.parent):
             figures["caches"] = figure(kept / 2**20, "MiB")
         return {"figures": figures, "expects": " ".join(self.given)}
