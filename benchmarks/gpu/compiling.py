@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._inductor.async_compile import AsyncCompile
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.gpu import caches, items
 from benchmarks.gpu.loops import Ours, turn
@@ -48,13 +49,15 @@ class Ladder:
         self.launched, _ = self.measured()
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
-        """What may be compiled, by name: D, and the networks' blocks with their projectors and head."""
+        """What is compiled, by name: D, the networks' blocks, and projectors and BatchNorms that are in none."""
         adversary: Any = self.loop.task.side_modules[0].module
         yield "D", adversary.discriminator
-        method = self.loop.model.module
-        chosen = {id(block) for block in blocks(method)}
+        method, taken = self.loop.model.module, tuple[str, ...]()
+        chosen = set(blocks(method))
         for name, module in method.named_modules():
-            if id(module) in chosen or re.search(r"projector$|^head$", name):
+            whole = module in chosen or name.endswith("projector") or isinstance(module, _BatchNorm)
+            if whole and not name.startswith(taken):
+                taken += (f"{name}.",)
                 yield name, module
 
     def rung(self, name: str) -> dict[str, Any]:
