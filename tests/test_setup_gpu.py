@@ -15,6 +15,7 @@ from harness import SECONDS
 from benchmarks.gpu.compiling import RUNGS
 from benchmarks.gpu.machine import CARRIED, REQUIRED
 from benchmarks.gpu.parts import SECONDS as ONE_CALL
+from benchmarks.gpu.report import text
 from benchmarks.gpu.steps import PARTS as LADDERS
 from benchmarks.gpu.traces import DEAREST
 
@@ -131,7 +132,8 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     assert all(
         {"steps fed by cpu", "steps fed by helper"} < row["figures"].keys() for row in measured["loaders"].values()
     )
-    assert (out / "gpu.txt").read_text() in done.stdout
+    shown = text(found, tables=False)
+    assert shown in done.stdout and (out / "gpu.txt").read_text().startswith(shown)
     assert subprocess.run(
         ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
     ).stdout == ""  # fmt: skip

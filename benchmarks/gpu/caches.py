@@ -7,6 +7,7 @@ the folder lies. It is packed into parts of at most 16 MiB, which are named by t
 
 import gzip
 import io
+import re
 import tarfile
 import zlib
 from pathlib import Path
@@ -30,7 +31,7 @@ def folders(logs: Path) -> dict[str, str]:
 def stem() -> str:
     """What the files of this GPU and torch are called, without a context on the GPU."""
     gpu = next((gpu.name for gpu in hardware().gpus), "CPU")
-    return f"{NAME}-{gpu}-torch-{torch.__version__}.tar.gz".replace(" ", "-")
+    return re.sub(r"[^\w.-]", "-", f"{NAME}-{gpu}-torch-{torch.__version__}.tar.gz")
 
 
 def write(logs: Path, out: Path) -> int:
@@ -39,8 +40,12 @@ def write(logs: Path, out: Path) -> int:
     home, packed = logs.parent / NAME, io.BytesIO()
     if not home.is_dir() or not any(home.rglob("*.*")):
         return 0
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
-        tar.add(home, NAME)
+    try:
+        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
+            tar.add(home, NAME)
+    except FileNotFoundError as error:  # a compiler's process has moved a file of its own
+        print(f"caches: not packed this time, {error}")
+        return 0
     content = packed.getvalue()
     parts = [content[start : start + PART] for start in range(0, len(content), PART)]
     if len(parts) > PARTS:

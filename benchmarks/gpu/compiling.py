@@ -76,8 +76,8 @@ class Ladder:
         first = time.perf_counter() - first
         off, allowed = deviation(self.loop.losses(), self.right), TOLERANCE["bf16"]
         taken, gib = self.measured()
-        note = f"x nothing {self.launched / taken:.2f}, losses off by {off:.0e}"
-        expected = None if compiled or name != NOTHING else (" ".join(self.given), "ms")
+        note = f"x uncompiled {self.launched / taken:.2f}, losses off by {off:.0e}"
+        expected = (" ".join(self.given), "ms") if name == NOTHING else None
         figures = {"a step": figure(1e3 * taken, "ms", expected, note, off <= allowed)}
         if gib:
             figures["memory"] = figure(gib, "GiB")

@@ -160,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--logs", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     require(args.rehearse)
+    for path in args.tests:
+        if not (HOME / path).exists():
+            raise UserError(f"--tests {path}: there is no such file or folder in {HOME}")
     began, out = time.perf_counter(), args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
@@ -204,5 +207,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             beside.wait()
         write(report, logs)
     (out / EXPECTED).unlink(missing_ok=True)
-    print((out / "gpu.txt").read_text(), end="")
+    print(text(report.read(), tables=False), end="")
     return 0 if fine else 1

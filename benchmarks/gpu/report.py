@@ -66,8 +66,9 @@ def figure(
     return {"value": value, "unit": unit, "expected": expected, "note": note, "fine": fine}
 
 
-def text(content: dict[str, Any], last: dict[str, Any] | None = None) -> str:
-    """All so far: the machine; then part by part how it ended, its figures beside ``last``, and what was left out."""
+def text(content: dict[str, Any], last: dict[str, Any] | None = None, tables: bool = True) -> str:
+    """All so far: the machine; part by part how it ended, its figures beside ``last``, and what was left out; and, as
+    ``tables``, steps' dearest kernels."""
     from benchmarks.gpu import steps
 
     last = json.loads(LAST.read_text()) if last is None else last
@@ -85,7 +86,7 @@ def text(content: dict[str, Any], last: dict[str, Any] | None = None) -> str:
         for name, item in steps.finished(state.get("items", {}), content).items():
             lines += rows(name, item, content, before.get(name, {}).get("figures", {}), last.get("device"))
         lines += [f"  {name}: not run, the time was up" for name in state.get("not_run", [])]
-    for name, item in content.get("profile", {}).get("items", {}).items():
+    for name, item in content.get("profile", {}).get("items", {}).items() if tables else ():
         lines += kernels(name, item.get("kernels", []))
     return "\n".join(lines) + "\n"
 

@@ -246,7 +246,7 @@ from benchmarks.gpu import items
 from benchmarks.gpu.report import Job, Report, figure
 from benchmarks.synthetic import blueprint
 out = Path(sys.argv[1])
-job = Job(Report(out), 20.0, True, out, "nccl")
+job = Job(Report(out), 10.0, True, out, "nccl")
 def fine(): return {"figures": {"it": figure(1.0, "ms")}}
 each = {"first": fine, "hangs": lambda: time.sleep(600), "dies": lambda: os.abort(), "last": fine}
 sys.exit(not items.run(job, each))
