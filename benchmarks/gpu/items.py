@@ -33,7 +33,6 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5, apart: 
     ``longest_share``: of the part's time, that one of its items may take; a part's only item may take all.
     ``apart``: whether an item leaves the next no process group.
     """
-    gc.freeze()  # what is imported is looked through no more: half a second an item
     began, taken = time.perf_counter(), [0.0]
     longest = job.seconds * max(longest_share, 1 / max(1, len(items)))
     state = job.report.read().get(job.part) or {"items": {}, "not_run": list(items)}

@@ -68,7 +68,7 @@ PARTS = {
         Rung("dinov2_vitb14, batch 128", "dinov2_vitb14", ("data.batch=128",)),
         Rung("dino_vit3d", "dino_vit3d"),
         Rung("mae_vit3d", "mae_vit3d"),
-        Rung("mae_vit3d, cuDNN's attention", "mae_vit3d", attention=True),
+        Rung("mae_vit3d, any attention", "mae_vit3d", attention=True),
     ),
     "sharded": (
         Rung("neither", keys=(*PAPER, "data.batch=64"), alike=True),

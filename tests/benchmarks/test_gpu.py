@@ -201,9 +201,7 @@ def go_through(monkeypatch: pytest.MonkeyPatch, out: Path, seconds: float, resul
             raise result
         return {"figures": {"it": figure(result, "ms", fine=result > 0)}}
 
-    monkeypatch.setattr(
-        items, "gc", SimpleNamespace(collect=lambda: None, freeze=lambda: None)
-    )  # of all that pytest has loaded
+    monkeypatch.setattr(items, "gc", SimpleNamespace(collect=lambda: None))  # of all that pytest has loaded
     monkeypatch.setattr(items, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     return items.run(job(out, seconds), {str(number): measure for number in range(4)})
 
