@@ -60,7 +60,7 @@ def judged(device: torch.device, precision: str, rehearse: bool) -> dict[str, An
             with nullcontext() if kept else plain():
                 if layout == "right":
                     with Ledger([]) as ledger:
-                        right[name] = float(run()), expected_ms(ledger.work, precision)
+                        right[name] = float(run()), expected_ms(ledger, precision)
                     continue
                 off, expected = abs(float(run()) / right[name][0] - 1), right[name][1]
                 taken = seconds(run, device, most=0.0 if rehearse else 0.5)
@@ -101,7 +101,7 @@ def normalised(device: torch.device, shape: tuple[int, ...], groups: int, last: 
             taken = seconds(partial(passes, given), device, most=0.3)
         # Forward x is read and y written, backward x and dy read and dx written: with nothing else, that often.
         note = f"{5 * 2 * x.numel() / taken / 1e12:.2f} TB/s, off by {off:.0e}"
-        figures[name] = figure(1e3 * taken, "ms", expected_ms(ledger.work, "bf16"), note, off <= NEAR)
+        figures[name] = figure(1e3 * taken, "ms", expected_ms(ledger, "bf16"), note, off <= NEAR)
     return {"figures": figures}
 
 

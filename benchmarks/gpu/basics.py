@@ -13,7 +13,7 @@ from benchmarks import synthetic
 from benchmarks.gpu import items
 from benchmarks.gpu.report import Job, figure
 from dira_scale.distributed.precision import set_fp32
-from dira_scale.forecast.ledger import Ledger, Work
+from dira_scale.forecast.ledger import Ledger
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.environment import environment
 
@@ -80,9 +80,9 @@ def seconds(run: Callable[[], object], device: torch.device, most: float = 1.0) 
     return statistics.median(result[1:])
 
 
-def expected_ms(work: Work, precision: str) -> float:
-    """What the planner expects of ``work``, recorded in fp32: bf16 computes it twice as fast, and moves half of it."""
-    share = 1 if precision == "bf16" else 2
+def expected_ms(ledger: Ledger, precision: str) -> float:
+    """What the planner expects of work recorded in fp32: bf16 computes it twice as fast, and moves half of it."""
+    share, work = 1 if precision == "bf16" else 2, ledger.work
     return 1e3 * (share * work.flops / SUSTAINED + share * work.moved / 2 / BANDWIDTH)
 
 
@@ -116,7 +116,7 @@ def layer(device: torch.device, make: Callable[[], nn.Module], shape: tuple[int,
     gradient = torch.randn_like(module(x.float())).bfloat16()
     with Ledger([]) as ledger:
         right = passes(module, x.float(), gradient.float())
-    expected = expected_ms(ledger.work, "bf16")
+    expected = expected_ms(ledger, "bf16")
     figures = {}
     for name, layout in LAYOUTS.items():
         for free in (False, True):
