@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.gpu import basics, bounded, caches, checks, expected, graph, items, parts, report, steps, traces
 from benchmarks.gpu.loops import Ours
-from benchmarks.gpu.parts import PARTS, SECONDS, main
+from benchmarks.gpu.parts import SECONDS, main
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, Report, figure
 from benchmarks.synthetic import blueprint
