@@ -38,7 +38,7 @@ torture: setup-test    ## the full counts of kills and mutants; hours; resumes a
 gpu-wheels:   ## with network: collect packages that a GPU machine may lack, to copy there with this checkout
 	@$(PYTHON) setup/gpu.py wheels
 
-gpu-check:    ## on that machine, without network or set-up: run the tests that need a GPU, measure a step's speed
+gpu-check:    ## on that machine, without network or set-up: measure its speed (FLAGS="--parts tests": the tests that need a GPU)
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) setup/gpu.py check $(FLAGS)
 
 doctor: setup    ## what this machine has and lacks, and the launch command to use

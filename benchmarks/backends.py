@@ -54,9 +54,9 @@ def open_all(
     return loaders, reasons
 
 
-def make_shards(folder: Path, images: int, side: int, stored: int, workers: int) -> Path:
-    """Phantom radiographs of ``side`` pixels, stored as JPEG of ``stored`` pixels, all to train on; also in FFCV's form
-    where FFCV is installed. They are drawn by ``workers`` processes.
+def make_shards(folder: Path, images: int, side: int, stored: int, workers: int, bits: int = 8) -> Path:
+    """Phantom radiographs of ``side`` pixels, all to train on, stored with ``stored`` pixels as JPEG, or as PNG of 16
+    ``bits``; also in FFCV's form where FFCV is installed. They are drawn by ``workers`` processes.
 
     They come from PNGs of 8 bits, as ChestX-ray14 has them, rather than from the DICOM files of `recipe=phantom_cxr`:
     these are compressed with pylibjpeg, which GPU containers lack.
@@ -64,9 +64,12 @@ def make_shards(folder: Path, images: int, side: int, stored: int, workers: int)
     Raises:
         UserError: they could not be sharded, as was said.
     """
-    out = folder / "shards"
-    words = [f"recipe.images={draw(folder / 'png', images, side, workers)[0].parent}", f"recipe.max_side={stored}"]
-    words += ["recipe.codec=jpg", "recipe.bits=8", "recipe.secret=false", "recipe.burned_in=keep"]
+    out, codec = folder / "shards", "jpg" if bits == 8 else "png"
+    words = [
+        f"recipe.images={draw(folder / 'png', images, side, workers, bits)[0].parent}",
+        f"recipe.max_side={stored}",
+    ]
+    words += [f"recipe.codec={codec}", f"recipe.bits={bits}", "recipe.secret=false", "recipe.burned_in=keep"]
     code = shard(["recipe=folder", f"out={out}", *words, "recipe.splits={train: 1, val: 0, test: 0}"])
     if code == 0 and find_spec("ffcv"):
         code = shard(["convert", f"path={out}", "to=ffcv"])
@@ -75,17 +78,19 @@ def make_shards(folder: Path, images: int, side: int, stored: int, workers: int)
     return out
 
 
-def draw(folder: Path, count: int, side: int, workers: int) -> list[Path]:
-    """``count`` radiographs of ``side`` pixels in ``folder`` as PNGs of 8 bits, those that are not there yet."""
+def draw(folder: Path, count: int, side: int, workers: int, bits: int = 8) -> list[Path]:
+    """``count`` radiographs of ``side`` pixels in ``folder`` as PNGs, those that are not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:05d}.png" for number in range(count)]
-    lacking = [(path, number, side) for number, path in enumerate(paths) if not path.exists()]
+    lacking = [(path, number, side, bits) for number, path in enumerate(paths) if not path.exists()]
     list(parallel_map(draw_one, iter(lacking), min(workers, count)))
     return paths
 
 
-def draw_one(path: Path, number: int, side: int) -> None:
-    """A healthy chest; a function of ``number`` and ``side``."""
+def draw_one(path: Path, number: int, side: int, bits: int) -> None:
+    """A healthy chest of 8 bits, or of 12 in 16; a function of ``number`` and ``side``."""
     random = np.random.default_rng(number)
-    levels = take(Anatomy.draw(random), [], side, random).pixels.astype(np.float32) * (255 / WHITE)
-    write_atomic(path, codecs.encode(levels.round().clip(0, 255).astype(np.uint8), "png"))
+    levels = take(Anatomy.draw(random), [], side, random).pixels
+    if bits == 8:
+        levels = (levels.astype(np.float32) * (255 / WHITE)).round().clip(0, 255).astype(np.uint8)
+    write_atomic(path, codecs.encode(levels, "png"))

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,7 @@ WHEELS = ROOT / "out" / "gpu-wheels"
 SITE = ROOT / "out" / "gpu-site"
 VERSIONS = ("3.11", "3.12", "3.13")
 MANYLINUX = ("_2_28", "_2_17", "_2_12", "_2_5", "2014", "2010")
+SECONDS = 590  # of unpacking and measuring, at most: such machines are lent for ten minutes a call
 SOURCE_ONLY = "antlr4-python3-runtime"  # Hydra's version of it has no wheel
 
 
@@ -60,6 +62,7 @@ def wheels(versions: list[str]) -> int:
 
 def check(flags: list[str]) -> int:
     """Run ``dira_scale.bench gpu`` with this Python and the missing packages; return its exit code."""
+    began = time.monotonic()
     absent = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if absent or sys.version_info < (3, 11):
         have = f"Python {platform.python_version()}" + (f" without {', '.join(absent)}" if absent else "")
@@ -81,7 +84,8 @@ def check(flags: list[str]) -> int:
         print(f"from {WHEELS.relative_to(ROOT)}: {', '.join(lacking)}", flush=True)
     # SITE holds only missing packages, so it hides none of the machine's own.
     path = os.pathsep.join([str(ROOT), str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "dira_scale.bench", "gpu", *flags]
+    left = [] if "--seconds" in flags else ["--seconds", f"{SECONDS - (time.monotonic() - began):.0f}"]
+    command = [sys.executable, "-m", "dira_scale.bench", "gpu", *left, *flags]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode
 
 

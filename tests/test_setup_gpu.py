@@ -1,4 +1,4 @@
-"""`setup/gpu.py`: what a GPU container's Python lacks is carried there, and all parts of the check run with that."""
+"""`setup/gpu.py`: what a GPU container's Python lacks is carried there, and one call and more runs with that."""
 
 import json
 import os
@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from harness import SECONDS
 
+from benchmarks.gpu.compiling import RUNGS
 from benchmarks.gpu.machine import CARRIED, REQUIRED
-from benchmarks.gpu.parts import PARTS
-from benchmarks.gpu.recipes import RECIPES
+from benchmarks.gpu.parts import SECONDS as ONE_CALL
+from benchmarks.gpu.report import text
 from benchmarks.gpu.steps import PARTS as LADDERS
+from benchmarks.gpu.traces import DEAREST
 
 ROOT = Path(__file__).parents[1]
 # Packages of the container, with all that they depend on.
@@ -23,6 +25,7 @@ PRESENT = (
     *REQUIRED, "torchvision", "triton", "accelerate", "safetensors", "scipy", "pyyaml", "psutil", "pyarrow",
     "scikit-image", "scikit-learn", "opencv-python-headless", "tensorboard", "pip",
 )  # fmt: skip
+REHEARSED = (*ONE_CALL, "basics", "nccl", "evaluation", "tests")  # the others run what these do, of other recipes
 SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
 
 
@@ -85,13 +88,13 @@ os.execv(sys.argv[1], sys.argv[1:])
 @pytest.mark.system
 @pytest.mark.timeout(12600)
 def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
-    """A plain checkout; a Python with a GPU container's packages; the wheels; no way out. All parts are rehearsed."""
+    """A plain checkout; a Python with a GPU container's packages; the wheels; no way out."""
     checkout = tmp_path / "checkout"
     subprocess.run(["git", "clone", "-q", ROOT, checkout], check=True)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     bare = pretended(tmp_path / "bare", PRESENT)
     # A part has its share of the seconds: of 2,000 too few for slow cores, where the first part takes 100 s alone.
-    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--seconds", "12000", "--parts", *PARTS]
+    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--seconds", "12000", "--parts", *REHEARSED]
     offline = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_UP]
 
     lacking = subprocess.run([*offline, *check], capture_output=True, text=True)
@@ -107,28 +110,39 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert {path.name for path in out.iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
     found = json.loads((out / "gpu.json").read_text())
-    assert all(part["fine"] for part in found["parts"].values()) and list(found["parts"]) == list(PARTS)
-    measured = {part: found[part]["items"] for part in PARTS}
-    assert not any(found[part]["not_run"] for part in PARTS)
+    assert all(part["fine"] for part in found["parts"].values()) and list(found["parts"]) == list(REHEARSED)
+    measured = {part: found[part]["items"] for part in REHEARSED}
+    assert not any(found[part]["not_run"] for part in REHEARSED)
     left_out = {
         name: item["left_out"] for each in measured.values() for name, item in each.items() if "left_out" in item
     }
-    assert [Path(name).name for name in left_out] == ["test_dali.py"]
-    assert "nvidia is missing" in next(iter(left_out.values()))
-    assert {f"waits of {name}" for name in RECIPES} < measured["steady"].keys()
-    assert all(list(measured[part]) == [rung.name for rung in rungs] for part, rungs in LADDERS.items())
+    assert {Path(name).name: why.split()[0] for name, why in left_out.items()} == {
+        "ZeRO-3": "deepspeed", "test_dali.py": "nvidia"
+    }  # fmt: skip
+    rungs = {part: [rung.name for rung in each] for part, each in LADDERS.items() if part in REHEARSED}
+    assert all(set(names) <= measured[part].keys() for part, names in (rungs | {"compile": RUNGS}).items())
+    traced = [item["figures"]["first step"]["note"] for item in measured["compile"].values()]
+    graphs = [int(note.split(" graphs")[0].split()[-1]) for note in traced]
+    assert graphs[0] == 0 and graphs == sorted(set(graphs))  # each rung traces some
+    assert all(len(item["kernels"]) == DEAREST for item in measured["profile"].values())
     rows = [row for each in measured.values() for item in each.values() for row in item.get("figures", {}).values()]
     assert all(row["value"] >= 0 and row["fine"] for row in rows) and len(rows) > 100
     named = {tuple(row["expected"]) for row in rows if isinstance(row["expected"], list)}
-    assert len(named) > 20 and all(found["expected"][step][what] > 0 for step, what in named if "compile" not in step)
-    assert {"steps fed by cpu", "steps fed by helper"} < measured["loaders"]["radiographs"]["figures"].keys()
-    assert (out / "gpu.txt").read_text() in done.stdout
+    assert len(named) > 20 and all(found["expected"][step][what] > 0 for step, what in named)
+    assert all(
+        {"steps fed by cpu", "steps fed by helper"} < row["figures"].keys() for row in measured["loaders"].values()
+    )
+    shown = text(found, tables=False)
+    assert shown in done.stdout and (out / "gpu.txt").read_text().startswith(shown)
     assert subprocess.run(
         ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
     ).stdout == ""  # fmt: skip
 
 
-MEASURED = ("parts", "basics", "steady", "nccl", "steps", "evaluation", "loaders", "checks", "expected")
+MEASURED = (
+    "parts", "traces", "alone", "steps", "loaders", "graph", "compiling", "basics", "steady", "nccl", "evaluation",
+    "checks", "expected",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

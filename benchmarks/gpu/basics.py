@@ -57,10 +57,10 @@ SUSTAINED, BANDWIDTH = 330e12, 1.85e12
 
 
 def peak(device: str, kind: str) -> float | None:
-    """TFLOP/s of products of ``kind`` (``fp32``, ``tf32`` or ``bf16``) on ``device``; None where it is not known."""
+    """TFLOP/s of products of ``kind`` (one of ``KINDS``, or ``fp16``) on ``device``; None where it is not known."""
     for part, figures in PEAKS.items():
         if part in device:
-            return figures[KINDS.index(kind)]
+            return figures[KINDS.index("bf16" if kind == "fp16" else kind)]
     return None
 
 
@@ -80,9 +80,16 @@ def seconds(run: Callable[[], object], device: torch.device, most: float = 1.0) 
     return statistics.median(result[1:])
 
 
+def expected_ms(ledger: Ledger, precision: str) -> float:
+    """What the planner expects of work recorded in fp32: bf16 computes it twice as fast, and moves half of it."""
+    share, work = 1 if precision == "bf16" else 2, ledger.work
+    return 1e3 * (share * work.flops / SUSTAINED + share * work.moved / 2 / BANDWIDTH)
+
+
 def machine() -> dict[str, str]:
     """Device, driver, libraries."""
-    result = {name: f"{value}" for name, value in environment().items() if value}
+    unwanted = ("host", "command")  # of one's own
+    result = {name: f"{value}" for name, value in environment().items() if value and name not in unwanted}
     for gpu in hardware().gpus:
         result["GPU"] = f"{gpu.name}, {gpu.memory_gib} GiB, driver {gpu.driver}"
     return result | {"CUDA": f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"}
@@ -109,7 +116,7 @@ def layer(device: torch.device, make: Callable[[], nn.Module], shape: tuple[int,
     gradient = torch.randn_like(module(x.float())).bfloat16()
     with Ledger([]) as ledger:
         right = passes(module, x.float(), gradient.float())
-    expected = 1e3 * (ledger.work.flops / SUSTAINED + ledger.work.moved / 2 / BANDWIDTH)  # bf16 moves half of it
+    expected = expected_ms(ledger, "bf16")
     figures = {}
     for name, layout in LAYOUTS.items():
         for free in (False, True):
@@ -135,7 +142,6 @@ def passes(module: nn.Module, x: Tensor, gradient: Tensor) -> list[Tensor]:
 def run(job: Job) -> bool:
     """All of it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    job.report.add(environment=machine(), device=torch.cuda.get_device_name() if device.type == "cuda" else "CPU")
     each: dict[str, items.Item] = {"product": partial(product, device, job.rehearse)}
     for name, (make, shape) in LAYERS.items():
         each[name] = partial(layer, device, make, (2, shape[1], *[8] * 3) if job.rehearse else shape)

@@ -73,13 +73,13 @@ def embedded(job: Job, shards: Path, precision: str) -> dict[str, Any]:
     }}  # fmt: skip
 
 
-def make(folder: Path, small: bool) -> Path:
-    """Shards of phantom radiographs in ``folder``."""
+def make(folder: Path, small: bool, count: int = 512, side: int = 512, bits: int = 8) -> Path:
+    """Shards of ``count`` phantom radiographs of ``side`` pixels in ``folder``."""
     from benchmarks.backends import make_shards
     from benchmarks.end_to_end import CORES
 
     with contextlib.redirect_stdout(io.StringIO()):
-        return make_shards(folder, *((8, 128, 64, 1) if small else (512, 512, 512, CORES)))
+        return make_shards(folder, *((8, 128, 64, 1) if small else (count, side, side, CORES)), bits)
 
 
 def run(job: Job) -> bool:

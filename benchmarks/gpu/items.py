@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -25,11 +26,12 @@ OURS = ("dira_scale", "benchmarks", "harness", "needs")  # to lack one of these 
 Item = Callable[[], dict[str, Any]]  # its figures; or why it is left out
 
 
-def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool:
+def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5, apart: bool = True) -> bool:
     """Run the items that stand in no report yet and fit into ``job.seconds``, and write the report after each. Return
     whether all figures of the part so far are as they must be.
 
     ``longest_share``: of the part's time, that one of its items may take; a part's only item may take all.
+    ``apart``: whether an item leaves the next no process group.
     """
     began, taken = time.perf_counter(), [0.0]
     longest = job.seconds * max(longest_share, 1 / max(1, len(items)))
@@ -44,7 +46,7 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
         bound = threading.Timer(max(longest, 1.0), os._exit, (HUNG,))
         bound.daemon = True
         bound.start()
-        result = attempt(items[name])
+        result = attempt(items[name], apart)
         bound.cancel()
         seconds = time.perf_counter() - start
         taken = [*filter(None, taken), seconds]
@@ -56,10 +58,10 @@ def run(job: Job, items: Mapping[str, Item], longest_share: float = 0.5) -> bool
     return sound(state["items"])
 
 
-def attempt(item: Item) -> dict[str, Any]:
+def attempt(item: Item, apart: bool = True) -> dict[str, Any]:
     """What ``item`` returns, or why it did not; the device's memory is free again after it."""
     try:
-        with alone():
+        with alone() if apart else nullcontext():
             return item()
     except torch.cuda.OutOfMemoryError:
         return {"left_out": "out of memory"}  # a small GPU is no fault

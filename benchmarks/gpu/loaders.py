@@ -3,7 +3,7 @@
 `cpu`: decoding threads in the training process (data.helper=false), whose Python also launches the step. `helper`: in a
 process of their own, which fills pinned slots of shared memory. `dali`: decoded on the GPU, where DALI is installed.
 The network and settings of the ladder's first rung, at the paper's batch per GPU, whose steps are short; the images
-are phantoms of 512 pixels, stored in shards as JPEG. How it is measured: benchmarks/end_to_end.py.
+are a few phantoms, gone through again and again. How it is measured: benchmarks/end_to_end.py.
 """
 
 import tempfile
@@ -15,19 +15,22 @@ from benchmarks.gpu import items
 from benchmarks.gpu.evaluation import make
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
-from benchmarks.gpu.steps import BEST
+from benchmarks.gpu.steps import PAPER
 
 COMPARED = ("cpu", "helper", "dali")
+STORED = {"JPEG 512": (512, 8), "JPEG 1024": (1024, 8), "PNG 512, 16 bits": (512, 16)}  # pixels of a side; bits
+IMAGES = 64  # a batch
 
 
-def compare(rehearse: bool) -> dict[str, Any]:
+def compare(rehearse: bool, side: int, bits: int) -> dict[str, Any]:
     """The figures of ``end_to_end``, of loaders that read these shards here."""
     from benchmarks.end_to_end import measure  # needs pyarrow
 
-    turns = (1, 1) if rehearse else (3, 10)
-    _, *keys = words("dira_moco", rehearse, *BEST, "data.batch=64", *["data.workers=1", "data.prefetch=1"] * rehearse)
+    turns = (1, 1) if rehearse else (2, 8)
+    tiny = ["data.workers=1", "data.prefetch=1"] * rehearse
+    _, *keys = words("dira_moco", rehearse, *PAPER, f"data.batch={IMAGES}", *tiny)
     with tempfile.TemporaryDirectory() as name:
-        found = measure(make(Path(name), rehearse), *turns, keys, COMPARED)
+        found = measure(make(Path(name), rehearse, IMAGES, side, bits), *turns, keys, COMPARED)
     figures, broken = {"steps alone": figure(found["step"], "images/s")}, list[str]()
     for loader, row in found["loaders"].items():
         if "both" in row:
@@ -40,5 +43,5 @@ def compare(rehearse: bool) -> dict[str, Any]:
 
 
 def run(job: Job) -> bool:
-    """The comparison; whether all that could be measured was."""
-    return items.run(job, {"radiographs": partial(compare, job.rehearse)})
+    """All of it; whether all that could be measured was."""
+    return items.run(job, {name: partial(compare, job.rehearse, *stored) for name, stored in STORED.items()}, 0.7)

@@ -49,7 +49,7 @@ class Ours:
         strategy = parallel.build(world, config.parallel, networks[0], sides)
         self.model = strategy.begin(
             lambda module: task.prepare(plan, module),
-            lambda module: optim.stage_optimizer(config.optim, module, plan.batch),
+            lambda module: optim.stage_optimizer(config.optim, module, plan.batch, strategy.kind.fuses),
             {},
         )
         guard, scale, self.means = NaNGuard(world.device), LossScale(config.precision == "fp16"), Means()
@@ -71,6 +71,16 @@ class Ours:
         for i, states in enumerate(self.model.optimizer.state.values()):
             tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, Tensor)}
         return tensors
+
+    def copied(self) -> dict[str, Tensor]:
+        """What :meth:`state` is now."""
+        return {name: tensor.detach().clone() for name, tensor in self.state().items()}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Make :meth:`state` what it was."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
     def losses(self) -> dict[str, float]:
         """The means over the steps since the last call; waits for the device."""

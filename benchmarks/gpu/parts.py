@@ -1,20 +1,24 @@
-"""On a machine with a CUDA GPU: its limits, whether a step never waits and repeats, its speed, the tests.
+"""On a machine with a CUDA GPU: what is not known of its speed, in one call; by name what is known, and the tests.
 
-    python -m dira_scale.bench gpu [--out DIR] [--seconds 540] [--rehearse]
-    python -m dira_scale.bench gpu --parts compile tests       a second call: what takes longest
+    python -m dira_scale.bench gpu [--out DIR] [--seconds 590] [--caches FOLDER] [--rehearse]
+    python -m dira_scale.bench gpu --parts tests --tests tests/models/test_norm_act.py      by name
 
 Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
-was no time for is named. In this order: `basics` (a product, layers of volumes), `steady` (waits of every recipe, views
-distorted as on a CPU, two runs alike), `nccl` (collectives in a group of one), `ladder` (rungs of speed), `volumes` (a
-step of every recipe in 3D), `evaluation` (fine-tuning, sliding windows, embeddings), `loaders` (a step fed by each);
-`compile` (the ladder's rung that is compiled), `tests` (marked gpu).
-DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which is updated with every figure,
-gpu.txt, a table of all, each beside what the planner expects on a CPU, and logs.tar.gz. --rehearse runs everything at
-tiny sizes, on a CPU too; its figures are meaningless. `python3 setup/gpu.py check` calls this on a plain checkout
-without network.
+was no time for is named. In this order: `profile` (which kernels take a step's time), `alone` (D, norms), `ladder`
+(DiRA on MoCo, one change at a time), `transformers` (DINOv2, MAE: speed, waits, two runs alike), `sharded` (ZeRO-3 and
+FSDP2 of one process), `loaders` (a step fed by each), `mended` (what changed since it was measured), `graph` (a whole
+step as a CUDA graph), `compile` (part by part). By name: `known` (more of the ladder), `volumes`, `basics` (a product,
+layers of volumes), `steady` (waits of every recipe, views distorted as on a CPU, two runs alike), `nccl` (collectives
+in a group of one), `evaluation` (fine-tuning, sliding windows, embeddings), `tests` (those marked gpu, or of --tests).
+DIR (by default $OUT, or out/gpu where that is not set) gets gpu.json, which is updated with every figure; gpu.txt, a
+table of all, each beside what the planner expects on a CPU and beside the last one; logs.tar.gz; and what was compiled,
+caches-*, which --caches reads from a FOLDER the next time. --rehearse runs everything at tiny sizes, on a CPU too; its
+figures are meaningless. `python3 setup/gpu.py check` calls this on a plain checkout without network.
 """
 
 import argparse
+import datetime
+import gc
 import importlib
 import importlib.util
 import json
@@ -30,17 +34,27 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import bounded, expected
+from benchmarks.gpu import bounded, caches, expected
+from benchmarks.gpu.basics import machine
 from benchmarks.gpu.report import EXPECTED, Job, Report, text
 from dira_scale.errors import UserError
+from dira_scale.machine.hardware import CPUS_PER_TASK
 from dira_scale.storage.atomic import write_atomic, write_json
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
-SECONDS = {"basics": 40, "steady": 90, "nccl": 15, "ladder": 190, "volumes": 85, "evaluation": 50, "loaders": 60}
-SECOND_CALL = {"compile": 200, "tests": 330}
+SECONDS = {
+    "profile": 40, "alone": 30, "ladder": 60, "transformers": 75, "sharded": 25, "loaders": 90, "mended": 30,
+    "graph": 20, "compile": 215,
+}  # fmt: skip
+SECOND_CALL = {
+    "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "tests": 330,
+}  # fmt: skip
 PARTS = (*SECONDS, *SECOND_CALL)
-MODULES = {"ladder": "steps", "volumes": "steps", "compile": "steps", "tests": "checks"}
+MODULES = {
+    **dict.fromkeys(("ladder", "transformers", "sharded", "mended", "known", "volumes"), "steps"),
+    "profile": "traces", "compile": "compiling", "tests": "checks",
+}  # fmt: skip
 EXPECTING = "expected"  # goes on beside all others
 ENDING = 5.0  # seconds a part has to write down what it did before it is stopped
 
@@ -65,8 +79,9 @@ def run(command: Sequence[str], job: Job) -> tuple[bool, str]:
     while True:
         left = max(1.0, end - time.perf_counter())
         words = [*command, "--alone", job.part, "--seconds", f"{left - ENDING}", "--logs", str(job.logs)]
+        words += ["--tests", *map(str, job.tests)] if job.tests else []
         shown = ["bash", "-o", "pipefail", "-c", f'"$@" 2>&1 | tee -a "{log}.log"', job.part, *words]
-        ended = bounded.run(shown, left, env=environment(), start_new_session=True)
+        ended = bounded.run(shown, left, env=environment(job.logs, job.rehearse), start_new_session=True)
         if ended is None:
             return False, "stopped, its time was up"
         code = code or ended
@@ -77,9 +92,10 @@ def run(command: Sequence[str], job: Job) -> tuple[bool, str]:
         ahead = waiting
 
 
-def environment() -> dict[str, str]:
+def environment(logs: Path, rehearse: bool) -> dict[str, str]:
     """That a part runs in."""
     result = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])}
+    result |= caches.folders(logs) | ({CPUS_PER_TASK: "1"} if rehearse else {})  # tiny steps want one core
     result.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo looks a host's name up, which a sandbox may not know
     return result
 
@@ -90,12 +106,15 @@ def last_line(log: Path) -> str:
     return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "nothing was printed")
 
 
-def expecting(command: Sequence[str], logs: Path) -> subprocess.Popen[bytes]:
+def expecting(command: Sequence[str], logs: Path, rehearse: bool) -> subprocess.Popen[bytes]:
     """A process that computes what is expected: on a core, without the GPU, behind all others."""
     words = [*command, "--alone", EXPECTING, "--seconds", "0", "--logs", str(logs)]
     with (logs / f"{EXPECTING}.log").open("wb") as log:
         return subprocess.Popen(
-            ["nice", "-n", "19", *words], env=environment() | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
+            ["nice", "-n", "19", *words],
+            env=environment(logs, rehearse) | {"OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
         )
 
 
@@ -113,8 +132,9 @@ def begin(report: Report, chosen: Sequence[str], rehearse: bool) -> None:
     if before.get("rehearsal") != rehearse:
         before = {}
     ended = {part: how for part, how in before.get("parts", {}).items() if part not in chosen}
-    kept = {name: value for name, value in before.items() if name not in chosen}
+    kept = {name: value for name, value in before.items() if name not in (*chosen, "environment", "device", "caches")}
     about = {"rehearsal": rehearse, "parts": ended, "expectation": f"by the planner, of {expected.machine()}"}
+    about |= {"date": f"{datetime.date.today():%d %B %Y}"}
     write_json(report.file, kept | about)
 
 
@@ -132,19 +152,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or "out/gpu"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=tuple(SECONDS))
-    parser.add_argument("--seconds", type=float, default=540, help="of everything, at most")
+    parser.add_argument("--seconds", type=float, default=590, help="of everything, at most")
+    parser.add_argument("--tests", nargs="+", type=Path, default=(), help="files or folders of the part `tests`")
+    parser.add_argument("--caches", type=Path, help="folder with an earlier call's caches-*")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, no GPU needed")
     # In this process, by the other one.
     parser.add_argument("--alone", choices=(*PARTS, EXPECTING), help=argparse.SUPPRESS)
     parser.add_argument("--logs", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     require(args.rehearse)
+    for path in args.tests:
+        if not (HOME / path).exists():
+            raise UserError(f"--tests {path}: there is no such file or folder in {HOME}")
     began, out = time.perf_counter(), args.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     report = Report(out)
     if args.alone:
         module = importlib.import_module(f"benchmarks.gpu.{MODULES.get(args.alone, args.alone)}")
-        return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs, args.alone)) else 1
+        gc.freeze()  # what is imported is looked through no more, half a second an item
+        if args.alone != EXPECTING and "environment" not in report.read():
+            device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+            report.add(environment=machine(), device=device)
+        return 0 if module.run(Job(report, args.seconds, args.rehearse, args.logs, args.alone, (*args.tests,))) else 1
     (out / EXPECTED).unlink(missing_ok=True)  # of another time
     fine, chosen, seconds_of = True, tuple(part for part in PARTS if part in args.parts), SECONDS | SECOND_CALL
     waiting = list(chosen)
@@ -153,7 +182,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         logs = Path(folder, "logs")
         logs.mkdir()
-        beside = expecting(command, logs)
+        if args.caches is not None:
+            report.add(caches=caches.read(args.caches, logs))
+        beside = expecting(command, logs, args.rehearse)
         try:
             while waiting:
                 start, part = time.perf_counter(), waiting[0]
@@ -161,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     (args.seconds - (start - began)) * seconds_of[part] / sum(map(seconds_of.__getitem__, waiting))
                 )
                 print(f"== {waiting.pop(0)}", flush=True)
-                job = Job(report, seconds, args.rehearse, logs, part)
+                job = Job(report, seconds, args.rehearse, logs, part, (*args.tests,))
                 well, why = run(command, job) if seconds >= 2 * ENDING else (False, "left out, the time was up")
                 fine &= well
                 taken = {"fine": well, "why": why, "seconds": time.perf_counter() - start}
@@ -178,5 +209,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             beside.wait()
         write(report, logs)
     (out / EXPECTED).unlink(missing_ok=True)
-    print((out / "gpu.txt").read_text(), end="")
+    print(text(report.read(), tables=False), end="")
     return 0 if fine else 1

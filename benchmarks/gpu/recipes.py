@@ -15,6 +15,9 @@ RECIPES = {
     "dira_transvw": ("pretrain", "experiment=dira_transvw", *LAST, "data.batch=8"),
     "mae3d": ("pretrain", "experiment=mae3d", "data.batch=2"),
     "mae3d, sparse": ("pretrain", "experiment=mae3d", "data.batch=2", *SPARSE),
+    "dinov2_vitb14": ("pretrain", "experiment=dinov2_vitb14", "data.batch=64"),
+    "dino_vit3d": ("pretrain", "experiment=dino_vit3d", "data.batch=8"),
+    "mae_vit3d": ("pretrain", "experiment=mae_vit3d", "data.batch=4"),
     "labels": ("finetune", "task=labels", "task.labels=[a,b,c]", "model.encoder=resnet50", "data.batch=128"),
     "masks in 3D": ("finetune", "task=masks", "task.classes={a: 1, b: 2}", *TUNE3D),
 }
@@ -24,6 +27,11 @@ UNET = *IMAGES, "model.decoder_channels=[32,16,16,8,8]"
 NARROW = *SMALL, "data.batch=2", "model.bn_groups=1", "model.width=0.125", "data.size=[16,32,32]"
 CUBES = "model.features=[8,16,32]", "model.blocks=[1,1,1]", "views.corruptions.mask.block=8"
 MAE = *SMALL, "data.batch=2", *CUBES, "data.size=[16,16,16]"
+PRIMUS = *SMALL, "data.batch=2", "model.embed_dim=72", "model.depth=1", "model.num_heads=4"
+VIT = "model.encoder=test_vit", "++model.arguments.patch_size=8"
+HEADS = "method.prototypes=64", "method.hidden=32", "method.bottleneck=16"
+CROPS = "views.crops.2.size=32", "views.corruptions.mask.patch=8"
+CROPS3D = "data.size=[32,32,32]", "views.crops=[{count: 2, extents: [[32,32,32]]}]"
 TINY = {
     "dira_moco": (*UNET, "method.base.queue=64"),
     "ViT-B/16": (*UNET, "method.base.queue=64", "model.encoder=test_vit"),
@@ -35,6 +43,9 @@ TINY = {
     "dira_transvw": NARROW,
     "mae3d": MAE,
     "mae3d, sparse": MAE,
+    "dinov2_vitb14": (*SMALL, "data.size=64", *VIT, *HEADS, *CROPS),
+    "dino_vit3d": (*PRIMUS, *HEADS, *CROPS3D),
+    "mae_vit3d": (*PRIMUS, "data.size=[32,32,32]"),
     "labels": IMAGES,
     "masks in 3D": NARROW,
 }

@@ -1,8 +1,8 @@
-"""How fast is a step: of DiRA on MoCo, from the authors' loop to our fastest settings, and of every other recipe?
+"""How fast is a step: of DiRA on MoCo, beside the authors' loop and with one change at a time, and of other recipes?
 
-A part's steps differ by one change each; those that compute the same start from the same weights and images, and the
-losses of their first steps must be those of IEEE fp32 within their precision's tolerance, else their speed is invalid.
-A step's ms: median over turns of five. Host ms: of a step on eight images, where the GPU always waits for the host. Of
+Those of a part's steps that compute the same start from the same weights and images, and the losses of their first
+steps must be those of the most exact of them, within their precision's tolerance, else their speed is invalid. A step's
+ms: median over turns of five. Host ms: of a step on eight images, where the GPU always waits for the host. Of
 peak: the products that a step needs, as the planner counts them, of the vendor's figure for their kind.
 """
 
@@ -10,34 +10,32 @@ import itertools
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial, partialmethod
+from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
-from torch import nn
 
-from benchmarks.gpu import items
+from benchmarks.gpu import items, steady
 from benchmarks.gpu.basics import peak
+from benchmarks.gpu.items import absent
 from benchmarks.gpu.loops import Authors, Ours, loopback, turn
 from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.synthetic import BATCHES
 
-TURNS = 3.0  # seconds of measuring
+TURNS = 2.0  # seconds of measuring
 CHECKED, TURN = 3, 5  # first steps whose losses are compared; steps of a turn, of which a rehearsal takes one
 # How far the losses of the first step may be from IEEE fp32's: another order of sums, 10 bits of mantissa, 7 bits. Each
 # step's rounding grows in the next: the others may be LATER times as far.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "bf16": 1e-2}
 LATER = 10
+EXACT = ("fp32", "tf32", "bf16")
 NCHW, NHWC = "parallel.channels_last=false", "parallel.channels_last=true"
-PLAIN = "precision=fp32", NCHW, "model.bn_groups=1", "data.batch=256"
-BEST = NHWC, "model.bn_groups=1", "data.batch=256"
-SHARDED = *BEST, "parallel=fsdp2"
-CAPTURED = "parallel.compile=true", "parallel.cuda_graphs=true"
-IEEE, COMPILED = "IEEE fp32", "torch.compile"
+FP32_D = "adversary.precision=fp32"
+PLAIN = "precision=fp32", NCHW, FP32_D, "model.bn_groups=1", "data.batch=256"
+PAPER = NHWC, "adversary.precision=bf16", "model.bn_groups=1", "data.batch=256"
+SHARDED = tuple((*PAPER, "data.batch=64", f"parallel={kind}") for kind in ("zero3", "fsdp2"))
 
 
 @dataclass(frozen=True)
@@ -50,83 +48,113 @@ class Rung:
     kind: str = "bf16"  # of product, whose peak and tolerance count
     authors: bool = False
     free: bool = False  # cuDNN may choose among algorithms that are not reproducible
+    plain: bool = False  # norms are torch's own operations, as they were before ours
+    attention: bool = False  # cuDNN's may be chosen, whose backward pass adds in any order
     alike: bool = False  # it computes what the recipe's IEEE fp32 does, and its losses must be those
 
 
 PARTS = {
     "ladder": (
-        Rung("bf16, NHWC", keys=BEST, alike=True),
+        Rung("bf16", keys=PAPER, alike=True),
+        Rung("D in fp32", keys=(*PAPER, FP32_D), alike=True),
+        Rung("torch's norms", keys=PAPER, plain=True, alike=True),
+        Rung("fp16", keys=(*PAPER, "precision=fp16")),
+        Rung("4 BatchNorm groups", keys=(*PAPER, "model.bn_groups=4")),
+        Rung("batch 64", keys=(*PAPER, "data.batch=64")),
         Rung("authors' loop", keys=PLAIN, kind="tf32", authors=True, alike=True),
-        Rung(IEEE, keys=PLAIN, kind="fp32", alike=True),
-        Rung("batch 64", keys=(*BEST, "data.batch=64")),
-        Rung("authors' loop, batch 64", keys=(*PLAIN, "data.batch=64"), kind="tf32", authors=True),
-        Rung("batch 32", keys=(*BEST, "data.batch=32")),
-        Rung("4 BatchNorm groups", keys=(*BEST, "model.bn_groups=4")),
-        Rung("any cuDNN algorithm", keys=BEST, free=True, alike=True),
-        Rung("activation checkpointing", keys=(*BEST, "parallel.checkpoint_activations=true"), alike=True),
-        Rung("FSDP2 on one GPU", keys=SHARDED, alike=True),
-        Rung("bf16, NCHW", keys=(*BEST, NCHW), alike=True),
-        Rung("ViT-B/16", "ViT-B/16", BEST, alike=True),
+    ),
+    "transformers": (
+        Rung("dinov2_vitb14, batch 64", "dinov2_vitb14"),
+        Rung("dinov2_vitb14, batch 128", "dinov2_vitb14", ("data.batch=128",)),
+        Rung("dino_vit3d", "dino_vit3d"),
+        Rung("mae_vit3d", "mae_vit3d"),
+        Rung("mae_vit3d, any attention", "mae_vit3d", attention=True),
+    ),
+    "sharded": (
+        Rung("neither", keys=(*PAPER, "data.batch=64"), alike=True),
+        Rung("ZeRO-3", keys=SHARDED[0], alike=True),
+        Rung("FSDP2", keys=SHARDED[1], alike=True),
+    ),
+    "mended": (
+        Rung("mae3d", "mae3d"),
+        Rung("mae3d, torch's norms", "mae3d", plain=True),
+        Rung("models_genesis", "models_genesis"),
+        Rung("labels", "labels"),
+    ),
+    "known": (
+        Rung("IEEE fp32", keys=PLAIN, kind="fp32", alike=True),
+        Rung("NCHW", keys=(*PAPER, NCHW), alike=True),
+        Rung("any cuDNN algorithm", keys=PAPER, free=True, alike=True),
+        Rung("activation checkpointing", keys=(*PAPER, "parallel.checkpoint_activations=true"), alike=True),
+        Rung("ViT-B/16", "ViT-B/16", PAPER, alike=True),
         Rung("ViT-B/16, IEEE fp32", "ViT-B/16", PLAIN, "fp32", alike=True),
-        Rung("simsiam", "simsiam", BEST),
+        Rung("simsiam", "simsiam", PAPER),
         Rung("barlow", "barlow", (NHWC, "data.batch=256")),
     ),
     "volumes": (
-        Rung("models_genesis", "models_genesis"),
         Rung("models_genesis, NCDHW", "models_genesis", (NCHW,)),
-        Rung("models_genesis, any algorithm", "models_genesis", free=True),
         Rung("dira_moco3d", "dira_moco3d"),
         Rung("pcrl3d", "pcrl3d"),
         Rung("dira_transvw", "dira_transvw"),
-        Rung("mae3d", "mae3d"),
         Rung("mae3d, NDHWC", "mae3d", (NHWC,)),
         Rung("mae3d, sparse", "mae3d, sparse"),
-    ),
-    "compile": (
-        Rung(IEEE, keys=PLAIN, kind="fp32", alike=True),
-        Rung(COMPILED, keys=(*BEST, "parallel.compile=true"), alike=True),
-        Rung(
-            "CUDA graphs, batch 64", keys=(*BEST, "data.batch=64", "parallel.compile=true", "parallel.cuda_graphs=true")
-        ),
     ),
 }
 
 
 def run(job: Job) -> bool:
     """All of the part that fit into the time; whether they ended well, and with the losses that they must have."""
-    fine = items.run(job, {rung.name: partial(measure, rung, job.rehearse) for rung in PARTS[job.part]})
+    each: dict[str, items.Item] = {
+        rung.name: partial(plainly if rung.plain else measure, rung, job.rehearse) for rung in PARTS[job.part]
+    }
+    if job.part == "transformers":
+        recipe = words("dinov2_vitb14", job.rehearse)
+        each |= {
+            "waits of dinov2_vitb14": partial(steady.waits, *recipe),
+            "repeat dinov2_vitb14": partial(steady.repeat, *recipe),
+        }
+    fine = items.run(job, each, 0.7)
     return fine and items.sound(finished(job.report.read()[job.part]["items"], {}))
+
+
+def plainly(rung: Rung, rehearse: bool) -> dict[str, Any]:
+    """The same with torch's own norms."""
+    from dira_scale.models.norm_act import plain
+
+    with plain():
+        return measure(rung, rehearse)
 
 
 def measure(rung: Rung, rehearse: bool) -> dict[str, Any]:
     """A rung's figures, and its first losses."""
-    if rung.keys == SHARDED and not loopback():  # torch would try for half an hour
+    if rung.keys in SHARDED and not loopback():  # torch would try for half an hour
         return {"left_out": "this machine's loopback network is down, which a process group needs"}
+    if "parallel=zero3" in rung.keys and absent("deepspeed"):
+        return {"left_out": "deepspeed is missing"}
     cuda, seconds, steps = torch.cuda.is_available(), 0.0 if rehearse else TURNS, 1 if rehearse else TURN
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     held, losses, given = torch.cuda.memory_allocated() if cuda else None, [], words(rung.recipe, rehearse, *rung.keys)
     expects = " ".join(given)
-    # In a rehearsal no machine code is made, which takes a CPU minutes: blocks are traced and differentiated.
-    traced = mock.patch.object(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
-    with traced if rehearse else nullcontext():
-        loop = (Authors if rung.authors else Ours)(*given)
-        if rung.free:
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
-        for number in range(CHECKED):
-            loop.step(number)
-            losses.append(loop.losses())
-        taken = statistics.median(turn(loop, number, steps) for number in _until(seconds))
-        figures = {"a step": figure(1e3 * taken, "ms", None if rung.authors else (expects, "ms"))}
-        if cuda:
-            figures["memory"] = figure(torch.cuda.max_memory_allocated() / 2**30, "GiB", (expects, "GiB"))
-        # Of eight volumes the device's work may take as long; compiled blocks would be compiled for these sizes anew.
-        if rung.name != COMPILED and loop.batches[0].views[0].dim() == 4:
-            turn(loop, CHECKED, 1, few=True)  # kernels are chosen for these sizes anew
-            host = statistics.median(turn(loop, number, steps, few=True) for number in _until(seconds / 8))
-            figures["host"] = figure(1e3 * host, "ms", None if rung.authors else (expects, "host ms"))
-        if isinstance(loop, Ours):
-            figures["distortion"] = figure(1e3 * turn(Distortion(loop), 0, BATCHES), "ms")
+    loop = (Authors if rung.authors else Ours)(*given)
+    if rung.free:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+    if rung.attention and isinstance(loop, Ours):
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        loop.take.unordered = False
+    for number in range(CHECKED):
+        loop.step(number)
+        losses.append(loop.losses())
+    taken = statistics.median(turn(loop, number, steps) for number in _until(seconds))
+    figures = {"a step": figure(1e3 * taken, "ms", None if rung.authors else (expects, "ms"))}
+    if cuda:
+        figures["memory"] = figure(torch.cuda.max_memory_allocated() / 2**30, "GiB", (expects, "GiB"))
+    # Of eight volumes the device's work may take as long.
+    if isinstance(loop, Ours) and loop.batches[0].views[0].dim() == 4:
+        turn(loop, CHECKED, 1, few=True)  # kernels are chosen for these sizes anew
+        host = statistics.median(turn(loop, number, steps, few=True) for number in _until(seconds / 8))
+        figures["host"] = figure(1e3 * host, "ms", (expects, "host ms"))
+        figures["distortion"] = figure(1e3 * turn(Distortion(loop), 0, BATCHES), "ms")
     about = {"recipe": rung.recipe, "kind": rung.kind, "authors": rung.authors, "alike": rung.alike, "losses": losses}
     about |= {"samples": loop.samples, "memory_before": held, "expects": expects, "seconds_per_step": taken}
     return about | {"figures": figures}
@@ -168,8 +196,9 @@ def finished(rows: Mapping[str, dict[str, Any]], content: Mapping[str, Any]) -> 
         needed = content.get("expected", {}).get(row["expects"], {}).get("TFLOP")
         if needed and (most := peak(content.get("device", ""), row["kind"])):
             note.append(f"{100 * needed / row['seconds_per_step'] / most:.0f} % of peak")
-        plain = next((other for other in same if other["kind"] == "fp32"), None)
-        if plain is not None and row["alike"]:
+        alike = [other for other in same if other["alike"] and other["samples"] == row["samples"]]
+        plain = min(alike, key=lambda other: EXACT.index(other["kind"]), default=row)
+        if plain is not row and row["alike"]:
             first, *later = [deviation(*pair) for pair in zip(row["losses"], plain["losses"], strict=True)]
             allowed = TOLERANCE[row["kind"]]
             fine = first <= allowed and max(later) <= LATER * allowed

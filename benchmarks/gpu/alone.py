@@ -1,0 +1,118 @@
+"""D and normalisations alone: DiRA's largest part in three layouts and two precisions, and norms of both kinds of maps.
+
+Each is timed forward and backward, with torch's own operations and with ours (``models/norm_act.py``). What a layer
+would take at the planner's rates is expected; all must agree with IEEE fp32 as far as their bits go.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu import items
+from benchmarks.gpu.basics import NEAR, expected_ms, seconds
+from benchmarks.gpu.recipes import words
+from benchmarks.gpu.report import Job, figure
+from benchmarks.gpu.steps import TOLERANCE
+from benchmarks.synthetic import blueprint
+from dira_scale.distributed.precision import set_fp32
+from dira_scale.forecast.ledger import Ledger
+from dira_scale.models.network import moved
+
+# Layout of weights and images -> whether they are channels last, and whether norms keep them so: torch's InstanceNorm
+# does not, and every block goes there and back.
+LAYOUTS = {"NHWC": (True, True), "NHWC, torch's norms": (True, False), "NCHW, torch's norms": (False, False)}
+KINDS = {"torch's, bf16": torch.bfloat16, "torch's, fp16": torch.float16, "ours, bf16": torch.bfloat16}
+Maps = tuple[tuple[int, ...], int, bool, float]  # shape, groups of the batch (0: each sample), channels last, slope
+NORMS: dict[str, Maps] = {
+    "InstanceNorm of volumes": ((2, 32, 160, 160, 160), 0, False, 0.01),
+    "BatchNorm": ((256, 256, 56, 56), 1, True, 0.0),
+    "BatchNorm of 4 groups": ((256, 256, 56, 56), 4, True, 0.0),
+}
+
+
+def judged(device: torch.device, precision: str, rehearse: bool) -> dict[str, Any]:
+    """D's own step on a batch of clean and one of restored images, and its part of the generator's."""
+    from dira_scale.models.norm_act import plain
+
+    made: Any = blueprint(*words("dira_moco", rehearse, "data.batch=256"))
+    size, count = made.config.data.size, made.config.data.batch
+    torch.manual_seed(made.config.seed)
+    state = made.adversary().state_dict()
+    set_fp32("fp32")
+    images = torch.rand(2, count, 1, size, size, device=device)
+    restored = images[1].clone().requires_grad_()
+    right, figures = dict[str, tuple[float, float]](), dict[str, Any]()
+    for layout, (last, kept) in {"right": (False, False), **LAYOUTS}.items():
+        adversary: Any = moved(made.adversary(), device, last)
+        adversary.load_state_dict(state)
+        if layout != "right":
+            adversary.precision = precision
+            set_fp32("tf32")
+        passes = {
+            "its own step": partial(passed, adversary.discriminator_loss, images, list(adversary.parameters())),
+            "the generator's": partial(passed, adversary.generator_loss, [restored], [restored]),
+        }
+        for name, run in passes.items():
+            with nullcontext() if kept else plain():
+                if layout == "right":
+                    with Ledger([]) as ledger:
+                        right[name] = float(run()), expected_ms(ledger, precision)
+                    continue
+                off, expected = abs(float(run()) / right[name][0] - 1), right[name][1]
+                taken = seconds(run, device, most=0.0 if rehearse else 0.5)
+            allowed = TOLERANCE["bf16" if precision == "bf16" else "tf32"]
+            figures[f"{layout}, {name}"] = figure(1e3 * taken, "ms", expected, f"off by {off:.0e}", off <= allowed)
+    return {"figures": figures}
+
+
+def passed(loss: Callable[..., Tensor], given: Iterable[Tensor], of: Iterable[Tensor]) -> Tensor:
+    """A loss, and its gradients, which are dropped."""
+    value = loss(*given)
+    torch.autograd.grad(value, [*of])
+    return value.detach()
+
+
+def normalised(device: torch.device, shape: tuple[int, ...], groups: int, last: bool, slope: float) -> dict[str, Any]:
+    """A normalisation with the activation after it, in 16 bits."""
+    from dira_scale.models.norm_act import norm_act, plain
+
+    torch.manual_seed(0)
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)] if last else torch.contiguous_format
+    x, gradient = (torch.randn(shape, device=device).contiguous(memory_format=layout) for _ in range(2))
+    weight, bias = nn.Parameter(torch.ones(shape[1], device=device)), nn.Parameter(torch.zeros(shape[1], device=device))
+
+    def passes(x: Tensor) -> list[Tensor]:
+        x = x.detach().requires_grad_()
+        y = norm_act(x, weight, bias, groups=groups or len(x), slope=slope)
+        return [y.detach(), *torch.autograd.grad(y, (x, weight, bias), gradient.to(y.dtype))]
+
+    with plain(), Ledger([]) as ledger:
+        right = passes(x.bfloat16().float())
+    figures = {}
+    for name, kind in KINDS.items():
+        with nullcontext() if name.startswith("ours") else plain():
+            given = x.bfloat16().to(kind)
+            pairs = zip(passes(given), right, strict=True)
+            off = max(float((a.float() - b).norm() / b.norm()) for a, b in pairs)  # a single value may change its sign
+            taken = seconds(partial(passes, given), device, most=0.3)
+        # Forward x is read and y written, backward x and dy read and dx written: with nothing else, that often.
+        note = f"{5 * 2 * x.numel() / taken / 1e12:.2f} TB/s, off by {off:.0e}"
+        figures[name] = figure(1e3 * taken, "ms", expected_ms(ledger, "bf16"), note, off <= NEAR)
+    return {"figures": figures}
+
+
+def run(job: Job) -> bool:
+    """All of it, by algorithms that repeat, as in training."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    each: dict[str, items.Item] = {
+        f"D in {precision}": partial(judged, device, precision, job.rehearse) for precision in ("fp32", "bf16")
+    }
+    for name, (shape, groups, last, slope) in NORMS.items():
+        tiny = (shape[0] if len(shape) > 4 else 8, 8, *[8] * (len(shape) - 2))
+        each[name] = partial(normalised, device, tiny if job.rehearse else shape, groups, last, slope)
+    return items.run(job, each)

@@ -1,0 +1,107 @@
+"""What does compiling gain, part by part? Rungs of one network's step, each of which adds a part to those before it.
+
+One batch size, as shapes are static. Each rung leaves the seconds that its first step took, most of which is compiling,
+and a step's ms. From one state all of them must come to the losses of the step that is not compiled. A rehearsal traces
+and differentiates its parts, but makes no machine code, which takes a CPU minutes.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch._inductor.async_compile import AsyncCompile
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from benchmarks.gpu import caches, items
+from benchmarks.gpu.loops import Ours, turn
+from benchmarks.gpu.recipes import words
+from benchmarks.gpu.report import Job, figure
+from benchmarks.gpu.steps import CHECKED, PAPER, TOLERANCE, TURN, deviation
+from benchmarks.synthetic import wait
+from dira_scale.engine.parallel.recompute import blocks
+
+NOTHING = "nothing"
+RUNGS = {NOTHING: r"$^", "D": r"D$", "decoder": r"decoder\.", "layers 1 and 2": r"layer[12]\.", "the rest": r""}
+MEASURED = 2  # turns
+
+
+class Ladder:
+    """A loop, of which each rung compiles more; made anew in the process that goes on after one that was lost."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.given = job, words("dira_moco", job.rehearse, *PAPER)
+        torch._dynamo.config.recompile_limit = 64  # as the engine has it, and the next
+        torch._functorch.config.donated_buffer = False
+        if torch.cuda.is_available():  # the compiler's processes start while the network is built
+            AsyncCompile.warm_pool()
+            AsyncCompile.wakeup()
+        self.loop = Ours(*self.given)
+        for number in range(CHECKED):
+            self.loop.step(number)
+        self.loop.losses()
+        self.state = self.loop.copied()
+        self.loop.step(CHECKED)
+        self.right, self.waiting = self.loop.losses(), dict(self.parts())
+        self.launched, _ = self.measured()
+
+    def parts(self) -> Iterator[tuple[str, nn.Module]]:
+        """What is compiled, by name: D, the networks' blocks, and projectors and BatchNorms that are in none."""
+        adversary: Any = self.loop.task.side_modules[0].module
+        yield "D", adversary.discriminator
+        method, taken = self.loop.model.module, tuple[str, ...]()
+        chosen = set(blocks(method))
+        for name, module in method.named_modules():
+            whole = module in chosen or name.endswith("projector") or isinstance(module, _BatchNorm)
+            if whole and not name.startswith(taken):
+                taken += (f"{name}.",)
+                yield name, module
+
+    def rung(self, name: str) -> dict[str, Any]:
+        """The figures with this rung's parts compiled, and those of the rungs before it."""
+        compiled = 0
+        for pattern in list(RUNGS.values())[: [*RUNGS].index(name) + 1]:
+            for part in [part for part in self.waiting if re.search(pattern, part)]:
+                module, compiled = self.waiting.pop(part), compiled + 1
+                backend = "aot_eager" if self.job.rehearse else "inductor"
+                module.forward = torch.compile(module.forward, dynamic=False, backend=backend)
+        self.loop.restore(self.state)
+        self.loop.losses()
+        first = time.perf_counter()
+        self.loop.step(CHECKED)
+        wait(self.loop.device)()
+        first = time.perf_counter() - first
+        off, allowed = deviation(self.loop.losses(), self.right), TOLERANCE["bf16"]
+        taken, gib = self.measured()
+        note = f"x uncompiled {self.launched / taken:.2f}, losses off by {off:.0e}"
+        expected = (" ".join(self.given), "ms") if name == NOTHING else None
+        figures = {"a step": figure(1e3 * taken, "ms", expected, note, off <= allowed)}
+        if gib:
+            figures["memory"] = figure(gib, "GiB")
+        figures["first step"] = figure(first, "s", note=f"{compiled} modules more, {caches.hits()}")
+        if kept := caches.write(self.job.logs, self.job.report.file.parent):
+            figures["caches"] = figure(kept / 2**20, "MiB")
+        return {"figures": figures, "expects": " ".join(self.given)}
+
+    def measured(self) -> tuple[float, float]:
+        """Seconds of a step, the faster of two turns, and the most memory in it, in GiB."""
+        if cuda := self.loop.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        steps = 1 if self.job.rehearse else TURN
+        taken = min(turn(self.loop, CHECKED + 1 + i * steps, steps) for i in range(MEASURED))
+        return taken, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0
+
+
+def run(job: Job) -> bool:
+    """All rungs; whether each came to the losses that it must have."""
+    made = list[Ladder]()
+
+    def rung(name: str) -> dict[str, Any]:
+        if not made:
+            made.append(Ladder(job))
+        return made[0].rung(name)
+
+    return items.run(job, {name: partial(rung, name) for name in RUNGS}, apart=False)
