@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from dira_scale.distributed.config import Parallel
 from dira_scale.engine.parallel.recompute import blocks
-from dira_scale.models.norm import GroupedBatchNorm
+from dira_scale.models.grouped_norm import GroupedBatchNorm
 
 # Regions of one class share this limit. A ResNet-50 has 8 kinds of blocks, each with gradient, without, and in
 # evaluation; those beyond torch's default of 8 would run uncompiled.
