@@ -78,7 +78,7 @@ class ViT3DEncoder(Encoder):
     """[b, 1 or C, D, H, W] -> the volume itself, then one map, of the patches after the last block: 1/8 of its sides.
 
     Volumes of another size than it was built for get resampled positions. Stochastic depth (0.2 in their training) is
-    off: its draws would differ between processes.
+    off.
     """
 
     dimensions = 3
