@@ -98,8 +98,9 @@ class _Put(torch.autograd.Function):
     def backward(ctx: Any, dx: Tensor) -> tuple[Tensor | None, ...]:
         y, rows, scale = ctx.saved_tensors
         taken = dx.index_select(0, rows)
-        dscale = (taken * y).flatten(0, -2).sum(0).to(scale.dtype) if ctx.needs_input_grad[3] else None
-        return dx, torch.mul(taken, scale, out=torch.empty_like(y)), None, dscale
+        dy = torch.mul(taken, scale, out=torch.empty_like(y))
+        dscale = taken.mul_(y).flatten(0, -2).sum(0).to(scale.dtype) if ctx.needs_input_grad[3] else None
+        return dx, dy, None, dscale
 
 
 def _own(x: Tensor, count: int) -> Tensor:
@@ -117,6 +118,9 @@ def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
 
 
 def _added(x: Tensor, drop: nn.Module, branch: Callable[[Tensor], Tensor], gamma: Tensor | None) -> Tensor:
+    drops = isinstance(drop, TimmDropPath) and drop.training and drop.drop_prob
+    if gamma is not None and not drops:
+        return torch.addcmul(x, branch(x), gamma)
     if isinstance(drop, GroupedDropPath):
         return drop.around(x, branch, gamma)
     y: Tensor = drop(_scaled(branch(x), gamma))
