@@ -82,7 +82,8 @@ class _Take(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dx: Tensor, dtaken: Tensor) -> tuple[Tensor, None]:
-        return dx.index_add(0, *ctx.saved_tensors, dtaken), None
+        (rows,) = ctx.saved_tensors
+        return dx.index_add(0, rows, dtaken), None
 
 
 class _Put(torch.autograd.Function):
@@ -160,9 +161,9 @@ def drop_by_position(network: nn.Module) -> None:
     """Give each of timm's ``DropPath`` in ``network`` our draws. Transformers' blocks then compute what they keep."""
     for layer in [*network.modules()]:
         if type(layer) is TimmDropPath:
-            layer.__class__ = DropPath  # type: ignore[assignment]
+            layer.__class__ = DropPath
         paths = [path for path in layer.children() if isinstance(path, TimmDropPath) and path.drop_prob > LOWEST]
         if type(layer) in OURS and paths:
-            layer.__class__ = OURS[type(layer)]  # type: ignore[assignment]
+            layer.__class__ = OURS[type(layer)]
             for path in paths:
                 path.__class__ = GroupedDropPath
