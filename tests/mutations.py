@@ -176,8 +176,8 @@ MUTATIONS = (
     Mutation(
         "sinkhorn-counts-absent-rows",
         "losses/distillation.py",
-        "    if present is not None:",
-        "    if False:",
+        "None if present is None else present.to(columns.dtype)",
+        "None",
     ),
     Mutation(
         "koleo-nearest-is-itself",

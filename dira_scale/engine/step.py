@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from dira_scale.distributed.collectives import rank, world
 from dira_scale.distributed.config import EXACT, FAST
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
@@ -23,6 +24,7 @@ from dira_scale.engine.profiler import BACKWARD, DATA, FORWARD, OPTIMIZER, span
 from dira_scale.engine.state import RunState
 from dira_scale.engine.task import SideModule, StagePlan, StepTask, Task, TaskBatch, TaskLoader
 from dira_scale.engine.watchdog import alive
+from dira_scale.models.drop_path import part_of_batch
 from dira_scale.models.norm import commit_statistics
 
 
@@ -55,8 +57,9 @@ class Step:
             alive()
             with span(DATA):
                 micro = stored.to(self.device)  # one at a time: in floating point it takes four times the memory
-            torch.manual_seed(_mix_seed(self.seed, step, i))  # drop-path etc. depends on the step alone
-            with model.accumulating(i == last):
+            torch.manual_seed(_mix_seed(self.seed, step))
+            part = part_of_batch(rank() * self.accumulate + i, world() * self.accumulate)
+            with model.accumulating(i == last), part:
                 with span(FORWARD):
                     losses = task.losses(self.stage, model.wrapped, micro)
                 values = losses.values()

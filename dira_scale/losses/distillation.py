@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.losses.float32 import at_least_float32
+from dira_scale.losses.prototypes import CrossEntropy, Targets
 
 Total = Callable[[Tensor], Tensor]
 EPSILON = 1e-8  # of KoLeo's distances (DINOv2's code)
@@ -23,11 +24,12 @@ def one_process(x: Tensor) -> Tensor:
     return x
 
 
-def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+def cross_entropy(teacher: Tensor | Targets, student: Tensor, temperature: float) -> Tensor:
     """Return -sum_k t_k log softmax(s / temperature)_k of each row: [n] (DINO, eq. 2).
 
     Args:
-        teacher: t [n, K], probabilities, or sums of several; without gradient.
+        teacher: t [n, K], probabilities, or sums of several; without gradient. Of ``Targets`` they are computed where
+            they are needed, as is the student's softmax in the backward pass.
         student: s [n, K], logits.
 
     Example:
@@ -35,46 +37,49 @@ def cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tenso
         >>> cross_entropy(teacher, torch.randn(8, 64), temperature=0.1).shape
         torch.Size([8])
     """
+    if isinstance(teacher, Targets):
+        losses: Tensor = CrossEntropy.apply(student, temperature, teacher)
+        return losses
     with torch.autocast(student.device.type, enabled=False):
         return -(teacher.detach() * F.log_softmax(at_least_float32(student) / temperature, dim=1)).sum(1)
 
 
-@torch.no_grad()
-def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Tensor:
+def centred_softmax(logits: Tensor, centre: Tensor, temperature: float) -> Targets:
     """Return softmax((logits - centre) / temperature) of ``logits`` [n, K]: the centre [K], a moving average of the
     teacher's logits, keeps one prototype from taking all, a low temperature keeps them from being alike (DINO, sec.
     3.1)."""
-    return F.softmax((at_least_float32(logits) - centre) / temperature, dim=1)
+    return Targets(logits, temperature, -centre / temperature)
 
 
 @torch.no_grad()
 def sinkhorn_knopp(
     logits: Tensor, temperature: float, present: Tensor | None = None, total: Total = one_process, iterations: int = 3
-) -> Tensor:
+) -> Targets:
     """Return ``logits`` [n, K] as probabilities of which each prototype gets nearly the same share of all processes'
     rows (SwAV: Caron et al., NeurIPS 2020; DINOv2, sec. 4): from exp(logits / temperature), in turn every column and
     every row is divided by its sum.
 
-    The constants of the published form, by which a column's sum is 1 / K and a row's 1 / n, cancel in the next
-    division, so processes may have other numbers of rows.
+    Only the columns' divisors are kept: a row divided by its sum is a softmax. The constants of the published form, by
+    which a column's sum is 1 / K and a row's 1 / n, cancel in the next division, so processes may have other numbers of
+    rows.
 
     Args:
         logits: cosines. Their largest possible value, 1, is subtracted, which cancels: no exponential overflows.
-        present: bool [n], which rows count; the others become 0. None: all.
+        present: bool [n], which rows count in the sums of columns. None: all.
 
     Example:
-        >>> shares = sinkhorn_knopp(torch.rand(8, 4), temperature=0.05)
+        >>> shares = sinkhorn_knopp(torch.rand(8, 4), temperature=0.05).probabilities()
         >>> shares.sum(1).allclose(torch.ones(8))
         True
     """
-    q = ((at_least_float32(logits) - 1) / temperature).exp()
-    if present is not None:
-        q *= present[:, None]
-    smallest = torch.finfo(q.dtype).tiny  # where no row of any process is present
-    for _ in range(iterations):
-        q /= total(q.sum(0)).clamp(min=smallest)
-        q /= q.sum(1, keepdim=True).clamp(min=smallest)
-    return q
+    columns = at_least_float32(logits[:1]).new_full((logits.shape[1],), -1 / temperature)
+    weights = None if present is None else present.to(columns.dtype)
+    for i in range(iterations):
+        sums = total(Targets(logits, temperature, columns).sums(weights, normalised=i > 0))
+        columns = (
+            columns - sums.clamp(min=torch.finfo(sums.dtype).tiny).log()
+        )  # 0 where no row of any process is present
+    return Targets(logits, temperature, columns)
 
 
 def koleo(features: Tensor, others: Tensor | None = None, start: int = 0) -> Tensor:

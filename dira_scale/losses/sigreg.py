@@ -1,24 +1,11 @@
 """SIGReg: embeddings are to be normally distributed in any direction (LeJEPA: Balestriero and LeCun 2025)."""
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.losses.distillation import Total, one_process
 
 LIMIT, POINTS = 5.0, 17  # of the integral from -LIMIT to LIMIT by the trapezoidal rule (algorithm 1)
-
-
-def directions(dim: int, count: int, seed: int) -> Tensor:
-    """Return ``count`` directions of unit length, [dim, count] float32 on the CPU: the same wherever ``seed`` is.
-
-    Example:
-        >>> directions(8, 16, seed=0).norm(dim=0).allclose(torch.ones(16))
-        True
-    """
-    drawn = np.random.Generator(np.random.Philox(seed)).standard_normal((dim, count), np.float32)
-    return F.normalize(torch.from_numpy(drawn), dim=0)
 
 
 def epps_pulley(x: Tensor, total: Total = one_process) -> Tensor:

@@ -14,7 +14,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import Gathering, reduce_sum
 from dira_scale.errors import UserError, nearest
 from dira_scale.losses.distillation import centred_softmax, cross_entropy, one_process, sinkhorn_knopp
-from dira_scale.losses.float32 import at_least_float32
+from dira_scale.losses.prototypes import Targets
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
 from dira_scale.models.heads import PrototypeHead, global_average
@@ -146,23 +146,23 @@ class DINO(Method):
         embeddings, logits = self.head(rows(student))
         with torch.no_grad():
             _, theirs = self.teacher_head(rows(teacher))
-            targets = self.targets(theirs)
+            targets = self.targets(theirs).probabilities()  # few rows, each the target of several of the student's
         terms.losses["di"] = self.pairs(by_view(targets, GLOBAL), by_view(logits, len(student)))
         first, second, *_ = by_view(embeddings, len(student))
         terms.embeddings = first.detach(), second.detach()
         note_matches(terms, first, second, self.training)
         self.note_teacher(terms, targets)
 
-    def targets(self, logits: Tensor, present: Tensor | None = None, name: str = "centre") -> Tensor:
+    def targets(self, logits: Tensor, present: Tensor | None = None, name: str = "centre") -> Targets:
         """The teacher's probabilities by its ``logits`` [n, K], of which the rows that are ``present`` count: for the
         buffer ``name``, their centre, or, with Sinkhorn-Knopp, among those of all processes in training."""
         centre: Tensor | None = getattr(self, name)
         if centre is None:
             return sinkhorn_knopp(logits, self.temperature, present, reduce_sum if self.training else one_process)
         if self.training:
-            rows = at_least_float32(logits if present is None else logits.masked_fill(~present[:, None], 0.0))
-            count = rows.new_full((1,), len(rows)) if present is None else present.sum()[None].to(rows)
-            self._seen.setdefault(name, []).append(torch.cat([rows.sum(0), count]))
+            kept = logits if present is None else logits.masked_fill(~present[:, None], 0.0)
+            count = centre.new_full((1,), len(logits)) if present is None else present.sum()[None].to(centre)
+            self._seen.setdefault(name, []).append(torch.cat([kept.sum(0, dtype=centre.dtype), count]))
         return centred_softmax(logits, centre, self.temperature)
 
     def pairs(self, targets: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:

@@ -1,14 +1,18 @@
 """LeJEPA (Balestriero and LeCun 2025): prediction among views, and SIGReg. A base that is not in DiRA's paper."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.distort.corruptions.draws import hashed, unit
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import reduce_sum
 from dira_scale.losses.distillation import one_process
 from dira_scale.losses.float32 import at_least_float32
-from dira_scale.losses.sigreg import directions, epps_pulley
+from dira_scale.losses.sigreg import epps_pulley
 from dira_scale.methods.dino import GLOBAL, as_one, check_global, encoded, pyramid, whole
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_accumulation, check_range, note_matches
@@ -78,7 +82,7 @@ class LeJEPA(Method):
         z = at_least_float32(self.projector(pooled.flatten(0, 1))).unflatten(0, (-1, len(seen))).transpose(0, 1)
         with torch.autocast(z.device.type, enabled=False):
             prediction = (z - z[:GLOBAL].mean(0)).square().mean()
-            along = z @ directions(self.dim, self.slices, batch.step).to(z, non_blocking=True)
+            along = z @ directions(self.dim, self.slices, batch.step, z.device).to(z)
             statistic = epps_pulley(along, reduce_sum if self.training else one_process).mean()
             loss = (1 - self.sigreg) * prediction + self.sigreg * statistic
         first, second = z[:GLOBAL].detach()
@@ -89,3 +93,16 @@ class LeJEPA(Method):
 
     def pyramids(self, distorted: tuple[Tensor, ...], batch: Batch) -> tuple[list[Tensor], ...]:
         return tuple(map(pyramid, encoded(self.encoder, distorted)))
+
+
+def directions(dim: int, count: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return ``count`` directions of unit length [dim, count], which depend on ``seed`` alone: float32, up to rounding.
+
+    Made on the ``device``, by normal numbers (Box and Muller 1958) of hashed places: nothing is copied to it.
+    """
+    key = torch.full((), seed * 0x9E3779B97F4A7C15 % 2**48, dtype=torch.int64, device=device)
+    places = torch.arange(dim * count + dim * count % 2, dtype=torch.int32, device=device)
+    length, angle = unit(hashed(key, places)).view(2, -1)
+    length, angle = (-2 * (1 - length).log()).sqrt(), 2 * math.pi * angle
+    normal = torch.cat([length * angle.cos(), length * angle.sin()])[: dim * count]
+    return F.normalize(normal.view(dim, count), dim=0)

@@ -11,12 +11,17 @@ from timm.layers import DropPath
 from torch import nn
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.models.drop_path import drop_by_position
 from dira_scale.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.models.vit import PlainEncoder
 
 REFUSED = {  # arguments of timm's that would not be what the configuration says
     "pretrained": "initial weights are model.weights, or init",
     "patch_drop_rate": "a pyramid needs all patches",
+    **dict.fromkeys(
+        ("drop_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_block_rate"),
+        "dropout within a sample would depend on the number of processes",
+    ),
     **dict.fromkeys(
         ("checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay"), "it names a file or an address"
     ),
@@ -42,9 +47,9 @@ def build_encoder(
     """The timm backbone ``name`` as a feature pyramid for views of ``size`` pixels (None: timm's own), random weights.
 
     A network with a single resolution (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
-    Stochastic depth and dropout are off: their draws depend on the number of processes. ``arguments``, for
-    ``timm.create_model``, may turn them on (``drop_path_rate``, of a ViT with ``drop_path_uniform`` in all blocks
-    alike), or change a ViT's ``depth``, ``patch_size``, ….
+    Stochastic depth and dropout are off. ``arguments``, for ``timm.create_model``, may turn the first on
+    (``drop_path_rate``, of a ViT with ``drop_path_uniform`` in all blocks alike; ``dira_scale.models.drop_path``), or
+    change a ViT's ``depth``, ``patch_size``, ….
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
@@ -104,6 +109,7 @@ def settle(encoder: TimmEncoder, arguments: Mapping[str, Any]) -> None:
     """Turn randomness off unless ``arguments`` set some of it, or give all blocks the same."""
     if arguments.get(UNIFORM):
         drop_alike(encoder, arguments.get("drop_path_rate", 0.0))
+    drop_by_position(encoder)
     if not any(argument.endswith(("_rate", "_coords")) for argument in arguments):
         disable_randomness(encoder)
 

@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from methods.tiny import assert_same_loss
+from scipy.stats import kstest
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.losses.sigreg import directions, epps_pulley
-from dira_scale.methods.lejepa import LeJEPA
+from dira_scale.losses.sigreg import epps_pulley
+from dira_scale.methods.lejepa import LeJEPA, directions
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.heads import global_average
@@ -93,3 +95,16 @@ def test_what_it_cannot_train_is_refused():
         method(views=ViewSpec(size=64, crops=({"count": 1}, {"size": 32, "count": 2})))
     with pytest.raises(UserError, match=r"parallel\.accumulate=2: LeJEPA compares"):
         method().check(batch=8, accumulate=2)
+
+
+def test_directions_are_of_unit_length_evenly_spread_and_a_seeds():
+    """With numpy's of the same number, projections on an axis have the same distribution."""
+    first, again, other = (directions(8, 4096, seed) for seed in (3, 3, 4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    torch.testing.assert_close(first.norm(dim=0), torch.ones(4096))
+    torch.testing.assert_close(first @ first.T / 4096, torch.eye(8) / 8, rtol=0, atol=0.01)
+    peers = np.random.default_rng(0).standard_normal((8, 4096))
+    peers /= np.linalg.norm(peers, axis=0)
+    assert kstest(first.flatten().numpy(), peers.ravel()).pvalue > 0.01
+    assert abs(np.corrcoef(first.flatten(), other.flatten())[0, 1]) < 0.02
+    assert directions(5, 7, 0).shape == (5, 7)

@@ -21,6 +21,7 @@ from torch import nn
 
 from dira_scale.distributed.collectives import Exchange, gather, rank, world
 from dira_scale.models import norm
+from dira_scale.models.drop_path import part_of_batch
 
 WAIT = 240  # seconds
 
@@ -242,7 +243,7 @@ def pretexts(only=""):
 DISTILLED = {
     "dino, 4 groups": ("test_resnet", {"_target_": "DINO"}, 4),
     "dino, sinkhorn": ("test_vit", {"_target_": "DINO", "centring": "sinkhorn", "frozen": 0}, 1),
-    "dinov2": ("test_vit", {"_target_": "DINOv2", "frozen": 0}, 1),
+    "dinov2": ("test_vit", {"_target_": "DINOv2", "frozen": 0}, 1),  # paths are dropped
     "dira on dinov2": (
         "test_vit",
         {"_target_": "DiRA", "base": {"_target_": "DINOv2", "frozen": 0}, "restoration": "mask", "restore": "both"},
@@ -272,6 +273,7 @@ def distillation(only=""):
     for name, (encoder, node, groups) in chosen(DISTILLED, only):
         node.get("base", node).update(prototypes=24, hidden=8, bottleneck=6, momentum=0.9)
         exact = {"dynamic_img_size": False} if encoder == "test_vit" else {}  # timm resamples positions in float32
+        exact |= {"drop_path_rate": 0.3, "drop_path_uniform": True} if name == "dinov2" else {}
         method = built(node, groups, views, encoder, arguments=exact)
         with torch.no_grad():  # a ViT's initial weights see no difference between images: any would be nearest
             for parameter in method.parameters():
@@ -291,11 +293,14 @@ def micro_batches(only=""):
     results = {}
     for accumulate in (1, 2):
         node = {"_target_": "PCRL", "dim": 8, "queue": 64}
-        method = built(node, 4, ViewSpec(size=32, orientations=2), "test_convnext", accumulate)
+        dropping = {"drop_path_rate": 0.4}
+        method = built(node, 4, ViewSpec(size=32, orientations=2), "test_convnext", accumulate, dropping)
         clean, distorted, drawn = batch_of(16, 0)
         for i in range(accumulate):
             parts = [[x.chunk(accumulate)[i] for x in views] for views in (clean, distorted, drawn)]
-            terms = method(tuple(parts[0]), tuple(parts[1]), facts(0, parts[2]))
+            torch.manual_seed(0)
+            with part_of_batch(rank() * accumulate + i, world() * accumulate):
+                terms = method(tuple(parts[0]), tuple(parts[1]), facts(0, parts[2]))
             (sum(method.weights[name] * loss for name, loss in terms.losses.items()) / accumulate).backward()
         seen = {name: mean(p.grad) for name, p in method.named_parameters() if p.requires_grad}
         method.after_step()
@@ -328,7 +333,9 @@ def two_steps(method, adversary=None, step_batch=None, held_out=None):
     for step in range(2):
         method.progress = step / 2
         clean, distorted, batch = step_batch(step)
-        terms = method(clean, distorted, batch)
+        torch.manual_seed(step)
+        with part_of_batch(rank(), world()):
+            terms = method(clean, distorted, batch)
         if adversary:
             beside = adversary.beside(terms.restored, distorted, batch)
             terms.losses["ad"] = adversary.generator_loss(terms.restored, *beside)

@@ -19,6 +19,7 @@ from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import Losses, StagePlan
 from dira_scale.methods.method import Terms
+from dira_scale.models.drop_path import DropPath
 from dira_scale.pretrain.objective import Objective
 from dira_scale.pretrain.task import PretrainTask
 
@@ -188,15 +189,16 @@ def test_views_are_a_part_of_a_trace() -> None:
     assert [event.name for event in trace.events()].count("views") == 1
 
 
-def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:
-    """A step of two micro-batches of a module whose loss is its one weight, 1, times a random number; the weight moves
-    by ``rate``. Also the numbers that will be drawn, and a batch."""
+def stepping(rate: float, accumulate: int = 2) -> tuple[Step, nn.Module, list[float], Any]:
+    """A step of 64 samples in micro-batches of a module whose loss is its one weight, 1, times the mean of random
+    numbers; the weight moves by ``rate``. Also the numbers that will be drawn, and a batch."""
     module, drawn = nn.Linear(1, 1, bias=False), list[float]()
     nn.init.ones_(module.weight)
 
     def losses(stage: object, model: nn.Module, micro: object) -> Losses:
-        drawn.append(torch.rand(()).item())
-        loss = module.weight.sum() * drawn[-1]
+        each = DropPath(0.5)(torch.ones(64 // accumulate))
+        drawn.extend(each.tolist())
+        loss = module.weight.sum() * each.mean()
         return Losses(loss, {"di": loss})
 
     task: Any = SimpleNamespace(
@@ -209,7 +211,7 @@ def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:
     optimizer = torch.optim.SGD(module.parameters(), lr=rate)
     model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer, {})
     plan, guard = StagePlan("di", 2, 1, 1), NaNGuard(torch.device("cpu"))
-    step = Step(task, plan, model, guard, LossScale(False), Means(), 3, 2, torch.device("cpu"))
+    step = Step(task, plan, model, guard, LossScale(False), Means(), 3, accumulate, torch.device("cpu"))
     return step, module, drawn, SimpleNamespace(split=lambda n: [SimpleNamespace(to=lambda device: None)] * n)
 
 
@@ -222,20 +224,23 @@ def test_only_a_micro_batch_at_a_time_becomes_floating_point() -> None:
         return [SimpleNamespace(to=lambda device, x=x: moved.append((len(x), len(drawn)))) for x in rows]
 
     step(1, SimpleNamespace(split=parts))  # type: ignore[arg-type]
-    assert moved == [(4, 0), (4, 1)]
+    assert moved == [(4, 0), (4, 32)]
 
 
-def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
-    """Drop-path and the like: another draw for every step and micro-batch, the same when a step comes again."""
+def test_paths_are_dropped_by_the_step_and_the_position_in_its_batch() -> None:
+    """Whatever was drawn before, and into however many micro-batches the batch is cut."""
     step, _, drawn, two = stepping(rate=0.0)
     for number in (1, 2, 1):
         torch.rand(number)
         step(number, two)
-    assert len(set(drawn)) == 4 and drawn[:2] == drawn[4:]
+    assert drawn[:64] == drawn[128:] != drawn[64:128] and drawn[:32] != drawn[32:64]
+    step, _, whole, one = stepping(rate=0.0, accumulate=1)
+    step(2, one)
+    assert whole == drawn[64:128]
 
 
 def test_a_step_goes_by_the_mean_gradient_of_its_micro_batches() -> None:
     step, module, drawn, two = stepping(rate=1.0)
     for number in (1, 2):
         step(number, two)
-    assert module.weight.item() == pytest.approx(1 - sum(drawn) / 2, abs=1e-6) and len(drawn) == 4
+    assert module.weight.item() == pytest.approx(1 - sum(drawn) / 64, abs=1e-6) and len(drawn) == 128

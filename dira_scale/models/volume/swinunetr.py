@@ -18,7 +18,7 @@ class SwinEncoder(Encoder):
     """[b, 1 or C, D, H, W] -> the volume itself, then maps at 1, 1/2, … 1/32 of its sides, as the decoder takes them.
 
     A transformer of four stages, and after each of its maps but that at 1/16 a residual block of convolutions. Dropout
-    and stochastic depth are off: their draws would differ between processes.
+    and stochastic depth are off.
 
     Raises UserError if MONAI is not installed.
     """

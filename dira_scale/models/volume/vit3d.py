@@ -3,6 +3,7 @@ medical image segmentation", 2025), by timm's EVA-02 blocks."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar
 
@@ -50,8 +51,7 @@ class Transformer(nn.Module):
 
     def forward(self, patches: Tensor, grid: Sequence[int], visible: Tensor | None = None) -> Tensor:
         """``visible``: int64 [b, v], the patches to compute with, as if there were no others: [b, r + v, dim]."""
-        sines = build_rotary_pos_embed([*grid], dim=self.rotary_dim, in_pixels=False, device=patches.device)
-        rope = torch.cat(sines, -1)  # [n, 2 channels of a head]
+        rope = _rotary(tuple(grid), self.rotary_dim, patches.device, getattr(patches, "fake_mode", None))
         tokens = patches + resized(self.pos_embed[None], grid).flatten(2).transpose(1, 2)
         if visible is not None:
             tokens, rope = taken(tokens, visible), rope[visible][:, None]
@@ -78,7 +78,7 @@ class ViT3DEncoder(Encoder):
     """[b, 1 or C, D, H, W] -> the volume itself, then one map, of the patches after the last block: 1/8 of its sides.
 
     Volumes of another size than it was built for get resampled positions. Stochastic depth (0.2 in their training) is
-    off: its draws would differ between processes.
+    off.
     """
 
     dimensions = 3
@@ -213,6 +213,14 @@ def filled(patches: Tensor, visible: Tensor, token: Tensor, count: int) -> Tenso
     """Return [b, count, dim]: ``patches`` [b, v, dim] in the places ``visible`` [b, v], ``token`` [dim] elsewhere."""
     every = token.to(patches.dtype).expand(patches.shape[0], count, -1)
     return every.index_put((samples(visible), visible), patches)
+
+
+@lru_cache(16)
+def _rotary(grid: tuple[int, ...], dim: int, device: torch.device, plan: object) -> Tensor:
+    """Sines and cosines of all positions [n, 2 channels of a head], to be read only. A ``plan``, whose tensors have no
+    values, has its own."""
+    with torch.inference_mode(False):  # a backward pass may read them later
+        return torch.cat(build_rotary_pos_embed([*grid], dim=dim, in_pixels=False, device=device), -1)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,0 +1,169 @@
+"""Stochastic depth (Huang et al., ECCV 2016) drawn by positions in the global batch: however many processes and
+micro-batches hold it, the same samples lose the same paths.
+
+Every process draws for all rows of a layer's global input from torch's generator, which the engine seeds alike, and
+takes its own. Activation checkpointing restores the generator, and so draws the same again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from timm.layers import DropPath as TimmDropPath
+from timm.models.eva import EvaBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+GROUP = 16  # successive rows
+LOWEST = (
+    0.1  # rate above which a block computes a part of each group (released code of DINOv2): else gathering costs more
+)
+_part, _parts = 0, 1
+
+
+@contextmanager
+def part_of_batch(part: int, parts: int) -> Iterator[None]:
+    """While this lasts, networks see number ``part`` of the ``parts`` equal, successive parts of the global batch; the
+    rows of a layer's input go sample by sample."""
+    global _part, _parts
+    before = _part, _parts
+    _part, _parts = part, parts
+    try:
+        yield
+    finally:
+        _part, _parts = before
+
+
+class DropPath(TimmDropPath):
+    """timm's, of which each row [b, ...] is 0 with probability ``drop_prob``, by its position in the global batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return x
+        kept = torch.rand(len(x) * _parts, device=x.device) >= self.drop_prob
+        return _masked(x, _own(kept, len(x)), 1 - self.drop_prob if self.scale_by_keep else 1.0)
+
+
+class GroupedDropPath(DropPath):
+    """Of every ``GROUP`` successive rows of the global input drops as many as the rate says, to the nearest whole
+    number (5 of 16 at 0.3); if they are no whole groups, as :class:`DropPath`. Whatever their number, a row's expected
+    result is that without dropping.
+    """
+
+    def around(self, x: Tensor, branch: Callable[[Tensor], Tensor], gamma: Tensor | None) -> Tensor:
+        """``x`` [b, n, dim] + ``gamma`` [dim] · ``branch(x)`` of the rows that are kept. No others are computed
+        (released code of DINOv2), unless another process or micro-batch has the rest of a group."""
+        count = len(x)
+        if not self.training or not self.drop_prob or count * _parts % GROUP:
+            return x + self(_scaled(branch(x), gamma))
+        kept = max(round(GROUP * (1 - self.drop_prob)), 1)
+        order = torch.rand(count * _parts // GROUP, GROUP, device=x.device).argsort(stable=True)
+        if count % GROUP:
+            own = _own((order.argsort() < kept).flatten(), count)
+            return x + _masked(_scaled(branch(x), gamma), own, kept / GROUP)
+        first = torch.arange(0, count, GROUP, device=x.device)[:, None]
+        rows = (_own(order, count // GROUP)[:, :kept] + first).flatten()
+        scale = x.new_full((1,), GROUP / kept) if gamma is None else gamma * (GROUP / kept)
+        x, taken = _Take.apply(x.to(torch.promote_types(x.dtype, scale.dtype)), rows)
+        y: Tensor = _Put.apply(x, branch(taken), rows, scale)
+        return y
+
+
+class _Take(torch.autograd.Function):
+    """``x`` and its ``rows``, no row twice: one pass over the gradient, not three."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(rows)
+        return x.view_as(x), x.index_select(0, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx: Tensor, dtaken: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        return dx.index_add(0, rows, dtaken), None
+
+
+class _Put(torch.autograd.Function):
+    """``x``, to whose ``rows`` are added ``scale`` · ``y``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(y, rows, scale)
+        return x.index_add(0, rows, (y * scale).to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx: Tensor) -> tuple[Tensor | None, ...]:
+        y, rows, scale = ctx.saved_tensors
+        taken = dx.index_select(0, rows)
+        dy = torch.mul(taken, scale, out=torch.empty_like(y))
+        dscale = taken.mul_(y).flatten(0, -2).sum(0).to(scale.dtype) if ctx.needs_input_grad[3] else None
+        return dx, dy, None, dscale
+
+
+def _own(x: Tensor, count: int) -> Tensor:
+    """This part's ``count`` rows of all parts'."""
+    return x[_part * count : (_part + 1) * count]
+
+
+def _masked(x: Tensor, kept: Tensor, share: float) -> Tensor:
+    """``x`` [b, ...] with zeros in rows that are not ``kept`` [b], the others divided by the ``share`` that is."""
+    return x * (kept.to(x.dtype) / share).view(-1, *[1] * (x.dim() - 1))
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else x * gamma
+
+
+def _added(x: Tensor, drop: nn.Module, branch: Callable[[Tensor], Tensor], gamma: Tensor | None) -> Tensor:
+    drops = isinstance(drop, TimmDropPath) and drop.training and drop.drop_prob
+    if gamma is not None and not drops:
+        return torch.addcmul(x, branch(x), gamma)
+    if isinstance(drop, GroupedDropPath):
+        return drop.around(x, branch, gamma)
+    y: Tensor = drop(_scaled(branch(x), gamma))
+    return x + y
+
+
+class _Block(Block):
+    """timm's, with fewer rows in a branch."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        def attended(x: Tensor) -> Tensor:
+            y: Tensor = self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
+            return y
+
+        x = _added(x, self.drop_path1, attended, getattr(self.ls1, "gamma", None))
+        return _added(x, self.drop_path2, lambda x: self.mlp(self.norm2(x)), getattr(self.ls2, "gamma", None))
+
+
+class _EvaBlock(EvaBlock):
+    """timm's, with fewer rows in a branch; all have the same rotary positions."""
+
+    def forward(
+        self, x: Tensor, rope: Tensor | None = None, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        def attended(x: Tensor) -> Tensor:
+            y: Tensor = self.attn(self.norm1(x), rope=rope, attn_mask=attn_mask, is_causal=is_causal)
+            return y
+
+        x = _added(x, self.drop_path1, attended, self.gamma_1)
+        return _added(x, self.drop_path2, lambda x: self.mlp(self.norm2(x)), self.gamma_2)
+
+
+OURS: dict[type[nn.Module], type[nn.Module]] = {Block: _Block, EvaBlock: _EvaBlock}
+
+
+def drop_by_position(network: nn.Module) -> None:
+    """Give each of timm's ``DropPath`` in ``network`` our draws. Transformers' blocks then compute what they keep."""
+    for layer in [*network.modules()]:
+        if type(layer) is TimmDropPath:
+            layer.__class__ = DropPath
+        paths = [path for path in layer.children() if isinstance(path, TimmDropPath) and path.drop_prob > LOWEST]
+        if type(layer) in OURS and paths:
+            layer.__class__ = OURS[type(layer)]
+            for path in paths:
+                path.__class__ = GroupedDropPath
