@@ -38,7 +38,7 @@ from dira_scale.storage.atomic import write_atomic, write_json
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
 SECONDS = {"basics": 40, "steady": 90, "nccl": 15, "ladder": 190, "volumes": 85, "evaluation": 50, "loaders": 60}
-SECOND_CALL = {"compile": 200, "tests": 330}
+SECOND_CALL = {"compile": 200, "tests": 330, "study": 540}
 PARTS = (*SECONDS, *SECOND_CALL)
 MODULES = {"ladder": "steps", "volumes": "steps", "compile": "steps", "tests": "checks"}
 EXPECTING = "expected"  # goes on beside all others
