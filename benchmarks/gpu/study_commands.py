@@ -18,7 +18,6 @@ SETS = {
 STORED = "recipe.max_side=144", "recipe.codec=jpg", "recipe.quality=70"
 STAGES = {"moco": {"di": 24, "dir": 0, "dira": 0}, "dira": {"di": 10, "dir": 10, "dira": 4}}  # of 24 epochs
 ENCODER = "model.encoder=resnet18"
-ENCODER = "model.encoder=resnet18"
 SIZE, BATCH, SEEDS, RANDOM, DRAWS = 128, 128, 2, 5, 10
 TRAINED = (
     "experiment=small", "optim.reference_batch=32", "model.bn_groups=4", "checkpoint.every=500",
@@ -60,6 +59,7 @@ class Commands:
         workers = max(1, (os.cpu_count() or 1) // (len(STAGES) * self.seeds) - 1)
         self.common = [f"data.size={self.size}", f"data.workers={workers}", "parallel.threads=1", "tracker=none"]
         self.common += TINY if rehearse else ()
+        self.encoder = TINY[0] if rehearse else ENCODER
 
     def pretraining(self, epochs: float, runs: Path) -> Words:
         """Every method and seed, for as many epochs, into ``runs``."""
@@ -76,13 +76,10 @@ class Commands:
 
     def judging(self, trained: Sequence[str]) -> Words:
         """Probes, of all that have ``trained`` together: made again once others have. Then lungs."""
-        runs, encoder = (
-            ",".join(str(self.runs / name) for name in trained),
-            "test_resnet" if self.rehearse else "resnet18",
-        )
+        of = [f"run=[{','.join(str(self.runs / name) for name in trained)}]"] if trained else [self.encoder]
         made = {
             f"probe-{recipe}-{len(trained)}": [
-                "probe", f"run=[{runs}]" if trained else encoder, f"data.size={self.size}",
+                "probe", *of, f"data.size={self.size}",
                 f"data.shards={self.shards / recipe}", f"fractions=[{','.join(map(str, SHARES))}]", "probes=[linear]",
                 f"draws={self.draws}", f"random_encoders={self.random}",
                 f"out={self.runs / f'probe-{recipe}-{len(trained)}'}",

@@ -62,7 +62,7 @@ def sets(data: Path) -> Path:
 def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its processes forked, which is most of the time that they would take."""
+    """Its processes forked, and one frozen part of two: most of the time that they would take."""
     started = list[str]()
 
     def start(words: Sequence[str], log: Path) -> Forked:
@@ -76,6 +76,7 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
     root = tmp_path / "study"
     monkeypatch.setenv("DIRA_SCALE_STUDY", str(root))
     monkeypatch.setattr(study, "start", start)
+    monkeypatch.delitem(study_commands.FROZEN, "encoder")
     job = Job(Report(tmp_path), 500.0, True, tmp_path, "study")
     left_out = study.study(job)["left_out"]
     assert str(root) in left_out and "benchmarks.gpu.study DATA" in left_out and not started
@@ -85,7 +86,7 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
     assert study.run(job), job.report.read()
     steps = {name: json.loads((root / f"rehearsed/{name}/status.json").read_text()) for name in ("moco-0", "dira-0")}
     assert all((each["state"], each["step"]) == ("done", 3) for each in steps.values())
-    assert steps["dira-0"]["stage"] == "dira" and len(started) == 2 + 2 + 2 * 3 + 2
+    assert steps["dira-0"]["stage"] == "dira" and len(started) == 2 + 2 + 2 + 3
     lines = (tmp_path / "study.md").read_text().splitlines()[4:]
     rows = [what for what in study_table.PROBED for _ in study_table.SHARES] + ["lungs"] * 2
     assert [line.split(",")[0].strip("| ") for line in lines] == rows
@@ -98,7 +99,9 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
         expected = [float(moco) - float(random), float(dira) - float(random), float(dira) - float(moco)]
         assert [float(each) for each in differences] == pytest.approx(expected, abs=0.11)
     again = len(started)
-    assert study.run(Job(Report(tmp_path), 500.0, True, tmp_path, "study")) and len(started) == again
+    (tmp_path / "gpu.json").unlink()
+    assert study.run(job) and len(started) == again  # all has ended, and is in the table again
+    assert (tmp_path / "study.md").read_text().splitlines()[4:] == lines
 
 
 def test_epochs_fit_the_time_and_another_call_keeps_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
