@@ -114,7 +114,7 @@ def seconds_an_image(run: Path) -> float:
 
 def study(job: Job) -> dict[str, Any]:
     """All of it, as far as there is time."""
-    from dira_scale.probe import probing  # noqa: F401  # needs scikit-learn
+    from dira_scale.probe import comparison  # noqa: F401  # needs pyarrow, scikit-learn, OpenCV: none is carried
 
     end, root = time.perf_counter() + job.seconds - 2 * STOPPING, folder()
     if lacking := [recipe for recipe in SETS if not (root / "shards" / recipe / "manifest.parquet").exists()]:

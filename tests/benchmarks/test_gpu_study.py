@@ -4,6 +4,9 @@ import csv
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +70,7 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
 
     def start(words: Sequence[str], log: Path) -> Forked:
         started.append(log.stem)
-        command = [study.sys.executable, "-m", f"dira_scale.{words[0]}", *words[1:]]
+        command = [sys.executable, "-m", f"dira_scale.{words[0]}", *words[1:]]
         return Forked(command, os.environ | {"OMP_NUM_THREADS": "1"})
 
     def shard(command: list[str], check: bool) -> None:
@@ -102,6 +105,33 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
     (tmp_path / "gpu.json").unlink()
     assert study.run(job) and len(started) == again  # all has ended, and is in the table again
     assert (tmp_path / "study.md").read_text().splitlines()[4:] == lines
+
+
+def test_a_command_that_fails_is_named_and_one_that_takes_too_long_is_stopped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started, ends = dict[str, Any](), list[int]()
+
+    def start(words: Sequence[str], log: Path) -> Any:
+        started[log.stem] = subprocess.Popen([sys.executable, "-c", *words])
+        return started[log.stem]
+
+    monkeypatch.setattr(study, "start", start)
+    codes = {
+        "broken": "raise SystemExit(3)",
+        "interrupted": "raise SystemExit(75)",
+        "long": "import time; time.sleep(600)",
+    }
+    commands = {name: [code] for name, code in codes.items()}
+    job, enough = Job(Report(tmp_path), 500.0, True, tmp_path, "study"), time.perf_counter() + 240
+
+    def each() -> None:
+        ends.append(1)
+        if len(ends) == 2:
+            monkeypatch.setattr(study, "time", SimpleNamespace(perf_counter=lambda: enough))
+
+    assert study.together(commands, job, enough, each) == ["broken"]
+    assert started["study-long"].wait(60) < 0 and len(ends) == 2
 
 
 def test_epochs_fit_the_time_and_another_call_keeps_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
