@@ -155,4 +155,6 @@ def run(job: Job) -> bool:
 
 
 if __name__ == "__main__":
-    shard(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else folder())
+    if not 2 <= len(sys.argv) <= 3:
+        sys.exit(__doc__)
+    sys.exit(shard(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else folder()))

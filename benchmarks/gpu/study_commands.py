@@ -40,12 +40,14 @@ def folder() -> Path:
     return Path(os.environ.get("DIRA_SCALE_STUDY") or "out/study").resolve()
 
 
-def shard(data: Path, out: Path) -> None:
-    """Make the shards; raises CalledProcessError."""
+def shard(data: Path, out: Path) -> int:
+    """Make the shards; the exit code of the first command that fails, which says why, or 0."""
     for recipe, (name, listed) in SETS.items():
         where = f"recipe.images={data / name / 'images'}", f"recipe.labels={data / name / listed}"
         command = [sys.executable, "-m", "dira_scale.shard", f"recipe={recipe}", f"out={out / 'shards' / recipe}"]
-        subprocess.run([*command, *where, *STORED], check=True)
+        if code := subprocess.run([*command, *where, *STORED]).returncode:
+            return code
+    return 0
 
 
 class Commands:

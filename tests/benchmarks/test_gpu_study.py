@@ -73,8 +73,8 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
         command = [sys.executable, "-m", f"dira_scale.{words[0]}", *words[1:]]
         return Forked(command, os.environ | {"OMP_NUM_THREADS": "1"})
 
-    def shard(command: list[str], check: bool) -> None:
-        assert Forked(command, dict(os.environ)).wait(240) == 0 and check
+    def shard(command: list[str]) -> SimpleNamespace:
+        return SimpleNamespace(returncode=Forked(command, dict(os.environ)).wait(240))
 
     root = tmp_path / "study"
     monkeypatch.setenv("DIRA_SCALE_STUDY", str(root))
@@ -85,7 +85,8 @@ def test_a_rehearsal_from_shards_to_the_table_and_a_second_call(
     assert str(root) in left_out and "benchmarks.gpu.study DATA" in left_out and not started
     with monkeypatch.context() as patched:
         patched.setattr(study_commands, "subprocess", SimpleNamespace(run=shard))
-        study.shard(sets(tmp_path / "data"), root)
+        assert study.shard(tmp_path / "nothing", root) == 2
+        assert study.shard(sets(tmp_path / "data"), root) == 0
     assert study.run(job), job.report.read()
     steps = {name: json.loads((root / f"rehearsed/{name}/status.json").read_text()) for name in ("moco-0", "dira-0")}
     assert all((each["state"], each["step"]) == ("done", 3) for each in steps.values())
@@ -117,11 +118,7 @@ def test_a_command_that_fails_is_named_and_one_that_takes_too_long_is_stopped(
         return started[log.stem]
 
     monkeypatch.setattr(study, "start", start)
-    codes = {
-        "broken": "raise SystemExit(3)",
-        "interrupted": "raise SystemExit(75)",
-        "long": "import time; time.sleep(600)",
-    }
+    codes = {"long": "import time; time.sleep(600)", "broken": "raise SystemExit(3)", "cut": "raise SystemExit(75)"}
     commands = {name: [code] for name, code in codes.items()}
     job, enough = Job(Report(tmp_path), 500.0, True, tmp_path, "study"), time.perf_counter() + 240
 
