@@ -49,6 +49,7 @@ SECONDS = {
 }  # fmt: skip
 SECOND_CALL = {
     "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "tests": 330,
+    "study": 540,
 }  # fmt: skip
 PARTS = (*SECONDS, *SECOND_CALL)
 MODULES = {
