@@ -58,7 +58,7 @@ def prototype_gradient(
 
 @triton.jit
 def _values(logits, columns, row, column, width, scale):
-    """Those of a teacher's row in some columns, before the exponential: -inf beyond the last."""
+    """A teacher's row in some columns, before the exponential; -inf beyond the last."""
     inside = column < width
     x = tl.load(logits + row.to(tl.int64) * width + column, inside, 0.0).to(tl.float32)
     return tl.where(inside, x * scale + tl.load(columns + column, inside, 0.0), -float("inf"))
@@ -82,7 +82,7 @@ def _sums(
     logits, columns, weights, norms, parts, count, width, scale,
     CHUNK: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of some columns over a chunk of rows."""
+    """Sums of some columns over a chunk of rows."""
     column, first = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS), tl.program_id(1) * CHUNK
     total = tl.zeros([COLUMNS], tl.float32)
     for start in range(0, CHUNK, ROWS):

@@ -47,9 +47,9 @@ class DropPath(TimmDropPath):
 
 
 class GroupedDropPath(DropPath):
-    """Of every ``GROUP`` successive rows of the global input drops as many as the rate says, to the nearest whole
-    number (5 of 16 at 0.3); if they are no whole groups, as :class:`DropPath`. Whatever their number, a row's expected
-    result is that without dropping.
+    """Drops, of every ``GROUP`` successive rows of the global input, as many as the rate says, to the nearest whole
+    number (5 of 16 at 0.3); each row by itself if they are no whole groups. A row's expected result is that without
+    dropping, as the others are divided by the share that is kept.
     """
 
     def around(self, x: Tensor, branch: Callable[[Tensor], Tensor], gamma: Tensor | None) -> Tensor:
