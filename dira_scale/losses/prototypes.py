@@ -6,7 +6,6 @@ float32 is twice that. So probabilities are computed anew from logits wherever t
 without memory, by which a run is planned, count as kernels.
 """
 
-import logging
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -16,10 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dira_scale.losses.float32 import at_least_float32
+from dira_scale.machine.kernels import work
 
-logger = logging.getLogger(__name__)
 VALUES = 2**22  # of float32 that are computed at a time
-NEAR = 1e-4  # of the largest value: float32's sums in another order
 
 
 class Targets:
@@ -141,26 +139,21 @@ def _ops(x: Tensor) -> Any:
 
 @cache
 def usable(device: torch.device) -> bool:
-    """Whether the kernels build on ``device`` and give what torch's operations give; says once if not."""
-    generator, reason = torch.Generator().manual_seed(0), ""
+    """Whether the kernels work on ``device``."""
+    return work("prototypes", lambda: _compared(device))
+
+
+def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what the kernels give with what torch's operations give."""
+    from dira_scale.losses import prototypes_triton
+
+    generator = torch.Generator().manual_seed(0)
     student, logits = torch.randn(2, 70, 5000, generator=generator).to(device, torch.bfloat16)
     columns, weights = logits[0].float(), logits[:, 0].float().abs()
-    try:
-        from dira_scale.losses import prototypes_triton
-
-        seen = []
-        for ops in (prototypes_triton, torch.ops.dira_scale):
-            losses, norms = ops.prototype_losses(student, logits, columns, 0.5, 0.8)
-            sums = [ops.prototype_sums(logits, 0.8, columns, weights, whether) for whether in (False, True)]
-            dx = ops.prototype_gradient(weights, student.float(), logits, columns, norms, 0.5, 0.8)
-            seen.append([losses, norms, *sums, dx])
-        off = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*seen, strict=True))
-        reason = "" if off <= NEAR else f"their results are off by {off:.0e}"
-    except Exception as error:  # whatever a compiler of machine code says
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    if reason:
-        logger.warning(
-            "prototypes: torch's own operations are used, which are slower, as our kernels do not work here (%s)",
-            reason,
-        )
-    return not reason
+    seen = []
+    for ops in (prototypes_triton, torch.ops.dira_scale):
+        losses, norms = ops.prototype_losses(student, logits, columns, 0.5, 0.8)
+        sums = [ops.prototype_sums(logits, 0.8, columns, weights, whether) for whether in (False, True)]
+        dx = ops.prototype_gradient(weights, student.float(), logits, columns, norms, 0.5, 0.8)
+        seen.append([losses, norms, *sums, dx])
+    yield from zip(*seen, strict=True)

@@ -13,7 +13,6 @@ by which a run is planned, run the formulas of ``norm_act_formulas.py``, so that
 given.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,9 +24,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-logger = logging.getLogger(__name__)
+from dira_scale.machine.kernels import work
+
 NARROW = (torch.float32, torch.bfloat16, torch.float16)
-NEAR = 1e-4  # of the largest value: float32's sums in another order
 _plain = False
 
 
@@ -158,28 +157,17 @@ def _kernels(x: Tensor) -> Any:
 
 @cache
 def usable(device: torch.device) -> bool:
-    """Whether the kernels build on ``device`` and give what torch's operations give; says once if not."""
-    try:
-        with torch.inference_mode(False), torch.enable_grad():
-            off = max(_compared(device, layout) for layout in (torch.contiguous_format, torch.channels_last))
-        if not off <= NEAR:
-            raise RuntimeError(f"their results are off by {off:.0e}")
-    except Exception as error:  # whatever a compiler of machine code says
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        logger.warning(
-            "normalisation: torch's own operations are used, which are slower, as our kernels do not work here (%s)",
-            reason,
-        )
-        return False
-    return True
+    """Whether the kernels work on ``device``."""
+    layouts = torch.contiguous_format, torch.channels_last
+    return work("normalisation", lambda: (pair for layout in layouts for pair in _compared(device, layout)))
 
 
-def _compared(device: torch.device, layout: torch.memory_format) -> float:
-    """How far results and gradients of the kernels are from torch's, of the largest value of each."""
+def _compared(device: torch.device, layout: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield results and gradients of the kernels with torch's."""
     given = torch.randn(3, 4, 24, 9, 7, generator=torch.Generator().manual_seed(0)).to(device)
     x, residual, dy = (each.contiguous(memory_format=layout).requires_grad_() for each in given)
     weight, bias = (torch.linspace(0.5, 2, 24, device=device).requires_grad_() for _ in range(2))
     of = x, weight, bias, residual
     ours: Tensor = NormAct.apply(x, weight, bias, residual, 2, 0.1, 1e-5)
     ends = [(y, *torch.autograd.grad(y, of, dy)) for y in (ours, _by_torch(x, weight, bias, 2, 0.1, residual, 1e-5))]
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*ends, strict=True))
+    yield from zip(*ends, strict=True)
