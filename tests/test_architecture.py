@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "distributed": FOUNDATION,
     "runs": FOUNDATION | {"data", "distributed"},
     "models": FOUNDATION | {"data", "distributed", "runs"},
-    "losses": {"distributed"},
+    "losses": {"distributed", "machine"},
     "methods": DATA | {"losses", "distributed", "models"},
     "engine": FOUNDATION | {"distributed", "models", "runs"},
     "archive": DATA | {"imaging", "phantom"},

@@ -49,7 +49,6 @@ class Rung:
     authors: bool = False
     free: bool = False  # cuDNN may choose among algorithms that are not reproducible
     plain: bool = False  # norms are torch's own operations, as they were before ours
-    attention: bool = False  # cuDNN's may be chosen, whose backward pass adds in any order
     alike: bool = False  # it computes what the recipe's IEEE fp32 does, and its losses must be those
 
 
@@ -68,7 +67,7 @@ PARTS = {
         Rung("dinov2_vitb14, batch 128", "dinov2_vitb14", ("data.batch=128",)),
         Rung("dino_vit3d", "dino_vit3d"),
         Rung("mae_vit3d", "mae_vit3d"),
-        Rung("mae_vit3d, any attention", "mae_vit3d", attention=True),
+        Rung("mae_vit3d, any attention", "mae_vit3d", ("parallel.attention=fast",)),
     ),
     "sharded": (
         Rung("neither", keys=(*PAPER, "data.batch=64"), alike=True),
@@ -139,9 +138,6 @@ def measure(rung: Rung, rehearse: bool) -> dict[str, Any]:
     loop = (Authors if rung.authors else Ours)(*given)
     if rung.free:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
-    if rung.attention and isinstance(loop, Ours):
-        torch.backends.cuda.enable_cudnn_sdp(True)
-        loop.take.unordered = False
     for number in range(CHECKED):
         loop.step(number)
         losses.append(loop.losses())
