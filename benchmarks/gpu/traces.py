@@ -32,7 +32,7 @@ KINDS = {
     "optimizer": r"Optimizer\.|multi_tensor|foreach|fused_?(sgd|adam)",
     "product": r"gemm|conv(?!ert)|cutlass|[fdw](prop|grad)|nvjet|xmma|winograd|split_?k|cublas|::(add|b|)mm\b",
     "pointwise": r"elementwise|copy|memcpy|memset|fill|cat|upsample|pool|index|gather|scatter|reduce|softmax|sort"
-    r"|triton_|random|distribution|aten::",
+    r"|^_(norms|sums|losses|gradient)$|triton_|random|distribution|aten::",
 }
 RECIPES = {
     "dira_moco, D in fp32": ("dira_moco", *PAPER, FP32_D),

@@ -13,7 +13,7 @@ class Machine(Schema):
     memory: float = above(0)
     tflops: float = above(0)
     bandwidth: float | None = above(0, None)
-    norm_bandwidth: float = above(0)
+    norm_bandwidth: float | None = above(0, None)
     images_per_second: float | None = above(0, None)
     within: float = above(0)
     between: float = above(0)

@@ -190,7 +190,7 @@ def arithmetic(machine: Machine, work: Work) -> float:
     flops, bandwidth = machine.tflops * 1e12, (machine.bandwidth or math.inf) * 1e12
     seconds = work.others / bandwidth
     if machine.bandwidth:
-        seconds += (work.norms + work.idle) / (machine.norm_bandwidth * 1e12)
+        seconds += (work.norms + work.idle) / ((machine.norm_bandwidth or machine.bandwidth) * 1e12)
     for product, count in work.products.items():
         seconds += count * max(product.flops * (2 if product.single else 1) / flops, product.moved / bandwidth)
     return seconds

@@ -29,7 +29,8 @@ class Targets:
     """
 
     def __init__(self, logits: Tensor, temperature: float, columns: Tensor) -> None:
-        self.logits, self.temperature, self.columns = logits.detach().contiguous(), temperature, columns.detach()
+        self.logits, self.temperature = logits.detach().contiguous(), temperature
+        self.columns = columns.detach().to(torch.promote_types(columns.dtype, at_least_float32(logits[:0]).dtype))
 
     @torch.no_grad()
     def probabilities(self) -> Tensor:
@@ -140,7 +141,7 @@ def _ops(x: Tensor) -> Any:
 @cache
 def usable(device: torch.device) -> bool:
     """Whether the kernels work on ``device``."""
-    return work("prototypes", lambda: _compared(device))
+    return work("prototypes", device, lambda: _compared(device))
 
 
 def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -91,7 +91,8 @@ def _sums(
         weight, norm = tl.load(weights + row, there, 0.0), tl.load(norms + row, there, 0.0)
         row = tl.minimum(row, count - 1)  # of weight 0
         x = _values(logits, columns, row[:, None], column[None, :], width, scale)
-        total += tl.sum(tl.exp(x - norm[:, None]) * weight[:, None], 0)
+        shares = tl.where(weight[:, None] > 0, tl.exp(x - norm[:, None]) * weight[:, None], 0.0)  # a row may overflow
+        total += tl.sum(shares, 0)
     tl.store(parts + tl.program_id(1).to(tl.int64) * width + column, total, column < width)
 
 

@@ -22,6 +22,7 @@ from dira_scale.models.classifier import CoarsestMap
 from dira_scale.models.discriminator import Discriminator
 from dira_scale.models.grouped_norm import recomputing
 from dira_scale.models.network import CONVOLUTIONS
+from dira_scale.models.norm_act import plain
 
 WASSERSTEIN = ("wgan_gp", "wgan_gp_released")
 LOSSES = ("lsgan", "minimax", *WASSERSTEIN)
@@ -151,8 +152,8 @@ class Wasserstein(Adversary):
         return (scores[0] > scores[1]).float().mean()
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        # No running statistics: D is not evaluated. Fused attention cannot be differentiated twice.
-        with recomputing(), sdpa_kernel(SDPBackend.MATH):
+        # No running statistics: D is not evaluated. Fused attention and norms cannot be differentiated twice.
+        with recomputing(), sdpa_kernel(SDPBackend.MATH), plain():
             return super()._scores(images, parameters)
 
 

@@ -104,6 +104,7 @@ class _Put(torch.autograd.Function):
         return dx, dy, None, dscale
 
 
+@torch.compiler.disable  # its part is a constant to a compiler, which would compile each micro-batch anew
 def _own(x: Tensor, count: int) -> Tensor:
     """This part's ``count`` rows of all parts'."""
     return x[_part * count : (_part + 1) * count]

@@ -100,7 +100,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             f'(list them with: python -c "import timm; print(*timm.list_models())")'
         )
     for refused, reason in REFUSED.items():
-        if refused in arguments:
+        if refused in arguments and (arguments[refused] or not refused.endswith("_rate")):
             raise UserError(f"model.arguments.{refused}={arguments[refused]}: {reason}; take it out")
     return {argument: value for argument, value in arguments.items() if argument != UNIFORM}
 

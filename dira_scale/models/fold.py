@@ -14,14 +14,17 @@ from dira_scale.models.grouped_norm import GroupedBatchNorm
 
 
 def fold(module: nn.Module) -> None:
-    """Let BatchNorm layers do the activation right after them, and in timm's ResNets the addition before it."""
+    """Let BatchNorm layers do the activation right after them, and in timm's ResNets the addition before it.
+
+    A hook on such a layer then sees what is activated.
+    """
     for parent in module.modules():
         ours = BLOCKS.get(type(parent))
         if ours and _simple(parent, ours.folded[-1][0]):
             for norm, act in ours.folded:
                 _fold(parent, norm, act)
             parent.__class__ = ours  # with timm's layers, as they are
-        elif isinstance(parent, nn.Sequential | FeatureListNet):
+        elif type(parent).forward in (nn.Sequential.forward, FeatureListNet.forward):
             returned = getattr(parent, "return_layers", ())
             for norm, act in pairwise(name for name, _ in parent.named_children()):
                 if norm not in returned:

@@ -54,6 +54,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         self._check_input_dim(x)
+        whole = not self.training or len(x) % self.local == 0
+        assert whole, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         if not self.training:
             y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         elif self.ranks == 1 and self.fusable and not self.by_formula and fuses(x, residual):
@@ -85,7 +87,6 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
-        assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         if self.local == 1:  # a split's backward pass would copy the gradient
             return self._torchs(x, *self._statistics()), self.noted
         parts = zip(x.chunk(self.local), *self._statistics(), strict=True)

@@ -43,7 +43,9 @@ def plain() -> Iterator[None]:
 
 def fuses(x: Tensor, residual: Tensor | None = None) -> bool:
     """Whether :class:`NormAct` takes a map ``x`` [b, C, *size] and what is added to it."""
-    if _plain or x.dim() < 4 or x.shape[2:].numel() == 1 or x.dtype not in NARROW or torch.compiler.is_compiling():
+    if _plain or x.dim() < 4 or x.shape[2:].numel() == 1 or not x.numel() or x.dtype not in NARROW:
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     fits = residual is None or (residual.dtype == x.dtype and residual.shape == x.shape)
     return fits and (isinstance(x, FakeTensor) or (x.is_cuda and usable(x.device)))
@@ -66,7 +68,11 @@ def norm_act(
         groups: of ``len(x) / groups`` samples each, whose statistics count.
         slope: of negative values, at least 0; 1: no activation.
         residual: of the shape of ``x``.
+
+    Raises ``ValueError`` for a weight without a bias, or groups that do not divide the batch.
     """
+    if (weight is None) != (bias is None) or len(x) % groups:
+        raise ValueError(f"norm_act: weight and bias, or neither; and {groups} equal groups of {len(x)} samples")
     if fuses(x, residual):
         y: Tensor = NormAct.apply(x, weight, bias, residual, groups, slope, eps)
         return y
@@ -158,16 +164,18 @@ def _kernels(x: Tensor) -> Any:
 @cache
 def usable(device: torch.device) -> bool:
     """Whether the kernels work on ``device``."""
-    layouts = torch.contiguous_format, torch.channels_last
-    return work("normalisation", lambda: (pair for layout in layouts for pair in _compared(device, layout)))
+    return work("normalisation", device, lambda: _compared(device))
 
 
-def _compared(device: torch.device, layout: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield results and gradients of the kernels with torch's."""
-    given = torch.randn(3, 4, 24, 9, 7, generator=torch.Generator().manual_seed(0)).to(device)
-    x, residual, dy = (each.contiguous(memory_format=layout).requires_grad_() for each in given)
+def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield results and gradients of the kernels with torch's, of maps in both layouts, of 32 and 16 bits."""
+    drawn = torch.randn(3, 4, 24, 70, 33, generator=torch.Generator().manual_seed(0)).to(device)
     weight, bias = (torch.linspace(0.5, 2, 24, device=device).requires_grad_() for _ in range(2))
-    of = x, weight, bias, residual
-    ours: Tensor = NormAct.apply(x, weight, bias, residual, 2, 0.1, 1e-5)
-    ends = [(y, *torch.autograd.grad(y, of, dy)) for y in (ours, _by_torch(x, weight, bias, 2, 0.1, residual, 1e-5))]
-    yield from zip(*ends, strict=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for dtype in (torch.float32, torch.bfloat16):
+            x, residual, dy = (each.to(dtype).float().contiguous(memory_format=layout) for each in drawn)
+            of = x.requires_grad_(), weight, bias, residual.requires_grad_()
+            ours: Tensor = NormAct.apply(x.to(dtype), weight, bias, residual.to(dtype), 2, 0.1, 1e-5)
+            right = _by_torch(x, weight, bias, 2, 0.1, residual, 1e-5)
+            ends = [(y, *torch.autograd.grad(y, of, dy.to(y.dtype))) for y in (ours, right)]
+            yield from ((a.detach().to(dtype), b.detach().to(dtype)) for a, b in zip(*ends, strict=True))

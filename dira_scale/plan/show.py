@@ -57,7 +57,11 @@ def show(config: Any, machine: Machine, plain: Rehearsals, rows: Sequence[Estima
     console.print(_strategies(config, rows))
     launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
     host = "" if machine.images_per_second else launching
-    moving = f", memory at {machine.bandwidth:g} TB/s, of norms {machine.norm_bandwidth:g}" if machine.bandwidth else ""
+    moving = (
+        f", memory at {machine.bandwidth:g} TB/s, of norms {machine.norm_bandwidth or machine.bandwidth:g}"
+        if machine.bandwidth
+        else ""
+    )
     figures = f"products at {machine.tflops:g} TFLOP/s{moving} (plan.tflops, plan.bandwidth, plan.norm_bandwidth)"
     given = f"as measured, {machine.images_per_second:g} {unit}/s a GPU" if machine.images_per_second else figures
     fastest = max(row.images_per_second for row in rows)

@@ -80,8 +80,9 @@ class Pretrain(StagedTraining):
         return self.model.groups(batch)
 
     def keep(self, config: DictConfig, before: Mapping[str, Any]) -> None:
-        if self.adversary.precision == AUTO:
-            config.adversary.precision = before["adversary"]["precision"]  # older runs began with fp32 written
+        written = before.get("adversary", {}).get("precision")  # fp32, of older runs
+        if self.adversary.precision == AUTO and written:
+            config.adversary.precision = written
             self.adversary.precision = before.get("adversary_precision_used", config.adversary.precision)
 
 

@@ -1,5 +1,6 @@
 """Normalisation, addition and activation as one operation, against its formula; the kernels by an interpreter."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import init
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
+from dira_scale.forecast.estimate import planned
 from dira_scale.forecast.ledger import Ledger
 from dira_scale.forecast.network import without_memory
+from dira_scale.machine.kernels import work
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models import grouped_norm, norm, norm_act
 from dira_scale.models.grouped_norm import GroupedBatchNorm
@@ -226,3 +230,51 @@ def test_kernels_that_do_not_build_are_told_of_once(monkeypatch, caplog):
     assert [record.message.count("no Triton") for record in caplog.records] == [1]
     x = torch.randn(2, 3, 4, 4)
     assert_close(norm_act.norm_act(x, groups=2, slope=0.2), F.leaky_relu(F.instance_norm(x), 0.2))
+
+
+class Own(nn.Sequential):
+    """A network that reads what its norm gives."""
+
+    def forward(self, x):
+        return self[1](self[0](x)) + self[0](x)
+
+
+def test_only_sequences_that_run_in_order_are_folded():
+    torch.manual_seed(0)
+    plain, x = Own(nn.BatchNorm2d(3), nn.ReLU()), torch.randn(4, 3, 5, 5)
+    assert torch.equal(norm.convert(copy.deepcopy(plain))(x), plain(x))
+
+
+def test_the_first_use_may_be_in_a_block_that_is_recomputed(monkeypatch):
+    """There, and without gradients, with autocast: the kernels are tried in a thread of their own."""
+    monkeypatch.setattr(norm_act, "fuses", lambda *_: norm_act.usable(torch.device("cpu")))
+    norm_act.usable.cache_clear()
+    layer, x = norm_act.InstanceNormAct(3, 0.2), torch.randn(2, 3, 4, 4, requires_grad=True)
+    ends = []
+    for recomputed in (True, False):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            assert norm_act.usable(torch.device("cpu")) or not recomputed
+        norm_act.usable.cache_clear()
+        y = checkpoint(layer, x, use_reentrant=False) if recomputed else layer(x)
+        ends.append((y, *torch.autograd.grad(y.square().sum(), (x, layer.weight))))
+        assert norm_act.usable(torch.device("cpu"))
+    norm_act.usable.cache_clear()
+    for a, b in zip(*ends, strict=True):
+        assert_close(a, b)
+
+
+def test_results_that_are_no_numbers_are_wrong():
+    x = torch.ones(3)
+    device = torch.device("cpu")
+    assert work("x", device, lambda: [(x, x), (x, x)])
+    for wrong in (x * torch.nan, 1.001 * x):
+        assert not work("x", device, lambda wrong=wrong: [(x, x), (wrong, x), (x, x)])
+
+
+@pytest.mark.parametrize("model", [["model=unet3d", "model.norm=instance"], ["model=resenc_l"]])
+def test_a_gradient_penalty_differentiates_twice_as_a_gpu_would(model):
+    words = "experiment=dira_moco3d", "adversary.loss=wgan_gp", *model, "data.size=[16,32,32]", "data.batch=2"
+    narrow = ["model.width=0.125"] if "unet3d" in model[0] else ["model.features=[4,8,8]", "model.blocks=[1,1,1]"]
+    more = "stages.di.epochs=0", "stages.dir.epochs=0", "model.bn_groups=1", "machine=h200", "plan.gpus=1"
+    row = planned("pretrain", [*words, *narrow, *more, "method.base.queue=64"], {"gpus": 1, "nodes": 1}).row
+    assert row.step > 0

@@ -58,3 +58,12 @@ def test_a_run_keeps_what_it_began_with(written, used, expected):
     now |= {"adversary_precision_used": expected}
     assert differences(before, now, execution("pretrain")) == []
     assert run_name(before, execution("pretrain")) == run_name(now, execution("pretrain"))
+
+
+def test_a_folder_with_another_run_says_so():
+    """One of `finetune`, and one of a version without the key, are refused by their other settings, as ever."""
+    for before in ({"task": {}}, {"adversary": {"loss": "lsgan"}}):
+        cfg = composed()
+        config: Any = OmegaConf.to_object(cfg)
+        config.keep(cfg, before)
+        assert differences(before, OmegaConf.to_container(cfg), execution("pretrain"))
