@@ -1,7 +1,7 @@
 """A Python in which packages are not installed and PATH has no program, whatever this environment has.
 
-``python absent.py PACKAGES DISTRIBUTIONS``, each with commas between, imports all modules of ours anew and asks what
-chooses by what is installed. It prints, as JSON, which modules cannot be imported, and wrong answers.
+``python absent.py PACKAGES``, with commas between, imports all modules of ours anew and asks what chooses by what is
+installed. It prints, as JSON, which modules cannot be imported, and wrong answers.
 """
 
 import importlib
@@ -9,9 +9,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
-from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +21,24 @@ PROGRAMS = "programs"
 
 
 class Without:
-    """One of Python's finders, for which ``packages`` and ``distributions`` do not exist.
+    """One of Python's finders, for which ``packages`` do not exist: import and ``find_spec`` answer as they do where
+    nothing was installed. (None in ``sys.modules`` would not do: ``find_spec`` raises ValueError.)"""
 
-    Import, ``find_spec`` and ``importlib.metadata`` then answer as they do where nothing was installed. (None in
-    ``sys.modules`` would not do: ``find_spec`` raises ValueError.)
-    """
-
-    def __init__(self, finder: Any, packages: Iterable[str], distributions: Iterable[str]) -> None:
-        self.finder, self.packages, self.distributions = finder, tuple(packages), set(map(_folded, distributions))
+    def __init__(self, finder: Any, packages: Iterable[str]) -> None:
+        self.finder, self.packages = finder, tuple(packages)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         return None if within(name, self.packages) else self.finder.find_spec(name, path, target)
 
-    def find_distributions(self, context: Any) -> Iterator[Distribution]:
-        found = getattr(self.finder, "find_distributions", lambda _: ())(context)
-        return (one for one in found if _folded(one.name) not in self.distributions)
-
-    def invalidate_caches(self) -> None:
-        getattr(self.finder, "invalidate_caches", lambda: None)()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
 
 
-def hide(packages: Iterable[str], distributions: Iterable[str]) -> None:
+def hide(packages: Iterable[str]) -> None:
     """They are not installed any more, as far as this process can see; our modules are to be imported anew."""
     for name in [name for name in sys.modules if within(name, (*OURS, *packages))]:
         del sys.modules[name]
-    sys.meta_path[:] = [Without(finder, packages, distributions) for finder in sys.meta_path]
+    sys.meta_path[:] = [Without(finder, packages) for finder in sys.meta_path]
 
 
 def within(name: str, packages: Iterable[str]) -> bool:
@@ -85,21 +77,7 @@ def wrong_answers(hidden: Iterable[str]) -> list[str]:
         choice = choose("auto", device="cuda")
         if choice.name != "cpu" or "nvidia-dali is not installed" not in choice.why:
             wrong.append(f"auto on a GPU: {choice}")
-    if within("deepspeed", hidden) and within("torchvision", hidden):  # else new processes would import them: seconds
-        for found in _inventory():
-            missing = found.name in ("DeepSpeed", "DALI", "FFCV", "SLURM", "torchvision")
-            missing |= found.name == "monai" and within(found.name, hidden)
-            wrong += [f"doctor: {found}"] * (found.state != ("missing" if missing else "there"))
     return wrong
-
-
-def _inventory() -> list[Any]:
-    from dira_scale.doctor.survey import dicom_decoders
-    from dira_scale.machine import inventory
-    from dira_scale.machine.hardware import hardware
-
-    inventory.torchvision_ops.state = lambda: "absent"  # a new process answers this, in which nothing is hidden
-    return inventory.components(hardware(), dicom_decoders())
 
 
 def _questions() -> dict[str, list[Callable[[], object]]]:
@@ -144,19 +122,15 @@ def _missing(error: BaseException | None) -> str:
     return (error and error.name) or ""
 
 
-def _folded(name: str) -> str:
-    return name.lower().replace("_", "-").replace(".", "-")
-
-
-def main(packages: list[str], distributions: list[str]) -> None:
+def main(packages: list[str]) -> None:
     os.environ["PATH"] = ""
     sys.path.insert(0, str(ROOT))
     import accelerate  # noqa: F401
     import timm  # noqa: F401  both with torch and torchvision, which only our own modules are to miss
 
-    hide(packages, distributions)
+    hide(packages)
     print(json.dumps({"failed": failures(), "wrong": wrong_answers(packages)}))
 
 
 if __name__ == "__main__":
-    main(*(argument.split(",") for argument in sys.argv[1:]))
+    main(sys.argv[1].split(","))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 from shared_bases import composed, parsed
-from tiers import TIERS, Passed, Ran, Rest, Tier
+from tiers import MAKE_TEST, Passed, Ran, Rest, Tier
 
 from dira_scale.config import compose
 from dira_scale.config.trust import trust
@@ -30,21 +30,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
 
 
 # Classes of the tests' own, which they give to functions as a user types them.
-trust(
-    [
-        "tests",
-        "models",
-        "own_methods",
-        "my_loaders",
-        "my_methods",
-        "nowhere",
-        "no_such_module",
-        "no_dots",
-        "Folder",
-        "3",
-    ]
-)
-trust(["Net", "os", "builtins", "collections"])
+trust(["tests", "models", "own_methods", "my_loaders", "my_methods", "nowhere", "no_such_module", "no_dots", "Folder"])
+trust(["3", "Net", "os", "builtins", "collections"])
 
 
 @pytest.fixture
@@ -63,7 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     noting = hasattr(config, "cache") and not hasattr(config, "workerinput")  # it has a place, and is no xdist worker
     if config.getoption("rest"):
         config.pluginmanager.register(Rest(config))
-    elif noting and TIERS.get(config.option.markexpr) == "make test":
+    elif noting and config.option.markexpr == MAKE_TEST:
         config.pluginmanager.register(Ran(config))
     if config.getoption("resume"):
         config.pluginmanager.register(Passed(config))

@@ -22,10 +22,7 @@ MODULES = {
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
     "nvidia.dali": {"dira_scale.data.loaders.dali"},
-    "nibabel": {
-        "dira_scale.phantom.ct.dataset",
-        "dira_scale.archive.sources.phantom_ct",
-    },
+    "nibabel": {"dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct"},
     "SimpleITK": {
         "dira_scale.phantom.ct.dataset", "dira_scale.archive.sources.phantom_ct",
         "benchmarks.shard.__main__", "benchmarks.shard.speed",
@@ -35,6 +32,10 @@ MAY_NEED = {
         "dira_scale.report.page", "dira_scale.pages.tables.figures", "dira_scale.pages.tables.page",
         "dira_scale.shard.curate.stats_page", "dira_scale.report.several", "dira_scale.report.neighbours",
     },
+    "monai": {"dira_scale.models.volume.swin_block"},
+    "triton": {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in (ROOT / "dira_scale").rglob("*_triton.py")
+    },
     "litdata": {"benchmarks.loader.peers"},
     "medrs": {"benchmarks.loader3d.peers"},
     "torchio": {"benchmarks.loader3d.peers"},
@@ -43,35 +44,23 @@ LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # requir
 ELSEWHERE = ("litdata", "streaming", "nnunetv2", "medrs", "torchio")  # in an environment of their own
 
 
-def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:
-    """What ``extras`` bring, as it is imported, with the names that it is installed by."""
-    found: dict[str, set[str]] = {"mkdocs": {"mkdocs"}}  # mkdocs-material brings it
-    for name in (Requirement(line).name for lines in extras.values() for line in lines if "types-" not in line):
-        found.setdefault(MODULES.get(name, name.replace("-", "_")), set()).add(name)
-    return found
-
-
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-INSTALLED_AS = packages(EXTRAS)
-TOGETHER = {"all extras": (*INSTALLED_AS, "nvidia", "torchvision"), "lazy ones": LAZY}
-OURS = {name: lines for name, lines in EXTRAS.items() if name not in ("test", "docs")}  # which our modules use
-ALONE = sorted({*packages(OURS), *LAZY, "nvidia"} - {"mkdocs"})
-FIRST = {*LAZY, "deepspeed", "monai", "nvidia", "onnx", "upath", "wandb"}  # of ALONE: each is missed by other modules
+NAMES = {Requirement(line).name for lines in EXTRAS.values() for line in lines if "types-" not in line}
+OPTIONAL = sorted({"mkdocs", *(MODULES.get(name, name.replace("-", "_")) for name in NAMES)})  # as they are imported
+# Each of these is missed by other modules.
+ALONE = sorted({*LAZY, "deepspeed", "monai", "nvidia", "onnx", "upath", "wandb"})
 
 
 @pytest.mark.parametrize(
     "hidden",
-    [pytest.param(TOGETHER["all extras"], id="all extras")]
-    + [pytest.param(TOGETHER["lazy ones"], id="lazy ones", marks=pytest.mark.system)]
-    + [pytest.param((n,), id=n, marks=pytest.mark.system if n in FIRST else pytest.mark.torture) for n in ALONE],
+    [pytest.param((*OPTIONAL, "nvidia", "torchvision"), id="all extras")]
+    + [pytest.param(LAZY, id="lazy ones", marks=pytest.mark.system)]
+    + [pytest.param((name,), id=name, marks=pytest.mark.system) for name in ALONE],
 )
 def test_without_a_package_all_else_works(hidden: tuple[str, ...]) -> None:
     """Several at once in `make test`; alone, each shows what the absence of another hides."""
-    absent = [*hidden, *ELSEWHERE, *(package for package in INSTALLED_AS if not installed(package))]
-    distributions = [name for package, names in INSTALLED_AS.items() if within(package, absent) for name in names]
-    words = [",".join(names) for names in (absent, [*absent, *distributions])]  # the others are installed by their name
-    command = [sys.executable, str(ROOT / "tests" / "absent.py"), *words]
-    found = json.loads(finish(command).splitlines()[-1])
+    absent = [*hidden, *ELSEWHERE, *(package for package in OPTIONAL if not installed(package))]
+    found = json.loads(finish([sys.executable, str(ROOT / "tests" / "absent.py"), ",".join(absent)]).splitlines()[-1])
     assert found["wrong"] == []
     known = [*absent, *(one.partition(".")[0] for one in absent)]  # there may be no nvidia around nvidia.dali
     assert {name: error for name, error in found["failed"].items() if not within(error, known)} == {}

@@ -3,26 +3,21 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
-from needs import need_program
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @pytest.fixture
@@ -41,19 +36,16 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleT
     sys.modules.pop("progress")
 
 
-def wheel(folder: Path, version: str, size: int = 0, name: str = "torch") -> Path:
-    """A wheel named like torch's, of about ``size`` bytes."""
-    path = folder / f"{name}-{version}-py3-none-any.whl"
-    info = f"{name}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr(f"{name}/ballast", bytes(size))
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+def wheel(folder: Path, version: str) -> None:
+    """A wheel named like torch's."""
+    info = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
-    return path
 
 
-def only(monkeypatch: pytest.MonkeyPatch, links: Path | str) -> None:
+def only(monkeypatch: pytest.MonkeyPatch, links: Path) -> None:
     """pip sees ``links`` and nothing else."""
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
@@ -75,42 +67,6 @@ def test_the_chosen_wheel_is_the_one_pip_chooses(
         install.chosen_wheel("torch==9.9")
 
 
-@pytest.mark.system
-def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that hands out a large wheel slowly sees pip go long before the end."""
-    content = wheel(tmp_path, "2.13.0", size=1 << 26).read_bytes()
-    sent = 0
-
-    class Server(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            nonlocal sent
-            page = b'<a href="/torch-2.13.0-py3-none-any.whl">torch-2.13.0-py3-none-any.whl</a>'
-            body = content if self.path.endswith(".whl") else page
-            self.send_response(200)
-            self.send_header("Content-Type", "application/zip" if body is content else "text/html")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            for start in range(0, len(body), 1 << 18):
-                try:
-                    self.wfile.write(body[start : start + (1 << 18)])
-                except (BrokenPipeError, ConnectionResetError):
-                    return
-                if body is content:
-                    sent += 1 << 18
-                    time.sleep(0.05)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    only(monkeypatch, f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert install.chosen_wheel("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
-    server.shutdown()
-    assert sent < len(content) / 2
-
-
 @pytest.mark.parametrize(
     ("build", "accelerator", "driver", "system", "reason"),
     [
@@ -125,14 +81,9 @@ def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypat
     ],
 )
 def test_a_wheel_suits_a_machine_with_its_driver_or_is_refused_with_the_reason(
-    build: str,
-    accelerator: str,
-    driver: str | None,
-    system: str,
-    reason: str,
-    install: ModuleType,
+    build: str, accelerator: str, driver: str | None, system: str, reason: str, install: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.setattr(install.platform, "system", lambda: system)
     monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(install, "driver_cuda", lambda: driver)
@@ -144,23 +95,14 @@ def test_a_wheel_suits_a_machine_with_its_driver_or_is_refused_with_the_reason(
     ("torch", "gpu", "message"),
     [
         ("2.13.0+cu126 12.6 True", True, None),
-        (
-            "2.13.0 13.0 False",
-            True,
-            r"torch 2\.13\.0 \(for CUDA 13\.0\) .*driver supports CUDA 12\.8\. .*ACCELERATOR=cpu",
-        ),
+        ("2.13.0 13.0 False", True, r"torch 2\.13\.0 \(for CUDA 13\.0\) .*supports CUDA 12\.8\. .*ACCELERATOR=cpu"),
         ("2.13.0 13.0 False", False, None),  # a machine that installs for others
         ("2.13.0+cpu None False", True, r"torch 2\.13\.0\+cpu \(a CPU build\) .*cannot use the GPU"),
         ("2.13.0+cpu None False", False, "a CPU build"),
     ],
 )
 def test_a_set_up_ends_with_a_torch_that_can_use_the_gpu_or_with_one_line(
-    torch: str,
-    gpu: bool,
-    message: str | None,
-    install: ModuleType,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    torch: str, gpu: bool, message: str | None, install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kept torch, too; nothing of it is asked where the CPU is chosen."""
     python = install.VENV / "python"
@@ -187,117 +129,59 @@ def test_a_set_up_ends_with_a_torch_that_can_use_the_gpu_or_with_one_line(
 
 UV = """#!/bin/sh
 printf '%s\\n' "$@" > {arguments}
-[ -d {torch} ] || {{ echo 'error: Failed to fetch the CPU index'; exit 2; }}
-case "$*" in *--dry-run*) exit ;; esac
-cp -r {torch} {site}
+[ "{build}" ] || {{ echo 'error: Failed to fetch the CPU index'; exit 2; }}
 """
 REASON = "pip would fetch another build"
 
 
-def provide_uv(install: ModuleType, program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip finds a torch, and a wheel named uv with ``program``; what it installs goes into ``folder``."""
-    pin, uv_pin, links = install.pinned("torch"), install.pinned("uv"), folder / "links"
-    links.mkdir()
-    wheel(links, pin)
-    entry = zipfile.ZipInfo(f"uv-{uv_pin}.data/scripts/uv")
-    entry.external_attr = 0o100755 << 16
-    with zipfile.ZipFile(wheel(links, uv_pin, name="uv"), "a") as file:
-        file.writestr(entry, program)
-    only(monkeypatch, links)
-    monkeypatch.setenv("PIP_PREFIX", str(folder))  # this Python's own environment stays as it is
-    monkeypatch.setenv("PIP_IGNORE_INSTALLED", "1")
-    monkeypatch.setenv("PYTHONPATH", str(folder / "lib" / VERSION / "site-packages"))
-    (folder / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
-    for name, path in {"ROOT": folder, "LOG": folder / "install.log", "UV": folder / "bin" / "uv"}.items():
-        monkeypatch.setattr(install, name, path)
-    monkeypatch.setattr(install, "misfit", lambda *_: REASON)  # on every kind of machine
+def provide_uv(install: ModuleType, program: str, build: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What pip installs as uv is ``program``; the torch that it installs has ``build`` in its version. Returns what is
+    asked for."""
+    uv, pin = install.VENV / "uv", install.pinned("torch")
+
+    def pip(*_: str) -> None:
+        uv.write_text(program)
+        uv.chmod(0o755)
+
+    stand_ins = {"chosen_wheel": "torch.whl", "misfit": REASON, "installed": f"{pin}{build}"}
+    for name, value in stand_ins.items():
+        monkeypatch.setattr(install, name, lambda *_, value=value: value)
+    for name, value in {"pip": pip, "UV": uv, "LOG": install.VENV / "install.log"}.items():
+        monkeypatch.setattr(install, name, value)
+    return f"torch=={pin}"
 
 
 @pytest.mark.parametrize(
-    ("accelerator", "backend", "build"),
+    ("accelerator", "backend", "build", "failure"),
     [
-        ("cuda", "auto", "+cu126"),
-        pytest.param("cpu", "cpu", "+cpu", marks=pytest.mark.system),
-        pytest.param("cuda", "auto", "+cpu", marks=pytest.mark.system),  # uv's last resort
-        pytest.param("cpu", "cpu", "", marks=pytest.mark.system),
+        ("cuda", "auto", "+cu126", ""),
+        ("cpu", "cpu", "+cpu", ""),
+        ("cuda", "auto", "+cpu", r"has 2\.\d+\.\d+\+cpu as torch"),  # uv's last resort
+        ("cpu", "cpu", "", "uv failed .*Failed to fetch the CPU index"),
     ],
 )
 def test_where_pip_finds_no_build_that_suits_the_machine_uv_fetches_one(
-    accelerator: str, backend: str, build: str, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accelerator: str, backend: str, build: str, failure: str, install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pip installs a wheel named uv, whose program records its arguments and installs a torch, or fails."""
-    pin, arguments, site = install.pinned("torch"), tmp_path / "arguments", tmp_path / "lib" / VERSION / "site-packages"
-    ready = tmp_path / f"torch-{pin}{build}.dist-info"
-    provide_uv(install, UV.format(arguments=arguments, torch=ready, site=site), tmp_path, monkeypatch)
-    if build:
-        ready.mkdir()
-        (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}{build}\n")
-    if (accelerator, build) in (("cpu", "+cpu"), ("cuda", "+cu126")):
-        install.install_torch(f"torch=={pin}", accelerator)
-        assert install.installed("torch", install.PYTHON) == f"{pin}{build}"
-    else:
-        failure = r"has 2\.\d+\.\d+\+cpu as torch" if build else "uv failed .*Failed to fetch the CPU index"
+    arguments = install.VENV / "arguments"
+    torch = provide_uv(install, UV.format(arguments=arguments, build=build), build, monkeypatch)
+    if failure:
         with pytest.raises(install.SetupError, match=rf"(?s){REASON}.*{failure}.*PIP_EXTRA_INDEX_URL"):
-            install.install_torch(f"torch=={pin}", accelerator)
+            install.install_torch(torch, accelerator)
+    else:
+        install.install_torch(torch, accelerator)
     given = arguments.read_text().splitlines()
-    assert given[:2] == ["pip", "install"] and given[-1] == f"torch=={pin}"
+    assert given[:2] == ["pip", "install"] and given[-1] == torch
     assert {f"--torch-backend={backend}", "--no-deps", str(install.PYTHON)} <= set(given)
-    assert given[given.index("-c") + 1] == str(tmp_path / "constraints.txt")
+    assert given[given.index("-c") + 1] == str(ROOT / "constraints.txt")
 
 
-@pytest.mark.system
-def test_a_uv_without_an_answer_is_not_waited_for(
-    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_uv_without_an_answer_is_not_waited_for(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a firewall that drops what it does not let through."""
-    provide_uv(install, "#!/bin/sh\nexec sleep 600\n", tmp_path, monkeypatch)
+    torch = provide_uv(install, "#!/bin/sh\nexec sleep 600\n", "", monkeypatch)
     monkeypatch.setattr(install, "PATIENCE", 0.2)
-    pin = install.pinned("torch")
     with pytest.raises(install.SetupError, match=r"(?s)no answer from torch's index.*PIP_EXTRA_INDEX_URL"):
-        install.install_torch(f"torch=={pin}", "cpu")
-
-
-@pytest.mark.system
-def test_an_index_without_an_answer_is_asked_for_uv_twice(
-    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever pip's settings are. The kernel answers for a socket that listens, and nobody reads what comes."""
-    only(monkeypatch, "")
-    (tmp_path / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
-    for name, value in {"ROOT": tmp_path, "LOG": tmp_path / "install.log", "PATIENCE": 0.5}.items():
-        monkeypatch.setattr(install, name, value)
-    monkeypatch.setattr(install, "chosen_wheel", lambda _: "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl")
-    monkeypatch.setattr(install, "misfit", lambda wheel, _: wheel)
-    for setting in ("DEFAULT_TIMEOUT=180", "RETRIES=5", "IGNORE_INSTALLED=1", "DISABLE_PIP_VERSION_CHECK=1"):
-        monkeypatch.setenv(*f"PIP_{setting}".split("="))
-    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
-        monkeypatch.delenv("PIP_NO_INDEX")
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
-        with pytest.raises(install.SetupError, match=r"(?s)pip failed on uv.*PIP_EXTRA_INDEX_URL"):
-            install.install_torch("torch==2.13.0", "cpu")
-        silent.setblocking(False)
-        for _ in range(2):
-            silent.accept()[0].close()
-        with pytest.raises(BlockingIOError):
-            silent.accept()
-
-
-def test_without_uv_the_set_up_says_where_to_point_pip(
-    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cuda = wheel(tmp_path, install.pinned("torch"))
-    only(monkeypatch, tmp_path)
-    monkeypatch.setenv("PIP_IGNORE_INSTALLED", "1")  # a uv in this Python's own environment is not seen
-    (tmp_path / "constraints.txt").touch()
-    pin = install.pinned("torch")
-    for name, path in {"ROOT": tmp_path, "LOG": tmp_path / "install.log"}.items():
-        monkeypatch.setattr(install, name, path)
-    monkeypatch.setattr(install, "pinned", lambda _: pin)
-    monkeypatch.setattr(install, "misfit", lambda wheel, _: wheel)
-    with pytest.raises(install.SetupError, match=r"(?s)pip failed on uv.*PIP_FIND_LINKS.*ACCELERATOR=cuda") as error:
-        install.install_torch(f"torch=={pin}", "cpu")
-    assert cuda.name in str(error.value)
+        install.install_torch(torch, "cpu")
 
 
 def test_accelerator_is_found_or_reported(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,30 +203,20 @@ def test_accelerator_is_found_or_reported(install: ModuleType, tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("answer", "version", "expected"),
-    [
-        ("13000", "13.0", ["dali"]),
-        ("12080", "12.8", ["dali-cuda12"]),
-        ("-1", None, ["dali"]),
-        (None, None, ["dali"]),
-    ],
+    [(13000, "13.0", "dali"), (12080, "12.8", "dali-cuda12"), (-1, None, "dali"), (None, None, "dali")],
 )
 def test_a_gpu_machine_gets_dali_for_its_driver(
-    answer: str | None,
-    version: str | None,
-    expected: list[str],
-    install: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    answer: int | None, version: str | None, expected: str, install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A driver's library that gives its version, one that fails, and none."""
-    need_program("g++", "g++")
-    code = f"int cuDriverGetVersion(int *version) {{ *version = {answer}; return {answer} < 0; }}"
-    library = tmp_path / "libcuda.so.1"
-    if answer:
-        subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=code, text=True, check=True)
-    load = install.ctypes.CDLL
-    monkeypatch.setattr(install.ctypes, "CDLL", lambda name: load(tmp_path / name))
-    assert install.driver_cuda() == version and install.gpu_extras("cuda", ["test"]) == expected
+
+    def load(_: str) -> SimpleNamespace:
+        if answer is None:
+            raise OSError("libcuda.so.1: cannot open shared object file")
+        return SimpleNamespace(cuDriverGetVersion=lambda given: setattr(given._obj, "value", answer) or answer < 0)
+
+    monkeypatch.setattr(install.ctypes, "CDLL", load)
+    assert install.driver_cuda() == version and install.gpu_extras("cuda", ["test"]) == [expected]
     assert install.gpu_extras("cpu", ["test"]) == install.gpu_extras("cuda", ["dali-cuda12"]) == []
 
 
@@ -376,24 +250,8 @@ def test_a_finished_set_up_is_not_done_again_and_keeps_its_extras(install: Modul
     wanted = {"key": now, "extras": ["dali"]}
     assert not install.up_to_date(wanted)
     assert wanted["extras"] == ["dali", "test"]
-
-
-def test_a_stamp_cut_short_is_no_stamp(install: ModuleType) -> None:
-    install.STAMP.write_text("")
-    assert not install.up_to_date({"key": install.key("cpu"), "extras": []})
-
-
-def test_the_stamp_is_there_whole_or_not_at_all(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set-up that ends just before the stamp is in its place leaves the old one."""
-    for step in ("make_venv", "pip", "run", "check"):
-        monkeypatch.setattr(install, step, lambda *_: None)
-    monkeypatch.setattr(install, "installed", lambda *_: install.pinned("torch"))
-    monkeypatch.setattr(install, "LOG", install.VENV / "install.log")
-    monkeypatch.setattr(install.Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    install.STAMP.write_text("old")
-    with pytest.raises(KeyboardInterrupt):
-        install.install("cpu", {"key": "new", "extras": []})
-    assert install.STAMP.read_text() == "old"
+    install.STAMP.write_text("")  # cut short by a power cut
+    assert not install.up_to_date({"key": now, "extras": []})
 
 
 def test_a_venv_of_another_python_is_refused(install: ModuleType) -> None:
@@ -415,15 +273,14 @@ def test_quarrels_among_the_outer_pythons_packages_are_a_note(
     (install.VENV / "pyvenv.cfg").write_text(f"include-system-site-packages = {shared}\n")
     if shared == "true":
         install.check()
-        assert "note: pip check reports" in (printed := capsys.readouterr().out)
-        assert "a 1.0 requires b" in printed
+        assert "note: pip check reports" in (printed := capsys.readouterr().out) and "a 1.0 requires b" in printed
     else:
         with pytest.raises(install.SetupError, match=r"a 1\.0 requires b"):
             install.check()
 
 
 def test_a_failing_pip_is_one_message_with_the_end_of_its_log(
-    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(monkeypatch, tmp_path)
     monkeypatch.setattr(install, "ROOT", tmp_path)

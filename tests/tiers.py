@@ -1,24 +1,15 @@
-"""The tiers of the tests: what begins first, how long a tier took beside what docs/evidence/proof.md says, what
-``make test`` leaves to ``make test-rest``, and what an interrupted ``make torture`` has still to do."""
+"""The tiers of the tests: what begins first, what ``make test`` leaves to ``make test-rest``, and what an interrupted
+``make torture`` has still to do."""
 
 import hashlib
-import os
-import platform
-import re
 import subprocess
-import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "proof.md"
-TIERS = {
-    "not system and not torture and not gpu": "make test",
-    "system and not torture and not gpu": "make test-system",
-    "not torture and not gpu": "make test-rest",
-}
+MAKE_TEST = "not system and not torture and not gpu"  # its -m
 # They use one SLURM in turns: in processes of their own they would wait for each other.
 SLURM = tuple(f"tests/system/test_{name}.py" for name in ("sweeps", "jobs", "sweep_status", "dev_cluster"))
 NOTES, PASSED = "dira_scale/make-test", "dira_scale/passed"  # in pytest's cache
@@ -28,9 +19,6 @@ Report = pytest.TestReport
 
 class Tier:
     """A plug-in of one call of pytest."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -55,16 +43,6 @@ class Tier:
 
         return Files(config, log)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-        if (tier := TIERS.get(config.option.markexpr)) is None:
-            return
-        seconds = time.monotonic() - self.began
-        terminalreporter.section(f"{tier}: {seconds // 60:.0f} min {seconds % 60:02.0f} s on {processor()}")
-        for line in PAGE.read_text().splitlines():
-            if line.startswith(f"| `{tier}`"):
-                terminalreporter.line(f"docs/evidence/proof.md: {line.strip('| ')}")
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Report, Report]:
         """Marks the report of a test that ``needs.skip_without`` skips: the mark travels from xdist's workers."""
@@ -75,7 +53,7 @@ class Tier:
 
 
 class Ran:
-    """Notes, in pytest's cache, the names of the tests that ran, and of those that something was lacking for."""
+    """Notes, in pytest's cache, the names of the tests that ran with all that they need."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.cache, self.ran, self.lacking = config.cache, set[str](), set[str]()
@@ -88,7 +66,7 @@ class Ran:
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            self.cache.set(NOTES, {"ran": sorted(self.ran - self.lacking), "lacking": sorted(self.lacking)})
+            self.cache.set(NOTES, sorted(self.ran - self.lacking))
 
 
 class Rest:
@@ -100,25 +78,11 @@ class Rest:
     def __init__(self, config: pytest.Config) -> None:
         if (notes := config.cache.get(NOTES, None)) is None:
             raise pytest.UsageError("--rest: there is no `make test` that came to its end: run it first")
-        self.ran, self.lacking = set(notes["ran"]), set(notes["lacking"])
-        self.all = not (config.option.file_or_dir or config.option.keyword)
-        self.worker = hasattr(config, "workerinput")
+        self.ran = set(notes)
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self.ran])
         items[:] = [item for item in items if item.nodeid not in self.ran]
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        if not self.worker:
-            self._compare([item.nodeid for item in session.items])
-
-    @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
-    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        self._compare(ids)
-
-    def _compare(self, collected: Sequence[str]) -> None:
-        if self.all and (lost := sorted(self.lacking.difference(collected))):
-            raise pytest.UsageError(f"--rest: `make test` skipped what is not here any more: {', '.join(lost)}")
 
 
 class Passed:
@@ -157,14 +121,3 @@ def _code(root: Path) -> str:
             raise pytest.UsageError(f"--resume: {root} must be a git checkout, whose changes tell what to run again")
         found += done.stdout
     return hashlib.sha256(found).hexdigest()[:16]
-
-
-def processor() -> str:
-    """Cores that may be used, kind, and the instructions that decide how fast it computes."""
-    try:
-        known = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    name = re.search(r"model name\s*:\s*(.*)", known)
-    flags = {flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in known}
-    return f"{len(os.sched_getaffinity(0))} x {name[1] if name else 'unknown'} ({', '.join(sorted(flags))})"

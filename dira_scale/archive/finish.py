@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,11 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     if names:
         _write_names(names, plan, scratch / QUARANTINE_FILE)
     if not counts.total():
-        discard(out, plan, scratch)
+        with as_os_error(out):
+            for shard in plan.shards:
+                (out / shard).unlink(missing_ok=True)
+        remove(out / PARTIAL)
+        remove(scratch)
         most = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
         raise UserError(f"none of the {len(plan)} inputs is usable: {most} (full list: {names})")
     info = DatasetInfo(
@@ -130,15 +134,6 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
     remove(scratch)
 
 
-def discard(out: Path, plan: PlannedShards, scratch: Path) -> None:
-    """Remove every shard, as none has a sample."""
-    with as_os_error(out):
-        for shard in plan.shards:
-            (out / shard).unlink(missing_ok=True)
-    remove(out / PARTIAL)
-    remove(scratch)
-
-
 def _patients_in_two_splits(manifest: Path) -> int:
     pairs = pq.read_table(manifest, columns=["patient", "split"]).group_by(["patient", "split"]).aggregate([])
     return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
@@ -150,16 +145,17 @@ def _modality(plan: ShardPlan, quarantine: Path) -> str:
 
 
 def joined(
-    out: Path, plan: PlannedShards, identity: dict[str, Any], scratch: Path, rejected: Sequence[dict[str, Any]] = ()
+    out: Path, plan: PlannedShards, identity: dict[str, Any], scratch: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The state of each finished shard, whose rows are added to the tables in ``scratch``; the quarantine begins with
-    those ``rejected`` before. Raises UserError for a shard made from another plan or recipe."""
+    """The state of each finished shard, whose rows are added to the tables in ``scratch``.
+
+    Raises UserError for a shard made from another plan or recipe.
+    """
     expected = made_of(plan, identity)
     with (
         TableWriter(scratch / MANIFEST_FILE, schema_of(plan.channels)) as manifest,
         TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
     ):
-        quarantine.add(list(rejected))
         for shard in plan.shards:
             path = state_file(out, shard)
             with as_os_error(path):

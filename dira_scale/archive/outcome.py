@@ -28,11 +28,10 @@ REPEATS = 3  # of which the fastest counts
 FORMS = {"jpg": "jpg (quality 95, lossy)", "jp2": "jp2 (lossless)"}
 
 
-def gpu_codecs_line(dataset: ShardedDataset, advice: str) -> str | None:
+def gpu_codecs_line(dataset: ShardedDataset) -> str | None:
     """Return a line with the mean size of an image and its decoding time on one core, as stored and in the others.
 
-    ``advice``: what to type, with ``{codec}`` for the one that is advised. None where a GPU decodes what is stored, and
-    for volumes, which none decodes.
+    None where a GPU decodes what is stored, and for volumes, which none decodes.
 
     Raises OSError where the shards cannot be read.
     """
@@ -45,8 +44,8 @@ def gpu_codecs_line(dataset: ShardedDataset, advice: str) -> str | None:
     measured = [f"{' and '.join(sorted(stored_codecs([dataset])))} has no GPU decoder: {_cost(stored)}"]
     for codec in ("jp2",) if deep else ("jpg", "jp2"):
         measured.append(f"{FORMS[codec]} {_cost([(encode(image, codec), codec) for image in images])}")
-    advised = advice.replace("{codec}", gpu_codec(16 if deep else 8))
-    return f"codec: {'; '.join(measured)}. For training on GPUs: {advised}"
+    advised = gpu_codec(16 if deep else 8)
+    return f"codec: {'; '.join(measured)}. For training on GPUs: recipe.codec=gpu, which stores {advised}"
 
 
 def _cost(payloads: list[tuple[bytes, str]]) -> str:

@@ -32,25 +32,17 @@ def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
 def make_picture(
     item: Item, source: GreyImage, mask: np.ndarray | None, boxes: tuple[Box, ...], recipe: Recipe
 ) -> Sample:
-    """2D: shrink to ``max_side``, with mask and boxes. Raises QuarantinedError."""
-    image, mask, boxes = shrunk(source, mask, boxes, recipe.max_side)
+    """2D: shrink to ``max_side``, with mask (nearest neighbour) and boxes. Raises QuarantinedError."""
+    image = shrink(source, recipe.max_side)
     height, width, channels = (*image.pixels.shape, 1)[:3]
-    payload = encoded(image.pixels, recipe.codec, recipe.quality)
+    scale_y, scale_x = height / source.pixels.shape[0], width / source.pixels.shape[1]
+    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in boxes)
+    if mask is not None and recipe.max_side is not None and max(mask.shape) > recipe.max_side:
+        mask = resize(mask, recipe.max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
+    payload = _encoded(image.pixels, recipe.codec, recipe.quality)
     shape = {"channels": channels, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
     row = _row(item, image, boxes, payload, recipe) | shape
     return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "png"))
-
-
-def shrunk(
-    source: GreyImage, mask: np.ndarray | None, boxes: tuple[Box, ...], max_side: int | None
-) -> tuple[GreyImage, np.ndarray | None, tuple[Box, ...]]:
-    """The image with the longer side reduced to ``max_side``, its mask (nearest neighbour) and its boxes likewise."""
-    image = shrink(source, max_side)
-    scale_y, scale_x = (new / old for new, old in zip(image.pixels.shape[:2], source.pixels.shape[:2], strict=True))
-    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in boxes)
-    if mask is not None and max_side is not None and max(mask.shape) > max_side:
-        mask = resize(mask, max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
-    return image, mask, boxes
 
 
 def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
@@ -66,7 +58,7 @@ def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
 
 def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
     volume, mask, boxes = prepared(item, source, recipe)
-    payload = encoded(volume.voxels, recipe.codec, recipe.quality)
+    payload = _encoded(volume.voxels, recipe.codec, recipe.quality)
     depth, height, width = volume.shape
     channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
     shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
@@ -96,7 +88,7 @@ def _row(
     }
 
 
-def encoded(pixels: np.ndarray, codec: str, quality: int) -> bytes:
+def _encoded(pixels: np.ndarray, codec: str, quality: int) -> bytes:
     """Payload bytes. Raises QuarantinedError for pixels that the codec cannot hold."""
     try:
         return encode(pixels, codec, quality)

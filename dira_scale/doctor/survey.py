@@ -83,8 +83,7 @@ def survey(config: DictConfig) -> None:
     show(machine, software, as_typed(command), console)
     if choices:
         show_advice(config.shards, choices, as_typed(command), console)
-        convert = f"python -m dira_scale.shard convert {shlex.quote(f'path={config.shards}')} codec={{codec}} out=…"
-        if machine.gpus and (line := gpu_codecs_line(ShardedDataset.open(config.shards), convert)):
+        if machine.gpus and (line := gpu_codecs_line(ShardedDataset.open(config.shards))):
             console.print(f"  {line}\n", soft_wrap=True, highlight=False, markup=False)
 
 

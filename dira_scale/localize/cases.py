@@ -64,12 +64,12 @@ def cases_of(dataset: ShardedDataset, split: str, learned: Sequence[str], chosen
             f"data.shards={dataset.root}: its boxes in split '{split}' are of {listed}; the run has learned "
             f"{', '.join(learned)}: name a run that has learned one of them"
         )
-    keys, patients = dataset.column("key"), dataset.column("patient")
+    keys, patients, sides = dataset.column("key"), dataset.column("patient"), SIDES[dataset.info.dims]
     images = []
     for sample, (row, boxes) in enumerate(zip(dataset.rows(split), by_split[split], strict=True)):
-        by_label = {name: _array([b for b in boxes if b["label"] == name], dataset.info.dims) for name in labels}
-        if by_label := {name: array for name, array in by_label.items() if len(array)}:
-            images.append(Case(sample, str(keys[row]), str(patients[row]), by_label))
+        by_label = {name: [[box[side] for side in sides] for box in boxes if box["label"] == name] for name in labels}
+        if arrays := {name: np.array(rows, float) for name, rows in by_label.items() if rows}:
+            images.append(Case(sample, str(keys[row]), str(patients[row]), arrays))
     left_out = {name: count for name, count in sorted(counts.items()) if name not in labels}
     return Cases(tuple(images), labels, left_out)
 
@@ -90,10 +90,6 @@ def _without_boxes(split: str, by_split: Mapping[str, Sequence[Sequence[object]]
         "it has no boxes, with which localize compares: shard it with a file of boxes and another out "
         "(recipe.boxes=FILE; of ChestX-ray14 BBox_List_2017.csv beside its tables). Masks are not taken for boxes"
     )
-
-
-def _array(boxes: Sequence[Mapping[str, float]], dimensions: int) -> np.ndarray:
-    return np.array([[box[side] for side in SIDES[dimensions]] for box in boxes], float).reshape(-1, 2 * dimensions)
 
 
 def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:

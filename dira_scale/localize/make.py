@@ -9,27 +9,19 @@
     environment.json    versions, commit, machine
 """
 
-import re
-from collections.abc import Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING
-
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
-
-from dira_scale.localize.results import Row
-
-if TYPE_CHECKING:
-    from dira_scale.localize.look import LocatedLabel
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from dira_scale import __version__
 from dira_scale.data.batch import UNITS
@@ -44,8 +36,8 @@ from dira_scale.evaluation.stored import Stored, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
 from dira_scale.localize.cases import Case, Cases, cases_of, not_of_labels
 from dira_scale.localize.config import Localize
-from dira_scale.localize.look import Localizer
-from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, cells, figures, write_boxes
+from dira_scale.localize.look import Localizer, LocatedLabel
+from dira_scale.localize.results import BOXES, CONFIG, FILE, INTERVAL, Row, cells, figures, write_boxes
 from dira_scale.machine.console import Console
 from dira_scale.machine.progress import bar
 from dira_scale.runs.environment import environment
@@ -56,13 +48,10 @@ FOLDER = "pictures"
 HEIGHT, GAP, LINE, TEXT = 384, 6, 2, 13  # pixels
 TRUE, PREDICTED = (90, 220, 90), {"yellow": (255, 210, 60), "blue": (80, 170, 255)}  # of the intensities in turn
 OPAQUE = 0.45  # the map, where it is 255
+WIDTH = 120  # columns where the output is not a terminal
 
 
-def file_name(label: str, key: str) -> str:
-    return f"{re.sub(r'[^A-Za-z0-9]+', '_', label)}-{key}.png"
-
-
-def draw(view: Tensor, seen: "LocatedLabel", rows: Sequence[Row]) -> bytes:
+def draw(view: Tensor, seen: LocatedLabel, rows: Sequence[Row]) -> bytes:
     """A PNG of ``view`` [C, *size] in [0, 1]; of a volume the slice in the middle of the first box.
 
     ``rows``: of the same image and label.
@@ -100,8 +89,8 @@ def draw(view: Tensor, seen: "LocatedLabel", rows: Sequence[Row]) -> bytes:
     return encoded.getvalue()
 
 
-def _in_view(box: np.ndarray, seen: "LocatedLabel") -> np.ndarray:
-    """From the stored image's pixels to the view's: the inverse of ``regions.in_stored``."""
+def _in_view(box: np.ndarray, seen: LocatedLabel) -> np.ndarray:
+    """From the stored image's pixels to the view's: the inverse of ``look.in_stored``."""
     n = seen.map.ndim
     scale = np.array(seen.map.shape) / seen.crop[n:]
     return np.concatenate(((box[:n] - seen.crop[:n]) * scale, box[n:] * scale))
@@ -130,9 +119,6 @@ def _outline(picture: Image.Image, boxes: Sequence[np.ndarray], scale: np.ndarra
     for box in boxes:
         y, x, h, w = np.concatenate((box[: len(box) // 2][-2:] * scale, box[len(box) // 2 :][-2:] * scale)).tolist()
         pen.rectangle((x, y, x + w - 1, y + h - 1), outline=colour, width=LINE)
-
-
-WIDTH = 120  # columns where the output is not a terminal
 
 
 def make(cfg: DictConfig) -> None:
@@ -184,7 +170,7 @@ def _look(config: Localize, localizer: Localizer, cases: Cases, rows: Journal) -
                 of_label = [seen.row(case, label, box) for box in boxes]
                 made += of_label
                 if (case.key, label) in drawn:
-                    path = Path(config.out) / FOLDER / file_name(label, case.key)
+                    path = Path(config.out) / FOLDER / f"{re.sub(r'[^A-Za-z0-9]+', '_', label)}-{case.key}.png"
                     write_atomic(path, draw(view, seen, of_label))
             rows.add(case.key, {"boxes": [asdict(row) for row in made]})
             shown.advance(task)
@@ -202,7 +188,7 @@ def _drawn(cases: Cases, count: int) -> set[tuple[str, str]]:
 def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, Any]) -> None:
     """Write the rows and the figures, and show these."""
     out = Path(config.out)
-    rows = [_row(values) for case in cases.images for values in done.done[case.key]["boxes"]]
+    rows = [Row(**values) for case in cases.images for values in done.done[case.key]["boxes"]]
     rows.sort(key=lambda row: cases.labels.index(row.label))
     write_boxes(out / BOXES, rows)
     of_test = figures(rows, config.thresholds)
@@ -214,20 +200,11 @@ def _finish(config: Localize, cases: Cases, done: Journal, about: Mapping[str, A
     (out / UNFINISHED).unlink()
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     console.print(rich_table("accuracy in per cent, by the intersection over union", cells(of_test)))
-    for line in [*about["leak"]["lines"], *_said(cases, rows), f"{FILE}, {BOXES} and {FOLDER}/ in {out}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _said(cases: Cases, rows: Sequence[Row]) -> list[str]:
-    lines = []
+    lines = [*about["leak"]["lines"]]
     if cases.left_out:
         listed = ", ".join(f"{name} ({count})" for name, count in cases.left_out.items())
         lines.append(f"left out: boxes of labels that were not asked for or not learned: {listed}")
-    if empty := sum(row.regions == 0 for row in rows):
+    if empty := counts["without_region"]:
         lines.append(f"{empty} of {len(rows)} boxes: no region, as nothing in the image speaks for the label")
-    return lines
-
-
-def _row(values: Mapping[str, Any]) -> Row:
-    predicted = values["predicted"]
-    return Row(**{**values, "box": tuple(values["box"]), "predicted": None if predicted is None else tuple(predicted)})
+    for line in [*lines, f"{FILE}, {BOXES} and {FOLDER}/ in {out}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -41,12 +41,12 @@ class Row:
     key: str
     patient: str
     label: str
-    box: tuple[float, ...]
+    box: Sequence[float]
     probability: float
     regions: int
     iou: float
     intensity: float | None
-    predicted: tuple[float, ...] | None
+    predicted: Sequence[float] | None
 
 
 def write_boxes(path: Path, rows: Sequence[Row]) -> None:

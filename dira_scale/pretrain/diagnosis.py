@@ -29,10 +29,10 @@ FRESH, FILLED = 0.2, 0.5
 STARVED, WAITED = 0.1, 30.0
 FASTER = {
     "read": "stage the shards on a local disk with data.cache=FOLDER, or raise data.prefetch",
-    "decode": "raise data.workers if cores are idle; else store images that decode faster: shard convert path=… "
-    "to=webdataset codec=jpg max_side=512 out=…",
-    "transform": "raise data.workers if cores are idle; else store smaller images: shard convert path=… "
-    "to=webdataset max_side=512 out=…",
+    "decode": "raise data.workers if cores are idle; else store images that decode faster: shard again with "
+    "recipe.codec=jpg recipe.max_side=512",
+    "transform": "raise data.workers if cores are idle; else store smaller images: shard again with "
+    "recipe.max_side=512",
     "copy": "raise data.prefetch",
 }
 PATIENCE = 2  # measurements in a row: one may be an outlier

@@ -89,16 +89,7 @@ def stats(config: DictConfig) -> int:
 
 
 def convert(config: DictConfig) -> int:
-    """Convert a dataset to another codec, bit depth or size, or to FFCV's format."""
-    from dira_scale.shard.config import convert_to
-
-    if convert_to(config.to, config.out) == "webdataset":
-        from dira_scale.shard.curate.recode import recode
-        from dira_scale.shard.curate.recode_sample import Form
-
-        form = Form(config.codec, config.max_side, config.quality, config.bits)
-        recode(config.path, config.out, form, _workers(config))
-        return 0
+    """Write a dataset in FFCV's format, beside its tars."""
     from dira_scale.shard.curate.beton import to_beton
 
     print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))

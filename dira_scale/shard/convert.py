@@ -62,7 +62,7 @@ def convert(
             f"sharding to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
-    if line := gpu_codecs_line(ShardedDataset.open(folder), "recipe.codec=gpu, which stores {codec}"):
+    if line := gpu_codecs_line(ShardedDataset.open(folder)):
         console.print(line)
     print_outcome(console, folder, made, time.monotonic() - started)
 

@@ -31,9 +31,6 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
     console = Console(soft_wrap=True, highlight=False)
     folder = locate(path, "path")
     dataset = ShardedDataset.open(folder, check_shards=False)
-    if "converted_from" in dataset.info.recipe:
-        raise UserError(f"path={folder} was converted from another dataset, not made from its source: delete it, and "
-                        "run shard convert again")  # fmt: skip
     recipe = Recipe.from_config(completed(config, folder))
     hasher, _ = recipe.hasher(key_file)
     identity = recipe.identity(hasher)

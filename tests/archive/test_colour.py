@@ -15,8 +15,6 @@ from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
 from dira_scale.shard.convert import convert
 from dira_scale.shard.curate.merge import merge
-from dira_scale.shard.curate.recode import recode
-from dira_scale.shard.curate.recode_sample import Form
 from dira_scale.shard.curate.stats import Stats
 from dira_scale.shard.curate.stats_page import tile
 from dira_scale.shard.curate.verify import verify
@@ -82,16 +80,6 @@ def test_the_other_kind_is_one_line_before_anything_is_written(
     with pytest.raises(UserError, match=words) as raised:
         converted(ingest, pictures(tmp_path / "in", **kind), tmp_path / "out", colour=colour)
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
-
-
-def test_shards_in_colour_are_recoded(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    before = converted(ingest, pictures(tmp_path / "in"), tmp_path / "png", colour="rgb")
-    recode(tmp_path / "png", tmp_path / "jp2", Form("jp2", max_side=24), workers=1)
-    after = ShardedDataset.open(tmp_path / "jp2")
-    for row in range(6):
-        pixels = decode(before.read(row), "png", (48, 40, 3))
-        expected = np.asarray(Image.fromarray(pixels).resize((20, 24), Image.Resampling.BILINEAR))
-        np.testing.assert_array_equal(decode(after.read(row), "jp2", (24, 20, 3)), expected)
 
 
 def test_volumes_have_no_colour(ingest: SimpleNamespace, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import s3fs
 from dira_scale.archive import writer
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.shard import main
 from dira_scale.shard.convert import convert
 from dira_scale.shard.repair import repair
 from dira_scale.shard.survey import survey_and_print
@@ -91,18 +90,6 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
     assert stored(bucket, "sets/one/") == whole
     convert(there, f"file://{tmp_path}/file", workers=1)
     assert ingest.contents(tmp_path / "file") == whole
-
-
-def test_a_dataset_in_a_store_is_converted_in_the_store(
-    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
-) -> None:
-    near, far = tmp_path / "near", f"{bucket.url}/sets/far"
-    for out in (near, far):
-        convert(ingest.recipe("folder", **ingest.source_of(png_folder), shard_size=5), out, workers=1)
-    words = ["to=webdataset", "codec=jp2", "max_side=40", "workers=1"]
-    assert main(["convert", f"path={far}", f"out={bucket.url}/sets/small", *words]) == 0
-    assert main(["convert", f"path={near}", f"out={tmp_path / 'small'}", *words]) == 0
-    assert stored(bucket, "sets/small/") == ingest.contents(tmp_path / "small")
 
 
 def test_a_slice_that_comes_late_does_no_harm(

@@ -11,7 +11,7 @@ import torch
 from finetune.conftest import TINY
 from harness import finish, rows
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from dira_scale.config.compose import compose
 from dira_scale.distributed import processes
@@ -24,6 +24,14 @@ WORDS = [*TINY, "task=masks", "task.classes={upper: 1, lower: 2}", "optim.optimi
 RUNNING = "running_mean", "running_var", "num_batches_tracked"
 
 
+class Plain(nn.Sequential):
+    """torch's BatchNorm, and what ours does after it: an addition in a residual block, an activation."""
+
+    def forward(self, x: Tensor, shortcut: Tensor | float = 0.0) -> Tensor:
+        norm, act = self
+        return act(norm(x) + shortcut)
+
+
 def plain(network: nn.Module) -> nn.Module:
     """A copy with torch's own BatchNorm."""
     network = copy.deepcopy(network)
@@ -33,7 +41,7 @@ def plain(network: nn.Module) -> nn.Module:
                 assert isinstance(layer.drop, nn.Identity)
                 own = nn.BatchNorm2d(layer.num_features, layer.eps)
                 own.load_state_dict(layer.state_dict())
-                setattr(parent, name, nn.Sequential(own, layer.act))
+                setattr(parent, name, Plain(own, layer.act))
     return network
 
 

@@ -114,8 +114,7 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
     if not _is_installed("nvidia.dali"):
         return "cpu", f"nvidia-dali is not installed: {install_command(dali_extra())}"
     if slow := ", ".join(sorted(stored_codecs(datasets) - set(DECODED_ON_GPU))):
-        convert = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 out=…"
-        return "cpu", f"{slow} has no GPU decoder; {convert}"
+        return "cpu", f"{slow} has no GPU decoder: shard again with recipe.codec=gpu"
     return "dali", f"decodes {' and '.join(sorted(stored_codecs(datasets)))} on the GPU"
 
 

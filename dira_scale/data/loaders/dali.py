@@ -136,8 +136,8 @@ def hand_over(views: tuple[Tensor, ...], done: torch.cuda.Event | None) -> None:
 logger = logging.getLogger(__name__)
 
 CODECS = {"jpg", "jp2", "png"}
+AGAIN = "shard again with recipe.codec=gpu"
 Masks = tuple[torch.Tensor | None, list[Future[None]]]  # empty, and the tasks that fill them
-CONVERT = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 out=…"
 
 
 class DaliLoader(CpuLoader):
@@ -247,7 +247,7 @@ def _check(samples: Samples, device: torch.device) -> None:
         )
     stored = stored_codecs(samples.datasets)
     if unread := ", ".join(sorted(stored - CODECS)):
-        raise UserError(f"data.loader=dali does not read codec {unread}: use data.loader=cpu, or convert: {CONVERT}")
+        raise UserError(f"data.loader=dali does not read codec {unread}: use data.loader=cpu, or {AGAIN}")
     slow = ", ".join(sorted(stored - set(codecs.DECODED_ON_GPU)))
     if slow and device.type == "cuda":
-        logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, CONVERT)
+        logger.warning("%s has no GPU decoder, so DALI decodes it on CPU threads; faster: %s", slow, AGAIN)

@@ -46,7 +46,7 @@ def to_beton(path: str | Path) -> dict[str, int]:
     if dataset.info.dims != 2 or set(dataset.column("bits").tolist()) != {8}:
         raise UserError(f"path={path}: FFCV holds 8-bit images only, these are {dataset.info.dims}D of "
                         f"{max(dataset.column('bits').tolist())} bits"
-                        + ("; to=webdataset bits=8 converts them first" if dataset.info.dims == 2 else ""))  # fmt: skip
+                        + ("; shard again with recipe.bits=8" if dataset.info.dims == 2 else ""))  # fmt: skip
     if not is_local(dataset.root):
         raise UserError(f"path={path}: FFCV maps files into memory, so copy the dataset to a disk first")
     for split in dataset.splits:

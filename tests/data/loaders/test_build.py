@@ -60,7 +60,7 @@ def test_on_a_gpu_dali_is_chosen_where_it_decodes_everything_there(make_dataset,
     assert str(choose("auto", [jpg], "cpu")) == "loader: cpu (data.loader=auto: no GPU)"
     for datasets in ([png], [jpg, png]):
         why = str(choose("auto", datasets, "cuda"))
-        assert why.startswith("loader: cpu") and "png has no GPU decoder; python -m dira_scale.shard convert" in why
+        assert why.startswith("loader: cpu") and "png has no GPU decoder: shard again with recipe.codec=gpu" in why
     installed.clear()
     why = str(choose("auto", [jpg], "cuda"))
     assert why.startswith("loader: cpu") and "nvidia-dali is not installed: " in why and "dali)" in why
