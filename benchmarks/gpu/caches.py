@@ -11,6 +11,7 @@ import re
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
@@ -67,7 +68,8 @@ def read(folder: Path, logs: Path) -> str:
     try:
         whole = gzip.decompress(content)  # at once: tarfile takes a damaged end for the end
         with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
-            tar.extractall(logs.parent, filter="data")
+            how: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
+            tar.extractall(logs.parent, **how)
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         return f"those in {folder} cannot be read ({error}), so all is compiled anew"
     return f"{len(content) / 2**20:.1f} MiB of {folder}"
