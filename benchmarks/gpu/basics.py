@@ -81,7 +81,7 @@ def seconds(run: Callable[[], object], device: torch.device, most: float = 1.0) 
 
 
 def expected_ms(ledger: Ledger, precision: str) -> float:
-    """What the planner expects of work recorded in fp32: bf16 computes it twice as fast, and moves half of it."""
+    """Return what the planner expects of work recorded in fp32: bf16 computes it twice as fast, and moves half."""
     share, work = 1 if precision == "bf16" else 2, ledger.work
     return 1e3 * (share * work.flops / SUSTAINED + share * work.moved / 2 / BANDWIDTH)
 

@@ -30,7 +30,7 @@ def folders(logs: Path) -> dict[str, str]:
 
 
 def stem() -> str:
-    """What the files of this GPU and torch are called, without a context on the GPU."""
+    """Return the name of the files of this GPU and torch, without a context on the GPU."""
     gpu = next((gpu.name for gpu in hardware().gpus), "CPU")
     return re.sub(r"[^\w.-]", "-", f"{NAME}-{gpu}-torch-{torch.__version__}.tar.gz")
 
@@ -76,7 +76,7 @@ def read(folder: Path, logs: Path) -> str:
 
 
 def hits() -> str:
-    """How many graphs were traced so far; of their passes, how many were compiled, and how many found in the caches."""
+    """Say how many graphs were traced so far, how many of their passes were compiled, and how many found in caches."""
     passes = counters["inductor"]
     traced, hit, missed = counters["stats"]["unique_graphs"], passes["fxgraph_cache_hit"], passes["fxgraph_cache_miss"]
     return f"{traced} graphs so far; of their passes {missed} compiled, {hit} from caches"

@@ -1,4 +1,4 @@
-"""What does compiling gain, part by part? Rungs of one network's step, each of which adds a part to those before it.
+"""Rungs of one network's step, each of which compiles a part more than those before it: what does each gain?
 
 One batch size, as shapes are static. Each rung leaves the seconds that its first step took, most of which is compiling,
 and a step's ms. From one state all of them must come to the losses of the step that is not compiled. A rehearsal traces
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch._inductor.async_compile import AsyncCompile
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmarks.gpu import caches, items
 from benchmarks.gpu.loops import Ours, turn
@@ -22,7 +21,7 @@ from benchmarks.gpu.recipes import words
 from benchmarks.gpu.report import Job, figure
 from benchmarks.gpu.steps import CHECKED, PAPER, TOLERANCE, TURN, deviation
 from benchmarks.synthetic import wait
-from dira_scale.engine.parallel.recompute import blocks
+from dira_scale.engine.parallel.compiled import LIMIT, regions
 
 NOTHING = "nothing"
 RUNGS = {NOTHING: r"$^", "D": r"D$", "decoder": r"decoder\.", "layers 1 and 2": r"layer[12]\.", "the rest": r""}
@@ -34,8 +33,7 @@ class Ladder:
 
     def __init__(self, job: Job) -> None:
         self.job, self.given = job, words("dira_moco", job.rehearse, *PAPER)
-        torch._dynamo.config.recompile_limit = 64  # as the engine has it, and the next
-        torch._functorch.config.donated_buffer = False
+        torch._dynamo.config.recompile_limit, torch._functorch.config.donated_buffer = LIMIT, False
         if torch.cuda.is_available():  # the compiler's processes start while the network is built
             AsyncCompile.warm_pool()
             AsyncCompile.wakeup()
@@ -49,16 +47,12 @@ class Ladder:
         self.launched, _ = self.measured()
 
     def parts(self) -> Iterator[tuple[str, nn.Module]]:
-        """What is compiled, by name: D, the networks' blocks, and projectors and BatchNorms that are in none."""
+        """Yield by name what ``parallel.compile`` compiles."""
         adversary: Any = self.loop.task.side_modules[0].module
         yield "D", adversary.discriminator
-        method, taken = self.loop.model.module, tuple[str, ...]()
-        chosen = set(blocks(method))
-        for name, module in method.named_modules():
-            whole = module in chosen or name.endswith("projector") or isinstance(module, _BatchNorm)
-            if whole and not name.startswith(taken):
-                taken += (f"{name}.",)
-                yield name, module
+        method = self.loop.model.module
+        names = {module: name for name, module in method.named_modules()}
+        yield from ((names[region], region) for region in regions(method))
 
     def rung(self, name: str) -> dict[str, Any]:
         """The figures with this rung's parts compiled, and those of the rungs before it."""

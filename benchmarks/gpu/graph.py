@@ -46,7 +46,7 @@ def replayed(recipe: str, *keys: str, rehearse: bool) -> dict[str, Any]:
 
 
 def captured(loop: Ours) -> Callable[[], None]:
-    """What replays step ``CHECKED`` of ``loop``. Seeds, which a graph cannot set, are not set."""
+    """Return what replays step ``CHECKED`` of ``loop``. A graph cannot set seeds, so none are set."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # memory of a capture's own stream is made ready
@@ -60,7 +60,7 @@ def captured(loop: Ours) -> Callable[[], None]:
 
 
 def deviation(loop: Ours, replay: Callable[[], None]) -> float:
-    """How far from a launched step's the weights of ``replay`` are, as a share of how far a step moves them."""
+    """Return how far the weights of ``replay`` are from a launched step's, as a share of how far a step moves them."""
     before = loop.copied()
     replay()
     ours = loop.copied()

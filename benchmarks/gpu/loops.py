@@ -73,7 +73,7 @@ class Ours:
         return tensors
 
     def copied(self) -> dict[str, Tensor]:
-        """What :meth:`state` is now."""
+        """Return a copy of :meth:`state`."""
         return {name: tensor.detach().clone() for name, tensor in self.state().items()}
 
     @torch.no_grad()

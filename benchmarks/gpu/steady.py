@@ -1,6 +1,7 @@
 """Does a GPU's step never wait for the host, do the same twice, and distort as a CPU does? Before any speed.
 
-`waits`: every operation in three steps for which the host waits, with its stack (torch.cuda.set_sync_debug_mode).
+`waits`: every operation in three steps for which the host waits, with its stack (torch.cuda.set_sync_debug_mode), and,
+of which that mode says nothing, every copy from memory that is not pinned in one step more.
 `repeat`: two runs of five steps from one seed, which must be equal bit for bit. `distort`: a view's corruptions.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu import items
+from benchmarks.gpu import items, pageable
 from benchmarks.gpu.loops import Ours
 from benchmarks.gpu.recipes import RECIPES, words
 from benchmarks.gpu.report import Job, figure
@@ -32,14 +33,25 @@ NEAR, FAR, RARE = 1e-4, 1e-2, 1e-3  # a mean difference of views from 0 to 1; on
 
 
 def waits(*recipe: str) -> dict[str, Any]:
-    """Where the host waited in steps on batches that lie on the host, as loaders leave them."""
+    """Where the host waited in steps on batches that lie on the host, as loaders leave them; and which copies of one on
+    the device's own batches would wait, as their source is not pinned."""
     loop = Ours(*recipe)
-    loop.batches = [batch.copy_to("cpu") for batch in loop.batches]
+    arrived, loop.batches = loop.batches, [batch.copy_to("cpu") for batch in loop.batches]
     for number in range(WARM):
         loop.step(number)
     places = watched(loop.step, loop.device)
+    loop.batches = arrived
+    with pageable.PageableCopies() as copies:
+        loop.step(WARM + WATCHED)
+    places += [{"message": "copied what is not pinned", "times": 1, "stack": _own(found)} for found in copies.found]
     times = sum(where["times"] for where in places)
     return {"figures": {"waits": figure(times, f"in {WATCHED} steps", 0, fine=not times)}, "places": places}
+
+
+def _own(stack: traceback.StackSummary) -> tuple[str, ...]:
+    """The last places of ours in a stack."""
+    frames = [f for f in stack if f.filename.startswith(ROOT) and f.filename not in (__file__, pageable.__file__)]
+    return tuple(f"{Path(f.filename).relative_to(ROOT)}:{f.lineno} {f.line}" for f in frames[-DEPTH:])
 
 
 def watched(step: Callable[[int], None], device: torch.device) -> list[dict[str, Any]]:
@@ -52,9 +64,7 @@ def watched(step: Callable[[int], None], device: torch.device) -> list[dict[str,
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
         if SYNCHRONISED not in str(message):  # torch says that this mode is a prototype, for one
             return
-        frames = [f for f in traceback.extract_stack() if f.filename.startswith(ROOT) and f.filename != __file__]
-        stack = tuple(f"{Path(f.filename).relative_to(ROOT)}:{f.lineno} {f.line}" for f in frames[-DEPTH:])
-        result[str(message).split("(")[0].strip(), stack] += 1
+        result[str(message).split("(")[0].strip(), _own(traceback.extract_stack())] += 1
 
     torch.cuda.synchronize()
     with warnings.catch_warnings():

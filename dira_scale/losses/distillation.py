@@ -76,9 +76,8 @@ def sinkhorn_knopp(
     weights = None if present is None else present.to(columns.dtype)
     for i in range(iterations):
         sums = total(Targets(logits, temperature, columns).sums(weights, normalised=i > 0))
-        columns = (
-            columns - sums.clamp(min=torch.finfo(sums.dtype).tiny).log()
-        )  # 0 where no row of any process is present
+        smallest = torch.finfo(sums.dtype).tiny  # where no row of any process is present
+        columns = columns - sums.clamp(min=smallest).log()
     return Targets(logits, temperature, columns)
 
 

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 GROUP = 16  # successive rows
-LOWEST = (
-    0.1  # rate above which a block computes a part of each group (released code of DINOv2): else gathering costs more
-)
+LOWEST = 0.1  # a block of a higher rate computes a part of each group (DINOv2's code); of others gathering costs more
 _part, _parts = 0, 1
 
 

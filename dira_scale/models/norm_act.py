@@ -104,11 +104,12 @@ class InstanceNormAct(nn.modules.instancenorm._InstanceNorm):
 
     def __init__(self, channels: int, slope: float = 1.0, affine: bool = True) -> None:
         super().__init__(channels, affine=affine)
-        self.slope, self.act = slope, nn.Identity() if slope == 1 else nn.LeakyReLU(slope)
+        self.slope = slope
+        self.act = nn.Identity() if slope == 1 else nn.LeakyReLU(slope)  # for what takes this layer's place (sparse.py)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        slope = self.slope
-        return norm_act(x, self.weight, self.bias, groups=len(x), slope=slope, residual=residual, eps=self.eps)
+        about: Any = {"groups": len(x), "slope": self.slope, "eps": self.eps}
+        return norm_act(x, self.weight, self.bias, residual=residual, **about)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, slope={self.slope}, affine={self.affine}"
