@@ -56,9 +56,9 @@ def open_all(
 
 def make_shards(folder: Path, images: int, side: int, stored: int, workers: int, bits: int = 8) -> Path:
     """Phantom radiographs of ``side`` pixels, all to train on, stored with ``stored`` pixels as JPEG, or as PNG of 16
-    ``bits``; also in FFCV's form where FFCV is installed. They are drawn by ``workers`` processes.
+    ``bits``; those of 8 also in FFCV's form where FFCV is installed. They are drawn by ``workers`` processes.
 
-    They come from PNGs of 8 bits, as ChestX-ray14 has them, rather than from the DICOM files of `recipe=phantom_cxr`:
+    They come from PNGs, as ChestX-ray14 has them, rather than from the DICOM files of `recipe=phantom_cxr`:
     these are compressed with pylibjpeg, which GPU containers lack.
 
     Raises:
@@ -71,7 +71,7 @@ def make_shards(folder: Path, images: int, side: int, stored: int, workers: int,
     ]
     words += [f"recipe.codec={codec}", f"recipe.bits={bits}", "recipe.secret=false", "recipe.burned_in=keep"]
     code = shard(["recipe=folder", f"out={out}", *words, "recipe.splits={train: 1, val: 0, test: 0}"])
-    if code == 0 and find_spec("ffcv"):
+    if code == 0 and bits == 8 and find_spec("ffcv"):
         code = shard(["convert", f"path={out}", "to=ffcv"])
     if code:
         raise UserError("no phantoms could be sharded, see above")
