@@ -28,8 +28,8 @@ from dira_scale.models.start import start_weights
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.probe.sources import compared_network
+from dira_scale.runs.choice import chosen_checkpoint
 from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.reader import chosen_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -107,11 +107,14 @@ def test_a_start_takes_what_is_probed_the_newest_of_pretraining_and_the_best_on_
     torch.manual_seed(5)
     newest, encoder = build_encoder(ENCODER, size=32).state_dict(), build_encoder(ENCODER, size=32)
     start = start_weights(str(run), encoder)
-    assert start and " (newest checkpoint); licence: " in start.summary
+    assert start and start.taken == (
+        "weights of moco at step 5: the newest; the best loss of stage di was at step 3, 2 before "
+        "(init_stage=best takes it)"
+    )
     assert all(torch.equal(value, newest[name]) for name, value in encoder.state_dict().items())
     described = read_description(run)
     tuned = replace(described, output=replace(described.output, names=("bright",)), best="auroc")
-    assert chosen_checkpoint(run, tuned) == (run / "checkpoints" / "000000003", "best auroc")
+    assert chosen_checkpoint(run, tuned).folder == run / "checkpoints" / "000000003"
 
 
 def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path) -> None:
