@@ -37,6 +37,11 @@ class Chosen:
     def step(self) -> int:
         return int(self.folder.name)
 
+    @property
+    def others(self) -> bool:
+        """Whether another choice would have been another checkpoint."""
+        return self.step < self.newest or (self.best is not None and self.best[1] != self.step)
+
     def sentence(self, run: str, key: str, metric: str) -> str:
         """Say of which step the weights of ``run`` are, how far that is from the newest, and what else ``key`` takes.
         ``metric``: by which the best is chosen."""

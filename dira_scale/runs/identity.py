@@ -19,7 +19,8 @@ FREE = (
 # and goes on. Whoever adds a key of identity adds it here.
 ADDED = {
     "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
-    "views.grey": 0.0, "trained": None, "init_stage": None,
+    "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
+    "model.positions": "timm",
 }  # fmt: skip
 
 

@@ -132,12 +132,13 @@ class RunReader:
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of a checkpoint, and the stage in which it was written.
 
-        ``stage``: as :func:`chosen_checkpoint` takes it. Which checkpoint that is, is logged.
+        ``stage``: as :func:`chosen_checkpoint` takes it. Which one that is, is logged if there are others.
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
         chosen = self.chosen(stage)
-        logger.info("%s", chosen.sentence(self.folder.resolve().name, "stage", self.description.best))
+        if chosen.others:
+            logger.info("%s", chosen.sentence(self.folder.resolve().name, "stage", self.description.best))
         try:
             tensors, state = checkpoint.load(chosen.folder)
             tensors = merged(tensors)

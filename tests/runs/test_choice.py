@@ -25,14 +25,6 @@ from dira_scale.runs.reader import RunReader
 
 TUNED = ["task=labels", "task.labels=[bright,coin]", "data.size=32", "data.batch=8", "data.workers=1"]
 TUNED += ["precision=fp32", "parallel.threads=1"]
-    "task=labels",
-    "task.labels=[bright,coin]",
-    "data.size=32",
-    "data.batch=8",
-    "data.workers=1",
-    "precision=fp32",
-    "parallel.threads=1",
-]
 NEWEST = "weights of early at step 5: the newest; the best loss of stage di was at step 3, 2 before"
 BEST = "weights of early at step 3: the best loss of stage di, 2 before the newest"
 
@@ -67,7 +59,7 @@ def test_the_encoder_of_a_run_is_of_the_checkpoint_that_is_asked_for(early: Path
 
 
 def test_a_stage_that_a_run_does_not_have_is_refused_by_the_key(early: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"init_stage=dria: .*early has di, .*, best, latest"):
+    with pytest.raises(UserError, match=r"init_stage=dria: .*early has di, best, latest"):
         run_weights(early, "dria")
     with pytest.raises(UserError, match=r"init_stage=di: init=file.pth is no run's folder; leave it out"):
         run_weights(tmp_path / "file.pth", "di", name="file.pth")
