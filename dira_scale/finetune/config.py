@@ -171,7 +171,7 @@ class Finetune(StagedTraining):
                 kept = {*OF_TRAINING, *config.protocol.own, *(key.removeprefix("model.") for key in typed)}
                 if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
                     config.model = {key: value for key, value in config.model.items() if key in kept}
-                theirs = {key: value for key, value in OF_OLDER.items() if key in config.model} | theirs
+                theirs = {**{key: value for key, value in OF_OLDER.items() if key in config.model}, **theirs}
                 config.model.update({key: value for key, value in theirs.items() if key not in kept})
             network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
             if network.dimensions == 2:

@@ -101,7 +101,7 @@ class DINO(Method):
             centre_momentum=(centre_momentum, 0 <= centre_momentum <= 1),
             frozen=(frozen, 0 <= frozen <= 1),
             frozen_encoder=(frozen_encoder or 0, 0 <= (frozen_encoder or 0) <= 1),
-            rises=(rises, rises is None or rises > 1),
+            rises=(rises or 2, (rises or 2) > 1),
         )
         if centring not in CENTRINGS:
             raise UserError(f"{name}'s centring={centring}: use {' or '.join(CENTRINGS)}{nearest(centring, CENTRINGS)}")

@@ -116,7 +116,7 @@ class TimmUNet(Architecture):
     decoder_channels: list[int] = at_least(1)
     zero_init_residual: bool = MISSING
     arguments: dict[str, Any] | None = None
-    positions: str = one_of("timm", "dino", "transformers", default="timm")
+    positions: str | None = one_of("timm", "dino", "transformers", default=None)
 
     dimensions: ClassVar[int] = 2
     channels: ClassVar[int] = 3
@@ -132,7 +132,7 @@ class TimmUNet(Architecture):
             raise UserError(f"data.size={typed([*size])}: planes are squares, whose side is one number")
         return build_encoder(
             self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments or {},
-            self.positions,
+            self.positions or "timm",
         )  # fmt: skip
 
     def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:

@@ -267,8 +267,8 @@ def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, enc
         return stem_for(expected[1], tensor)
     if not isinstance(encoder, TimmEncoder):
         raise _other_shape(origin, key, tensor, encoder, expected)
-    positions = isinstance(encoder, PlainEncoder) and name.endswith(POSITIONS) and tensor.dim() == len(expected) == 3
-    if positions and tensor.shape[2] == expected[2]:
+    positions = name.endswith(POSITIONS) and tensor.dim() == len(expected) == 3 and tensor.shape[2] == expected[2]
+    if positions and isinstance(encoder, PlainEncoder):
         prefix = 0 if encoder.model.no_embed_class else encoder.model.num_prefix_tokens
         before, now = (math.isqrt(max(0, count - prefix)) for count in (tensor.shape[1], expected[1]))
         if 0 < before**2 == tensor.shape[1] - prefix:

@@ -20,7 +20,7 @@ FREE = (
 ADDED = {
     "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
     "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
-    "model.positions": "timm", "method.rises": None,
+    "model.positions": None, "method.rises": None,
     "method.base.rises": None,
 }  # fmt: skip
 

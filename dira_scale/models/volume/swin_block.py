@@ -31,16 +31,17 @@ class AttentionBlock(SwinTransformerBlock):
 
     def forward_part1(self, x: Tensor, mask_matrix: Tensor | None) -> Tensor:
         window, _ = get_window_size(x.shape[1:4], self.window_size, self.shift_size)
-        whole: Tensor = self.attn.relative_position_index
+        attention: Any = self.attn
+        whole: Tensor = attention.relative_position_index
         if tuple(window) == tuple(self.window_size):
             attended: Tensor = super().forward_part1(x, mask_matrix)
             return attended
         places = _places(window, self.window_size, whole.device)
-        vars(self.attn)["relative_position_index"] = whole[places][:, places]  # found before the buffer of this name
+        vars(attention)["relative_position_index"] = whole[places][:, places]  # found before the buffer of this name
         try:
             attended = super().forward_part1(x, mask_matrix)
         finally:
-            del vars(self.attn)["relative_position_index"]
+            del vars(attention)["relative_position_index"]
         return attended
 
 
