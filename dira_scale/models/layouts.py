@@ -7,6 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
-from dira_scale.models.vit import PlainEncoder, resampled
+from dira_scale.models.vit import CUBICS, PlainEncoder, resampled
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -272,7 +273,8 @@ def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, enc
         prefix = 0 if encoder.model.no_embed_class else encoder.model.num_prefix_tokens
         before, now = (math.isqrt(max(0, count - prefix)) for count in (tensor.shape[1], expected[1]))
         if 0 < before**2 == tensor.shape[1] - prefix:
-            cubic = encoder.cubic(_CUBICS.get(whose))
+            if (cubic := encoder.cubic(_CUBICS.get(whose))) == CUBICS["timm"]:
+                return resample_abs_pos_embed(tensor, new_size=[now, now], num_prefix_tokens=prefix)
             patches = resampled(tensor[:, prefix:], (before, before), (now, now), cubic)
             return torch.cat([tensor[:, :prefix], patches], 1)
     if name.endswith("relative_position_bias_table") and tensor.shape[1] == expected[1]:

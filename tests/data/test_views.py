@@ -185,7 +185,7 @@ def test_local_crops_are_blurred_by_as_many_pixels_as_global_ones():
     assert (spec.version, replace(spec, crops=()).version, ViewSpec(size=64).version) == (3, 2, 2)
     unblurred = ViewSpec(size=224, crops=({"count": 2}, {"count": 1, "size": 98, "blur": {"p": 0.0}}))
     assert unblurred.version == 2
-    assert ViewSpec(dimensions=2, size=64, corruptions={"patches": CropBlocks()}).version == 3
+    assert ViewSpec(size=64, corruptions={"patches": CropBlocks()}).version == 3
 
 
 def test_golden_views():
