@@ -91,7 +91,7 @@ def test_torchs_operations_are_the_same():
         assert_close(ours, plainly(x, weight, bias, residual, groups, 0.1), rtol=1e-12, atol=1e-12)
 
 
-POINTERS = ("parts", "mean", "var", "weight", "bias", "of_dz", "of_both", "first", "second", "noted")
+POINTERS = ("parts", "stats", "weight", "bias", "sums", "merged", "noted")
 KERNELS = """
 import test_norm_act as t
 from dira_scale.models import norm_act, norm_act_triton as kernels
