@@ -254,7 +254,8 @@ def _of_export(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"run={folder} has no {FILE} and {WEIGHTS}: export a fine-tuned run with formats=plain, or name the run"
         )
-    return read_json(folder / FILE, {}, About), read_tensors(folder / WEIGHTS, "run")
+    # As hf download leaves an export, its files are links into the Hub's cache.
+    return read_json((folder / FILE).resolve(), {}, About), read_tensors(folder / WEIGHTS, "run")
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

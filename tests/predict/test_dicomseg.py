@@ -1,5 +1,6 @@
 """Masks as DICOM segmentations: pixel by pixel those of the NIfTI output, at the slices' places; what they name."""
 
+import datetime
 import io
 import pickle
 from collections.abc import Sequence
@@ -229,6 +230,37 @@ def test_an_element_that_a_header_must_not_have_is_left_out(tmp_path: Path) -> N
     content = images_of(tmp_path / "in", SOURCE).load(0).geometry.encoded(by_class(labelled((5, 20, 24))))
     seg = pydicom.dcmread(io.BytesIO(content))
     assert not any(seg[name].value for name in wrong) and seg.PatientID == "HOSP-7741903"
+
+
+def test_what_is_no_text_is_nobodys_identity(tmp_path: Path) -> None:
+    """pydicom reads long texts of an unknown kind as bytes, and several as a list."""
+    for path in dicom_series(tmp_path / "in", smooth((5, 20, 24))):
+        header = pydicom.dcmread(path)
+        with pydicom.config.disable_value_validation():
+            header["PatientID"] = pydicom.DataElement("PatientID", "UN", b"B" * 70_000)
+            header.PatientName, header.AccessionNumber = "N" * 70_000, ["A", "B"]
+            header.save_as(path)
+    content = images_of(tmp_path / "in", SOURCE).load(0).geometry.encoded(by_class(labelled((5, 20, 24))))
+    seg = pydicom.dcmread(io.BytesIO(content))
+    assert not any(seg[name].value for name in ("PatientID", "PatientName", "AccessionNumber"))
+
+
+@pytest.mark.parametrize("names", [KEYS, SOURCE])
+def test_the_same_prediction_is_the_same_file_at_any_time(
+    names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Later":
+            return cls(2093, 4, 5, 6, 7, 8)
+
+    dicom_series(tmp_path / "in", smooth((5, 20, 24)), StudyDate="20190517", StudyTime="101112")
+    mask = by_class(labelled((5, 20, 24)))
+    first = images_of(tmp_path / "in", names).load(0).geometry.encoded(mask)
+    monkeypatch.setattr(datetime, "datetime", Later)
+    assert images_of(tmp_path / "in", names).load(0).geometry.encoded(mask) == first
+    seg = pydicom.dcmread(io.BytesIO(first))
+    assert (seg.ContentDate, seg.ContentTime) == (("20190517", "101112") if names == SOURCE else ("19000101", "000000"))
 
 
 def even(k: int) -> tuple[float, float, float]:
