@@ -100,7 +100,7 @@ def _hints(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
     if is_typeddict(kind):
         return hints, frozenset(kind.__required_keys__)
     hints = {each.name: hints[each.name] for each in fields(kind)}
-    return hints, frozenset(each.name for each in fields(kind) if each.default is MISSING)
+    return hints, frozenset(each.name for each in fields(kind) if each.default is each.default_factory is MISSING)
 
 
 def check_settings(kind: type, given: Mapping[str, Any], repair: str) -> None:
