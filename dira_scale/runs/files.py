@@ -170,4 +170,4 @@ def _reason(error: BaseException) -> str:
     """One line: YAML's errors have several, the file's text among them."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
