@@ -43,7 +43,7 @@ def _require_steady(answer: Any) -> None:
     """Raise TimeoutError later, while the answer's content is read, where too little of it comes."""
     library: Any = import_module(type(answer).__module__.partition(".")[0])  # httpx2, or httpx of older versions
 
-    class Steady(library.SyncByteStream):  # type: ignore[misc]
+    class Steady(library.SyncByteStream):
         def __init__(self, stream: Any) -> None:
             self.stream = stream
 
