@@ -36,7 +36,7 @@ from dira_scale.distributed.processes import default_workers
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError, print_line
 from dira_scale.evaluation.config import SLIDING, require_masks
-from dira_scale.evaluation.journal import Journal, check_same, journal, rows_are_kept
+from dira_scale.evaluation.journal import Journal, is_complete, journal, rows_are_kept
 from dira_scale.evaluation.rounds import rounds, share, together
 from dira_scale.evaluation.stored import dense, read_ahead
 from dira_scale.evaluation.trained import TrainedRun
@@ -54,6 +54,7 @@ from dira_scale.storage.atomic import write_atomic
 from dira_scale.storage.owned import own
 
 logger = logging.getLogger(__name__)
+KIND = "predictions"  # of the folder
 
 
 @dataclass(frozen=True)
@@ -154,14 +155,12 @@ class Prediction:
 
     def is_complete(self) -> bool:
         """Raises UserError if it has another prediction."""
-        if complete := (self.out / ABOUT).is_file():
-            check_same(self.out, json.loads((self.out / ABOUT).read_text()), self.about)
-        return complete
+        return is_complete(self.out, KIND, ABOUT, self.about)
 
     def begin(self, stack: ExitStack) -> Journal:
         """Make the folder, or go on with it. Raises UserError."""
         with rows_are_kept(self.out):
-            own(self.out, "predictions", "out")
+            own(self.out, KIND, "out")
             return stack.enter_context(journal(self.out, self.about))
 
     def parts(self, done: Mapping[str, Row]) -> tuple[list[range], int]:
