@@ -116,9 +116,11 @@ def check_shape(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) 
         raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels (recipe.min_side)")
     if len(shape) > 2 and depth < recipe.min_side and recipe.slices is None:
         raise QuarantinedError("check", f"fewer than {recipe.min_side} slices (recipe.min_side)")
-    if any(min(b.d, b.h, b.w) <= 0 for b in boxes):
+    if not all(min(b.d, b.h, b.w) > 0 for b in boxes):
         raise QuarantinedError("check", "a box without extent, or outside the image")
-    if any(min(b.z, b.y, b.x) < -1 for b in boxes) or any(
-        b.z + b.d > depth + 1 or b.y + b.h > height + 1 or b.x + b.w > width + 1 for b in boxes
+    if not all(
+        first >= -1 and first + extent <= side + 1
+        for b in boxes
+        for first, extent, side in ((b.z, b.d, depth), (b.y, b.h, height), (b.x, b.w, width))
     ):
         raise QuarantinedError("check", "a box reaches out of the image by more than a pixel")

@@ -39,7 +39,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def opened_for_header(path: Path) -> Iterator[BinaryIO]:
-    """A file whose DICOM header is read; from a store only the parts that are read are fetched. Raises as ``opened``."""
+    """A file whose DICOM header is read; from a store only what is read is fetched. Raises as ``opened``."""
     few = {} if is_local(path) else {"block_size": BLOCK}
     with contextlib.ExitStack() as closing, rejects("DICOM header is damaged ({})"):
         with rejects("the file cannot be read ({})"), with_errno(path):

@@ -14,8 +14,8 @@ from pydicom.dataset import Dataset
 
 LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}  # PS3.5 7.1.2
 ITEM, ENDS, PIXELS = 0xFFFEE000, (0xFFFEE00D, 0xFFFEE0DD), 0x7FE00010
-VRS = (b"C\x7f", b"\0\0", b"zz", b"cs", *(vr.encode() for vr in "AT CS DA DS FD FL IS LO OB OW PN SQ SS TM UI UL UN US "
-       "UT".split()))  # fmt: skip
+KNOWN = b"AT CS DA DS FD FL IS LO OB OW PN SQ SS TM UI UL UN US UT"
+VRS = (b"C\x7f", b"\0\0", b"zz", b"cs", *KNOWN.split())
 LENGTHS = (0, 1, 2, 3, 7, 2**15, 2**16 - 2, 2**16 - 1, 2**31 - 1, 2**32 - 2, 2**32 - 1)
 TEXTS = {  # of whatever else is read
     "PatientSex": "F", "PatientAge": "044Y", "PatientBirthDate": "19800101", "ViewPosition": "PA", "Manufacturer": "X",
