@@ -142,7 +142,10 @@ class Prediction:
         images = _images(config, self.trained, self.workers)
         if self.masks and len({*images.targets}) < len(images.targets):
             twice = Counter(images.targets).most_common(1)[0][0]
-            raise UserError(f"names=source: two images would have the mask {twice}; use names=keys")
+            cause, remedy = "names=source", "use names=keys"
+            if isinstance(images, DatasetImages):
+                cause, remedy = f"{images.dataset.root} has a key twice", "shard again, or copy it from its origin"
+            raise UserError(f"{cause}: two images would have the mask {twice}; {remedy}")
         seen = {"window": self.window} if self.masks else {"crops": self.trained.about["evaluate"]["crops"]}
         written = {"format": config.format, "probabilities": config.probabilities or None} if self.masks else {}
         about = {name: self.trained.about[name] for name in ("network", "stage", "step")}
@@ -214,7 +217,10 @@ class Prediction:
         """As the run's masks were evaluated; the row of what is written."""
         trained, geometry, name = self.trained, image.geometry, self.images.targets[number]
         size, batch, task = trained.size, self.config.batch, trained.supervision
-        found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))[None]
+        try:
+            found = geometry.restored(dense(self.predicted, image.stored, size, self.window, self.device, batch))[None]
+        except DecodeError as error:
+            return {"stage": "decode", "reason": str(error)}
         overlap = self.config.format == DICOMSEG
         mask = task.segments(found).numpy()[0] if overlap else task.answers(found, trained.chosen)[0]
         arrays = {MASKS: mask} | ({PROBABILITIES: found.numpy()[0]} if self.config.probabilities else {})

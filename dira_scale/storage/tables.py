@@ -39,7 +39,7 @@ def read_table(
     ``advice`` what to do about a column), or has a line with more cells than the header.
     """
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path} is a folder: name the table in it" if path.is_dir() else f"{path}: no such file")
     delimiter = _delimiter(path)
     with lines_of(path) as lines:
         reader, first_line = csv.reader(lines, delimiter=delimiter), 1  # of the row being read
