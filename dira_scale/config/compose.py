@@ -60,7 +60,9 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
             raise SystemExit(0)
-        _complete(config)
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help describes it")
         with _closed_environment(command):
             OmegaConf.resolve(config)
         expand_home(config, paths)
@@ -171,13 +173,6 @@ def _closed_environment(command: str) -> Iterator[None]:
         yield
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-
-
-def _complete(config: DictConfig) -> None:
-    """Raise UserError if a required key is not set."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help describes it")
 
 
 FEW = 8  # list the known keys in an error if there are at most this many

@@ -53,13 +53,15 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
     channels = info.channels or (["red", "green", "blue"] if info.in_colour else [])
     fields = [_field(column, info) for column in info.schema if not _nested(column.type)]
+    known, address = re.match(SPDX, info.licence), re.search(r"https?://\S+", info.licence)
+    url = f"https://spdx.org/licenses/{known[0]}.html" if known else address[0] if address else ""
     return {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": info.name,
         "description": f"{info.modality} images as WebDataset shards with a Parquet manifest: {counts}.",
-        "license": _licence(info.licence),
+        "license": {"@type": "sc:CreativeWork", "name": info.licence} | ({"url": url} if url else {}),
         "version": f"{info.format_version}.0.0",
         **({"variableMeasured": channels} if channels else {}),
         **{f"rai:{name}": value for name, value in _responsible(info) if value},
@@ -82,13 +84,6 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _licence(text: str) -> dict[str, str]:
-    """The text of ``dataset.json``, with the address of a known licence, else that in the text."""
-    known, address = re.match(SPDX, text), re.search(r"https?://\S+", text)
-    url = f"https://spdx.org/licenses/{known[0]}.html" if known else address[0] if address else ""
-    return {"@type": "sc:CreativeWork", "name": text} | ({"url": url} if url else {})
 
 
 def _responsible(info: DatasetInfo) -> Iterator[tuple[str, str | list[str]]]:
