@@ -76,10 +76,7 @@ class UNet3D(VolumeArchitecture):
     up: str = one_of("transposed", "nearest")
 
     label: ClassVar[str] = "unet3d"
-
-    @property
-    def stride(self) -> int:
-        return 8
+    stride: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         """Raises UserError if ``width`` does not give whole channels, or GroupNorm none for each group."""
@@ -158,10 +155,7 @@ class SwinUNETR(VolumeArchitecture):
     bias_axes: str = one_of(XYZ, ZYX, default=ZYX)  # of older runs and exports, which do not say it
 
     label: ClassVar[str] = "swinunetr"
-
-    @property
-    def stride(self) -> int:
-        return 32
+    stride: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
         """Raises UserError unless the features divide over the attention's heads."""
@@ -200,18 +194,9 @@ class ViT3D(VolumeArchitecture):
     decoder_channels: list[int] | None = at_least(1, None)
 
     label: ClassVar[str] = "vit3d"
-
-    @property
-    def stride(self) -> int:
-        return 8
-
-    @property
-    def divides(self) -> str:
-        return "cuts each side into patches of 8"
-
-    @property
-    def instance_norm(self) -> str:
-        return ""
+    stride: ClassVar[int] = 8
+    divides: ClassVar[str] = "cuts each side into patches of 8"
+    instance_norm: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Raises UserError unless each head has channels for the turns of three axes, and the decoder two stages."""
@@ -259,6 +244,8 @@ class InflatedViT(VolumeArchitecture):
     decoder_channels: list[int] | None = at_least(1, None)
     arguments: dict[str, Any] | None = None
 
+    instance_norm: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
         """Raises UserError for a patch that no doublings lead back from, another number of ``decoder_channels`` than
         the decoder has stages, and a patch's side among ``arguments``."""
@@ -286,10 +273,6 @@ class InflatedViT(VolumeArchitecture):
     @property
     def divides(self) -> str:
         return f"cuts each side into patches of {self.patch_size}"
-
-    @property
-    def instance_norm(self) -> str:
-        return ""
 
     @property
     def stages(self) -> int:

@@ -180,9 +180,6 @@ def _named(row: str, paper: PaperTable) -> str:
     return ", ".join([theirs, *([rest] if rest and not rest.startswith("level ") else [])]) if theirs else row
 
 
-SUFFIXES = (".html", ".md", ".csv", ".tex")
-
-
 def render(content: SweepContent, papers: Sequence[PaperTable] = ()) -> dict[str, str]:
     """Text by suffix. ``papers``: tables that stand beside ours, first on the page."""
     own = [table for tables in content.tables.values() for table in tables]
