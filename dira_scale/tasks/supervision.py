@@ -257,6 +257,7 @@ class Supervision(ABC):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class ImageSupervision(Supervision):
     """What a network learns of labels of whole images.
 
