@@ -127,7 +127,7 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
     random = {alike[setting]: setting for setting, of in members.items() if of["random"]}
     baselines = [*dict.fromkeys(at[setting][0] for setting in random.values())]
     tests = {(c.metric, *pair): c for c in map(Comparison.of_json, content["comparisons"])
-             for pair in _both(c.first, c.second)}  # fmt: skip
+             for pair in ((c.first, c.second), (c.second, c.first))}  # fmt: skip
     by_metric: dict[str, dict[str, Spread]] = {}
     for spread in map(Spread.of_json, content["spreads"]):
         by_metric.setdefault(spread.metric, {})[spread.setting] = spread
@@ -148,10 +148,6 @@ def _compared(phase: str, content: Mapping[str, Any], runs: Sequence[SweepRun]) 
         rows, columns = (dict.fromkeys(key[part] for key in cells) for part in (0, 1))
         known = {column: fractions[column] for column in columns if column in fractions}
         yield Table(phase, f"{title}, %" if scale == 100 else title, [*rows], [*columns], cells, baselines, known)
-
-
-def _both(first: str, second: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (first, second), (second, first)
 
 
 def _column(column: str, metric: str) -> str:
