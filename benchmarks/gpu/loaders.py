@@ -1,7 +1,7 @@
 """What feeds a step on the GPU: images/s of training from shards by each loader.
 
-`cpu`: decoding threads in the training process (data.helper=false), whose Python also launches the step. `helper`: in a
-process of their own, which fills pinned slots of shared memory. `dali`: decoded on the GPU, where DALI is installed.
+`cpu`: decoding threads in the training process (data.helper=false), whose Python also launches the step. `helper`: in
+processes of their own, which fill pinned slots of shared memory. `dali`: decoded on the GPU, where DALI is installed.
 The network and settings of the ladder's first rung, at the paper's batch per GPU, whose steps are short; the images
 are a few phantoms, gone through again and again. How it is measured: benchmarks/end_to_end.py.
 """
