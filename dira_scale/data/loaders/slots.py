@@ -1,4 +1,4 @@
-"""Memory that several processes map, for the large tensors of batches: only small ones (parameters, labels) are pickled.
+"""Memory that processes share, for the large tensors of batches; only small ones (labels, parameters) are pickled.
 
 On a GPU the training process pins it, and batches are copied to the device straight from it.
 """
@@ -45,7 +45,7 @@ class Slots:
         return replace(left, distortions=tuple(each.clone() for each in batch.distortions))
 
     def batch(self, slot: int, batch: Batch) -> Batch:
-        """``batch``, as ``fill`` left it, with the views and masks of a slot; on a CPU, where nothing is copied on, with
+        """``batch``, as ``fill`` left it, with the views and masks of a slot: on a CPU, where nothing is copied on,
         copies of them."""
         parts = self._parts(slot, _large(batch))
         return _with_large(batch, parts if self.pinned else [part.clone() for part in parts])
