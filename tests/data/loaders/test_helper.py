@@ -103,7 +103,7 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
     assert set(filled) == set(range(3)) and len(filled) == 20
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, pytest.param(1, marks=pytest.mark.system)])
 def test_a_killed_process_is_an_error(arguments, which):
     batches = choose("cpu").in_processes(2).build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
     next(batches)
