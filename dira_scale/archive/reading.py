@@ -1,17 +1,15 @@
 """One input as it is read: its image or volume, its mask, and why it cannot be used."""
 
 import errno
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
 from dira_scale.archive.plan import Item
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.sources.base import Input, PaintedMask, SourceRecord
-from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.burned_in import LetteringError
 from dira_scale.imaging.colour import RGB, ColourError, refuse_grey
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_image, read_mask
@@ -20,8 +18,8 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.storage.store import is_local
 
-LOOKED_AT = 8  # images
 COLOUR = "colour"  # the stage of images in colour where grey ones are stored, and the reverse
+LETTERING = "lettering"  # the stage of images that seem to show text
 
 
 @dataclass(eq=False)  # not frozen: a context manager that it passes through sets its traceback
@@ -51,27 +49,13 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         raise QuarantinedError("geometry", str(error)) from error
     except ColourError as error:
         raise QuarantinedError(COLOUR, str(error)) from error
+    except LetteringError as error:
+        raise QuarantinedError(LETTERING, str(error)) from error
     except RejectedError as error:
         cause = error.__cause__
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
         raise QuarantinedError("decode", str(error)) from error
-
-
-def check_colour(items: Iterable[Item], recipe: Recipe) -> None:
-    """Raise UserError, before a conversion, if images are in colour where the recipe stores grey, or the reverse: if
-    each of the first is that can be read."""
-    if recipe.dims == 3:
-        return
-    refused = ""
-    for item in islice((item for item in items if item.record.rejected is None), LOOKED_AT):
-        try:
-            read_input(item, recipe)
-            return
-        except QuarantinedError as error:
-            refused = refused or error.reason if error.stage == COLOUR else refused
-    if refused:
-        raise UserError(f"recipe.colour={recipe.colour}: the images are {refused}")
 
 
 def _check_as_listed(record: SourceRecord) -> None:

@@ -5,6 +5,7 @@ which is beside the class that it configures (:mod:`dira_scale.config.schema`). 
 YAML files only. Hydra's own entry point is not used: it would change the working directory and configure logging.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -60,7 +61,8 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
             raise SystemExit(0)
-        _complete(config)
+        if missing := sorted(OmegaConf.missing_keys(config)):
+            raise schema.incomplete(config, missing, _help(command, arguments.words, composed))
         with _closed_environment(command):
             OmegaConf.resolve(config)
         expand_home(config, paths)
@@ -173,11 +175,10 @@ def _closed_environment(command: str) -> Iterator[None]:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
-def _complete(config: DictConfig) -> None:
-    """Raise UserError if a required key is not set."""
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help describes it")
+def _help(command: str, words: Sequence[str], composed: DictConfig) -> str:
+    """What to type for help with these choices of groups, which decide what keys there are."""
+    chosen = [word for word in words if key_of(word) in composed.hydra.runtime.choices]
+    return f"python -m dira_scale.{command.replace('_', ' ')} {shlex.join([*chosen, '--help'])}"
 
 
 FEW = 8  # list the known keys in an error if there are at most this many

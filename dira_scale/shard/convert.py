@@ -8,10 +8,10 @@ from typing import Any
 
 from dira_scale.archive.claim import Share, remove_leftovers, unfinished, write_dataset
 from dira_scale.archive.finish import Outcome, finish
+from dira_scale.archive.first_look import check_first
 from dira_scale.archive.outcome import gpu_codecs_line, print_outcome, sample_counts
 from dira_scale.archive.output import check_output, check_unchanged, completed, finished
 from dira_scale.archive.plan import ShardPlan, planned_from
-from dira_scale.archive.reading import check_colour
 from dira_scale.archive.recipe import Recipe
 from dira_scale.archive.slices import with_modality
 from dira_scale.archive.writer import sharding
@@ -46,7 +46,7 @@ def convert(
         recipe = with_modality(recipe, plan)
         started = time.monotonic()
         if made is None:
-            check_colour(plan, recipe)
+            check_first(plan, recipe, folder)
             identity = recipe.identity(hasher)
             join = partial(finish, folder, plan, recipe, identity)
             made = write_dataset(folder, plan, identity, sharding(recipe), workers, join, part)

@@ -19,7 +19,7 @@ from dira_scale.archive.sources.split_lists import UNMATCHED, PatientPattern, wi
 from dira_scale.config.schema import PathStr
 from dira_scale.errors import UserError, print_line
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.dicom import HEADER, header_of
+from dira_scale.imaging.dicom import HEADER, ObjectError, header_of
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.read import Frame
 from dira_scale.imaging.rejection import RejectedError
@@ -31,6 +31,9 @@ from dira_scale.storage.text import brief
 from dira_scale.storage.walk import files_below, folder_at, objects_below, resolve_links
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
+DOCUMENTS = {  # beside images, and never one
+    ".csv", ".html", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
+}  # fmt: skip
 CHUNK = 1024  # files per round of the threads
 
 
@@ -43,7 +46,7 @@ class Listed(NamedTuple):
 
 
 class Folder:
-    """All files below ``images``; with ``labels``, files without a row there go to quarantine.
+    """All files below ``images``; with ``labels``, files without a row there are not used.
 
     Paths are resolved: two paths to one file, through symbolic links or ``..``, are one input.
 
@@ -141,6 +144,9 @@ class Folder:
         record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
         try:
             size, header = size_of(path) if size is None else size, header_of(path)
+        except ObjectError as error:
+            given = {"rejected" if listed.row else "aside": str(error)}
+            return [replace(record, **given)]
         except RejectedError as error:
             return [self._completed(replace(record, rejected=str(error)), listed.row, {})]
         record = self._completed(replace(record, size=size), listed.row, header)
@@ -155,8 +161,10 @@ class Folder:
         self, record: SourceRecord, row: Mapping[str, str] | None, header: Mapping[str, str]
     ) -> SourceRecord:
         """The record completed from its CSV row, if there is a CSV, and the DICOM header."""
+        if row is None and not isinstance(record.image, Input) and record.image.suffix.lower() in DOCUMENTS:
+            return replace(record, aside="a document or table by its name")
         if self.csv and row is None:
-            return replace(record, rejected="no row in the CSV of labels")
+            return replace(record, aside=f"not in {self.csv.name}")
         row = row or {}
         cells = {name: row[column].strip() or None for name, column in self.columns.items()}
         if "patient" in cells and not cells["patient"]:  # the header's patient may be an alias of one in the CSV
