@@ -39,6 +39,12 @@ class Start:
     summary: str
     licence: str | None
 
+    @property
+    def short(self) -> str:
+        """A line for the screen."""
+        parts = " and ".join(part.partition(" (")[0] for part in self.loaded)
+        return printable(f"starts from {self.path}: {parts} loaded; licence: {self.licence or 'unknown'}")
+
 
 def start_weights(
     init: str, encoder: Encoder, network: Network | None = None, other_norm: bool = False, key: str = "init"
