@@ -190,7 +190,9 @@ class Loop:
     def stopped(self) -> str:
         """What ``steps`` has left undone; empty once the last stage has ended."""
         step, planned = self.state.step, self.planned_steps()
-        undone = f"stopped at {step} of {planned} (steps={self.config.steps}): nothing is evaluated before the last step"
+        undone = (
+            f"stopped at {step} of {planned} (steps={self.config.steps}): nothing is evaluated before the last step"
+        )
         return undone if self.config.steps is not None and step < planned else ""
 
     def _advance(self, plan: StagePlan) -> None:

@@ -29,7 +29,7 @@ from dira_scale.finetune.step import Finetuning
 from dira_scale.models import norm
 from dira_scale.models.network import Network, moved
 from dira_scale.models.normalise import input_of, normalised
-from dira_scale.models.start import RANDOM, Start
+from dira_scale.models.start import Start
 from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
 from dira_scale.runs.files import read_rows
@@ -194,11 +194,15 @@ class FinetuneTask(Finetuning, DatasetTask):
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
         stages = ", ".join(f"{plan.name} {plan.steps}" for plan in self.stages)
         return [
-            f"learns {', '.join(self.supervision.outputs)}: a network of {parameters:.1f} M parameters; steps by stage: "
-            f"{stages}",
+            f"learns {', '.join(self.supervision.outputs)}: a network of {parameters:.1f} M parameters; steps by "
+            f"stage: {stages}",
             *self.data.summary(self.stages[0]),
             *([self.start.short, Detail(self.start.summary)] if self.start else ["starts from random weights"]),
-            *((Detail(line) if self.leak.verdict == NO_LEAK else line for line in self.leak.lines) if self.leak else []),
+            *(
+                (Detail(line) if self.leak.verdict == NO_LEAK else line for line in self.leak.lines)
+                if self.leak
+                else []
+            ),
             *self._frozen_lines(),
             *warn_of_test(self.config, self.data, self.supervision),
             *told_apart_by_side(self.supervision.outputs, self.data.views),

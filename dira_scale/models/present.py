@@ -26,7 +26,9 @@ def check_network(cfg: DictConfig) -> None:
             continue
         path = locate(value, key)
         if is_local(path) and not path.exists() and value.partition(".")[0] not in _names():  # of these, more is said
-            raise UserError(f"{key}={value}: no such file or folder; name a run's folder, an export or a file of weights")
+            raise UserError(
+                f"{key}={value}: no such file or folder; name a run's folder, an export or a file of weights"
+            )
     encoder, size = OmegaConf.select(cfg, "model.encoder"), OmegaConf.select(cfg, "data.size")
     if not isinstance(encoder, str):
         return

@@ -13,6 +13,7 @@ import torch
 from dira_scale import __version__
 from dira_scale.archive.outcome import most_common
 from dira_scale.archive.output import beside
+from dira_scale.data.batch import UNITS
 from dira_scale.errors import UserError, counted, print_line
 from dira_scale.evaluation.journal import FILE as UNFINISHED
 from dira_scale.evaluation.trained import TrainedRun
@@ -74,6 +75,6 @@ def finish(out: Path, trained: TrainedRun, images: Images, done: dict[str, Row],
     written = about | network | {name: trained.about[name] for name in judged} | counts
     write_json(out / ABOUT, written)
     (out / UNFINISHED).unlink()
-    print_line(f"{where}: {counted(len(usable), 'image')}")
+    print_line(f"{where}: {counted(len(usable), UNITS[len(trained.size)][:-1])}")
     if refused:
         print_line(f"quarantined: {len(refused)} ({why}; all in {table})")

@@ -18,6 +18,7 @@ from dira_scale.archive.writer import sharding
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, counted
 from dira_scale.machine.console import Console
+from dira_scale.machine.hardware import gpus
 from dira_scale.storage.store import locate
 
 
@@ -62,7 +63,7 @@ def convert(
             f"sharding to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
-    if line := gpu_codecs_line(ShardedDataset.open(folder)):
+    if gpus()[0] and (line := gpu_codecs_line(ShardedDataset.open(folder))):
         console.print(line)
     print_outcome(console, folder, made, time.monotonic() - started)
 

@@ -219,9 +219,9 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     assert source.label_names == ("nodule", "mass")
     listed(source)
     printed = capsys.readouterr().out
-    assert (
-        "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (recipe.class_columns takes a grade" in printed
-    )
+    assert "list.csv: labels are nodule, mass\n" in printed
+    for column in ("mrn", "birth", "zip"):
+        assert f"list.csv: {column} is no label, as it has other numbers than 0, 1 and -1: recipe.class" in printed
     assert "list.csv: column Mask is not used; recipe.columns.mask=Mask uses it" in printed
     named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
     assert listed(named)["im00.png"].labels == (0.5,)

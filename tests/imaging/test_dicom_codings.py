@@ -26,7 +26,8 @@ UNKNOWN = "DICOM in a coding that cannot be read here"
 REFUSED = {
     **dict.fromkeys(
         ["ExplVR_BigEndNoMeta", "ExplVR_LitEndNoMeta", "UN_sequence", "empty_charset_LEI", "meta_missing_tsyntax",
-         "nested_priv_SQ", "no_meta", "no_meta_group_length", "priv_SQ", "rtplan", "rtplan_truncated", "waveform_ecg", "DICOMDIR", "DICOMDIR-bigEnd",
+         "nested_priv_SQ", "no_meta", "no_meta_group_length", "priv_SQ", "rtplan", "rtplan_truncated", "waveform_ecg",
+         "DICOMDIR", "DICOMDIR-bigEnd",
          "DICOMDIR-empty", "DICOMDIR-implicit", "DICOMDIR-nooffset", "DICOMDIR-nopatient", "DICOMDIR-reordered"],
         NO_IMAGE,
     ),

@@ -34,6 +34,7 @@ COLUMNS = ("file", "patient", "study", "split", "mask")
 DOCUMENTS = {  # beside images, and never one
     ".csv", ".html", ".json", ".log", ".md", ".pdf", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 }  # fmt: skip
+SHOWN = 8  # columns of a table of each kind that are told
 CHUNK = 1024  # files per round of the threads
 
 
@@ -227,18 +228,24 @@ class Folder:
         self.classes = self.class_labels.names
         if guess:
             taken = {*named, *HEADER}
-            flags, others = flags_and_numbers(table(), taken)
+            flags, others, texts = flags_and_numbers(table(), taken)
             self.numeric = tuple(flags)
             none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
             none += "several classes"
             if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
                 none = "none: the table has no further columns"
             shown = brief(", ".join([*flags, *self.rules, *self.classes])) or none
-            note = f"{path.name}: labels are {shown}"
-            if others:
-                numbers = brief(", ".join(others))
-                note += f"; no labels: {numbers} (recipe.class_columns takes a grade, label_columns a measure)"
-            self.notes.append(note)
+            self.notes.append(f"{path.name}: labels are {shown}")
+            for each in others[:SHOWN]:
+                self.notes.append(
+                    brief(f"{path.name}: {each} is no label, as it has other numbers than 0, 1 and -1")
+                    + ": recipe.class_columns takes a grade, label_columns a measure"
+                )
+            for each, line in [*texts.items()][:SHOWN]:
+                self.notes.append(
+                    brief(f"{path.name}: {each} is no label, as line {line} has no number")
+                    + ": recipe.class_columns takes classes"
+                )
         lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
         for line, row in table():
             path_in_table = self._path(row[self.columns["file"]], path)
