@@ -233,8 +233,12 @@ def explain(error: Exception, schema: type, words: Sequence[str], command: str) 
 
 def _elsewhere(key: str, command: str) -> str:
     """For a key, without a dot, of other commands: which."""
-    files = ((name, folder("configs") / f"{name}.yaml") for name in COMMANDS if name != command)
-    theirs = [name for name, file in files if re.search(rf"^{re.escape(key)}:", file.read_text(), re.MULTILINE)]
+    files = ((name, folder("configs") / f"{name}.yaml") for name in COMMANDS if name != command)  # bench has no file
+    theirs = [
+        name
+        for name, file in files
+        if file.is_file() and re.search(rf"^{re.escape(key)}:", file.read_text(), re.MULTILINE)
+    ]
     few = 0 < len(theirs) <= FEW and "." not in key
     return f"unknown key {key}: {command} has none, but {' and '.join(theirs)} (--help lists the keys)" if few else ""
 

@@ -1,5 +1,5 @@
-"""What is said before a conversion writes: lettering in most of the first images, with a sheet to look at; DICOM objects
-that are no images; what nobody asked for."""
+"""What is said before a conversion writes: lettering in most of the first images, with a sheet to look at; DICOM
+objects that are no images; what nobody asked for."""
 
 import re
 from pathlib import Path
