@@ -55,11 +55,11 @@ class Rung:
 PARTS = {
     "ladder": (
         Rung("bf16", keys=PAPER, alike=True),
-        Rung("D in fp32", keys=(*PAPER, FP32_D), alike=True),
         Rung("torch's norms", keys=PAPER, plain=True, alike=True),
-        Rung("fp16", keys=(*PAPER, "precision=fp16")),
-        Rung("4 BatchNorm groups", keys=(*PAPER, "model.bn_groups=4")),
         Rung("batch 64", keys=(*PAPER, "data.batch=64")),
+        Rung("D in fp32", keys=(*PAPER, FP32_D), alike=True),
+        Rung("4 BatchNorm groups", keys=(*PAPER, "model.bn_groups=4")),
+        Rung("fp16", keys=(*PAPER, "precision=fp16")),
         Rung("authors' loop", keys=PLAIN, kind="tf32", authors=True, alike=True),
     ),
     "transformers": (
@@ -75,10 +75,11 @@ PARTS = {
         Rung("FSDP2", keys=SHARDED[1], alike=True),
     ),
     "mended": (
-        Rung("mae3d", "mae3d"),
-        Rung("mae3d, torch's norms", "mae3d", plain=True),
-        Rung("models_genesis", "models_genesis"),
         Rung("labels", "labels"),
+        Rung("labels, torch's norms", "labels", plain=True),
+        Rung("mae3d", "mae3d"),
+        Rung("mae3d, channels last", "mae3d", (NHWC,)),
+        Rung("models_genesis", "models_genesis"),
     ),
     "known": (
         Rung("IEEE fp32", keys=PLAIN, kind="fp32", alike=True),

@@ -96,7 +96,7 @@ def _of_norm(name: str, given: Mapping[str, Any], moved: int) -> tuple[int, int]
     computes the map. A layer norm's row stays in the cache; backward, its weights' gradients take the second pass.
     """
     backward, x = "backward" in name, given["input"]
-    again = size(x) + (size(given["grad_out"]) if backward else 0)
+    again = size(x) * (1 + backward)
     if "batch_norm" in name:
         if not given.get("training", given.get("train", True)):
             return 0, 0

@@ -1,9 +1,10 @@
-"""Whether kernels of ours build and are right on the device where they are to be used."""
+"""Kernels of ours: whether they build and are right on the device where they are to be used, and how they start."""
 
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,3 +38,28 @@ def work(subject: str, device: torch.device, compared: Callable[[], Iterable[tup
             reason,
         )
     return not reason
+
+
+class Launch:
+    """A Triton kernel with a grid, counts and constants of its own, on tensors of one kind each time.
+
+    What Triton works out of the arguments of each call, which takes the host longer than a small kernel the GPU, is
+    kept of the first; tensors are handed over as addresses, of which the driver asks nothing. In the kernel's signature
+    ``counts`` follow the tensors, and ``constants`` these.
+    """
+
+    def __init__(self, kernel: Any, grid: tuple[int, int], *counts: int, **constants: Any) -> None:
+        self.kernel, self.grid, self.counts, self.constants = kernel, (*grid, 1), counts, constants
+        self.fixed = *counts, *(constants[name] for name in kernel.arg_names if name in constants)
+        self.start: Callable[..., None] | None = None
+
+    def __call__(self, *tensors: Tensor) -> None:
+        """Start it."""
+        places = [x.data_ptr() for x in tensors]
+        aligned = not any(place % 16 for place in places)  # machine code is kept of what may be read 16 bytes at once
+        if self.start is not None and aligned:
+            self.start(*places, *self.fixed)
+            return
+        compiled = self.kernel[self.grid](*tensors, *self.counts, **self.constants)
+        if aligned and compiled is not None:  # Triton's interpreter compiles nothing
+            self.start = compiled[self.grid]

@@ -73,7 +73,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Groups within this process, with what follows, in one operation where the activation is a LeakyReLU."""
         slope = slope_of(self.act) if isinstance(self.drop, nn.Identity) else None
         given = x, self.weight, self.bias, residual if slope is not None else None, self.local
-        y: Tensor = NormAct.apply(*given, 1.0 if slope is None else slope, self.eps, self.noted.view(self.local, -1))
+        y: Tensor = NormAct.apply(*given, 1.0 if slope is None else slope, self.eps, self.noted)
         self._note(self.noted if self.local == 1 else self.noted.mean(0))
         if slope is not None:
             return y

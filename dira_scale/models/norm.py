@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dira_scale.distributed.collectives import new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
@@ -134,10 +134,8 @@ def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
     noted = [layer.pending for layer in layers]
     sizes = [len(pending) for pending in noted]
     sums = reduce_mean(torch.cat(noted))
-    lengths = torch.tensor(sizes).to(sums.device, non_blocking=True)
-    momenta = torch.tensor([layer.momentum if momentum is None else momentum for layer in layers], dtype=sums.dtype).to(
-        sums.device, non_blocking=True
-    )
+    each = tuple(layer.momentum if momentum is None else momentum for layer in layers)
+    lengths, momenta = _on_device(tuple(sizes), sums.device), _on_device(each, sums.device, sums.dtype)
     # By layer its number of passes, and whether there were any. Computed on the device, as a frozen decoder must not
     # cost a synchronisation.
     passes = sums[lengths.cumsum(0) - 1]
@@ -149,6 +147,10 @@ def commit_statistics(module: nn.Module, momentum: float | None = None) -> None:
     torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))
     torch._foreach_zero_(noted)
     torch._foreach_add_([layer.num_batches_tracked for layer in layers], some.long().unbind())
+
+
+def _on_device(values: tuple[float, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.tensor(values, dtype=dtype).to(device, non_blocking=True)
 
 
 def _process_group(span: int) -> Any:

@@ -117,20 +117,20 @@ class InstanceNormAct(nn.modules.instancenorm._InstanceNorm):
 
 class NormAct(torch.autograd.Function):
     """:func:`norm_act` by kernels, differentiable once. ``noted`` [G, 2 C or more], if given, gets each group's means
-    and unbiased variances, of which running statistics are made."""
+    and unbiased variances, of which running statistics are made; of one group it may be a vector."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, groups: int,
         slope: float, eps: float, noted: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        kernels, layout = _kernels(x), torch._prims_common.suggest_memory_format(x)
+        kernels, layout = _kernels(x), _layout(x)
         x = x.contiguous(memory_format=layout)
-        mean, var = kernels.norm_act_stats(x, groups, noted)
+        stats = kernels.norm_act_stats(x, groups, noted)
         added = None if residual is None else residual.contiguous(memory_format=layout)
-        y: Tensor = kernels.norm_act_apply(x, mean, var, weight, bias, added, slope, eps)
+        y: Tensor = kernels.norm_act_apply(x, stats, weight, bias, added, slope, eps)
         # Where something was added, only the result tells which values were negative.
-        ctx.save_for_backward(x, y if added is not None and slope != 1 else None, mean, var, weight, bias)
+        ctx.save_for_backward(x, y if added is not None and slope != 1 else None, stats, weight, bias)
         ctx.about = layout, slope, eps, added is not None
         return y
 
@@ -146,10 +146,19 @@ class NormAct(torch.autograd.Function):
             dz, left = dy, slope
         else:
             left = 1.0
-        dx = kernels.norm_act_gradient(dz, x, *about, *sums, left, eps) if ctx.needs_input_grad[0] else None
-        weight = about[2]
-        dbias, dweight = (None if weight is None else each.sum(0).to(weight.dtype) for each in sums)
+        dx = kernels.norm_act_gradient(dz, x, *about, sums, left, eps) if ctx.needs_input_grad[0] else None
+        dbias = dweight = None
+        if (weight := about[1]) is not None:
+            over_groups = sums.view(2, -1) if sums.shape[0] == 1 else sums.sum(0)
+            dbias, dweight = over_groups.to(weight.dtype).unbind()
         return dx, dweight, dbias, dz if added else None, None, None, None, None
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    if x.is_contiguous():
+        return torch.contiguous_format
+    last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return last if x.is_contiguous(memory_format=last) else torch._prims_common.suggest_memory_format(x)
 
 
 def _kernels(x: Tensor) -> Any:
@@ -173,7 +182,7 @@ def _compared(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     drawn = torch.randn(3, 4, 24, 70, 33, generator=torch.Generator().manual_seed(0)).to(device)
     weight, bias = (torch.linspace(0.5, 2, 24, device=device).requires_grad_() for _ in range(2))
     for layout in (torch.contiguous_format, torch.channels_last):
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in 2 * (torch.float32, torch.bfloat16):  # the second time by what is kept of the first
             x, residual, dy = (each.to(dtype).float().contiguous(memory_format=layout) for each in drawn)
             of = x.requires_grad_(), weight, bias, residual.requires_grad_()
             ours: Tensor = NormAct.apply(x.to(dtype), weight, bias, residual.to(dtype), 2, 0.1, 1e-5)

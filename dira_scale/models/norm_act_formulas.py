@@ -9,59 +9,59 @@ from torch import Tensor
 
 
 @torch.library.custom_op("dira_scale::norm_act_stats", mutates_args=("noted",))
-def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance [G, C]; ``noted`` [G, 2 C or more] gets mean and unbiased variance."""
+def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
+    """Return mean and biased variance [G, 2, C]; ``noted`` [G, 2 C or more] gets mean and unbiased variance."""
     voxels = _grouped(x, groups)
     var, mean = torch.var_mean(voxels, dim=(1, 3), correction=0)
     if noted is not None:
         count = voxels[0, :, 0].numel()
-        noted[:, : 2 * x.shape[1]].copy_(torch.cat([mean, var * (count / (count - 1))], 1))
-    return mean, var
+        noted.view(groups, -1)[:, : 2 * x.shape[1]].copy_(torch.cat([mean, var * (count / (count - 1))], 1))
+    return torch.stack([mean, var], 1)
 
 
 @torch.library.custom_op("dira_scale::norm_act_apply", mutates_args=())
 def norm_act_apply(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    x: Tensor, stats: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
     slope: float, eps: float,
 ) -> Tensor:  # fmt: skip
     """Return the normalised, activated map, in the type and layout of ``x``."""
-    y = _affine(_normal(x, mean, var, eps), weight, bias).flatten(0, 1).view(x.shape)
+    y = _affine(_normal(x, stats, eps), weight, bias).flatten(0, 1).view(x.shape)
     y = y if residual is None else y + residual
     return torch.empty_like(x).copy_(F.leaky_relu(y, slope))
 
 
 @torch.library.custom_op("dira_scale::norm_act_sums", mutates_args=("dz",))
 def norm_act_sums(
-    dy: Tensor, x: Tensor, y: Tensor | None, dz: Tensor | None, mean: Tensor, var: Tensor, weight: Tensor | None,
+    dy: Tensor, x: Tensor, y: Tensor | None, dz: Tensor | None, stats: Tensor, weight: Tensor | None,
     bias: Tensor | None, slope: float, eps: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the sums of dz and dz · z [G, C]; ``dz``, if given, is written, and ``y`` tells what was negative."""
-    normal, gradient = _normal(x, mean, var, eps), _grouped(dy, len(mean))
-    positive = (_affine(normal, weight, bias) if y is None else _grouped(y, len(mean))) > 0
+) -> Tensor:  # fmt: skip
+    """Return the sums of dz and dz · z [G, 2, C]; ``dz``, if given, is written, and ``y`` tells what was negative."""
+    normal, gradient = _normal(x, stats, eps), _grouped(dy, len(stats))
+    positive = (_affine(normal, weight, bias) if y is None else _grouped(y, len(stats))) > 0
     gradient = torch.where(positive, gradient, gradient * slope)
     if dz is not None:
         dz.copy_(gradient.flatten(0, 1).view(x.shape))
-    return gradient.sum((1, 3)), (gradient * normal).sum((1, 3))
+    return torch.stack([gradient.sum((1, 3)), (gradient * normal).sum((1, 3))], 1)
 
 
 @torch.library.custom_op("dira_scale::norm_act_gradient", mutates_args=())
 def norm_act_gradient(
-    dz: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, of_dz: Tensor,
-    of_both: Tensor, slope: float, eps: float,
+    dz: Tensor, x: Tensor, stats: Tensor, weight: Tensor | None, bias: Tensor | None, sums: Tensor, slope: float,
+    eps: float,
 ) -> Tensor:  # fmt: skip
     """Return the gradient of ``x``; ``slope``: of the activation that is still to be differentiated, 1 if none is."""
-    normal, gradient = _normal(x, mean, var, eps), _grouped(dz, len(mean))
+    normal, gradient = _normal(x, stats, eps), _grouped(dz, len(stats))
     count = gradient[0, :, 0].numel()
     gradient = torch.where(_affine(normal, weight, bias) > 0, gradient, gradient * slope)
-    gradient = gradient - _shaped(of_dz / count) - normal * _shaped(of_both / count)
-    scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+    of_dz, of_both = (sums / count).unbind(1)
+    gradient = gradient - _shaped(of_dz) - normal * _shaped(of_both)
+    scale = torch.rsqrt(stats[:, 1] + eps) * (1 if weight is None else weight)
     return torch.empty_like(x).copy_((gradient * _shaped(scale)).flatten(0, 1).view(x.shape))
 
 
 @norm_act_stats.register_fake
-def _(x: Tensor, groups: int, noted: Tensor | None) -> tuple[Tensor, Tensor]:
-    mean = x.new_empty(groups, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    return mean, torch.empty_like(mean)
+def _(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
+    return x.new_empty(groups, 2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 @norm_act_apply.register_fake
@@ -70,8 +70,8 @@ def _(x: Tensor, *_: object) -> Tensor:
 
 
 @norm_act_sums.register_fake
-def _(dy: Tensor, x: Tensor, y: Tensor | None, dz: Tensor | None, mean: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(mean), torch.empty_like(mean)
+def _(dy: Tensor, x: Tensor, y: Tensor | None, dz: Tensor | None, stats: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(stats)
 
 
 @norm_act_gradient.register_fake
@@ -89,8 +89,9 @@ def _shaped(values: Tensor) -> Tensor:
     return values[:, None, :, None]
 
 
-def _normal(x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-    return (_grouped(x, len(mean)) - _shaped(mean)) * _shaped(torch.rsqrt(var + eps))
+def _normal(x: Tensor, stats: Tensor, eps: float) -> Tensor:
+    mean, var = stats.unbind(1)
+    return (_grouped(x, len(stats)) - _shaped(mean)) * _shaped(torch.rsqrt(var + eps))
 
 
 def _affine(normal: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
