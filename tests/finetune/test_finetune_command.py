@@ -257,7 +257,7 @@ def assert_case_is_monais(
             "it is fitted on the validation split, and data.val_split=null",
         ),
         (["task=labels", "data.test_split=tset"], "data.test_split=tset: {} has train, val, test; did you mean 'test'"),
-        (["task=labels", "init=nowhere"], "init: nowhere: no such file"),
+        (["task=labels", "init=nowhere"], "init=nowhere: no such file"),
         (["task=labels", "views.count=2"], "views.count=2: fine-tuning has one view of each image"),
         (
             ["task=labels", "views=tune_volumes", "data.size=[16,16,16]"],
