@@ -53,7 +53,7 @@ def compose(command: str, argv: list[str]) -> DictConfig:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
     root, arguments = Root.read(command), Arguments.parse(argv)
-    schema = get_class(root.schema)
+    schema: Any = get_class(root.schema)
     try:
         composed = _hydra(command, arguments.words, arguments.config_dirs)
         trust_typed(composed)

@@ -147,8 +147,8 @@ class Folder:
         try:
             size, header = size_of(path) if size is None else size, header_of(path)
         except ObjectError as error:
-            given = {"rejected" if listed.row else "aside": str(error)}
-            return [replace(record, **given)]
+            why = str(error)
+            return [replace(record, rejected=why) if listed.row else replace(record, aside=why)]
         except RejectedError as error:
             absent = listed.row is not None and isinstance(error.__cause__, FileNotFoundError)
             reason = NOT_THERE if absent else str(error)
