@@ -78,7 +78,7 @@ def exchange(stacks: Path, seconds: float) -> str:
 def parting(records: Mapping[int, Sequence[Collective]]) -> str:
     """One line with each group's first collective that not all processes of ``records`` have called, or not alike.
 
-    Groups come in the order of time; empty if the processes do not part. What one of them no longer has is not
+    Groups come in the order of steps; empty if the processes do not part. What one of them no longer has is not
     compared, nor a group of which only one has a record.
     """
     groups: dict[str, dict[int, dict[int, Collective]]] = {}  # collectives by group, rank and number
@@ -92,8 +92,8 @@ def parting(records: Mapping[int, Sequence[Collective]]) -> str:
             for rank, numbers in ranks.items():
                 calls.setdefault(numbers[number].call if number in numbers else "nothing", []).append(str(rank))
             if len(calls) > 1:
-                began, step = min((n[number].began, n[number].step) for n in ranks.values() if number in n)
+                step = min(numbers[number].step for numbers in ranks.values() if number in numbers)
                 told = "; ".join(f"rank {', '.join(who)} called {call}" for call, who in calls.items())
-                parted.append((began, f"in step {step} at collective {number} of group {group}: {told}"))
+                parted.append((step, f"in step {step} at collective {number} of group {group}: {told}"))
                 break
-    return f"processes part {', and '.join(text for _, text in sorted(parted))}" if parted else ""
+    return f"the processes part {', and '.join(text for _, text in sorted(parted))}" if parted else ""

@@ -256,9 +256,9 @@ def _summary(trainer: Loop) -> list[str]:
 def _lost_message(error: BaseException, world: World) -> str:
     why = "; ".join([str(error).splitlines()[0], *getattr(error, "__notes__", ())])
     return (
-        f"rank {world.rank} on {socket.gethostname()} lost the other processes ({why}): look in the other nodes' output "
-        "for what ended or hung first, and check the network between them; the same command resumes from the last "
-        "checkpoint"
+        f"rank {world.rank} on {socket.gethostname()} lost the other processes ({why}): look in the other nodes' "
+        "output for what ended or hung first, and check the network between them; the same command resumes from the "
+        "last checkpoint"
     )
 
 
