@@ -8,7 +8,7 @@ import json
 import time
 from bisect import bisect
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +55,8 @@ def recorded() -> list[Collective]:
 def exchange(stacks: Path, seconds: float) -> str:
     """Write this process's record, wait until all have, for at most ``seconds``, and say where they part.
 
+    Says nothing where one has not: the others wait for it, wherever they are.
+
     Args:
         stacks: ``rank-N.txt``, to which the last collectives are appended; ``rank-N.json`` beside it gets all.
     """
@@ -69,20 +71,21 @@ def exchange(stacks: Path, seconds: float) -> str:
     unready.write_text(json.dumps(record))
     unready.replace(stacks.with_suffix(".json"))
     paths, deadline = [stacks.with_name(f"rank-{rank}.json") for rank in range(world())], time.monotonic() + seconds
-    while not all(path.exists() for path in paths) and time.monotonic() < deadline:
+    while not all(path.exists() for path in paths):
+        if time.monotonic() > deadline:
+            return ""
         time.sleep(0.1)
-    read = {rank: json.loads(path.read_text()) for rank, path in enumerate(paths) if path.exists()}
-    return parting({rank: [Collective(*each) for each in record] for rank, record in read.items()})
+    return parting([[Collective(*each) for each in json.loads(path.read_text())] for path in paths])
 
 
-def parting(records: Mapping[int, Sequence[Collective]]) -> str:
-    """One line with each group's first collective that not all processes of ``records`` have called, or not alike.
+def parting(records: Sequence[Sequence[Collective]]) -> str:
+    """One line with each group's first collective that not all processes have called, or not alike.
 
-    Groups come in the order of steps; empty if the processes do not part. What one of them no longer has is not
-    compared, nor a group of which only one has a record.
+    ``records`` are by rank. Groups come in the order of steps; empty if the processes do not part. What one of them no
+    longer has is not compared, nor a group of which only one has a record.
     """
     groups: dict[str, dict[int, dict[int, Collective]]] = {}  # collectives by group, rank and number
-    for rank, record in records.items():
+    for rank, record in enumerate(records):
         for each in record:
             groups.setdefault(each.group, {}).setdefault(rank, {})[each.number] = each
     parted = []

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from harness import (
     assert_moved_alike,
     error_lines,
     finish,
+    job,
     losses,
     pretrain,
     rows,
@@ -244,6 +246,20 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
     [reported] = [line for line in job.printed.splitlines() if "no step for 8 s" in line]
     assert "nothing yet from rank 1" in reported
     assert sorted(path.name for path in (run / "stacks").glob("*.txt")) == ["rank-0.txt", "rank-2.txt"]
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("number", range(100))
+def test_two_sharded_processes_beside_a_busy_one_never_stand_still(number: int, shards: Path, tmp_path: Path) -> None:
+    """If they do, the watchdog ends them, and what is printed has the first collective that differs."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "dira_scale.pretrain", "experiment=small_dinov2", "parallel=fsdp2", f"data.shards={shards}"]
+    command += [f"run={run}", "steps=60", "data.batch=8", "data.workers=1", "parallel.threads=1", "watchdog=240"]
+    with job([sys.executable, "-c", "while True: pass"]):
+        finish(command, seconds=3000, fresh=True)
+    assert status(run)["step"] == 60
 
 
 def test_damaged_checkpoints_are_passed_over_on_the_way_to_the_same_weights(
