@@ -29,7 +29,6 @@ class Collective(NamedTuple):
     number: int  # from 1
     call: str  # kind, types and sizes of what is sent
     step: int  # during which, from 1; 0: before the first
-    began: int  # nanoseconds since 1970
     ended: bool
 
 
@@ -40,16 +39,18 @@ def begin(step: int) -> None:
 
 def recorded() -> list[Collective]:
     """The collectives of this process, in the order of their calls. CUDA may block it where a GPU hangs."""
-    torch_c10d, steps, record = torch._C._distributed_c10d, tuple(_begun), []
+    torch_c10d, begun, record = torch._C._distributed_c10d, tuple(_begun), []
+    steps = (0, *(step for _, step in begun))
     dumps = [json.loads(getattr(torch_c10d, name)()) for name in DUMPS if hasattr(torch_c10d, name)]
-    for entry in (entry for dump in dumps for entry in dump.get("entries", ()) if not entry["is_p2p"]):
+    entries = [entry for dump in dumps for entry in dump.get("entries", ()) if not entry["is_p2p"]]
+    for entry in sorted(entries, key=lambda entry: entry["time_created_ns"]):
         sent = zip(entry["input_dtypes"], entry["input_sizes"], strict=True)
         call = " ".join([entry["profiling_name"], *(f"{dtype}{size}" for dtype, size in sent)])
-        began, ended = entry["time_created_ns"], entry["retired"] or entry["state"] == "completed"
-        step = (0, *(number for _, number in steps))[bisect(steps, (began,))]
+        ended = entry["retired"] or entry["state"] == "completed"
+        step = steps[bisect(begun, (entry["time_created_ns"],))]
         # The number of operations: all that NCCL coalesces into one collective have the same of those.
-        record.append(Collective(" ".join(entry["process_group"]), entry["op_id"], call, step, began, ended))
-    return sorted(record, key=lambda each: each.began)
+        record.append(Collective(" ".join(entry["process_group"]), entry["op_id"], call, step, ended))
+    return record
 
 
 def exchange(stacks: Path, seconds: float) -> str:
@@ -66,7 +67,7 @@ def exchange(stacks: Path, seconds: float) -> str:
     stacks.parent.mkdir(exist_ok=True)
     with stacks.open("a") as file:
         print(f"\nThe last {LAST} collectives of this process, the newest last; * has not ended:", file=file)
-        for group, number, call, step, _, ended in record[-LAST:]:
+        for group, number, call, step, ended in record[-LAST:]:
             print(f"step {step}: {call}, number {number} of group {group}{'' if ended else ' *'}", file=file)
     unready.write_text(json.dumps(record))
     unready.replace(stacks.with_suffix(".json"))

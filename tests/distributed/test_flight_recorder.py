@@ -96,7 +96,7 @@ def test_a_mistake_is_named(mistake: str, counts: tuple[int, int], said: str, la
 
 
 def record(*calls: str, first: int = 1) -> list[Collective]:
-    return [Collective("0 all", number, call, number, number, True) for number, call in enumerate(calls, first)]
+    return [Collective("0 all", number, call, number, True) for number, call in enumerate(calls, first)]
 
 
 def test_processes_with_the_same_call_are_named_together() -> None:
