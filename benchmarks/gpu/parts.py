@@ -7,9 +7,10 @@ Everything ends within --seconds. Each part is a separate process, ended with al
 was no time for is named. In this order: `profile` (which kernels take a step's time), `alone` (D, norms), `ladder`
 (DiRA on MoCo, one change at a time), `transformers` (DINOv2, MAE: speed, waits, two runs alike), `sharded` (ZeRO-3 and
 FSDP2 of one process), `loaders` (a step fed by each), `mended` (what changed since it was measured), `graph` (a whole
-step as a CUDA graph), `compile` (part by part). By name: `known` (more of the ladder), `volumes`, `basics` (a product,
-layers of volumes), `steady` (waits of every recipe, views distorted as on a CPU, two runs alike), `nccl` (collectives
-in a group of one), `evaluation` (fine-tuning, sliding windows, embeddings), `tests` (those marked gpu, or of --tests).
+step as a CUDA graph). By name: `known` (more of the ladder), `volumes`, `basics` (a product, layers of volumes),
+`steady` (waits of every recipe, views distorted as on a CPU, two runs alike), `nccl` (collectives in a group of one),
+`evaluation` (fine-tuning, sliding windows, embeddings), `compile` (part by part), `tests` (those marked gpu, or of
+--tests).
 DIR (by default $OUT, or out/gpu where that is not set) gets gpu.json, which is updated with every figure; gpu.txt, a
 table of all, each beside what the planner expects on a CPU and beside the last one; logs.tar.gz; and what was compiled,
 caches-*, which --caches reads from a FOLDER the next time. --rehearse runs everything at tiny sizes, on a CPU too; its
@@ -44,12 +45,12 @@ from dira_scale.storage.atomic import write_atomic, write_json
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # Seconds of a part, of which it has as much as its share of those that are to come; the last has all that is left.
 SECONDS = {
-    "profile": 60, "alone": 30, "ladder": 60, "transformers": 75, "sharded": 25, "loaders": 90, "mended": 30,
-    "graph": 20, "compile": 195,
+    "profile": 60, "alone": 30, "ladder": 60, "transformers": 75, "sharded": 25, "loaders": 200, "mended": 60,
+    "graph": 20,
 }  # fmt: skip
 SECOND_CALL = {
-    "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "tests": 330,
-    "study": 540,
+    "known": 90, "volumes": 60, "basics": 40, "steady": 110, "nccl": 15, "evaluation": 50, "compile": 195,
+    "tests": 330, "study": 540,
 }  # fmt: skip
 PARTS = (*SECONDS, *SECOND_CALL)
 MODULES = {

@@ -75,10 +75,11 @@ PARTS = {
         Rung("FSDP2", keys=SHARDED[1], alike=True),
     ),
     "mended": (
-        Rung("mae3d", "mae3d"),
-        Rung("mae3d, torch's norms", "mae3d", plain=True),
-        Rung("models_genesis", "models_genesis"),
         Rung("labels", "labels"),
+        Rung("labels, torch's norms", "labels", plain=True),
+        Rung("mae3d", "mae3d"),
+        Rung("mae3d, channels last", "mae3d", (NHWC,)),
+        Rung("models_genesis", "models_genesis"),
     ),
     "known": (
         Rung("IEEE fp32", keys=PLAIN, kind="fp32", alike=True),

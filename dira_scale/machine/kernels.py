@@ -44,7 +44,8 @@ class Launch:
     """A Triton kernel with a grid, counts and constants of its own, on tensors of one kind each time.
 
     What Triton works out of the arguments of each call, which takes the host longer than a small kernel the GPU, is
-    kept of the first. In the kernel's signature ``counts`` follow the tensors, and ``constants`` these.
+    kept of the first; tensors are handed over as addresses, of which the driver asks nothing. In the kernel's signature
+    ``counts`` follow the tensors, and ``constants`` these.
     """
 
     def __init__(self, kernel: Any, grid: tuple[int, int], *counts: int, **constants: Any) -> None:
@@ -52,10 +53,12 @@ class Launch:
         self.fixed = *counts, *(constants[name] for name in kernel.arg_names if name in constants)
         self.start: Callable[..., None] | None = None
 
-    def __call__(self, aligned: bool, *tensors: Tensor) -> None:
-        """Start it; ``aligned``: whether all tensors begin at a multiple of 16 bytes, as machine code is kept of."""
+    def __call__(self, *tensors: Tensor) -> None:
+        """Start it."""
+        places = [x.data_ptr() for x in tensors]
+        aligned = not any(place % 16 for place in places)  # machine code is kept of what may be read 16 bytes at once
         if self.start is not None and aligned:
-            self.start(*tensors, *self.fixed)
+            self.start(*places, *self.fixed)
             return
         compiled = self.kernel[self.grid](*tensors, *self.counts, **self.constants)
         if aligned and compiled is not None:  # Triton's interpreter compiles nothing

@@ -22,11 +22,8 @@ TILE, MOST = 4096, 64  # values of a tile, and its channels at most, where chann
 ROW = 2048  # values of a tile of one channel, where they are not
 PARTS, COLUMNS = 128, 8  # of a tile of partial sums
 KINDS = 4096  # of maps whose launches are kept
-# Counts whose divisors a kernel has no use for, and vectors: by these no other machine code is made.
-ANY = {
-    "do_not_specialize": ["chunks", "tiles", "chunk", "per_group", "values", "stride"],
-    "do_not_specialize_on_alignment": ["weight", "bias", "noted"],
-}
+# Counts whose divisors a kernel has no use for: by these no other machine code is made.
+ANY = {"do_not_specialize": ["chunks", "tiles", "chunk", "per_group", "values", "stride"]}
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,9 @@ def norm_act_stats(x: Tensor, groups: int, noted: Tensor | None) -> Tensor:
     notes = None if noted is None else (noted.stride(0), noted.dtype)
     programs, wide, moments, merged = _stats(_kind(x), groups, notes)
     parts = x.new_empty(programs, 2, x.shape[1], dtype=wide)
-    moments(_aligned(x), x, parts)
+    moments(x, parts)
     stats = x.new_empty(groups, 2, x.shape[1], dtype=wide)
-    merged(True, parts, stats, stats if noted is None else noted)
+    merged(parts, stats, stats if noted is None else noted)
     return stats
 
 
@@ -95,7 +92,7 @@ def norm_act_apply(
     affine = None if weight is None else weight.dtype
     launch = _map("_applied", _kind(x), len(stats), affine, slope, eps, RESIDUAL=residual is not None)
     added, y = x if residual is None else residual, torch.empty_like(x)
-    launch(_aligned(x, added), x, added, y, *_given(stats, weight, bias))
+    launch(x, added, y, *_given(stats, weight, bias))
     return y
 
 
@@ -107,9 +104,9 @@ def norm_act_sums(
     programs, summed, merged = _sums(_kind(x), len(stats), affine, slope, eps, y is not None)
     parts = stats.new_empty(programs, 2, x.shape[1])
     maps = dy, x, x if y is None else y, x if dz is None else dz
-    summed(_aligned(dy, x), *maps, parts, *_given(stats, weight, bias))
+    summed(*maps, parts, *_given(stats, weight, bias))
     sums = torch.empty_like(stats)
-    merged(True, parts, sums, sums)
+    merged(parts, sums, sums)
     return sums
 
 
@@ -119,7 +116,7 @@ def norm_act_gradient(
 ) -> Tensor:  # fmt: skip
     affine = None if weight is None else weight.dtype
     launch, dx = _map("_differentiated", _kind(x), len(stats), affine, slope, eps), torch.empty_like(x)
-    launch(_aligned(dz, x), dz, x, dx, *_given(stats, weight, bias), sums)
+    launch(dz, x, dx, *_given(stats, weight, bias), sums)
     return dx
 
 
@@ -152,11 +149,6 @@ def _map(
 
 def _kind(x: Tensor) -> Kind:
     return x.shape, x.dtype, x.device, not x.is_contiguous()
-
-
-def _aligned(*maps: Tensor) -> bool:
-    """Whether all begin where wide reads may: memory of their own does, a part of another tensor may not."""
-    return not any(x.data_ptr() % 16 for x in maps)
 
 
 def _given(stats: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from dira_scale.forecast.estimate import planned
 from dira_scale.forecast.ledger import Ledger
 from dira_scale.forecast.network import without_memory
-from dira_scale.machine.kernels import work
+from dira_scale.machine.kernels import Launch, work
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models import grouped_norm, norm, norm_act
 from dira_scale.models.grouped_norm import GroupedBatchNorm
@@ -278,3 +278,24 @@ def test_a_gradient_penalty_differentiates_twice_as_a_gpu_would(model):
     more = "stages.di.epochs=0", "stages.dir.epochs=0", "model.bn_groups=1", "machine=h200", "plan.gpus=1"
     row = planned("pretrain", [*words, *narrow, *more, "method.base.queue=64"], {"gpus": 1, "nodes": 1}).row
     assert row.step > 0
+
+
+def test_a_kernel_is_started_by_what_is_kept_of_its_first_call_where_addresses_are_even():
+    class Kernel:
+        """As Triton's, whose calls return what they compiled."""
+
+        arg_names = ("x", "y", "count", "SIZE")
+
+        def __getitem__(self, grid):
+            return lambda *given, **constants: called.append((grid, given, constants)) or compiled
+
+    called, started, compiled = [], [], {(2, 3, 1): lambda *given: started.append(given)}
+    launch, x = Launch(Kernel(), (2, 3), 5, SIZE=7), torch.zeros(8)
+    launch(x, x[1:])
+    launch(x, x)
+    launch(x, x)
+    launch(x[1:], x)
+    assert [given[0] is x for _, given, _ in called] == [True, True, False]  # all but the third
+    grid, given, constants = called[1]
+    assert grid == (2, 3, 1) and given[-1] == 5 and constants == {"SIZE": 7}
+    assert started == [(x.data_ptr(), x.data_ptr(), 5, 7)]
