@@ -20,11 +20,6 @@ class VolumeArchitecture(Architecture):
     """A network of volumes [depth, height, width]."""
 
     dimensions: ClassVar[int] = 3
-    label: ClassVar[str]  # that tables and messages call it
-
-    @property
-    def name(self) -> str:
-        return self.label
 
     @property
     def stride(self) -> int:
@@ -75,7 +70,7 @@ class UNet3D(VolumeArchitecture):
     norm: str = one_of("batch", "instance", "group")
     up: str = one_of("transposed", "nearest")
 
-    label: ClassVar[str] = "unet3d"
+    name: ClassVar[str] = "unet3d"
     stride: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
@@ -119,7 +114,7 @@ class ResEnc(VolumeArchitecture):
     features: list[int] = at_least(1)
     blocks: list[int] = at_least(1)
 
-    label: ClassVar[str] = "resenc"
+    name: ClassVar[str] = "resenc"
 
     def __post_init__(self) -> None:
         """Raises UserError unless each stage has a number of features and of blocks."""
@@ -154,7 +149,7 @@ class SwinUNETR(VolumeArchitecture):
     feature_size: int = at_least(12)
     bias_axes: str = one_of(XYZ, ZYX, default=ZYX)  # of older runs and exports, which do not say it
 
-    label: ClassVar[str] = "swinunetr"
+    name: ClassVar[str] = "swinunetr"
     stride: ClassVar[int] = 32
 
     def __post_init__(self) -> None:
@@ -193,7 +188,7 @@ class ViT3D(VolumeArchitecture):
     reg_tokens: int = at_least(0)
     decoder_channels: list[int] | None = at_least(1, None)
 
-    label: ClassVar[str] = "vit3d"
+    name: ClassVar[str] = "vit3d"
     stride: ClassVar[int] = 8
     divides: ClassVar[str] = "cuts each side into patches of 8"
     instance_norm: ClassVar[str] = ""
