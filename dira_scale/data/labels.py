@@ -180,7 +180,7 @@ class Labels(Columns):
         return np.where(drawn, random.between(u, *SMOOTHED), labels).astype(np.float32)
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Of 0, 1 and NaN, and of what :meth:`smooth` has drawn."""
+        """Targets of 0, 1 and NaN, and of what :meth:`smooth` has drawn."""
         # Unknown ones first: those that are uncertain and ignored stay so.
         known = torch.where(labels.isnan(), self.unknown, labels)
         return torch.where(labels == UNCERTAIN, constant(self.uncertain, labels), known)
