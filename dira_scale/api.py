@@ -61,7 +61,8 @@ def pretrain(run: Where, shards: Where, experiment: str = "small", settings: Set
 
 
 def finetune(run: Where, shards: Where, task: str, init: Where = "random", settings: Settings = None) -> RunReader:
-    """Train on labels, masks or numbers from the weights ``init``, or resume; ``results.json`` has the figures."""
+    """Train on labels, masks or numbers from the weights ``init``, or resume; ``results.json`` has the figures. Which
+    checkpoint of a run ``init`` is taken, ``settings={"init_stage": …}`` says."""
     return _train("finetune", {"task": task, "init": init, "data.shards": shards, "run": run}, settings)
 
 
@@ -76,10 +77,11 @@ def embed(out: Where, shards: Where, settings: Settings = None) -> Path:
     return _run("embed", out, {"data.shards": shards}, settings)
 
 
-def encoder(run: Where) -> Encoder:
-    """The encoder of a run's folder, or of its export, as a torch module in evaluation mode: of images [b, 1 or C,
-    *size] in [0, 1] a list of maps, the coarsest last. Raises ``UserError``."""
-    return stored_encoder(Path(run))
+def encoder(run: Where, stage: str | None = None) -> Encoder:
+    """The encoder of a run's folder, of the checkpoint ``stage`` as `export` takes it, or of its export, as a torch
+    module in evaluation mode: of images [b, 1 or C, *size] in [0, 1] a list of maps, the coarsest last. Raises
+    ``UserError``."""
+    return stored_encoder(Path(run), stage)
 
 
 def predict(run: Where, out: Where, shards: Where | None = None, settings: Settings = None) -> Path:

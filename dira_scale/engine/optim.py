@@ -118,8 +118,9 @@ def _complete_momenta(optimizer: Optimizer) -> None:
 
 
 def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
-    """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart,
-    each of ``config.factors`` apart, and what is frozen at a stage's beginning."""
+    """The trained parameters in groups: biases, norms and other vectors apart (if configured), but those that a module
+    names in ``as_matrices``; modules with a fixed rate apart, each of ``config.factors`` apart, and what is frozen at a
+    stage's beginning."""
     one_dimensional, fixed = config.one_dimensional, config.fixed_rate
     factors = config.factors([name for name, _ in module.named_parameters()])
     parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
@@ -129,8 +130,10 @@ def _groups(module: nn.Module, config: Optim) -> list[dict[str, Any]]:
     groups: dict[tuple[bool, bool, float, float], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            one_dim = bool(one_dimensional) and parameter.ndim <= 1
-            frozen = getattr(module.get_submodule(name.rpartition(".")[0]), "frozen_share", 0.0)
+            parent, _, own = name.rpartition(".")
+            owner = module.get_submodule(parent)
+            vector = parameter.ndim <= 1 and own not in getattr(owner, "as_matrices", ())
+            one_dim, frozen = bool(one_dimensional) and vector, getattr(owner, "frozen_share", 0.0)
             kind = one_dim, not set(fixed).isdisjoint(name.split(".")), factors.get(name, 1.0), frozen
             group: dict[str, Any] = {"params": [], "fixed_rate": kind[1], "factor": kind[2], "frozen": frozen}
             group |= dict(one_dimensional) if one_dim else {}

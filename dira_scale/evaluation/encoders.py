@@ -29,7 +29,7 @@ from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.description import FILE, Description, Input
 from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.identity import seedless
-from dira_scale.runs.reader import NEWEST, RunReader
+from dira_scale.runs.reader import RunReader
 from dira_scale.runs.shape import Shape
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
@@ -45,12 +45,12 @@ class Group:
     members: list[dict[str, Any]] = field(default_factory=list)
 
 
-def stored_encoder(path: Path) -> Encoder:
-    """The encoder of the run in folder ``path``, or of what was exported of one, in evaluation mode: images of [0, 1],
-    [b, 1 or C, *size], to its pyramid. Raises UserError for another folder."""
+def stored_encoder(path: Path, stage: str | None = None) -> Encoder:
+    """The encoder of the run in folder ``path``, of its checkpoint ``stage``, or of what was exported of one, in
+    evaluation mode: images of [0, 1], [b, 1 or C, *size], to its pyramid. Raises UserError for another folder."""
     if (path / FILE).is_file():
         run = RunReader(path)
-        encoder, input = trained_encoder(run.description, run.load(None)[0]), run.description.input
+        encoder, input = trained_encoder(run.description, run.load(stage)[0]), run.description.input
     else:
         given, again = exported_metadata(path).get(INPUT), "export the run again, with plain weights or timm's"
         if given is None:
@@ -108,9 +108,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int | tup
             if size != (side := run.description.input.sides) and encoder.fixed_size:
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {side} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
-            group.members.append(
-                which | {"checkpoint": f"best {run.description.best}" if run.takes_best(stage) else NEWEST}
-            )
+            group.members.append(which | {"checkpoint": run.chosen(stage).which})
         groups.append(group)
     _rename(groups, [shown_name(Path(group.members[0]["run"])) for group in groups])
     return groups

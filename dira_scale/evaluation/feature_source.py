@@ -19,8 +19,9 @@ from dira_scale.models.network import Encoder
 from dira_scale.models.normalise import IMAGENET, normalise_input
 from dira_scale.models.start import Start, licence_of, start_weights
 from dira_scale.models.weights import trained_encoder
+from dira_scale.runs.choice import check_stage
 from dira_scale.runs.description import Description, Input
-from dira_scale.runs.reader import RunReader, check_stage
+from dira_scale.runs.reader import RunReader
 
 
 @dataclass(frozen=True)

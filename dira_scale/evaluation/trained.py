@@ -234,6 +234,8 @@ def _network(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> Network:
 
 def _evaluate(about: Mapping[str, Any]) -> Evaluate:
     given = {"window": None, "temperature": False} | about["evaluate"]
+    if lacking := {"crops", "share"} - given.keys():
+        raise UserError(f"evaluate.{min(lacking)} is missing; {REPAIR}")
     evaluate: Evaluate = Shape(REPAIR).of(Evaluate, given, "evaluate.")
     return evaluate
 

@@ -24,8 +24,9 @@ from dira_scale.export.release import Compute, Release
 from dira_scale.metrics.statistics.spread import spread_table
 from dira_scale.models.hub import CARD, push
 from dira_scale.models.weights import trained_encoder, trained_network
+from dira_scale.runs.choice import BEST, LATEST, check_stage
 from dira_scale.runs.description import Description, read_description
-from dira_scale.runs.reader import LATEST, RunReader, TrainingData, check_stage
+from dira_scale.runs.reader import RunReader, TrainingData
 from dira_scale.storage.owned import check_own
 from dira_scale.tasks.config import FINETUNE
 
@@ -108,7 +109,7 @@ def make(cfg: DictConfig) -> None:
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     if trained.about and "plain" in exports:
         files[ABOUT] = json.dumps(trained.about, indent=1).encode()
-    loss = state.get("best", {}).get(stage) if reader.takes_best(cfg.stage) else None
+    loss = state.get("best", {}).get(stage) if reader.chosen(cfg.stage).stage else None
     for data in datasets:
         if data.known.licence is None:  # the card has the folder's name and a short reason; the terminal the full error
             print_line(f"not in the card: {data.error}")
@@ -126,7 +127,7 @@ def check(cfg: DictConfig, runs: Mapping[str, Description]) -> None:
     """Look at stage and formats for runs that have not trained yet. Raises UserError as :func:`make` would."""
     for name, run in runs.items():
         check_stage(cfg.stage, run, name)
-        decoder = run.trains_decoder(None if cfg.stage == LATEST else cfg.stage)
+        decoder = run.trains_decoder(None if cfg.stage in (BEST, LATEST) else cfg.stage)
         encoder = fake_encoder(run.network.architecture, run.input.sides)
         for format in [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats or []:
             formats.check(format, encoder, decoder, run.network.head == "pooled")

@@ -45,6 +45,7 @@ from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_s
 from dira_scale.training.inputs import Inputs
 from dira_scale.training.schedule import batches_of, groups_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
+from dira_scale.training.task import taken_at_first
 
 NOT_OF_WEIGHTS = ("weights", "bn_groups", "bn_group_size", "zero_init_residual")  # keys of networks with equal weights
 
@@ -153,7 +154,9 @@ class FinetuneBlueprint(Blueprint):
         torch.manual_seed(config.seed)
         network, start = raise_on_all(lambda: build_network(config, supervision, data.views))
         self.try_stages((network,))
-        return FinetuneTask(config, world, network, supervision, stages, data, start, leak)
+        now = start.taken if start else None
+        taken = raise_on_all(lambda: taken_at_first(config, now) if world.main else None)
+        return FinetuneTask(config, world, network, supervision, stages, data, start, leak, taken)
 
     def described(self, config: Mapping[str, Any]) -> Description:
         return describe(config)
@@ -174,7 +177,7 @@ def build_network(config: Finetune, supervision: Supervision, views: ViewSpec) -
     network = supervision.network(config.model, encoder)
     try:
         decoder, other_norm = network if config.task.takes_decoder else None, "norm" in config.protocol.own
-        start = start_weights(config.init, encoder, decoder, other_norm=other_norm)
+        start = start_weights(config.init, encoder, decoder, other_norm=other_norm, stage=config.init_stage)
     except UserError as error:
         if differing := _differing(config):
             raise UserError(f"init={config.init} is of another network: add {' '.join(differing)}") from error

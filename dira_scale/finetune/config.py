@@ -19,6 +19,7 @@ from dira_scale.forecast.config import Planned
 from dira_scale.models.architecture import OF_TRAINING, Architecture, exported_architecture
 from dira_scale.models.hub import local, pin
 from dira_scale.runs.description import FILE, read_description
+from dira_scale.runs.identity import ADDED
 from dira_scale.tasks.config import TaskConfig
 from dira_scale.training.config import StagedTraining, Validate
 
@@ -26,6 +27,7 @@ IMAGES, VOLUMES = "tune", "tune_volumes"  # views
 # Running statistics move by a tenth a step: before some 50 they are in part their start's, and of weights that still
 # changed fast (docs/how-to/finetune.md has what that costs).
 SETTLED, PASSES = 50, 10
+OF_OLDER = {key.removeprefix("model."): value for key, value in ADDED.items() if key.startswith("model.")}  # networks
 FROZEN = {"encoder": ("encoder",), "network": ("encoder", "decoder")}  # parts of a network
 BIASES, LORA, LAST = "biases", "lora", re.compile(r"last-([1-9]\d*)")  # what learns of them nevertheless
 
@@ -169,6 +171,7 @@ class Finetune(StagedTraining):
                 kept = {*OF_TRAINING, *config.protocol.own, *(key.removeprefix("model.") for key in typed)}
                 if theirs.get(TARGET) != config.model[TARGET]:  # whose other keys it does not have
                     config.model = {key: value for key, value in config.model.items() if key in kept}
+                theirs = {**{key: value for key, value in OF_OLDER.items() if key in config.model}, **theirs}
                 config.model.update({key: value for key, value in theirs.items() if key not in kept})
             network: Any = chosen_class(Architecture, f"model.{TARGET}", config.model[TARGET])
             if network.dimensions == 2:

@@ -150,6 +150,7 @@ class FinetuneTask(Finetuning, DatasetTask):
     Args:
         start: what was loaded into the network.
         leak: whether patients that are evaluated on were trained on; on the main process.
+        taken: which checkpoint of the run ``init`` it started from, in words; on the main process.
     """
 
     def __init__(
@@ -162,9 +163,10 @@ class FinetuneTask(Finetuning, DatasetTask):
         data: Inputs,
         start: Start | None = None,
         leak: Leak | None = None,
+        taken: str | None = None,
     ) -> None:
         super().__init__(config, world, network, supervision, data.views)
-        self.start, self.leak = start, leak
+        self.start, self.leak, self.taken = start, leak, taken
         self.stages, self.data, self.tensors = stages, data, TENSORS[supervision.pooled]
         self.normalises = norm.takes_statistics(network)
         self.unit = UNITS[data.views.dimensions]
@@ -185,7 +187,9 @@ class FinetuneTask(Finetuning, DatasetTask):
         return replace(run, network=replace(run.network, licence=licence), training=(*run.training, *learned))
 
     def identity(self) -> dict[str, Any]:
-        return {"facts": self.supervision.facts} | ({"leak": asdict(self.leak)} if self.leak else {})
+        return (
+            super().identity() | {"facts": self.supervision.facts} | ({"leak": asdict(self.leak)} if self.leak else {})
+        )
 
     def summary(self, module: nn.Module) -> list[str]:
         parameters = sum(p.numel() for p in module.parameters()) / 1e6
@@ -193,6 +197,7 @@ class FinetuneTask(Finetuning, DatasetTask):
         return [
             *self.data.summary(self.stages[0]),
             self.start.summary if self.start else f"init={RANDOM}: nothing is loaded",
+            *([self.taken] if self.taken else []),
             *(self.leak.lines if self.leak else []),
             f"network: {parameters:.1f} M parameters; outputs: {', '.join(self.supervision.outputs)}; steps by stage: "
             f"{stages}",

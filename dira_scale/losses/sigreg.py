@@ -5,7 +5,9 @@ from torch import Tensor
 
 from dira_scale.losses.distillation import Total, one_process
 
-LIMIT, POINTS = 5.0, 17  # of the integral from -LIMIT to LIMIT by the trapezoidal rule (algorithm 1)
+# Of the integral from -LIMIT to LIMIT by the trapezoidal rule: the paper's (algorithm 1), hence 9 points from 0 to 5.
+# The released library's default has 17 from 0 to 3: a value that differs by 2 %, a gradient by 2 to 16 %.
+LIMIT, POINTS = 5.0, 17
 
 
 def epps_pulley(x: Tensor, total: Total = one_process) -> Tensor:

@@ -55,6 +55,7 @@ class DINO(Method):
         frozen: share of the stage at whose beginning the prototypes are not trained.
         frozen_encoder: share of the stage at whose beginning the heads alone are trained; None: 0.
         batch_norm: whether the head of whole views has BatchNorm, over all views of a group's samples.
+        rises: how many temperatures that rise has, at least 2, from the first to the last; None: one at each step.
 
     Raises ``UserError`` for settings outside their range, and unless there are two global views of one size.
     """
@@ -83,6 +84,7 @@ class DINO(Method):
         frozen: float = 0.0033,
         frozen_encoder: float | None = None,
         batch_norm: bool = False,
+        rises: int | None = None,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         name = type(self).__name__
@@ -99,12 +101,13 @@ class DINO(Method):
             centre_momentum=(centre_momentum, 0 <= centre_momentum <= 1),
             frozen=(frozen, 0 <= frozen <= 1),
             frozen_encoder=(frozen_encoder or 0, 0 <= (frozen_encoder or 0) <= 1),
+            rises=(rises or 2, (rises or 2) > 1),
         )
         if centring not in CENTRINGS:
             raise UserError(f"{name}'s centring={centring}: use {' or '.join(CENTRINGS)}{nearest(centring, CENTRINGS)}")
         check_global(name, views)
         self.student_temperature = student_temperature
-        self.temperatures, self.warmup = (first_temperature, teacher_temperature), warmup
+        self.temperatures, self.warmup, self.rises = (first_temperature, teacher_temperature), warmup, rises
         self.momentum = momentum
         self.centring, self.centre_momentum = centring, centre_momentum
         self.encoder, self.frozen_encoder = encoder, frozen_encoder or 0.0
@@ -210,7 +213,12 @@ class DINO(Method):
     def temperature(self) -> float:
         """The temperature of the teacher's softmax at this ``progress``."""
         first, last = self.temperatures
-        return last if self.progress >= self.warmup else first + (last - first) * self.progress / self.warmup
+        if self.progress >= self.warmup:
+            return last
+        share = self.progress / self.warmup
+        if self.rises:  # rounding must not hold an epoch's first step back
+            share = math.floor(share * self.rises + 1e-6) / (self.rises - 1)
+        return first + (last - first) * min(share, 1.0)
 
 
 def check_global(method: str, views: ViewSpec) -> None:

@@ -1,6 +1,6 @@
 """DINOv2 (Oquab et al. 2023, sec. 4): DINO with iBOT's masked patches (Zhou et al., ICLR 2022) and KoLeo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -16,6 +16,7 @@ from dira_scale.methods.dino import DINO, GLOBAL, whole
 from dira_scale.methods.method import Terms, check_weights
 from dira_scale.methods.pairs import check_accumulation
 from dira_scale.methods.restoration import MASK, blocks_hidden
+from dira_scale.models.dino_files import MASK_TOKEN
 from dira_scale.models.momentum import momentum_copy
 from dira_scale.models.network import Encoder, Tokens
 
@@ -31,11 +32,12 @@ class DINOv2(DINO):
     without). ``koleo``: of the class tokens of each global view, the sum over both. Networks without a class token
     (``vit3d``) have the mean of their patch tokens in its place.
 
-    Different from the released code: KoLeo, too, is over the whole batch, not within a process, so no term depends on
-    the number of processes; prototypes keep their magnitude of 1 (theirs learn it); which views have hidden patches is
-    drawn for each. As many patches of a process's views as the mask hides at most (``PatchMask.most``) go through the
-    patches' head, of which those that are not hidden count for nothing: so no shape depends on what was drawn. At the
-    defaults, where 15 % are hidden on average, these are 22 % of 256 views' patches, and 28 % of 64 views'.
+    The mask token decays as weights do, not as biases (released code). Different from that code: KoLeo, too, is over
+    the whole batch, not within a process, so no term depends on the number of processes; prototypes keep their
+    magnitude of 1 (theirs learn it); which views have hidden patches is drawn for each. As many patches of a process's
+    views as the mask hides at most (``PatchMask.most``) go through the patches' head, of which those that are not
+    hidden count for nothing: so no shape depends on what was drawn. At the defaults, where 15 % are hidden on average,
+    these are 22 % of 256 views' patches, and 28 % of 64 views'.
 
     Args:
         weights: factors of the terms in the total.
@@ -47,6 +49,7 @@ class DINOv2(DINO):
     """
 
     hides = True
+    as_matrices = (MASK_TOKEN,)
 
     def __init__(
         self,
@@ -95,6 +98,9 @@ class DINOv2(DINO):
         self.patch_head = self.new_head() if separate else None
         self.teacher_patch_head = momentum_copy(self.patch_head) if self.patch_head else None
         self.register_buffer("patch_centre", torch.zeros(prototypes) if centring == "softmax" else None)
+
+    def identity(self, groups: int, terms: Collection[str]) -> dict[str, int]:
+        return super().identity(groups, terms) | {"mask_token_version": 2}  # it did not decay before
 
     def check(self, batch: int, accumulate: int) -> None:
         super().check(batch, accumulate)

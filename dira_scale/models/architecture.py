@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from dira_scale.config.keys import typed
 from dira_scale.config.registry import TARGET, chosen_class
-from dira_scale.config.schema import Schema, at_least, path_field
+from dira_scale.config.schema import Schema, at_least, one_of, path_field
 from dira_scale.errors import UserError
 from dira_scale.runs.files import DAMAGED, parse_json
 from dira_scale.runs.shape import check_settings
@@ -116,6 +116,7 @@ class TimmUNet(Architecture):
     decoder_channels: list[int] = at_least(1)
     zero_init_residual: bool = MISSING
     arguments: dict[str, Any] | None = None
+    positions: str | None = one_of("timm", "dino", "transformers", default=None)
 
     dimensions: ClassVar[int] = 2
     channels: ClassVar[int] = 3
@@ -130,8 +131,9 @@ class TimmUNet(Architecture):
         if not isinstance(size, int):
             raise UserError(f"data.size={typed([*size])}: planes are squares, whose side is one number")
         return build_encoder(
-            self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments or {}
-        )
+            self.encoder, channels or self.channels, size, self.zero_init_residual is True, self.arguments or {},
+            self.positions or "timm",
+        )  # fmt: skip
 
     def check_view(self, encoder: "Encoder", size: int | tuple[int, ...], key: str) -> None:
         from dira_scale.models.encoder import check_view

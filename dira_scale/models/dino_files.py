@@ -12,6 +12,8 @@ from dira_scale.models.translations import Rules, translate
 
 MASK_TOKEN = "mask_token"
 KERNEL = "patch_embed.proj.weight"
+POSITIONS = "pos_embed"
+AUTHORS, OF_TRANSFORMERS = "DINO's", "transformers' DINO"  # whose layout
 LARGEST_PATCH = 64  # pixels: resampling a side s takes memory of s to the fourth, and a file may be a stranger's
 REGISTERS = ("register_tokens", "storage_tokens")  # DINOv2's, DINOv3's
 # Names of transformers' Dinov2Model (RAD-DINO), Dinov2WithRegistersModel and DINOv3ViTModel -> the authors'.
@@ -45,17 +47,18 @@ def as_timms(stored: Mapping[str, Tensor], model: Any, name: str) -> tuple[str, 
     """Return whose layout ``stored`` is in, and its tensors as timm's ``model``, called ``name``, has them; "" and
     ``stored`` unless it is a file of DINOv2 or DINOv3 and ``model`` a transformer of their kind.
 
-    The authors' names become timm's by timm's own conversion, which also resamples positions. Prefixes, the mask token,
-    which timm has not, and the kernel of patches, which is resampled once, later, stay.
+    The authors' names become timm's by timm's own conversion, which also resamples the positions of networks with
+    registers. Others, prefixes, the mask token, which timm has not, and the kernel of patches, which is resampled once,
+    later, stay.
 
     Raises ``UserError`` for other register tokens than the network's, biases that it does not have, damaged files.
     """
     if not isinstance(model, vision_transformer.VisionTransformer | eva.Eva):
         return "", dict(stored)
-    whose, tensors = "DINO's", {translate(key, _CHUNKS): tensor for key, tensor in stored.items()}
+    whose, tensors = AUTHORS, {translate(key, _CHUNKS): tensor for key, tensor in stored.items()}
     try:
         if any(key.endswith("embeddings.cls_token") for key in stored):
-            whose, tensors = "transformers' DINO", _authors(stored)
+            whose, tensors = OF_TRANSFORMERS, _authors(stored)
         prefixes = [key.removesuffix("cls_token") for key in tensors if key.endswith("cls_token")]
         prefixes = [p for p in prefixes if p + KERNEL in tensors and _is_dinos(p, tensors)]
         for prefix in prefixes:
@@ -100,8 +103,9 @@ def _timms(own: dict[str, Tensor], model: Any, name: str) -> dict[str, Tensor]:
             "vit_base_patch14_dinov2 (0), vit_base_patch14_reg4_dinov2 or vit_base_patch16_dinov3 (4)"
         )
     if isinstance(model, vision_transformer.VisionTransformer):
+        positions = {} if count else {POSITIONS: own.pop(POSITIONS)}  # of these, timm's resampling is not the authors'
         own = own | {MASK_TOKEN: own.get(MASK_TOKEN, torch.empty(0))}  # by which timm knows DINOv2
-        return vision_transformer.checkpoint_filter_fn(own, model)
+        return vision_transformer.checkpoint_filter_fn(own, model) | positions
     own = {key.replace(REGISTERS[0], REGISTERS[1]): tensor for key, tensor in own.items()}
     if getattr(model.blocks[0].attn, "q_bias", None) is None:
         biases = [own.pop(key).chunk(3) for key in [*own] if key.endswith(".attn.qkv.bias")]

@@ -43,6 +43,7 @@ def build_encoder(
     size: int | None = None,
     zero_init_residual: bool = False,
     arguments: Mapping[str, Any] = MappingProxyType({}),
+    positions: str = "timm",
 ) -> TimmEncoder:
     """The timm backbone ``name`` as a feature pyramid for views of ``size`` pixels (None: timm's own), random weights.
 
@@ -50,6 +51,7 @@ def build_encoder(
     Stochastic depth and dropout are off. ``arguments``, for ``timm.create_model``, may turn the first on
     (``drop_path_rate``, of a ViT with ``drop_path_uniform`` in all blocks alike; ``dira_scale.models.drop_path``), or
     change a ViT's ``depth``, ``patch_size``, ….
+    ``positions``: how a plain ViT's learnt ones are resampled, one of ``vit.CUBICS``.
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
@@ -63,6 +65,8 @@ def build_encoder(
     try:
         encoder = _construct(name, in_channels, resized | theirs)
         settle(encoder, arguments)
+        if isinstance(encoder, PlainEncoder):
+            encoder.positions = positions
         _check_pyramid(encoder, in_channels, size)
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.architecture import AXES, XYZ, ZYX, exported_metadata
-from dira_scale.models.dino_files import MASK_TOKEN, as_timms
+from dira_scale.models.dino_files import AUTHORS, MASK_TOKEN, OF_TRANSFORMERS, POSITIONS, as_timms
 from dira_scale.models.encoder import timm_entries, timm_names, timms
 from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, Rules, other_axes, translate
+from dira_scale.models.vit import CUBICS, PlainEncoder, resampled
 
 # Momentum copies, and the adversary, which may have an encoder of the same kind, are skipped if the file has the
 # trained network too.
@@ -26,6 +27,7 @@ _COPY = re.compile(r"(^|[._])(k|key|ema|momentum|target|teacher|discriminator)([
 # Buffers that a network computes itself: only older files hold them.
 _OPTIMIZER = "optim."  # what a run's checkpoint calls the state of its optimizers, which nobody would expect to be used
 _COMPUTED = ("num_batches_tracked", "relative_position_index", "relative_coords_table", "attn_mask")
+_CUBICS = {AUTHORS: "dino", OF_TRANSFORMERS: "transformers"}  # by which positions of these layouts are resampled
 _STATISTICS = ("running_mean", "running_var")  # of BatchNorm
 
 
@@ -77,7 +79,7 @@ class StartWeights:
         if tensors is None and axes == XYZ:
             self._stored = {name: other_axes(name, tensor) for name, tensor in self._stored.items()}
         state = encoder.state_dict()
-        state |= {name: _adapted(self.origin, key, self._stored, name, encoder) for name, key in names.items()}
+        state |= {name: _adapted(self.origin, key, self._stored, name, encoder, whose) for name, key in names.items()}
         encoder.load_state_dict(state)
         self._used = set(names.values())
         behind = f" behind '{prefix}'" if prefix else ""
@@ -255,8 +257,9 @@ def _read(path: Path, key: str) -> dict[str, Tensor]:
     return read_tensors(path, key)
 
 
-def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, encoder: Encoder) -> Tensor:
-    """The tensor at ``key`` of those ``stored``, in the shape of the encoder's entry ``name``."""
+def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, encoder: Encoder, whose: str) -> Tensor:
+    """The tensor at ``key`` of those ``stored``, in the layout of ``whose``, in the shape of the encoder's entry
+    ``name``."""
     entry = encoder.state_dict()[name]
     tensor, expected = encoder.fitted(name, stored[key].to(entry.dtype), stored), entry.shape
     if tensor.shape == expected:
@@ -265,10 +268,15 @@ def _adapted(origin: str, key: str, stored: Mapping[str, Tensor], name: str, enc
         return stem_for(expected[1], tensor)
     if not isinstance(encoder, TimmEncoder):
         raise _other_shape(origin, key, tensor, encoder, expected)
-    if name.endswith("pos_embed") and tensor.dim() == len(expected) == 3 and tensor.shape[2] == expected[2]:
+    positions = name.endswith(POSITIONS) and tensor.dim() == len(expected) == 3 and tensor.shape[2] == expected[2]
+    if positions and isinstance(encoder, PlainEncoder):
         prefix = 0 if encoder.model.no_embed_class else encoder.model.num_prefix_tokens
-        side = math.isqrt(expected[1] - prefix)
-        return resample_abs_pos_embed(tensor, new_size=[side, side], num_prefix_tokens=prefix)
+        before, now = (math.isqrt(max(0, count - prefix)) for count in (tensor.shape[1], expected[1]))
+        if 0 < before**2 == tensor.shape[1] - prefix:
+            if (cubic := encoder.cubic(_CUBICS.get(whose))) == CUBICS["timm"]:
+                return resample_abs_pos_embed(tensor, new_size=[now, now], num_prefix_tokens=prefix)
+            patches = resampled(tensor[:, prefix:], (before, before), (now, now), cubic)
+            return torch.cat([tensor[:, :prefix], patches], 1)
     if name.endswith("relative_position_bias_table") and tensor.shape[1] == expected[1]:
         window = encoder.get_submodule(name.rpartition(".")[0]).window_size
         return resize_rel_pos_bias_table(tensor, new_window_size=window, new_bias_shape=expected)

@@ -3,15 +3,15 @@
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dira_scale.errors import UserError, printable
 from dira_scale.models.hub import CARD, EXPORTED, is_hub, local, name_of
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder, Network
+from dira_scale.runs.choice import run_weights
 from dira_scale.runs.description import read_description
-from dira_scale.runs.reader import chosen_checkpoint, start_tensors
 
 RANDOM = "random"
 # Of files without a card that are called as their authors publish them. RAD-DINO, and timm's, have one.
@@ -32,25 +32,33 @@ class Start:
         loaded: a phrase for each part: the encoder with its layout, the decoder, the head.
         summary: a line for the log, with the licence.
         licence: of the weights; None if nothing beside them says it.
+        taken: of a run, which checkpoint.
     """
 
     path: Path
     loaded: tuple[str, ...]
     summary: str
     licence: str | None
+    taken: str | None = None
 
 
 def start_weights(
-    init: str, encoder: Encoder, network: Network | None = None, other_norm: bool = False, key: str = "init"
+    init: str,
+    encoder: Encoder,
+    network: Network | None = None,
+    other_norm: bool = False,
+    key: str = "init",
+    stage: str | None = None,
 ) -> Start | None:
     """Fill ``encoder`` from ``init``, and the decoder of ``network``, which is over it, if ``init`` has one. No head:
     what a new task predicts is not what the old one did.
 
     Args:
-        init: ``random``: nothing is loaded; a run's folder (``runs.reader.chosen_checkpoint`` of it); a folder or file
+        init: ``random``: nothing is loaded; a run's folder; a folder or file
             that `export` wrote; a file in any layout of :mod:`dira_scale.models.layouts`, here or, by its address
             ``hf://…``, on the Hub (:mod:`dira_scale.models.hub`).
         other_norm: as of ``StartWeights``.
+        stage: of a run, the checkpoint (``runs.choice.chosen_checkpoint``).
 
     Raises:
         UserError: names ``key`` and the file: there is none, it is damaged, or of another network (which tensor).
@@ -58,17 +66,18 @@ def start_weights(
     if init == RANDOM:
         return None
     path = _file(local(init, key), key)
-    weights = StartWeights(path, encoder, start_tensors(path), key, other_norm, init if is_hub(init) else None)
+    run = run_weights(path, stage, key, init)
+    named = init if is_hub(init) else None
+    weights = StartWeights(path, encoder, run.tensors if run else None, key, other_norm, named)
     if network is not None:
         weights.fill(network, head=False)
-    return start_of(path, weights)
+    return replace(start_of(path, weights), taken=run.sentence if run else None)
 
 
 def start_of(path: Path, weights: StartWeights) -> Start:
     """Return what has been loaded of ``weights``, which are those at ``path``."""
-    which = f" ({chosen_checkpoint(path, read_description(path))[1]} checkpoint)" if path.is_dir() else ""
     licence = licence_of(path)
-    summary = printable(f"{weights}{which}; licence: {licence or 'unknown'}")
+    summary = printable(f"{weights}; licence: {licence or 'unknown'}")
     return Start(path, tuple(weights.loaded), summary, licence)
 
 

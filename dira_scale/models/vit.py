@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -18,6 +19,30 @@ from dira_scale.models.pyramid import TimmEncoder
 STRIDES = (4, 8, 16, 32)
 
 
+@dataclass(frozen=True)
+class Cubic:
+    """How positions become those of another grid, by Keys' cubic filter.
+
+    Attributes:
+        a: the filter's parameter.
+        widened: whether the filter is as wide as the new step where there are fewer positions now (antialiased).
+        offset: added to the new number of positions where their step is computed.
+    """
+
+    a: float
+    widened: bool
+    offset: float
+
+
+# timm's, which is also that of DINOv2's networks with registers; DINO's and DINOv2's own code for all others
+# (vision_transformer.py, interpolate_pos_encoding); transformers' for files of these (Dinov2Embeddings).
+CUBICS = {
+    "timm": Cubic(-0.5, True, 0.0),
+    "dino": Cubic(-0.75, False, 0.1),
+    "transformers": Cubic(-0.75, False, 0.0),
+}
+
+
 class PlainEncoder(TimmEncoder):
     """Patch tokens of four depths as maps at 1/4, 1/8, 1/16 and 1/32; nothing at 1/2.
 
@@ -30,10 +55,12 @@ class PlainEncoder(TimmEncoder):
     take part in attention but not in the maps; ``tokens`` has them. A final norm that follows the pooling (``fc_norm``)
     is applied to every token instead.
 
-    Images of another size than the network was built for get a position embedding that is resampled from its own,
-    unless timm's network has a way of its own (``dynamic_img_size``, as DINOv3's). Other networks whose positions are
-    not one learnt embedding (rotary, relative) do not take them.
+    Images of another size than the network was built for get a position embedding that is resampled from its own by the
+    ``cubic`` of ``positions``, one of ``CUBICS``, unless timm's network has a way of its own (``dynamic_img_size``, as
+    DINOv3's). Other networks whose positions are not one learnt embedding (rotary, relative) do not take them.
     """
+
+    positions = "timm"
 
     def __init__(self, name: str, in_channels: int, arguments: dict[str, Any]) -> None:
         super().__init__()
@@ -56,6 +83,10 @@ class PlainEncoder(TimmEncoder):
     @property
     def channels(self) -> list[int]:
         return list(self._channels)
+
+    def cubic(self, whose: str | None = None) -> Cubic:
+        """How positions of the layout ``whose`` (None: this network's own) are resampled: with registers as timm's."""
+        return CUBICS["timm" if getattr(self.model, "reg_token", None) is not None else whose or self.positions]
 
     def tokens(self, x: Tensor, hidden: Tensor | None = None, fill: Tensor | None = None, finer: bool = True) -> Tokens:
         # By a call, so that hooks see the image; of plain tensors, as sharded strategies look for those it returns.
@@ -137,7 +168,7 @@ class PlainEncoder(TimmEncoder):
             return
         prefix = self.model.pos_embed.shape[1] - own[0] * own[1]
         tokens, patches = self.model.pos_embed[:, :prefix], self.model.pos_embed[:, prefix:]
-        embedding = torch.cat([tokens, resampled(patches, own, grid)], 1)
+        embedding = torch.cat([tokens, resampled(patches, own, grid, self.cubic())], 1)
         vars(self.model)["pos_embed"] = embedding  # found before the parameter of this name
         try:
             yield
@@ -145,21 +176,26 @@ class PlainEncoder(TimmEncoder):
             del vars(self.model)["pos_embed"]
 
 
-def resampled(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """An ``embedding`` [1, n, dim] of a ``grid`` of patches for one of ``size``, as timm resamples it: bicubic,
-    antialiased. By sums of products: torch's own adds gradients in any order on a GPU, and matrix products are of 16
-    bits under autocast."""
-    rows, columns = (_bicubic(before, now, embedding) for before, now in zip(grid, size, strict=True))
+def resampled(embedding: Tensor, grid: tuple[int, int], size: tuple[int, int], cubic: Cubic = CUBICS["timm"]) -> Tensor:
+    """An ``embedding`` [1, n, dim] of a ``grid`` of patches for one of ``size``. By sums of products: torch's own adds
+    gradients in any order on a GPU, and matrix products are of 16 bits under autocast."""
+    rows, columns = (_weights(before, now, cubic, embedding) for before, now in zip(grid, size, strict=True))
     lines = (rows[:, :, None, None] * embedding.unflatten(1, grid)).sum(1)  # [rows of size, columns of grid, dim]
     return (columns[:, :, None] * lines[:, None]).sum(2).flatten(0, 1)[None]
 
 
-def _bicubic(before: int, now: int, like: Tensor) -> Tensor:
-    """[now, before]: Keys' cubic filter along one axis (a = -1/2), widened where there are fewer positions now."""
-    i, positions = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5 for n in (now, before))
-    x = (positions - i[:, None] * (before / now)).abs() / max(before / now, 1)
-    near, far = (1.5 * x - 2.5) * x**2 + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+def _weights(before: int, now: int, cubic: Cubic, like: Tensor) -> Tensor:
+    """[now, before]: the filter along one axis. Beyond an end, a widened one has nothing, another the last position."""
+    step = before / (now + cubic.offset)
+    width, reach = (max(step, 1.0), 0) if cubic.widened else (1.0, 3)
+    centres = (torch.arange(now, device=like.device, dtype=like.dtype) + 0.5) * step
+    positions = torch.arange(-reach, before + reach, device=like.device)
+    x = (positions + 0.5 - centres[:, None]).abs() / width
+    near = ((cubic.a + 2) * x - (cubic.a + 3)) * x**2 + 1
+    far = ((cubic.a * x - 5 * cubic.a) * x + 8 * cubic.a) * x - 4 * cubic.a
     weights = torch.where(x < 1, near, torch.where(x < 2, far, 0))
+    inside = positions.clamp(0, before - 1)[:, None] == torch.arange(before, device=like.device)
+    weights = (weights[:, :, None] * inside).sum(1)
     return weights / weights.sum(1, keepdim=True)
 
 

@@ -30,6 +30,7 @@ from dira_scale.runs.description import Description
 from dira_scale.training.blueprint import Blueprint, MakeDistort, Networks, in_stage
 from dira_scale.training.schedule import batches_of, stage_plans
 from dira_scale.training.shapes import ViewShapes
+from dira_scale.training.task import taken_at_first
 
 
 class PretrainBlueprint(Blueprint):
@@ -83,12 +84,12 @@ class PretrainBlueprint(Blueprint):
     def task(self, world: World) -> PretrainTask:
         # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
         from dira_scale.data.manifest.schema import DimensionsError
-        from dira_scale.runs.reader import start_tensors
+        from dira_scale.runs.choice import RunWeights, run_weights
         from dira_scale.training.inputs import Inputs
 
         config, weights = self.config, self.config.model.weights
 
-        def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
+        def opened() -> tuple[Inputs, list[StagePlan], RunWeights | None]:
             learned = methods.learned_label(self.cfg.method)
             try:
                 data = Inputs.of(config, self.views, world, labels=learned.choice if learned else None)
@@ -98,16 +99,22 @@ class PretrainBlueprint(Blueprint):
                 learned.check(data.labels)
             data.require_channels(config.model.name, config.channels or 1, weights, repeats=False)
             stages = stage_plans(config, data.steps_per_epoch)
-            return data, stages, start_tensors(local(weights, "model.weights")) if weights else None
+            if not weights:
+                return data, stages, None
+            return data, stages, run_weights(local(weights, "model.weights"), config.init_stage, "model.weights")
 
-        data, stages, tensors = raise_on_all(opened)
+        data, stages, run = raise_on_all(opened)
         preflight.check_alike(self.cfg, data.facts() | weights_fact(weights, "model.weights"))
         torch.manual_seed(config.seed)
-        method = methods.construct(self.cfg.method, self.cfg.model, self.views, tensors, config.channels)
+        method = methods.construct(
+            self.cfg.method, self.cfg.model, self.views, run.tensors if run else None, config.channels
+        )
         adversary = self.adversary()
         self.try_stages((method, adversary))  # so that an error shows now, not hours later
         moved(adversary, world.device, config.parallel.channels_last)
-        return PretrainTask(config, world, method, adversary, stages, data)
+        now = run.sentence if run else None
+        taken = raise_on_all(lambda: taken_at_first(config, now) if world.main else None)
+        return PretrainTask(config, world, method, adversary, stages, data, taken)
 
     def adversary(self) -> Adversary:
         """Return the discriminator with its loss, of random weights."""

@@ -84,6 +84,7 @@ class PretrainTask(Pretraining, DatasetTask):
 
     Args:
         stages: the stages to train.
+        taken: which checkpoint of a run it starts from, in words.
     """
 
     def __init__(
@@ -94,9 +95,11 @@ class PretrainTask(Pretraining, DatasetTask):
         adversary: Adversary,
         stages: list[StagePlan],
         data: "Inputs",
+        taken: str | None = None,
     ) -> None:
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.diagnosis, self.start = stages, data, Diagnosis(config), method.start
+        self.taken = taken
         self.adversary = adversary
         decoder = any(restores(plan.terms) for plan in stages)
         self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNITS[data.views.dimensions]
@@ -125,7 +128,11 @@ class PretrainTask(Pretraining, DatasetTask):
         assert isinstance(self.module, Method)
         terms = {term for stage in self.stages for term in stage.terms}
         groups = max(self.config.bn_groups(stage.batch) for stage in self.stages)
-        return self.module.identity(groups, terms) | {"adversary_precision_used": self.adversary.precision}
+        return (
+            super().identity()
+            | self.module.identity(groups, terms)
+            | {"adversary_precision_used": self.adversary.precision}
+        )
 
     def summary(self, module: nn.Module) -> list[str]:
         assert isinstance(module, Method)
@@ -135,6 +142,7 @@ class PretrainTask(Pretraining, DatasetTask):
         return [
             *self.data.summary(self.stages[0]),
             *([self.start.summary] if self.start else []),
+            *([self.taken] if self.taken else []),
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
             *remarks(self.config, module),
             *few_steps(self.config, self.stages),

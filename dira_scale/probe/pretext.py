@@ -63,9 +63,9 @@ class Turns:
 class Positions:
     """Where does a patch lie beside the middle one of a grid of 3 on each axis? 8 classes, of volumes 26.
 
-    A patch's side is a quarter of the image's, a gap half of that (Doersch et al., ICCV 2015); PCRL does not say how it
-    made its. Patches are resized to the size of the image, which encoders were trained on. An example has the features
-    of the middle patch, then of the other.
+    A patch's side is a quarter of the image's, a gap half of that (Doersch et al., ICCV 2015), so that edges do not go
+    on from one into the next; PCRL's adjoin in a grid of 14 x 14 (sec. 4.4). Patches are resized to the size of the
+    image, which encoders were trained on. An example has the features of the middle patch, then of the other.
     """
 
     def __init__(self, sides: tuple[int, ...]) -> None:

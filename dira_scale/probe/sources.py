@@ -29,8 +29,8 @@ from dira_scale.machine.device import compute_device
 from dira_scale.models.architecture import Architecture, TimmUNet, architecture
 from dira_scale.probe.pretext import PRETEXTS, Changed, Pretext
 from dira_scale.probe.probing import PARTS, Parts
+from dira_scale.runs.choice import check_stage
 from dira_scale.runs.description import Description
-from dira_scale.runs.reader import check_stage
 
 Rows = list[tuple[Features, list[Parts]]]  # each with the features of its members
 Labelled = ShardedDataset | Embeddings

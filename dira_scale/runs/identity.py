@@ -7,17 +7,21 @@ from typing import Any
 
 from dira_scale.commands import COMMANDS
 
-# A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# what was `used`, `leak` and `optim.chosen` are recorded by the run.
+# A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change; in
+# what a protocol `differs` is told in words; what was `used`, `leak`, `started` and `optim.chosen` are recorded by the
+# run.
 FREE = (
-    "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "leak", "optim.chosen",
+    "steps", "data.shards", "precision_used", "adversary_precision_used", "threads_used", "leak", "started",
+    "optim.chosen", "protocol.differs",
 )  # fmt: skip
 
 # Keys of identity that older versions did not have, with the value by which they worked: at it, a run keeps its name
 # and goes on. Whoever adds a key of identity adds it here.
 ADDED = {
     "views.pair": "image", "views.channel_dropout": 0.0, "views.jitter.saturation": 0.0, "views.jitter.hue": 0.0,
-    "views.grey": 0.0, "trained": None,
+    "views.grey": 0.0, "trained": None, "init_stage": None, "model.bias_axes": "zyx",
+    "model.positions": None, "method.rises": None,
+    "method.base.rises": None,
 }  # fmt: skip
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from dira_scale.config.trust import beyond, may_ask
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
-from dira_scale.errors import UserError, counted, nearest
+from dira_scale.errors import UserError, counted
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
+from dira_scale.runs.choice import BEST, LATEST, Chosen, chosen_checkpoint
 from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 from dira_scale.runs.files import read_json, read_rows, read_status, read_yaml
@@ -20,9 +21,6 @@ from dira_scale.runs.lora import merged
 from dira_scale.runs.shape import STEP, Shape
 from dira_scale.storage.owned import is_inside
 from dira_scale.storage.store import as_os_error, locate
-
-LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
-NEWEST = "newest"  # of checkpoints, in words
 
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -66,13 +64,6 @@ class TrainingData:
     def name(self) -> str:
         """Its own, if that is known, else its folder's."""
         return self.known.name or Path(self.known.path).name
-
-
-def check_stage(stage: str | None, description: Description, run: object) -> None:
-    """Raise UserError if ``stage``, of which a checkpoint is asked for, is not one of a ``run``'s."""
-    known = [*(each.name for each in description.stages), LATEST]
-    if stage not in (None, *known):
-        raise UserError(f"stage={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
 
 
 class RunReader:
@@ -139,55 +130,29 @@ class RunReader:
                 yield TrainingData(dataset, None, "not looked up", f"{dataset.path}: {beyond(dataset.path)}")
 
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-        """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
+        """Tensors and state of a checkpoint, and the stage in which it was written.
 
-        ``stage``: ``latest`` means the newest checkpoint, None what :func:`chosen_checkpoint` takes.
+        ``stage``: as :func:`chosen_checkpoint` takes it. Which one that is, is logged if there are others.
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
+        chosen = self.chosen(stage)
+        if chosen.others:
+            logger.info("%s", chosen.sentence(self.folder.resolve().name, "stage", self.description.best))
         try:
-            tensors, state = checkpoint.load(self._checkpoint(stage))
+            tensors, state = checkpoint.load(chosen.folder)
             tensors = merged(tensors)
             Shape(f"this is the state of no run of {self.folder}").of(Position, state)
         except checkpoint.DamagedError as error:
             raise UserError(
                 f"{error}; run {self.description.command} again, which continues from the newest intact one, or, where "
-                f"a command has the key stage, name another ({', '.join([*self.stages, LATEST])})"
+                f"a command has the key stage, name another ({', '.join([*self.stages, BEST, LATEST])})"
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 
-    def takes_best(self, stage: str | None) -> bool:
-        """Whether :meth:`load` takes a checkpoint for its validation figure, not for being the newest."""
-        return stage != LATEST if stage else chosen_checkpoint(self.folder, self.description)[1] != NEWEST
-
-    def _checkpoint(self, stage: str | None) -> Path:
-        if stage == LATEST:
-            return checkpoint.latest(self.folder)
-        check_stage(stage, self.description, self.folder)
-        return checkpoint.best(self.folder, stage) if stage else chosen_checkpoint(self.folder, self.description)[0]
-
-
-def chosen_checkpoint(run: Path, described: Description) -> tuple[Path, str]:
-    """Return the checkpoint that every command takes of ``run`` unless told otherwise, and in words which it is.
-
-    Of a run on labels the best by its validation figure, which says what it is for; of pretraining the newest, as its
-    authors take: a held-out loss can rise while a method learns (InfoNCE against a young queue does from early on).
-    """
-    stages = checkpoint.stages_with_best(run) if described.output.names else []
-    return (checkpoint.best(run, stages[-1]), f"best {described.best}") if stages else (checkpoint.latest(run), NEWEST)
-
-
-def start_tensors(path: Path) -> dict[str, Tensor] | None:
-    """The start weights, if ``model.weights`` is a run folder, of :func:`chosen_checkpoint`; None if it is not.
-
-    The head predicts images, whatever it was trained to.
-    """
-    if not path.is_dir():
-        return None
-    described = read_description(path)
-    tensors = merged(checkpoint.load(chosen_checkpoint(path, described)[0])[0])
-    head, scale = f"{described.tensors.head}.", described.output.scale
-    return {name: tensor / scale if name.startswith(head) else tensor for name, tensor in tensors.items()}
+    def chosen(self, stage: str | None) -> Chosen:
+        """The checkpoint that :meth:`load` takes. Raises UserError."""
+        return chosen_checkpoint(self.folder, self.description, stage)
 
 
 def _training_data(dataset: Dataset) -> TrainingData:

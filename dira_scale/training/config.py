@@ -37,6 +37,7 @@ class StagedTraining(Training):
     """Training on ``data.shards`` in stages."""
 
     epoch_factor: float = above(0)
+    init_stage: str | None = None
     trust: list[str] = MISSING
     reach: Any = paths_field()
     enough_steps: int | None = at_least(1, None)

@@ -19,7 +19,7 @@ from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.data.selection import Selection, select
-from dira_scale.data.views import VIEWS_VERSION, ViewSpec
+from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import default_threads, default_workers
 from dira_scale.distributed.world import World
 from dira_scale.engine.preflight import DIGITS
@@ -201,7 +201,7 @@ class Inputs:
         weights = _paths(self.data.shards).values()
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
         selection = {"selection": self.order.selection.identity} if self.order.selection else {}
-        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION} | selection
+        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": self.views.version} | selection
 
     def facts(self) -> dict[str, str]:
         """What all processes must read alike, by its name in messages."""

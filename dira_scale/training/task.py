@@ -2,17 +2,35 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from dira_scale.engine.task import StagePlan, StagePosition
+from dira_scale.runs import checkpoint
 from dira_scale.runs.description import Description
-from dira_scale.runs.folder import RunFolder
+from dira_scale.runs.folder import RunFolder, recorded_config
+from dira_scale.training.config import StagedTraining
 from dira_scale.training.schedule import process_counts
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
+
+
+STARTED = "started"  # the key of ``taken`` in config.yaml: what a run began with stays, wherever its start is by now
+
+
+def taken_at_first(config: StagedTraining, now: str | None) -> str | None:
+    """Return which checkpoint the run in the folder began with, as it has recorded; of a new one, ``now``.
+
+    Raises UserError if its checkpoints cannot be read.
+    """
+    folder = Path(config.run)
+    checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)
+    with checkpoint.as_user_error(checkpoints):
+        before = recorded_config(folder, checkpoints)
+    return before.get(STARTED) if before else now
 
 
 class DatasetTask:
@@ -21,6 +39,7 @@ class DatasetTask:
 
     config: Any  # a StagedTraining
     data: "Inputs"
+    taken: str | None = None  # which checkpoint of a run training started from, in words
 
     def described(self, config: Mapping[str, Any]) -> Description:
         """Return what the command says of a run of this recorded configuration."""
@@ -30,10 +49,11 @@ class DatasetTask:
         described = self.described(config)
         datasets = zip(described.data.datasets, self.data.datasets, strict=True)
         known = tuple(each.known(opened.info).at(opened.root) for each, opened in datasets)
-        return replace(described, data=replace(described.data, datasets=known))
+        training = (*described.training, *([self.taken] if self.taken else []))
+        return replace(described, data=replace(described.data, datasets=known), training=training)
 
     def identity(self) -> dict[str, Any]:
-        return {}
+        return {STARTED: self.taken} if self.taken else {}
 
     def process_counts(self) -> list[int]:
         return process_counts(self.config)

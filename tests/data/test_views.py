@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from dira_scale.data import views
+from dira_scale.data.distort.corruptions import CropBlocks
 from dira_scale.data.views import Cutout, InverseCutout, Shuffle, ViewSpec, draw
 from dira_scale.errors import UserError
 
@@ -173,6 +174,18 @@ def test_squares_that_reach_beyond_the_edges(size):
         assert start.min() == -half and start.max() == size + half - side
         counts = np.bincount(start + half, minlength=size + 2 * half - side + 1)
         assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_local_crops_are_blurred_by_as_many_pixels_as_global_ones():
+    """DINO's code: by 0.1 to 2 of the crop's own at 224 pixels, whatever the size of local ones."""
+    spec = ViewSpec(size=224, crops=({"count": 2}, {"count": 1, "size": 98}))
+    for view in (0, 2):
+        sigma = draws(spec=spec, view=view)[1]["sigma"]
+        assert stats.kstest(sigma[sigma > 0], stats.uniform(0.1, 1.9).cdf).pvalue > 1e-3
+    assert (spec.version, replace(spec, crops=()).version, ViewSpec(size=64).version) == (3, 2, 2)
+    unblurred = ViewSpec(size=224, crops=({"count": 2}, {"count": 1, "size": 98, "blur": {"p": 0.0}}))
+    assert unblurred.version == 2
+    assert ViewSpec(size=64, corruptions={"patches": CropBlocks()}).version == 3
 
 
 def test_golden_views():

@@ -41,8 +41,8 @@ from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
 from dira_scale.pretrain.config import AdversaryConfig
 from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.runs.choice import run_weights
 from dira_scale.runs.description import read_description
-from dira_scale.runs.reader import start_tensors
 from dira_scale.storage.owned import MARK, own
 
 CHANNELS = [32, 16, 16, 8, 8]
@@ -332,7 +332,8 @@ def test_pcrls_restored_image_is_its_heads_output(form, tmp_path, monkeypatch):
         encoder = build_encoder("test_resnet", size=64).eval()
         unet = UNet(encoder, CHANNELS).eval()
         path = trained.run / "export" / name if name else trained.run
-        StartWeights(path, encoder, start_tensors(path)).fill(unet)
+        run = run_weights(path)
+        StartWeights(path, encoder, run and run.tensors).fill(unet)
         with torch.no_grad():
             assert torch.equal(unet(theirs["image"]), restored)
 
@@ -367,7 +368,8 @@ def test_what_was_exported_is_a_start_of_another_run(exported, name):
     encoder = build_encoder("test_resnet", size=64).eval()
     unet = UNet(encoder, CHANNELS).eval()
     path = trained.run / "export" / name if name else trained.run
-    StartWeights(path, encoder, start_tensors(path)).fill(unet)
+    run = run_weights(path)
+    StartWeights(path, encoder, run and run.tensors).fill(unet)
     image = torch.rand(1, 1, 64, 64)
     pyramid, logits = trained.computed(image)
     with torch.no_grad():

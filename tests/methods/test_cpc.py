@@ -33,7 +33,7 @@ def test_patches_are_mirrored_and_cropped_to_their_middle() -> None:
     for i in range(3):
         for block, box in enumerate(corners(BOX, BLOCKS)):
             source = x[i, 0][box].numpy()
-            source = source[::-1] if drew["flip"][i, block] else source
+            source = source[..., ::-1] if drew["flip"][i, block] else source
             at = drew["corner"][i, block].tolist()
             assert all(0 <= corner <= 2 for corner in at)  # sides of 8, of which 6 stay
             expected = np.zeros((8, 8, 8), np.float32)

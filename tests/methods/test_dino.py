@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -112,6 +113,16 @@ def test_the_teacher_temperature_rises_and_stays():
         found.append(model.temperature)
     assert found == pytest.approx([0.04, 0.055, 0.07, 0.07])
     assert method(teacher_temperature=0.07, warmup=0).temperature == 0.07
+
+
+def test_the_released_codes_teacher_has_one_temperature_for_each_epoch():
+    """``np.linspace`` over the epochs of the warm-up, then the last; here 7 steps an epoch, of which 50 are trained."""
+    epochs, warm, steps = 50, 5, 7
+    model = method(teacher_temperature=0.07, first_temperature=0.04, warmup=0.1, rises=warm)
+    schedule = [*np.linspace(0.04, 0.07, warm), *np.full(epochs - warm, 0.07)]
+    for step in range(epochs * steps):
+        model.progress = step / (epochs * steps)
+        assert model.temperature == pytest.approx(schedule[step // steps]), step
 
 
 def test_prototypes_are_frozen_at_the_beginning_only():

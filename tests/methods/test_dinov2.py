@@ -154,6 +154,19 @@ def test_the_mask_token_waits_with_the_encoder():
         assert group["frozen"] == share
 
 
+def test_the_mask_token_decays_as_a_matrix():
+    """The released code has it as [1, dim], and leaves biases, norms and LayerScale alone without decay."""
+    model, adamw = method(), {"_target_": "torch.optim.AdamW", "weight_decay": 0.04}
+    config = Optim(optimizer=adamw, one_dimensional={"weight_decay": 0}, fixed_rate=[])
+    groups = stage_optimizer(config, model, 6).param_groups
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 or name == "mask_token"
+            assert decays[id(parameter)] == (0.04 if decayed else 0), name
+    assert model.identity(1, ["di"])["mask_token_version"] == 2
+
+
 def test_rates_fall_from_the_last_block_to_the_patches_and_heads_keep_theirs():
     model = method()
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

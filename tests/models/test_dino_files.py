@@ -213,16 +213,18 @@ def test_what_transformers_writes_gives_what_transformers_computes(kind: str, tm
             zero = "v3" in kind and "biases" not in kind and name.endswith(("q_proj.bias", "v_proj.bias"))
             torch.nn.init.normal_(parameter, std=0.0 if zero else 0.3)
     peer.save_pretrained(tmp_path)
-    encoder, images = network(kind), torch.rand(2, 3, SIDE, SIDE)
-    StartWeights(tmp_path / "model.safetensors", encoder)
-    with torch.no_grad():
-        assert_computes(encoder, peer(images).last_hidden_state, images)
+    for size in (SIDE, 2 * SIDE):  # of the other it interpolates positions
+        encoder, images = network(kind, size), torch.rand(2, 3, size, size)
+        StartWeights(tmp_path / "model.safetensors", encoder)
+        with torch.no_grad():
+            assert_computes(encoder, peer(images).last_hidden_state, images)
 
 
 @pytest.mark.parametrize("kind", ["DINOv2", "DINOv2 with registers"])
 def test_positions_and_patches_are_resampled(kind: str, tmp_path: Path) -> None:
     """Patches of 8 as 16, FlexiViT's way: an image whose patches are twice as large has the same embeddings. Positions
-    of 6 x 6 as 4 x 4, as timm resamples them, without that of the class token."""
+    of 6 x 6 as 4 x 4, without that of the class token: as the authors' code interpolates them, which is timm's way with
+    registers, and for a file that only timm's names tell."""
     state, encoder = authors(kind, grid=6), network(kind, size=64, patch_size=16)
     StartWeights(written(state, tmp_path), encoder)
     small = torch.rand(2, 3, SIDE, SIDE)
@@ -233,12 +235,36 @@ def test_positions_and_patches_are_resampled(kind: str, tmp_path: Path) -> None:
         antialias=True,
     )
     large = large.unflatten(0, (2, 4, 4)).permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 64, 64)
-    position = resample_abs_pos_embed(state["pos_embed"], [4, 4], num_prefix_tokens=1)
+    timms = resample_abs_pos_embed(state["pos_embed"], [4, 4], num_prefix_tokens=1)
+    position = timms if "registers" in kind else dinos(state["pos_embed"], 4)
     assert_computes(encoder, tokens(state | {"pos_embed": position}, small), large)
     encoder = build_encoder(NETWORKS["DINOv2"][0], size=64, arguments={**V2, "patch_size": 16}).eval()
     if kind == "DINOv2":  # by timm's names alone, without a mask token
         StartWeights(written({k: v for k, v in state.items() if k != "mask_token"}, tmp_path), encoder)
-        assert_computes(encoder, tokens(state | {"pos_embed": position}, small), large)
+        assert_computes(encoder, tokens(state | {"pos_embed": timms}, small), large)
+
+
+def dinos(embedding: Tensor, side: int) -> Tensor:
+    """``interpolate_pos_encoding`` of DINO and DINOv2, of a square and for one."""
+    before = math.isqrt(embedding.shape[1] - 1)
+    plane = embedding[:, 1:].mT.unflatten(2, (before, before))
+    moved = F.interpolate(plane, scale_factor=((side + 0.1) / before,) * 2, mode="bicubic")
+    return torch.cat([embedding[:, :1], moved.flatten(2).mT], 1)
+
+
+@pytest.mark.parametrize(("before", "side"), [(8, 4), (4, 8), (12, 8)])
+def test_views_of_another_size_have_the_positions_of_dinos_code(before: int, side: int, tmp_path: Path) -> None:
+    """A file, and its network, of ``before`` patches a side; views of ``side``, as local crops are."""
+    state, (name, arguments) = authors("DINOv2", before), NETWORKS["DINOv2"]
+    encoder = build_encoder(name, size=8 * before, arguments=arguments, positions="dino").eval()
+    StartWeights(written(state, tmp_path), encoder)
+    images = torch.rand(2, 3, 8 * side, 8 * side)
+    expected = tokens(state | {"pos_embed": dinos(state["pos_embed"], side)}, images)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.tokens(images).patches, expected[:, 1:], rtol=1e-4, atol=1e-5)
+        other = build_encoder(name, size=8 * before, arguments=arguments).eval()
+        StartWeights(written(state, tmp_path), other)
+        assert (other.tokens(images).patches - expected[:, 1:]).abs().max() > 1e-3
 
 
 def test_one_channel_is_the_sum_of_three(tmp_path: Path) -> None:

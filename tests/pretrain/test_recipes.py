@@ -122,6 +122,7 @@ def test_dino_and_dinov2_have_their_papers_figures() -> None:
         "prototypes": 65536, "hidden": 2048, "bottleneck": 256, "student_temperature": 0.1, "teacher_temperature": 0.07,
         "first_temperature": 0.04, "warmup": 30 / 300, "momentum": 0.996, "centring": "softmax", "centre_momentum": 0.9,
         "frozen": pytest.approx(1 / 300, rel=0.02), "frozen_encoder": None, "batch_norm": False,
+        "rises": None,
     }  # fmt: skip
     assert {k: v for k, v in large.method.items() if k != "_target_"} == {
         "weights": {"di": 1.0, "ibot": 1.0, "koleo": 0.1}, "prototypes": 65536, "hidden": 2048, "bottleneck": 256,
@@ -144,6 +145,17 @@ def test_dino_and_dinov2_have_their_papers_figures() -> None:
     assert [(dino.model.encoder, dino.optim.reference_batch), (large.model.encoder, large.data.batch)] == [
         ("vit_small_patch16_224", 256), ("vit_small_patch14_dinov2", 1024),
     ]  # fmt: skip
+    assert dino.model.positions == large.model.positions == "dino"
+
+
+def test_what_the_released_code_does_otherwise() -> None:
+    """DINOv2's ``GaussianBlur(p)`` is torchvision's ``RandomApply`` with 1 - p; DINO's temperature has 30 values."""
+    released = composed("experiment=dinov2_vits14", "views=dinov2_released").views["crops"]
+    said = composed("experiment=dinov2_vits14").views["crops"]
+    for code, paper in zip(released, said, strict=True):
+        assert code["blur"]["p"] == pytest.approx(1 - paper["blur"]["p"])
+        assert {**code, "blur": None} == {**paper, "blur": None}
+    assert _differences("preset=released", "dino") == {"method.rises": (None, 30)}
 
 
 def test_lejepa_has_its_codes_figures() -> None:
@@ -274,7 +286,9 @@ def test_models_genesis_as_released_never_mirrors_depth() -> None:
 
 def test_a_preset_is_of_the_methods_that_have_it() -> None:
     for method in ("mae", "simsiam"):
-        with pytest.raises(UserError, match=f"preset=released has no settings for method={method}, but for c2l, dira"):
+        with pytest.raises(
+            UserError, match=f"preset=released has no settings for method={method}, but for c2l, dino, "
+        ):
             composed(f"experiment={method}", "preset=released")
 
 

@@ -20,7 +20,7 @@ from dira_scale.data.distort.channels import without_channels
 from dira_scale.data.distort.colour import RGB, luma, recoloured
 from dira_scale.data.distort.corruptions import corrupted
 from dira_scale.data.distort.warp import Warping, ieee_products
-from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
+from dira_scale.data.views import INVERSE_CUTOUT, Distortion, ViewSpec
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
 
@@ -42,7 +42,7 @@ class Distort(nn.Module):
     def __init__(self, views: ViewSpec):
         super().__init__()
         size = views.sides[0]
-        reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
+        reach = math.ceil(_REACH * views.blur.sigma[1] * views.blur_scale)
         self.corruptions, self.channel_dropout = views.corruptions, views.channel_dropout
         self.rotates, self.tones, self.colours = views.rotation > 0, views.tone.p > 0, views.coloured
         self.warp = Warping(views) if views.warp.p > 0 else None

@@ -5,7 +5,6 @@ from dira_scale.data.views.checks import TARGET_FLIPS
 from dira_scale.data.views.draw import (
     CHANNEL_DROPOUT,
     COLOUR,
-    VIEWS_VERSION,
     Distortion,
     draw,
     draw_labels,
@@ -14,6 +13,7 @@ from dira_scale.data.views.draw import (
 from dira_scale.data.views.parts import (
     LUMA,
     REFERENCE_SIZE,
+    VIEWS_VERSION,
     Blur,
     Cutout,
     InverseCutout,

@@ -12,13 +12,11 @@ from dira_scale.data import random
 from dira_scale.data.geometry.crop import Geometry
 from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.data.views import patches, warp
-from dira_scale.data.views.parts import REFERENCE_SIZE
 from dira_scale.data.views.spec import ViewSpec
 
 CHANNEL_DROPOUT = "channel_dropout"  # among a distortion's ``corruptions``: the key of its random numbers [b]
 COLOUR = "colour"  # likewise: what ``distort.colour`` applies
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # torchvision's numbers
-VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 # Streams of random numbers.
 _GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER, _LABELS, _TONE, _WARP, _NOISE, _PAIRS = range(11)
 _CHANNELS, _COLOURS = 11, 12
@@ -180,7 +178,7 @@ def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, T
     jitter, blur = u[:, 0] < spec.jitter.p, u[:, 1] < spec.blur.p
     brightness = np.where(jitter, random.between(u[:, 2], 1 - spec.jitter.brightness, 1 + spec.jitter.brightness), 1.0)
     contrast = np.where(jitter, random.between(u[:, 3], 1 - spec.jitter.contrast, 1 + spec.jitter.contrast), 1.0)
-    sigma = np.where(blur, random.between(u[:, 4], *spec.blur.sigma) * spec.sides[-1] / REFERENCE_SIZE, 0.0)
+    sigma = np.where(blur, random.between(u[:, 4], *spec.blur.sigma) * spec.blur_scale, 0.0)
     return _float32(brightness), _float32(contrast), torch.from_numpy(u[:, 5] < 0.5), _float32(sigma)
 
 

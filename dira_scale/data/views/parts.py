@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 LUMA = (0.2989, 0.587, 0.114)  # shares of red, green and blue in grey (torchvision's rgb_to_grayscale)
+VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 REFERENCE_SIZE = 224  # pixels of the view that lengths refer to
 
 

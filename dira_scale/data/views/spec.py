@@ -2,8 +2,9 @@
 
 The defaults are DiRA's 2D pipeline: two independent views; random resized crop, brightness and contrast, blur, flip,
 then at most one of cutout, inverse cutout and patch shuffling. Sizes of patches and blur are in pixels of a 224-pixel
-view and scale with the view. PCRL also rotates views, and asks for orientations of their restoration targets. Views of
-volumes have crops of given sizes, flips along each axis, brightness and contrast.
+view and scale with the view, blur of local crops with the first crops. PCRL also rotates views, and asks for
+orientations of their restoration targets. Views of volumes have crops of given sizes, flips along each axis, brightness
+and contrast.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,16 @@ from typing import Any
 
 from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.views.checks import check
-from dira_scale.data.views.parts import Blur, Cutout, InverseCutout, Jitter, Shuffle, SizedCrop
+from dira_scale.data.views.parts import (
+    REFERENCE_SIZE,
+    VIEWS_VERSION,
+    Blur,
+    Cutout,
+    InverseCutout,
+    Jitter,
+    Shuffle,
+    SizedCrop,
+)
 from dira_scale.data.views.uniform import UniformViews
 from dira_scale.errors import UserError, nearest
 
@@ -42,6 +52,7 @@ class ViewSpec(UniformViews):
     """
 
     crops: tuple[Mapping[str, Any], ...] = ()
+    _side: int = field(default=0, init=False, repr=False, compare=False)  # of the first of several ``crops``
     _entries: tuple["ViewSpec", ...] = field(default=(), init=False, repr=False, compare=False)  # of several ``crops``
 
     def __post_init__(self) -> None:
@@ -53,6 +64,8 @@ class ViewSpec(UniformViews):
         if not others:  # one kind of crops is the same as these settings without ``crops``
             vars(self).update(vars(first))
             return
+        for entry in entries:
+            vars(entry)["_side"] = self.sides[-1]
         counted = tuple({**given, "count": entry.count} for given, entry in zip(self.crops, entries, strict=True))
         vars(self).update(_entries=entries, crops=counted, count=sum(entry.count for entry in entries))
 
@@ -65,6 +78,19 @@ class ViewSpec(UniformViews):
     def each(self) -> tuple["ViewSpec", ...]:
         """For each view the one of ``entries`` that it is of."""
         return tuple(entry for entry in self.entries for _ in range(entry.count))
+
+    @property
+    def blur_scale(self) -> float:
+        """Pixels of this view for one of ``blur.sigma``: as many as of the first crops, as in DINO's code."""
+        return (self._side or self.sides[-1]) / REFERENCE_SIZE
+
+    @property
+    def version(self) -> int:
+        """``VIEWS_VERSION``; 3 if crops of other sizes than the first are blurred, by pixels of their own before, or a
+        higher one of a corruption."""
+        blurred = any(entry.blur.p > 0 and entry.sides != self.sides for entry in self.entries)
+        others = (getattr(each, "version", 0) for entry in self.entries for each in entry.corruptions.values())
+        return max(3 if blurred else VIEWS_VERSION, *others, 0)
 
     @property
     def one_size(self) -> bool:

@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from dira_scale.config.schema import above, at_least, one_of
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import Architecture
+from dira_scale.models.architecture import XYZ, ZYX, Architecture
 from dira_scale.models.volume import GROUPS
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ class SwinUNETR(VolumeArchitecture):
     """MONAI's Swin UNETR (``configs/model/swinunetr.yaml``)."""
 
     feature_size: int = at_least(12)
+    bias_axes: str = one_of(XYZ, ZYX, default=ZYX)  # of older runs and exports, which do not say it
 
     label: ClassVar[str] = "swinunetr"
 
@@ -172,7 +173,7 @@ class SwinUNETR(VolumeArchitecture):
         from dira_scale.models.volume.swinunetr import SwinEncoder
 
         self.check_size(size)
-        return SwinEncoder(self.feature_size, channels or self.channels)
+        return SwinEncoder(self.feature_size, channels or self.channels, self.bias_axes)
 
     def build_network(self, encoder: "Encoder", classes: int = 1) -> "Network":
         from dira_scale.models.volume.swinunetr import SwinEncoder, SwinNetwork

@@ -1,8 +1,12 @@
-"""The residual block of MONAI's Swin UNETR, whose norms do what follows them; needs MONAI."""
+"""Blocks of MONAI's Swin UNETR: the residual one's norms do what follows them, and attention in small windows is that
+of MONAI's axes; needs MONAI."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from monai.networks.blocks import UnetResBlock
+from monai.networks.nets.swin_unetr import SwinTransformerBlock, get_window_size
 from torch import Tensor, nn
 
 from dira_scale.models.norm_act import InstanceNormAct, slope_of
@@ -16,6 +20,38 @@ class ResidualBlock(UnetResBlock):
         shortcut = self.norm3(self.conv3(inp)) if self.downsample else inp
         result: Tensor = self.norm2(y, shortcut)
         return result
+
+
+class AttentionBlock(SwinTransformerBlock):
+    """Attention in windows of volumes [z, y, x] as MONAI computes it of [x, y, z] with the same weights.
+
+    On a map smaller than a window MONAI takes the relative positions of a whole window's first n voxels, which are no
+    smaller window, so another order of axes takes others. Here, voxels get the places that they have in MONAI's order.
+    """
+
+    def forward_part1(self, x: Tensor, mask_matrix: Tensor | None) -> Tensor:
+        window, _ = get_window_size(x.shape[1:4], self.window_size, self.shift_size)
+        attention: Any = self.attn
+        whole: Tensor = attention.relative_position_index
+        if tuple(window) == tuple(self.window_size):
+            attended: Tensor = super().forward_part1(x, mask_matrix)
+            return attended
+        places = _places(window, self.window_size, whole.device)
+        vars(attention)["relative_position_index"] = whole[places][:, places]  # found before the buffer of this name
+        try:
+            attended = super().forward_part1(x, mask_matrix)
+        finally:
+            del vars(attention)["relative_position_index"]
+        return attended
+
+
+def _places(window: Sequence[int], whole: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers, within a ``whole`` window [z, y, x], of the voxels of a smaller ``window`` [z, y, x]: those that they
+    would have if both were [x, y, z]."""
+    z, y, x = torch.meshgrid(*(torch.arange(side, device=device) for side in window), indexing="ij")
+    theirs = ((x * window[1] + y) * window[0] + z).flatten()
+    x, y, z = theirs // (whole[1] * whole[0]), theirs // whole[0] % whole[1], theirs % whole[0]
+    return (z * whole[1] + y) * whole[2] + x
 
 
 def settle(module: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
+from dira_scale.models.architecture import XYZ
 from dira_scale.models.network import FINEST, Encoder, Network
 from dira_scale.models.translations import SWINUNETR, Rules
 
@@ -18,7 +19,8 @@ class SwinEncoder(Encoder):
     """[b, 1 or C, D, H, W] -> the volume itself, then maps at 1, 1/2, … 1/32 of its sides, as the decoder takes them.
 
     A transformer of four stages, and after each of its maps but that at 1/16 a residual block of convolutions. Dropout
-    and stochastic depth are off.
+    and stochastic depth are off. ``bias_axes``: the order of axes in which attention on maps smaller than a window
+    (``swin_block.AttentionBlock``) numbers its voxels: ``xyz``, as MONAI, or ``zyx``.
 
     Raises UserError if MONAI is not installed.
     """
@@ -28,10 +30,10 @@ class SwinEncoder(Encoder):
     layouts: ClassVar[Mapping[str, Rules]] = {"our own or MONAI's": SWINUNETR}
     published_xyz = ("our own or MONAI's",)  # NIfTI's order, as MONAI's LoadImage reads it
 
-    def __init__(self, feature_size: int = 48, in_channels: int = 1) -> None:
+    def __init__(self, feature_size: int = 48, in_channels: int = 1, bias_axes: str = XYZ) -> None:
         super().__init__()
         self._in_channels, self.feature_size = in_channels, feature_size
-        self.swinViT = _transformer(in_channels, feature_size)
+        self.swinViT = _transformer(in_channels, feature_size, bias_axes)
         sizes = [feature_size * width for width in WIDTHS]
         self.encoder1, self.encoder2 = _residual(in_channels, sizes[0]), _residual(sizes[1], sizes[1])
         self.encoder3, self.encoder4 = _residual(sizes[2], sizes[2]), _residual(sizes[3], sizes[3])
@@ -87,7 +89,7 @@ class SwinNetwork(Network):
         self.head = UnetOutBlock(3, encoder.feature_size, classes)
 
 
-def _transformer(in_channels: int, feature_size: int) -> Any:
+def _transformer(in_channels: int, feature_size: int, bias_axes: str) -> Any:
     try:
         from monai.networks.nets.swin_unetr import SwinTransformer  # lazy: takes seconds, and comes with an extra
     except ImportError as error:
@@ -97,7 +99,14 @@ def _transformer(in_channels: int, feature_size: int) -> Any:
         ) from error
     device = torch.get_default_device()
     with torch.device("cpu"):  # it reads values of tensors, and the planner builds networks without any
-        return SwinTransformer(in_channels, feature_size, (7,) * 3, (2,) * 3, (2,) * 4, (3, 6, 12, 24)).to(device)
+        model = SwinTransformer(in_channels, feature_size, (7,) * 3, (2,) * 3, (2,) * 4, (3, 6, 12, 24)).to(device)
+    if bias_axes == XYZ:
+        from dira_scale.models.volume.swin_block import AttentionBlock
+
+        for number in (1, 2, 3, 4):
+            for block in getattr(model, f"layers{number}")[0].blocks:
+                block.__class__ = AttentionBlock
+    return model
 
 
 def _residual(inputs: int, outputs: int) -> Any:

@@ -5,6 +5,7 @@ cube (Zhuang et al., MICCAI 2019; Tao et al., MICCAI 2020), predictive coding of
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import factorial, prod
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -122,12 +123,13 @@ class TurnBlocks(Cut):
 @dataclass(frozen=True)
 class CropBlocks(Cut):
     """A view is cut into ``blocks``, a number for all axes or one for each, for a method that encodes each alone
-    (``methods.cpc``): each is mirrored along the first axis with probability ``flip``, and all but a window of the
+    (``methods.cpc``): each is mirrored along the last axis with probability ``flip``, and all but a window of the
     share ``keep`` of its sides is zeroed, wherever it lies; the window is moved to the block's middle.
 
     Parameters: ``flip`` bool [b, n]; ``corner`` int64 [b, n, axes], where the windows start.
     """
 
+    version: ClassVar[int] = 3  # of views with it (``ViewSpec.version``): it mirrored the first axis before
     blocks: int | tuple[int, ...] = 4
     keep: float = 0.875
     flip: float = 0.5
@@ -152,7 +154,7 @@ class CropBlocks(Cut):
         """See ``Corruption``."""
         counts, kept = self.counts(x.dim() - 2), self._window(x.shape[2:])
         blocks = cut(x, counts).flatten(0, 1)
-        blocks = torch.where(per_sample(params["flip"].flatten(), blocks), blocks.flip(2), blocks)
+        blocks = torch.where(per_sample(params["flip"].flatten(), blocks), blocks.flip(-1), blocks)
         inner = window(blocks, params["corner"].flatten(0, 1), kept)
         edges = [(side - n) // 2 for side, n in zip(blocks.shape[2:], kept, strict=True)]
         padding = [(before, side - n - before) for before, side, n in zip(edges, blocks.shape[2:], kept, strict=True)]
